@@ -1,0 +1,22 @@
+//! The GORGO router as a pure state machine.
+//!
+//! Reading order: [`ids`], [`time`], [`request`] (what goes in) → [`radix`], [`prefix`] (which replica holds
+//! which prefix) → [`fleet`] (what is believed of each replica) → [`policy`] (who gets the request) →
+//! [`router`] (events in, actions out) → [`record`] (the row every world writes).
+//!
+//! Nothing here reads a clock, does I/O, spawns, locks or draws from a global generator: time and randomness are
+//! arguments. The simulator and the live server differ only in where events come from and where actions go.
+#![warn(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod ids;
+pub mod nearest;
+pub mod policy;
+pub mod radix;
+pub mod record;
+pub mod request;
+pub mod rng;
+pub mod time;
+
+pub use ids::{ReplicaId, ReplicaSet, RequestId};
+pub use time::{Span, Time};

@@ -1,0 +1,170 @@
+//! Who gets the request: one file a policy, one trait, one registry.
+//!
+//! A policy sees numbers only (never a URL, a header or a prompt) and is a function of its arguments, its own small
+//! state and the generator it is given. It never chooses an excluded candidate.
+
+use crate::ReplicaId;
+use crate::rng::ChaCha8Rng;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+/// Why a candidate may not be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exclusion {
+    /// Health checks or its circuit breaker say it is down.
+    Unhealthy,
+    /// It finishes what it has and takes nothing new.
+    Draining,
+    /// A capacity gate (running requests, engine queue, KV use) is closed.
+    Full,
+    /// This request already failed there.
+    Tried,
+    /// It is behind another router and the request has no hop left.
+    Hops,
+}
+
+/// What an engine said of itself at the last scrape.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EngineView {
+    /// Requests running.
+    pub running: u32,
+    /// Requests in the engine's own queue.
+    pub queued: u32,
+    /// KV tokens in use by running requests.
+    pub used_tokens: u64,
+    /// Age of the report in ms.
+    pub age_ms: f64,
+}
+
+/// One replica as a policy sees it at the moment of a decision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// The replica.
+    pub id: ReplicaId,
+    /// Why it may not be chosen, if so.
+    pub excluded: Option<Exclusion>,
+    /// Smoothed round trip router → replica, ms. RTT_u
+    pub rtt_ms: f64,
+    /// Prompt tokens of this request believed cached there.
+    pub cached_tokens: u32,
+    /// Requests sent there (or queued for it) that have no first token yet.
+    pub waiting_requests: u32,
+    /// Their prompt tokens. W_u
+    pub waiting_tokens: u64,
+    /// Those of them not cached there when they were sent.
+    pub waiting_uncached_tokens: u64,
+    /// Requests there past their first token.
+    pub running_requests: u32,
+    /// Their prompt tokens. D_u
+    pub running_tokens: u64,
+    /// The engine's own report; `None` if never scraped.
+    pub engine: Option<EngineView>,
+    /// This replica's own prefill rate, overriding the policy's `ms_per_token` (mixed fleets).
+    pub ms_per_token: Option<f64>,
+}
+
+impl Candidate {
+    /// Requests of ours there, waiting or running.
+    pub fn requests(&self) -> u32 {
+        self.waiting_requests + self.running_requests
+    }
+
+    /// Prompt tokens of ours there, waiting or running: W_u + D_u.
+    pub fn tokens(&self) -> u64 {
+        self.waiting_tokens + self.running_tokens
+    }
+
+    /// Prompt tokens of this request that it would have to compute: U_u.
+    pub fn uncached(&self, prompt_tokens: u32) -> u32 {
+        prompt_tokens.saturating_sub(self.cached_tokens)
+    }
+}
+
+/// The request, as far as policies may know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ask {
+    /// Prompt length.
+    pub prompt_tokens: u32,
+    /// Hash of the caller's key, user or conversation; 0 when there is none.
+    pub session: u64,
+    /// Hash of the first 256 tokens of the prompt; 0 for an empty prompt.
+    pub head: u64,
+}
+
+/// The parts of a candidate's score. For the `gorgo` family they are ms; other policies say in their file what
+/// their total means. Less is better everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Terms {
+    /// Network round trip.
+    pub network: f64,
+    /// Computing this request's uncached tokens.
+    pub prefill: f64,
+    /// Requests waiting there.
+    pub waiting: f64,
+    /// Requests running there.
+    pub running: f64,
+    /// What is compared.
+    pub total: f64,
+}
+
+/// A policy's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Choice {
+    /// Index into the candidates; `None` if all are excluded.
+    pub chosen: Option<usize>,
+    /// Names the fallback when the policy's own rule did not decide.
+    pub reason: Option<&'static str>,
+}
+
+impl Choice {
+    /// Decided by the policy's own rule.
+    pub fn own(chosen: Option<usize>) -> Self {
+        Self { chosen, reason: None }
+    }
+
+    /// Decided by a fallback.
+    pub fn fallback(chosen: Option<usize>, reason: &'static str) -> Self {
+        Self { chosen, reason: Some(reason) }
+    }
+}
+
+/// A routing policy.
+pub trait Policy: std::fmt::Debug + Send {
+    /// Its name in the registry.
+    fn name(&self) -> &'static str;
+
+    /// Scores every candidate into `terms` (same length as `candidates`, zeroed) and chooses one that is not
+    /// excluded. Deterministic but for `rng`.
+    fn choose(&mut self, ask: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice;
+}
+
+/// Index of the least key among candidates that are not excluded; exact ties at random.
+/// Keys are compared by `total_cmp`, so NaN loses and never panics. Draws from `rng` only when there is a tie.
+pub fn least(
+    candidates: &[Candidate],
+    rng: &mut ChaCha8Rng,
+    mut key: impl FnMut(usize, &Candidate) -> f64,
+) -> Option<usize> {
+    let mut best: Option<(f64, usize)> = None;
+    let mut ties = 0u32;
+    for (i, candidate) in candidates.iter().enumerate().filter(|(_, c)| c.excluded.is_none()) {
+        let value = key(i, candidate) + 0.0; // -0.0 ties with 0.0
+        match best {
+            Some((least, _)) if value.total_cmp(&least).is_gt() => {}
+            Some((least, _)) if value.total_cmp(&least).is_eq() => {
+                // Reservoir: the k-th of k equals wins with probability 1/k.
+                ties += 1;
+                if rng.random_range(0..=ties) == 0 {
+                    best = Some((value, i));
+                }
+            }
+            _ => {
+                best = Some((value, i));
+                ties = 0;
+            }
+        }
+    }
+    best.map(|(_, i)| i)
+}

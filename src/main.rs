@@ -1,0 +1,3 @@
+//! The `gorgo` command: parse, call, print.
+
+fn main() {}
