@@ -12,6 +12,7 @@
 pub mod ids;
 pub mod nearest;
 pub mod policy;
+pub mod prefix;
 pub mod radix;
 pub mod record;
 pub mod request;

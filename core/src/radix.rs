@@ -98,6 +98,11 @@ impl<S: Symbol, V> Radix<S, V> {
         &self.nodes[id.0 as usize].value
     }
 
+    /// The value of a node that may have been removed since; `None` if its slot is free now.
+    pub fn get(&self, id: NodeId) -> Option<&V> {
+        self.nodes.get(id.0 as usize).filter(|node| id == ROOT || !node.edge.is_empty()).map(|node| &node.value)
+    }
+
     /// The value of a node, to change.
     pub fn value_mut(&mut self, id: NodeId) -> &mut V {
         &mut self.nodes[id.0 as usize].value
@@ -111,6 +116,11 @@ impl<S: Symbol, V> Radix<S, V> {
     /// Tokens on the edge into `id`.
     pub fn tokens(&self, id: NodeId) -> u32 {
         self.nodes[id.0 as usize].tokens
+    }
+
+    /// Tokens of the first `symbols` symbols of the edge into `id`.
+    pub fn weight(&self, id: NodeId, symbols: usize) -> u32 {
+        self.weigh(&self.nodes[id.0 as usize], symbols)
     }
 
     /// The parent, `None` for the root.
@@ -248,7 +258,7 @@ impl<S: Symbol, V> Radix<S, V> {
     /// Tokens of the first `symbols` symbols of a node's edge.
     fn weigh(&self, node: &Node<S, V>, symbols: usize) -> u32 {
         match self.per_symbol {
-            Some(w) => (w * symbols as u32).min(node.tokens),
+            Some(w) => w.saturating_mul(symbols as u32).min(node.tokens),
             None => (u64::from(node.tokens) * symbols as u64 / node.edge.len() as u64) as u32,
         }
     }

@@ -1,0 +1,345 @@
+//! Which replica holds which prefix: the router's mirror of the engines' KV caches.
+//!
+//! One shared radix tree; every node lists the replicas that hold it. A replica that holds a node holds the whole
+//! path above it, so one walk yields the matched length for all replicas: at each node those that drop out are done.
+//! Each replica is bounded in tokens by its engine's KV capacity and the whole index in bytes; the least recently
+//! used *leaves* of a replica go first, as in the engine, so the index is a mirror and not a log.
+
+use crate::radix::{NodeId, ROOT, Radix, Symbol};
+use crate::{ReplicaId, ReplicaSet, ids::MAX_REPLICAS};
+use smallvec::SmallVec;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+mod stats;
+pub use stats::IndexStats;
+
+/// A point in the index's own history: later touches have greater stamps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Stamp(u64);
+
+#[derive(Debug, Clone, Copy)]
+struct Owner {
+    replica: ReplicaId,
+    /// Children of the node that this replica owns too; 0 makes it the replica's leaf.
+    children: u32,
+    used: Stamp,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Owners {
+    set: ReplicaSet,
+    list: SmallVec<[Owner; 1]>,
+}
+
+impl Owners {
+    fn get(&self, replica: ReplicaId) -> Option<&Owner> {
+        if !self.set.contains(replica) {
+            return None;
+        }
+        self.list.iter().find(|o| o.replica == replica)
+    }
+
+    fn get_mut(&mut self, replica: ReplicaId) -> Option<&mut Owner> {
+        if !self.set.contains(replica) {
+            return None;
+        }
+        self.list.iter_mut().find(|o| o.replica == replica)
+    }
+}
+
+/// What one replica holds.
+#[derive(Debug, Clone)]
+struct Holding {
+    tokens: u64,
+    nodes: usize,
+    budget: u64,
+    /// Leaves by last use. Entries go stale when a leaf is touched, grows a child or is dropped; they are skipped
+    /// when popped and swept when they outnumber the live ones.
+    leaves: BinaryHeap<Reverse<(Stamp, NodeId)>>,
+}
+
+/// The index. See the module page.
+#[derive(Debug, Clone)]
+pub struct PrefixIndex<S> {
+    tree: Radix<S, Owners>,
+    holdings: Vec<Holding>,
+    clock: Stamp,
+    default_budget: u64,
+    max_bytes: usize,
+}
+
+impl<S: Symbol> PrefixIndex<S> {
+    /// An empty index. `per_symbol` as in [`Radix::new`]; `budget` is the tokens a replica may hold unless
+    /// [`Self::set_budget`] says otherwise; `max_bytes` bounds the memory of the whole index.
+    pub fn new(per_symbol: Option<u32>, budget: u64, max_bytes: usize) -> Self {
+        Self {
+            tree: Radix::new(per_symbol, Owners::default()),
+            holdings: Vec::new(),
+            clock: Stamp(0),
+            default_budget: budget,
+            max_bytes,
+        }
+    }
+
+    /// The present stamp: everything touched from now on has a greater one.
+    pub fn stamp(&self) -> Stamp {
+        self.clock
+    }
+
+    /// Tokens held for `replica`.
+    pub fn tokens(&self, replica: ReplicaId) -> u64 {
+        self.holdings.get(replica.index()).map_or(0, |h| h.tokens)
+    }
+
+    /// Bounds what `replica` may hold, evicting at once if it holds more.
+    pub fn set_budget(&mut self, replica: ReplicaId, tokens: u64) {
+        self.holding(replica).budget = tokens;
+        self.shrink(replica);
+    }
+
+    /// Memory in use, estimated from the sizes of what is stored.
+    pub fn bytes(&self) -> usize {
+        // Node + its map entry (with the table's spare room) + the heap entry of a leaf.
+        const NODE: usize = 192;
+        self.tree.symbols() * size_of::<S>() + self.tree.len() * NODE
+    }
+
+    /// Matched tokens of `key` for every replica in one walk: `matched[r]` is set for all `r < matched.len()`.
+    pub fn lookup(&self, key: &[S], matched: &mut [u32]) {
+        matched.fill(0);
+        let (mut at, mut rest, mut depth) = (ROOT, key, 0u32);
+        // Owners of the last node reached that still have to be told their depth. The root belongs to all.
+        let mut active: Option<ReplicaSet> = None;
+        while let Some(step) = self.tree.step(at, rest) {
+            let here = &self.tree.value(step.node).set;
+            if let Some(before) = active {
+                record(matched, &before.minus(here), depth);
+            }
+            active = Some(*here);
+            depth += step.tokens;
+            rest = &rest[step.symbols..];
+            if !step.whole {
+                break;
+            }
+            at = step.node;
+        }
+        if let Some(last) = active {
+            record(matched, &last, depth);
+        }
+    }
+
+    /// Notes that `replica` holds all of `key`, which weighs `tokens`; touches the whole path.
+    pub fn insert(&mut self, key: &[S], tokens: u32, replica: ReplicaId) {
+        debug_assert!(replica.index() < MAX_REPLICAS);
+        self.clock.0 += 1;
+        self.holding(replica);
+        let (mut at, mut rest, mut left) = (ROOT, key, tokens);
+        while let Some(step) = self.tree.step(at, rest) {
+            let node = if step.whole { step.node } else { self.split(step.node, step.symbols) };
+            self.claim(node, at, replica);
+            left = left.saturating_sub(self.tree.tokens(node));
+            rest = &rest[step.symbols..];
+            at = node;
+        }
+        if !rest.is_empty() {
+            let leaf = self.tree.add(at, rest, left, Owners::default());
+            self.claim(leaf, at, replica);
+            at = leaf;
+        }
+        if self.tree.value(at).get(replica).is_some_and(|o| o.children == 0) {
+            self.push_leaf(replica, at);
+        }
+        self.shrink(replica);
+        while self.bytes() > self.max_bytes && self.evict_oldest() {}
+    }
+
+    /// Corrects the index after the engine reported that only `tokens` of `key` were cached on `replica`: what lies
+    /// deeper on that path and below it was evicted there, except what was touched after `since`.
+    pub fn truncate(&mut self, key: &[S], tokens: u32, replica: ReplicaId, since: Stamp) {
+        let (mut at, mut rest, mut depth) = (ROOT, key, 0u32);
+        while let Some(step) = self.tree.step(at, rest) {
+            if self.tree.value(step.node).get(replica).is_none() {
+                return;
+            }
+            if depth + step.tokens > tokens || !step.whole {
+                let keep = self.symbols_within(step.node, step.symbols, tokens.saturating_sub(depth));
+                if keep == step.symbols {
+                    return; // the key ends or turns off before the cut
+                }
+                if keep > 0 {
+                    self.split(step.node, keep); // the lower part keeps its id
+                }
+                self.disown_stale(step.node, replica, since);
+                return;
+            }
+            depth += step.tokens;
+            rest = &rest[step.symbols..];
+            at = step.node;
+        }
+    }
+
+    /// Forgets everything of `replica`: it restarted, was flushed or was lost.
+    pub fn forget(&mut self, replica: ReplicaId) {
+        if self.holdings.get(replica.index()).is_none_or(|h| h.nodes == 0) {
+            return;
+        }
+        let tops: Vec<NodeId> = self.tree.children(ROOT).collect();
+        let all = Stamp(u64::MAX);
+        for top in tops {
+            self.disown_stale(top, replica, all);
+        }
+        self.holdings[replica.index()].leaves.clear();
+    }
+
+    /// Forgets everything; returns how many nodes there were, the root not counted.
+    pub fn clear(&mut self) -> usize {
+        let nodes = self.tree.len() - 1;
+        for slot in 0..self.holdings.len() {
+            self.forget(ReplicaId(slot as u16));
+        }
+        nodes
+    }
+
+    fn holding(&mut self, replica: ReplicaId) -> &mut Holding {
+        let budget = self.default_budget;
+        while self.holdings.len() <= replica.index() {
+            self.holdings.push(Holding { tokens: 0, nodes: 0, budget, leaves: BinaryHeap::new() });
+        }
+        &mut self.holdings[replica.index()]
+    }
+
+    /// Splits and sets the upper node's owners right: each owns exactly one child of it, the lower part.
+    fn split(&mut self, node: NodeId, symbols: usize) -> NodeId {
+        let upper = self.tree.split(node, symbols);
+        for owner in &mut self.tree.value_mut(upper).list {
+            owner.children = 1;
+            self.holdings[owner.replica.index()].nodes += 1;
+        }
+        upper
+    }
+
+    fn claim(&mut self, node: NodeId, parent: NodeId, replica: ReplicaId) {
+        let (now, tokens) = (self.clock, u64::from(self.tree.tokens(node)));
+        let owners = self.tree.value_mut(node);
+        if let Some(owner) = owners.get_mut(replica) {
+            owner.used = now;
+            return;
+        }
+        owners.set.insert(replica);
+        owners.list.push(Owner { replica, children: 0, used: now });
+        if let Some(above) = self.tree.value_mut(parent).get_mut(replica) {
+            above.children += 1;
+        }
+        let holding = &mut self.holdings[replica.index()];
+        holding.tokens += tokens;
+        holding.nodes += 1;
+    }
+
+    /// Takes `node`, a leaf of `replica`, from it. The parent may become its next leaf.
+    fn disown(&mut self, node: NodeId, replica: ReplicaId) {
+        let tokens = u64::from(self.tree.tokens(node));
+        let parent = self.tree.parent(node).expect("the root has no owners");
+        let owners = self.tree.value_mut(node);
+        owners.set.remove(replica);
+        owners.list.retain(|o| o.replica != replica);
+        let holding = &mut self.holdings[replica.index()];
+        holding.tokens -= tokens;
+        holding.nodes -= 1;
+        if owners.set.is_empty() {
+            // Owners of a child own the node too, so nothing can hang below it.
+            self.tree.remove(node);
+        }
+        if let Some(above) = self.tree.value_mut(parent).get_mut(replica) {
+            above.children -= 1;
+            if above.children == 0 {
+                self.push_leaf(replica, parent);
+            }
+        }
+    }
+
+    /// Disowns `top` and what `replica` owns below it, except nodes touched after `since` (and so the path to them).
+    fn disown_stale(&mut self, top: NodeId, replica: ReplicaId, since: Stamp) {
+        let mut path = vec![top];
+        let mut at = 0;
+        while at < path.len() {
+            let owned = |&child: &NodeId| self.tree.value(child).set.contains(replica);
+            let below: Vec<NodeId> = self.tree.children(path[at]).filter(owned).collect();
+            path.extend(below);
+            at += 1;
+        }
+        for node in path.into_iter().rev() {
+            if self.tree.value(node).get(replica).is_some_and(|o| o.children == 0 && o.used <= since) {
+                self.disown(node, replica);
+            }
+        }
+    }
+
+    fn push_leaf(&mut self, replica: ReplicaId, node: NodeId) {
+        let Some(used) = self.tree.value(node).get(replica).map(|o| o.used) else { return };
+        let holding = &mut self.holdings[replica.index()];
+        holding.leaves.push(Reverse((used, node)));
+        if holding.leaves.len() > 2 * holding.nodes + 64 {
+            let tree = &self.tree;
+            holding.leaves.retain(|&Reverse(entry)| is_leaf(tree, replica, entry));
+        }
+    }
+
+    fn shrink(&mut self, replica: ReplicaId) {
+        while self.holdings[replica.index()].tokens > self.holdings[replica.index()].budget {
+            if !self.evict(replica) {
+                return;
+            }
+        }
+    }
+
+    /// Drops the least recently used leaf of `replica`; false if it holds nothing.
+    fn evict(&mut self, replica: ReplicaId) -> bool {
+        while let Some(Reverse(entry)) = self.holdings[replica.index()].leaves.pop() {
+            if is_leaf(&self.tree, replica, entry) {
+                self.disown(entry.1, replica);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Drops the least recently used leaf of all replicas.
+    fn evict_oldest(&mut self) -> bool {
+        let tree = &self.tree;
+        for (slot, holding) in self.holdings.iter_mut().enumerate() {
+            while holding.leaves.peek().is_some_and(|&Reverse(e)| !is_leaf(tree, ReplicaId(slot as u16), e)) {
+                holding.leaves.pop();
+            }
+        }
+        let oldest = (0..self.holdings.len())
+            .filter_map(|slot| self.holdings[slot].leaves.peek().map(|&Reverse((used, _))| (used, slot)))
+            .min();
+        oldest.is_some_and(|(_, slot)| self.evict(ReplicaId(slot as u16)))
+    }
+
+    /// How many of the first `limit` symbols of `node`'s edge weigh at most `tokens` together.
+    fn symbols_within(&self, node: NodeId, limit: usize, tokens: u32) -> usize {
+        let (mut low, mut high) = (0, limit);
+        while low < high {
+            let middle = (low + high).div_ceil(2);
+            if self.tree.weight(node, middle) <= tokens { low = middle } else { high = middle - 1 }
+        }
+        low
+    }
+}
+
+fn record(matched: &mut [u32], set: &ReplicaSet, depth: u32) {
+    for replica in set.iter() {
+        if let Some(slot) = matched.get_mut(replica.index()) {
+            *slot = depth;
+        }
+    }
+}
+
+fn is_leaf<S: Symbol>(tree: &Radix<S, Owners>, replica: ReplicaId, (used, node): (Stamp, NodeId)) -> bool {
+    tree.get(node).and_then(|v| v.get(replica)).is_some_and(|o| o.used == used && o.children == 0)
+}
+
+#[cfg(test)]
+mod tests;
