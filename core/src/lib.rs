@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod fleet;
 pub mod ids;
 pub mod nearest;
 pub mod policy;
@@ -17,7 +18,8 @@ pub mod radix;
 pub mod record;
 pub mod request;
 pub mod rng;
+pub mod router;
 pub mod time;
 
-pub use ids::{ReplicaId, ReplicaSet, RequestId};
+pub use ids::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId};
 pub use time::{Span, Time};

@@ -151,7 +151,7 @@ impl<S: Symbol> PrefixIndex<S> {
             self.push_leaf(replica, at);
         }
         self.shrink(replica);
-        while self.bytes() > self.max_bytes && self.evict_oldest() {}
+        self.shrink_bytes();
     }
 
     /// Corrects the index after the engine reported that only `tokens` of `key` were cached on `replica`: what lies
@@ -171,6 +171,7 @@ impl<S: Symbol> PrefixIndex<S> {
                     self.split(step.node, keep); // the lower part keeps its id
                 }
                 self.disown_stale(step.node, replica, since);
+                self.shrink_bytes(); // the split may have cost a node
                 return;
             }
             depth += step.tokens;
@@ -291,6 +292,10 @@ impl<S: Symbol> PrefixIndex<S> {
                 return;
             }
         }
+    }
+
+    fn shrink_bytes(&mut self) {
+        while self.bytes() > self.max_bytes && self.evict_oldest() {}
     }
 
     /// Drops the least recently used leaf of `replica`; false if it holds nothing.

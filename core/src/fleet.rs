@@ -1,0 +1,295 @@
+//! What the router believes of each replica, and how old each belief is.
+
+use crate::policy::{Candidate, EngineView, Exclusion};
+use crate::{ReplicaId, RequestId, Span, Time};
+use serde::{Deserialize, Serialize};
+
+mod breaker;
+mod peer;
+mod rtt;
+pub use breaker::{Breaker, BreakerConfig};
+pub use peer::{Peer, PeerReport};
+pub use rtt::Rtt;
+
+/// How a replica is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Beside this router (an edge's own engine).
+    Local,
+    /// An engine this router talks to over the network.
+    Remote,
+    /// Another router, which dispatches to its own engine.
+    Peer,
+}
+
+/// A replica as it is made known to a router.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaSpec {
+    /// Shown in records and reports.
+    pub name: String,
+    /// How it is reached.
+    pub kind: Kind,
+    /// Its own prefill rate, ms a token, overriding the policy's.
+    #[serde(default)]
+    pub ms_per_token: Option<f64>,
+    /// Its KV capacity in tokens, which bounds its part of the prefix index; `None` until a scrape tells.
+    #[serde(default)]
+    pub kv_tokens: Option<u64>,
+}
+
+/// Requests and prompt tokens of ours at a replica, by phase. Released exactly once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Load {
+    /// Sent, no first token yet.
+    pub waiting_requests: u32,
+    /// Prompt tokens of those: W.
+    pub waiting_tokens: u64,
+    /// Those of them believed not cached when sent.
+    pub waiting_uncached_tokens: u64,
+    /// Past the first token.
+    pub running_requests: u32,
+    /// Prompt tokens of those: D.
+    pub running_tokens: u64,
+}
+
+impl Load {
+    /// A request was sent.
+    pub fn sent(&mut self, tokens: u32, uncached: u32) {
+        self.waiting_requests += 1;
+        self.waiting_tokens += u64::from(tokens);
+        self.waiting_uncached_tokens += u64::from(uncached);
+    }
+
+    /// A waiting request ended or moved on.
+    pub fn stop_waiting(&mut self, tokens: u32, uncached: u32) {
+        self.waiting_requests -= 1;
+        self.waiting_tokens -= u64::from(tokens);
+        self.waiting_uncached_tokens -= u64::from(uncached);
+    }
+
+    /// A request got its first token.
+    pub fn start_running(&mut self, tokens: u32) {
+        self.running_requests += 1;
+        self.running_tokens += u64::from(tokens);
+    }
+
+    /// A running request ended.
+    pub fn stop_running(&mut self, tokens: u32) {
+        self.running_requests -= 1;
+        self.running_tokens -= u64::from(tokens);
+    }
+
+    /// Requests in either phase.
+    pub fn requests(&self) -> u32 {
+        self.waiting_requests + self.running_requests
+    }
+}
+
+/// What an engine's metrics said.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct EngineReport {
+    /// `num_running_reqs`
+    pub running: u32,
+    /// `num_queue_reqs`
+    pub queued: u32,
+    /// `num_used_tokens`
+    pub used_tokens: u64,
+    /// `max_total_num_tokens`, 0 if not reported.
+    pub kv_tokens: u64,
+}
+
+/// Whether a replica answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// Nothing was heard yet; it may be used.
+    #[default]
+    Unknown,
+    /// The last probe or scrape succeeded.
+    Up,
+    /// Some failed, fewer than the limit; it may be used.
+    Suspect,
+    /// As many failed in a row as the limit says; it is not used.
+    Down,
+}
+
+/// Capacity gates: a replica beyond any of them takes nothing new, and requests wait at the router.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gates {
+    /// Most requests of ours at a replica (the seed's `max_running_per_server`); `None` never gates.
+    pub max_running: Option<u32>,
+    /// Closed when the engine reported this many queued requests; `None` never gates.
+    pub max_engine_queue: Option<u32>,
+    /// Closed when the engine reported at least this share of its KV tokens in use.
+    pub max_kv_use: f64,
+    /// A replica back from the dead takes 1 request, then more in proportion, up to `slow_start_requests` after
+    /// this long; 0 turns it off.
+    pub slow_start_ms: f64,
+    /// What a replica may hold at the end of slow start.
+    pub slow_start_requests: u32,
+}
+
+impl Default for Gates {
+    fn default() -> Self {
+        Self {
+            max_running: None,
+            max_engine_queue: None,
+            max_kv_use: 0.95,
+            slow_start_ms: 10_000.0,
+            slow_start_requests: 16,
+        }
+    }
+}
+
+/// Everything believed of one replica.
+#[derive(Debug, Clone)]
+pub struct Replica {
+    /// As it was announced.
+    pub spec: ReplicaSpec,
+    /// Round trip.
+    pub rtt: Rtt,
+    /// Our own requests there.
+    pub load: Load,
+    /// The engine's last report and when it was received.
+    pub engine: Option<(EngineReport, Time)>,
+    /// For a peer: what it said of its own engine's load.
+    pub peer: Peer,
+    /// Whether it answers.
+    pub health: Health,
+    /// Probes or scrapes failed in a row.
+    pub failures: u32,
+    /// What its requests' failures have to say.
+    pub breaker: Breaker,
+    /// Finishes what it has, takes nothing new.
+    pub draining: bool,
+    /// Taken out of the fleet; its slot stays.
+    pub removed: bool,
+    /// When it last came back from [`Health::Down`] or an open breaker.
+    pub recovered: Option<Time>,
+}
+
+impl Replica {
+    /// A replica nothing is known of yet.
+    pub fn new(spec: ReplicaSpec) -> Self {
+        Self {
+            spec,
+            rtt: Rtt::default(),
+            load: Load::default(),
+            engine: None,
+            peer: Peer::default(),
+            health: Health::Unknown,
+            failures: 0,
+            breaker: Breaker::default(),
+            draining: false,
+            removed: false,
+            recovered: None,
+        }
+    }
+
+    /// A probe or scrape succeeded; true if the replica was down before.
+    pub fn succeeded(&mut self, now: Time) -> bool {
+        self.failures = 0;
+        let was_down = self.health == Health::Down;
+        self.health = Health::Up;
+        if was_down {
+            self.recovered = Some(now);
+        }
+        was_down
+    }
+
+    /// A probe or scrape failed; true if this made it down.
+    pub fn failed(&mut self, limit: u32) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        let was = self.health;
+        self.health = if self.failures >= limit { Health::Down } else { Health::Suspect };
+        self.health == Health::Down && was != Health::Down
+    }
+
+    /// Requests there as far as gates are concerned: a peer's own plus ours.
+    pub fn requests(&self) -> u32 {
+        match self.spec.kind {
+            Kind::Peer => self.peer.load().requests(),
+            Kind::Local | Kind::Remote => self.load.requests(),
+        }
+    }
+
+    /// Why it may take no request at `now`, leaving what concerns one request only (tried, hops) aside.
+    pub fn closed(&self, now: Time, gates: &Gates) -> Option<Exclusion> {
+        if self.draining {
+            return Some(Exclusion::Draining);
+        }
+        if self.health == Health::Down || self.breaker.is_open(now, self.load.requests()) {
+            return Some(Exclusion::Unhealthy);
+        }
+        self.is_full(now, gates).then_some(Exclusion::Full)
+    }
+
+    /// Requests it may hold while it is in slow start at `now`; `None` when it is not.
+    pub fn slow_start(&self, now: Time, gates: &Gates) -> Option<u32> {
+        let share = (now - self.recovered?).ms() / gates.slow_start_ms;
+        // 0/0 when it is turned off: not below 1 either.
+        (share < 1.0).then(|| 1 + (share * f64::from(gates.slow_start_requests)) as u32)
+    }
+
+    fn is_full(&self, now: Time, gates: &Gates) -> bool {
+        let requests = self.requests();
+        if gates.max_running.is_some_and(|most| requests >= most) {
+            return true;
+        }
+        if self.slow_start(now, gates).is_some_and(|allowed| requests >= allowed) {
+            return true;
+        }
+        let Some((engine, _)) = self.engine else { return false };
+        gates.max_engine_queue.is_some_and(|most| engine.queued >= most)
+            || (engine.kv_tokens > 0 && engine.used_tokens as f64 >= gates.max_kv_use * engine.kv_tokens as f64)
+    }
+
+    /// The replica as a policy sees it, for a request with `cached_tokens` there.
+    pub fn candidate(&self, id: ReplicaId, now: Time, excluded: Option<Exclusion>, cached_tokens: u32) -> Candidate {
+        let load = match self.spec.kind {
+            Kind::Peer => self.peer.load(),
+            Kind::Local | Kind::Remote => self.load,
+        };
+        Candidate {
+            id,
+            excluded,
+            rtt_ms: self.rtt.smoothed_ms(),
+            cached_tokens,
+            waiting_requests: load.waiting_requests,
+            waiting_tokens: load.waiting_tokens,
+            waiting_uncached_tokens: load.waiting_uncached_tokens,
+            running_requests: load.running_requests,
+            running_tokens: load.running_tokens,
+            engine: self.engine.map(|(report, at)| EngineView {
+                running: report.running,
+                queued: report.queued,
+                used_tokens: report.used_tokens,
+                age_ms: (now - at).ms(),
+            }),
+            ms_per_token: self.spec.ms_per_token,
+        }
+    }
+
+    /// Books a request sent there.
+    pub fn book(&mut self, now: Time, id: RequestId, tokens: u32, uncached: u32) {
+        self.load.sent(tokens, uncached);
+        if self.spec.kind == Kind::Peer {
+            self.peer.forwarded(now, id, tokens, uncached);
+        }
+    }
+
+    /// How long until something that closes it may change by itself, for the router's timer.
+    pub fn reopens(&self, now: Time) -> Option<Time> {
+        self.breaker.reopens(now)
+    }
+
+    /// Age of the smoothed RTT, `None` before the first probe.
+    pub fn rtt_age(&self, now: Time) -> Option<Span> {
+        self.rtt.updated().map(|at| now - at)
+    }
+}
+
+#[cfg(test)]
+mod tests;

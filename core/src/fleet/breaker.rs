@@ -1,0 +1,71 @@
+//! Circuit breaker: requests that fail in a row close a replica for a while, then single trials go through.
+
+use crate::{Span, Time};
+use serde::{Deserialize, Serialize};
+
+/// When the breaker opens and for how long.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BreakerConfig {
+    /// Failures in a row that open it.
+    pub failures: u32,
+    /// First time it stays open, ms; doubled at each failed trial.
+    pub open_ms: f64,
+    /// Longest time it stays open, ms.
+    pub max_open_ms: f64,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self { failures: 3, open_ms: 500.0, max_open_ms: 2_000.0 }
+    }
+}
+
+/// State of one replica's breaker.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Breaker {
+    failures: u32,
+    /// Openings since the last success.
+    opened: u32,
+    until: Option<Time>,
+}
+
+impl Breaker {
+    /// Whether nothing may be sent at `now`. After its time the breaker is half open: one trial at a time passes,
+    /// so it counts as open while `in_flight` requests are there.
+    pub fn is_open(&self, now: Time, in_flight: u32) -> bool {
+        self.until.is_some_and(|until| now < until || in_flight > 0)
+    }
+
+    /// A request got its first token there; true if this closed an open breaker.
+    pub fn succeeded(&mut self) -> bool {
+        let was_open = self.until.is_some();
+        *self = Self::default();
+        was_open
+    }
+
+    /// A request failed there through the replica's fault; true if this opened the breaker (again).
+    pub fn failed(&mut self, now: Time, config: &BreakerConfig) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        let trial_failed = self.until.is_some_and(|until| now >= until);
+        if !(trial_failed || (self.until.is_none() && self.failures >= config.failures)) {
+            return false;
+        }
+        let open = (config.open_ms * 2f64.powi(self.opened.min(30) as i32)).min(config.max_open_ms);
+        self.opened = self.opened.saturating_add(1);
+        self.until = Some(now + Span::from_ms(open));
+        true
+    }
+
+    /// When an open breaker lets the next trial through.
+    pub fn reopens(&self, now: Time) -> Option<Time> {
+        self.until.filter(|&until| until > now)
+    }
+
+    /// Health checks succeed again: let a trial through at once.
+    pub fn half_open(&mut self, now: Time) {
+        if let Some(until) = &mut self.until {
+            *until = (*until).min(now);
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The router: a state machine. Events in, actions out, time passed in.
+//!
+//! Policy choice, capacity gates, queue, timeouts, retries, breakers, hop limit, accounting and what the prefix
+//! index learns all live here; sockets, clocks and tasks do not. Choosing a replica and booking the request there
+//! are one step, so two arrivals never see the same idle replica.
+
+#[cfg(test)]
+use crate::fleet::Gates;
+use crate::fleet::Replica;
+use crate::policy::{Candidate, Policy, Terms};
+use crate::prefix::{PrefixIndex, Stamp};
+use crate::radix::Symbol;
+use crate::record::Status;
+use crate::rng::ChaCha8Rng;
+use crate::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId, Span, Time};
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+
+mod config;
+mod event;
+mod outcome;
+mod replicas;
+mod route;
+mod timers;
+pub use config::{LearnAt, RouterConfig};
+pub use event::{Action, Answer, DecisionRecord, Dispatch, Event, Failure, Request, Usage};
+use timers::{Timer, Timers};
+
+/// Counts since the start; read by status pages and reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RouterStats {
+    /// Requests that arrived.
+    pub arrived: u64,
+    /// Dispatches to engines, retries included.
+    pub dispatched: u64,
+    /// Forwards to peers.
+    pub forwarded: u64,
+    /// Times a request entered the queue.
+    pub queued: u64,
+    /// Dispatches after the first.
+    pub retried: u64,
+    /// Requests ended, by [`Status`] in its order.
+    pub ended: [u64; 5],
+    /// Prompt tokens predicted cached, over requests whose engine reported.
+    pub predicted_cached_tokens: u64,
+    /// Prompt tokens reported cached, over the same.
+    pub actual_cached_tokens: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    Queued { ticket: u64 },
+    Sent { replica: ReplicaId, uncached: u32, cached: u32, stamp: Stamp, running: bool },
+}
+
+#[derive(Debug)]
+struct Flight<S> {
+    request: Request<S>,
+    tried: ReplicaSet,
+    attempts: u8,
+    state: State,
+}
+
+/// The router. `S` is the symbol of its prefix index.
+#[derive(Debug)]
+pub struct Router<S> {
+    config: RouterConfig,
+    policy: Box<dyn Policy>,
+    rng: ChaCha8Rng,
+    replicas: Vec<Replica>,
+    index: PrefixIndex<S>,
+    flights: FxHashMap<RequestId, Flight<S>>,
+    /// Waiting requests in order, with the ticket of their stay; entries whose stay is over are skipped.
+    queue: VecDeque<(RequestId, u64)>,
+    queued: usize,
+    ticket: u64,
+    timers: Timers,
+    retry_tokens: f64,
+    stats: RouterStats,
+    // Scratch space of one decision.
+    matched: Vec<u32>,
+    candidates: Vec<Candidate>,
+    terms: Vec<Terms>,
+    learned: Vec<S>,
+}
+
+impl<S: Symbol> Router<S> {
+    /// A router without replicas. `per_symbol` as in [`crate::radix::Radix::new`]; `rng` breaks the policy's ties.
+    pub fn new(config: RouterConfig, policy: Box<dyn Policy>, per_symbol: Option<u32>, rng: ChaCha8Rng) -> Self {
+        let index = PrefixIndex::new(per_symbol, config.index_tokens, config.index_bytes);
+        Self {
+            retry_tokens: config.retry_burst,
+            config,
+            policy,
+            rng,
+            replicas: Vec::new(),
+            index,
+            flights: FxHashMap::default(),
+            queue: VecDeque::new(),
+            queued: 0,
+            ticket: 0,
+            timers: Timers::default(),
+            stats: RouterStats::default(),
+            matched: Vec::new(),
+            candidates: Vec::new(),
+            terms: Vec::new(),
+            learned: Vec::new(),
+        }
+    }
+
+    /// Tells what happened at `now` (never earlier than the call before) and appends what is to be done.
+    pub fn handle(&mut self, now: Time, event: Event<S>, actions: &mut Vec<Action>) {
+        match event {
+            Event::Arrived(request) => self.arrived(now, request, actions),
+            Event::FirstToken { id, attempt } => {
+                self.first_token(now, id, attempt);
+                self.pump(now, actions);
+            }
+            Event::Finished { id, attempt, usage, answer } => {
+                self.finished(now, id, attempt, usage, answer.as_ref(), actions);
+                self.pump(now, actions);
+            }
+            Event::Failed { id, attempt, failure } => {
+                self.failed(now, id, attempt, failure, actions);
+                self.pump(now, actions);
+            }
+            Event::ClientGone { id } => {
+                self.give_up(id, Status::Cancelled, "client-gone", actions);
+                self.pump(now, actions);
+            }
+            Event::Timer => self.timer(now, actions),
+            other => {
+                self.replica_event(now, other, actions);
+                self.pump(now, actions);
+            }
+        }
+        if let Some(at) = self.timers.rearm(now) {
+            actions.push(Action::SetTimer(at));
+        }
+    }
+
+    /// Whether another replica can be added.
+    pub fn has_room(&self) -> bool {
+        self.replicas.len() < MAX_REPLICAS
+    }
+
+    /// All slots, removed replicas included.
+    pub fn replicas(&self) -> &[Replica] {
+        &self.replicas
+    }
+
+    /// Requests waiting in the queue.
+    pub fn queue_len(&self) -> usize {
+        self.queued
+    }
+
+    /// Requests not over yet, waiting or dispatched.
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// The prefix index.
+    pub fn index(&self) -> &PrefixIndex<S> {
+        &self.index
+    }
+
+    /// The prefix index, to clear it.
+    pub fn index_mut(&mut self) -> &mut PrefixIndex<S> {
+        &mut self.index
+    }
+
+    /// Counts since the start.
+    pub fn stats(&self) -> RouterStats {
+        self.stats
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &RouterConfig {
+        &self.config
+    }
+
+    /// The policy's name.
+    pub fn policy(&self) -> &'static str {
+        self.policy.name()
+    }
+
+    /// Decides by another policy from now on; counters, beliefs and index stay.
+    pub fn set_policy(&mut self, policy: Box<dyn Policy>) {
+        self.policy = policy;
+    }
+
+    fn arrived(&mut self, now: Time, request: Request<S>, actions: &mut Vec<Action>) {
+        let id = request.id;
+        debug_assert!(!self.flights.contains_key(&id), "request ids in flight are unique");
+        self.stats.arrived += 1;
+        self.retry_tokens = (self.retry_tokens + self.config.retry_ratio).min(self.config.retry_burst);
+        if let Some(deadline) = request.deadline {
+            self.timers.set(deadline, Timer::Deadline(id));
+        }
+        let flight =
+            Flight { request, tried: ReplicaSet::EMPTY, attempts: 0, state: State::Queued { ticket: u64::MAX } };
+        self.flights.insert(id, flight);
+        if self.replicas.iter().all(|r| r.removed) {
+            self.end(id, Status::Rejected, "no-replicas", actions);
+        } else if self.queued > 0 || !self.route(now, id, actions) {
+            // Behind those who wait already: nobody overtakes.
+            if self.queued >= self.config.queue_limit {
+                self.end(id, Status::Rejected, "queue-full", actions);
+            } else {
+                self.enqueue(now, id, false, actions);
+                self.pump(now, actions);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, now: Time, id: RequestId, front: bool, actions: &mut Vec<Action>) {
+        self.ticket += 1;
+        let ticket = self.ticket;
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        flight.state = State::Queued { ticket };
+        if front {
+            self.queue.push_front((id, ticket));
+        } else {
+            self.queue.push_back((id, ticket));
+        }
+        self.queued += 1;
+        self.stats.queued += 1;
+        if self.queue.len() > 2 * self.queued + 64 {
+            let flights = &self.flights;
+            self.queue.retain(|&(id, ticket)| waits(flights, id, ticket));
+        }
+        self.timers.set(now + Span::from_ms(self.config.queue_timeout_ms), Timer::Queue(id, ticket));
+        let flights = &self.flights;
+        self.timers.sweep(flights.len(), |timer| match timer {
+            Timer::Queue(id, stay) => waits(flights, *id, *stay),
+            Timer::Deadline(id) => flights.contains_key(id),
+            Timer::Reopen(_) => true,
+        });
+        actions.push(Action::Queued { id });
+        self.watch_slow_start(now);
+    }
+
+    fn timer(&mut self, now: Time, actions: &mut Vec<Action>) {
+        while let Some(timer) = self.timers.pop(now) {
+            match timer {
+                Timer::Queue(id, ticket) if waits(&self.flights, id, ticket) => {
+                    self.give_up(id, Status::TimedOut, "queue-timeout", actions);
+                }
+                Timer::Deadline(id) if !self.is_running(id) => {
+                    self.give_up(id, Status::TimedOut, "deadline", actions);
+                }
+                Timer::Queue(..) | Timer::Deadline(_) | Timer::Reopen(_) => {}
+            }
+        }
+        self.pump(now, actions);
+        self.watch_slow_start(now);
+    }
+
+    /// Slow start opens by time alone, so while requests wait for it somebody has to look again.
+    fn watch_slow_start(&mut self, now: Time) {
+        let gates = &self.config.gates;
+        let slow = self.replicas.iter().position(|r| !r.removed && r.slow_start(now, gates).is_some());
+        if let Some(slot) = slow.filter(|_| self.queued > 0) {
+            let step = gates.slow_start_ms / f64::from(gates.slow_start_requests.max(1));
+            self.timers.set(now + Span::from_ms(step.max(1.0)), Timer::Reopen(ReplicaId(slot as u16)));
+        }
+    }
+
+    fn is_running(&self, id: RequestId) -> bool {
+        self.flights.get(&id).is_none_or(|f| matches!(f.state, State::Sent { running: true, .. }))
+    }
+}
+
+fn waits<S>(flights: &FxHashMap<RequestId, Flight<S>>, id: RequestId, stay: u64) -> bool {
+    flights.get(&id).is_some_and(|f| matches!(f.state, State::Queued { ticket } if ticket == stay))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! The router's settings, shared by experiment files, the router's own file and the admin API.
+
+use crate::fleet::{BreakerConfig, Gates};
+use serde::{Deserialize, Serialize};
+
+/// When the index learns that a replica holds a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LearnAt {
+    /// At dispatch: optimistic by queueing and prefill time.
+    Dispatch,
+    /// At the first token, when the engine really has it.
+    #[default]
+    FirstToken,
+}
+
+/// Everything but the policy. Unknown keys are errors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouterConfig {
+    /// Capacity gates.
+    pub gates: Gates,
+    /// Most requests in the router's queue; 0 turns the queue off.
+    pub queue_limit: usize,
+    /// How long a request may wait there, ms.
+    pub queue_timeout_ms: f64,
+    /// Most dispatches of one request.
+    pub max_attempts: u8,
+    /// Retries allowed per arrival on average, so that a sick fleet is not buried in retries.
+    pub retry_ratio: f64,
+    /// Retries that may be made at once beyond the average.
+    pub retry_burst: f64,
+    /// Times a request may be forwarded between routers.
+    pub max_hops: u8,
+    /// Probes or scrapes failed in a row that bring a replica down.
+    pub unhealthy_after: u32,
+    /// Circuit breaker.
+    pub breaker: BreakerConfig,
+    /// When the index learns.
+    pub learn_at: LearnAt,
+    /// Whether the index learns answers too.
+    pub learn_answers: bool,
+    /// Whether `cached_tokens` in the usage corrects the index.
+    pub correct_index: bool,
+    /// Tokens the index may hold for a replica whose KV capacity is unknown.
+    pub index_tokens: u64,
+    /// Bytes the whole index may use.
+    pub index_bytes: usize,
+    /// Emit an [`Action::Decided`](super::Action::Decided) for each decision.
+    pub record_decisions: bool,
+}
+
+impl Default for RouterConfig {
+    fn default() -> Self {
+        Self {
+            gates: Gates::default(),
+            queue_limit: 10_000,
+            queue_timeout_ms: 60_000.0,
+            max_attempts: 5,
+            retry_ratio: 0.2,
+            retry_burst: 1_000.0,
+            max_hops: 1,
+            unhealthy_after: 3,
+            breaker: BreakerConfig::default(),
+            learn_at: LearnAt::FirstToken,
+            learn_answers: true,
+            correct_index: true,
+            index_tokens: 400_000,
+            index_bytes: 64 << 20,
+            record_decisions: false,
+        }
+    }
+}

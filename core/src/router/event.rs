@@ -1,0 +1,238 @@
+//! What the router is told and what it wants done.
+
+use crate::fleet::{EngineReport, PeerReport, ReplicaSpec};
+use crate::policy::{Ask, Candidate, Terms};
+use crate::record::Status;
+use crate::{ReplicaId, RequestId, Time};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// A request at its arrival.
+#[derive(Debug, Clone)]
+pub struct Request<S> {
+    /// Unique among the requests in flight.
+    pub id: RequestId,
+    /// The prompt as symbols of the prefix index.
+    pub symbols: Arc<[S]>,
+    /// What policies may know: prompt tokens, session, head.
+    pub ask: Ask,
+    /// Routers it has already been forwarded by.
+    pub hops: u8,
+    /// No first token by then: it is given up.
+    pub deadline: Option<Time>,
+}
+
+/// What the engine said of a finished request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Prompt tokens found in the engine's cache; `None` when not reported.
+    pub cached_tokens: Option<u32>,
+    /// Tokens generated.
+    pub output_tokens: u32,
+}
+
+/// The generated text as symbols, when the router saw it: the engine caches it too.
+#[derive(Debug, Clone)]
+pub struct Answer<S> {
+    /// Symbols of the prompt that stay valid before `tail` (all but a partial last block).
+    pub keep: usize,
+    /// Symbols that follow them once the answer is appended.
+    pub tail: Arc<[S]>,
+    /// Tokens of prompt and answer together, as far as `keep` and `tail` cover them.
+    pub tokens: u32,
+}
+
+/// Whose fault a failure is, which decides about retry and breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failure {
+    /// No connection, or it broke.
+    Connection,
+    /// No answer in time.
+    Timeout,
+    /// The engine answered 5xx, or 200 with an error event.
+    Server,
+    /// 429 or 503: the engine is full, not broken.
+    Overloaded,
+    /// 4xx: the request itself is wrong; no other replica will like it better.
+    Client,
+}
+
+impl Failure {
+    fn is_replicas_fault(self) -> bool {
+        matches!(self, Self::Connection | Self::Timeout | Self::Server)
+    }
+
+    fn may_retry(self) -> bool {
+        self != Self::Client
+    }
+
+    pub(super) fn traits(self) -> (bool, bool) {
+        (self.is_replicas_fault(), self.may_retry())
+    }
+}
+
+/// Something happened.
+#[derive(Debug, Clone)]
+pub enum Event<S> {
+    /// A request arrived.
+    Arrived(Request<S>),
+    /// The first content-bearing token of an attempt passed the router.
+    FirstToken {
+        /// Which request.
+        id: RequestId,
+        /// Which dispatch of it.
+        attempt: u8,
+    },
+    /// The answer is complete.
+    Finished {
+        /// Which request.
+        id: RequestId,
+        /// Which dispatch of it.
+        attempt: u8,
+        /// What the engine reported.
+        usage: Usage,
+        /// The answer as symbols, if seen.
+        answer: Option<Answer<S>>,
+    },
+    /// A dispatch failed.
+    Failed {
+        /// Which request.
+        id: RequestId,
+        /// Which dispatch of it.
+        attempt: u8,
+        /// How.
+        failure: Failure,
+    },
+    /// The client left.
+    ClientGone {
+        /// Which request.
+        id: RequestId,
+    },
+    /// An engine's metrics were read.
+    Scraped {
+        /// Whose.
+        replica: ReplicaId,
+        /// What they said.
+        report: EngineReport,
+    },
+    /// They could not be read.
+    ScrapeFailed {
+        /// Whose.
+        replica: ReplicaId,
+    },
+    /// A light request came back.
+    Probed {
+        /// From where.
+        replica: ReplicaId,
+        /// Round trip without connection set-up, ms.
+        rtt_ms: f64,
+    },
+    /// It did not.
+    ProbeFailed {
+        /// From where.
+        replica: ReplicaId,
+    },
+    /// A peer told its own load.
+    PeerReported {
+        /// Which peer.
+        replica: ReplicaId,
+        /// What it said.
+        report: PeerReport,
+        /// Latest instant at which a request sent from here can be counted in it.
+        seen: Time,
+    },
+    /// A replica joins; it gets the next slot.
+    ReplicaAdded(ReplicaSpec),
+    /// It shall take nothing new (`true`) or may again (`false`).
+    ReplicaDraining {
+        /// Which.
+        replica: ReplicaId,
+        /// Whether to drain.
+        draining: bool,
+    },
+    /// It leaves the fleet: waiting requests go elsewhere, running ones may finish.
+    ReplicaRemoved {
+        /// Which.
+        replica: ReplicaId,
+    },
+    /// Its KV cache is empty now (flush or restart).
+    ReplicaFlushed {
+        /// Which.
+        replica: ReplicaId,
+    },
+    /// A timer asked for by [`Action::SetTimer`] went off (or any moment: it is always safe).
+    Timer,
+}
+
+/// Something is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Send the request to a replica's engine, or forward it to a peer router with one hop more.
+    Dispatch(Dispatch),
+    /// It waits in the router's queue.
+    Queued {
+        /// Which request.
+        id: RequestId,
+    },
+    /// Abort that dispatch upstream.
+    Cancel {
+        /// Which request.
+        id: RequestId,
+        /// Where it was sent.
+        replica: ReplicaId,
+        /// Which dispatch of it.
+        attempt: u8,
+    },
+    /// The request is over, said exactly once for each. When it did not finish, tell the client.
+    Done {
+        /// Which request.
+        id: RequestId,
+        /// How it ended.
+        status: Status,
+        /// Why, in a fixed word; "" when it finished.
+        reason: &'static str,
+    },
+    /// Call back with [`Event::Timer`] at this instant; replaces any earlier wish.
+    SetTimer(Time),
+    /// Everything that went into a decision; only when `record_decisions` is on.
+    Decided(Box<DecisionRecord>),
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dispatch {
+    /// Which request.
+    pub id: RequestId,
+    /// To which replica.
+    pub replica: ReplicaId,
+    /// 1 for the first dispatch of the request.
+    pub attempt: u8,
+    /// Whether the replica is a peer router.
+    pub forward: bool,
+    /// Prompt tokens believed cached there.
+    pub cached_tokens: u32,
+    /// The chosen candidate's total, ms for policies whose cost is a time.
+    pub score: f64,
+    /// The fallback that decided, if the policy's own rule did not.
+    pub reason: Option<&'static str>,
+}
+
+/// One decision with everything it was made from; replays through `gorgo decide`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DecisionRecord {
+    /// Which request.
+    pub id: RequestId,
+    /// When.
+    pub at: Time,
+    /// The request as the policy saw it.
+    pub ask: Ask,
+    /// The policy's name.
+    pub policy: &'static str,
+    /// Index into `candidates`, `None` if all were excluded.
+    pub chosen: Option<usize>,
+    /// The fallback that decided, if any.
+    pub reason: Option<&'static str>,
+    /// Each candidate, its terms, and the age of its RTT in ms (`None` before the first probe).
+    pub candidates: Vec<(Candidate, Terms, Option<f64>)>,
+}

@@ -1,0 +1,148 @@
+//! How requests go on and end.
+
+use super::{Action, Answer, Failure, LearnAt, Router, State, Timer, Usage};
+use crate::fleet::Kind;
+use crate::radix::Symbol;
+use crate::record::Status;
+use crate::{ReplicaId, RequestId, Time};
+
+impl<S: Symbol> Router<S> {
+    pub(super) fn first_token(&mut self, now: Time, id: RequestId, attempt: u8) {
+        let Some(flight) = self.flights.get_mut(&id).filter(|f| f.attempts == attempt) else { return };
+        let State::Sent { replica, uncached, ref mut running, .. } = flight.state else { return };
+        if std::mem::replace(running, true) {
+            return;
+        }
+        let at = &mut self.replicas[replica.index()];
+        let tokens = flight.request.ask.prompt_tokens;
+        at.load.stop_waiting(tokens, uncached);
+        at.load.start_running(tokens);
+        at.peer.settled(id);
+        if at.breaker.succeeded() {
+            at.recovered = Some(now);
+        }
+        if self.config.learn_at == LearnAt::FirstToken {
+            self.index.insert(&flight.request.symbols, tokens, replica);
+        }
+    }
+
+    pub(super) fn finished(
+        &mut self,
+        now: Time,
+        id: RequestId,
+        attempt: u8,
+        usage: Usage,
+        answer: Option<&Answer<S>>,
+        actions: &mut Vec<Action>,
+    ) {
+        // An answer may be complete before anybody saw a content-bearing token in it.
+        self.first_token(now, id, attempt);
+        let Some(flight) = self.flights.get(&id).filter(|f| f.attempts == attempt) else { return };
+        let State::Sent { replica, cached, stamp, .. } = flight.state else { return };
+        let request = &flight.request;
+        if let Some(actual) = usage.cached_tokens {
+            self.stats.predicted_cached_tokens += u64::from(cached);
+            self.stats.actual_cached_tokens += u64::from(actual);
+            // The last prompt token is always computed, so one less than predicted is no sign of eviction.
+            if self.config.correct_index && actual + 1 < cached {
+                self.index.truncate(&request.symbols, actual, replica, stamp);
+            }
+        }
+        if let Some(answer) = answer.filter(|_| self.config.learn_answers) {
+            self.learned.clear();
+            self.learned.extend_from_slice(&request.symbols[..answer.keep.min(request.symbols.len())]);
+            self.learned.extend_from_slice(&answer.tail);
+            self.index.insert(&self.learned, answer.tokens, replica);
+        }
+        self.end(id, Status::Finished, "", actions);
+    }
+
+    pub(super) fn failed(
+        &mut self,
+        now: Time,
+        id: RequestId,
+        attempt: u8,
+        failure: Failure,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(flight) = self.flights.get(&id).filter(|f| f.attempts == attempt) else { return };
+        let State::Sent { replica, running, .. } = flight.state else { return };
+        let (replicas_fault, may_retry) = failure.traits();
+        if replicas_fault {
+            self.blame(now, replica);
+        }
+        if running {
+            self.end(id, Status::Failed, "after-first-token", actions);
+        } else if !may_retry {
+            self.end(id, Status::Failed, "client-error", actions);
+        } else if attempt >= self.config.max_attempts {
+            self.end(id, Status::Failed, "attempts", actions);
+        } else if self.retry_tokens < 1.0 {
+            self.end(id, Status::Failed, "retry-budget", actions);
+        } else {
+            self.retry_tokens -= 1.0;
+            self.again(now, id, actions);
+        }
+    }
+
+    /// Takes a dispatched request back and sends it elsewhere, or queues it ahead of the others.
+    pub(super) fn again(&mut self, now: Time, id: RequestId, actions: &mut Vec<Action>) {
+        self.release(id);
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        if let State::Sent { replica, .. } = flight.state {
+            flight.tried.insert(replica);
+        }
+        flight.state = State::Queued { ticket: u64::MAX };
+        if !self.route(now, id, actions) {
+            self.enqueue(now, id, true, actions);
+        }
+    }
+
+    /// A request failed through the replica's fault.
+    fn blame(&mut self, now: Time, replica: ReplicaId) {
+        let at = &mut self.replicas[replica.index()];
+        if at.breaker.failed(now, &self.config.breaker) {
+            if let Some(reopens) = at.reopens(now) {
+                self.timers.set(reopens, Timer::Reopen(replica));
+            }
+            self.index.forget(replica);
+        }
+    }
+
+    /// Ends a request from this side: the client left or time ran out.
+    pub(super) fn give_up(&mut self, id: RequestId, status: Status, reason: &'static str, actions: &mut Vec<Action>) {
+        let Some(flight) = self.flights.get(&id) else { return };
+        if let State::Sent { replica, .. } = flight.state {
+            actions.push(Action::Cancel { id, replica, attempt: flight.attempts });
+        }
+        self.end(id, status, reason, actions);
+    }
+
+    /// Forgets a request and says so, once.
+    pub(super) fn end(&mut self, id: RequestId, status: Status, reason: &'static str, actions: &mut Vec<Action>) {
+        self.release(id);
+        if let Some(flight) = self.flights.remove(&id) {
+            if matches!(flight.state, State::Queued { ticket } if ticket != u64::MAX) {
+                self.queued -= 1;
+            }
+            self.stats.ended[status as usize] += 1;
+            actions.push(Action::Done { id, status, reason });
+        }
+    }
+
+    /// Gives back what a dispatched request is booked with.
+    fn release(&mut self, id: RequestId) {
+        let Some(flight) = self.flights.get(&id) else { return };
+        let State::Sent { replica, uncached, running, .. } = flight.state else { return };
+        let at = &mut self.replicas[replica.index()];
+        let tokens = flight.request.ask.prompt_tokens;
+        if running {
+            at.load.stop_running(tokens);
+        } else {
+            at.load.stop_waiting(tokens, uncached);
+        }
+        if at.spec.kind == Kind::Peer {
+            at.peer.settled(id);
+        }
+    }
+}

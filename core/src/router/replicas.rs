@@ -1,0 +1,100 @@
+//! What is heard of and done to replicas.
+
+use super::{Action, Event, Router, State};
+use crate::fleet::{Health, Kind, Replica};
+use crate::radix::Symbol;
+use crate::{MAX_REPLICAS, ReplicaId, RequestId, Time};
+
+impl<S: Symbol> Router<S> {
+    pub(super) fn replica_event(&mut self, now: Time, event: Event<S>, actions: &mut Vec<Action>) {
+        match event {
+            Event::Scraped { replica, report } => {
+                let Some(at) = self.heard(now, replica) else { return };
+                at.engine = Some((report, now));
+                if report.kv_tokens > 0 && at.spec.kv_tokens != Some(report.kv_tokens) {
+                    at.spec.kv_tokens = Some(report.kv_tokens);
+                    self.index.set_budget(replica, report.kv_tokens);
+                }
+            }
+            Event::Probed { replica, rtt_ms } => {
+                if let Some(at) = self.heard(now, replica) {
+                    at.rtt.add(now, rtt_ms);
+                }
+            }
+            Event::ScrapeFailed { replica } | Event::ProbeFailed { replica } => {
+                let limit = self.config.unhealthy_after;
+                if self.known(replica).is_some_and(|at| at.failed(limit)) {
+                    self.index.forget(replica);
+                    self.evacuate(now, replica, actions);
+                }
+            }
+            Event::PeerReported { replica, report, seen } => {
+                let Some(at) = self.known(replica).filter(|at| at.spec.kind == Kind::Peer) else { return };
+                at.peer.reported(report, seen);
+                if report.healthy {
+                    at.succeeded(now);
+                } else {
+                    at.health = Health::Down;
+                }
+            }
+            Event::ReplicaAdded(spec) if self.replicas.len() < MAX_REPLICAS => {
+                if let Some(tokens) = spec.kv_tokens {
+                    self.index.set_budget(ReplicaId(self.replicas.len() as u16), tokens);
+                }
+                let mut fresh = Replica::new(spec);
+                // Joining a fleet at work, its cache is cold; at start-up all are.
+                fresh.recovered = (self.stats.arrived > 0).then_some(now);
+                self.replicas.push(fresh);
+            }
+            Event::ReplicaDraining { replica, draining } => {
+                if let Some(at) = self.known(replica) {
+                    at.draining = draining;
+                }
+            }
+            Event::ReplicaRemoved { replica } => self.removed(now, replica, actions),
+            Event::ReplicaFlushed { replica } => self.index.forget(replica),
+            _ => {}
+        }
+    }
+
+    fn known(&mut self, replica: ReplicaId) -> Option<&mut Replica> {
+        self.replicas.get_mut(replica.index()).filter(|r| !r.removed)
+    }
+
+    /// A replica answered a probe or scrape.
+    fn heard(&mut self, now: Time, replica: ReplicaId) -> Option<&mut Replica> {
+        let at = self.known(replica)?;
+        if at.succeeded(now) {
+            at.breaker.half_open(now);
+        }
+        Some(at)
+    }
+
+    fn removed(&mut self, now: Time, replica: ReplicaId, actions: &mut Vec<Action>) {
+        let Some(at) = self.known(replica) else { return };
+        at.removed = true;
+        self.index.forget(replica);
+        self.call_back(now, replica, actions);
+    }
+
+    /// A replica went silent: what waits there is better off elsewhere, if there is an elsewhere.
+    fn evacuate(&mut self, now: Time, replica: ReplicaId, actions: &mut Vec<Action>) {
+        let gates = &self.config.gates;
+        if self.replicas.iter().any(|r| !r.removed && r.closed(now, gates).is_none()) {
+            self.call_back(now, replica, actions);
+        }
+    }
+
+    /// Sends every request that has no first token from `replica` elsewhere.
+    fn call_back(&mut self, now: Time, replica: ReplicaId, actions: &mut Vec<Action>) {
+        let here = |state: &State| matches!(*state, State::Sent { replica: r, running: false, .. } if r == replica);
+        let mut waiting: Vec<RequestId> =
+            self.flights.iter().filter(|(_, f)| here(&f.state)).map(|(&id, _)| id).collect();
+        waiting.sort_unstable();
+        for id in waiting {
+            let attempt = self.flights[&id].attempts;
+            actions.push(Action::Cancel { id, replica, attempt });
+            self.again(now, id, actions);
+        }
+    }
+}

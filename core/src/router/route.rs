@@ -1,0 +1,126 @@
+//! Choosing and booking, and emptying the queue.
+
+use super::{Action, DecisionRecord, Dispatch, LearnAt, Router, State, waits};
+use crate::fleet::Kind;
+use crate::policy::{Exclusion, Terms};
+use crate::radix::Symbol;
+use crate::{ReplicaId, ReplicaSet, RequestId, Span, Time};
+
+impl<S: Symbol> Router<S> {
+    /// Asks the policy for `id` and dispatches it; false if no replica can take it now.
+    pub(super) fn route(&mut self, now: Time, id: RequestId, actions: &mut Vec<Action>) -> bool {
+        self.gather(now, id);
+        if self.candidates.iter().all(|c| c.excluded.is_some()) {
+            // Having tried everyone is no reason to give up: they may have recovered.
+            let tried = self.candidates.iter().any(|c| c.excluded == Some(Exclusion::Tried));
+            let Some(flight) = self.flights.get_mut(&id).filter(|_| tried) else { return false };
+            flight.tried = ReplicaSet::EMPTY;
+            self.gather(now, id);
+        }
+        let Some(flight) = self.flights.get_mut(&id) else { return true };
+        self.terms.clear();
+        self.terms.resize(self.candidates.len(), Terms::default());
+        let ask = flight.request.ask;
+        let choice = self.policy.choose(&ask, &self.candidates, &mut self.terms, &mut self.rng);
+        let chosen = choice.chosen.filter(|&i| self.candidates[i].excluded.is_none());
+        debug_assert_eq!(chosen, choice.chosen, "{} chose an excluded replica", self.policy.name());
+        if self.config.record_decisions {
+            let ages = self.candidates.iter().map(|c| self.replicas[c.id.index()].rtt_age(now).map(Span::ms));
+            let rows = self.candidates.iter().zip(&self.terms).zip(ages);
+            actions.push(Action::Decided(Box::new(DecisionRecord {
+                id,
+                at: now,
+                ask,
+                policy: self.policy.name(),
+                chosen,
+                reason: choice.reason,
+                candidates: rows.map(|((c, t), age)| (c.clone(), *t, age)).collect(),
+            })));
+        }
+        let Some(chosen) = chosen else { return false };
+        let candidate = &self.candidates[chosen];
+        let (replica, uncached) = (candidate.id, candidate.uncached(ask.prompt_tokens));
+        let booked = &mut self.replicas[replica.index()];
+        booked.book(now, id, ask.prompt_tokens, uncached);
+        let forward = booked.spec.kind == Kind::Peer;
+        flight.attempts += 1;
+        let cached = ask.prompt_tokens - uncached;
+        flight.state = State::Sent { replica, uncached, cached, stamp: self.index.stamp(), running: false };
+        let dispatch = Dispatch {
+            id,
+            replica,
+            attempt: flight.attempts,
+            forward,
+            cached_tokens: cached,
+            score: self.terms[chosen].total,
+            reason: choice.reason,
+        };
+        if self.config.learn_at == LearnAt::Dispatch {
+            self.index.insert(&flight.request.symbols, ask.prompt_tokens, replica);
+        }
+        self.stats.retried += u64::from(dispatch.attempt > 1);
+        if forward {
+            self.stats.forwarded += 1;
+        } else {
+            self.stats.dispatched += 1;
+        }
+        actions.push(Action::Dispatch(dispatch));
+        true
+    }
+
+    /// Fills `candidates` with what is believed of every replica now.
+    fn gather(&mut self, now: Time, id: RequestId) {
+        self.candidates.clear();
+        let Some(flight) = self.flights.get(&id) else { return };
+        let request = &flight.request;
+        self.matched.resize(self.replicas.len(), 0);
+        self.index.lookup(&request.symbols, &mut self.matched);
+        for (slot, replica) in self.replicas.iter().enumerate().filter(|(_, r)| !r.removed) {
+            let id = ReplicaId(slot as u16);
+            let mut excluded = replica.closed(now, &self.config.gates);
+            if replica.spec.kind == Kind::Peer && request.hops >= self.config.max_hops {
+                excluded = Some(Exclusion::Hops);
+            } else if excluded.is_none() && flight.tried.contains(id) {
+                excluded = Some(Exclusion::Tried);
+            }
+            let cached = self.matched[slot].min(request.ask.prompt_tokens);
+            self.candidates.push(replica.candidate(id, now, excluded, cached));
+        }
+    }
+
+    /// Dispatches waiting requests in order for as long as there is room.
+    pub(super) fn pump(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if self.queued == 0 {
+            self.queue.clear();
+            return;
+        }
+        let gates = &self.config.gates;
+        // Requests that may go anywhere need any open replica; those without a hop left need one that is no peer.
+        let open = |peers: bool| {
+            self.replicas
+                .iter()
+                .any(|r| !r.removed && (peers || r.spec.kind != Kind::Peer) && r.closed(now, gates).is_none())
+        };
+        if !open(true) {
+            return;
+        }
+        let mut kept = Vec::new();
+        while let Some((id, ticket)) = self.queue.pop_front() {
+            if !waits(&self.flights, id, ticket) {
+                continue;
+            }
+            if self.route(now, id, actions) {
+                self.queued -= 1;
+                continue;
+            }
+            kept.push((id, ticket));
+            // If this one may go anywhere, nobody behind it fares better.
+            if self.candidates.iter().all(|c| c.excluded != Some(Exclusion::Hops)) {
+                break;
+            }
+        }
+        for entry in kept.into_iter().rev() {
+            self.queue.push_front(entry);
+        }
+    }
+}

@@ -1,0 +1,376 @@
+use super::*;
+use crate::fleet::{EngineReport, Kind, PeerReport, ReplicaSpec};
+use crate::policy::{Ask, Choice, least};
+use crate::rng;
+use rand::RngExt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Least requests, ties at random: enough of a policy to exercise the machine.
+#[derive(Debug)]
+struct LeastRequests;
+
+impl Policy for LeastRequests {
+    fn name(&self) -> &'static str {
+        "test"
+    }
+    fn choose(&mut self, _: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+        for (candidate, term) in candidates.iter().zip(terms) {
+            term.total = f64::from(candidate.requests());
+        }
+        Choice::own(least(candidates, rng, |_, c| f64::from(c.requests())))
+    }
+}
+
+fn at(ms: u64) -> Time {
+    Time(ms * 1_000_000)
+}
+
+fn spec(name: &str, kind: Kind) -> ReplicaSpec {
+    ReplicaSpec { name: name.into(), kind, ms_per_token: None, kv_tokens: Some(1_000) }
+}
+
+fn router(config: RouterConfig, kinds: &[Kind]) -> Router<u8> {
+    let mut router = Router::new(config, Box::new(LeastRequests), Some(1), rng::stream(1, "ties", 0));
+    for (i, &kind) in kinds.iter().enumerate() {
+        router.handle(at(0), Event::ReplicaAdded(spec(&format!("r{i}"), kind)), &mut Vec::new());
+    }
+    router
+}
+
+fn ask(id: u64, prompt: &str) -> Event<u8> {
+    let symbols: Arc<[u8]> = prompt.as_bytes().into();
+    let ask = Ask { prompt_tokens: symbols.len() as u32, ..Ask::default() };
+    Event::Arrived(Request { id: RequestId(id), symbols, ask, hops: 0, deadline: None })
+}
+
+fn tell(router: &mut Router<u8>, ms: u64, event: Event<u8>) -> Vec<Action> {
+    let mut actions = Vec::new();
+    router.handle(at(ms), event, &mut actions);
+    actions.retain(|a| !matches!(a, Action::SetTimer(_)));
+    actions
+}
+
+fn sent(actions: &[Action]) -> Vec<(u64, u16, u8)> {
+    let dispatch = |a: &Action| match a {
+        Action::Dispatch(d) => Some((d.id.0, d.replica.0, d.attempt)),
+        _ => None,
+    };
+    actions.iter().filter_map(dispatch).collect()
+}
+
+fn done(id: u64, status: Status, reason: &'static str) -> Action {
+    Action::Done { id: RequestId(id), status, reason }
+}
+
+fn finish(id: u64, attempt: u8) -> Event<u8> {
+    Event::Finished { id: RequestId(id), attempt, usage: Usage::default(), answer: None }
+}
+
+fn fail(id: u64, attempt: u8, failure: Failure) -> Event<u8> {
+    Event::Failed { id: RequestId(id), attempt, failure }
+}
+
+const REMOTE: Kind = Kind::Remote;
+
+#[test]
+fn counters_follow_a_request_and_return_to_zero() {
+    let mut r = router(RouterConfig::default(), &[REMOTE]);
+    assert_eq!(sent(&tell(&mut r, 1, ask(1, "abcd"))), [(1, 0, 1)]);
+    assert_eq!((r.replicas()[0].load.waiting_tokens, r.replicas()[0].load.waiting_uncached_tokens), (4, 4));
+    tell(&mut r, 2, Event::FirstToken { id: RequestId(1), attempt: 1 });
+    tell(&mut r, 2, Event::FirstToken { id: RequestId(1), attempt: 1 });
+    assert_eq!((r.replicas()[0].load.waiting_requests, r.replicas()[0].load.running_tokens), (0, 4));
+    assert_eq!(tell(&mut r, 3, finish(1, 1)), [done(1, Status::Finished, "")]);
+    assert_eq!(tell(&mut r, 4, finish(1, 1)), []);
+    assert_eq!(r.replicas()[0].load, crate::fleet::Load::default());
+    // The prompt was learned at the first token.
+    tell(&mut r, 5, ask(2, "abcdef"));
+    assert_eq!(r.replicas()[0].load.waiting_uncached_tokens, 2);
+}
+
+#[test]
+fn waits_in_order_behind_a_closed_gate_and_nobody_overtakes() {
+    let mut config = RouterConfig { queue_limit: 2, ..RouterConfig::default() };
+    config.gates.max_running = Some(1);
+    let mut r = router(config, &[REMOTE]);
+    tell(&mut r, 0, ask(1, "a"));
+    assert_eq!(tell(&mut r, 1, ask(2, "b")), [Action::Queued { id: RequestId(2) }]);
+    tell(&mut r, 2, ask(3, "c"));
+    assert_eq!(tell(&mut r, 3, ask(4, "d")), [done(4, Status::Rejected, "queue-full")]);
+    assert_eq!(sent(&tell(&mut r, 4, finish(1, 1))), [(2, 0, 1)]);
+    assert_eq!((r.queue_len(), r.in_flight()), (1, 2));
+    assert_eq!(sent(&tell(&mut r, 5, Event::ClientGone { id: RequestId(2) })), [(3, 0, 1)]);
+}
+
+#[test]
+fn a_queued_request_times_out_and_does_not_run_later() {
+    let mut config = RouterConfig { queue_timeout_ms: 50.0, ..RouterConfig::default() };
+    config.gates.max_running = Some(1);
+    let mut r = router(config, &[REMOTE]);
+    tell(&mut r, 0, ask(1, "a"));
+    let mut actions = Vec::new();
+    r.handle(at(10), ask(2, "b"), &mut actions);
+    assert!(actions.contains(&Action::SetTimer(at(60))), "{actions:?}");
+    assert_eq!(tell(&mut r, 59, Event::Timer), []);
+    assert_eq!(tell(&mut r, 60, Event::Timer), [done(2, Status::TimedOut, "queue-timeout")]);
+    assert_eq!(sent(&tell(&mut r, 61, finish(1, 1))), []);
+}
+
+#[test]
+fn retries_elsewhere_before_the_first_token_and_never_after() {
+    let mut r = router(RouterConfig::default(), &[REMOTE, REMOTE]);
+    let first = sent(&tell(&mut r, 0, ask(1, "a")))[0].1;
+    assert_eq!(sent(&tell(&mut r, 1, fail(1, 1, Failure::Connection))), [(1, 1 - first, 2)]);
+    assert_eq!(tell(&mut r, 2, fail(1, 1, Failure::Connection)), [], "news of an old attempt");
+    tell(&mut r, 3, Event::FirstToken { id: RequestId(1), attempt: 2 });
+    let end = tell(&mut r, 4, fail(1, 2, Failure::Connection));
+    assert_eq!(end, [done(1, Status::Failed, "after-first-token")]);
+    tell(&mut r, 5, ask(2, "b"));
+    assert_eq!(tell(&mut r, 6, fail(2, 1, Failure::Client)), [done(2, Status::Failed, "client-error")]);
+}
+
+#[test]
+fn a_dead_replica_is_left_alone_then_tried_with_one_request() {
+    let mut r = router(RouterConfig::default(), &[REMOTE]);
+    for (i, id) in (1..=3).enumerate() {
+        tell(&mut r, i as u64, ask(id, "a"));
+    }
+    // Three failures in a row open the breaker; the requests wait, none is lost.
+    for id in 1..=3 {
+        tell(&mut r, 10, fail(id, 1, Failure::Connection));
+    }
+    for id in 1..=2 {
+        tell(&mut r, 10, fail(id, 2, Failure::Connection));
+    }
+    assert_eq!(tell(&mut r, 400, ask(4, "a")), [Action::Queued { id: RequestId(4) }]);
+    let trial = sent(&tell(&mut r, 600, Event::Timer));
+    assert_eq!(trial.len(), 1, "half open: one trial, {trial:?}");
+    let (id, _, attempt) = trial[0];
+    let more = sent(&tell(&mut r, 700, Event::FirstToken { id: RequestId(id), attempt }));
+    assert!(more.is_empty(), "slow start: one request first, {more:?}");
+    assert!(!sent(&tell(&mut r, 2_700, Event::Timer)).is_empty(), "then more");
+}
+
+#[test]
+fn an_edge_forwards_once_and_never_twice() {
+    let mut config = RouterConfig::default();
+    config.gates.max_running = Some(1);
+    let mut r = router(config, &[Kind::Local, Kind::Peer]);
+    let report = PeerReport { healthy: true, ..PeerReport::default() };
+    tell(&mut r, 0, Event::PeerReported { replica: ReplicaId(1), report, seen: at(0) });
+    let mut targets = BTreeSet::new();
+    for id in 1..=2 {
+        let actions = tell(&mut r, 1, ask(id, "a"));
+        let Action::Dispatch(d) = actions[0] else { panic!("{actions:?}") };
+        assert_eq!(d.forward, d.replica == ReplicaId(1));
+        targets.insert(d.replica);
+    }
+    assert_eq!(targets.len(), 2);
+    let Event::Arrived(mut request) = ask(3, "a") else { unreachable!() };
+    request.hops = 1;
+    // Both full; then the peer frees, which does not help a request that was forwarded already.
+    assert_eq!(tell(&mut r, 2, Event::Arrived(request)), [Action::Queued { id: RequestId(3) }]);
+    tell(&mut r, 2, ask(4, "b"));
+    let (peer_request, local_request) = if r.replicas()[0].load.requests() == 1 { (2, 1) } else { (1, 2) };
+    let moved = [peer_request, local_request].map(|id| sent(&tell(&mut r, 3, finish(id, 1))));
+    let all: Vec<_> = moved.concat();
+    for (id, replica, _) in all {
+        assert!(id != 3 || replica == 0);
+    }
+    assert_eq!(r.queue_len(), 0);
+}
+
+#[test]
+fn removing_a_replica_calls_its_waiting_requests_back() {
+    let mut r = router(RouterConfig::default(), &[REMOTE]);
+    tell(&mut r, 0, ask(1, "a"));
+    tell(&mut r, 0, Event::ReplicaAdded(spec("b", REMOTE)));
+    let actions = tell(&mut r, 1, Event::ReplicaRemoved { replica: ReplicaId(0) });
+    assert_eq!(actions[0], Action::Cancel { id: RequestId(1), replica: ReplicaId(0), attempt: 1 });
+    assert_eq!(sent(&actions), [(1, 1, 2)]);
+    tell(&mut r, 2, Event::ReplicaRemoved { replica: ReplicaId(1) });
+    let end = tell(&mut r, 3, ask(2, "b"));
+    assert_eq!(end, [done(2, Status::Rejected, "no-replicas")]);
+}
+
+#[test]
+fn usage_corrects_the_index_and_the_answer_is_learned() {
+    let mut r = router(RouterConfig::default(), &[REMOTE]);
+    tell(&mut r, 0, ask(1, "abcdefgh"));
+    let answer = Some(Answer { keep: 8, tail: b"XYZ".as_slice().into(), tokens: 11 });
+    let usage = Usage { cached_tokens: Some(0), output_tokens: 3 };
+    tell(&mut r, 1, Event::Finished { id: RequestId(1), attempt: 1, usage, answer });
+    let mut matched = [0];
+    r.index().lookup(b"abcdefghXYZ!", &mut matched);
+    assert_eq!(matched, [11]);
+    // The engine evicted all but two tokens meanwhile; the finished prompt is there again, the old answer is not.
+    tell(&mut r, 2, ask(2, "abcdefgh"));
+    let usage = Usage { cached_tokens: Some(2), output_tokens: 1 };
+    tell(&mut r, 3, Event::Finished { id: RequestId(2), attempt: 1, usage, answer: None });
+    r.index().lookup(b"abcdefghXYZ!", &mut matched);
+    assert_eq!(matched, [8]);
+    assert_eq!((r.stats().predicted_cached_tokens, r.stats().actual_cached_tokens), (8, 2));
+}
+
+#[test]
+fn a_deadline_passes_before_the_first_token_only() {
+    let mut r = router(RouterConfig::default(), &[REMOTE]);
+    for id in 1..=2 {
+        let Event::Arrived(mut request) = ask(id, "a") else { unreachable!() };
+        request.deadline = Some(at(100));
+        tell(&mut r, 0, Event::Arrived(request));
+    }
+    tell(&mut r, 50, Event::FirstToken { id: RequestId(1), attempt: 1 });
+    let cancel = Action::Cancel { id: RequestId(2), replica: ReplicaId(0), attempt: 1 };
+    assert_eq!(tell(&mut r, 100, Event::Timer), [cancel, done(2, Status::TimedOut, "deadline")]);
+    assert_eq!(tell(&mut r, 101, finish(1, 1)), [done(1, Status::Finished, "")]);
+}
+
+/// Drives a router with random events and faults and checks its promises at every step. Returns a digest of all
+/// actions.
+fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
+    let mut rng = rng::stream(seed, "soak", 0);
+    let mut config = RouterConfig {
+        queue_limit: 30,
+        queue_timeout_ms: 300.0,
+        index_bytes: 60_000,
+        record_decisions: true,
+        ..RouterConfig::default()
+    };
+    config.gates = Gates { max_running: Some(6), slow_start_ms: 40.0, ..Gates::default() };
+    let kinds = if edge { vec![Kind::Local, Kind::Peer, Kind::Peer] } else { vec![REMOTE; 4] };
+    let mut router = router(config, &kinds);
+    let (mut now, mut next, mut armed, mut digest) = (Time::ZERO, 0u64, Time::NEVER, 0u64);
+    let mut open: BTreeMap<u64, Option<(u16, u8, bool)>> = BTreeMap::new(); // id -> where it is
+    let mut actions = Vec::new();
+    let mut peak = 0;
+    for step in 0..steps {
+        now += Span::from_ms(f64::from(rng.random_range(0..8u32)));
+        let draining = step > steps - 2_000; // let everything end
+        let slots = router.replicas().len() as u16;
+        let replica = ReplicaId(rng.random_range(0..slots));
+        let pick = |open: &BTreeMap<u64, Option<(u16, u8, bool)>>, n: usize| {
+            open.iter().filter_map(|(&id, &s)| s.map(|s| (id, s))).nth(n % open.len().max(1))
+        };
+        let nth = rng.random_range(0..64usize);
+        let event = match rng.random_range(0..100u32) {
+            0..30 if !draining => {
+                next += 1;
+                open.insert(next, None);
+                let prompt = format!("{}{}", "sys".repeat(rng.random_range(0..9)), rng.random_range(0..40u32));
+                let Event::Arrived(mut request) = ask(next, &prompt) else { unreachable!() };
+                request.hops = u8::from(rng.random_range(0..10u32) == 0);
+                request.deadline = (rng.random_range(0..5u32) == 0).then(|| now + Span::from_ms(200.0));
+                Event::Arrived(request)
+            }
+            30..50 => match pick(&open, nth) {
+                Some((id, (_, attempt, _))) => Event::FirstToken { id: RequestId(id), attempt },
+                None => Event::Timer,
+            },
+            50..72 => match pick(&open, nth) {
+                Some((id, (_, attempt, _))) => {
+                    let usage = Usage { cached_tokens: Some(rng.random_range(0..20)), output_tokens: 3 };
+                    let answer = Some(Answer { keep: 2, tail: b"zz".as_slice().into(), tokens: 4 });
+                    Event::Finished { id: RequestId(id), attempt, usage, answer }
+                }
+                None => Event::Timer,
+            },
+            72..77 => match pick(&open, nth) {
+                Some((id, (_, attempt, _))) => {
+                    let kinds = [Failure::Connection, Failure::Server, Failure::Overloaded, Failure::Client];
+                    fail(id, attempt, kinds[rng.random_range(0..4usize)])
+                }
+                None => Event::Timer,
+            },
+            77..79 => match open.keys().nth(nth % open.len().max(1)) {
+                Some(&id) => Event::ClientGone { id: RequestId(id) },
+                None => Event::Timer,
+            },
+            79..82 if !draining => Event::ProbeFailed { replica },
+            82..86 => Event::Probed { replica, rtt_ms: f64::from(rng.random_range(1..300u32)) },
+            86..89 => {
+                let report =
+                    EngineReport { queued: 1, used_tokens: rng.random_range(0..1000), kv_tokens: 1000, running: 2 };
+                Event::Scraped { replica, report }
+            }
+            89 if !draining => Event::ReplicaDraining { replica, draining: rng.random_range(0..3u32) == 0 },
+            89 => Event::ReplicaDraining { replica, draining: false },
+            90 if step % 997 == 0 => Event::ReplicaRemoved { replica },
+            91 if router.has_room() && slots < 12 && step % 499 == 0 => Event::ReplicaAdded(spec("new", REMOTE)),
+            92 => Event::ReplicaFlushed { replica },
+            93 => {
+                let report = PeerReport { healthy: draining || rng.random_range(0..4u32) > 0, ..PeerReport::default() };
+                Event::PeerReported { replica, report, seen: now }
+            }
+            _ => {
+                now = now.max(if armed == Time::NEVER { now } else { armed });
+                Event::Timer
+            }
+        };
+        actions.clear();
+        router.handle(now, event, &mut actions);
+        for action in &actions {
+            let text = format!("{action:?}");
+            digest = xxhash_rust::xxh3::xxh3_64_with_seed(text.as_bytes(), digest);
+            match action {
+                Action::Dispatch(d) => {
+                    let target = &router.replicas()[d.replica.index()];
+                    assert!(!target.removed && !target.draining, "step {step}: dispatched to a leaving replica");
+                    assert!(target.health != crate::fleet::Health::Down, "step {step}: dispatched to a dead replica");
+                    assert!(d.attempt <= router.config().max_attempts);
+                    assert_eq!(d.forward, target.spec.kind == Kind::Peer);
+                    let place = open.get_mut(&d.id.0).expect("dispatch of a request that is over");
+                    *place = Some((d.replica.0, d.attempt, false));
+                }
+                Action::Queued { id } => *open.get_mut(&id.0).expect("queued after its end") = None,
+                Action::Done { id, .. } => assert!(open.remove(&id.0).is_some(), "step {step}: {id:?} ended twice"),
+                Action::SetTimer(at) => armed = *at,
+                Action::Cancel { .. } | Action::Decided(_) => {}
+            }
+        }
+        assert_eq!(router.in_flight(), open.len(), "step {step}");
+        assert_eq!(router.queue_len(), open.values().filter(|p| p.is_none()).count(), "step {step}");
+        let booked: u32 = router.replicas().iter().map(|r| r.load.requests()).sum();
+        assert_eq!(booked as usize, open.values().filter(|p| p.is_some()).count(), "step {step}");
+        assert!(router.index().bytes() <= 60_000);
+        peak = peak.max(open.len());
+        assert!(router.queue.len() <= 2 * peak + 65);
+        assert!(router.timers.len() <= 4 * peak + 300, "timers are bounded");
+    }
+    assert!(next > u64::from(steps) / 10, "the run was busy");
+    // What is left has a way out: time alone ends the queued, the host ends the rest.
+    let left: Vec<_> = open.iter().filter_map(|(&id, s)| s.map(|s| (id, s.1))).collect();
+    for (id, attempt) in left {
+        router.handle(now, finish(id, attempt), &mut Vec::new());
+    }
+    now += Span::from_ms(1_000_000.0);
+    let mut rounds = 0;
+    while router.in_flight() > 0 && rounds < 1000 {
+        actions.clear();
+        router.handle(now, Event::Timer, &mut actions);
+        for (id, _, attempt) in sent(&actions) {
+            router.handle(now, finish(id, attempt), &mut Vec::new());
+        }
+        rounds += 1;
+    }
+    assert_eq!((router.in_flight(), router.queue_len()), (0, 0));
+    for replica in router.replicas() {
+        assert_eq!(replica.load, crate::fleet::Load::default());
+    }
+    assert_eq!(router.stats().ended.iter().sum::<u64>(), router.stats().arrived);
+    digest
+}
+
+#[test]
+fn keeps_its_promises_under_random_events_and_faults() {
+    for seed in 0..4 {
+        soak(seed, 50_000, seed % 2 == 1);
+    }
+}
+
+#[test]
+fn same_seed_same_actions() {
+    assert_eq!(soak(9, 100_000, false), soak(9, 100_000, false));
+    assert_ne!(soak(9, 5_000, false), soak(10, 5_000, false));
+}
