@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod decide;
 pub mod fleet;
 pub mod ids;
 pub mod nearest;

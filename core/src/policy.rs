@@ -5,7 +5,6 @@
 
 use crate::ReplicaId;
 use crate::rng::ChaCha8Rng;
-use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 /// Why a candidate may not be chosen.
@@ -26,7 +25,7 @@ pub enum Exclusion {
 
 /// What an engine said of itself at the last scrape.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct EngineView {
     /// Requests running.
     pub running: u32,
@@ -68,12 +67,12 @@ pub struct Candidate {
 impl Candidate {
     /// Requests of ours there, waiting or running.
     pub fn requests(&self) -> u32 {
-        self.waiting_requests + self.running_requests
+        self.waiting_requests.saturating_add(self.running_requests)
     }
 
     /// Prompt tokens of ours there, waiting or running: W_u + D_u.
     pub fn tokens(&self) -> u64 {
-        self.waiting_tokens + self.running_tokens
+        self.waiting_tokens.saturating_add(self.running_tokens)
     }
 
     /// Prompt tokens of this request that it would have to compute: U_u.
@@ -135,36 +134,44 @@ pub trait Policy: std::fmt::Debug + Send {
     /// Its name in the registry.
     fn name(&self) -> &'static str;
 
+    /// Whether the total of a candidate's [`Terms`] is a prediction of its time to first token in ms.
+    fn predicts_ttft(&self) -> bool {
+        false
+    }
+
     /// Scores every candidate into `terms` (same length as `candidates`, zeroed) and chooses one that is not
     /// excluded. Deterministic but for `rng`.
     fn choose(&mut self, ask: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice;
 }
 
 /// Index of the least key among candidates that are not excluded; exact ties at random.
-/// Keys are compared by `total_cmp`, so NaN loses and never panics. Draws from `rng` only when there is a tie.
+/// NaN loses to every number and never panics. Draws from `rng` only when there is a tie.
 pub fn least(
     candidates: &[Candidate],
     rng: &mut ChaCha8Rng,
     mut key: impl FnMut(usize, &Candidate) -> f64,
 ) -> Option<usize> {
-    let mut best: Option<(f64, usize)> = None;
-    let mut ties = 0u32;
-    for (i, candidate) in candidates.iter().enumerate().filter(|(_, c)| c.excluded.is_none()) {
-        let value = key(i, candidate) + 0.0; // -0.0 ties with 0.0
-        match best {
-            Some((least, _)) if value.total_cmp(&least).is_gt() => {}
-            Some((least, _)) if value.total_cmp(&least).is_eq() => {
-                // Reservoir: the k-th of k equals wins with probability 1/k.
-                ties += 1;
-                if rng.random_range(0..=ties) == 0 {
-                    best = Some((value, i));
-                }
-            }
-            _ => {
-                best = Some((value, i));
-                ties = 0;
-            }
-        }
-    }
-    best.map(|(_, i)| i)
+    select::least_of(candidates, rng, |i, candidate| Some([key(i, candidate)]))
 }
+
+mod registry;
+mod select;
+pub(crate) mod settings;
+
+pub mod cache_aware;
+pub mod gorgo;
+pub mod kv_cost;
+pub mod least_load;
+pub mod least_request;
+pub mod nearest;
+pub mod power_of_two;
+pub mod prefix_cache;
+pub mod prefix_tree;
+pub mod random;
+pub mod round_robin;
+pub mod session_affinity;
+pub mod simple_session_affinity;
+
+pub use registry::{PolicyConfig, PolicyError};
+pub use select::{Signal, Unit, reason};
+pub use settings::NoSettings;

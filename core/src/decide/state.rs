@@ -1,0 +1,228 @@
+//! What a router knew at the moment of one decision, as a line of JSON, read strictly.
+
+use crate::ReplicaId;
+use crate::ids::MAX_REPLICAS;
+use crate::policy::settings::{MOST, strict};
+use crate::policy::{Ask, Candidate, EngineView, Exclusion};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Why a line cannot be decided. The caller adds the number of the line.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DecideError {
+    /// The line is not one JSON object.
+    #[error("not a JSON object: {0}")]
+    Json(String),
+    /// A field is missing, unknown, of the wrong type or out of range.
+    #[error("`{field}`: {message}")]
+    Field {
+        /// Its path, for example `replicas[1].rtt_ms`.
+        field: String,
+        /// The value and what would be right.
+        message: String,
+    },
+}
+
+/// A caller's key or a hash of one. Text is hashed with xxh3; a number is used as it is, and 0 means none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "text or a whole number of 0 or more")]
+pub enum Key {
+    /// A hash.
+    Hash(u64),
+    /// A name; empty means none.
+    Text(String),
+}
+
+impl Key {
+    /// As policies see it.
+    pub fn hash(&self) -> u64 {
+        match self {
+            Self::Hash(hash) => *hash,
+            Self::Text(text) if text.is_empty() => 0,
+            Self::Text(text) => xxh3_64(text.as_bytes()).max(1),
+        }
+    }
+}
+
+/// One replica of a state. Absent numbers are 0.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReplicaState {
+    /// Its name, unique in the state.
+    pub id: String,
+    /// False excludes it as [`Exclusion::Unhealthy`].
+    pub healthy: bool,
+    /// Any other reason why it may not be chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excluded: Option<Exclusion>,
+    /// Smoothed round trip router → replica, ms.
+    pub rtt_ms: f64,
+    /// Prompt tokens of this request believed cached there.
+    pub cached_tokens: u32,
+    /// Requests there without a first token yet.
+    pub waiting_requests: u32,
+    /// Their prompt tokens.
+    pub waiting_tokens: u64,
+    /// Those of them not cached when they were sent.
+    pub waiting_uncached_tokens: u64,
+    /// Requests there past their first token.
+    pub running_requests: u32,
+    /// Their prompt tokens.
+    pub running_tokens: u64,
+    /// The engine's last report; absent if never scraped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineView>,
+    /// Its own prefill rate, in place of the policy's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ms_per_token: Option<f64>,
+}
+
+impl Default for ReplicaState {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            healthy: true,
+            excluded: None,
+            rtt_ms: 0.0,
+            cached_tokens: 0,
+            waiting_requests: 0,
+            waiting_tokens: 0,
+            waiting_uncached_tokens: 0,
+            running_requests: 0,
+            running_tokens: 0,
+            engine: None,
+            ms_per_token: None,
+        }
+    }
+}
+
+impl ReplicaState {
+    /// As policies see it, in slot `slot`.
+    pub fn candidate(&self, slot: ReplicaId) -> Candidate {
+        Candidate {
+            id: slot,
+            excluded: if self.healthy { self.excluded } else { Some(Exclusion::Unhealthy) },
+            rtt_ms: self.rtt_ms,
+            cached_tokens: self.cached_tokens,
+            waiting_requests: self.waiting_requests,
+            waiting_tokens: self.waiting_tokens,
+            waiting_uncached_tokens: self.waiting_uncached_tokens,
+            running_requests: self.running_requests,
+            running_tokens: self.running_tokens,
+            engine: self.engine,
+            ms_per_token: self.ms_per_token,
+        }
+    }
+}
+
+/// What a router knew at the moment of one decision.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct State {
+    /// The request's name, copied to the decision.
+    pub id: String,
+    /// Its prompt length.
+    pub prompt_tokens: u32,
+    /// The caller's key, user or conversation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<Key>,
+    /// The first 256 tokens of the prompt, or a hash of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<Key>,
+    /// The fleet, at most [`MAX_REPLICAS`] of it.
+    pub replicas: Vec<ReplicaState>,
+}
+
+/// The fields of a state that are not the fleet.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Request {
+    id: Option<String>,
+    prompt_tokens: u32,
+    session: Option<Key>,
+    head: Option<Key>,
+    // Taken out before; here so that the list of known fields is whole.
+    #[serde(rename = "replicas")]
+    _replicas: Option<Value>,
+}
+
+impl State {
+    /// Reads one line.
+    ///
+    /// # Errors
+    /// The field and the value that cannot be used. Unknown fields are errors.
+    pub fn parse(line: &str) -> Result<Self, DecideError> {
+        let mut map: Map<String, Value> = serde_json::from_str(line).map_err(|error| {
+            let text = error.to_string();
+            let what = text.split(" at line ").next().unwrap_or(&text);
+            DecideError::Json(format!("{what} (column {})", error.column()))
+        })?;
+        let replicas = map.remove("replicas");
+        let request: Request = read("", map)?;
+        let id = request.id.ok_or_else(|| fault("id", "is missing; name the request"))?;
+        let Some(Value::Array(values)) = replicas else {
+            return Err(fault("replicas", "is missing or not a list; give a list of replicas"));
+        };
+        if values.len() > MAX_REPLICAS {
+            return Err(fault("replicas", format!("has {} entries; at most {MAX_REPLICAS} fit", values.len())));
+        }
+        let mut replicas: Vec<ReplicaState> = Vec::with_capacity(values.len());
+        for (i, value) in values.into_iter().enumerate() {
+            let replica = parse_replica(&format!("replicas[{i}]"), value)?;
+            if let Some(j) = replicas.iter().position(|other| other.id == replica.id) {
+                let message = format!("\"{}\" is also the id of replicas[{j}]; ids must differ", replica.id);
+                return Err(fault(format!("replicas[{i}].id"), message));
+            }
+            replicas.push(replica);
+        }
+        let Request { prompt_tokens, session, head, .. } = request;
+        Ok(Self { id, prompt_tokens, session, head, replicas })
+    }
+
+    /// What a policy may know of the request.
+    pub fn ask(&self) -> Ask {
+        let hash = |key: &Option<Key>| key.as_ref().map_or(0, Key::hash);
+        Ask { prompt_tokens: self.prompt_tokens, session: hash(&self.session), head: hash(&self.head) }
+    }
+}
+
+fn parse_replica(path: &str, value: Value) -> Result<ReplicaState, DecideError> {
+    let Value::Object(mut map) = value else {
+        return Err(fault(path, format!("is {value}; give an object with an `id`")));
+    };
+    let engine = map.remove("engine");
+    let mut replica: ReplicaState = read(path, map)?;
+    replica.engine = match engine {
+        None | Some(Value::Null) => None,
+        Some(Value::Object(map)) => Some(read(&format!("{path}.engine"), map)?),
+        Some(other) => {
+            return Err(fault(format!("{path}.engine"), format!("is {other}; give an object or leave it out")));
+        }
+    };
+    if replica.id.is_empty() {
+        return Err(fault(format!("{path}.id"), "is missing or empty; name the replica"));
+    }
+    let age = replica.engine.map(|engine| engine.age_ms);
+    for (key, number) in
+        [("rtt_ms", Some(replica.rtt_ms)), ("ms_per_token", replica.ms_per_token), ("engine.age_ms", age)]
+    {
+        if let Some(number) = number.filter(|number| !(0.0..=MOST).contains(number)) {
+            return Err(fault(format!("{path}.{key}"), format!("is {number}; it must lie between 0 and {MOST}")));
+        }
+    }
+    Ok(replica)
+}
+
+/// Reads an object at `path` strictly.
+fn read<T: serde::de::DeserializeOwned>(path: &str, map: Map<String, Value>) -> Result<T, DecideError> {
+    strict(map).map_err(|error| {
+        let parts = [Some(path.to_owned()).filter(|path| !path.is_empty()), error.key];
+        let field = parts.into_iter().flatten().collect::<Vec<_>>().join(".");
+        fault(if field.is_empty() { "line".to_owned() } else { field }, error.message)
+    })
+}
+
+fn fault(field: impl Into<String>, message: impl Into<String>) -> DecideError {
+    DecideError::Field { field: field.into(), message: message.into() }
+}

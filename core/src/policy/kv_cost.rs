@@ -1,0 +1,174 @@
+//! Dynamo KV router: cost in KV blocks.
+//!
+//! ```text
+//! b        = block_tokens
+//! prefill  = prefill_weight * max(0, (A + S) / b - overlap_weight * floor(C / b))
+//!            A = uncached tokens of waiting requests, S = prompt tokens, C = min(cached tokens there, S)
+//! waiting  = W / b                                      } the blocks active there
+//! running  = D / b + active_weight * requests there     }
+//! total    = prefill + waiting + running
+//! ```
+//!
+//! `temperature = 0`: the least total, exact ties at random. Above 0: candidate u with probability proportional to
+//! `exp(-(total - min) / (max - min) / temperature)`, all equal when max = min. Source: the default selector of
+//! Dynamo 1.6 (`overlap_credit`, `prefill_load_scale` and `w_active` there; device tier only, no decay). A partial
+//! block counts as its fraction.
+
+use super::select::eligible;
+use super::settings::{Settings, weight, within};
+use super::{Ask, Candidate, Choice, Policy, Terms, least};
+use crate::rng::ChaCha8Rng;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+/// Settings of [`KvCost`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KvCostConfig {
+    /// Blocks saved by a cached block.
+    pub overlap_weight: f64,
+    /// A block to compute against a block held.
+    pub prefill_weight: f64,
+    /// Blocks a request there weighs besides its own.
+    pub active_weight: f64,
+    /// Tokens of a KV block, at least 1.
+    pub block_tokens: u32,
+    /// Spread of the choice; 0 is argmin.
+    pub temperature: f64,
+}
+
+impl Default for KvCostConfig {
+    fn default() -> Self {
+        Self { overlap_weight: 1.0, prefill_weight: 1.0, active_weight: 0.0, block_tokens: 16, temperature: 0.0 }
+    }
+}
+
+impl Settings for KvCostConfig {
+    fn check(&self) -> Result<(), String> {
+        weight("overlap_weight", self.overlap_weight)?;
+        weight("prefill_weight", self.prefill_weight)?;
+        weight("active_weight", self.active_weight)?;
+        within("block_tokens", f64::from(self.block_tokens), 1.0, 1e9)?;
+        weight("temperature", self.temperature)
+    }
+}
+
+/// The policy. See the module page.
+#[derive(Debug, Clone)]
+pub struct KvCost {
+    config: KvCostConfig,
+}
+
+impl KvCost {
+    /// With these settings.
+    pub fn new(config: &KvCostConfig) -> Self {
+        Self { config: config.clone() }
+    }
+
+    fn cost(&self, ask: &Ask, candidate: &Candidate) -> Terms {
+        let block = self.config.block_tokens.max(1);
+        let b = f64::from(block);
+        let overlap = f64::from(candidate.cached_tokens.min(ask.prompt_tokens) / block);
+        let blocks = (candidate.waiting_uncached_tokens as f64 + f64::from(ask.prompt_tokens)) / b;
+        let prefill = self.config.prefill_weight * (blocks - self.config.overlap_weight * overlap).max(0.0);
+        let waiting = candidate.waiting_tokens as f64 / b;
+        let running = candidate.running_tokens as f64 / b + self.config.active_weight * f64::from(candidate.requests());
+        Terms { network: 0.0, prefill, waiting, running, total: prefill + waiting + running }
+    }
+
+    /// Softmax sampling over the totals.
+    fn sample(&self, candidates: &[Candidate], terms: &[Terms], rng: &mut ChaCha8Rng) -> Option<usize> {
+        let totals = eligible(candidates).map(|(i, _)| (i, terms[i].total));
+        let (min, max) = totals
+            .clone()
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(min, max), (_, total)| (min.min(total), max.max(total)));
+        let odds = |total: f64| {
+            let scaled = if max > min { (total - min) / (max - min) } else { 0.0 };
+            (-scaled / self.config.temperature).exp()
+        };
+        let sum: f64 = totals.clone().map(|(_, total)| odds(total)).sum();
+        let mut left = rng.random::<f64>() * sum;
+        let mut last = None;
+        for (i, total) in totals {
+            let odds = odds(total);
+            if odds > 0.0 {
+                last = Some(i);
+                left -= odds;
+            }
+            if left < 0.0 {
+                break;
+            }
+        }
+        last
+    }
+}
+
+impl Policy for KvCost {
+    fn name(&self) -> &'static str {
+        "kv-cost"
+    }
+
+    fn choose(&mut self, ask: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
+            *terms = self.cost(ask, candidate);
+        }
+        Choice::own(if self.config.temperature > 0.0 {
+            self.sample(candidates, terms, rng)
+        } else {
+            least(candidates, rng, |i, _| terms[i].total)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::select::tests::fleet;
+    use crate::rng::stream;
+
+    /// Totals in blocks for a prompt of 160 tokens: 10 - 9 + 4 = 5, 10, 10 + 5 + 5 = 20.
+    fn example() -> (Ask, Vec<Candidate>) {
+        let mut fleet = fleet(3);
+        (fleet[0].cached_tokens, fleet[0].running_tokens) = (159, 64);
+        (fleet[2].waiting_tokens, fleet[2].waiting_uncached_tokens) = (80, 80);
+        (Ask { prompt_tokens: 160, ..Ask::default() }, fleet)
+    }
+
+    fn counts(temperature: f64) -> ([u32; 3], [Terms; 3]) {
+        let (ask, fleet) = example();
+        let mut policy = KvCost::new(&KvCostConfig { temperature, ..KvCostConfig::default() });
+        let (mut rng, mut terms, mut counts) = (stream(1, "policy", 0), [Terms::default(); 3], [0; 3]);
+        for _ in 0..3000 {
+            counts[policy.choose(&ask, &fleet, &mut terms, &mut rng).chosen.unwrap()] += 1;
+        }
+        (counts, terms)
+    }
+
+    #[test]
+    fn temperature_0_is_argmin_of_the_hand_computed_cost() {
+        let (counts, terms) = counts(0.0);
+        assert_eq!(terms.map(|t| t.total), [5.0, 10.0, 20.0]);
+        assert_eq!(counts, [3000, 0, 0]);
+    }
+
+    #[test]
+    fn temperature_spreads_the_choice_as_the_softmax_says() {
+        // exp(0), exp(-1/3), exp(-1) over their sum: 0.479, 0.344, 0.176.
+        let (warm, _) = counts(1.0);
+        for (count, share) in warm.iter().zip([0.479, 0.344, 0.176]) {
+            assert!((f64::from(*count) / 3000.0 - share).abs() < 0.03, "{warm:?}");
+        }
+        let (cold, _) = counts(1e-300);
+        assert_eq!(cold, [3000, 0, 0]);
+        let (hot, _) = counts(1e9);
+        assert!(hot.iter().all(|count| (900..1100).contains(count)), "{hot:?}");
+    }
+
+    #[test]
+    fn without_credit_for_overlap_the_cache_does_not_count() {
+        let (ask, fleet) = example();
+        let mut policy = KvCost::new(&KvCostConfig { overlap_weight: 0.0, ..KvCostConfig::default() });
+        let mut terms = [Terms::default(); 3];
+        assert_eq!(policy.choose(&ask, &fleet, &mut terms, &mut stream(1, "policy", 0)).chosen, Some(1));
+    }
+}

@@ -1,0 +1,107 @@
+//! Least load.
+//!
+//! ```text
+//! signal = own     tokens: load = W + D             requests: load = requests of ours there
+//! signal = engine  tokens: load = running + queued + K + W + D
+//!                  requests: load = max(running + queued, requests of ours there)
+//! ```
+//!
+//! The least load wins, then the least RTT, then random. With `engine`, candidates that were never scraped are left
+//! out of the rule; if none is left, one at random (reason "empty-candidates"). The total is the load. Sources:
+//! gotoni's least-loaded; `engine` in tokens is the baseline of the recorded GORGO runs, whose one token counter is
+//! released at the end of a request, like W + D.
+
+use super::select::{Signal, Unit, least_of, load, reason, uniform};
+use super::settings::Settings;
+use super::{Ask, Candidate, Choice, Policy, Terms};
+use crate::rng::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// Settings of [`LeastLoad`].
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LeastLoadConfig {
+    /// What the load is counted in.
+    pub unit: Unit,
+    /// Whose counters.
+    pub signal: Signal,
+}
+
+impl Settings for LeastLoadConfig {}
+
+/// The policy. See the module page.
+#[derive(Debug, Clone)]
+pub struct LeastLoad {
+    config: LeastLoadConfig,
+}
+
+impl LeastLoad {
+    /// With these settings.
+    pub fn new(config: &LeastLoadConfig) -> Self {
+        Self { config: config.clone() }
+    }
+}
+
+/// The parts of a load: what waits, what runs (or is reported), and their sum in `unit`.
+pub(super) fn explain(candidate: &Candidate, unit: Unit, signal: Signal) -> Terms {
+    let (waiting, running) = match unit {
+        Unit::Tokens => (candidate.waiting_tokens as f64, candidate.running_tokens as f64),
+        Unit::Requests => (f64::from(candidate.waiting_requests), f64::from(candidate.running_requests)),
+    };
+    let total = load(candidate, unit, signal).unwrap_or(waiting + running);
+    Terms { waiting, running: total - waiting, total, ..Terms::default() }
+}
+
+impl Policy for LeastLoad {
+    fn name(&self) -> &'static str {
+        "least-load"
+    }
+
+    fn choose(&mut self, _: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+        let LeastLoadConfig { unit, signal } = self.config;
+        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
+            *terms = explain(candidate, unit, signal);
+        }
+        match least_of(candidates, rng, |_, c| Some([load(c, unit, signal)?, c.rtt_ms])) {
+            Some(chosen) => Choice::own(Some(chosen)),
+            None => Choice::fallback(uniform(candidates, rng), reason::EMPTY_CANDIDATES),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::EngineView;
+    use crate::policy::select::tests::fleet;
+    use crate::rng::stream;
+
+    fn choose(unit: Unit, signal: Signal, candidates: &[Candidate]) -> (Choice, Vec<Terms>) {
+        let mut terms = vec![Terms::default(); candidates.len()];
+        let mut policy = LeastLoad::new(&LeastLoadConfig { unit, signal });
+        (policy.choose(&Ask::default(), candidates, &mut terms, &mut stream(1, "policy", 0)), terms)
+    }
+
+    #[test]
+    fn tokens_and_requests_can_disagree_and_round_trips_break_ties() {
+        let mut fleet = fleet(3);
+        (fleet[0].waiting_requests, fleet[0].waiting_tokens) = (1, 9000);
+        (fleet[1].running_requests, fleet[1].running_tokens, fleet[1].rtt_ms) = (5, 500, 30.0);
+        (fleet[2].running_requests, fleet[2].running_tokens, fleet[2].rtt_ms) = (6, 500, 20.0);
+        assert_eq!(choose(Unit::Tokens, Signal::Own, &fleet).0, Choice::own(Some(2)));
+        assert_eq!(choose(Unit::Requests, Signal::Own, &fleet).0, Choice::own(Some(0)));
+    }
+
+    #[test]
+    fn engine_loads_leave_out_who_never_reported() {
+        let mut fleet = fleet(3);
+        fleet[1].engine = Some(EngineView { running: 2, queued: 1, used_tokens: 100, age_ms: 5.0 });
+        fleet[1].waiting_tokens = 50;
+        fleet[2].engine = Some(EngineView { used_tokens: 150, ..EngineView::default() });
+        let (choice, terms) = choose(Unit::Tokens, Signal::Engine, &fleet);
+        assert_eq!(choice, Choice::own(Some(2))); // 150 < 2 + 1 + 100 + 50
+        assert_eq!((terms[1].waiting, terms[1].running, terms[1].total), (50.0, 103.0, 153.0));
+        fleet.truncate(1);
+        assert_eq!(choose(Unit::Tokens, Signal::Engine, &fleet).0, Choice::fallback(Some(0), "empty-candidates"));
+    }
+}

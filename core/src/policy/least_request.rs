@@ -1,0 +1,60 @@
+//! Fewest requests.
+//!
+//! ```text
+//! total = max(running as the engine last said, waiting + running requests of ours there)
+//! ```
+//!
+//! The least wins, then the least RTT, then random; without a report the router's own count stands. Source:
+//! least-request of the GORGO repository since May 2026; before, it trusted the stale report alone and herded.
+
+use super::select::{busy, least_of};
+use super::{Ask, Candidate, Choice, NoSettings, Policy, Terms};
+use crate::rng::ChaCha8Rng;
+
+/// The policy. See the module page.
+#[derive(Debug, Clone)]
+pub struct LeastRequest;
+
+impl LeastRequest {
+    /// It has no settings.
+    pub fn new(_: &NoSettings) -> Self {
+        Self
+    }
+}
+
+impl Policy for LeastRequest {
+    fn name(&self) -> &'static str {
+        "least-request"
+    }
+
+    fn choose(&mut self, _: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
+            terms.total = f64::from(busy(candidate));
+            terms.waiting = f64::from(candidate.waiting_requests);
+            terms.running = terms.total - terms.waiting;
+        }
+        Choice::own(least_of(candidates, rng, |_, candidate| Some([f64::from(busy(candidate)), candidate.rtt_ms])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::EngineView;
+    use crate::policy::select::tests::fleet;
+    use crate::rng::stream;
+
+    #[test]
+    fn a_stale_report_of_idleness_does_not_attract_a_burst() {
+        let mut fleet = fleet(3);
+        let report = |running| Some(EngineView { running, ..EngineView::default() });
+        (fleet[0].waiting_requests, fleet[0].engine) = (6, report(0)); // 6
+        (fleet[1].running_requests, fleet[1].engine) = (1, report(5)); // 5
+        (fleet[2].waiting_requests, fleet[2].running_requests) = (2, 2); // 4
+        let (mut rng, mut terms) = (stream(1, "policy", 0), [Terms::default(); 3]);
+        assert_eq!(LeastRequest.choose(&Ask::default(), &fleet, &mut terms, &mut rng), Choice::own(Some(2)));
+        assert_eq!(terms.map(|t| t.total), [6.0, 5.0, 4.0]);
+        (fleet[2].rtt_ms, fleet[2].waiting_requests) = (90.0, 3); // 5 as well, but farther
+        assert_eq!(LeastRequest.choose(&Ask::default(), &fleet, &mut terms, &mut rng), Choice::own(Some(1)));
+    }
+}

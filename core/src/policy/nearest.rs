@@ -1,0 +1,50 @@
+//! Least round trip, exact ties at random. `total = RTT` in ms.
+
+use super::{Ask, Candidate, Choice, NoSettings, Policy, Terms, least};
+use crate::rng::ChaCha8Rng;
+
+/// The policy. See the module page.
+#[derive(Debug, Clone)]
+pub struct Nearest;
+
+impl Nearest {
+    /// It has no settings.
+    pub fn new(_: &NoSettings) -> Self {
+        Self
+    }
+}
+
+impl Policy for Nearest {
+    fn name(&self) -> &'static str {
+        "nearest"
+    }
+
+    fn choose(&mut self, _: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
+            (terms.network, terms.total) = (candidate.rtt_ms, candidate.rtt_ms);
+        }
+        Choice::own(least(candidates, rng, |_, candidate| candidate.rtt_ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Exclusion;
+    use crate::policy::select::tests::fleet;
+    use crate::rng::stream;
+
+    #[test]
+    fn the_least_round_trip_wins_until_it_is_excluded() {
+        let mut fleet = fleet(3);
+        for (candidate, rtt) in fleet.iter_mut().zip([232.0, 25.6, 466.0]) {
+            candidate.rtt_ms = rtt;
+        }
+        fleet[1].waiting_tokens = 1_000_000;
+        let (mut rng, mut terms) = (stream(1, "policy", 0), [Terms::default(); 3]);
+        assert_eq!(Nearest.choose(&Ask::default(), &fleet, &mut terms, &mut rng), Choice::own(Some(1)));
+        assert_eq!(terms[1].total, 25.6);
+        fleet[1].excluded = Some(Exclusion::Full);
+        assert_eq!(Nearest.choose(&Ask::default(), &fleet, &mut terms, &mut rng), Choice::own(Some(0)));
+    }
+}

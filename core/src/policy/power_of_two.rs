@@ -1,0 +1,108 @@
+//! Power of two choices: two distinct candidates at random, the less loaded one wins, the first drawn on a tie.
+//!
+//! ```text
+//! signal = own     total = W + D (unit = tokens) or requests of ours there (unit = requests)
+//! signal = engine  total = K + W + D, or max(running + queued, requests of ours there)
+//! ```
+//!
+//! A lone candidate wins. With `engine`, candidates that were never scraped are left out; if none is left, one at
+//! random (reason "empty-candidates"). Source: Mitzenmacher, "The power of two choices in randomized load
+//! balancing", 2001; `engine` in tokens is the GORGO repository's variant.
+
+use super::select::{Signal, Unit, eligible, load, reason, two_of, uniform};
+use super::settings::Settings;
+use super::{Ask, Candidate, Choice, Policy, Terms};
+use crate::rng::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// Settings of [`PowerOfTwo`].
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PowerOfTwoConfig {
+    /// What the load is counted in.
+    pub unit: Unit,
+    /// Whose counters.
+    pub signal: Signal,
+}
+
+impl Settings for PowerOfTwoConfig {}
+
+/// The policy. See the module page.
+#[derive(Debug, Clone)]
+pub struct PowerOfTwo {
+    config: PowerOfTwoConfig,
+}
+
+impl PowerOfTwo {
+    /// With these settings.
+    pub fn new(config: &PowerOfTwoConfig) -> Self {
+        Self { config: config.clone() }
+    }
+
+    fn load(&self, candidate: &Candidate) -> Option<f64> {
+        match (self.config.signal, self.config.unit) {
+            (Signal::Engine, Unit::Tokens) => Some(candidate.engine?.used_tokens as f64 + candidate.tokens() as f64),
+            (signal, unit) => load(candidate, unit, signal),
+        }
+    }
+}
+
+impl Policy for PowerOfTwo {
+    fn name(&self) -> &'static str {
+        "power-of-two"
+    }
+
+    fn choose(&mut self, _: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
+            terms.total = self.load(candidate).unwrap_or(0.0);
+        }
+        let mut known = eligible(candidates).filter_map(|(i, candidate)| Some((i, self.load(candidate)?)));
+        match known.clone().count() {
+            0 => Choice::fallback(uniform(candidates, rng), reason::EMPTY_CANDIDATES),
+            1 => Choice::own(known.next().map(|(i, _)| i)),
+            count => {
+                let (first, second) = two_of(count, rng);
+                let pair = known.clone().nth(first).zip(known.nth(second));
+                Choice::own(pair.map(|((i, a), (j, b))| if b < a { j } else { i }))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::EngineView;
+    use crate::policy::select::tests::fleet;
+    use crate::rng::stream;
+
+    #[test]
+    fn the_worst_of_all_is_never_chosen_and_the_better_of_two_always() {
+        let mut fleet = fleet(3);
+        for (candidate, tokens) in fleet.iter_mut().zip([10, 30, 20]) {
+            candidate.waiting_tokens = tokens;
+        }
+        let (mut rng, mut terms) = (stream(1, "policy", 0), [Terms::default(); 3]);
+        let mut policy = PowerOfTwo::new(&PowerOfTwoConfig::default());
+        let mut counts = [0u32; 3];
+        for _ in 0..3000 {
+            counts[policy.choose(&Ask::default(), &fleet, &mut terms, &mut rng).chosen.unwrap()] += 1;
+        }
+        // The least loaded is in two of the three pairs and wins both.
+        assert!(counts[1] == 0 && (1900..2100).contains(&counts[0]), "{counts:?}");
+    }
+
+    #[test]
+    fn engine_loads_need_a_report() {
+        let mut fleet = fleet(2);
+        let (mut rng, mut terms) = (stream(1, "policy", 0), [Terms::default(); 2]);
+        let config = PowerOfTwoConfig { signal: Signal::Engine, ..PowerOfTwoConfig::default() };
+        let mut policy = PowerOfTwo::new(&config);
+        let choice = policy.choose(&Ask::default(), &fleet, &mut terms, &mut rng);
+        assert_eq!(choice.reason, Some("empty-candidates"));
+        fleet[1].engine = Some(EngineView { used_tokens: 70, running: 9, ..EngineView::default() });
+        fleet[1].running_tokens = 7;
+        assert_eq!(policy.choose(&Ask::default(), &fleet, &mut terms, &mut rng), Choice::own(Some(1)));
+        assert_eq!(terms[1].total, 77.0);
+    }
+}

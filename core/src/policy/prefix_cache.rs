@@ -1,0 +1,161 @@
+//! AIBrix prefix-cache: the longest cached prefix among replicas that are not overloaded.
+//!
+//! ```text
+//! r(u) = max(running as the engine last said, waiting + running requests of ours there)
+//! 1. max r - min r > imbalance            -> least r                           (reason "imbalance")
+//! 2. no prompt tokens                     -> least running + queued + K + W + D   (reason "no-prompt")
+//! 3. the best cached length is 0          -> least r                           (reason "no-prefix")
+//! 4. candidates with exactly the best cached length and r <= mean + stdev_factor * s, all of them if none is;
+//!    of those the least r                 (mean and sample standard deviation s over all eligible candidates)
+//! ```
+//!
+//! Ties at random. The total is the key of the step that decided; in step 4, r. Source: AIBrix prefix-cache as
+//! ported by the GORGO repository, whose recorded runs it decided with a factor of 2 (AIBrix's readme; its code has
+//! 1). With 3 replicas a factor above 1.155 can exclude nobody.
+
+use super::select::{Signal, Unit, busy, eligible, least_of, load, reason};
+use super::settings::{Settings, weight};
+use super::{Ask, Candidate, Choice, Policy, Terms, least};
+use crate::rng::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// Settings of [`PrefixCache`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrefixCacheConfig {
+    /// Greatest difference in requests at which caches still count.
+    pub imbalance: u32,
+    /// Standard deviations above the mean at which a replica is overloaded.
+    pub stdev_factor: f64,
+}
+
+impl Default for PrefixCacheConfig {
+    fn default() -> Self {
+        Self { imbalance: 8, stdev_factor: 2.0 }
+    }
+}
+
+impl Settings for PrefixCacheConfig {
+    fn check(&self) -> Result<(), String> {
+        weight("stdev_factor", self.stdev_factor)
+    }
+}
+
+/// The policy. See the module page.
+#[derive(Debug, Clone)]
+pub struct PrefixCache {
+    config: PrefixCacheConfig,
+}
+
+impl PrefixCache {
+    /// With these settings.
+    pub fn new(config: &PrefixCacheConfig) -> Self {
+        Self { config: config.clone() }
+    }
+
+    /// mean + stdev_factor * sample standard deviation of r.
+    fn limit(&self, candidates: &[Candidate]) -> f64 {
+        let r = eligible(candidates).map(|(_, candidate)| f64::from(busy(candidate)));
+        let count = r.clone().count().max(1) as f64;
+        let mean = r.clone().sum::<f64>() / count;
+        let squares = r.map(|value| (value - mean).powi(2)).sum::<f64>();
+        mean + self.config.stdev_factor * (squares / (count - 1.0).max(1.0)).sqrt()
+    }
+}
+
+impl Policy for PrefixCache {
+    fn name(&self) -> &'static str {
+        "prefix-cache"
+    }
+
+    fn choose(&mut self, ask: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+        let cached = |candidate: &Candidate| candidate.cached_tokens.min(ask.prompt_tokens);
+        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
+            terms.prefill = f64::from(candidate.uncached(ask.prompt_tokens));
+            terms.total = f64::from(busy(candidate));
+            terms.waiting = f64::from(candidate.waiting_requests);
+            terms.running = terms.total - terms.waiting;
+        }
+        let r = |candidate: &Candidate| f64::from(busy(candidate));
+        let most = eligible(candidates).map(|(_, candidate)| busy(candidate)).max().unwrap_or(0);
+        let fewest = eligible(candidates).map(|(_, candidate)| busy(candidate)).min().unwrap_or(0);
+        if most - fewest > self.config.imbalance {
+            return Choice::fallback(least(candidates, rng, |_, candidate| r(candidate)), reason::IMBALANCE);
+        }
+        if ask.prompt_tokens == 0 {
+            for (candidate, terms) in candidates.iter().zip(&mut *terms) {
+                let reported = load(candidate, Unit::Tokens, Signal::Engine);
+                terms.total = reported.unwrap_or(candidate.tokens() as f64);
+            }
+            return Choice::fallback(least(candidates, rng, |i, _| terms[i].total), reason::NO_PROMPT);
+        }
+        let best = eligible(candidates).map(|(_, candidate)| cached(candidate)).max().unwrap_or(0);
+        if best == 0 {
+            return Choice::fallback(least(candidates, rng, |_, candidate| r(candidate)), reason::NO_PREFIX);
+        }
+        let limit = self.limit(candidates);
+        let holds = |candidate: &Candidate| cached(candidate) == best;
+        let calm = eligible(candidates).any(|(_, candidate)| holds(candidate) && r(candidate) <= limit);
+        Choice::own(least_of(candidates, rng, |_, candidate| {
+            (holds(candidate) && (!calm || r(candidate) <= limit)).then_some([r(candidate)])
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::EngineView;
+    use crate::policy::select::tests::fleet;
+    use crate::rng::stream;
+
+    fn choose(config: &PrefixCacheConfig, prompt_tokens: u32, fleet: &[Candidate]) -> Choice {
+        let mut terms = vec![Terms::default(); fleet.len()];
+        let ask = Ask { prompt_tokens, ..Ask::default() };
+        PrefixCache::new(config).choose(&ask, fleet, &mut terms, &mut stream(1, "policy", 0))
+    }
+
+    /// Three replicas with these requests, the first holding the prompt.
+    fn holders(requests: [u32; 3]) -> Vec<Candidate> {
+        let mut fleet = fleet(3);
+        for (candidate, count) in fleet.iter_mut().zip(requests) {
+            candidate.running_requests = count;
+        }
+        fleet[0].cached_tokens = 512;
+        fleet
+    }
+
+    #[test]
+    fn caches_count_up_to_a_difference_of_8_and_not_beyond() {
+        let config = PrefixCacheConfig::default();
+        assert_eq!(choose(&config, 1000, &holders([9, 1, 4])), Choice::own(Some(0)));
+        assert_eq!(choose(&config, 1000, &holders([10, 1, 4])), Choice::fallback(Some(1), "imbalance"));
+    }
+
+    #[test]
+    fn misses_go_by_requests_and_empty_prompts_by_load() {
+        let config = PrefixCacheConfig::default();
+        let mut fleet = holders([3, 2, 1]);
+        fleet[0].cached_tokens = 0;
+        assert_eq!(choose(&config, 1000, &fleet), Choice::fallback(Some(2), "no-prefix"));
+        fleet[2].engine = Some(EngineView { used_tokens: 50, ..EngineView::default() });
+        fleet[0].running_tokens = 20;
+        fleet[1].running_tokens = 30;
+        assert_eq!(choose(&config, 0, &fleet), Choice::fallback(Some(0), "no-prompt"));
+    }
+
+    #[test]
+    fn an_overloaded_holder_gives_way_to_one_with_an_equal_prefix() {
+        // r = 8, 0, 1, 1, 0: mean 2, s = 3.39; with a factor of 1 the limit is 5.39.
+        let mut fleet = fleet(5);
+        for (candidate, count) in fleet.iter_mut().zip([8, 0, 1, 1, 0]) {
+            candidate.running_requests = count;
+        }
+        fleet[0].cached_tokens = 512;
+        let config = PrefixCacheConfig { stdev_factor: 1.0, ..PrefixCacheConfig::default() };
+        assert_eq!(choose(&config, 1000, &fleet), Choice::own(Some(0)), "the only holder stays");
+        fleet[2].cached_tokens = 512;
+        fleet[3].cached_tokens = 511;
+        assert_eq!(choose(&config, 1000, &fleet), Choice::own(Some(2)));
+    }
+}

@@ -1,0 +1,45 @@
+//! Uniformly random among the candidates that are not excluded: the control of every experiment. It scores nothing,
+//! so all terms stay 0.
+
+use super::select::uniform;
+use super::{Ask, Candidate, Choice, NoSettings, Policy, Terms};
+use crate::rng::ChaCha8Rng;
+
+/// The policy. See the module page.
+#[derive(Debug, Clone)]
+pub struct Random;
+
+impl Random {
+    /// It has no settings.
+    pub fn new(_: &NoSettings) -> Self {
+        Self
+    }
+}
+
+impl Policy for Random {
+    fn name(&self) -> &'static str {
+        "random"
+    }
+
+    fn choose(&mut self, _: &Ask, candidates: &[Candidate], _: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+        Choice::own(uniform(candidates, rng))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::select::tests::fleet;
+    use crate::rng::stream;
+
+    #[test]
+    fn every_replica_gets_its_share_whatever_its_load() {
+        let mut fleet = fleet(4);
+        fleet[1].waiting_tokens = 1_000_000;
+        let (mut counts, mut rng, mut terms) = ([0u32; 4], stream(3, "policy", 0), [Terms::default(); 4]);
+        for _ in 0..4000 {
+            counts[Random.choose(&Ask::default(), &fleet, &mut terms, &mut rng).chosen.unwrap()] += 1;
+        }
+        assert!(counts.iter().all(|count| (900..1100).contains(count)), "{counts:?}");
+    }
+}

@@ -1,0 +1,314 @@
+//! The policies by name: one line each, and everything configuration needs follows from it.
+
+use super::settings::{Settings, strict};
+use super::{NoSettings, Policy};
+use super::{
+    cache_aware, gorgo, kv_cost, least_load, least_request, nearest, power_of_two, prefix_cache, prefix_tree, random,
+    round_robin, session_affinity, simple_session_affinity,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+/// Why a policy cannot be configured so.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PolicyError {
+    /// No such policy.
+    #[error("unknown policy `{given}`; did you mean `{nearest}`? (known: {})", PolicyConfig::names().join(", "))]
+    Unknown {
+        /// The name as given.
+        given: String,
+        /// The known name nearest to it.
+        nearest: &'static str,
+    },
+    /// A key is unknown, or its value is of the wrong type or out of range.
+    #[error("policy `{policy}`: {message}")]
+    Setting {
+        /// The policy.
+        policy: &'static str,
+        /// The key, its value and what would be right.
+        message: String,
+    },
+    /// The table does not say which policy.
+    #[error("a policy needs a `name`, one of {}", PolicyConfig::names().join(", "))]
+    Nameless,
+}
+
+macro_rules! registry {
+    ($($(#[$doc:meta])* $variant:ident($settings:ty) = $name:literal => $policy:path,)*) => {
+        /// A policy and its settings, as every configuration holds it: a bare name, or a table with `name` and any
+        /// of that policy's keys. Reading is strict; every key has a default.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "name", try_from = "Spec")]
+        pub enum PolicyConfig {
+            $($(#[$doc])* #[serde(rename = $name)] $variant($settings),)*
+        }
+
+        const NAMES: &[&str] = &[$($name),*];
+
+        impl PolicyConfig {
+            /// The policy's name.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $name,)* }
+            }
+
+            /// The policy itself, in its initial state.
+            pub fn build(&self) -> Box<dyn Policy> {
+                match self { $(Self::$variant(settings) => Box::new(<$policy>::new(settings)),)* }
+            }
+
+            fn read(name: &'static str, settings: Map<String, Value>) -> Result<Self, String> {
+                match name {
+                    $($name => {
+                        let settings: $settings = strict(settings).map_err(|fault| match fault.key {
+                            Some(key) => format!("`{key}`: {}", fault.message),
+                            None => fault.message,
+                        })?;
+                        settings.check()?;
+                        Ok(Self::$variant(settings))
+                    })*
+                    _ => Err("is not in the registry".to_owned()),
+                }
+            }
+        }
+    };
+}
+
+registry! {
+    /// Least expected time to first token.
+    Gorgo(gorgo::GorgoConfig) = "gorgo" => gorgo::Gorgo,
+    /// Longest cached prefix.
+    PrefixTree(prefix_tree::PrefixTreeConfig) = "prefix-tree" => prefix_tree::PrefixTree,
+    /// Least load.
+    LeastLoad(least_load::LeastLoadConfig) = "least-load" => least_load::LeastLoad,
+    /// Uniformly random.
+    Random(NoSettings) = "random" => random::Random,
+    /// Each in turn.
+    RoundRobin(NoSettings) = "round-robin" => round_robin::RoundRobin,
+    /// Least round trip.
+    Nearest(NoSettings) = "nearest" => nearest::Nearest,
+    /// Fewest requests.
+    LeastRequest(NoSettings) = "least-request" => least_request::LeastRequest,
+    /// The less loaded of two drawn at random.
+    PowerOfTwo(power_of_two::PowerOfTwoConfig) = "power-of-two" => power_of_two::PowerOfTwo,
+    /// Rendezvous hash of the session.
+    SessionAffinity(NoSettings) = "session-affinity" => session_affinity::SessionAffinity,
+    /// Hash of the prompt's first 256 tokens.
+    SimpleSessionAffinity(NoSettings) = "simple-session-affinity" => simple_session_affinity::SimpleSessionAffinity,
+    /// AIBrix prefix-cache.
+    PrefixCache(prefix_cache::PrefixCacheConfig) = "prefix-cache" => prefix_cache::PrefixCache,
+    /// SGLang router cache_aware.
+    CacheAware(cache_aware::CacheAwareConfig) = "cache-aware" => cache_aware::CacheAware,
+    /// Dynamo KV router.
+    KvCost(kv_cost::KvCostConfig) = "kv-cost" => kv_cost::KvCost,
+}
+
+/// Other names of gotoni and its papers, spelt without hyphens.
+const ALIASES: &[(&str, &str)] = &[
+    ("leastloaded", "least-load"),
+    ("prefix", "prefix-tree"),
+    ("p2c", "power-of-two"),
+    ("ssa", "simple-session-affinity"),
+];
+
+impl PolicyConfig {
+    /// The names of all policies, in the order of the documentation.
+    pub fn names() -> &'static [&'static str] {
+        NAMES
+    }
+
+    /// The registry's spelling of `name`: case, hyphens and underscores do not matter, and gotoni's names work.
+    ///
+    /// # Errors
+    /// [`PolicyError::Unknown`] with the nearest known name.
+    pub fn canonical(name: &str) -> Result<&'static str, PolicyError> {
+        let plain = |text: &str| text.replace(['-', '_'], "").to_ascii_lowercase();
+        let given = plain(name.trim());
+        let own = NAMES.iter().find(|known| plain(known) == given).copied();
+        let alias = || ALIASES.iter().find(|(alias, _)| *alias == given).map(|&(_, known)| known);
+        own.or_else(alias).ok_or_else(|| PolicyError::Unknown {
+            given: name.to_owned(),
+            nearest: crate::nearest::nearest(name, NAMES.iter().copied()).unwrap_or("gorgo"),
+        })
+    }
+
+    /// The policy `name` with `settings`; keys that are absent have their defaults.
+    ///
+    /// # Errors
+    /// An unknown name or key (with the nearest known one), a value of the wrong type or out of range.
+    pub fn parse(name: &str, settings: Map<String, Value>) -> Result<Self, PolicyError> {
+        let policy = Self::canonical(name)?;
+        // NaN and infinity of a TOML file arrive here as null, which an optional key would take for "not given".
+        if let Some((key, _)) = settings.iter().find(|(_, value)| value.is_null()) {
+            let message = format!("`{key}` is null, NaN or infinite; give a number or leave the key out");
+            return Err(PolicyError::Setting { policy, message });
+        }
+        Self::read(policy, settings).map_err(|message| PolicyError::Setting { policy, message })
+    }
+
+    /// This configuration with one key set: what `tune key=value` does.
+    ///
+    /// # Errors
+    /// As [`PolicyConfig::parse`].
+    pub fn with(&self, key: &str, value: Value) -> Result<Self, PolicyError> {
+        let mut settings = self.settings();
+        settings.insert(key.to_owned(), value);
+        Self::parse(self.name(), settings)
+    }
+
+    /// The keys and values of this configuration, without the name.
+    pub fn settings(&self) -> Map<String, Value> {
+        let Ok(Value::Object(mut map)) = serde_json::to_value(self) else { return Map::new() };
+        map.remove("name");
+        map
+    }
+}
+
+impl Default for PolicyConfig {
+    fn default() -> Self {
+        Self::Gorgo(gorgo::GorgoConfig::default())
+    }
+}
+
+/// What a configuration file may write for a policy.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a policy's name, or a table with `name` and its settings")]
+enum Spec {
+    Name(String),
+    Table(Map<String, Value>),
+}
+
+impl TryFrom<Spec> for PolicyConfig {
+    type Error = PolicyError;
+
+    fn try_from(spec: Spec) -> Result<Self, PolicyError> {
+        match spec {
+            Spec::Name(name) => Self::parse(&name, Map::new()),
+            Spec::Table(mut table) => match table.remove("name") {
+                Some(Value::String(name)) => Self::parse(&name, table),
+                _ => Err(PolicyError::Nameless),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(name: &str, settings: Value) -> Result<PolicyConfig, PolicyError> {
+        let Value::Object(map) = settings else { panic!("an object") };
+        PolicyConfig::parse(name, map)
+    }
+
+    fn message(name: &str, settings: Value) -> String {
+        parse(name, settings).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_name_builds_a_policy_of_that_name_and_survives_a_round_trip() {
+        assert_eq!(PolicyConfig::names().len(), 13);
+        for name in PolicyConfig::names() {
+            let config = parse(name, json!({})).unwrap();
+            assert_eq!((config.name(), config.build().name()), (*name, *name));
+            let text = serde_json::to_string(&config).unwrap();
+            assert_eq!(serde_json::from_str::<PolicyConfig>(&text).unwrap(), config, "{text}");
+            assert_eq!(serde_json::from_value::<PolicyConfig>(json!(name)).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn spellings_of_gotoni_are_understood() {
+        for (given, known) in [
+            ("least-loaded", "least-load"),
+            ("least_loaded", "least-load"),
+            ("leastload", "least-load"),
+            ("least_load", "least-load"),
+            ("prefixtree", "prefix-tree"),
+            ("prefix_tree", "prefix-tree"),
+            ("prefix", "prefix-tree"),
+            ("GORGO", "gorgo"),
+        ] {
+            assert_eq!(PolicyConfig::canonical(given), Ok(known));
+        }
+    }
+
+    #[test]
+    fn misspelt_names_and_keys_name_the_nearest() {
+        assert!(
+            message("gorog", json!({})).starts_with("unknown policy `gorog`; did you mean `gorgo`? (known: gorgo,")
+        );
+        let text = message("gorgo", json!({"ms_per_tokn": 0.1}));
+        assert!(
+            text.starts_with("policy `gorgo`: unknown field `ms_per_tokn`; did you mean `ms_per_token`?"),
+            "{text}"
+        );
+        let text = message("gorgo", json!({"preset": "paper"}));
+        assert!(
+            text.starts_with("policy `gorgo`: `preset`: unknown variant `paper`; did you mean `paper-v3`?"),
+            "{text}"
+        );
+        let text = message("random", json!({"seed": 1}));
+        assert!(text.contains("unknown field `seed`"), "{text}");
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_in_one_sentence() {
+        for (name, settings, expected) in [
+            (
+                "gorgo",
+                json!({"queue_factor": -1}),
+                "policy `gorgo`: `queue_factor` is -1; it must lie between 0 and 1000000000",
+            ),
+            (
+                "gorgo",
+                json!({"tie_band": null}),
+                "policy `gorgo`: `tie_band` is null, NaN or infinite; give a number or leave the key out",
+            ),
+            (
+                "gorgo",
+                json!({"rtt_weight": "high"}),
+                "policy `gorgo`: `rtt_weight`: invalid type: string \"high\", expected f64",
+            ),
+            (
+                "prefix-tree",
+                json!({"min_match": 1.5}),
+                "policy `prefix-tree`: `min_match` is 1.5; it must lie between 0 and 1",
+            ),
+            (
+                "cache-aware",
+                json!({"cache_threshold": 2}),
+                "policy `cache-aware`: `cache_threshold` is 2; it must lie between 0 and 1",
+            ),
+            (
+                "kv-cost",
+                json!({"block_tokens": 0}),
+                "policy `kv-cost`: `block_tokens` is 0; it must lie between 1 and 1000000000",
+            ),
+            (
+                "kv-cost",
+                json!({"temperature": -0.5}),
+                "policy `kv-cost`: `temperature` is -0.5; it must lie between 0 and 1000000000",
+            ),
+        ] {
+            assert_eq!(message(name, settings), expected);
+        }
+    }
+
+    #[test]
+    fn a_table_without_a_name_says_so() {
+        let error = serde_json::from_value::<PolicyConfig>(json!({"ms_per_token": 1})).unwrap_err().to_string();
+        assert!(error.starts_with("a policy needs a `name`, one of gorgo, prefix-tree"), "{error}");
+        let error = serde_json::from_value::<PolicyConfig>(json!(7)).unwrap_err().to_string();
+        assert!(error.contains("a policy's name, or a table"), "{error}");
+    }
+
+    #[test]
+    fn one_key_can_be_tuned_and_the_rest_stays() {
+        let config = parse("gorgo", json!({"preset": "paper-v3", "tie_band": 2.0})).unwrap();
+        let tuned = config.with("queue_factor", json!(0.25)).unwrap();
+        assert_eq!(tuned, parse("gorgo", json!({"preset": "paper-v3", "tie_band": 2, "queue_factor": 0.25})).unwrap());
+        assert!(config.with("queue", json!(1)).is_err());
+    }
+}

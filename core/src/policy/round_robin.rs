@@ -1,0 +1,63 @@
+//! Each in turn: the eligible candidate whose id follows that of the last one chosen, the lowest id after the highest.
+//! The order of the candidates does not matter, and replicas may come and go. It scores nothing: all terms stay 0.
+
+use super::select::eligible;
+use super::{Ask, Candidate, Choice, NoSettings, Policy, Terms};
+use crate::ReplicaId;
+use crate::rng::ChaCha8Rng;
+
+/// The policy. See the module page.
+#[derive(Debug, Clone)]
+pub struct RoundRobin {
+    last: Option<ReplicaId>,
+}
+
+impl RoundRobin {
+    /// It has no settings.
+    pub fn new(_: &NoSettings) -> Self {
+        Self { last: None }
+    }
+}
+
+impl Policy for RoundRobin {
+    fn name(&self) -> &'static str {
+        "round-robin"
+    }
+
+    fn choose(&mut self, _: &Ask, candidates: &[Candidate], _: &mut [Terms], _: &mut ChaCha8Rng) -> Choice {
+        // `false` sorts first: those after the last one before those that start a new round.
+        let turn = |candidate: &Candidate| (self.last.is_some_and(|last| candidate.id <= last), candidate.id);
+        let next = eligible(candidates).min_by_key(|(_, candidate)| turn(candidate));
+        if let Some((_, candidate)) = next {
+            self.last = Some(candidate.id);
+        }
+        Choice::own(next.map(|(i, _)| i))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Exclusion;
+    use crate::policy::select::tests::fleet;
+    use crate::rng::stream;
+
+    fn turns(policy: &mut RoundRobin, fleet: &[Candidate], count: usize) -> Vec<u16> {
+        let (mut rng, mut terms) = (stream(1, "policy", 0), vec![Terms::default(); fleet.len()]);
+        (0..count)
+            .map(|_| fleet[policy.choose(&Ask::default(), fleet, &mut terms, &mut rng).chosen.unwrap()].id.0)
+            .collect()
+    }
+
+    #[test]
+    fn it_cycles_in_id_order_skips_the_excluded_and_ignores_the_candidates_order() {
+        let mut policy = RoundRobin::new(&NoSettings {});
+        let mut fleet = fleet(4);
+        assert_eq!(turns(&mut policy, &fleet, 5), [0, 1, 2, 3, 0]);
+        fleet[2].excluded = Some(Exclusion::Unhealthy);
+        fleet.reverse();
+        assert_eq!(turns(&mut policy, &fleet, 4), [1, 3, 0, 1]);
+        fleet[1].excluded = None;
+        assert_eq!(turns(&mut policy, &fleet, 2), [2, 3]);
+    }
+}

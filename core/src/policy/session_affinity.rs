@@ -1,0 +1,89 @@
+//! Rendezvous hashing of the session: the eligible candidate with the greatest `xxh3(replica id, seed = session)`.
+//!
+//! ```text
+//! total = 1 - hash / 2^64
+//! ```
+//!
+//! A replica that leaves moves only its own sessions, each to the next in that session's own order; one that comes
+//! takes an equal share from all. No session: one at random (reason "no-session"). Source: Thaler and Ravishankar,
+//! "Using name-based mappings to increase hit rates", 1998.
+
+use super::select::{reason, uniform};
+use super::{Ask, Candidate, Choice, NoSettings, Policy, Terms, least};
+use crate::ReplicaId;
+use crate::rng::ChaCha8Rng;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// The policy. See the module page.
+#[derive(Debug, Clone)]
+pub struct SessionAffinity;
+
+impl SessionAffinity {
+    /// It has no settings.
+    pub fn new(_: &NoSettings) -> Self {
+        Self
+    }
+}
+
+/// Less is better; in 0..=1.
+fn score(session: u64, id: ReplicaId) -> f64 {
+    1.0 - xxh3_64_with_seed(&id.0.to_le_bytes(), session) as f64 / 2f64.powi(64)
+}
+
+impl Policy for SessionAffinity {
+    fn name(&self) -> &'static str {
+        "session-affinity"
+    }
+
+    fn choose(&mut self, ask: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+        if ask.session == 0 {
+            return Choice::fallback(uniform(candidates, rng), reason::NO_SESSION);
+        }
+        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
+            terms.total = score(ask.session, candidate.id);
+        }
+        Choice::own(least(candidates, rng, |i, _| terms[i].total))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::select::tests::fleet;
+    use crate::rng::stream;
+
+    fn owner(session: u64, fleet: &[Candidate]) -> u16 {
+        let (mut rng, mut terms) = (stream(1, "policy", 0), vec![Terms::default(); fleet.len()]);
+        let ask = Ask { session, ..Ask::default() };
+        fleet[SessionAffinity.choose(&ask, fleet, &mut terms, &mut rng).chosen.unwrap()].id.0
+    }
+
+    #[test]
+    fn a_replica_that_leaves_moves_only_its_own_sessions() {
+        let all = fleet(4);
+        let mut fewer = all.clone();
+        fewer.remove(1);
+        let mut counts = [0u32; 4];
+        for session in 1..=4000 {
+            let before = owner(session, &all);
+            let after = owner(session, &fewer);
+            counts[usize::from(before)] += 1;
+            assert!(before == 1 || before == after, "session {session} moved from {before} to {after}");
+        }
+        assert!(counts.iter().all(|count| (900..1100).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn the_order_of_candidates_does_not_matter() {
+        let fleet = fleet(7);
+        let reversed: Vec<_> = fleet.iter().rev().cloned().collect();
+        assert!((1..200).all(|session| owner(session, &fleet) == owner(session, &reversed)));
+    }
+
+    #[test]
+    fn no_session_is_random() {
+        let (fleet, mut terms) = (fleet(3), [Terms::default(); 3]);
+        let choice = SessionAffinity.choose(&Ask::default(), &fleet, &mut terms, &mut stream(1, "policy", 0));
+        assert_eq!(choice.reason, Some("no-session"));
+    }
+}

@@ -1,0 +1,93 @@
+//! The prompt's head modulo the number of replicas.
+//!
+//! ```text
+//! owner = head mod n of all n candidates in the order of their ids    (head = hash of the first 256 tokens)
+//! ```
+//!
+//! It looks at no load and no cache, and a fleet of another size reshuffles nearly all heads: that is what it is.
+//! The total is 0 for the owner, 1 for the others. If the owner is excluded: head mod the eligible ones (reason
+//! "owner-excluded"), so that heads of healthy owners stay. No prompt: one at random (reason "no-prompt").
+//! Source: `simple-session-affinity` of the GORGO repository, which hashes with Python's tuple hash: which replica
+//! owns a head differs from its runs, that equal heads share an owner does not.
+
+use super::select::{reason, uniform};
+use super::{Ask, Candidate, Choice, NoSettings, Policy, Terms};
+use crate::ReplicaId;
+use crate::rng::ChaCha8Rng;
+use smallvec::SmallVec;
+
+/// The policy. See the module page.
+#[derive(Debug, Clone)]
+pub struct SimpleSessionAffinity;
+
+impl SimpleSessionAffinity {
+    /// It has no settings.
+    pub fn new(_: &NoSettings) -> Self {
+        Self
+    }
+}
+
+/// The index of the owner among the candidates that `keep` keeps.
+fn owner(head: u64, candidates: &[Candidate], keep: impl Fn(&Candidate) -> bool) -> Option<usize> {
+    let mut ids: SmallVec<[(ReplicaId, usize); 64]> =
+        candidates.iter().enumerate().filter(|(_, c)| keep(c)).map(|(i, c)| (c.id, i)).collect();
+    ids.sort_unstable();
+    let slot = head.checked_rem(ids.len() as u64)?;
+    ids.get(slot as usize).map(|&(_, i)| i)
+}
+
+impl Policy for SimpleSessionAffinity {
+    fn name(&self) -> &'static str {
+        "simple-session-affinity"
+    }
+
+    fn choose(&mut self, ask: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+        if ask.head == 0 {
+            return Choice::fallback(uniform(candidates, rng), reason::NO_PROMPT);
+        }
+        let Some(first) = owner(ask.head, candidates, |_| true) else { return Choice::own(None) };
+        for (i, terms) in terms.iter_mut().enumerate() {
+            terms.total = if i == first { 0.0 } else { 1.0 };
+        }
+        if candidates[first].excluded.is_none() {
+            return Choice::own(Some(first));
+        }
+        Choice::fallback(owner(ask.head, candidates, |c| c.excluded.is_none()), reason::OWNER_EXCLUDED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Exclusion;
+    use crate::policy::select::tests::fleet;
+    use crate::rng::stream;
+
+    fn choose(head: u64, fleet: &[Candidate]) -> Choice {
+        let mut terms = vec![Terms::default(); fleet.len()];
+        SimpleSessionAffinity.choose(&Ask { head, ..Ask::default() }, fleet, &mut terms, &mut stream(1, "policy", 0))
+    }
+
+    #[test]
+    fn equal_heads_share_an_owner_whatever_the_load_and_the_order() {
+        let mut fleet = fleet(3);
+        assert_eq!([3, 4, 5, 7].map(|head| choose(head, &fleet).chosen.unwrap()), [0, 1, 2, 1]);
+        fleet[1].waiting_tokens = 1_000_000;
+        fleet.reverse();
+        assert_eq!(fleet[choose(4, &fleet).chosen.unwrap()].id, ReplicaId(1));
+    }
+
+    #[test]
+    fn an_excluded_owner_moves_only_its_own_heads() {
+        let mut fleet = fleet(3);
+        fleet[1].excluded = Some(Exclusion::Unhealthy);
+        assert_eq!(choose(3, &fleet), Choice::own(Some(0)));
+        assert_eq!(choose(5, &fleet), Choice::own(Some(2)));
+        assert_eq!(choose(4, &fleet), Choice::fallback(Some(0), "owner-excluded")); // 4 mod 2 of (0, 2)
+        assert_eq!(choose(7, &fleet), Choice::fallback(Some(2), "owner-excluded")); // 7 mod 2
+        assert_eq!(choose(0, &fleet).reason, Some("no-prompt"));
+        fleet.iter_mut().for_each(|c| c.excluded = Some(Exclusion::Full));
+        assert_eq!(choose(4, &fleet).chosen, None);
+        assert_eq!(choose(4, &[]), Choice::own(None));
+    }
+}
