@@ -212,8 +212,8 @@ pub struct Dispatch {
     pub forward: bool,
     /// Prompt tokens believed cached there.
     pub cached_tokens: u32,
-    /// The chosen candidate's total, ms for policies whose cost is a time.
-    pub score: f64,
+    /// Time to first token the policy expects, ms from now; `None` when its score is no time.
+    pub predicted_ttft_ms: Option<f64>,
     /// The fallback that decided, if the policy's own rule did not.
     pub reason: Option<&'static str>,
 }

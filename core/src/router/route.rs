@@ -52,7 +52,7 @@ impl<S: Symbol> Router<S> {
             attempt: flight.attempts,
             forward,
             cached_tokens: cached,
-            score: self.terms[chosen].total,
+            predicted_ttft_ms: self.policy.predicts_ttft().then_some(self.terms[chosen].total),
             reason: choice.reason,
         };
         if self.config.learn_at == LearnAt::Dispatch {
