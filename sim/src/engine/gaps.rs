@@ -1,0 +1,129 @@
+//! Inter-token latencies, pooled: a histogram with 8 buckets an octave (each 6 to 12 % wide).
+
+/// Gaps between consecutive tokens of one request, counted in logarithmic buckets from 1/16 ms to 17 minutes.
+/// Histograms of several engines add up.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GapHistogram {
+    /// Empty until the first gap, then [`BUCKETS`] counts.
+    counts: Vec<u64>,
+}
+
+const OCTAVES: usize = 24;
+const BUCKETS: usize = OCTAVES * 8;
+const LEAST_MS: f64 = 0.0625;
+
+impl GapHistogram {
+    /// Counts `count` gaps of `ms` milliseconds. Gaps out of range go to the first or last bucket.
+    pub fn add(&mut self, ms: f64, count: u64) {
+        if count > 0 {
+            if self.counts.is_empty() {
+                self.counts = vec![0; BUCKETS];
+            }
+            self.counts[bucket(ms)] += count;
+        }
+    }
+
+    /// Adds another histogram's counts.
+    pub fn merge(&mut self, other: &Self) {
+        if self.counts.is_empty() {
+            self.counts.clone_from(&other.counts);
+        } else {
+            for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
+                *mine += theirs;
+            }
+        }
+    }
+
+    /// Gaps counted.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The `q`-quantile in ms, interpolated inside its bucket; `None` when nothing was counted.
+    pub fn quantile(&self, q: f64) -> Option<f64> {
+        let total = self.count();
+        if total == 0 {
+            return None;
+        }
+        let rank = q.clamp(0.0, 1.0) * total as f64;
+        let mut below = 0.0;
+        for (b, &count) in self.counts.iter().enumerate().filter(|&(_, &count)| count > 0) {
+            let count = count as f64;
+            if below + count >= rank {
+                let low = if b == 0 { 0.0 } else { upper_ms(b - 1) };
+                return Some(low + (upper_ms(b) - low) * ((rank - below) / count));
+            }
+            below += count;
+        }
+        self.counts.iter().rposition(|&count| count > 0).map(upper_ms)
+    }
+
+    /// The filled buckets: (upper bound in ms, count), ascending.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
+        self.counts.iter().enumerate().filter(|&(_, &count)| count > 0).map(|(b, &count)| (upper_ms(b), count))
+    }
+}
+
+/// The bucket of `ms`: octave from the exponent, eighth of the octave from the top bits of the mantissa, which is a
+/// table look-up in all but name and needs no logarithm.
+fn bucket(ms: f64) -> usize {
+    let scaled = ms / LEAST_MS;
+    if scaled.is_nan() || scaled < 1.0 {
+        return 0;
+    }
+    let bits = scaled.to_bits() >> 49; // sign 0, 11 bits of exponent, 3 of mantissa
+    ((bits - (1023 << 3)) as usize).min(BUCKETS - 1)
+}
+
+/// Where bucket `b` ends, ms.
+pub(super) fn upper_ms(b: usize) -> f64 {
+    let (octave, eighth) = (b / 8, b % 8);
+    LEAST_MS * (1u64 << octave) as f64 * (1.0 + (eighth + 1) as f64 / 8.0)
+}
+
+/// Where the bucket of `ms` ends, ms; infinite for the last one.
+pub(super) fn limit_ms(ms: f64) -> f64 {
+    match bucket(ms) {
+        b if b == BUCKETS - 1 => f64::INFINITY,
+        b => upper_ms(b),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_gap_falls_inside_its_bucket(ms in 0.0625f64..900_000.0) {
+            let b = bucket(ms);
+            prop_assert!(ms < upper_ms(b));
+            prop_assert!(b == 0 || ms >= upper_ms(b - 1));
+            prop_assert!(limit_ms(ms) > ms);
+        }
+
+        #[test]
+        fn quantiles_are_right_within_a_bucket(mut gaps in prop::collection::vec(0.1f64..5000.0, 1..300), q in 0.0f64..1.0) {
+            let mut histogram = GapHistogram::default();
+            gaps.iter().for_each(|&ms| histogram.add(ms, 1));
+            gaps.sort_by(f64::total_cmp);
+            let exact = gaps[((q * gaps.len() as f64).ceil() as usize).max(1) - 1];
+            let found = histogram.quantile(q).unwrap();
+            prop_assert!(found >= exact / 1.126 && found <= exact * 1.126, "{found} for {exact}");
+        }
+    }
+
+    #[test]
+    fn histograms_add_up_and_the_empty_one_has_no_quantile() {
+        let (mut a, mut b) = (GapHistogram::default(), GapHistogram::default());
+        assert_eq!(a.quantile(0.5), None);
+        b.add(10.0, 3);
+        a.merge(&b);
+        a.merge(&b);
+        assert_eq!((a.count(), a.buckets().count()), (6, 1));
+        b.add(f64::MAX, 1);
+        b.add(0.0, 1);
+        assert_eq!(b.count(), 5);
+    }
+}

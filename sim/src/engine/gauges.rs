@@ -1,0 +1,226 @@
+//! What a scraper sees, and when: SGLang's gauges move after a prefill batch, every `decode_log_interval` decode
+//! steps, and once in a while when idle. In between they are old, which is a fact a router has to live with.
+
+use super::Engine;
+use super::gaps::GapHistogram;
+#[cfg(test)]
+use super::request::Place;
+use super::scheduler::Batch;
+use gorgo_core::{Span, Time};
+use serde::Serialize;
+
+/// The gauges of `/metrics`, as last published.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Gauges {
+    /// Running batch: after a prefill without the requests just prefilled, after a decode with those just finished.
+    pub num_running_reqs: u32,
+    /// Waiting queue.
+    pub num_queue_reqs: u64,
+    /// Slots neither free nor merely cached.
+    pub num_used_tokens: u64,
+    /// The same over the pool.
+    pub token_usage: f64,
+    /// The pool.
+    pub max_total_num_tokens: u32,
+    /// Tokens a second over the last report interval.
+    pub gen_throughput: f64,
+    /// Cached over all prompt tokens of the last prefill batch; a decode report sets it to 0.
+    pub cache_hit_rate: f64,
+    /// When they were published.
+    pub published: Time,
+}
+
+/// Counters, which move with every step or request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Counters {
+    /// Requests accepted.
+    pub requests: u64,
+    /// Requests that ended without an answer.
+    pub aborted: u64,
+    /// Prompt tokens of requests that reached a prefill.
+    pub prompt_tokens: u64,
+    /// Those of them found in the cache.
+    pub cached_tokens: u64,
+    /// Tokens computed by prefill steps, repeated work after retractions included.
+    pub computed_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+    /// Tokens evicted from the cache.
+    pub evicted_tokens: u64,
+    /// Retractions.
+    pub retracted: u64,
+}
+
+/// The state now (`/v1/loads` of SGLang asks the scheduler itself).
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Loads {
+    /// Requests decoding.
+    pub running: u64,
+    /// Requests in a prefill batch.
+    pub prefilling: u64,
+    /// Requests in the queue.
+    pub waiting: u64,
+    /// Requests with the tokenizer or on the way to the scheduler.
+    pub arriving: u64,
+    /// Prompt tokens of those waiting and arriving.
+    pub waiting_tokens: u64,
+    /// Slots neither free nor merely cached.
+    pub used_tokens: u64,
+    /// Slots of the tree, evictable and not.
+    pub tree_tokens: u64,
+    /// Free slots.
+    pub free_tokens: u64,
+    /// Share of `max_tokens` reserved for running requests.
+    pub new_token_ratio: f64,
+}
+
+/// Keeps the books of one engine.
+#[derive(Debug)]
+pub(super) struct Meter {
+    gauges: Gauges,
+    pub(super) counters: Counters,
+    pub(super) gaps: GapHistogram,
+    /// When the last decode step ended.
+    pub(super) last_decode: Time,
+    /// Requests that made their first token since then: (when, how many).
+    pub(super) fresh: Vec<(Time, u64)>,
+    pub(super) idle_since: Time,
+    window_tokens: u64,
+    window_start: Time,
+}
+
+impl Meter {
+    pub(super) fn new(kv_tokens: u32) -> Self {
+        Self {
+            gauges: Gauges { max_total_num_tokens: kv_tokens, ..Gauges::default() },
+            counters: Counters::default(),
+            gaps: GapHistogram::default(),
+            last_decode: Time::ZERO,
+            fresh: Vec::new(),
+            idle_since: Time::ZERO,
+            window_tokens: 0,
+            window_start: Time::ZERO,
+        }
+    }
+
+    /// A new process: gauges and counters start over. Gaps are the experimenter's and stay.
+    pub(super) fn reset(&mut self, now: Time) {
+        let gaps = std::mem::take(&mut self.gaps);
+        *self = Self {
+            gaps,
+            idle_since: now,
+            last_decode: now,
+            window_start: now,
+            ..Self::new(self.gauges.max_total_num_tokens)
+        };
+    }
+
+    /// Counts the gaps before `emitted` tokens of a decode step; requests that were there at the last decode step
+    /// waited since its end, others since their first token.
+    pub(super) fn decode_gaps(&mut self, start: Time, now: Time, step_ms: f64, emitted: u64) {
+        let mut rest = emitted;
+        for (at, count) in std::mem::take(&mut self.fresh) {
+            let count = count.min(rest);
+            self.gaps.add((now - at).ms(), count);
+            rest -= count;
+        }
+        // Steps back to back count as their smooth length, which is the same however many are taken at once.
+        let ms = if start == self.last_decode { step_ms } else { (now - self.last_decode).ms() };
+        self.gaps.add(ms, rest);
+        self.decoded(now, emitted);
+    }
+
+    pub(super) fn decoded(&mut self, ended: Time, tokens: u64) {
+        self.last_decode = ended;
+        self.counters.generated_tokens += tokens;
+        self.window_tokens += tokens;
+    }
+
+    pub(super) fn publish_prefill(&mut self, now: Time, batch: &Batch, queued: u64, used: u64) {
+        self.publish(now, batch.running, queued, used);
+        self.gauges.cache_hit_rate = batch.cached_tokens as f64 / (batch.cached_tokens + batch.new_tokens) as f64;
+    }
+
+    pub(super) fn publish_decode(&mut self, now: Time, rows: u32, queued: u64, used: u64) {
+        self.publish(now, rows, queued, used);
+        let window = (now - self.window_start).ms() / 1e3;
+        self.gauges.gen_throughput = if window > 0.0 { self.window_tokens as f64 / window } else { 0.0 };
+        self.gauges.cache_hit_rate = 0.0;
+        (self.window_tokens, self.window_start) = (0, now);
+    }
+
+    /// On an idle engine, once the gauges are `period_s` old.
+    pub(super) fn publish_idle(&mut self, now: Time, period_s: f64) {
+        let due = (self.gauges.published + Span::from_secs(period_s)).max(self.idle_since);
+        if due <= now && self.idle_since >= self.gauges.published {
+            self.publish(due, 0, 0, 0);
+            self.gauges.gen_throughput = 0.0;
+        }
+    }
+
+    fn publish(&mut self, now: Time, running: u32, queued: u64, used: u64) {
+        let g = &mut self.gauges;
+        (g.num_running_reqs, g.num_queue_reqs, g.num_used_tokens, g.published) = (running, queued, used, now);
+        g.token_usage = used as f64 / f64::from(g.max_total_num_tokens);
+    }
+}
+
+impl Engine {
+    /// What a scrape at `now` reads, which may be older. Call [`Self::advance`] first.
+    pub fn metrics(&mut self, now: Time) -> Gauges {
+        self.jump(now);
+        if self.current.is_none() && self.waiting.is_empty() {
+            self.meter.publish_idle(now, self.config.idle_publish_s);
+        }
+        self.meter.gauges
+    }
+
+    /// The true state at `now`. Call [`Self::advance`] first.
+    pub fn loads(&mut self, now: Time) -> Loads {
+        self.jump(now);
+        let received = self.inbox.partition_point(|&(ready, _)| ready <= now);
+        let tokens = |slot: u32| u64::from(self.req(slot).input);
+        let waiting = (self.waiting.len() + received) as u64;
+        let arriving = (self.inbox.len() - received) as u64;
+        let running = self.running.iter().filter(|m| self.req(m.slot).prefilled).count() as u64;
+        Loads {
+            running,
+            prefilling: self.by_id.len() as u64 - running - waiting - arriving,
+            waiting,
+            arriving,
+            waiting_tokens: self.waiting.iter().map(|&slot| tokens(slot)).sum::<u64>()
+                + self.inbox.iter().map(|&(_, slot)| tokens(slot)).sum::<u64>(),
+            used_tokens: self.used(),
+            tree_tokens: self.cache.evictable() + self.cache.protected(),
+            free_tokens: self.free,
+            new_token_ratio: self.new_token_ratio(),
+        }
+    }
+
+    /// Counters since the process started. Call [`Self::advance`] first.
+    pub fn counters(&mut self, now: Time) -> Counters {
+        self.jump(now);
+        self.meter.counters
+    }
+
+    /// Gaps between tokens of one request, pooled over all requests, since the last [`Self::take_gaps`]. Jitter of
+    /// single steps is left out where steps follow one another, so that skipping and walking count alike.
+    pub fn gaps(&self) -> &GapHistogram {
+        &self.meter.gaps
+    }
+
+    /// Hands out the gaps counted so far and starts anew.
+    pub fn take_gaps(&mut self) -> GapHistogram {
+        std::mem::take(&mut self.meter.gaps)
+    }
+
+    /// Requests in flight, whatever their state.
+    pub fn in_flight(&self) -> usize {
+        self.by_id.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn place(&self, id: u64) -> Option<Place> {
+        self.by_id.get(&gorgo_core::RequestId(id)).map(|&slot| self.req(slot).place)
+    }
+}
