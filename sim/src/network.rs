@@ -1,0 +1,229 @@
+//! Round trips between sites and from users, and how they swing.
+//!
+//! Between two sites: a measured median where there is one, else `24 + 0.0150 ms/km` over the great circle times a
+//! lognormal(0.25) drawn once a pair (fit over 5,310 measured region pairs, residual sd 36-47 ms). From a user:
+//! the country's access latency plus `0.0155 ms/km`. On top, each link swings as an AR(1) process in log space with
+//! 30 s steps (`sigma` 0.05 for a backbone; 0.30 is what GORGO's HTTP probes show), and each message has a small
+//! jitter of its own. Every draw is a function of (seed, link, step or message), so all arms see one network.
+
+use gorgo_core::request::Place;
+use gorgo_core::{Span, Time, rng};
+use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// How links swing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// Standard deviation of the slow swing, in log space.
+    pub sigma: f64,
+    /// Correlation of the swing from one 30 s step to the next.
+    pub rho: f64,
+    /// Standard deviation of a message's own jitter, as a share of the one-way time.
+    pub jitter: f64,
+    /// All round trips are multiplied by this (2.5 turns backbone medians into GORGO's HTTP probes).
+    pub scale: f64,
+    /// Access latency of users whose country is unknown, ms.
+    pub access_ms: f64,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self { sigma: 0.05, rho: 0.8, jitter: 0.02, scale: 1.0, access_ms: 25.0 }
+    }
+}
+
+const STEP: Span = Span(30_000_000_000);
+
+/// The distance model for pairs nobody measured, before its lognormal factor.
+pub fn distance_rtt_ms(km: f64) -> f64 {
+    24.0 + 0.0150 * km
+}
+
+/// Round trip from a user with `access_ms` of access latency to a site `km` away.
+pub fn user_rtt_ms(access_ms: f64, km: f64) -> f64 {
+    access_ms + 0.0155 * km
+}
+
+/// Great-circle distance on a sphere of 6,371 km.
+pub fn great_circle_km(a: Place, b: Place) -> f64 {
+    let (lat_a, lat_b) = (a.lat.to_radians(), b.lat.to_radians());
+    let (dlat, dlon) = ((b.lat - a.lat).to_radians(), (b.lon - a.lon).to_radians());
+    let h = (dlat / 2.0).sin().powi(2) + lat_a.cos() * lat_b.cos() * (dlon / 2.0).sin().powi(2);
+    2.0 * 6_371.0 * h.sqrt().min(1.0).asin()
+}
+
+/// One link with its slow swing.
+#[derive(Debug)]
+struct Link {
+    base_ms: f64,
+    swing: rng::ChaCha8Rng,
+    /// Next step to draw, and the log deviation of the last one drawn.
+    step: u64,
+    log: f64,
+    /// `base_ms` times the present swing.
+    rtt_ms: f64,
+}
+
+/// All links between sites.
+#[derive(Debug)]
+pub struct Network {
+    config: NetworkConfig,
+    sites: usize,
+    links: Vec<Link>,
+    salt: u64,
+}
+
+impl Network {
+    /// A network over `places`. `measured(a, b)` gives a pair's median round trip in ms where one is known.
+    /// A site is 0.5 ms from another at the same place and 0 from itself.
+    pub fn new(
+        config: NetworkConfig,
+        seed: u64,
+        places: &[Place],
+        measured: impl Fn(usize, usize) -> Option<f64>,
+    ) -> Self {
+        let sites = places.len();
+        let mut links = Vec::with_capacity(sites * sites);
+        for a in 0..sites {
+            for b in 0..sites {
+                // Both directions share one base and one swing: what is known of a path is its round trip.
+                let (low, high) = (a.min(b), a.max(b));
+                let index = (low * sites + high) as u64;
+                let mut draw = rng::stream(seed, "network-base", index);
+                let factor: f64 = StandardNormal.sample(&mut draw);
+                let km = great_circle_km(places[low], places[high]);
+                let base = if a == b {
+                    0.0
+                } else if km < 1.0 {
+                    0.5
+                } else {
+                    let both = measured(low, high).or_else(|| measured(high, low));
+                    both.unwrap_or_else(|| distance_rtt_ms(km) * (0.25 * factor).exp())
+                };
+                let base_ms = base * config.scale;
+                links.push(Link {
+                    base_ms,
+                    swing: rng::stream(seed, "network-swing", index),
+                    step: 0,
+                    log: 0.0,
+                    rtt_ms: base_ms,
+                });
+            }
+        }
+        Self { config, sites, links, salt: seed ^ 0x6e65_7477_6f72_6b00 }
+    }
+
+    /// The median round trip between two sites, ms.
+    pub fn base_ms(&self, a: usize, b: usize) -> f64 {
+        self.links[a * self.sites + b].base_ms
+    }
+
+    /// The round trip between two sites at `now`, ms, without message jitter. `now` must not go back.
+    pub fn rtt_ms(&mut self, a: usize, b: usize, now: Time) -> f64 {
+        let (sigma, rho) = (self.config.sigma, self.config.rho);
+        let link = &mut self.links[a * self.sites + b];
+        let step = now.0 / STEP.0;
+        if link.step <= step {
+            if sigma == 0.0 || link.base_ms == 0.0 {
+                link.step = u64::MAX;
+                return link.base_ms;
+            }
+            while link.step <= step {
+                let normal: f64 = StandardNormal.sample(&mut link.swing);
+                link.log = if link.step == 0 {
+                    sigma * normal
+                } else {
+                    rho * link.log + sigma * (1.0 - rho * rho).sqrt() * normal
+                };
+                link.step += 1;
+            }
+            link.rtt_ms = link.base_ms * link.log.exp();
+        }
+        link.rtt_ms
+    }
+
+    /// Time of one message from `a` to `b` sent at `now`; `message` makes its jitter its own.
+    pub fn one_way(&mut self, a: usize, b: usize, now: Time, message: u64) -> Span {
+        let half = self.rtt_ms(a, b, now) / 2.0;
+        let link = (a * self.sites + b) as u64;
+        Span::from_ms(half * self.jitter(message, link))
+    }
+
+    /// Time of one message between a user with round trip `rtt_ms` and a router.
+    pub fn user_one_way(&self, rtt_ms: f64, message: u64) -> Span {
+        Span::from_ms(rtt_ms / 2.0 * self.config.scale * self.jitter(message, u64::MAX))
+    }
+
+    /// `1 + jitter * t`, t triangular with unit variance: a counter-based draw that costs one hash.
+    fn jitter(&self, message: u64, link: u64) -> f64 {
+        if self.config.jitter == 0.0 {
+            return 1.0;
+        }
+        let hash = xxh3_64_with_seed(&message.to_le_bytes(), self.salt ^ link.rotate_left(32));
+        let (u, v) = ((hash >> 32) as f64 / 4_294_967_296.0, (hash & 0xffff_ffff) as f64 / 4_294_967_296.0);
+        1.0 + self.config.jitter * 6f64.sqrt() * (u + v - 1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRANKFURT: Place = Place { lat: 50.11, lon: 8.68 };
+    const TEL_AVIV: Place = Place { lat: 32.08, lon: 34.78 };
+    const SAN_FRANCISCO: Place = Place { lat: 37.77, lon: -122.42 };
+
+    fn network(config: NetworkConfig, seed: u64) -> Network {
+        let known = |a: usize, b: usize| (a == 0 && b == 1).then_some(52.0);
+        Network::new(config, seed, &[FRANKFURT, TEL_AVIV, SAN_FRANCISCO, FRANKFURT], known)
+    }
+
+    #[test]
+    fn distances_are_those_of_a_globe() {
+        let km = great_circle_km(FRANKFURT, SAN_FRANCISCO);
+        assert!((km - 9_150.0).abs() < 60.0, "{km}");
+        assert_eq!(great_circle_km(TEL_AVIV, TEL_AVIV), 0.0);
+    }
+
+    #[test]
+    fn measured_pairs_win_and_both_directions_agree() {
+        let mut net = network(NetworkConfig { sigma: 0.0, jitter: 0.0, ..NetworkConfig::default() }, 3);
+        assert_eq!(
+            (net.base_ms(0, 1), net.base_ms(1, 0), net.base_ms(1, 1), net.base_ms(0, 3)),
+            (52.0, 52.0, 0.0, 0.5)
+        );
+        assert_eq!(net.base_ms(0, 2), net.base_ms(2, 0));
+        assert_eq!(net.one_way(0, 1, Time(5), 9), Span::from_ms(26.0));
+    }
+
+    #[test]
+    fn the_swing_has_the_configured_spread_and_does_not_depend_on_who_looks_when() {
+        let config = NetworkConfig { sigma: 0.3, rho: 0.8, ..NetworkConfig::default() };
+        let (mut often, mut seldom) = (network(config.clone(), 5), network(config, 5));
+        let mut logs = Vec::new();
+        for step in 0..4_000u64 {
+            let rtt = often.rtt_ms(0, 1, Time(step * STEP.0 + 7));
+            logs.push((rtt / 52.0).ln());
+        }
+        assert_eq!(often.rtt_ms(0, 1, Time(3_999 * STEP.0)), seldom.rtt_ms(0, 1, Time(3_999 * STEP.0)));
+        let mean = logs.iter().sum::<f64>() / logs.len() as f64;
+        let sd = (logs.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / logs.len() as f64).sqrt();
+        let lag: f64 = logs.windows(2).map(|w| (w[0] - mean) * (w[1] - mean)).sum::<f64>() / logs.len() as f64;
+        assert!(
+            mean.abs() < 0.05 && (sd - 0.3).abs() < 0.04 && (lag / sd / sd - 0.8).abs() < 0.05,
+            "{mean} {sd} {lag}"
+        );
+    }
+
+    #[test]
+    fn jitter_is_small_repeatable_and_the_messages_own() {
+        let mut net = network(NetworkConfig { sigma: 0.0, jitter: 0.02, ..NetworkConfig::default() }, 3);
+        let times: Vec<f64> = (0..5_000).map(|m| net.one_way(0, 1, Time(0), m).ms()).collect();
+        assert_eq!(net.one_way(0, 1, Time(9), 77), Span::from_ms(times[77]));
+        let mean = times.iter().sum::<f64>() / times.len() as f64;
+        let sd = (times.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / times.len() as f64).sqrt();
+        assert!((mean - 26.0).abs() < 0.05 && (sd / 26.0 - 0.02).abs() < 0.002, "{mean} {sd}");
+    }
+}

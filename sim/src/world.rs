@@ -1,0 +1,275 @@
+//! One run: users, routers, replicas and the network between them, in virtual time.
+//!
+//! Events have a total order (time, then the order in which they were scheduled; arrivals before anything else due at
+//! the same instant), so equal seeds give equal runs bit for bit; a running hash over all events proves it.
+//! Every wait a real request meets is an event or a stretch of time here: user → router, the router's queue,
+//! router → replica (or peer router → replica), the engine, and all the way back.
+
+use crate::engine::{Engine, EngineEvent, GapHistogram};
+use crate::network::{Network, great_circle_km, user_rtt_ms};
+use gorgo_core::policy::Policy;
+use gorgo_core::record::{RequestRecord, Status};
+use gorgo_core::request::{Place, TraceRequest};
+use gorgo_core::router::{Action, Event, Router};
+use gorgo_core::{RequestId, Span, Time, rng};
+use rand::Rng;
+use std::collections::VecDeque;
+
+mod config;
+mod faults;
+mod key;
+mod queue;
+mod replicas;
+mod requests;
+mod signals;
+pub use config::{Client, Fault, FaultKind, ReplicaConfig, Site, Topology, WorldConfig, WorldError};
+use key::Key;
+use queue::{Back, Ev, EventQueue};
+
+/// How full a replica was at an instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueSample {
+    /// When.
+    pub at: Time,
+    /// Which replica.
+    pub replica: u16,
+    /// Requests in the engine's queue or on their way into it.
+    pub waiting: u32,
+    /// Requests running, in prefill or decode.
+    pub running: u32,
+    /// Requests in the queue of the router beside it (edge) or of the proxy.
+    pub queued_at_router: u32,
+}
+
+/// What a run leaves behind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// One row a request, in order of the trace.
+    pub records: Vec<RequestRecord>,
+    /// Gaps between tokens of one request, over all engines.
+    pub itl: GapHistogram,
+    /// Queue samples in order of time.
+    pub samples: Vec<QueueSample>,
+    /// Hash over every event: equal for equal inputs.
+    pub event_hash: u64,
+    /// Events processed.
+    pub events: u64,
+    /// Virtual time from the start to the last answer.
+    pub span: Span,
+}
+
+/// A request on its way.
+#[derive(Debug)]
+struct Flight {
+    request: TraceRequest,
+    user_rtt_ms: f64,
+    origin: u16,
+    /// Dispatch that counts, as the engine knows it; news of older ones is not recorded.
+    at_engine: Key,
+    live: bool,
+}
+
+struct RouterNode {
+    router: Router<u64>,
+    site: usize,
+}
+
+struct ReplicaNode {
+    engine: Engine,
+    site: usize,
+    /// Earliest wake-up already in the queue.
+    wake: Time,
+}
+
+struct World<'a, I: Iterator<Item = TraceRequest>> {
+    config: &'a WorldConfig,
+    trace: std::iter::Peekable<I>,
+    now: Time,
+    events: EventQueue,
+    network: Network,
+    routers: Vec<RouterNode>,
+    replicas: Vec<ReplicaNode>,
+    flights: Vec<Flight>,
+    free: Vec<u32>,
+    live: usize,
+    records: Vec<RequestRecord>,
+    samples: Vec<QueueSample>,
+    /// Bounded client: requests due but without a worker, and workers at work.
+    due: VecDeque<(Time, TraceRequest)>,
+    busy: usize,
+    engine_events: Vec<EngineEvent>,
+    actions: Vec<Action>,
+}
+
+/// Runs `trace` (in order of time) through the world of `config`; `policy` makes each router's own copy.
+///
+/// # Errors
+/// When the configuration contradicts itself, the trace is not in order, or requests are left that can never end.
+pub fn run(
+    config: &WorldConfig,
+    policy: &dyn Fn() -> Box<dyn Policy>,
+    trace: impl Iterator<Item = TraceRequest>,
+) -> Result<Outcome, WorldError> {
+    config.check()?;
+    let mut world = World::new(config, policy, trace)?;
+    world.start();
+    world.go()?;
+    Ok(world.finish())
+}
+
+impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
+    fn new(config: &'a WorldConfig, policy: &dyn Fn() -> Box<dyn Policy>, trace: I) -> Result<Self, WorldError> {
+        let places: Vec<Place> = config.sites.iter().map(|s| s.place).collect();
+        let network = Network::new(config.network.clone(), config.seed, &places, |a, b| config.measured(a, b));
+        let router = |i: usize, site: usize| RouterNode {
+            router: Router::new(
+                config.router.clone(),
+                policy(),
+                Some(config.block_tokens),
+                rng::stream(config.seed, "policy", i as u64),
+            ),
+            site,
+        };
+        let routers = match config.topology {
+            Topology::Proxy { site } => vec![router(0, site)],
+            Topology::Edge => config.replicas.iter().enumerate().map(|(i, r)| router(i, r.site)).collect(),
+        };
+        let replica = |(i, r): (usize, &ReplicaConfig)| {
+            let seed = rng::stream(config.seed, "engine", i as u64).next_u64();
+            let engine = Engine::new(r.engine.clone(), seed)
+                .map_err(|source| WorldError::Engine { replica: r.name.clone(), source })?;
+            Ok(ReplicaNode { engine, site: r.site, wake: Time::NEVER })
+        };
+        let replicas: Result<Vec<_>, WorldError> = config.replicas.iter().enumerate().map(replica).collect();
+        Ok(Self {
+            config,
+            trace: trace.peekable(),
+            now: Time::ZERO,
+            events: EventQueue::default(),
+            network,
+            routers,
+            replicas: replicas?,
+            flights: Vec::new(),
+            free: Vec::new(),
+            live: 0,
+            records: Vec::new(),
+            samples: Vec::new(),
+            due: VecDeque::new(),
+            busy: 0,
+            engine_events: Vec::new(),
+            actions: Vec::new(),
+        })
+    }
+
+    fn go(&mut self) -> Result<(), WorldError> {
+        let mut last_arrival = Time::ZERO;
+        loop {
+            let arrival = self.trace.peek().map(|r| r.at);
+            let event = self.events.next_time();
+            let arrives = arrival.is_some_and(|at| event.is_none_or(|e| at <= e));
+            if arrives {
+                let request = self.trace.next().expect("peeked");
+                if request.at < last_arrival {
+                    return Err(WorldError::TraceOrder { request: self.records.len(), at: request.at });
+                }
+                last_arrival = request.at;
+                self.now = self.now.max(request.at);
+                self.events.note(self.now, 0xa1);
+                self.scheduled(request);
+                continue;
+            }
+            if arrival.is_none() && self.live == 0 && self.due.is_empty() {
+                return Ok(()); // only clocks are left
+            }
+            let Some((at, event)) = self.events.pop() else { return Err(self.stuck()) };
+            if arrival.is_none() && at > last_arrival + Span::from_secs(self.config.drain_limit_s) {
+                return Err(self.stuck());
+            }
+            self.now = at;
+            self.process(event);
+        }
+    }
+
+    fn stuck(&self) -> WorldError {
+        WorldError::Stuck { requests: self.live + self.due.len(), at: self.now }
+    }
+
+    fn process(&mut self, event: Ev) {
+        match event {
+            Ev::AtRouter { router, key } => self.at_router(router, key),
+            Ev::AtEngine { replica, key } => self.at_engine(replica, key),
+            Ev::CancelEngine { replica, key } => self.cancel_engine(replica, key),
+            Ev::CancelPeer { router, key } => self.tell(router, Event::ClientGone { id: RequestId(key.0) }),
+            Ev::Wake { replica } => self.wake(replica),
+            Ev::Back { router, key, attempt, back } => self.back(router, key, attempt, back),
+            Ev::Leave { key } => self.leave(key),
+            Ev::Freed => self.freed(),
+            Ev::Timer { router } => self.tell(router, Event::Timer),
+            Ev::Sample => self.sample(),
+            Ev::Fault { index } => self.fault(index),
+            Ev::Restart { replica } => self.restart(replica),
+            signal => self.signal(signal),
+        }
+    }
+
+    /// Tells a router what happened and carries out what it wants.
+    fn tell(&mut self, router: u16, event: Event<u64>) {
+        let mut actions = std::mem::take(&mut self.actions);
+        actions.clear();
+        self.routers[usize::from(router)].router.handle(self.now, event, &mut actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Dispatch(dispatch) => self.dispatch(router, &dispatch),
+                Action::Cancel { id, replica, attempt } => self.cancel(router, Key(id.0), replica, attempt),
+                Action::Done { id, status, reason } => self.ended(router, Key(id.0), status, reason),
+                Action::SetTimer(at) => self.events.push(at.max(self.now), Ev::Timer { router }),
+                Action::Queued { .. } | Action::Decided(_) => {}
+            }
+        }
+        self.actions = actions;
+    }
+
+    /// Time of one message of a request between two sites. `leg` tells its messages apart.
+    fn one_way(&mut self, from: usize, to: usize, key: Key, leg: u64) -> Span {
+        self.network.one_way(from, to, self.now, (key.index() << 8) | leg)
+    }
+
+    /// The nearest router to a user and the round trip there.
+    fn entry(&self, request: &TraceRequest) -> (u16, f64) {
+        let access = self.config.access_ms(request.country);
+        let rtt = |node: &RouterNode| match request.place {
+            Some(place) => user_rtt_ms(access, great_circle_km(place, self.config.sites[node.site].place)),
+            None => access,
+        };
+        let all = self.routers.iter().enumerate().map(|(i, node)| (i as u16, rtt(node)));
+        all.min_by(|a, b| a.1.total_cmp(&b.1)).expect("there is a router")
+    }
+
+    fn sample(&mut self) {
+        for (i, node) in self.replicas.iter_mut().enumerate() {
+            let loads = node.engine.loads(self.now);
+            let router = &self.routers[i.min(self.routers.len() - 1)].router;
+            self.samples.push(QueueSample {
+                at: self.now,
+                replica: i as u16,
+                waiting: (loads.waiting + loads.arriving) as u32,
+                running: (loads.running + loads.prefilling) as u32,
+                queued_at_router: router.queue_len() as u32,
+            });
+        }
+        self.events.push(self.now + Span::from_ms(self.config.sample_ms), Ev::Sample);
+    }
+
+    fn finish(self) -> Outcome {
+        let mut itl = GapHistogram::default();
+        for node in &self.replicas {
+            itl.merge(node.engine.gaps());
+        }
+        let (event_hash, events) = self.events.digest();
+        let span = self.records.iter().map(|r| r.done).filter(|&t| t != Time::NEVER).max().unwrap_or_default();
+        Outcome { records: self.records, itl, samples: self.samples, event_hash, events, span: span - Time::ZERO }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! What a world is made of.
+
+use super::key::Key;
+use crate::engine::{ConfigError, EngineConfig};
+use crate::network::NetworkConfig;
+use gorgo_core::request::Place;
+use gorgo_core::router::RouterConfig;
+use gorgo_core::{MAX_REPLICAS, Time};
+
+/// A place where routers and replicas stand.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    /// Shown in reports.
+    pub name: String,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// One replica.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplicaConfig {
+    /// Shown in reports.
+    pub name: String,
+    /// Index of its site.
+    pub site: usize,
+    /// The engine it runs.
+    pub engine: EngineConfig,
+    /// Prefill rate that routers are told, ms a token; `None` leaves them the policy's.
+    pub ms_per_token: Option<f64>,
+}
+
+/// Where the routers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topology {
+    /// One beside each replica; users enter at the nearest; one forward at most.
+    Edge,
+    /// One for all, at a site.
+    Proxy {
+        /// Index of the site.
+        site: usize,
+    },
+}
+
+/// Who sends the requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// Each at its scheduled instant, whatever happened to those before.
+    Open,
+    /// `workers` of them back to back: a request whose instant has come waits for a free one, as in GORGO's recorded
+    /// runs. (Their feeder queue of twice that length changes nothing: requests are taken in order either way.)
+    Bounded {
+        /// Requests in flight at most.
+        workers: usize,
+    },
+}
+
+/// Something that happens to a replica.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Fault {
+    /// When.
+    pub at: Time,
+    /// To which.
+    pub replica: u16,
+    /// What.
+    pub kind: FaultKind,
+}
+
+/// Kinds of faults.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum FaultKind {
+    /// It dies and comes back with an empty cache.
+    Crash {
+        /// How long it is away, ms.
+        down_ms: f64,
+    },
+    /// Routers are told to send it nothing new.
+    Drain,
+    /// They are told that they may again.
+    Undrain,
+}
+
+/// A world. Periods are ms.
+#[derive(Debug, Clone)]
+pub struct WorldConfig {
+    /// Seed of every stream.
+    pub seed: u64,
+    /// How links behave.
+    pub network: NetworkConfig,
+    /// Places of routers and replicas.
+    pub sites: Vec<Site>,
+    /// Measured round trips between sites, ms: `(from, to, ms)`.
+    pub measured: Vec<(usize, usize, f64)>,
+    /// Access latency of a country, ms; others get the network's default. Sorted by code; the position is also the
+    /// record's `origin`, and the number of entries stands for "unknown".
+    pub countries: Vec<([u8; 2], f64)>,
+    /// The replicas.
+    pub replicas: Vec<ReplicaConfig>,
+    /// Where routers are.
+    pub topology: Topology,
+    /// Their settings.
+    pub router: RouterConfig,
+    /// Tokens a block id of the trace stands for.
+    pub block_tokens: u32,
+    /// Metrics of each replica are read this often.
+    pub scrape_ms: f64,
+    /// Round trips are probed this often.
+    pub probe_ms: f64,
+    /// Edges tell each other their load this often.
+    pub peer_ms: f64,
+    /// Queues are sampled for plots this often; 0 never.
+    pub sample_ms: f64,
+    /// Time a router spends on a request before it decides.
+    pub router_ms: f64,
+    /// Who sends.
+    pub client: Client,
+    /// A user without a first token leaves after this long; `None` never.
+    pub patience_ms: Option<f64>,
+    /// A router gives a request up without a first token after this long; `None` never.
+    pub deadline_ms: Option<f64>,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+    /// The run fails if requests are left this long after the last arrival, s.
+    pub drain_limit_s: f64,
+}
+
+/// Why a run could not be made or did not end.
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[non_exhaustive]
+pub enum WorldError {
+    /// Nothing to run on.
+    #[error("the fleet has {0} replicas; it needs 1 to {MAX_REPLICAS}")]
+    Replicas(usize),
+    /// A name that points nowhere.
+    #[error("{what} refers to site {site}, but there are {sites} sites")]
+    Site {
+        /// Who refers to it.
+        what: String,
+        /// To which.
+        site: usize,
+        /// How many there are.
+        sites: usize,
+    },
+    /// A number out of range.
+    #[error("{key} is {value}; it must be {must}")]
+    Value {
+        /// Which setting.
+        key: &'static str,
+        /// What it is.
+        value: f64,
+        /// What it should be.
+        must: &'static str,
+    },
+    /// A fault for a replica that is not there.
+    #[error("fault {index} names replica {replica}, but there are {replicas}")]
+    Fault {
+        /// Position of the fault.
+        index: usize,
+        /// The replica it names.
+        replica: u16,
+        /// How many there are.
+        replicas: usize,
+    },
+    /// An engine that cannot be.
+    #[error("replica {replica}: {source}")]
+    Engine {
+        /// Which replica.
+        replica: String,
+        /// Why.
+        source: ConfigError,
+    },
+    /// The trace goes back in time.
+    #[error("request {request} of the trace comes at {:.3} s, before the one in front of it; sort the trace by time", .at.secs())]
+    TraceOrder {
+        /// Position in the trace.
+        request: usize,
+        /// Its time.
+        at: Time,
+    },
+    /// Requests that never end: a bug, or a drain limit that is too short for the backlog.
+    #[error(
+        "{requests} requests were still open {:.0} s into the run; the fleet is too slow for this load (raise drain_limit_s, lower the rate or add replicas)",
+        .at.secs()
+    )]
+    Stuck {
+        /// How many.
+        requests: usize,
+        /// When the run gave up.
+        at: Time,
+    },
+}
+
+impl WorldConfig {
+    pub(super) fn check(&self) -> Result<(), WorldError> {
+        let (replicas, sites) = (self.replicas.len(), self.sites.len());
+        if replicas == 0 || replicas > MAX_REPLICAS {
+            return Err(WorldError::Replicas(replicas));
+        }
+        let mut used: Vec<(String, usize)> =
+            self.replicas.iter().map(|r| (format!("replica {}", r.name), r.site)).collect();
+        if let Topology::Proxy { site } = self.topology {
+            used.push(("the proxy".to_owned(), site));
+        }
+        if let Some((what, site)) = used.into_iter().find(|&(_, site)| site >= sites) {
+            return Err(WorldError::Site { what, site, sites });
+        }
+        for (key, value) in [("scrape_ms", self.scrape_ms), ("probe_ms", self.probe_ms), ("peer_ms", self.peer_ms)] {
+            if !(value >= 1.0 && value.is_finite()) {
+                return Err(WorldError::Value { key, value, must: "at least 1 ms" });
+            }
+        }
+        if self.block_tokens == 0 {
+            return Err(WorldError::Value { key: "block_tokens", value: 0.0, must: "at least 1" });
+        }
+        if self.router.max_hops > 1 {
+            let value = f64::from(self.router.max_hops);
+            return Err(WorldError::Value { key: "max_hops", value, must: "0 or 1 in simulation" });
+        }
+        if self.router.max_attempts > Key::MAX_ATTEMPTS {
+            let value = f64::from(self.router.max_attempts);
+            return Err(WorldError::Value { key: "max_attempts", value, must: "at most 31 in simulation" });
+        }
+        if let Client::Bounded { workers: 0 } = self.client {
+            return Err(WorldError::Value { key: "workers", value: 0.0, must: "at least 1" });
+        }
+        let missing = self.faults.iter().position(|f| usize::from(f.replica) >= replicas);
+        if let Some(index) = missing {
+            return Err(WorldError::Fault { index, replica: self.faults[index].replica, replicas });
+        }
+        Ok(())
+    }
+
+    pub(super) fn measured(&self, a: usize, b: usize) -> Option<f64> {
+        self.measured.iter().find(|&&(from, to, _)| (from, to) == (a, b)).map(|&(_, _, ms)| ms)
+    }
+
+    fn country(&self, code: Option<[u8; 2]>) -> Option<usize> {
+        self.countries.binary_search_by_key(&code?, |&(c, _)| c).ok()
+    }
+
+    pub(super) fn access_ms(&self, code: Option<[u8; 2]>) -> f64 {
+        self.country(code).map_or(self.network.access_ms, |i| self.countries[i].1)
+    }
+
+    /// Index of a country in `countries`; the number of entries when it is unknown.
+    pub(super) fn origin(&self, code: Option<[u8; 2]>) -> u16 {
+        self.country(code).unwrap_or(self.countries.len()) as u16
+    }
+}

@@ -1,0 +1,42 @@
+//! What goes wrong, on schedule.
+
+use super::requests::leg;
+use super::{Back, Ev, Event, FaultKind, Key, Span, TraceRequest, World};
+use crate::engine::EngineEvent;
+use gorgo_core::ReplicaId;
+use gorgo_core::router::Failure;
+
+impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
+    pub(super) fn fault(&mut self, index: u16) {
+        let fault = self.config.faults[usize::from(index)];
+        let replica = fault.replica;
+        match fault.kind {
+            FaultKind::Crash { down_ms } => {
+                self.drive(replica);
+                let mut events = std::mem::take(&mut self.engine_events);
+                let node = &mut self.replicas[usize::from(replica)];
+                node.engine.crash(self.now, &mut events);
+                for event in events.drain(..) {
+                    // Connections break: whatever waited there fails at its router one way later.
+                    if let EngineEvent::Aborted { id, .. } = event {
+                        self.send_back(replica, self.now, Key(id.0), leg::DONE, Back::Failed(Failure::Connection));
+                    }
+                }
+                self.engine_events = events;
+                self.events.push(self.now + Span::from_ms(down_ms), Ev::Restart { replica });
+            }
+            FaultKind::Drain | FaultKind::Undrain => {
+                let draining = matches!(fault.kind, FaultKind::Drain);
+                for router in 0..self.routers.len() as u16 {
+                    self.tell(router, Event::ReplicaDraining { replica: ReplicaId(replica), draining });
+                }
+            }
+        }
+    }
+
+    pub(super) fn restart(&mut self, replica: u16) {
+        let node = &mut self.replicas[usize::from(replica)];
+        node.engine.restart(self.now);
+        self.drive(replica);
+    }
+}

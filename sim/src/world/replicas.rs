@@ -1,0 +1,109 @@
+//! Engines: requests in, tokens out.
+
+use super::requests::leg;
+use super::{Back, EngineEvent, Ev, Key, RequestId, Time, TraceRequest, World};
+use crate::engine::{EngineError, EngineRequest};
+use gorgo_core::router::Failure;
+
+impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
+    pub(super) fn at_engine(&mut self, replica: u16, key: Key) {
+        let node = &mut self.replicas[usize::from(replica)];
+        let flight = &self.flights[key.slot()];
+        if !flight.live || flight.at_engine != key {
+            return; // cancelled on the way
+        }
+        match node.engine.submit(self.now, EngineRequest::from_trace(RequestId(key.0), &flight.request)) {
+            Ok(()) => {
+                self.records[key.index() as usize].accepted = self.now;
+                self.drive(replica);
+            }
+            Err(error) => self.send_back(replica, self.now, key, leg::DONE, Back::Failed(failure(&error))),
+        }
+    }
+
+    pub(super) fn cancel_engine(&mut self, replica: u16, key: Key) {
+        let mut events = std::mem::take(&mut self.engine_events);
+        self.replicas[usize::from(replica)].engine.cancel(self.now, RequestId(key.0), &mut events);
+        self.engine_events = events;
+        self.drive(replica);
+    }
+
+    pub(super) fn wake(&mut self, replica: u16) {
+        let node = &mut self.replicas[usize::from(replica)];
+        if node.wake <= self.now {
+            node.wake = Time::NEVER;
+            self.drive(replica);
+        }
+    }
+
+    /// Lets an engine do what is due, and sees to it that it is woken for the rest.
+    pub(super) fn drive(&mut self, replica: u16) {
+        let mut events = std::mem::take(&mut self.engine_events);
+        let node = &mut self.replicas[usize::from(replica)];
+        node.engine.advance(self.now, &mut events);
+        if let Some(next) = node.engine.next_event().filter(|&next| next < node.wake) {
+            node.wake = next;
+            self.events.push(next.max(self.now), Ev::Wake { replica });
+        }
+        for event in events.drain(..) {
+            self.engine_event(replica, &event);
+        }
+        self.engine_events = events;
+    }
+
+    fn engine_event(&mut self, replica: u16, event: &EngineEvent) {
+        match *event {
+            EngineEvent::PrefillStarted { id, at, .. } => {
+                if let Some(record) = self.record_of(Key(id.0)) {
+                    record.prefill = record.prefill.min(at);
+                }
+            }
+            EngineEvent::FirstToken { id, at, cached_tokens } => {
+                let key = Key(id.0);
+                if let Some(record) = self.record_of(key) {
+                    (record.engine_first, record.cached_tokens) = (at, cached_tokens);
+                }
+                self.send_back(replica, at, key, leg::FIRST, Back::First);
+            }
+            EngineEvent::Finished { id, at, output_tokens, cached_tokens, .. } => {
+                let key = Key(id.0);
+                if let Some(record) = self.record_of(key) {
+                    (record.engine_done, record.output_tokens) = (at, output_tokens);
+                }
+                self.send_back(replica, at, key, leg::DONE, Back::Done { cached_tokens, output_tokens });
+            }
+            EngineEvent::Aborted { id, at, ref error } => {
+                if *error != EngineError::Cancelled {
+                    self.send_back(replica, at, Key(id.0), leg::DONE, Back::Failed(failure(error)));
+                }
+            }
+            EngineEvent::Token { .. } => {}
+        }
+    }
+
+    /// The record of a dispatch, unless another dispatch of the request counts by now.
+    fn record_of(&mut self, key: Key) -> Option<&mut gorgo_core::record::RequestRecord> {
+        let flight = &self.flights[key.slot()];
+        (flight.live && flight.at_engine == key).then(|| &mut self.records[key.index() as usize])
+    }
+
+    /// Sends news from a replica to the router that dispatched there.
+    pub(super) fn send_back(&mut self, replica: u16, at: Time, key: Key, leg: u64, back: Back) {
+        let by_peer = key.second() > 0;
+        let router = if by_peer { replica } else { self.records[key.index() as usize].router };
+        let attempt = if by_peer { key.second() } else { key.first() };
+        let (from, to) = (self.replicas[usize::from(replica)].site, self.routers[usize::from(router)].site);
+        let at = at.max(self.now) + self.one_way(from, to, key, leg);
+        self.events.push(at, Ev::Back { router, key: key.parent(), attempt, back });
+    }
+}
+
+/// How a router meets an engine's refusal. No status means that the connection broke.
+fn failure(error: &EngineError) -> Failure {
+    match error.status() {
+        Some(429 | 503) => Failure::Overloaded,
+        Some(400..=499) => Failure::Client,
+        Some(_) => Failure::Server,
+        None => Failure::Connection,
+    }
+}

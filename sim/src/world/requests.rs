@@ -1,0 +1,267 @@
+//! The life of a request: sent, routed, forwarded, answered, told to the user.
+
+use super::{Back, Client, Ev, Event, Flight, Key, RequestId, RequestRecord, Span, Status, Time, TraceRequest, World};
+use gorgo_core::ReplicaId;
+use gorgo_core::policy::Ask;
+use gorgo_core::router::{Answer, Dispatch, Failure, Request, Usage};
+use std::sync::Arc;
+
+/// Messages of a request, told apart for their jitter.
+pub(super) mod leg {
+    pub(crate) const USER_IN: u64 = 1;
+    pub(crate) const USER_FIRST: u64 = 2;
+    pub(crate) const USER_DONE: u64 = 3;
+    pub(crate) const TO_ENGINE: u64 = 4;
+    pub(crate) const FIRST: u64 = 5;
+    pub(crate) const DONE: u64 = 6;
+    pub(crate) const TO_PEER: u64 = 7;
+    pub(crate) const PEER_FIRST: u64 = 8;
+    pub(crate) const PEER_DONE: u64 = 9;
+}
+
+impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
+    /// The schedule wants a request sent now.
+    pub(super) fn scheduled(&mut self, request: TraceRequest) {
+        match self.config.client {
+            Client::Open => self.send(request.at, request),
+            Client::Bounded { workers } if self.busy < workers => {
+                self.busy += 1;
+                self.send(request.at, request);
+            }
+            Client::Bounded { .. } => self.due.push_back((request.at, request)),
+        }
+    }
+
+    /// A worker of the bounded client is free.
+    pub(super) fn freed(&mut self) {
+        match self.due.pop_front() {
+            Some((scheduled, request)) => self.send(scheduled, request),
+            None => self.busy -= 1,
+        }
+    }
+
+    fn send(&mut self, scheduled: Time, request: TraceRequest) {
+        let (origin, user_rtt_ms) = self.entry(&request);
+        let index = self.records.len() as u64;
+        self.records.push(RequestRecord {
+            request: index,
+            session: request.session,
+            turn: request.turn,
+            origin: self.config.origin(request.country),
+            router: origin,
+            replica: u16::MAX,
+            status: Status::Failed,
+            attempts: 0,
+            hops: 0,
+            prompt_tokens: request.input_tokens,
+            output_tokens: request.output_tokens,
+            predicted_cached_tokens: 0,
+            cached_tokens: 0,
+            predicted_ttft_ms: f32::NAN,
+            scheduled,
+            sent: self.now,
+            arrived: Time::NEVER,
+            dispatched: Time::NEVER,
+            accepted: Time::NEVER,
+            prefill: Time::NEVER,
+            engine_first: Time::NEVER,
+            router_first: Time::NEVER,
+            first_token: Time::NEVER,
+            engine_done: Time::NEVER,
+            done: Time::NEVER,
+        });
+        let flight = Flight { request, user_rtt_ms, origin, at_engine: Key::default(), live: true };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.flights[slot as usize] = flight;
+                slot
+            }
+            None => {
+                self.flights.push(flight);
+                (self.flights.len() - 1) as u32
+            }
+        };
+        self.live += 1;
+        let key = Key::new(index, slot);
+        let way = self.to_user(key, leg::USER_IN) + Span::from_ms(self.config.router_ms);
+        self.events.push(self.now + way, Ev::AtRouter { router: origin, key });
+        if let Some(patience) = self.config.patience_ms {
+            self.events.push(self.now + Span::from_ms(patience), Ev::Leave { key });
+        }
+    }
+
+    fn to_user(&self, key: Key, leg: u64) -> Span {
+        self.network.user_one_way(self.flights[key.slot()].user_rtt_ms, (key.index() << 8) | leg)
+    }
+
+    /// The flight of a key, unless the request is over and its slot holds another by now.
+    fn flight(&self, key: Key) -> Option<&Flight> {
+        let record = &self.records[key.index() as usize];
+        self.flights.get(key.slot()).filter(|f| f.live && record.done == Time::NEVER)
+    }
+
+    /// A request reaches a router: from its user, or forwarded by another.
+    pub(super) fn at_router(&mut self, router: u16, key: Key) {
+        let Some(flight) = self.flight(key) else { return };
+        let request = &flight.request;
+        let head = request.blocks.len().min(256usize.div_ceil(request.block_tokens as usize));
+        let ask = Ask {
+            prompt_tokens: request.input_tokens,
+            session: request.user,
+            head: head.checked_sub(1).map_or(0, |last| request.blocks[last]),
+        };
+        let hops = u8::from(key.first() > 0);
+        let arrived = Request {
+            id: RequestId(key.0),
+            symbols: Arc::clone(&request.blocks),
+            ask,
+            hops,
+            deadline: self.config.deadline_ms.map(|ms| self.now + Span::from_ms(ms)),
+        };
+        if hops == 0 {
+            self.records[key.index() as usize].arrived = self.now;
+        }
+        self.tell(router, Event::Arrived(arrived));
+    }
+
+    pub(super) fn dispatch(&mut self, router: u16, dispatch: &Dispatch) {
+        let key = Key(dispatch.id.0);
+        let by_peer = key.first() > 0;
+        let sent = key.sent(dispatch.attempt, by_peer);
+        let from = self.routers[usize::from(router)].site;
+        let record = &mut self.records[key.index() as usize];
+        if dispatch.forward {
+            record.hops += 1;
+            let to = self.routers[dispatch.replica.index()].site;
+            let way = self.one_way(from, to, key, leg::TO_PEER) + Span::from_ms(self.config.router_ms);
+            self.events.push(self.now + way, Ev::AtRouter { router: dispatch.replica.0, key: sent });
+            return;
+        }
+        record.attempts = record.attempts.saturating_add(1);
+        record.replica = dispatch.replica.0;
+        record.predicted_cached_tokens = dispatch.cached_tokens;
+        record.predicted_ttft_ms = dispatch.predicted_ttft_ms.map_or(f32::NAN, |ms| ms as f32);
+        record.dispatched = self.now;
+        for later in [&mut record.accepted, &mut record.prefill, &mut record.engine_first, &mut record.engine_done] {
+            *later = Time::NEVER;
+        }
+        self.flights[key.slot()].at_engine = sent;
+        let to = self.replicas[dispatch.replica.index()].site;
+        let way = self.one_way(from, to, key, leg::TO_ENGINE);
+        self.events.push(self.now + way, Ev::AtEngine { replica: dispatch.replica.0, key: sent });
+    }
+
+    pub(super) fn cancel(&mut self, router: u16, key: Key, replica: ReplicaId, attempt: u8) {
+        let sent = key.sent(attempt, key.first() > 0);
+        let from = self.routers[usize::from(router)].site;
+        let forwarded = self.routers.len() > 1 && usize::from(router) != replica.index();
+        let to = self.replicas[replica.index()].site;
+        let at = self.now + self.one_way(from, to, key, leg::TO_ENGINE);
+        let event = if forwarded {
+            Ev::CancelPeer { router: replica.0, key: sent }
+        } else {
+            Ev::CancelEngine { replica: replica.0, key: sent }
+        };
+        self.events.push(at, event);
+    }
+
+    /// News of a dispatch reaches the router that made it.
+    pub(super) fn back(&mut self, router: u16, key: Key, attempt: u8, back: Back) {
+        let id = RequestId(key.0);
+        match back {
+            Back::First => {
+                self.tell(router, Event::FirstToken { id, attempt });
+                self.first_token(router, key, attempt);
+            }
+            Back::Failed(failure) => self.tell(router, Event::Failed { id, attempt, failure }),
+            Back::Done { cached_tokens, output_tokens } => {
+                let usage = Usage { cached_tokens: Some(cached_tokens), output_tokens };
+                let answer = self.flight(key).and_then(|f| answer(&f.request));
+                // What a peer answered, its own router has learned; here it teaches about the peer's engine too.
+                self.tell(router, Event::Finished { id, attempt, usage, answer });
+            }
+        }
+    }
+
+    /// Passes a first token on towards the user.
+    fn first_token(&mut self, router: u16, key: Key, attempt: u8) {
+        let Some(flight) = self.flight(key) else { return };
+        if !counts(flight.at_engine, key, attempt) {
+            return;
+        }
+        let origin = flight.origin;
+        if key.first() > 0 {
+            self.return_to_origin(router, key, leg::PEER_FIRST, Back::First);
+        } else {
+            debug_assert_eq!(origin, router);
+            let at = self.now + self.to_user(key, leg::USER_FIRST);
+            let record = &mut self.records[key.index() as usize];
+            (record.router_first, record.first_token) = (self.now, at);
+        }
+    }
+
+    fn return_to_origin(&mut self, router: u16, key: Key, leg: u64, back: Back) {
+        let Some(flight) = self.flight(key) else { return };
+        let origin = flight.origin;
+        let (from, to) = (self.routers[usize::from(router)].site, self.routers[usize::from(origin)].site);
+        let at = self.now + self.one_way(from, to, key, leg);
+        self.events.push(at, Ev::Back { router: origin, key: key.parent(), attempt: key.first(), back });
+    }
+
+    /// A router says that a request is over.
+    pub(super) fn ended(&mut self, router: u16, key: Key, status: Status, reason: &'static str) {
+        if key.first() > 0 {
+            let record = &self.records[key.index() as usize];
+            let back = match status {
+                Status::Finished => {
+                    Back::Done { cached_tokens: record.cached_tokens, output_tokens: record.output_tokens }
+                }
+                Status::Rejected | Status::TimedOut => Back::Failed(Failure::Overloaded),
+                Status::Failed if reason == "client-error" => Back::Failed(Failure::Client),
+                Status::Failed => Back::Failed(Failure::Server),
+                Status::Cancelled => return, // the entry router asked for it
+            };
+            self.return_to_origin(router, key, leg::PEER_DONE, back);
+            return;
+        }
+        let at = self.now + self.to_user(key, leg::USER_DONE);
+        let record = &mut self.records[key.index() as usize];
+        record.status = status;
+        // Jitter must not let the last token overtake the first.
+        record.done = if record.first_token == Time::NEVER { at } else { at.max(record.first_token) };
+        if status != Status::Finished {
+            record.output_tokens = 0;
+        }
+        let done = record.done;
+        self.flights[key.slot()].live = false;
+        self.free.push(key.slot() as u32);
+        self.live -= 1;
+        if matches!(self.config.client, Client::Bounded { .. }) {
+            self.events.push(done, Ev::Freed);
+        }
+    }
+
+    /// The user's patience is over.
+    pub(super) fn leave(&mut self, key: Key) {
+        let record = &self.records[key.index() as usize];
+        if record.done == Time::NEVER && record.router_first == Time::NEVER && record.arrived != Time::NEVER {
+            let router = record.router;
+            self.tell(router, Event::ClientGone { id: RequestId(key.0) });
+        }
+    }
+}
+
+/// Whether news for the holder of `key` about its dispatch `attempt` concerns the dispatch that counts.
+fn counts(at_engine: Key, key: Key, attempt: u8) -> bool {
+    at_engine == key.sent(attempt, key.first() > 0) || (key.first() == 0 && at_engine.first() == attempt)
+}
+
+/// What the router learns from a finished answer: the whole blocks of prompt and answer, if the trace tells them.
+fn answer(request: &TraceRequest) -> Option<Answer<u64>> {
+    if request.answer_blocks.is_empty() {
+        return None;
+    }
+    let keep = (request.input_tokens / request.block_tokens) as usize;
+    let blocks = (keep + request.answer_blocks.len()) as u32;
+    Some(Answer { keep, tail: Arc::clone(&request.answer_blocks), tokens: blocks * request.block_tokens })
+}

@@ -1,0 +1,264 @@
+use super::*;
+use crate::engine::EngineConfig;
+use crate::network::NetworkConfig;
+use gorgo_core::policy::PolicyConfig;
+use gorgo_core::router::RouterConfig;
+use rand::RngExt;
+use std::sync::Arc;
+
+const FRANKFURT: Place = Place { lat: 50.11, lon: 8.68 };
+const SAN_FRANCISCO: Place = Place { lat: 37.77, lon: -122.42 };
+
+fn request(at_ms: f64, id: u64, input: u32, output: u32, place: Place) -> TraceRequest {
+    let blocks: Arc<[u64]> = (0..input.div_ceil(16)).map(|b| (id << 20) | u64::from(b)).collect();
+    TraceRequest {
+        at: Time::from_ms(at_ms),
+        session: id,
+        user: id,
+        turn: 1,
+        place: Some(place),
+        country: Some(*b"DE"),
+        input_tokens: input,
+        output_tokens: output,
+        max_tokens: Some(output),
+        block_tokens: 16,
+        blocks,
+        answer_blocks: Arc::from([]),
+    }
+}
+
+/// Random requests from two places; a third of the prompts continue an earlier one.
+fn traffic(seed: u64, n: u64, gap_ms: f64) -> Vec<TraceRequest> {
+    let mut rng = rng::stream(seed, "traffic", 0);
+    let mut at = 0.0;
+    (0..n)
+        .map(|i| {
+            at += gap_ms * 2.0 * rng.random::<f64>();
+            let place = if rng.random_range(0..3u32) == 0 { SAN_FRANCISCO } else { FRANKFURT };
+            let id = if rng.random_range(0..3u32) == 0 { i / 4 } else { i };
+            request(at, id, rng.random_range(20..3_000), rng.random_range(1..120), place)
+        })
+        .collect()
+}
+
+fn world(replicas: &[Place], topology: Topology) -> WorldConfig {
+    let site = |(i, &place): (usize, &Place)| Site { name: format!("s{i}"), place };
+    let replica = |i: usize| ReplicaConfig {
+        name: format!("r{i}"),
+        site: i,
+        engine: EngineConfig { step_noise: 0.0, ..EngineConfig::default() },
+        ms_per_token: None,
+    };
+    WorldConfig {
+        seed: 1,
+        network: NetworkConfig { sigma: 0.0, jitter: 0.0, ..NetworkConfig::default() },
+        sites: replicas.iter().enumerate().map(site).collect(),
+        measured: vec![(0, 1, 150.0)],
+        countries: vec![(*b"DE", 20.0)],
+        replicas: (0..replicas.len()).map(replica).collect(),
+        topology,
+        router: RouterConfig::default(),
+        block_tokens: 16,
+        scrape_ms: 1_000.0,
+        probe_ms: 1_000.0,
+        peer_ms: 200.0,
+        sample_ms: 500.0,
+        router_ms: 0.2,
+        client: Client::Open,
+        patience_ms: None,
+        deadline_ms: None,
+        faults: Vec::new(),
+        drain_limit_s: 3_600.0,
+    }
+}
+
+const TWO: [Place; 2] = [FRANKFURT, SAN_FRANCISCO];
+
+fn go(config: &WorldConfig, policy: &str, trace: &[TraceRequest]) -> Outcome {
+    let policy: PolicyConfig = PolicyConfig::parse(policy, serde_json::Map::new()).unwrap();
+    run(config, &|| policy.build(), trace.iter().cloned()).unwrap()
+}
+
+fn finished(outcome: &Outcome) -> usize {
+    outcome.records.iter().filter(|r| r.status == Status::Finished).count()
+}
+
+#[test]
+fn a_lone_request_costs_the_sum_of_its_legs() {
+    let config = world(&TWO, Topology::Proxy { site: 0 });
+    let out = go(&config, "nearest", &[request(100.0, 1, 512, 3, FRANKFURT)]);
+    let r = &out.records[0];
+    // Access 20 ms round trip, router beside the replica (0 ms), 0.2 ms in the router.
+    assert_eq!((r.status, r.replica, r.attempts, r.hops), (Status::Finished, 0, 1, 0));
+    assert_eq!(r.arrived - r.sent, Span::from_ms(10.2));
+    assert_eq!((r.dispatched, r.accepted), (r.arrived, r.arrived));
+    assert!(r.prefill > r.accepted && r.engine_first > r.prefill && r.engine_done > r.engine_first);
+    assert_eq!((r.router_first, r.first_token - r.router_first), (r.engine_first, Span::from_ms(10.0)));
+    assert_eq!(r.done - r.engine_done, Span::from_ms(10.0));
+    let engine = &config.replicas[0].engine;
+    let prefill = engine.prefill.ms(512, 512.0 * 256.0);
+    let waits =
+        engine.tokenizer_fixed_ms + engine.tokenizer_ms_per_token * 512.0 + engine.receive_ms + engine.output_ms;
+    assert!((r.ttft().unwrap().ms() - (20.2 + waits + prefill)).abs() < 0.01, "{}", r.ttft().unwrap().ms());
+}
+
+#[test]
+fn a_far_replica_costs_a_round_trip_more() {
+    let mut config = world(&TWO, Topology::Proxy { site: 0 });
+    config.replicas[0].site = 1;
+    config.replicas.truncate(1);
+    let far = go(&config, "nearest", &[request(0.0, 1, 512, 3, FRANKFURT)]);
+    config.replicas[0].site = 0;
+    let near = go(&config, "nearest", &[request(0.0, 1, 512, 3, FRANKFURT)]);
+    let extra = far.records[0].ttft().unwrap().ms() - near.records[0].ttft().unwrap().ms();
+    assert!((extra - 150.0).abs() < 0.01, "{extra}");
+}
+
+#[test]
+fn users_enter_at_the_nearest_edge_and_a_forward_adds_one_hop() {
+    let mut config = world(&TWO, Topology::Edge);
+    config.router.gates.max_running = Some(1);
+    // Three at once in Frankfurt: one runs, one goes to San Francisco, one waits.
+    let trace: Vec<_> = (0..3).map(|i| request(0.0, i, 2_000, 200, FRANKFURT)).collect();
+    let out = go(&config, "least-request", &trace);
+    assert_eq!(finished(&out), 3);
+    assert!(out.records.iter().all(|r| r.router == 0));
+    let hops: Vec<u8> = out.records.iter().map(|r| r.hops).collect();
+    assert_eq!(hops.iter().filter(|&&h| h == 1).count(), 1, "{hops:?}");
+    let forwarded = out.records.iter().find(|r| r.hops == 1).unwrap();
+    let local = out.records.iter().find(|r| r.hops == 0).unwrap();
+    assert_eq!((forwarded.replica, local.replica), (1, 0));
+    assert!((forwarded.ttft().unwrap().ms() - local.ttft().unwrap().ms() - 150.2).abs() < 1.0);
+}
+
+#[test]
+fn equal_seeds_give_equal_runs_and_others_differ() {
+    let mut config = world(&TWO, Topology::Edge);
+    config.network = NetworkConfig::default();
+    config.replicas[0].engine.step_noise = 0.01;
+    let trace = traffic(3, 400, 60.0);
+    let (a, b) = (go(&config, "gorgo", &trace), go(&config, "gorgo", &trace));
+    assert_eq!(a, b);
+    config.seed = 2;
+    assert_ne!(go(&config, "gorgo", &trace).event_hash, a.event_hash);
+}
+
+#[test]
+fn every_policy_finishes_everything_in_both_topologies() {
+    let trace = traffic(5, 300, 40.0);
+    for topology in [Topology::Edge, Topology::Proxy { site: 1 }] {
+        for name in PolicyConfig::names() {
+            let mut config = world(&TWO, topology);
+            config.router.gates.max_running = Some(10);
+            let out = go(&config, name, &trace);
+            assert_eq!(finished(&out), 300, "{name} {topology:?}");
+            for r in &out.records {
+                let order = [r.sent, r.arrived, r.dispatched, r.accepted, r.prefill, r.engine_first, r.router_first];
+                assert!(order.is_sorted() && r.first_token <= r.done, "{name}: {r:?}");
+                assert!(r.cached_tokens < r.prompt_tokens);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_crash_loses_nothing_that_had_no_first_token() {
+    for topology in [Topology::Edge, Topology::Proxy { site: 0 }] {
+        let mut config = world(&TWO, topology);
+        config.replicas.iter_mut().for_each(|r| r.engine.cold_start_s = 2.0);
+        for (at, replica) in [(3_000.0, 0), (9_000.0, 1)] {
+            config.faults.push(Fault { at: Time::from_ms(at), replica, kind: FaultKind::Crash { down_ms: 1_500.0 } });
+        }
+        let trace = traffic(7, 600, 25.0);
+        let out = go(&config, "gorgo", &trace);
+        let mut failed = 0;
+        for r in &out.records {
+            match r.status {
+                Status::Finished => {}
+                Status::Failed => {
+                    assert!(r.router_first != Time::NEVER, "{topology:?}: lost before its first token: {r:?}");
+                    failed += 1;
+                }
+                other => panic!("{topology:?}: {other:?} {r:?}"),
+            }
+        }
+        assert!(failed > 0 && failed < 200, "{failed}");
+        let retried = out.records.iter().filter(|r| r.attempts > 1).count();
+        assert!(retried > 0, "{topology:?}: nobody was waiting there");
+        let back = |i: u16| out.records.iter().filter(|r| r.replica == i && r.dispatched.ms() > 14_000.0).count();
+        assert!(back(0) > 0 && back(1) > 0, "both are used again");
+    }
+}
+
+#[test]
+fn a_bounded_client_has_no_more_in_flight_than_workers() {
+    let mut config = world(&TWO, Topology::Proxy { site: 0 });
+    config.client = Client::Bounded { workers: 4 };
+    let out = go(&config, "least-load", &traffic(9, 200, 1.0));
+    assert_eq!(finished(&out), 200);
+    let mut edges: Vec<(Time, i32)> = Vec::new();
+    for r in &out.records {
+        edges.extend([(r.sent, 1), (r.done, -1)]);
+    }
+    edges.sort_unstable();
+    let (mut open, mut most) = (0, 0);
+    for (_, change) in edges {
+        open += change;
+        most = most.max(open);
+    }
+    assert_eq!(most, 4);
+    assert!(out.records.iter().any(|r| r.sent > r.scheduled), "someone waited for a worker");
+}
+
+#[test]
+fn an_impatient_user_leaves_and_frees_the_engine() {
+    let mut config = world(&TWO[..1], Topology::Proxy { site: 0 });
+    config.patience_ms = Some(120.0);
+    let trace: Vec<_> = (0..40).map(|i| request(i as f64, i, 3_000, 50, FRANKFURT)).collect();
+    let out = go(&config, "gorgo", &trace);
+    let left = out.records.iter().filter(|r| r.status == Status::Cancelled).count();
+    assert!(left > 20 && finished(&out) + left == 40, "{left}");
+}
+
+#[test]
+fn drained_replicas_get_nothing_new() {
+    let mut config = world(&TWO, Topology::Edge);
+    let fault = |at, kind| Fault { at: Time::from_ms(at), replica: 1, kind };
+    config.faults = vec![fault(1_000.0, FaultKind::Drain), fault(6_000.0, FaultKind::Undrain)];
+    let out = go(&config, "least-request", &traffic(11, 400, 25.0));
+    assert_eq!(finished(&out), 400);
+    let there = |from: f64, to: f64| {
+        out.records.iter().filter(|r| r.replica == 1 && (from..to).contains(&r.dispatched.ms())).count()
+    };
+    assert!(there(0.0, 1_000.0) > 0 && there(6_500.0, 1e9) > 0);
+    assert_eq!(there(1_200.0, 6_000.0), 0, "what was forwarded before the order may still arrive for 200 ms");
+}
+
+#[test]
+fn contradictions_are_told_in_one_sentence() {
+    let trace = traffic(1, 3, 1.0);
+    let fail = |change: &dyn Fn(&mut WorldConfig)| {
+        let mut config = world(&TWO, Topology::Edge);
+        change(&mut config);
+        let policy = PolicyConfig::default();
+        run(&config, &|| policy.build(), trace.iter().cloned()).unwrap_err().to_string()
+    };
+    assert_eq!(fail(&|c| c.replicas.clear()), "the fleet has 0 replicas; it needs 1 to 256");
+    assert_eq!(fail(&|c| c.replicas[1].site = 9), "replica r1 refers to site 9, but there are 2 sites");
+    assert_eq!(fail(&|c| c.scrape_ms = 0.0), "scrape_ms is 0; it must be at least 1 ms");
+    assert!(fail(&|c| c.replicas[0].engine.kv_tokens = 0).starts_with("replica r0: engine setting `kv_tokens`"));
+    let config = world(&TWO, Topology::Edge);
+    let back = [request(5.0, 1, 10, 1, FRANKFURT), request(4.0, 2, 10, 1, FRANKFURT)];
+    let policy = PolicyConfig::default();
+    let error = run(&config, &|| policy.build(), back.into_iter()).unwrap_err();
+    assert!(error.to_string().contains("sort the trace by time"), "{error}");
+}
+
+#[test]
+fn queue_samples_cover_the_run() {
+    let config = world(&TWO, Topology::Edge);
+    let out = go(&config, "gorgo", &traffic(13, 200, 20.0));
+    assert!(out.samples.len() > 8 && out.samples.iter().any(|s| s.running > 0));
+    assert!(out.samples.is_sorted_by_key(|s| s.at));
+    assert!(out.itl.count() > 0);
+}
