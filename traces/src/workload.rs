@@ -9,8 +9,10 @@ pub mod azure;
 pub mod bailian;
 pub mod blocks;
 pub mod burstgpt;
+pub mod generate;
 pub mod guidellm_pair;
 pub mod lines;
+pub mod marginals;
 mod messages;
 pub mod mooncake;
 pub mod native;
@@ -26,10 +28,12 @@ pub use options::{Arrivals, Format, Options, Per, UnknownPlaces};
 pub use reader::{Reader, Seen};
 
 use crate::error::TraceError;
+use flate2::{Compression, write::GzEncoder};
 use gorgo_core::request::TraceRequest;
 use lines::Lines;
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufWriter, Read, Write};
+use std::path::Path;
 
 /// A trace that is ready to run: requests in order of arrival.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +60,32 @@ pub fn open(name: &str, options: &Options) -> Result<Workload, TraceError> {
     arrange::arrange(reader(name, options)?, options)
 }
 
+/// Reads a trace in any format and writes it as native rows; gzip when the target's name ends in `.gz`.
+///
+/// # Errors
+/// As [`open`], or when the target cannot be written.
+pub fn convert(source: &str, target: &Path, options: &Options) -> Result<Workload, TraceError> {
+    let workload = open(source, options)?;
+    save(target, &workload.requests)?;
+    Ok(workload)
+}
+
+/// Writes requests as native rows; gzip when the target's name ends in `.gz`.
+///
+/// # Errors
+/// When the target cannot be written.
+pub fn save(target: &Path, requests: &[TraceRequest]) -> Result<(), TraceError> {
+    let name = target.display().to_string();
+    let out = BufWriter::new(File::create(target).map_err(|source| TraceError::Write { file: name.clone(), source })?);
+    if name.ends_with(".gz") {
+        let mut packed = GzEncoder::new(out, Compression::best());
+        native::write(&name, &mut packed, requests)?;
+        packed.finish().and_then(|mut out| out.flush()).map_err(|source| TraceError::Write { file: name, source })
+    } else {
+        native::write(&name, out, requests)
+    }
+}
+
 /// A streaming reader of a file or a built-in trace. It applies the options on rows and lengths; times, places and
 /// answers of [`open`] need the whole trace.
 ///
@@ -71,7 +101,7 @@ pub fn reader(name: &str, options: &Options) -> Result<Reader, TraceError> {
         return Err(fail(std::io::Error::other("it is a folder")));
     }
     let mut magic = Vec::new();
-    file.by_ref().take(4).read_to_end(&mut magic).map_err(fail)?;
+    (&mut file).take(4).read_to_end(&mut magic).map_err(fail)?;
     if magic == *b"PAR1" || options.format == Some(Format::Parquet) {
         return parquet(name, options);
     }

@@ -172,7 +172,7 @@ pub fn write<'a>(
         dense
     };
     for request in requests {
-        let line = to_row(request, name(&request.blocks), name(&request.answer_blocks));
+        let line = to_row(request, &name(&request.blocks), &name(&request.answer_blocks));
         writeln!(out, "{line}").map_err(|source| TraceError::Write { file: file.to_owned(), source })?;
     }
     out.flush().map_err(|source| TraceError::Write { file: file.to_owned(), source })
@@ -183,7 +183,7 @@ fn degrees(value: f64) -> f64 {
     (value * 1e5).round() / 1e5
 }
 
-fn to_row(r: &TraceRequest, blocks: Vec<u64>, answer: Vec<u64>) -> Value {
+fn to_row(r: &TraceRequest, blocks: &[u64], answer: &[u64]) -> Value {
     let ms = r.at.ms();
     let mut row = json!({
         "timestamp": if ms.fract() == 0.0 { json!(ms as u64) } else { json!(ms) },
