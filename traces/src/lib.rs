@@ -1,1 +1,15 @@
-//! See ARCHITECTURE.md.
+//! Request traces: what goes in.
+//!
+//! Reading order: [`workload`] (readers, generator, statistics) → [`geo`] (places and regions) → [`shipped`] (traces
+//! that come with the crate) → [`calendar`], [`error`].
+#![warn(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod calendar;
+pub mod error;
+pub mod geo;
+pub mod shipped;
+pub mod workload;
+
+pub use error::TraceError;
+pub use workload::{Arrivals, Format, Options, Per, UnknownPlaces, Workload, open};

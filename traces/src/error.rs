@@ -1,0 +1,105 @@
+//! What can be wrong with a trace: one sentence that names the file, the line, the field, the value and the way out.
+
+use std::io;
+
+/// Why a trace could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The file is not there, or not readable.
+    #[error("{file} cannot be opened ({source}); give a readable file or one of the built-in traces: {builtin}")]
+    Open {
+        /// Path as given.
+        file: String,
+        /// Names of the built-in traces.
+        builtin: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Reading stopped half-way: a truncated `.gz`, a failing disk.
+    #[error("{file}:{line}: reading failed ({source}); check that the file is complete")]
+    Read {
+        /// Path as given.
+        file: String,
+        /// Line that was being read, from 1.
+        line: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// One row is unusable. Reading can go on after it (`skip_bad`).
+    #[error("{file}:{line}: {field} {problem}")]
+    Row {
+        /// Path as given.
+        file: String,
+        /// Line of the file (row for Parquet), from 1.
+        line: u64,
+        /// Name of the field, or `row` when the whole row is at fault.
+        field: String,
+        /// The value and what it must be.
+        problem: String,
+    },
+    /// The first row fits no known format.
+    #[error("{file}: the format is not recognised from {found}; name it with one of: {known}")]
+    Format {
+        /// Path as given.
+        file: String,
+        /// Start of the first line.
+        found: String,
+        /// Names of the formats.
+        known: String,
+    },
+    /// An option cannot be used.
+    #[error("option {option} {problem}")]
+    Option {
+        /// Name of the option.
+        option: &'static str,
+        /// The value and what it must be.
+        problem: String,
+    },
+    /// Nothing was left to replay.
+    #[error("{file} holds no usable request ({read} rows read, {skipped} skipped); check the format and the filters")]
+    Empty {
+        /// Path as given.
+        file: String,
+        /// Rows read.
+        read: u64,
+        /// Rows skipped as bad.
+        skipped: u64,
+    },
+    /// A result could not be written.
+    #[error("{file} cannot be written ({source})")]
+    Write {
+        /// Path as given.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl TraceError {
+    /// Whether reading may go on at the next row.
+    pub fn is_row(&self) -> bool {
+        matches!(self, Self::Row { .. })
+    }
+}
+
+/// What is wrong with a row, before the reader adds file and line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bad {
+    pub(crate) field: String,
+    pub(crate) problem: String,
+}
+
+impl Bad {
+    pub(crate) fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { field: field.into(), problem: problem.into() }
+    }
+}
+
+/// The start of `text`, short enough for a message and without control characters.
+pub(crate) fn excerpt(text: &str) -> String {
+    let mut short: String = text.chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(60).is_some() {
+        short.push('…');
+    }
+    short
+}

@@ -1,0 +1,133 @@
+//! Request traces: read, arranged in time, described.
+//!
+//! Reading order: [`options`] (what can be asked) → [`lines`], [`reader`] (streaming) → the formats ([`native`],
+//! [`mooncake`], [`bailian`], [`azure`], [`burstgpt`], [`wildchat`], [`guidellm_pair`]) → [`arrange`] (arrival times,
+//! places, answers) → [`stats`], [`generate`] and [`marginals`], [`prepare`].
+
+pub mod arrange;
+pub mod azure;
+pub mod bailian;
+pub mod blocks;
+pub mod burstgpt;
+pub mod generate;
+pub mod guidellm_pair;
+pub mod lines;
+pub mod marginals;
+mod messages;
+pub mod mooncake;
+pub mod native;
+pub mod options;
+pub mod prepare;
+pub mod reader;
+mod row;
+pub mod stats;
+mod table;
+pub mod wildchat;
+
+pub use options::{Arrivals, Format, Options, Per, UnknownPlaces};
+pub use reader::{Reader, Seen};
+
+use crate::error::TraceError;
+use flate2::{Compression, write::GzEncoder};
+use gorgo_core::request::TraceRequest;
+use lines::Lines;
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::path::Path;
+
+/// A trace that is ready to run: requests in order of arrival.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Workload {
+    /// The file or built-in name.
+    pub name: String,
+    /// The format it was read from.
+    pub format: Format,
+    /// Requests by arrival; equal times keep the file's order.
+    pub requests: Vec<TraceRequest>,
+    /// What reading noticed.
+    pub seen: Seen,
+    /// What a user should know: skipped rows, unknown fields, changes to the times. One sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Reads a trace from a file, or a built-in one by its name ([`crate::shipped`]). A built-in name wins over a file of
+/// that name in the current folder; write `./name` for the file.
+///
+/// # Errors
+/// When it cannot be opened, an option is out of range, the format is unknown, a row is bad (unless `skip_bad`) or
+/// no request is left.
+pub fn open(name: &str, options: &Options) -> Result<Workload, TraceError> {
+    arrange::arrange(reader(name, options)?, options)
+}
+
+/// Reads a trace in any format and writes it as native rows; gzip when the target's name ends in `.gz`.
+///
+/// # Errors
+/// As [`open`], or when the target cannot be written.
+pub fn convert(source: &str, target: &Path, options: &Options) -> Result<Workload, TraceError> {
+    let workload = open(source, options)?;
+    save(target, &workload.requests)?;
+    Ok(workload)
+}
+
+/// Writes requests as native rows; gzip when the target's name ends in `.gz`.
+///
+/// # Errors
+/// When the target cannot be written.
+pub fn save(target: &Path, requests: &[TraceRequest]) -> Result<(), TraceError> {
+    let name = target.display().to_string();
+    let out = BufWriter::new(File::create(target).map_err(|source| TraceError::Write { file: name.clone(), source })?);
+    if name.ends_with(".gz") {
+        let mut packed = GzEncoder::new(out, Compression::best());
+        native::write(&name, &mut packed, requests)?;
+        packed.finish().and_then(|mut out| out.flush()).map_err(|source| TraceError::Write { file: name, source })
+    } else {
+        native::write(&name, out, requests)
+    }
+}
+
+/// A streaming reader of a file or a built-in trace. It applies the options on rows and lengths; times, places and
+/// answers of [`open`] need the whole trace.
+///
+/// # Errors
+/// As [`open`], but row errors come from the reader.
+pub fn reader(name: &str, options: &Options) -> Result<Reader, TraceError> {
+    if let Some(trace) = crate::shipped::find(name) {
+        return Reader::new(Lines::new(name, trace.bytes)?, options);
+    }
+    let fail = |source| TraceError::Open { file: name.to_owned(), builtin: crate::shipped::names(), source };
+    let mut file = File::open(name).map_err(fail)?;
+    if file.metadata().map_err(fail)?.is_dir() {
+        return Err(fail(std::io::Error::other("it is a folder")));
+    }
+    let mut magic = Vec::new();
+    (&mut file).take(4).read_to_end(&mut magic).map_err(fail)?;
+    if magic == *b"PAR1" || options.format == Some(Format::Parquet) {
+        return parquet(name, options);
+    }
+    Reader::new(Lines::new(name, std::io::Cursor::new(magic).chain(file))?, options)
+}
+
+/// Reads a trace from memory; `name` stands for it in messages.
+///
+/// # Errors
+/// As [`open`].
+pub fn read_bytes(name: &str, bytes: &[u8], options: &Options) -> Result<Workload, TraceError> {
+    let lines = Lines::new(name, std::io::Cursor::new(bytes.to_vec()))?;
+    arrange::arrange(Reader::new(lines, options)?, options)
+}
+
+#[cfg(feature = "parquet")]
+mod parquet;
+#[cfg(feature = "parquet")]
+use parquet::reader as parquet;
+
+#[cfg(not(feature = "parquet"))]
+fn parquet(name: &str, _options: &Options) -> Result<Reader, TraceError> {
+    Err(TraceError::Format {
+        file: name.to_owned(),
+        found: "Parquet, which this build cannot read; build with `--features parquet` or convert it to JSON lines"
+            .to_owned(),
+        known: Format::words(),
+    })
+}

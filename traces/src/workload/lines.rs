@@ -1,0 +1,158 @@
+//! Lines of a trace: plain or gzip (told by the first bytes), numbered, and bounded in length.
+
+use crate::error::{TraceError, excerpt};
+use flate2::bufread::MultiGzDecoder;
+use std::io::{BufRead, BufReader, Read};
+
+/// The longest line that is read. WildChat's longest conversations are below 2 MB; anything near this bound is not
+/// a line of a trace.
+pub const MAX_LINE_BYTES: usize = 64 << 20;
+
+/// Numbered lines of a source.
+pub struct Lines {
+    file: String,
+    source: Box<dyn BufRead>,
+    limit: usize,
+    line: u64,
+    over: bool,
+}
+
+impl std::fmt::Debug for Lines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lines").field("file", &self.file).field("line", &self.line).finish_non_exhaustive()
+    }
+}
+
+impl Lines {
+    /// Lines of `source`, which `file` names in messages. Unpacks gzip.
+    ///
+    /// # Errors
+    /// When not even the first bytes can be read.
+    pub fn new(file: &str, source: impl Read + 'static) -> Result<Self, TraceError> {
+        let mut source = BufReader::new(source);
+        let head = source.fill_buf().map_err(|source| TraceError::Read { file: file.to_owned(), line: 1, source })?;
+        let source: Box<dyn BufRead> = if head.starts_with(&[0x1f, 0x8b]) {
+            Box::new(BufReader::new(MultiGzDecoder::new(source)))
+        } else {
+            Box::new(source)
+        };
+        Ok(Self { file: file.to_owned(), source, limit: MAX_LINE_BYTES, line: 0, over: false })
+    }
+
+    /// The file's name.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// An error at line `line` of this file.
+    pub(crate) fn bad(&self, line: u64, field: &str, problem: String) -> TraceError {
+        TraceError::Row { file: self.file.clone(), line, field: field.to_owned(), problem }
+    }
+
+    /// Reads one line into `buffer`; 0 at the end. Stops early at the limit.
+    fn fill(&mut self, buffer: &mut Vec<u8>) -> std::io::Result<usize> {
+        let limit = self.limit as u64 + 1;
+        (&mut self.source).take(limit).read_until(b'\n', buffer)
+    }
+
+    /// Skips what is left of an over-long line.
+    fn skip_line(&mut self) -> std::io::Result<()> {
+        loop {
+            let chunk = self.source.fill_buf()?;
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            if let Some(at) = chunk.iter().position(|&b| b == b'\n') {
+                self.source.consume(at + 1);
+                return Ok(());
+            }
+            let n = chunk.len();
+            self.source.consume(n);
+        }
+    }
+}
+
+impl Iterator for Lines {
+    type Item = Result<(u64, String), TraceError>;
+
+    /// The next line that is not blank.
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.over {
+            self.line += 1;
+            let mut buffer = Vec::new();
+            let read = match self.fill(&mut buffer) {
+                Ok(n) => n,
+                Err(source) => {
+                    self.over = true;
+                    return Some(Err(TraceError::Read { file: self.file.clone(), line: self.line, source }));
+                }
+            };
+            if read == 0 {
+                self.over = true;
+                return None;
+            }
+            if buffer.last() != Some(&b'\n') && buffer.len() > self.limit {
+                let problem = format!("is longer than {} bytes: no row is; split or drop it", self.limit);
+                self.over = self.skip_line().is_err();
+                return Some(Err(self.bad(self.line, "row", problem)));
+            }
+            match String::from_utf8(buffer) {
+                Ok(text) => {
+                    let text = text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\u{feff}');
+                    if !text.is_empty() {
+                        return Some(Ok((self.line, text.to_owned())));
+                    }
+                }
+                Err(e) => {
+                    let shown = excerpt(&String::from_utf8_lossy(e.as_bytes()));
+                    let problem = format!("is not UTF-8 text ({shown:?}): convert the file to UTF-8");
+                    return Some(Err(self.bad(self.line, "row", problem)));
+                }
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::{Compression, write::GzEncoder};
+    use std::io::{Cursor, Write};
+
+    fn lines(bytes: &[u8]) -> Vec<Result<(u64, String), String>> {
+        let lines = Lines::new("t", Cursor::new(bytes.to_vec())).unwrap();
+        lines.map(|l| l.map_err(|e| e.to_string())).collect()
+    }
+
+    #[test]
+    fn blank_lines_are_skipped_but_counted() {
+        assert_eq!(lines(b"\xef\xbb\xbfa\r\n\n b "), [Ok((1, "a".into())), Ok((3, "b".into()))]);
+    }
+
+    #[test]
+    fn gzip_is_told_by_its_first_bytes() {
+        let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
+        gz.write_all(b"one\ntwo\n").unwrap();
+        let packed = gz.finish().unwrap();
+        assert_eq!(lines(&packed), [Ok((1, "one".into())), Ok((2, "two".into()))]);
+        let cut = lines(&packed[..packed.len() - 9]);
+        assert!(cut.last().unwrap().as_ref().unwrap_err().starts_with("t:3: reading failed"), "{cut:?}");
+    }
+
+    #[test]
+    fn an_endless_line_is_refused_and_the_next_one_read() {
+        let mut lines = Lines::new("t", Cursor::new(b"0123456789abcdef\nok\n".to_vec())).unwrap();
+        lines.limit = 8;
+        let first = lines.next().unwrap().unwrap_err().to_string();
+        assert_eq!(first, "t:1: row is longer than 8 bytes: no row is; split or drop it");
+        assert_eq!(lines.next().unwrap().unwrap(), (2, "ok".to_owned()));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_a_bad_row() {
+        let found = lines(b"\xff\xfe\nok");
+        assert!(found[0].as_ref().unwrap_err().starts_with("t:1: row is not UTF-8 text"));
+        assert_eq!(found[1], Ok((2, "ok".into())));
+    }
+}

@@ -1,0 +1,344 @@
+//! The native trace: one JSON object a line, a superset of Mooncake's.
+//!
+//! | field | meaning |
+//! |---|---|
+//! | `timestamp` | ms since the start of the trace |
+//! | `session_id`, `user_id` | text or whole number; absent: the row is a session, the session a user |
+//! | `turn` | 1-based; absent: counted per session |
+//! | `country`, `state`, `city`, `lat`, `lon` | where the user is; coordinates win, (0, 0) counts as unknown |
+//! | `input_length`, `output_length`, `max_tokens` | tokens |
+//! | `hash_ids`, `block_size` | chained ids of the prompt's blocks, 512 tokens unless told |
+//! | `answer_hash_ids` | ids of the whole blocks that prompt and answer add after the prompt's whole blocks |
+//! | `messages` | instead of `hash_ids`: `{role, content, tokens?}`; the prompt length is then counted from them |
+//! | `model`, `language` | ignored |
+//!
+//! Fields beyond these are ignored, counted and reported. A row with neither ids nor messages shares no prefix.
+
+use super::blocks::{BLOCK_TOKENS, BlockChain, Counting, mix};
+use super::messages::{self, Message};
+use super::options::Options;
+use super::reader::{Parser, Sink, answer_len};
+use super::row::{Row, check_blocks, missing, wrong};
+use crate::error::{Bad, TraceError};
+use crate::geo::{self, is_real};
+use gorgo_core::Time;
+use gorgo_core::request::{Place, TraceRequest};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+
+const KNOWN: [&str; 18] = [
+    "timestamp",
+    "session_id",
+    "user_id",
+    "turn",
+    "country",
+    "state",
+    "city",
+    "lat",
+    "lon",
+    "input_length",
+    "output_length",
+    "max_tokens",
+    "hash_ids",
+    "block_size",
+    "answer_hash_ids",
+    "messages",
+    "model",
+    "language",
+];
+
+/// Block size of rows with ids that do not say: Mooncake's.
+pub const DEFAULT_BLOCK_SIZE: u32 = 512;
+
+#[derive(Debug)]
+pub(crate) struct Native {
+    options: Options,
+    turns: BTreeMap<u64, u32>,
+}
+
+impl Native {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self { options: options.clone(), turns: BTreeMap::new() }
+    }
+}
+
+/// The prompt of a row that shares nothing with any other.
+pub(crate) fn own_blocks(row: u64, tokens: u32, block_tokens: u32) -> std::sync::Arc<[u64]> {
+    let start = mix(0x6f77_6e00, row);
+    (0..tokens.div_ceil(block_tokens)).map(|i| mix(start, u64::from(i))).collect()
+}
+
+/// How options want text counted.
+pub(crate) fn counting(options: &Options) -> Counting {
+    options.bytes_per_token.map_or(Counting::Script, Counting::BytesPerToken)
+}
+
+/// Country and place of a row: coordinates if they are real, else names.
+pub(crate) fn whereabouts(row: &Row) -> Result<(Option<[u8; 2]>, Option<Place>), Bad> {
+    let names = geo::locate(row.text("country")?, row.text("state")?, row.text("city")?);
+    let (lat, lon) = (row.number("lat")?, row.number("lon")?);
+    for (field, value, most) in [("lat", lat, 90.0), ("lon", lon, 180.0)] {
+        if value.is_some_and(|v| v.abs() > most) {
+            let shown = row.get(field).cloned().unwrap_or_default();
+            return Err(wrong(field, &shown, &format!("must be degrees from -{most} to {most}")));
+        }
+    }
+    let given = lat.zip(lon).map(|(lat, lon)| Place { lat, lon }).filter(|&p| is_real(p));
+    Ok((names.country, given.or(names.place)))
+}
+
+impl Parser for Native {
+    fn row(&mut self, number: u64, text: &str, sink: &mut Sink) -> Result<(), Bad> {
+        let row = Row::parse(text)?;
+        let at = row.time_ms("timestamp", 1.0)?.ok_or_else(|| missing("timestamp", "ms since the start"))?;
+        let session = row.id("session_id")?.unwrap_or(number);
+        let user = row.id("user_id")?.unwrap_or(session);
+        let (country, place) = whereabouts(&row)?;
+        let output_tokens = row.need_tokens("output_length", 1)?;
+        let given_block = row.tokens("block_size", 1)?;
+        let (input_tokens, block_tokens, blocks) = if let Some(ids) = row.ids("hash_ids")? {
+            let block = given_block.or(self.options.block_tokens).unwrap_or(DEFAULT_BLOCK_SIZE);
+            let input = row.need_tokens("input_length", 1)?;
+            check_blocks("hash_ids", ids.len(), input, block)?;
+            (input, block, ids.into())
+        } else if let Some(list) = row.get("messages") {
+            let block = given_block.or(self.options.block_tokens).unwrap_or(BLOCK_TOKENS);
+            let messages = messages::parse("messages", list)?;
+            let last_user = messages.iter().rev().find(|m| m.role == "user").map_or("", |m| m.content.as_str());
+            if last_user.trim().chars().count() < self.options.min_chars {
+                sink.seen.drop_one("last user message shorter than min_chars");
+                return Ok(());
+            }
+            let mut chain = BlockChain::new(block);
+            let counting = counting(&self.options);
+            messages.iter().for_each(|m: &Message| chain.extend(m.symbols(counting)));
+            let tokens = u32::try_from(chain.tokens()).unwrap_or(u32::MAX);
+            (tokens, block, chain.ids())
+        } else {
+            let block = given_block.or(self.options.block_tokens).unwrap_or(BLOCK_TOKENS);
+            let input = row.need_tokens("input_length", 1)?;
+            (input, block, own_blocks(number, input, block))
+        };
+        let turn = row.tokens("turn", 1)?;
+        let mut request = TraceRequest {
+            at: Time::from_ms(at),
+            session,
+            user,
+            turn: 0,
+            place,
+            country,
+            input_tokens,
+            output_tokens,
+            max_tokens: row.tokens("max_tokens", 1)?,
+            block_tokens,
+            blocks,
+            answer_blocks: [].into(),
+        };
+        if let Some(ids) = row.ids("answer_hash_ids")? {
+            let need = answer_len(&request);
+            if ids.len() != need {
+                let problem = format!("holds {} ids: prompt and answer add {need} whole blocks", ids.len());
+                return Err(Bad::new("answer_hash_ids", problem));
+            }
+            request.answer_blocks = ids.into();
+        }
+        let next = self.turns.entry(session).or_default();
+        *next = turn.unwrap_or(next.saturating_add(1));
+        request.turn = *next;
+        row.unknown(&KNOWN).for_each(|name| sink.seen.unknown(name));
+        sink.ready.push_back(request);
+        Ok(())
+    }
+}
+
+/// Writes requests as native rows. Block ids become small numbers in the order of their first appearance, which
+/// keeps their structure and makes files small; times are written to the nanosecond and degrees to the metre.
+///
+/// # Errors
+/// When `out` cannot be written; `file` names it.
+pub fn write<'a>(
+    file: &str,
+    mut out: impl Write,
+    requests: impl IntoIterator<Item = &'a TraceRequest>,
+) -> Result<(), TraceError> {
+    let mut names: HashMap<u64, u64> = HashMap::new(); // looked up only, never iterated
+    let mut name = |ids: &[u64]| -> Vec<u64> {
+        let mut dense = Vec::with_capacity(ids.len());
+        for &id in ids {
+            let next = names.len() as u64;
+            dense.push(*names.entry(id).or_insert(next));
+        }
+        dense
+    };
+    for request in requests {
+        let line = to_row(request, &name(&request.blocks), &name(&request.answer_blocks));
+        writeln!(out, "{line}").map_err(|source| TraceError::Write { file: file.to_owned(), source })?;
+    }
+    out.flush().map_err(|source| TraceError::Write { file: file.to_owned(), source })
+}
+
+/// Five decimals are a metre; more would only be digits.
+fn degrees(value: f64) -> f64 {
+    (value * 1e5).round() / 1e5
+}
+
+fn to_row(r: &TraceRequest, blocks: &[u64], answer: &[u64]) -> Value {
+    let ms = r.at.ms();
+    let mut row = json!({
+        "timestamp": if ms.fract() == 0.0 { json!(ms as u64) } else { json!(ms) },
+        "session_id": r.session, "user_id": r.user, "turn": r.turn,
+        "input_length": r.input_tokens, "output_length": r.output_tokens,
+        "block_size": r.block_tokens, "hash_ids": blocks,
+    });
+    if !answer.is_empty() {
+        row["answer_hash_ids"] = answer.into();
+    }
+    if let Some(most) = r.max_tokens {
+        row["max_tokens"] = most.into();
+    }
+    if let Some(code) = r.country {
+        row["country"] = String::from_utf8_lossy(&code).into();
+    }
+    if let Some(place) = r.place {
+        row["lat"] = degrees(place.lat).into();
+        row["lon"] = degrees(place.lon).into();
+    }
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::read_bytes;
+    use proptest::prelude::*;
+
+    fn bad(line: &str) -> String {
+        let options = Options { format: Some(super::super::Format::Native), ..Options::default() };
+        read_bytes("t.jsonl", line.as_bytes(), &options).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn bad_rows_name_file_line_and_field() {
+        insta::assert_snapshot!([
+            r#"{"session_id":1}"#,
+            r#"{"timestamp":-5,"input_length":3,"output_length":1}"#,
+            r#"{"timestamp":0,"input_length":0,"output_length":1}"#,
+            r#"{"timestamp":0,"input_length":3,"output_length":"x"}"#,
+            r#"{"timestamp":0,"input_length":30,"output_length":1,"hash_ids":[1,2]}"#,
+            r#"{"timestamp":0,"input_length":30,"output_length":1,"hash_ids":[1.5]}"#,
+            r#"{"timestamp":0,"input_length":30,"output_length":1,"lat":95,"lon":1}"#,
+            r#"{"timestamp":0,"input_length":30,"output_length":1,"session_id":[]}"#,
+            r#"{"timestamp":0,"output_length":1,"messages":[{"role":"user"}]}"#,
+            r#"{"timestamp":0,"output_length":1,"messages":[]}"#,
+            r#"{"timestamp":0,"input_length":30,"output_length":40,"answer_hash_ids":[1]}"#,
+            r#"{"timestamp":"#,
+        ].map(bad).join("\n"), @r#"
+t.jsonl:1: timestamp is missing: every row needs ms since the start
+t.jsonl:1: timestamp is -5: it must be a time since the start of the trace, not negative
+t.jsonl:1: input_length is 0: it must be a whole number of tokens from 1 to 16777216
+t.jsonl:1: output_length is "x": it must be a whole number of tokens from 1 to 16777216
+t.jsonl:1: hash_ids holds 2 ids: 30 tokens in blocks of 512 make 1; check the block size
+t.jsonl:1: hash_ids[0] is 1.5: it must be a block id: a whole number, not negative
+t.jsonl:1: lat is 95: it must be degrees from -90 to 90
+t.jsonl:1: session_id is []: it must be text or a whole number, not negative
+t.jsonl:1: messages[0] is {"role":"user"}: it must be a message with a `content` text
+t.jsonl:1: messages is []: it must be a list of messages, at least one
+t.jsonl:1: answer_hash_ids holds 1 ids: prompt and answer add 3 whole blocks
+t.jsonl:1: row "{\"timestamp\":" is not JSON (EOF while parsing a value at line 1 column 13): each line must be one object
+"#);
+    }
+
+    #[test]
+    fn messages_of_a_later_turn_continue_the_chain_and_link_the_answer() {
+        let long = "tell me about the history of the city of Haifa ".repeat(4);
+        let answer = "Haifa is a port. ".repeat(20);
+        let rows = [
+            json!({"timestamp": 0, "session_id": "s", "output_length": 85, "messages": [{"role": "user", "content": long}]}),
+            json!({"timestamp": 9, "session_id": "s", "output_length": 5, "messages": [
+                {"role": "user", "content": long}, {"role": "assistant", "content": answer}, {"role": "user", "content": "more"}]}),
+        ];
+        let text = rows.map(|r| r.to_string()).join("\n");
+        let workload = read_bytes("t", text.as_bytes(), &Options::default()).unwrap();
+        let [a, b] = workload.requests.as_slice() else { panic!("two rows") };
+        assert_eq!((a.turn, b.turn, a.input_tokens), (1, 2, 47));
+        let whole = (a.input_tokens / 16) as usize;
+        assert_eq!(a.blocks[..whole], b.blocks[..whole]);
+        assert_eq!(a.answer_blocks.len(), answer_len(a));
+        assert_eq!(a.answer_blocks[..], b.blocks[whole..whole + a.answer_blocks.len()]);
+    }
+
+    #[test]
+    fn places_come_from_coordinates_then_names_and_zero_zero_is_unknown() {
+        let row = |extra: &str| format!(r#"{{"timestamp":0,"input_length":1,"output_length":1,{extra}}}"#);
+        let text = [
+            row(r#""lat":1.5,"lon":2.5,"country":"FR""#),
+            row(r#""country":"United States","state":"Georgia""#),
+            row(r#""lat":0,"lon":0,"country":"Türkiye""#),
+            row(r#""lat":0.0,"lon":0.0"#),
+        ];
+        let requests = read_bytes("t", text.join("\n").as_bytes(), &Options::default()).unwrap().requests;
+        assert_eq!((requests[0].country, requests[0].place), (Some(*b"FR"), Some(Place { lat: 1.5, lon: 2.5 })));
+        assert!(requests[1].place.unwrap().lon < -80.0);
+        assert_eq!(requests[2].place, geo::places::country_place(*b"TR"));
+        assert_eq!((requests[3].country, requests[3].place), (None, None));
+    }
+
+    #[test]
+    fn unknown_fields_are_counted_and_reported() {
+        let text = "{\"timestamp\":0,\"input_length\":1,\"output_length\":1,\"colour\":\"red\"}\n".repeat(3);
+        let workload = read_bytes("t", text.as_bytes(), &Options::default()).unwrap();
+        assert_eq!(workload.notes, ["unknown fields ignored: colour (3 rows)"]);
+    }
+
+    prop_compose! {
+        fn any_request()(
+            at in 0u64..1_000_000_000_000_000, session in 0u64..9, user in any::<u64>(), input in 1u32..200, output in 1u32..100,
+            block in 1u32..40, max in prop::option::of(1u32..500), place in prop::option::of((-89_000..89_000, 1_000..179_000)),
+            start in 0u64..3, answered in any::<bool>(),
+        ) -> TraceRequest {
+            let mut r = TraceRequest {
+                at: Time(at), session, user, turn: 1, place: place.map(|(lat, lon)| Place { lat: f64::from(lat) / 1e3, lon: f64::from(lon) / 1e3 }),
+                country: place.map(|_| *b"FR"), input_tokens: input, output_tokens: output, max_tokens: max,
+                block_tokens: block, blocks: (0..u64::from(input.div_ceil(block))).map(|i| start * 1_000 + i).collect(),
+                answer_blocks: [].into(),
+            };
+            if answered {
+                r.answer_blocks = (0..answer_len(&r) as u64).map(|i| 50_000 + i).collect();
+            }
+            r
+        }
+    }
+
+    /// Ids renamed by first appearance, which is what the writer does.
+    fn dense(requests: &[TraceRequest]) -> Vec<TraceRequest> {
+        let mut names = BTreeMap::new();
+        let mut name = |ids: &[u64]| -> Vec<u64> {
+            ids.iter()
+                .map(|&id| {
+                    let n = names.len() as u64;
+                    *names.entry(id).or_insert(n)
+                })
+                .collect()
+        };
+        requests
+            .iter()
+            .map(|r| TraceRequest {
+                blocks: name(&r.blocks).into(),
+                answer_blocks: name(&r.answer_blocks).into(),
+                ..r.clone()
+            })
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn written_requests_read_back_the_same(requests in prop::collection::vec(any_request(), 1..12)) {
+            let mut file = Vec::new();
+            write("t", &mut file, &requests).unwrap();
+            let lines = super::super::lines::Lines::new("t", std::io::Cursor::new(file)).unwrap();
+            let read: Result<Vec<_>, _> = super::super::reader::Reader::new(lines, &Options::default()).unwrap().collect();
+            prop_assert_eq!(read.unwrap(), dense(&requests));
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! How a trace is read: the format, what becomes a request, and when it arrives.
+
+use crate::error::TraceError;
+use crate::geo::Weights;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Formats of request traces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// One JSON object a line, see [`super::native`].
+    Native,
+    /// Mooncake FAST'25: `timestamp` ms, lengths, `hash_ids` of 512 tokens.
+    Mooncake,
+    /// Bailian (Qwen) traces: `chat_id`, `parent_chat_id`, `timestamp` s, `hash_ids` of 16 tokens.
+    Bailian,
+    /// Azure LLM inference traces: CSV of stamp, context and generated tokens.
+    Azure,
+    /// BurstGPT: CSV, columns by name.
+    Burstgpt,
+    /// WildChat conversations as JSON lines.
+    Wildchat,
+    /// gotoni's `wildchat_guidellm.jsonl` with its location lookup.
+    GuidellmPair,
+    /// WildChat conversations as Parquet (needs the `parquet` feature).
+    Parquet,
+}
+
+impl Format {
+    /// Every format, in the order they are tried.
+    pub const ALL: [Self; 8] = [
+        Self::Native,
+        Self::Mooncake,
+        Self::Bailian,
+        Self::Azure,
+        Self::Burstgpt,
+        Self::Wildchat,
+        Self::GuidellmPair,
+        Self::Parquet,
+    ];
+
+    /// The word for it in options and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Mooncake => "mooncake",
+            Self::Bailian => "bailian",
+            Self::Azure => "azure",
+            Self::Burstgpt => "burstgpt",
+            Self::Wildchat => "wildchat",
+            Self::GuidellmPair => "guidellm-pair",
+            Self::Parquet => "parquet",
+        }
+    }
+
+    /// All words, for messages.
+    pub(crate) fn words() -> String {
+        Self::ALL.map(Self::as_str).join(", ")
+    }
+}
+
+impl std::str::FromStr for Format {
+    type Err = TraceError;
+
+    fn from_str(text: &str) -> Result<Self, TraceError> {
+        let found = Self::ALL.into_iter().find(|f| f.as_str() == text);
+        found.ok_or_else(|| TraceError::Option {
+            option: "format",
+            problem: format!("is {text:?}: it must be one of {}", Self::words()),
+        })
+    }
+}
+
+/// What of a conversation becomes a request. The reuse of a trace is set by this cut far more than by its texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Per {
+    /// Every user message, with the history before it.
+    #[default]
+    Turn,
+    /// One request a conversation: the last user message with its whole history.
+    Conversation,
+    /// One request a conversation: the first user message alone.
+    FirstPrompt,
+}
+
+/// When requests arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Arrivals {
+    /// At the trace's own times.
+    #[default]
+    Recorded,
+    /// In the trace's order, as a Poisson process of this many requests per second. Turns of one conversation may
+    /// come faster than their answers, as when a load generator sends the rows of a file.
+    Poisson(f64),
+    /// Conversations start as a Poisson process whose rate gives this many requests per second on average; the
+    /// pauses between a conversation's turns stay as recorded.
+    PoissonSessions(f64),
+}
+
+/// What becomes of users whose place is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnknownPlaces {
+    /// They stay unknown.
+    #[default]
+    Keep,
+    /// Each unknown user gets a country and place drawn from WildChat's published shares.
+    Draw(Weights),
+}
+
+/// How a trace is read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// The format; told from the content when absent.
+    pub format: Option<Format>,
+    /// Count bad rows and go on, instead of stopping at the first.
+    pub skip_bad: bool,
+    /// Read only this many rows of the file.
+    pub first: Option<u64>,
+    /// What of a conversation becomes a request.
+    pub per: Per,
+    /// Drop requests whose last user message has fewer characters.
+    pub min_chars: usize,
+    /// Drop requests with a longer prompt (tokens).
+    pub max_input_tokens: Option<u32>,
+    /// Cut answers to this length (tokens).
+    pub max_output_tokens: Option<u32>,
+    /// Answer length (tokens) of rows that do not tell.
+    pub default_output_tokens: u32,
+    /// Tokens per block; 16 for text and rows without ids, 512 for rows with ids unless they say otherwise.
+    pub block_tokens: Option<u32>,
+    /// Bytes per token of text without stored counts; by script when absent.
+    pub bytes_per_token: Option<f64>,
+    /// Location lookup of a guidellm pair; `wildchat_location_lookup.json` beside the file when absent.
+    pub lookup: Option<PathBuf>,
+    /// Spread requests with equal stamps evenly up to the next stamp, where a format's clock is coarse (Mooncake has
+    /// about ten requests on each of its stamps, 3 s apart).
+    pub spread: bool,
+    /// When requests arrive.
+    pub arrivals: Arrivals,
+    /// Factor on all times: larger is slower.
+    pub time_scale: f64,
+    /// What becomes of users without a place.
+    pub unknown_places: UnknownPlaces,
+    /// Seed of drawn arrivals and places.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            format: None,
+            skip_bad: false,
+            first: None,
+            per: Per::Turn,
+            min_chars: 0,
+            max_input_tokens: None,
+            max_output_tokens: None,
+            default_output_tokens: 256,
+            block_tokens: None,
+            bytes_per_token: None,
+            lookup: None,
+            spread: true,
+            arrivals: Arrivals::Recorded,
+            time_scale: 1.0,
+            unknown_places: UnknownPlaces::Keep,
+            seed: 0,
+        }
+    }
+}
+
+impl Options {
+    /// Checks values that could not be used.
+    ///
+    /// # Errors
+    /// Names the first option out of its range.
+    pub fn check(&self) -> Result<(), TraceError> {
+        let bad = |option, problem| Err(TraceError::Option { option, problem });
+        if !(self.time_scale.is_finite() && self.time_scale > 0.0) {
+            return bad(
+                "time_scale",
+                format!("is {}: it must be a number above 0 (larger is slower)", self.time_scale),
+            );
+        }
+        if let Arrivals::Poisson(rate) | Arrivals::PoissonSessions(rate) = self.arrivals
+            && !(rate.is_finite() && rate > 0.0)
+        {
+            return bad("arrivals", format!("has rate {rate}: it must be above 0 requests per second"));
+        }
+        if let Some(bytes) = self.bytes_per_token
+            && !(0.1..=1_000.0).contains(&bytes)
+        {
+            return bad("bytes_per_token", format!("is {bytes}: it must be from 0.1 to 1000"));
+        }
+        if self.block_tokens.is_some_and(|b| !(1..=65_536).contains(&b)) {
+            return bad("block_tokens", "must be from 1 to 65536 tokens".to_owned());
+        }
+        for (option, value) in [
+            ("max_input_tokens", self.max_input_tokens),
+            ("max_output_tokens", self.max_output_tokens),
+            ("default_output_tokens", Some(self.default_output_tokens)),
+        ] {
+            if value == Some(0) {
+                return bad(option, "is 0: it must be at least 1 token".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_out_of_range_are_named() {
+        let message = |options: Options| options.check().unwrap_err().to_string();
+        assert_eq!(
+            message(Options { time_scale: 0.0, ..Options::default() }),
+            "option time_scale is 0: it must be a number above 0 (larger is slower)"
+        );
+        assert!(message(Options { arrivals: Arrivals::Poisson(-1.0), ..Options::default() }).contains("rate -1"));
+        assert!(message(Options { max_output_tokens: Some(0), ..Options::default() }).contains("max_output_tokens"));
+        assert!(Options::default().check().is_ok());
+    }
+
+    #[test]
+    fn format_words_parse_back() {
+        for format in Format::ALL {
+            assert_eq!(format.as_str().parse::<Format>().unwrap(), format);
+        }
+        assert!("csv".parse::<Format>().unwrap_err().to_string().contains("must be one of native, mooncake"));
+    }
+}

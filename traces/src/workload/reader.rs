@@ -1,0 +1,263 @@
+//! A streaming reader: rows in, requests out, one format's parser in between.
+
+use super::lines::Lines;
+use super::options::{Format, Options};
+use super::{azure, bailian, burstgpt, guidellm_pair, mooncake, native, wildchat};
+use crate::error::{Bad, TraceError, excerpt};
+use gorgo_core::request::TraceRequest;
+use std::collections::{BTreeMap, VecDeque};
+
+/// What a reader noticed on its way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Rows read, good and bad.
+    pub rows: u64,
+    /// Bad rows that were skipped.
+    pub skipped: u64,
+    /// The first few of them, as sentences.
+    pub first_bad: Vec<String>,
+    /// Requests left out by an option or for a reason of the format, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Rows per field name that no reader knows.
+    pub unknown_fields: BTreeMap<String, u64>,
+}
+
+const KEPT_MESSAGES: usize = 5;
+const KEPT_NAMES: usize = 32;
+
+impl Seen {
+    /// Counts a request that is left out.
+    pub(crate) fn drop_one(&mut self, reason: &str) {
+        *self.dropped.entry(reason.to_owned()).or_default() += 1;
+    }
+
+    /// Counts a field no reader knows; only the first names are kept, so that hostile files cannot fill memory.
+    pub(crate) fn unknown(&mut self, field: &str) {
+        if let Some(count) = self.unknown_fields.get_mut(field) {
+            *count += 1;
+        } else if self.unknown_fields.len() < KEPT_NAMES {
+            self.unknown_fields.insert(excerpt(field), 1);
+        }
+    }
+
+    /// One sentence for everything worth telling.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.skipped > 0 {
+            notes.push(format!(
+                "{} of {} rows were bad and skipped; the first: {}",
+                self.skipped, self.rows, self.first_bad[0]
+            ));
+        }
+        notes.extend(self.dropped.iter().map(|(reason, n)| format!("{n} left out: {reason}")));
+        if !self.unknown_fields.is_empty() {
+            let names: Vec<_> = self.unknown_fields.iter().map(|(name, n)| format!("{name} ({n} rows)")).collect();
+            notes.push(format!("unknown fields ignored: {}", names.join(", ")));
+        }
+        notes
+    }
+}
+
+/// Where a parser puts what it finds.
+#[derive(Debug, Default)]
+pub(crate) struct Sink {
+    pub(crate) ready: VecDeque<TraceRequest>,
+    pub(crate) seen: Seen,
+}
+
+/// One format.
+pub(crate) trait Parser {
+    /// Reads a row; `row` counts from 0.
+    fn row(&mut self, row: u64, text: &str, sink: &mut Sink) -> Result<(), Bad>;
+    /// Called once after the last row.
+    fn finish(&mut self, _sink: &mut Sink) {}
+}
+
+type Rows = Box<dyn Iterator<Item = Result<(u64, String), TraceError>>>;
+
+/// Requests of a trace, in the file's order and at the file's times: a calendar format counts from 1970, a format
+/// without times gives zero to all.
+pub struct Reader {
+    file: String,
+    format: Format,
+    rows: Rows,
+    parser: Box<dyn Parser>,
+    sink: Sink,
+    options: Options,
+    over: bool,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("file", &self.file).field("format", &self.format).finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// A reader of `lines`; the format is told from the first line unless the options name it.
+    ///
+    /// # Errors
+    /// When an option is out of range, or the format is not recognised.
+    pub fn new(mut lines: Lines, options: &Options) -> Result<Self, TraceError> {
+        options.check()?;
+        let file = lines.file().to_owned();
+        let mut head = Vec::new();
+        let format = match options.format {
+            Some(format) => format,
+            None => loop {
+                // A bad first line must not hide the format.
+                let Some(line) = lines.next() else {
+                    let shown = if head.is_empty() { "an empty file".to_owned() } else { shown(&head) };
+                    return Err(TraceError::Format { file, found: shown, known: Format::words() });
+                };
+                let found = line.as_ref().ok().and_then(|(_, text)| detect(text));
+                let fatal = line.as_ref().is_err_and(|e| !e.is_row());
+                head.push(line);
+                match found {
+                    Some(format) => break format,
+                    None if fatal || !options.skip_bad || head.len() >= 100 => {
+                        if let Some(Err(e)) = head.pop_if(|l| l.is_err()) {
+                            return Err(e);
+                        }
+                        return Err(TraceError::Format { file, found: shown(&head), known: Format::words() });
+                    }
+                    None => {}
+                }
+            },
+        };
+        Self::over_rows(file, format, Box::new(head.into_iter().chain(lines)), options)
+    }
+
+    /// A reader of rows that were made into text elsewhere.
+    pub(crate) fn over_rows(file: String, format: Format, rows: Rows, options: &Options) -> Result<Self, TraceError> {
+        let parser: Box<dyn Parser> = match format {
+            Format::Native => Box::new(native::Native::new(options)),
+            Format::Mooncake => Box::new(mooncake::Mooncake::new(options)),
+            Format::Bailian => Box::new(bailian::Bailian::new(options)),
+            Format::Azure => Box::new(azure::Azure::new(options)),
+            Format::Burstgpt => Box::new(burstgpt::Burstgpt::new(options)),
+            Format::Wildchat | Format::Parquet => Box::new(wildchat::Wildchat::new(options)),
+            Format::GuidellmPair => Box::new(guidellm_pair::GuidellmPair::new(&file, options)?),
+        };
+        Ok(Self { file, format, rows, parser, sink: Sink::default(), options: options.clone(), over: false })
+    }
+
+    /// The file's name.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The format that is read.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// What was noticed so far.
+    pub fn seen(&self) -> &Seen {
+        &self.sink.seen
+    }
+
+    /// Applies the options that look at one finished request.
+    fn admit(&mut self, mut request: TraceRequest) -> Option<TraceRequest> {
+        if self.options.max_input_tokens.is_some_and(|most| request.input_tokens > most) {
+            self.sink.seen.drop_one("prompt longer than max_input_tokens");
+            return None;
+        }
+        if let Some(most) = self.options.max_output_tokens.filter(|&most| most < request.output_tokens) {
+            request.output_tokens = most;
+            let whole = answer_len(&request);
+            if request.answer_blocks.len() > whole {
+                request.answer_blocks = request.answer_blocks[..whole].into();
+            }
+        }
+        Some(request)
+    }
+}
+
+/// How many whole blocks prompt and answer together add after the prompt's whole blocks.
+pub(crate) fn answer_len(request: &TraceRequest) -> usize {
+    let (input, block) = (u64::from(request.input_tokens), u64::from(request.block_tokens));
+    ((input + u64::from(request.output_tokens)) / block - input / block) as usize
+}
+
+fn shown(head: &[Result<(u64, String), TraceError>]) -> String {
+    let first = head.iter().find_map(|l| l.as_ref().ok());
+    first.map_or_else(
+        || "lines that cannot be read".to_owned(),
+        |(line, text)| format!("line {line}, {:?}", excerpt(text)),
+    )
+}
+
+/// The format a first line is of. Order matters: a native row is a superset of others.
+fn detect(line: &str) -> Option<Format> {
+    if !line.starts_with('{') {
+        return [(Format::Azure, azure::COLUMNS.as_slice()), (Format::Burstgpt, burstgpt::COLUMNS.as_slice())]
+            .into_iter()
+            .find(|(_, columns)| {
+                columns.iter().all(|c| line.split(',').any(|name| name.trim().eq_ignore_ascii_case(c)))
+            })
+            .map(|(format, _)| format);
+    }
+    let serde_json::Value::Object(row) = serde_json::from_str(line).ok()? else { return None };
+    let has = |names: &[&str]| names.iter().all(|n| row.contains_key(*n));
+    let native_only = ["session_id", "user_id", "turn", "country", "lat", "block_size", "answer_hash_ids"];
+    if has(&["chat_id", "parent_chat_id"]) {
+        Some(Format::Bailian)
+    } else if has(&["prompt", "hash"]) {
+        Some(Format::GuidellmPair)
+    } else if has(&["conversation"]) || has(&["conversation_hash", "messages"]) {
+        Some(Format::Wildchat)
+    } else if has(&["timestamp", "hash_ids"]) && !native_only.iter().any(|n| row.contains_key(*n)) {
+        Some(Format::Mooncake)
+    } else if has(&["timestamp", "messages"]) || has(&["timestamp", "input_length"]) {
+        Some(Format::Native)
+    } else {
+        None
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<TraceRequest, TraceError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            while let Some(request) = self.sink.ready.pop_front() {
+                if let Some(request) = self.admit(request) {
+                    return Some(Ok(request));
+                }
+            }
+            if self.over {
+                return None;
+            }
+            let wanted = self.options.first.is_none_or(|first| self.sink.seen.rows < first);
+            let Some(row) = wanted.then(|| self.rows.next()).flatten() else {
+                self.over = true;
+                self.parser.finish(&mut self.sink);
+                continue;
+            };
+            let result = row.and_then(|(line, text)| {
+                let parsed = self.parser.row(self.sink.seen.rows, &text, &mut self.sink);
+                parsed.map_err(|bad| TraceError::Row {
+                    file: self.file.clone(),
+                    line,
+                    field: bad.field,
+                    problem: bad.problem,
+                })
+            });
+            self.sink.seen.rows += 1;
+            match result {
+                Ok(()) => {}
+                Err(e) if self.options.skip_bad && e.is_row() => {
+                    self.sink.seen.skipped += 1;
+                    if self.sink.seen.first_bad.len() < KEPT_MESSAGES {
+                        self.sink.seen.first_bad.push(e.to_string());
+                    }
+                }
+                Err(e) => {
+                    self.over = !e.is_row();
+                    return Some(Err(e));
+                }
+            }
+        }
+    }
+}

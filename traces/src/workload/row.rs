@@ -1,0 +1,122 @@
+//! One JSON row and its fields, with errors that name field and value.
+
+use crate::error::{Bad, excerpt};
+use serde_json::{Map, Value};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The most tokens a prompt or answer may have: far above any context window, far below overflow.
+pub(crate) const MAX_TOKENS: u32 = 16 << 20;
+
+/// A JSON object.
+#[derive(Debug)]
+pub(crate) struct Row(pub(crate) Map<String, Value>);
+
+impl Row {
+    pub(crate) fn parse(text: &str) -> Result<Self, Bad> {
+        match serde_json::from_str(text) {
+            Ok(Value::Object(map)) => Ok(Self(map)),
+            Ok(_) => Err(Bad::new("row", format!("{:?} is not a JSON object: each line must be one", excerpt(text)))),
+            Err(e) => {
+                Err(Bad::new("row", format!("{:?} is not JSON ({e}): each line must be one object", excerpt(text))))
+            }
+        }
+    }
+
+    /// The value of a field; JSON null counts as absent.
+    pub(crate) fn get(&self, field: &str) -> Option<&Value> {
+        self.0.get(field).filter(|v| !v.is_null())
+    }
+
+    pub(crate) fn text(&self, field: &str) -> Result<Option<&str>, Bad> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(Value::String(s)) => Ok(Some(s)),
+            Some(other) => Err(wrong(field, other, "must be text")),
+        }
+    }
+
+    /// A token count from `least` on.
+    pub(crate) fn tokens(&self, field: &str, least: u32) -> Result<Option<u32>, Bad> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        let number =
+            value.as_u64().or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && *f >= 0.0).map(|f| f as u64));
+        match number.and_then(|n| u32::try_from(n).ok()).filter(|n| (least..=MAX_TOKENS).contains(n)) {
+            Some(n) => Ok(Some(n)),
+            None => Err(wrong(field, value, &format!("must be a whole number of tokens from {least} to {MAX_TOKENS}"))),
+        }
+    }
+
+    pub(crate) fn need_tokens(&self, field: &str, least: u32) -> Result<u32, Bad> {
+        self.tokens(field, least)?.ok_or_else(|| missing(field, "a number of tokens"))
+    }
+
+    pub(crate) fn number(&self, field: &str) -> Result<Option<f64>, Bad> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(value) => value
+                .as_f64()
+                .filter(|f| f.is_finite())
+                .map(Some)
+                .ok_or_else(|| wrong(field, value, "must be a number")),
+        }
+    }
+
+    /// A time that is not negative and fits into 500 years of nanoseconds, given in units of `unit_ms`.
+    pub(crate) fn time_ms(&self, field: &str, unit_ms: f64) -> Result<Option<f64>, Bad> {
+        let Some(ms) = self.number(field)?.map(|t| t * unit_ms) else { return Ok(None) };
+        if (0.0..1.5e13).contains(&ms) {
+            return Ok(Some(ms));
+        }
+        let shown = self.get(field).cloned().unwrap_or_default();
+        Err(wrong(field, &shown, "must be a time since the start of the trace, not negative"))
+    }
+
+    /// A name: whole numbers stand for themselves, text for its hash.
+    pub(crate) fn id(&self, field: &str) -> Result<Option<u64>, Bad> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(Value::String(s)) => Ok(Some(xxh3_64(s.as_bytes()))),
+            Some(value) => match value.as_u64() {
+                Some(n) => Ok(Some(n)),
+                None => Err(wrong(field, value, "must be text or a whole number, not negative")),
+            },
+        }
+    }
+
+    /// Block ids: a list of whole numbers, not negative.
+    pub(crate) fn ids(&self, field: &str) -> Result<Option<Vec<u64>>, Bad> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        let Value::Array(items) = value else { return Err(wrong(field, value, "must be a list of block ids")) };
+        let id = |(at, item): (usize, &Value)| {
+            let what = "must be a block id: a whole number, not negative";
+            item.as_u64().ok_or_else(|| wrong(&format!("{field}[{at}]"), item, what))
+        };
+        items.iter().enumerate().map(id).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Names of the fields that are not in `known`.
+    pub(crate) fn unknown<'a>(&'a self, known: &'a [&str]) -> impl Iterator<Item = &'a str> {
+        self.0.keys().map(String::as_str).filter(|name| !known.contains(name))
+    }
+}
+
+/// A field that is there but cannot be used.
+pub(crate) fn wrong(field: &str, value: &Value, must: &str) -> Bad {
+    Bad::new(field, format!("is {}: it {must}", excerpt(&value.to_string())))
+}
+
+/// A field that is not there.
+pub(crate) fn missing(field: &str, what: &str) -> Bad {
+    Bad::new(field, format!("is missing: every row needs {what}"))
+}
+
+/// Block ids must be as many as the prompt fills.
+pub(crate) fn check_blocks(field: &str, ids: usize, tokens: u32, block_tokens: u32) -> Result<(), Bad> {
+    let need = tokens.div_ceil(block_tokens) as usize;
+    if ids == need {
+        return Ok(());
+    }
+    let problem =
+        format!("holds {ids} ids: {tokens} tokens in blocks of {block_tokens} make {need}; check the block size");
+    Err(Bad::new(field, problem))
+}

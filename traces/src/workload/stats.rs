@@ -1,0 +1,296 @@
+//! What a trace holds: size, lengths, people, places and how much of its prompts a perfect cache would have.
+
+use crate::geo::country_name;
+use gorgo_core::request::TraceRequest;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// Quantiles of a token count.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Lengths {
+    /// Mean.
+    pub mean: f64,
+    /// Median (nearest rank, like the others).
+    pub p50: u32,
+    /// 90th percentile.
+    pub p90: u32,
+    /// 95th percentile.
+    pub p95: u32,
+    /// 99th percentile.
+    pub p99: u32,
+    /// Largest.
+    pub max: u32,
+}
+
+impl Lengths {
+    /// Quantiles of `values` by nearest rank; zeros when there are none.
+    pub fn of(values: impl IntoIterator<Item = u32>) -> Self {
+        let mut sorted: Vec<u32> = values.into_iter().collect();
+        sorted.sort_unstable();
+        let Some(&max) = sorted.last() else { return Self::default() };
+        let n = sorted.len();
+        let rank = |p: usize| sorted[(n * p).div_ceil(100).max(1) - 1];
+        let sum: u64 = sorted.iter().map(|&v| u64::from(v)).sum();
+        Self { mean: sum as f64 / n as f64, p50: rank(50), p90: rank(90), p95: rank(95), p99: rank(99), max }
+    }
+}
+
+/// Share of prompts that a cache without limit or delay would hold, as the trace is cut. A request finds the longest
+/// beginning that an earlier request left behind; in `own` one of the same user, in `global` any.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Reuse {
+    /// Tokens found that the same user left, over all prompt tokens.
+    pub own: f64,
+    /// Tokens found beyond what the same user left.
+    pub cross_user: f64,
+    /// Tokens found: own and cross-user together.
+    pub global: f64,
+    /// Blocks found, over all prompt blocks.
+    pub global_blocks: f64,
+    /// Requests that found at least one block.
+    pub requests_with_hit: f64,
+}
+
+/// What earlier requests leave behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Their prompts only: what a trace by itself tells.
+    Prompts,
+    /// Prompts and answers, as an engine keeps them; more than `Prompts` only where the trace has answer ids.
+    PromptsAndAnswers,
+}
+
+impl Reuse {
+    /// Replays `requests` in their order.
+    pub fn of(requests: &[TraceRequest], kept: Kept) -> Self {
+        let (mut anyone, mut by_user) = (HashSet::new(), HashSet::new());
+        let (mut own, mut global, mut tokens) = (0u64, 0u64, 0u64);
+        let (mut found_blocks, mut blocks, mut hits) = (0u64, 0u64, 0u64);
+        for r in requests {
+            let run = r.blocks.iter().take_while(|&&id| anyone.contains(&id)).count();
+            let mine = r.blocks.iter().take_while(|&&id| by_user.contains(&(r.user, id))).count();
+            let worth = |n: usize| (n as u64 * u64::from(r.block_tokens)).min(u64::from(r.input_tokens));
+            own += worth(mine);
+            global += worth(run);
+            tokens += u64::from(r.input_tokens);
+            found_blocks += run as u64;
+            blocks += r.blocks.len() as u64;
+            hits += u64::from(run > 0);
+            let answers = if kept == Kept::PromptsAndAnswers { &r.answer_blocks[..] } else { &[] };
+            for &id in r.blocks.iter().chain(answers) {
+                anyone.insert(id);
+                by_user.insert((r.user, id));
+            }
+        }
+        let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+        Self {
+            own: share(own, tokens),
+            cross_user: share(global - own, tokens),
+            global: share(global, tokens),
+            global_blocks: share(found_blocks, blocks),
+            requests_with_hit: share(hits, requests.len() as u64),
+        }
+    }
+}
+
+/// A summary of a trace.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stats {
+    /// Requests.
+    pub requests: usize,
+    /// Seconds from the first to the last request.
+    pub span_s: f64,
+    /// Requests per second over that span.
+    pub rate: f64,
+    /// Coefficient of variation of the gaps between requests; 1 for a Poisson process.
+    pub gap_cv: f64,
+    /// Prompt tokens.
+    pub input: Lengths,
+    /// Answer tokens.
+    pub output: Lengths,
+    /// Conversations.
+    pub sessions: usize,
+    /// Turns a conversation has in the trace.
+    pub turns: Lengths,
+    /// Users.
+    pub users: usize,
+    /// Share of requests by the busiest user.
+    pub busiest_user: f64,
+    /// Countries and their requests, most first; unknown ones are in `unknown_place`.
+    pub countries: Vec<([u8; 2], usize)>,
+    /// Requests without a place.
+    pub unknown_place: usize,
+    /// Tokens per block, when all rows agree.
+    pub block_tokens: Option<u32>,
+    /// Reuse of prompts.
+    pub prompts: Reuse,
+    /// Reuse of prompts and answers.
+    pub with_answers: Reuse,
+}
+
+impl Stats {
+    /// Summarises requests in order of arrival.
+    pub fn of(requests: &[TraceRequest]) -> Self {
+        let span_s = match requests {
+            [first, .., last] => (last.at - first.at).ms() / 1e3,
+            _ => 0.0,
+        };
+        let gaps: Vec<f64> = requests.windows(2).map(|w| (w[1].at - w[0].at).ms()).collect();
+        let (mut sessions, mut users, mut countries) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for r in requests {
+            *sessions.entry(r.session).or_insert(0u32) += 1;
+            *users.entry(r.user).or_insert(0usize) += 1;
+            if let Some(code) = r.country {
+                *countries.entry(code).or_insert(0usize) += 1;
+            }
+        }
+        let mut countries: Vec<_> = countries.into_iter().collect();
+        countries.sort_by_key(|&(_, n)| std::cmp::Reverse(n));
+        let sizes: BTreeSet<u32> = requests.iter().map(|r| r.block_tokens).collect();
+        Self {
+            requests: requests.len(),
+            span_s,
+            rate: if span_s > 0.0 { requests.len() as f64 / span_s } else { 0.0 },
+            gap_cv: cv(&gaps),
+            input: Lengths::of(requests.iter().map(|r| r.input_tokens)),
+            output: Lengths::of(requests.iter().map(|r| r.output_tokens)),
+            sessions: sessions.len(),
+            turns: Lengths::of(sessions.into_values()),
+            busiest_user: users.values().copied().max().unwrap_or(0) as f64 / requests.len().max(1) as f64,
+            users: users.len(),
+            countries,
+            unknown_place: requests.iter().filter(|r| r.place.is_none()).count(),
+            block_tokens: if sizes.len() == 1 { sizes.first().copied() } else { None },
+            prompts: Reuse::of(requests, Kept::Prompts),
+            with_answers: Reuse::of(requests, Kept::PromptsAndAnswers),
+        }
+    }
+
+    /// The summary as pairs of name and value, ready for a table.
+    pub fn rows(&self) -> Vec<(String, String)> {
+        let lengths = |l: &Lengths| {
+            format!("mean {:.1}, p50 {}, p90 {}, p95 {}, p99 {}, max {}", l.mean, l.p50, l.p90, l.p95, l.p99, l.max)
+        };
+        let percent = |share: f64| format!("{:.2} %", share * 100.0);
+        let reuse = |r: &Reuse| {
+            format!("own {}, cross-user {}, global {}", percent(r.own), percent(r.cross_user), percent(r.global))
+        };
+        let share = |n: usize| percent(n as f64 / self.requests.max(1) as f64);
+        let places: Vec<_> =
+            self.countries.iter().take(10).map(|&(code, n)| format!("{} {}", country_name(code), share(n))).collect();
+        let places = if places.is_empty() { "none known".to_owned() } else { places.join(", ") };
+        let block = self.block_tokens.map_or("several sizes".to_owned(), |b| format!("{b} tokens"));
+        [
+            ("requests", self.requests.to_string()),
+            ("span", format!("{:.1} s", self.span_s)),
+            ("rate", format!("{:.3} requests/s, gap CV {:.2}", self.rate, self.gap_cv)),
+            ("prompt tokens", lengths(&self.input)),
+            ("answer tokens", lengths(&self.output)),
+            ("conversations", self.sessions.to_string()),
+            ("turns", lengths(&self.turns)),
+            ("users", format!("{}, busiest {}", self.users, percent(self.busiest_user))),
+            ("places", format!("{places}; unknown {}", share(self.unknown_place))),
+            ("block", block),
+            ("prefix reuse, prompts", reuse(&self.prompts)),
+            ("prefix reuse, prompts and answers", reuse(&self.with_answers)),
+            (
+                "prefix reuse, blocks",
+                format!(
+                    "{}, requests with a hit {}",
+                    percent(self.prompts.global_blocks),
+                    percent(self.prompts.requests_with_hit)
+                ),
+            ),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    }
+}
+
+/// Coefficient of variation; 0 when there is nothing to vary.
+fn cv(values: &[f64]) -> f64 {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+    if mean > 0.0 { variance.sqrt() / mean } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::{Options, open, read_bytes};
+
+    /// The publisher's trace, against figures computed elsewhere from the same file.
+    #[test]
+    fn mooncake_conversation_has_its_known_reuse() {
+        let stats = Stats::of(&open("mooncake-conversation", &Options::default()).unwrap().requests);
+        assert_eq!(stats.requests, 12_031);
+        assert_eq!(format!("{:.2}", stats.prompts.global * 100.0), "37.36");
+        assert_eq!(format!("{:.2}", stats.prompts.global_blocks * 100.0), "36.64");
+        assert_eq!(format!("{:.2}", stats.prompts.requests_with_hit * 100.0), "99.99");
+        assert_eq!((stats.input.p50, stats.input.max, stats.output.p50), (6_909, 126_195, 350));
+        assert!((stats.rate - 3.40).abs() < 0.005, "{}", stats.rate);
+    }
+
+    #[test]
+    fn azure_slice_is_nearly_poisson_and_shares_nothing() {
+        let stats = Stats::of(&open("azure-conv", &Options::default()).unwrap().requests);
+        assert_eq!((stats.requests, stats.prompts.global, stats.unknown_place), (6_000, 0.0, 6_000));
+        assert!((0.9..1.3).contains(&stats.gap_cv), "{}", stats.gap_cv);
+    }
+
+    #[test]
+    fn own_reuse_is_told_from_other_users() {
+        let row = |user: u32, ids: &str| {
+            format!(
+                r#"{{"timestamp":0,"user_id":{user},"input_length":40,"output_length":1,"block_size":16,"hash_ids":[{ids}]}}"#
+            )
+        };
+        let text = [row(1, "1,2,3"), row(2, "1,2,4"), row(1, "1,5,6")].join("\n");
+        let reuse = Reuse::of(&read_bytes("t", text.as_bytes(), &Options::default()).unwrap().requests, Kept::Prompts);
+        assert_eq!(reuse.global, 48.0 / 120.0, "32 tokens of the first user's prompt, then 16");
+        assert_eq!((reuse.own, reuse.requests_with_hit), (16.0 / 120.0, 2.0 / 3.0));
+        assert!((reuse.cross_user - 32.0 / 120.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_kept_answer_is_found_by_the_next_turn_only_if_answers_are_kept() {
+        let text = r#"{"timestamp":0,"session_id":1,"input_length":20,"output_length":20,"block_size":16,"hash_ids":[1,2],"answer_hash_ids":[3]}
+{"timestamp":1,"session_id":1,"input_length":50,"output_length":1,"block_size":16,"hash_ids":[1,3,4,5]}"#;
+        let stats = Stats::of(&read_bytes("t", text.as_bytes(), &Options::default()).unwrap().requests);
+        assert_eq!((stats.prompts.own * 70.0, stats.with_answers.own * 70.0), (16.0, 32.0));
+    }
+
+    #[test]
+    fn quantiles_are_by_nearest_rank() {
+        let lengths = Lengths::of(1..=100);
+        assert_eq!(
+            (lengths.p50, lengths.p90, lengths.p95, lengths.p99, lengths.max, lengths.mean),
+            (50, 90, 95, 99, 100, 50.5)
+        );
+        assert_eq!(Lengths::of([]), Lengths::default());
+        assert_eq!(Lengths::of([7]).p50, 7);
+    }
+
+    #[test]
+    fn rows_read_well() {
+        let text = r#"{"timestamp":0,"country":"DE","input_length":20,"output_length":2}
+{"timestamp":1500,"country":"Germany","input_length":40,"output_length":2}
+{"timestamp":2000,"input_length":40,"output_length":2}"#;
+        let rows = Stats::of(&read_bytes("t", text.as_bytes(), &Options::default()).unwrap().requests).rows();
+        insta::assert_snapshot!(rows.iter().map(|(n, v)| format!("{n}: {v}")).collect::<Vec<_>>().join("\n"), @r#"
+requests: 3
+span: 2.0 s
+rate: 1.500 requests/s, gap CV 0.50
+prompt tokens: mean 33.3, p50 40, p90 40, p95 40, p99 40, max 40
+answer tokens: mean 2.0, p50 2, p90 2, p95 2, p99 2, max 2
+conversations: 3
+turns: mean 1.0, p50 1, p90 1, p95 1, p99 1, max 1
+users: 3, busiest 33.33 %
+places: Germany 66.67 %; unknown 33.33 %
+block: 16 tokens
+prefix reuse, prompts: own 0.00 %, cross-user 0.00 %, global 0.00 %
+prefix reuse, prompts and answers: own 0.00 %, cross-user 0.00 %, global 0.00 %
+prefix reuse, blocks: 0.00 %, requests with a hit 0.00 %
+"#);
+    }
+}

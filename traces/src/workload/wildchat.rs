@@ -1,0 +1,319 @@
+//! WildChat conversations (1M or 4.8M rows as JSON): `conversation` or `messages`, `timestamp`, `country`, `state`,
+//! `hashed_ip`, `header`. Every conversation gives one request a turn, or one in all ([`super::Per`]).
+//!
+//! The row's `timestamp` is the end of the *last* turn. A turn's request time is its answer's own stamp minus the
+//! answer's modelled duration; without such stamps the last time is walked back by answers and think times.
+
+use super::blocks::{BLOCK_TOKENS, BlockChain, Counting};
+use super::messages;
+use super::native::{counting, whereabouts};
+use super::options::{Options, Per};
+use super::reader::{Parser, Sink, answer_len};
+use super::row::{Row, missing, wrong};
+use crate::calendar::parse_utc;
+use crate::error::Bad;
+use gorgo_core::request::TraceRequest;
+use gorgo_core::{Span, Time};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Think time between an answer and the next user message (estimate; no source publishes it).
+pub const THINK: Span = Span(40_000_000_000);
+/// Duration of an answer, ns per token: 25 ms, about what chat services of 2023 streamed at (estimate).
+pub const ANSWER_NS_PER_TOKEN: u64 = 25_000_000;
+
+const KNOWN: [&str; 29] = [
+    "conversation_hash",
+    "conversation",
+    "messages",
+    "model",
+    "timestamp",
+    "turn",
+    "turns",
+    "language",
+    "country",
+    "iso2",
+    "state",
+    "city",
+    "lat",
+    "lon",
+    "location_source",
+    "tz",
+    "hashed_ip",
+    "header",
+    "toxic",
+    "redacted",
+    "openai_moderation",
+    "detoxify_moderation",
+    "created",
+    "usage",
+    "openai_id",
+    "temperature",
+    "top_p",
+    "turn_identifier",
+    "system_fingerprint",
+];
+
+#[derive(Debug)]
+pub(crate) struct Wildchat {
+    options: Options,
+    users: BTreeMap<String, u64>, // hashed_ip + header -> row of its first conversation
+}
+
+/// One conversation, as far as requests need it.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    pub(crate) messages: Vec<messages::Message>,
+    /// Stamps of the messages, where they have one.
+    stamps: Vec<Option<u64>>,
+    /// The row, for places and keys.
+    row: Row,
+}
+
+impl Conversation {
+    pub(crate) fn parse(text: &str) -> Result<Self, Bad> {
+        let row = Row::parse(text)?;
+        let field = if row.get("conversation").is_some() { "conversation" } else { "messages" };
+        let list = row.get(field).ok_or_else(|| missing("conversation", "the list of its messages"))?;
+        let messages = messages::parse(field, list)?;
+        let stamp = |item: &Value| item.get("timestamp").and_then(instant);
+        let stamps = list.as_array().map(|items| items.iter().map(stamp).collect()).unwrap_or_default();
+        Ok(Self { messages, stamps, row })
+    }
+
+    /// The row with its place fields filled from the first message that has a country, where it has none itself.
+    pub(crate) fn located(&self) -> Row {
+        let mut row = Row(self
+            .row
+            .0
+            .iter()
+            .filter(|(k, _)| PLACE.contains(&k.as_str()))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect());
+        if row.get("country").is_none() {
+            let field = if self.row.get("conversation").is_some() { "conversation" } else { "messages" };
+            let items = self.row.get(field).and_then(Value::as_array).into_iter().flatten();
+            let known = items.filter_map(Value::as_object).find(|m| m.get("country").is_some_and(Value::is_string));
+            for name in ["country", "state"] {
+                if let Some(value) = known.and_then(|m| m.get(name)) {
+                    row.0.insert(name.to_owned(), value.clone());
+                }
+            }
+        }
+        row
+    }
+
+    /// End of the last turn, ns since 1970.
+    fn end(&self) -> Result<u64, Bad> {
+        match self.row.get("timestamp") {
+            Some(value) => instant(value).ok_or_else(|| {
+                wrong("timestamp", value, "must be a calendar time such as 2023-04-09T00:02:53Z or a Unix time")
+            }),
+            None => {
+                let last = self.stamps.iter().rev().flatten().next();
+                last.copied().ok_or_else(|| missing("timestamp", "the time of its last turn"))
+            }
+        }
+    }
+}
+
+const PLACE: [&str; 5] = ["country", "state", "city", "lat", "lon"];
+
+/// A calendar stamp, or a Unix time in s, ms, µs or ns, told by its size.
+fn instant(value: &Value) -> Option<u64> {
+    match value {
+        Value::String(text) => parse_utc(text),
+        Value::Number(n) => {
+            let n = n.as_f64().filter(|n| *n >= 0.0)?;
+            let unit = [(1e11, 1e9), (1e14, 1e6), (1e17, 1e3), (7e18, 1.0)].into_iter().find(|(most, _)| n < *most)?.1;
+            Some((n * unit) as u64)
+        }
+        _ => None,
+    }
+}
+
+impl Wildchat {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self { options: options.clone(), users: BTreeMap::new() }
+    }
+
+    fn user(&mut self, row: &Row, number: u64) -> u64 {
+        let Some(ip) = row.get("hashed_ip").and_then(Value::as_str).filter(|ip| !ip.is_empty()) else { return number };
+        let header = row.get("header").map(Value::to_string).unwrap_or_default();
+        *self.users.entry(format!("{ip}\n{header}")).or_insert(number)
+    }
+}
+
+impl Parser for Wildchat {
+    fn row(&mut self, number: u64, text: &str, sink: &mut Sink) -> Result<(), Bad> {
+        let conversation = Conversation::parse(text)?;
+        let end = conversation.end()?;
+        let (country, place) = whereabouts(&conversation.located())?;
+        let user = self.user(&conversation.row, number);
+        let counting = counting(&self.options);
+        let turns = Turns::new(&conversation.messages, self.options.per, self.options.min_chars, counting);
+        let block_tokens = self.options.block_tokens.unwrap_or(BLOCK_TOKENS);
+        let mut found = turns.requests(block_tokens, sink);
+        // Walk back from the end for turns without a stamp of their own.
+        let mut end_of_turn = end;
+        for (request, answer_at) in found.iter_mut().rev() {
+            let answer_end = conversation.stamps.get(*answer_at).copied().flatten().unwrap_or(end_of_turn).min(end);
+            request.at = Time(answer_end.saturating_sub(u64::from(request.output_tokens) * ANSWER_NS_PER_TOKEN));
+            end_of_turn = request.at.0.saturating_sub(THINK.0);
+        }
+        let mut floor = Time::ZERO;
+        for (request, _) in found {
+            let at = request.at.max(floor);
+            floor = at + Span(1_000_000); // turns of one conversation never swap
+            sink.ready.push_back(TraceRequest { at, session: number, user, country, place, ..request });
+        }
+        conversation.row.unknown(&KNOWN).for_each(|name| sink.seen.unknown(name));
+        Ok(())
+    }
+}
+
+/// The user messages of a conversation that become requests.
+struct Turns<'a> {
+    messages: &'a [messages::Message],
+    per: Per,
+    min_chars: usize,
+    counting: Counting,
+}
+
+impl<'a> Turns<'a> {
+    fn new(messages: &'a [messages::Message], per: Per, min_chars: usize, counting: Counting) -> Self {
+        Self { messages, per, min_chars, counting }
+    }
+
+    /// Requests without time, user and place, each with the index of its answer's message.
+    fn requests(&self, block_tokens: u32, sink: &mut Sink) -> Vec<(TraceRequest, usize)> {
+        let mut chain = BlockChain::new(block_tokens);
+        let mut found: Vec<(TraceRequest, usize)> = Vec::new();
+        let mut turn = 0;
+        for (at, message) in self.messages.iter().enumerate() {
+            if message.role == "user" {
+                turn += 1;
+                if self.per == Per::FirstPrompt {
+                    chain = BlockChain::new(block_tokens);
+                }
+            }
+            chain.extend(message.symbols(self.counting));
+            if message.role != "user" || (self.per == Per::FirstPrompt && turn > 1) {
+                continue;
+            }
+            if message.content.trim().chars().count() < self.min_chars {
+                sink.seen.drop_one("user message shorter than min_chars");
+                continue;
+            }
+            let Some(answer) = self.messages.get(at + 1).filter(|m| m.role == "assistant") else {
+                sink.seen.drop_one("user message without an answer");
+                continue;
+            };
+            let answer = answer.symbols(self.counting);
+            let mut answered = chain.clone();
+            answered.extend(answer.iter().copied());
+            let mut request = TraceRequest {
+                at: Time::ZERO,
+                session: 0,
+                user: 0,
+                turn,
+                place: None,
+                country: None,
+                input_tokens: u32::try_from(chain.tokens()).unwrap_or(u32::MAX),
+                output_tokens: answer.len() as u32,
+                max_tokens: None,
+                block_tokens,
+                blocks: chain.ids(),
+                answer_blocks: [].into(),
+            };
+            request.answer_blocks = answered.whole_from(chain.whole_len());
+            debug_assert_eq!(request.answer_blocks.len(), answer_len(&request));
+            found.push((request, at + 1));
+        }
+        if self.per == Per::Conversation {
+            found.drain(..found.len().saturating_sub(1));
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::{Format, read_bytes};
+
+    const ROW: &str = r#"{"conversation_hash":"x","timestamp":"2023-04-09T00:10:00Z","country":"United States","state":"Georgia",
+        "hashed_ip":"abc","conversation":[{"role":"user","content":"Tell me about block caches, please.","tokens":40},
+        {"role":"assistant","content":"They keep blocks of a prompt.","tokens":100},
+        {"role":"user","content":"Thanks","tokens":2},{"role":"assistant","content":"Welcome.","tokens":20}]}"#;
+
+    fn read(options: &Options) -> Vec<TraceRequest> {
+        read_bytes("w", ROW.replace('\n', " ").as_bytes(), options).unwrap().requests
+    }
+
+    #[test]
+    fn each_turn_is_a_request_whose_prompt_begins_with_the_turn_before() {
+        let [a, b] = read(&Options::default()).try_into().unwrap();
+        assert_eq!((a.input_tokens, a.output_tokens, b.input_tokens, b.output_tokens), (40, 100, 142, 20));
+        assert_eq!(a.blocks[..2], b.blocks[..2]);
+        assert_eq!(a.answer_blocks[..], b.blocks[2..8], "140 tokens are 8 whole blocks, 2 of them the prompt's");
+        assert!(a.place.unwrap().lon < -80.0);
+        // The last answer ends at the row's stamp; one think time and two answers lie before.
+        assert_eq!(b.at - a.at, Span(100 * ANSWER_NS_PER_TOKEN) + THINK);
+        assert_eq!((a.turn, b.turn, a.user), (1, 2, b.user));
+    }
+
+    #[test]
+    fn the_cut_decides_what_is_a_request() {
+        let cut = |per| read(&Options { per, ..Options::default() }).iter().map(|r| r.input_tokens).collect::<Vec<_>>();
+        assert_eq!(cut(Per::Turn), [40, 142]);
+        assert_eq!(cut(Per::Conversation), [142]);
+        assert_eq!(cut(Per::FirstPrompt), [40]);
+        let long = read(&Options { min_chars: 10, ..Options::default() });
+        assert_eq!(long.iter().map(|r| r.turn).collect::<Vec<_>>(), [1], "\"Thanks\" has 6 characters");
+    }
+
+    #[test]
+    fn stamps_of_answers_win_over_the_walk_back() {
+        let mut row: Value = serde_json::from_str(&ROW.replace('\n', " ")).unwrap();
+        row["conversation"][1]["timestamp"] = "2023-04-09T00:00:02.5Z".into();
+        let requests = read_bytes("w", row.to_string().as_bytes(), &Options::default()).unwrap().requests;
+        assert_eq!(
+            requests[1].at.secs(),
+            600.0 - 0.5,
+            "the first request left at 00:00:00, the last answer took 0.5 s"
+        );
+    }
+
+    #[test]
+    fn users_are_told_by_address_and_header() {
+        let rows = ["a", "b", "a"].map(|ip| ROW.replace('\n', " ").replace("abc", ip)).join("\n");
+        let workload =
+            read_bytes("w", rows.as_bytes(), &Options { per: Per::FirstPrompt, ..Options::default() }).unwrap();
+        assert_eq!(workload.format, Format::Wildchat);
+        assert_eq!(workload.requests.iter().map(|r| r.user).collect::<Vec<_>>(), [0, 1, 0]);
+    }
+
+    #[test]
+    fn bad_rows_name_the_field() {
+        let options = Options { format: Some(Format::Wildchat), ..Options::default() };
+        let message = |row: &str| read_bytes("w", row.as_bytes(), &options).unwrap_err().to_string();
+        assert_eq!(message("{}"), "w:1: conversation is missing: every row needs the list of its messages");
+        let row =
+            r#"{"conversation":[{"role":"user","content":"x"},{"role":"assistant","content":"y"}],"timestamp":"soon"}"#;
+        assert!(message(row).starts_with("w:1: timestamp is \"soon\": it must be a calendar time"));
+        assert!(message(r#"{"conversation":[{"role":"user","content":4}]}"#).starts_with("w:1: conversation[0] is {"));
+    }
+
+    #[test]
+    fn a_row_without_a_country_takes_its_messages_or_stays_unknown() {
+        let unknown = ROW.replace('\n', " ").replace("United States", "").replace("Georgia", "");
+        let requests = read_bytes("w", unknown.as_bytes(), &Options::default()).unwrap().requests;
+        assert_eq!((requests[0].country, requests[0].place), (None, None));
+        let mut row: Value = serde_json::from_str(&unknown).unwrap();
+        row["country"] = Value::Null;
+        row["conversation"][0]["country"] = "Germany".into();
+        let requests = read_bytes("w", row.to_string().as_bytes(), &Options::default()).unwrap().requests;
+        assert_eq!(requests[0].country, Some(*b"DE"));
+    }
+}
