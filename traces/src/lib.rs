@@ -1,7 +1,7 @@
-//! Request traces: what goes in.
+//! Request traces: what goes in, and what is recorded.
 //!
 //! Reading order: [`workload`] (readers, generator, statistics) → [`geo`] (places and regions) → [`shipped`] (traces
-//! that come with the crate) → [`calendar`], [`error`].
+//! that come with the crate) → [`timeline`] (spans of requests for Perfetto) → [`calendar`], [`error`].
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -9,6 +9,7 @@ pub mod calendar;
 pub mod error;
 pub mod geo;
 pub mod shipped;
+pub mod timeline;
 pub mod workload;
 
 pub use error::TraceError;

@@ -1,0 +1,115 @@
+//! Who answered, and where requests waited.
+
+use super::frame::{Axis, EDGE, Entry, Frame, MEDIUM, SMALL, WIDTH, head, head_height};
+use super::sheet::{Anchor, GREY, INK, Paint, Sheet, WHITE_PAPER, color, dash, shorten, text_width};
+use super::sweep::ramp;
+use crate::results::Point;
+use crate::summary::ArmSummary;
+
+/// Replicas with colours of their own; more get shades in order, and queues are drawn as mean and fullest.
+const MAX_REPLICAS: usize = 7;
+/// Panels of the queue plot.
+const MAX_PANELS: usize = 8;
+
+fn shade(i: usize, of: usize) -> Paint {
+    if of <= MAX_REPLICAS { color(i) } else { ramp(i as f64 / (of - 1) as f64) }
+}
+
+/// One stacked bar an arm: shares of the replicas.
+pub(super) fn shares(arms: &[ArmSummary]) -> Option<Sheet> {
+    let arms: Vec<&ArmSummary> = arms.iter().filter(|a| a.share.iter().any(|s| s.share > 0.0)).collect();
+    let replicas = &arms.first()?.share;
+    let n = replicas.len();
+    let entry = |i: usize| Entry { label: replicas[i].replica.clone(), color: shade(i, n), dash: None, line: false };
+    // Shades in between explain themselves.
+    let entries: Vec<Entry> = if n <= 16 { (0..n).map(entry).collect() } else { vec![entry(0), entry(n - 1)] };
+    let room = arms.iter().map(|a| text_width(&a.arm, SMALL)).fold(0.0, f64::max).min(240.0);
+    let top = head_height(&entries);
+    let row = 34.0;
+    let below = SMALL + MEDIUM + 22.0;
+    let height = top + row * arms.len() as f64 + below + EDGE;
+    let mut sheet = Sheet::new(WIDTH, height);
+    head(&mut sheet, "Share of requests by replica", &entries);
+    let left = EDGE + room + 8.0;
+    let x = Axis::linear("share of requests (%)", 0.0, 100.0, 5);
+    let frame = Frame::draw(
+        &mut sheet,
+        (left - 8.0, top),
+        (WIDTH - EDGE - 14.0, height - EDGE),
+        x,
+        Axis::places("", arms.len()),
+    );
+    for (i, arm) in arms.iter().enumerate() {
+        let middle = top + (i as f64 + 0.5) * (frame.bottom - top) / arms.len() as f64;
+        sheet.text(shorten(&arm.arm, SMALL, room), (left - 8.0, middle), SMALL, INK, Anchor::Right);
+        let mut sum = 0.0;
+        for (r, share) in arm.share.iter().enumerate() {
+            let (from, to) = (frame.x(sum), frame.x(sum + 100.0 * share.share));
+            sum += 100.0 * share.share;
+            sheet.fill((from, middle - row * 0.36), (to, middle + row * 0.36), shade(r, arm.share.len()));
+            let label = format!("{:.0}", 100.0 * share.share);
+            if text_width(&label, SMALL) + 8.0 < to - from {
+                sheet.text(label, ((from + to) / 2.0, middle), SMALL, WHITE_PAPER, Anchor::Centre);
+            }
+        }
+    }
+    Some(sheet)
+}
+
+/// Waiting requests over time: one panel an arm, one line a replica, dashed for the fullest router.
+pub(super) fn queues(arms: &[ArmSummary], points: &[Point]) -> Option<Sheet> {
+    let first = |arm: &ArmSummary| points.iter().find(|p| p.arm == arm.arm).filter(|p| p.queues.at_ms.len() > 1);
+    let panels: Vec<&Point> = arms.iter().filter_map(first).take(MAX_PANELS).collect();
+    let names = &panels.first()?.names.replicas;
+    let many = names.len() > MAX_REPLICAS;
+    let labels: Vec<String> =
+        if many { vec!["fullest replica".to_owned(), "mean of replicas".to_owned()] } else { names.clone() };
+    let mut entries: Vec<Entry> = labels
+        .into_iter()
+        .enumerate()
+        .map(|(i, label)| Entry { label, color: color(i), dash: None, line: true })
+        .collect();
+    entries.push(Entry { label: "held at the fullest router".to_owned(), color: GREY, dash: dash(7), line: true });
+    let top = head_height(&entries);
+    let panel = 150.0;
+    let below = SMALL + MEDIUM + 22.0;
+    let mut sheet = Sheet::new(WIDTH, top + panel * panels.len() as f64 + below + EDGE);
+    head(&mut sheet, "Queues over time", &entries);
+    // One scale for all panels, so that they compare.
+    let highest = panels.iter().map(|p| p.queues.max_waiting.max(p.queues.max_router)).max().unwrap_or(0);
+    let until = panels.iter().filter_map(|p| p.queues.at_ms.last()).max().copied().unwrap_or(0) as f64 / 1e3;
+    for (i, point) in panels.iter().enumerate() {
+        let from = top + panel * i as f64;
+        let last = i + 1 == panels.len();
+        let title = format!("{} (seed {})", point.arm, point.seed);
+        sheet.text(shorten(&title, SMALL, WIDTH - 80.0), (WIDTH - EDGE, from + SMALL / 2.0), SMALL, INK, Anchor::Right);
+        let x = Axis::tight(if last { "time since start (s)" } else { "" }, 0.0, until, 8);
+        let y = Axis::linear("waiting", 0.0, f64::from(highest.max(4)), 3);
+        // All but the last panel need no room for the title of the time axis.
+        let to = from + panel + if last { MEDIUM + 8.0 } else { 0.0 };
+        let frame = Frame::draw(&mut sheet, (EDGE, from + SMALL + 6.0), (WIDTH - EDGE, to), x, y);
+        let mut line = |row: &[f64], color: Paint, dash: Option<f64>| {
+            let line = point.queues.at_ms.iter().zip(row).map(|(&ms, &n)| frame.at((ms as f64 / 1e3, n))).collect();
+            sheet.line(line, color, 1.5, dash);
+        };
+        for (r, row) in rows(point, many).iter().enumerate() {
+            line(row, color(r), None);
+        }
+        let router: Vec<f64> = point.queues.router.iter().map(|&n| f64::from(n)).collect();
+        line(&router, GREY, dash(7));
+    }
+    Some(sheet)
+}
+
+fn rows(point: &Point, many: bool) -> Vec<Vec<f64>> {
+    let all: Vec<Vec<f64>> =
+        point.queues.waiting.iter().map(|row| row.iter().map(|&n| f64::from(n)).collect()).collect();
+    if !many {
+        return all;
+    }
+    let slots = point.queues.at_ms.len();
+    let column = |slot: usize| all.iter().filter_map(move |row| row.get(slot).copied());
+    let fullest = (0..slots).map(|s| column(s).fold(0.0, f64::max)).collect();
+    let mean = (0..slots).map(|s| column(s).sum::<f64>() / all.len().max(1) as f64).collect();
+    vec![fullest, mean]
+}

@@ -1,0 +1,112 @@
+//! `report.html`: one page that stands alone (no script, no request to anywhere), light or dark as the reader's
+//! system is, usable on a phone.
+
+mod html;
+mod tables;
+
+use crate::plot;
+use crate::results::{ResultError, Results, VERSION};
+use html::escape;
+use std::fmt::Write;
+
+const STYLE: &str = include_str!("report/style.css");
+
+/// The page.
+///
+/// # Errors
+/// When a plot cannot be drawn.
+pub fn html(results: &Results) -> Result<String, ResultError> {
+    let title = title(&results.spec);
+    let mut page = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <title>{0}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{0}</h1>\n",
+        escape(&title)
+    );
+    // Writing into a String cannot fail; `push_str` keeps that visible.
+    page.push_str(&lead(results));
+    page.push_str("<h2>Comparison</h2>\n");
+    page.push_str(&tables::comparison(&results.summary));
+    let figures = plot::figures(results);
+    if !figures.is_empty() {
+        page.push_str("<h2>Plots</h2>\n");
+    }
+    for figure in figures {
+        let svg = figure.svg()?;
+        // The header of a file has no place inside a page.
+        let svg = svg.find("<svg").map_or(svg.as_str(), |at| &svg[at..]);
+        let caption = escape(&figure.caption);
+        let label = svg.replacen("<svg ", &format!("<svg aria-label=\"{caption}\" "), 1);
+        page.push_str(&format!(
+            "<figure>\n<div class=\"scroll paper\">{label}</div>\n<figcaption>{caption}</figcaption>\n</figure>\n"
+        ));
+    }
+    page.push_str("<h2>Latency</h2>\n");
+    page.push_str(&tables::latency(&results.summary));
+    page.push_str("<h2>Against the first arm</h2>\n");
+    page.push_str(&tables::against(&results.summary));
+    page.push_str("<h2>Ends, throughput and balance</h2>\n");
+    page.push_str(&tables::ends(&results.summary));
+    page.push_str("<h2>What the router expected and what came</h2>\n");
+    page.push_str(&tables::prediction(&results.summary));
+    page.push_str("<h2>Time to first token by origin</h2>\n");
+    page.push_str(&tables::origins(&results.points));
+    page.push_str("<h2>Runs</h2>\n");
+    page.push_str(&tables::runs(&results.points));
+    page.push_str("<h2>How the figures are made</h2>\n");
+    page.push_str(include_str!("report/method.html"));
+    page.push_str("<h2>Experiment</h2>\n<p>Resolved, with seeds and version.</p>\n<pre class=\"scroll\">");
+    page.push_str(&escape(&results.spec));
+    page.push_str("</pre>\n");
+    let _ = writeln!(page, "<footer>gorgo {}</footer>\n</main>\n</body>\n</html>", escape(VERSION));
+    Ok(page)
+}
+
+/// The `name` or `title` of the experiment's file, as it stands there.
+fn title(spec: &str) -> String {
+    let value = |key: &str| {
+        let line = spec.lines().take_while(|l| !l.trim_start().starts_with('['));
+        line.filter_map(|l| l.split_once('=')).find(|(k, _)| k.trim() == key).map(|(_, v)| v.trim().trim_matches('"'))
+    };
+    let name = value("title").or_else(|| value("name")).unwrap_or("Experiment");
+    name.chars().take(120).collect()
+}
+
+/// What a reader wants first: how much was run, whether all of it ended, which arm came out first.
+fn lead(results: &Results) -> String {
+    let arms = &results.summary;
+    let requests: u64 = arms.iter().map(|a| a.counts.requests).sum();
+    let lost: u64 = arms.iter().map(|a| a.counts.lost).sum();
+    let seeds = arms.iter().map(|a| a.seeds.len()).max().unwrap_or(0);
+    let plural = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
+    let mut text = format!(
+        "<p class=\"lead\">{} with {}, {requests} requests in all",
+        plural(arms.len(), "arm"),
+        plural(seeds, "seed")
+    );
+    let _ = if lost == 0 {
+        write!(text, ", none lost.")
+    } else {
+        write!(text, ", <strong>{lost} without an end: this is a fault of the run</strong>.")
+    };
+    let lowest = |pick: fn(&crate::summary::Spread) -> f64| {
+        let known = arms.iter().filter_map(|a| Some((a.arm.as_str(), pick(a.ttft_ms.as_ref()?))));
+        known.min_by(|a, b| a.1.total_cmp(&b.1))
+    };
+    if let (Some((mean_arm, mean)), Some((tail_arm, tail))) = (lowest(|s| s.mean.value), lowest(|s| s.p99.value)) {
+        let _ = write!(
+            text,
+            " Lowest mean time to first token: <strong>{}</strong> ({} ms); lowest 99th percentile: <strong>{}</strong> ({} ms).",
+            escape(mean_arm),
+            crate::table::ms(mean),
+            escape(tail_arm),
+            crate::table::ms(tail)
+        );
+    }
+    text.push_str("</p>\n");
+    text
+}
+
+#[cfg(test)]
+mod tests;

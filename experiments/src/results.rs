@@ -1,0 +1,153 @@
+//! The result folder: what runs hand in, what is kept of them, and the files made of that.
+//!
+//! Reading order: the types here (what a run hands in) → [`point`] (what is kept of one arm and seed) → [`requests`]
+//! (the rows, as CSV) → [`folder`] (files, written atomically, read back by every later command).
+
+pub mod folder;
+pub mod point;
+pub mod requests;
+#[cfg(test)]
+pub(crate) mod test_data;
+
+use gorgo_core::record::RequestRecord;
+use gorgo_core::{Span, Time};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use folder::{ResultFolder, Results, Rows};
+pub use point::Point;
+
+/// Version written into results.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Names behind the indices of a [`RequestRecord`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    /// Countries or regions of users.
+    pub origins: Vec<String>,
+    /// Routers.
+    pub routers: Vec<String>,
+    /// Replicas.
+    pub replicas: Vec<String>,
+}
+
+/// Queues of one replica at one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueSample {
+    /// When.
+    pub at: Time,
+    /// Which replica.
+    pub replica: u16,
+    /// Requests waiting in its engine.
+    pub waiting: u32,
+    /// Requests running in its engine.
+    pub running: u32,
+    /// Requests held back by the router for this replica, or by the only router for all.
+    pub queued_at_router: u32,
+}
+
+/// Everything one arm did with one seed.
+#[derive(Debug, Clone, Default)]
+pub struct ArmRun {
+    /// Unique name of the arm, for example `gorgo running_cost_factor=0.5`.
+    pub arm: String,
+    /// Routing policy.
+    pub policy: String,
+    /// `edge` or `proxy`.
+    pub topology: String,
+    /// Settings that tell the arm from others.
+    pub settings: BTreeMap<String, String>,
+    /// Seed.
+    pub seed: u64,
+    /// Names behind the records' indices.
+    pub names: Names,
+    /// One record a request, by request.
+    pub records: Vec<RequestRecord>,
+    /// Inter-token latencies: `(upper edge ms, tokens)`.
+    pub itl: Vec<(f64, u64)>,
+    /// Queue samples, by instant.
+    pub samples: Vec<QueueSample>,
+    /// Hash of the event log: equal hashes, equal runs.
+    pub event_hash: u64,
+    /// Events handled.
+    pub events: u64,
+    /// From the start to the last event.
+    pub span: Span,
+}
+
+/// How fast an arm was computed; goes only to `timing.json`, since it differs from run to run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArmTiming {
+    /// Arm.
+    pub arm: String,
+    /// Seed.
+    pub seed: u64,
+    /// Wall-clock seconds.
+    pub wall_s: f64,
+    /// Requests over wall-clock seconds.
+    pub simulated_requests_per_second: f64,
+}
+
+/// Why results could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ResultError {
+    /// The file system refused.
+    #[error("cannot {action} `{}`: {source}; check the path, its permissions and free space", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("`{}` {why}; delete it and run the experiment again", path.display())]
+    Bad {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The folder belongs to something else.
+    #[error("`{}` holds the results of another experiment; choose another folder with --out or delete this one", path.display())]
+    Other {
+        /// Which folder.
+        path: PathBuf,
+    },
+    /// Nothing was recorded.
+    #[error("`{}` holds no finished runs (points/*.json); run the experiment into it first", path.display())]
+    Empty {
+        /// Which folder.
+        path: PathBuf,
+    },
+    /// Two different runs claim the same arm and seed.
+    #[error(
+        "arm `{arm}` with seed {seed} is in both folders with different results; merge only shards of one experiment made by one version"
+    )]
+    Conflict {
+        /// The arm.
+        arm: String,
+        /// The seed.
+        seed: u64,
+    },
+    /// A plot failed.
+    #[error("cannot draw `{name}`: {why}; the other results are written, please report this")]
+    Plot {
+        /// File name of the plot.
+        name: String,
+        /// What the drawing library said.
+        why: String,
+    },
+}
+
+impl ResultError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+
+    fn bad(path: &Path, why: impl Into<String>) -> Self {
+        Self::Bad { path: path.to_owned(), why: why.into() }
+    }
+}

@@ -1,0 +1,310 @@
+//! The folder on disk. Every file is written beside its place and renamed into it, so that what exists is whole.
+//!
+//! `points/<key>.json` (and, where rows are kept, `points/<key>.requests.csv.gz`) are written as each arm and seed
+//! ends; everything else is made of them by [`ResultFolder::finish`] and can be made again at any time.
+
+use super::{ArmRun, ArmTiming, Point, ResultError, requests};
+use crate::plot::{self, Format};
+use crate::report;
+use crate::summary::{self, ArmSummary};
+use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
+use gorgo_traces::timeline;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// Runs drawn into the timeline: the first seed of each of the first arms.
+const TIMELINE_RUNS: usize = 16;
+/// Requests drawn of each run at most, and of all runs together: the viewer should open at once.
+const TIMELINE_REQUESTS: (usize, usize) = (2000, 16_000);
+
+/// Whether to keep one row a request; sweeps do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// Rows go to `requests.csv` and the timeline.
+    Keep,
+    /// Only the point is kept.
+    Drop,
+}
+
+/// A result folder being filled or read. May be shared by threads that add different arms or seeds.
+#[derive(Debug, Clone)]
+pub struct ResultFolder {
+    dir: PathBuf,
+    spec: String,
+}
+
+/// What is in a folder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Results {
+    /// `experiment.toml`, resolved.
+    pub spec: String,
+    /// Ordered by arm's position, arm, seed.
+    pub points: Vec<Point>,
+    /// One row an arm, in the same order.
+    pub summary: Vec<ArmSummary>,
+}
+
+impl ResultFolder {
+    /// Makes `dir` with the resolved experiment `spec`, or goes on in a folder that has the same one.
+    ///
+    /// # Errors
+    /// When the folder holds another experiment or cannot be written.
+    pub fn create(dir: &Path, spec: &str) -> Result<Self, ResultError> {
+        let points = dir.join("points");
+        fs::create_dir_all(&points).map_err(ResultError::io("create", &points))?;
+        let path = dir.join("experiment.toml");
+        match fs::read_to_string(&path) {
+            Ok(there) if there == spec => {}
+            Ok(_) => return Err(ResultError::Other { path: dir.to_owned() }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => atomic(&path, |out| out.write_all(spec.as_bytes()))?,
+            Err(e) => return Err(ResultError::io("read", &path)(e)),
+        }
+        Ok(Self { dir: dir.to_owned(), spec: spec.to_owned() })
+    }
+
+    /// Opens a folder that a run or sweep made.
+    ///
+    /// # Errors
+    /// When it has no `experiment.toml`.
+    pub fn open(dir: &Path) -> Result<Self, ResultError> {
+        let path = dir.join("experiment.toml");
+        let spec = fs::read_to_string(&path).map_err(ResultError::io("read", &path))?;
+        Ok(Self { dir: dir.to_owned(), spec })
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether `arm` with `seed` was added before, with its rows where `rows` asks for them.
+    pub fn holds(&self, arm: &str, seed: u64, rows: Rows) -> bool {
+        let key = Point::key(arm, seed);
+        self.point_path(&key).exists() && (rows == Rows::Drop || self.rows_path(&key).exists())
+    }
+
+    /// Adds one finished arm and seed; `position` is the arm's place in the experiment, 0 being the baseline.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn add(&self, position: u32, run: &ArmRun, rows: Rows) -> Result<Point, ResultError> {
+        let point = Point::of(position, run);
+        let key = Point::key(&run.arm, run.seed);
+        if rows == Rows::Keep {
+            atomic(&self.rows_path(&key), |out| {
+                let mut packed = GzEncoder::new(out, Compression::fast());
+                requests::write(&mut packed, run, true)?;
+                packed.finish().map(|_| ())
+            })?;
+        }
+        // The point comes last: where it is, its rows are.
+        self.write_json(&self.point_path(&key), &point)?;
+        Ok(point)
+    }
+
+    /// Copies the points of another folder of the same experiment, for example of another shard; returns their number.
+    ///
+    /// # Errors
+    /// When the folders hold different experiments, or different results for one arm and seed.
+    pub fn absorb(&self, other: &Self) -> Result<usize, ResultError> {
+        if other.spec != self.spec {
+            return Err(ResultError::Other { path: other.dir.clone() });
+        }
+        let theirs = other.points()?;
+        for point in &theirs {
+            let key = Point::key(&point.arm, point.seed);
+            let place = self.point_path(&key);
+            if place.exists() && &read_point(&place)? != point {
+                return Err(ResultError::Conflict { arm: point.arm.clone(), seed: point.seed });
+            }
+            let rows = other.rows_path(&key);
+            if rows.exists() {
+                let mut input = File::open(&rows).map_err(ResultError::io("read", &rows))?;
+                atomic(&self.rows_path(&key), |out| io::copy(&mut input, out).map(|_| ()))?;
+            }
+            self.write_json(&place, point)?;
+        }
+        Ok(theirs.len())
+    }
+
+    /// Writes `timing.json`, the one file that differs from run to run.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_timing(&self, timing: &[ArmTiming]) -> Result<(), ResultError> {
+        self.write_json(&self.dir.join("timing.json"), &timing)
+    }
+
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// When nothing is there, or a file is damaged.
+    pub fn load(&self) -> Result<Results, ResultError> {
+        let points = self.points()?;
+        if points.is_empty() {
+            return Err(ResultError::Empty { path: self.dir.clone() });
+        }
+        let summary = summary::summarize(&points);
+        Ok(Results { spec: self.spec.clone(), points, summary })
+    }
+
+    /// Makes summary, joined rows, timeline, plots and report from the points and returns what they show.
+    ///
+    /// # Errors
+    /// When nothing is there, a file is damaged or one cannot be written.
+    pub fn finish(&self) -> Result<Results, ResultError> {
+        let results = self.load()?;
+        self.write_json(&self.dir.join("summary.json"), &results.summary)?;
+        atomic(&self.dir.join("summary.csv"), |out| summary::write_csv(out, &results.summary))?;
+        self.join_rows(&results.points)?;
+        self.write_timeline(&results.points)?;
+        self.write_plots(&results, &[Format::Svg, Format::Png])?;
+        self.write_report(&results)?;
+        Ok(results)
+    }
+
+    /// Writes `plots/` and returns the paths.
+    ///
+    /// # Errors
+    /// When a plot cannot be drawn or written.
+    pub fn write_plots(&self, results: &Results, formats: &[Format]) -> Result<Vec<PathBuf>, ResultError> {
+        let dir = self.dir.join("plots");
+        fs::create_dir_all(&dir).map_err(ResultError::io("create", &dir))?;
+        let mut paths = Vec::new();
+        for figure in plot::figures(results) {
+            for &format in formats {
+                let path = dir.join(format!("{}.{}", figure.name, format.suffix()));
+                let bytes = figure.render(format)?;
+                atomic(&path, |out| out.write_all(&bytes))?;
+                paths.push(path);
+            }
+        }
+        Ok(paths)
+    }
+
+    /// Writes `report.html` and returns its path.
+    ///
+    /// # Errors
+    /// When a plot cannot be drawn or the file not written.
+    pub fn write_report(&self, results: &Results) -> Result<PathBuf, ResultError> {
+        let path = self.dir.join("report.html");
+        let page = report::html(results)?;
+        atomic(&path, |out| out.write_all(page.as_bytes()))?;
+        Ok(path)
+    }
+
+    fn point_path(&self, key: &str) -> PathBuf {
+        self.dir.join("points").join(format!("{key}.json"))
+    }
+
+    fn rows_path(&self, key: &str) -> PathBuf {
+        self.dir.join("points").join(format!("{key}.requests.csv.gz"))
+    }
+
+    fn points(&self) -> Result<Vec<Point>, ResultError> {
+        let dir = self.dir.join("points");
+        let mut points = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(ResultError::io("list", &dir))? {
+            let path = entry.map_err(ResultError::io("list", &dir))?.path();
+            let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+            if !hidden && path.extension().is_some_and(|e| e == "json") {
+                points.push(read_point(&path)?);
+            }
+        }
+        points.sort_by(|a, b| (a.position, &a.arm, a.seed).cmp(&(b.position, &b.arm, b.seed)));
+        Ok(points)
+    }
+
+    fn join_rows(&self, points: &[Point]) -> Result<(), ResultError> {
+        let paths: Vec<PathBuf> = points.iter().map(|p| self.rows_path(&Point::key(&p.arm, p.seed))).collect();
+        let paths: Vec<&PathBuf> = paths.iter().filter(|path| path.exists()).collect();
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let target = self.dir.join("requests.csv");
+        atomic(&target, |out| {
+            for (i, path) in paths.iter().enumerate() {
+                let mut rows = io::BufReader::new(MultiGzDecoder::new(io::BufReader::new(File::open(path)?)));
+                if i > 0 {
+                    io::BufRead::skip_until(&mut rows, b'\n')?;
+                }
+                io::copy(&mut rows, out)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn write_timeline(&self, points: &[Point]) -> Result<(), ResultError> {
+        let mut firsts: Vec<&Point> = Vec::new();
+        for point in points {
+            let rows = self.rows_path(&Point::key(&point.arm, point.seed));
+            if firsts.last().is_none_or(|last| last.arm != point.arm) && rows.exists() {
+                firsts.push(point);
+            }
+        }
+        firsts.truncate(TIMELINE_RUNS);
+        if firsts.is_empty() {
+            return Ok(());
+        }
+        let limit = (TIMELINE_REQUESTS.1 / firsts.len()).min(TIMELINE_REQUESTS.0);
+        let mut loaded = Vec::new();
+        for point in &firsts {
+            let path = self.rows_path(&Point::key(&point.arm, point.seed));
+            let file = File::open(&path).map_err(ResultError::io("read", &path))?;
+            let rows = MultiGzDecoder::new(io::BufReader::new(file));
+            let arms = requests::read(rows, &point.names, limit).map_err(|why| ResultError::bad(&path, why))?;
+            loaded.push(arms.into_iter().next().unwrap_or_default());
+        }
+        let runs: Vec<timeline::Run<'_>> = firsts
+            .iter()
+            .zip(&loaded)
+            .map(|(point, rows)| timeline::Run {
+                label: &point.arm,
+                policy: &point.policy,
+                seed: point.seed,
+                origins: &point.names.origins,
+                routers: &point.names.routers,
+                replicas: &point.names.replicas,
+                records: &rows.records,
+                total: point.counts.requests,
+            })
+            .collect();
+        atomic(&self.dir.join("timeline.json.gz"), |out| {
+            let mut packed = GzEncoder::new(out, Compression::default());
+            timeline::write(&mut packed, &runs, limit)?;
+            packed.finish().map(|_| ())
+        })
+    }
+
+    fn write_json(&self, path: &Path, value: &impl serde::Serialize) -> Result<(), ResultError> {
+        let mut text = serde_json::to_string_pretty(value).map_err(|e| ResultError::io("write", path)(e.into()))?;
+        text.push('\n');
+        atomic(path, |out| out.write_all(text.as_bytes()))
+    }
+}
+
+fn read_point(path: &Path) -> Result<Point, ResultError> {
+    let text = fs::read_to_string(path).map_err(ResultError::io("read", path))?;
+    serde_json::from_str(&text).map_err(|e| ResultError::bad(path, format!("is not a point of this version: {e}")))
+}
+
+/// Writes a file beside `path` and renames it into place.
+fn atomic(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<(), ResultError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    let attempt = || {
+        let mut out = BufWriter::new(File::create(&beside)?);
+        write(&mut out)?;
+        out.flush()?;
+        fs::rename(&beside, path)
+    };
+    attempt().map_err(|source| {
+        // The half-written file is of no use to anyone; the first error is the one to tell.
+        let _ = fs::remove_file(&beside);
+        ResultError::io("write", path)(source)
+    })
+}
+
+#[cfg(test)]
+mod tests;

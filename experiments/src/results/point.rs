@@ -1,0 +1,333 @@
+//! What is kept of one arm and seed: counts, digests and a thinned queue series. From these files alone come the
+//! summary, the plots and the report, so that an interrupted sweep goes on and shards merge.
+
+use super::{ArmRun, Names, QueueSample};
+use crate::stats::Digest;
+use gorgo_core::record::{RequestRecord, Status};
+use gorgo_core::{Span, Time};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// One arm with one seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Point {
+    /// Version that made it.
+    pub version: String,
+    /// Place of the arm in the experiment; the first is the baseline.
+    pub position: u32,
+    /// See [`ArmRun::arm`].
+    pub arm: String,
+    /// Routing policy.
+    pub policy: String,
+    /// Topology.
+    pub topology: String,
+    /// Settings that tell the arm from others.
+    pub settings: BTreeMap<String, String>,
+    /// Seed.
+    pub seed: u64,
+    /// Names behind indices.
+    pub names: Names,
+    /// Hash of the event log, 16 hexadecimal digits.
+    pub event_hash: String,
+    /// Events handled.
+    pub events: u64,
+    /// Length of the run, ns.
+    pub span_ns: u64,
+    /// How requests ended.
+    pub counts: Counts,
+    /// Latencies.
+    pub latency: Latencies,
+    /// What the policy expected against what came.
+    pub prediction: Prediction,
+    /// Requests by replica that answered or tried last.
+    pub per_replica: Vec<u64>,
+    /// Time to first token by origin, most frequent origins first.
+    pub origins: Vec<OriginTtft>,
+    /// Queues over time.
+    pub queues: Queues,
+}
+
+/// How requests ended, and their tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counts {
+    /// All requests.
+    pub requests: u64,
+    /// Answered in full.
+    pub finished: u64,
+    /// Refused by the router.
+    pub rejected: u64,
+    /// Waited too long.
+    pub timed_out: u64,
+    /// Lost to a replica or the network.
+    pub failed: u64,
+    /// Left by the client.
+    pub cancelled: u64,
+    /// Without any end: must be 0.
+    pub lost: u64,
+    /// Forwarded between routers at least once.
+    pub forwarded: u64,
+    /// Dispatches after the first.
+    pub retries: u64,
+    /// Prompt tokens of requests that reached their first token.
+    pub prompt_tokens: u64,
+    /// Of these, found in the engine's cache.
+    pub cached_tokens: u64,
+    /// Tokens generated for finished requests.
+    pub output_tokens: u64,
+}
+
+/// Digests of latencies.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Latencies {
+    /// First token at the user, from sending; requests with a first token.
+    pub ttft: Digest,
+    /// First token at the router, from arrival there.
+    pub router_ttft: Digest,
+    /// Last token at the user, from sending; finished requests.
+    pub e2e: Digest,
+    /// Between tokens, per token, as counted at the engine.
+    pub itl: Digest,
+    /// Per token after the first, one value a request.
+    pub tpot: Digest,
+    /// Waiting: at routers from arrival to dispatch (with the way to another router, if forwarded) plus in the engine
+    /// from acceptance to the first step of the prefill; requests that reached it.
+    pub queue_wait: Digest,
+}
+
+/// The policy's expectations against what came.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prediction {
+    /// Requests that reached their first token.
+    pub cache_samples: u64,
+    /// Sum of |expected - found| cached tokens.
+    pub cache_abs_tokens: u64,
+    /// Sum of expected - found cached tokens.
+    pub cache_signed_tokens: i64,
+    /// |expected - actual| time to first token; actual is from dispatch to the first token at the first router.
+    pub ttft_abs: Digest,
+    /// Sum of expected - actual, ns.
+    pub ttft_signed_ns: i64,
+}
+
+/// Time to first token of one origin.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OriginTtft {
+    /// Name of the origin.
+    pub origin: String,
+    /// Requests with a first token.
+    pub samples: u64,
+    /// Mean, ms.
+    pub mean_ms: f64,
+    /// Median, ms.
+    pub p50_ms: f64,
+    /// 95th percentile, ms.
+    pub p95_ms: f64,
+}
+
+/// Queues over time, thinned to at most [`MAX_CELLS`] numbers: neighbouring instants share their largest value.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Queues {
+    /// Instants, ms since the start.
+    pub at_ms: Vec<u64>,
+    /// Requests waiting in the engine of each replica, at each instant.
+    pub waiting: Vec<Vec<u32>>,
+    /// Requests held at the fullest router, at each instant.
+    pub router: Vec<u32>,
+    /// Most requests ever waiting in one engine, before thinning.
+    pub max_waiting: u32,
+    /// Most requests ever held at one router, before thinning.
+    pub max_router: u32,
+}
+
+/// Numbers kept of the queue series of one point.
+pub const MAX_CELLS: usize = 6000;
+
+/// Origins kept by name in a point.
+pub const MAX_ORIGINS: usize = 24;
+
+impl Point {
+    /// What is kept of `run`, the arm at `position` of the experiment.
+    pub fn of(position: u32, run: &ArmRun) -> Self {
+        Self {
+            version: super::VERSION.to_owned(),
+            position,
+            arm: run.arm.clone(),
+            policy: run.policy.clone(),
+            topology: run.topology.clone(),
+            settings: run.settings.clone(),
+            seed: run.seed,
+            names: run.names.clone(),
+            event_hash: format!("{:016x}", run.event_hash),
+            events: run.events,
+            span_ns: run.span.0,
+            counts: counts(&run.records),
+            latency: Latencies {
+                ttft: Digest::of(run.records.iter().filter_map(RequestRecord::ttft)),
+                router_ttft: Digest::of(run.records.iter().filter_map(RequestRecord::router_ttft)),
+                e2e: Digest::of(run.records.iter().filter(|r| ended(r)).filter_map(RequestRecord::e2e)),
+                itl: Digest::of_histogram(&run.itl),
+                tpot: Digest::of(
+                    run.records.iter().filter(|r| ended(r)).filter_map(|r| r.tpot_ms().map(Span::from_ms)),
+                ),
+                queue_wait: Digest::of(run.records.iter().filter_map(queue_wait)),
+            },
+            prediction: prediction(&run.records),
+            per_replica: per_replica(run),
+            origins: origins(run),
+            queues: queues(run.names.replicas.len(), &run.samples),
+        }
+    }
+
+    /// File name (without suffix) of the point of `arm` with `seed`.
+    pub fn key(arm: &str, seed: u64) -> String {
+        // Length first, so that no name can run into the seed.
+        format!("{:016x}", xxh3_64(format!("{}:{arm}:{seed}", arm.len()).as_bytes()))
+    }
+
+    /// Requests of the busiest replica over the mean of all; `None` without replicas or answers.
+    pub fn busiest_over_mean(&self) -> Option<f64> {
+        let total: u64 = self.per_replica.iter().sum();
+        let busiest = *self.per_replica.iter().max()?;
+        (total > 0).then(|| busiest as f64 * self.per_replica.len() as f64 / total as f64)
+    }
+
+    /// `count` a second of the run; `None` for a run of no length.
+    pub fn per_second(&self, count: u64) -> Option<f64> {
+        (self.span_ns > 0).then(|| count as f64 / (self.span_ns as f64 / 1e9))
+    }
+
+    /// Share of prompt tokens found in caches; `None` without any prompt.
+    pub fn hit_rate(&self) -> Option<f64> {
+        (self.counts.prompt_tokens > 0).then(|| self.counts.cached_tokens as f64 / self.counts.prompt_tokens as f64)
+    }
+}
+
+fn ended(r: &RequestRecord) -> bool {
+    r.done != Time::NEVER && r.first_token != Time::NEVER
+}
+
+fn counts(records: &[RequestRecord]) -> Counts {
+    let mut c = Counts { requests: records.len() as u64, ..Counts::default() };
+    for r in records {
+        if r.done == Time::NEVER {
+            c.lost += 1;
+        } else {
+            match r.status {
+                Status::Finished => {
+                    c.finished += 1;
+                    c.output_tokens += u64::from(r.output_tokens);
+                }
+                Status::Rejected => c.rejected += 1,
+                Status::TimedOut => c.timed_out += 1,
+                Status::Failed => c.failed += 1,
+                Status::Cancelled => c.cancelled += 1,
+            }
+        }
+        c.forwarded += u64::from(r.hops > 0);
+        c.retries += u64::from(r.attempts.saturating_sub(1));
+        if r.engine_first != Time::NEVER {
+            c.prompt_tokens += u64::from(r.prompt_tokens);
+            c.cached_tokens += u64::from(r.cached_tokens);
+        }
+    }
+    c
+}
+
+fn queue_wait(r: &RequestRecord) -> Option<Span> {
+    (r.prefill != Time::NEVER && r.accepted != Time::NEVER && r.dispatched != Time::NEVER)
+        .then(|| (r.dispatched - r.arrived) + (r.prefill - r.accepted))
+}
+
+fn prediction(records: &[RequestRecord]) -> Prediction {
+    let mut p = Prediction::default();
+    let mut errors = Vec::new();
+    for r in records.iter().filter(|r| r.engine_first != Time::NEVER) {
+        p.cache_samples += 1;
+        p.cache_abs_tokens += u64::from(r.predicted_cached_tokens.abs_diff(r.cached_tokens));
+        p.cache_signed_tokens += i64::from(r.predicted_cached_tokens) - i64::from(r.cached_tokens);
+        if r.predicted_ttft_ms.is_finite() && r.router_first != Time::NEVER && r.dispatched != Time::NEVER {
+            let expected = Span::from_ms(f64::from(r.predicted_ttft_ms));
+            let actual = r.router_first - r.dispatched;
+            errors.push(Span(expected.0.abs_diff(actual.0)));
+            p.ttft_signed_ns = p.ttft_signed_ns.saturating_add(expected.0 as i64).saturating_sub(actual.0 as i64);
+        }
+    }
+    p.ttft_abs = Digest::of(errors);
+    p
+}
+
+fn per_replica(run: &ArmRun) -> Vec<u64> {
+    let mut share = vec![0; run.names.replicas.len()];
+    for r in &run.records {
+        if let Some(n) = share.get_mut(usize::from(r.replica)) {
+            *n += 1;
+        }
+    }
+    share
+}
+
+fn origins(run: &ArmRun) -> Vec<OriginTtft> {
+    let mut by_origin: BTreeMap<u16, Vec<Span>> = BTreeMap::new();
+    for r in &run.records {
+        if let Some(ttft) = r.ttft() {
+            by_origin.entry(r.origin).or_default().push(ttft);
+        }
+    }
+    let mut origins: Vec<OriginTtft> = by_origin
+        .into_iter()
+        .filter_map(|(origin, spans)| {
+            let digest = Digest::of(spans);
+            let [p50_ms, p95_ms] = digest.quantiles(&[0.5, 0.95])[..] else { return None };
+            let origin = run.names.origins.get(usize::from(origin)).cloned().unwrap_or_else(|| "unknown".to_owned());
+            Some(OriginTtft { origin, samples: digest.samples(), mean_ms: digest.mean_ms()?, p50_ms, p95_ms })
+        })
+        .collect();
+    origins.sort_by(|a, b| b.samples.cmp(&a.samples).then_with(|| a.origin.cmp(&b.origin)));
+    origins.truncate(MAX_ORIGINS);
+    origins
+}
+
+fn queues(replicas: usize, samples: &[QueueSample]) -> Queues {
+    let mut instants: Vec<Time> = samples.iter().map(|s| s.at).collect();
+    instants.sort_unstable();
+    instants.dedup();
+    let wanted = (MAX_CELLS / (replicas + 2)).max(1);
+    let group = instants.len().div_ceil(wanted).max(1);
+    let slots = instants.len().div_ceil(group);
+    let mut queues = Queues {
+        at_ms: instants.iter().step_by(group).map(|t| t.0 / 1_000_000).collect(),
+        waiting: vec![vec![0; slots]; replicas],
+        router: vec![0; slots],
+        ..Queues::default()
+    };
+    let mut seen = vec![vec![false; slots]; replicas];
+    for sample in samples {
+        let slot = instants.partition_point(|&t| t < sample.at) / group;
+        queues.router[slot] = queues.router[slot].max(sample.queued_at_router);
+        queues.max_router = queues.max_router.max(sample.queued_at_router);
+        queues.max_waiting = queues.max_waiting.max(sample.waiting);
+        if let Some(row) = queues.waiting.get_mut(usize::from(sample.replica)) {
+            row[slot] = row[slot].max(sample.waiting);
+            seen[usize::from(sample.replica)][slot] = true;
+        }
+    }
+    // A replica not sampled at an instant is taken to stand as before.
+    for (row, seen) in queues.waiting.iter_mut().zip(&seen) {
+        for slot in 1..slots {
+            if !seen[slot] {
+                row[slot] = row[slot - 1];
+            }
+        }
+    }
+    queues
+}
+
+#[cfg(test)]
+mod tests;

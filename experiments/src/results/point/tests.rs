@@ -1,0 +1,84 @@
+use super::*;
+use crate::results::test_data::{points, run};
+
+#[test]
+fn ends_are_counted_once_each_and_a_request_without_an_end_is_lost() {
+    let mut run = run("gorgo", 1, 6);
+    let statuses = [Status::Rejected, Status::TimedOut, Status::Failed, Status::Cancelled, Status::Finished];
+    for (r, status) in run.records.iter_mut().zip(statuses) {
+        r.status = status;
+        r.hops = 1;
+        r.attempts = 3;
+    }
+    run.records[5].done = Time::NEVER;
+    let c = counts(&run.records);
+    assert_eq!((c.requests, c.rejected, c.timed_out, c.failed, c.cancelled, c.finished, c.lost), (6, 1, 1, 1, 1, 1, 1));
+    assert_eq!((c.forwarded - u64::from(run.records[5].hops > 0), c.retries), (5, 10));
+    let latency = Point::of(0, &run).latency;
+    assert_eq!(latency.e2e.samples(), 1, "a lost request has no end-to-end latency");
+    assert_eq!(latency.ttft.samples(), 6, "a first token counts even where the last never came");
+}
+
+#[test]
+fn waiting_is_at_the_router_and_in_the_engine() {
+    let mut r = run("gorgo", 1, 1).records.remove(0);
+    (r.arrived, r.dispatched, r.accepted, r.prefill) = (Time(10), Time(17), Time(30), Time(35));
+    assert_eq!(queue_wait(&r), Some(Span(12)));
+    r.prefill = Time::NEVER;
+    assert_eq!(queue_wait(&r), None);
+}
+
+#[test]
+fn expectation_errors_are_signed_and_absolute() {
+    let mut run = run("gorgo", 1, 2);
+    for (r, (expected, actual_ns)) in run.records.iter_mut().zip([(5.0, 3_000_000), (1.0, 2_500_000)]) {
+        (r.predicted_cached_tokens, r.cached_tokens) = (30, 50);
+        r.predicted_ttft_ms = expected;
+        r.dispatched = Time(1000);
+        r.router_first = Time(1000 + actual_ns);
+    }
+    let p = prediction(&run.records);
+    assert_eq!((p.cache_samples, p.cache_abs_tokens, p.cache_signed_tokens), (2, 40, -40));
+    assert_eq!((p.ttft_abs.mean_ms(), p.ttft_signed_ns), (Some(1.75), 500_000));
+}
+
+#[test]
+fn thinning_keeps_the_largest_queue_and_the_last_known_one() {
+    let sample = |ms: u64, replica, waiting| QueueSample {
+        at: Time(ms * 1_000_000),
+        replica,
+        waiting,
+        running: 0,
+        queued_at_router: waiting / 2,
+    };
+    let few = queues(2, &[sample(0, 0, 4), sample(0, 1, 1), sample(10, 1, 7), sample(20, 0, 0)]);
+    assert_eq!((few.at_ms, few.waiting), (vec![0, 10, 20], vec![vec![4, 4, 0], vec![1, 7, 7]]));
+    assert_eq!((few.max_waiting, few.max_router), (7, 3));
+    let many: Vec<QueueSample> = (0..50_000).map(|i| sample(i, (i % 2) as u16, u32::from(i == 31_415) * 99)).collect();
+    let many = queues(2, &many);
+    assert!(many.at_ms.len() * 4 <= MAX_CELLS, "{}", many.at_ms.len());
+    assert_eq!(many.waiting[1].iter().max(), Some(&99));
+}
+
+#[test]
+fn no_request_and_one_request_make_a_point() {
+    let none = Point::of(0, &ArmRun::default());
+    assert_eq!((none.hit_rate(), none.busiest_over_mean(), none.per_second(0)), (None, None, None));
+    let one = Point::of(0, &run("gorgo", 1, 1));
+    assert_eq!(one.busiest_over_mean(), Some(3.0));
+}
+
+#[test]
+fn points_survive_their_file() {
+    for point in points(&["gorgo", "<least \"load\">"], 1, 300) {
+        let text = serde_json::to_string(&point).unwrap();
+        assert!(serde_json::from_str::<Point>(&text).unwrap() == point, "{}", point.arm);
+    }
+}
+
+#[test]
+fn keys_tell_arms_and_seeds_apart() {
+    assert_ne!(Point::key("a:1", 2), Point::key("a", 12));
+    assert_ne!(Point::key("a", 1), Point::key("a", 2));
+    assert_eq!(Point::key("a", 1).len(), 16);
+}

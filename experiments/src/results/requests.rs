@@ -1,0 +1,308 @@
+//! `requests.csv`: one row a request, arm and seed, read back without loss.
+
+use super::{ArmRun, Names};
+use gorgo_core::Time;
+use gorgo_core::record::{RequestRecord, Status};
+use std::collections::HashMap;
+use std::io::{Read, Write};
+
+/// The columns. Instants are ms since the start of the run, empty when not reached.
+pub const COLUMNS: [&str; 33] = [
+    "arm",
+    "policy",
+    "topology",
+    "seed",
+    "request",
+    "session",
+    "turn",
+    "origin",
+    "router",
+    "replica",
+    "status",
+    "attempts",
+    "hops",
+    "prompt_tokens",
+    "output_tokens",
+    "predicted_cached_tokens",
+    "cached_tokens",
+    "predicted_ttft_ms",
+    "scheduled_ms",
+    "sent_ms",
+    "arrived_ms",
+    "dispatched_ms",
+    "accepted_ms",
+    "prefill_ms",
+    "engine_first_ms",
+    "router_first_ms",
+    "first_token_ms",
+    "engine_done_ms",
+    "done_ms",
+    "ttft_ms",
+    "router_ttft_ms",
+    "e2e_ms",
+    "tpot_ms",
+];
+
+/// Rows of one arm and seed, read back.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ArmRows {
+    /// Arm.
+    pub arm: String,
+    /// Policy.
+    pub policy: String,
+    /// Seed.
+    pub seed: u64,
+    /// Names, in order of first appearance behind those that were known before.
+    pub names: Names,
+    /// Requests in the order of the file.
+    pub records: Vec<RequestRecord>,
+}
+
+/// Writes the rows of `run`, with the header if `header`.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write(out: impl Write, run: &ArmRun, header: bool) -> std::io::Result<()> {
+    let mut csv = csv::Writer::from_writer(out);
+    if header {
+        csv.write_record(COLUMNS)?;
+    }
+    let seed = run.seed.to_string();
+    let name = |names: &[String], i: u16| names.get(usize::from(i)).cloned().unwrap_or_default();
+    for r in &run.records {
+        for text in [&run.arm, &run.policy, &run.topology, &seed] {
+            csv.write_field(text)?;
+        }
+        for number in [r.request, r.session, u64::from(r.turn)] {
+            csv.write_field(number.to_string())?;
+        }
+        csv.write_field(name(&run.names.origins, r.origin))?;
+        csv.write_field(name(&run.names.routers, r.router))?;
+        csv.write_field(name(&run.names.replicas, r.replica))?;
+        csv.write_field(if r.done == Time::NEVER { "lost" } else { r.status.as_str() })?;
+        let [attempts, hops] = [r.attempts, r.hops].map(u32::from);
+        for number in [attempts, hops, r.prompt_tokens, r.output_tokens, r.predicted_cached_tokens, r.cached_tokens] {
+            csv.write_field(number.to_string())?;
+        }
+        csv.write_field(if r.predicted_ttft_ms.is_nan() { String::new() } else { r.predicted_ttft_ms.to_string() })?;
+        for at in instants(r) {
+            csv.write_field(ms(at.0))?;
+        }
+        let ended = r.done != Time::NEVER;
+        for span in [r.ttft(), r.router_ttft(), r.e2e().filter(|_| ended)] {
+            csv.write_field(span.map_or_else(String::new, |s| ms(s.0)))?;
+        }
+        let tpot = r.tpot_ms().filter(|_| ended && r.first_token != Time::NEVER);
+        csv.write_field(tpot.map_or_else(String::new, |v| format!("{v:.6}")))?;
+        csv.write_record(None::<&[u8]>)?;
+    }
+    csv.flush()
+}
+
+fn instants(r: &RequestRecord) -> [Time; 11] {
+    [
+        r.scheduled,
+        r.sent,
+        r.arrived,
+        r.dispatched,
+        r.accepted,
+        r.prefill,
+        r.engine_first,
+        r.router_first,
+        r.first_token,
+        r.engine_done,
+        r.done,
+    ]
+}
+
+/// Nanoseconds as milliseconds with six decimals, exactly; empty for [`Time::NEVER`].
+fn ms(ns: u64) -> String {
+    if ns == u64::MAX { String::new() } else { format!("{}.{:06}", ns / 1_000_000, ns % 1_000_000) }
+}
+
+/// Reads rows, arms and seeds in order of first appearance, at most `limit` rows of each; `known` names keep their
+/// places. The header may come again (joined files) and may lack the last four columns, which follow from the others.
+///
+/// # Errors
+/// One sentence that names the line, the column and the value; the caller names the file.
+pub fn read(input: impl Read, known: &Names, limit: usize) -> Result<Vec<ArmRows>, String> {
+    let mut csv = csv::ReaderBuilder::new().flexible(true).from_reader(input);
+    let header = csv.headers().map_err(|e| format!("is not CSV: {e}"))?.clone();
+    let needed = COLUMNS.len() - 4;
+    if header.iter().take(needed).ne(COLUMNS[..needed].iter().copied()) {
+        return Err(format!("has other columns than requests.csv (`{}` ...)", COLUMNS[..5].join(",")));
+    }
+    let mut arms: Vec<ArmRows> = Vec::new();
+    let mut places: HashMap<(String, u64), usize> = HashMap::new();
+    let mut row = csv::StringRecord::new();
+    while csv.read_record(&mut row).map_err(|e| format!("is not CSV: {e}"))? {
+        if row.get(0) == Some(COLUMNS[0]) && row.get(3) == Some(COLUMNS[3]) {
+            continue;
+        }
+        let line = row.position().map_or(0, csv::Position::line);
+        let cells = Cells { row: &row, line };
+        let key = (cells.text(0)?.to_owned(), cells.number(3)?);
+        let place = *places.entry(key).or_insert_with_key(|(arm, seed)| {
+            let (arm, policy) = (arm.clone(), row.get(1).unwrap_or("").to_owned());
+            arms.push(ArmRows { arm, policy, seed: *seed, names: known.clone(), records: Vec::new() });
+            arms.len() - 1
+        });
+        let arm = &mut arms[place];
+        if arm.records.len() < limit {
+            let record = cells.record(&mut arm.names)?;
+            arm.records.push(record);
+        }
+    }
+    Ok(arms)
+}
+
+struct Cells<'a> {
+    row: &'a csv::StringRecord,
+    line: u64,
+}
+
+impl Cells<'_> {
+    fn text(&self, column: usize) -> Result<&str, String> {
+        self.row.get(column).ok_or_else(|| format!("line {} ends before column `{}`", self.line, COLUMNS[column]))
+    }
+
+    fn bad(&self, column: usize, wanted: &str) -> String {
+        let value = self.row.get(column).unwrap_or("");
+        format!("line {}, column `{}` is `{value}`, not {wanted}", self.line, COLUMNS[column])
+    }
+
+    fn number<T: std::str::FromStr>(&self, column: usize) -> Result<T, String> {
+        self.text(column)?.parse().map_err(|_| self.bad(column, "a whole number in range"))
+    }
+
+    fn time(&self, column: usize) -> Result<Time, String> {
+        let text = self.text(column)?;
+        if text.is_empty() {
+            return Ok(Time::NEVER);
+        }
+        nanos(text).map(Time).ok_or_else(|| self.bad(column, "milliseconds >= 0"))
+    }
+
+    /// The place of a name; new names are added.
+    fn name(&self, column: usize, names: &mut Vec<String>) -> Result<u16, String> {
+        let text = self.text(column)?;
+        if text.is_empty() {
+            return Ok(u16::MAX);
+        }
+        let place = names.iter().position(|n| n == text).unwrap_or_else(|| {
+            names.push(text.to_owned());
+            names.len() - 1
+        });
+        u16::try_from(place).map_err(|_| self.bad(column, "one of at most 65,535 names"))
+    }
+
+    fn record(&self, names: &mut Names) -> Result<RequestRecord, String> {
+        let status = match self.text(10)? {
+            "finished" => Status::Finished,
+            "rejected" => Status::Rejected,
+            "timed-out" => Status::TimedOut,
+            // A lost request is told by its missing end.
+            "failed" | "lost" => Status::Failed,
+            "cancelled" => Status::Cancelled,
+            _ => return Err(self.bad(10, "finished, rejected, timed-out, failed, cancelled or lost")),
+        };
+        let predicted_ttft_ms = match self.text(17)? {
+            "" => f32::NAN,
+            text => text.parse().map_err(|_| self.bad(17, "milliseconds"))?,
+        };
+        Ok(RequestRecord {
+            request: self.number(4)?,
+            session: self.number(5)?,
+            turn: self.number(6)?,
+            origin: self.name(7, &mut names.origins)?,
+            router: self.name(8, &mut names.routers)?,
+            replica: self.name(9, &mut names.replicas)?,
+            status,
+            attempts: self.number(11)?,
+            hops: self.number(12)?,
+            prompt_tokens: self.number(13)?,
+            output_tokens: self.number(14)?,
+            predicted_cached_tokens: self.number(15)?,
+            cached_tokens: self.number(16)?,
+            predicted_ttft_ms,
+            scheduled: self.time(18)?,
+            sent: self.time(19)?,
+            arrived: self.time(20)?,
+            dispatched: self.time(21)?,
+            accepted: self.time(22)?,
+            prefill: self.time(23)?,
+            engine_first: self.time(24)?,
+            router_first: self.time(25)?,
+            first_token: self.time(26)?,
+            engine_done: self.time(27)?,
+            done: self.time(28)?,
+        })
+    }
+}
+
+/// Decimal milliseconds to nanoseconds without passing through a float; digits after the sixth are dropped.
+fn nanos(text: &str) -> Option<u64> {
+    let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
+    if !rest.bytes().all(|b| b.is_ascii_digit()) || !whole.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let part = rest.bytes().chain(std::iter::repeat(b'0')).take(6).fold(0u64, |sum, d| sum * 10 + u64::from(d - b'0'));
+    whole.parse::<u64>().ok()?.checked_mul(1_000_000)?.checked_add(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::test_data::run;
+
+    #[test]
+    fn rows_read_back_as_they_were() {
+        let mut run = run("gorgo, \"a\"=1\n<script>", 7, 60);
+        run.records[3].done = Time::NEVER;
+        run.records[3].status = Status::Failed;
+        let mut text = Vec::new();
+        write(&mut text, &run, true).unwrap();
+        let arms = read(text.as_slice(), &run.names, usize::MAX).unwrap();
+        assert_eq!(arms.len(), 1);
+        assert_eq!((arms[0].arm.as_str(), arms[0].seed, &arms[0].names), (run.arm.as_str(), 7, &run.names));
+        let shown = |records: &[RequestRecord]| format!("{records:?}");
+        assert_eq!(shown(&arms[0].records), shown(&run.records));
+    }
+
+    #[test]
+    fn every_row_has_every_column_and_cells_with_commas_are_quoted() {
+        let mut text = Vec::new();
+        write(&mut text, &run("a,b", 1, 5), true).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.lines().nth(1).unwrap().starts_with("\"a,b\",least-load,edge,1,0,"), "{text}");
+        let mut rows = csv::Reader::from_reader(text.as_bytes());
+        assert!(rows.records().all(|row| row.unwrap().len() == COLUMNS.len()));
+    }
+
+    #[test]
+    fn a_bad_cell_is_named_by_line_column_and_value() {
+        let mut text = Vec::new();
+        write(&mut text, &run("a", 1, 2), true).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let why = |from: &str, to: &str| read(text.replacen(from, to, 1).as_bytes(), &Names::default(), 9).unwrap_err();
+        assert_eq!(
+            why(",finished,", ",finnished,"),
+            "line 2, column `status` is `finnished`, not finished, rejected, timed-out, failed, cancelled or lost"
+        );
+        assert_eq!(
+            why("a,least-load,edge,1,", "a,least-load,edge,-1,"),
+            "line 2, column `seed` is `-1`, not a whole number in range"
+        );
+        assert!(why("arm,", "arn,").contains("other columns"));
+        assert!(read(&b"\xff\xfe"[..], &Names::default(), 9).is_err());
+    }
+
+    #[test]
+    fn milliseconds_are_exact() {
+        assert_eq!(nanos(&ms(1_234_567_890_123_456_789)), Some(1_234_567_890_123_456_789));
+        assert_eq!(
+            (nanos("1.5"), nanos("2"), nanos("-1"), nanos("1e3")),
+            (Some(1_500_000), Some(2_000_000), None, None)
+        );
+    }
+}

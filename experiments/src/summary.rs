@@ -1,0 +1,268 @@
+//! One row an arm, over its seeds. How each figure is made over seeds: [`crate::stats`].
+
+mod csv_rows;
+
+pub use csv_rows::write_csv;
+
+use crate::results::Point;
+use crate::results::point::Counts;
+use crate::stats::{Difference, Digest, Estimate, paired};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One arm over its seeds. Latencies in ms; absent where there was nothing to measure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArmSummary {
+    /// Unique name.
+    pub arm: String,
+    /// Routing policy.
+    pub policy: String,
+    /// Topology.
+    pub topology: String,
+    /// Settings that tell the arm from others.
+    pub settings: BTreeMap<String, String>,
+    /// Seeds, ascending.
+    pub seeds: Vec<u64>,
+    /// Sums over seeds.
+    pub counts: Counts,
+    /// First token at the user, from sending.
+    pub ttft_ms: Option<Spread>,
+    /// First token at the router, from arrival there.
+    pub router_ttft_ms: Option<Spread>,
+    /// Last token at the user, from sending; finished requests.
+    pub e2e_ms: Option<Spread>,
+    /// Between tokens at the engine, one sample a token, counted at the upper edge of its histogram bucket.
+    pub itl_ms: Option<Spread>,
+    /// Per output token after the first, one sample a finished request of two tokens or more.
+    pub tpot_ms: Option<Spread>,
+    /// Waiting at routers and in the engine.
+    pub queue_wait_ms: Option<Spread>,
+    /// Finished requests a second.
+    pub requests_per_second: Option<Estimate>,
+    /// Tokens of finished requests a second.
+    pub output_tokens_per_second: Option<Estimate>,
+    /// Cached over prompt tokens of requests that reached their first token.
+    pub hit_rate: Option<Estimate>,
+    /// Expected against found cached tokens and expected against actual time to first token.
+    pub prediction: PredictionSummary,
+    /// Share of requests by replica, over all seeds.
+    pub share: Vec<Share>,
+    /// Requests of the busiest replica over the mean.
+    pub busiest_over_mean: Option<Estimate>,
+    /// Most requests waiting in one engine.
+    pub max_waiting: u32,
+    /// Most requests held at one router.
+    pub max_router_queue: u32,
+    /// Hashes of the event logs, by seed.
+    pub event_hashes: Vec<String>,
+    /// Against the first arm; absent for the first arm and without common seeds.
+    pub against_baseline: Option<Against>,
+}
+
+/// Distribution of one latency over seeds, ms.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// Samples over all seeds.
+    pub samples: u64,
+    /// Mean.
+    pub mean: Estimate,
+    /// Median.
+    pub p50: Estimate,
+    /// 90th percentile.
+    pub p90: Estimate,
+    /// 95th percentile.
+    pub p95: Estimate,
+    /// 99th percentile.
+    pub p99: Estimate,
+    /// Largest of all seeds.
+    pub max: f64,
+}
+
+/// Share of one replica.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    /// Its name.
+    pub replica: String,
+    /// Its requests over all requests that were dispatched, 0..1.
+    pub share: f64,
+}
+
+/// How well the policy foresaw.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct PredictionSummary {
+    /// Mean of |expected - found| cached tokens a request.
+    pub cache_mean_abs_tokens: Option<f64>,
+    /// Mean of expected - found: above 0, the router believed too much to be cached.
+    pub cache_bias_tokens: Option<f64>,
+    /// Mean of |expected - actual| time to first token from dispatch, ms.
+    pub ttft_mean_abs_ms: Option<f64>,
+    /// Median of the same.
+    pub ttft_p50_abs_ms: Option<f64>,
+    /// 95th percentile of the same.
+    pub ttft_p95_abs_ms: Option<f64>,
+    /// Mean of expected - actual: above 0, the router expected too long.
+    pub ttft_bias_ms: Option<f64>,
+}
+
+/// Paired differences from the baseline, ms; below 0 is faster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Against {
+    /// Name of the baseline.
+    pub baseline: String,
+    /// TTFT.
+    pub ttft: Differences,
+    /// E2E.
+    pub e2e: Differences,
+}
+
+/// Paired differences of the statistics of one latency.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Differences {
+    /// Of the mean.
+    pub mean: Option<Difference>,
+    /// Of the median.
+    pub p50: Option<Difference>,
+    /// Of the 95th percentile.
+    pub p95: Option<Difference>,
+    /// Of the 99th percentile.
+    pub p99: Option<Difference>,
+}
+
+/// Mean and percentiles of one seed, ms.
+#[derive(Clone, Copy)]
+struct OneSeed {
+    mean: f64,
+    p50: f64,
+    p90: f64,
+    p95: f64,
+    p99: f64,
+}
+
+impl OneSeed {
+    fn of(digest: &Digest) -> Option<Self> {
+        let [p50, p90, p95, p99] = digest.quantiles(&[0.5, 0.9, 0.95, 0.99])[..] else { return None };
+        Some(Self { mean: digest.mean_ms()?, p50, p90, p95, p99 })
+    }
+}
+
+/// The rows of `points`, which must be ordered by position, arm and seed. The first arm is the baseline.
+pub fn summarize(points: &[Point]) -> Vec<ArmSummary> {
+    let groups: Vec<&[Point]> = points.chunk_by(|a, b| a.position == b.position && a.arm == b.arm).collect();
+    let Some(&baseline) = groups.first() else { return Vec::new() };
+    groups
+        .iter()
+        .enumerate()
+        .map(|(i, group)| ArmSummary {
+            against_baseline: (i > 0).then(|| against(group, baseline)).flatten(),
+            ..row(group)
+        })
+        .collect()
+}
+
+fn row(group: &[Point]) -> ArmSummary {
+    let first = &group[0];
+    let over = |value: &dyn Fn(&Point) -> Option<f64>| Estimate::over(group.iter().filter_map(value));
+    let spread = |pick: &dyn Fn(&Point) -> &Digest| spread(group.iter().map(pick));
+    ArmSummary {
+        arm: first.arm.clone(),
+        policy: first.policy.clone(),
+        topology: first.topology.clone(),
+        settings: first.settings.clone(),
+        seeds: group.iter().map(|p| p.seed).collect(),
+        counts: group.iter().fold(Counts::default(), |sum, p| sum.plus(&p.counts)),
+        ttft_ms: spread(&|p| &p.latency.ttft),
+        router_ttft_ms: spread(&|p| &p.latency.router_ttft),
+        e2e_ms: spread(&|p| &p.latency.e2e),
+        itl_ms: spread(&|p| &p.latency.itl),
+        tpot_ms: spread(&|p| &p.latency.tpot),
+        queue_wait_ms: spread(&|p| &p.latency.queue_wait),
+        requests_per_second: over(&|p| p.per_second(p.counts.finished)),
+        output_tokens_per_second: over(&|p| p.per_second(p.counts.output_tokens)),
+        hit_rate: over(&Point::hit_rate),
+        prediction: prediction(group),
+        share: share(group),
+        busiest_over_mean: over(&Point::busiest_over_mean),
+        max_waiting: group.iter().map(|p| p.queues.max_waiting).max().unwrap_or(0),
+        max_router_queue: group.iter().map(|p| p.queues.max_router).max().unwrap_or(0),
+        event_hashes: group.iter().map(|p| p.event_hash.clone()).collect(),
+        against_baseline: None,
+    }
+}
+
+fn spread<'a>(digests: impl Iterator<Item = &'a Digest> + Clone) -> Option<Spread> {
+    let seeds: Vec<OneSeed> = digests.clone().filter_map(OneSeed::of).collect();
+    let over = |value: fn(&OneSeed) -> f64| Estimate::over(seeds.iter().map(value));
+    Some(Spread {
+        samples: digests.clone().map(Digest::samples).sum(),
+        mean: over(|s| s.mean)?,
+        p50: over(|s| s.p50)?,
+        p90: over(|s| s.p90)?,
+        p95: over(|s| s.p95)?,
+        p99: over(|s| s.p99)?,
+        max: digests.filter_map(Digest::max_ms).fold(0.0, f64::max),
+    })
+}
+
+fn prediction(group: &[Point]) -> PredictionSummary {
+    let ttft = group.iter().fold(Digest::default(), |sum, p| sum.merge(&p.prediction.ttft_abs));
+    let samples: u64 = group.iter().map(|p| p.prediction.cache_samples).sum();
+    let cache = |sum: f64| (samples > 0).then(|| sum / samples as f64);
+    let signed_ns: f64 = group.iter().map(|p| p.prediction.ttft_signed_ns as f64).sum();
+    PredictionSummary {
+        cache_mean_abs_tokens: cache(group.iter().map(|p| p.prediction.cache_abs_tokens as f64).sum()),
+        cache_bias_tokens: cache(group.iter().map(|p| p.prediction.cache_signed_tokens as f64).sum()),
+        ttft_mean_abs_ms: ttft.mean_ms(),
+        ttft_p50_abs_ms: ttft.quantile(0.5),
+        ttft_p95_abs_ms: ttft.quantile(0.95),
+        ttft_bias_ms: (ttft.samples() > 0).then(|| signed_ns / 1e6 / ttft.samples() as f64),
+    }
+}
+
+fn share(group: &[Point]) -> Vec<Share> {
+    let mut sums = vec![0u64; group[0].names.replicas.len()];
+    for point in group {
+        for (sum, n) in sums.iter_mut().zip(&point.per_replica) {
+            *sum += n;
+        }
+    }
+    let total = sums.iter().sum::<u64>().max(1) as f64;
+    let names = group[0].names.replicas.iter();
+    names.zip(sums).map(|(replica, sum)| Share { replica: replica.clone(), share: sum as f64 / total }).collect()
+}
+
+fn against(group: &[Point], baseline: &[Point]) -> Option<Against> {
+    let pairs: Vec<(&Point, &Point)> =
+        group.iter().filter_map(|p| Some((p, baseline.iter().find(|b| b.seed == p.seed)?))).collect();
+    let differences = |pick: &dyn Fn(&Point) -> &Digest| {
+        let pairs: Vec<(OneSeed, OneSeed)> =
+            pairs.iter().filter_map(|(arm, base)| Some((OneSeed::of(pick(arm))?, OneSeed::of(pick(base))?))).collect();
+        let of = |value: fn(&OneSeed) -> f64| {
+            paired(&pairs.iter().map(|(arm, base)| (value(arm), value(base))).collect::<Vec<_>>())
+        };
+        Differences { mean: of(|s| s.mean), p50: of(|s| s.p50), p95: of(|s| s.p95), p99: of(|s| s.p99) }
+    };
+    let (ttft, e2e) = (differences(&|p| &p.latency.ttft), differences(&|p| &p.latency.e2e));
+    (!pairs.is_empty()).then(|| Against { baseline: baseline[0].arm.clone(), ttft, e2e })
+}
+
+impl Counts {
+    fn plus(self, other: &Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            finished: self.finished + other.finished,
+            rejected: self.rejected + other.rejected,
+            timed_out: self.timed_out + other.timed_out,
+            failed: self.failed + other.failed,
+            cancelled: self.cancelled + other.cancelled,
+            lost: self.lost + other.lost,
+            forwarded: self.forwarded + other.forwarded,
+            retries: self.retries + other.retries,
+            prompt_tokens: self.prompt_tokens + other.prompt_tokens,
+            cached_tokens: self.cached_tokens + other.cached_tokens,
+            output_tokens: self.output_tokens + other.output_tokens,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! The comparison table of the terminal: one row an arm, at most 120 columns wide.
+
+use crate::stats::{Difference, Estimate, Verdict};
+use crate::summary::ArmSummary;
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+
+/// The most columns the table takes.
+pub const WIDTH: usize = 120;
+
+const HEADER: [&str; 12] = [
+    "arm",
+    "requests",
+    "lost",
+    "TTFT mean\nms ± 95 %",
+    "p50\nms",
+    "p95\nms",
+    "p99\nms",
+    "E2E p95\nms",
+    "TPOT\nms",
+    "hit\n%",
+    "busiest\n/ mean",
+    "TTFT mean\nvs first arm",
+];
+
+/// The table; each line ends without blanks.
+pub fn comparison(arms: &[ArmSummary]) -> String {
+    let rows: Vec<[String; 12]> = arms.iter().map(row).collect();
+    // The arm's name takes what the figures leave.
+    let figures: usize = (1..HEADER.len())
+        .map(|c| {
+            let head = HEADER[c].lines().map(|l| l.chars().count()).max().unwrap_or(0);
+            rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0).max(head) + 2
+        })
+        .sum();
+    let room = WIDTH.saturating_sub(figures + 2).max(8);
+    let mut table = Table::new();
+    let style = TableStyle::new().header_separator(LineStyle::none().fill('─'));
+    table.load_style(style).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(HEADER);
+    for mut row in rows {
+        row[0] = shorten(&row[0], room);
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+fn row(arm: &ArmSummary) -> [String; 12] {
+    let ttft = |pick: fn(&crate::summary::Spread) -> Estimate| arm.ttft_ms.as_ref().map(pick);
+    let value = |e: Option<Estimate>| e.map_or_else(none, |e| ms(e.value));
+    let difference = arm.against_baseline.as_ref().and_then(|a| a.ttft.mean);
+    [
+        plain(&arm.arm),
+        arm.counts.requests.to_string(),
+        arm.counts.lost.to_string(),
+        ttft(|s| s.mean).map_or_else(none, with_interval),
+        value(ttft(|s| s.p50)),
+        value(ttft(|s| s.p95)),
+        value(ttft(|s| s.p99)),
+        value(arm.e2e_ms.map(|s| s.p95)),
+        value(arm.tpot_ms.map(|s| s.mean)),
+        arm.hit_rate.map_or_else(none, |e| format!("{:.1}", 100.0 * e.value)),
+        arm.busiest_over_mean.map_or_else(none, |e| format!("{:.2}", e.value)),
+        difference.map_or_else(none, against),
+    ]
+}
+
+fn none() -> String {
+    "-".to_owned()
+}
+
+/// One decimal where it tells something.
+pub(crate) fn ms(value: f64) -> String {
+    if value.abs() >= 1000.0 { format!("{value:.0}") } else { format!("{value:.1}") }
+}
+
+pub(crate) fn with_interval(e: Estimate) -> String {
+    e.ci95.map_or_else(|| ms(e.value), |half| format!("{} ± {}", ms(e.value), ms(half)))
+}
+
+/// For example `-12.3 % better`, `+0.4 % same`; without a verdict (one seed) only the figure.
+pub(crate) fn against(d: Difference) -> String {
+    let percent = d.percent.map_or_else(|| format!("{:+.1} ms", d.value), |p| format!("{p:+.1} %"));
+    match d.verdict {
+        Some(verdict) => format!("{percent} {}", Verdict::as_str(verdict)),
+        None => percent,
+    }
+}
+
+/// Control characters would break the table or the terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn shorten(text: &str, room: usize) -> String {
+    let letters: Vec<char> = text.chars().collect();
+    if letters.len() <= room {
+        return text.to_owned();
+    }
+    let keep = room - 1;
+    let head: String = letters[..keep.div_ceil(2)].iter().collect();
+    let tail: String = letters[letters.len() - keep / 2..].iter().collect();
+    format!("{head}…{tail}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::test_data::points;
+    use crate::summary::summarize;
+
+    #[test]
+    fn the_table_is_aligned() {
+        insta::assert_snapshot!(comparison(&summarize(&points(&["least-load", "prefix-tree", "gorgo"], 3, 400))));
+    }
+
+    #[test]
+    fn long_names_and_large_figures_stay_within_the_width() {
+        let long = "gorgo running_cost_factor=0.525 ms_per_token=0.094 waiting_cost_factor=1.25 topology=proxy";
+        let mut arms = summarize(&points(&["least-load", long, "nothing"], 3, 400));
+        arms[1].counts.requests = 1_234_567;
+        arms[1].counts.lost = 12_345;
+        let arm = &mut arms[1];
+        for spread in [&mut arm.ttft_ms, &mut arm.e2e_ms].into_iter().flatten() {
+            spread.mean = Estimate { value: 123_456.7, ci95: Some(12_345.6) };
+            spread.p95.value = 999_999.0;
+        }
+        arms[2].ttft_ms = None;
+        let table = comparison(&arms);
+        let widest = table.lines().map(|l| l.chars().count()).max().unwrap();
+        assert!(widest <= WIDTH, "{widest}\n{table}");
+        assert!(table.contains("gorgo") && table.contains("…"), "{table}");
+        let lines = table.lines().count();
+        assert_eq!(lines, 3 + arms.len(), "no row is wrapped\n{table}");
+    }
+
+    #[test]
+    fn no_arms_make_a_table_of_headers_and_control_characters_are_blanked() {
+        assert!(comparison(&[]).contains("requests"));
+        let arms = summarize(&points(&["a\u{1b}[31m\nb"], 1, 3));
+        assert!(comparison(&arms).contains("a [31m b"));
+    }
+}

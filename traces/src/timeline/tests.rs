@@ -1,0 +1,117 @@
+//! Laws of writer and reader together.
+
+use super::*;
+use gorgo_core::record::{RequestRecord, Status};
+use gorgo_core::{Span, Time, rng};
+use rand::RngExt;
+
+fn names(of: &[&str]) -> Vec<String> {
+    of.iter().map(|&n| n.to_owned()).collect()
+}
+
+/// Requests with random stages, some of which stop early.
+fn records(n: u64, seed: u64) -> Vec<RequestRecord> {
+    let mut rng = rng::stream(seed, "timeline test", 0);
+    (0..n)
+        .map(|request| {
+            let mut at = Time(rng.random_range(0..2_000_000_000));
+            let sent = at;
+            let reached = if rng.random_range(0..10) == 0 { rng.random_range(0..8) } else { 8 };
+            let mut step = |i: i32| {
+                // One in four stages has no length, as on one machine.
+                at += Span(if rng.random_range(0..4) == 0 { 0 } else { rng.random_range(1..50_000_000) });
+                if i < reached { at } else { Time::NEVER }
+            };
+            let [arrived, dispatched, accepted, prefill, engine_first, router_first, first_token, engine_done] =
+                std::array::from_fn(|i| step(i as i32));
+            let done = at + Span(30_000);
+            RequestRecord {
+                request,
+                session: request / 3,
+                turn: 1,
+                origin: 0,
+                router: (request % 2) as u16,
+                replica: if dispatched == Time::NEVER { u16::MAX } else { (request % 3) as u16 },
+                status: if reached == 8 { Status::Finished } else { Status::Failed },
+                attempts: 1,
+                hops: 0,
+                prompt_tokens: 100,
+                output_tokens: 10,
+                predicted_cached_tokens: 64,
+                cached_tokens: 50,
+                predicted_ttft_ms: if request % 2 == 0 { f32::NAN } else { 12.5 },
+                scheduled: sent,
+                sent,
+                arrived,
+                dispatched,
+                accepted,
+                prefill,
+                engine_first,
+                router_first,
+                first_token,
+                engine_done,
+                done,
+            }
+        })
+        .collect()
+}
+
+fn file(records: &[RequestRecord], limit: usize) -> Vec<u8> {
+    let (origins, routers, replicas) = (names(&["IL"]), names(&["tlv", "fra"]), names(&["a", "b", "c"]));
+    let run = |label| Run {
+        label,
+        policy: "gorgo",
+        seed: 1,
+        origins: &origins,
+        routers: &routers,
+        replicas: &replicas,
+        records,
+        total: records.len() as u64,
+    };
+    let mut out = Vec::new();
+    write(&mut out, &[run("gorgo \"x\""), run("least-load")], limit).unwrap();
+    out
+}
+
+#[test]
+fn what_is_written_reads_back_with_nested_spans_and_paired_arrows() {
+    for seed in 0..20 {
+        let records = records(200, seed);
+        let timeline = read(file(&records, 1000).as_slice()).unwrap();
+        let served = records.iter().filter(|r| r.accepted != Time::NEVER).count();
+        let of = |name: &str| timeline.spans.iter().filter(|s| s.name == name).count();
+        assert_eq!((of("request"), of("serve"), timeline.flows.len()), (400, 2 * served, 2 * served));
+        assert!(timeline.spans.iter().all(|s| (s.depth == 0) == matches!(s.name.as_str(), "request" | "serve")));
+        assert_eq!(timeline.processes.len(), 10);
+        let queue = timeline.stage("least-load", "queue");
+        let prefill = timeline.stage("least-load", "prefill");
+        for r in records.iter().filter(|r| r.status == Status::Finished) {
+            assert_eq!(queue[&r.request], r.dispatched - r.arrived);
+            assert_eq!(prefill[&r.request], r.engine_first - r.prefill);
+        }
+        for flow in &timeline.flows {
+            assert!(flow.from.1 <= flow.to.1, "an arrow goes forward in time");
+        }
+    }
+}
+
+#[test]
+fn the_cut_keeps_the_earliest_requests_and_says_so() {
+    let records = records(50, 3);
+    let timeline = read(file(&records, 10).as_slice()).unwrap();
+    let drawn = Cut { run: "least-load".to_owned(), seed: 1, requests: 50, drawn: 10 };
+    assert_eq!(timeline.runs[1], drawn);
+    let latest = timeline.spans.iter().filter(|s| s.name == "request").map(|s| s.start).max().unwrap();
+    assert_eq!(records.iter().filter(|r| r.sent <= latest).count(), 10);
+}
+
+#[test]
+fn no_requests_make_a_file_with_only_names() {
+    let timeline = read(file(&[], 10).as_slice()).unwrap();
+    assert!(timeline.spans.is_empty() && timeline.processes.len() == 10);
+}
+
+#[test]
+fn equal_records_make_equal_bytes() {
+    assert_eq!(file(&records(30, 5), 20), file(&records(30, 5), 20));
+}

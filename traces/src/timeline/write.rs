@@ -1,0 +1,365 @@
+//! The writer: records in, one Chrome trace-event JSON object out.
+
+use super::lanes::Lanes;
+use gorgo_core::Time;
+use gorgo_core::record::{RequestRecord, Status};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::io::{self, Write};
+
+/// One run to draw. Several runs share a file; their processes are told apart by `label`.
+pub struct Run<'a> {
+    /// First part of the process names, for example the arm.
+    pub label: &'a str,
+    /// Routing policy, shown with every request.
+    pub policy: &'a str,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Names behind `RequestRecord::origin`.
+    pub origins: &'a [String],
+    /// Names behind `RequestRecord::router`.
+    pub routers: &'a [String],
+    /// Names behind `RequestRecord::replica`.
+    pub replicas: &'a [String],
+    /// The requests, in any order.
+    pub records: &'a [RequestRecord],
+    /// Requests of the run, of which `records` may be the first part.
+    pub total: u64,
+}
+
+/// What of a run is in the file; stands in the file's metadata.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// The run's label.
+    pub run: String,
+    /// Its seed.
+    pub seed: u64,
+    /// Requests of the run.
+    pub requests: u64,
+    /// Requests drawn: the first ones by the time they were sent.
+    pub drawn: u64,
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    cat: &'a str,
+    ph: char,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ts: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dur: Option<&'a RawValue>,
+    pid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bp: Option<char>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    args: Option<serde_json::Value>,
+}
+
+/// Writes the first `limit` requests (by send time) of each run as one JSON object
+/// `{"displayTimeUnit", "metadata", "traceEvents"}`. `ts` and `dur` are microseconds with three decimals, so no
+/// nanosecond is lost.
+///
+/// # Errors
+/// Only those of `out`.
+pub fn write(out: impl Write, runs: &[Run<'_>], limit: usize) -> io::Result<Vec<Cut>> {
+    let picks: Vec<Vec<&RequestRecord>> = runs.iter().map(|run| pick(run.records, limit)).collect();
+    let cuts: Vec<Cut> = runs
+        .iter()
+        .zip(&picks)
+        .map(|(run, pick)| Cut {
+            run: run.label.to_owned(),
+            seed: run.seed,
+            requests: run.total.max(run.records.len() as u64),
+            drawn: pick.len() as u64,
+        })
+        .collect();
+    let mut writer = Writer { out, first: true, pid: 0, tid: 0, flow: 0 };
+    // Rows are numbered after all processes, so that no row has a process's number (Perfetto would call it "main").
+    writer.tid = runs.iter().map(|run| run.routers.len() + run.replicas.len() + 2).sum::<usize>() as u32;
+    let metadata = serde_json::json!({ "writer": "gorgo", "requests_per_run": limit, "runs": cuts });
+    write!(writer.out, "{{\"displayTimeUnit\":\"ms\",\"metadata\":{metadata},\"traceEvents\":[")?;
+    for (run, pick) in runs.iter().zip(&picks) {
+        writer.run(run, pick)?;
+    }
+    writeln!(writer.out, "\n]}}")?;
+    writer.out.flush()?;
+    Ok(cuts)
+}
+
+fn pick(records: &[RequestRecord], limit: usize) -> Vec<&RequestRecord> {
+    let mut all: Vec<&RequestRecord> = records.iter().filter(|r| r.sent != Time::NEVER).collect();
+    all.sort_by_key(|r| (r.sent, r.request));
+    all.truncate(limit);
+    all
+}
+
+struct Writer<W> {
+    out: W,
+    first: bool,
+    pid: u32,
+    tid: u32,
+    flow: u64,
+}
+
+/// One row's content: the outer span, its stages, and the end of the arrow that belongs to it.
+struct Row<'a> {
+    record: &'a RequestRecord,
+    start: Time,
+    end: Time,
+    name: &'static str,
+    category: &'static str,
+    stages: Vec<(&'static str, Time, Time)>,
+    args: serde_json::Value,
+    arrow: Option<(char, u64, Time)>,
+}
+
+impl<W: Write> Writer<W> {
+    fn run(&mut self, run: &Run<'_>, records: &[&RequestRecord]) -> io::Result<()> {
+        // One bucket per node; the last of each kind takes what no name belongs to.
+        let mut routers: Vec<Vec<Row<'_>>> = (0..=run.routers.len()).map(|_| Vec::new()).collect();
+        let mut replicas: Vec<Vec<Row<'_>>> = (0..=run.replicas.len()).map(|_| Vec::new()).collect();
+        for &record in records {
+            let served = record.accepted != Time::NEVER;
+            let arrow = served.then(|| {
+                self.flow += 1;
+                self.flow
+            });
+            let router = usize::from(record.router).min(run.routers.len());
+            routers[router].push(router_row(run, record, arrow));
+            if let Some(id) = arrow {
+                let replica = usize::from(record.replica).min(run.replicas.len());
+                replicas[replica].push(replica_row(record, id));
+            }
+        }
+        for (kind, names, rows) in [("router", run.routers, routers), ("replica", run.replicas, replicas)] {
+            for (i, rows) in rows.into_iter().enumerate() {
+                let name = names.get(i).map_or("(unnamed)", String::as_str);
+                if i < names.len() || !rows.is_empty() {
+                    self.process(&format!("{} | {kind} {name}", run.label), rows)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn process(&mut self, name: &str, mut rows: Vec<Row<'_>>) -> io::Result<()> {
+        self.pid += 1;
+        let pid = self.pid;
+        self.meta("process_name", pid, None, serde_json::json!({ "name": name }))?;
+        self.meta("process_sort_index", pid, None, serde_json::json!({ "sort_index": pid }))?;
+        rows.sort_by_key(|row| (row.start, row.record.request));
+        let mut lanes = Lanes::default();
+        for row in &rows {
+            let known = lanes.count();
+            let lane = lanes.take(row.start, row.end);
+            let tid = self.tid + 1 + lane as u32;
+            if lane == known {
+                self.meta("thread_name", pid, Some(tid), serde_json::json!({ "name": format!("row {}", lane + 1) }))?;
+            }
+            self.row(pid, tid, row)?;
+        }
+        self.tid += lanes.count() as u32;
+        Ok(())
+    }
+
+    fn row(&mut self, pid: u32, tid: u32, row: &Row<'_>) -> io::Result<()> {
+        self.span(pid, tid, row.name, row.category, row.start, row.end, Some(row.args.clone()))?;
+        for &(name, from, to) in &row.stages {
+            let args = serde_json::json!({ "request": row.record.request });
+            self.span(pid, tid, name, row.category, from, to, Some(args))?;
+        }
+        let Some((ph, id, at)) = row.arrow else { return Ok(()) };
+        let ts = micros(at.0)?;
+        let bp = (ph == 'f').then_some('e');
+        self.event(&Event {
+            name: "dispatch",
+            cat: "flow",
+            ph,
+            ts: Some(&ts),
+            dur: None,
+            pid,
+            tid: Some(tid),
+            id: Some(id),
+            bp,
+            args: None,
+        })
+    }
+
+    fn span(
+        &mut self,
+        pid: u32,
+        tid: u32,
+        name: &str,
+        cat: &str,
+        from: Time,
+        to: Time,
+        args: Option<serde_json::Value>,
+    ) -> io::Result<()> {
+        let (ts, dur) = (micros(from.0)?, micros((to - from).0)?);
+        self.event(&Event {
+            name,
+            cat,
+            ph: 'X',
+            ts: Some(&ts),
+            dur: Some(&dur),
+            pid,
+            tid: Some(tid),
+            id: None,
+            bp: None,
+            args,
+        })
+    }
+
+    fn meta(&mut self, name: &str, pid: u32, tid: Option<u32>, args: serde_json::Value) -> io::Result<()> {
+        self.event(&Event {
+            name,
+            cat: "",
+            ph: 'M',
+            ts: None,
+            dur: None,
+            pid,
+            tid,
+            id: None,
+            bp: None,
+            args: Some(args),
+        })
+    }
+
+    fn event(&mut self, event: &Event<'_>) -> io::Result<()> {
+        self.out.write_all(if self.first { b"\n" } else { b",\n" })?;
+        self.first = false;
+        serde_json::to_writer(&mut self.out, event)?;
+        Ok(())
+    }
+}
+
+fn router_row<'a>(run: &Run<'_>, r: &'a RequestRecord, arrow: Option<u64>) -> Row<'a> {
+    let (stages, end) = chain(
+        r.sent,
+        &[("uplink", r.arrived), ("queue", r.dispatched), ("forward", r.accepted), ("first-token", r.router_first)],
+        ("stream", r.done),
+    );
+    let status = if r.done == Time::NEVER { "lost" } else { r.status.as_str() };
+    let name = |names: &[String], i: u16| names.get(usize::from(i)).cloned();
+    let mut args = serde_json::json!({
+        "request": r.request,
+        "session": r.session,
+        "turn": r.turn,
+        "origin": name(run.origins, r.origin),
+        "replica": name(run.replicas, r.replica),
+        "policy": run.policy,
+        "status": status,
+        "attempts": r.attempts,
+        "hops": r.hops,
+        "prompt_tokens": r.prompt_tokens,
+        "output_tokens": r.output_tokens,
+        "predicted_cached_tokens": r.predicted_cached_tokens,
+        "cached_tokens": r.cached_tokens,
+    });
+    let mut number = |key: &str, value: Option<f64>| {
+        if let Some(value) = value.filter(|v| v.is_finite()) {
+            args[key] = value.into();
+        }
+    };
+    number("predicted_ttft_ms", Some(f64::from(r.predicted_ttft_ms)));
+    number("ttft_ms", r.ttft().map(|t| t.ms()));
+    number("e2e_ms", (r.done != Time::NEVER && r.status == Status::Finished).then(|| (r.done - r.sent).ms()));
+    Row {
+        record: r,
+        start: r.sent,
+        end,
+        name: "request",
+        category: "router",
+        stages,
+        args,
+        arrow: arrow.map(|id| ('s', id, r.dispatched)),
+    }
+}
+
+fn replica_row(r: &RequestRecord, id: u64) -> Row<'_> {
+    let (stages, end) =
+        chain(r.accepted, &[("engine-queue", r.prefill), ("prefill", r.engine_first)], ("decode", r.engine_done));
+    let args = serde_json::json!({
+        "request": r.request,
+        "prompt_tokens": r.prompt_tokens,
+        "cached_tokens": r.cached_tokens,
+        "output_tokens": r.output_tokens,
+    });
+    Row {
+        record: r,
+        start: r.accepted,
+        end,
+        name: "serve",
+        category: "replica",
+        stages,
+        args,
+        arrow: Some(('f', id, r.accepted)),
+    }
+}
+
+/// Stages one after the other, each from the end of the one before to its own end; those not reached or of no length
+/// are left out. What follows the last stage reached goes to `last` when its end is known and every stage was reached;
+/// otherwise it belongs to the stage that was under way (a request that timed out in the queue shows its queue).
+fn chain(
+    start: Time,
+    stages: &[(&'static str, Time)],
+    last: (&'static str, Time),
+) -> (Vec<(&'static str, Time, Time)>, Time) {
+    let mut spans = Vec::with_capacity(stages.len() + 1);
+    let mut at = start;
+    let mut open = last.0;
+    for &(name, end) in stages {
+        if end == Time::NEVER {
+            open = name;
+            break;
+        }
+        if end > at {
+            spans.push((name, at, end));
+            at = end;
+        }
+    }
+    if last.1 != Time::NEVER && last.1 > at {
+        spans.push((open, at, last.1));
+        at = last.1;
+    }
+    (spans, at)
+}
+
+/// Nanoseconds as a JSON number of microseconds, exactly.
+fn micros(ns: u64) -> io::Result<Box<RawValue>> {
+    Ok(RawValue::from_string(format!("{}.{:03}", ns / 1000, ns % 1000))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_timed_out_in_the_queue_shows_its_queue() {
+        let (spans, end) = chain(Time(0), &[("uplink", Time(5)), ("queue", Time::NEVER)], ("stream", Time(9)));
+        assert_eq!(spans, [("uplink", Time(0), Time(5)), ("queue", Time(5), Time(9))]);
+        assert_eq!(end, Time(9));
+    }
+
+    #[test]
+    fn a_request_without_an_end_stops_where_it_was_last_seen() {
+        let (spans, end) = chain(
+            Time(1),
+            &[("uplink", Time(5)), ("queue", Time(5)), ("forward", Time::NEVER)],
+            ("stream", Time::NEVER),
+        );
+        assert_eq!((spans, end), (vec![("uplink", Time(1), Time(5))], Time(5)));
+    }
+
+    #[test]
+    fn nanoseconds_survive_as_decimals_of_microseconds() {
+        assert_eq!(micros(1_234_567_890_123_456_789).unwrap().get(), "1234567890123456.789");
+        assert_eq!(micros(7).unwrap().get(), "0.007");
+    }
+}
