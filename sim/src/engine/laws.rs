@@ -13,12 +13,15 @@ struct Arrival {
     patience_us: Option<u64>,
 }
 
+/// Gap, conversation, prompt, answer, `max_tokens`, whether the answer's ids are known, patience.
+type Row = (u64, u64, u32, u32, Option<u32>, bool, Option<u64>);
+
 fn arrivals(most: usize, longest: u32) -> impl Strategy<Value = Vec<Arrival>> {
     let gap = prop_oneof![2 => Just(0u64), 3 => 0u64..30_000, 1 => 0u64..2_000_000];
     let patience = prop_oneof![6 => Just(None), 1 => (0u64..1_500_000).prop_map(Some)];
     let one = (gap, 0u64..5, 1..longest, 1u32..150, prop::option::of(1u32..300), any::<bool>(), patience);
     prop::collection::vec(one, 1..most).prop_map(|rows| {
-        let make = |(n, row): (usize, (u64, u64, u32, u32, Option<u32>, bool, Option<u64>))| {
+        let make = |(n, row): (usize, Row)| {
             let (after_us, chat, input, output, max_new_tokens, known, patience_us) = row;
             let mut request = ask(n as u64, chat, input, output);
             request.max_new_tokens = max_new_tokens;

@@ -124,22 +124,22 @@ fn small_card(mut config: EngineConfig, kv_tokens: u32, max_running_requests: u3
 /// 2048, 8192 and 16,384 tokens.
 fn mistral_7b_a100_80_op() -> EngineConfig {
     let prefill = PrefillTimes { fixed_ms: 5.0, weights_ms: 12.257, ms_per_token: 0.0554, ms_per_pair: 2.92e-6 };
-    operator(mistral_7b_a100_80(), prefill, 0.00711, 8.589e-5)
+    operator(&mistral_7b_a100_80(), prefill, 0.00711, 8.589e-5)
 }
 
 /// H100 by operator tables: within 3 % of 12.0, 43.5, 199.7 and 440 ms.
 fn mistral_7b_h100_op() -> EngineConfig {
     let prefill = PrefillTimes { fixed_ms: 0.0, weights_ms: 6.399, ms_per_token: 0.020_18, ms_per_pair: 8.88e-7 };
-    operator(mistral_7b_h100(), prefill, 0.010_84, 4.089e-5)
+    operator(&mistral_7b_h100(), prefill, 0.010_84, 4.089e-5)
 }
 
 /// L40S by operator tables: within 9 % of 38.3, 144.9, 700 and 1615 ms.
 fn mistral_7b_l40s_op() -> EngineConfig {
     let prefill = PrefillTimes { fixed_ms: 2.5, weights_ms: 22.963, ms_per_token: 0.060_14, ms_per_pair: 4.356e-6 };
-    operator(mistral_7b_l40s(), prefill, 0.041_36, 1.817e-4)
+    operator(&mistral_7b_l40s(), prefill, 0.041_36, 1.817e-4)
 }
 
-fn operator(config: EngineConfig, prefill: PrefillTimes, ms_per_row: f64, ms_per_context_token: f64) -> EngineConfig {
+fn operator(config: &EngineConfig, prefill: PrefillTimes, ms_per_row: f64, ms_per_context_token: f64) -> EngineConfig {
     let weights_ms = prefill.weights_ms;
     let decode = DecodeTimes {
         fixed_ms: 0.0,
@@ -149,7 +149,7 @@ fn operator(config: EngineConfig, prefill: PrefillTimes, ms_per_row: f64, ms_per
         ms_per_context_token,
         ..config.decode
     };
-    EngineConfig { prefill, decode, ..config }
+    EngineConfig { prefill, decode, ..config.clone() }
 }
 
 /// gotoni's own constant, 0.094 ms a prompt token whatever the batch ("cold-start prefill rate on 8xA100 with

@@ -327,3 +327,31 @@ fn trap_15_no_first_token_leaves_before_its_prefill_ends() {
         assert!(bench.first(n) >= bench.prefill(n) + compute + 0.75 - 1e-9, "request {n}");
     }
 }
+
+#[test]
+fn trap_6_a_request_retracted_before_its_prefill_is_known_loses_that_token() {
+    let mut seen = 0;
+    for (arrival, input) in (300..600).step_by(10).flat_map(|at| (16..24).map(move |input| (at, input))) {
+        let mut bench = Bench::new(EngineConfig { kv_tokens: 300, init_new_token_ratio: 0.0, ..plain() });
+        for n in 0..6 {
+            bench.submit(40.0 * n as f64, ask(n, n, 16, 100)); // one a batch: running ones reserve nothing
+        }
+        bench.submit(f64::from(arrival), ask(6, 6, input, 2));
+        let mut early = false;
+        while let Some(next) = bench.engine.next_event() {
+            bench.to(next.ms());
+            let waits = bench.engine.place(6) == Some(super::request::Place::Waiting);
+            early |= waits && !bench.prefill(6).is_nan() && bench.first(6).is_nan();
+        }
+        seen += u32::from(early);
+        let firsts = bench.events.iter().filter(|e| matches!(e, EngineEvent::FirstToken { id: RequestId(6), .. }));
+        assert_eq!(firsts.count(), 1);
+        assert!(
+            !early || bench.first(6) > bench.prefill(6) + f64::from(input),
+            "the token of the lost prefill came out"
+        );
+        let loads = bench.engine.loads(Time::NEVER);
+        assert_eq!((loads.used_tokens, loads.free_tokens + loads.tree_tokens), (0, 300));
+    }
+    assert!(seen > 0, "no arrival met the case");
+}
