@@ -1,6 +1,6 @@
 //! Where things are: users by country and state, data-centre regions, distances and measured round trips.
 //!
-//! Reading order: [`names`] (how place names are compared) → [`places`] (name to coordinates) → [`regions`]
+//! Reading order: [`names`] (how place names are compared) → [`places`] (name to coordinates) → [`mod@regions`]
 //! (data centres, RTT between them, access lines) → [`weights`] (how often users come from where).
 
 pub mod names;

@@ -1,6 +1,6 @@
 //! Request traces: read, arranged in time, described.
 //!
-//! Reading order: [`options`] (what can be asked) → [`lines`], [`reader`] (streaming) → the formats ([`native`],
+//! Reading order: [`options`] (what can be asked) → [`lines`], [`mod@reader`] (streaming) → the formats ([`native`],
 //! [`mooncake`], [`bailian`], [`azure`], [`burstgpt`], [`wildchat`], [`guidellm_pair`]) → [`arrange`] (arrival times,
 //! places, answers) → [`stats`], [`generate`] and [`marginals`], [`prepare`].
 
@@ -95,6 +95,23 @@ pub fn reader(name: &str, options: &Options) -> Result<Reader, TraceError> {
     if let Some(trace) = crate::shipped::find(name) {
         return Reader::new(Lines::new(name, trace.bytes)?, options);
     }
+    options.check()?;
+    match source(name)? {
+        Source::Parquet => parquet_reader(name, options),
+        Source::Text(_) if options.format == Some(Format::Parquet) => parquet_reader(name, options),
+        Source::Text(lines) => Reader::new(lines, options),
+    }
+}
+
+/// A file by its first bytes.
+pub(crate) enum Source {
+    /// Lines of text, unpacked.
+    Text(Lines),
+    /// Parquet, to be opened by name.
+    Parquet,
+}
+
+pub(crate) fn source(name: &str) -> Result<Source, TraceError> {
     let fail = |source| TraceError::Open { file: name.to_owned(), builtin: crate::shipped::names(), source };
     let mut file = File::open(name).map_err(fail)?;
     if file.metadata().map_err(fail)?.is_dir() {
@@ -102,10 +119,14 @@ pub fn reader(name: &str, options: &Options) -> Result<Reader, TraceError> {
     }
     let mut magic = Vec::new();
     (&mut file).take(4).read_to_end(&mut magic).map_err(fail)?;
-    if magic == *b"PAR1" || options.format == Some(Format::Parquet) {
-        return parquet(name, options);
+    if magic == *b"PAR1" {
+        return Ok(Source::Parquet);
     }
-    Reader::new(Lines::new(name, std::io::Cursor::new(magic).chain(file))?, options)
+    Ok(Source::Text(Lines::new(name, std::io::Cursor::new(magic).chain(file))?))
+}
+
+fn parquet_reader(name: &str, options: &Options) -> Result<Reader, TraceError> {
+    Reader::over_rows(name.to_owned(), Format::Parquet, parquet_rows(name)?, options)
 }
 
 /// Reads a trace from memory; `name` stands for it in messages.
@@ -120,14 +141,9 @@ pub fn read_bytes(name: &str, bytes: &[u8], options: &Options) -> Result<Workloa
 #[cfg(feature = "parquet")]
 mod parquet;
 #[cfg(feature = "parquet")]
-use parquet::reader as parquet;
+pub(crate) use parquet::rows as parquet_rows;
 
 #[cfg(not(feature = "parquet"))]
-fn parquet(name: &str, _options: &Options) -> Result<Reader, TraceError> {
-    Err(TraceError::Format {
-        file: name.to_owned(),
-        found: "Parquet, which this build cannot read; build with `--features parquet` or convert it to JSON lines"
-            .to_owned(),
-        known: Format::words(),
-    })
+pub(crate) fn parquet_rows(name: &str) -> Result<reader::Rows, TraceError> {
+    Err(TraceError::NoParquet { file: name.to_owned() })
 }

@@ -39,9 +39,18 @@ pub fn arrange(mut reader: Reader, options: &Options) -> Result<Workload, TraceE
     if coarse && options.spread {
         notes.extend(spread(&mut requests));
     }
-    arrive(&mut requests, options);
+    redraw(&mut requests, options.arrivals, options.seed);
     if options.time_scale != 1.0 {
         requests.iter_mut().for_each(|r| r.at = Time::from_ms(r.at.ms() * options.time_scale));
+    }
+    if let Some(s) = options.duration_s {
+        let before = requests.len();
+        requests.truncate(requests.partition_point(|r| r.at.secs() <= s));
+        if requests.is_empty() {
+            let problem = format!("is {s}: no request of {name} arrives that early; give a longer one");
+            return Err(TraceError::Option { option: "duration_s", problem });
+        }
+        notes.push(format!("{} left out: later than duration_s", before - requests.len()));
     }
     if let UnknownPlaces::Draw(weights) = options.unknown_places {
         notes.extend(draw_places(&mut requests, weights, options.seed));
@@ -67,11 +76,11 @@ fn spread(requests: &mut [TraceRequest]) -> Option<String> {
     (stamps < n).then(|| format!("{n} requests share {stamps} stamps: spread evenly up to the next stamp"))
 }
 
-/// Draws arrival times if asked.
-fn arrive(requests: &mut [TraceRequest], options: &Options) {
-    let mut rng = stream(options.seed, "arrivals", 0);
+/// Draws arrival times if asked; for a generated trace as for one that was read.
+pub fn redraw(requests: &mut [TraceRequest], arrivals: Arrivals, seed: u64) {
+    let mut rng = stream(seed, "arrivals", 0);
     let mut gap = |rate: f64| Span::from_secs(-(1.0 - rng.random::<f64>()).ln() / rate);
-    match options.arrivals {
+    match arrivals {
         Arrivals::Recorded => {}
         Arrivals::Poisson(rate) => {
             let mut at = Time::ZERO;

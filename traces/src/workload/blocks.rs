@@ -1,6 +1,6 @@
 //! Prompts as chains of block ids, so that equal ids mean equal whole prefixes and no text travels on.
 //!
-//! A prompt is a sequence of tokens, each a 64-bit symbol. Every [`BlockChain::block_tokens`] of them close a block
+//! A prompt is a sequence of tokens, each a 64-bit symbol. Every `block_tokens` of them close a block
 //! whose id is a hash of the id before it and of its symbols. A later turn's prompt continues the same chain, so it
 //! begins with exactly the whole blocks of the earlier prompt and answer.
 

@@ -5,46 +5,34 @@
 //! from that: a prompt is the chain of its pieces, so history, near-duplicates and templates share real prefixes.
 
 mod laws;
+mod openings;
+mod people;
 
 use super::blocks::{BLOCK_TOKENS, BlockChain};
 use super::marginals::{Drawn, Marginals};
 use super::wildchat::ANSWER_NS_PER_TOKEN;
 use crate::error::TraceError;
-use crate::geo::{Weights, utc_offset_h, weights::place_in};
-use gorgo_core::request::{Place, TraceRequest};
+use crate::geo::Weights;
+use gorgo_core::request::TraceRequest;
 use gorgo_core::rng::{ChaCha8Rng, stream};
 use gorgo_core::{Span, Time};
-use laws::{ANSWER, FIRST_USER, LATER_USER};
-use rand::RngExt;
-use rand::seq::SliceRandom;
-use rand_distr::{Distribution, Gamma, LogNormal};
+use laws::{ANSWER, LATER_USER};
+use openings::{Piece, draw_openings};
+use people::{Talk, draw_talks, draw_turns};
+use rand_distr::{Distribution, LogNormal};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
 
-/// Chance that a later opening of a user repeats most of the one before. Published is that 45.7 % of all openings do
-/// (American English, whole corpus); this chance makes it 39 % and is tuned to the published own reuse.
-const NEAR_DUPLICATES: f64 = 0.57;
-/// Part of the earlier opening that a near-duplicate keeps.
-const KEPT_PART: std::ops::Range<f64> = 0.85..1.0;
-/// Templates in the pool and their lengths in tokens.
-const TEMPLATES: usize = 40;
-const TEMPLATE_TOKENS: std::ops::Range<f64> = 300.0..3_300.0;
-/// Zipf exponents over templates and over a country's users.
-const TEMPLATE_ZIPF: f64 = 1.0;
-const USER_ZIPF: f64 = 1.1;
 /// Think time: median in s and sigma of its logarithm (estimate).
 const THINK_S: f64 = 40.0;
 const THINK_SIGMA: f64 = 1.2;
-/// Share of conversations without a country.
-const MISSING_PLACE: f64 = 0.001_15;
-
 /// What to generate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Generate {
     /// Requests (turns of all conversations together).
     pub requests: usize,
-    /// Mean requests per second over the time in which conversations start.
+    /// Mean requests per second over the time in which conversations start, `requests / rate`. The last turns of long
+    /// conversations come after it: cut or redraw arrivals ([`super::arrange::redraw`]) for an even load to the end.
     pub rate: f64,
     /// Seed; equal seeds give equal traces.
     pub seed: u64,
@@ -143,229 +131,6 @@ pub fn wildchat_like(options: &Generate) -> Result<Generated, TraceError> {
     Ok(Generated { requests, marginals })
 }
 
-/// A conversation before its messages.
-#[derive(Debug)]
-struct Talk {
-    start: Time,
-    country: Option<[u8; 2]>,
-    place: Option<Place>,
-    user: u64,
-    turns: u32,
-    opening: Vec<Piece>,
-}
-
-/// A run of tokens: the first `tokens` of text number `text`.
-#[derive(Debug, Clone, Copy)]
-struct Piece {
-    text: u64,
-    tokens: u32,
-}
-
-impl Piece {
-    fn symbols(self) -> impl Iterator<Item = u64> {
-        (0..u64::from(self.tokens)).map(move |i| (self.text << 24) | i)
-    }
-}
-
-/// Turns of each conversation, `requests` in all.
-fn draw_turns(requests: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
-    let n = ((requests as f64 / laws::mean_turns()).round() as usize).clamp(1, requests);
-    let mut turns: Vec<u32> = laws::strata(n, rng).into_iter().map(laws::turns_at).collect();
-    let sum: usize = turns.iter().map(|&t| t as usize).sum();
-    // The few turns that are missing or too many go to conversations in random (that is: this) order.
-    (0..requests.saturating_sub(sum)).for_each(|i| turns[i % n] += 1);
-    let mut excess = sum.saturating_sub(requests);
-    while excess > 0 {
-        for t in turns.iter_mut().filter(|t| **t > 1) {
-            if excess == 0 {
-                break;
-            }
-            *t -= 1;
-            excess -= 1;
-        }
-    }
-    turns
-}
-
-/// Conversations in order of their start, with country, place and user.
-fn draw_talks(turns: &[u32], options: &Generate, rng: &mut ChaCha8Rng) -> Vec<Talk> {
-    let n = turns.len();
-    let span_s = options.requests as f64 / options.rate;
-    let countries = options.weights.countries();
-    let missing = (n as f64 * MISSING_PLACE).round() as usize;
-    let shares: Vec<f64> = countries.iter().map(|(_, share)| *share).collect();
-    let mut who: Vec<Option<[u8; 2]>> = vec![None; missing];
-    for ((code, _), count) in countries.iter().zip(laws::quotas(n - missing, &shares)) {
-        who.extend(std::iter::repeat_n(Some(*code), count));
-    }
-    who.shuffle(rng);
-    let parts = renewal(n, options.gap_cv, rng);
-    let mut next_user = 0;
-    let mut crowds: BTreeMap<Option<[u8; 2]>, Crowd> = BTreeMap::new();
-    let mut sizes: BTreeMap<Option<[u8; 2]>, usize> = BTreeMap::new();
-    who.iter().for_each(|c| *sizes.entry(*c).or_default() += 1);
-    let mut talks: Vec<Talk> = Vec::with_capacity(n);
-    for ((country, part), &turns) in who.into_iter().zip(parts).zip(turns) {
-        let part = match options.start_hour {
-            None => part,
-            Some(hour) => {
-                let offset = country.map_or(0.0, utc_offset_h);
-                laws::part_of_span(part, hour, offset, span_s / options.day_s)
-            }
-        };
-        let crowd = crowds.entry(country).or_insert_with(|| {
-            let users = (sizes[&country] as f64 / options.conversations_per_user).round().max(1.0) as usize;
-            Crowd { running: laws::zipf(users, USER_ZIPF), places: BTreeMap::new(), come: 0 }
-        });
-        let rank = crowd.next(rng);
-        let (user, place) = *crowd.places.entry(rank).or_insert_with(|| {
-            next_user += 1;
-            (next_user - 1, country.and_then(|c| place_in(c, rng)))
-        });
-        let start = Time::from_ms(part * span_s * 1e3);
-        talks.push(Talk { start, country, place, user, turns, opening: Vec::new() });
-    }
-    talks.sort_by_key(|t| t.start);
-    talks
-}
-
-/// Users of a country.
-#[derive(Debug)]
-struct Crowd {
-    running: Vec<f64>,
-    places: BTreeMap<usize, (u64, Option<Place>)>,
-    come: usize,
-}
-
-impl Crowd {
-    /// Rank of the next conversation's user: every user comes once, so that their number holds, then the busy ones
-    /// come again. Conversations are in random order, so "once" happens anywhere in the trace.
-    fn next(&mut self, rng: &mut ChaCha8Rng) -> usize {
-        self.come += 1;
-        if self.come <= self.running.len() { self.come - 1 } else { laws::rank_at(&self.running, rng.random()) }
-    }
-}
-
-/// `n` arrivals of a renewal process with Gamma gaps, as shuffled fractions of the span. With CV 1 that is a Poisson
-/// process given its count.
-fn renewal(n: usize, cv: f64, rng: &mut ChaCha8Rng) -> Vec<f64> {
-    let shape = 1.0 / (cv * cv);
-    let Ok(gamma) = Gamma::new(shape, 1.0 / shape) else { return laws::strata(n, rng) };
-    let mut at = 0.0;
-    let mut parts: Vec<f64> = (0..=n)
-        .map(|_| {
-            at += gamma.sample(rng);
-            at
-        })
-        .collect();
-    let end = parts.pop().unwrap_or(1.0);
-    parts.iter_mut().for_each(|p| *p /= end);
-    parts.shuffle(rng);
-    parts
-}
-
-/// How a conversation opens.
-#[derive(Debug)]
-enum Kind {
-    /// With a text of its own.
-    New,
-    /// With most of the opening of conversation number ...
-    Repeats(usize),
-    /// With the template of popularity rank ...
-    Template(usize),
-}
-
-/// Lengths of the new openings, in order. Those that are repeated most get lengths spread evenly over the law, so that
-/// not one long opening of a busy user decides how much the trace repeats.
-fn new_lengths(kinds: &[Kind], rng: &mut ChaCha8Rng) -> Vec<u32> {
-    let mut origin: Vec<usize> = Vec::with_capacity(kinds.len()); // the new opening each conversation goes back to
-    let mut repeats = vec![0usize; kinds.len()];
-    for (i, kind) in kinds.iter().enumerate() {
-        origin.push(if let Kind::Repeats(before) = kind { origin[*before] } else { i });
-        repeats[origin[i]] += 1;
-    }
-    let new: Vec<usize> = (0..kinds.len()).filter(|&i| matches!(kinds[i], Kind::New)).collect();
-    let mut by_repeats: Vec<usize> = (0..new.len()).collect();
-    by_repeats.sort_by_key(|&k| std::cmp::Reverse(repeats[new[k]]));
-    // Ranks of a golden-ratio sequence are a permutation: the draws stay exactly stratified.
-    let mut order: Vec<usize> = (0..new.len()).collect();
-    let key = |&k: &usize| (0.5 + k as f64 * GOLDEN).fract();
-    order.sort_by(|a, b| key(a).total_cmp(&key(b)));
-    let mut lengths = vec![0; new.len()];
-    for (stratum, &k) in order.iter().enumerate() {
-        lengths[by_repeats[k]] = FIRST_USER.at((stratum as f64 + rng.random::<f64>()) / new.len() as f64);
-    }
-    lengths
-}
-
-/// The golden ratio's fraction: its multiples spread evenly over [0, 1).
-const GOLDEN: f64 = 0.618_033_988_749_895;
-
-/// Gives each conversation its opening. Returns the lengths of the new ones, which the published law
-/// describes, and the number of near-duplicates.
-fn draw_openings(talks: &mut [Talk], options: &Generate, rng: &mut ChaCha8Rng) -> (Vec<u32>, usize) {
-    let popular = laws::zipf(TEMPLATES, TEMPLATE_ZIPF);
-    let mut latest: BTreeMap<u64, usize> = BTreeMap::new();
-    let mut pasted: BTreeSet<(u64, usize)> = BTreeSet::new();
-    let mut kinds = Vec::with_capacity(talks.len());
-    for (i, talk) in talks.iter().enumerate() {
-        let before = latest.get(&talk.user).copied().filter(|_| rng.random_bool(NEAR_DUPLICATES));
-        let template = laws::rank_at(&popular, rng.random());
-        // A user pastes a template once; else the own reuse would be far above the published one.
-        let kind = if let Some(before) = before {
-            Kind::Repeats(before)
-        } else if rng.random_bool(options.template_share) && pasted.insert((talk.user, template)) {
-            Kind::Template(template)
-        } else {
-            Kind::New
-        };
-        if !matches!(kind, Kind::Template(_)) {
-            latest.insert(talk.user, i);
-        }
-        kinds.push(kind);
-    }
-    let new = new_lengths(&kinds, rng);
-    let repeats = kinds.iter().filter(|k| matches!(k, Kind::Repeats(_))).count();
-    let (mut lengths, mut next_text) = (new.iter(), TEMPLATES as u64);
-    for (i, kind) in kinds.into_iter().enumerate() {
-        next_text += 1;
-        let opening = match kind {
-            Kind::New => lengths.next().map(|&tokens| Piece { text: next_text, tokens }).into_iter().collect(),
-            Kind::Repeats(other) => repeat(&talks[other].opening, rng.random_range(KEPT_PART), next_text),
-            Kind::Template(t) => {
-                let tail = LATER_USER.at(rng.random());
-                vec![Piece { text: t as u64, tokens: template_tokens(t) }, Piece { text: next_text, tokens: tail }]
-            }
-        };
-        talks[i].opening = opening;
-    }
-    (new, repeats)
-}
-
-/// Length of the template of that popularity rank. The pool is the same for every seed: its most popular members
-/// decide the trace's reuse, and chance should not.
-fn template_tokens(rank: usize) -> u32 {
-    let part = (0.5 + rank as f64 * GOLDEN).fract();
-    (TEMPLATE_TOKENS.start + (TEMPLATE_TOKENS.end - TEMPLATE_TOKENS.start) * part) as u32
-}
-
-/// The first `part` of an opening with a new end, as long as it was.
-fn repeat(opening: &[Piece], part: f64, text: u64) -> Vec<Piece> {
-    let total: u32 = opening.iter().map(|p| p.tokens).sum();
-    let mut left = (f64::from(total) * part) as u32;
-    let mut pieces = Vec::with_capacity(opening.len() + 1);
-    for piece in opening {
-        let tokens = piece.tokens.min(left);
-        left -= tokens;
-        if tokens > 0 {
-            pieces.push(Piece { tokens, ..*piece });
-        }
-    }
-    let kept: u32 = pieces.iter().map(|p| p.tokens).sum();
-    pieces.push(Piece { text, tokens: (total - kept).max(1) });
-    pieces
-}
-
 /// Plays the conversations: prompts with their history, answers, pauses.
 fn converse(
     talks: &[Talk],
@@ -418,6 +183,7 @@ fn converse(
 mod tests {
     use super::*;
     use crate::workload::reader::answer_len;
+    use std::collections::BTreeMap;
 
     #[test]
     fn the_default_trace_meets_the_published_marginals() {

@@ -23,8 +23,9 @@ use crate::error::{Bad, TraceError};
 use crate::geo::{self, is_real};
 use gorgo_core::Time;
 use gorgo_core::request::{Place, TraceRequest};
+use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::Write;
 
 const KNOWN: [&str; 18] = [
@@ -162,7 +163,7 @@ pub fn write<'a>(
     mut out: impl Write,
     requests: impl IntoIterator<Item = &'a TraceRequest>,
 ) -> Result<(), TraceError> {
-    let mut names: HashMap<u64, u64> = HashMap::new(); // looked up only, never iterated
+    let mut names: FxHashMap<u64, u64> = FxHashMap::default(); // looked up only, never iterated
     let mut name = |ids: &[u64]| -> Vec<u64> {
         let mut dense = Vec::with_capacity(ids.len());
         for &id in ids {

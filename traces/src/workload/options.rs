@@ -144,6 +144,8 @@ pub struct Options {
     pub arrivals: Arrivals,
     /// Factor on all times: larger is slower.
     pub time_scale: f64,
+    /// Leave out what would arrive later than this many seconds after the start.
+    pub duration_s: Option<f64>,
     /// What becomes of users without a place.
     pub unknown_places: UnknownPlaces,
     /// Seed of drawn arrivals and places.
@@ -167,6 +169,7 @@ impl Default for Options {
             spread: true,
             arrivals: Arrivals::Recorded,
             time_scale: 1.0,
+            duration_s: None,
             unknown_places: UnknownPlaces::Keep,
             seed: 0,
         }
@@ -185,6 +188,9 @@ impl Options {
                 "time_scale",
                 format!("is {}: it must be a number above 0 (larger is slower)", self.time_scale),
             );
+        }
+        if let Some(s) = self.duration_s.filter(|s| !(s.is_finite() && *s > 0.0)) {
+            return bad("duration_s", format!("is {s}: it must be a number of seconds above 0"));
         }
         if let Arrivals::Poisson(rate) | Arrivals::PoissonSessions(rate) = self.arrivals
             && !(rate.is_finite() && rate > 0.0)

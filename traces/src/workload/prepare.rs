@@ -2,10 +2,11 @@
 //! and hashes. Two things differ on purpose: every prompt line also carries its own place, because hashes collide; and
 //! an unknown place is left out of both files instead of becoming (0, 0).
 
+use super::Source;
 use super::guidellm_pair::{LOOKUP_FILE, PROMPTS_FILE, hash_messages, hash_prompt};
-use super::lines::Lines;
 use super::messages::Message;
 use super::native::whereabouts;
+use super::reader::Rows;
 use super::wildchat::Conversation;
 use crate::error::TraceError;
 use serde_json::{Map, Value, json};
@@ -87,13 +88,15 @@ impl fmt::Display for Prepared {
     }
 }
 
-/// Reads WildChat rows (JSON lines, `.gz` too) and writes the pair into `dir`.
+/// Reads WildChat rows (JSON lines, `.gz` too; Parquet with the `parquet` feature) and writes the pair into `dir`.
 ///
 /// # Errors
 /// When the source cannot be read, a row is bad (unless skipped), or the files cannot be written.
 pub fn prepare(source: &str, dir: &Path, options: &Prepare) -> Result<Prepared, TraceError> {
-    let open = |e| TraceError::Open { file: source.to_owned(), builtin: crate::shipped::names(), source: e };
-    let lines = Lines::new(source, File::open(source).map_err(open)?)?;
+    let lines: Rows = match super::source(source)? {
+        Source::Text(lines) => Box::new(lines),
+        Source::Parquet => super::parquet_rows(source)?,
+    };
     let mut done =
         Prepared { prompts_file: dir.join(PROMPTS_FILE), lookup_file: dir.join(LOOKUP_FILE), ..Prepared::default() };
     let written = |path: &Path| {

@@ -73,7 +73,8 @@ pub(crate) trait Parser {
     fn finish(&mut self, _sink: &mut Sink) {}
 }
 
-type Rows = Box<dyn Iterator<Item = Result<(u64, String), TraceError>>>;
+/// Rows of a file as text, with their numbers.
+pub(crate) type Rows = Box<dyn Iterator<Item = Result<(u64, String), TraceError>>>;
 
 /// Requests of a trace, in the file's order and at the file's times: a calendar format counts from 1970, a format
 /// without times gives zero to all.

@@ -2,7 +2,8 @@
 
 use crate::geo::country_name;
 use gorgo_core::request::TraceRequest;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use rustc_hash::FxHashSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Quantiles of a token count.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -62,7 +63,7 @@ pub enum Kept {
 impl Reuse {
     /// Replays `requests` in their order.
     pub fn of(requests: &[TraceRequest], kept: Kept) -> Self {
-        let (mut anyone, mut by_user) = (HashSet::new(), HashSet::new());
+        let (mut anyone, mut by_user) = (FxHashSet::default(), FxHashSet::default());
         let (mut own, mut global, mut tokens) = (0u64, 0u64, 0u64);
         let (mut found_blocks, mut blocks, mut hits) = (0u64, 0u64, 0u64);
         for r in requests {

@@ -147,6 +147,25 @@ fn options_limit_rows_lengths_and_answers() {
 }
 
 #[test]
+fn a_trace_can_be_cut_to_a_duration() {
+    let options = Options { duration_s: Some(60.0), ..Options::default() };
+    let workload = open("mooncake-conversation", &options).unwrap();
+    assert!(workload.requests.iter().all(|r| r.at.secs() <= 60.0) && workload.requests.len() > 100);
+    let left_out = 12_031 - workload.requests.len();
+    assert!(workload.notes.contains(&format!("{left_out} left out: later than duration_s")), "{:?}", workload.notes);
+}
+
+#[cfg(not(feature = "parquet"))]
+#[test]
+fn parquet_without_its_feature_says_how_to_get_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.parquet");
+    std::fs::write(&path, b"PAR1....").unwrap();
+    let e = open(&path.display().to_string(), &Options::default()).unwrap_err().to_string();
+    assert!(e.contains("build with `--features parquet` or convert it to JSON lines"), "{e}");
+}
+
+#[test]
 fn unknown_places_stay_unknown_or_are_drawn_once_a_user() {
     let text = [1, 2, 1].map(|user| {
         format!(r#"{{"timestamp":0,"user_id":{user},"session_id":{user},"input_length":5,"output_length":2}}"#)
