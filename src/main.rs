@@ -1,3 +1,27 @@
 //! The `gorgo` command: parse, call, print.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // this is the program that talks
 
-fn main() {}
+mod cli;
+
+use clap::Parser;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = cli::Args::parse();
+    match cli::run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS, // `gorgo ... | head` is no failure
+        Err(error) => {
+            let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let (on, off) = if colour { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+            eprintln!("{on}error:{off} {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kinds = error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>().map(std::io::Error::kind));
+    kinds.into_iter().any(|kind| kind == std::io::ErrorKind::BrokenPipe)
+}

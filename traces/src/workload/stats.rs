@@ -3,10 +3,11 @@
 use crate::geo::country_name;
 use gorgo_core::request::TraceRequest;
 use rustc_hash::FxHashSet;
+use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Quantiles of a token count.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Lengths {
     /// Mean.
     pub mean: f64,
@@ -37,7 +38,7 @@ impl Lengths {
 
 /// Share of prompts that a cache without limit or delay would hold, as the trace is cut. A request finds the longest
 /// beginning that an earlier request left behind; in `own` one of the same user, in `global` any.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Reuse {
     /// Tokens found that the same user left, over all prompt tokens.
     pub own: f64,
@@ -94,7 +95,7 @@ impl Reuse {
 }
 
 /// A summary of a trace.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Stats {
     /// Requests.
     pub requests: usize,
@@ -117,6 +118,7 @@ pub struct Stats {
     /// Share of requests by the busiest user.
     pub busiest_user: f64,
     /// Countries and their requests, most first; unknown ones are in `unknown_place`.
+    #[serde(serialize_with = "named")]
     pub countries: Vec<([u8; 2], usize)>,
     /// Requests without a place.
     pub unknown_place: usize,
@@ -126,6 +128,11 @@ pub struct Stats {
     pub prompts: Reuse,
     /// Reuse of prompts and answers.
     pub with_answers: Reuse,
+}
+
+/// Countries by their codes.
+fn named<S: Serializer>(countries: &[([u8; 2], usize)], out: S) -> Result<S::Ok, S::Error> {
+    out.collect_map(countries.iter().map(|(code, n)| (String::from_utf8_lossy(code), n)))
 }
 
 impl Stats {

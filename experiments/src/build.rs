@@ -1,0 +1,159 @@
+//! From the words of a spec to a world: regions become places and round trips, presets become engines.
+
+use crate::results::Names;
+use crate::spec::run::{FaultWord, RunSpec, TopologySpec};
+use crate::spec::{SpecError, table};
+use gorgo_core::nearest::{nearest, with_suggestion};
+use gorgo_core::request::{Place, TraceRequest};
+use gorgo_core::{Span, Time};
+use gorgo_sim::engine::EngineConfig;
+use gorgo_sim::world::{Client, Fault, FaultKind, ReplicaConfig, Site, Topology, WorldConfig};
+use gorgo_traces::geo;
+use std::collections::BTreeSet;
+use toml::{Table, Value};
+
+/// Two places this far from measured regions still take their round trip; beyond, the distance model decides.
+const STAND_IN_KM: f64 = 150.0;
+
+/// A world and the names behind its indices.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// What to run.
+    pub world: WorldConfig,
+    /// Names for records.
+    pub names: Names,
+}
+
+/// Builds the world of `spec` for one seed and its workload.
+///
+/// # Errors
+/// When a region or engine preset is not known, or engine settings are wrong.
+pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -> Result<Built, SpecError> {
+    let mut sites = Sites { file, keys: Vec::new(), sites: Vec::new() };
+    let mut replicas = Vec::new();
+    for replica in &spec.fleet.replicas {
+        let preset = replica.engine.as_deref().unwrap_or(&spec.fleet.engine);
+        let engine = engine(file, preset, spec)?;
+        let own = spec.fleet.own_rates.then(|| engine.ms_per_token());
+        replicas.push(ReplicaConfig {
+            name: replica.name.clone(),
+            site: sites.site(&replica.name, &replica.region)?,
+            ms_per_token: replica.ms_per_token.or(own),
+            engine,
+        });
+    }
+    let topology = match spec.topology {
+        TopologySpec::Edge => Topology::Edge,
+        TopologySpec::Proxy => {
+            let region = spec.proxy_region.as_ref().unwrap_or(&spec.fleet.replicas[0].region);
+            Topology::Proxy { site: sites.site("proxy", region)? }
+        }
+    };
+    let measured = sites.measured();
+    let countries: BTreeSet<[u8; 2]> = workload.iter().filter_map(|r| r.country).collect();
+    let mut origins: Vec<String> = countries.iter().map(|&c| geo::country_name(c)).collect();
+    origins.push("unknown".to_owned());
+    let routers = match topology {
+        Topology::Edge => replicas.iter().map(|r| format!("lb {}", r.name)).collect(),
+        Topology::Proxy { site } => vec![format!("proxy {}", sites.sites[site].name)],
+    };
+    let names = Names { origins, routers, replicas: replicas.iter().map(|r| r.name.clone()).collect() };
+    let faults = spec.faults.iter().map(|fault| Fault {
+        at: Time::ZERO + Span::from_secs(fault.at_s),
+        replica: spec.fleet.replicas.iter().position(|r| r.name == fault.replica).unwrap_or_default() as u16,
+        kind: match fault.kind {
+            FaultWord::Crash => FaultKind::Crash { down_ms: fault.down_s * 1e3 },
+            FaultWord::Drain => FaultKind::Drain,
+            FaultWord::Undrain => FaultKind::Undrain,
+        },
+    });
+    let world = WorldConfig {
+        seed,
+        network: spec.network.clone(),
+        measured,
+        countries: countries.iter().map(|&c| (c, geo::access_ms(Some(c)))).collect(),
+        replicas,
+        topology,
+        router: spec.router.clone(),
+        block_tokens: workload.first().map_or(16, |r| r.block_tokens),
+        scrape_ms: spec.signals.scrape_ms,
+        probe_ms: spec.signals.probe_ms,
+        peer_ms: spec.signals.peer_ms,
+        sample_ms: spec.signals.sample_ms,
+        router_ms: spec.signals.router_ms,
+        client: spec.client.workers.map_or(Client::Open, |workers| Client::Bounded { workers }),
+        patience_ms: spec.client.patience_ms,
+        deadline_ms: spec.client.deadline_ms,
+        faults: faults.collect(),
+        drain_limit_s: spec.drain_limit_s,
+        sites: sites.sites,
+    };
+    Ok(Built { world, names })
+}
+
+/// The engine of a preset with the fleet's settings on top.
+fn engine(file: &str, preset: &str, spec: &RunSpec) -> Result<EngineConfig, SpecError> {
+    let fail = |message: String| SpecError::Engine { file: file.to_owned(), message };
+    let base = EngineConfig::preset(preset).map_err(|e| fail(e.to_string()))?;
+    let mut settings = Table::try_from(&base).map_err(|e| fail(e.to_string()))?;
+    table::merge(&mut settings, &spec.fleet.settings);
+    let mut engine: EngineConfig = Value::Table(settings)
+        .try_into()
+        .map_err(|e: toml::de::Error| fail(format!("settings: {}", with_suggestion(e.message()))))?;
+    if let Some(most) = spec.fleet.max_running {
+        engine.max_running_requests = most;
+    }
+    engine.validate().map_err(|e| fail(e.to_string()))?;
+    Ok(engine)
+}
+
+struct Sites<'a> {
+    file: &'a str,
+    keys: Vec<String>,
+    sites: Vec<Site>,
+}
+
+impl Sites<'_> {
+    fn site(&mut self, replica: &str, key: &str) -> Result<usize, SpecError> {
+        if let Some(known) = self.keys.iter().position(|k| k == key) {
+            return Ok(known);
+        }
+        let place = geo::region(key).map(|r| r.place).or_else(|| coordinates(key));
+        let Some(place) = place else {
+            let all: Vec<String> = geo::regions().iter().map(|r| format!("{}:{}", r.provider, r.name)).collect();
+            return Err(SpecError::Region {
+                file: self.file.to_owned(),
+                replica: replica.to_owned(),
+                region: key.to_owned(),
+                nearest: nearest(key, all.iter().map(String::as_str)).unwrap_or_default().to_owned(),
+            });
+        };
+        self.keys.push(key.to_owned());
+        self.sites.push(Site { name: key.to_owned(), place });
+        Ok(self.sites.len() - 1)
+    }
+
+    /// Round trips that were measured between these very regions, or between ones close by.
+    fn measured(&self) -> Vec<(usize, usize, f64)> {
+        let full = |key: &str| geo::region(key).map(|r| format!("{}:{}", r.provider, r.name));
+        let mut found = Vec::new();
+        for a in 0..self.sites.len() {
+            for b in a + 1..self.sites.len() {
+                let direct = full(&self.keys[a]).zip(full(&self.keys[b])).and_then(|(x, y)| geo::rtt(&x, &y));
+                let rtt = direct.or_else(|| {
+                    geo::measured_between(self.sites[a].place, self.sites[b].place, STAND_IN_KM).map(|s| s.rtt)
+                });
+                if let Some(rtt) = rtt {
+                    found.push((a, b, rtt.median_ms));
+                }
+            }
+        }
+        found
+    }
+}
+
+fn coordinates(text: &str) -> Option<Place> {
+    let (lat, lon) = text.split_once(',')?;
+    let place = Place { lat: lat.trim().parse().ok()?, lon: lon.trim().parse().ok()? };
+    geo::is_real(place).then_some(place)
+}

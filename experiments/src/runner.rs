@@ -1,0 +1,176 @@
+//! Runs the points of a plan (arm × seed) on all cores and keeps each result as it ends.
+
+use crate::build::build;
+use crate::results::{ArmRun, ArmTiming, QueueSample, ResultError, ResultFolder, Results, Rows};
+use crate::spec::{Experiment, PlannedArm, SpecError};
+use gorgo_core::record::Status;
+use gorgo_core::request::TraceRequest;
+use gorgo_sim::world::{self, WorldError};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The experiment is malformed.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Results cannot be kept.
+    #[error(transparent)]
+    Result(#[from] ResultError),
+    /// The world could not be run to its end.
+    #[error("arm `{arm}`, seed {seed}: {source}")]
+    World {
+        /// Which arm.
+        arm: String,
+        /// With which seed.
+        seed: u64,
+        /// Why.
+        source: WorldError,
+    },
+    /// No thread pool.
+    #[error("cannot start {jobs} worker threads; give a smaller --jobs")]
+    Jobs {
+        /// How many were asked for.
+        jobs: usize,
+    },
+}
+
+/// How to run.
+#[derive(Debug, Clone, Copy)]
+pub struct RunOptions {
+    /// Threads; all cores when absent.
+    pub jobs: Option<usize>,
+    /// Whether to keep a row a request.
+    pub rows: Rows,
+    /// Run only points `i` with `i % n == shard` of `(shard, n)`.
+    pub shard: Option<(usize, usize)>,
+}
+
+/// News for a progress bar.
+#[derive(Debug, Clone)]
+pub enum Progress {
+    /// So many points are to be run, so many were there already.
+    Start {
+        /// To run.
+        points: usize,
+        /// Found in the folder.
+        kept: usize,
+    },
+    /// One is done.
+    Point {
+        /// Which arm.
+        arm: String,
+        /// Which seed.
+        seed: u64,
+        /// Requests in it.
+        requests: usize,
+    },
+}
+
+type Workload = Result<Arc<Vec<TraceRequest>>, String>;
+
+/// Runs every arm with every seed into `folder`, skipping what is there already, and writes all its files.
+///
+/// # Errors
+/// The first failure; what ended before stays in the folder, so the same command goes on from there.
+pub fn run(
+    experiment: &Experiment,
+    plan: &[PlannedArm],
+    folder: &ResultFolder,
+    options: RunOptions,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Results, RunError> {
+    let mut points = Vec::new();
+    for (position, arm) in plan.iter().enumerate() {
+        points.extend(experiment.seeds.iter().map(|&seed| (position, arm, seed)));
+    }
+    if let Some((shard, of)) = options.shard {
+        points = points.into_iter().enumerate().filter(|(i, _)| i % of == shard).map(|(_, p)| p).collect();
+    }
+    let all = points.len();
+    points.retain(|(_, arm, seed)| !folder.holds(&arm.label, *seed, options.rows));
+    progress(Progress::Start { points: points.len(), kept: all - points.len() });
+
+    // One reading of each workload, shared by the arms that run it: they meet the same requests.
+    let workloads: BTreeMap<String, OnceLock<Workload>> =
+        points.iter().map(|(_, arm, seed)| (workload_key(arm, *seed), OnceLock::new())).collect();
+    let timings = Mutex::new(Vec::new());
+    let one = |&(position, arm, seed): &(usize, &PlannedArm, u64)| -> Result<(), RunError> {
+        let slot = &workloads[&workload_key(arm, seed)];
+        let loaded = slot.get_or_init(|| match arm.spec.workload.load(&experiment.dir, seed) {
+            Ok(requests) => Ok(Arc::new(requests)),
+            Err(error) => Err(error.to_string()),
+        });
+        let requests = loaded.clone().map_err(|message| SpecError::Key {
+            file: experiment.file.clone(),
+            place: "[workload]".to_owned(),
+            message,
+        })?;
+        let (run, timing) = simulate(&experiment.file, arm, seed, &requests)?;
+        folder.add(position as u32, &run, options.rows)?;
+        timings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(timing);
+        progress(Progress::Point { arm: arm.label.clone(), seed, requests: run.records.len() });
+        Ok(())
+    };
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.jobs.unwrap_or(0))
+        .build()
+        .map_err(|_| RunError::Jobs { jobs: options.jobs.unwrap_or(0) })?;
+    pool.install(|| points.par_iter().try_for_each(one))?;
+    let timings = timings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if !timings.is_empty() {
+        folder.write_timing(&timings)?;
+    }
+    Ok(folder.finish()?)
+}
+
+fn workload_key(arm: &PlannedArm, seed: u64) -> String {
+    format!("{seed} {}", serde_json::to_string(&arm.spec.workload).unwrap_or_default())
+}
+
+/// One arm with one seed.
+///
+/// # Errors
+/// When its world cannot be built or does not end.
+pub fn simulate(
+    file: &str,
+    arm: &PlannedArm,
+    seed: u64,
+    requests: &[TraceRequest],
+) -> Result<(ArmRun, ArmTiming), RunError> {
+    let built = build(file, &arm.spec, seed, requests)?;
+    let policy = arm.spec.policy.clone();
+    let started = Instant::now();
+    let outcome = world::run(&built.world, &|| policy.build(), requests.iter().cloned())
+        .map_err(|source| RunError::World { arm: arm.label.clone(), seed, source })?;
+    let wall_s = started.elapsed().as_secs_f64();
+    let samples = outcome.samples.iter().map(|s| QueueSample {
+        at: s.at,
+        replica: s.replica,
+        waiting: s.waiting,
+        running: s.running,
+        queued_at_router: s.queued_at_router,
+    });
+    let run = ArmRun {
+        arm: arm.label.clone(),
+        policy: arm.spec.policy.name().to_owned(),
+        topology: arm.spec.topology.as_str().to_owned(),
+        settings: arm.settings.iter().cloned().collect(),
+        seed,
+        names: built.names,
+        itl: outcome.itl.buckets().collect(),
+        samples: samples.collect(),
+        event_hash: outcome.event_hash,
+        events: outcome.events,
+        span: outcome.span,
+        records: outcome.records,
+    };
+    debug_assert!(run.records.iter().all(|r| r.status != Status::Finished || r.first_token <= r.done));
+    let rate = run.records.len() as f64 / wall_s.max(1e-9);
+    let timing = ArmTiming { arm: run.arm.clone(), seed, wall_s, simulated_requests_per_second: rate };
+    Ok((run, timing))
+}

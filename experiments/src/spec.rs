@@ -1,0 +1,310 @@
+//! An experiment file: what is asked, of which arms, over which seeds.
+//!
+//! The file is a table of settings shared by all arms, a list of `[[arms]]` that change some of them, and an optional
+//! `[vary]` that crosses the arms with values of any settings. `--set key=value` changes the table before anything is
+//! read. Reading is strict: an unknown key is an error that names the nearest known one.
+
+use gorgo_core::nearest::{nearest, with_suggestion};
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+pub mod run;
+pub mod table;
+pub mod vary;
+pub mod workload;
+pub use run::RunSpec;
+pub use workload::WorkloadSpec;
+
+/// Why an experiment cannot be run. Each is one sentence that says where and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecError {
+    /// The file cannot be read.
+    #[error("cannot read `{}`: {source}; give the path of an experiment file, such as experiments/three-regions.toml", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not TOML.
+    #[error("`{file}`: {message}")]
+    Syntax {
+        /// Which file.
+        file: String,
+        /// The parser's words, with the line.
+        message: String,
+    },
+    /// A key or value is wrong.
+    #[error("`{file}`, {place}: {message}")]
+    Key {
+        /// Which file.
+        file: String,
+        /// Arm or table.
+        place: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// An override is wrong.
+    #[error("{0}")]
+    Set(String),
+    /// The workload cannot be read.
+    #[error(transparent)]
+    Trace(#[from] gorgo_traces::TraceError),
+    /// A region is not known.
+    #[error("`{file}`, replica `{replica}`: no region `{region}`; did you mean `{nearest}`? (or give \"lat,lon\")")]
+    Region {
+        /// Which file.
+        file: String,
+        /// Whose region.
+        replica: String,
+        /// What was asked for.
+        region: String,
+        /// The nearest known.
+        nearest: String,
+    },
+    /// Engine settings are wrong.
+    #[error("`{file}`, fleet: {message}")]
+    Engine {
+        /// Which file.
+        file: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// Keys of the file that are not settings of a run.
+const FILE_KEYS: [&str; 7] = ["title", "question", "expect", "seeds", "baseline", "arms", "vary"];
+
+/// An experiment as written, with overrides applied.
+#[derive(Debug, Clone)]
+pub struct Experiment {
+    /// File name for messages.
+    pub file: String,
+    /// Folder that relative paths start from.
+    pub dir: PathBuf,
+    /// One line.
+    pub title: String,
+    /// What it asks.
+    pub question: String,
+    /// What should be seen.
+    pub expect: String,
+    /// Seeds of every arm.
+    pub seeds: Vec<u64>,
+    /// Name of the arm others are compared with; the first when absent.
+    pub baseline: Option<String>,
+    /// Settings of all arms.
+    base: Table,
+    /// Name and settings of each arm.
+    arms: Vec<(Option<String>, Table)>,
+    /// Settings crossed with the arms.
+    vary: Vec<(String, Vec<Value>)>,
+}
+
+/// One arm, ready to run with any seed.
+#[derive(Debug, Clone)]
+pub struct PlannedArm {
+    /// Unique name.
+    pub label: String,
+    /// The arm it is compared with, itself for a baseline.
+    pub baseline: String,
+    /// Varied settings, as shown.
+    pub settings: Vec<(String, String)>,
+    /// What to run.
+    pub spec: RunSpec,
+}
+
+impl Experiment {
+    /// Reads a file; `sets` are `key=value` overrides, `vary` further crossed settings as `key=values`.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is malformed.
+    pub fn load(path: &Path, sets: &[String], vary: &[String]) -> Result<Self, SpecError> {
+        let text = std::fs::read_to_string(path).map_err(|source| SpecError::Read { path: path.to_owned(), source })?;
+        let dir = path.parent().unwrap_or(Path::new("")).to_owned();
+        Self::parse(&path.display().to_string(), dir, &text, sets, vary)
+    }
+
+    /// As [`Self::load`], from text.
+    ///
+    /// # Errors
+    /// When it is malformed.
+    pub fn parse(file: &str, dir: PathBuf, text: &str, sets: &[String], vary: &[String]) -> Result<Self, SpecError> {
+        let syntax = |e: toml::de::Error| SpecError::Syntax { file: file.to_owned(), message: one_line(&e, text) };
+        let mut base: Table = text.parse().map_err(syntax)?;
+        for set in sets {
+            let (key, value) = table::assignment(set).map_err(SpecError::Set)?;
+            table::set(&mut base, &key, value).map_err(SpecError::Set)?;
+        }
+        let bad =
+            |place: &str, message: String| SpecError::Key { file: file.to_owned(), place: place.to_owned(), message };
+        let mut word = |key: &str| match base.remove(key) {
+            None => Ok(String::new()),
+            Some(Value::String(text)) => Ok(text),
+            Some(other) => Err(bad(key, format!("is {other}; it must be a text in quotes"))),
+        };
+        let (title, question, expect, baseline) =
+            (word("title")?, word("question")?, word("expect")?, word("baseline")?);
+        let seeds = seeds(base.remove("seeds")).map_err(|m| bad("seeds", m))?;
+        let arms = match base.remove("arms") {
+            None => vec![(None, Table::new())],
+            Some(Value::Array(list)) if !list.is_empty() => {
+                list.into_iter().map(arm).collect::<Result<_, _>>().map_err(|m| bad("arms", m))?
+            }
+            Some(other) => return Err(bad("arms", format!("is {other}; write one [[arms]] table for each arm"))),
+        };
+        let mut crossed = vary::from_table(base.remove("vary")).map_err(|m| bad("vary", m))?;
+        for text in vary {
+            let (key, values) = vary::parse(text).map_err(SpecError::Set)?;
+            crossed.retain(|(k, _)| *k != key);
+            crossed.push((key, values));
+        }
+        let known: Vec<&str> = RunSpec::KEYS.into_iter().chain(FILE_KEYS).collect();
+        for (place, keys) in std::iter::once(("the file", &base)).chain(arms.iter().map(|(_, t)| ("an arm", t))) {
+            if let Some(key) = keys.keys().find(|k| !RunSpec::KEYS.contains(&k.as_str())) {
+                let hint = nearest(key, known.iter().copied()).unwrap_or_default();
+                return Err(bad(place, format!("unknown key `{key}`; did you mean `{hint}`?")));
+            }
+        }
+        let baseline = Some(baseline).filter(|b| !b.is_empty());
+        Ok(Self { file: file.to_owned(), dir, title, question, expect, seeds, baseline, base, arms, vary: crossed })
+    }
+
+    /// The arms, crossed with what varies.
+    ///
+    /// # Errors
+    /// When an arm's settings are wrong, two arms have one name, or a varied key fits no arm.
+    pub fn plan(&self) -> Result<Vec<PlannedArm>, SpecError> {
+        let mut planned: Vec<PlannedArm> = Vec::new();
+        let names = self.names();
+        let base_name = self.baseline.clone().unwrap_or_else(|| names[0].clone());
+        if !names.contains(&base_name) {
+            let hint = nearest(&base_name, names.iter().map(String::as_str)).unwrap_or_default();
+            return Err(self.key("baseline", format!("no arm is called `{base_name}`; did you mean `{hint}`?")));
+        }
+        let mut fits = vec![false; self.vary.len()];
+        for ((_, settings), name) in self.arms.iter().zip(&names) {
+            let mut arm = self.base.clone();
+            table::merge(&mut arm, settings);
+            // A policy's knob is varied only for arms whose policy has it; the others stand as they are.
+            let crossed: Vec<usize> =
+                (0..self.vary.len()).filter(|&i| run::accepts(&arm, &self.vary[i].0, &self.vary[i].1[0])).collect();
+            crossed.iter().for_each(|&i| fits[i] = true);
+            for combination in vary::combinations(&self.vary, &crossed) {
+                let mut settings = arm.clone();
+                for (key, value) in &combination {
+                    table::set(&mut settings, key, value.clone()).map_err(SpecError::Set)?;
+                }
+                let label = vary::label(name, &combination);
+                let spec = self.read(&label, settings)?;
+                let shared: Vec<_> = combination.iter().filter(|(k, _)| !k.starts_with("policy")).cloned().collect();
+                let settings = combination.iter().map(|(k, v)| (k.clone(), vary::show(v))).collect();
+                planned.push(PlannedArm { label, baseline: vary::label(&base_name, &shared), settings, spec });
+            }
+        }
+        if let Some(i) = fits.iter().position(|fit| !fit) {
+            let key = &self.vary[i].0;
+            return Err(self.key("vary", format!("`{key}` is a setting of no arm; check its name")));
+        }
+        let labels: Vec<String> = planned.iter().map(|p| p.label.clone()).collect();
+        if let Some(twice) = labels.iter().enumerate().find(|(i, l)| labels[..*i].contains(l)) {
+            return Err(self.key("arms", format!("two arms are called `{}`; give them different names", twice.1)));
+        }
+        for arm in &mut planned {
+            if !labels.contains(&arm.baseline) {
+                arm.baseline = labels[0].clone(); // the baseline itself varies in a knob of its own
+            }
+        }
+        // The baseline leads.
+        planned.sort_by_key(|arm| arm.label != arm.baseline);
+        Ok(planned)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let describe = |(name, settings): &(Option<String>, Table)| {
+            name.clone().unwrap_or_else(|| {
+                let mut arm = self.base.clone();
+                table::merge(&mut arm, settings);
+                run::default_name(&arm)
+            })
+        };
+        self.arms.iter().map(describe).collect()
+    }
+
+    fn read(&self, label: &str, settings: Table) -> Result<RunSpec, SpecError> {
+        RunSpec::parse(settings).map_err(|message| self.key(&format!("arm `{label}`"), with_suggestion(&message)))
+    }
+
+    fn key(&self, place: &str, message: String) -> SpecError {
+        SpecError::Key { file: self.file.clone(), place: place.to_owned(), message }
+    }
+
+    /// The experiment with every override applied, as it is kept with the results.
+    pub fn resolved(&self) -> String {
+        let mut all = Table::new();
+        for (key, text) in [("title", &self.title), ("question", &self.question), ("expect", &self.expect)] {
+            all.insert(key.to_owned(), Value::String(text.clone()));
+        }
+        if let Some(baseline) = &self.baseline {
+            all.insert("baseline".to_owned(), Value::String(baseline.clone()));
+        }
+        let seeds = self.seeds.iter().map(|&s| Value::Integer(s as i64)).collect();
+        all.insert("seeds".to_owned(), Value::Array(seeds));
+        all.extend(self.base.clone());
+        if !self.vary.is_empty() {
+            let vary = self.vary.iter().map(|(k, v)| (k.clone(), Value::Array(v.clone()))).collect();
+            all.insert("vary".to_owned(), Value::Table(vary));
+        }
+        let arms = self.arms.iter().map(|(name, settings)| {
+            let mut arm = settings.clone();
+            if let Some(name) = name {
+                arm.insert("name".to_owned(), Value::String(name.clone()));
+            }
+            Value::Table(arm)
+        });
+        all.insert("arms".to_owned(), Value::Array(arms.collect()));
+        let head = format!("# Resolved by gorgo {}.\n", env!("CARGO_PKG_VERSION"));
+        head + &toml::to_string(&all).unwrap_or_default()
+    }
+}
+
+fn seeds(value: Option<Value>) -> Result<Vec<u64>, String> {
+    let wrong = |v: &dyn std::fmt::Display| {
+        format!("{v} is no list of seeds; give a number of seeds or a list such as [1, 2, 3]")
+    };
+    match value {
+        None => Ok((1..=5).collect()),
+        Some(Value::Integer(n)) if (1..=1000).contains(&n) => Ok((1..=n as u64).collect()),
+        Some(Value::Array(list)) if !list.is_empty() => {
+            let mut seeds = Vec::new();
+            for v in list {
+                let seed = v.as_integer().and_then(|i| u64::try_from(i).ok()).ok_or_else(|| wrong(&v))?;
+                if seeds.contains(&seed) {
+                    return Err(format!("seed {seed} is listed twice"));
+                }
+                seeds.push(seed);
+            }
+            Ok(seeds)
+        }
+        Some(other) => Err(wrong(&other)),
+    }
+}
+
+fn arm(value: Value) -> Result<(Option<String>, Table), String> {
+    let Value::Table(mut settings) = value else { return Err(format!("{value} is no table; write [[arms]]")) };
+    match settings.remove("name") {
+        None => Ok((None, settings)),
+        Some(Value::String(name)) if !name.trim().is_empty() => Ok((Some(name), settings)),
+        Some(other) => Err(format!("name = {other} is no name")),
+    }
+}
+
+/// A TOML error in one line, with its place.
+fn one_line(error: &toml::de::Error, text: &str) -> String {
+    let at = error.span().map_or(0, |s| s.start.min(text.len()));
+    let line = text.as_bytes()[..at].iter().filter(|&&b| b == b'\n').count() + 1;
+    format!("line {line}: {}", error.message().replace('\n', " "))
+}
+
+#[cfg(test)]
+mod tests;

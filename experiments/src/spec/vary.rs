@@ -1,0 +1,105 @@
+//! Crossed settings: lists and ranges of values, their combinations and names.
+
+use super::table::value_of;
+use toml::{Table, Value};
+
+/// Most values of one range; a typo in a step should not ask for a million runs.
+const MOST: usize = 1_000;
+
+/// Reads `[vary]`: each key a list or a range text such as `"0..2:0.1"`.
+pub fn from_table(value: Option<Value>) -> Result<Vec<(String, Vec<Value>)>, String> {
+    let Some(value) = value else { return Ok(Vec::new()) };
+    let Value::Table(table) = value else {
+        return Err(format!("is {value}; write \"policy.ms_per_token\" = [0.05, 0.1]"));
+    };
+    let mut found = Vec::new();
+    flatten("", table, &mut found)?;
+    Ok(found)
+}
+
+fn flatten(prefix: &str, table: Table, found: &mut Vec<(String, Vec<Value>)>) -> Result<(), String> {
+    for (key, value) in table {
+        let key = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
+        match value {
+            Value::Table(inner) => flatten(&key, inner, found)?,
+            Value::Array(list) if !list.is_empty() => found.push((key, list)),
+            Value::String(text) => found.push((key, values(&text)?)),
+            other => return Err(format!("`{key}` is {other}; give a list or a range such as \"0..2:0.1\"")),
+        }
+    }
+    Ok(())
+}
+
+/// Reads `key=from..to:step` or `key=a,b,c`.
+pub fn parse(text: &str) -> Result<(String, Vec<Value>), String> {
+    let (key, list) = text
+        .split_once('=')
+        .filter(|(k, v)| !k.trim().is_empty() && !v.trim().is_empty())
+        .ok_or_else(|| format!("`{text}` varies nothing; write key=from..to:step or key=a,b,c"))?;
+    Ok((key.trim().to_owned(), values(list)?))
+}
+
+/// `from..to:step` (ends included), `from..to:*factor` (geometric), or a list with commas.
+fn values(text: &str) -> Result<Vec<Value>, String> {
+    let Some((from, rest)) = text.split_once("..") else {
+        return Ok(text.split(',').map(value_of).collect());
+    };
+    let wrong = || format!("`{text}` is no range; write from..to:step, or from..to:*factor for a geometric one");
+    let (to, step) = rest.split_once(':').ok_or_else(wrong)?;
+    let whole = [from, to, step].iter().all(|part| part.trim().parse::<i64>().is_ok());
+    let number = |s: &str| s.trim().parse::<f64>().ok().filter(|x| x.is_finite()).ok_or_else(wrong);
+    let (from, to) = (number(from)?, number(to)?);
+    let factor = step.trim().strip_prefix('*').map(number).transpose()?;
+    let step = if factor.is_some() { 0.0 } else { number(step)? };
+    if from > to || factor.is_some_and(|f| f <= 1.0 || from <= 0.0) || (factor.is_none() && step <= 0.0) {
+        return Err(format!(
+            "`{text}` never ends or has no values: from must not exceed to, step must be above 0, a factor above 1"
+        ));
+    }
+    let mut list = Vec::new();
+    for i in 0..=MOST {
+        // Counted, not summed: no rounding error grows along the range.
+        let value = factor.map_or(from + step * i as f64, |f| from * f.powi(i as i32));
+        if value > to * (1.0 + 1e-9) + f64::EPSILON {
+            return Ok(list);
+        }
+        let rounded = (value * 1e9).round() / 1e9;
+        list.push(if whole { Value::Integer(rounded as i64) } else { Value::Float(rounded) });
+    }
+    Err(format!("`{text}` has more than {MOST} values; take a larger step"))
+}
+
+/// All combinations of the varied settings `which`, the last changing fastest.
+pub fn combinations(vary: &[(String, Vec<Value>)], which: &[usize]) -> Vec<Vec<(String, Value)>> {
+    let mut all = vec![Vec::new()];
+    for &i in which {
+        let (key, values) = &vary[i];
+        let extend = |head: Vec<(String, Value)>| {
+            values.iter().map(move |v| {
+                let mut longer = head.clone();
+                longer.push((key.clone(), v.clone()));
+                longer
+            })
+        };
+        all = all.into_iter().flat_map(extend).collect();
+    }
+    all
+}
+
+/// A value as shown in labels and tables.
+pub fn show(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// An arm's name with its varied settings: the last part of each key is enough to tell them apart.
+pub fn label(name: &str, combination: &[(String, Value)]) -> String {
+    let mut label = name.to_owned();
+    for (key, value) in combination {
+        let short = key.rsplit('.').next().unwrap_or(key);
+        label += &format!(" {short}={}", show(value));
+    }
+    label
+}

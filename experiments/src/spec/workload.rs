@@ -1,0 +1,190 @@
+//! `[workload]`: which requests, when.
+
+use super::SpecError;
+use gorgo_core::request::TraceRequest;
+use gorgo_core::{Span, Time};
+use gorgo_traces::workload::blocks::mix;
+use gorgo_traces::workload::generate::{Generate, wildchat_like};
+use gorgo_traces::workload::{Arrivals, Options, UnknownPlaces};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::sync::Arc;
+use toml::{Table, Value};
+
+/// A workload: a trace or a generator, and what is done with it. All keys of the trace reader's options may stand
+/// beside these.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WorkloadSpec {
+    /// Built-in name or path of a trace.
+    pub trace: Option<String>,
+    /// `wildchat-like`: make one instead.
+    pub generate: Option<String>,
+    /// Size of a generated trace.
+    pub requests: Option<usize>,
+    /// Poisson arrivals in the order of the trace, requests a second.
+    pub rate: Option<f64>,
+    /// Poisson arrivals of conversations, whose turns keep their pauses, requests a second on average.
+    pub session_rate: Option<f64>,
+    /// Only what arrives within this time. A drawn arrival process goes on through fresh copies of the trace (other
+    /// ids, other users) when the trace is too short for it.
+    pub duration_s: Option<f64>,
+    /// The reader's options.
+    pub options: Options,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Own {
+    trace: Option<String>,
+    generate: Option<String>,
+    requests: Option<usize>,
+    rate: Option<f64>,
+    session_rate: Option<f64>,
+    duration_s: Option<f64>,
+}
+
+const OWN: [&str; 6] = ["trace", "generate", "requests", "rate", "session_rate", "duration_s"];
+
+impl WorkloadSpec {
+    /// Reads the table.
+    ///
+    /// # Errors
+    /// One sentence that names the key.
+    pub fn parse(mut table: Table) -> Result<Self, String> {
+        let mut own = Table::new();
+        for key in OWN {
+            own.extend(table.remove_entry(key));
+        }
+        let own: Own =
+            Value::Table(own).try_into().map_err(|e: toml::de::Error| format!("[workload] {}", e.message()))?;
+        if table.contains_key("seed") {
+            return Err("[workload] seed is set by the run's own seed; use `seeds`".to_owned());
+        }
+        let options = Value::Table(table).try_into().map_err(|e: toml::de::Error| {
+            let message = e.message().replace("expected one of ", &format!("expected one of `{}`, ", OWN.join("`, `")));
+            format!("[workload] {message}")
+        })?;
+        let spec = Self {
+            trace: own.trace,
+            generate: own.generate,
+            requests: own.requests,
+            rate: own.rate,
+            session_rate: own.session_rate,
+            duration_s: own.duration_s,
+            options,
+        };
+        spec.check()?;
+        Ok(spec)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match (&self.trace, self.generate.as_deref()) {
+            (None, None) => {
+                return Err(
+                    "[workload] needs `trace` (a built-in name or a path) or `generate = \"wildchat-like\"`".into()
+                );
+            }
+            (Some(_), Some(_)) => return Err("[workload] has both `trace` and `generate`; keep one".into()),
+            (None, Some(name)) if name != "wildchat-like" => {
+                return Err(format!("[workload] generate = \"{name}\" is not known; did you mean `wildchat-like`?"));
+            }
+            _ => {}
+        }
+        if self.rate.is_some() && self.session_rate.is_some() {
+            return Err("[workload] has both `rate` and `session_rate`; keep one".into());
+        }
+        for (key, value) in [("rate", self.rate), ("session_rate", self.session_rate), ("duration_s", self.duration_s)]
+        {
+            if value.is_some_and(|v| !(v.is_finite() && v > 0.0)) {
+                return Err(format!("[workload] {key} = {} must be above 0", value.unwrap_or_default()));
+            }
+        }
+        if self.requests == Some(0) {
+            return Err("[workload] requests = 0 leaves nothing to run".into());
+        }
+        Ok(())
+    }
+
+    /// Reads or makes the requests for one seed. Relative paths start from `dir`.
+    ///
+    /// # Errors
+    /// When the trace cannot be read.
+    pub fn load(&self, dir: &Path, seed: u64) -> Result<Vec<TraceRequest>, SpecError> {
+        let mut options = self.options.clone();
+        options.seed = seed;
+        if let Some(rate) = self.rate {
+            options.arrivals = Arrivals::Poisson(rate);
+        }
+        if let Some(rate) = self.session_rate {
+            options.arrivals = Arrivals::PoissonSessions(rate);
+        }
+        if options.unknown_places == UnknownPlaces::Keep {
+            // A simulated user stands somewhere; "unknown" is drawn from the published shares.
+            options.unknown_places = UnknownPlaces::Draw(gorgo_traces::geo::Weights::default());
+        }
+        let drawn = options.arrivals != Arrivals::Recorded;
+        let mut requests = match &self.trace {
+            Some(name) => {
+                let beside = dir.join(name);
+                let known = gorgo_traces::shipped::find(name).is_some() || !beside.exists();
+                let name = if known { name.clone() } else { beside.display().to_string() };
+                gorgo_traces::workload::open(&name, &options)?.requests
+            }
+            None => self.generate(seed, &options)?,
+        };
+        if let Some(limit) = self.requests.filter(|_| self.trace.is_some()) {
+            requests.truncate(limit);
+        }
+        if let Some(duration) = self.duration_s {
+            let end = Time::ZERO + Span::from_secs(duration);
+            if drawn {
+                prolong(&mut requests, end);
+            }
+            requests.retain(|r| r.at <= end);
+        }
+        Ok(requests)
+    }
+
+    fn generate(&self, seed: u64, options: &Options) -> Result<Vec<TraceRequest>, SpecError> {
+        let mut generator = Generate { seed, max_output_tokens: options.max_output_tokens, ..Generate::default() };
+        if let Some(rate) = self.rate.or(self.session_rate) {
+            generator.rate = rate;
+        }
+        if let Some(requests) = self.requests {
+            generator.requests = requests;
+        } else if let Some(duration) = self.duration_s {
+            // Turns run on after the last conversation has begun, so the tail is cut and must not be missed.
+            generator.requests = (generator.rate * duration * 2.0) as usize + 100;
+        }
+        let mut requests = wildchat_like(&generator)?.requests;
+        if let Some(most) = options.max_input_tokens {
+            requests.retain(|r| r.input_tokens <= most);
+        }
+        for request in &mut requests {
+            request.at = Time::from_ms(request.at.ms() * options.time_scale);
+        }
+        Ok(requests)
+    }
+}
+
+/// Appends copies of the trace, each as if by other people, until it lasts to `end`.
+fn prolong(requests: &mut Vec<TraceRequest>, end: Time) {
+    let copy = requests.clone();
+    let (Some(first), Some(last)) = (copy.first(), copy.last()) else { return };
+    // One mean gap between copies keeps the rate.
+    let period = Span((last.at - first.at).0 + (last.at - first.at).0 / copy.len() as u64 + 1);
+    let mut shift = period;
+    let mut round = 0u64;
+    while requests.last().is_some_and(|r| r.at < end) {
+        round += 1;
+        let fresh = |ids: &Arc<[u64]>| ids.iter().map(|&id| mix(id, round)).collect::<Arc<[u64]>>();
+        requests.extend(copy.iter().map(|r| TraceRequest {
+            at: r.at + shift,
+            session: mix(r.session, round),
+            user: mix(r.user, round),
+            blocks: fresh(&r.blocks),
+            answer_blocks: fresh(&r.answer_blocks),
+            ..r.clone()
+        }));
+        shift = shift + period;
+    }
+}

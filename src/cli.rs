@@ -1,0 +1,150 @@
+//! The command line: one file a command.
+
+use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
+use std::io::Write;
+use std::path::PathBuf;
+
+mod decide;
+mod run;
+mod workload;
+
+/// Route LLM requests over regions, and simulate what the router will do.
+#[derive(Debug, Parser)]
+#[command(
+    name = "gorgo",
+    version,
+    propagate_version = true,
+    after_help = "Example:\n  gorgo run experiments/three-regions.toml\n\nEvery command has its own --help with an example."
+)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run an experiment: every arm with every seed
+    #[command(
+        after_help = "Examples:\n  gorgo run experiments/three-regions.toml\n  gorgo run experiments/three-regions.toml --set workload.rate=20 --seed 7 --out /tmp/r"
+    )]
+    Run(RunArgs),
+    /// Run a grid over any settings
+    #[command(
+        after_help = "Examples:\n  gorgo sweep experiments/ms-per-token.toml --vary policy.ms_per_token=0.01..1:*2 --vary policy.running_cost_factor=0..2:0.1\n  gorgo sweep FILE --vary workload.rate=5,10,20 --shard 0/4   # then gorgo merge"
+    )]
+    Sweep(SweepArgs),
+    /// Join the results of shards into the first folder
+    #[command(after_help = "Example:\n  gorgo merge results/grid-0 results/grid-1")]
+    Merge {
+        /// Result folders of one experiment; the first takes the others in
+        #[arg(required = true)]
+        dirs: Vec<PathBuf>,
+    },
+    /// Draw the plots of result folders again
+    #[command(after_help = "Example:\n  gorgo plot results/three-regions --format png")]
+    Plot {
+        /// Result folders
+        #[arg(required = true)]
+        dirs: Vec<PathBuf>,
+        /// Only this format; both when absent
+        #[arg(long, value_enum)]
+        format: Option<PlotFormat>,
+    },
+    /// Write the report of a result folder again
+    #[command(after_help = "Example:\n  gorgo report results/three-regions && open results/three-regions/report.html")]
+    Report {
+        /// Result folder
+        dir: PathBuf,
+    },
+    /// Decide recorded fleet states: JSON lines in, decisions with every term out
+    #[command(after_help = "Example:\n  gorgo decide --policy gorgo --set policy.ms_per_token=0.058 < states.jsonl")]
+    Decide(decide::DecideArgs),
+    /// Read, describe, convert and make request traces
+    Workload {
+        #[command(subcommand)]
+        command: workload::WorkloadCommand,
+    },
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  gorgo completions bash > ~/.local/share/bash-completion/completions/gorgo")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum PlotFormat {
+    Svg,
+    Png,
+}
+
+/// What `run` and `sweep` share.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunArgs {
+    /// Experiment file
+    file: PathBuf,
+    /// Result folder; results/<name of the file> when absent
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Override any setting, for example policy.running_cost_factor=0.5
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Run this seed only
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Threads; all cores when absent
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+    /// Throw earlier results in the folder away instead of going on from them
+    #[arg(long)]
+    fresh: bool,
+    /// Print the table as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SweepArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    /// Cross the arms with values: key=from..to:step, key=from..to:*factor or key=a,b,c
+    #[arg(long, value_name = "KEY=VALUES")]
+    vary: Vec<String>,
+    /// Run part i of n, counted from 0
+    #[arg(long, value_name = "i/n")]
+    shard: Option<String>,
+    /// Keep a row a request too (large)
+    #[arg(long)]
+    rows: bool,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    match args.command {
+        Command::Run(args) => run::run(&args),
+        Command::Sweep(args) => run::sweep(&args),
+        Command::Merge { dirs } => run::merge(&dirs),
+        Command::Plot { dirs, format } => run::plot(&dirs, format),
+        Command::Report { dir } => run::report(&dir),
+        Command::Decide(args) => decide::run(&args),
+        Command::Workload { command } => workload::run(command),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "gorgo", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+/// Prints to standard output; unlike `println!` it reports a closed pipe instead of panicking.
+pub(crate) fn say(text: impl std::fmt::Display) -> std::io::Result<()> {
+    writeln!(std::io::stdout(), "{text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,160 @@
+//! `gorgo run`, `sweep`, `merge`, `plot`, `report`.
+
+use super::{PlotFormat, RunArgs, SweepArgs, say};
+use anyhow::{Context, bail};
+use gorgo_experiments::plot::Format;
+use gorgo_experiments::results::{ResultFolder, Results, Rows};
+use gorgo_experiments::runner::{self, Progress, RunOptions};
+use gorgo_experiments::spec::Experiment;
+use gorgo_experiments::table;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
+    start(args, &[], None, Rows::Keep)
+}
+
+pub(super) fn sweep(args: &SweepArgs) -> anyhow::Result<()> {
+    let shard = args.shard.as_deref().map(shard).transpose()?;
+    start(&args.run, &args.vary, shard, if args.rows { Rows::Keep } else { Rows::Drop })
+}
+
+fn shard(text: &str) -> anyhow::Result<(usize, usize)> {
+    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    match parts {
+        Some((i, n)) if i < n => Ok((i, n)),
+        _ => bail!("--shard {text} is no part; write i/n with i from 0 to n-1, for example 0/4"),
+    }
+}
+
+fn start(args: &RunArgs, vary: &[String], shard: Option<(usize, usize)>, rows: Rows) -> anyhow::Result<()> {
+    let mut experiment = Experiment::load(&args.file, &args.sets, vary)?;
+    if let Some(seed) = args.seed {
+        experiment.seeds = vec![seed];
+    }
+    let plan = experiment.plan()?;
+    let dir = args
+        .out
+        .clone()
+        .unwrap_or_else(|| Path::new("results").join(args.file.file_stem().unwrap_or_else(|| "experiment".as_ref())));
+    let resolved = experiment.resolved();
+    let differs = std::fs::read_to_string(dir.join("experiment.toml")).is_ok_and(|there| there != resolved);
+    // The default folder belongs to the file: an edited experiment starts it anew. A folder named by hand does not.
+    if args.fresh || (differs && args.out.is_none()) {
+        clear(&dir)?;
+    }
+    let folder = ResultFolder::create(&dir, &resolved)?;
+    let bar = Bar::new();
+    let options = RunOptions { jobs: args.jobs.map(usize::from), rows, shard };
+    let results = runner::run(&experiment, &plan, &folder, options, &|news| bar.tell(news));
+    bar.done();
+    let results = results?;
+    show(&experiment, &results, &dir, args.json)?;
+    Ok(())
+}
+
+/// Empties a result folder, and refuses to empty anything else.
+fn clear(dir: &Path) -> anyhow::Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    if !dir.join("experiment.toml").exists() && dir.read_dir()?.next().is_some() {
+        bail!("`{}` is not a result folder, so it is not emptied; choose another with --out", dir.display());
+    }
+    std::fs::remove_dir_all(dir).with_context(|| format!("cannot empty `{}`", dir.display()))
+}
+
+fn show(experiment: &Experiment, results: &Results, dir: &Path, json: bool) -> anyhow::Result<()> {
+    if json {
+        say(serde_json::to_string_pretty(&results.summary)?)?;
+        return Ok(());
+    }
+    if !experiment.title.is_empty() {
+        say(format_args!("\n{}", experiment.title))?;
+    }
+    if !experiment.question.is_empty() {
+        say(&experiment.question)?;
+    }
+    say(format_args!("\n{}", table::comparison(&results.summary)))?;
+    say(format_args!("\nresults in {}; open {} for plots", dir.display(), dir.join("report.html").display()))?;
+    Ok(())
+}
+
+pub(super) fn merge(dirs: &[PathBuf]) -> anyhow::Result<()> {
+    let folder = ResultFolder::open(&dirs[0])?;
+    let mut points = 0;
+    for dir in &dirs[1..] {
+        points += folder.absorb(&ResultFolder::open(dir)?)?;
+    }
+    let results = folder.finish()?;
+    say(format_args!("{points} points taken into {}\n", dirs[0].display()))?;
+    say(table::comparison(&results.summary))?;
+    Ok(())
+}
+
+pub(super) fn plot(dirs: &[PathBuf], format: Option<PlotFormat>) -> anyhow::Result<()> {
+    let formats: &[Format] = match format {
+        Some(PlotFormat::Svg) => &[Format::Svg],
+        Some(PlotFormat::Png) => &[Format::Png],
+        None => &[Format::Svg, Format::Png],
+    };
+    for dir in dirs {
+        let folder = ResultFolder::open(dir)?;
+        for path in folder.write_plots(&folder.load()?, formats)? {
+            say(path.display())?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn report(dir: &Path) -> anyhow::Result<()> {
+    let folder = ResultFolder::open(dir)?;
+    say(folder.write_report(&folder.load()?)?.display())?;
+    Ok(())
+}
+
+/// A bar with rate and time left on a terminal, plain lines otherwise.
+struct Bar {
+    bar: ProgressBar,
+    plain: bool,
+}
+
+impl Bar {
+    fn new() -> Self {
+        let plain = !std::io::stderr().is_terminal();
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{bar:32} {pos}/{len} runs  {elapsed} (left {eta})  {msg}");
+        if let Ok(style) = style {
+            bar.set_style(style);
+        }
+        if plain {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        Self { bar, plain }
+    }
+
+    fn tell(&self, news: Progress) {
+        match news {
+            Progress::Start { points, kept } => {
+                self.bar.set_length(points as u64);
+                if self.plain && kept > 0 {
+                    eprintln!("{kept} runs are there already, {points} to go");
+                }
+            }
+            Progress::Point { arm, seed, requests } => {
+                self.bar.inc(1);
+                let (done, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
+                self.bar.set_message(format!("{arm}, seed {seed}"));
+                // Without a terminal about ten lines tell enough.
+                if self.plain && (all <= 20 || done % (all / 10) == 0 || done == all) {
+                    eprintln!("{done}/{all} {arm}, seed {seed}: {requests} requests");
+                }
+            }
+        }
+    }
+
+    fn done(&self) {
+        self.bar.finish_and_clear();
+    }
+}

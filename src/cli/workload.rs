@@ -1,0 +1,210 @@
+//! `gorgo workload`: traces.
+
+use super::say;
+use anyhow::{Context, bail};
+use clap::{Args as ClapArgs, Subcommand};
+use gorgo_traces::workload::generate::{Generate, wildchat_like};
+use gorgo_traces::workload::prepare::{Prepare, prepare};
+use gorgo_traces::workload::stats::Stats;
+use gorgo_traces::workload::{Format, Options, Per, Workload, native, open};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkloadCommand {
+    /// Describe a trace: rate, lengths, turns, users, places, prefix reuse
+    #[command(
+        after_help = "Examples:\n  gorgo workload stats wildchat-located\n  gorgo workload stats my-trace.jsonl.gz --skip-bad --json"
+    )]
+    Stats {
+        #[command(flatten)]
+        read: ReadArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Convert any trace to the native format
+    #[command(after_help = "Example:\n  gorgo workload convert wildchat.jsonl --to trace.jsonl.gz --per turn")]
+    Convert {
+        #[command(flatten)]
+        read: ReadArgs,
+        /// File to write; .gz packs it
+        #[arg(long)]
+        to: PathBuf,
+    },
+    /// Make a trace with WildChat's published marginals
+    #[command(
+        after_help = "Example:\n  gorgo workload generate wildchat-like --requests 8893 --rate 5 --seed 1 --to trace.jsonl.gz"
+    )]
+    Generate {
+        /// What to make
+        #[arg(value_parser = ["wildchat-like"])]
+        kind: String,
+        /// Requests
+        #[arg(long, default_value_t = Generate::default().requests)]
+        requests: usize,
+        /// Mean requests a second
+        #[arg(long, default_value_t = Generate::default().rate)]
+        rate: f64,
+        /// Seed
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// File to write; without it only the marginals are printed
+        #[arg(long)]
+        to: Option<PathBuf>,
+    },
+    /// Write gotoni's benchmark pair from a published data set
+    #[command(
+        after_help = "Example:\n  gorgo workload prepare wildchat WildChat-1M.jsonl --output-dir benchmark --num-samples 10000"
+    )]
+    Prepare {
+        /// The data set
+        #[arg(value_parser = ["wildchat"])]
+        kind: String,
+        /// Its rows: JSON lines (.gz too)
+        file: String,
+        /// Folder to write into
+        #[arg(long, default_value = ".")]
+        output_dir: PathBuf,
+        /// Rows to read
+        #[arg(long, default_value_t = 10_000)]
+        num_samples: u64,
+        /// Leave shorter prompts out (characters)
+        #[arg(long, default_value_t = 10)]
+        min_prompt_length: usize,
+        /// One line a user message, with the history before it
+        #[arg(long)]
+        multi_turn: bool,
+        /// Leave conversations with fewer user messages out
+        #[arg(long, default_value_t = 1)]
+        min_turns: usize,
+        /// Leave conversations with more out
+        #[arg(long)]
+        max_turns: Option<usize>,
+        /// Count bad rows and go on
+        #[arg(long)]
+        skip_bad: bool,
+    },
+}
+
+/// How a trace is read.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ReadArgs {
+    /// File, or the name of a built-in trace
+    file: String,
+    /// Format; told from the content when absent
+    #[arg(long)]
+    format: Option<String>,
+    /// Count bad rows and go on, instead of stopping at the first
+    #[arg(long)]
+    skip_bad: bool,
+    /// Read only this many rows
+    #[arg(long)]
+    first: Option<u64>,
+    /// What of a conversation becomes a request
+    #[arg(long, value_parser = ["turn", "conversation", "first-prompt"], default_value = "turn")]
+    per: String,
+    /// Leave out requests whose last user message is shorter (characters)
+    #[arg(long, default_value_t = 0)]
+    min_chars: usize,
+    /// Leave out longer prompts (tokens)
+    #[arg(long)]
+    max_input_tokens: Option<u32>,
+    /// Factor on all times: larger is slower
+    #[arg(long, default_value_t = 1.0)]
+    time_scale: f64,
+}
+
+impl ReadArgs {
+    fn open(&self) -> anyhow::Result<Workload> {
+        let options = Options {
+            format: self.format.as_deref().map(str::parse::<Format>).transpose()?,
+            skip_bad: self.skip_bad,
+            first: self.first,
+            per: match self.per.as_str() {
+                "conversation" => Per::Conversation,
+                "first-prompt" => Per::FirstPrompt,
+                _ => Per::Turn,
+            },
+            min_chars: self.min_chars,
+            max_input_tokens: self.max_input_tokens,
+            time_scale: self.time_scale,
+            ..Options::default()
+        };
+        let workload = open(&self.file, &options)?;
+        for note in &workload.notes {
+            eprintln!("note: {note}");
+        }
+        Ok(workload)
+    }
+}
+
+pub(super) fn run(command: WorkloadCommand) -> anyhow::Result<()> {
+    match command {
+        WorkloadCommand::Stats { read, json } => stats(&read, json),
+        WorkloadCommand::Convert { read, to } => {
+            let workload = read.open()?;
+            write(&to, &workload.requests)?;
+            say(format_args!("{} requests written to {}", workload.requests.len(), to.display()))?;
+            Ok(())
+        }
+        WorkloadCommand::Generate { requests, rate, seed, to, .. } => {
+            let made = wildchat_like(&Generate { requests, rate, seed, ..Generate::default() })?;
+            say(&made.marginals)?;
+            if let Some(to) = to {
+                write(&to, &made.requests)?;
+                say(format_args!("{} requests written to {}", made.requests.len(), to.display()))?;
+            }
+            Ok(())
+        }
+        WorkloadCommand::Prepare {
+            file,
+            output_dir,
+            num_samples,
+            min_prompt_length,
+            multi_turn,
+            min_turns,
+            max_turns,
+            skip_bad,
+            ..
+        } => {
+            if max_turns.is_some_and(|most| most < min_turns) {
+                bail!("--max-turns is below --min-turns {min_turns}, so nothing would be left; raise it");
+            }
+            let options = Prepare { num_samples, min_prompt_length, multi_turn, min_turns, max_turns, skip_bad };
+            say(prepare(&file, &output_dir, &options)?)?;
+            Ok(())
+        }
+    }
+}
+
+fn stats(read: &ReadArgs, json: bool) -> anyhow::Result<()> {
+    let workload = read.open()?;
+    let stats = Stats::of(&workload.requests);
+    if json {
+        say(serde_json::to_string_pretty(&stats)?)?;
+        return Ok(());
+    }
+    say(format_args!("{} ({})", workload.name, workload.format.as_str()))?;
+    let rows = stats.rows();
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, value) in rows {
+        say(format_args!("  {name:width$}  {value}"))?;
+    }
+    Ok(())
+}
+
+fn write(to: &Path, requests: &[gorgo_core::request::TraceRequest]) -> anyhow::Result<()> {
+    let name = to.display().to_string();
+    let file = File::create(to).with_context(|| format!("cannot create `{name}`"))?;
+    let mut out = BufWriter::new(file);
+    if to.extension().is_some_and(|e| e == "gz") {
+        let mut packed = flate2::write::GzEncoder::new(&mut out, flate2::Compression::best());
+        native::write(&name, &mut packed, requests)?;
+        packed.finish().with_context(|| format!("cannot write `{name}`"))?;
+    } else {
+        native::write(&name, &mut out, requests)?;
+    }
+    out.flush().with_context(|| format!("cannot write `{name}`"))
+}
