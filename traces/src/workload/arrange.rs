@@ -59,21 +59,24 @@ pub fn arrange(mut reader: Reader, options: &Options) -> Result<Workload, TraceE
     Ok(Workload { name, format, requests, seen, notes })
 }
 
-/// Moves requests of equal stamp evenly up to the next stamp; those of the last stamp take the step before it.
+/// Spreads requests of equal stamp evenly over one tick: the smallest step between two stamps, so that a quiet hour
+/// after a stamp pulls nothing into it.
 fn spread(requests: &mut [TraceRequest]) -> Option<String> {
-    let (mut start, mut step, mut stamps) = (0, Span::ZERO, 0);
+    let steps = requests.windows(2).map(|w| w[1].at - w[0].at).filter(|&step| step > Span::ZERO);
+    let tick = steps.min().unwrap_or(Span::ZERO);
+    let (mut start, mut stamps) = (0, 0);
     while start < requests.len() {
         let at = requests[start].at;
         let end = start + requests[start..].iter().take_while(|r| r.at == at).count();
-        step = requests.get(end).map_or(step, |next| next.at - at);
         let n = (end - start) as u64;
         for (i, request) in requests[start..end].iter_mut().enumerate() {
-            request.at = at + Span((u128::from(step.0) * i as u128 / u128::from(n)) as u64);
+            request.at = at + Span((u128::from(tick.0) * i as u128 / u128::from(n)) as u64);
         }
         (start, stamps) = (end, stamps + 1);
     }
     let n = requests.len();
-    (stamps < n).then(|| format!("{n} requests share {stamps} stamps: spread evenly up to the next stamp"))
+    (stamps < n)
+        .then(|| format!("{n} requests share {stamps} stamps: spread evenly over one tick of {:.3} s", tick.ms() / 1e3))
 }
 
 /// Draws arrival times if asked; for a generated trace as for one that was read.

@@ -86,7 +86,7 @@ mod tests {
         );
         assert_eq!(
             message("2023-11-16 18:15:46,-3,1"),
-            "a.csv:2: ContextTokens is \"-3\": it must be a whole number of tokens up to 16777216"
+            "a.csv:2: ContextTokens is \"-3\": it must be a whole number of tokens up to 4194304"
         );
         assert_eq!(message("2023-11-16 18:15:46,3"), "a.csv:2: row has 2 fields: the header has 3");
     }

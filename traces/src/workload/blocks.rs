@@ -94,7 +94,7 @@ pub fn symbols(role: &str, text: &str, stored: Option<u32>, counting: Counting) 
     for (at, c) in text.char_indices() {
         filled += match counting {
             Counting::Script => f64::from(weight(c)) / 60.0,
-            Counting::BytesPerToken(bytes) => c.len_utf8() as f64 / bytes.max(0.1),
+            Counting::BytesPerToken(bytes) => c.len_utf8() as f64 / bytes.max(1.0),
         };
         // The tolerance keeps four quarters one token whatever the rounding.
         while filled >= 1.0 - 1e-9 {

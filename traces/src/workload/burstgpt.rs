@@ -110,7 +110,7 @@ mod tests {
         );
         assert_eq!(
             message("1,x,many,1,2,API log"),
-            "b.csv:2: Request tokens is \"many\": it must be a whole number of tokens up to 16777216"
+            "b.csv:2: Request tokens is \"many\": it must be a whole number of tokens up to 4194304"
         );
     }
 }

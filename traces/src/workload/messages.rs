@@ -25,7 +25,20 @@ pub(crate) fn parse(field: &str, value: &Value) -> Result<Vec<Message>, Bad> {
     let Some(items) = value.as_array().filter(|items| !items.is_empty()) else {
         return Err(wrong(field, value, "must be a list of messages, at least one"));
     };
-    items.iter().enumerate().map(|(at, item)| message(&format!("{field}[{at}]"), item)).collect()
+    let messages: Vec<Message> = items
+        .iter()
+        .enumerate()
+        .map(|(at, item)| message(&format!("{field}[{at}]"), item))
+        .collect::<Result<_, _>>()?;
+    // One row must not be able to ask for more memory than the longest context window needs.
+    let stored: u64 = messages.iter().map(|m| u64::from(m.tokens.unwrap_or(1))).sum();
+    let bytes: usize = messages.iter().map(|m| m.content.len()).sum();
+    if stored > u64::from(MAX_TOKENS) || bytes > 4 * MAX_TOKENS as usize {
+        let problem =
+            format!("hold {stored} stored tokens and {bytes} bytes: no prompt is longer than {MAX_TOKENS} tokens");
+        return Err(Bad::new(field, problem));
+    }
+    Ok(messages)
 }
 
 fn message(field: &str, value: &Value) -> Result<Message, Bad> {
@@ -45,4 +58,24 @@ fn message(field: &str, value: &Value) -> Result<Message, Bad> {
         },
     };
     Ok(Message { role: role.to_owned(), content, tokens })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn content_may_be_text_or_parts() {
+        let list = json!([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]}]);
+        assert_eq!(parse("m", &list).unwrap()[0].content, "ab");
+    }
+
+    #[test]
+    fn a_row_cannot_ask_for_endless_memory() {
+        let huge = json!([{"role": "user", "content": "", "tokens": MAX_TOKENS}, {"role": "user", "content": "", "tokens": 1}]);
+        let problem = parse("m", &huge).unwrap_err().problem;
+        assert_eq!(problem, "hold 4194305 stored tokens and 0 bytes: no prompt is longer than 4194304 tokens");
+        assert!(parse("m", &json!([{"role": "user", "content": "", "tokens": 1u64 << 40}])).is_err());
+    }
 }

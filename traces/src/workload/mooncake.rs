@@ -54,15 +54,19 @@ mod tests {
     use crate::workload::{Options, read_bytes};
 
     #[test]
-    fn equal_stamps_are_spread_up_to_the_next_unless_told_otherwise() {
+    fn equal_stamps_are_spread_over_a_tick_unless_told_otherwise() {
         let row =
             |t: u32, id: u32| format!(r#"{{"timestamp":{t},"input_length":9,"output_length":1,"hash_ids":[{id}]}}"#);
-        let text = [row(0, 1), row(0, 2), row(0, 3), row(3000, 4), row(3000, 5)].join("\n");
+        let text =
+            [row(0, 1), row(0, 2), row(0, 3), row(3000, 4), row(3000, 5), row(99_000, 6), row(99_000, 7)].join("\n");
         let times = |options: &Options| -> Vec<f64> {
             read_bytes("t", text.as_bytes(), options).unwrap().requests.iter().map(|r| r.at.ms()).collect()
         };
-        assert_eq!(times(&Options::default()), [0.0, 1000.0, 2000.0, 3000.0, 4500.0]);
-        assert_eq!(times(&Options { spread: false, ..Options::default() }), [0.0, 0.0, 0.0, 3000.0, 3000.0]);
+        assert_eq!(times(&Options::default()), [0.0, 1000.0, 2000.0, 3000.0, 4500.0, 99_000.0, 100_500.0]);
+        assert_eq!(
+            times(&Options { spread: false, ..Options::default() }),
+            [0.0, 0.0, 0.0, 3000.0, 3000.0, 99_000.0, 99_000.0]
+        );
     }
 
     #[test]

@@ -237,8 +237,8 @@ mod tests {
         ].map(bad).join("\n"), @r#"
 t.jsonl:1: timestamp is missing: every row needs ms since the start
 t.jsonl:1: timestamp is -5: it must be a time since the start of the trace, not negative
-t.jsonl:1: input_length is 0: it must be a whole number of tokens from 1 to 16777216
-t.jsonl:1: output_length is "x": it must be a whole number of tokens from 1 to 16777216
+t.jsonl:1: input_length is 0: it must be a whole number of tokens from 1 to 4194304
+t.jsonl:1: output_length is "x": it must be a whole number of tokens from 1 to 4194304
 t.jsonl:1: hash_ids holds 2 ids: 30 tokens in blocks of 512 make 1; check the block size
 t.jsonl:1: hash_ids[0] is 1.5: it must be a block id: a whole number, not negative
 t.jsonl:1: lat is 95: it must be degrees from -90 to 90

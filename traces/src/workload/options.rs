@@ -137,8 +137,8 @@ pub struct Options {
     pub bytes_per_token: Option<f64>,
     /// Location lookup of a guidellm pair; `wildchat_location_lookup.json` beside the file when absent.
     pub lookup: Option<PathBuf>,
-    /// Spread requests with equal stamps evenly up to the next stamp, where a format's clock is coarse (Mooncake has
-    /// about ten requests on each of its stamps, 3 s apart).
+    /// Spread requests with equal stamps evenly over one tick of the format's clock, where it is coarse (Mooncake has
+    /// about ten requests on each of its stamps, 3 s apart). The tick is the smallest step between stamps.
     pub spread: bool,
     /// When requests arrive.
     pub arrivals: Arrivals,
@@ -198,9 +198,9 @@ impl Options {
             return bad("arrivals", format!("has rate {rate}: it must be above 0 requests per second"));
         }
         if let Some(bytes) = self.bytes_per_token
-            && !(0.1..=1_000.0).contains(&bytes)
+            && !(1.0..=1_000.0).contains(&bytes)
         {
-            return bad("bytes_per_token", format!("is {bytes}: it must be from 0.1 to 1000"));
+            return bad("bytes_per_token", format!("is {bytes}: it must be from 1 to 1000"));
         }
         if self.block_tokens.is_some_and(|b| !(1..=65_536).contains(&b)) {
             return bad("block_tokens", "must be from 1 to 65536 tokens".to_owned());

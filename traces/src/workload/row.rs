@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The most tokens a prompt or answer may have: far above any context window, far below overflow.
-pub(crate) const MAX_TOKENS: u32 = 16 << 20;
+pub(crate) const MAX_TOKENS: u32 = 4 << 20;
 
 /// A JSON object.
 #[derive(Debug)]
