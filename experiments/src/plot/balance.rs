@@ -72,8 +72,7 @@ pub(super) fn queues(arms: &[ArmSummary], points: &[Point]) -> Option<Sheet> {
     entries.push(Entry { label: "held at the fullest router".to_owned(), color: GREY, dash: dash(7), line: true });
     let top = head_height(&entries);
     let panel = 150.0;
-    let below = SMALL + MEDIUM + 22.0;
-    let mut sheet = Sheet::new(WIDTH, top + panel * panels.len() as f64 + below + EDGE);
+    let mut sheet = Sheet::new(WIDTH, top + panel * panels.len() as f64 + MEDIUM + 4.0 + EDGE);
     head(&mut sheet, "Queues over time", &entries);
     // One scale for all panels, so that they compare.
     let highest = panels.iter().map(|p| p.queues.max_waiting.max(p.queues.max_router)).max().unwrap_or(0);
@@ -86,7 +85,7 @@ pub(super) fn queues(arms: &[ArmSummary], points: &[Point]) -> Option<Sheet> {
         let x = Axis::tight(if last { "time since start (s)" } else { "" }, 0.0, until, 8);
         let y = Axis::linear("waiting", 0.0, f64::from(highest.max(4)), 3);
         // All but the last panel need no room for the title of the time axis.
-        let to = from + panel + if last { MEDIUM + 8.0 } else { 0.0 };
+        let to = from + panel + if last { MEDIUM + 4.0 } else { 0.0 };
         let frame = Frame::draw(&mut sheet, (EDGE, from + SMALL + 6.0), (WIDTH - EDGE, to), x, y);
         let mut line = |row: &[f64], color: Paint, dash: Option<f64>| {
             let line = point.queues.at_ms.iter().zip(row).map(|(&ms, &n)| frame.at((ms as f64 / 1e3, n))).collect();
