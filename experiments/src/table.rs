@@ -76,8 +76,13 @@ pub(crate) fn ms(value: f64) -> String {
     if value.abs() >= 1000.0 { format!("{value:.0}") } else { format!("{value:.1}") }
 }
 
+/// Both with the digits of the value.
 pub(crate) fn with_interval(e: Estimate) -> String {
-    e.ci95.map_or_else(|| ms(e.value), |half| format!("{} ± {}", ms(e.value), ms(half)))
+    match e.ci95 {
+        Some(half) if e.value.abs() >= 1000.0 => format!("{} ± {half:.0}", ms(e.value)),
+        Some(half) => format!("{} ± {half:.1}", ms(e.value)),
+        None => ms(e.value),
+    }
 }
 
 /// For example `-12.3 % better`, `+0.4 % same`; without a verdict (one seed) only the figure.
