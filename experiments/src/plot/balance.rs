@@ -4,10 +4,12 @@ use super::frame::{Axis, EDGE, Entry, Frame, MEDIUM, SMALL, WIDTH, head, head_he
 use super::sheet::{Anchor, GREY, INK, Paint, Sheet, WHITE_PAPER, color, dash, shorten, text_width};
 use super::sweep::ramp;
 use crate::results::Point;
-use crate::summary::ArmSummary;
+use crate::summary::{ArmSummary, short_names};
 
 /// Replicas with colours of their own; more get shades in order, and queues are drawn as mean and fullest.
 const MAX_REPLICAS: usize = 7;
+/// Widest name beside a bar.
+const LABELS: f64 = 240.0;
 /// Panels of the queue plot.
 const MAX_PANELS: usize = 8;
 
@@ -23,7 +25,12 @@ pub(super) fn shares(arms: &[ArmSummary]) -> Option<Sheet> {
     let entry = |i: usize| Entry { label: replicas[i].replica.clone(), color: shade(i, n), dash: None, line: false };
     // Shades in between explain themselves.
     let entries: Vec<Entry> = if n <= 16 { (0..n).map(entry).collect() } else { vec![entry(0), entry(n - 1)] };
-    let room = arms.iter().map(|a| text_width(&a.arm, SMALL)).fold(0.0, f64::max).min(240.0);
+    let wanted = |names: &[&str]| names.iter().map(|name| text_width(name, SMALL)).fold(0.0, f64::max);
+    let full: Vec<&str> = arms.iter().map(|arm| arm.arm.as_str()).collect();
+    let short = short_names(&full);
+    let short: Vec<&str> = short.iter().map(String::as_str).collect();
+    let names = if wanted(&full) > LABELS { short } else { full };
+    let room = wanted(&names).min(LABELS);
     let top = head_height(&entries);
     let row = 34.0;
     let below = SMALL + MEDIUM + 22.0;
@@ -41,7 +48,7 @@ pub(super) fn shares(arms: &[ArmSummary]) -> Option<Sheet> {
     );
     for (i, arm) in arms.iter().enumerate() {
         let middle = top + (i as f64 + 0.5) * (frame.bottom - top) / arms.len() as f64;
-        sheet.text(shorten(&arm.arm, SMALL, room), (left - 8.0, middle), SMALL, INK, Anchor::Right);
+        sheet.text(shorten(names[i], SMALL, room), (left - 8.0, middle), SMALL, INK, Anchor::Right);
         let mut sum = 0.0;
         for (r, share) in arm.share.iter().enumerate() {
             let (from, to) = (frame.x(sum), frame.x(sum + 100.0 * share.share));
