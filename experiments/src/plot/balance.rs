@@ -1,7 +1,7 @@
 //! Who answered, and where requests waited.
 
 use super::frame::{Axis, EDGE, Entry, Frame, MEDIUM, SMALL, WIDTH, head, head_height};
-use super::sheet::{Anchor, GREY, INK, Paint, Sheet, WHITE_PAPER, color, dash, shorten, text_width};
+use super::sheet::{Anchor, GREY, INK, Paint, Sheet, color, dash, ink_on, shorten, text_width};
 use super::sweep::ramp;
 use crate::results::Point;
 use crate::summary::{ArmSummary, short_names};
@@ -56,7 +56,13 @@ pub(super) fn shares(arms: &[ArmSummary]) -> Option<Sheet> {
             sheet.fill((from, middle - row * 0.36), (to, middle + row * 0.36), shade(r, arm.share.len()));
             let label = format!("{:.0}", 100.0 * share.share);
             if text_width(&label, SMALL) + 8.0 < to - from {
-                sheet.text(label, ((from + to) / 2.0, middle), SMALL, WHITE_PAPER, Anchor::Centre);
+                sheet.text(
+                    label,
+                    ((from + to) / 2.0, middle),
+                    SMALL,
+                    ink_on(shade(r, arm.share.len())),
+                    Anchor::Centre,
+                );
             }
         }
     }

@@ -51,6 +51,12 @@ pub(in crate::plot) fn faint(color: Paint, alpha: f64) -> Paint {
     RGBAColor(color.0, color.1, color.2, alpha)
 }
 
+/// Dark or white, whichever reads better on `ground`.
+pub(in crate::plot) fn ink_on(ground: Paint) -> Paint {
+    let brightness = 0.299 * f64::from(ground.0) + 0.587 * f64::from(ground.1) + 0.114 * f64::from(ground.2);
+    if brightness > 150.0 { INK } else { WHITE_PAPER }
+}
+
 /// Where a text's point lies within it.
 #[derive(Clone, Copy)]
 pub(in crate::plot) enum Anchor {

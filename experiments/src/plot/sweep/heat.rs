@@ -3,7 +3,7 @@
 use super::{MAX_SERIES, file_part, knob, ramp, series};
 use crate::plot::Figure;
 use crate::plot::frame::{EDGE, MEDIUM, SMALL, WIDTH, head, head_height, number};
-use crate::plot::sheet::{Anchor, GREY, INK, Sheet, WHITE_PAPER, shorten, text_width};
+use crate::plot::sheet::{Anchor, GREY, INK, Sheet, ink_on, shorten, text_width};
 use crate::summary::ArmSummary;
 use plotters::style::RGBAColor;
 
@@ -75,7 +75,7 @@ fn heat_map(name: &str, cells: &[Cell], x: &str, y: &str) -> Option<Sheet> {
         sheet.fill((from.0 + gap, from.1 + gap), (from.0 + width - gap, from.1 + tall - gap), ramp(part(value)));
         let label = number(value);
         if labelled && text_width(&label, SMALL) + 4.0 < width {
-            let ink = if part(value) > 0.55 { INK } else { WHITE_PAPER };
+            let ink = ink_on(ramp(part(value)));
             sheet.text(label, (from.0 + width / 2.0, from.1 + tall / 2.0), SMALL, ink, Anchor::Centre);
         }
     }
