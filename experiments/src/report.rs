@@ -11,6 +11,9 @@ use std::fmt::Write;
 
 const STYLE: &str = include_str!("report/style.css");
 
+/// Arms in the tables of the page; a larger sweep is read in its plots and `summary.csv`.
+const MAX_ARMS: usize = 100;
+
 /// The page.
 ///
 /// # Errors
@@ -24,10 +27,14 @@ pub fn html(results: &Results) -> Result<String, ResultError> {
          <title>{0}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{0}</h1>\n",
         escape(&title)
     );
-    // Writing into a String cannot fail; `push_str` keeps that visible.
     page.push_str(&lead(results));
+    let arms = &results.summary[..results.summary.len().min(MAX_ARMS)];
     page.push_str("<h2>Comparison</h2>\n");
-    page.push_str(&tables::comparison(&results.summary));
+    page.push_str(&tables::comparison(arms));
+    if arms.len() < results.summary.len() {
+        let all = results.summary.len();
+        let _ = writeln!(page, "<p>The first {MAX_ARMS} of {all} arms; all are in summary.csv.</p>");
+    }
     let figures = plot::figures(results);
     if !figures.is_empty() {
         page.push_str("<h2>Plots</h2>\n");
@@ -43,13 +50,13 @@ pub fn html(results: &Results) -> Result<String, ResultError> {
         ));
     }
     page.push_str("<h2>Latency</h2>\n");
-    page.push_str(&tables::latency(&results.summary));
+    page.push_str(&tables::latency(arms));
     page.push_str("<h2>Against the first arm</h2>\n");
-    page.push_str(&tables::against(&results.summary));
+    page.push_str(&tables::against(arms));
     page.push_str("<h2>Ends, throughput and balance</h2>\n");
-    page.push_str(&tables::ends(&results.summary));
+    page.push_str(&tables::ends(arms));
     page.push_str("<h2>What the router expected and what came</h2>\n");
-    page.push_str(&tables::prediction(&results.summary));
+    page.push_str(&tables::prediction(arms));
     page.push_str("<h2>Time to first token by origin</h2>\n");
     page.push_str(&tables::origins(&results.points));
     page.push_str("<h2>Runs</h2>\n");

@@ -245,6 +245,18 @@ fn against(group: &[Point], baseline: &[Point]) -> Option<Against> {
     (!pairs.is_empty()).then(|| Against { baseline: baseline[0].arm.clone(), ttft, e2e })
 }
 
+/// The arms' names without the settings that all of them share, for where a full name has no room: the first word
+/// and every word that some other name of two words or more lacks.
+pub(crate) fn short_names(names: &[&str]) -> Vec<String> {
+    let long: Vec<Vec<&str>> = names.iter().map(|n| n.split(' ').collect()).filter(|w: &Vec<_>| w.len() > 1).collect();
+    let shared = |word: &str| long.len() > 1 && long.iter().all(|words| words.contains(&word));
+    let short = |name: &&str| {
+        let words = name.split(' ').enumerate().filter(|(i, word)| *i == 0 || !shared(word));
+        words.map(|(_, word)| word).collect::<Vec<_>>().join(" ")
+    };
+    names.iter().map(short).collect()
+}
+
 impl Counts {
     fn plus(self, other: &Self) -> Self {
         Self {

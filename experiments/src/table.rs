@@ -1,7 +1,7 @@
 //! The comparison table of the terminal: one row an arm, at most 120 columns wide.
 
 use crate::stats::{Difference, Estimate, Verdict};
-use crate::summary::ArmSummary;
+use crate::summary::{ArmSummary, short_names};
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 /// The most columns the table takes.
@@ -37,8 +37,11 @@ pub fn comparison(arms: &[ArmSummary]) -> String {
     let style = TableStyle::new().header_separator(LineStyle::none().fill('─'));
     table.load_style(style).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(HEADER);
-    for mut row in rows {
-        row[0] = shorten(&row[0], room);
+    let names: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
+    let fits = names.iter().all(|name| name.chars().count() <= room);
+    let names = if fits { names.into_iter().map(str::to_owned).collect() } else { short_names(&names) };
+    for (mut row, name) in rows.into_iter().zip(names) {
+        row[0] = shorten(&name, room);
         table.add_row(row);
     }
     for column in table.column_iter_mut().skip(1) {
@@ -76,8 +79,13 @@ pub(crate) fn ms(value: f64) -> String {
     if value.abs() >= 1000.0 { format!("{value:.0}") } else { format!("{value:.1}") }
 }
 
+/// Both with the digits of the value.
 pub(crate) fn with_interval(e: Estimate) -> String {
-    e.ci95.map_or_else(|| ms(e.value), |half| format!("{} ± {}", ms(e.value), ms(half)))
+    match e.ci95 {
+        Some(half) if e.value.abs() >= 1000.0 => format!("{} ± {half:.0}", ms(e.value)),
+        Some(half) => format!("{} ± {half:.1}", ms(e.value)),
+        None => ms(e.value),
+    }
 }
 
 /// For example `-12.3 % better`, `+0.4 % same`; without a verdict (one seed) only the figure.

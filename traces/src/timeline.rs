@@ -10,6 +10,7 @@
 
 mod lanes;
 mod read;
+mod rows;
 mod write;
 
 #[cfg(test)]

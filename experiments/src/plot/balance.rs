@@ -1,13 +1,15 @@
 //! Who answered, and where requests waited.
 
 use super::frame::{Axis, EDGE, Entry, Frame, MEDIUM, SMALL, WIDTH, head, head_height};
-use super::sheet::{Anchor, GREY, INK, Paint, Sheet, WHITE_PAPER, color, dash, shorten, text_width};
+use super::sheet::{Anchor, GREY, INK, Paint, Sheet, color, dash, ink_on, shorten, text_width};
 use super::sweep::ramp;
 use crate::results::Point;
-use crate::summary::ArmSummary;
+use crate::summary::{ArmSummary, short_names};
 
 /// Replicas with colours of their own; more get shades in order, and queues are drawn as mean and fullest.
 const MAX_REPLICAS: usize = 7;
+/// Widest name beside a bar.
+const LABELS: f64 = 240.0;
 /// Panels of the queue plot.
 const MAX_PANELS: usize = 8;
 
@@ -23,7 +25,12 @@ pub(super) fn shares(arms: &[ArmSummary]) -> Option<Sheet> {
     let entry = |i: usize| Entry { label: replicas[i].replica.clone(), color: shade(i, n), dash: None, line: false };
     // Shades in between explain themselves.
     let entries: Vec<Entry> = if n <= 16 { (0..n).map(entry).collect() } else { vec![entry(0), entry(n - 1)] };
-    let room = arms.iter().map(|a| text_width(&a.arm, SMALL)).fold(0.0, f64::max).min(240.0);
+    let wanted = |names: &[&str]| names.iter().map(|name| text_width(name, SMALL)).fold(0.0, f64::max);
+    let full: Vec<&str> = arms.iter().map(|arm| arm.arm.as_str()).collect();
+    let short = short_names(&full);
+    let short: Vec<&str> = short.iter().map(String::as_str).collect();
+    let names = if wanted(&full) > LABELS { short } else { full };
+    let room = wanted(&names).min(LABELS);
     let top = head_height(&entries);
     let row = 34.0;
     let below = SMALL + MEDIUM + 22.0;
@@ -41,7 +48,7 @@ pub(super) fn shares(arms: &[ArmSummary]) -> Option<Sheet> {
     );
     for (i, arm) in arms.iter().enumerate() {
         let middle = top + (i as f64 + 0.5) * (frame.bottom - top) / arms.len() as f64;
-        sheet.text(shorten(&arm.arm, SMALL, room), (left - 8.0, middle), SMALL, INK, Anchor::Right);
+        sheet.text(shorten(names[i], SMALL, room), (left - 8.0, middle), SMALL, INK, Anchor::Right);
         let mut sum = 0.0;
         for (r, share) in arm.share.iter().enumerate() {
             let (from, to) = (frame.x(sum), frame.x(sum + 100.0 * share.share));
@@ -49,7 +56,13 @@ pub(super) fn shares(arms: &[ArmSummary]) -> Option<Sheet> {
             sheet.fill((from, middle - row * 0.36), (to, middle + row * 0.36), shade(r, arm.share.len()));
             let label = format!("{:.0}", 100.0 * share.share);
             if text_width(&label, SMALL) + 8.0 < to - from {
-                sheet.text(label, ((from + to) / 2.0, middle), SMALL, WHITE_PAPER, Anchor::Centre);
+                sheet.text(
+                    label,
+                    ((from + to) / 2.0, middle),
+                    SMALL,
+                    ink_on(shade(r, arm.share.len())),
+                    Anchor::Centre,
+                );
             }
         }
     }
@@ -72,8 +85,7 @@ pub(super) fn queues(arms: &[ArmSummary], points: &[Point]) -> Option<Sheet> {
     entries.push(Entry { label: "held at the fullest router".to_owned(), color: GREY, dash: dash(7), line: true });
     let top = head_height(&entries);
     let panel = 150.0;
-    let below = SMALL + MEDIUM + 22.0;
-    let mut sheet = Sheet::new(WIDTH, top + panel * panels.len() as f64 + below + EDGE);
+    let mut sheet = Sheet::new(WIDTH, top + panel * panels.len() as f64 + MEDIUM + 4.0 + EDGE);
     head(&mut sheet, "Queues over time", &entries);
     // One scale for all panels, so that they compare.
     let highest = panels.iter().map(|p| p.queues.max_waiting.max(p.queues.max_router)).max().unwrap_or(0);
@@ -86,7 +98,7 @@ pub(super) fn queues(arms: &[ArmSummary], points: &[Point]) -> Option<Sheet> {
         let x = Axis::tight(if last { "time since start (s)" } else { "" }, 0.0, until, 8);
         let y = Axis::linear("waiting", 0.0, f64::from(highest.max(4)), 3);
         // All but the last panel need no room for the title of the time axis.
-        let to = from + panel + if last { MEDIUM + 8.0 } else { 0.0 };
+        let to = from + panel + if last { MEDIUM + 4.0 } else { 0.0 };
         let frame = Frame::draw(&mut sheet, (EDGE, from + SMALL + 6.0), (WIDTH - EDGE, to), x, y);
         let mut line = |row: &[f64], color: Paint, dash: Option<f64>| {
             let line = point.queues.at_ms.iter().zip(row).map(|(&ms, &n)| frame.at((ms as f64 / 1e3, n))).collect();

@@ -3,18 +3,18 @@
 use super::sheet::{Anchor, GREY, GRID, INK, Paint, Sheet, shorten, text_width};
 
 /// Size of tick labels and legend.
-pub(super) const SMALL: f64 = 12.0;
+pub(in crate::plot) const SMALL: f64 = 12.0;
 /// Size of axis titles.
-pub(super) const MEDIUM: f64 = 13.0;
+pub(in crate::plot) const MEDIUM: f64 = 13.0;
 /// Size of plot titles.
-pub(super) const LARGE: f64 = 16.0;
+pub(in crate::plot) const LARGE: f64 = 16.0;
 /// Width of every plot.
-pub(super) const WIDTH: f64 = 860.0;
+pub(in crate::plot) const WIDTH: f64 = 860.0;
 /// Free edge around every plot.
-pub(super) const EDGE: f64 = 18.0;
+pub(in crate::plot) const EDGE: f64 = 18.0;
 
 /// One axis: what it measures, from where to where.
-pub(super) struct Axis {
+pub(in crate::plot) struct Axis {
     title: String,
     low: f64,
     high: f64,
@@ -24,7 +24,7 @@ pub(super) struct Axis {
 
 impl Axis {
     /// A linear axis whose ends are ticks, with about `count` of them.
-    pub(super) fn linear(title: &str, low: f64, high: f64, count: usize) -> Self {
+    pub(in crate::plot) fn linear(title: &str, low: f64, high: f64, count: usize) -> Self {
         let span = if high > low { high - low } else { high.abs().max(1.0) };
         let step = step(span / count.max(1) as f64);
         let (first, last) = ((low / step).floor(), ((low + span) / step - 1e-9).ceil());
@@ -34,7 +34,7 @@ impl Axis {
     }
 
     /// A linear axis that ends exactly at its data.
-    pub(super) fn tight(title: &str, low: f64, high: f64, count: usize) -> Self {
+    pub(in crate::plot) fn tight(title: &str, low: f64, high: f64, count: usize) -> Self {
         let wide = Self::linear(title, low, high, count);
         let high = if high > low { high } else { wide.high };
         let ticks = wide.ticks.into_iter().filter(|t| (low..=high).contains(t)).collect();
@@ -42,7 +42,7 @@ impl Axis {
     }
 
     /// A logarithmic axis; `low` must be above 0.
-    pub(super) fn log(title: &str, low: f64, high: f64) -> Self {
+    pub(in crate::plot) fn log(title: &str, low: f64, high: f64) -> Self {
         let high = if high > low { high } else { low * 2.0 };
         let decades = (high / low).log10();
         let marks: &[f64] = if decades < 3.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
@@ -55,7 +55,7 @@ impl Axis {
     }
 
     /// An axis with one place for each of `count` things: the first at 0.5.
-    pub(super) fn places(title: &str, count: usize) -> Self {
+    pub(in crate::plot) fn places(title: &str, count: usize) -> Self {
         Self { title: title.to_owned(), low: 0.0, high: count as f64, log: false, ticks: Vec::new() }
     }
 
@@ -77,7 +77,7 @@ fn step(rough: f64) -> f64 {
 }
 
 /// A number as short as three digits allow.
-pub(super) fn number(value: f64) -> String {
+pub(in crate::plot) fn number(value: f64) -> String {
     let size = value.abs();
     let text = match size {
         s if s >= 100.0 || s == 0.0 => format!("{value:.0}"),
@@ -96,18 +96,18 @@ pub(super) fn number(value: f64) -> String {
 }
 
 /// A rectangle of a sheet with two axes.
-pub(super) struct Frame {
-    pub(super) left: f64,
-    pub(super) top: f64,
-    pub(super) right: f64,
-    pub(super) bottom: f64,
+pub(in crate::plot) struct Frame {
+    pub(in crate::plot) left: f64,
+    pub(in crate::plot) top: f64,
+    pub(in crate::plot) right: f64,
+    pub(in crate::plot) bottom: f64,
     x: Axis,
     y: Axis,
 }
 
 impl Frame {
     /// Draws axes into the box `left..right` × `top..bottom`, labels included, and returns what is left for data.
-    pub(super) fn draw(
+    pub(in crate::plot) fn draw(
         sheet: &mut Sheet,
         (left, top): (f64, f64),
         (right, bottom): (f64, f64),
@@ -116,8 +116,8 @@ impl Frame {
     ) -> Self {
         let widest = y.ticks.iter().map(|t| text_width(&number(*t), SMALL)).fold(0.0, f64::max);
         let y_title = if y.title.is_empty() { 0.0 } else { MEDIUM + 8.0 };
-        let x_title = if x.title.is_empty() { 0.0 } else { MEDIUM + 8.0 };
-        let x_ticks = if x.ticks.is_empty() { 4.0 } else { SMALL + 12.0 };
+        let x_title = if x.title.is_empty() { 0.0 } else { MEDIUM + 4.0 };
+        let x_ticks = if x.ticks.is_empty() { 4.0 } else { SMALL + 10.0 };
         let frame = Self { left: left + y_title + widest + 8.0, top, right, bottom: bottom - x_title - x_ticks, x, y };
         frame.grid(sheet);
         let centre = (top + frame.bottom) / 2.0;
@@ -147,26 +147,26 @@ impl Frame {
         sheet.line(vec![(self.left, self.top), (self.left, self.bottom), (self.right, self.bottom)], GREY, 1.0, None);
     }
 
-    pub(super) fn x(&self, value: f64) -> f64 {
+    pub(in crate::plot) fn x(&self, value: f64) -> f64 {
         self.left + self.x.part(value) * (self.right - self.left)
     }
 
-    pub(super) fn y(&self, value: f64) -> f64 {
+    pub(in crate::plot) fn y(&self, value: f64) -> f64 {
         self.bottom - self.y.part(value) * (self.bottom - self.top)
     }
 
-    pub(super) fn at(&self, (x, y): (f64, f64)) -> (f64, f64) {
+    pub(in crate::plot) fn at(&self, (x, y): (f64, f64)) -> (f64, f64) {
         (self.x(x), self.y(y))
     }
 }
 
 /// One entry of a legend.
-pub(super) struct Entry {
-    pub(super) label: String,
-    pub(super) color: Paint,
-    pub(super) dash: Option<f64>,
+pub(in crate::plot) struct Entry {
+    pub(in crate::plot) label: String,
+    pub(in crate::plot) color: Paint,
+    pub(in crate::plot) dash: Option<f64>,
     /// A line for curves, a box for areas.
-    pub(super) line: bool,
+    pub(in crate::plot) line: bool,
 }
 
 const SWATCH: f64 = 22.0;
@@ -188,12 +188,12 @@ fn flow(entries: &[Entry]) -> (Vec<(f64, f64, String)>, f64) {
 }
 
 /// Height of title and legend together.
-pub(super) fn head_height(entries: &[Entry]) -> f64 {
+pub(in crate::plot) fn head_height(entries: &[Entry]) -> f64 {
     EDGE + LARGE + 10.0 + flow(entries).1 + 8.0
 }
 
 /// Draws title and legend above everything else; returns where they end.
-pub(super) fn head(sheet: &mut Sheet, title: &str, entries: &[Entry]) -> f64 {
+pub(in crate::plot) fn head(sheet: &mut Sheet, title: &str, entries: &[Entry]) -> f64 {
     sheet.text(shorten(title, LARGE, WIDTH - 2.0 * EDGE), (EDGE, EDGE + LARGE / 2.0), LARGE, INK, Anchor::Left);
     let top = EDGE + LARGE + 10.0;
     for ((x, y, label), entry) in flow(entries).0.into_iter().zip(entries) {

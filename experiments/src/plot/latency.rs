@@ -1,7 +1,7 @@
 //! Distribution of the time to first token, and percentiles side by side.
 
 use super::frame::{Axis, EDGE, Entry, Frame, MEDIUM, SMALL, WIDTH, head, head_height, number};
-use super::sheet::{Anchor, GREY, INK, Sheet, color, dash, text_width};
+use super::sheet::{Anchor, GREY, INK, Sheet, area_color, color, dash, text_width};
 use crate::results::Point;
 use crate::stats::{Digest, Estimate};
 use crate::summary::{ArmSummary, Spread};
@@ -10,9 +10,10 @@ use crate::summary::{ArmSummary, Spread};
 const STEPS: usize = 400;
 
 pub(super) fn entries(arms: &[ArmSummary], line: bool) -> Vec<Entry> {
-    let dashed = |i| if line { dash(i) } else { None };
-    let entry =
-        |(i, arm): (usize, &ArmSummary)| Entry { label: arm.arm.clone(), color: color(i), dash: dashed(i), line };
+    let entry = |(i, arm): (usize, &ArmSummary)| {
+        let (color, dash) = if line { (color(i), dash(i)) } else { (area_color(i), None) };
+        Entry { label: arm.arm.clone(), color, dash, line }
+    };
     arms.iter().enumerate().map(entry).collect()
 }
 
@@ -68,7 +69,8 @@ pub(super) fn bars(arms: &[ArmSummary]) -> Option<Sheet> {
 }
 
 fn bar_panel(sheet: &mut Sheet, (top, bottom): (f64, f64), title: &str, arms: &[Option<&Spread>]) {
-    let statistics: [(&str, fn(&Spread) -> Estimate); 3] = [("p50", |s| s.p50), ("p95", |s| s.p95), ("p99", |s| s.p99)];
+    type Pick = fn(&Spread) -> Estimate;
+    let statistics: [(&str, Pick); 3] = [("p50", |s| s.p50), ("p95", |s| s.p95), ("p99", |s| s.p99)];
     let highest = arms.iter().flatten().flat_map(|s| statistics.map(|(_, pick)| pick(s).range().1)).fold(0.0, f64::max);
     let label_room = MEDIUM + 6.0;
     let y = Axis::linear(title, 0.0, highest.max(1e-3), 5);
@@ -83,7 +85,7 @@ fn bar_panel(sheet: &mut Sheet, (top, bottom): (f64, f64), title: &str, arms: &[
             let left = middle + (a as f64 - arms.len() as f64 / 2.0) * width;
             let (from, to) = (left + width * 0.06, left + width * 0.94);
             let centre = (from + to) / 2.0;
-            sheet.fill((from, frame.y(estimate.value)), (to, frame.bottom), color(a));
+            sheet.fill((from, frame.y(estimate.value)), (to, frame.bottom), area_color(a));
             let (low, high) = estimate.range();
             if estimate.ci95.is_some() {
                 let (low, high, cap) = (frame.y(low.max(0.0)), frame.y(high), (width * 0.18).min(6.0));

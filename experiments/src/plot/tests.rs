@@ -75,3 +75,24 @@ fn results_without_requests_draw_nothing() {
     assert!(figures(&results(points(&["gorgo"], 2, 0))).is_empty());
     assert!(figures(&results(Vec::new())).is_empty());
 }
+
+#[test]
+fn many_replicas_are_drawn_as_shades_and_their_queues_as_mean_and_fullest() {
+    let mut run = crate::results::test_data::run("gorgo", 1, 300);
+    run.names.replicas = (0..40).map(|i| format!("replica-{i}")).collect();
+    for (i, sample) in run.samples.iter_mut().enumerate() {
+        sample.replica = (i % 40) as u16;
+    }
+    for (i, r) in run.records.iter_mut().enumerate() {
+        r.replica = (i % 40) as u16;
+    }
+    let all = figures(&results(vec![Point::of(0, &run)]));
+    let svg = |name: &str| all.iter().find(|f| f.name == name).unwrap().svg().unwrap();
+    assert!(svg("queues").contains("fullest replica"));
+    let share = svg("share");
+    assert!(
+        share.contains("replica-0\n") && share.contains("replica-39\n") && !share.contains("replica-20\n"),
+        "{share}"
+    );
+    assert!(all.iter().all(|figure| figure.sheet.outside().is_empty()));
+}

@@ -58,3 +58,13 @@ fn the_title_is_the_experiments_name_and_not_that_of_a_table() {
     assert_eq!(title("seed = 1\nname = \"three regions\"\n[arm]\nname = \"x\"\n"), "three regions");
     assert_eq!(title("[arm]\nname = \"x\"\n"), "Experiment");
 }
+
+#[test]
+fn a_large_sweep_shows_its_first_arms_and_says_so() {
+    let arms: Vec<String> = (0..120).map(|i| format!("gorgo factor={i}")).collect();
+    let arms: Vec<&str> = arms.iter().map(String::as_str).collect();
+    let page = html(&results(points(&arms, 1, 2), "")).unwrap();
+    let (tables, runs) = page.split_once("<h2>Runs").unwrap();
+    assert!(tables.contains("The first 100 of 120 arms") && !tables.contains("factor=101<"));
+    assert!(runs.contains("factor=101<"), "every run is named");
+}

@@ -99,7 +99,7 @@ impl ResultFolder {
             })?;
         }
         // The point comes last: where it is, its rows are.
-        self.write_json(&self.point_path(&key), &point)?;
+        self.write_point(&point)?;
         Ok(point)
     }
 
@@ -123,7 +123,7 @@ impl ResultFolder {
                 let mut input = File::open(&rows).map_err(ResultError::io("read", &rows))?;
                 atomic(&self.rows_path(&key), |out| io::copy(&mut input, out).map(|_| ()))?;
             }
-            self.write_json(&place, point)?;
+            self.write_point(point)?;
         }
         Ok(theirs.len())
     }
@@ -275,6 +275,12 @@ impl ResultFolder {
             timeline::write(&mut packed, &runs, limit)?;
             packed.finish().map(|_| ())
         })
+    }
+
+    /// Without line breaks: most of a point are long arrays.
+    fn write_point(&self, point: &Point) -> Result<(), ResultError> {
+        let path = self.point_path(&Point::key(&point.arm, point.seed));
+        atomic(&path, |out| Ok(serde_json::to_writer(out, point)?))
     }
 
     fn write_json(&self, path: &Path, value: &impl serde::Serialize) -> Result<(), ResultError> {

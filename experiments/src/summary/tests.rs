@@ -88,3 +88,11 @@ fn no_points_make_no_rows_and_empty_arms_make_empty_cells() {
     write_csv(&mut text, &rows).unwrap();
     assert_eq!(String::from_utf8(text).unwrap().lines().count(), 3);
 }
+
+#[test]
+fn short_names_keep_what_tells_arms_apart() {
+    let names = ["least-load", "gorgo a=1 b=2 c=3", "gorgo a=2 b=2 c=3", "gorgo-v2 a=1 b=2 c=3"];
+    assert_eq!(short_names(&names), ["least-load", "gorgo a=1", "gorgo a=2", "gorgo-v2 a=1"]);
+    assert_eq!(short_names(&["gorgo a=1", "x"]), ["gorgo a=1", "x"], "one long name shares nothing");
+    assert!(short_names(&[]).is_empty());
+}

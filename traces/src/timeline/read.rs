@@ -265,7 +265,7 @@ fn nanos(text: &str) -> Option<u64> {
     if whole.is_empty() || !digits(whole) || !digits(rest) {
         // Exponents of other writers.
         let us: f64 = text.parse().ok()?;
-        return (us >= 0.0 && us < 1.8e16).then(|| (us * 1e3).round() as u64);
+        return (0.0..1.8e16).contains(&us).then(|| (us * 1e3).round() as u64);
     }
     let mut three = [b'0'; 3];
     for (to, from) in three.iter_mut().zip(rest.bytes()) {

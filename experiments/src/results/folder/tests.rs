@@ -67,7 +67,8 @@ fn equal_runs_make_equal_folders_in_whatever_order_they_end() {
 #[test]
 fn rows_of_all_arms_stand_in_order_under_one_header() {
     let dir = tempfile::tempdir().unwrap();
-    filled(dir.path(), &["least-load", "gorgo"], 25).finish().unwrap();
+    let folder = filled(dir.path(), &["least-load", "gorgo"], 25);
+    folder.join_rows(&folder.points().unwrap()).unwrap();
     let arms = requests::read(File::open(dir.path().join("requests.csv")).unwrap(), &Default::default(), 1000).unwrap();
     let found: Vec<_> = arms.iter().map(|a| (a.arm.as_str(), a.seed, a.records.len())).collect();
     assert_eq!(found, [("least-load", 1, 25), ("least-load", 2, 25), ("gorgo", 1, 25), ("gorgo", 2, 25)]);

@@ -1,4 +1,6 @@
+use super::queues::queues;
 use super::*;
+use crate::results::QueueSample;
 use crate::results::test_data::{points, run};
 
 #[test]

@@ -1,0 +1,152 @@
+//! Two knobs: heat maps.
+
+use super::{MAX_SERIES, file_part, knob, ramp, series};
+use crate::plot::Figure;
+use crate::plot::frame::{EDGE, MEDIUM, SMALL, WIDTH, head, head_height, number};
+use crate::plot::sheet::{Anchor, GREY, INK, Sheet, ink_on, shorten, text_width};
+use crate::summary::ArmSummary;
+use plotters::style::RGBAColor;
+
+/// Columns and rows of a heat map whose cells carry their value.
+const MAX_LABELLED: usize = 12;
+
+/// One heat map for each series that has a grid.
+pub(super) fn heat_maps(arms: &[ArmSummary], x: &str, y: &str) -> Vec<Figure> {
+    let keys = [x.to_owned(), y.to_owned()];
+    let mut grids: Vec<(String, Vec<Cell>)> = Vec::new();
+    for arm in arms {
+        let (Some(a), Some(b)) = (knob(arm, x), knob(arm, y)) else { continue };
+        let cell = Cell { x: a, y: b, value: arm.ttft_ms.map(|t| t.mean.value) };
+        let name = series(arm, &keys);
+        match grids.iter_mut().find(|(label, _)| *label == name) {
+            Some((_, cells)) => cells.push(cell),
+            None => grids.push((name, vec![cell])),
+        }
+    }
+    grids.truncate(MAX_SERIES);
+    let caption = format!(
+        "Mean time to first token (ms) over {x} and {y}; the framed cell is the lowest, empty cells were not run."
+    );
+    let figure = |(i, (name, cells)): (usize, (String, Vec<Cell>))| {
+        let sheet = heat_map(&name, &cells, x, y)?;
+        let name = format!("sweep-{}-{}-{}", file_part(x), file_part(y), i + 1);
+        Some(Figure { name, caption: caption.clone(), sheet })
+    };
+    grids.into_iter().enumerate().filter_map(figure).collect()
+}
+
+struct Cell {
+    x: f64,
+    y: f64,
+    value: Option<f64>,
+}
+
+fn distinct(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.dedup();
+    values
+}
+
+fn heat_map(name: &str, cells: &[Cell], x: &str, y: &str) -> Option<Sheet> {
+    let (xs, ys) = (distinct(cells.iter().map(|c| c.x)), distinct(cells.iter().map(|c| c.y)));
+    let known = cells.iter().filter_map(|c| c.value);
+    let (low, high) = (known.clone().fold(f64::INFINITY, f64::min), known.fold(f64::NEG_INFINITY, f64::max));
+    if xs.len() < 2 || ys.len() < 2 || !low.is_finite() {
+        return None;
+    }
+    let top = head_height(&[]);
+    let labels = ys.iter().map(|&v| text_width(&number(v), SMALL)).fold(0.0, f64::max);
+    let left = EDGE + MEDIUM + 10.0 + labels + 8.0;
+    let bar = 90.0;
+    let width = (WIDTH - left - EDGE - bar) / xs.len() as f64;
+    let tall = (420.0 / ys.len() as f64).clamp(3.0, 44.0);
+    let bottom = top + tall * ys.len() as f64;
+    let mut sheet = Sheet::new(WIDTH, bottom + SMALL + MEDIUM + 26.0 + EDGE);
+    head(&mut sheet, &format!("Mean time to first token (ms): {name}"), &[]);
+    let part = |value: f64| if high > low { (value - low) / (high - low) } else { 0.0 };
+    let labelled = xs.len() <= MAX_LABELLED && ys.len() <= MAX_LABELLED;
+    let place = |all: &[f64], v: f64| all.partition_point(|&known| known < v) as f64;
+    // Small values lie at the bottom, as on any axis.
+    let corner = |cell: &Cell| (left + place(&xs, cell.x) * width, bottom - (place(&ys, cell.y) + 1.0) * tall);
+    for cell in cells {
+        let Some(value) = cell.value else { continue };
+        let (from, gap) = (corner(cell), if labelled { 0.5 } else { 0.0 });
+        sheet.fill((from.0 + gap, from.1 + gap), (from.0 + width - gap, from.1 + tall - gap), ramp(part(value)));
+        let label = number(value);
+        if labelled && text_width(&label, SMALL) + 4.0 < width {
+            let ink = ink_on(ramp(part(value)));
+            sheet.text(label, (from.0 + width / 2.0, from.1 + tall / 2.0), SMALL, ink, Anchor::Centre);
+        }
+    }
+    if let Some(best) = cells.iter().find(|c| c.value == Some(low)) {
+        let from = corner(best);
+        sheet.outline(
+            (from.0 + 1.5, from.1 + 1.5),
+            (from.0 + width - 1.5, from.1 + tall - 1.5),
+            RGBAColor(213, 94, 0, 1.0),
+            3.0,
+        );
+    }
+    ticks(
+        &mut sheet,
+        &xs,
+        |i| left + (i as f64 + 0.5) * width,
+        |sheet, at, label| {
+            sheet.text(label, (at, bottom + 12.0), SMALL, GREY, Anchor::Centre);
+        },
+        |label| text_width(label, SMALL),
+    );
+    ticks(
+        &mut sheet,
+        &ys,
+        |i| bottom - (i as f64 + 0.5) * tall,
+        |sheet, at, label| {
+            sheet.text(label, (left - 6.0, at), SMALL, GREY, Anchor::Right);
+        },
+        |_| SMALL,
+    );
+    let right = left + width * xs.len() as f64;
+    let title = shorten(x, MEDIUM, right - left);
+    sheet.text(title, ((left + right) / 2.0, bottom + SMALL + 14.0 + MEDIUM / 2.0), MEDIUM, INK, Anchor::Centre);
+    sheet.text(
+        shorten(y, MEDIUM, bottom - top),
+        (EDGE + MEDIUM / 2.0, (top + bottom) / 2.0),
+        MEDIUM,
+        INK,
+        Anchor::Upwards,
+    );
+    color_bar(&mut sheet, (right + 20.0, top), bottom, (low, high));
+    Some(sheet)
+}
+
+/// Labels of rows or columns, as many as fit beside each other.
+fn ticks(
+    sheet: &mut Sheet,
+    values: &[f64],
+    at: impl Fn(usize) -> f64,
+    draw: impl Fn(&mut Sheet, f64, String),
+    size: impl Fn(&str) -> f64,
+) {
+    let mut last: Option<f64> = None;
+    for (i, &value) in values.iter().enumerate() {
+        let (place, label) = (at(i), number(value));
+        let needed = size(&label) + 4.0;
+        if last.is_none_or(|last| (place - last).abs() >= needed) {
+            draw(sheet, place, label);
+            last = Some(place);
+        }
+    }
+}
+
+fn color_bar(sheet: &mut Sheet, (left, top): (f64, f64), bottom: f64, (low, high): (f64, f64)) {
+    let steps = 64;
+    let tall = (bottom - top) / f64::from(steps);
+    for i in 0..steps {
+        let from = bottom - tall * f64::from(i + 1);
+        sheet.fill((left, from), (left + 14.0, from + tall + 0.5), ramp(f64::from(i) / f64::from(steps - 1)));
+    }
+    for (value, at) in [(low, bottom - SMALL / 2.0), (high, top + SMALL / 2.0)] {
+        sheet.text(number(value), (left + 20.0, at), SMALL, GREY, Anchor::Left);
+    }
+}

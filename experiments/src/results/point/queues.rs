@@ -1,0 +1,62 @@
+//! The queue series of a point, thinned.
+
+use crate::results::QueueSample;
+use gorgo_core::Time;
+use serde::{Deserialize, Serialize};
+
+/// Queues over time, thinned to at most [`MAX_INSTANTS`] instants and [`MAX_CELLS`] numbers: neighbouring instants share their largest value.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Queues {
+    /// Instants, ms since the start.
+    pub at_ms: Vec<u64>,
+    /// Requests waiting in the engine of each replica, at each instant.
+    pub waiting: Vec<Vec<u32>>,
+    /// Requests held at the fullest router, at each instant.
+    pub router: Vec<u32>,
+    /// Most requests ever waiting in one engine, before thinning.
+    pub max_waiting: u32,
+    /// Most requests ever held at one router, before thinning.
+    pub max_router: u32,
+}
+
+/// Numbers kept of the queue series of one point.
+pub const MAX_CELLS: usize = 6000;
+
+/// Instants kept of the queue series: about one for two pixels of a plot.
+pub const MAX_INSTANTS: usize = 400;
+
+pub(super) fn queues(replicas: usize, samples: &[QueueSample]) -> Queues {
+    let mut instants: Vec<Time> = samples.iter().map(|s| s.at).collect();
+    instants.sort_unstable();
+    instants.dedup();
+    let wanted = (MAX_CELLS / (replicas + 2)).clamp(1, MAX_INSTANTS);
+    let group = instants.len().div_ceil(wanted).max(1);
+    let slots = instants.len().div_ceil(group);
+    let mut queues = Queues {
+        at_ms: instants.iter().step_by(group).map(|t| t.0 / 1_000_000).collect(),
+        waiting: vec![vec![0; slots]; replicas],
+        router: vec![0; slots],
+        ..Queues::default()
+    };
+    let mut seen = vec![vec![false; slots]; replicas];
+    for sample in samples {
+        let slot = instants.partition_point(|&t| t < sample.at) / group;
+        queues.router[slot] = queues.router[slot].max(sample.queued_at_router);
+        queues.max_router = queues.max_router.max(sample.queued_at_router);
+        queues.max_waiting = queues.max_waiting.max(sample.waiting);
+        if let Some(row) = queues.waiting.get_mut(usize::from(sample.replica)) {
+            row[slot] = row[slot].max(sample.waiting);
+            seen[usize::from(sample.replica)][slot] = true;
+        }
+    }
+    // A replica not sampled at an instant is taken to stand as before.
+    for (row, seen) in queues.waiting.iter_mut().zip(&seen) {
+        for slot in 1..slots {
+            if !seen[slot] {
+                row[slot] = row[slot - 1];
+            }
+        }
+    }
+    queues
+}
