@@ -51,7 +51,7 @@ pub fn html(results: &Results) -> Result<String, ResultError> {
     }
     page.push_str("<h2>Latency</h2>\n");
     page.push_str(&tables::latency(arms));
-    page.push_str("<h2>Against the first arm</h2>\n");
+    page.push_str("<h2>Against the baseline</h2>\n");
     page.push_str(&tables::against(arms));
     page.push_str("<h2>Ends, throughput and balance</h2>\n");
     page.push_str(&tables::ends(arms));

@@ -52,6 +52,8 @@ pub struct QueueSample {
 pub struct ArmRun {
     /// Unique name of the arm, for example `gorgo running_cost_factor=0.5`.
     pub arm: String,
+    /// Name of the arm it is compared with; itself or empty for a baseline.
+    pub baseline: String,
     /// Routing policy.
     pub policy: String,
     /// `edge` or `proxy`.

@@ -157,6 +157,7 @@ pub fn simulate(
     });
     let run = ArmRun {
         arm: arm.label.clone(),
+        baseline: arm.baseline.clone(),
         policy: arm.spec.policy.name().to_owned(),
         topology: arm.spec.topology.as_str().to_owned(),
         settings: arm.settings.iter().cloned().collect(),

@@ -215,8 +215,10 @@ impl Experiment {
                 arm.baseline = labels[0].clone(); // the baseline itself varies in a knob of its own
             }
         }
-        // The baseline leads.
-        planned.sort_by_key(|arm| arm.label != arm.baseline);
+        // Arms that are compared stand together, their baseline first.
+        let order: Vec<String> = planned.iter().map(|arm| arm.baseline.clone()).collect();
+        let group = |arm: &PlannedArm| order.iter().position(|b| *b == arm.baseline);
+        planned.sort_by_key(|arm| (group(arm), arm.label != arm.baseline));
         Ok(planned)
     }
 
@@ -225,7 +227,8 @@ impl Experiment {
             name.clone().unwrap_or_else(|| {
                 let mut arm = self.base.clone();
                 table::merge(&mut arm, settings);
-                run::default_name(&arm)
+                let own = settings.contains_key("topology");
+                run::default_name(&arm, own)
             })
         };
         self.arms.iter().map(describe).collect()

@@ -55,7 +55,7 @@ pub struct ArmSummary {
     pub max_router_queue: u32,
     /// Hashes of the event logs, by seed.
     pub event_hashes: Vec<String>,
-    /// Against the first arm; absent for the first arm and without common seeds.
+    /// Against its baseline; absent for a baseline and without common seeds.
     pub against_baseline: Option<Against>,
 }
 
@@ -145,15 +145,18 @@ impl OneSeed {
     }
 }
 
-/// The rows of `points`, which must be ordered by position, arm and seed. The first arm is the baseline.
+/// The rows of `points`, which must be ordered by position, arm and seed. Each arm is compared with the one it names
+/// as its baseline.
 pub fn summarize(points: &[Point]) -> Vec<ArmSummary> {
     let groups: Vec<&[Point]> = points.chunk_by(|a, b| a.position == b.position && a.arm == b.arm).collect();
-    let Some(&baseline) = groups.first() else { return Vec::new() };
+    let named = |group: &[Point]| {
+        let name = &group[0].baseline;
+        groups.iter().find(|other| other[0].arm == *name && *name != group[0].arm)
+    };
     groups
         .iter()
-        .enumerate()
-        .map(|(i, group)| ArmSummary {
-            against_baseline: (i > 0).then(|| against(group, baseline)).flatten(),
+        .map(|group| ArmSummary {
+            against_baseline: named(group).and_then(|baseline| against(group, baseline)),
             ..row(group)
         })
         .collect()

@@ -19,7 +19,7 @@ const HEADER: [&str; 12] = [
     "TPOT\nms",
     "hit\n%",
     "busiest\n/ mean",
-    "TTFT mean\nvs first arm",
+    "TTFT mean\nvs baseline",
 ];
 
 /// The table; each line ends without blanks.

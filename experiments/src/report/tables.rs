@@ -28,7 +28,7 @@ pub(super) fn comparison(arms: &[ArmSummary]) -> String {
         "TPOT, ms",
         "hit rate, %",
         "busiest / mean",
-        "TTFT mean vs first arm",
+        "TTFT mean vs baseline",
     ]);
     for arm in arms {
         let ttft = |pick: fn(&Spread) -> Estimate| or_dash(arm.ttft_ms.as_ref().map(pick), |e| ms(e.value));
@@ -75,7 +75,7 @@ pub(super) fn latency(arms: &[ArmSummary]) -> String {
 
 /// Paired differences with their intervals.
 pub(super) fn against(arms: &[ArmSummary]) -> String {
-    let mut table = HtmlTable::new(&["arm", "first arm", "seeds", "statistic", "difference, ms", "in %", "verdict"]);
+    let mut table = HtmlTable::new(&["arm", "baseline", "seeds", "statistic", "difference, ms", "in %", "verdict"]);
     for arm in arms {
         let Some(against) = &arm.against_baseline else { continue };
         for (name, d) in [

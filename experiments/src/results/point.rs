@@ -19,10 +19,12 @@ use xxhash_rust::xxh3::xxh3_64;
 pub struct Point {
     /// Version that made it.
     pub version: String,
-    /// Place of the arm in the experiment; the first is the baseline.
+    /// Place of the arm in the experiment.
     pub position: u32,
     /// See [`ArmRun::arm`].
     pub arm: String,
+    /// See [`ArmRun::baseline`].
+    pub baseline: String,
     /// Routing policy.
     pub policy: String,
     /// Topology.
@@ -144,6 +146,7 @@ impl Point {
             version: super::VERSION.to_owned(),
             position,
             arm: run.arm.clone(),
+            baseline: run.baseline.clone(),
             policy: run.policy.clone(),
             topology: run.topology.clone(),
             settings: run.settings.clone(),

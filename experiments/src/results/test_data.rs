@@ -74,6 +74,7 @@ pub(crate) fn run(arm: &str, seed: u64, n: u64) -> ArmRun {
     let last = records.iter().map(|r| r.done).max().unwrap_or(Time::ZERO);
     ArmRun {
         arm: arm.to_owned(),
+        baseline: String::new(),
         policy: if gorgo { "gorgo" } else { "least-load" }.to_owned(),
         topology: "edge".to_owned(),
         settings: BTreeMap::new(),
@@ -109,6 +110,10 @@ pub(crate) fn swept(policy: &str, settings: &[(&str, f64)], seed: u64, n: u64) -
 
 /// Points of the arms, each with seeds 1..=`seeds` of `n` requests, in order.
 pub(crate) fn points(arms: &[&str], seeds: u64, n: u64) -> Vec<Point> {
-    let all = arms.iter().enumerate();
-    all.flat_map(|(i, arm)| (1..=seeds).map(move |seed| Point::of(i as u32, &run(arm, seed, n)))).collect()
+    let point = |i: usize, arm: &str, seed| {
+        let mut run = run(arm, seed, n);
+        run.baseline = arms[0].to_owned();
+        Point::of(i as u32, &run)
+    };
+    arms.iter().enumerate().flat_map(|(i, arm)| (1..=seeds).map(move |seed| point(i, arm, seed))).collect()
 }

@@ -310,15 +310,15 @@ pub(super) fn accepts(arm: &Table, key: &str, value: &Value) -> bool {
     reads(&probe) || !reads(arm)
 }
 
-/// Name of an arm that has none: its policy, and where the router is if that is a proxy.
-pub(super) fn default_name(arm: &Table) -> String {
+/// Name of an arm that has none: its policy, and that its router is a proxy if that is what sets it apart.
+pub(super) fn default_name(arm: &Table, own_topology: bool) -> String {
     let policy = match arm.get("policy") {
         Some(Value::String(name)) => name.clone(),
         Some(Value::Table(t)) => t.get("name").and_then(Value::as_str).unwrap_or("gorgo").to_owned(),
         _ => "gorgo".to_owned(),
     };
     match arm.get("topology").and_then(Value::as_str) {
-        Some("proxy") => format!("{policy}-proxy"),
+        Some("proxy") if own_topology => format!("{policy}-proxy"),
         _ => policy,
     }
 }

@@ -12,6 +12,7 @@ fn with_ttft(arm: &str, position: u32, seed: u64, ttft_ms: &[f64]) -> Point {
     for (r, &ms) in run.records.iter_mut().zip(ttft_ms) {
         r.first_token = r.sent + gorgo_core::Span::from_ms(ms);
     }
+    run.baseline = "base".to_owned();
     Point::of(position, &run)
 }
 
@@ -29,7 +30,7 @@ fn a_row_is_the_mean_over_seeds_with_students_interval() {
 }
 
 #[test]
-fn arms_are_paired_by_seed_with_the_first() {
+fn arms_are_paired_by_seed_with_their_baseline() {
     let points = [
         with_ttft("base", 0, 1, &[10.0]),
         with_ttft("base", 0, 2, &[30.0]),
@@ -49,6 +50,19 @@ fn arms_are_paired_by_seed_with_the_first() {
     let single = rows[2].against_baseline.as_ref().unwrap().ttft.mean.unwrap();
     assert_eq!((single.value, single.verdict), (-30.0, None));
     assert!(rows[3].against_baseline.is_none(), "no seed in common");
+
+    // Two groups of arms: each is compared inside its own.
+    let mut points = Vec::new();
+    for (position, (arm, baseline, ms)) in
+        [("a 1", "a 1", 10.0), ("b 1", "a 1", 9.0), ("a 2", "a 2", 100.0), ("b 2", "a 2", 120.0)].iter().enumerate()
+    {
+        let mut point = with_ttft(arm, position as u32, 1, &[*ms]);
+        (*baseline).clone_into(&mut point.baseline);
+        points.push(point);
+    }
+    let of = |i: usize| summarize(&points)[i].against_baseline.clone().map(|a| (a.baseline, a.ttft.mean.unwrap().value));
+    assert_eq!([of(0), of(2)], [None, None]);
+    assert_eq!([of(1), of(3)], [Some(("a 1".to_owned(), -1.0)), Some(("a 2".to_owned(), 20.0))]);
 }
 
 #[test]
