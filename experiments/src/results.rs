@@ -91,6 +91,31 @@ pub struct ArmTiming {
     pub simulated_requests_per_second: f64,
 }
 
+/// What `timing.json` holds: the speed of the runs that this start made, resumed ones left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// All requests over the summed seconds of their runs: the rate of one core.
+    pub simulated_requests_per_second: f64,
+    /// Wall-clock seconds of all runs together, on all cores.
+    pub wall_s: f64,
+    /// Each run.
+    pub arms: Vec<ArmTiming>,
+}
+
+impl Timing {
+    /// Sums `arms`, of which each made `requests` requests, up.
+    pub fn of(mut arms: Vec<(usize, ArmTiming)>, wall_s: f64) -> Self {
+        arms.sort_by(|(_, a), (_, b)| (&a.arm, a.seed).cmp(&(&b.arm, b.seed)));
+        let requests: usize = arms.iter().map(|(requests, _)| requests).sum();
+        let seconds: f64 = arms.iter().map(|(_, timing)| timing.wall_s).sum();
+        Self {
+            simulated_requests_per_second: requests as f64 / seconds.max(1e-9),
+            wall_s,
+            arms: arms.into_iter().map(|(_, timing)| timing).collect(),
+        }
+    }
+}
+
 /// Why results could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ResultError {

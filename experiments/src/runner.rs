@@ -1,7 +1,7 @@
 //! Runs the points of a plan (arm × seed) on all cores and keeps each result as it ends.
 
 use crate::build::build;
-use crate::results::{ArmRun, ArmTiming, QueueSample, ResultError, ResultFolder, Results, Rows};
+use crate::results::{ArmRun, ArmTiming, QueueSample, ResultError, ResultFolder, Results, Rows, Timing};
 use crate::spec::{Experiment, PlannedArm, SpecError};
 use gorgo_core::record::Status;
 use gorgo_core::request::TraceRequest;
@@ -99,6 +99,7 @@ pub fn run(
     let workloads: BTreeMap<String, OnceLock<Workload>> =
         points.iter().map(|(_, arm, seed)| (workload_key(arm, *seed), OnceLock::new())).collect();
     let timings = Mutex::new(Vec::new());
+    let started = Instant::now();
     let one = |&(position, arm, seed): &(usize, &PlannedArm, u64)| -> Result<(), RunError> {
         let slot = &workloads[&workload_key(arm, seed)];
         let loaded = slot.get_or_init(|| match arm.spec.workload.load(&experiment.dir, seed) {
@@ -112,7 +113,7 @@ pub fn run(
         })?;
         let (run, timing) = simulate(&experiment.file, arm, seed, &requests)?;
         folder.add(position as u32, &run, options.rows)?;
-        timings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(timing);
+        timings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((run.records.len(), timing));
         progress(Progress::Point { arm: arm.label.clone(), seed, requests: run.records.len() });
         Ok(())
     };
@@ -123,7 +124,7 @@ pub fn run(
     pool.install(|| points.par_iter().try_for_each(one))?;
     let timings = timings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     if !timings.is_empty() {
-        folder.write_timing(&timings)?;
+        folder.write_timing(&Timing::of(timings, started.elapsed().as_secs_f64()))?;
     }
     Ok(folder.finish()?)
 }

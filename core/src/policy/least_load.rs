@@ -4,9 +4,11 @@
 //! signal = own     tokens: load = W + D             requests: load = requests of ours there
 //! signal = engine  tokens: load = running + queued + K + W + D
 //!                  requests: load = max(running + queued, requests of ours there)
+//! signal = gauges  tokens: load = running + queued + K
+//!                  requests: load = running + queued
 //! ```
 //!
-//! The least load wins, then the least RTT, then random. With `engine`, candidates that were never scraped are left
+//! The least load wins, then the least RTT, then random. With `engine` and `gauges`, candidates that were never scraped are left
 //! out of the rule; if none is left, one at random (reason "empty-candidates"). The total is the load. Sources:
 //! gotoni's least-loaded; `engine` in tokens is the baseline of the recorded GORGO runs, whose one token counter is
 //! released at the end of a request, like W + D.

@@ -42,14 +42,16 @@ pub enum Signal {
     Own,
     /// The engine's last report, corrected by the router's own counters.
     Engine,
+    /// The engine's last report alone: what a balancer does that only polls.
+    Gauges,
 }
 
 /// The load of a candidate; `None` if it needs an engine report that was never scraped.
 ///
-/// | | `own` | `engine` |
-/// |---|---|---|
-/// | `tokens` | W + D | running + queued + K + W + D |
-/// | `requests` | requests | max(running + queued, requests) |
+/// | | `own` | `engine` | `gauges` |
+/// |---|---|---|---|
+/// | `tokens` | W + D | running + queued + K + W + D | running + queued + K |
+/// | `requests` | requests | max(running + queued, requests) | running + queued |
 pub(crate) fn load(candidate: &Candidate, unit: Unit, signal: Signal) -> Option<f64> {
     let own = match unit {
         Unit::Tokens => candidate.tokens() as f64,
@@ -58,11 +60,14 @@ pub(crate) fn load(candidate: &Candidate, unit: Unit, signal: Signal) -> Option<
     Some(match (signal, unit) {
         (Signal::Own, _) => own,
         (Signal::Engine, Unit::Tokens) => own + reported(&candidate.engine?),
-        (Signal::Engine, Unit::Requests) => {
-            let engine = candidate.engine?;
-            own.max(f64::from(engine.running) + f64::from(engine.queued))
-        }
+        (Signal::Engine, Unit::Requests) => own.max(requests(&candidate.engine?)),
+        (Signal::Gauges, Unit::Tokens) => reported(&candidate.engine?),
+        (Signal::Gauges, Unit::Requests) => requests(&candidate.engine?),
     })
+}
+
+fn requests(engine: &EngineView) -> f64 {
+    f64::from(engine.running) + f64::from(engine.queued)
 }
 
 /// running + queued + K: a sum of requests and tokens, as the recorded baseline computes it.
@@ -214,6 +219,8 @@ pub(crate) mod tests {
         c.engine = Some(EngineView { running: 5, queued: 2, used_tokens: 48_000, age_ms: 0.0 });
         assert_eq!(load(&c, Unit::Tokens, Signal::Engine), Some(63_907.0));
         assert_eq!(load(&c, Unit::Requests, Signal::Engine), Some(7.0));
+        assert_eq!(load(&c, Unit::Tokens, Signal::Gauges), Some(48_007.0));
+        assert_eq!(load(&c, Unit::Requests, Signal::Gauges), Some(7.0));
         assert_eq!(busy(&c), 5);
     }
 }

@@ -3,7 +3,7 @@
 //! `points/<key>.json` (and, where rows are kept, `points/<key>.requests.csv.gz`) are written as each arm and seed
 //! ends; everything else is made of them by [`ResultFolder::finish`] and can be made again at any time.
 
-use super::{ArmRun, ArmTiming, Point, ResultError, requests};
+use super::{ArmRun, Point, ResultError, Timing, requests};
 use crate::plot::{self, Format};
 use crate::report;
 use crate::summary::{self, ArmSummary};
@@ -132,8 +132,8 @@ impl ResultFolder {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn write_timing(&self, timing: &[ArmTiming]) -> Result<(), ResultError> {
-        self.write_json(&self.dir.join("timing.json"), &timing)
+    pub fn write_timing(&self, timing: &Timing) -> Result<(), ResultError> {
+        self.write_json(&self.dir.join("timing.json"), timing)
     }
 
     /// Reads what is there.

@@ -60,7 +60,8 @@ fn arms_are_paired_by_seed_with_their_baseline() {
         (*baseline).clone_into(&mut point.baseline);
         points.push(point);
     }
-    let of = |i: usize| summarize(&points)[i].against_baseline.clone().map(|a| (a.baseline, a.ttft.mean.unwrap().value));
+    let of =
+        |i: usize| summarize(&points)[i].against_baseline.clone().map(|a| (a.baseline, a.ttft.mean.unwrap().value));
     assert_eq!([of(0), of(2)], [None, None]);
     assert_eq!([of(1), of(3)], [Some(("a 1".to_owned(), -1.0)), Some(("a 2".to_owned(), 20.0))]);
 }

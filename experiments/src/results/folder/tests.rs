@@ -1,5 +1,6 @@
 use super::*;
 use crate::results::test_data::{run, swept};
+use crate::results::{ArmTiming, Timing};
 use std::collections::BTreeMap;
 
 const SPEC: &str = "name = \"three regions\"\nversion = \"0.1.0\"\n";
@@ -164,7 +165,9 @@ fn timing_is_a_file_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let folder = ResultFolder::create(dir.path(), SPEC).unwrap();
     let timing = ArmTiming { arm: "gorgo".to_owned(), seed: 1, wall_s: 0.5, simulated_requests_per_second: 2e5 };
-    folder.write_timing(std::slice::from_ref(&timing)).unwrap();
+    let timing = Timing::of(vec![(100_000, timing)], 0.7);
+    folder.write_timing(&timing).unwrap();
+    assert_eq!(timing.simulated_requests_per_second, 2e5);
     let text = fs::read_to_string(dir.path().join("timing.json")).unwrap();
-    assert_eq!(serde_json::from_str::<Vec<ArmTiming>>(&text).unwrap(), [timing]);
+    assert_eq!(serde_json::from_str::<Timing>(&text).unwrap(), timing);
 }
