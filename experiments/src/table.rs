@@ -10,7 +10,7 @@ pub const WIDTH: usize = 120;
 const HEADER: [&str; 12] = [
     "arm",
     "requests",
-    "lost",
+    "not done\n/ lost",
     "TTFT mean\nms ± 95 %",
     "p50\nms",
     "p95\nms",
@@ -41,7 +41,7 @@ pub fn comparison(arms: &[ArmSummary]) -> String {
     let fits = names.iter().all(|name| name.chars().count() <= room);
     let names = if fits { names.into_iter().map(str::to_owned).collect() } else { short_names(&names) };
     for (mut row, name) in rows.into_iter().zip(names) {
-        row[0] = shorten(&name, room);
+        row[0] = wrap(&name, room);
         table.add_row(row);
     }
     for column in table.column_iter_mut().skip(1) {
@@ -57,7 +57,8 @@ fn row(arm: &ArmSummary) -> [String; 12] {
     [
         plain(&arm.arm),
         arm.counts.requests.to_string(),
-        arm.counts.lost.to_string(),
+        // Refused, timed out, failed or cancelled; and without any end, which would be a bug.
+        format!("{} / {}", arm.counts.requests - arm.counts.finished - arm.counts.lost, arm.counts.lost),
         ttft(|s| s.mean).map_or_else(none, with_interval),
         value(ttft(|s| s.p50)),
         value(ttft(|s| s.p95)),
@@ -102,6 +103,19 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// Breaks a name between words; a word without room for itself loses its middle.
+fn wrap(text: &str, room: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ').map(|word| shorten(word, room - 1)) {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= room => *line += &format!(" {word}"),
+            Some(_) => lines.push(format!(" {word}")), // a later line is set in
+            None => lines.push(word),
+        }
+    }
+    lines.join("\n")
+}
+
 fn shorten(text: &str, room: usize) -> String {
     let letters: Vec<char> = text.chars().collect();
     if letters.len() <= room {
@@ -130,6 +144,7 @@ mod tests {
         let mut arms = summarize(&points(&["least-load", long, "nothing"], 3, 400));
         arms[1].counts.requests = 1_234_567;
         arms[1].counts.lost = 12_345;
+        arms[1].counts.finished = 1_222_222;
         let arm = &mut arms[1];
         for spread in [&mut arm.ttft_ms, &mut arm.e2e_ms].into_iter().flatten() {
             spread.mean = Estimate { value: 123_456.7, ci95: Some(12_345.6) };
@@ -140,8 +155,9 @@ mod tests {
         let widest = table.lines().map(|l| l.chars().count()).max().unwrap();
         assert!(widest <= WIDTH, "{widest}\n{table}");
         assert!(table.contains("gorgo") && table.contains("…"), "{table}");
-        let lines = table.lines().count();
-        assert_eq!(lines, 3 + arms.len(), "no row is wrapped\n{table}");
+        // Only the name takes more lines.
+        let figures = table.lines().skip(3).filter(|l| l.contains(" / "));
+        assert_eq!(figures.count(), arms.len(), "{table}");
     }
 
     #[test]
