@@ -122,6 +122,7 @@ impl<S: Symbol> Router<S> {
             }
             Event::Failed { id, attempt, failure } => {
                 self.failed(now, id, attempt, failure, actions);
+                self.expel(now, actions);
                 self.pump(now, actions);
             }
             Event::ClientGone { id } => {
@@ -131,6 +132,7 @@ impl<S: Symbol> Router<S> {
             Event::Timer => self.timer(now, actions),
             other => {
                 self.replica_event(now, other, actions);
+                self.expel(now, actions);
                 self.pump(now, actions);
             }
         }
@@ -202,6 +204,8 @@ impl<S: Symbol> Router<S> {
         self.flights.insert(id, flight);
         if self.replicas.iter().all(|r| r.removed) {
             self.end(id, Status::Rejected, "no-replicas", actions);
+        } else if self.is_stranded(now, id) {
+            self.end(id, Status::Rejected, "unavailable", actions);
         } else if self.queued > 0 || !self.route(now, id, actions) {
             // Behind those who wait already: nobody overtakes.
             if self.queued >= self.config.queue_limit {

@@ -93,7 +93,9 @@ impl<S: Symbol> Router<S> {
             flight.tried.insert(replica);
         }
         flight.state = State::Queued { ticket: u64::MAX };
-        if !self.route(now, id, actions) {
+        if self.is_stranded(now, id) {
+            self.end(id, Status::Rejected, "unavailable", actions);
+        } else if !self.route(now, id, actions) {
             self.enqueue(now, id, true, actions);
         }
     }

@@ -1,9 +1,10 @@
 //! Choosing and booking, and emptying the queue.
 
 use super::{Action, DecisionRecord, Dispatch, LearnAt, Router, State, waits};
-use crate::fleet::Kind;
+use crate::fleet::{Kind, Replica};
 use crate::policy::{Exclusion, Terms};
 use crate::radix::Symbol;
+use crate::record::Status;
 use crate::{ReplicaId, ReplicaSet, RequestId, Span, Time};
 
 impl<S: Symbol> Router<S> {
@@ -85,6 +86,35 @@ impl<S: Symbol> Router<S> {
             }
             let cached = self.matched[slot].min(request.ask.prompt_tokens);
             self.candidates.push(replica.candidate(id, now, excluded, cached));
+        }
+    }
+
+    /// Whether a request that was forwarded here finds no engine that works. The router that sent it knows others, so
+    /// it is given back at once instead of waiting for a restart.
+    pub(super) fn is_stranded(&self, now: Time, id: RequestId) -> bool {
+        let forwarded = self.flights.get(&id).is_some_and(|f| f.request.hops > 0 && f.request.hops >= self.config.max_hops);
+        forwarded && self.has_no_engine(now)
+    }
+
+    /// Whether every engine this router dispatches to itself is down, draining or gone.
+    fn has_no_engine(&self, now: Time) -> bool {
+        let gates = &self.config.gates;
+        let works = |r: &Replica| matches!(r.closed(now, gates), None | Some(Exclusion::Full));
+        !self.replicas.iter().any(|r| !r.removed && r.spec.kind != Kind::Peer && works(r))
+    }
+
+    /// Gives queued requests back that became stranded.
+    pub(super) fn expel(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let edge = self.replicas.iter().any(|r| r.spec.kind == Kind::Peer);
+        if self.queued == 0 || !edge || !self.has_no_engine(now) {
+            return;
+        }
+        let waiting: Vec<RequestId> = self.queue.iter().map(|&(id, _)| id).collect();
+        for id in waiting {
+            let queued = self.flights.get(&id).is_some_and(|f| matches!(f.state, State::Queued { .. }));
+            if queued && self.is_stranded(now, id) {
+                self.end(id, Status::Rejected, "unavailable", actions);
+            }
         }
     }
 

@@ -182,6 +182,29 @@ fn an_edge_forwards_once_and_never_twice() {
 }
 
 #[test]
+fn a_forwarded_request_goes_back_when_the_engine_here_is_dead() {
+    let forwarded = |id| {
+        let Event::Arrived(mut request) = ask(id, "a") else { unreachable!() };
+        request.hops = 1;
+        Event::Arrived(request)
+    };
+    let mut config = RouterConfig::default();
+    config.gates.max_running = Some(1);
+    let mut r = router(config, &[Kind::Local, Kind::Peer]);
+    tell(&mut r, 0, forwarded(1));
+    assert_eq!(tell(&mut r, 1, forwarded(2)), [Action::Queued { id: RequestId(2) }]);
+    for ms in 2..4 {
+        assert_eq!(tell(&mut r, ms, Event::ProbeFailed { replica: ReplicaId(0) }), []);
+    }
+    // Down: the one that waits here cannot go on; the one at the engine is called back and cannot either.
+    let end = tell(&mut r, 5, Event::ProbeFailed { replica: ReplicaId(0) });
+    assert!(end.contains(&done(2, Status::Rejected, "unavailable")), "{end:?}");
+    assert!(end.contains(&done(1, Status::Rejected, "unavailable")), "{end:?}");
+    assert_eq!(tell(&mut r, 6, forwarded(3)), [done(3, Status::Rejected, "unavailable")]);
+    assert_eq!(sent(&tell(&mut r, 7, ask(4, "a"))), [(4, 1, 1)], "its own requests go to the peer");
+}
+
+#[test]
 fn removing_a_replica_calls_its_waiting_requests_back() {
     let mut r = router(RouterConfig::default(), &[REMOTE]);
     tell(&mut r, 0, ask(1, "a"));
