@@ -66,6 +66,9 @@ struct Flight {
     origin: u16,
     /// Dispatch that counts, as the engine knows it; news of older ones is not recorded.
     at_engine: Key,
+    /// When its latest news reaches the router that dispatched it, and the entry router: one connection carries them,
+    /// so jitter must not let the last token overtake the first.
+    told: [Time; 2],
     live: bool,
 }
 

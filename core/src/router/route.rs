@@ -92,7 +92,8 @@ impl<S: Symbol> Router<S> {
     /// Whether a request that was forwarded here finds no engine that works. The router that sent it knows others, so
     /// it is given back at once instead of waiting for a restart.
     pub(super) fn is_stranded(&self, now: Time, id: RequestId) -> bool {
-        let forwarded = self.flights.get(&id).is_some_and(|f| f.request.hops > 0 && f.request.hops >= self.config.max_hops);
+        let forwarded =
+            self.flights.get(&id).is_some_and(|f| f.request.hops > 0 && f.request.hops >= self.config.max_hops);
         forwarded && self.has_no_engine(now)
     }
 

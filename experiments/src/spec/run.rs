@@ -216,7 +216,7 @@ impl RunSpec {
             let only = Table::from_iter([(key.clone(), value.clone())]);
             check_table(key, only)?;
         }
-        let rest: Rest = Value::Table(table).try_into().map_err(|e: toml::de::Error| e.message().to_owned())?;
+        let rest: Rest = Value::Table(table).try_into().map_err(|e: toml::de::Error| explain(&e))?;
         let mut spec = Self {
             workload,
             fleet: rest.fleet,
@@ -275,12 +275,17 @@ impl RunSpec {
     }
 }
 
+/// The words of an error in one line, with the key they are about where the parser knows it.
+pub(super) fn explain(error: &toml::de::Error) -> String {
+    error.to_string().split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
 /// Reads one top-level setting alone and names it in the error.
 fn check_table(key: &str, only: Table) -> Result<(), String> {
     fn read<T: serde::de::DeserializeOwned>(key: &str, mut only: Table) -> Result<(), String> {
         let value = only.remove(key).unwrap_or(Value::Boolean(false));
-        let shown = if value.is_table() { format!("[{key}]") } else { key.to_owned() };
-        value.try_into::<T>().map(|_| ()).map_err(|e| format!("{shown} {}", e.message()))
+        let shown = if value.is_table() { format!("[{key}]") } else { format!("{key}:") };
+        value.try_into::<T>().map(|_| ()).map_err(|e| format!("{shown} {}", explain(&e)))
     }
     match key {
         "fleet" => read::<FleetSpec>(key, only),

@@ -1,1 +1,111 @@
+use super::*;
 
+const FLEET: &str = r#"
+[workload]
+trace = "wildchat-located"
+rate = 5.0
+duration_s = 10.0
+[fleet]
+max_running = 10
+replicas = [{ name = "a", region = "aws:eu-central-1" }, { name = "b", region = "aws:us-east-1" }]
+"#;
+
+fn parse(text: &str, sets: &[&str], vary: &[&str]) -> Result<Vec<PlannedArm>, SpecError> {
+    let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+    Experiment::parse("x.toml", PathBuf::new(), &format!("{text}\n{FLEET}"), &owned(sets), &owned(vary))?.plan()
+}
+
+fn labels(text: &str, sets: &[&str], vary: &[&str]) -> Vec<String> {
+    parse(text, sets, vary).unwrap().into_iter().map(|arm| arm.label).collect()
+}
+
+fn error(text: &str, sets: &[&str], vary: &[&str]) -> String {
+    parse(text, sets, vary).map(|_| ()).unwrap_err().to_string()
+}
+
+// Tables before [workload] in the concatenated text must come as dotted keys or inline.
+const ARMS: &str =
+    r#"arms = [{ policy = "least-load" }, { policy = "gorgo" }, { policy = "gorgo", topology = "proxy" }]"#;
+
+#[test]
+fn arms_are_named_after_what_sets_them_apart() {
+    assert_eq!(labels(ARMS, &[], &[]), ["least-load", "gorgo", "gorgo-proxy"]);
+    assert_eq!(labels("", &[], &[]), ["gorgo"]);
+}
+
+#[test]
+fn a_policys_knob_is_varied_only_where_it_exists_and_rates_everywhere() {
+    let vary = ["workload.rate=1,2", "policy.ms_per_token=0.1..0.2:0.1"];
+    let arms = parse(ARMS, &[], &vary).unwrap();
+    let names: Vec<_> = arms.iter().map(|a| (a.label.as_str(), a.baseline.as_str())).collect();
+    assert_eq!(names[0], ("least-load rate=1", "least-load rate=1"));
+    assert_eq!(names[1], ("gorgo rate=1 ms_per_token=0.1", "least-load rate=1"));
+    assert_eq!((names.len(), names[5]), (10, ("least-load rate=2", "least-load rate=2")));
+}
+
+#[test]
+fn set_reaches_everything_and_the_file_says_what_was_resolved() {
+    let sets =
+        ["policy.running_cost_factor=0.25", "fleet.replicas.1.name=zwei", "seeds=[4, 9]", "router.max_attempts=2"];
+    let owned: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
+    let text = format!("policy = \"gorgo\"\n{FLEET}");
+    let experiment = Experiment::parse("x.toml", PathBuf::new(), &text, &owned, &[]).unwrap();
+    assert_eq!(experiment.seeds, [4, 9]);
+    let again = Experiment::parse("y.toml", PathBuf::new(), &experiment.resolved(), &[], &[]).unwrap();
+    let (a, b) = (experiment.plan().unwrap(), again.plan().unwrap());
+    assert_eq!(a[0].spec, b[0].spec);
+    assert_eq!(a[0].spec.fleet.replicas[1].name, "zwei");
+    assert_eq!(a[0].spec.router.max_attempts, 2);
+    assert_eq!(a[0].spec.router.gates.max_running, Some(10), "the fleet's limit is the router's gate");
+    assert_eq!(serde_json::to_value(&a[0].spec.policy).unwrap()["running_cost_factor"], 0.25);
+}
+
+#[test]
+fn mistakes_are_one_sentence_that_names_the_key_and_the_nearest() {
+    let all = [
+        error("pollcy = \"gorgo\"", &[], &[]),
+        error("policy = \"gorga\"", &[], &[]),
+        error("policy = { name = \"gorgo\", ms_per_tokn = 1 }", &[], &[]),
+        error("router = { max_atempts = 1 }", &[], &[]),
+        error("router = { gates = { max_running = \"ten\" } }", &[], &[]),
+        error("", &["workload.rates=3"], &[]),
+        error("", &["workload.rate=-3"], &[]),
+        error("", &["fleet.replicas.7.name=x"], &[]),
+        error("", &["nonsense"], &[]),
+        error("", &[], &["policy.ms_per_tokn=1,2"]),
+        error("", &[], &["workload.rate=1..9"]),
+        error("", &[], &["workload.rate=1..1e9:0.001"]),
+        error("seeds = 0", &[], &[]),
+        error("seeds = [1, 1]", &[], &[]),
+        error("baseline = \"gorgi\"", &[], &[]),
+        error("arms = [{ policy = \"gorgo\" }, { policy = \"gorgo\" }]", &[], &[]),
+        error("faults = [{ at_s = 1, replica = \"c\", kind = \"crash\" }]", &[], &[]),
+        error("arms = [", &[], &[]),
+        error("topology = \"ring\"", &[], &[]),
+    ];
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
+fn ranges_are_counted_not_summed() {
+    let values = |text: &str| -> Vec<String> { vary::parse(text).unwrap().1.iter().map(vary::show).collect() };
+    assert_eq!(values("k=0..0.3:0.1"), ["0.0", "0.1", "0.2", "0.3"]);
+    assert_eq!(values("k=1..4:1"), ["1", "2", "3", "4"]);
+    assert_eq!(values("k=0.01..0.1:*2"), ["0.01", "0.02", "0.04", "0.08"]);
+    assert_eq!(values("k=edge,proxy"), ["edge", "proxy"]);
+}
+
+#[test]
+fn a_short_trace_goes_on_as_other_people_when_arrivals_are_drawn() {
+    let mut workload = parse("", &["workload.rate=20", "workload.duration_s=60"], &[]).unwrap().remove(0).spec.workload;
+    let requests = workload.load(Path::new(""), 1).unwrap();
+    assert!((1_000..1_400).contains(&requests.len()), "{}", requests.len());
+    assert!(requests.is_sorted_by_key(|r| r.at));
+    let (first, copy) = (&requests[0], &requests[663]);
+    assert_eq!(first.input_tokens, copy.input_tokens);
+    assert!(first.blocks != copy.blocks && first.user != copy.user && first.session != copy.session);
+    let other = workload.load(Path::new(""), 2).unwrap();
+    assert_ne!(requests[5].at, other[5].at, "another seed, other arrivals");
+    workload.requests = Some(10);
+    assert_eq!(workload.load(Path::new(""), 1).unwrap().len(), 10.min(requests.len()));
+}

@@ -19,7 +19,7 @@ pub struct WorkloadSpec {
     pub trace: Option<String>,
     /// `wildchat-like`: make one instead.
     pub generate: Option<String>,
-    /// Size of a generated trace.
+    /// At most so many; the size of a generated trace.
     pub requests: Option<usize>,
     /// Poisson arrivals in the order of the trace, requests a second.
     pub rate: Option<f64>,
@@ -54,14 +54,19 @@ impl WorkloadSpec {
         for key in OWN {
             own.extend(table.remove_entry(key));
         }
-        let own: Own =
-            Value::Table(own).try_into().map_err(|e: toml::de::Error| format!("[workload] {}", e.message()))?;
+        let own: Own = Value::Table(own)
+            .try_into()
+            .map_err(|e: toml::de::Error| format!("[workload] {}", super::run::explain(&e)))?;
         if table.contains_key("seed") {
             return Err("[workload] seed is set by the run's own seed; use `seeds`".to_owned());
         }
         let options = Value::Table(table).try_into().map_err(|e: toml::de::Error| {
-            let message = e.message().replace("expected one of ", &format!("expected one of `{}`, ", OWN.join("`, `")));
-            format!("[workload] {message}")
+            let own = format!("expected one of `{}`, ", OWN.join("`, `"));
+            let message = super::run::explain(&e).replace("expected one of ", &own);
+            format!(
+                "[workload] {}",
+                message.replace("`time_scale`, `duration_s`", "`time_scale`").replace(", `seed`", "")
+            )
         })?;
         let spec = Self {
             trace: own.trace,
@@ -131,15 +136,15 @@ impl WorkloadSpec {
             }
             None => self.generate(seed, &options)?,
         };
-        if let Some(limit) = self.requests.filter(|_| self.trace.is_some()) {
-            requests.truncate(limit);
-        }
         if let Some(duration) = self.duration_s {
             let end = Time::ZERO + Span::from_secs(duration);
             if drawn {
                 prolong(&mut requests, end);
             }
             requests.retain(|r| r.at <= end);
+        }
+        if let Some(limit) = self.requests {
+            requests.truncate(limit);
         }
         Ok(requests)
     }

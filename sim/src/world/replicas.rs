@@ -94,6 +94,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let attempt = if by_peer { key.second() } else { key.first() };
         let (from, to) = (self.replicas[usize::from(replica)].site, self.routers[usize::from(router)].site);
         let at = at.max(self.now) + self.one_way(from, to, key, leg);
+        let at = self.in_order(key, 0, at);
         self.events.push(at, Ev::Back { router, key: key.parent(), attempt, back });
     }
 }

@@ -70,7 +70,8 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             engine_done: Time::NEVER,
             done: Time::NEVER,
         });
-        let flight = Flight { request, user_rtt_ms, origin, at_engine: Key::default(), live: true };
+        let told = [Time::ZERO; 2];
+        let flight = Flight { request, user_rtt_ms, origin, at_engine: Key::default(), told, live: true };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.flights[slot as usize] = flight;
@@ -205,7 +206,15 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let origin = flight.origin;
         let (from, to) = (self.routers[usize::from(router)].site, self.routers[usize::from(origin)].site);
         let at = self.now + self.one_way(from, to, key, leg);
+        let at = self.in_order(key, 1, at);
         self.events.push(at, Ev::Back { router: origin, key: key.parent(), attempt: key.first(), back });
+    }
+
+    /// The instant `at`, or that of the news before it on the same connection if that comes later.
+    pub(super) fn in_order(&mut self, key: Key, connection: usize, at: Time) -> Time {
+        let told = &mut self.flights[key.slot()].told[connection];
+        *told = at.max(*told);
+        *told
     }
 
     /// A router says that a request is over.

@@ -162,6 +162,21 @@ fn every_policy_finishes_everything_in_both_topologies() {
 }
 
 #[test]
+fn jitter_never_lets_the_last_token_overtake_the_first() {
+    for topology in [Topology::Edge, Topology::Proxy { site: 1 }] {
+        let mut config = world(&TWO, topology);
+        config.network.jitter = 0.2;
+        config.router.gates.max_running = Some(2);
+        let trace: Vec<_> = (0..300).map(|i| request(i as f64 * 40.0, i, 100, 1 + (i % 3) as u32, FRANKFURT)).collect();
+        let out = go(&config, "random", &trace);
+        assert_eq!(finished(&out), 300);
+        for r in &out.records {
+            assert!(r.router_first != Time::NEVER && r.first_token <= r.done && r.done != Time::NEVER, "{r:?}");
+        }
+    }
+}
+
+#[test]
 fn a_crash_loses_nothing_that_had_no_first_token() {
     for topology in [Topology::Edge, Topology::Proxy { site: 0 }] {
         let mut config = world(&TWO, topology);
