@@ -29,7 +29,7 @@ pub enum RunError {
         /// With which seed.
         seed: u64,
         /// Why.
-        source: WorldError,
+        source: Box<WorldError>,
     },
     /// No thread pool.
     #[error("cannot start {jobs} worker threads; give a smaller --jobs")]
@@ -147,7 +147,7 @@ pub fn simulate(
     let policy = arm.spec.policy.clone();
     let started = Instant::now();
     let outcome = world::run(&built.world, &|| policy.build(), requests.iter().cloned())
-        .map_err(|source| RunError::World { arm: arm.label.clone(), seed, source })?;
+        .map_err(|source| RunError::World { arm: arm.label.clone(), seed, source: Box::new(source) })?;
     let wall_s = started.elapsed().as_secs_f64();
     let samples = outcome.samples.iter().map(|s| QueueSample {
         at: s.at,
