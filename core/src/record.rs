@@ -3,6 +3,21 @@
 use crate::time::{Span, Time};
 use serde::{Deserialize, Serialize};
 
+/// How full a replica was at an instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueSample {
+    /// When.
+    pub at: Time,
+    /// Which replica.
+    pub replica: u16,
+    /// Requests in the engine's queue or on their way into it.
+    pub waiting: u32,
+    /// Requests running, in prefill or decode.
+    pub running: u32,
+    /// Requests in the queue of the router beside it (edge) or of the proxy.
+    pub queued_at_router: u32,
+}
+
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

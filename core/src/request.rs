@@ -13,6 +13,19 @@ pub struct Place {
     pub lon: f64,
 }
 
+/// Mean Earth radius (IUGG), the value the haversine formula is used with.
+const EARTH_RADIUS_KM: f64 = 6_371.0;
+
+impl Place {
+    /// Great-circle distance in km (haversine formula).
+    pub fn km_to(self, other: Self) -> f64 {
+        let (lat_a, lat_b) = (self.lat.to_radians(), other.lat.to_radians());
+        let (dlat, dlon) = (lat_b - lat_a, (other.lon - self.lon).to_radians());
+        let h = (dlat / 2.0).sin().powi(2) + lat_a.cos() * lat_b.cos() * (dlon / 2.0).sin().powi(2);
+        2.0 * EARTH_RADIUS_KM * h.clamp(0.0, 1.0).sqrt().asin()
+    }
+}
+
 /// One row of a workload: when a request comes, from whom and where, and what it holds. Text never travels here:
 /// a prompt is the chain of its block ids, so that equal ids mean equal whole prefixes.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,4 +55,49 @@ pub struct TraceRequest {
     /// Ids of the whole blocks that prompt and answer together add after the prompt's whole blocks
     /// (`input_tokens / block_tokens` of them); empty when the trace does not tell. Lets a later turn hit the answer.
     pub answer_blocks: Arc<[u64]>,
+}
+
+impl TraceRequest {
+    /// A row that tells no more than times and lengths: one turn of a conversation and user of its own, nowhere.
+    pub fn lone(
+        id: u64,
+        at: Time,
+        input_tokens: u32,
+        output_tokens: u32,
+        block_tokens: u32,
+        blocks: Arc<[u64]>,
+    ) -> Self {
+        Self {
+            at,
+            session: id,
+            user: id,
+            turn: 1,
+            place: None,
+            country: None,
+            input_tokens,
+            output_tokens,
+            max_tokens: None,
+            block_tokens,
+            blocks,
+            answer_blocks: Arc::from([]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frankfurt_to_tel_aviv_is_2950_km() {
+        let (fra, tlv) = (Place { lat: 50.11, lon: 8.68 }, Place { lat: 32.09, lon: 34.78 });
+        assert!((fra.km_to(tlv) - 2_950.0).abs() < 30.0, "{}", fra.km_to(tlv));
+        assert_eq!(fra.km_to(fra), 0.0);
+    }
+
+    #[test]
+    fn antipodes_are_half_the_circumference_apart() {
+        let d = Place { lat: 10.0, lon: 20.0 }.km_to(Place { lat: -10.0, lon: -160.0 });
+        assert!((d - std::f64::consts::PI * EARTH_RADIUS_KM).abs() < 1.0);
+    }
 }

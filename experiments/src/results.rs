@@ -9,8 +9,9 @@ pub mod requests;
 #[cfg(test)]
 pub(crate) mod test_data;
 
+use gorgo_core::Span;
+pub use gorgo_core::record::QueueSample;
 use gorgo_core::record::RequestRecord;
-use gorgo_core::{Span, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,21 +31,6 @@ pub struct Names {
     pub routers: Vec<String>,
     /// Replicas.
     pub replicas: Vec<String>,
-}
-
-/// Queues of one replica at one instant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueSample {
-    /// When.
-    pub at: Time,
-    /// Which replica.
-    pub replica: u16,
-    /// Requests waiting in its engine.
-    pub waiting: u32,
-    /// Requests running in its engine.
-    pub running: u32,
-    /// Requests held back by the router for this replica, or by the only router for all.
-    pub queued_at_router: u32,
 }
 
 /// Everything one arm did with one seed.

@@ -1,7 +1,7 @@
 //! Runs the points of a plan (arm × seed) on all cores and keeps each result as it ends.
 
 use crate::build::build;
-use crate::results::{ArmRun, ArmTiming, QueueSample, ResultError, ResultFolder, Results, Rows, Timing};
+use crate::results::{ArmRun, ArmTiming, ResultError, ResultFolder, Results, Rows, Timing};
 use crate::spec::{Experiment, PlannedArm, SpecError};
 use gorgo_core::record::Status;
 use gorgo_core::request::TraceRequest;
@@ -149,13 +149,6 @@ pub fn simulate(
     let outcome = world::run(&built.world, &|| policy.build(), requests.iter().cloned())
         .map_err(|source| RunError::World { arm: arm.label.clone(), seed, source: Box::new(source) })?;
     let wall_s = started.elapsed().as_secs_f64();
-    let samples = outcome.samples.iter().map(|s| QueueSample {
-        at: s.at,
-        replica: s.replica,
-        waiting: s.waiting,
-        running: s.running,
-        queued_at_router: s.queued_at_router,
-    });
     let run = ArmRun {
         arm: arm.label.clone(),
         baseline: arm.baseline.clone(),
@@ -165,7 +158,7 @@ pub fn simulate(
         seed,
         names: built.names,
         itl: outcome.itl.buckets().collect(),
-        samples: samples.collect(),
+        samples: outcome.samples,
         event_hash: outcome.event_hash,
         events: outcome.events,
         span: outcome.span,

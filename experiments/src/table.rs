@@ -9,7 +9,7 @@ pub const WIDTH: usize = 120;
 
 const HEADER: [&str; 12] = [
     "arm",
-    "requests",
+    "reqs",
     "not done\n/ lost",
     "TTFT mean\nms ± 95 %",
     "p50\nms",
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn no_arms_make_a_table_of_headers_and_control_characters_are_blanked() {
-        assert!(comparison(&[]).contains("requests"));
+        assert!(comparison(&[]).contains("reqs"));
         let arms = summarize(&points(&["a\u{1b}[31m\nb"], 1, 3));
         assert!(comparison(&arms).contains("a [31m b"));
     }

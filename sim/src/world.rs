@@ -6,8 +6,9 @@
 //! router → replica (or peer router → replica), the engine, and all the way back.
 
 use crate::engine::{Engine, EngineEvent, GapHistogram};
-use crate::network::{Network, great_circle_km, user_rtt_ms};
+use crate::network::{Network, user_rtt_ms};
 use gorgo_core::policy::Policy;
+pub use gorgo_core::record::QueueSample;
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::request::{Place, TraceRequest};
 use gorgo_core::router::{Action, Event, Router};
@@ -25,21 +26,6 @@ mod signals;
 pub use config::{Client, Fault, FaultKind, ReplicaConfig, Site, Topology, WorldConfig, WorldError};
 use key::Key;
 use queue::{Back, Ev, EventQueue};
-
-/// How full a replica was at an instant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueSample {
-    /// When.
-    pub at: Time,
-    /// Which replica.
-    pub replica: u16,
-    /// Requests in the engine's queue or on their way into it.
-    pub waiting: u32,
-    /// Requests running, in prefill or decode.
-    pub running: u32,
-    /// Requests in the queue of the router beside it (edge) or of the proxy.
-    pub queued_at_router: u32,
-}
 
 /// What a run leaves behind.
 #[derive(Debug, Clone, PartialEq)]
@@ -241,7 +227,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
     fn entry(&self, request: &TraceRequest) -> (u16, f64) {
         let access = self.config.access_ms(request.country);
         let rtt = |node: &RouterNode| match request.place {
-            Some(place) => user_rtt_ms(access, great_circle_km(place, self.config.sites[node.site].place)),
+            Some(place) => user_rtt_ms(access, place.km_to(self.config.sites[node.site].place)),
             None => access,
         };
         let all = self.routers.iter().enumerate().map(|(i, node)| (i as u16, rtt(node)));

@@ -12,18 +12,10 @@ const SAN_FRANCISCO: Place = Place { lat: 37.77, lon: -122.42 };
 fn request(at_ms: f64, id: u64, input: u32, output: u32, place: Place) -> TraceRequest {
     let blocks: Arc<[u64]> = (0..input.div_ceil(16)).map(|b| (id << 20) | u64::from(b)).collect();
     TraceRequest {
-        at: Time::from_ms(at_ms),
-        session: id,
-        user: id,
-        turn: 1,
         place: Some(place),
         country: Some(*b"DE"),
-        input_tokens: input,
-        output_tokens: output,
         max_tokens: Some(output),
-        block_tokens: 16,
-        blocks,
-        answer_blocks: Arc::from([]),
+        ..TraceRequest::lone(id, Time::from_ms(at_ms), input, output, 16, blocks)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Data-centre regions, measured round trips between them, and users' access lines.
 
-use super::{distance_km, iso2, table};
+use super::{iso2, table};
 use gorgo_core::request::Place;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -109,7 +109,7 @@ pub fn rtt(from: &str, to: &str) -> Option<Rtt> {
 /// choice. Only cloud backbones count: the few `modal` pairs are probes through a loaded serving stack.
 pub fn nearest_measured(place: Place, provider: Option<&str>, max_km: f64) -> Option<(&'static Region, f64)> {
     let usable = |r: &&Region| r.measured && r.provider != "modal" && provider.is_none_or(|p| r.provider == p);
-    let with_distance = regions().iter().filter(usable).map(|r| (r, distance_km(place, r.place)));
+    let with_distance = regions().iter().filter(usable).map(|r| (r, place.km_to(r.place)));
     with_distance.min_by(|a, b| a.1.total_cmp(&b.1)).filter(|&(_, km)| km <= max_km)
 }
 

@@ -41,20 +41,15 @@ impl Parser for Azure {
             return Ok(());
         }
         self.table.unknown(&COLUMNS).for_each(|name| sink.seen.unknown(name));
-        sink.ready.push_back(TraceRequest {
-            at: Time(at),
-            session: number,
-            user: number,
-            turn: 1,
-            place: None,
-            country: None,
+        let blocks = own_blocks(number, input_tokens, self.block_tokens);
+        sink.ready.push_back(TraceRequest::lone(
+            number,
+            Time(at),
             input_tokens,
             output_tokens,
-            max_tokens: None,
-            block_tokens: self.block_tokens,
-            blocks: own_blocks(number, input_tokens, self.block_tokens),
-            answer_blocks: [].into(),
-        });
+            self.block_tokens,
+            blocks,
+        ));
         Ok(())
     }
 }

@@ -46,20 +46,10 @@ impl Parser for Bailian {
         let session = parent.map_or(chat, |p| self.root.get(&p).copied().unwrap_or(p));
         self.root.insert(chat, session);
         row.unknown(&KNOWN).for_each(|name| sink.seen.unknown(name));
-        sink.ready.push_back(TraceRequest {
-            at: Time::from_ms(at),
-            session,
-            user: session,
-            turn,
-            place: None,
-            country: None,
-            input_tokens,
-            output_tokens,
-            max_tokens: None,
-            block_tokens: self.block_tokens,
-            blocks: ids.into(),
-            answer_blocks: [].into(),
-        });
+        let blocks = ids.into();
+        let row =
+            TraceRequest::lone(session, Time::from_ms(at), input_tokens, output_tokens, self.block_tokens, blocks);
+        sink.ready.push_back(TraceRequest { turn, ..row });
         Ok(())
     }
 }

@@ -63,19 +63,17 @@ impl Parser for Burstgpt {
             }
         };
         self.table.unknown(&OTHERS).for_each(|name| sink.seen.unknown(name));
+        let blocks = own_blocks(number, input_tokens, self.block_tokens);
         sink.ready.push_back(TraceRequest {
-            at: Time::from_ms(at * 1e3),
-            session,
-            user: session,
             turn,
-            place: None,
-            country: None,
-            input_tokens,
-            output_tokens,
-            max_tokens: None,
-            block_tokens: self.block_tokens,
-            blocks: own_blocks(number, input_tokens, self.block_tokens),
-            answer_blocks: [].into(),
+            ..TraceRequest::lone(
+                session,
+                Time::from_ms(at * 1e3),
+                input_tokens,
+                output_tokens,
+                self.block_tokens,
+                blocks,
+            )
         });
         Ok(())
     }

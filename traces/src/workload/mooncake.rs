@@ -31,20 +31,15 @@ impl Parser for Mooncake {
         let ids = row.ids("hash_ids")?.ok_or_else(|| missing("hash_ids", "a list of block ids"))?;
         check_blocks("hash_ids", ids.len(), input_tokens, self.block_tokens)?;
         row.unknown(&KNOWN).for_each(|name| sink.seen.unknown(name));
-        sink.ready.push_back(TraceRequest {
-            at: Time::from_ms(at),
-            session: number,
-            user: number,
-            turn: 1,
-            place: None,
-            country: None,
+        let blocks = ids.into();
+        sink.ready.push_back(TraceRequest::lone(
+            number,
+            Time::from_ms(at),
             input_tokens,
             output_tokens,
-            max_tokens: None,
-            block_tokens: self.block_tokens,
-            blocks: ids.into(),
-            answer_blocks: [].into(),
-        });
+            self.block_tokens,
+            blocks,
+        ));
         Ok(())
     }
 }
