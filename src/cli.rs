@@ -56,6 +56,11 @@ enum Command {
         /// Result folder
         dir: PathBuf,
     },
+    /// Compare two results quantile by quantile; fails beyond --max-error
+    #[command(
+        after_help = "Example:\n  gorgo validate --measured results/live --simulated results/three-regions --max-error 5"
+    )]
+    Validate(run::ValidateArgs),
     /// Decide recorded fleet states: JSON lines in, decisions with every term out
     #[command(after_help = "Example:\n  gorgo decide --policy gorgo --set policy.ms_per_token=0.058 < states.jsonl")]
     Decide(decide::DecideArgs),
@@ -125,6 +130,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Command::Merge { dirs } => run::merge(&dirs),
         Command::Plot { dirs, format } => run::plot(&dirs, format),
         Command::Report { dir } => run::report(&dir),
+        Command::Validate(args) => run::validate(&args),
         Command::Decide(args) => decide::run(&args),
         Command::Workload { command } => workload::run(command),
         Command::Completions { shell } => {

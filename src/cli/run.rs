@@ -1,4 +1,4 @@
-//! `gorgo run`, `sweep`, `merge`, `plot`, `report`.
+//! `gorgo run`, `sweep`, `merge`, `plot`, `report`, `validate`.
 
 use super::{PlotFormat, RunArgs, SweepArgs, say};
 use anyhow::{Context, bail};
@@ -6,7 +6,7 @@ use gorgo_experiments::plot::Format;
 use gorgo_experiments::results::{ResultFolder, Results, Rows};
 use gorgo_experiments::runner::{self, Progress, RunOptions};
 use gorgo_experiments::spec::Experiment;
-use gorgo_experiments::table;
+use gorgo_experiments::{table, validate};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -111,6 +111,39 @@ pub(super) fn plot(dirs: &[PathBuf], format: Option<PlotFormat>) -> anyhow::Resu
 pub(super) fn report(dir: &Path) -> anyhow::Result<()> {
     let folder = ResultFolder::open(dir)?;
     say(folder.write_report(&folder.load()?)?.display())?;
+    Ok(())
+}
+
+/// What to compare.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ValidateArgs {
+    /// Result folder of the measured run
+    #[arg(long)]
+    measured: PathBuf,
+    /// Result folder of the simulated run
+    #[arg(long)]
+    simulated: PathBuf,
+    /// Fail if p50 or p95 of TTFT or E2E is further off, per cent
+    #[arg(long, value_name = "PCT")]
+    max_error: Option<f64>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn validate(args: &ValidateArgs) -> anyhow::Result<()> {
+    let load = |dir: &Path| ResultFolder::open(dir)?.load();
+    let arms = validate::compare(&load(&args.measured)?, &load(&args.simulated)?)?;
+    if args.json {
+        say(serde_json::to_string_pretty(&arms)?)?;
+    } else {
+        say(validate::table(&arms))?;
+    }
+    if let (Some(limit), Some((error, arm, figure))) = (args.max_error, validate::worst(&arms))
+        && error > limit
+    {
+        bail!("{figure} of {arm} is {error:.1} % off, more than --max-error {limit}");
+    }
     Ok(())
 }
 

@@ -27,10 +27,11 @@ fn text(bytes: &[u8]) -> String {
 fn help_names_every_command_and_each_has_an_example() {
     let out = gorgo(&["--help"], "");
     insta::assert_snapshot!("help", text(&out.stdout));
-    for command in [&["run"][..], &["sweep"], &["merge"], &["plot"], &["report"], &["decide"], &["completions"]]
-        .into_iter()
-        .map(<[_]>::to_vec)
-        .chain(["stats", "convert", "generate", "prepare"].map(|c| vec!["workload", c]))
+    for command in
+        [&["run"][..], &["sweep"], &["merge"], &["plot"], &["report"], &["decide"], &["validate"], &["completions"]]
+            .into_iter()
+            .map(<[_]>::to_vec)
+            .chain(["stats", "convert", "generate", "prepare"].map(|c| vec!["workload", c]))
     {
         let out = gorgo(&[command.as_slice(), &["--help"]].concat(), "");
         assert!(out.status.success() && text(&out.stdout).contains("Example"), "{command:?}");
@@ -92,6 +93,8 @@ fn a_run_prints_its_table_and_a_second_one_goes_on_from_the_first() {
     let second = gorgo(&args, "");
     assert!(text(&second.stderr).contains("12 runs are there already, 0 to go"), "{}", text(&second.stderr));
     assert_eq!(text(&second.stdout), table);
+    let compared = gorgo(&["validate", "--measured", &out_dir, "--simulated", &out_dir, "--max-error", "0"], "");
+    assert!(compared.status.success() && text(&compared.stdout).contains("+0.0 %"), "{}", text(&compared.stderr));
     let other = gorgo(&[&args[..], &["--set", "fleet.max_running=4"]].concat(), "");
     assert!(text(&other.stderr).contains("another experiment"), "{}", text(&other.stderr));
     let json = gorgo(&[&args[..], &["--json"]].concat(), "");

@@ -1,11 +1,6 @@
 use super::*;
 use crate::results::Point;
-use crate::results::test_data::{points, swept};
-use crate::summary::summarize;
-
-fn results(points: Vec<Point>) -> Results {
-    Results { spec: String::new(), summary: summarize(&points), points }
-}
+use crate::results::test_data::{points, results, swept};
 
 fn names(figures: &[Figure]) -> Vec<&str> {
     figures.iter().map(|f| f.name.as_str()).collect()

@@ -1,6 +1,6 @@
 //! Runs for tests: a small queueing model, so that distributions, queues and caches look like real ones.
 
-use super::{ArmRun, Names, Point, QueueSample};
+use super::{ArmRun, Names, Point, QueueSample, Results};
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::{Span, Time, rng};
 use rand::RngExt;
@@ -116,4 +116,9 @@ pub(crate) fn points(arms: &[&str], seeds: u64, n: u64) -> Vec<Point> {
         Point::of(i as u32, &run)
     };
     arms.iter().enumerate().flat_map(|(i, arm)| (1..=seeds).map(move |seed| point(i, arm, seed))).collect()
+}
+
+/// Points as if read from a folder.
+pub(crate) fn results(points: Vec<Point>) -> Results {
+    Results { spec: String::new(), summary: crate::summary::summarize(&points), points }
 }

@@ -1,0 +1,188 @@
+//! Two results side by side, quantile by quantile: a measured run against its simulation, or any two runs.
+//!
+//! Arms are matched by name; seeds are pooled. An error is (simulated - measured) / measured in per cent.
+
+use crate::results::{Point, Results};
+use crate::stats::Digest;
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+use serde::Serialize;
+
+/// One figure of both runs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Figure {
+    /// What, with its unit.
+    pub name: String,
+    /// In the measured run.
+    pub measured: f64,
+    /// In the simulated one.
+    pub simulated: f64,
+    /// Error in per cent of the measured; `None` when that is 0. For shares and rates, already in per cent, the
+    /// difference in points.
+    pub error: Option<f64>,
+    /// Whether `--max-error` is about it: p50 and p95 of TTFT and E2E.
+    pub judged: bool,
+}
+
+/// One arm of both runs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ArmErrors {
+    /// Its name.
+    pub arm: String,
+    /// The figures.
+    pub figures: Vec<Figure>,
+}
+
+/// Why two results cannot be compared.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum ValidateError {
+    /// They have no arm in common.
+    #[error(
+        "the results have no arm in common (measured: {measured}; simulated: {simulated}); compare runs of one experiment"
+    )]
+    NoCommonArm {
+        /// Arms here.
+        measured: String,
+        /// Arms there.
+        simulated: String,
+    },
+}
+
+/// Compares every arm that both have.
+///
+/// # Errors
+/// When there is none.
+pub fn compare(measured: &Results, simulated: &Results) -> Result<Vec<ArmErrors>, ValidateError> {
+    let groups = |results: &'_ Results| -> Vec<(String, Vec<Point>)> {
+        let chunks = results.points.chunk_by(|a, b| a.arm == b.arm);
+        chunks.map(|points| (points[0].arm.clone(), points.to_vec())).collect()
+    };
+    let (ours, theirs) = (groups(measured), groups(simulated));
+    let common: Vec<ArmErrors> = ours
+        .iter()
+        .filter_map(|(arm, a)| {
+            let (_, b) = theirs.iter().find(|(other, _)| other == arm)?;
+            Some(ArmErrors { arm: arm.clone(), figures: figures(a, b) })
+        })
+        .collect();
+    if common.is_empty() {
+        let names =
+            |groups: &[(String, Vec<Point>)]| groups.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(ValidateError::NoCommonArm { measured: names(&ours), simulated: names(&theirs) });
+    }
+    Ok(common)
+}
+
+fn figures(a: &[Point], b: &[Point]) -> Vec<Figure> {
+    let mut found = Vec::new();
+    let latencies: [(&str, fn(&Point) -> &Digest, bool); 4] = [
+        ("TTFT", |p| &p.latency.ttft, true),
+        ("TTFT at the router", |p| &p.latency.router_ttft, false),
+        ("E2E", |p| &p.latency.e2e, true),
+        ("TPOT", |p| &p.latency.tpot, false),
+    ];
+    for (name, pick, judged) in latencies {
+        let pool = |points: &[Point]| points.iter().fold(Digest::default(), |sum, p| sum.merge(pick(p)));
+        let (a, b) = (pool(a), pool(b));
+        for (label, p) in [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)] {
+            let (Some(measured), Some(simulated)) = (a.quantile(p), b.quantile(p)) else { continue };
+            let error = (measured != 0.0).then(|| 100.0 * (simulated - measured) / measured);
+            let judged = judged && (label == "p50" || label == "p95");
+            found.push(Figure { name: format!("{name} {label}, ms"), measured, simulated, error, judged });
+        }
+    }
+    let mut points = |name: String, measured: f64, simulated: f64| {
+        let error = Some(simulated - measured);
+        found.push(Figure { name, measured, simulated, error, judged: false });
+    };
+    let hit = |points: &[Point]| {
+        let sum = |pick: fn(&Point) -> u64| points.iter().map(pick).sum::<u64>() as f64;
+        100.0 * sum(|p| p.counts.cached_tokens) / sum(|p| p.counts.prompt_tokens).max(1.0)
+    };
+    points("hit rate, %".to_owned(), hit(a), hit(b));
+    let share = |points: &[Point], replica: &str| {
+        let of = |p: &Point| p.names.replicas.iter().position(|r| r == replica).map_or(0, |i| p.per_replica[i]);
+        let all: u64 = points.iter().flat_map(|p| &p.per_replica).sum();
+        100.0 * points.iter().map(of).sum::<u64>() as f64 / all.max(1) as f64
+    };
+    for replica in &a[0].names.replicas {
+        points(format!("share of {replica}, %"), share(a, replica), share(b, replica));
+    }
+    let finished = |points: &[Point]| points.iter().map(|p| p.counts.finished).sum::<u64>() as f64;
+    let (measured, simulated) = (finished(a), finished(b));
+    let error = (measured != 0.0).then(|| 100.0 * (simulated - measured) / measured);
+    found.push(Figure { name: "finished requests".to_owned(), measured, simulated, error, judged: false });
+    found
+}
+
+/// The greatest judged error in per cent, with its arm and name.
+pub fn worst(arms: &[ArmErrors]) -> Option<(f64, &str, &str)> {
+    let judged = arms.iter().flat_map(|arm| arm.figures.iter().filter(|f| f.judged).map(move |f| (arm, f)));
+    judged
+        .filter_map(|(arm, f)| Some((f.error?.abs(), arm.arm.as_str(), f.name.as_str())))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+}
+
+/// The comparison as a table.
+pub fn table(arms: &[ArmErrors]) -> String {
+    let mut table = Table::new();
+    let style = TableStyle::new().header_separator(LineStyle::none().fill('─'));
+    table.load_style(style).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(["arm", "figure", "measured", "simulated", "error"]);
+    for arm in arms {
+        for (i, f) in arm.figures.iter().enumerate() {
+            let unit = if f.name.ends_with(", %") { "points" } else { "%" };
+            table.add_row([
+                if i == 0 { arm.arm.clone() } else { String::new() },
+                f.name.clone(),
+                crate::table::ms(f.measured),
+                crate::table::ms(f.simulated),
+                f.error.map_or_else(|| "-".to_owned(), |e| format!("{e:+.1} {unit}")),
+            ]);
+        }
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::test_data::{points, results};
+
+    #[test]
+    fn a_run_against_itself_has_no_error() {
+        let run = results(points(&["least-load", "gorgo"], 2, 200));
+        let arms = compare(&run, &run).unwrap();
+        assert_eq!(arms.len(), 2);
+        assert!(arms.iter().flat_map(|a| &a.figures).all(|f| f.error == Some(0.0)));
+        assert_eq!(worst(&arms).map(|w| w.0), Some(0.0));
+        assert!(table(&arms).contains("TTFT p95, ms"));
+    }
+
+    #[test]
+    fn errors_are_signed_shares_are_points_and_the_worst_is_found() {
+        let a = results(points(&["gorgo"], 1, 200));
+        let mut b = a.clone();
+        let slower = points(&["least-load"], 1, 200).remove(0);
+        b.points[0].latency = slower.latency;
+        b.points[0].per_replica = vec![200, 0, 0];
+        let arms = compare(&a, &b).unwrap();
+        let of = |name: &str| arms[0].figures.iter().find(|f| f.name.starts_with(name)).unwrap();
+        let p50 = of("TTFT p50");
+        assert!(
+            (p50.error.unwrap() - 100.0 * (p50.simulated / p50.measured - 1.0)).abs() < 1e-9 && p50.error > Some(50.0)
+        );
+        assert_eq!(of("share of tel-aviv").simulated, 100.0);
+        let (error, arm, _) = worst(&arms).unwrap();
+        assert!(error >= p50.error.unwrap() && arm == "gorgo");
+    }
+
+    #[test]
+    fn runs_of_different_experiments_are_refused() {
+        let (a, b) = (results(points(&["x"], 1, 5)), results(points(&["y"], 1, 5)));
+        let message = compare(&a, &b).unwrap_err().to_string();
+        assert!(message.contains("measured: x; simulated: y"), "{message}");
+    }
+}
