@@ -74,7 +74,8 @@ pub fn compare(measured: &Results, simulated: &Results) -> Result<Vec<ArmErrors>
 
 fn figures(a: &[Point], b: &[Point]) -> Vec<Figure> {
     let mut found = Vec::new();
-    let latencies: [(&str, fn(&Point) -> &Digest, bool); 4] = [
+    type Pick = fn(&Point) -> &Digest;
+    let latencies: [(&str, Pick, bool); 4] = [
         ("TTFT", |p| &p.latency.ttft, true),
         ("TTFT at the router", |p| &p.latency.router_ttft, false),
         ("E2E", |p| &p.latency.e2e, true),
