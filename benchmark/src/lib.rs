@@ -8,4 +8,5 @@
 
 pub mod clock;
 pub mod emulator;
+pub mod load;
 pub mod text;

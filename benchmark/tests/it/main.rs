@@ -3,3 +3,4 @@
 
 mod emulator;
 mod http;
+mod load;
