@@ -9,4 +9,5 @@
 pub mod clock;
 pub mod emulator;
 pub mod load;
+pub mod relay;
 pub mod text;

@@ -239,18 +239,18 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn chat(messages: Value) -> String {
+    fn chat(messages: &Value) -> String {
         let body: ChatBody = serde_json::from_value(json!({ "messages": messages })).unwrap();
         render(&body.messages, body.tools.as_ref())
     }
 
     #[test]
     fn a_prompt_and_its_answer_begin_the_next_turn() {
-        let first = chat(json!([{"role": "user", "content": "Why is the sky blue?"}]));
+        let first = chat(&json!([{"role": "user", "content": "Why is the sky blue?"}]));
         assert_eq!(first, "Why is the sky blue?");
         let (request, answer) = Prompt::of_text(&first, 4).into_request(None, false, Some(100));
         let said = answer.text(0, 100);
-        let second = chat(json!([
+        let second = chat(&json!([
             {"role": "user", "content": [{"type": "text", "text": "Why is the sky blue?"}]},
             {"role": "assistant", "content": said},
             {"role": "user", "content": "And the sea?"}
@@ -271,8 +271,8 @@ mod tests {
 
     #[test]
     fn roles_and_tools_are_part_of_the_prompt() {
-        let user = chat(json!([{"role": "user", "content": "x"}]));
-        let system = chat(json!([{"role": "system", "content": "x"}]));
+        let user = chat(&json!([{"role": "user", "content": "x"}]));
+        let system = chat(&json!([{"role": "system", "content": "x"}]));
         assert_ne!(user, system);
         let body: ChatBody =
             serde_json::from_value(json!({"messages": [{"role": "user"}], "tools": [{"name": "f"}]})).unwrap();

@@ -108,8 +108,8 @@ impl Client {
         }
         let request = request.body(Full::new(body)).map_err(|e| failed(e.to_string()))?;
         let answer = self.pooled.request(request).await.map_err(|e| failed(chain(&e)))?;
-        let header = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        outcome.replica = header("x-gorgo-replica");
+        let replica = answer.headers().get("x-gorgo-replica");
+        outcome.replica = replica.and_then(|v| v.to_str().ok()).map(str::to_owned);
         if answer.status() != StatusCode::OK {
             return Err(refusal(answer).await);
         }

@@ -7,8 +7,8 @@
 
 use super::distribution::{Distribution, quantile};
 use super::run::{Bench, Row, Run};
-use gorgo_core::Time;
 use gorgo_core::record::Status;
+use gorgo_core::{Span, Time};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -268,7 +268,7 @@ impl Benchmark {
             prompt_token_count: of(&|r| Some(f64::from(r.record.prompt_tokens))),
             output_token_count: of(&|r| Some(f64::from(r.record.output_tokens))),
             service_request_latency: of(&|r| Some((r.record.done - r.record.sent).ms() / 1e3)),
-            service_time_to_first_token_ms: of(&|r| r.record.ttft().map(|s| s.ms())),
+            service_time_to_first_token_ms: of(&|r| r.record.ttft().map(Span::ms)),
             inter_text_gap_ms: [0.5, 0.9, 0.95, 0.99].map(gap),
         };
         Self {
