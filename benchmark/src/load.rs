@@ -1,6 +1,6 @@
 //! The load generator.
 //!
-//! Reading order: [`profile`] (when requests are sent) → [`target`] (where each enters) → [`source`] (what they say) →
+//! Reading order: [`profile`] (when requests are sent) → [`target`] (where each enters) → [`source`], [`synthetic`] (what they say) →
 //! [`sse`] and [`client`] (one request) → [`run`] (all of them) → [`distribution`] and [`report`] (what came of it,
 //! with GuideLLM's names) → [`files`] (CSV and HTML), [`ceiling`] (what this client can do at most).
 //!
@@ -17,6 +17,7 @@ pub mod report;
 pub mod run;
 pub mod source;
 pub mod sse;
+pub mod synthetic;
 pub mod target;
 
 pub use profile::{Limits, Profile, Strategy};

@@ -12,7 +12,6 @@ pub mod control;
 pub mod link;
 pub mod pump;
 
-pub use control::control;
 pub use link::{LinkConfig, LinkState};
 
 use crate::clock::{Alarms, Clock};

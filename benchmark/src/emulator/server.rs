@@ -165,6 +165,11 @@ impl Emulator {
         format!("http://{}", self.addr)
     }
 
+    /// Requests being answered.
+    pub fn in_flight(&self) -> usize {
+        self.app.names.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// The engine behind it.
     pub fn engine(&self) -> &EngineHandle {
         &self.app.engine
@@ -174,7 +179,7 @@ impl Emulator {
     pub async fn drain(&self, limit: Duration) {
         self.app.draining.store(true, Ordering::Relaxed);
         let idle = async {
-            while !self.app.names.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            while self.in_flight() > 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };

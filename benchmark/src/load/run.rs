@@ -298,11 +298,31 @@ impl Bench {
     }
 }
 
+/// How many of a run's requests were answered, warm-up included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RunTotals {
+    /// All.
+    pub all: usize,
+    /// Answered in full.
+    pub answered: usize,
+}
+
+impl std::iter::Sum for RunTotals {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self { all: a.all + b.all, answered: a.answered + b.answered })
+    }
+}
+
 impl Run {
+    /// How many were answered.
+    pub fn totals(&self) -> RunTotals {
+        let answered = self.rows.iter().filter(|r| r.record.status == Status::Finished).count();
+        RunTotals { all: self.rows.len(), answered }
+    }
+
     /// Finished requests a second.
     pub fn per_second(&self) -> f64 {
-        let finished = self.rows.iter().filter(|r| r.record.status == Status::Finished).count();
-        if self.span == Span::ZERO { 0.0 } else { finished as f64 / (self.span.ms() / 1e3) }
+        if self.span == Span::ZERO { 0.0 } else { self.totals().answered as f64 / (self.span.ms() / 1e3) }
     }
 }
 

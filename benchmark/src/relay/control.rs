@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 type Links = Arc<Vec<Arc<Link>>>;
@@ -13,6 +14,17 @@ type Links = Arc<Vec<Arc<Link>>>;
 /// The paths; listen on loopback only.
 pub fn control(links: Vec<Arc<Link>>) -> Router {
     Router::new().route("/links", get(list)).route("/links/{name}/{action}", post(act)).with_state(Arc::new(links))
+}
+
+/// Serves [`control`] at `addr` until the runtime ends.
+///
+/// # Errors
+/// The address cannot be had.
+pub async fn serve(links: Vec<Arc<Link>>, addr: SocketAddr) -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::bind(addr).await?;
+    let app = control(links);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    Ok(())
 }
 
 async fn list(State(links): State<Links>) -> Json<Value> {

@@ -1,7 +1,8 @@
 //! Bytes through relays.
 
 use crate::http::{get, post};
-use gorgo_benchmark::relay::{LinkConfig, LinkState, Relay, RelayConfig, control};
+use gorgo_benchmark::relay::control::control;
+use gorgo_benchmark::relay::{LinkConfig, LinkState, Relay, RelayConfig};
 use gorgo_sim::network::NetworkConfig;
 use serde_json::json;
 use std::net::SocketAddr;
