@@ -4,7 +4,10 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
 
+mod bench;
 mod decide;
+mod engine;
+mod relay;
 mod run;
 mod workload;
 
@@ -64,6 +67,21 @@ enum Command {
     /// Decide recorded fleet states: JSON lines in, decisions with every term out
     #[command(after_help = "Example:\n  gorgo decide --policy gorgo --set policy.ms_per_token=0.058 < states.jsonl")]
     Decide(decide::DecideArgs),
+    /// Serve as SGLang does, with the engine model in place of a GPU
+    #[command(
+        after_help = "Examples:\n  gorgo engine --gpu h100 --listen 127.0.0.1:8080\n  gorgo engine --rtt-ms 120 --set max_running_requests=10\n  curl -X POST localhost:8080/gorgo/crash -d '{\"seconds\": 5}'   # from loopback only"
+    )]
+    Engine(engine::EngineArgs),
+    /// Put load on a router or an engine
+    #[command(
+        after_help = "Examples:\n  gorgo bench --target http://127.0.0.1:8000 --profile poisson --rate 5 --duration 60s --out results/bench\n  gorgo bench --target http://127.0.0.1:8001@aws:eu-central-1 --target http://127.0.0.1:8002@aws:us-west-1 --profile trace --user-rtt"
+    )]
+    Bench(Box<bench::BenchArgs>),
+    /// Put a wide-area network between loopback ports
+    #[command(
+        after_help = "Example:\n  gorgo relay --link 127.0.0.1:9001=127.0.0.1:8001,from=aws:eu-central-1,to=aws:us-west-1,name=fra-sfo --control 127.0.0.1:9100\n  curl -X POST 127.0.0.1:9100/links/fra-sfo/partition"
+    )]
+    Relay(relay::RelayArgs),
     /// Read, describe, convert and make request traces
     Workload {
         #[command(subcommand)]
@@ -132,12 +150,32 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Command::Report { dir } => run::report(&dir),
         Command::Validate(args) => run::validate(&args),
         Command::Decide(args) => decide::run(&args),
+        Command::Engine(args) => engine::run(args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Relay(args) => relay::run(&args),
         Command::Workload { command } => workload::run(command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "gorgo", &mut std::io::stdout());
             Ok(())
         }
     }
+}
+
+/// Runs what speaks to sockets.
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|e| anyhow::anyhow!("cannot start threads ({e}); the machine is out of resources"))
+}
+
+/// Returns on SIGINT or SIGTERM.
+pub(crate) async fn told_to_stop() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
 
 /// Prints to standard output; unlike `println!` it reports a closed pipe instead of panicking.

@@ -1,0 +1,233 @@
+//! Tokens become bytes, exactly as SGLang writes them: JSON for answers in one piece, events for streams.
+
+use super::actor::{Done, Progress};
+use crate::text::Answer;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// Which of the three paths asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// `/v1/chat/completions`.
+    Chat,
+    /// `/v1/completions`.
+    Completion,
+    /// `/generate`.
+    Generate,
+}
+
+/// What an answer needs beside its tokens.
+#[derive(Debug, Clone)]
+pub struct Answering {
+    /// Which shape.
+    pub path: Path,
+    /// The request's id, hexadecimal unless the client named it.
+    pub rid: String,
+    /// The model as the client called it.
+    pub model: String,
+    /// Unix time, s.
+    pub created: u64,
+    /// Its text.
+    pub answer: Answer,
+    /// Prompt tokens.
+    pub prompt_tokens: u32,
+    /// The client's limit; an answer of that length ended by it.
+    pub max_new: Option<u32>,
+    /// The usage in a last chunk.
+    pub include_usage: bool,
+    /// The usage so far in every chunk.
+    pub continuous_usage: bool,
+    /// `--enable-cache-report`.
+    pub cache_report: bool,
+}
+
+/// The end of every stream.
+pub const DONE: &str = "data: [DONE]\n\n";
+
+impl Answering {
+    fn finish(&self, done: Option<Done>) -> (&'static str, Option<u32>, Value) {
+        let Some(done) = done else {
+            let reason = json!({"type": "abort", "message": "Aborted", "status_code": null, "err_type": null});
+            return ("abort", None, reason);
+        };
+        match self.max_new {
+            Some(limit) if done.output_tokens >= limit => ("length", None, json!({"type": "length", "length": limit})),
+            // 2 is the end-of-sequence token of the Mistral and Llama 2 vocabularies.
+            _ => ("stop", Some(2), json!({"type": "stop", "matched": 2})),
+        }
+    }
+
+    fn usage(&self, progress: &Progress) -> Usage {
+        Usage {
+            prompt_tokens: self.prompt_tokens,
+            total_tokens: self.prompt_tokens + progress.generated,
+            completion_tokens: progress.generated,
+            // 0.5.10 does not tell "none" from "not reported".
+            prompt_tokens_details: (self.cache_report && progress.cached_tokens > 0)
+                .then_some(Details { cached_tokens: progress.cached_tokens }),
+            reasoning_tokens: 0,
+        }
+    }
+
+    fn chunk(&self, choices: impl Serialize, usage: Option<&Usage>) -> String {
+        let object = if self.path == Path::Chat { "chat.completion.chunk" } else { "text_completion" };
+        event(&Chunk { id: &self.rid, object, created: self.created, model: &self.model, choices, usage })
+    }
+
+    fn delta(&self, role: Option<&str>, content: Option<&str>, finish: Finish<'_>, usage: Option<&Usage>) -> String {
+        let (finish_reason, matched_stop) = finish;
+        if self.path == Path::Chat {
+            let delta = Delta { role, content, reasoning_content: None, tool_calls: None };
+            self.chunk([ChatChoice { index: 0, delta, logprobs: None, finish_reason, matched_stop }], usage)
+        } else {
+            let text = content.unwrap_or("");
+            self.chunk([TextChoice { index: 0, text, logprobs: None, finish_reason, matched_stop }], usage)
+        }
+    }
+
+    /// Events for the step from `sent` tokens told to `progress`; the very first also says who speaks.
+    pub fn events(&self, sent: u32, progress: &Progress) -> String {
+        if self.path == Path::Generate {
+            return if progress.generated > sent { self.native(progress, None) } else { String::new() };
+        }
+        let usage = self.continuous_usage.then(|| self.usage(progress));
+        let mut out = String::new();
+        if sent == 0 && progress.generated > 0 && self.path == Path::Chat {
+            out += &self.delta(Some("assistant"), Some(""), (None, None), usage.as_ref());
+        }
+        if progress.generated > sent {
+            out += &self.delta(None, Some(&self.answer.text(sent, progress.generated)), (None, None), usage.as_ref());
+        }
+        out
+    }
+
+    /// Events that end a stream; `done` is `None` when it was aborted.
+    pub fn last_events(&self, progress: &Progress, done: Option<Done>) -> String {
+        let (word, matched, _) = self.finish(done);
+        let mut out = String::new();
+        if self.path == Path::Generate {
+            out += &self.native(progress, Some(done));
+        } else {
+            let usage = self.usage(progress);
+            out += &self.delta(None, None, (Some(word), matched), self.continuous_usage.then_some(&usage));
+            if self.include_usage {
+                out += &self.chunk([(); 0], Some(&usage));
+            }
+        }
+        out + DONE
+    }
+
+    fn native(&self, progress: &Progress, end: Option<Option<Done>>) -> String {
+        format!("data: {}\n\n", self.native_value(progress, end))
+    }
+
+    fn native_value(&self, progress: &Progress, end: Option<Option<Done>>) -> Value {
+        let retractions = end.flatten().map_or(0, |d| d.retractions);
+        let mut meta = json!({
+            "id": self.rid,
+            "finish_reason": end.map_or(Value::Null, |done| self.finish(done).2),
+            "prompt_tokens": self.prompt_tokens,
+            "weight_version": "default",
+            "total_retractions": retractions,
+            "completion_tokens": progress.generated,
+            "cached_tokens": progress.cached_tokens,
+            "cached_tokens_details": null,
+            "dp_rank": null,
+        });
+        if let (Some(_), Some((at, _))) = (end, &progress.end) {
+            meta["e2e_latency"] = json!((*at - progress.accepted).ms() / 1e3);
+            if let Some(prefill) = progress.prefill {
+                meta["queue_time"] = json!((prefill - progress.accepted).ms() / 1e3);
+            }
+        }
+        json!({"text": self.answer.text(0, progress.generated), "output_ids": output_ids(&self.answer, progress.generated), "meta_info": meta})
+    }
+
+    /// The answer in one piece; `done` is `None` when it was aborted.
+    pub fn whole(&self, progress: &Progress, done: Option<Done>) -> Value {
+        if self.path == Path::Generate {
+            return self.native_value(progress, Some(done));
+        }
+        let (word, matched, _) = self.finish(done);
+        let text = self.answer.text(0, progress.generated);
+        let usage = self.usage(progress);
+        let mut choice = json!({"index": 0, "logprobs": null, "finish_reason": word, "matched_stop": matched});
+        let object = if self.path == Path::Chat {
+            choice["message"] =
+                json!({"role": "assistant", "content": text, "reasoning_content": null, "tool_calls": null});
+            "chat.completion"
+        } else {
+            choice["text"] = text.into();
+            "text_completion"
+        };
+        json!({
+            "id": self.rid, "object": object, "created": self.created, "model": self.model, "choices": [choice],
+            "usage": usage, "metadata": {"weight_version": "default"},
+        })
+    }
+}
+
+fn event(value: &impl Serialize) -> String {
+    // Plain structs with text keys always serialize.
+    format!("data: {}\n\n", serde_json::to_string(value).unwrap_or_default())
+}
+
+/// Why an answer ended, and by which token.
+type Finish<'a> = (Option<&'a str>, Option<u32>);
+
+// Fields in the order in which SGLang writes them.
+
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: u32,
+    total_tokens: u32,
+    completion_tokens: u32,
+    prompt_tokens_details: Option<Details>,
+    reasoning_tokens: u32,
+}
+
+#[derive(Serialize)]
+struct Details {
+    cached_tokens: u32,
+}
+
+#[derive(Serialize)]
+struct Chunk<'a, C> {
+    id: &'a str,
+    object: &'a str,
+    created: u64,
+    model: &'a str,
+    choices: C,
+    usage: Option<&'a Usage>,
+}
+
+#[derive(Serialize)]
+struct ChatChoice<'a> {
+    index: u32,
+    delta: Delta<'a>,
+    logprobs: Option<()>,
+    finish_reason: Option<&'a str>,
+    matched_stop: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Delta<'a> {
+    role: Option<&'a str>,
+    content: Option<&'a str>,
+    reasoning_content: Option<()>,
+    tool_calls: Option<()>,
+}
+
+#[derive(Serialize)]
+struct TextChoice<'a> {
+    index: u32,
+    text: &'a str,
+    logprobs: Option<()>,
+    finish_reason: Option<&'a str>,
+    matched_stop: Option<u32>,
+}
+
+/// The token ids of an answer: the four bytes of each token.
+fn output_ids(answer: &Answer, tokens: u32) -> Vec<u32> {
+    super::admin::token_ids(answer.text(0, tokens).as_bytes(), 4)
+}

@@ -1,0 +1,70 @@
+//! What this client can do at most on this machine: closed-loop streams against a server that answers at once.
+//! A bench that asks for a rate near this figure measures the client.
+
+use super::profile::{Limits, Profile};
+use super::run::{Bench, BenchError, Live};
+use super::source::SourceOptions;
+use super::target::Target;
+use axum::Router;
+use axum::body::Body;
+use axum::http::header;
+use axum::response::Response;
+use axum::routing::post;
+use gorgo_core::Time;
+use gorgo_core::request::TraceRequest;
+use std::sync::Arc;
+
+const ANSWER: &str = concat!(
+    "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n",
+    "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" the\"}}]}\n\n",
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":16,\"completion_tokens\":1}}\n\n",
+    "data: [DONE]\n\n"
+);
+
+async fn at_once() -> Response<Body> {
+    let mut answer = Response::new(Body::from(ANSWER));
+    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/event-stream"));
+    answer
+}
+
+/// Streams started and finished a second with 64 at a time, over `duration_s`.
+///
+/// # Errors
+/// No socket or thread can be had.
+pub async fn streams_per_second(duration_s: f64) -> Result<f64, BenchError> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let target = Target { url: format!("http://{}", listener.local_addr()?), name: "self".to_owned(), place: None };
+    let app = Router::new().route("/v1/chat/completions", post(at_once));
+    let serving = tokio::spawn(async move { axum::serve(listener, app).await });
+    let row = TraceRequest {
+        at: Time::ZERO,
+        session: 0,
+        user: 0,
+        turn: 1,
+        place: None,
+        country: None,
+        input_tokens: 16,
+        output_tokens: 1,
+        max_tokens: None,
+        block_tokens: 16,
+        blocks: [1].into(),
+        answer_blocks: [].into(),
+    };
+    let bench = Bench {
+        rows: [row].into(),
+        targets: [target].into(),
+        profile: Profile::Concurrent(64),
+        limits: Limits { duration_s: Some(duration_s), max_requests: None },
+        source: SourceOptions::default(),
+        seed: 0,
+        warmup_s: 0.0,
+        timeout_s: 30.0,
+        drain_s: 5.0,
+        max_in_flight: 64,
+        user_rtt: false,
+        key: None,
+    };
+    let runs = bench.run(&Arc::new(Live::default())).await;
+    serving.abort();
+    Ok(runs?.first().map_or(0.0, super::run::Run::per_second))
+}

@@ -1,0 +1,173 @@
+//! One request over a pooled HTTP/1.1 connection, with the instants of its tokens.
+
+use super::sse::{Counts, Events, Said};
+use super::target::Target;
+use bytes::Bytes;
+use gorgo_core::record::Status;
+use http_body_util::{BodyExt, Full};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
+use hyper_util::client::legacy::Client as Pooled;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use std::time::{Duration, Instant};
+
+/// Idle connections are given up before the server (uvicorn: 5 s) does it.
+const IDLE: Duration = Duration::from_secs(4);
+/// Bytes read of an error's body.
+const ERROR_BYTES: usize = 64 << 10;
+
+/// Sends requests to one target.
+#[derive(Debug, Clone)]
+pub struct Client {
+    pooled: Pooled<HttpConnector, Full<Bytes>>,
+    uri: Uri,
+    key: Option<HeaderValue>,
+    timeout: Duration,
+}
+
+/// What came of a request.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// How it ended.
+    pub status: Status,
+    /// Just before it was handed to the connection.
+    pub sent: Instant,
+    /// First text.
+    pub first: Option<Instant>,
+    /// Last text.
+    pub last: Option<Instant>,
+    /// The end of the answer, or the failure.
+    pub done: Instant,
+    /// Events with text.
+    pub chunks: u32,
+    /// What the server counted.
+    pub counts: Counts,
+    /// Gaps between texts, ms.
+    pub gaps_ms: Vec<f32>,
+    /// `X-Gorgo-Replica` of the answer.
+    pub replica: Option<String>,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+impl Client {
+    /// A client of `target` for `path`; `key` is sent as a bearer token.
+    ///
+    /// # Errors
+    /// The URL, path or key cannot be sent.
+    pub fn new(target: &Target, path: &str, key: Option<&str>, timeout: Duration) -> Result<Self, String> {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_secs(10)));
+        let pooled = Pooled::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(connector);
+        let url = format!("{}{path}", target.url);
+        let uri = url.parse().map_err(|e| format!("`{url}` is no URL: {e}"))?;
+        let key = key.map(|k| HeaderValue::from_str(&format!("Bearer {k}"))).transpose();
+        let key = key.map_err(|_| "the API key holds characters that no header can".to_owned())?;
+        Ok(Self { pooled, uri, key, timeout })
+    }
+
+    /// Sends `body` and reads the answer to its end. `id` becomes `X-Request-ID`.
+    pub async fn send(&self, body: Bytes, id: &str) -> Outcome {
+        let sent = Instant::now();
+        let mut outcome = Outcome {
+            status: Status::Failed,
+            sent,
+            first: None,
+            last: None,
+            done: sent,
+            chunks: 0,
+            counts: Counts::default(),
+            gaps_ms: Vec::new(),
+            replica: None,
+            error: None,
+        };
+        let result = tokio::time::timeout(self.timeout, self.exchange(body, id, &mut outcome)).await;
+        match result {
+            Ok(Ok(())) => outcome.status = Status::Finished,
+            Ok(Err((status, error))) => (outcome.status, outcome.error) = (status, Some(error)),
+            Err(_) => {
+                outcome.status = Status::TimedOut;
+                outcome.error = Some(format!("no end after {:.0} s", self.timeout.as_secs_f64()));
+            }
+        }
+        outcome.done = Instant::now();
+        outcome
+    }
+
+    async fn exchange(&self, body: Bytes, id: &str, outcome: &mut Outcome) -> Result<(), (Status, String)> {
+        let failed = |e: String| (Status::Failed, e);
+        let mut request = Request::post(self.uri.clone()).header(CONTENT_TYPE, "application/json");
+        request = request.header("x-request-id", id);
+        if let Some(key) = &self.key {
+            request = request.header(AUTHORIZATION, key);
+        }
+        let request = request.body(Full::new(body)).map_err(|e| failed(e.to_string()))?;
+        let answer = self.pooled.request(request).await.map_err(|e| failed(chain(&e)))?;
+        let replica = answer.headers().get("x-gorgo-replica");
+        outcome.replica = replica.and_then(|v| v.to_str().ok()).map(str::to_owned);
+        if answer.status() != StatusCode::OK {
+            return Err(refusal(answer).await);
+        }
+        let mut body = answer.into_body();
+        let mut events = Events::default();
+        let (mut over, mut error) = (false, None);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|e| failed(chain(&e)))?;
+            let Some(bytes) = frame.data_ref() else { continue };
+            let now = Instant::now();
+            let told = events.feed(bytes, |said| match said {
+                Said::Content => {
+                    outcome.chunks += 1;
+                    if let Some(last) = outcome.last.replace(now) {
+                        outcome.gaps_ms.push((now - last).as_secs_f32() * 1e3);
+                    } else {
+                        outcome.first = Some(now);
+                    }
+                }
+                Said::Other => {}
+                Said::Done => over = true,
+                Said::Error(message) => error = Some(message),
+            });
+            outcome.counts = events.counts;
+            told.map_err(failed)?;
+        }
+        match error {
+            Some(error) if error.contains("queue is full") => Err((Status::Rejected, error)),
+            Some(error) => Err(failed(error)),
+            None if !over => Err(failed("the stream ended without [DONE]".to_owned())),
+            None if outcome.first.is_none() => Err(failed("the answer holds no text".to_owned())),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn refusal(answer: Response<Incoming>) -> (Status, String) {
+    let code = answer.status();
+    let status = match code {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Status::Rejected,
+        StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => Status::TimedOut,
+        _ => Status::Failed,
+    };
+    let text = http_body_util::Limited::new(answer.into_body(), ERROR_BYTES).collect().await;
+    let text = text.map_or_else(|_| String::new(), |t| String::from_utf8_lossy(&t.to_bytes()).into_owned());
+    let parsed: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+    let message = parsed.as_ref().and_then(|v| v.get("message").or_else(|| v.get("error")?.get("message")));
+    let message = message.and_then(serde_json::Value::as_str).map_or(text.clone(), str::to_owned);
+    (status, format!("{}: {}", code.as_u16(), message.chars().take(200).collect::<String>()))
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

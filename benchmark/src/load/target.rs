@@ -1,0 +1,119 @@
+//! Where each request enters: at its user's nearest router, as gotoni's geo proxy sends it.
+
+use gorgo_core::request::{Place, TraceRequest};
+use gorgo_sim::network::user_rtt_ms;
+use gorgo_traces::geo;
+
+/// A router or engine that takes requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// Base URL without a path: `http://host:port`.
+    pub url: String,
+    /// Shown in reports: the region, else the URL.
+    pub name: String,
+    /// Where it is; targets without a place are taken in turn.
+    pub place: Option<Place>,
+}
+
+impl Target {
+    /// Reads `URL`, `URL@REGION` or `URL@LAT,LON`.
+    ///
+    /// # Errors
+    /// One sentence that names the text and says what to write.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (url, region) = match text.rsplit_once('@') {
+            Some((url, region)) => (url, Some(region)),
+            None => (text, None),
+        };
+        let url = url.trim_end_matches('/');
+        let authority = url.strip_prefix("http://").filter(|a| !a.is_empty() && !a.contains('/'));
+        if authority.is_none() || url.parse::<hyper::Uri>().is_err() {
+            return Err(format!(
+                "target `{text}` is no http URL; write http://HOST:PORT, with @REGION behind it for a place"
+            ));
+        }
+        let place = match region {
+            None => None,
+            Some(region) => Some(place(region).ok_or_else(|| {
+                let all: Vec<String> = geo::regions().iter().map(|r| format!("{}:{}", r.provider, r.name)).collect();
+                let nearest = gorgo_core::nearest::nearest(region, all.iter().map(String::as_str)).unwrap_or_default();
+                format!("target `{text}`: no region `{region}`; did you mean `{nearest}`? Or write LAT,LON")
+            })?),
+        };
+        Ok(Self { url: url.to_owned(), name: region.unwrap_or(url).to_owned(), place })
+    }
+}
+
+/// The place of a region's name or of `LAT,LON`.
+pub fn place(text: &str) -> Option<Place> {
+    let coordinates = || {
+        let (lat, lon) = text.split_once(',')?;
+        let place = Place { lat: lat.trim().parse().ok()?, lon: lon.trim().parse().ok()? };
+        geo::is_real(place).then_some(place)
+    };
+    geo::region(text).map(|r| r.place).or_else(coordinates)
+}
+
+/// The target a request enters at, and the round trip of its user there, ms. Users of unknown place are taken to be
+/// their country's access line away from every target, as in the simulator; without places requests go round.
+pub fn entry(targets: &[Target], request: &TraceRequest, number: usize) -> (usize, f64) {
+    let access = geo::access_ms(request.country);
+    if targets.iter().any(|t| t.place.is_none()) {
+        return (number % targets.len().max(1), access);
+    }
+    let rtt = |target: &Target| match (request.place, target.place) {
+        (Some(user), Some(there)) => user_rtt_ms(access, user.km_to(there)),
+        _ => access,
+    };
+    let all = targets.iter().map(rtt).enumerate();
+    all.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, access))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gorgo_core::Time;
+
+    fn from(place: Option<Place>) -> TraceRequest {
+        TraceRequest {
+            at: Time::ZERO,
+            session: 0,
+            user: 0,
+            turn: 1,
+            place,
+            country: None,
+            input_tokens: 1,
+            output_tokens: 1,
+            max_tokens: None,
+            block_tokens: 16,
+            blocks: [1].into(),
+            answer_blocks: [].into(),
+        }
+    }
+
+    #[test]
+    fn users_enter_at_the_nearest_router() {
+        let targets: Vec<Target> = ["http://a:1@aws:eu-central-1", "http://b:1@aws:us-west-1", "http://c:1@32.1,34.8"]
+            .map(|t| Target::parse(t).unwrap())
+            .to_vec();
+        let near = |lat, lon| entry(&targets, &from(Some(Place { lat, lon })), 5).0;
+        assert_eq!((near(48.9, 2.4), near(34.0, -118.2), near(30.0, 31.2)), (0, 1, 2));
+        let (at, rtt) = entry(&targets, &from(None), 5);
+        assert_eq!((at, rtt), (0, 25.0));
+    }
+
+    #[test]
+    fn targets_without_places_take_turns() {
+        let targets = [Target::parse("http://a:1/").unwrap(), Target::parse("http://b:1").unwrap()];
+        assert_eq!((0..4).map(|n| entry(&targets, &from(None), n).0).collect::<Vec<_>>(), [0, 1, 0, 1]);
+        assert_eq!(targets[0].url, "http://a:1");
+    }
+
+    #[test]
+    fn bad_targets_are_named() {
+        for bad in ["localhost:8000", "https://x", "http://", "http://h/v1"] {
+            assert!(Target::parse(bad).unwrap_err().starts_with(&format!("target `{bad}` is no http URL")), "{bad}");
+        }
+        assert!(Target::parse("http://a:1@aws:eu-centrl-1").unwrap_err().contains("did you mean `aws:eu-central-1`?"));
+    }
+}

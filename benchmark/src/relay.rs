@@ -1,0 +1,131 @@
+//! A wide-area network on loopback: TCP relays that hold bytes back as long as the simulator's network would.
+//!
+//! Reading order: [`link`] (when a piece of bytes may leave, and what state a link is in) → [`pump`] (one direction of
+//! one connection) → [`Relay`] here (listeners, and faults on command).
+//!
+//! Round trips, their slow swing and the jitter of single messages are those of `gorgo_sim::network` at the wall
+//! clock's time, so a live run on relays and a simulated one see one network. Bytes never overtake one another. A new
+//! connection first waits one round trip, as its handshake would. What a link holds is bounded: a sender that is
+//! faster than the link feels it.
+
+pub mod control;
+pub mod link;
+pub mod pump;
+
+pub use link::{LinkConfig, LinkState};
+
+use crate::clock::{Alarms, Clock};
+use gorgo_core::request::Place;
+use gorgo_sim::network::{Network, NetworkConfig};
+use link::Link;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// What relays share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RelayConfig {
+    /// How links swing and jitter.
+    pub network: NetworkConfig,
+    /// Seed of all draws.
+    pub seed: u64,
+    /// The links.
+    pub links: Vec<LinkConfig>,
+    /// Connections of one link at a time; further ones wait in the backlog.
+    pub max_connections: usize,
+}
+
+/// Why relays did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// A link's setting.
+    #[error("link {0}")]
+    Setting(String),
+    /// An address.
+    #[error("cannot listen on {addr} ({source}); is the port taken? choose another address")]
+    Listen {
+        /// Which.
+        addr: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No thread.
+    #[error("cannot start a thread ({0}); the machine is out of resources")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Running relays. Dropping it stops them and cuts their connections.
+#[derive(Debug)]
+pub struct Relay {
+    links: Vec<(Arc<Link>, SocketAddr)>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Relay {
+    /// Starts a listener for each link; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// A link's settings are wrong or its address cannot be had.
+    pub async fn start(config: RelayConfig) -> Result<Self, RelayError> {
+        for link in &config.links {
+            link.check().map_err(RelayError::Setting)?;
+        }
+        let network = network(&config);
+        let (clock, alarms) = (Clock::start(1.0), Alarms::start()?);
+        let shared = Arc::new(Mutex::new(network));
+        let mut relay = Self { links: Vec::new(), tasks: Vec::new() };
+        let sites = sites(&config.links);
+        for (index, settings) in config.links.iter().enumerate() {
+            let addr = settings.listen;
+            let listener = TcpListener::bind(addr).await.map_err(|source| RelayError::Listen { addr, source })?;
+            let ends = (sites[&settings.from], sites[&settings.to]);
+            let link =
+                Arc::new(Link::new(settings.clone(), ends, Arc::clone(&shared), clock, config.seed, index as u64));
+            relay.links.push((Arc::clone(&link), listener.local_addr()?));
+            relay.tasks.push(tokio::spawn(pump::accept(link, listener, alarms.clone(), config.max_connections)));
+        }
+        Ok(relay)
+    }
+
+    /// The links with the addresses they listen on.
+    pub fn links(&self) -> impl Iterator<Item = (&LinkConfig, SocketAddr)> {
+        self.links.iter().map(|(link, addr)| (&link.config, *addr))
+    }
+
+    /// The link called `name`.
+    pub fn link(&self, name: &str) -> Option<&Arc<Link>> {
+        self.links.iter().map(|(link, _)| link).find(|link| link.config.name == name)
+    }
+
+    /// All links, to be steered from elsewhere.
+    pub fn handles(&self) -> Vec<Arc<Link>> {
+        self.links.iter().map(|(link, _)| Arc::clone(link)).collect()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        self.links.iter().for_each(|(link, _)| link.reset());
+    }
+}
+
+/// Every end of a link is a site, by name.
+fn sites(links: &[LinkConfig]) -> BTreeMap<String, usize> {
+    let names: std::collections::BTreeSet<&String> = links.iter().flat_map(|l| [&l.from, &l.to]).collect();
+    names.into_iter().cloned().enumerate().map(|(i, name)| (name, i)).collect()
+}
+
+fn network(config: &RelayConfig) -> Network {
+    let sites = sites(&config.links);
+    let places: Vec<Place> = sites.iter().map(|(name, &i)| link::place(name, i)).collect();
+    let names: Vec<&String> = sites.keys().collect();
+    let measured = |a: usize, b: usize| {
+        let own =
+            |l: &&LinkConfig| (sites[&l.from], sites[&l.to]) == (a, b) || (sites[&l.to], sites[&l.from]) == (a, b);
+        config.links.iter().find(own).and_then(|l| l.rtt_ms).or_else(|| link::measured(names[a], names[b]))
+    };
+    Network::new(config.network.clone(), config.seed, &places, measured)
+}

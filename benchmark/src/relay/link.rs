@@ -1,0 +1,292 @@
+//! One pair of places: when a piece of bytes may leave, and what was done to the link on command.
+
+use crate::clock::Clock;
+use crate::load::target;
+use gorgo_core::request::Place;
+use gorgo_core::{Span, Time, rng};
+use gorgo_sim::network::Network;
+use gorgo_traces::geo;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
+
+/// Two measured regions stand in for places this far from them.
+const STAND_IN_KM: f64 = 150.0;
+
+/// Settings of one link.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkConfig {
+    /// What commands call it.
+    pub name: String,
+    /// Where clients connect; loopback only.
+    pub listen: SocketAddr,
+    /// Where they get to; loopback only.
+    pub target: SocketAddr,
+    /// Region of the client's side.
+    pub from: String,
+    /// Region of the target's side.
+    pub to: String,
+    /// Median round trip, ms; from measurements or the distance when absent.
+    #[serde(default)]
+    pub rtt_ms: Option<f64>,
+    /// Connections are reset at random after this long on average, s; never when absent.
+    #[serde(default)]
+    pub mean_lifetime_s: Option<f64>,
+}
+
+/// What was done to a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkState {
+    /// Bytes flow.
+    Up,
+    /// Nothing passes in either direction; what was sent arrives when it heals.
+    Partitioned,
+}
+
+/// A link with its state.
+#[derive(Debug)]
+pub struct Link {
+    /// Its settings.
+    pub config: LinkConfig,
+    ends: (usize, usize),
+    network: Arc<Mutex<Network>>,
+    clock: Clock,
+    seed: u64,
+    index: u64,
+    messages: AtomicU64,
+    connections: AtomicU64,
+    state: watch::Sender<LinkState>,
+    /// Counts resets.
+    resets: watch::Sender<u64>,
+}
+
+impl LinkConfig {
+    /// Reads `LISTEN=TARGET,rtt=MS` or `LISTEN=TARGET,from=REGION,to=REGION`; `number` names it unless `name=` does.
+    ///
+    /// # Errors
+    /// One sentence that names the part that cannot be read.
+    pub fn parse(text: &str, number: usize) -> Result<Self, String> {
+        let usage = "write LISTEN=TARGET,rtt=MS or LISTEN=TARGET,from=REGION,to=REGION";
+        let mut parts = text.split(',');
+        let (listen, to) = parts.next().and_then(|p| p.split_once('=')).ok_or(format!("`{text}`: {usage}"))?;
+        let addr = |a: &str| a.parse().map_err(|_| format!("`{text}`: `{a}` is no address like 127.0.0.1:9001"));
+        let mut link = Self {
+            name: format!("link{number}"),
+            listen: addr(listen)?,
+            target: addr(to)?,
+            from: format!("near{number}"),
+            to: format!("far{number}"),
+            rtt_ms: None,
+            mean_lifetime_s: None,
+        };
+        for part in parts {
+            let (key, value) = part.split_once('=').ok_or(format!("`{text}`: `{part}` has no value; {usage}"))?;
+            let number = || value.parse::<f64>().map_err(|_| format!("`{text}`: {key} is `{value}`, give a number"));
+            match key {
+                "name" => value.clone_into(&mut link.name),
+                "from" => value.clone_into(&mut link.from),
+                "to" => value.clone_into(&mut link.to),
+                "rtt" => link.rtt_ms = Some(number()?),
+                "lifetime" => link.mean_lifetime_s = Some(number()?),
+                _ => return Err(format!("`{text}`: `{key}` is not known; {usage}, with name=, lifetime=SECONDS")),
+            }
+        }
+        link.check()?;
+        Ok(link)
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// One sentence that names the link and the value.
+    pub fn check(&self) -> Result<(), String> {
+        let name = &self.name;
+        for (key, addr) in [("listen", self.listen), ("target", self.target)] {
+            if !addr.ip().is_loopback() {
+                return Err(format!("`{name}`: {key} is {addr}; a relay stays on loopback, give 127.0.0.1:PORT"));
+            }
+        }
+        if let Some(ms) = self.rtt_ms.filter(|ms| !(0.0..=60_000.0).contains(ms)) {
+            return Err(format!("`{name}`: rtt is {ms} ms, give 0 to 60,000"));
+        }
+        if let Some(s) = self.mean_lifetime_s.filter(|s| !(0.001..=1e7).contains(s)) {
+            return Err(format!("`{name}`: lifetime is {s} s, give 0.001 to 10,000,000"));
+        }
+        if self.from == self.to {
+            return Err(format!("`{name}`: both ends are `{}`; name two places", self.from));
+        }
+        for end in [&self.from, &self.to] {
+            if self.rtt_ms.is_none() && target::place(end).is_none() {
+                return Err(format!(
+                    "`{name}`: no region `{end}` is known; give rtt=MS or a region like aws:us-west-1"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a site lies; ends without a real place only need to be apart from each other.
+pub(super) fn place(name: &str, index: usize) -> Place {
+    target::place(name).unwrap_or(Place { lat: -60.0 + (index % 100) as f64, lon: -150.0 + (index / 100) as f64 })
+}
+
+/// The measured round trip between two regions, ms, if there is one.
+pub(super) fn measured(a: &str, b: &str) -> Option<f64> {
+    let full = |key: &str| geo::region(key).map(|r| format!("{}:{}", r.provider, r.name));
+    let direct = full(a).zip(full(b)).and_then(|(a, b)| geo::rtt(&a, &b));
+    let near = || geo::measured_between(target::place(a)?, target::place(b)?, STAND_IN_KM).map(|s| s.rtt);
+    direct.or_else(near).map(|rtt| rtt.median_ms)
+}
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the client to the target.
+    There,
+    /// From the target to the client.
+    Back,
+}
+
+impl Link {
+    pub(super) fn new(
+        config: LinkConfig,
+        ends: (usize, usize),
+        network: Arc<Mutex<Network>>,
+        clock: Clock,
+        seed: u64,
+        index: u64,
+    ) -> Self {
+        let (state, resets) = (watch::channel(LinkState::Up).0, watch::channel(0).0);
+        let (messages, connections) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { config, ends, network, clock, seed, index, messages, connections, state, resets }
+    }
+
+    /// When bytes that come now may leave: not before `after`, when those before them do, and as if they had come at
+    /// `sent` if that is later.
+    pub(super) fn due(&self, way: Way, after: Time, sent: Time) -> Time {
+        let (a, b) = if way == Way::There { self.ends } else { (self.ends.1, self.ends.0) };
+        // The lock is taken before the clock is read: the network must not be asked about the past.
+        let mut network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now();
+        let message = self.messages.fetch_add(1, Ordering::Relaxed);
+        (now.max(sent) + network.one_way(a, b, now, message)).max(after)
+    }
+
+    /// When the handshake of a connection that is opened now would be over.
+    pub(super) fn handshake(&self) -> Time {
+        let mut network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now();
+        now + Span::from_ms(network.rtt_ms(self.ends.0, self.ends.1, now))
+    }
+
+    pub(super) fn instant(&self, at: Time) -> std::time::Instant {
+        self.clock.instant(at)
+    }
+
+    /// When a new connection breaks by itself.
+    pub(super) fn breaks(&self) -> Option<Time> {
+        let mean = self.config.mean_lifetime_s?;
+        let number = self.connections.fetch_add(1, Ordering::Relaxed);
+        let mut rng = rng::stream(self.seed, "relay-lifetime", (self.index << 32) | number);
+        Some(self.clock.now() + Span::from_secs(-(1.0 - rng.random::<f64>()).ln() * mean))
+    }
+
+    /// Stops all bytes until [`Self::heal`].
+    pub fn partition(&self) {
+        self.state.send_replace(LinkState::Partitioned);
+    }
+
+    /// Lets bytes flow again.
+    pub fn heal(&self) {
+        self.state.send_replace(LinkState::Up);
+    }
+
+    /// Resets all open connections.
+    pub fn reset(&self) {
+        self.resets.send_modify(|n| *n += 1);
+    }
+
+    /// Its state.
+    pub fn state(&self) -> LinkState {
+        *self.state.borrow()
+    }
+
+    pub(super) fn watch_state(&self) -> watch::Receiver<LinkState> {
+        self.state.subscribe()
+    }
+
+    pub(super) fn watch_resets(&self) -> watch::Receiver<u64> {
+        self.resets.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gorgo_sim::network::NetworkConfig;
+    use proptest::prelude::*;
+
+    fn link(rtt_ms: f64, jitter: f64) -> Link {
+        let config = NetworkConfig { sigma: 0.0, jitter, ..NetworkConfig::default() };
+        let places = [place("near0", 0), place("far0", 1)];
+        let network = Network::new(config, 1, &places, |_, _| Some(rtt_ms));
+        let settings = LinkConfig::parse("127.0.0.1:0=127.0.0.1:1,rtt=10", 0).unwrap();
+        Link::new(settings, (0, 1), Arc::new(Mutex::new(network)), Clock::start(1.0), 1, 0)
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_take_half_a_round_trip_and_never_overtake(rtt in 0.0f64..400.0, jitter in 0.0f64..0.3, pieces in 1usize..50) {
+            let link = link(rtt, jitter);
+            let mut last = Time::ZERO;
+            for _ in 0..pieces {
+                let before = link.clock.now();
+                let due = link.due(Way::There, last, Time::ZERO);
+                prop_assert!(due >= last);
+                // Jitter is triangular: never more than root 6 standard deviations.
+                let least = Span::from_ms(rtt / 2.0 * (1.0 - jitter * 6f64.sqrt()).max(0.0));
+                let most = Span::from_ms(rtt / 2.0 * (1.0 + jitter * 6f64.sqrt())) + (link.clock.now() - before);
+                prop_assert!(due - before >= least || due == last);
+                prop_assert!(due - before <= most + Span(1) || due == last);
+                last = due;
+            }
+        }
+    }
+
+    #[test]
+    fn lifetimes_are_exponential_and_repeatable() {
+        let mut one = link(10.0, 0.0);
+        one.config.mean_lifetime_s = Some(5.0);
+        let now = one.clock.now();
+        let lives: Vec<f64> = (0..4000).map(|_| (one.breaks().unwrap() - now).ms() / 1e3).collect();
+        let mean = lives.iter().sum::<f64>() / 4000.0;
+        assert!((mean - 5.0).abs() < 0.5, "{mean}");
+        assert_eq!(link(10.0, 0.0).breaks(), None);
+    }
+
+    #[test]
+    fn links_are_read_and_bad_ones_named() {
+        let good =
+            LinkConfig::parse("127.0.0.1:1=127.0.0.1:2,from=aws:eu-central-1,to=aws:us-west-1,name=x", 3).unwrap();
+        assert_eq!((good.name.as_str(), good.rtt_ms), ("x", None));
+        assert!(measured(&good.from, &good.to).is_some_and(|ms| (100.0..250.0).contains(&ms)));
+        for (text, problem) in [
+            ("127.0.0.1:1", "write LISTEN=TARGET"),
+            ("127.0.0.1:1=10.0.0.1:2,rtt=5", "stays on loopback"),
+            ("127.0.0.1:1=127.0.0.1:2", "no region `near0` is known"),
+            ("127.0.0.1:1=127.0.0.1:2,rtt=x", "rtt is `x`, give a number"),
+            ("127.0.0.1:1=127.0.0.1:2,rtt=-1", "rtt is -1 ms"),
+            ("127.0.0.1:1=127.0.0.1:2,speed=1", "`speed` is not known"),
+            ("localhost=127.0.0.1:2", "is no address"),
+        ] {
+            let error = LinkConfig::parse(text, 0).unwrap_err();
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+}

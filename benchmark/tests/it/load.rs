@@ -1,0 +1,192 @@
+//! The load generator against emulated servers.
+
+use gorgo_benchmark::emulator::{Emulator, EmulatorConfig};
+use gorgo_benchmark::load::report::{Report, Slo};
+use gorgo_benchmark::load::source::{Api, Output, SourceOptions};
+use gorgo_benchmark::load::target::Target;
+use gorgo_benchmark::load::{Bench, Limits, Live, Profile, ceiling, files};
+use gorgo_core::record::Status;
+use gorgo_core::request::TraceRequest;
+use gorgo_core::{RequestId, Time};
+use gorgo_sim::engine::{Engine, EngineEvent, EngineRequest};
+use gorgo_traces::workload::{Options, open};
+use std::sync::Arc;
+
+fn fast() -> EmulatorConfig {
+    EmulatorConfig { speed: 200.0, health_ms: 0.0, ..EmulatorConfig::default() }
+}
+
+async fn servers(n: usize) -> (Vec<Emulator>, Arc<[Target]>) {
+    let mut servers = Vec::new();
+    for _ in 0..n {
+        servers.push(Emulator::start(fast(), "127.0.0.1:0".parse().unwrap()).await.unwrap());
+    }
+    let targets = servers.iter().map(|s| Target::parse(&s.url()).unwrap()).collect();
+    (servers, targets)
+}
+
+fn trace(first: usize) -> Arc<[TraceRequest]> {
+    let mut rows = open("wildchat-located", &Options::default()).unwrap().requests;
+    rows.truncate(first);
+    rows.into()
+}
+
+fn bench(rows: Arc<[TraceRequest]>, targets: Arc<[Target]>, profile: Profile) -> Bench {
+    Bench {
+        rows,
+        targets,
+        profile,
+        limits: Limits::default(),
+        source: SourceOptions { output: Output::Recorded, ..SourceOptions::default() },
+        seed: 1,
+        warmup_s: 0.0,
+        timeout_s: 60.0,
+        drain_s: 30.0,
+        max_in_flight: 1000,
+        user_rtt: false,
+        key: None,
+    }
+}
+
+/// Tokens that one engine finds in its cache when it gets the rows of a trace one after the other.
+fn simulated_hits(rows: &[TraceRequest]) -> Vec<u32> {
+    let mut engine = Engine::new(fast().engine, 1).unwrap();
+    let mut now = Time::ZERO;
+    let mut hits = Vec::new();
+    for (i, row) in rows.iter().enumerate() {
+        engine.submit(now, EngineRequest::from_trace(RequestId(i as u64), row)).unwrap();
+        let mut events = Vec::new();
+        while let Some(at) = engine.next_event() {
+            now = at;
+            engine.advance(at, &mut events);
+        }
+        hits.extend(events.iter().find_map(|e| match e {
+            EngineEvent::Finished { cached_tokens, .. } => Some(*cached_tokens),
+            _ => None,
+        }));
+    }
+    hits
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn text_made_from_structure_hits_the_cache_exactly_as_the_structure_does() {
+    let rows = trace(60);
+    let wanted = simulated_hits(&rows);
+    assert!(wanted.iter().filter(|&&hit| hit > 0).count() > 5, "{wanted:?}");
+    for api in [Api::Chat, Api::Completions, Api::Generate] {
+        let (_servers, targets) = servers(1).await;
+        let source = SourceOptions { output: Output::Recorded, api, ..SourceOptions::default() };
+        let bench = Bench { source, ..bench(Arc::clone(&rows), targets, Profile::Synchronous) };
+        let runs = bench.run(&Arc::new(Live::default())).await.unwrap();
+        let hits: Vec<u32> = runs[0].rows.iter().map(|r| r.record.cached_tokens).collect();
+        assert_eq!(hits, wanted, "{api:?}");
+        for (row, asked) in runs[0].rows.iter().zip(rows.iter()) {
+            let r = &row.record;
+            assert_eq!(
+                (r.status, r.prompt_tokens, r.output_tokens),
+                (Status::Finished, asked.input_tokens, asked.output_tokens)
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_loop_sends_everything_and_reports_it() {
+    let (_servers, targets) = servers(2).await;
+    let rows = trace(40);
+    let bench = bench(rows, targets, Profile::Constant(400.0));
+    let live = Arc::new(Live::default());
+    let runs = bench.run(&live).await.unwrap();
+    let now = live.now();
+    assert_eq!((now.sent, now.finished, now.failed), (40, 40, 0));
+    let report = Report::of(&bench, &runs, "wildchat-located", "gorgo bench", Some(Slo::parse("e2e=600000").unwrap()));
+    let b = &report.benchmarks[0];
+    assert_eq!((b.request_totals.successful, b.request_totals.total), (40, 40));
+    assert_eq!(b.goodput.as_ref().unwrap().share, 1.0);
+    assert_eq!(b.by_region.iter().map(|r| r.requests).collect::<Vec<_>>(), [20, 20]);
+    assert!(b.metrics.time_to_first_token_ms.min > 0.0);
+    for (i, row) in runs[0].rows.iter().enumerate() {
+        let r = &row.record;
+        assert_eq!((r.request, r.scheduled), (i as u64, Time::from_ms(i as f64 * 2.5)));
+        assert!(r.scheduled <= r.sent && r.sent < r.first_token && r.first_token <= r.done);
+        assert_eq!(r.sent - r.scheduled, row.lateness);
+    }
+    let (mut json, mut csv, mut html) = (Vec::new(), Vec::new(), Vec::new());
+    files::json(&mut json, &report).unwrap();
+    files::csv(&mut csv, &report).unwrap();
+    files::html(&mut html, &report, &runs).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let metric = &json["benchmarks"][0]["metrics"]["time_to_first_token_ms"];
+    assert!(metric["percentiles"]["p95"].as_f64().unwrap() >= metric["median"].as_f64().unwrap());
+    let csv = String::from_utf8(csv).unwrap();
+    assert!(csv.starts_with("profile,rate,streams,") && csv.lines().count() == 2);
+    let html = String::from_utf8(html).unwrap();
+    assert!(html.ends_with("</html>") && html.contains("<polyline"));
+    assert!(files::table(&report).lines().next().unwrap().starts_with("profile"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_loop_keeps_no_more_in_flight_than_it_has_workers() {
+    let (_servers, targets) = servers(1).await;
+    let bench = Bench {
+        limits: Limits { max_requests: Some(90), duration_s: None },
+        warmup_s: 0.01,
+        ..bench(trace(30), targets, Profile::Concurrent(5))
+    };
+    let runs = bench.run(&Arc::new(Live::default())).await.unwrap();
+    let rows = &runs[0].rows;
+    assert_eq!((rows.len(), runs[0].workers), (90, Some(5)));
+    for row in rows {
+        let at = row.record.sent;
+        let flying = rows.iter().filter(|r| r.record.sent <= at && at < r.record.done).count();
+        assert!(flying <= 5, "{flying}");
+    }
+    assert!(rows[0].warmup && !rows[89].warmup);
+    let repeated = rows[30..].iter().filter(|r| r.record.cached_tokens > 0 && r.record.turn == 1).count();
+    assert!(repeated < 30, "another pass through the data says other things: {repeated}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_lies_between_one_worker_and_all() {
+    let (_servers, targets) = servers(1).await;
+    let limits = Limits { max_requests: Some(15), duration_s: None };
+    let bench = Bench { limits, ..bench(trace(15), targets, Profile::Sweep(4)) };
+    let runs = bench.run(&Arc::new(Live::default())).await.unwrap();
+    assert_eq!(runs.iter().map(|r| r.name).collect::<Vec<_>>(), ["synchronous", "throughput", "constant", "constant"]);
+    assert!(runs[2].rate.unwrap() < runs[3].rate.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_are_rows_too() {
+    let targets: Arc<[Target]> = [Target::parse("http://127.0.0.1:1").unwrap()].into();
+    let bench = bench(trace(3), targets, Profile::Constant(1000.0));
+    let runs = bench.run(&Arc::new(Live::default())).await.unwrap();
+    assert!(runs[0].rows.iter().all(|r| r.record.status == Status::Failed && r.record.first_token == Time::NEVER));
+    let report = Report::of(&bench, &runs, "t", "c", None);
+    let (error, count) = &report.benchmarks[0].errors[0];
+    assert!(error.contains("refused") && *count == 3, "{error}");
+    assert_eq!(report.benchmarks[0].request_totals.errored, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_stopped_still_accounts_for_every_request_it_sent() {
+    let slow = EmulatorConfig { speed: 0.01, ..fast() };
+    let server = Emulator::start(slow, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let targets: Arc<[Target]> = [Target::parse(&server.url()).unwrap()].into();
+    let bench = Bench { user_rtt: true, ..bench(trace(5), targets, Profile::Constant(1000.0)) };
+    let live = Arc::new(Live::default());
+    let (runs, ()) = tokio::join!(bench.run(&live), async {
+        while live.now().sent < 5 {
+            tokio::task::yield_now().await;
+        }
+        live.stop();
+    });
+    let rows = &runs.unwrap()[0].rows;
+    assert_eq!(rows.len(), 5);
+    assert!(rows.iter().all(|r| r.record.status == Status::Cancelled && r.record.done >= r.record.scheduled));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_client_can_be_measured_alone() {
+    assert!(ceiling::streams_per_second(0.05).await.unwrap() > 0.0);
+}

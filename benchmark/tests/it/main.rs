@@ -1,0 +1,7 @@
+//! Over real sockets on free loopback ports.
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
+
+mod emulator;
+mod http;
+mod load;
+mod relay;

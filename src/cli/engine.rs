@@ -1,0 +1,97 @@
+//! `gorgo engine`: an emulated SGLang server.
+
+use super::say;
+use anyhow::{Context, bail};
+use clap::Args as ClapArgs;
+use gorgo_benchmark::emulator::{Emulator, EmulatorConfig};
+use gorgo_core::nearest::with_suggestion;
+use gorgo_experiments::spec::table;
+use gorgo_sim::engine::EngineConfig;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct EngineArgs {
+    /// Model name to serve
+    #[arg(long, visible_alias = "model-path", default_value = "mistralai/Mistral-7B-Instruct-v0.3")]
+    model: String,
+    /// GPU to emulate with a 7B model: a100-80, a100-40, h100, l40s
+    #[arg(long, default_value = "a100-80")]
+    gpu: String,
+    /// Engine preset by its full name, in place of --gpu
+    #[arg(long)]
+    preset: Option<String>,
+    /// Override an engine setting, for example max_running_requests=10
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Round trip to add to every request, ms
+    #[arg(long, default_value_t = 0.0)]
+    rtt_ms: f64,
+    /// Seconds of engine time a real second
+    #[arg(long, default_value_t = 1.0)]
+    speed: f64,
+    /// Seed of the step noise
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Bytes of prompt that count as a token
+    #[arg(long, default_value_t = 4)]
+    bytes_per_token: u32,
+    /// Begin by loading the weights, as after a restart
+    #[arg(long)]
+    cold: bool,
+    /// Leave cached tokens out of the usage, as SGLang does without --enable-cache-report
+    #[arg(long)]
+    no_cache_report: bool,
+    /// Answer /health after this long, ms; 0 is at once
+    #[arg(long, default_value_t = 1000.0)]
+    health_ms: f64,
+    /// Ask for this bearer token
+    #[arg(long, env = "GORGO_ENGINE_API_KEY", hide_env_values = true)]
+    api_key: Option<String>,
+    /// On SIGTERM, wait this long for running requests, s
+    #[arg(long, default_value_t = 60)]
+    drain_s: u64,
+}
+
+pub(super) fn run(args: EngineArgs) -> anyhow::Result<()> {
+    let config = config(&args)?;
+    if !args.listen.ip().is_loopback() && args.api_key.is_none() {
+        bail!("{} can be reached from outside: give --api-key, or listen on 127.0.0.1", args.listen);
+    }
+    super::runtime()?.block_on(async {
+        let server = Emulator::start(config, args.listen).await?;
+        say(format_args!("emulated SGLang on {} ({})", server.url(), args.model))?;
+        super::told_to_stop().await?;
+        eprintln!("finishing {} running requests, at most {} s", server.in_flight(), args.drain_s);
+        server.drain(Duration::from_secs(args.drain_s)).await;
+        Ok(())
+    })
+}
+
+fn config(args: &EngineArgs) -> anyhow::Result<EmulatorConfig> {
+    let preset = args.preset.clone().unwrap_or_else(|| format!("mistral-7b-{}", args.gpu));
+    let mut settings = toml::Table::try_from(EngineConfig::preset(&preset)?).context("engine preset")?;
+    for set in &args.sets {
+        let (key, value) = table::assignment(set).map_err(anyhow::Error::msg)?;
+        table::set(&mut settings, &key, value).map_err(anyhow::Error::msg)?;
+    }
+    let engine = toml::Value::Table(settings)
+        .try_into()
+        .map_err(|e: toml::de::Error| anyhow::anyhow!("--set: {}", with_suggestion(e.message())))?;
+    Ok(EmulatorConfig {
+        engine,
+        model: args.model.clone(),
+        seed: args.seed,
+        speed: args.speed,
+        bytes_per_token: args.bytes_per_token,
+        rtt_ms: args.rtt_ms,
+        cache_report: !args.no_cache_report,
+        health_ms: args.health_ms,
+        api_key: args.api_key.clone(),
+        cold: args.cold,
+        ..EmulatorConfig::default()
+    })
+}
