@@ -1,0 +1,4 @@
+//! The live router.
+pub mod extract;
+pub mod prompt;
+pub mod sse;
