@@ -49,6 +49,7 @@ pub struct Tap {
     usage: Usage,
     answer: String,
     keep_answer: bool,
+    id: Option<String>,
 }
 
 impl Tap {
@@ -66,6 +67,7 @@ impl Tap {
             usage: Usage::default(),
             answer: String::new(),
             keep_answer,
+            id: None,
         }
     }
 
@@ -126,6 +128,11 @@ impl Tap {
     /// The text, unless it grew beyond the bound.
     pub fn answer(&self) -> Option<&str> {
         (self.keep_answer && !self.answer.is_empty()).then_some(self.answer.as_str())
+    }
+
+    /// The id the engine gave the request.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
     }
 
     fn lines(&mut self, mut chunk: &[u8]) {
@@ -190,6 +197,10 @@ impl Tap {
             self.error = Some(error_code(error.get()));
         } else if event.object.as_deref() == Some("error") {
             self.error = Some(event.code.map_or(500, |code| error_code(code.get())));
+        }
+        if self.id.is_none() {
+            let id = event.id.as_deref().or(event.meta_info.as_ref().and_then(|meta| meta.id.as_deref()));
+            self.id = id.filter(|id| id.len() <= 128).map(str::to_owned);
         }
         for choice in event.choices.iter().flatten() {
             let (delta, message) = (choice.delta.as_ref(), choice.message.as_ref());
@@ -276,6 +287,8 @@ fn error_code(text: &str) -> u16 {
 #[derive(Deserialize)]
 struct Event<'a> {
     #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
     choices: Option<Vec<Choice<'a>>>,
     #[serde(borrow, default)]
     text: Option<Cow<'a, str>>,
@@ -331,6 +344,8 @@ struct Said<'a> {
 
 #[derive(Deserialize)]
 struct Meta<'a> {
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
     #[serde(default)]
     prompt_tokens: Option<u32>,
     #[serde(default)]
