@@ -119,15 +119,15 @@ pub fn routes(node: Arc<Node>) -> Router {
 }
 
 async fn unknown(request: Request) -> Refusal {
-    Refusal(StatusCode::NOT_FOUND, format!("there is no `{}`; see the table of endpoints in the manual", request.uri().path()))
+    Refusal(
+        StatusCode::NOT_FOUND,
+        format!("there is no `{}`; see the table of endpoints in the manual", request.uri().path()),
+    )
 }
 
 async fn wrong_method(request: Request) -> Refusal {
-    let message = format!(
-        "{} is not for `{}`; GET reads, POST changes, DELETE removes",
-        request.method(),
-        request.uri().path()
-    );
+    let message =
+        format!("{} is not for `{}`; GET reads, POST changes, DELETE removes", request.method(), request.uri().path());
     Refusal(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 
@@ -147,7 +147,8 @@ async fn guard(State(node): Shared, request: Request, next: Next) -> Response {
 /// Alive, and how many replicas can be used.
 async fn health(State(node): Shared) -> Response {
     let (usable, all) = node.usable();
-    let (status, word) = if usable > 0 { (StatusCode::OK, "healthy") } else { (StatusCode::SERVICE_UNAVAILABLE, "unhealthy") };
+    let (status, word) =
+        if usable > 0 { (StatusCode::OK, "healthy") } else { (StatusCode::SERVICE_UNAVAILABLE, "unhealthy") };
     (status, format!("{word}: {usable}/{all} servers available\n")).into_response()
 }
 
@@ -170,7 +171,10 @@ async fn explain(State(node): Shared, Path(id): Path<String>) -> Answer {
     match node.driver.watchers().explanations.explain(&id, &node.names()) {
         Some(value) => tell(&value),
         None => {
-            let message = format!("nothing is kept of request `{id}`; its id is in the answer's X-Request-ID, and only the latest {} are kept", node.config().explain.decisions);
+            let message = format!(
+                "nothing is kept of request `{id}`; its id is in the answer's X-Request-ID, and only the latest {} are kept",
+                node.config().explain.decisions
+            );
             Err(Refusal(StatusCode::NOT_FOUND, message))
         }
     }

@@ -70,7 +70,8 @@ impl Capture {
     /// Starts anew, forgetting what was captured before.
     pub fn start(&self, now: Time, unix_ns: u64) -> String {
         let session = format!("trace-{unix_ns}");
-        let active = Active { session: session.clone(), since: now, request_ids: Vec::new(), records: Vec::new(), dropped: 0 };
+        let active =
+            Active { session: session.clone(), since: now, request_ids: Vec::new(), records: Vec::new(), dropped: 0 };
         *self.lock() = Some(active);
         session
     }

@@ -136,9 +136,7 @@ impl Config {
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError::Read { path: path.display().to_string(), why: error.to_string() })?;
         Self::parse(&text).map_err(|error| match error {
-            ConfigError::Text { message, .. } => {
-                ConfigError::Text { file: format!("{}: ", path.display()), message }
-            }
+            ConfigError::Text { message, .. } => ConfigError::Text { file: format!("{}: ", path.display()), message },
             other => other,
         })
     }

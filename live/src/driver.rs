@@ -116,7 +116,10 @@ impl Driver {
     }
 
     /// Announces a request and opens its mailbox. Choice and booking are one step under the lock.
-    pub fn arrive(&self, request: impl FnOnce(RequestId, Time) -> gorgo_core::router::Request<u64>) -> (RequestId, Mail) {
+    pub fn arrive(
+        &self,
+        request: impl FnOnce(RequestId, Time) -> gorgo_core::router::Request<u64>,
+    ) -> (RequestId, Mail) {
         let id = self.next_id();
         let (sender, mail) = mpsc::unbounded_channel();
         let mut inner = self.lock();

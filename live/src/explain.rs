@@ -1,7 +1,7 @@
 //! Why a request went where it went: the latest decisions with all their terms, and what came of them.
 
-use gorgo_core::decide::{ReplicaState, State};
 use gorgo_core::decide::Key;
+use gorgo_core::decide::{ReplicaState, State};
 use gorgo_core::router::DecisionRecord;
 use gorgo_core::{RequestId, Time};
 use rustc_hash::FxHashMap;

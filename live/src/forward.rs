@@ -58,14 +58,22 @@ async fn admit(
     let refuse = |status, code: &str, message: &str| Err(Box::new(refusal(status, code, message)));
     let keys = node.keys();
     if !keys.may_ask(headers::shown_key(request.headers())) {
-        return refuse(StatusCode::UNAUTHORIZED, "invalid_api_key", "send this router's API key as `Authorization: Bearer KEY`");
+        return refuse(
+            StatusCode::UNAUTHORIZED,
+            "invalid_api_key",
+            "send this router's API key as `Authorization: Bearer KEY`",
+        );
     }
     let Some(prompted) = intake::is_prompted(request.uri().path()) else {
         let message = format!("`{}` is not served here; see /v1/models for what is", request.uri().path());
         return refuse(StatusCode::NOT_FOUND, "unknown_endpoint", &message);
     };
     let Ok(slot) = Arc::clone(&node.slots).try_acquire_owned() else {
-        return refuse(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "the router holds as many requests as it may; try again soon");
+        return refuse(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_requests",
+            "the router holds as many requests as it may; try again soon",
+        );
     };
     let config = node.config();
     let (mut parts, body) = request.into_parts();
@@ -79,7 +87,8 @@ async fn admit(
     } else {
         None
     };
-    let hops = parts.headers.get(headers::HOP).map_or(0, |v| v.to_str().ok().and_then(|v| v.parse().ok()).unwrap_or(u8::MAX));
+    let hops =
+        parts.headers.get(headers::HOP).map_or(0, |v| v.to_str().ok().and_then(|v| v.parse().ok()).unwrap_or(u8::MAX));
     let wait = parts.headers.get(headers::TIMEOUT).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let wait = wait.unwrap_or(u64::MAX).min(config.timeouts.first_token_ms);
     let session = match parts.headers.get(headers::SESSION) {
@@ -209,7 +218,12 @@ impl Order {
 }
 
 /// Passes an answer on; gives the exchange back if the core has meanwhile taken this attempt back.
-fn pass(mut exchange: Exchange, ready: Ready, upstream: &Upstream, order: &Order) -> Result<Response<Body>, Box<Exchange>> {
+fn pass(
+    mut exchange: Exchange,
+    ready: Ready,
+    upstream: &Upstream,
+    order: &Order,
+) -> Result<Response<Body>, Box<Exchange>> {
     if !exchange.first_token() {
         return Err(Box::new(exchange));
     }
@@ -247,11 +261,9 @@ fn over(mut exchange: Exchange, status: Status, reason: &'static str, refused: O
             "no_replicas",
             "no replica is known to this router; add one with `gorgo proxy servers add URL`",
         ),
-        (Status::TimedOut, _) if reason == "queue-timeout" => refusal(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "queue_timeout",
-            "no replica had room in time; try again soon",
-        ),
+        (Status::TimedOut, _) if reason == "queue-timeout" => {
+            refusal(StatusCode::SERVICE_UNAVAILABLE, "queue_timeout", "no replica had room in time; try again soon")
+        }
         (Status::TimedOut, _) => {
             refusal(StatusCode::GATEWAY_TIMEOUT, "deadline", "no first token came within the request's deadline")
         }

@@ -1,11 +1,11 @@
 //! Which headers pass: all but those that belong to one connection.
 
 use gorgo_core::RequestId;
+use http::HeaderValue;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use http::HeaderValue;
 use std::net::IpAddr;
 
 /// Names of our own.
@@ -38,8 +38,15 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         named.into_iter().for_each(|name| drop(headers.remove(name)));
     }
     for name in [
-        CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-        TRANSFER_ENCODING, UPGRADE,
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
     ] {
         headers.remove(name);
     }
@@ -94,9 +101,17 @@ mod tests {
     #[test]
     fn headers_of_the_connection_stay_and_the_rest_passes() {
         let mut headers = map(&[
-            ("connection", "close, x-secret"), ("x-secret", "1"), ("te", "trailers"), ("transfer-encoding", "chunked"),
-            ("upgrade", "h2c"), ("host", "a"), ("content-length", "5"), ("x-lb-hop", "0"), ("x-custom", "kept"),
-            ("authorization", "Bearer k"), ("x-forwarded-for", "1.2.3.4"),
+            ("connection", "close, x-secret"),
+            ("x-secret", "1"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("host", "a"),
+            ("content-length", "5"),
+            ("x-lb-hop", "0"),
+            ("x-custom", "kept"),
+            ("authorization", "Bearer k"),
+            ("x-forwarded-for", "1.2.3.4"),
         ]);
         to_upstream(&mut headers, &HeaderValue::from_static("r"), IpAddr::from([10, 0, 0, 1]), false);
         let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();

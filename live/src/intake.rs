@@ -18,8 +18,14 @@ use tokio::time::Instant;
 /// (`/flush_cache`, `/update_weights...`) are not.
 pub(crate) fn is_prompted(path: &str) -> Option<bool> {
     match path {
-        "/v1/chat/completions" | "/v1/completions" | "/v1/responses" | "/v1/embeddings" | "/v1/messages"
-        | "/generate" | "/v1/score" | "/v1/rerank" => Some(true),
+        "/v1/chat/completions"
+        | "/v1/completions"
+        | "/v1/responses"
+        | "/v1/embeddings"
+        | "/v1/messages"
+        | "/generate"
+        | "/v1/score"
+        | "/v1/rerank" => Some(true),
         "/tokenize" | "/detokenize" | "/get_model_info" | "/model_info" => Some(false),
         path if path.starts_with("/v1/") => Some(false),
         _ => None,
@@ -60,7 +66,8 @@ pub(crate) async fn read(
     if told.is_some_and(|told| told > most) {
         return too_long();
     }
-    let (gap, whole) = (Duration::from_millis(config.timeouts.body_gap_ms), Duration::from_millis(config.timeouts.body_ms));
+    let (gap, whole) =
+        (Duration::from_millis(config.timeouts.body_gap_ms), Duration::from_millis(config.timeouts.body_ms));
     let deadline = Instant::now() + whole;
     let mut budget: Option<OwnedSemaphorePermit> = None;
     let mut first = Bytes::new();
@@ -70,8 +77,12 @@ pub(crate) async fn read(
         let frame = match tokio::time::timeout_at(until, body.frame()).await {
             Ok(None) => break,
             Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(_))) => return refuse(StatusCode::BAD_REQUEST, "truncated_body", "the body broke off before its end"),
-            Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "slow_body", "the body came too slowly; send it at once"),
+            Ok(Some(Err(_))) => {
+                return refuse(StatusCode::BAD_REQUEST, "truncated_body", "the body broke off before its end");
+            }
+            Err(_) => {
+                return refuse(StatusCode::REQUEST_TIMEOUT, "slow_body", "the body came too slowly; send it at once");
+            }
         };
         let Ok(data) = frame.into_data() else { continue };
         let length = first.len() + rest.len() + data.len();
@@ -81,7 +92,11 @@ pub(crate) async fn read(
         let missing = (length >> 10) + 1 - budget.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         if missing > 0 {
             let Ok(more) = Arc::clone(&node.body_kib).try_acquire_many_owned(missing as u32) else {
-                return refuse(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "the router holds as many bytes of bodies as it may; try again soon");
+                return refuse(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "overloaded",
+                    "the router holds as many bytes of bodies as it may; try again soon",
+                );
             };
             match &mut budget {
                 Some(budget) => budget.merge(more),
@@ -121,7 +136,8 @@ mod tests {
 
     #[test]
     fn types_that_are_no_json_are_refused() {
-        let check = |value: &'static str| check_type(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]));
+        let check =
+            |value: &'static str| check_type(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]));
         assert!(check("application/json; charset=utf-8").is_ok() && check("Application/JSON").is_ok());
         assert_eq!(check("text/plain").unwrap_err().status(), 415);
         assert!(check_type(&HeaderMap::new()).is_ok());

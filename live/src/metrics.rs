@@ -2,8 +2,8 @@
 
 use crate::table::Row;
 use gorgo_core::record::Status;
-use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -128,11 +128,25 @@ impl Default for Metrics {
             retries: add!(Counter::default(), "retries", "Dispatches after a request's first"),
             ttft: add!(seconds(), "time_to_first_token", "Arrival to first content-bearing token", Unit::Seconds),
             e2e: add!(seconds(), "e2e_request_latency", "Arrival to last byte of finished requests", Unit::Seconds),
-            itl: add!(Histogram::new(GAPS), "inter_token_latency", "Mean gap between tokens of an answer", Unit::Seconds),
+            itl: add!(
+                Histogram::new(GAPS),
+                "inter_token_latency",
+                "Mean gap between tokens of an answer",
+                Unit::Seconds
+            ),
             queue_time: add!(seconds(), "queue_time", "Arrival to last dispatch", Unit::Seconds),
-            ttft_error: add!(Histogram::new(ERRORS), "ttft_prediction_error", "Predicted less actual time from dispatch to first token", Unit::Seconds),
+            ttft_error: add!(
+                Histogram::new(ERRORS),
+                "ttft_prediction_error",
+                "Predicted less actual time from dispatch to first token",
+                Unit::Seconds
+            ),
             prompt_tokens: add!(Counter::default(), "prompt_tokens", "Prompt tokens of requests that are over"),
-            predicted_cached: add!(Counter::default(), "predicted_cached_tokens", "Prompt tokens the index expected cached, where the engine told"),
+            predicted_cached: add!(
+                Counter::default(),
+                "predicted_cached_tokens",
+                "Prompt tokens the index expected cached, where the engine told"
+            ),
             cached: add!(Counter::default(), "cached_tokens", "Prompt tokens engines found cached"),
             output_tokens: add!(Counter::default(), "output_tokens", "Tokens generated"),
             queued: add!(Level::default(), "queue_requests", "Requests waiting in the router"),
@@ -142,15 +156,33 @@ impl Default for Metrics {
             usable: add!(Family::default(), "replica_usable", "1 if the replica may be used"),
             breaker: add!(Family::default(), "replica_breaker_open", "1 if its circuit breaker is not closed"),
             rtt: add!(Family::default(), "replica_rtt", "Smoothed round trip", Unit::Seconds),
-            rtt_p95: add!(Family::default(), "replica_rtt_p95", "95th percentile of the last round trips", Unit::Seconds),
+            rtt_p95: add!(
+                Family::default(),
+                "replica_rtt_p95",
+                "95th percentile of the last round trips",
+                Unit::Seconds
+            ),
             waiting: add!(Family::default(), "replica_waiting_requests", "Our requests there without a first token"),
             running: add!(Family::default(), "replica_running_requests", "Our requests there past their first token"),
             waiting_tokens: add!(Family::default(), "replica_waiting_tokens", "Prompt tokens of our waiting requests"),
             running_tokens: add!(Family::default(), "replica_running_tokens", "Prompt tokens of our running requests"),
             index_tokens: add!(Family::default(), "replica_index_tokens", "Tokens the index holds for it"),
-            shadow_hits: add!(Family::default(), "shadow_hit_ratio", "Share of prompt tokens a shadow policy would have hit"),
-            shadow_busiest: add!(Family::default(), "shadow_busiest_ratio", "Largest share of a replica times their number"),
-            shadow_ttft: add!(Family::default(), "shadow_predicted_ttft", "Mean predicted time to first token", Unit::Seconds),
+            shadow_hits: add!(
+                Family::default(),
+                "shadow_hit_ratio",
+                "Share of prompt tokens a shadow policy would have hit"
+            ),
+            shadow_busiest: add!(
+                Family::default(),
+                "shadow_busiest_ratio",
+                "Largest share of a replica times their number"
+            ),
+            shadow_ttft: add!(
+                Family::default(),
+                "shadow_predicted_ttft",
+                "Mean predicted time to first token",
+                Unit::Seconds
+            ),
             registry,
         }
     }
@@ -199,13 +231,27 @@ impl Metrics {
         self.index_bytes.set(levels.index_bytes);
         self.index_nodes.set(levels.index_nodes);
         let families = [
-            &self.usable, &self.breaker, &self.rtt, &self.rtt_p95, &self.waiting, &self.running, &self.waiting_tokens,
-            &self.running_tokens, &self.index_tokens,
+            &self.usable,
+            &self.breaker,
+            &self.rtt,
+            &self.rtt_p95,
+            &self.waiting,
+            &self.running,
+            &self.waiting_tokens,
+            &self.running_tokens,
+            &self.index_tokens,
         ];
         families.iter().for_each(|family| family.clear());
         for r in &levels.replicas {
             let values = [
-                r.usable, r.breaker_open, r.rtt.0, r.rtt.1, r.requests.0, r.requests.1, r.tokens.0, r.tokens.1,
+                r.usable,
+                r.breaker_open,
+                r.rtt.0,
+                r.rtt.1,
+                r.requests.0,
+                r.requests.1,
+                r.tokens.0,
+                r.tokens.1,
                 r.index_tokens,
             ];
             for (family, value) in families.iter().zip(values) {
@@ -235,7 +281,12 @@ mod tests {
         metrics.dispatched("a", 2, None);
         metrics.ended(&row("r", 25.0), true);
         let replica = ReplicaGauges { name: "a".into(), rtt: (0.025, 0.03), ..ReplicaGauges::default() };
-        let levels = Levels { queued: 3.0, replicas: vec![replica], shadows: vec![("random".into(), 0.5, 1.0, 0.1)], ..Levels::default() };
+        let levels = Levels {
+            queued: 3.0,
+            replicas: vec![replica],
+            shadows: vec![("random".into(), 0.5, 1.0, 0.1)],
+            ..Levels::default()
+        };
         let text = metrics.text(&levels);
         for line in [
             "gorgo_requests_total{status=\"finished\",reason=\"\"} 1",
@@ -248,7 +299,10 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
-        assert!(!metrics.text(&Levels::default()).contains("replica_rtt_seconds{replica=\"a\"}"), "a removed replica is gone");
+        assert!(
+            !metrics.text(&Levels::default()).contains("replica_rtt_seconds{replica=\"a\"}"),
+            "a removed replica is gone"
+        );
         assert!(!text.contains("request_id"));
     }
 }

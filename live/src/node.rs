@@ -209,7 +209,11 @@ impl Node {
     ///
     /// # Errors
     /// One sentence when the URL is wrong, the name is taken or the fleet is full.
-    pub fn add(self: &Arc<Self>, replica: &crate::config::ReplicaConfig, kind: Kind) -> Result<Arc<Upstream>, AddError> {
+    pub fn add(
+        self: &Arc<Self>,
+        replica: &crate::config::ReplicaConfig,
+        kind: Kind,
+    ) -> Result<Arc<Upstream>, AddError> {
         let _one_at_a_time = self.fleet_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let endpoint = Endpoint::parse(&replica.url)
             .map_err(|advice| AddError::Wrong(format!("`{}` is no address of a replica; {advice}", replica.url)))?;
@@ -222,12 +226,8 @@ impl Node {
             (None, Kind::Peer, Some(admin)) => Some(bearer(admin)?),
             _ => None,
         };
-        let spec = ReplicaSpec {
-            name: name.clone(),
-            kind,
-            ms_per_token: replica.ms_per_token,
-            kv_tokens: replica.kv_tokens,
-        };
+        let spec =
+            ReplicaSpec { name: name.clone(), kind, ms_per_token: replica.ms_per_token, kv_tokens: replica.kv_tokens };
         let region = replica.region.clone();
         let added = self.driver.add(&spec, |id| {
             let mut upstream = Upstream::new(id, name, kind, region, endpoint);
@@ -305,8 +305,12 @@ mod tests {
             admin: (!admin.is_empty()).then(|| admin.to_owned()),
         };
         let both = keys("a", "b");
-        assert!(both.may_ask(Some(b"a")) && both.may_ask(Some(b"b")) && !both.may_ask(Some(b"c")) && !both.may_ask(None));
-        assert!(both.may_administrate(Some(b"b")) && !both.may_administrate(Some(b"a")) && !both.may_administrate(None));
+        assert!(
+            both.may_ask(Some(b"a")) && both.may_ask(Some(b"b")) && !both.may_ask(Some(b"c")) && !both.may_ask(None)
+        );
+        assert!(
+            both.may_administrate(Some(b"b")) && !both.may_administrate(Some(b"a")) && !both.may_administrate(None)
+        );
         assert!(keys("", "").may_ask(None) && keys("", "").may_administrate(None));
         assert!(keys("", "b").may_ask(None) && !keys("", "b").may_administrate(None));
         assert!(!keys("a", "").may_administrate(None) && keys("a", "").may_administrate(Some(b"a")));

@@ -68,7 +68,10 @@ async fn probe(
     connection: &mut Option<SendRequest<Empty<Bytes>>>,
 ) -> Result<Duration, ()> {
     let reused = connection.as_ref().is_some_and(|c| !c.is_closed());
-    if reused && let Some(sender) = connection && let Ok(rtt) = round_trip(upstream, path, sender).await {
+    if reused
+        && let Some(sender) = connection
+        && let Ok(rtt) = round_trip(upstream, path, sender).await
+    {
         return Ok(rtt);
     }
     // The engine may have closed it between two probes: that is no failure.

@@ -32,11 +32,16 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub(crate) fn new(held: VecDeque<Frame<Bytes>>, body: Incoming, tap: Tap, exchange: Exchange, gap: Duration) -> Self {
+    pub(crate) fn new(
+        held: VecDeque<Frame<Bytes>>,
+        body: Incoming,
+        tap: Tap,
+        exchange: Exchange,
+        gap: Duration,
+    ) -> Self {
         let ended = body.is_end_stream();
         let alarm = Box::pin(tokio::time::sleep(gap));
-        let mut relay =
-            Self { held, body, tap, exchange: Some(exchange), ended, gap, last: Instant::now(), alarm };
+        let mut relay = Self { held, body, tap, exchange: Some(exchange), ended, gap, last: Instant::now(), alarm };
         if relay.ended {
             relay.end();
         }

@@ -137,7 +137,11 @@ pub(crate) fn peer_as_replica(peer: &PeerConfig) -> ReplicaConfig {
 ///
 /// # Errors
 /// When the listener fails for good.
-pub async fn serve(node: Arc<Node>, mut listener: impl Listener, stop: impl Future<Output = ()>) -> Result<usize, StartError> {
+pub async fn serve(
+    node: Arc<Node>,
+    mut listener: impl Listener,
+    stop: impl Future<Output = ()>,
+) -> Result<usize, StartError> {
     let config = node.config();
     let tls = tls::server(&config.tls)?;
     let admin = admin::routes(Arc::clone(&node));
@@ -169,7 +173,8 @@ pub async fn serve(node: Arc<Node>, mut listener: impl Listener, stop: impl Futu
             open.spawn(turn_away(io));
             continue;
         };
-        let connection = Connection { node: Arc::clone(&node), admin: admin.clone(), from, closing: closing.subscribe() };
+        let connection =
+            Connection { node: Arc::clone(&node), admin: admin.clone(), from, closing: closing.subscribe() };
         let tls = tls.clone();
         open.spawn(async move {
             let _permit = permit;
@@ -272,7 +277,10 @@ async fn answer(
 /// The reason; the configuration in force stays.
 pub fn reload(node: &Arc<Node>) -> Result<Vec<String>, ConfigError> {
     let Some(path) = &node.file else {
-        return Err(ConfigError::Read { path: "(none)".to_owned(), why: "the router was started without --config".to_owned() });
+        return Err(ConfigError::Read {
+            path: "(none)".to_owned(),
+            why: "the router was started without --config".to_owned(),
+        });
     };
     apply(node, Config::load(path)?)
 }

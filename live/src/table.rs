@@ -193,18 +193,27 @@ fn number(value: Option<f64>) -> String {
 }
 
 fn line(out: &mut String, row: &Row, order: &[(usize, &String)]) {
-    let candidate = |slot: usize| {
-        row.decision.as_ref().and_then(|d| d.candidates.iter().find(|(c, ..)| c.id.index() == slot))
-    };
+    let candidate =
+        |slot: usize| row.decision.as_ref().and_then(|d| d.candidates.iter().find(|(c, ..)| c.id.index() == slot));
     let chosen = row.decision.as_ref().and_then(|d| d.chosen.map(|i| &d.candidates[i]));
     let name = row.replica.as_ref().map_or("", |(_, name)| name);
     let queue = (row.dispatched != Time::NEVER).then(|| (row.dispatched - row.arrived).ms());
     let _ = write!(
         out,
         "{},{},{},{},{:.3},{},{:.3},{},{},{},{},{},{}",
-        cell(&row.request_id), row.timestamp, row.prompt_bytes, row.prompt_tokens, row.rtt_ms, number(row.ttft_ms()),
-        row.total_ms(), number(queue), number(chosen.map(|(_, t, _)| t.prefill)),
-        chosen.map_or(0, |(c, ..)| c.waiting_tokens), chosen.map_or(0, |(c, ..)| c.running_tokens), cell(name), cell(name),
+        cell(&row.request_id),
+        row.timestamp,
+        row.prompt_bytes,
+        row.prompt_tokens,
+        row.rtt_ms,
+        number(row.ttft_ms()),
+        row.total_ms(),
+        number(queue),
+        number(chosen.map(|(_, t, _)| t.prefill)),
+        chosen.map_or(0, |(c, ..)| c.waiting_tokens),
+        chosen.map_or(0, |(c, ..)| c.running_tokens),
+        cell(name),
+        cell(name),
     );
     for &(slot, _) in order {
         let matched = candidate(slot).map_or(0, |(c, ..)| c.cached_tokens);
@@ -217,8 +226,17 @@ fn line(out: &mut String, row: &Row, order: &[(usize, &String)]) {
     let _ = writeln!(
         out,
         ",{},{},{},{},{},{},{},{},{},{},{}",
-        row.status_code, row.status == Status::Finished, row.reason, number(row.predicted_ttft_ms), row.cached.0,
-        whole(row.cached.1), whole(row.counted_tokens), row.output_tokens, row.attempts, row.hops, row.status.as_str(),
+        row.status_code,
+        row.status == Status::Finished,
+        row.reason,
+        number(row.predicted_ttft_ms),
+        row.cached.0,
+        whole(row.cached.1),
+        whole(row.counted_tokens),
+        row.output_tokens,
+        row.attempts,
+        row.hops,
+        row.status.as_str(),
     );
 }
 

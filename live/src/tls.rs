@@ -58,7 +58,9 @@ pub fn client(tls: &Tls) -> Result<Option<Arc<ClientConfig>>, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| wrong(Path::new("tls"), error))?;
     if tls.insecure {
-        tracing::warn!("tls.insecure: certificates of replicas are NOT checked; anybody in between can read and answer");
+        tracing::warn!(
+            "tls.insecure: certificates of replicas are NOT checked; anybody in between can read and answer"
+        );
         let anyone = Arc::new(danger::Anyone(provider()));
         return Ok(Some(Arc::new(builder.dangerous().with_custom_certificate_verifier(anyone).with_no_client_auth())));
     }

@@ -177,7 +177,8 @@ pub(super) async fn trace_status(State(node): Shared) -> Answer {
 }
 
 pub(super) async fn export(State(node): Shared) -> Answer {
-    let stamp: String = node.clock().rfc3339(node.clock().now()).chars().filter(char::is_ascii_digit).take(14).collect();
+    let stamp: String =
+        node.clock().rfc3339(node.clock().now()).chars().filter(char::is_ascii_digit).take(14).collect();
     let (day, time) = stamp.split_at(8.min(stamp.len()));
     let name = format!("attachment; filename=\"proxy_metrics_{day}_{time}.csv\"");
     let csv = node.table.csv(&node.names());

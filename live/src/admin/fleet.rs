@@ -40,7 +40,9 @@ impl Address {
     fn replica(self) -> Result<ReplicaConfig, Refusal> {
         let url = match (self.url, self.ip, self.port) {
             (Some(url), None, None) => url,
-            (None, Some(ip), port) if ip.contains(':') && !ip.starts_with('[') => format!("[{ip}]:{}", port.unwrap_or(8080)),
+            (None, Some(ip), port) if ip.contains(':') && !ip.starts_with('[') => {
+                format!("[{ip}]:{}", port.unwrap_or(8080))
+            }
             // gotoni's rule for hosted engines.
             (None, Some(ip), port) if port == Some(443) || ip.ends_with(".modal.host") => {
                 format!("https://{ip}:{}", port.unwrap_or(443))
@@ -86,7 +88,10 @@ pub(super) async fn add_server(State(node): Shared, body: Bytes) -> Answer {
 pub(super) async fn remove_server(State(node): Shared, Query(query): Query<BTreeMap<String, String>>) -> Answer {
     let Some(id) = query.get("id") else { return Err(bad("name the server: DELETE /proxy/servers?id=NAME")) };
     let Some(upstream) = node.find(id).filter(|u| u.kind == Kind::Remote) else {
-        return Err(Refusal(StatusCode::NOT_FOUND, format!("`{id}` is not in the fleet; GET /proxy/servers lists who is")));
+        return Err(Refusal(
+            StatusCode::NOT_FOUND,
+            format!("`{id}` is not in the fleet; GET /proxy/servers lists who is"),
+        ));
     };
     node.remove(&upstream);
     tell(&json!({"status": "removed", "id": upstream.name}))
@@ -105,7 +110,10 @@ pub(super) async fn drain(State(node): Shared, body: Bytes) -> Answer {
     }
     let ask: Ask = read(&body, "{\"id\": \"10.0.0.1:8080\", \"draining\": true}")?;
     let Some(upstream) = node.find(&ask.id) else {
-        return Err(Refusal(StatusCode::NOT_FOUND, format!("`{}` is not in the fleet; GET /proxy/servers lists who is", ask.id)));
+        return Err(Refusal(
+            StatusCode::NOT_FOUND,
+            format!("`{}` is not in the fleet; GET /proxy/servers lists who is", ask.id),
+        ));
     };
     node.driver.tell(Event::ReplicaDraining { replica: upstream.id, draining: ask.draining });
     tell(&json!({"id": upstream.name, "draining": ask.draining}))
@@ -129,7 +137,9 @@ pub(super) async fn add_peer(State(node): Shared, body: Bytes) -> Answer {
             let message = format!("{} is a peer now", upstream.name);
             tell(&json!({"status": "added", "id": upstream.name, "message": message}))
         }
-        Err(AddError::Exists(id)) => tell(&json!({"status": "exists", "id": id, "message": format!("{id} is a peer already")})),
+        Err(AddError::Exists(id)) => {
+            tell(&json!({"status": "exists", "id": id, "message": format!("{id} is a peer already")}))
+        }
         Err(AddError::Wrong(why)) => Err(bad(why)),
     }
 }
@@ -141,7 +151,8 @@ pub(super) async fn remove_peer(State(node): Shared, body: Bytes) -> Answer {
         here.find(|(u, _)| {
             let named = ask.id.as_ref().is_some_and(|id| *id == u.name);
             let port = ask.port.unwrap_or(0);
-            let placed = ask.ip.as_ref().is_some_and(|ip| ip == u.endpoint.host() && (port == 0 || port == u.endpoint.port()));
+            let placed =
+                ask.ip.as_ref().is_some_and(|ip| ip == u.endpoint.host() && (port == 0 || port == u.endpoint.port()));
             named || placed || ask.url.as_ref().is_some_and(|url| url.ends_with(&u.endpoint.name()))
         })
         .map(|(u, _)| u.clone())

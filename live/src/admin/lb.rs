@@ -125,7 +125,11 @@ pub(super) async fn set_config(State(node): Shared, body: Bytes) -> Answer {
 }
 
 /// How a text would be counted: by the learned ratio of bytes to tokens.
-pub(super) async fn tokenizer(State(node): Shared, Query(query): Query<BTreeMap<String, String>>, body: Bytes) -> Answer {
+pub(super) async fn tokenizer(
+    State(node): Shared,
+    Query(query): Query<BTreeMap<String, String>>,
+    body: Bytes,
+) -> Answer {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Ask {

@@ -12,7 +12,9 @@ use std::sync::atomic::Ordering;
 /// Levels for `/metrics`.
 pub(super) fn levels(node: &Node) -> Levels {
     let shadows = node.shadows.lock().unwrap_or_else(PoisonError::into_inner);
-    let shadows = shadows.iter().map(|s| (s.policy.clone(), s.hit_rate(), s.busiest(), s.mean_ttft_ms().unwrap_or(f64::NAN) / 1e3));
+    let shadows = shadows
+        .iter()
+        .map(|s| (s.policy.clone(), s.hit_rate(), s.busiest(), s.mean_ttft_ms().unwrap_or(f64::NAN) / 1e3));
     let mut levels = Levels { shadows: shadows.collect(), ..Levels::default() };
     node.driver.read(|router, upstreams, now| {
         levels.queued = router.queue_len() as f64;

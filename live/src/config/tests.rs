@@ -27,9 +27,18 @@ fn values_out_of_range_name_the_key_the_value_and_what_to_do() {
     for (text, expected) in [
         ("limits.body_bytes = 5", "`limits.body_bytes` is 5; it must lie between 1024 and 1073741824"),
         ("probes.path = \"models\"", "`probes.path` is \"models\"; begin it with `/`"),
-        ("role = \"edge\"", "`replicas` is a list of 0; an edge stands beside exactly one engine; name it, and others under `peers`"),
-        ("replicas = [{url = \"http://a:1\"}, {url = \"http://a:1\"}]", "`replicas[1].name` is \"a:1\"; another has it; names must differ"),
-        ("replicas = [{url = \"ftp://a\"}]", "`replicas[0].url` is \"ftp://a\"; write http://host:port or https://host[:port]"),
+        (
+            "role = \"edge\"",
+            "`replicas` is a list of 0; an edge stands beside exactly one engine; name it, and others under `peers`",
+        ),
+        (
+            "replicas = [{url = \"http://a:1\"}, {url = \"http://a:1\"}]",
+            "`replicas[1].name` is \"a:1\"; another has it; names must differ",
+        ),
+        (
+            "replicas = [{url = \"ftp://a\"}]",
+            "`replicas[0].url` is \"ftp://a\"; write http://host:port or https://host[:port]",
+        ),
         ("router.queue_timeout_ms = -1", "`router.queue_timeout_ms` is -1; it must lie between 0 and 1000000000"),
         ("tls.cert = \"a.pem\"", "`tls` is incomplete; give both `tls.cert` and `tls.key`, or neither"),
     ] {
@@ -46,7 +55,8 @@ fn beyond_loopback_both_keys_are_needed() {
 
 #[test]
 fn keys_are_never_shown() {
-    let config = Config::parse("security = {api_key = \"sesame\"}\nreplicas = [{url = \"http://a\", api_key = \"sesame\"}]");
+    let config =
+        Config::parse("security = {api_key = \"sesame\"}\nreplicas = [{url = \"http://a\", api_key = \"sesame\"}]");
     assert!(!config.unwrap().to_toml().contains("sesame"));
 }
 
