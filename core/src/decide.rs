@@ -164,6 +164,12 @@ mod tests {
     }
 
     #[test]
+    fn a_logged_decision_is_passed_over() {
+        let logged = EXAMPLE.replacen('{', r#"{"decision": {"chosen": "b", "policy": "random"}, "#, 1);
+        assert_eq!(decided(&logged).unwrap(), decided(EXAMPLE).unwrap());
+    }
+
+    #[test]
     fn nobody_to_choose_is_an_answer() {
         for line in [r#"{"id": "r", "replicas": []}"#, r#"{"id": "r", "replicas": [{"id": "a", "healthy": false}]}"#] {
             let decision = decided(line).unwrap();

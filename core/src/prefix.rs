@@ -98,6 +98,11 @@ impl<S: Symbol> PrefixIndex<S> {
         self.shrink(replica);
     }
 
+    /// Nodes, the root not counted.
+    pub fn nodes(&self) -> usize {
+        self.tree.len() - 1
+    }
+
     /// Memory in use, estimated from the sizes of what is stored.
     pub fn bytes(&self) -> usize {
         // Node + its map entry (with the table's spare room) + the heap entry of a leaf.

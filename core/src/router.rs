@@ -181,6 +181,12 @@ impl<S: Symbol> Router<S> {
         &self.config
     }
 
+    /// Takes over other settings; the sizes of the index stay what they were at the start.
+    pub fn set_config(&mut self, config: RouterConfig) {
+        self.retry_tokens = self.retry_tokens.min(config.retry_burst);
+        self.config = config;
+    }
+
     /// The policy's name.
     pub fn policy(&self) -> &'static str {
         self.policy.name()

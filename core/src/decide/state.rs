@@ -145,6 +145,9 @@ struct Request {
     // Taken out before; here so that the list of known fields is whole.
     #[serde(rename = "replicas")]
     _replicas: Option<Value>,
+    // What a router's log says was decided; replaying decides anew.
+    #[serde(rename = "decision")]
+    _decision: Option<Value>,
 }
 
 impl State {

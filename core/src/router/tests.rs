@@ -90,6 +90,15 @@ fn counters_follow_a_request_and_return_to_zero() {
 }
 
 #[test]
+fn other_settings_hold_from_the_next_event_on() {
+    let config = RouterConfig { queue_limit: 0, ..RouterConfig::default() };
+    let mut r = router(config.clone(), &[REMOTE]);
+    tell(&mut r, 1, ask(1, "ab"));
+    r.set_config(RouterConfig { gates: Gates { max_running: Some(1), ..Gates::default() }, ..config });
+    assert_eq!(tell(&mut r, 2, ask(2, "cd")), [done(2, Status::Rejected, "queue-full")]);
+}
+
+#[test]
 fn waits_in_order_behind_a_closed_gate_and_nobody_overtakes() {
     let mut config = RouterConfig { queue_limit: 2, ..RouterConfig::default() };
     config.gates.max_running = Some(1);

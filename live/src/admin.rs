@@ -1,0 +1,181 @@
+//! The admin API: gotoni's `/lb/*` and `/proxy/*`, `/explain/ID`, `/metrics`, `/health`, `/ready`.
+//!
+//! Both roles serve the common part under both prefixes. GET never changes anything. Beyond health and readiness a
+//! key is asked for whenever one is set.
+
+use crate::body::Body;
+use crate::errors::refusal;
+use crate::headers;
+use crate::node::{Node, Phase};
+use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use gorgo_core::fleet::PeerReport;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::sync::Arc;
+
+mod common;
+mod fleet;
+mod lb;
+mod levels;
+mod proxy;
+
+/// What an edge tells another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerWord {
+    /// Its own engine's load.
+    pub report: PeerReport,
+    /// Its wall clock, ns since 1970.
+    pub unix_ns: u64,
+}
+
+type Shared = State<Arc<Node>>;
+
+/// An answer, or a refusal with its reason.
+type Answer = Result<Response, Refusal>;
+
+/// A refusal of the admin API.
+#[derive(Debug)]
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        refusal(self.0, "admin", &self.1).map(|body| match body {
+            Body::Full(bytes) => axum::body::Body::from(bytes),
+            other => axum::body::Body::new(other),
+        })
+    }
+}
+
+fn bad(message: impl Into<String>) -> Refusal {
+    Refusal(StatusCode::BAD_REQUEST, message.into())
+}
+
+fn tell(value: &Value) -> Answer {
+    Ok(axum::Json(value).into_response())
+}
+
+/// Reads a JSON body.
+fn read<T: serde::de::DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| {
+        let text = gorgo_core::nearest::with_suggestion(&error.to_string());
+        bad(format!("the body cannot be used ({text}); send for example {example}"))
+    })
+}
+
+/// Whether a path belongs to this API.
+pub(crate) fn is_admin(path: &str) -> bool {
+    matches!(path, "/health" | "/ready" | "/metrics" | "/lb" | "/proxy")
+        || ["/lb/", "/proxy/", "/explain/"].iter().any(|prefix| path.starts_with(prefix))
+}
+
+/// The routes.
+pub fn routes(node: Arc<Node>) -> Router {
+    let common = || {
+        Router::new()
+            .route("/policy", get(common::policy).post(common::set_policy).put(common::set_policy))
+            .route("/tune", post(common::tune))
+            .route("/cache/clear", post(common::clear_cache))
+            .route("/prefix/stats", get(common::prefix_stats))
+            .route("/latency", get(common::latency))
+            .route("/shadow", get(common::shadow))
+            .route("/reload", post(common::reload))
+            .route("/trace/start", post(common::trace_start))
+            .route("/trace/stop", post(common::trace_stop))
+            .route("/trace/status", get(common::trace_status))
+            .route("/metrics/export", get(common::export))
+            .route("/metrics/summary", get(common::summary))
+            .route("/metrics/clear", post(common::clear_metrics))
+            .route("/metrics/enable", post(common::enable_metrics))
+            .route("/health", get(health))
+    };
+    let lb = common()
+        .route("/status", get(lb::status))
+        .route("/metrics", get(lb::metrics))
+        .route("/config", get(lb::config).post(lb::set_config).put(lb::set_config))
+        .route("/tokenizer", get(lb::tokenizer).post(lb::tokenizer))
+        .route("/peers", get(fleet::peers).post(fleet::add_peer).delete(fleet::remove_peer))
+        .route("/report", get(lb::report));
+    let proxy = common()
+        .route("/status", get(proxy::status))
+        .route("/config", get(proxy::config).put(proxy::set_config))
+        .route("/servers", get(fleet::servers).post(fleet::add_server).delete(fleet::remove_server))
+        .route("/servers/drain", post(fleet::drain));
+    Router::new()
+        .nest("/lb", lb)
+        .nest("/proxy", proxy)
+        .route("/explain/{id}", get(explain))
+        .route("/metrics", get(prometheus))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(Arc::clone(&node), guard))
+        .with_state(node)
+}
+
+async fn unknown(request: Request) -> Refusal {
+    Refusal(
+        StatusCode::NOT_FOUND,
+        format!("there is no `{}`; see the table of endpoints in the manual", request.uri().path()),
+    )
+}
+
+async fn wrong_method(request: Request) -> Refusal {
+    let message =
+        format!("{} is not for `{}`; GET reads, POST changes, DELETE removes", request.method(), request.uri().path());
+    Refusal(StatusCode::METHOD_NOT_ALLOWED, message)
+}
+
+/// Keys first.
+async fn guard(State(node): Shared, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let open = matches!(path, "/health" | "/ready" | "/lb/health" | "/proxy/health");
+    let keys = node.keys();
+    let key = headers::shown_key(request.headers());
+    let may = open || if path == "/metrics" { keys.may_ask(key) } else { keys.may_administrate(key) };
+    if may {
+        return next.run(request).await;
+    }
+    Refusal(StatusCode::UNAUTHORIZED, "send the admin key as `Authorization: Bearer KEY`".to_owned()).into_response()
+}
+
+/// Alive, and how many replicas can be used.
+async fn health(State(node): Shared) -> Response {
+    let (usable, all) = node.usable();
+    let (status, word) =
+        if usable > 0 { (StatusCode::OK, "healthy") } else { (StatusCode::SERVICE_UNAVAILABLE, "unhealthy") };
+    (status, format!("{word}: {usable}/{all} servers available\n")).into_response()
+}
+
+/// Whether a balancer in front should send requests here.
+async fn ready(State(node): Shared) -> Response {
+    let (usable, _) = node.usable();
+    match (node.phase(), usable) {
+        (Phase::Serving, 1..) => (StatusCode::OK, "ready\n").into_response(),
+        (Phase::Serving, _) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: no replica can be used\n").into_response(),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "not ready: stopping\n").into_response(),
+    }
+}
+
+async fn prometheus(State(node): Shared) -> Response {
+    let text = node.metrics.text(&levels::levels(&node));
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+}
+
+async fn explain(State(node): Shared, Path(id): Path<String>) -> Answer {
+    match node.driver.watchers().explanations.explain(&id, &node.names()) {
+        Some(value) => tell(&value),
+        None => {
+            let message = format!(
+                "nothing is kept of request `{id}`; its id is in the answer's X-Request-ID, and only the latest {} are kept",
+                node.config().explain.decisions
+            );
+            Err(Refusal(StatusCode::NOT_FOUND, message))
+        }
+    }
+}

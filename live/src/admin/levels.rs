@@ -1,0 +1,95 @@
+//! What the router's state looks like from outside.
+
+use crate::metrics::{Levels, ReplicaGauges};
+use crate::node::Node;
+use gorgo_core::fleet::{Kind, Replica};
+use gorgo_core::policy::Exclusion;
+use gorgo_core::{ReplicaId, Time};
+use serde_json::{Value, json};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+/// Levels for `/metrics`.
+pub(super) fn levels(node: &Node) -> Levels {
+    let shadows = node.shadows.lock().unwrap_or_else(PoisonError::into_inner);
+    let shadows = shadows
+        .iter()
+        .map(|s| (s.policy.clone(), s.hit_rate(), s.busiest(), s.mean_ttft_ms().unwrap_or(f64::NAN) / 1e3));
+    let mut levels = Levels { shadows: shadows.collect(), ..Levels::default() };
+    node.driver.read(|router, upstreams, now| {
+        levels.queued = router.queue_len() as f64;
+        levels.in_flight = router.in_flight() as f64;
+        levels.index_bytes = router.index().bytes() as f64;
+        levels.index_nodes = router.index().nodes() as f64;
+        let gates = &router.config().gates;
+        for (slot, (r, u)) in router.replicas().iter().zip(upstreams).enumerate().filter(|(_, (r, _))| !r.removed) {
+            let closed = r.closed(now, gates);
+            levels.replicas.push(ReplicaGauges {
+                name: u.name.clone(),
+                usable: f64::from(!matches!(closed, Some(Exclusion::Unhealthy | Exclusion::Draining))),
+                breaker_open: f64::from(r.breaker.is_open(now, u32::MAX)),
+                rtt: (r.rtt.smoothed_ms() / 1e3, r.rtt.p95_ms() / 1e3),
+                requests: (f64::from(r.load.waiting_requests), f64::from(r.load.running_requests)),
+                tokens: (r.load.waiting_tokens as f64, r.load.running_tokens as f64),
+                index_tokens: router.index().tokens(ReplicaId(slot as u16)) as f64,
+            });
+        }
+    });
+    levels
+}
+
+/// Share of the KV tokens in use by the engine's last report.
+pub(super) fn kv_use(r: &Replica) -> f64 {
+    r.engine.filter(|(e, _)| e.kv_tokens > 0).map_or(0.0, |(e, _)| e.used_tokens as f64 / e.kv_tokens as f64)
+}
+
+/// Whether it may be used, gates aside.
+pub(super) fn healthy(r: &Replica, now: Time, gates: &gorgo_core::fleet::Gates) -> bool {
+    r.closed(now, gates) != Some(Exclusion::Unhealthy)
+}
+
+pub(super) fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Local => "local",
+        Kind::Remote => "remote",
+        Kind::Peer => "peer",
+    }
+}
+
+pub(super) fn latency(r: &Replica, now: Time) -> Value {
+    json!({
+        "current_ms": r.rtt.last_ms(), "avg_ms": r.rtt.smoothed_ms(), "min_ms": r.rtt.min_ms(), "max_ms": r.rtt.max_ms(),
+        "p95_ms": r.rtt.p95_ms(), "age_ms": r.rtt_age(now).map(gorgo_core::Span::ms),
+    })
+}
+
+/// All replicas that pass `wanted`, with gotoni's fields and the state behind them.
+pub(super) fn replicas(node: &Node, wanted: impl Fn(Kind) -> bool) -> Vec<Value> {
+    let most = node.config().router.gates.max_running;
+    node.driver.read(|router, upstreams, now| {
+        let gates = &router.config().gates;
+        let here = router.replicas().iter().zip(upstreams).filter(|(r, u)| !r.removed && wanted(u.kind));
+        here.map(|(r, u)| {
+            let (running, queued) = r.engine.map_or((0, 0), |(e, _)| (e.running, e.queued));
+            json!({
+                "id": u.name, "url": format!("{}://{}", u.endpoint.scheme, u.endpoint.name()), "kind": kind(u.kind),
+                "ip": u.endpoint.host(), "port": u.endpoint.port(), "region": u.region,
+                "healthy": healthy(r, now, gates), "available": r.closed(now, gates).is_none(), "health": r.health,
+                "draining": r.draining, "excluded": r.closed(now, gates), "breaker": r.breaker,
+                "running_reqs": running, "waiting_reqs": queued, "total_reqs": running + queued,
+                "gpu_cache": kv_use(r), "gpu_cache_usage": kv_use(r), "max_running": most, "max_load": most,
+                "latency": latency(r, now), "latency_ms": r.rtt.smoothed_ms(),
+                "metrics": {
+                    "num_running_reqs": running, "num_waiting_reqs": queued, "num_total_reqs": running + queued,
+                    "gpu_cache_usage": kv_use(r), "max_running_reqs": most, "healthy": healthy(r, now, gates),
+                    "consecutive_fails": r.failures, "age_ms": r.engine.map(|(_, at)| (now - at).ms()),
+                    "max_total_num_tokens": r.engine.map(|(e, _)| e.kv_tokens),
+                },
+                "load": r.load, "proxy_tracked_running": r.load.requests(),
+                "dispatched": u.dispatched.load(Ordering::Relaxed), "ms_per_token": r.spec.ms_per_token,
+                "index_tokens": router.index().tokens(u.id),
+            })
+        })
+        .collect()
+    })
+}

@@ -1,0 +1,47 @@
+//! What only the proxy's prefix has.
+
+use super::levels::replicas;
+use super::{Answer, Shared, bad, tell};
+use crate::config::Config;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use gorgo_core::fleet::Kind;
+use gorgo_core::record::Status;
+use serde_json::json;
+
+pub(super) async fn status(State(node): Shared) -> Answer {
+    let (stats, queue, in_flight, now) =
+        node.driver.read(|router, _, now| (router.stats(), router.queue_len(), router.in_flight(), now));
+    let policy = node.driver.policy();
+    let settings = policy.settings();
+    let ended = |status: Status| stats.ended[status as usize];
+    tell(&json!({
+        "running": true, "uptime_seconds": now.secs(), "routing_policy": policy.name(), "policy_settings": settings,
+        "servers": replicas(&node, |kind| kind != Kind::Peer),
+        "queue_size": queue, "in_flight": in_flight,
+        "total_handled": stats.arrived, "total_forwarded": stats.dispatched, "total_queued": stats.queued,
+        "total_rejected": ended(Status::Rejected), "total_retried": stats.retried,
+        "total_finished": ended(Status::Finished), "total_failed": ended(Status::Failed),
+        "total_timed_out": ended(Status::TimedOut), "total_cancelled": ended(Status::Cancelled),
+        "predicted_cached_tokens": stats.predicted_cached_tokens, "actual_cached_tokens": stats.actual_cached_tokens,
+        "ms_per_token": settings.get("ms_per_token"), "running_cost_factor": settings.get("running_cost_factor"),
+        "bytes_per_token": node.ratios.all(), "phase": format!("{:?}", node.phase()).to_lowercase(),
+    }))
+}
+
+/// The configuration in force as TOML, without keys.
+pub(super) async fn config(State(node): Shared) -> Answer {
+    let mut config = Config::clone(&node.config());
+    config.policy = node.driver.policy();
+    Ok(([(header::CONTENT_TYPE, "application/toml")], config.to_toml()).into_response())
+}
+
+/// Another configuration as TOML.
+pub(super) async fn set_config(State(node): Shared, body: Bytes) -> Answer {
+    let text = std::str::from_utf8(&body).map_err(|_| bad("the body is not UTF-8; send TOML"))?;
+    let config = Config::parse(text).map_err(|e| bad(e.to_string()))?;
+    let changes = crate::server::apply(&node, config).map_err(|e| bad(e.to_string()))?;
+    tell(&json!({"success": true, "changes": changes}))
+}

@@ -1,0 +1,69 @@
+//! The only place that turns the runtime's clock into the core's time.
+
+use gorgo_core::Time;
+use std::time::SystemTime;
+use tokio::time::Instant;
+
+/// Time since the router's start.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    start: Instant,
+    wall: SystemTime,
+}
+
+impl Clock {
+    /// Starts now.
+    pub fn start() -> Self {
+        Self { start: Instant::now(), wall: SystemTime::now() }
+    }
+
+    /// Nanoseconds since the start.
+    pub fn now(&self) -> Time {
+        Time(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// The runtime's instant of a time.
+    pub fn instant(&self, at: Time) -> Instant {
+        // A century is far enough, and does not overflow.
+        self.start + std::time::Duration::from_nanos(at.0.min(3_155_760_000_000_000_000))
+    }
+
+    /// The wall clock at a time: start of the process plus monotonic time, so that it never jumps.
+    pub fn unix_ns(&self, at: Time) -> u64 {
+        let start = self.wall.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        u64::try_from(start).unwrap_or(u64::MAX).saturating_add(at.0)
+    }
+
+    /// RFC 3339 in UTC with milliseconds.
+    pub fn rfc3339(&self, at: Time) -> String {
+        let ns = self.unix_ns(at);
+        let (secs, ms) = (ns / 1_000_000_000, ns / 1_000_000 % 1_000);
+        let (days, rest) = ((secs / 86_400) as i64, secs % 86_400);
+        // Days to civil date, after H. Hinnant.
+        let z = days + 719_468;
+        let era = z.div_euclid(146_097);
+        let doe = z.rem_euclid(146_097);
+        let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+        let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+        let mp = (5 * doy + 2) / 153;
+        let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+        let year = yoe + era * 400 + i64::from(month <= 2);
+        let (h, m, s) = (rest / 3_600, rest / 60 % 60, rest % 60);
+        format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn dates_are_civil() {
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_millis(1_709_210_096_789);
+        let clock = Clock { start: Instant::now(), wall };
+        assert_eq!(clock.rfc3339(Time::ZERO), "2024-02-29T12:34:56.789Z");
+        let clock = Clock { start: Instant::now(), wall: SystemTime::UNIX_EPOCH };
+        assert_eq!(clock.rfc3339(Time::from_ms(951_782_400_000.0)), "2000-02-29T00:00:00.000Z");
+    }
+}

@@ -1,0 +1,190 @@
+//! The router's file: one strict serde type, shared by TOML, command line and admin API.
+
+use gorgo_core::nearest::with_suggestion;
+use gorgo_core::policy::PolicyConfig;
+use gorgo_core::router::RouterConfig;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+mod check;
+mod sections;
+pub use sections::{Explain, Limits, LogFile, PeerConfig, Probes, ReplicaConfig, Security, Shadow, Timeouts, Tls};
+
+/// What the router stands beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// In the middle: all replicas are remote.
+    #[default]
+    Proxy,
+    /// Beside one replica: other edges are its peers, a request is forwarded once at most.
+    Edge,
+}
+
+/// Everything a router is told at its start. Unknown keys are errors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Proxy or edge.
+    pub role: Role,
+    /// Name in records and traces; the listening address when empty.
+    pub name: String,
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Seed of random ties and of the shadow policies.
+    pub seed: u64,
+    /// How to decide.
+    pub policy: PolicyConfig,
+    /// Gates, queue, retries, breaker, index.
+    pub router: RouterConfig,
+    /// Engines; an edge has exactly one.
+    pub replicas: Vec<ReplicaConfig>,
+    /// Other edges.
+    pub peers: Vec<PeerConfig>,
+    /// Probes and scrapes.
+    pub probes: Probes,
+    /// Sizes and numbers that bound what clients can take.
+    pub limits: Limits,
+    /// Times after which something is given up.
+    pub timeouts: Timeouts,
+    /// Keys.
+    pub security: Security,
+    /// Certificates.
+    pub tls: Tls,
+    /// What is kept of decisions and requests.
+    pub explain: Explain,
+    /// Policies that decide without dispatching.
+    pub shadow: Shadow,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            role: Role::Proxy,
+            name: String::new(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            seed: 1,
+            policy: PolicyConfig::default(),
+            router: RouterConfig { record_decisions: true, ..RouterConfig::default() },
+            replicas: Vec::new(),
+            peers: Vec::new(),
+            probes: Probes::default(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            security: Security::default(),
+            tls: Tls::default(),
+            explain: Explain::default(),
+            shadow: Shadow::default(),
+        }
+    }
+}
+
+/// A configuration that cannot be used, in one sentence.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read `{path}`: {why}")]
+    Read {
+        /// The file.
+        path: String,
+        /// The system's reason.
+        why: String,
+    },
+    /// It is no TOML, or a key or type is wrong.
+    #[error("{file}{message}")]
+    Text {
+        /// The file and a colon, or nothing.
+        file: String,
+        /// Line, key and what is wrong.
+        message: String,
+    },
+    /// A value is out of range or contradicts another.
+    #[error("`{key}` is {value}; {advice}")]
+    Value {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What would be right.
+        advice: String,
+    },
+}
+
+impl Config {
+    /// Reads TOML text.
+    ///
+    /// # Errors
+    /// The line and key that are wrong, or the value that is out of range.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let place = line.map_or(String::new(), |line| format!("line {line}: "));
+            let message = format!("{place}{}", with_suggestion(error.message()));
+            ConfigError::Text { file: String::new(), message }
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// As [`Config::parse`], with the file's name.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Read { path: path.display().to_string(), why: error.to_string() })?;
+        Self::parse(&text).map_err(|error| match error {
+            ConfigError::Text { message, .. } => ConfigError::Text { file: format!("{}: ", path.display()), message },
+            other => other,
+        })
+    }
+
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// The first value out of range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check::check(self)
+    }
+
+    /// As TOML, keys left out that say nothing; secrets are never in it.
+    pub fn to_toml(&self) -> String {
+        let mut shown = self.clone();
+        shown.security = shown.security.redacted();
+        shown.replicas.iter_mut().for_each(|r| r.api_key = r.api_key.as_ref().map(|_| "(set)".to_owned()));
+        toml::to_string(&shown).unwrap_or_default()
+    }
+
+    /// The name under which this router shows itself.
+    pub fn shown_name(&self) -> String {
+        if self.name.is_empty() { self.listen.to_string() } else { self.name.clone() }
+    }
+
+    /// A file of a secret: its first line.
+    ///
+    /// # Errors
+    /// When it cannot be read or is empty.
+    pub fn secret(path: &PathBuf) -> Result<String, ConfigError> {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Read { path: shown.clone(), why: error.to_string() })?;
+        match text.lines().next().map(str::trim) {
+            Some(line) if !line.is_empty() => Ok(line.to_owned()),
+            _ => Err(ConfigError::Read { path: shown, why: "its first line is empty; put the key there".to_owned() }),
+        }
+    }
+}
+
+/// Entry point of the fuzzer: any text is read or refused, and what is read survives writing.
+pub fn fuzz(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(config) = Config::parse(text)
+    {
+        let _ = config.to_toml();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! Ranges and contradictions.
+
+use super::{Config, ConfigError, Role};
+use crate::upstream::Endpoint;
+use gorgo_core::MAX_REPLICAS;
+use std::fmt::Display;
+
+pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
+    let bad = |key: &str, value: &dyn Display, advice: &str| {
+        Err(ConfigError::Value { key: key.to_owned(), value: value.to_string(), advice: advice.to_owned() })
+    };
+    let (limits, times) = (&config.limits, &config.timeouts);
+    for (key, value, low, high) in [
+        ("limits.body_bytes", limits.body_bytes as u64, 1 << 10, 1 << 30),
+        ("limits.bodies_bytes", limits.bodies_bytes as u64, limits.body_bytes as u64, 1 << 40),
+        ("limits.header_bytes", limits.header_bytes as u64, 8 << 10, 1 << 20),
+        ("limits.headers", limits.headers as u64, 16, 1_000),
+        ("limits.connections", limits.connections as u64, 1, 1 << 20),
+        ("limits.requests", limits.requests as u64, 1, 1 << 20),
+        ("timeouts.header_ms", times.header_ms, 10, 600_000),
+        ("timeouts.body_gap_ms", times.body_gap_ms, 10, 600_000),
+        ("timeouts.body_ms", times.body_ms, 10, 3_600_000),
+        ("timeouts.connect_ms", times.connect_ms, 1, 600_000),
+        ("timeouts.first_token_ms", times.first_token_ms, 1, 86_400_000),
+        ("timeouts.idle_gap_ms", times.idle_gap_ms, 1, 86_400_000),
+        ("timeouts.settle_ms", times.settle_ms, 0, 600_000),
+        ("timeouts.drain_ms", times.drain_ms, 0, 86_400_000),
+        ("timeouts.keep_alive_ms", times.keep_alive_ms, 0, 3_600_000),
+        ("probes.timeout_ms", config.probes.timeout_ms, 1, 600_000),
+        ("probes.scrape_timeout_ms", config.probes.scrape_timeout_ms, 1, 600_000),
+        ("explain.decisions", config.explain.decisions as u64, 0, 1_000_000),
+        ("explain.rows", config.explain.rows as u64, 0, 10_000_000),
+        ("shadow.policies", config.shadow.policies.len() as u64, 0, 16),
+        ("router.index_bytes", config.router.index_bytes as u64, 0, 1 << 40),
+    ] {
+        if !(low..=high).contains(&value) {
+            return bad(key, &value, &format!("it must lie between {low} and {high}"));
+        }
+    }
+    for (key, value) in [
+        ("router.queue_timeout_ms", config.router.queue_timeout_ms),
+        ("router.retry_ratio", config.router.retry_ratio),
+        ("router.retry_burst", config.router.retry_burst),
+        ("router.gates.max_kv_use", config.router.gates.max_kv_use),
+        ("router.gates.slow_start_ms", config.router.gates.slow_start_ms),
+        ("router.breaker.open_ms", config.router.breaker.open_ms),
+        ("router.breaker.max_open_ms", config.router.breaker.max_open_ms),
+    ] {
+        if !(0.0..=1e9).contains(&value) {
+            return bad(key, &value, "it must lie between 0 and 1000000000");
+        }
+    }
+    if !config.probes.path.starts_with('/') {
+        return bad("probes.path", &format!("\"{}\"", config.probes.path), "begin it with `/`");
+    }
+    fleet(config)?;
+    if config.tls.cert.is_some() != config.tls.key.is_some() {
+        return bad("tls", &"incomplete", "give both `tls.cert` and `tls.key`, or neither");
+    }
+    let security = &config.security;
+    let (api, admin) = (
+        security.api_key.is_some() || security.api_key_file.is_some(),
+        security.admin_key.is_some() || security.admin_key_file.is_some(),
+    );
+    if !config.listen.ip().is_loopback() && !(api && admin) {
+        let advice = "beyond loopback an API key and an admin key are needed: set security.api_key_file and \
+                      security.admin_key_file (or GORGO_API_KEY and GORGO_ADMIN_KEY)";
+        return bad("listen", &config.listen, advice);
+    }
+    Ok(())
+}
+
+fn fleet(config: &Config) -> Result<(), ConfigError> {
+    let bad = |key: String, value: String, advice: String| Err(ConfigError::Value { key, value, advice });
+    let count = config.replicas.len() + config.peers.len();
+    if count > MAX_REPLICAS {
+        return bad("replicas".to_owned(), format!("a list of {count}"), format!("at most {MAX_REPLICAS} fit"));
+    }
+    if config.role == Role::Edge && config.replicas.len() != 1 {
+        let advice = "an edge stands beside exactly one engine; name it, and others under `peers`".to_owned();
+        return bad("replicas".to_owned(), format!("a list of {}", config.replicas.len()), advice);
+    }
+    if config.role == Role::Proxy && !config.peers.is_empty() {
+        let advice = "only an edge has peers; list engines under `replicas`".to_owned();
+        return bad("peers".to_owned(), format!("a list of {}", config.peers.len()), advice);
+    }
+    let mut names: Vec<String> = Vec::new();
+    let replicas = config.replicas.iter().enumerate().map(|(i, r)| (format!("replicas[{i}]"), &r.url, &r.name));
+    let peers = config.peers.iter().enumerate().map(|(i, p)| (format!("peers[{i}]"), &p.url, &p.name));
+    for (key, url, name) in replicas.chain(peers) {
+        let endpoint = match Endpoint::parse(url) {
+            Ok(endpoint) => endpoint,
+            Err(advice) => return bad(format!("{key}.url"), format!("\"{url}\""), advice),
+        };
+        let name = name.clone().unwrap_or_else(|| endpoint.name());
+        if names.contains(&name) {
+            return bad(format!("{key}.name"), format!("\"{name}\""), "another has it; names must differ".to_owned());
+        }
+        names.push(name);
+    }
+    for (i, replica) in config.replicas.iter().enumerate() {
+        if let Some(rate) = replica.ms_per_token.filter(|rate| !(0.0..=1e6).contains(rate)) {
+            let advice = "it must lie between 0 and 1000000".to_owned();
+            return bad(format!("replicas[{i}].ms_per_token"), rate.to_string(), advice);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! The sections of the router's file.
+
+use gorgo_core::policy::PolicyConfig;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// One engine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicaConfig {
+    /// `http://host:port` or `https://host`.
+    pub url: String,
+    /// Shown in records; host and port when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Its own prefill rate, ms a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ms_per_token: Option<f64>,
+    /// Its KV capacity in tokens, if no scrape tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_tokens: Option<u64>,
+    /// Sent to it as `Authorization: Bearer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<String>,
+}
+
+/// Another edge.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerConfig {
+    /// `http://host:port`
+    pub url: String,
+    /// Shown in records; host and port when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// How replicas are watched. A period of 0 turns that watch off.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Probes {
+    /// Light request that measures the round trip on a connection of its own.
+    pub path: String,
+    /// Time between probes, ms.
+    pub period_ms: u64,
+    /// A probe without answer by then has failed, ms.
+    pub timeout_ms: u64,
+    /// Time between reads of an engine's metrics, ms.
+    pub scrape_ms: u64,
+    /// A read without answer by then has failed, ms.
+    pub scrape_timeout_ms: u64,
+    /// Time between reports of a peer, ms.
+    pub peer_ms: u64,
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        Self {
+            path: "/v1/models".to_owned(),
+            period_ms: 500,
+            timeout_ms: 2_000,
+            scrape_ms: 1_000,
+            scrape_timeout_ms: 5_000,
+            peer_ms: 200,
+        }
+    }
+}
+
+/// What clients can take.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Longest request body, bytes.
+    pub body_bytes: usize,
+    /// Bodies being read or held for dispatch, all together, bytes.
+    pub bodies_bytes: usize,
+    /// Longest request head, bytes.
+    pub header_bytes: usize,
+    /// Most header lines.
+    pub headers: usize,
+    /// Most connections; more are told 503.
+    pub connections: usize,
+    /// Most requests at once, waiting ones included; more are told 429.
+    pub requests: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 32 << 20,
+            bodies_bytes: 512 << 20,
+            header_bytes: 64 << 10,
+            headers: 100,
+            connections: 8_192,
+            requests: 16_384,
+        }
+    }
+}
+
+/// When something is given up, ms.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// Reading a request's head.
+    pub header_ms: u64,
+    /// Between two pieces of a request's body.
+    pub body_gap_ms: u64,
+    /// Reading the whole body.
+    pub body_ms: u64,
+    /// Connecting to a replica.
+    pub connect_ms: u64,
+    /// From arrival to the first token; a request may ask for less with `X-Request-Timeout-Ms`.
+    pub first_token_ms: u64,
+    /// Between two pieces of an answer that streams; a stream that goes on has no limit.
+    pub idle_gap_ms: u64,
+    /// After SIGTERM: readiness is off, the port still open.
+    pub settle_ms: u64,
+    /// Then for open requests to finish.
+    pub drain_ms: u64,
+    /// An unused connection to a replica is closed after this long. SGLang closes after 5 s.
+    pub keep_alive_ms: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            header_ms: 10_000,
+            body_gap_ms: 10_000,
+            body_ms: 120_000,
+            connect_ms: 2_000,
+            first_token_ms: 600_000,
+            idle_gap_ms: 120_000,
+            settle_ms: 1_000,
+            drain_ms: 600_000,
+            keep_alive_ms: 4_000,
+        }
+    }
+}
+
+/// Keys, each in a file or in the environment, never on the command line.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Security {
+    /// What clients send as `Authorization: Bearer`; none: everybody may ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<String>,
+    /// A file whose first line is that key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_file: Option<PathBuf>,
+    /// What operators and peers send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_key: Option<String>,
+    /// A file whose first line is that key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_key_file: Option<PathBuf>,
+}
+
+impl Security {
+    pub(super) fn redacted(&self) -> Self {
+        let hide = |key: &Option<String>| key.as_ref().map(|_| "(set)".to_owned());
+        Self { api_key: hide(&self.api_key), admin_key: hide(&self.admin_key), ..self.clone() }
+    }
+}
+
+/// Certificates.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// PEM chain to listen with TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// PEM key to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// PEM roots for replicas, in place of the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_ca: Option<PathBuf>,
+    /// Do not check replicas' certificates.
+    pub insecure: bool,
+}
+
+/// A file of lines, rotated by size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogFile {
+    /// The file; older ones get `.1`, `.2` ...
+    pub path: PathBuf,
+    /// Rotated beyond this, bytes.
+    #[serde(default = "LogFile::default_bytes")]
+    pub max_bytes: u64,
+    /// Older files kept.
+    #[serde(default = "LogFile::default_keep")]
+    pub keep: u32,
+}
+
+impl LogFile {
+    fn default_bytes() -> u64 {
+        64 << 20
+    }
+
+    fn default_keep() -> u32 {
+        3
+    }
+}
+
+/// What is kept of decisions and requests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Explain {
+    /// Decisions that `/explain/ID` can tell.
+    pub decisions: usize,
+    /// Rows of the table of requests.
+    pub rows: usize,
+    /// Decisions as JSON lines that `gorgo decide` reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogFile>,
+}
+
+impl Default for Explain {
+    fn default() -> Self {
+        Self { decisions: 1_000, rows: 10_000, log: None }
+    }
+}
+
+/// Policies that decide without dispatching.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shadow {
+    /// The policies.
+    pub policies: Vec<PolicyConfig>,
+    /// Memory of each one's index, bytes.
+    pub index_bytes: usize,
+}
+
+impl Default for Shadow {
+    fn default() -> Self {
+        Self { policies: Vec::new(), index_bytes: 16 << 20 }
+    }
+}

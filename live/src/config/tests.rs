@@ -1,0 +1,68 @@
+use super::*;
+
+fn message(text: &str) -> String {
+    Config::parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn an_empty_file_is_a_proxy_on_loopback() {
+    let config = Config::parse("").unwrap();
+    assert_eq!((config.role, config.listen.to_string()), (Role::Proxy, "127.0.0.1:8000".to_owned()));
+    assert_eq!(Config::parse(&config.to_toml()).unwrap(), config);
+}
+
+#[test]
+fn misspelt_keys_name_the_line_and_the_nearest() {
+    assert_eq!(
+        message("seed = 1\n[limits]\nbody_byte = 5\n").split(" (expected").next().unwrap(),
+        "line 3: unknown field `body_byte`; did you mean `body_bytes`?"
+    );
+    assert!(message("policy = \"gorg\"").contains("did you mean `gorgo`?"));
+    assert!(message("[policy]\nname = \"gorgo\"\nms_per_tokn = 1").contains("did you mean `ms_per_token`?"));
+    assert!(message("listen = 5").starts_with("line 1: "), "{}", message("listen = 5"));
+}
+
+#[test]
+fn values_out_of_range_name_the_key_the_value_and_what_to_do() {
+    for (text, expected) in [
+        ("limits.body_bytes = 5", "`limits.body_bytes` is 5; it must lie between 1024 and 1073741824"),
+        ("probes.path = \"models\"", "`probes.path` is \"models\"; begin it with `/`"),
+        (
+            "role = \"edge\"",
+            "`replicas` is a list of 0; an edge stands beside exactly one engine; name it, and others under `peers`",
+        ),
+        (
+            "replicas = [{url = \"http://a:1\"}, {url = \"http://a:1\"}]",
+            "`replicas[1].name` is \"a:1\"; another has it; names must differ",
+        ),
+        (
+            "replicas = [{url = \"ftp://a\"}]",
+            "`replicas[0].url` is \"ftp://a\"; write http://host:port or https://host[:port]",
+        ),
+        ("router.queue_timeout_ms = -1", "`router.queue_timeout_ms` is -1; it must lie between 0 and 1000000000"),
+        ("tls.cert = \"a.pem\"", "`tls` is incomplete; give both `tls.cert` and `tls.key`, or neither"),
+    ] {
+        assert_eq!(message(text), expected);
+    }
+}
+
+#[test]
+fn beyond_loopback_both_keys_are_needed() {
+    assert!(message("listen = \"0.0.0.0:8000\"").starts_with("`listen` is 0.0.0.0:8000; beyond loopback"));
+    assert!(Config::parse("listen = \"0.0.0.0:1\"\nsecurity = {api_key = \"a\"}").is_err());
+    assert!(Config::parse("listen = \"0.0.0.0:1\"\nsecurity = {api_key = \"a\", admin_key = \"b\"}").is_ok());
+}
+
+#[test]
+fn keys_are_never_shown() {
+    let config =
+        Config::parse("security = {api_key = \"sesame\"}\nreplicas = [{url = \"http://a\", api_key = \"sesame\"}]");
+    assert!(!config.unwrap().to_toml().contains("sesame"));
+}
+
+#[test]
+fn no_file_panics() {
+    for text in ["", "x", "[[replicas]]\nurl = \"http://[::1\"", "replicas = [{url = \"http://é\"}]", "\u{0}"] {
+        fuzz(text.as_bytes());
+    }
+}

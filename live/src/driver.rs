@@ -1,0 +1,240 @@
+//! Feeds events to the core router and hands its actions to the tasks that carry them out.
+//!
+//! One mutex is held for one event, never across an await. A request's task gets its actions through its own
+//! mailbox; timers are one task; what watches decisions (log, explanations, shadows) gets copies on the way.
+
+use crate::clock::Clock;
+use crate::fleet::Upstream;
+use crate::watchers::Watchers;
+use gorgo_core::fleet::ReplicaSpec;
+use gorgo_core::policy::PolicyConfig;
+use gorgo_core::record::Status;
+use gorgo_core::rng;
+use gorgo_core::router::{Action, DecisionRecord, Dispatch, Event, Router, RouterConfig};
+use gorgo_core::{ReplicaId, RequestId, Time};
+use rustc_hash::FxHashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{mpsc, watch};
+
+/// What a request's task is told.
+#[derive(Debug)]
+pub enum Command {
+    /// Send it there.
+    Dispatch {
+        /// The core's order.
+        dispatch: Dispatch,
+        /// The replica.
+        upstream: Arc<Upstream>,
+        /// What it was decided from, if recorded.
+        decision: Option<Arc<DecisionRecord>>,
+    },
+    /// It waits in the queue.
+    Queued,
+    /// Abort this attempt.
+    Cancel {
+        /// Which.
+        attempt: u8,
+    },
+    /// It is over.
+    Done {
+        /// How.
+        status: Status,
+        /// Why, in a word.
+        reason: &'static str,
+    },
+}
+
+/// A request's mailbox. At most a few commands an attempt are ever in it.
+pub type Mail = mpsc::UnboundedReceiver<Command>;
+
+struct Inner {
+    router: Router<u64>,
+    policy: PolicyConfig,
+    upstreams: Vec<Arc<Upstream>>,
+    mail: FxHashMap<RequestId, mpsc::UnboundedSender<Command>>,
+    actions: Vec<Action>,
+    last: Time,
+}
+
+/// The driver. See the module page.
+pub struct Driver {
+    inner: Mutex<Inner>,
+    clock: Clock,
+    timer: watch::Sender<Time>,
+    next: AtomicU64,
+    watchers: Watchers,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").finish_non_exhaustive()
+    }
+}
+
+impl Driver {
+    /// A driver of a router without replicas. Index symbols weigh in proportion to their number.
+    pub fn new(config: RouterConfig, policy: PolicyConfig, seed: u64, clock: Clock, watchers: Watchers) -> Self {
+        let router = Router::new(config, policy.build(), None, rng::stream(seed, "policy", 0));
+        let inner = Inner {
+            router,
+            policy,
+            upstreams: Vec::new(),
+            mail: FxHashMap::default(),
+            actions: Vec::new(),
+            last: Time::ZERO,
+        };
+        let (timer, _) = watch::channel(Time::NEVER);
+        Self { inner: Mutex::new(inner), clock, timer, next: AtomicU64::new(1), watchers }
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// What watches decisions.
+    pub fn watchers(&self) -> &Watchers {
+        &self.watchers
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // The router is left consistent between events, and no event of a poisoned lock was half applied knowingly;
+        // serving on is better than refusing everything.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An id no request in flight has.
+    pub fn next_id(&self) -> RequestId {
+        RequestId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Tells what happened.
+    pub fn tell(&self, event: Event<u64>) {
+        let mut inner = self.lock();
+        self.handle(&mut inner, event);
+    }
+
+    /// Announces a request and opens its mailbox. Choice and booking are one step under the lock.
+    pub fn arrive(
+        &self,
+        request: impl FnOnce(RequestId, Time) -> gorgo_core::router::Request<u64>,
+    ) -> (RequestId, Mail) {
+        let id = self.next_id();
+        let (sender, mail) = mpsc::unbounded_channel();
+        let mut inner = self.lock();
+        inner.mail.insert(id, sender);
+        let now = self.now(&mut inner);
+        let request = request(id, now);
+        self.handle(&mut inner, Event::Arrived(request));
+        (id, mail)
+    }
+
+    /// Adds a replica in the next slot and gives it its number; `None` when the fleet is full.
+    pub fn add(&self, spec: &ReplicaSpec, make: impl FnOnce(ReplicaId) -> Upstream) -> Option<Arc<Upstream>> {
+        let mut inner = self.lock();
+        if !inner.router.has_room() {
+            return None;
+        }
+        let slot = inner.upstreams.len();
+        let upstream = Arc::new(make(ReplicaId(slot as u16)));
+        inner.upstreams.push(Arc::clone(&upstream));
+        self.handle(&mut inner, Event::ReplicaAdded(spec.clone()));
+        Some(upstream)
+    }
+
+    /// Reads the router.
+    pub fn read<T>(&self, f: impl FnOnce(&Router<u64>, &[Arc<Upstream>], Time) -> T) -> T {
+        let mut inner = self.lock();
+        let now = self.now(&mut inner);
+        f(&inner.router, &inner.upstreams, now)
+    }
+
+    /// Changes the router outside its events: clearing the index.
+    pub fn change<T>(&self, f: impl FnOnce(&mut Router<u64>) -> T) -> T {
+        f(&mut self.lock().router)
+    }
+
+    /// The policy as configured.
+    pub fn policy(&self) -> PolicyConfig {
+        self.lock().policy.clone()
+    }
+
+    /// Decides by another policy from now on.
+    pub fn set_policy(&self, policy: PolicyConfig) {
+        let mut inner = self.lock();
+        inner.router.set_policy(policy.build());
+        inner.policy = policy;
+    }
+
+    /// Rings the core's timer for as long as the router lives.
+    pub async fn run_timer(&self) {
+        let mut wish = self.timer.subscribe();
+        loop {
+            let at = *wish.borrow_and_update();
+            tokio::select! {
+                changed = wish.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep_until(self.clock.instant(at)), if at != Time::NEVER => {
+                    self.timer.send_if_modified(|wish| {
+                        let mine = *wish == at;
+                        if mine {
+                            *wish = Time::NEVER;
+                        }
+                        mine
+                    });
+                    self.tell(Event::Timer);
+                }
+            }
+        }
+    }
+
+    fn now(&self, inner: &mut Inner) -> Time {
+        // Read under the lock, so that the core's time never runs back.
+        inner.last = inner.last.max(self.clock.now());
+        inner.last
+    }
+
+    fn handle(&self, inner: &mut Inner, event: Event<u64>) {
+        let now = self.now(inner);
+        self.watchers.event(now, &event);
+        let mut actions = std::mem::take(&mut inner.actions);
+        inner.router.handle(now, event, &mut actions);
+        let mut decided: Option<Arc<DecisionRecord>> = None;
+        for action in actions.drain(..) {
+            match action {
+                Action::Decided(record) => {
+                    let record: Arc<DecisionRecord> = Arc::from(record);
+                    self.watchers.decided(&record);
+                    decided = Some(record);
+                }
+                Action::Dispatch(dispatch) => {
+                    let decision = decided.take().filter(|d| d.id == dispatch.id);
+                    let upstream = Arc::clone(&inner.upstreams[dispatch.replica.index()]);
+                    self.send(inner, dispatch.id, Command::Dispatch { dispatch, upstream, decision });
+                }
+                Action::Queued { id } => self.send(inner, id, Command::Queued),
+                Action::Cancel { id, attempt, .. } => self.send(inner, id, Command::Cancel { attempt }),
+                Action::Done { id, status, reason } => {
+                    self.send(inner, id, Command::Done { status, reason });
+                    inner.mail.remove(&id);
+                    self.watchers.done(now, id);
+                }
+                Action::SetTimer(at) => {
+                    self.timer.send_replace(at);
+                }
+            }
+        }
+        inner.actions = actions;
+    }
+
+    fn send(&self, inner: &Inner, id: RequestId, command: Command) {
+        if let Some(mailbox) = inner.mail.get(&id) {
+            // A task that is gone tells so itself, by its guard.
+            let _ = mailbox.send(command);
+        }
+    }
+}

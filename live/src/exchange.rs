@@ -1,0 +1,185 @@
+//! One request from its arrival to its last byte: what is known of it, and the guard that tells the core how it
+//! ended, once, whatever happens to the task.
+
+use crate::driver::{Command, Mail};
+use crate::explain::{Outcome, ms_between};
+use crate::fleet::Upstream;
+use crate::node::Node;
+use crate::prompt::Prompt;
+use crate::sse::Tap;
+use crate::table::Row;
+use gorgo_core::record::Status;
+use gorgo_core::router::{Answer, DecisionRecord, Dispatch, Event, Failure, Usage};
+use gorgo_core::{RequestId, Time};
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// See the module page.
+#[derive(Debug)]
+pub struct Exchange {
+    pub(crate) node: Arc<Node>,
+    pub(crate) id: RequestId,
+    pub(crate) mail: Mail,
+    pub(crate) row: Row,
+    pub(crate) prompt: Option<Prompt>,
+    pub(crate) model: Option<String>,
+    /// Whether answers become messages of the next turn.
+    pub(crate) chat: bool,
+    /// Whether the first token's time is true: the answer streamed.
+    pub(crate) streamed: bool,
+    pub(crate) rid: Option<String>,
+    current: Option<(Arc<Upstream>, Dispatch)>,
+    /// A command that was read too early.
+    pending: Option<Command>,
+    over: bool,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Exchange {
+    pub(crate) fn new(node: Arc<Node>, id: RequestId, mail: Mail, row: Row, slot: OwnedSemaphorePermit) -> Self {
+        Self {
+            node,
+            id,
+            mail,
+            row,
+            prompt: None,
+            model: None,
+            chat: false,
+            streamed: false,
+            rid: None,
+            current: None,
+            pending: None,
+            over: false,
+            _slot: slot,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        self.node.clock().now()
+    }
+
+    /// The core sent it somewhere.
+    pub(crate) fn dispatched(&mut self, dispatch: Dispatch, to: &Arc<Upstream>, decision: Option<Arc<DecisionRecord>>) {
+        self.node.metrics.dispatched(&to.name, dispatch.attempt, dispatch.reason);
+        to.count();
+        let row = &mut self.row;
+        row.dispatched = self.node.clock().now();
+        row.attempts = dispatch.attempt;
+        row.replica = Some((dispatch.replica.0, to.name.clone()));
+        row.predicted_ttft_ms = dispatch.predicted_ttft_ms;
+        row.cached = (dispatch.cached_tokens, None);
+        let chosen = decision.as_ref().and_then(|d| d.candidates.get(d.chosen?));
+        row.rtt_ms = chosen.map_or(0.0, |(c, ..)| c.rtt_ms);
+        row.decision = decision;
+        self.current = Some((Arc::clone(to), dispatch));
+    }
+
+    fn attempt(&self) -> u8 {
+        self.current.as_ref().map_or(0, |(_, d)| d.attempt)
+    }
+
+    /// Tells the core of the first token. False if the core has meanwhile taken this attempt back.
+    pub(crate) fn first_token(&mut self) -> bool {
+        let attempt = self.attempt();
+        self.node.driver.tell(Event::FirstToken { id: self.id, attempt });
+        !self.taken_back()
+    }
+
+    /// Whether the core has said something since, which can only be that this attempt is no longer wanted.
+    fn taken_back(&mut self) -> bool {
+        self.pending = self.mail.try_recv().ok();
+        self.pending.is_some()
+    }
+
+    /// What the core says next.
+    pub(crate) async fn next(&mut self) -> Option<Command> {
+        match self.pending.take() {
+            Some(command) => Some(command),
+            None => self.mail.recv().await,
+        }
+    }
+
+    /// The answer is complete.
+    pub(crate) fn finished(&mut self, tap: &Tap) {
+        let said = tap.usage();
+        let (counted, output) = (said.prompt_tokens, said.output_tokens);
+        self.row.counted_tokens = counted;
+        self.row.output_tokens = output.unwrap_or_else(|| u32::try_from(tap.events()).unwrap_or(u32::MAX));
+        self.row.cached.1 = said.cached_tokens;
+        let mut answer = None;
+        if let Some(prompt) = &self.prompt {
+            if let Some(tokens) = counted.filter(|_| prompt.tokens == 0) {
+                self.node.ratios.learn(self.model.as_deref(), prompt.bytes, tokens);
+            }
+            let learn = tap.answer().filter(|_| !prompt.symbols.is_empty());
+            answer = learn.map(|text| {
+                let tokens = counted.unwrap_or(self.row.prompt_tokens);
+                let blocks = prompt.answer(text, self.chat, tokens, self.row.output_tokens);
+                Answer { keep: blocks.keep, tail: blocks.tail, tokens: blocks.tokens }
+            });
+        }
+        let usage = Usage { cached_tokens: said.cached_tokens, output_tokens: self.row.output_tokens };
+        let attempt = self.attempt();
+        self.node.driver.tell(Event::Finished { id: self.id, attempt, usage, answer });
+        self.close(Status::Finished, "");
+    }
+
+    /// This attempt failed; the core says in the mailbox what is next.
+    pub(crate) fn failed(&mut self, failure: Failure) {
+        let attempt = self.attempt();
+        self.node.driver.tell(Event::Failed { id: self.id, attempt, failure });
+    }
+
+    /// An answer that was on its way to the client broke: there is no second try.
+    pub(crate) fn broke(&mut self, failure: Failure) {
+        self.failed(failure);
+        self.close(Status::Failed, "after-first-token");
+    }
+
+    /// Aborts the present attempt at the engine by the id it goes by. Closing the connection, which the caller does
+    /// by dropping it, is enough for most; SGLang notices that only seconds later.
+    pub(crate) fn abort(&self) {
+        let (Some((upstream, _)), Some(rid)) = (&self.current, &self.rid) else { return };
+        crate::abort::abort(&self.node, upstream, rid);
+    }
+
+    /// The request is over: writes it down, once.
+    pub(crate) fn close(&mut self, status: Status, reason: &'static str) {
+        if std::mem::replace(&mut self.over, true) {
+            return;
+        }
+        let now = self.now();
+        let row = &mut self.row;
+        (row.status, row.reason, row.done) = (status, reason, now);
+        self.node.metrics.ended(row, self.streamed);
+        self.node.driver.watchers().explanations.outcome(
+            self.id,
+            Outcome {
+                request_id: row.request_id.clone(),
+                replica: row.replica.as_ref().map(|(_, name)| name.clone()),
+                attempts: row.attempts,
+                predicted_ttft_ms: row.predicted_ttft_ms,
+                actual_ttft_ms: ms_between(row.dispatched, row.first_token),
+                predicted_cached_tokens: row.cached.0,
+                actual_cached_tokens: row.cached.1,
+                status: status.as_str().to_owned(),
+                reason: reason.to_owned(),
+            },
+        );
+        self.node.capture.push(row);
+        self.node.table.push(row.clone());
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        // The client left: hyper dropped the task or the body.
+        self.node.driver.tell(Event::ClientGone { id: self.id });
+        self.abort();
+        self.row.status_code = 499;
+        self.close(Status::Cancelled, "client-gone");
+    }
+}

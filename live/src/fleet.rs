@@ -1,0 +1,68 @@
+//! A replica as this process talks to it.
+
+use crate::upstream::Endpoint;
+use gorgo_core::ReplicaId;
+use gorgo_core::fleet::Kind;
+use http::HeaderValue;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use tokio::task::AbortHandle;
+
+/// One replica or peer; lives as long as requests to it do.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Its slot in the router.
+    pub id: ReplicaId,
+    /// Shown everywhere.
+    pub name: String,
+    /// How it is reached.
+    pub kind: Kind,
+    /// Where it stands, if told.
+    pub region: Option<String>,
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// What it wants as `Authorization`.
+    pub authorization: Option<HeaderValue>,
+    /// Its clock less ours, ns, by the last peer report.
+    pub clock_offset_ns: AtomicI64,
+    /// Whether its metrics showed it to be SGLang.
+    pub sglang: AtomicBool,
+    /// Requests given to it since the start.
+    pub dispatched: AtomicU64,
+    /// Tasks that watch it, stopped when it leaves.
+    pub tasks: Mutex<Vec<AbortHandle>>,
+}
+
+impl Upstream {
+    /// A replica nothing watches yet.
+    pub fn new(id: ReplicaId, name: String, kind: Kind, region: Option<String>, endpoint: Endpoint) -> Self {
+        Self {
+            id,
+            name,
+            kind,
+            region,
+            endpoint,
+            authorization: None,
+            clock_offset_ns: AtomicI64::new(0),
+            sglang: AtomicBool::new(false),
+            dispatched: AtomicU64::new(0),
+            tasks: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Stops watching it.
+    pub fn stop(&self) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        tasks.drain(..).for_each(|task| task.abort());
+    }
+
+    /// Whether it is known to be SGLang.
+    pub fn is_sglang(&self) -> bool {
+        self.sglang.load(Ordering::Relaxed)
+    }
+
+    /// Counts a dispatch.
+    pub fn count(&self) {
+        self.dispatched.fetch_add(1, Ordering::Relaxed);
+    }
+}

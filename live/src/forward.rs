@@ -1,0 +1,296 @@
+//! From a client's request to its answer: read, ask the core, carry out what it says.
+
+use crate::attempt::{Ready, Refused, attempt};
+use crate::body::Body;
+use crate::driver::Command;
+use crate::errors::refusal;
+use crate::exchange::Exchange;
+use crate::explain;
+use crate::extract::{Extract, extract, session_hash};
+use crate::fleet::Upstream;
+use crate::headers;
+use crate::intake;
+use crate::node::Node;
+use crate::relay::Relay;
+use crate::sse::Framing;
+use crate::table::Row;
+use bytes::Bytes;
+use gorgo_core::policy::Ask;
+use gorgo_core::record::Status;
+use gorgo_core::router::{Dispatch, Request as CoreRequest};
+use gorgo_core::{Span, Time};
+use http::header::{AUTHORIZATION, HeaderMap};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// What is sent to whichever replica the core names.
+struct Order {
+    method: Method,
+    path: PathAndQuery,
+    headers: HeaderMap,
+    body: Bytes,
+    hops: u8,
+    watched: bool,
+    http2: bool,
+    /// Stands for the body's bytes until no retry needs them.
+    _budget: Option<OwnedSemaphorePermit>,
+}
+
+/// Answers one request.
+pub async fn handle(node: Arc<Node>, request: Request<Incoming>, from: IpAddr) -> Response<Body> {
+    match admit(&node, request, from).await {
+        Ok((exchange, order)) => run(exchange, order).await,
+        Err(refused) => *refused,
+    }
+}
+
+async fn admit(
+    node: &Arc<Node>,
+    request: Request<Incoming>,
+    from: IpAddr,
+) -> Result<(Exchange, Order), Box<Response<Body>>> {
+    let refuse = |status, code: &str, message: &str| Err(Box::new(refusal(status, code, message)));
+    let keys = node.keys();
+    if !keys.may_ask(headers::shown_key(request.headers())) {
+        return refuse(
+            StatusCode::UNAUTHORIZED,
+            "invalid_api_key",
+            "send this router's API key as `Authorization: Bearer KEY`",
+        );
+    }
+    let Some(prompted) = intake::is_prompted(request.uri().path()) else {
+        let message = format!("`{}` is not served here; see /v1/models for what is", request.uri().path());
+        return refuse(StatusCode::NOT_FOUND, "unknown_endpoint", &message);
+    };
+    let Ok(slot) = Arc::clone(&node.slots).try_acquire_owned() else {
+        return refuse(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_requests",
+            "the router holds as many requests as it may; try again soon",
+        );
+    };
+    let config = node.config();
+    let (mut parts, body) = request.into_parts();
+    let (body, budget) = intake::read(node, &config, &parts.headers, body).await?;
+    let found = if prompted && parts.method == Method::POST {
+        intake::check_type(&parts.headers)?;
+        match extract(&body, node.seed) {
+            Ok(found) => Some(found),
+            Err(message) => return refuse(StatusCode::BAD_REQUEST, "invalid_body", &message),
+        }
+    } else {
+        None
+    };
+    let hops =
+        parts.headers.get(headers::HOP).map_or(0, |v| v.to_str().ok().and_then(|v| v.parse().ok()).unwrap_or(u8::MAX));
+    let wait = parts.headers.get(headers::TIMEOUT).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let wait = wait.unwrap_or(u64::MAX).min(config.timeouts.first_token_ms);
+    let session = match parts.headers.get(headers::SESSION) {
+        Some(key) if !key.is_empty() => session_hash(key.as_bytes()),
+        _ => found.as_ref().map_or(0, |f| f.session),
+    };
+    let ratio = node.ratios.get(found.as_ref().and_then(|f| f.model.as_deref()));
+    let ask = Ask {
+        prompt_tokens: found.as_ref().map_or(0, |f| f.prompt.tokens(ratio)),
+        session,
+        head: found.as_ref().map_or(0, |f| f.prompt.head),
+    };
+    let symbols = found.as_ref().map_or_else(|| Arc::from([]), |f| Arc::clone(&f.prompt.symbols));
+    let mut arrived = Time::ZERO;
+    let (id, mail) = node.driver.arrive(|id, now| {
+        arrived = now;
+        CoreRequest { id, symbols, ask, hops, deadline: Some(now + Span::from_ms(wait as f64)) }
+    });
+    let request_id = headers::request_id(&parts.headers, node.seed, id);
+    let row = new_row(node, &request_id, &ask, found.as_ref(), arrived, hops);
+    let mut exchange = Exchange::new(Arc::clone(node), id, mail, row, slot);
+    if let Some(found) = found {
+        exchange.rid = found.rid;
+        exchange.model = found.model;
+        exchange.chat = intake::is_chat(parts.uri.path());
+        exchange.prompt = Some(found.prompt);
+    }
+    headers::to_upstream(&mut parts.headers, &request_id, from, keys.api.is_some() || keys.admin.is_some());
+    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let http2 = parts.version == http::Version::HTTP_2;
+    let order = Order {
+        method: parts.method,
+        path,
+        headers: parts.headers,
+        body,
+        hops,
+        watched: prompted,
+        http2,
+        _budget: budget,
+    };
+    Ok((exchange, order))
+}
+
+fn new_row(node: &Node, request_id: &HeaderValue, ask: &Ask, found: Option<&Extract>, arrived: Time, hops: u8) -> Row {
+    Row {
+        request_id: request_id.to_str().unwrap_or_default().to_owned(),
+        timestamp: node.clock().rfc3339(arrived),
+        session: ask.session,
+        prompt_bytes: found.map_or(0, |f| f.prompt.bytes),
+        prompt_tokens: ask.prompt_tokens,
+        counted_tokens: None,
+        output_tokens: 0,
+        cached: (0, None),
+        arrived,
+        dispatched: Time::NEVER,
+        first_token: Time::NEVER,
+        done: Time::NEVER,
+        rtt_ms: 0.0,
+        predicted_ttft_ms: None,
+        replica: None,
+        attempts: 0,
+        hops,
+        status_code: 0,
+        status: Status::Failed,
+        reason: "",
+        decision: None,
+    }
+}
+
+/// Does what the core says until there is an answer.
+async fn run(mut exchange: Exchange, order: Order) -> Response<Body> {
+    let mut refused: Option<Refused> = None;
+    let mut next = exchange.next().await;
+    loop {
+        let Some(command) = next.take() else {
+            return refusal(StatusCode::INTERNAL_SERVER_ERROR, "router_stopped", "the router stopped; try another");
+        };
+        match command {
+            Command::Queued | Command::Cancel { .. } => next = exchange.next().await,
+            Command::Done { status, reason } => return over(exchange, status, reason, refused),
+            Command::Dispatch { dispatch, upstream, decision } => {
+                refused = None;
+                exchange.dispatched(dispatch, &upstream, decision);
+                let request = order.to(&upstream, &dispatch);
+                let trying = attempt(Arc::clone(&exchange.node), Arc::clone(&upstream), request, order.watched);
+                tokio::select! {
+                    biased;
+                    result = trying => match result {
+                        Ok(ready) => {
+                            match pass(exchange, *ready, &upstream, &order) {
+                                Ok(response) => return response,
+                                Err(back) => exchange = *back,
+                            }
+                            next = exchange.next().await;
+                        }
+                        Err(why) => {
+                            exchange.failed(why.failure);
+                            refused = Some(why);
+                            next = exchange.next().await;
+                        }
+                    },
+                    command = exchange.next() => {
+                        // Dropping the attempt has closed its connection.
+                        exchange.abort();
+                        next = command;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Order {
+    fn to(&self, upstream: &Upstream, dispatch: &Dispatch) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = upstream.endpoint.uri(&self.path);
+        *request.headers_mut() = self.headers.clone();
+        if let Some(key) = &upstream.authorization {
+            request.headers_mut().insert(AUTHORIZATION, key.clone());
+        }
+        if dispatch.forward {
+            request.headers_mut().insert(headers::HOP, HeaderValue::from(u16::from(self.hops.saturating_add(1))));
+        }
+        request
+    }
+}
+
+/// Passes an answer on; gives the exchange back if the core has meanwhile taken this attempt back.
+fn pass(
+    mut exchange: Exchange,
+    ready: Ready,
+    upstream: &Upstream,
+    order: &Order,
+) -> Result<Response<Body>, Box<Exchange>> {
+    if !exchange.first_token() {
+        return Err(Box::new(exchange));
+    }
+    let Ready { mut head, held, body, tap, framing } = ready;
+    exchange.streamed = framing == Framing::Events;
+    if framing != Framing::Events || tap.content() {
+        exchange.row.first_token = exchange.now();
+    }
+    exchange.row.status_code = head.status.as_u16();
+    decorate(&mut head.headers, &exchange, Some(upstream));
+    if order.http2 {
+        // HTTP/2 frames its own bodies.
+        head.version = http::Version::HTTP_2;
+    } else {
+        head.version = http::Version::HTTP_11;
+    }
+    let gap = Duration::from_millis(exchange.node.config().timeouts.idle_gap_ms);
+    let relay = Relay::new(held, body, tap, exchange, gap);
+    Ok(Response::from_parts(head, Body::Relay(Box::new(relay))))
+}
+
+/// The request is over without an answer to pass on.
+fn over(mut exchange: Exchange, status: Status, reason: &'static str, refused: Option<Refused>) -> Response<Body> {
+    let mut response = match (status, refused) {
+        (Status::Failed, Some(Refused { response: Some(mut response), .. })) => {
+            headers::strip_hop_by_hop(response.headers_mut());
+            response
+        }
+        (Status::Failed, Some(Refused { why, .. })) => refusal(StatusCode::BAD_GATEWAY, "upstream_failed", &why),
+        (Status::Rejected, _) if reason == "queue-full" => {
+            refusal(StatusCode::TOO_MANY_REQUESTS, "queue_full", "the router's queue is full; try again soon")
+        }
+        (Status::Rejected, _) => refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no_replicas",
+            "no replica is known to this router; add one with `gorgo proxy servers add URL`",
+        ),
+        (Status::TimedOut, _) if reason == "queue-timeout" => {
+            refusal(StatusCode::SERVICE_UNAVAILABLE, "queue_timeout", "no replica had room in time; try again soon")
+        }
+        (Status::TimedOut, _) => {
+            refusal(StatusCode::GATEWAY_TIMEOUT, "deadline", "no first token came within the request's deadline")
+        }
+        (_, _) => refusal(StatusCode::BAD_GATEWAY, "upstream_failed", "no replica answered"),
+    };
+    exchange.row.status_code = response.status().as_u16();
+    let upstream = None;
+    decorate(response.headers_mut(), &exchange, upstream);
+    exchange.close(status, reason);
+    response
+}
+
+fn decorate(map: &mut HeaderMap, exchange: &Exchange, upstream: Option<&Upstream>) {
+    headers::strip_hop_by_hop(map);
+    let row = &exchange.row;
+    let mut set = |name, value: &str| {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            map.insert(name, value);
+        }
+    };
+    set(headers::REQUEST_ID, &row.request_id);
+    if let Some(decision) = &row.decision {
+        let name = row.replica.as_ref().map_or("-", |(_, name)| name);
+        set(headers::DECISION, &explain::header(decision, name));
+    }
+    // A peer has said itself which engine it gave the request to.
+    if let Some(upstream) = upstream.filter(|u| u.kind != gorgo_core::fleet::Kind::Peer) {
+        set(headers::REPLICA, &upstream.name);
+    }
+}

@@ -1,0 +1,145 @@
+//! Taking a request in: which paths are served, and the body, bounded in size, time and sum.
+
+use crate::body::Body;
+use crate::config::Config;
+use crate::errors::refusal;
+use crate::node::Node;
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+/// Whether a path's bodies hold a prompt; `None` for paths that are not served. Engines' own admin endpoints
+/// (`/flush_cache`, `/update_weights...`) are not.
+pub(crate) fn is_prompted(path: &str) -> Option<bool> {
+    match path {
+        "/v1/chat/completions"
+        | "/v1/completions"
+        | "/v1/responses"
+        | "/v1/embeddings"
+        | "/v1/messages"
+        | "/generate"
+        | "/v1/score"
+        | "/v1/rerank" => Some(true),
+        "/tokenize" | "/detokenize" | "/get_model_info" | "/model_info" => Some(false),
+        path if path.starts_with("/v1/") => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether answers become messages of the conversation.
+pub(crate) fn is_chat(path: &str) -> bool {
+    matches!(path, "/v1/chat/completions" | "/v1/responses" | "/v1/messages")
+}
+
+/// Refuses bodies that say they are no JSON.
+pub(crate) fn check_type(headers: &HeaderMap) -> Result<(), Box<Response<Body>>> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let kind = value.to_str().unwrap_or("?").split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if kind == "application/json" || kind.ends_with("+json") || kind.is_empty() {
+        return Ok(());
+    }
+    let shown: String = kind.chars().take(80).collect();
+    let message = format!("the body's type is `{shown}`; send application/json");
+    Err(Box::new(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong_content_type", &message)))
+}
+
+/// Reads the whole body. The permit stands for its bytes.
+pub(crate) async fn read(
+    node: &Node,
+    config: &Config,
+    headers: &HeaderMap,
+    mut body: Incoming,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Box<Response<Body>>> {
+    let refuse = |status, code: &str, message: &str| Err(Box::new(refusal(status, code, message)));
+    let most = config.limits.body_bytes;
+    let too_long = || {
+        let message = format!("the body is longer than {most} bytes; send a shorter one or raise limits.body_bytes");
+        refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", &message)
+    };
+    let told = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    if told.is_some_and(|told| told > most) {
+        return too_long();
+    }
+    let (gap, whole) =
+        (Duration::from_millis(config.timeouts.body_gap_ms), Duration::from_millis(config.timeouts.body_ms));
+    let deadline = Instant::now() + whole;
+    let mut budget: Option<OwnedSemaphorePermit> = None;
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    loop {
+        let until = deadline.min(Instant::now() + gap);
+        let frame = match tokio::time::timeout_at(until, body.frame()).await {
+            Ok(None) => break,
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_))) => {
+                return refuse(StatusCode::BAD_REQUEST, "truncated_body", "the body broke off before its end");
+            }
+            Err(_) => {
+                return refuse(StatusCode::REQUEST_TIMEOUT, "slow_body", "the body came too slowly; send it at once");
+            }
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        let length = first.len() + rest.len() + data.len();
+        if length > most {
+            return too_long();
+        }
+        let missing = (length >> 10) + 1 - budget.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if missing > 0 {
+            let Ok(more) = Arc::clone(&node.body_kib).try_acquire_many_owned(missing as u32) else {
+                return refuse(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "overloaded",
+                    "the router holds as many bytes of bodies as it may; try again soon",
+                );
+            };
+            match &mut budget {
+                Some(budget) => budget.merge(more),
+                None => budget = Some(more),
+            }
+        }
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+        } else {
+            if rest.is_empty() {
+                rest.reserve(told.unwrap_or(length * 2).min(most));
+                rest.extend_from_slice(&std::mem::take(&mut first));
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    Ok((if rest.is_empty() { first } else { rest.freeze() }, budget))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn paths_that_are_served() {
+        for path in ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/generate"] {
+            assert_eq!(is_prompted(path), Some(true), "{path}");
+        }
+        for path in ["/v1/models", "/tokenize", "/v1/models/x"] {
+            assert_eq!(is_prompted(path), Some(false), "{path}");
+        }
+        for path in ["/", "/flush_cache", "/abort_request", "/update_weights_from_disk", "/v1", "/V1/models"] {
+            assert_eq!(is_prompted(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn types_that_are_no_json_are_refused() {
+        let check =
+            |value: &'static str| check_type(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]));
+        assert!(check("application/json; charset=utf-8").is_ok() && check("Application/JSON").is_ok());
+        assert_eq!(check("text/plain").unwrap_err().status(), 415);
+        assert!(check_type(&HeaderMap::new()).is_ok());
+    }
+}

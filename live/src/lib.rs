@@ -1,0 +1,35 @@
+//! The live router.
+mod abort;
+pub mod admin;
+mod attempt;
+pub mod body;
+pub mod capture;
+pub mod clock;
+pub mod config;
+pub mod decision_log;
+pub mod driver;
+pub mod errors;
+pub mod exchange;
+pub mod explain;
+pub mod extract;
+pub mod fleet;
+pub mod forward;
+pub mod headers;
+mod intake;
+pub mod metrics;
+pub mod node;
+pub mod probe;
+pub mod prom_text;
+pub mod prompt;
+pub mod ratio;
+pub mod relay;
+pub mod scrape;
+pub mod server;
+pub mod shadow;
+pub mod sse;
+pub mod table;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
+pub mod tls;
+pub mod upstream;
+pub mod watchers;

@@ -1,0 +1,212 @@
+//! Watching replicas: round trips, loads, and peers' reports. Each is a task of its own that tells the core.
+
+use crate::admin::PeerWord;
+use crate::fleet::Upstream;
+use crate::node::Node;
+use crate::scrape::{self, Restarts};
+use bytes::Bytes;
+use gorgo_core::fleet::Kind;
+use gorgo_core::router::Event;
+use http::header::{AUTHORIZATION, HOST};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderValue, Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Full, Limited};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Longest page of metrics that is read.
+const PAGE: usize = 8 << 20;
+
+/// Begins to watch a replica; the tasks end when it leaves.
+pub(crate) fn watch(node: &Arc<Node>, upstream: &Arc<Upstream>) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    let mut tasks = upstream.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (n, u) = (Arc::clone(node), Arc::clone(upstream));
+    tasks.push(runtime.spawn(probes(n, u)).abort_handle());
+    let (n, u) = (Arc::clone(node), Arc::clone(upstream));
+    let task = if upstream.kind == Kind::Peer { runtime.spawn(reports(n, u)) } else { runtime.spawn(scrapes(n, u)) };
+    tasks.push(task.abort_handle());
+}
+
+/// Waits for the next turn of a watch whose period may change; 0 pauses it.
+async fn turn(began: Instant, period_ms: u64) -> bool {
+    tokio::time::sleep_until(began + Duration::from_millis(if period_ms == 0 { 1_000 } else { period_ms })).await;
+    period_ms > 0
+}
+
+/// Round trips on a connection of their own, so that neither set-up nor a busy pool is taken for distance.
+async fn probes(node: Arc<Node>, upstream: Arc<Upstream>) {
+    let mut connection: Option<SendRequest<Empty<Bytes>>> = None;
+    loop {
+        let began = Instant::now();
+        let config = node.config();
+        if config.probes.period_ms > 0 {
+            let path = if upstream.kind == Kind::Peer { "/health" } else { config.probes.path.as_str() };
+            let limit = Duration::from_millis(config.probes.timeout_ms);
+            let result = tokio::time::timeout(limit, probe(&node, &upstream, path, &mut connection)).await;
+            let event = match result {
+                Ok(Ok(rtt)) => Event::Probed { replica: upstream.id, rtt_ms: rtt.as_secs_f64() * 1e3 },
+                Ok(Err(())) | Err(_) => {
+                    connection = None;
+                    Event::ProbeFailed { replica: upstream.id }
+                }
+            };
+            node.driver.tell(event);
+        }
+        turn(began, config.probes.period_ms).await;
+    }
+}
+
+async fn probe(
+    node: &Node,
+    upstream: &Upstream,
+    path: &str,
+    connection: &mut Option<SendRequest<Empty<Bytes>>>,
+) -> Result<Duration, ()> {
+    let reused = connection.as_ref().is_some_and(|c| !c.is_closed());
+    if reused
+        && let Some(sender) = connection
+        && let Ok(rtt) = round_trip(upstream, path, sender).await
+    {
+        return Ok(rtt);
+    }
+    // The engine may have closed it between two probes: that is no failure.
+    let endpoint = &upstream.endpoint;
+    let https = endpoint.scheme == Scheme::HTTPS;
+    let io = node.connector.connect(https, endpoint.host(), endpoint.port()).await.map_err(drop)?;
+    let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(drop)?;
+    tokio::spawn(driver);
+    let rtt = round_trip(upstream, path, &mut sender).await?;
+    *connection = Some(sender);
+    Ok(rtt)
+}
+
+async fn round_trip(upstream: &Upstream, path: &str, sender: &mut SendRequest<Empty<Bytes>>) -> Result<Duration, ()> {
+    let path = format!("{}{path}", upstream.endpoint.base);
+    let mut request = Request::get(path).header(HOST, upstream.endpoint.authority.as_str());
+    if let Some(key) = &upstream.authorization {
+        request = request.header(AUTHORIZATION, key.clone());
+    }
+    let request = request.body(Empty::new()).map_err(drop)?;
+    sender.ready().await.map_err(drop)?;
+    let sent = Instant::now();
+    let response = sender.send_request(request).await.map_err(drop)?;
+    let rtt = sent.elapsed();
+    let status = response.status();
+    Limited::new(response.into_body(), PAGE).collect().await.map_err(drop)?;
+    // An engine without this path is alive too; a peer that says 503 is for its reports to tell.
+    if status.is_server_error() && upstream.kind != Kind::Peer { Err(()) } else { Ok(rtt) }
+}
+
+/// A page through the pool.
+async fn fetch(node: &Node, upstream: &Upstream, path: &'static str) -> Result<(StatusCode, Bytes), ()> {
+    let mut request = Request::get(upstream.endpoint.uri(&PathAndQuery::from_static(path)));
+    if let Some(key) = &upstream.authorization {
+        request = request.header(AUTHORIZATION, key.clone());
+    }
+    let request = request.body(Full::new(Bytes::new())).map_err(drop)?;
+    let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
+    let page = async {
+        let response = node.pool.request(request).await.map_err(drop)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), PAGE).collect().await.map_err(drop)?;
+        Ok((status, body.to_bytes()))
+    };
+    tokio::time::timeout(limit, page).await.map_err(drop)?
+}
+
+/// The engine's own word on its load: `/v1/loads` where offered (it is fresh), `/metrics` elsewhere, and `/metrics`
+/// every tenth turn in any case, since only there a restart shows.
+async fn scrapes(node: Arc<Node>, upstream: Arc<Upstream>) {
+    let (mut restarts, mut has_loads, mut count) = (Restarts::default(), None, 0u64);
+    let replica = upstream.id;
+    loop {
+        let began = Instant::now();
+        let period = node.config().probes.scrape_ms;
+        if period > 0 {
+            count += 1;
+            let mut report = None;
+            let mut failed = false;
+            if has_loads != Some(false) || count % 60 == 0 {
+                match fetch(&node, &upstream, "/v1/loads?include=core&format=json").await {
+                    Ok((status, body)) => {
+                        report = status.is_success().then(|| scrape::loads(&body)).flatten();
+                        has_loads = Some(report.is_some());
+                    }
+                    Err(()) => failed = true,
+                }
+            }
+            if !failed && (report.is_none() || count % 10 == 1) {
+                match fetch(&node, &upstream, "/metrics").await {
+                    Ok((status, body)) if status.is_success() => {
+                        let page = scrape::metrics(&String::from_utf8_lossy(&body));
+                        upstream.sglang.store(page.sglang, Ordering::Relaxed);
+                        if restarts.restarted(&page) {
+                            node.driver.tell(Event::ReplicaFlushed { replica });
+                        }
+                        report = report.or(page.report);
+                    }
+                    Ok((status, _)) => failed = status.is_server_error(),
+                    Err(()) => failed = true,
+                }
+            }
+            match report {
+                Some(report) => node.driver.tell(Event::Scraped { replica, report }),
+                None if failed => node.driver.tell(Event::ScrapeFailed { replica }),
+                None => {} // it exports no metrics: probes tell its health, our own counters its load
+            }
+        }
+        turn(began, period).await;
+    }
+}
+
+/// A peer's word on its own engine and the requests there.
+async fn reports(node: Arc<Node>, upstream: Arc<Upstream>) {
+    let replica = upstream.id;
+    loop {
+        let began = Instant::now();
+        let period = node.config().probes.peer_ms;
+        if period > 0 {
+            // A request sent before this one can be counted in the report; one sent after it may not be.
+            let seen = node.clock().now();
+            let word = fetch(&node, &upstream, "/lb/report").await.ok();
+            let word = word.filter(|(status, _)| status.is_success());
+            let event = match word.and_then(|(_, body)| serde_json::from_slice::<PeerWord>(&body).ok()) {
+                Some(word) => {
+                    let now = node.clock().now();
+                    // The report was made about half way through.
+                    let middle = node.clock().unix_ns(seen).midpoint(node.clock().unix_ns(now));
+                    upstream.clock_offset_ns.store(word.unix_ns.wrapping_sub(middle) as i64, Ordering::Relaxed);
+                    Event::PeerReported { replica, report: word.report, seen }
+                }
+                None => Event::ScrapeFailed { replica },
+            };
+            node.driver.tell(event);
+        }
+        turn(began, period).await;
+    }
+}
+
+/// Asks an engine to empty its KV cache, and on success forgets what the index holds for it.
+///
+/// # Errors
+/// Why it did not.
+pub async fn flush(node: &Node, upstream: &Upstream) -> Result<(), String> {
+    let mut request = Request::post(upstream.endpoint.uri(&PathAndQuery::from_static("/flush_cache")));
+    if let Some(key) = &upstream.authorization {
+        request = request.header(AUTHORIZATION, HeaderValue::clone(key));
+    }
+    let request = request.body(Full::new(Bytes::new())).map_err(|e| e.to_string())?;
+    let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
+    let response = tokio::time::timeout(limit, node.pool.request(request)).await;
+    let response = response.map_err(|_| "no answer in time".to_owned())?.map_err(|e| e.to_string())?;
+    if !response.status().is_success() {
+        return Err(format!("answered {}", response.status()));
+    }
+    node.driver.tell(Event::ReplicaFlushed { replica: upstream.id });
+    Ok(())
+}

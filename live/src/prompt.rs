@@ -1,0 +1,228 @@
+//! The prompt as symbols of the prefix index: chained hashes of 64-byte blocks of the rendered text.
+//!
+//! The text is never built: the extractor feeds the bytes where the parser found them. A symbol names its block
+//! and everything before it, so the sixteenth also serves as hash of the first 1024 bytes. The seed is random per
+//! process, so that nobody can craft two prompts that collide. 64 MB of index mirror about 500 MB of prompts.
+
+use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Bytes under one symbol.
+pub const BLOCK: usize = 64;
+
+/// Ends a role and begins its text; control bytes that no chat template's text holds.
+const ROLE: u8 = 1;
+const TEXT: u8 = 2;
+
+/// Bytes a token stands for until an engine's usage has told better.
+pub const START_RATIO: f64 = 4.0;
+
+/// Hashes text that arrives in pieces.
+#[derive(Debug, Clone)]
+pub struct Blocks {
+    chain: u64,
+    partial: [u8; BLOCK],
+    filled: usize,
+    symbols: Vec<u64>,
+    bytes: u64,
+    tokens: u32,
+    salt: u64,
+}
+
+impl Blocks {
+    /// Nothing yet; `seed` keys the hashes.
+    pub fn new(seed: u64) -> Self {
+        Self { chain: seed, partial: [0; BLOCK], filled: 0, symbols: Vec::new(), bytes: 0, tokens: 0, salt: 0 }
+    }
+
+    /// More text.
+    pub fn text(&mut self, text: &[u8]) {
+        self.bytes += text.len() as u64;
+        self.feed(text);
+    }
+
+    /// One token of a prompt that was given as token ids.
+    pub fn token(&mut self, id: u64) {
+        self.tokens = self.tokens.saturating_add(1);
+        self.feed(&(id as u32).to_le_bytes());
+    }
+
+    /// A message begins.
+    pub fn role(&mut self, role: &[u8]) {
+        self.feed(&[ROLE]);
+        self.feed(role);
+        self.feed(&[TEXT]);
+        // Templates put about this many bytes around a message: <|im_start|>role\n ... <|im_end|>\n
+        self.bytes += 16;
+    }
+
+    /// Something that stands before the text wherever it came in the body (model, tools, instructions): another
+    /// value makes another prompt from the first block on. `weigh` counts its bytes as prompt.
+    pub fn before(&mut self, tag: u64, value: &[u8], weigh: bool) {
+        self.salt ^= xxh3_64_with_seed(value, tag);
+        if weigh {
+            self.bytes += value.len() as u64;
+        }
+    }
+
+    fn feed(&mut self, mut data: &[u8]) {
+        if self.filled > 0 {
+            let take = data.len().min(BLOCK - self.filled);
+            self.partial[self.filled..self.filled + take].copy_from_slice(&data[..take]);
+            self.filled += take;
+            data = &data[take..];
+            if self.filled < BLOCK {
+                return;
+            }
+            self.chain = xxh3_64_with_seed(&self.partial, self.chain);
+            self.symbols.push(self.chain);
+            self.filled = 0;
+        }
+        let mut blocks = data.chunks_exact(BLOCK);
+        for block in &mut blocks {
+            self.chain = xxh3_64_with_seed(block, self.chain);
+            self.symbols.push(self.chain);
+        }
+        let rest = blocks.remainder();
+        self.partial[..rest.len()].copy_from_slice(rest);
+        self.filled = rest.len();
+    }
+
+    /// The prompt so far.
+    pub fn finish(mut self) -> Prompt {
+        let whole = self.symbols.len();
+        let mut symbols = std::mem::take(&mut self.symbols);
+        if self.filled > 0 {
+            symbols.push(xxh3_64_with_seed(&self.partial[..self.filled], self.chain));
+        }
+        for symbol in &mut symbols {
+            *symbol ^= self.salt;
+        }
+        let head = symbols.get(1024 / BLOCK - 1).or(symbols.last()).copied().unwrap_or(0);
+        Prompt { symbols: symbols.into(), whole, head, bytes: self.bytes, tokens: self.tokens, state: self }
+    }
+}
+
+/// A finished prompt, and what is needed to append the answer to it.
+#[derive(Debug, Clone)]
+pub struct Prompt {
+    /// All blocks, the last of which may be partial.
+    pub symbols: Arc<[u64]>,
+    /// Whole blocks among them.
+    pub whole: usize,
+    /// Hash of the first 1024 bytes (about 256 tokens); 0 for no prompt.
+    pub head: u64,
+    /// Text bytes, an allowance for the template included.
+    pub bytes: u64,
+    /// Tokens given as ids.
+    pub tokens: u32,
+    state: Blocks,
+}
+
+impl Prompt {
+    /// Expected prompt tokens at `ratio` bytes a token.
+    pub fn tokens(&self, ratio: f64) -> u32 {
+        let text = (self.bytes as f64 / ratio).ceil().min(f64::from(u32::MAX)) as u32;
+        self.tokens.saturating_add(text)
+    }
+
+    /// What the engine holds once it has generated `answer`: as [`gorgo_core::router::Answer`]. `chat` puts the
+    /// answer into an assistant's message, as the next turn will.
+    pub fn answer(&self, answer: &str, chat: bool, prompt_tokens: u32, output_tokens: u32) -> AnswerBlocks {
+        let mut more = self.state.clone();
+        if chat {
+            more.role(b"assistant");
+        }
+        more.feed(answer.as_bytes());
+        let salt = more.salt;
+        let tail: Arc<[u64]> = more.symbols.iter().map(|s| s ^ salt).collect();
+        let covered = (self.whole + tail.len()) * BLOCK;
+        let all = self.whole * BLOCK + self.state.filled + answer.len();
+        let tokens = u64::from(prompt_tokens) + u64::from(output_tokens);
+        let share = (covered as f64 / all.max(1) as f64).min(1.0);
+        AnswerBlocks { keep: self.whole, tail, tokens: (tokens as f64 * share) as u32 }
+    }
+}
+
+/// Blocks that prompt and answer have together; fields as of [`gorgo_core::router::Answer`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerBlocks {
+    /// Whole blocks of the prompt.
+    pub keep: usize,
+    /// Whole blocks after them.
+    pub tail: Arc<[u64]>,
+    /// Tokens of all of them.
+    pub tokens: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn prompt(pieces: &[&[u8]]) -> Prompt {
+        let mut blocks = Blocks::new(7);
+        pieces.iter().for_each(|piece| blocks.text(piece));
+        blocks.finish()
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_do_not_matter(text in proptest::collection::vec(any::<u8>(), 0..400), cut in 0usize..400) {
+            let cut = cut.min(text.len());
+            let (whole, cut) = (prompt(&[&text]), prompt(&[&text[..cut], &text[cut..]]));
+            prop_assert_eq!(&whole.symbols, &cut.symbols);
+            prop_assert_eq!(whole.symbols.len(), text.len().div_ceil(BLOCK));
+        }
+
+        #[test]
+        fn common_text_gives_common_blocks(common in 0usize..500, a in 1usize..200, b in 1usize..200) {
+            let (mut x, mut y) = (vec![7u8; common], vec![7u8; common]);
+            x.extend(vec![1u8; a]);
+            y.extend(vec![2u8; b]);
+            let (x, y) = (prompt(&[&x]), prompt(&[&y]));
+            let same = x.symbols.iter().zip(y.symbols.iter()).take_while(|(x, y)| x == y).count();
+            prop_assert_eq!(same, common / BLOCK);
+        }
+    }
+
+    #[test]
+    fn the_next_turn_begins_with_prompt_and_answer() {
+        let turn = |answered: bool| {
+            let mut blocks = Blocks::new(1);
+            blocks.before(3, b"tools", true);
+            blocks.role(b"user");
+            blocks.text(&[b'q'; 300]);
+            if answered {
+                blocks.role(b"assistant");
+                blocks.text(&[b'a'; 200]);
+                blocks.role(b"user");
+                blocks.text(b"more");
+            }
+            blocks.finish()
+        };
+        let (first, second) = (turn(false), turn(true));
+        let answer = first.answer(&"a".repeat(200), true, 80, 50);
+        let learned: Vec<u64> = first.symbols[..answer.keep].iter().chain(answer.tail.iter()).copied().collect();
+        assert_eq!(learned, second.symbols[..learned.len()]);
+        assert_eq!(learned.len(), (6 + 300 + 11 + 200) / BLOCK);
+        assert!(answer.tokens <= 130 && answer.tokens > 110, "{}", answer.tokens);
+    }
+
+    #[test]
+    fn what_stands_before_the_text_changes_every_block_wherever_it_came() {
+        let with = |tools: &[u8], first: bool| {
+            let mut blocks = Blocks::new(1);
+            if first {
+                blocks.before(3, tools, true);
+            }
+            blocks.text(&[b'x'; 200]);
+            if !first {
+                blocks.before(3, tools, true);
+            }
+            blocks.finish().symbols
+        };
+        assert_eq!(with(b"t", true), with(b"t", false));
+        assert!(with(b"t", true).iter().zip(with(b"u", true).iter()).all(|(a, b)| a != b));
+    }
+}

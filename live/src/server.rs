@@ -1,0 +1,351 @@
+//! The front: connections in, requests to the admin API or to the replicas, and an orderly end.
+
+use crate::body::Body;
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError, PeerConfig, ReplicaConfig, Role};
+use crate::driver::Driver;
+use crate::forward;
+use crate::node::{Keys, Node, Parts, Phase};
+use crate::shadow::Figures;
+use crate::tls::{self, TlsError};
+use crate::upstream::{Connector, Dial, Io, pool};
+use crate::watchers::Watchers;
+use crate::{admin, decision_log};
+use gorgo_core::fleet::Kind;
+use gorgo_core::router::RouterConfig;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tower::ServiceExt;
+
+/// Where connections come from: real sockets, or simulated ones in tests.
+pub trait Listener: Send + 'static {
+    /// The next connection.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Io, SocketAddr)>> + Send;
+}
+
+impl Listener for tokio::net::TcpListener {
+    async fn accept(&mut self) -> io::Result<(Io, SocketAddr)> {
+        let (stream, from) = tokio::net::TcpListener::accept(self).await?;
+        stream.set_nodelay(true)?;
+        Ok((Box::new(stream), from))
+    }
+}
+
+/// Why a router did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Its configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Its certificates cannot.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A replica cannot be added.
+    #[error("{0}")]
+    Replica(String),
+    /// The decision log cannot be written.
+    #[error("cannot write the decision log `{path}`: {why}; choose another with explain.log.path")]
+    Log {
+        /// The file.
+        path: String,
+        /// The system's reason.
+        why: io::Error,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {listen}: {why}; choose another address with --listen")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// The system's reason.
+        why: io::Error,
+    },
+}
+
+/// Makes a router: reads its keys and certificates, starts its background tasks, adds its replicas. It serves
+/// nobody until [`serve`].
+///
+/// # Errors
+/// See [`StartError`].
+pub fn start(config: Config, file: Option<PathBuf>, dial: Dial) -> Result<Arc<Node>, StartError> {
+    config.check()?;
+    let keys = Keys::load(&config)?;
+    let times = &config.timeouts;
+    let connector = Connector::new(dial, tls::client(&config.tls)?, Duration::from_millis(times.connect_ms));
+    let figures = Figures::default();
+    let shadow = (!config.shadow.policies.is_empty()).then(|| {
+        let (sender, events) = mpsc::channel(65_536);
+        let (policies, seed, figures) = (config.shadow.policies.clone(), config.seed, Arc::clone(&figures));
+        let router = RouterConfig { index_bytes: config.shadow.index_bytes, ..config.router.clone() };
+        tokio::spawn(async move { crate::shadow::run(&policies, &router, seed, events, figures).await });
+        sender
+    });
+    let (log, log_task) = match &config.explain.log {
+        Some(log) => {
+            let file = decision_log::Log::open(log)
+                .map_err(|why| StartError::Log { path: log.path.display().to_string(), why })?;
+            let (sender, records) = mpsc::channel(4_096);
+            (Some(sender), Some((file, records)))
+        }
+        None => (None, None),
+    };
+    let watchers = Watchers::new(config.explain.decisions, log, shadow);
+    let recorded = RouterConfig { record_decisions: true, ..config.router.clone() };
+    let driver = Driver::new(recorded, config.policy.clone(), config.seed, Clock::start(), watchers);
+    let pool = pool(connector.clone(), Duration::from_millis(times.keep_alive_ms));
+    let (replicas, peers, role) = (config.replicas.clone(), config.peers.clone(), config.role);
+    let node = Arc::new(Node::new(Parts { driver, pool, connector, shadows: figures, config, keys, file }));
+    let timer = Arc::clone(&node);
+    tokio::spawn(async move { timer.driver.run_timer().await });
+    if let Some((file, records)) = log_task {
+        tokio::spawn(file.run(Arc::downgrade(&node), records));
+    }
+    let kind = if role == Role::Edge { Kind::Local } else { Kind::Remote };
+    let peers = peers.iter().map(|peer| (peer_as_replica(peer), Kind::Peer));
+    for (replica, kind) in replicas.into_iter().map(|replica| (replica, kind)).chain(peers) {
+        node.add(&replica, kind).map_err(|error| StartError::Replica(error.to_string()))?;
+    }
+    Ok(node)
+}
+
+pub(crate) fn peer_as_replica(peer: &PeerConfig) -> ReplicaConfig {
+    ReplicaConfig {
+        url: peer.url.clone(),
+        name: peer.name.clone(),
+        region: None,
+        ms_per_token: None,
+        kv_tokens: None,
+        api_key: None,
+    }
+}
+
+/// Serves until `stop`, then: not ready, port open for a while; then no new connections; then the open streams
+/// finish, or their time is up. Returns how many connections were cut.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve(
+    node: Arc<Node>,
+    mut listener: impl Listener,
+    stop: impl Future<Output = ()>,
+) -> Result<usize, StartError> {
+    let config = node.config();
+    let tls = tls::server(&config.tls)?;
+    let admin = admin::routes(Arc::clone(&node));
+    let connections = Arc::new(Semaphore::new(config.limits.connections));
+    let (closing, _) = watch::channel(false);
+    let mut open = JoinSet::new();
+    let settle = async {
+        stop.await;
+        node.set_phase(Phase::Settling);
+        tracing::info!("told to stop; not ready from now on");
+        tokio::time::sleep(Duration::from_millis(node.config().timeouts.settle_ms)).await;
+    };
+    tokio::pin!(settle);
+    loop {
+        let (io, from) = tokio::select! {
+            () = &mut settle => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, or the client gave up: neither is for ever.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            },
+            Some(_) = open.join_next(), if !open.is_empty() => continue,
+        };
+        let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
+            open.spawn(turn_away(io));
+            continue;
+        };
+        let connection =
+            Connection { node: Arc::clone(&node), admin: admin.clone(), from, closing: closing.subscribe() };
+        let tls = tls.clone();
+        open.spawn(async move {
+            let _permit = permit;
+            connection.run(io, tls).await;
+        });
+    }
+    drop(listener);
+    node.set_phase(Phase::Draining);
+    closing.send_replace(true);
+    let limit = Duration::from_millis(node.config().timeouts.drain_ms);
+    let drained = tokio::time::timeout(limit, async { while open.join_next().await.is_some() {} }).await;
+    let cut = if drained.is_ok() { 0 } else { open.len() };
+    if cut > 0 {
+        tracing::warn!(cut, "time to drain is up; the rest is cut");
+    }
+    open.shutdown().await;
+    Ok(cut)
+}
+
+/// More connections than allowed: a short 503, without reading.
+async fn turn_away(mut io: Io) {
+    const BODY: &str = "{\"error\":{\"message\":\"the router holds as many connections as it may; try again soon\",\
+        \"type\":\"server_error\",\"param\":null,\"code\":\"too_many_connections\"}}";
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{BODY}",
+        BODY.len()
+    );
+    let tell = async {
+        io.write_all(answer.as_bytes()).await?;
+        io.shutdown().await
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(1), tell).await;
+}
+
+struct Connection {
+    node: Arc<Node>,
+    admin: axum::Router,
+    from: SocketAddr,
+    closing: watch::Receiver<bool>,
+}
+
+impl Connection {
+    async fn run(mut self, io: Io, tls: Option<tokio_rustls::TlsAcceptor>) {
+        let config = self.node.config();
+        let patience = Duration::from_millis(config.timeouts.header_ms);
+        let io: Io = match tls {
+            Some(tls) => match tokio::time::timeout(patience, tls.accept(io)).await {
+                Ok(Ok(stream)) => Box::new(stream),
+                _ => return,
+            },
+            None => io,
+        };
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(patience)
+            .max_buf_size(config.limits.header_bytes)
+            .max_headers(config.limits.headers);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(1_000)
+            .max_header_list_size(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX));
+        let (node, admin, from) = (self.node, self.admin, self.from);
+        let service = service_fn(move |request| answer(Arc::clone(&node), admin.clone(), request, from));
+        let connection = builder.serve_connection(TokioIo::new(io), service);
+        tokio::pin!(connection);
+        if *self.closing.borrow() {
+            connection.as_mut().graceful_shutdown();
+        }
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            _ = self.closing.changed() => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    }
+}
+
+async fn answer(
+    node: Arc<Node>,
+    admin: axum::Router,
+    request: Request<Incoming>,
+    from: SocketAddr,
+) -> Result<Response<Body>, Infallible> {
+    if !admin::is_admin(request.uri().path()) {
+        return Ok(forward::handle(node, request, from.ip()).await);
+    }
+    let response = admin.oneshot(request.map(axum::body::Body::new)).await;
+    Ok(match response {
+        Ok(response) => response.map(Body::Admin),
+        Err(never) => match never {},
+    })
+}
+
+/// Reads the configuration again and takes over what can change while running.
+///
+/// # Errors
+/// The reason; the configuration in force stays.
+pub fn reload(node: &Arc<Node>) -> Result<Vec<String>, ConfigError> {
+    let Some(path) = &node.file else {
+        return Err(ConfigError::Read {
+            path: "(none)".to_owned(),
+            why: "the router was started without --config".to_owned(),
+        });
+    };
+    apply(node, Config::load(path)?)
+}
+
+/// Takes over another configuration: policy, router settings, timeouts, limits of new requests, probes, keys and
+/// the fleet. Returns what changed.
+///
+/// # Errors
+/// When it is wrong, or changes what needs a restart.
+pub fn apply(node: &Arc<Node>, new: Config) -> Result<Vec<String>, ConfigError> {
+    new.check()?;
+    let old = node.config();
+    for (key, same) in [
+        ("role", old.role == new.role),
+        ("listen", old.listen == new.listen),
+        ("tls", old.tls == new.tls),
+        ("shadow", old.shadow == new.shadow),
+        ("explain", old.explain == new.explain),
+        ("router.index_bytes", old.router.index_bytes == new.router.index_bytes),
+        ("limits.connections", old.limits.connections == new.limits.connections),
+        ("limits.requests", old.limits.requests == new.limits.requests),
+    ] {
+        if !same {
+            let advice = "it cannot change while the router runs; restart it or put the old value back".to_owned();
+            return Err(ConfigError::Value { key: key.to_owned(), value: "different".to_owned(), advice });
+        }
+    }
+    let keys = Keys::load(&new)?;
+    let mut changes = Vec::new();
+    if old.policy != new.policy {
+        node.driver.set_policy(new.policy.clone());
+        changes.push(format!("policy: {}", new.policy.name()));
+    }
+    if old.router != new.router {
+        let router = RouterConfig { record_decisions: true, ..new.router.clone() };
+        node.driver.change(|r| r.set_config(router));
+        changes.push("router".to_owned());
+    }
+    node.set_keys(keys);
+    let wanted: Vec<(ReplicaConfig, Kind)> = {
+        let kind = if new.role == Role::Edge { Kind::Local } else { Kind::Remote };
+        let peers = new.peers.iter().map(|peer| (peer_as_replica(peer), Kind::Peer));
+        new.replicas.iter().map(|r| (r.clone(), kind)).chain(peers).collect()
+    };
+    let was = |r: &ReplicaConfig| old.replicas.contains(r) || old.peers.iter().any(|p| peer_as_replica(p) == *r);
+    for gone in old.replicas.iter().cloned().chain(old.peers.iter().map(peer_as_replica)) {
+        if !wanted.iter().any(|(r, _)| *r == gone)
+            && let Some(upstream) = node.find(gone.name.as_deref().unwrap_or(&gone.url))
+        {
+            node.remove(&upstream);
+            changes.push(format!("removed {}", upstream.name));
+        }
+    }
+    for (replica, kind) in wanted {
+        if !was(&replica) {
+            match node.add(&replica, kind) {
+                Ok(upstream) => changes.push(format!("added {}", upstream.name)),
+                Err(error) => changes.push(format!("not added: {error}")),
+            }
+        }
+    }
+    if (&old.limits, &old.timeouts, &old.probes) != (&new.limits, &new.timeouts, &new.probes) {
+        changes.push("limits, timeouts or probes".to_owned());
+    }
+    node.set_config(new);
+    tracing::info!(?changes, "configuration taken over");
+    Ok(changes)
+}

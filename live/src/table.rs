@@ -1,0 +1,305 @@
+//! The table of requests: one row each, the latest so many, with CSV export and a summary.
+
+use gorgo_core::Time;
+use gorgo_core::record::Status;
+use gorgo_core::router::DecisionRecord;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// One request as this router saw it.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// `X-Request-ID`.
+    pub request_id: String,
+    /// Arrival, RFC 3339.
+    pub timestamp: String,
+    /// Hash of the conversation's key.
+    pub session: u64,
+    /// Bytes of prompt text.
+    pub prompt_bytes: u64,
+    /// Prompt tokens as estimated.
+    pub prompt_tokens: u32,
+    /// As the engine counted.
+    pub counted_tokens: Option<u32>,
+    /// Tokens generated.
+    pub output_tokens: u32,
+    /// Cached prompt tokens as predicted and as reported.
+    pub cached: (u32, Option<u32>),
+    /// Arrival.
+    pub arrived: Time,
+    /// Last dispatch.
+    pub dispatched: Time,
+    /// First content-bearing token.
+    pub first_token: Time,
+    /// Last byte.
+    pub done: Time,
+    /// Smoothed round trip to the replica at dispatch, ms.
+    pub rtt_ms: f64,
+    /// Time to first token the policy expected, ms.
+    pub predicted_ttft_ms: Option<f64>,
+    /// Slot and name of the last replica.
+    pub replica: Option<(u16, String)>,
+    /// Dispatches.
+    pub attempts: u8,
+    /// Routers before this one.
+    pub hops: u8,
+    /// Status told to the client.
+    pub status_code: u16,
+    /// How it ended.
+    pub status: Status,
+    /// Why, if not finished.
+    pub reason: &'static str,
+    /// The last decision.
+    pub decision: Option<Arc<DecisionRecord>>,
+}
+
+impl Row {
+    /// First token after arrival, ms.
+    pub fn ttft_ms(&self) -> Option<f64> {
+        (self.first_token != Time::NEVER).then(|| (self.first_token - self.arrived).ms())
+    }
+
+    fn total_ms(&self) -> f64 {
+        (self.done - self.arrived).ms()
+    }
+}
+
+/// The table. On by default, bounded.
+#[derive(Debug)]
+pub struct Table {
+    most: usize,
+    enabled: AtomicBool,
+    rows: Mutex<VecDeque<Row>>,
+}
+
+impl Table {
+    /// Keeps the latest `most` rows.
+    pub fn new(most: usize) -> Self {
+        Self { most, enabled: AtomicBool::new(true), rows: Mutex::new(VecDeque::new()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Row>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether rows are collected.
+    pub fn enabled(&self) -> bool {
+        self.enabled.load(Ordering::Relaxed)
+    }
+
+    /// Turns collection on or off; rows stay.
+    pub fn enable(&self, enabled: bool) {
+        self.enabled.store(enabled, Ordering::Relaxed);
+    }
+
+    /// Adds a row, the oldest going if the table is full.
+    pub fn push(&self, row: Row) {
+        if self.most == 0 || !self.enabled() {
+            return;
+        }
+        let mut rows = self.lock();
+        if rows.len() >= self.most {
+            rows.pop_front();
+        }
+        rows.push_back(row);
+    }
+
+    /// Forgets all rows; returns how many there were.
+    pub fn clear(&self) -> usize {
+        std::mem::take(&mut *self.lock()).len()
+    }
+
+    /// The rows, oldest first.
+    pub fn rows(&self) -> Vec<Row> {
+        self.lock().iter().cloned().collect()
+    }
+
+    /// gotoni's columns and a few of our own, `names` being the replicas by slot. Times are true: `ttft_ms` is the
+    /// first content-bearing token, `queue_time_ms` the wait for the (last) dispatch.
+    pub fn csv(&self, names: &[String]) -> String {
+        let mut order: Vec<(usize, &String)> = names.iter().enumerate().collect();
+        order.sort_by(|a, b| a.1.cmp(b.1));
+        let mut out = String::from(
+            "request_id,timestamp,prompt_length,tokens,network_latency_ms,ttft_ms,total_latency_ms,queue_time_ms,\
+             predicted_prefill_time_ms,queued_tokens_at_routing,running_tokens_at_routing,selected_server,selected_server_id",
+        );
+        for (_, name) in &order {
+            let _ = write!(out, ",{},{}", cell(&format!("{name}_prefix_hit")), cell(&format!("{name}_matched_len")));
+        }
+        for (_, name) in &order {
+            let _ = write!(out, ",{}", cell(&format!("{name}_cost")));
+        }
+        out.push_str(
+            ",status_code,success,error,predicted_ttft_ms,predicted_cached_tokens,cached_tokens,counted_tokens,\
+             output_tokens,attempts,hops,status\n",
+        );
+        for row in self.rows() {
+            line(&mut out, &row, &order);
+        }
+        out
+    }
+
+    /// gotoni's summary with true figures.
+    pub fn summary(&self) -> Value {
+        let rows = self.rows();
+        let enabled = self.enabled();
+        if rows.is_empty() {
+            return json!({"count": 0, "message": "no requests yet", "metrics_collection_enabled": enabled});
+        }
+        let finished: Vec<&Row> = rows.iter().filter(|row| row.status == Status::Finished).collect();
+        let mut hits: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        for row in &rows {
+            if let Some((_, name)) = &row.replica {
+                let sums = hits.entry(name).or_default();
+                sums.0 += u64::from(row.cached.1.unwrap_or(row.cached.0));
+                sums.1 += u64::from(row.counted_tokens.unwrap_or(row.prompt_tokens));
+            }
+        }
+        let ratios: BTreeMap<&str, f64> =
+            hits.into_iter().map(|(name, (hit, all))| (name, hit as f64 / all.max(1) as f64)).collect();
+        let ttft = quantiles(finished.iter().filter_map(|row| row.ttft_ms()).collect());
+        let total = quantiles(finished.iter().map(|row| row.total_ms()).collect());
+        json!({
+            "count": rows.len(), "success_count": finished.len(), "fail_count": rows.len() - finished.len(),
+            "avg_total_latency_ms": total["mean"], "avg_ttft_ms": ttft["mean"],
+            "avg_network_latency_ms": mean(rows.iter().map(|row| row.rtt_ms)),
+            "avg_prefix_cache_hit_ratios": ratios, "metrics_collection_enabled": enabled,
+            "ttft_ms": ttft, "total_latency_ms": total,
+        })
+    }
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0u32), |(sum, count), v| (sum + v, count + 1));
+    sum / f64::from(count.max(1))
+}
+
+fn quantiles(mut values: Vec<f64>) -> Value {
+    values.sort_by(f64::total_cmp);
+    // Nearest rank.
+    let at = |q: f64| values.get(((values.len() as f64 * q).ceil() as usize).saturating_sub(1)).copied();
+    json!({"mean": mean(values.iter().copied()), "p50": at(0.5), "p90": at(0.9), "p95": at(0.95), "p99": at(0.99), "max": at(1.0)})
+}
+
+fn cell(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or(String::new(), |v| format!("{v:.3}"))
+}
+
+fn line(out: &mut String, row: &Row, order: &[(usize, &String)]) {
+    let candidate =
+        |slot: usize| row.decision.as_ref().and_then(|d| d.candidates.iter().find(|(c, ..)| c.id.index() == slot));
+    let chosen = row.decision.as_ref().and_then(|d| d.chosen.map(|i| &d.candidates[i]));
+    let name = row.replica.as_ref().map_or("", |(_, name)| name);
+    let queue = (row.dispatched != Time::NEVER).then(|| (row.dispatched - row.arrived).ms());
+    let _ = write!(
+        out,
+        "{},{},{},{},{:.3},{},{:.3},{},{},{},{},{},{}",
+        cell(&row.request_id),
+        row.timestamp,
+        row.prompt_bytes,
+        row.prompt_tokens,
+        row.rtt_ms,
+        number(row.ttft_ms()),
+        row.total_ms(),
+        number(queue),
+        number(chosen.map(|(_, t, _)| t.prefill)),
+        chosen.map_or(0, |(c, ..)| c.waiting_tokens),
+        chosen.map_or(0, |(c, ..)| c.running_tokens),
+        cell(name),
+        cell(name),
+    );
+    for &(slot, _) in order {
+        let matched = candidate(slot).map_or(0, |(c, ..)| c.cached_tokens);
+        let _ = write!(out, ",{},{matched}", matched > 0);
+    }
+    for &(slot, _) in order {
+        let _ = write!(out, ",{}", number(candidate(slot).map(|(_, t, _)| t.total)));
+    }
+    let whole = |v: Option<u32>| v.map_or(String::new(), |v| v.to_string());
+    let _ = writeln!(
+        out,
+        ",{},{},{},{},{},{},{},{},{},{},{}",
+        row.status_code,
+        row.status == Status::Finished,
+        row.reason,
+        number(row.predicted_ttft_ms),
+        row.cached.0,
+        whole(row.cached.1),
+        whole(row.counted_tokens),
+        row.output_tokens,
+        row.attempts,
+        row.hops,
+        row.status.as_str(),
+    );
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn row(id: &str, ttft: f64) -> Row {
+        Row {
+            request_id: id.to_owned(),
+            timestamp: "2024-02-29T12:34:56.789Z".to_owned(),
+            session: 0,
+            prompt_bytes: 400,
+            prompt_tokens: 100,
+            counted_tokens: Some(110),
+            output_tokens: 7,
+            cached: (64, Some(55)),
+            arrived: Time::from_ms(10.0),
+            dispatched: Time::from_ms(12.0),
+            first_token: Time::from_ms(10.0 + ttft),
+            done: Time::from_ms(100.0),
+            rtt_ms: 5.0,
+            predicted_ttft_ms: Some(20.0),
+            replica: Some((0, "a".to_owned())),
+            attempts: 1,
+            hops: 0,
+            status_code: 200,
+            status: Status::Finished,
+            reason: "",
+            decision: None,
+        }
+    }
+
+    #[test]
+    fn rows_are_exported_quoted_and_bounded() {
+        let table = Table::new(2);
+        for id in ["old", "x,\"y", "z"] {
+            table.push(row(id, 30.0));
+        }
+        let csv = table.csv(&["b".to_owned(), "a".to_owned()]);
+        let lines: Vec<&str> = csv.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines[0].contains(",a_prefix_hit,a_matched_len,b_prefix_hit,b_matched_len,a_cost,b_cost,status_code"));
+        assert_eq!(
+            lines[1],
+            "\"x,\"\"y\",2024-02-29T12:34:56.789Z,400,100,5.000,30.000,90.000,2.000,,0,0,a,a,false,0,false,0,,,200,true,,20.000,64,55,110,7,1,0,finished"
+        );
+        let columns = lines[0].split(',').count();
+        assert_eq!(lines[2].split(',').count(), columns);
+    }
+
+    #[test]
+    fn the_summary_has_true_means_and_quantiles() {
+        let table = Table::new(100);
+        assert_eq!(table.summary()["count"], 0);
+        (1..=100).for_each(|i| table.push(row("r", f64::from(i))));
+        table.push(Row { status: Status::Failed, ..row("f", 900.0) });
+        let summary = table.summary();
+        assert_eq!((&summary["count"], &summary["fail_count"]), (&json!(100), &json!(1)));
+        assert_eq!(summary["ttft_ms"]["p50"], json!(51.0));
+        assert_eq!(summary["avg_prefix_cache_hit_ratios"]["a"], json!(0.5));
+        table.enable(false);
+        table.push(row("r", 1.0));
+        assert_eq!((table.clear(), table.summary()["metrics_collection_enabled"].clone()), (100, json!(false)));
+    }
+}

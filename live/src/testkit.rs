@@ -1,0 +1,76 @@
+//! A network in memory and a mock engine, for tests that neither wait nor use real sockets.
+
+use crate::server::Listener;
+use crate::upstream::{Connector, Dial, Io, Pool, pool};
+use rustc_hash::FxHashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+mod engine;
+pub use engine::{Engine, Script, Seen};
+
+type Hosts = Arc<Mutex<FxHashMap<(String, u16), mpsc::UnboundedSender<Io>>>>;
+
+/// Hosts that can reach each other at once.
+#[derive(Clone, Default)]
+pub struct Net(Hosts);
+
+impl std::fmt::Debug for Net {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Net")
+    }
+}
+
+/// Accepts what is dialled at one host and port; closes it when dropped.
+#[derive(Debug)]
+pub struct NetListener {
+    incoming: mpsc::UnboundedReceiver<Io>,
+}
+
+impl Listener for NetListener {
+    async fn accept(&mut self) -> io::Result<(Io, SocketAddr)> {
+        match self.incoming.recv().await {
+            Some(io) => Ok((io, SocketAddr::from(([127, 0, 0, 1], 50_000)))),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Net {
+    /// Listens at `host:port`, in place of whoever listened there before.
+    pub fn listen(&self, host: &str, port: u16) -> NetListener {
+        let (sender, incoming) = mpsc::unbounded_channel();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((host.to_owned(), port), sender);
+        NetListener { incoming }
+    }
+
+    /// One connection.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn connect(&self, host: &str, port: u16) -> io::Result<Io> {
+        let hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens there");
+        let listener = hosts.get(&(host.to_owned(), port)).ok_or_else(refused)?;
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        listener.send(Box::new(theirs)).map_err(|_| refused())?;
+        Ok(Box::new(ours))
+    }
+
+    /// Dials in this network.
+    pub fn dial(&self) -> Dial {
+        let net = self.clone();
+        Arc::new(move |host, port| {
+            let connected = net.connect(&host, port);
+            Box::pin(async move { connected })
+        })
+    }
+
+    /// A client in this network.
+    pub fn client(&self) -> Pool {
+        pool(Connector::new(self.dial(), None, Duration::from_secs(1)), Duration::from_secs(1))
+    }
+}

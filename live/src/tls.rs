@@ -1,0 +1,123 @@
+//! TLS: certificates to listen with, and trust in replicas.
+
+use crate::config::Tls;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use std::path::Path;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// A file of certificates or keys that cannot be used.
+#[derive(Debug, Error)]
+#[error("`{path}`: {why}")]
+pub struct TlsError {
+    path: String,
+    why: String,
+}
+
+fn wrong(path: &Path, why: impl std::fmt::Display) -> TlsError {
+    TlsError { path: path.display().to_string(), why: why.to_string() }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let all = read.map_err(|error| wrong(path, format!("no PEM certificates can be read ({error})")))?;
+    if all.is_empty() {
+        return Err(wrong(path, "holds no PEM certificate"));
+    }
+    Ok(all)
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// What to listen with; `None` for plain HTTP.
+///
+/// # Errors
+/// When the files cannot be read or do not belong together.
+pub fn server(tls: &Tls) -> Result<Option<tokio_rustls::TlsAcceptor>, TlsError> {
+    let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else { return Ok(None) };
+    let chain = certificates(cert)?;
+    let secret = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| wrong(key, format!("no PEM private key can be read ({error})")))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, secret))
+        .map_err(|error| wrong(cert, error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Some(tokio_rustls::TlsAcceptor::from(Arc::new(config))))
+}
+
+/// What to trust replicas with.
+///
+/// # Errors
+/// When the roots cannot be read.
+pub fn client(tls: &Tls) -> Result<Option<Arc<ClientConfig>>, TlsError> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| wrong(Path::new("tls"), error))?;
+    if tls.insecure {
+        tracing::warn!(
+            "tls.insecure: certificates of replicas are NOT checked; anybody in between can read and answer"
+        );
+        let anyone = Arc::new(danger::Anyone(provider()));
+        return Ok(Some(Arc::new(builder.dangerous().with_custom_certificate_verifier(anyone).with_no_client_auth())));
+    }
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = &tls.upstream_ca {
+        for certificate in certificates(path)? {
+            roots.add(certificate).map_err(|error| wrong(path, error))?;
+        }
+    } else {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    Ok(Some(Arc::new(builder.with_root_certificates(roots).with_no_client_auth())))
+}
+
+mod danger {
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+    use std::sync::Arc;
+
+    /// Accepts any certificate; `--tls-insecure` only.
+    #[derive(Debug)]
+    pub(super) struct Anyone(pub(super) Arc<CryptoProvider>);
+
+    impl ServerCertVerifier for Anyone {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.0.signature_verification_algorithms.supported_schemes()
+        }
+    }
+}

@@ -1,0 +1,51 @@
+use crate::fixture::{World, chat, ms};
+use gorgo_live::testkit::Script;
+use http_body_util::BodyExt;
+use std::time::Duration;
+
+async fn leaves_before(stream: bool, early_head: bool) {
+    let script = Script { prefill: Duration::from_secs(10), early_head, ..Script::default() };
+    let world = World::new(1, script, |_| {}).await;
+    let request = world.client.request(chat("x", stream));
+    assert!(tokio::time::timeout(Duration::from_millis(300), request).await.is_err());
+    ms(50).await;
+    assert_eq!(world.engines[0].counts(), (0, 1, 0), "stream {stream}, early head {early_head}");
+    assert_eq!(world.left(), (0, 0));
+    let row = world.node.table.rows().pop().unwrap();
+    assert_eq!((row.status.as_str(), row.status_code), ("cancelled", 499));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_before_the_first_byte_aborts_the_engine_within_50_ms() {
+    leaves_before(true, false).await;
+    leaves_before(true, true).await;
+    leaves_before(false, false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_in_mid_answer_aborts_the_engine_within_50_ms_and_by_id() {
+    let world = World::new(1, Script { tokens: 1_000, ..Script::default() }, |_| {}).await;
+    ms(2_000).await; // a scrape has shown it to be SGLang
+    let mut body = world.send(chat("x", true)).await.into_body();
+    body.frame().await.unwrap().unwrap();
+    drop(body);
+    ms(50).await;
+    assert_eq!(world.engines[0].counts(), (0, 1, 0));
+    assert_eq!(world.engines[0].aborted(), ["0123456789abcdef0123456789abcdef"]);
+    assert_eq!(world.left(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_the_queue_never_reaches_an_engine() {
+    let script = Script { prefill: Duration::from_secs(5), ..Script::default() };
+    let world = World::new(1, script, |config| config.router.gates.max_running = Some(1)).await;
+    let first = world.client.request(chat("a", true));
+    let first = tokio::spawn(first);
+    ms(10).await;
+    let queued = world.client.request(chat("b", true));
+    assert!(tokio::time::timeout(Duration::from_millis(100), queued).await.is_err());
+    first.await.unwrap().unwrap().into_body().collect().await.unwrap();
+    ms(100).await;
+    assert_eq!(world.engines[0].seen().len(), 1);
+    assert_eq!(world.left(), (0, 0));
+}

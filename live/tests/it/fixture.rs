@@ -1,0 +1,117 @@
+//! A router with engines, and a client.
+
+use bytes::Bytes;
+use gorgo_live::config::{Config, ReplicaConfig};
+use gorgo_live::node::Node;
+use gorgo_live::server;
+use gorgo_live::testkit::{Engine, Net, Script};
+use gorgo_live::upstream::Pool;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub(crate) struct World {
+    pub(crate) net: Net,
+    pub(crate) node: Arc<Node>,
+    pub(crate) engines: Vec<Engine>,
+    pub(crate) client: Pool,
+    stop: Option<oneshot::Sender<()>>,
+    pub(crate) server: JoinHandle<usize>,
+}
+
+pub(crate) fn replica(name: &str) -> ReplicaConfig {
+    ReplicaConfig {
+        url: format!("http://{name}:8080"),
+        name: Some(name.to_owned()),
+        region: None,
+        ms_per_token: None,
+        kv_tokens: None,
+        api_key: None,
+    }
+}
+
+pub(crate) async fn ms(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+impl World {
+    /// Engines `e0`, `e1` ... with this script, behind a router at `router:8000`.
+    pub(crate) async fn new(engines: usize, script: Script, change: impl FnOnce(&mut Config)) -> Self {
+        let net = Net::default();
+        let engines: Vec<Engine> =
+            (0..engines).map(|i| Engine::start(&net, &format!("e{i}"), script.clone())).collect();
+        let mut config =
+            Config { replicas: (0..engines.len()).map(|i| replica(&format!("e{i}"))).collect(), ..Config::default() };
+        change(&mut config);
+        Self::with(net, engines, config, "router").await
+    }
+
+    pub(crate) async fn with(net: Net, engines: Vec<Engine>, config: Config, host: &str) -> Self {
+        let node = server::start(config, None, net.dial()).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let listener = net.listen(host, 8000);
+        let serving = Arc::clone(&node);
+        let server = tokio::spawn(async move {
+            let stop = async {
+                let _ = stopped.await;
+            };
+            server::serve(serving, listener, stop).await.unwrap()
+        });
+        let client = net.client();
+        let world = Self { net, node, engines, client, stop: Some(stop), server };
+        ms(50).await; // first probes
+        world
+    }
+
+    pub(crate) fn stop(&mut self) {
+        let _ = self.stop.take().unwrap().send(());
+    }
+
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
+        self.client.request(request).await.unwrap()
+    }
+
+    pub(crate) async fn call(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {
+        let text = if body.is_null() { String::new() } else { body.to_string() };
+        let uri = format!("http://router:8000{path}");
+        let request = Request::builder().method(method).uri(uri).header("content-type", "application/json");
+        let response = self.send(request.body(Full::new(Bytes::from(text))).unwrap()).await;
+        let status = response.status().as_u16();
+        let bytes = whole(response).await;
+        let value = serde_json::from_slice(&bytes).unwrap_or_else(|_| json!(String::from_utf8_lossy(&bytes)));
+        (status, value)
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
+        self.call(Method::GET, path, &Value::Null).await
+    }
+
+    /// Load left at replicas and requests left in the router, which must be nothing once all is over.
+    pub(crate) fn left(&self) -> (u32, usize) {
+        self.node.driver.read(|router, _, _| {
+            let load = router.replicas().iter().map(|r| r.load.requests()).sum();
+            (load, router.in_flight())
+        })
+    }
+}
+
+pub(crate) async fn whole(response: Response<Incoming>) -> Bytes {
+    response.into_body().collect().await.unwrap().to_bytes()
+}
+
+pub(crate) fn chat(prompt: &str, stream: bool) -> Request<Full<Bytes>> {
+    let body = json!({"model": "mock", "stream": stream, "messages": [{"role": "user", "content": prompt}]});
+    post("/v1/chat/completions", &body.to_string())
+}
+
+pub(crate) fn post(path: &str, body: &str) -> Request<Full<Bytes>> {
+    Request::post(format!("http://router:8000{path}"))
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body.to_owned())))
+        .unwrap()
+}

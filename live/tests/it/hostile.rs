@@ -1,0 +1,126 @@
+//! Clients that mean harm or are broken.
+
+use crate::fixture::{World, chat, ms, post, whole};
+use gorgo_live::testkit::Script;
+use serde_json::Value;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+async fn raw(world: &World, text: &str) -> String {
+    let mut io = world.net.connect("router", 8000).unwrap();
+    io.write_all(text.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(60), io.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_bodies_are_refused_in_openais_shape_and_reach_no_engine() {
+    let world = World::new(1, Script::default(), |config| config.limits.body_bytes = 10_000).await;
+    let deep = format!("{{\"messages\":{}", "[".repeat(5_000));
+    let long = format!("{{\"prompt\":\"{}\"}}", "x".repeat(20_000));
+    for (body, status, code) in [
+        ("{\"prompt\": \"cut", 400, "invalid_body"),
+        ("", 400, "invalid_body"),
+        ("[]", 400, "invalid_body"),
+        (deep.as_str(), 400, "invalid_body"),
+        (long.as_str(), 413, "body_too_large"),
+    ] {
+        let response = world.send(post("/v1/completions", body)).await;
+        assert_eq!(response.status().as_u16(), status);
+        let error: Value = serde_json::from_slice(&whole(response).await).unwrap();
+        assert_eq!(error["error"]["code"], code);
+        assert!(error["error"]["message"].is_string() && error["error"]["type"] == "invalid_request_error");
+    }
+    let mut text = post("/v1/completions", "prompt=x");
+    text.headers_mut().insert("content-type", "application/x-www-form-urlencoded".parse().unwrap());
+    assert_eq!(world.send(text).await.status(), 415);
+    let chunked = "POST /v1/completions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let chunk = format!("4e20\r\n{}\r\n0\r\n\r\n", "x".repeat(20_000));
+    assert!(raw(&world, &format!("{chunked}{chunk}")).await.starts_with("HTTP/1.1 413"), "also without a length");
+    assert!(world.engines[0].seen().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn smuggled_requests_stay_inside_their_body() {
+    let world = World::new(1, Script::default(), |_| {}).await;
+    let inner = "GET /admin HTTP/1.1\r\nhost: a\r\n\r\n";
+    // Both a length and chunks: either refused, or the chunks rule and nothing after them is a second body.
+    for head in [
+        format!("content-length: 6\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{inner}"),
+        format!("transfer-encoding: chunked\r\ncontent-length: {}\r\n\r\n0\r\n\r\n{inner}", 5 + inner.len()),
+        format!("content-length: 5\r\ncontent-length: 6\r\n\r\nhello{inner}"),
+        format!("transfer-encoding: xchunked\r\n\r\n0\r\n\r\n{inner}"),
+        format!("content-length: +5\r\n\r\nhello{inner}"),
+    ] {
+        let answer = raw(&world, &format!("POST /v1/completions HTTP/1.1\r\nhost: a\r\n{head}")).await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{head:?} got {answer:?}");
+    }
+    assert!(world.engines[0].seen().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_cannot_be_injected_or_be_too_many_or_too_long() {
+    let world = World::new(1, Script::default(), |config| config.limits.header_bytes = 8_192).await;
+    let many: String = (0..150).map(|i| format!("x-{i}: y\r\n")).collect();
+    let long = format!("x: {}\r\n", "y".repeat(20_000));
+    for (headers, expected) in [
+        (many.as_str(), "HTTP/1.1 431"),
+        (long.as_str(), "HTTP/1.1 431"),
+        ("x-bad\u{1}: y\r\n", "HTTP/1.1 400"),
+        ("x-request-id: a\nb: c\r\n", "HTTP/1.1 "),
+    ] {
+        let answer =
+            raw(&world, &format!("GET /v1/models HTTP/1.1\r\nhost: a\r\n{headers}connection: close\r\n\r\n")).await;
+        assert!(answer.starts_with(expected), "{answer:?}");
+    }
+    let mut request = chat("x", false);
+    request.headers_mut().insert("x-request-id", http::HeaderValue::from_bytes(b"\xff\xfe").unwrap());
+    let response = world.send(request).await;
+    assert_eq!(response.status(), 200);
+    assert!(response.headers()["x-request-id"].to_str().is_ok(), "an id that is no text is replaced");
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_clients_are_given_up() {
+    let world = World::new(1, Script::default(), |_| {}).await;
+    let answer = raw(&world, "POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{").await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer:?}");
+    let mut io = world.net.connect("router", 8000).unwrap();
+    io.write_all(b"POST /v1/comp").await.unwrap();
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(20), io.read_to_end(&mut rest)).await;
+    assert!(closed.is_ok(), "a head that does not come closes the connection");
+    // A body that drips within the gap, but for longer than a body may take.
+    let mut io = world.net.connect("router", 8000).unwrap();
+    io.write_all(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n").await.unwrap();
+    for _ in 0..30 {
+        ms(5_000).await;
+        let _ = io.write_all(b" ").await;
+    }
+    let mut answer = vec![0; 12];
+    io.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 408");
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_connections_and_requests_are_told_to_come_back() {
+    let slow = Script { prefill: Duration::from_secs(5), ..Script::default() };
+    let world = World::new(1, slow, |config| config.limits.connections = 2).await;
+    let _held = [world.net.connect("router", 8000).unwrap(), world.net.connect("router", 8000).unwrap()];
+    ms(1).await;
+    let answer = raw(&world, "").await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"), "{answer:?}");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(&format!("content-length: {}", body.len())));
+    assert!(serde_json::from_str::<Value>(body).is_ok());
+    let world = World::new(1, Script { prefill: Duration::from_secs(5), ..Script::default() }, |config| {
+        config.limits.requests = 1
+    })
+    .await;
+    let (first, second) = tokio::join!(world.send(chat("a", false)), async {
+        ms(10).await;
+        world.send(chat("b", false)).await
+    });
+    assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 429));
+}

@@ -1,0 +1,12 @@
+//! The router between clients and mock engines, on a network in memory and a clock that only moves when all wait.
+#![allow(clippy::unwrap_used)]
+
+mod admin;
+mod cancel;
+mod edge;
+mod fixture;
+mod front;
+mod hostile;
+mod network;
+mod security;
+mod shutdown;

@@ -1,0 +1,37 @@
+use crate::fixture::{World, chat, ms, whole};
+use gorgo_live::testkit::Script;
+use std::time::Duration;
+
+#[tokio::test(start_paused = true)]
+async fn told_to_stop_it_is_unready_first_serves_on_and_finishes_every_stream() {
+    let script = Script { tokens: 400, gap: Duration::from_millis(10), ..Script::default() };
+    let mut world = World::new(2, script, |_| {}).await;
+    let mut streams = Vec::new();
+    for n in 0..8 {
+        let response = world.send(chat(&format!("{n}"), true)).await;
+        streams.push(tokio::spawn(whole(response)));
+    }
+    assert_eq!(world.get("/ready").await.0, 200);
+    world.stop();
+    ms(10).await;
+    let (status, text) = world.get("/ready").await;
+    assert_eq!((status, text), (503, "not ready: stopping\n".into()));
+    assert_eq!(world.get("/health").await.0, 200, "the port is open and the process alive");
+    assert_eq!(world.get("/v1/models").await.0, 200, "and it still serves");
+    ms(1_500).await;
+    assert!(world.net.connect("router", 8000).is_err(), "no new connections once it has settled");
+    for stream in streams {
+        assert!(stream.await.unwrap().ends_with(b"data: [DONE]\n\n"));
+    }
+    assert_eq!(world.server.await.unwrap(), 0, "no connection was cut");
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_take_too_long_are_cut_and_counted() {
+    let script = Script { tokens: 100_000, ..Script::default() };
+    let mut world = World::new(1, script, |config| config.timeouts.drain_ms = 2_000).await;
+    let response = world.send(chat("x", true)).await;
+    world.stop();
+    assert_eq!((&mut world.server).await.unwrap(), 1);
+    drop(response);
+}
