@@ -28,9 +28,15 @@ pub(crate) struct Args {
 enum Command {
     /// Run an experiment: every arm with every seed
     #[command(
-        after_help = "Examples:\n  gorgo run experiments/three-regions.toml\n  gorgo run experiments/three-regions.toml --set workload.rate=20 --seed 7 --out /tmp/r"
+        after_help = "Examples:\n  gorgo run experiments/three-regions.toml\n  gorgo run experiments/three-regions.toml --set workload.rate=20 --seed 7 --out /tmp/r\n  gorgo run experiments/three-regions.toml --mode live --seed 1"
     )]
-    Run(RunArgs),
+    Run {
+        #[command(flatten)]
+        run: RunArgs,
+        /// Simulate, or run on emulated replicas in real time
+        #[arg(long, value_enum, default_value_t = Mode::Sim)]
+        mode: Mode,
+    },
     /// Run a grid over any settings
     #[command(
         after_help = "Examples:\n  gorgo sweep experiments/ms-per-token.toml --vary policy.ms_per_token=0.01..1:*2 --vary policy.running_cost_factor=0..2:0.1\n  gorgo sweep FILE --vary workload.rate=5,10,20 --shard 0/4   # then gorgo merge"
@@ -126,6 +132,15 @@ pub(crate) struct RunArgs {
     json: bool,
 }
 
+/// Which world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Mode {
+    /// Virtual time
+    Sim,
+    /// Emulated replicas, relays and real routers on this machine, in real time
+    Live,
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct SweepArgs {
     #[command(flatten)]
@@ -143,7 +158,7 @@ pub(crate) struct SweepArgs {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
-        Command::Run(args) => run::run(&args),
+        Command::Run { run, mode } => run::run(&run, mode),
         Command::Sweep(args) => run::sweep(&args),
         Command::Merge { dirs } => run::merge(&dirs),
         Command::Plot { dirs, format } => run::plot(&dirs, format),

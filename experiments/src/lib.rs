@@ -1,12 +1,13 @@
 //! Experiments: from a file to a folder of results.
 //!
 //! Reading order: [`spec`] (the file) → [`build`] (a spec becomes a world) → [`runner`] (all arms and seeds on all
-//! cores) → [`results`] (a run's rows in, the result folder out) with [`stats`] (what every figure means) →
+//! cores), [`live`] (the same arm on real sockets) → [`results`] (a run's rows in, the result folder out) with [`stats`] (what every figure means) →
 //! [`summary`] (one row an arm) → [`table`] (terminal), [`plot`] (SVG and PNG), [`report`] (one HTML page),
 //! [`validate`] (two results side by side).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod build;
+pub mod live;
 pub mod plot;
 pub mod report;
 pub mod results;

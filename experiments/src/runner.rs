@@ -1,6 +1,7 @@
 //! Runs the points of a plan (arm × seed) on all cores and keeps each result as it ends.
 
 use crate::build::build;
+use crate::live::{self, LiveError};
 use crate::results::{ArmRun, ArmTiming, ResultError, ResultFolder, Results, Rows, Timing};
 use crate::spec::{Experiment, PlannedArm, SpecError};
 use gorgo_core::record::Status;
@@ -31,6 +32,16 @@ pub enum RunError {
         /// Why.
         source: Box<WorldError>,
     },
+    /// A live run did not come about.
+    #[error("arm `{arm}`, seed {seed}, live: {source}")]
+    Live {
+        /// Which arm.
+        arm: String,
+        /// With which seed.
+        seed: u64,
+        /// Why.
+        source: LiveError,
+    },
     /// No thread pool.
     #[error("cannot start {jobs} worker threads; give a smaller --jobs")]
     Jobs {
@@ -46,6 +57,8 @@ pub struct RunOptions {
     pub jobs: Option<usize>,
     /// Whether to keep a row a request.
     pub rows: Rows,
+    /// Run on emulated replicas and real routers, in real time and one after the other.
+    pub live: bool,
     /// Run only points `i` with `i % n == shard` of `(shard, n)`.
     pub shard: Option<(usize, usize)>,
 }
@@ -111,14 +124,18 @@ pub fn run(
             place: "[workload]".to_owned(),
             message,
         })?;
-        let (run, timing) = simulate(&experiment.file, arm, seed, &requests)?;
+        let (run, timing) = if options.live {
+            measure(&experiment.file, arm, seed, &requests)?
+        } else {
+            simulate(&experiment.file, arm, seed, &requests)?
+        };
         folder.add(position as u32, &run, options.rows)?;
         timings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((run.records.len(), timing));
         progress(Progress::Point { arm: arm.label.clone(), seed, requests: run.records.len() });
         Ok(())
     };
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.jobs.unwrap_or(0))
+        .num_threads(if options.live { 1 } else { options.jobs.unwrap_or(0) })
         .build()
         .map_err(|_| RunError::Jobs { jobs: options.jobs.unwrap_or(0) })?;
     pool.install(|| points.par_iter().try_for_each(one))?;
@@ -127,6 +144,25 @@ pub fn run(
         folder.write_timing(&Timing::of(timings, started.elapsed().as_secs_f64()))?;
     }
     Ok(folder.finish()?)
+}
+
+/// One arm with one seed in real time. Its timing is that of the run itself: nothing is simulated.
+fn measure(
+    file: &str,
+    arm: &PlannedArm,
+    seed: u64,
+    requests: &[TraceRequest],
+) -> Result<(ArmRun, ArmTiming), RunError> {
+    let built = build(file, &arm.spec, seed, requests)?;
+    let started = Instant::now();
+    let run = live::run(arm, seed, requests, built).map_err(|source| RunError::Live {
+        arm: arm.label.clone(),
+        seed,
+        source,
+    })?;
+    let wall_s = started.elapsed().as_secs_f64();
+    let timing = ArmTiming { arm: run.arm.clone(), seed, wall_s, simulated_requests_per_second: 0.0 };
+    Ok((run, timing))
 }
 
 fn workload_key(arm: &PlannedArm, seed: u64) -> String {

@@ -26,11 +26,14 @@ pub struct NetworkConfig {
     pub scale: f64,
     /// Access latency of users whose country is unknown, ms.
     pub access_ms: f64,
+    /// A router's idle connection to a replica or peer is closed after this long, ms. A request that finds none open
+    /// pays one round trip more for the handshake.
+    pub keep_alive_ms: f64,
 }
 
 impl Default for NetworkConfig {
     fn default() -> Self {
-        Self { sigma: 0.05, rho: 0.8, jitter: 0.02, scale: 1.0, access_ms: 25.0 }
+        Self { sigma: 0.05, rho: 0.8, jitter: 0.02, scale: 1.0, access_ms: 25.0, keep_alive_ms: 4_000.0 }
     }
 }
 

@@ -19,12 +19,14 @@ use std::collections::VecDeque;
 mod config;
 mod faults;
 mod key;
+mod pool;
 mod queue;
 mod replicas;
 mod requests;
 mod signals;
 pub use config::{Client, Fault, FaultKind, ReplicaConfig, Site, Topology, WorldConfig, WorldError};
 use key::Key;
+use pool::Pool;
 use queue::{Back, Ev, EventQueue};
 
 /// What a run leaves behind.
@@ -55,12 +57,16 @@ struct Flight {
     /// When its latest news reaches the router that dispatched it, and the entry router: one connection carries them,
     /// so jitter must not let the last token overtake the first.
     told: [Time; 2],
+    /// Where its latest dispatch went: by the entry router, and by the peer it was forwarded to.
+    sent_to: [u16; 2],
     live: bool,
 }
 
 struct RouterNode {
     router: Router<u64>,
     site: usize,
+    /// By replica or peer.
+    pools: Vec<Pool>,
 }
 
 struct ReplicaNode {
@@ -118,6 +124,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
                 rng::stream(config.seed, "policy", i as u64),
             ),
             site,
+            pools: vec![Pool::default(); config.replicas.len()],
         };
         let routers = match config.topology {
             Topology::Proxy { site } => vec![router(0, site)],

@@ -1,6 +1,6 @@
 //! `gorgo run`, `sweep`, `merge`, `plot`, `report`, `validate`.
 
-use super::{PlotFormat, RunArgs, SweepArgs, say};
+use super::{Mode, PlotFormat, RunArgs, SweepArgs, say};
 use anyhow::{Context, bail};
 use gorgo_experiments::plot::Format;
 use gorgo_experiments::results::{ResultFolder, Results, Rows};
@@ -11,13 +11,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
-    start(args, &[], None, Rows::Keep)
+pub(super) fn run(args: &RunArgs, mode: Mode) -> anyhow::Result<()> {
+    start(args, mode, &[], None, Rows::Keep)
 }
 
 pub(super) fn sweep(args: &SweepArgs) -> anyhow::Result<()> {
     let shard = args.shard.as_deref().map(shard).transpose()?;
-    start(&args.run, &args.vary, shard, if args.rows { Rows::Keep } else { Rows::Drop })
+    start(&args.run, Mode::Sim, &args.vary, shard, if args.rows { Rows::Keep } else { Rows::Drop })
 }
 
 fn shard(text: &str) -> anyhow::Result<(usize, usize)> {
@@ -28,17 +28,18 @@ fn shard(text: &str) -> anyhow::Result<(usize, usize)> {
     }
 }
 
-fn start(args: &RunArgs, vary: &[String], shard: Option<(usize, usize)>, rows: Rows) -> anyhow::Result<()> {
+fn start(args: &RunArgs, mode: Mode, vary: &[String], shard: Option<(usize, usize)>, rows: Rows) -> anyhow::Result<()> {
+    let live = mode == Mode::Live;
     let mut experiment = Experiment::load(&args.file, &args.sets, vary)?;
     if let Some(seed) = args.seed {
         experiment.seeds = vec![seed];
     }
     let plan = experiment.plan()?;
-    let dir = args
-        .out
-        .clone()
-        .unwrap_or_else(|| Path::new("results").join(args.file.file_stem().unwrap_or_else(|| "experiment".as_ref())));
-    let resolved = experiment.resolved();
+    let name = args.file.file_stem().map_or("experiment".into(), |stem| stem.to_string_lossy());
+    let name = if live { format!("{name}-live") } else { name.into_owned() };
+    let dir = args.out.clone().unwrap_or_else(|| Path::new("results").join(name));
+    // The mode is part of what was run: a folder does not mix measured and simulated runs.
+    let resolved = experiment.resolved() + if live { "# Run live, on emulated replicas.\n" } else { "" };
     let differs = std::fs::read_to_string(dir.join("experiment.toml")).is_ok_and(|there| there != resolved);
     // The default folder belongs to the file: an edited experiment starts it anew. A folder named by hand does not.
     if args.fresh || (differs && args.out.is_none()) {
@@ -46,7 +47,7 @@ fn start(args: &RunArgs, vary: &[String], shard: Option<(usize, usize)>, rows: R
     }
     let folder = ResultFolder::create(&dir, &resolved)?;
     let bar = Bar::new();
-    let options = RunOptions { jobs: args.jobs.map(usize::from), rows, shard };
+    let options = RunOptions { jobs: args.jobs.map(usize::from), rows, live, shard };
     let results = runner::run(&experiment, &plan, &folder, options, &|news| bar.tell(news));
     bar.done();
     let results = results?;

@@ -170,6 +170,12 @@ impl Emulator {
         self.app.names.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// The process dies: connections are reset, nothing listens for `down`, then it starts cold (after `cold_start_s`, or
+    /// as its engine says).
+    pub fn crash(&self, down: Duration, cold_start_s: Option<f64>) {
+        self.app.crash(down, cold_start_s);
+    }
+
     /// The engine behind it.
     pub fn engine(&self) -> &EngineHandle {
         &self.app.engine

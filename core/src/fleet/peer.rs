@@ -17,12 +17,22 @@ pub struct PeerReport {
     pub healthy: bool,
 }
 
+/// A request forwarded after the latest report was made.
+#[derive(Debug, Clone, Copy)]
+struct Forwarded {
+    at: Time,
+    id: RequestId,
+    tokens: u32,
+    uncached: u32,
+    running: bool,
+}
+
 /// Belief about a peer.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
     report: PeerReport,
-    /// Forwarded after the report was made and still waiting: (when, which, tokens, uncached).
-    since: VecDeque<(Time, RequestId, u32, u32)>,
+    /// In order of time.
+    since: VecDeque<Forwarded>,
     extra: Load,
 }
 
@@ -34,31 +44,49 @@ impl Peer {
             waiting_requests: said.waiting_requests + ours.waiting_requests + self.report.queued,
             waiting_tokens: said.waiting_tokens + ours.waiting_tokens,
             waiting_uncached_tokens: said.waiting_uncached_tokens + ours.waiting_uncached_tokens,
-            running_requests: said.running_requests,
-            running_tokens: said.running_tokens,
+            running_requests: said.running_requests + ours.running_requests,
+            running_tokens: said.running_tokens + ours.running_tokens,
         }
     }
 
-    /// A new report. `seen` is the latest instant at which a request sent from here can have been counted in it
-    /// (the time it was made, less the way there).
+    /// A new report. What was forwarded up to `seen` is surely counted in it: the time it was made, less the time a
+    /// request may take to get there.
     pub fn reported(&mut self, report: PeerReport, seen: Time) {
         self.report = report;
-        while self.since.front().is_some_and(|&(at, ..)| at <= seen) {
-            let (_, _, tokens, uncached) = self.since.pop_front().expect("there is a front");
-            self.extra.stop_waiting(tokens, uncached);
+        while self.since.front().is_some_and(|f| f.at <= seen) {
+            let counted = self.since.pop_front().expect("there is a front");
+            self.drop(counted);
         }
     }
 
-    pub(super) fn forwarded(&mut self, now: Time, id: RequestId, tokens: u32, uncached: u32) {
-        self.since.push_back((now, id, tokens, uncached));
+    pub(super) fn forwarded(&mut self, at: Time, id: RequestId, tokens: u32, uncached: u32) {
+        self.since.push_back(Forwarded { at, id, tokens, uncached, running: false });
         self.extra.sent(tokens, uncached);
     }
 
-    /// A forwarded request got its first token or ended.
-    pub fn settled(&mut self, id: RequestId) {
-        if let Some(at) = self.since.iter().position(|&(_, which, ..)| which == id) {
-            let (_, _, tokens, uncached) = self.since.remove(at).expect("position is valid");
-            self.extra.stop_waiting(tokens, uncached);
+    /// A forwarded request got its first token. It runs there until a report says so itself: dropping it now would
+    /// show an idle peer in between.
+    pub fn started(&mut self, id: RequestId) {
+        if let Some(f) = self.since.iter_mut().find(|f| f.id == id && !f.running) {
+            f.running = true;
+            self.extra.stop_waiting(f.tokens, f.uncached);
+            self.extra.start_running(f.tokens);
+        }
+    }
+
+    /// A forwarded request ended.
+    pub fn ended(&mut self, id: RequestId) {
+        if let Some(at) = self.since.iter().position(|f| f.id == id) {
+            let ended = self.since.remove(at).expect("position is valid");
+            self.drop(ended);
+        }
+    }
+
+    fn drop(&mut self, f: Forwarded) {
+        if f.running {
+            self.extra.stop_running(f.tokens);
+        } else {
+            self.extra.stop_waiting(f.tokens, f.uncached);
         }
     }
 }

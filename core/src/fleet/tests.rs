@@ -89,7 +89,10 @@ fn a_peer_shows_its_report_plus_what_we_forwarded_since() {
     said.sent(100, 60);
     r.peer.reported(PeerReport { load: said, queued: 0, healthy: true }, at(15));
     assert_eq!((r.peer.load().waiting_tokens, r.peer.load().waiting_requests), (150, 2));
-    r.peer.settled(RequestId(2));
-    r.peer.settled(RequestId(1));
-    assert_eq!(r.peer.load().waiting_tokens, 100);
+    // Its first token makes it a running request, not an absent one, until it ends or a report counts it.
+    r.peer.started(RequestId(2));
+    assert_eq!((r.peer.load().waiting_tokens, r.peer.load().running_tokens, r.requests()), (100, 50, 2));
+    r.peer.ended(RequestId(2));
+    r.peer.ended(RequestId(1));
+    assert_eq!((r.peer.load().waiting_tokens, r.peer.load().running_tokens), (100, 0));
 }

@@ -139,7 +139,8 @@ pub enum Event<S> {
         replica: ReplicaId,
         /// What it said.
         report: PeerReport,
-        /// Latest instant at which a request sent from here can be counted in it.
+        /// What was sent from here up to this instant is surely counted in it: when it was made, less the time a request
+        /// may take to get there (a handshake included). Too late a guess hides requests and invites a herd.
         seen: Time,
     },
     /// A replica joins; it gets the next slot.

@@ -17,7 +17,7 @@ impl<S: Symbol> Router<S> {
         let tokens = flight.request.ask.prompt_tokens;
         at.load.stop_waiting(tokens, uncached);
         at.load.start_running(tokens);
-        at.peer.settled(id);
+        at.peer.started(id);
         if at.breaker.succeeded() {
             at.recovered = Some(now);
         }
@@ -144,7 +144,7 @@ impl<S: Symbol> Router<S> {
             at.load.stop_waiting(tokens, uncached);
         }
         if at.spec.kind == Kind::Peer {
-            at.peer.settled(id);
+            at.peer.ended(id);
         }
     }
 }

@@ -220,7 +220,7 @@ fn counts(records: &[RequestRecord]) -> Counts {
         }
         c.forwarded += u64::from(r.hops > 0);
         c.retries += u64::from(r.attempts.saturating_sub(1));
-        if r.engine_first != Time::NEVER {
+        if r.first_token != Time::NEVER {
             c.prompt_tokens += u64::from(r.prompt_tokens);
             c.cached_tokens += u64::from(r.cached_tokens);
         }

@@ -23,7 +23,7 @@ fn run(file: &Path, sets: &[&str], dir: &Path, jobs: usize) -> Results {
     let experiment = Experiment::load(file, &sets, &[]).unwrap();
     let plan = experiment.plan().unwrap();
     let folder = ResultFolder::create(dir, &experiment.resolved()).unwrap();
-    let options = RunOptions { jobs: Some(jobs), rows: Rows::Keep, shard: None };
+    let options = RunOptions { jobs: Some(jobs), rows: Rows::Keep, live: false, shard: None };
     runner::run(&experiment, &plan, &folder, options, &|_| {}).unwrap()
 }
 

@@ -71,7 +71,8 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             done: Time::NEVER,
         });
         let told = [Time::ZERO; 2];
-        let flight = Flight { request, user_rtt_ms, origin, at_engine: Key::default(), told, live: true };
+        let flight =
+            Flight { request, user_rtt_ms, origin, at_engine: Key::default(), told, sent_to: [0; 2], live: true };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.flights[slot as usize] = flight;
@@ -130,11 +131,13 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let by_peer = key.first() > 0;
         let sent = key.sent(dispatch.attempt, by_peer);
         let from = self.routers[usize::from(router)].site;
+        self.flights[key.slot()].sent_to[usize::from(by_peer)] = dispatch.replica.0;
+        let shake = self.handshake(router, dispatch.replica);
         let record = &mut self.records[key.index() as usize];
         if dispatch.forward {
             record.hops += 1;
             let to = self.routers[dispatch.replica.index()].site;
-            let way = self.one_way(from, to, key, leg::TO_PEER) + Span::from_ms(self.config.router_ms);
+            let way = shake + self.one_way(from, to, key, leg::TO_PEER) + Span::from_ms(self.config.router_ms);
             self.events.push(self.now + way, Ev::AtRouter { router: dispatch.replica.0, key: sent });
             return;
         }
@@ -148,8 +151,19 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         }
         self.flights[key.slot()].at_engine = sent;
         let to = self.replicas[dispatch.replica.index()].site;
-        let way = self.one_way(from, to, key, leg::TO_ENGINE);
+        let way = shake + self.one_way(from, to, key, leg::TO_ENGINE);
         self.events.push(self.now + way, Ev::AtEngine { replica: dispatch.replica.0, key: sent });
+    }
+
+    /// Time to open a connection, none if one is open and idle.
+    fn handshake(&mut self, router: u16, target: ReplicaId) -> Span {
+        let keep_alive = Span::from_ms(self.config.network.keep_alive_ms);
+        let node = &mut self.routers[usize::from(router)];
+        if node.pools[target.index()].take(self.now, keep_alive) {
+            return Span::ZERO;
+        }
+        let (from, to) = (node.site, self.replicas[target.index()].site);
+        Span::from_ms(self.network.rtt_ms(from, to, self.now))
     }
 
     pub(super) fn cancel(&mut self, router: u16, key: Key, replica: ReplicaId, attempt: u8) {
@@ -169,6 +183,11 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     /// News of a dispatch reaches the router that made it.
     pub(super) fn back(&mut self, router: u16, key: Key, attempt: u8, back: Back) {
         let id = RequestId(key.0);
+        if matches!(back, Back::Done { .. } | Back::Failed(Failure::Overloaded | Failure::Server | Failure::Client)) {
+            // The answer is read to its end: its connection is free again.
+            let target = self.flights[key.slot()].sent_to[usize::from(key.first() > 0)];
+            self.routers[usize::from(router)].pools[usize::from(target)].put(self.now);
+        }
         match back {
             Back::First => {
                 self.tell(router, Event::FirstToken { id, attempt });

@@ -157,7 +157,8 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             running_tokens: u64::from(words.running_tokens),
         };
         let way = self.now - words.made;
-        let seen = gorgo_core::Time(words.made.0.saturating_sub(way.0));
+        // A request sent over a new connection takes three ways: two for the handshake.
+        let seen = gorgo_core::Time(words.made.0.saturating_sub(3 * way.0));
         let report = PeerReport { load, queued: words.queued, healthy: words.healthy };
         self.tell(router, Event::PeerReported { replica: ReplicaId(from), report, seen });
     }

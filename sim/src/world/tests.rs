@@ -95,15 +95,21 @@ fn a_lone_request_costs_the_sum_of_its_legs() {
 }
 
 #[test]
-fn a_far_replica_costs_a_round_trip_more() {
+fn a_far_replica_costs_a_round_trip_more_and_another_to_connect() {
     let mut config = world(&TWO, Topology::Proxy { site: 0 });
     config.replicas[0].site = 1;
     config.replicas.truncate(1);
-    let far = go(&config, "nearest", &[request(0.0, 1, 512, 3, FRANKFURT)]);
+    // The second finds the connection of the first, the third finds it closed.
+    let trace: Vec<_> = [0.0, 2_000.0, 20_000.0]
+        .into_iter()
+        .enumerate()
+        .map(|(i, at)| request(at, i as u64, 512, 3, FRANKFURT))
+        .collect();
+    let far = go(&config, "nearest", &trace);
     config.replicas[0].site = 0;
-    let near = go(&config, "nearest", &[request(0.0, 1, 512, 3, FRANKFURT)]);
-    let extra = far.records[0].ttft().unwrap().ms() - near.records[0].ttft().unwrap().ms();
-    assert!((extra - 150.0).abs() < 0.01, "{extra}");
+    let near = go(&config, "nearest", &trace);
+    let extra = |i: usize| (far.records[i].ttft().unwrap().ms() - near.records[i].ttft().unwrap().ms()).round();
+    assert_eq!([extra(0), extra(1), extra(2)], [300.0, 150.0, 300.0]);
 }
 
 #[test]
@@ -120,7 +126,10 @@ fn users_enter_at_the_nearest_edge_and_a_forward_adds_one_hop() {
     let forwarded = out.records.iter().find(|r| r.hops == 1).unwrap();
     let local = out.records.iter().find(|r| r.hops == 0).unwrap();
     assert_eq!((forwarded.replica, local.replica), (1, 0));
-    assert!((forwarded.ttft().unwrap().ms() - local.ttft().unwrap().ms() - 150.2).abs() < 1.0);
+    assert!(
+        (forwarded.ttft().unwrap().ms() - local.ttft().unwrap().ms() - 300.2).abs() < 1.0,
+        "one round trip to connect, one for the request"
+    );
 }
 
 #[test]
