@@ -9,6 +9,7 @@ mod decide;
 mod engine;
 mod relay;
 mod run;
+mod validate;
 mod workload;
 
 /// Route LLM requests over regions, and simulate what the router will do.
@@ -62,6 +63,11 @@ enum Command {
     /// Decide recorded fleet states: JSON lines in, decisions with every term out
     #[command(after_help = "Example:\n  gorgo decide --policy gorgo --set policy.ms_per_token=0.058 < states.jsonl")]
     Decide(decide::DecideArgs),
+    /// Compare a measured result with a simulated one, quantile by quantile
+    #[command(
+        after_help = "Example:\n  gorgo validate --measured results/bench --simulated results/three-regions --max-error 5"
+    )]
+    Validate(validate::ValidateArgs),
     /// Serve as SGLang does, with the engine model in place of a GPU
     #[command(
         after_help = "Examples:\n  gorgo engine --gpu h100 --listen 127.0.0.1:8080\n  gorgo engine --rtt-ms 120 --set max_running_requests=10\n  curl -X POST localhost:8080/gorgo/crash -d '{\"seconds\": 5}'   # from loopback only"
@@ -144,6 +150,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Command::Plot { dirs, format } => run::plot(&dirs, format),
         Command::Report { dir } => run::report(&dir),
         Command::Decide(args) => decide::run(&args),
+        Command::Validate(args) => validate::run(&args),
         Command::Engine(args) => engine::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Relay(args) => relay::run(&args),
