@@ -151,7 +151,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Command::Report { dir } => run::report(&dir),
         Command::Decide(args) => decide::run(&args),
         Command::Validate(args) => validate::run(&args),
-        Command::Engine(args) => engine::run(args),
+        Command::Engine(args) => engine::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Relay(args) => relay::run(&args),
         Command::Workload { command } => workload::run(command),

@@ -174,7 +174,19 @@ impl Arm {
     }
 }
 
+/// The requests that are in both arms, so that a run that was stopped early is compared with its part of the other;
+/// all, where none is.
+fn common(arm: &Arm, other: &Arm) -> Arm {
+    let theirs: std::collections::BTreeSet<u64> = other.records.iter().map(|r| r.request).collect();
+    let mut records: Vec<RequestRecord> = arm.records.iter().filter(|r| theirs.contains(&r.request)).cloned().collect();
+    if records.is_empty() {
+        records.clone_from(&arm.records);
+    }
+    Arm { name: arm.name.clone(), replicas: arm.replicas.clone(), records }
+}
+
 fn compare(measured: &Arm, simulated: &Arm) -> Comparison {
+    let (measured, simulated) = (&common(measured, simulated), &common(simulated, measured));
     let mut lines = Vec::new();
     let mut latency = |name: &str, judged: &[f64], value: &dyn Fn(&RequestRecord) -> Option<Span>| {
         let (left, right) = (measured.digest(value), simulated.digest(value));
@@ -213,6 +225,7 @@ fn compare(measured: &Arm, simulated: &Arm) -> Comparison {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::ArmRun;
     use crate::results::test_data::run;
 
     fn folder(dir: &Path, arms: &[(&str, &[u64])]) {
@@ -240,6 +253,18 @@ mod tests {
         assert_eq!(paired.len(), 1);
         assert!(paired[0].within(0.0));
         insta::assert_snapshot!(other.table());
+    }
+
+    #[test]
+    fn a_run_that_was_stopped_is_compared_with_its_part_of_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        folder(&a, &[("gorgo", &[1])]);
+        std::fs::create_dir(&b).unwrap();
+        let whole = run("gorgo", 1, 300);
+        let part = ArmRun { records: whole.records[..100].to_vec(), ..whole };
+        requests::write(File::create(b.join("requests.csv")).unwrap(), &part, true).unwrap();
+        assert!(folders(&a, &b).unwrap()[0].within(0.0) && folders(&b, &a).unwrap()[0].within(0.0));
     }
 
     #[test]

@@ -56,8 +56,8 @@ pub(crate) struct EngineArgs {
     drain_s: u64,
 }
 
-pub(super) fn run(args: EngineArgs) -> anyhow::Result<()> {
-    let config = config(&args)?;
+pub(super) fn run(args: &EngineArgs) -> anyhow::Result<()> {
+    let config = config(args)?;
     if !args.listen.ip().is_loopback() && args.api_key.is_none() {
         bail!("{} can be reached from outside: give --api-key, or listen on 127.0.0.1", args.listen);
     }
