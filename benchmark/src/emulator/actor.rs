@@ -368,7 +368,11 @@ impl Actor {
         let (id, at) = (event.id(), event.at());
         let Some(flight) = self.flights.get_mut(&id) else { return };
         let mut histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut over = false;
+        let over = matches!(event, EngineEvent::Finished { .. } | EngineEvent::Aborted { .. });
+        if over {
+            // Before anybody hears of it, so that whoever does finds room.
+            self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        }
         let (stream, input, last) = (flight.stream, flight.input_tokens, flight.last_token);
         flight.progress.send_modify(|p| {
             match event {
@@ -398,19 +402,16 @@ impl Actor {
                         histograms.ttft.observe(e2e);
                     }
                     histograms.finished(e2e, input, output_tokens, retractions);
-                    over = true;
                 }
                 EngineEvent::Aborted { error, .. } => {
                     p.end = Some((at, Err(error)));
                     histograms.aborted += 1;
-                    over = true;
                 }
             }
         });
         flight.last_token = at;
         if over {
             self.flights.remove(&id);
-            self.in_flight.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }

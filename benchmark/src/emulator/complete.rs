@@ -186,7 +186,11 @@ impl App {
             Ok(ticket) => ticket,
             Err(error) => return refused(&error),
         };
-        self.remember(&answering.rid, id);
+        if !self.remember(&answering.rid, id) {
+            self.engine.cancel(id);
+            let refusal = Refusal::bad(format!("Duplicate request ID detected: {}", answering.rid));
+            return if path == Path::Generate { refusal.native() } else { refusal.openai() };
+        }
         let config = &self.config;
         let after = if stream { config.abort_stream_ms } else { config.abort_unary_ms };
         let mut guard = Guard {

@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -92,8 +93,15 @@ impl App {
         format!("{:032x}", xxhash_rust::xxh3::xxh3_128_with_seed(&n, self.config.seed))
     }
 
-    pub(super) fn remember(&self, rid: &str, id: RequestId) {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(rid.to_owned(), id);
+    /// Enters a request's name; false if another in flight has it.
+    pub(super) fn remember(&self, rid: &str, id: RequestId) -> bool {
+        match self.names.lock().unwrap_or_else(PoisonError::into_inner).entry(rid.to_owned()) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                place.insert(id);
+                true
+            }
+        }
     }
 
     pub(super) fn forget(&self, rid: &str) {
@@ -196,6 +204,8 @@ impl Emulator {
 impl Drop for Emulator {
     fn drop(&mut self) {
         self.accepting.abort();
+        // Nothing accepts any more; this cuts the connections that are open.
+        self.app.power.send_replace(Power::Off { until: Instant::now(), cold_start_s: None });
     }
 }
 

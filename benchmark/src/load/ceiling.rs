@@ -1,8 +1,9 @@
 //! What this client can do at most on this machine: closed-loop streams against a server that answers at once.
 //! A bench that asks for a rate near this figure measures the client.
 
+use super::live::Live;
 use super::profile::{Limits, Profile};
-use super::run::{Bench, BenchError, Live};
+use super::run::{Bench, BenchError};
 use super::source::SourceOptions;
 use super::target::Target;
 use axum::Router;

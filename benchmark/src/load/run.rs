@@ -1,6 +1,7 @@
 //! All requests of a run: sent at their instants or by their workers, collected as records.
 
 use super::client::{Client, Outcome};
+use super::live::Live;
 use super::profile::{Limits, Profile, Strategy, sweep_rates};
 use super::source::{Prepared, Source, SourceOptions};
 use super::target::Target;
@@ -11,7 +12,6 @@ use gorgo_core::{Span, Time};
 use gorgo_sim::engine::GapHistogram;
 use gorgo_sim::network::{Network, NetworkConfig};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -98,71 +98,6 @@ pub enum BenchError {
     /// No thread.
     #[error("cannot start a thread ({0}); the machine is out of resources")]
     Thread(#[from] std::io::Error),
-}
-
-/// Figures while it runs; shared with whoever shows them.
-#[derive(Debug, Default)]
-pub struct Live {
-    sent: AtomicU64,
-    finished: AtomicU64,
-    failed: AtomicU64,
-    tokens: AtomicU64,
-    stop: AtomicBool,
-    ttft: Mutex<GapHistogram>,
-}
-
-/// What a [`Live`] shows.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Now {
-    /// Requests sent.
-    pub sent: u64,
-    /// Answered in full.
-    pub finished: u64,
-    /// Ended otherwise.
-    pub failed: u64,
-    /// Tokens of answers.
-    pub tokens: u64,
-    /// Median time to first token of the run, ms.
-    pub ttft_p50_ms: Option<f64>,
-    /// Its 99th percentile, ms.
-    pub ttft_p99_ms: Option<f64>,
-}
-
-impl Live {
-    /// Sends nothing more and gives up what is in flight.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    /// Where it stands.
-    pub fn now(&self) -> Now {
-        let ttft = self.ttft.lock().unwrap_or_else(PoisonError::into_inner);
-        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        Now {
-            sent: load(&self.sent),
-            finished: load(&self.finished),
-            failed: load(&self.failed),
-            tokens: load(&self.tokens),
-            ttft_p50_ms: ttft.quantile(0.5),
-            ttft_p99_ms: ttft.quantile(0.99),
-        }
-    }
-
-    fn count(&self, row: &Row) {
-        if row.record.status == Status::Finished {
-            self.finished.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.failed.fetch_add(1, Ordering::Relaxed);
-        }
-        self.tokens.fetch_add(u64::from(row.record.output_tokens), Ordering::Relaxed);
-        if let Some(ttft) = row.record.ttft() {
-            self.ttft.lock().unwrap_or_else(PoisonError::into_inner).add(ttft.ms(), 1);
-        }
-    }
 }
 
 impl Bench {
@@ -427,12 +362,12 @@ impl Sender {
         if self.bench.user_rtt {
             self.alarms.sleep_until(self.epoch + Duration::from_nanos(due.0)).await;
         }
-        self.live.sent.fetch_add(1, Ordering::Relaxed);
+        self.live.sending();
         let id = format!("bench-{}-{:x}-{number}", self.bench.seed, self.run);
         let outcome = self.clients[target].send(prepared.body, &id).await;
         let row = self.ended(record, due, way(2), way(3), outcome);
         self.flying.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-        self.live.count(&row);
+        self.live.ended(&row.record);
         row
     }
 

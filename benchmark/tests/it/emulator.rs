@@ -156,6 +156,39 @@ async fn a_full_queue_is_503_whole_and_an_event_in_a_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_requests_in_flight_cannot_share_a_name() {
+    let server = server(fast()).await;
+    let url = server.url() + "/v1/chat/completions";
+    let ask = chat("x", json!({"rid": "same", "max_tokens": 4000, "stream": true}));
+    let first = tokio::spawn({
+        let (url, ask) = (url.clone(), ask.clone());
+        async move { post(&url, &ask).await }
+    });
+    while server.in_flight() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let second = post(&url, &ask).await;
+    assert_eq!(second.json()["message"], "Duplicate request ID detected: same");
+    // Any beginning of the name aborts it.
+    post(&(server.url() + "/abort_request"), &json!({"rid": "sa"})).await;
+    let events = first.await.unwrap().events();
+    assert_eq!(events[events.len() - 2]["choices"][0]["finish_reason"], "abort");
+    assert_eq!(server.in_flight(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_dropped_cuts_its_connections() {
+    let server = server(fast()).await;
+    let mut socket = tokio::net::TcpStream::connect(server.addr()).await.unwrap();
+    socket.write_all(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut some = [0; 16];
+    assert!(socket.read(&mut some).await.unwrap() > 0);
+    drop(server);
+    let mut rest = Vec::new();
+    let _ = socket.read_to_end(&mut rest).await; // returns, by an end or a reset
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_leaves_is_noticed() {
     let server = server(fast()).await;
     let mut socket = tokio::net::TcpStream::connect(server.addr()).await.unwrap();
@@ -208,7 +241,7 @@ async fn a_crash_cuts_streams_closes_the_port_and_comes_back_cold() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_follows_the_scheduler() {
-    let server = server(EmulatorConfig { health_ms: 1.0, health_timeout_ms: 50.0, ..fast() }).await;
+    let server = server(EmulatorConfig { health_ms: 1.0, health_timeout_ms: 400.0, ..fast() }).await;
     let health = server.url() + "/health";
     assert_eq!(get(&health).await.status, 200);
     post(&(server.url() + "/gorgo/hang"), &json!({"seconds": 3600})).await;

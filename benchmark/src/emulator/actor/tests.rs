@@ -99,6 +99,7 @@ async fn cancelled_requests_end_and_too_many_are_refused() {
     let mut one = handle.submit(request("one", 4000), true).await.unwrap();
     let _two = handle.submit(request("two", 4000), true).await.unwrap();
     assert_eq!(handle.submit(request("three", 1), true).await.unwrap_err(), EngineError::QueueFull);
+    one.progress.wait_for(|p| p.generated > 0).await.unwrap();
     assert!(!handle.flush().await, "busy");
     handle.cancel(one.id);
     assert!(matches!(end(&mut one).await.end, Some((_, Err(EngineError::Cancelled)))));
