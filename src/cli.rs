@@ -5,7 +5,11 @@ use std::io::Write;
 use std::path::PathBuf;
 
 mod decide;
+mod lb;
+mod live;
+mod proxy;
 mod run;
+mod trace;
 mod workload;
 
 /// Route LLM requests over regions, and simulate what the router will do.
@@ -64,6 +68,12 @@ enum Command {
         #[command(subcommand)]
         command: workload::WorkloadCommand,
     },
+    /// The central router, and its administration
+    Proxy(proxy::ProxyArgs),
+    /// The edge router beside one engine, and its administration
+    Lb(lb::LbArgs),
+    /// Capture timelines on routers and merge them into one file for ui.perfetto.dev
+    Trace(trace::TraceArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  gorgo completions bash > ~/.local/share/bash-completion/completions/gorgo")]
     Completions {
@@ -127,6 +137,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Command::Report { dir } => run::report(&dir),
         Command::Decide(args) => decide::run(&args),
         Command::Workload { command } => workload::run(command),
+        Command::Proxy(args) => proxy::run(args),
+        Command::Lb(args) => lb::run(args),
+        Command::Trace(args) => trace::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "gorgo", &mut std::io::stdout());
             Ok(())
