@@ -1,4 +1,14 @@
-//! The live router.
+//! The live router: sockets and timers in, `gorgo_core::router`'s actions out.
+//!
+//! Nothing is decided here. Reading order: [`server`] (connections, start, stop, reload) → [`forward`] (one request:
+//! read, ask, carry out) → [`extract`] and [`prompt`] (what the router reads of a body) → [`driver`] (events to the
+//! core under one lock, actions to the tasks) → `attempt` and [`relay`] (an answer on its way, watched by the tap of
+//! [`sse`]) → [`exchange`] (the guard that tells how a request ended, once) → [`probe`] and [`scrape`] (what replicas
+//! say) → [`admin`], [`metrics`], [`table`], [`explain`], [`shadow`], [`capture`], [`merge`] (what operators see) →
+//! [`config`], [`run`], [`client`] (the process and its command line).
+#![warn(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod abort;
 pub mod admin;
 mod attempt;
@@ -31,8 +41,9 @@ pub mod server;
 pub mod shadow;
 pub mod sse;
 pub mod table;
-#[cfg(any(test, feature = "testkit"))]
-pub mod testkit;
 pub mod tls;
 pub mod upstream;
 pub mod watchers;
+
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;

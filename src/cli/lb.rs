@@ -1,6 +1,6 @@
 //! `gorgo lb`: the edge router beside one engine.
 
-use super::live::{StartArgs, Target, Verb, lines, verb};
+use super::live::{StartArgs, Target, Verb, fleet, lines, verb};
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_live::config::Role;
 use http::Method;
@@ -75,7 +75,7 @@ pub(super) fn run(args: LbArgs) -> anyhow::Result<()> {
 fn peers(command: PeersVerb, target: &Target) -> anyhow::Result<()> {
     let add = |target: &Target, url: &str| target.call(&Method::POST, "/lb/peers", Some(&json!({"url": url})), lines);
     match command {
-        PeersVerb::List => target.call(&Method::GET, "/lb/peers", None, lines),
+        PeersVerb::List => target.call(&Method::GET, "/lb/peers", None, fleet),
         PeersVerb::Add { urls } => urls.iter().try_for_each(|url| add(target, url)),
         PeersVerb::AddMesh => {
             let names: Vec<String> = target.clients()?.iter().map(gorgo_live::client::Admin::name).collect();

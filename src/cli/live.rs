@@ -265,7 +265,7 @@ pub(super) fn verb(verb: Verb, target: &Target, prefix: &str) -> anyhow::Result<
         Verb::PrefixStats => get("/prefix/stats", prefix_stats),
         Verb::Latency => get("/latency", lines),
         Verb::Shadow => get("/shadow", lines),
-        Verb::Explain { id } => target.call(&Method::GET, &format!("/explain/{id}"), None, lines),
+        Verb::Explain { id } => target.call(&Method::GET, &format!("/explain/{id}"), None, explained),
         Verb::Reload => post("/reload", Value::Null),
         Verb::Metrics { command: MetricsVerb::Summary } => get("/metrics/summary", lines),
         Verb::Metrics { command: MetricsVerb::Clear } => post("/metrics/clear", Value::Null),
@@ -305,6 +305,65 @@ fn prefix_stats(value: &Value) -> String {
         out.push_str(&format!("\n  {label}: {shown}"));
     }
     out
+}
+
+/// A request's outcome, then each decision with a row a candidate.
+fn explained(value: &Value) -> String {
+    let mut value = value.clone();
+    let decisions = value.as_object_mut().and_then(|map| map.remove("decisions")).unwrap_or_default();
+    let mut out = lines(&value);
+    for decision in decisions.as_array().into_iter().flatten() {
+        let shown = |key: &str| plain(&decision[key]);
+        out.push_str(&format!(
+            "\n\n{} chose {} at {} ms for {} prompt tokens",
+            shown("policy"),
+            shown("chosen"),
+            shown("at_ms"),
+            shown("prompt_tokens")
+        ));
+        if let Some(reason) = decision["reason"].as_str() {
+            out.push_str(&format!(" (fallback: {reason})"));
+        }
+        out.push('\n');
+        let columns = [
+            "id",
+            "total_ms",
+            "network_ms",
+            "prefill_ms",
+            "waiting_ms",
+            "running_ms",
+            "cached_tokens",
+            "waiting_requests",
+            "running_requests",
+            "rtt_age_ms",
+            "excluded",
+        ];
+        let rows = decision["candidates"].as_array().map_or(&[][..], Vec::as_slice);
+        columns_table(&mut out, rows, &columns, "  ");
+    }
+    out.trim_end().to_owned()
+}
+
+/// The engines or peers of a router, the columns people look for.
+pub(super) fn fleet(value: &Value) -> String {
+    let rows = value.as_array().or(value["peers"].as_array()).map_or(&[][..], Vec::as_slice);
+    let columns = [
+        "id",
+        "region",
+        "health",
+        "available",
+        "draining",
+        "latency_ms",
+        "proxy_tracked_running",
+        "running_reqs",
+        "waiting_reqs",
+        "gpu_cache",
+        "dispatched",
+        "index_tokens",
+    ];
+    let mut out = String::new();
+    columns_table(&mut out, rows, &columns, "");
+    out.trim_end().to_owned()
 }
 
 /// Any JSON as indented lines; lists of objects as aligned tables of their plain fields.
@@ -347,8 +406,13 @@ fn rows_table(out: &mut String, rows: &[Value], pad: &str) {
             }
         }
     }
+    let keys: Vec<&str> = keys.iter().map(|key| key.as_str()).collect();
+    columns_table(out, rows, &keys, pad);
+}
+
+fn columns_table(out: &mut String, rows: &[Value], keys: &[&str], pad: &str) {
     let mut cells: Vec<Vec<String>> = vec![keys.iter().map(ToString::to_string).collect()];
-    cells.extend(rows.iter().map(|row| keys.iter().map(|key| plain(&row[key.as_str()])).collect()));
+    cells.extend(rows.iter().map(|row| keys.iter().map(|key| plain(&row[*key])).collect()));
     let widths: Vec<usize> =
         (0..keys.len()).map(|i| cells.iter().map(|row| row[i].chars().count()).max().unwrap_or(0)).collect();
     for row in cells {

@@ -1,6 +1,6 @@
 //! `gorgo proxy`: the central router.
 
-use super::live::{StartArgs, Target, Verb, lines, verb};
+use super::live::{StartArgs, Target, Verb, fleet, lines, verb};
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_live::config::Role;
 use http::Method;
@@ -70,7 +70,7 @@ pub(super) fn run(args: ProxyArgs) -> anyhow::Result<()> {
         ProxyCommand::Start { start, servers } => start.start(Role::Proxy, servers, Vec::new()),
         ProxyCommand::Verb(common) => verb(common, target, "/proxy"),
         ProxyCommand::Servers { command } => match command.unwrap_or(ServersVerb::List) {
-            ServersVerb::List => target.call(&Method::GET, "/proxy/servers", None, lines),
+            ServersVerb::List => target.call(&Method::GET, "/proxy/servers", None, fleet),
             ServersVerb::Add { url, name } => {
                 let (url, region) =
                     url.rsplit_once('@').map_or((url.as_str(), None), |(url, region)| (url, Some(region)));
