@@ -21,6 +21,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 
+// As in the `gorgo` program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let at = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1));
@@ -67,8 +71,9 @@ fn whole() -> Answer {
     response
 }
 
+const EVENT: &[u8] = b"data: {\"id\":\"0123456789abcdef\",\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},\"finish_reason\":null}]}\n\n";
+
 fn events() -> Answer {
-    const EVENT: &[u8] = b"data: {\"id\":\"0123456789abcdef\",\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},\"finish_reason\":null}]}\n\n";
     let frames = (0..16).map(|_| Ok(Frame::data(Bytes::from_static(EVENT))));
     let body = StreamBody::new(futures_util::stream::iter(frames));
     let mut response = Response::new(body.boxed());
@@ -207,6 +212,18 @@ async fn load(port: u16, case: Case, seconds: f64) -> (u64, Vec<f64>) {
     (all.len() as u64, all)
 }
 
+/// Events a second that the tap sees, an event a piece, text collected.
+fn tap_rate() -> f64 {
+    use gorgo_live::sse::{Framing, Tap};
+    let began = Instant::now();
+    for _ in 0..200 {
+        let mut tap = Tap::new(Framing::Events, true);
+        (0..1_000).for_each(|_| tap.feed(EVENT));
+        assert_eq!(tap.events(), 1_000);
+    }
+    200_000.0 / began.elapsed().as_secs_f64()
+}
+
 async fn drive(seconds: f64, rounds: usize) {
     let engine = Process::start("engine", 18_080, 0);
     let floor = Process::start("floor", 18_001, engine.port);
@@ -248,6 +265,7 @@ async fn drive(seconds: f64, rounds: usize) {
             );
         }
     }
+    println!("tap: {:.0} events/s on one core", tap_rate());
     println!("router memory: {idle:.0} MB idle, {:.0} MB after the runs", router.resident_mb());
     let client = pool(Connector::new(tcp(), None, Duration::from_secs(1)), Duration::from_secs(4));
     let client = Arc::new(client);
