@@ -65,7 +65,19 @@ pub fn merge(parts: Vec<Captured>) -> Merged {
         record.request = n as u64;
     }
     merged.policy = policies.join(", ");
+    drop_unused(&mut merged);
     merged
+}
+
+/// Peers that stood for their engines, and engines nobody used, get no lane.
+fn drop_unused(merged: &mut Merged) {
+    let mut kept = Vec::new();
+    for record in &mut merged.records {
+        if let Some(name) = merged.replicas.get(usize::from(record.replica)) {
+            record.replica = slot(&mut kept, name);
+        }
+    }
+    merged.replicas = kept;
 }
 
 /// What to add to each part's times, ns: to absolute time by the first router's wall clock.
@@ -165,6 +177,7 @@ mod tests {
             merge(vec![part("a", 1_000_000_000, 0, "b", 5_000_000_000), part("b", 6_003_000_000, 1, "engine-b", 0)]);
         assert_eq!((merged.routers.len(), merged.records.len(), merged.policy.as_str()), (2, 1, "gorgo"));
         let r = &merged.records[0];
+        assert_eq!(merged.replicas.len(), 1);
         assert_eq!((merged.replicas[usize::from(r.replica)].as_str(), r.router, r.hops), ("engine-b", 0, 1));
         assert_eq!(r.arrived, Time::ZERO);
         // There: dispatched at 12 ms + half of 5 ms, plus 3 ms, less the first arrival at 10 ms.
