@@ -7,8 +7,12 @@ use std::path::PathBuf;
 mod bench;
 mod decide;
 mod engine;
+mod lb;
+mod live;
+mod proxy;
 mod relay;
 mod run;
+mod trace;
 mod workload;
 
 /// Route LLM requests over regions, and simulate what the router will do.
@@ -93,6 +97,12 @@ enum Command {
         #[command(subcommand)]
         command: workload::WorkloadCommand,
     },
+    /// The central router, and its administration
+    Proxy(proxy::ProxyArgs),
+    /// The edge router beside one engine, and its administration
+    Lb(lb::LbArgs),
+    /// Capture timelines on routers and merge them into one file for ui.perfetto.dev
+    Trace(trace::TraceArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  gorgo completions bash > ~/.local/share/bash-completion/completions/gorgo")]
     Completions {
@@ -169,6 +179,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Relay(args) => relay::run(&args),
         Command::Workload { command } => workload::run(command),
+        Command::Proxy(args) => proxy::run(args),
+        Command::Lb(args) => lb::run(args),
+        Command::Trace(args) => trace::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "gorgo", &mut std::io::stdout());
             Ok(())

@@ -204,6 +204,7 @@ impl<S: Symbol> Router<S> {
         self.retry_tokens = (self.retry_tokens + self.config.retry_ratio).min(self.config.retry_burst);
         if let Some(deadline) = request.deadline {
             self.timers.set(deadline, Timer::Deadline(id));
+            self.sweep_timers();
         }
         let flight =
             Flight { request, tried: ReplicaSet::EMPTY, attempts: 0, state: State::Queued { ticket: u64::MAX } };
@@ -240,14 +241,19 @@ impl<S: Symbol> Router<S> {
             self.queue.retain(|&(id, ticket)| waits(flights, id, ticket));
         }
         self.timers.set(now + Span::from_ms(self.config.queue_timeout_ms), Timer::Queue(id, ticket));
+        self.sweep_timers();
+        actions.push(Action::Queued { id });
+        self.watch_slow_start(now);
+    }
+
+    /// Drops timers of requests that are over, so that long deadlines do not pile up.
+    fn sweep_timers(&mut self) {
         let flights = &self.flights;
         self.timers.sweep(flights.len(), |timer| match timer {
             Timer::Queue(id, stay) => waits(flights, *id, *stay),
             Timer::Deadline(id) => flights.contains_key(id),
             Timer::Reopen(_) => true,
         });
-        actions.push(Action::Queued { id });
-        self.watch_slow_start(now);
     }
 
     fn timer(&mut self, now: Time, actions: &mut Vec<Action>) {

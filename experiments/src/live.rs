@@ -219,7 +219,7 @@ impl Town {
                 tokio::time::sleep_until((begun + Duration::from_nanos(at.0)).into()).await;
                 match kind {
                     FaultKind::Crash { down_ms } => {
-                        engines[replica].crash(Duration::from_secs_f64(down_ms / 1e3), None)
+                        engines[replica].crash(Duration::from_secs_f64(down_ms / 1e3), None);
                     }
                     FaultKind::Drain | FaultKind::Undrain => {
                         let draining = matches!(kind, FaultKind::Drain);

@@ -164,7 +164,7 @@ async fn ready(State(node): Shared) -> Response {
 
 async fn prometheus(State(node): Shared) -> Response {
     let text = node.metrics.text(&levels::levels(&node));
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 async fn explain(State(node): Shared, Path(id): Path<String>) -> Answer {

@@ -118,26 +118,35 @@ impl Config {
     /// # Errors
     /// The line and key that are wrong, or the value that is out of range.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| {
-            let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            let place = line.map_or(String::new(), |line| format!("line {line}: "));
-            let message = format!("{place}{}", with_suggestion(error.message()));
-            ConfigError::Text { file: String::new(), message }
-        })?;
+        let config: Self = typed(text)?;
         config.check()?;
         Ok(config)
     }
 
-    /// Reads a file.
+    /// A file as a table on which a command line can lay its settings. Keys and types are checked here, where the
+    /// lines are known; values by [`Config::from_table`].
     ///
     /// # Errors
     /// As [`Config::parse`], with the file's name.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+    pub fn table(path: &Path) -> Result<toml::Table, ConfigError> {
+        let file = path.display().to_string();
         let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::Read { path: path.display().to_string(), why: error.to_string() })?;
-        Self::parse(&text).map_err(|error| match error {
-            ConfigError::Text { message, .. } => ConfigError::Text { file: format!("{}: ", path.display()), message },
+            .map_err(|error| ConfigError::Read { path: file.clone(), why: error.to_string() })?;
+        let table = typed::<Self>(&text).and_then(|_| typed::<toml::Table>(&text));
+        table.map_err(|error| match error {
+            ConfigError::Text { message, .. } => ConfigError::Text { file: format!("{file}: "), message },
             other => other,
+        })
+    }
+
+    /// Reads a table.
+    ///
+    /// # Errors
+    /// As [`Config::parse`], without lines.
+    pub fn from_table(table: toml::Table) -> Result<Self, ConfigError> {
+        table.try_into().map_err(|error: toml::de::Error| ConfigError::Text {
+            file: String::new(),
+            message: with_suggestion(error.message()),
         })
     }
 
@@ -175,6 +184,15 @@ impl Config {
             _ => Err(ConfigError::Read { path: shown, why: "its first line is empty; put the key there".to_owned() }),
         }
     }
+}
+
+fn typed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        let place = line.map_or(String::new(), |line| format!("line {line}: "));
+        let message = format!("{place}{}", with_suggestion(error.message()));
+        ConfigError::Text { file: String::new(), message }
+    })
 }
 
 /// Entry point of the fuzzer: any text is read or refused, and what is read survives writing.

@@ -2,7 +2,6 @@
 //! ended, once, whatever happens to the task.
 
 use crate::driver::{Command, Mail};
-use crate::explain::{Outcome, ms_between};
 use crate::fleet::Upstream;
 use crate::node::Node;
 use crate::prompt::Prompt;
@@ -148,26 +147,13 @@ impl Exchange {
         if std::mem::replace(&mut self.over, true) {
             return;
         }
-        let now = self.now();
-        let row = &mut self.row;
-        (row.status, row.reason, row.done) = (status, reason, now);
-        self.node.metrics.ended(row, self.streamed);
-        self.node.driver.watchers().explanations.outcome(
-            self.id,
-            Outcome {
-                request_id: row.request_id.clone(),
-                replica: row.replica.as_ref().map(|(_, name)| name.clone()),
-                attempts: row.attempts,
-                predicted_ttft_ms: row.predicted_ttft_ms,
-                actual_ttft_ms: ms_between(row.dispatched, row.first_token),
-                predicted_cached_tokens: row.cached.0,
-                actual_cached_tokens: row.cached.1,
-                status: status.as_str().to_owned(),
-                reason: reason.to_owned(),
-            },
-        );
-        self.node.capture.push(row);
-        self.node.table.push(row.clone());
+        self.row.done = self.now();
+        (self.row.status, self.row.reason) = (status, reason);
+        let row = Arc::new(self.row.clone());
+        self.node.metrics.ended(&row, self.streamed);
+        self.node.capture.push(&row);
+        self.node.driver.watchers().explanations.outcome(self.id, &row);
+        self.node.table.push(row);
     }
 }
 

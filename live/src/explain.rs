@@ -1,43 +1,20 @@
 //! Why a request went where it went: the latest decisions with all their terms, and what came of them.
 
+use crate::table::Row;
 use gorgo_core::decide::Key;
 use gorgo_core::decide::{ReplicaState, State};
 use gorgo_core::router::DecisionRecord;
 use gorgo_core::{RequestId, Time};
 use rustc_hash::FxHashMap;
-use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What came of a request, as far as it is known.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Outcome {
-    /// `X-Request-ID`.
-    pub request_id: String,
-    /// Replica of the last dispatch.
-    pub replica: Option<String>,
-    /// Dispatches.
-    pub attempts: u8,
-    /// Expected time to first token of the last dispatch, ms.
-    pub predicted_ttft_ms: Option<f64>,
-    /// Measured from that dispatch, ms.
-    pub actual_ttft_ms: Option<f64>,
-    /// Expected cached prompt tokens.
-    pub predicted_cached_tokens: u32,
-    /// As the engine reported.
-    pub actual_cached_tokens: Option<u32>,
-    /// How it ended; empty while it runs.
-    pub status: String,
-    /// Why, if not finished.
-    pub reason: String,
-}
-
 #[derive(Debug, Default)]
 struct Kept {
     decisions: Vec<Arc<DecisionRecord>>,
-    outcome: Outcome,
+    row: Option<Arc<Row>>,
 }
 
 #[derive(Debug, Default)]
@@ -74,9 +51,10 @@ impl Explanations {
             if ring.order.len() >= self.most
                 && let Some(old) = ring.order.pop_front()
                 && let Some(kept) = ring.kept.remove(&old)
-                && ring.names.get(&kept.outcome.request_id) == Some(&old)
+                && let Some(row) = kept.row
+                && ring.names.get(&row.request_id) == Some(&old)
             {
-                ring.names.remove(&kept.outcome.request_id);
+                ring.names.remove(&row.request_id);
             }
             ring.order.push_back(record.id);
         }
@@ -87,24 +65,29 @@ impl Explanations {
         kept.decisions.push(Arc::clone(record));
     }
 
-    /// Notes what came of a request; the last word counts.
-    pub fn outcome(&self, id: RequestId, outcome: Outcome) {
+    /// Notes what came of a request.
+    pub fn outcome(&self, id: RequestId, row: &Arc<Row>) {
         let mut ring = self.lock();
         let ring = &mut *ring;
         if let Some(kept) = ring.kept.get_mut(&id) {
-            ring.names.insert(outcome.request_id.clone(), id);
-            kept.outcome = outcome;
+            ring.names.insert(row.request_id.clone(), id);
+            kept.row = Some(Arc::clone(row));
         }
     }
 
-    /// Everything about the request with this `X-Request-ID`.
+    /// Everything about the request with this `X-Request-ID`, once it is over.
     pub fn explain(&self, request_id: &str, names: &[String]) -> Option<Value> {
         let ring = self.lock();
         let kept = ring.kept.get(ring.names.get(request_id)?)?;
+        let row = kept.row.as_ref()?;
         let decisions: Vec<Value> = kept.decisions.iter().map(|record| explained(record, names)).collect();
-        let mut value = serde_json::to_value(&kept.outcome).unwrap_or_default();
-        value["decisions"] = Value::Array(decisions);
-        Some(value)
+        let actual = (row.first_token != Time::NEVER).then(|| (row.first_token - row.dispatched).ms());
+        Some(json!({
+            "request_id": row.request_id, "status": row.status.as_str(), "reason": row.reason,
+            "replica": row.replica.as_ref().map(|(_, name)| name), "attempts": row.attempts,
+            "predicted_ttft_ms": row.predicted_ttft_ms, "actual_ttft_ms": actual,
+            "predicted_cached_tokens": row.cached.0, "actual_cached_tokens": row.cached.1, "decisions": decisions,
+        }))
     }
 }
 
@@ -138,16 +121,30 @@ fn explained(record: &DecisionRecord, names: &[String]) -> Value {
 /// The `X-Gorgo-Decision` header: one line, e.g. `gorgo a total=35.2 network=25.0 prefill=10.2 waiting=0.0
 /// running=0.0 cached=4096/5200`.
 pub fn header(record: &DecisionRecord, name: &str) -> String {
-    let mut line = format!("{} {name}", record.policy);
+    let mut line = String::with_capacity(160);
+    line.push_str(record.policy);
+    line.push(' ');
+    line.push_str(name);
     if let Some((c, t, _)) = record.chosen.and_then(|i| record.candidates.get(i)) {
-        let _ = write!(
-            line,
-            " total={:.1} network={:.1} prefill={:.1} waiting={:.1} running={:.1} cached={}/{}",
-            t.total, t.network, t.prefill, t.waiting, t.running, c.cached_tokens, record.ask.prompt_tokens
-        );
+        let terms = [
+            (" total=", t.total),
+            (" network=", t.network),
+            (" prefill=", t.prefill),
+            (" waiting=", t.waiting),
+            (" running=", t.running),
+        ];
+        for (word, value) in terms {
+            line.push_str(word);
+            // To a tenth by integers: formatting floats would be the dearest part of a request.
+            let tenths = (value.abs().min(1e15) * 10.0).round() as u64;
+            let sign = if value < 0.0 && tenths > 0 { "-" } else { "" };
+            let _ = write!(line, "{sign}{}.{}", tenths / 10, tenths % 10);
+        }
+        let _ = write!(line, " cached={}/{}", c.cached_tokens, record.ask.prompt_tokens);
     }
     if let Some(reason) = record.reason {
-        let _ = write!(line, " reason={reason}");
+        line.push_str(" reason=");
+        line.push_str(reason);
     }
     line
 }
@@ -181,9 +178,4 @@ pub fn state(record: &DecisionRecord, names: &[String]) -> Value {
     value["decision"] =
         json!({"chosen": chosen, "reason": record.reason, "policy": record.policy, "at_ms": record.at.ms()});
     value
-}
-
-/// Time from `a` to `b` in ms, if both happened.
-pub fn ms_between(a: Time, b: Time) -> Option<f64> {
-    (a != Time::NEVER && b != Time::NEVER).then(|| (b - a).ms())
 }

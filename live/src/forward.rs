@@ -108,7 +108,7 @@ async fn admit(
         CoreRequest { id, symbols, ask, hops, deadline: Some(now + Span::from_ms(wait as f64)) }
     });
     let request_id = headers::request_id(&parts.headers, node.seed, id);
-    let row = new_row(node, &request_id, &ask, found.as_ref(), arrived, hops);
+    let row = new_row(&request_id, &ask, found.as_ref(), arrived, hops);
     let mut exchange = Exchange::new(Arc::clone(node), id, mail, row, slot);
     if let Some(found) = found {
         exchange.rid = found.rid;
@@ -132,10 +132,9 @@ async fn admit(
     Ok((exchange, order))
 }
 
-fn new_row(node: &Node, request_id: &HeaderValue, ask: &Ask, found: Option<&Extract>, arrived: Time, hops: u8) -> Row {
+fn new_row(request_id: &HeaderValue, ask: &Ask, found: Option<&Extract>, arrived: Time, hops: u8) -> Row {
     Row {
         request_id: request_id.to_str().unwrap_or_default().to_owned(),
-        timestamp: node.clock().rfc3339(arrived),
         session: ask.session,
         prompt_bytes: found.map_or(0, |f| f.prompt.bytes),
         prompt_tokens: ask.prompt_tokens,

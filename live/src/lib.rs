@@ -1,9 +1,20 @@
-//! The live router.
+//! The live router: sockets and timers in, `gorgo_core::router`'s actions out.
+//!
+//! Nothing is decided here. Reading order: [`server`] (connections, start, stop, reload) → [`forward`] (one request:
+//! read, ask, carry out) → [`extract`] and [`prompt`] (what the router reads of a body) → [`driver`] (events to the
+//! core under one lock, actions to the tasks) → `attempt` and [`relay`] (an answer on its way, watched by the tap of
+//! [`sse`]) → [`exchange`] (the guard that tells how a request ended, once) → [`probe`] and [`scrape`] (what replicas
+//! say) → [`admin`], [`metrics`], [`table`], [`explain`], [`shadow`], [`capture`], [`merge`] (what operators see) →
+//! [`config`], [`run`], [`client`] (the process and its command line).
+#![warn(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod abort;
 pub mod admin;
 mod attempt;
 pub mod body;
 pub mod capture;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod decision_log;
@@ -16,6 +27,7 @@ pub mod fleet;
 pub mod forward;
 pub mod headers;
 mod intake;
+pub mod merge;
 pub mod metrics;
 pub mod node;
 pub mod probe;
@@ -23,13 +35,15 @@ pub mod prom_text;
 pub mod prompt;
 pub mod ratio;
 pub mod relay;
+pub mod run;
 pub mod scrape;
 pub mod server;
 pub mod shadow;
 pub mod sse;
 pub mod table;
-#[cfg(any(test, feature = "testkit"))]
-pub mod testkit;
 pub mod tls;
 pub mod upstream;
 pub mod watchers;
+
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;

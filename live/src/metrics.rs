@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 
 type Level = Gauge<f64, AtomicU64>;
@@ -224,7 +225,7 @@ impl Metrics {
         }
     }
 
-    /// The text of all families (OpenMetrics).
+    /// The text of all families, in Prometheus' format 0.0.4.
     pub fn text(&self, levels: &Levels) -> String {
         self.queued.set(levels.queued);
         self.in_flight.set(levels.in_flight);
@@ -266,8 +267,28 @@ impl Metrics {
         }
         let mut text = String::new();
         let _ = encode(&mut text, &self.registry); // writing to a string cannot fail
-        text
+        classic(&text)
     }
+}
+
+/// OpenMetrics to Prometheus' own format, which every scraper and `promtool check metrics` reads: a counter's help and
+/// type carry its samples' name, and there is neither a unit nor an end line.
+fn classic(text: &str) -> String {
+    let counters: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut out = String::with_capacity(text.len() + 512);
+    for line in text.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("UNIT" | "EOF"), ..) => continue,
+            (Some("#"), Some(what), Some(name), Some(rest)) if counters.contains(name) => {
+                out.push_str(&format!("# {what} {name}_total {rest}"));
+            }
+            _ => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
 }
 
 #[cfg(test)]
@@ -295,7 +316,8 @@ mod tests {
             "gorgo_replica_rtt_seconds{replica=\"a\"} 0.025",
             "gorgo_cached_tokens_total 55",
             "gorgo_queue_requests 3.0",
-            "# EOF",
+            "# TYPE gorgo_requests_total counter",
+            "# HELP gorgo_requests_total Requests that are over, by how and why.",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

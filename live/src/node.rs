@@ -84,6 +84,16 @@ fn matches(known: Option<&str>, shown: Option<&[u8]>) -> bool {
     }
 }
 
+/// Reads the configuration again: the file, with what the command line lays over it.
+#[derive(Clone)]
+pub struct Reread(pub Arc<dyn Fn() -> Result<Config, crate::config::ConfigError> + Send + Sync>);
+
+impl std::fmt::Debug for Reread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reread(..)")
+    }
+}
+
 /// The shared state. See the module page.
 #[derive(Debug)]
 pub struct Node {
@@ -109,8 +119,8 @@ pub struct Node {
     pub body_kib: Arc<Semaphore>,
     /// Keys the hashes of prompts; random per process.
     pub seed: u64,
-    /// The file behind the configuration, for reloads.
-    pub file: Option<std::path::PathBuf>,
+    /// Reads the configuration again, for reloads.
+    pub reread: Option<Reread>,
     config: RwLock<Arc<Config>>,
     keys: RwLock<Arc<Keys>>,
     phase: AtomicU8,
@@ -126,13 +136,13 @@ pub(crate) struct Parts {
     pub(crate) shadows: Figures,
     pub(crate) config: Config,
     pub(crate) keys: Keys,
-    pub(crate) file: Option<std::path::PathBuf>,
+    pub(crate) reread: Option<Reread>,
 }
 
 impl Node {
     pub(crate) fn new(parts: Parts) -> Self {
         use std::hash::BuildHasher;
-        let Parts { driver, pool, connector, shadows, config, keys, file } = parts;
+        let Parts { driver, pool, connector, shadows, config, keys, reread } = parts;
         Self {
             driver,
             pool,
@@ -146,7 +156,7 @@ impl Node {
             body_kib: Arc::new(Semaphore::new(config.limits.bodies_bytes >> 10)),
             // The standard library's hasher is keyed at random per process; that is all that is wanted here.
             seed: std::hash::RandomState::new().hash_one(std::process::id()),
-            file,
+            reread,
             config: RwLock::new(Arc::new(config)),
             keys: RwLock::new(Arc::new(keys)),
             phase: AtomicU8::new(0),

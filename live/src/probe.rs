@@ -7,6 +7,7 @@ use crate::scrape::{self, Restarts};
 use bytes::Bytes;
 use gorgo_core::fleet::Kind;
 use gorgo_core::router::Event;
+use gorgo_core::{Span, Time};
 use http::header::{AUTHORIZATION, HOST};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, StatusCode};
@@ -171,15 +172,18 @@ async fn reports(node: Arc<Node>, upstream: Arc<Upstream>) {
         let began = Instant::now();
         let period = node.config().probes.peer_ms;
         if period > 0 {
-            // A request sent before this one can be counted in the report; one sent after it may not be.
-            let seen = node.clock().now();
+            let asked = node.clock().now();
+            // What was sent a round trip before this is surely counted in the report: a request over a new connection
+            // takes that much longer than this one, which has its connection.
+            let rtt_ms = node.driver.read(|router, _, _| router.replicas()[replica.index()].rtt.smoothed_ms());
+            let seen = Time(asked.0.saturating_sub(Span::from_ms(rtt_ms).0));
             let word = fetch(&node, &upstream, "/lb/report").await.ok();
             let word = word.filter(|(status, _)| status.is_success());
             let event = match word.and_then(|(_, body)| serde_json::from_slice::<PeerWord>(&body).ok()) {
                 Some(word) => {
                     let now = node.clock().now();
                     // The report was made about half way through.
-                    let middle = node.clock().unix_ns(seen).midpoint(node.clock().unix_ns(now));
+                    let middle = node.clock().unix_ns(asked).midpoint(node.clock().unix_ns(now));
                     upstream.clock_offset_ns.store(word.unix_ns.wrapping_sub(middle) as i64, Ordering::Relaxed);
                     Event::PeerReported { replica, report: word.report, seen }
                 }

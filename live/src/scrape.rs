@@ -30,15 +30,18 @@ pub fn metrics(text: &str) -> Page {
         let value = sample.value;
         match sample.name {
             "sglang:num_running_reqs" | "vllm:num_requests_running" => {
-                (known, report.running) = (true, add(report.running, value))
+                known = true;
+                report.running = add(report.running, value);
             }
             "sglang:num_queue_reqs" | "vllm:num_requests_waiting" => {
-                (known, report.queued) = (true, add(report.queued, value))
+                known = true;
+                report.queued = add(report.queued, value);
             }
             "sglang:num_used_tokens" => report.used_tokens += value as u64,
             "sglang:max_total_num_tokens" => report.kv_tokens += value as u64,
             "vllm:kv_cache_usage_perc" | "vllm:gpu_cache_usage_perc" => {
-                (use_share, shares) = (use_share + value, shares + 1.0)
+                use_share += value;
+                shares += 1.0;
             }
             "vllm:cache_config_info" => {
                 let number = |name| sample.label(name).and_then(|v| v.parse::<f64>().ok()).unwrap_or(0.0);

@@ -5,7 +5,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, PeerConfig, ReplicaConfig, Role};
 use crate::driver::Driver;
 use crate::forward;
-use crate::node::{Keys, Node, Parts, Phase};
+use crate::node::{Keys, Node, Parts, Phase, Reread};
 use crate::shadow::Figures;
 use crate::tls::{self, TlsError};
 use crate::upstream::{Connector, Dial, Io, pool};
@@ -22,7 +22,6 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -80,7 +79,7 @@ pub enum StartError {
 ///
 /// # Errors
 /// See [`StartError`].
-pub fn start(config: Config, file: Option<PathBuf>, dial: Dial) -> Result<Arc<Node>, StartError> {
+pub fn start(config: Config, reread: Option<Reread>, dial: Dial) -> Result<Arc<Node>, StartError> {
     config.check()?;
     let keys = Keys::load(&config)?;
     let times = &config.timeouts;
@@ -107,7 +106,7 @@ pub fn start(config: Config, file: Option<PathBuf>, dial: Dial) -> Result<Arc<No
     let driver = Driver::new(recorded, config.policy.clone(), config.seed, Clock::start(), watchers);
     let pool = pool(connector.clone(), Duration::from_millis(times.keep_alive_ms));
     let (replicas, peers, role) = (config.replicas.clone(), config.peers.clone(), config.role);
-    let node = Arc::new(Node::new(Parts { driver, pool, connector, shadows: figures, config, keys, file }));
+    let node = Arc::new(Node::new(Parts { driver, pool, connector, shadows: figures, config, keys, reread }));
     let timer = Arc::clone(&node);
     tokio::spawn(async move { timer.driver.run_timer().await });
     if let Some((file, records)) = log_task {
@@ -276,13 +275,11 @@ async fn answer(
 /// # Errors
 /// The reason; the configuration in force stays.
 pub fn reload(node: &Arc<Node>) -> Result<Vec<String>, ConfigError> {
-    let Some(path) = &node.file else {
-        return Err(ConfigError::Read {
-            path: "(none)".to_owned(),
-            why: "the router was started without --config".to_owned(),
-        });
+    let Some(reread) = &node.reread else {
+        let why = "the router was started without --config".to_owned();
+        return Err(ConfigError::Read { path: "(none)".to_owned(), why });
     };
-    apply(node, Config::load(path)?)
+    apply(node, reread.0()?)
 }
 
 /// Takes over another configuration: policy, router settings, timeouts, limits of new requests, probes, keys and

@@ -14,8 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Row {
     /// `X-Request-ID`.
     pub request_id: String,
-    /// Arrival, RFC 3339.
-    pub timestamp: String,
     /// Hash of the conversation's key.
     pub session: u64,
     /// Bytes of prompt text.
@@ -72,7 +70,7 @@ impl Row {
 pub struct Table {
     most: usize,
     enabled: AtomicBool,
-    rows: Mutex<VecDeque<Row>>,
+    rows: Mutex<VecDeque<Arc<Row>>>,
 }
 
 impl Table {
@@ -81,7 +79,7 @@ impl Table {
         Self { most, enabled: AtomicBool::new(true), rows: Mutex::new(VecDeque::new()) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Row>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Row>>> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -96,7 +94,7 @@ impl Table {
     }
 
     /// Adds a row, the oldest going if the table is full.
-    pub fn push(&self, row: Row) {
+    pub fn push(&self, row: Arc<Row>) {
         if self.most == 0 || !self.enabled() {
             return;
         }
@@ -113,13 +111,13 @@ impl Table {
     }
 
     /// The rows, oldest first.
-    pub fn rows(&self) -> Vec<Row> {
+    pub fn rows(&self) -> Vec<Arc<Row>> {
         self.lock().iter().cloned().collect()
     }
 
     /// gotoni's columns and a few of our own, `names` being the replicas by slot. Times are true: `ttft_ms` is the
     /// first content-bearing token, `queue_time_ms` the wait for the (last) dispatch.
-    pub fn csv(&self, names: &[String]) -> String {
+    pub fn csv(&self, names: &[String], stamp: impl Fn(Time) -> String) -> String {
         let mut order: Vec<(usize, &String)> = names.iter().enumerate().collect();
         order.sort_by(|a, b| a.1.cmp(b.1));
         let mut out = String::from(
@@ -137,7 +135,7 @@ impl Table {
              output_tokens,attempts,hops,status\n",
         );
         for row in self.rows() {
-            line(&mut out, &row, &order);
+            line(&mut out, &row, &stamp(row.arrived), &order);
         }
         out
     }
@@ -149,7 +147,7 @@ impl Table {
         if rows.is_empty() {
             return json!({"count": 0, "message": "no requests yet", "metrics_collection_enabled": enabled});
         }
-        let finished: Vec<&Row> = rows.iter().filter(|row| row.status == Status::Finished).collect();
+        let finished: Vec<&Arc<Row>> = rows.iter().filter(|row| row.status == Status::Finished).collect();
         let mut hits: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for row in &rows {
             if let Some((_, name)) = &row.replica {
@@ -192,7 +190,7 @@ fn number(value: Option<f64>) -> String {
     value.map_or(String::new(), |v| format!("{v:.3}"))
 }
 
-fn line(out: &mut String, row: &Row, order: &[(usize, &String)]) {
+fn line(out: &mut String, row: &Row, timestamp: &str, order: &[(usize, &String)]) {
     let candidate =
         |slot: usize| row.decision.as_ref().and_then(|d| d.candidates.iter().find(|(c, ..)| c.id.index() == slot));
     let chosen = row.decision.as_ref().and_then(|d| d.chosen.map(|i| &d.candidates[i]));
@@ -202,7 +200,7 @@ fn line(out: &mut String, row: &Row, order: &[(usize, &String)]) {
         out,
         "{},{},{},{},{:.3},{},{:.3},{},{},{},{},{},{}",
         cell(&row.request_id),
-        row.timestamp,
+        timestamp,
         row.prompt_bytes,
         row.prompt_tokens,
         row.rtt_ms,
@@ -247,7 +245,6 @@ pub(crate) mod tests {
     pub(crate) fn row(id: &str, ttft: f64) -> Row {
         Row {
             request_id: id.to_owned(),
-            timestamp: "2024-02-29T12:34:56.789Z".to_owned(),
             session: 0,
             prompt_bytes: 400,
             prompt_tokens: 100,
@@ -274,9 +271,9 @@ pub(crate) mod tests {
     fn rows_are_exported_quoted_and_bounded() {
         let table = Table::new(2);
         for id in ["old", "x,\"y", "z"] {
-            table.push(row(id, 30.0));
+            table.push(Arc::new(row(id, 30.0)));
         }
-        let csv = table.csv(&["b".to_owned(), "a".to_owned()]);
+        let csv = table.csv(&["b".to_owned(), "a".to_owned()], |_| "2024-02-29T12:34:56.789Z".to_owned());
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 3);
         assert!(lines[0].contains(",a_prefix_hit,a_matched_len,b_prefix_hit,b_matched_len,a_cost,b_cost,status_code"));
@@ -292,14 +289,14 @@ pub(crate) mod tests {
     fn the_summary_has_true_means_and_quantiles() {
         let table = Table::new(100);
         assert_eq!(table.summary()["count"], 0);
-        (1..=100).for_each(|i| table.push(row("r", f64::from(i))));
-        table.push(Row { status: Status::Failed, ..row("f", 900.0) });
+        (1..=100).for_each(|i| table.push(Arc::new(row("r", f64::from(i)))));
+        table.push(Arc::new(Row { status: Status::Failed, ..row("f", 900.0) }));
         let summary = table.summary();
         assert_eq!((&summary["count"], &summary["fail_count"]), (&json!(100), &json!(1)));
         assert_eq!(summary["ttft_ms"]["p50"], json!(51.0));
         assert_eq!(summary["avg_prefix_cache_hit_ratios"]["a"], json!(0.5));
         table.enable(false);
-        table.push(row("r", 1.0));
+        table.push(Arc::new(row("r", 1.0)));
         assert_eq!((table.clear(), table.summary()["metrics_collection_enabled"].clone()), (100, json!(false)));
     }
 }

@@ -90,6 +90,18 @@ fn counters_follow_a_request_and_return_to_zero() {
 }
 
 #[test]
+fn deadlines_of_requests_that_are_over_do_not_pile_up() {
+    let mut r = router(RouterConfig::default(), &[REMOTE]);
+    for id in 1..=5_000 {
+        let Event::Arrived(mut request) = ask(id, "ab") else { panic!("an arrival") };
+        request.deadline = Some(at(600_000));
+        tell(&mut r, id, Event::Arrived(request));
+        tell(&mut r, id, finish(id, 1));
+    }
+    assert!(r.timers.len() < 1_000, "{}", r.timers.len());
+}
+
+#[test]
 fn other_settings_hold_from_the_next_event_on() {
     let config = RouterConfig { queue_limit: 0, ..RouterConfig::default() };
     let mut r = router(config.clone(), &[REMOTE]);

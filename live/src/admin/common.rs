@@ -181,7 +181,7 @@ pub(super) async fn export(State(node): Shared) -> Answer {
         node.clock().rfc3339(node.clock().now()).chars().filter(char::is_ascii_digit).take(14).collect();
     let (day, time) = stamp.split_at(8.min(stamp.len()));
     let name = format!("attachment; filename=\"proxy_metrics_{day}_{time}.csv\"");
-    let csv = node.table.csv(&node.names());
+    let csv = node.table.csv(&node.names(), |at| node.clock().rfc3339(at));
     Ok(([(header::CONTENT_TYPE, "text/csv".to_owned()), (header::CONTENT_DISPOSITION, name)], csv).into_response())
 }
 

@@ -1,6 +1,6 @@
 //! What only the edge's prefix has.
 
-use super::levels::{healthy, kv_use, replicas};
+use super::levels::{cost_keys, healthy, kv_use, replicas};
 use super::{Answer, PeerWord, Shared, bad, read, tell};
 use crate::node::{Node, Phase};
 use axum::body::Bytes;
@@ -62,14 +62,14 @@ pub(super) async fn metrics(State(node): Shared) -> Answer {
 fn settings(node: &Node) -> Value {
     let config = node.config();
     let policy = node.driver.policy();
-    let keys = policy.settings();
+    let (ms_per_token, running_cost_factor) = cost_keys(&policy);
     json!({
         "policy": policy.name(), "max_concurrent": config.router.gates.max_running,
         "queue_enabled": config.router.queue_limit > 0, "queue_timeout_ms": config.router.queue_timeout_ms,
         "request_timeout_ms": config.timeouts.first_token_ms, "metrics_enabled": config.probes.scrape_ms > 0,
         "gpu_cache_threshold": config.router.gates.max_kv_use, "listen_port": config.listen.port(),
-        "backend_port": local(node)["port"], "ms_per_token": keys.get("ms_per_token"),
-        "running_cost_factor": keys.get("running_cost_factor"),
+        "backend_port": local(node)["port"], "ms_per_token": ms_per_token,
+        "running_cost_factor": running_cost_factor,
     })
 }
 

@@ -3,7 +3,7 @@
 use crate::metrics::{Levels, ReplicaGauges};
 use crate::node::Node;
 use gorgo_core::fleet::{Kind, Replica};
-use gorgo_core::policy::Exclusion;
+use gorgo_core::policy::{Exclusion, PolicyConfig};
 use gorgo_core::{ReplicaId, Time};
 use serde_json::{Value, json};
 use std::sync::PoisonError;
@@ -36,6 +36,17 @@ pub(super) fn levels(node: &Node) -> Levels {
         }
     });
     levels
+}
+
+/// `ms_per_token` and `running_cost_factor` in force, presets resolved; `None` for policies without them.
+pub(super) fn cost_keys(policy: &PolicyConfig) -> (Option<f64>, Option<f64>) {
+    match policy {
+        PolicyConfig::Gorgo(config) => {
+            let weights = config.weights();
+            (Some(weights.ms_per_token), Some(weights.running_cost_factor))
+        }
+        _ => (None, None),
+    }
 }
 
 /// Share of the KV tokens in use by the engine's last report.

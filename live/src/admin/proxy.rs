@@ -1,6 +1,6 @@
 //! What only the proxy's prefix has.
 
-use super::levels::replicas;
+use super::levels::{cost_keys, replicas};
 use super::{Answer, Shared, bad, tell};
 use crate::config::Config;
 use axum::body::Bytes;
@@ -26,7 +26,7 @@ pub(super) async fn status(State(node): Shared) -> Answer {
         "total_finished": ended(Status::Finished), "total_failed": ended(Status::Failed),
         "total_timed_out": ended(Status::TimedOut), "total_cancelled": ended(Status::Cancelled),
         "predicted_cached_tokens": stats.predicted_cached_tokens, "actual_cached_tokens": stats.actual_cached_tokens,
-        "ms_per_token": settings.get("ms_per_token"), "running_cost_factor": settings.get("running_cost_factor"),
+        "ms_per_token": cost_keys(&policy).0, "running_cost_factor": cost_keys(&policy).1,
         "bytes_per_token": node.ratios.all(), "phase": format!("{:?}", node.phase()).to_lowercase(),
     }))
 }

@@ -62,7 +62,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         security.api_key.is_some() || security.api_key_file.is_some(),
         security.admin_key.is_some() || security.admin_key_file.is_some(),
     );
-    if !config.listen.ip().is_loopback() && !(api && admin) {
+    let guarded = api && admin;
+    if !config.listen.ip().is_loopback() && !guarded {
         let advice = "beyond loopback an API key and an admin key are needed: set security.api_key_file and \
                       security.admin_key_file (or GORGO_API_KEY and GORGO_ADMIN_KEY)";
         return bad("listen", &config.listen, advice);

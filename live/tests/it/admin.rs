@@ -83,6 +83,7 @@ async fn servers_come_and_go_and_answers_say_the_truth() {
 async fn policies_are_switched_and_tuned_with_checks_and_get_changes_nothing() {
     let world = World::new(2, Script::default(), |_| {}).await;
     assert_eq!(world.get("/proxy/policy").await.1["current"], "gorgo");
+    assert_eq!(world.get("/proxy/status").await.1["ms_per_token"], 0.094, "the preset's value is shown");
     assert_eq!(world.get("/proxy/policy?set=random").await.0, 405);
     let switched = world.call(Method::POST, "/proxy/policy", &json!({"policy": "least_loaded"})).await.1;
     assert_eq!((&switched["old_policy"], &switched["new_policy"]), (&json!("gorgo"), &json!("least-load")));

@@ -115,7 +115,7 @@ async fn too_many_connections_and_requests_are_told_to_come_back() {
     assert!(head.contains(&format!("content-length: {}", body.len())));
     assert!(serde_json::from_str::<Value>(body).is_ok());
     let world = World::new(1, Script { prefill: Duration::from_secs(5), ..Script::default() }, |config| {
-        config.limits.requests = 1
+        config.limits.requests = 1;
     })
     .await;
     let (first, second) = tokio::join!(world.send(chat("a", false)), async {

@@ -2,6 +2,7 @@
 
 use crate::fixture::replica;
 use bytes::Bytes;
+use gorgo_core::policy::PolicyConfig;
 use gorgo_live::config::Config;
 use gorgo_live::server::{self, Listener};
 use gorgo_live::testkit::{Engine, Script};
@@ -45,7 +46,9 @@ fn world(seed: u64) -> turmoil::Sim<'static> {
         });
     }
     sim.host("router", || async {
-        let config = Config { replicas: vec![replica("e0"), replica("e1")], ..Config::default() };
+        // In turn, so that both engines have streams whatever their distance.
+        let policy = PolicyConfig::parse("round-robin", Default::default())?;
+        let config = Config { policy, replicas: vec![replica("e0"), replica("e1")], ..Config::default() };
         let node = server::start(config, None, dial())?;
         server::serve(node, listen(8000).await?, std::future::pending()).await?;
         Ok(())

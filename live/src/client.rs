@@ -1,0 +1,119 @@
+//! A client of the admin API.
+
+use crate::config::Tls;
+use crate::upstream::{Connector, Endpoint, Pool, pool, tcp};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request};
+use http_body_util::{BodyExt, Full, Limited};
+use serde_json::Value;
+use std::time::Duration;
+use thiserror::Error;
+
+/// Longest answer that is read.
+const ANSWER: usize = 256 << 20;
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CallError {
+    /// The address or key cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// Nobody answered.
+    #[error("no router answers at {at}: {why}; is it running, and are --host and --port right?")]
+    Silent {
+        /// Where.
+        at: String,
+        /// The system's reason.
+        why: String,
+    },
+    /// The router refused.
+    #[error("{at} refused ({status}): {why}")]
+    Refused {
+        /// Where.
+        at: String,
+        /// HTTP status.
+        status: u16,
+        /// What it said.
+        why: String,
+    },
+}
+
+/// The client.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    endpoint: Endpoint,
+    key: Option<HeaderValue>,
+    pool: Pool,
+}
+
+impl Admin {
+    /// A client of the router at `url`, showing `key` if there is one.
+    ///
+    /// # Errors
+    /// When the URL or the key cannot be used.
+    pub fn new(url: &str, key: Option<&str>, tls: &Tls) -> Result<Self, CallError> {
+        let wrong = |why: String| CallError::Usage(why);
+        let endpoint = Endpoint::parse(url).map_err(|advice| wrong(format!("`{url}` is no address; {advice}")))?;
+        let trust = crate::tls::client(tls).map_err(|error| wrong(error.to_string()))?;
+        let key = key.map(|key| HeaderValue::try_from(format!("Bearer {key}"))).transpose();
+        let key = key.map_err(|_| wrong("the admin key holds characters no header can".to_owned()))?;
+        let connector = Connector::new(tcp(), trust, Duration::from_secs(5));
+        Ok(Self { endpoint, key, pool: pool(connector, Duration::from_secs(4)) })
+    }
+
+    /// Host and port.
+    pub fn name(&self) -> String {
+        self.endpoint.name()
+    }
+
+    /// One call; the answer's bytes.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn bytes(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Bytes, CallError> {
+        let at = self.name();
+        let path = PathAndQuery::try_from(path).map_err(|_| CallError::Usage(format!("`{path}` is no path")))?;
+        let text = body.map_or(Bytes::new(), |body| Bytes::from(body.to_string()));
+        let mut request = Request::builder().method(method).uri(self.endpoint.uri(&path));
+        if let Some(key) = &self.key {
+            request = request.header(AUTHORIZATION, key.clone());
+        }
+        let request = request.header(CONTENT_TYPE, "application/json").body(Full::new(text));
+        let request = request.map_err(|error| CallError::Usage(error.to_string()))?;
+        let silent = |why: String| CallError::Silent { at: at.clone(), why };
+        let call = async {
+            let response = self.pool.request(request).await.map_err(|error| {
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                silent(source.unwrap_or_else(|| error.to_string()))
+            })?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER)
+                .collect()
+                .await
+                .map_err(|error| silent(error.to_string()))?;
+            Ok((status, body.to_bytes()))
+        };
+        let limit = Duration::from_secs(60);
+        let (status, bytes) =
+            tokio::time::timeout(limit, call).await.map_err(|_| silent("no answer within 60 s".to_owned()))??;
+        if status.is_success() {
+            return Ok(bytes);
+        }
+        let told: Option<Value> = serde_json::from_slice(&bytes).ok();
+        let why = told.as_ref().and_then(|told| told["error"]["message"].as_str().or(told["message"].as_str()));
+        let why = why.map_or_else(|| String::from_utf8_lossy(&bytes).trim().to_owned(), str::to_owned);
+        Err(CallError::Refused { at, status: status.as_u16(), why })
+    }
+
+    /// One call; the answer as JSON, text as a string.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, CallError> {
+        let bytes = self.bytes(method, path, body).await?;
+        Ok(serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())))
+    }
+}

@@ -1,0 +1,122 @@
+//! `gorgo trace`: timelines of live routers, in the simulator's format.
+
+use super::live::{Target, block_on, lines};
+use super::say;
+use anyhow::{Context, bail};
+use clap::{Args as ClapArgs, Subcommand};
+use gorgo_live::capture::Captured;
+use gorgo_live::merge::{Merged, merge};
+use gorgo_traces::timeline::{self, Run};
+use http::Method;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TraceArgs {
+    #[command(flatten)]
+    target: Target,
+    #[command(subcommand)]
+    command: TraceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TraceCommand {
+    /// Begin on every router named by --host
+    #[command(after_help = "Example:\n  gorgo trace start --host 10.0.0.1,10.1.0.1")]
+    Start,
+    /// End, and write one clock-aligned file for ui.perfetto.dev
+    #[command(after_help = "Example:\n  gorgo trace stop --host 10.0.0.1,10.1.0.1 --out timeline.json")]
+    Stop {
+        /// The file; `.gz` compresses
+        #[arg(long, default_value = "timeline.json")]
+        out: PathBuf,
+        /// Keep each router's part in this folder, for `gorgo trace merge`
+        #[arg(long)]
+        parts: Option<PathBuf>,
+    },
+    /// Whether a capture runs
+    Status,
+    /// Join parts that were kept
+    #[command(after_help = "Example:\n  gorgo trace merge parts/*.json --out timeline.json")]
+    Merge {
+        /// Parts written by `trace stop --parts`
+        #[arg(required = true)]
+        parts: Vec<PathBuf>,
+        /// The file; `.gz` compresses
+        #[arg(long, default_value = "timeline.json")]
+        out: PathBuf,
+    },
+}
+
+pub(super) fn run(args: TraceArgs) -> anyhow::Result<()> {
+    let target = &args.target;
+    match args.command {
+        TraceCommand::Start => target.call(&Method::POST, "/proxy/trace/start", None, lines),
+        TraceCommand::Status => target.call(&Method::GET, "/proxy/trace/status", None, lines),
+        TraceCommand::Stop { out, parts } => {
+            let clients = target.clients()?;
+            let captured = block_on(async {
+                let mut all = Vec::new();
+                for client in &clients {
+                    let bytes = client.bytes(Method::POST, "/proxy/trace/stop", None).await?;
+                    let part: Captured = serde_json::from_slice(&bytes)
+                        .with_context(|| format!("{} sent no timeline this program can read", client.name()))?;
+                    all.push((client.name(), part));
+                }
+                Ok(all)
+            })?;
+            if let Some(dir) = parts {
+                std::fs::create_dir_all(&dir).with_context(|| format!("cannot make `{}`", dir.display()))?;
+                for (name, part) in &captured {
+                    let path = dir.join(format!("{}.json", name.replace([':', '/'], "_")));
+                    serde_json::to_writer(BufWriter::new(File::create(&path)?), part)?;
+                }
+            }
+            write(captured.into_iter().map(|(_, part)| part).collect(), &out)
+        }
+        TraceCommand::Merge { parts, out } => {
+            let read = |path: &PathBuf| -> anyhow::Result<Captured> {
+                let file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+                serde_json::from_reader(std::io::BufReader::new(file))
+                    .with_context(|| format!("`{}` is no part of a timeline", path.display()))
+            };
+            write(parts.iter().map(read).collect::<anyhow::Result<_>>()?, &out)
+        }
+    }
+}
+
+fn write(parts: Vec<Captured>, out: &Path) -> anyhow::Result<()> {
+    let Merged { routers, replicas, records, policy, dropped } = merge(parts);
+    if records.is_empty() {
+        bail!("no request ended while the capture ran; nothing is written");
+    }
+    let origins = ["clients".to_owned()];
+    let run = Run {
+        label: "live",
+        policy: &policy,
+        seed: 0,
+        origins: &origins,
+        routers: &routers,
+        replicas: &replicas,
+        records: &records,
+        total: records.len() as u64 + dropped,
+    };
+    let file = File::create(out).with_context(|| format!("cannot write `{}`", out.display()))?;
+    if out.extension().is_some_and(|end| end == "gz") {
+        timeline::write(
+            flate2::write::GzEncoder::new(BufWriter::new(file), flate2::Compression::default()),
+            &[run],
+            usize::MAX,
+        )?;
+    } else {
+        timeline::write(BufWriter::new(file), &[run], usize::MAX)?;
+    }
+    say(format_args!(
+        "{} requests of {} routers in {}; open it in ui.perfetto.dev",
+        records.len(),
+        routers.len(),
+        out.display()
+    ))?;
+    Ok(())
+}
