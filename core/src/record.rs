@@ -1,5 +1,6 @@
 //! The one row format that simulator, live router and load generator write.
 
+use crate::request::TraceRequest;
 use crate::time::{Span, Time};
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +105,37 @@ pub struct RequestRecord {
 }
 
 impl RequestRecord {
+    /// The record of request number `request`, of which nothing is known but its row and when it is due.
+    pub fn scheduled(request: u64, row: &TraceRequest, at: Time) -> Self {
+        Self {
+            request,
+            session: row.session,
+            turn: row.turn,
+            origin: u16::MAX,
+            router: u16::MAX,
+            replica: u16::MAX,
+            status: Status::Failed,
+            attempts: 0,
+            hops: 0,
+            prompt_tokens: row.input_tokens,
+            output_tokens: 0,
+            predicted_cached_tokens: 0,
+            cached_tokens: 0,
+            predicted_ttft_ms: f32::NAN,
+            scheduled: at,
+            sent: at,
+            arrived: Time::NEVER,
+            dispatched: Time::NEVER,
+            accepted: Time::NEVER,
+            prefill: Time::NEVER,
+            engine_first: Time::NEVER,
+            router_first: Time::NEVER,
+            first_token: Time::NEVER,
+            engine_done: Time::NEVER,
+            done: Time::NEVER,
+        }
+    }
+
     /// Time to first token at the user, from sending; `None` if there was none.
     pub fn ttft(&self) -> Option<Span> {
         (self.first_token != Time::NEVER).then(|| self.first_token - self.sent)

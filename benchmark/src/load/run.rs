@@ -375,31 +375,11 @@ impl Sender {
         let row = &self.bench.rows[prepared.row];
         let origin = row.country.and_then(|c| self.countries.binary_search(&c).ok()).unwrap_or(self.countries.len());
         RequestRecord {
-            request: prepared.number as u64,
-            session: row.session,
-            turn: row.turn,
             origin: u16::try_from(origin).unwrap_or(u16::MAX),
             router: u16::try_from(prepared.target).unwrap_or(u16::MAX),
-            replica: u16::MAX,
             status: Status::Cancelled,
             attempts: 1,
-            hops: 0,
-            prompt_tokens: row.input_tokens,
-            output_tokens: 0,
-            predicted_cached_tokens: 0,
-            cached_tokens: 0,
-            predicted_ttft_ms: f32::NAN,
-            scheduled: at,
-            sent: at,
-            arrived: Time::NEVER,
-            dispatched: Time::NEVER,
-            accepted: Time::NEVER,
-            prefill: Time::NEVER,
-            engine_first: Time::NEVER,
-            router_first: Time::NEVER,
-            first_token: Time::NEVER,
-            engine_done: Time::NEVER,
-            done: Time::NEVER,
+            ..RequestRecord::scheduled(prepared.number as u64, row, at)
         }
     }
 

@@ -19,11 +19,15 @@ fn files() -> Vec<PathBuf> {
 }
 
 fn run(file: &Path, sets: &[&str], dir: &Path, jobs: usize) -> Results {
+    run_in(file, sets, dir, jobs, false)
+}
+
+fn run_in(file: &Path, sets: &[&str], dir: &Path, jobs: usize, live: bool) -> Results {
     let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
     let experiment = Experiment::load(file, &sets, &[]).unwrap();
     let plan = experiment.plan().unwrap();
     let folder = ResultFolder::create(dir, &experiment.resolved()).unwrap();
-    let options = RunOptions { jobs: Some(jobs), rows: Rows::Keep, live: false, shard: None };
+    let options = RunOptions { jobs: Some(jobs), rows: Rows::Keep, live, shard: None };
     runner::run(&experiment, &plan, &folder, options, &|_| {}).unwrap()
 }
 
@@ -79,6 +83,27 @@ fn two_runs_are_byte_identical_whatever_the_threads() {
         assert!(a.contains_key(Path::new(file)), "no {file}");
     }
     assert!(a.keys().filter(|p| p.starts_with("plots")).count() >= 8);
+}
+
+#[test]
+fn the_same_file_runs_on_real_routers_and_emulated_replicas() {
+    let dir = tempfile::tempdir().unwrap();
+    let sets = [
+        "seeds=1",
+        "baseline=gorgo",
+        "vary={}",
+        "arms=[{ policy = \"gorgo\" }, { policy = \"gorgo\", topology = \"proxy\" }]",
+        "workload.rate=20",
+        "workload.requests=12",
+        "workload.max_output_tokens=8",
+    ];
+    let results = run_in(&here().join("three-regions.toml"), &sets, dir.path(), 1, true);
+    assert_eq!(results.summary.len(), 2);
+    for arm in &results.summary {
+        assert_eq!((arm.counts.requests, arm.counts.finished), (12, 12), "{}: {:?}", arm.arm, arm.counts);
+        assert!((arm.share.iter().map(|s| s.share).sum::<f64>() - 1.0).abs() < 1e-9, "every answer names its replica");
+        assert!(arm.ttft_ms.as_ref().is_some_and(|t| t.p50.value > 10.0), "users are not beside their routers");
+    }
 }
 
 #[test]

@@ -44,31 +44,11 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let (origin, user_rtt_ms) = self.entry(&request);
         let index = self.records.len() as u64;
         self.records.push(RequestRecord {
-            request: index,
-            session: request.session,
-            turn: request.turn,
             origin: self.config.origin(request.country),
             router: origin,
-            replica: u16::MAX,
-            status: Status::Failed,
-            attempts: 0,
-            hops: 0,
-            prompt_tokens: request.input_tokens,
             output_tokens: request.output_tokens,
-            predicted_cached_tokens: 0,
-            cached_tokens: 0,
-            predicted_ttft_ms: f32::NAN,
-            scheduled,
             sent: self.now,
-            arrived: Time::NEVER,
-            dispatched: Time::NEVER,
-            accepted: Time::NEVER,
-            prefill: Time::NEVER,
-            engine_first: Time::NEVER,
-            router_first: Time::NEVER,
-            first_token: Time::NEVER,
-            engine_done: Time::NEVER,
-            done: Time::NEVER,
+            ..RequestRecord::scheduled(index, &request, scheduled)
         });
         let told = [Time::ZERO; 2];
         let flight =
