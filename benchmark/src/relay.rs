@@ -125,7 +125,12 @@ fn network(config: &RelayConfig) -> Network {
     let measured = |a: usize, b: usize| {
         let own =
             |l: &&LinkConfig| (sites[&l.from], sites[&l.to]) == (a, b) || (sites[&l.to], sites[&l.from]) == (a, b);
-        config.links.iter().find(own).and_then(|l| l.rtt_ms).or_else(|| link::measured(names[a], names[b]))
+        config
+            .links
+            .iter()
+            .find(own)
+            .and_then(|l| l.rtt_ms)
+            .or_else(|| gorgo_traces::geo::measured_ms(names[a], names[b]))
     };
     Network::new(config.network.clone(), config.seed, &places, measured)
 }

@@ -4,16 +4,13 @@ use crate::results::Names;
 use crate::spec::run::{FaultWord, RunSpec, TopologySpec};
 use crate::spec::{SpecError, table};
 use gorgo_core::nearest::{nearest, with_suggestion};
-use gorgo_core::request::{Place, TraceRequest};
+use gorgo_core::request::TraceRequest;
 use gorgo_core::{Span, Time};
 use gorgo_sim::engine::EngineConfig;
 use gorgo_sim::world::{Client, Fault, FaultKind, ReplicaConfig, Site, Topology, WorldConfig};
 use gorgo_traces::geo;
 use std::collections::BTreeSet;
 use toml::{Table, Value};
-
-/// Two places this far from measured regions still take their round trip; beyond, the distance model decides.
-const STAND_IN_KM: f64 = 150.0;
 
 /// A world and the names behind its indices.
 #[derive(Debug, Clone)]
@@ -118,8 +115,7 @@ impl Sites<'_> {
         if let Some(known) = self.keys.iter().position(|k| k == key) {
             return Ok(known);
         }
-        let place = geo::region(key).map(|r| r.place).or_else(|| coordinates(key));
-        let Some(place) = place else {
+        let Some(place) = geo::place_of(key) else {
             let all: Vec<String> = geo::regions().iter().map(|r| format!("{}:{}", r.provider, r.name)).collect();
             return Err(SpecError::Region {
                 file: self.file.to_owned(),
@@ -135,25 +131,14 @@ impl Sites<'_> {
 
     /// Round trips that were measured between these very regions, or between ones close by.
     fn measured(&self) -> Vec<(usize, usize, f64)> {
-        let full = |key: &str| geo::region(key).map(|r| format!("{}:{}", r.provider, r.name));
         let mut found = Vec::new();
         for a in 0..self.sites.len() {
             for b in a + 1..self.sites.len() {
-                let direct = full(&self.keys[a]).zip(full(&self.keys[b])).and_then(|(x, y)| geo::rtt(&x, &y));
-                let rtt = direct.or_else(|| {
-                    geo::measured_between(self.sites[a].place, self.sites[b].place, STAND_IN_KM).map(|s| s.rtt)
-                });
-                if let Some(rtt) = rtt {
-                    found.push((a, b, rtt.median_ms));
+                if let Some(ms) = geo::measured_ms(&self.keys[a], &self.keys[b]) {
+                    found.push((a, b, ms));
                 }
             }
         }
         found
     }
-}
-
-fn coordinates(text: &str) -> Option<Place> {
-    let (lat, lon) = text.split_once(',')?;
-    let place = Place { lat: lat.trim().parse().ok()?, lon: lon.trim().parse().ok()? };
-    geo::is_real(place).then_some(place)
 }

@@ -10,7 +10,7 @@ pub mod weights;
 
 use gorgo_core::request::Place;
 pub use places::{Located, Source, country_name, iso2, locate, utc_offset_h};
-pub use regions::{Region, access_ms, measured_between, nearest_measured, region, regions, rtt};
+pub use regions::{Region, access_ms, measured_between, measured_ms, nearest_measured, place_of, region, regions, rtt};
 pub use weights::Weights;
 
 /// Whether `place` can be a user's: inside the globe and not the (0, 0) that stands for "unknown" in many files.

@@ -34,7 +34,7 @@ impl Target {
         }
         let place = match region {
             None => None,
-            Some(region) => Some(place(region).ok_or_else(|| {
+            Some(region) => Some(geo::place_of(region).ok_or_else(|| {
                 let all: Vec<String> = geo::regions().iter().map(|r| format!("{}:{}", r.provider, r.name)).collect();
                 let nearest = gorgo_core::nearest::nearest(region, all.iter().map(String::as_str)).unwrap_or_default();
                 format!("target `{text}`: no region `{region}`; did you mean `{nearest}`? Or write LAT,LON")
@@ -42,16 +42,6 @@ impl Target {
         };
         Ok(Self { url: url.to_owned(), name: region.unwrap_or(url).to_owned(), place })
     }
-}
-
-/// The place of a region's name or of `LAT,LON`.
-pub fn place(text: &str) -> Option<Place> {
-    let coordinates = || {
-        let (lat, lon) = text.split_once(',')?;
-        let place = Place { lat: lat.trim().parse().ok()?, lon: lon.trim().parse().ok()? };
-        geo::is_real(place).then_some(place)
-    };
-    geo::region(text).map(|r| r.place).or_else(coordinates)
 }
 
 /// The target a request enters at, and the round trip of its user there, ms. Users of unknown place are taken to be

@@ -1,7 +1,6 @@
 //! One pair of places: when a piece of bytes may leave, and what was done to the link on command.
 
 use crate::clock::Clock;
-use crate::load::target;
 use gorgo_core::request::Place;
 use gorgo_core::{Span, Time, rng};
 use gorgo_sim::network::Network;
@@ -12,9 +11,6 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
-
-/// Two measured regions stand in for places this far from them.
-const STAND_IN_KM: f64 = 150.0;
 
 /// Settings of one link.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -121,7 +117,7 @@ impl LinkConfig {
             return Err(format!("`{name}`: both ends are `{}`; name two places", self.from));
         }
         for end in [&self.from, &self.to] {
-            if self.rtt_ms.is_none() && target::place(end).is_none() {
+            if self.rtt_ms.is_none() && geo::place_of(end).is_none() {
                 return Err(format!(
                     "`{name}`: no region `{end}` is known; give rtt=MS or a region like aws:us-west-1"
                 ));
@@ -133,15 +129,7 @@ impl LinkConfig {
 
 /// Where a site lies; ends without a real place only need to be apart from each other.
 pub(super) fn place(name: &str, index: usize) -> Place {
-    target::place(name).unwrap_or(Place { lat: -60.0 + (index % 100) as f64, lon: -150.0 + (index / 100) as f64 })
-}
-
-/// The measured round trip between two regions, ms, if there is one.
-pub(super) fn measured(a: &str, b: &str) -> Option<f64> {
-    let full = |key: &str| geo::region(key).map(|r| format!("{}:{}", r.provider, r.name));
-    let direct = full(a).zip(full(b)).and_then(|(a, b)| geo::rtt(&a, &b));
-    let near = || geo::measured_between(target::place(a)?, target::place(b)?, STAND_IN_KM).map(|s| s.rtt);
-    direct.or_else(near).map(|rtt| rtt.median_ms)
+    geo::place_of(name).unwrap_or(Place { lat: -60.0 + (index % 100) as f64, lon: -150.0 + (index / 100) as f64 })
 }
 
 /// Which way bytes go.
@@ -275,7 +263,7 @@ mod tests {
         let good =
             LinkConfig::parse("127.0.0.1:1=127.0.0.1:2,from=aws:eu-central-1,to=aws:us-west-1,name=x", 3).unwrap();
         assert_eq!((good.name.as_str(), good.rtt_ms), ("x", None));
-        assert!(measured(&good.from, &good.to).is_some_and(|ms| (100.0..250.0).contains(&ms)));
+        assert!(geo::measured_ms(&good.from, &good.to).is_some_and(|ms| (100.0..250.0).contains(&ms)));
         for (text, problem) in [
             ("127.0.0.1:1", "write LISTEN=TARGET"),
             ("127.0.0.1:1=10.0.0.1:2,rtt=5", "stays on loopback"),

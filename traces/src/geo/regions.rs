@@ -48,6 +48,9 @@ pub struct StandIn {
 pub const DEFAULT_ACCESS_MS: f64 = 25.0;
 const ACCESS_BOUNDS_MS: (f64, f64) = (8.0, 90.0);
 
+/// Measured regions stand in for places this far from them.
+const STAND_IN_KM: f64 = 150.0;
+
 /// Regions this close to each other are in one metropolitan area.
 const METRO_KM: f64 = 50.0;
 
@@ -92,6 +95,25 @@ pub fn region(key: &str) -> Option<&'static Region> {
         Some((provider, name)) => regions().iter().find(|r| r.provider == provider && r.name == name),
         None => regions().iter().find(|r| r.name == key),
     }
+}
+
+/// The place of a region's name (see [`region`]) or of `LAT,LON`; `None` if it is neither, or no real place.
+pub fn place_of(text: &str) -> Option<Place> {
+    let coordinates = || {
+        let (lat, lon) = text.split_once(',')?;
+        let place = Place { lat: lat.trim().parse().ok()?, lon: lon.trim().parse().ok()? };
+        super::is_real(place).then_some(place)
+    };
+    region(text).map(|r| r.place).or_else(coordinates)
+}
+
+/// The median round trip in ms between two texts that [`place_of`] knows: measured between these very regions, or
+/// between ones within 150 km of them. `None` leaves it to a distance model.
+pub fn measured_ms(a: &str, b: &str) -> Option<f64> {
+    let full = |text: &str| region(text).map(|r| format!("{}:{}", r.provider, r.name));
+    let direct = full(a).zip(full(b)).and_then(|(a, b)| rtt(&a, &b));
+    let near = || measured_between(place_of(a)?, place_of(b)?, STAND_IN_KM).map(|s| s.rtt);
+    direct.or_else(near).map(|rtt| rtt.median_ms)
 }
 
 /// The measured round trip from `provider:from` to `provider:to`, in either direction if only one was measured;
