@@ -30,18 +30,18 @@ pub(super) enum Ev {
     Fault { index: u16 },
     Restart { replica: u16 },
     Scrape { router: u16, replica: u16 },
-    ScrapeRead { router: u16, replica: u16 },
-    Scraped { router: u16, replica: u16, report: Option<EngineReport> },
+    ScrapeRead { router: u16, replica: u16, asked: Time },
+    Scraped { router: u16, replica: u16, asked: Time, report: Option<EngineReport> },
     Probe { router: u16, replica: u16 },
     Probed { router: u16, replica: u16, rtt_ms: Option<f32> },
-    Tell { router: u16 },
-    Told { router: u16, from: u16, load: PeerWords },
+    Ask { router: u16, peer: u16 },
+    Asked { router: u16, peer: u16, asked: Time },
+    Told { router: u16, peer: u16, asked: Time, load: PeerWords },
 }
 
 /// A peer's report in as few words as an event should carry.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PeerWords {
-    pub(super) made: Time,
     pub(super) waiting: u32,
     pub(super) waiting_tokens: u32,
     pub(super) waiting_uncached: u32,

@@ -135,8 +135,13 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         self.events.push(self.now + way, Ev::AtEngine { replica: dispatch.replica.0, key: sent });
     }
 
+    /// A connection is idle again. Scrapes and peers' reports use the same ones as requests, and so keep one open.
+    pub(super) fn keep(&mut self, router: u16, target: ReplicaId) {
+        self.routers[usize::from(router)].pools[target.index()].put(self.now);
+    }
+
     /// Time to open a connection, none if one is open and idle.
-    fn handshake(&mut self, router: u16, target: ReplicaId) -> Span {
+    pub(super) fn handshake(&mut self, router: u16, target: ReplicaId) -> Span {
         let keep_alive = Span::from_ms(self.config.network.keep_alive_ms);
         let node = &mut self.routers[usize::from(router)];
         if node.pools[target.index()].take(self.now, keep_alive) {
@@ -166,7 +171,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         if matches!(back, Back::Done { .. } | Back::Failed(Failure::Overloaded | Failure::Server | Failure::Client)) {
             // The answer is read to its end: its connection is free again.
             let target = self.flights[key.slot()].sent_to[usize::from(key.first() > 0)];
-            self.routers[usize::from(router)].pools[usize::from(target)].put(self.now);
+            self.keep(router, ReplicaId(target));
         }
         match back {
             Back::First => {

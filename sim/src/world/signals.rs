@@ -4,8 +4,9 @@
 use super::queue::PeerWords;
 use super::{Ev, Event, Span, TraceRequest, World};
 use crate::engine::Health as EngineHealth;
-use gorgo_core::ReplicaId;
 use gorgo_core::fleet::{EngineReport, Health, Kind, Load, PeerReport, ReplicaSpec};
+use gorgo_core::{ReplicaId, Time, rng};
+use rand::RngExt;
 
 impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     /// Announces the fleet and starts the clocks. Routers probe and scrape once before they serve.
@@ -33,13 +34,11 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 if kind == Kind::Peer {
                     let report = PeerReport { healthy: true, ..PeerReport::default() };
                     self.tell(router, Event::PeerReported { replica: id, report, seen: self.now });
+                    self.every(self.config.peer_ms, router, replica, Ev::Ask { router, peer: replica });
                 } else {
                     self.every(self.config.scrape_ms, router, replica, Ev::Scrape { router, replica });
                 }
                 self.every(self.config.probe_ms, router, replica, Ev::Probe { router, replica });
-            }
-            if edge {
-                self.every(self.config.peer_ms, router, router, Ev::Tell { router });
             }
         }
         if self.config.sample_ms > 0.0 {
@@ -50,11 +49,16 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         }
     }
 
-    /// First tick of a clock: clocks of different pairs are out of step, as in life.
+    /// First tick of a clock. Clocks of different pairs are out of step by chance, as in life: in lockstep, or spread
+    /// evenly, all news would be of one age.
     fn every(&mut self, period_ms: f64, router: u16, replica: u16, event: Ev) {
-        let pair = usize::from(router) * self.replicas.len() + usize::from(replica);
-        let pairs = self.routers.len() * self.replicas.len();
-        let phase = (pair + 1) as f64 / pairs as f64;
+        let pair = u64::from(router) * self.replicas.len() as u64 + u64::from(replica);
+        let clock = match event {
+            Ev::Probe { .. } => "probe-clock",
+            Ev::Scrape { .. } => "scrape-clock",
+            _ => "peer-clock",
+        };
+        let phase: f64 = rng::stream(self.config.seed, clock, pair).random();
         self.events.push(self.now + Span::from_ms(period_ms * phase), event);
     }
 
@@ -71,11 +75,10 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     pub(super) fn signal(&mut self, event: Ev) {
         match event {
             Ev::Scrape { router, replica } => {
-                let way = self.half(router, replica);
-                self.events.push(self.now + way, Ev::ScrapeRead { router, replica });
-                self.events.push(self.now + Span::from_ms(self.config.scrape_ms), event);
+                let way = self.handshake(router, ReplicaId(replica)) + self.half(router, replica);
+                self.events.push(self.now + way, Ev::ScrapeRead { router, replica, asked: self.now });
             }
-            Ev::ScrapeRead { router, replica } => {
+            Ev::ScrapeRead { router, replica, asked } => {
                 let way = self.half(router, replica);
                 self.drive(replica);
                 let node = &mut self.replicas[usize::from(replica)];
@@ -88,10 +91,14 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                         kv_tokens: u64::from(gauges.max_total_num_tokens),
                     }
                 });
-                self.events.push(self.now + way, Ev::Scraped { router, replica, report });
+                self.events.push(self.now + way, Ev::Scraped { router, replica, asked, report });
             }
-            Ev::Scraped { router, replica, report } => {
+            Ev::Scraped { router, replica, asked, report } => {
+                self.again(self.config.scrape_ms, asked, Ev::Scrape { router, replica });
                 let replica = ReplicaId(replica);
+                if report.is_some() {
+                    self.keep(router, replica);
+                }
                 self.tell(
                     router,
                     match report {
@@ -120,19 +127,35 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                     },
                 );
             }
-            Ev::Tell { router } => self.tell_peers(router),
-            Ev::Told { router, from, load } => self.told(router, from, &load),
+            Ev::Ask { router, peer } => {
+                let way = self.handshake(router, ReplicaId(peer)) + self.half(router, peer);
+                self.events.push(self.now + way, Ev::Asked { router, peer, asked: self.now });
+            }
+            Ev::Asked { router, peer, asked } => {
+                let load = self.words(peer);
+                let way = self.half(router, peer);
+                self.events.push(self.now + way, Ev::Told { router, peer, asked, load });
+            }
+            Ev::Told { router, peer, asked, load } => {
+                self.again(self.config.peer_ms, asked, Ev::Ask { router, peer });
+                self.keep(router, ReplicaId(peer));
+                self.told(router, peer, asked, &load);
+            }
             _ => {}
         }
     }
 
-    /// A router tells its peers what its own engine has to do.
-    fn tell_peers(&mut self, router: u16) {
+    /// The next turn of a clock that waits for its answer.
+    fn again(&mut self, period_ms: f64, asked: Time, event: Ev) {
+        self.events.push((asked + Span::from_ms(period_ms)).max(self.now), event);
+    }
+
+    /// What a router says of its own engine when a peer asks.
+    fn words(&self, router: u16) -> PeerWords {
         let node = &self.routers[usize::from(router)].router;
         let own = &node.replicas()[usize::from(router)];
         let load = own.load;
-        let words = PeerWords {
-            made: self.now,
+        PeerWords {
             waiting: load.waiting_requests,
             waiting_tokens: load.waiting_tokens as u32,
             waiting_uncached: load.waiting_uncached_tokens as u32,
@@ -140,15 +163,10 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             running_tokens: load.running_tokens as u32,
             queued: node.queue_len() as u32,
             healthy: own.health != Health::Down && !own.breaker.is_open(self.now, 0),
-        };
-        for other in (0..self.routers.len() as u16).filter(|&other| other != router) {
-            let way = self.half(other, router);
-            self.events.push(self.now + way, Ev::Told { router: other, from: router, load: words });
         }
-        self.events.push(self.now + Span::from_ms(self.config.peer_ms), Ev::Tell { router });
     }
 
-    fn told(&mut self, router: u16, from: u16, words: &PeerWords) {
+    fn told(&mut self, router: u16, peer: u16, asked: Time, words: &PeerWords) {
         let load = Load {
             waiting_requests: words.waiting,
             waiting_tokens: u64::from(words.waiting_tokens),
@@ -156,10 +174,11 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             running_requests: words.running,
             running_tokens: u64::from(words.running_tokens),
         };
-        let way = self.now - words.made;
-        // A request sent over a new connection takes three ways: two for the handshake.
-        let seen = gorgo_core::Time(words.made.0.saturating_sub(3 * way.0));
+        // What was sent a round trip before the question is surely counted in the answer: a request over a new
+        // connection takes that much longer than the question, which mostly has one.
+        let rtt_ms = self.routers[usize::from(router)].router.replicas()[usize::from(peer)].rtt.smoothed_ms();
+        let seen = Time(asked.0.saturating_sub(Span::from_ms(rtt_ms).0));
         let report = PeerReport { load, queued: words.queued, healthy: words.healthy };
-        self.tell(router, Event::PeerReported { replica: ReplicaId(from), report, seen });
+        self.tell(router, Event::PeerReported { replica: ReplicaId(peer), report, seen });
     }
 }
