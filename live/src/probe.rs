@@ -7,13 +7,14 @@ use crate::scrape::{self, Restarts};
 use bytes::Bytes;
 use gorgo_core::fleet::Kind;
 use gorgo_core::router::Event;
-use gorgo_core::{Span, Time};
+use gorgo_core::{Span, Time, rng};
 use http::header::{AUTHORIZATION, HOST};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
+use rand::RngExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -33,15 +34,28 @@ pub(crate) fn watch(node: &Arc<Node>, upstream: &Arc<Upstream>) {
     tasks.push(task.abort_handle());
 }
 
-/// Waits for the next turn of a watch whose period may change; 0 pauses it.
-async fn turn(began: Instant, period_ms: u64) -> bool {
-    tokio::time::sleep_until(began + Duration::from_millis(if period_ms == 0 { 1_000 } else { period_ms })).await;
-    period_ms > 0
+/// The turns of a watch. The second comes after a part of the period drawn by chance, so that routers started together
+/// do not ask together for ever.
+struct Turns {
+    phase: Option<f64>,
+}
+
+impl Turns {
+    fn new(node: &Node, upstream: &Upstream, clock: &'static str) -> Self {
+        Self { phase: Some(rng::stream(node.config().seed, clock, u64::from(upstream.id.0)).random()) }
+    }
+
+    /// Waits for the next turn of a watch whose period may change; 0 pauses it.
+    async fn next(&mut self, began: Instant, period_ms: u64) {
+        let period = Duration::from_millis(if period_ms == 0 { 1_000 } else { period_ms });
+        tokio::time::sleep_until(began + period.mul_f64(self.phase.take().unwrap_or(1.0))).await;
+    }
 }
 
 /// Round trips on a connection of their own, so that neither set-up nor a busy pool is taken for distance.
 async fn probes(node: Arc<Node>, upstream: Arc<Upstream>) {
     let mut connection: Option<SendRequest<Empty<Bytes>>> = None;
+    let mut turns = Turns::new(&node, &upstream, "probe-clock");
     loop {
         let began = Instant::now();
         let config = node.config();
@@ -58,7 +72,7 @@ async fn probes(node: Arc<Node>, upstream: Arc<Upstream>) {
             };
             node.driver.tell(event);
         }
-        turn(began, config.probes.period_ms).await;
+        turns.next(began, config.probes.period_ms).await;
     }
 }
 
@@ -125,6 +139,7 @@ async fn fetch(node: &Node, upstream: &Upstream, path: &'static str) -> Result<(
 async fn scrapes(node: Arc<Node>, upstream: Arc<Upstream>) {
     let (mut restarts, mut has_loads, mut count) = (Restarts::default(), None, 0u64);
     let replica = upstream.id;
+    let mut turns = Turns::new(&node, &upstream, "scrape-clock");
     loop {
         let began = Instant::now();
         let period = node.config().probes.scrape_ms;
@@ -161,13 +176,14 @@ async fn scrapes(node: Arc<Node>, upstream: Arc<Upstream>) {
                 None => {} // it exports no metrics: probes tell its health, our own counters its load
             }
         }
-        turn(began, period).await;
+        turns.next(began, period).await;
     }
 }
 
 /// A peer's word on its own engine and the requests there.
 async fn reports(node: Arc<Node>, upstream: Arc<Upstream>) {
     let replica = upstream.id;
+    let mut turns = Turns::new(&node, &upstream, "peer-clock");
     loop {
         let began = Instant::now();
         let period = node.config().probes.peer_ms;
@@ -191,7 +207,7 @@ async fn reports(node: Arc<Node>, upstream: Arc<Upstream>) {
             };
             node.driver.tell(event);
         }
-        turn(began, period).await;
+        turns.next(began, period).await;
     }
 }
 
