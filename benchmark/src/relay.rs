@@ -33,6 +33,9 @@ pub struct RelayConfig {
     pub seed: u64,
     /// The links.
     pub links: Vec<LinkConfig>,
+    /// Names of all places in the order in which a simulation numbers them, so that both draw the same swings; by name
+    /// when empty.
+    pub sites: Vec<String>,
     /// Connections of one link at a time; further ones wait in the backlog.
     pub max_connections: usize,
 }
@@ -71,12 +74,16 @@ impl Relay {
     pub async fn start(config: RelayConfig) -> Result<Self, RelayError> {
         for link in &config.links {
             link.check().map_err(RelayError::Setting)?;
+            if let Some(end) = [&link.from, &link.to].into_iter().find(|end| !config.knows(end)) {
+                let known = config.sites.join(", ");
+                return Err(RelayError::Setting(format!("`{}`: `{end}` is none of the sites {known}", link.name)));
+            }
         }
         let network = network(&config);
         let (clock, alarms) = (Clock::start(1.0), Alarms::start()?);
         let shared = Arc::new(Mutex::new(network));
         let mut relay = Self { links: Vec::new(), tasks: Vec::new() };
-        let sites = sites(&config.links);
+        let sites = sites(&config);
         for (index, settings) in config.links.iter().enumerate() {
             let addr = settings.listen;
             let listener = TcpListener::bind(addr).await.map_err(|source| RelayError::Listen { addr, source })?;
@@ -112,16 +119,26 @@ impl Drop for Relay {
     }
 }
 
-/// Every end of a link is a site, by name.
-fn sites(links: &[LinkConfig]) -> BTreeMap<String, usize> {
-    let names: std::collections::BTreeSet<&String> = links.iter().flat_map(|l| [&l.from, &l.to]).collect();
+impl RelayConfig {
+    fn knows(&self, site: &String) -> bool {
+        self.sites.is_empty() || self.sites.contains(site)
+    }
+}
+
+/// Every end of a link is a site, numbered as told or by name.
+fn sites(config: &RelayConfig) -> BTreeMap<String, usize> {
+    if !config.sites.is_empty() {
+        return config.sites.iter().cloned().enumerate().map(|(i, name)| (name, i)).collect();
+    }
+    let names: std::collections::BTreeSet<&String> = config.links.iter().flat_map(|l| [&l.from, &l.to]).collect();
     names.into_iter().cloned().enumerate().map(|(i, name)| (name, i)).collect()
 }
 
 fn network(config: &RelayConfig) -> Network {
-    let sites = sites(&config.links);
-    let places: Vec<Place> = sites.iter().map(|(name, &i)| link::place(name, i)).collect();
-    let names: Vec<&String> = sites.keys().collect();
+    let sites = sites(config);
+    let mut names: Vec<&String> = sites.keys().collect();
+    names.sort_by_key(|name| sites[*name]);
+    let places: Vec<Place> = names.iter().enumerate().map(|(i, name)| link::place(name, i)).collect();
     let measured = |a: usize, b: usize| {
         let own =
             |l: &&LinkConfig| (sites[&l.from], sites[&l.to]) == (a, b) || (sites[&l.to], sites[&l.from]) == (a, b);
@@ -133,4 +150,35 @@ fn network(config: &RelayConfig) -> Network {
             .or_else(|| gorgo_traces::geo::measured_ms(names[a], names[b]))
     };
     Network::new(config.network.clone(), config.seed, &places, measured)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gorgo_core::Time;
+
+    #[tokio::test]
+    async fn relays_told_the_order_of_sites_swing_as_the_simulation_does_and_unknown_ends_are_named() {
+        let names = ["lambda:me-west-1", "lambda:europe-central-1", "lambda:us-west-1"].map(str::to_owned);
+        let mut link = LinkConfig::parse("127.0.0.1:0=127.0.0.1:1,rtt=180", 0).unwrap();
+        (link.from, link.to) = (names[2].clone(), names[0].clone());
+        let config = RelayConfig {
+            network: NetworkConfig::default(),
+            seed: 7,
+            links: vec![link],
+            sites: names.to_vec(),
+            max_connections: 1,
+        };
+        let places = names.each_ref().map(|n| gorgo_traces::geo::place_of(n).unwrap());
+        let known = |a: usize, b: usize| (a + b == 2 && a != b).then_some(180.0);
+        let mut simulated = Network::new(config.network.clone(), 7, &places, known);
+        let mut relayed = network(&config);
+        for s in [0, 40, 100] {
+            let at = Time(s * 1_000_000_000);
+            assert_eq!(relayed.rtt_ms(2, 0, at), simulated.rtt_ms(2, 0, at));
+        }
+        let other = RelayConfig { sites: names[..2].to_vec(), ..config };
+        let error = Relay::start(other).await.unwrap_err().to_string();
+        assert!(error.contains("`lambda:us-west-1` is none of the sites"), "{error}");
+    }
 }

@@ -41,7 +41,8 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
         }
     }
     let network = NetworkConfig { sigma: args.sigma, jitter: args.jitter, scale: args.scale, ..Default::default() };
-    let config = RelayConfig { network, seed: args.seed, links, max_connections: args.max_connections };
+    let config =
+        RelayConfig { network, seed: args.seed, links, sites: Vec::new(), max_connections: args.max_connections };
     super::runtime()?.block_on(async {
         let relay = Relay::start(config).await?;
         for (link, addr) in relay.links() {

@@ -30,7 +30,7 @@ async fn relay(rtt_ms: f64, lifetime: Option<f64>) -> (Relay, SocketAddr) {
     let mut link = LinkConfig::parse(&format!("127.0.0.1:0={},rtt={rtt_ms}", echo().await), 0).unwrap();
     link.mean_lifetime_s = lifetime;
     let network = NetworkConfig { sigma: 0.0, jitter: 0.0, ..NetworkConfig::default() };
-    let config = RelayConfig { network, seed: 1, links: vec![link], max_connections: 10 };
+    let config = RelayConfig { network, seed: 1, links: vec![link], sites: Vec::new(), max_connections: 10 };
     let relay = Relay::start(config).await.unwrap();
     let addr = relay.links().next().unwrap().1;
     (relay, addr)
