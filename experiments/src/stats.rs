@@ -54,6 +54,18 @@ fn t_975(degrees: f64) -> f64 {
     StudentsT::new(0.0, 1.0, degrees).map_or(f64::NAN, |t| t.inverse_cdf(0.975))
 }
 
+/// Half the width of the 95 % interval of a pooled statistic, from its values with each of `n` groups left out: the
+/// grouped jackknife. `None` with fewer than three.
+pub fn jackknife(left_out: &[f64]) -> Option<f64> {
+    let n = left_out.len() as f64;
+    if left_out.len() < 3 {
+        return None;
+    }
+    let mean = left_out.iter().sum::<f64>() / n;
+    let spread = left_out.iter().map(|v| (v - mean).powi(2)).sum::<f64>();
+    Some(t_975(n - 1.0) * ((n - 1.0) / n * spread).sqrt())
+}
+
 /// Whether an arm is better than the baseline in a quantity of which less is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -117,6 +129,16 @@ pub fn paired(pairs: &[(f64, f64)]) -> Option<Difference> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_jackknife_of_a_mean_is_its_students_interval() {
+        let values = [3.0, 5.0, 4.0, 9.0];
+        let sum: f64 = values.iter().sum();
+        let left_out = values.map(|v| (sum - v) / 3.0);
+        let student = Estimate::over(values).unwrap().ci95.unwrap();
+        assert!((jackknife(&left_out).unwrap() - student).abs() < 1e-9);
+        assert_eq!(jackknife(&left_out[..2]), None);
+    }
 
     fn close(a: f64, b: f64) {
         assert!((a - b).abs() <= 1e-9 * b.abs().max(1.0), "{a} is not {b}");

@@ -1,9 +1,12 @@
 //! Two results side by side, quantile by quantile: a measured run against its simulation, or any two runs.
 //!
-//! Arms are matched by name; seeds are pooled. An error is (simulated - measured) / measured in per cent.
+//! Arms are matched by name; seeds are pooled. An error is (simulated - measured) / measured in per cent. Its interval
+//! is the grouped jackknife's: the error is taken again with each seed left out of both runs, and
+//! `t(0.975, n - 1) * sqrt((n - 1) / n * sum((e_i - mean)^2))` is half the width. It says how far chance alone (whose
+//! report came first, which tie fell where) may move the error.
 
 use crate::results::{Point, Results};
-use crate::stats::Digest;
+use crate::stats::{Digest, jackknife};
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use serde::Serialize;
 
@@ -19,6 +22,8 @@ pub struct Figure {
     /// Error in per cent of the measured; `None` when that is 0. For shares and rates, already in per cent, the
     /// difference in points.
     pub error: Option<f64>,
+    /// Half the width of its 95 % interval; `None` with fewer than three common seeds.
+    pub ci95: Option<f64>,
     /// Whether `--max-error` is about it: p50 and p95 of TTFT and E2E.
     pub judged: bool,
 }
@@ -61,7 +66,7 @@ pub fn compare(measured: &Results, simulated: &Results) -> Result<Vec<ArmErrors>
         .iter()
         .filter_map(|(arm, a)| {
             let (_, b) = theirs.iter().find(|(other, _)| other == arm)?;
-            Some(ArmErrors { arm: arm.clone(), figures: figures(a, b) })
+            Some(ArmErrors { arm: arm.clone(), figures: with_intervals(a, b) })
         })
         .collect();
     if common.is_empty() {
@@ -70,6 +75,24 @@ pub fn compare(measured: &Results, simulated: &Results) -> Result<Vec<ArmErrors>
         return Err(ValidateError::NoCommonArm { measured: names(&ours), simulated: names(&theirs) });
     }
     Ok(common)
+}
+
+/// All figures; each error once more without each common seed gives the intervals.
+fn with_intervals(a: &[Point], b: &[Point]) -> Vec<Figure> {
+    let mut all = figures(a, b);
+    let seeds: Vec<u64> = a.iter().map(|p| p.seed).filter(|seed| b.iter().any(|p| p.seed == *seed)).collect();
+    if seeds.len() < 3 {
+        return all;
+    }
+    let without =
+        |points: &[Point], seed: u64| -> Vec<Point> { points.iter().filter(|p| p.seed != seed).cloned().collect() };
+    let left: Vec<Vec<Figure>> = seeds.iter().map(|&seed| figures(&without(a, seed), &without(b, seed))).collect();
+    for figure in &mut all {
+        let same = |figures: &Vec<Figure>| figures.iter().find(|f| f.name == figure.name).and_then(|f| f.error);
+        let errors: Option<Vec<f64>> = left.iter().map(same).collect();
+        figure.ci95 = errors.as_deref().and_then(jackknife);
+    }
+    all
 }
 
 fn figures(a: &[Point], b: &[Point]) -> Vec<Figure> {
@@ -88,12 +111,12 @@ fn figures(a: &[Point], b: &[Point]) -> Vec<Figure> {
             let (Some(measured), Some(simulated)) = (a.quantile(p), b.quantile(p)) else { continue };
             let error = (measured != 0.0).then(|| 100.0 * (simulated - measured) / measured);
             let judged = judged && (label == "p50" || label == "p95");
-            found.push(Figure { name: format!("{name} {label}, ms"), measured, simulated, error, judged });
+            found.push(Figure { name: format!("{name} {label}, ms"), measured, simulated, error, ci95: None, judged });
         }
     }
     let mut points = |name: String, measured: f64, simulated: f64| {
         let error = Some(simulated - measured);
-        found.push(Figure { name, measured, simulated, error, judged: false });
+        found.push(Figure { name, measured, simulated, error, ci95: None, judged: false });
     };
     let hit = |points: &[Point]| {
         let sum = |pick: fn(&Point) -> u64| points.iter().map(pick).sum::<u64>() as f64;
@@ -111,7 +134,7 @@ fn figures(a: &[Point], b: &[Point]) -> Vec<Figure> {
     let finished = |points: &[Point]| points.iter().map(|p| p.counts.finished).sum::<u64>() as f64;
     let (measured, simulated) = (finished(a), finished(b));
     let error = (measured != 0.0).then(|| 100.0 * (simulated - measured) / measured);
-    found.push(Figure { name: "finished requests".to_owned(), measured, simulated, error, judged: false });
+    found.push(Figure { name: "finished requests".to_owned(), measured, simulated, error, ci95: None, judged: false });
     found
 }
 
@@ -128,7 +151,7 @@ pub fn table(arms: &[ArmErrors]) -> String {
     let mut table = Table::new();
     let style = TableStyle::new().header_separator(LineStyle::none().fill('─'));
     table.load_style(style).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["arm", "figure", "measured", "simulated", "error"]);
+    table.set_header(["arm", "figure", "measured", "simulated", "error", "± 95 %"]);
     for arm in arms {
         for (i, f) in arm.figures.iter().enumerate() {
             let unit = if f.name.ends_with(", %") { "points" } else { "%" };
@@ -138,6 +161,7 @@ pub fn table(arms: &[ArmErrors]) -> String {
                 crate::table::ms(f.measured),
                 crate::table::ms(f.simulated),
                 f.error.map_or_else(|| "-".to_owned(), |e| format!("{e:+.1} {unit}")),
+                f.ci95.map_or_else(|| "-".to_owned(), |half| format!("{half:.1}")),
             ]);
         }
     }
@@ -178,6 +202,24 @@ mod tests {
         assert_eq!(of("share of tel-aviv").simulated, 100.0);
         let (error, arm, _) = worst(&arms).unwrap();
         assert!(error >= p50.error.unwrap() && arm == "gorgo");
+    }
+
+    #[test]
+    fn an_error_that_every_seed_shares_is_certain_and_one_of_a_single_seed_is_not() {
+        let a = results(points(&["gorgo"], 5, 200));
+        let mut b = a.clone();
+        let slower = points(&["least-load"], 5, 200);
+        for (point, slow) in b.points.iter_mut().zip(&slower) {
+            point.latency = slow.latency.clone();
+        }
+        let p50 = |arms: &[ArmErrors]| arms[0].figures.iter().find(|f| f.name == "TTFT p50, ms").unwrap().clone();
+        let all = p50(&compare(&a, &b).unwrap());
+        assert!(all.ci95.unwrap() < all.error.unwrap(), "the interval does not hold 0: {all:?}");
+        let mut one = a.clone();
+        one.points[2].latency = slower[2].latency.clone();
+        let one = p50(&compare(&a, &one).unwrap());
+        assert!(one.ci95.unwrap() > one.error.unwrap(), "{one:?}");
+        assert_eq!(p50(&compare(&results(a.points[..2].to_vec()), &a).unwrap()).ci95, None, "two seeds are too few");
     }
 
     #[test]
