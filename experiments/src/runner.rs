@@ -53,11 +53,12 @@ pub enum RunError {
 /// How to run.
 #[derive(Debug, Clone, Copy)]
 pub struct RunOptions {
-    /// Threads; all cores when absent.
+    /// Points at a time; when absent as many as there are cores, or one in live runs, which would disturb each other on
+    /// a busy machine.
     pub jobs: Option<usize>,
     /// Whether to keep a row a request.
     pub rows: Rows,
-    /// Run on emulated replicas and real routers, in real time and one after the other.
+    /// Run on emulated replicas and real routers, in real time.
     pub live: bool,
     /// Run only points `i` with `i % n == shard` of `(shard, n)`.
     pub shard: Option<(usize, usize)>,
@@ -135,7 +136,7 @@ pub fn run(
         Ok(())
     };
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(if options.live { 1 } else { options.jobs.unwrap_or(0) })
+        .num_threads(options.jobs.unwrap_or(if options.live { 1 } else { 0 }))
         .build()
         .map_err(|_| RunError::Jobs { jobs: options.jobs.unwrap_or(0) })?;
     pool.install(|| points.par_iter().try_for_each(one))?;

@@ -8,10 +8,12 @@ use gorgo_core::nearest::{nearest, with_suggestion};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
+pub mod live;
 pub mod run;
 pub mod table;
 pub mod vary;
 pub mod workload;
+pub use live::LiveSpec;
 pub use run::RunSpec;
 pub use workload::WorkloadSpec;
 

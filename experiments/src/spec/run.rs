@@ -1,6 +1,7 @@
 //! Everything one run needs, read strictly.
 
 use super::WorkloadSpec;
+use super::live::LiveSpec;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::router::RouterConfig;
 use gorgo_sim::network::NetworkConfig;
@@ -152,6 +153,8 @@ pub struct RunSpec {
     pub faults: Vec<FaultSpec>,
     /// A run fails if requests are left this long after the last arrival, s.
     pub drain_limit_s: f64,
+    /// Servers of live runs.
+    pub live: LiveSpec,
 }
 
 #[derive(Debug, Deserialize)]
@@ -175,6 +178,8 @@ struct Rest {
     faults: Vec<FaultSpec>,
     #[serde(default = "default_drain_limit")]
     drain_limit_s: f64,
+    #[serde(default)]
+    live: LiveSpec,
 }
 
 fn default_drain_limit() -> f64 {
@@ -183,7 +188,7 @@ fn default_drain_limit() -> f64 {
 
 impl RunSpec {
     /// The settings of a run.
-    pub const KEYS: [&'static str; 11] = [
+    pub const KEYS: [&'static str; 12] = [
         "workload",
         "fleet",
         "topology",
@@ -195,6 +200,7 @@ impl RunSpec {
         "client",
         "faults",
         "drain_limit_s",
+        "live",
     ];
 
     /// Reads a merged table.
@@ -229,6 +235,7 @@ impl RunSpec {
             client: rest.client,
             faults: rest.faults,
             drain_limit_s: rest.drain_limit_s,
+            live: rest.live,
         };
         if !gated {
             spec.router.gates.max_running = spec.fleet.max_running;
@@ -248,6 +255,7 @@ impl RunSpec {
         if self.fleet.max_running == Some(0) {
             return Err("[fleet] max_running = 0 would run nothing; give at least 1".into());
         }
+        self.live.check(&names)?;
         for fault in &self.faults {
             if !names.contains(&fault.replica.as_str()) {
                 let hint = gorgo_core::nearest::nearest(&fault.replica, names.iter().copied()).unwrap_or_default();
@@ -298,6 +306,7 @@ fn check_table(key: &str, only: Table) -> Result<(), String> {
         "faults" => read::<Vec<FaultSpec>>(key, only),
         "proxy_region" => read::<String>(key, only),
         "drain_limit_s" => read::<f64>(key, only),
+        "live" => read::<LiveSpec>(key, only),
         _ => Ok(()),
     }
 }

@@ -82,6 +82,9 @@ fn mistakes_are_one_sentence_that_names_the_key_and_the_nearest() {
         error("faults = [{ at_s = 1, replica = \"c\", kind = \"crash\" }]", &[], &[]),
         error("arms = [", &[], &[]),
         error("topology = \"ring\"", &[], &[]),
+        error("live = { nodes = [{ name = \"c\", engine = \"http://h:1\" }] }", &[], &[]),
+        error("live = { nodes = [{ name = \"a\", engine = \"http://h:1\" }] }", &[], &[]),
+        error("live = { nodes = [{ name = \"a\" }, { name = \"b\" }] }", &[], &[]),
     ];
     insta::assert_snapshot!(all.join("\n"));
 }

@@ -1,10 +1,13 @@
 //! Every experiment file that ships runs, loses nothing, and gives the same bytes again.
 
+use gorgo_benchmark::emulator::{Emulator, EmulatorConfig};
 use gorgo_experiments::results::{ResultFolder, Results, Rows};
 use gorgo_experiments::runner::{self, RunOptions};
 use gorgo_experiments::spec::Experiment;
+use gorgo_live::node::Node;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 fn here() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
@@ -122,4 +125,74 @@ fn a_crash_in_the_file_fails_only_streams_that_had_begun() {
     for row in table.records().map(Result::unwrap) {
         assert!(&row[status] == "finished" || !row[ttft].is_empty(), "lost before its first token: {row:?}");
     }
+}
+
+/// Two emulated engines with an edge beside each, as they would stand elsewhere. They stop with the runtime.
+fn servers(runtime: &tokio::runtime::Runtime) -> (Vec<Emulator>, Vec<Arc<Node>>) {
+    runtime.block_on(async {
+        let (mut engines, mut listeners) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            let addr = "127.0.0.1:0".parse().unwrap();
+            engines.push(Emulator::start(EmulatorConfig::default(), addr).await.unwrap());
+            listeners.push(tokio::net::TcpListener::bind(addr).await.unwrap());
+        }
+        let doors: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
+        let mut nodes = Vec::new();
+        for (i, listener) in listeners.into_iter().enumerate() {
+            let (own, other) = (["one", "two"][i], ["one", "two"][1 - i]);
+            let text = format!(
+                "role = \"edge\"\nlisten = \"{}\"\npolicy = \"random\"\n\
+                 replicas = [{{ url = \"http://{}\", name = \"{own}\" }}]\n\
+                 peers = [{{ url = \"http://{}\", name = \"{other}\" }}]\n",
+                doors[i],
+                engines[i].addr(),
+                doors[1 - i]
+            );
+            let config = toml::from_str(&text).unwrap();
+            let node = gorgo_live::server::start(config, None, gorgo_live::upstream::tcp()).unwrap();
+            nodes.push(Arc::clone(&node));
+            tokio::spawn(gorgo_live::server::serve(node, listener, std::future::pending()));
+        }
+        (engines, nodes)
+    })
+}
+
+#[test]
+fn a_live_run_uses_servers_that_exist_and_gives_edges_the_arms_policy() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (engines, nodes) = servers(&runtime);
+    let node = |i: usize| {
+        let (name, engine, router) = (["one", "two"][i], engines[i].addr(), nodes[i].config().listen);
+        format!("{{ name = \"{name}\", engine = \"http://{engine}\", router = \"http://{router}\" }}")
+    };
+    let nodes_set = format!("live.nodes=[{}, {}]", node(0), node(1));
+    let sets = [
+        "seeds=1",
+        "baseline=gorgo",
+        "vary={}",
+        "arms=[{ policy = \"gorgo\" }, { policy = \"least-load\", topology = \"proxy\" }]",
+        "fleet.replicas=[{ name = \"one\", region = \"aws:eu-central-1\" }, { name = \"two\", region = \"aws:us-west-1\" }]",
+        "workload.rate=20",
+        "workload.requests=12",
+        "workload.max_output_tokens=8",
+        &nodes_set,
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let results = run_in(&here().join("three-regions.toml"), &sets, dir.path(), 1, true);
+    for arm in &results.summary {
+        assert_eq!((arm.counts.requests, arm.counts.finished), (12, 12), "{}: {:?}", arm.arm, arm.counts);
+        assert!((arm.share.iter().map(|s| s.share).sum::<f64>() - 1.0).abs() < 1e-9, "every answer names its replica");
+    }
+    for node in &nodes {
+        assert_eq!(node.driver.policy().name(), "gorgo", "the edges were told");
+    }
+
+    let crash = ["faults=[{ at_s = 1, replica = \"one\", kind = \"crash\" }]"];
+    let sets: Vec<String> = sets.iter().chain(&crash).map(|s| (*s).to_owned()).collect();
+    let experiment = Experiment::load(&here().join("three-regions.toml"), &sets, &[]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = ResultFolder::create(folder.path(), &experiment.resolved()).unwrap();
+    let options = RunOptions { jobs: None, rows: Rows::Keep, live: true, shard: None };
+    let error = runner::run(&experiment, &experiment.plan().unwrap(), &folder, options, &|_| {}).unwrap_err();
+    assert!(error.to_string().contains("nodes are servers that exist"), "{error}");
 }

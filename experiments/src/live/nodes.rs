@@ -1,0 +1,98 @@
+//! Servers that exist, from `[live] nodes`: where they are, and how they are made ready for an arm.
+
+use super::{LiveError, start};
+use crate::build::Built;
+use crate::spec::PlannedArm;
+use crate::spec::live::LiveNode;
+use crate::spec::run::{FaultWord, TopologySpec};
+use gorgo_benchmark::load::target::Target;
+use gorgo_live::client::Admin;
+use gorgo_live::config::Tls;
+use serde_json::{Value, json};
+
+/// The node of each replica in order of the fleet, none for an emulated fleet.
+fn of(arm: &PlannedArm) -> impl Iterator<Item = &LiveNode> {
+    let nodes = &arm.spec.live.nodes;
+    arm.spec.fleet.replicas.iter().filter_map(|replica| nodes.iter().find(|node| node.name == replica.name))
+}
+
+/// Whether users enter at routers that exist: they are edges, so only where the arm wants edges.
+fn has_routers(arm: &PlannedArm) -> bool {
+    let edge = arm.spec.topology == TopologySpec::Edge;
+    edge && !arm.spec.live.nodes.is_empty() && of(arm).all(|node| node.router.is_some())
+}
+
+/// Whether the faults of an arm can be done to the servers it names.
+pub(super) fn check(arm: &PlannedArm) -> Result<(), LiveError> {
+    let wrong = |message: String| Err(LiveError::Setting(message));
+    if arm.spec.live.nodes.is_empty() {
+        return Ok(());
+    }
+    for fault in &arm.spec.faults {
+        if fault.kind == FaultWord::Crash || has_routers(arm) {
+            return wrong(format!(
+                "nodes are servers that exist, and replica `{}` shall {:?} at {} s; take the fault or the nodes out",
+                fault.replica, fault.kind, fault.at_s
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The secret in an environment variable.
+pub(super) fn key(variable: Option<&str>) -> Result<Option<String>, LiveError> {
+    let Some(variable) = variable else { return Ok(None) };
+    match std::env::var(variable) {
+        Ok(key) if !key.is_empty() => Ok(Some(key)),
+        _ => Err(LiveError::Setting(format!("names the variable {variable}, which is not set; export the key in it"))),
+    }
+}
+
+/// The engines' addresses in order of the fleet; `None` for an emulated fleet.
+pub(super) fn engines(arm: &PlannedArm) -> Result<Option<Vec<String>>, LiveError> {
+    if arm.spec.live.nodes.is_empty() {
+        return Ok(None);
+    }
+    let address = |node: &LiveNode| {
+        node.engine.clone().ok_or_else(|| {
+            LiveError::Setting(format!(
+                "node `{}` has no engine, and this arm starts its router here; add it",
+                node.name
+            ))
+        })
+    };
+    of(arm).map(address).collect::<Result<_, _>>().map(Some)
+}
+
+/// Edges that exist, as users meet them.
+pub(super) fn routers(arm: &PlannedArm, built: &Built) -> Option<Vec<Target>> {
+    let world = &built.world;
+    let target = |(node, replica): (&LiveNode, &gorgo_sim::world::ReplicaConfig)| {
+        let site = &world.sites[replica.site];
+        let url = node.router.as_deref()?.trim_end_matches('/').to_owned();
+        Some(Target { url, name: site.name.clone(), place: Some(site.place) })
+    };
+    has_routers(arm).then(|| of(arm).zip(&world.replicas).filter_map(target).collect())
+}
+
+/// Gives a router the arm's policy, and empties its index and its engines' caches.
+pub(super) async fn prepare(target: &Target, arm: &PlannedArm) -> Result<(), LiveError> {
+    let live = &arm.spec.live;
+    let part = || start(format!("router {}", target.url));
+    let admin = Admin::new(&target.url, key(live.admin_key_env.as_deref())?.as_deref(), &Tls::default());
+    let admin = admin.map_err(|e| part()(&e))?;
+    let policy = json!({"policy": arm.spec.policy});
+    admin.call(http::Method::POST, "/lb/policy", Some(&policy)).await.map_err(|e| part()(&e))?;
+    if live.flush {
+        let all = json!({"engines": true});
+        let told = admin.call(http::Method::POST, "/lb/cache/clear", Some(&all)).await.map_err(|e| part()(&e))?;
+        if told["success"] != Value::Bool(true) {
+            let why = format!(
+                "not every cache was emptied ({}); set live.flush = false to run on warm ones",
+                told["engines"]
+            );
+            return Err(part()(&why));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! What a live run's parts are told: links as far as the regions are, and each router's file.
+
+use crate::build::Built;
+use crate::spec::PlannedArm;
+use gorgo_benchmark::emulator::Emulator;
+use gorgo_benchmark::relay::LinkConfig;
+use gorgo_core::rng;
+use gorgo_live::config::{Config, PeerConfig, Probes, ReplicaConfig, Role};
+use gorgo_sim::network::Network;
+use gorgo_sim::world::Topology;
+use rand::Rng;
+use std::net::SocketAddr;
+
+/// Any free port of this machine.
+pub(super) const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+pub(super) fn link_name(router: usize, replica: usize) -> String {
+    format!("{router} to {replica}")
+}
+
+/// A link for each router and replica (or peer) that are not at one site.
+pub(super) fn links(built: &Built, sites: &[usize], engines: &[Emulator], doors: &[SocketAddr]) -> Vec<LinkConfig> {
+    let world = &built.world;
+    let places: Vec<_> = world.sites.iter().map(|s| s.place).collect();
+    let measured =
+        |a: usize, b: usize| world.measured.iter().find(|&&(from, to, _)| (from, to) == (a, b)).map(|&(_, _, ms)| ms);
+    let network = Network::new(world.network.clone(), world.seed, &places, measured);
+    let mut links = Vec::new();
+    for (r, &from) in sites.iter().enumerate() {
+        for (u, replica) in world.replicas.iter().enumerate().filter(|(_, replica)| replica.site != from) {
+            links.push(LinkConfig {
+                name: link_name(r, u),
+                listen: LOOPBACK,
+                target: if sites.len() > 1 { doors[u] } else { engines[u].addr() },
+                from: world.sites[from].name.clone(),
+                to: world.sites[replica.site].name.clone(),
+                // The relay's network applies the scale itself.
+                rtt_ms: Some(network.base_ms(from, replica.site) / world.network.scale),
+                mean_lifetime_s: None,
+            });
+        }
+    }
+    links
+}
+
+/// The file of router `i`, as a user would write it.
+pub(super) fn config(
+    arm: &PlannedArm,
+    seed: u64,
+    built: &Built,
+    i: usize,
+    listen: SocketAddr,
+    find: &dyn Fn(usize, usize) -> String,
+) -> Config {
+    let (world, names) = (&built.world, &built.names);
+    let edge = matches!(world.topology, Topology::Edge);
+    let replica = |u: usize| ReplicaConfig {
+        url: find(i, u),
+        name: Some(names.replicas[u].clone()),
+        region: None,
+        ms_per_token: world.replicas[u].ms_per_token,
+        kv_tokens: Some(u64::from(world.replicas[u].engine.kv_tokens)),
+        api_key: None,
+    };
+    let all = 0..world.replicas.len();
+    Config {
+        role: if edge { Role::Edge } else { Role::Proxy },
+        name: names.routers[i].clone(),
+        listen,
+        seed: rng::stream(seed, "policy", i as u64).next_u64(),
+        policy: arm.spec.policy.clone(),
+        router: world.router.clone(),
+        replicas: all.clone().filter(|&u| !edge || u == i).map(replica).collect(),
+        peers: all
+            .filter(|&u| edge && u != i)
+            .map(|u| PeerConfig { url: find(i, u), name: Some(names.replicas[u].clone()) })
+            .collect(),
+        probes: Probes {
+            period_ms: world.probe_ms as u64,
+            scrape_ms: world.scrape_ms as u64,
+            peer_ms: world.peer_ms as u64,
+            ..Probes::default()
+        },
+        ..Config::default()
+    }
+}

@@ -1,0 +1,232 @@
+//! Everything a live run starts, or finds: replicas, the network between them, and routers.
+
+use super::setup::{LOOPBACK, config, link_name, links};
+use super::{LiveError, nodes, start};
+use crate::build::Built;
+use crate::spec::PlannedArm;
+use gorgo_benchmark::emulator::{Emulator, EmulatorConfig};
+use gorgo_benchmark::load::target::Target;
+use gorgo_benchmark::relay::{Relay, RelayConfig};
+use gorgo_core::fleet::Kind;
+use gorgo_core::record::QueueSample;
+use gorgo_core::router::Event;
+use gorgo_core::{Time, rng};
+use gorgo_live::node::Node;
+use gorgo_live::{server, upstream};
+use gorgo_sim::world::{FaultKind, Topology};
+use rand::Rng;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Longest wait for the routers to see their replicas.
+const READY_S: u64 = 20;
+/// Everything that runs. Dropping it stops what was started here.
+pub(super) struct Town {
+    /// Emulated replicas; none where real ones were named.
+    engines: Arc<Vec<Emulator>>,
+    _relay: Option<Relay>,
+    nodes: Vec<Arc<Node>>,
+    routers: Vec<JoinHandle<()>>,
+    /// Where users enter.
+    pub(super) targets: Vec<Target>,
+}
+
+impl Drop for Town {
+    fn drop(&mut self) {
+        self.routers.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Town {
+    pub(super) async fn build(arm: &PlannedArm, seed: u64, built: &Built) -> Result<Self, LiveError> {
+        nodes::check(arm)?;
+        if let Some(targets) = nodes::routers(arm, built) {
+            for target in &targets {
+                nodes::prepare(target, arm).await?;
+            }
+            return Ok(Self { engines: Arc::default(), _relay: None, nodes: vec![], routers: vec![], targets });
+        }
+        let world = &built.world;
+        let real = nodes::engines(arm)?;
+        let mut engines = Vec::new();
+        if real.is_none() {
+            for (i, replica) in world.replicas.iter().enumerate() {
+                let config = EmulatorConfig {
+                    engine: replica.engine.clone(),
+                    seed: rng::stream(seed, "engine", i as u64).next_u64(),
+                    health_ms: 0.0,
+                    ..EmulatorConfig::default()
+                };
+                let emulator = Emulator::start(config, LOOPBACK).await;
+                engines.push(emulator.map_err(|e| start(format!("replica {}", replica.name))(&e))?);
+            }
+        }
+        let sites: Vec<usize> = match world.topology {
+            Topology::Proxy { site } => vec![site],
+            Topology::Edge => world.replicas.iter().map(|r| r.site).collect(),
+        };
+        let mut listeners = Vec::new();
+        for _ in &sites {
+            listeners.push(TcpListener::bind(LOOPBACK).await?);
+        }
+        let doors: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+        // Real servers are as far away as they are.
+        let relay = match &real {
+            Some(_) => None,
+            None => Some(
+                Relay::start(RelayConfig {
+                    network: world.network.clone(),
+                    seed,
+                    links: links(built, &sites, &engines, &doors),
+                    sites: world.sites.iter().map(|s| s.name.clone()).collect(),
+                    max_connections: 4_096,
+                })
+                .await
+                .map_err(|e| start("relay")(&e))?,
+            ),
+        };
+        // Where a router finds a replica (proxy) or a peer (edge): through its link, or at once on the same site.
+        let find = |router: usize, replica: usize| -> String {
+            let name = link_name(router, replica);
+            let through = relay.iter().flat_map(Relay::links).find(|(link, _)| link.name == name);
+            match (through, &real) {
+                (Some((_, addr)), _) => format!("http://{addr}"),
+                _ if sites.len() > 1 && router != replica => format!("http://{}", doors[replica]),
+                (_, Some(urls)) => urls[replica].clone(),
+                (_, None) => format!("http://{}", engines[replica].addr()),
+            }
+        };
+        let engine_key = nodes::key(arm.spec.live.engine_key_env.as_deref())?;
+        let mut nodes = Vec::new();
+        let mut routers = Vec::new();
+        for (i, listener) in listeners.into_iter().enumerate() {
+            let mut config = config(arm, seed, built, i, doors[i], &find);
+            config.replicas.iter_mut().for_each(|replica| replica.api_key.clone_from(&engine_key));
+            let node = server::start(config, None, upstream::tcp()).map_err(|e| start(format!("router {i}"))(&e))?;
+            nodes.push(Arc::clone(&node));
+            routers.push(tokio::spawn(async move {
+                let _ = server::serve(node, listener, std::future::pending()).await;
+            }));
+        }
+        let target = |(site, door): (&usize, &SocketAddr)| Target {
+            url: format!("http://{door}"),
+            name: world.sites[*site].name.clone(),
+            place: Some(world.sites[*site].place),
+        };
+        let targets = sites.iter().zip(&doors).map(target).collect();
+        let town = Self { engines: Arc::new(engines), _relay: relay, nodes, routers, targets };
+        town.ready().await?;
+        if real.is_some() {
+            for target in &town.targets {
+                nodes::prepare(target, arm).await?;
+            }
+        }
+        Ok(town)
+    }
+
+    /// Waits until every router has measured the round trip to everyone it may send to.
+    async fn ready(&self) -> Result<(), LiveError> {
+        let seen = || {
+            let all = |node: &Arc<Node>| {
+                node.driver.read(|router, _, _| router.replicas().iter().all(|r| r.rtt.updated().is_some()))
+            };
+            self.nodes.iter().all(all)
+        };
+        for _ in 0..READY_S * 20 {
+            if seen() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Err(LiveError::NotReady(READY_S))
+    }
+
+    /// Does to the replicas what the experiment says, when it says.
+    pub(super) fn faults(&self, built: &Built, begun: Instant) -> JoinHandle<()> {
+        let mut plan: Vec<(Time, usize, FaultKind)> = Vec::new();
+        for fault in &built.world.faults {
+            plan.push((fault.at, usize::from(fault.replica), fault.kind));
+        }
+        plan.sort_by_key(|&(at, ..)| at);
+        let (engines, nodes) = (Arc::clone(&self.engines), self.nodes.clone());
+        let names = built.names.replicas.clone();
+        tokio::spawn(async move {
+            for (at, replica, kind) in plan {
+                tokio::time::sleep_until((begun + Duration::from_nanos(at.0)).into()).await;
+                match kind {
+                    FaultKind::Crash { down_ms } => {
+                        if let Some(engine) = engines.get(replica) {
+                            engine.crash(Duration::from_secs_f64(down_ms / 1e3), None);
+                        }
+                    }
+                    FaultKind::Drain | FaultKind::Undrain => {
+                        let draining = matches!(kind, FaultKind::Drain);
+                        for node in &nodes {
+                            if let Some(upstream) = node.find(&names[replica]) {
+                                node.driver.tell(Event::ReplicaDraining { replica: upstream.id, draining });
+                            }
+                        }
+                    }
+                }
+            }
+        })
+    }
+
+    /// Looks at the queues once in a while.
+    pub(super) fn sampler(&self, built: &Built, begun: Instant) -> (oneshot::Sender<()>, JoinHandle<Vec<QueueSample>>) {
+        let period = Duration::from_secs_f64(built.world.sample_ms.max(100.0) / 1e3);
+        let (engines, nodes) = (Arc::clone(&self.engines), self.nodes.clone());
+        let (stop, mut stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            let mut samples = Vec::new();
+            loop {
+                tokio::select! {
+                    _ = &mut stopped => return samples,
+                    () = tokio::time::sleep(period) => samples.extend(sample(begun, &engines, &nodes).await),
+                }
+            }
+        });
+        (stop, task)
+    }
+}
+
+/// What replicas have to do: by an emulated engine's own word, else by what a router here last heard of it.
+async fn sample(begun: Instant, engines: &[Emulator], nodes: &[Arc<Node>]) -> Vec<QueueSample> {
+    let at = Time(begun.elapsed().as_nanos() as u64);
+    let mut samples = Vec::new();
+    for (i, emulator) in engines.iter().enumerate() {
+        let Some(snapshot) = emulator.engine().read().await else { continue };
+        let (loads, node) = (snapshot.loads, &nodes[i.min(nodes.len() - 1)]);
+        samples.push(QueueSample {
+            at,
+            replica: i as u16,
+            waiting: (loads.waiting + loads.arriving) as u32,
+            running: (loads.running + loads.prefilling) as u32,
+            queued_at_router: node.driver.read(|router, _, _| router.queue_len()) as u32,
+        });
+    }
+    if engines.is_empty() {
+        for (edge, node) in nodes.iter().enumerate() {
+            node.driver.read(|router, _, _| {
+                let own = router.replicas().iter().filter(|replica| replica.spec.kind != Kind::Peer);
+                for (i, report) in own.enumerate().filter_map(|(i, replica)| Some((i, replica.engine?.0))) {
+                    // An edge's only engine is the one beside it.
+                    let replica = if nodes.len() > 1 { edge } else { i } as u16;
+                    let (waiting, running) = (report.queued, report.running);
+                    samples.push(QueueSample {
+                        at,
+                        replica,
+                        waiting,
+                        running,
+                        queued_at_router: router.queue_len() as u32,
+                    });
+                }
+            });
+        }
+    }
+    samples
+}

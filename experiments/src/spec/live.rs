@@ -1,0 +1,66 @@
+//! `[live]`: servers that exist, for live runs on them instead of on emulated replicas.
+
+use serde::{Deserialize, Serialize};
+
+/// A server that exists.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiveNode {
+    /// Name of the replica in `[fleet]` that it stands for.
+    pub name: String,
+    /// Its engine: `http://host:port`.
+    pub engine: Option<String>,
+    /// The `gorgo lb` beside it, as users reach it: `http://host:port`. It is told each arm's policy.
+    pub router: Option<String>,
+}
+
+/// What a live run needs to know of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LiveSpec {
+    /// One for each replica; a live run emulates all replicas when there are none.
+    pub nodes: Vec<LiveNode>,
+    /// Name of the served model.
+    pub model: String,
+    /// Empty the engines' and routers' caches before each run, so that none profits from the one before.
+    pub flush: bool,
+    /// Environment variable with the engines' API key.
+    pub engine_key_env: Option<String>,
+    /// Environment variable with the routers' API key.
+    pub router_key_env: Option<String>,
+    /// Environment variable with the routers' admin key.
+    pub admin_key_env: Option<String>,
+}
+
+impl Default for LiveSpec {
+    fn default() -> Self {
+        let (engine_key_env, router_key_env, admin_key_env) = (None, None, None);
+        Self { nodes: Vec::new(), model: String::new(), flush: true, engine_key_env, router_key_env, admin_key_env }
+    }
+}
+
+impl LiveSpec {
+    /// Whether it fits a fleet of these names.
+    pub(super) fn check(&self, names: &[&str]) -> Result<(), String> {
+        for (i, node) in self.nodes.iter().enumerate() {
+            let name = node.name.as_str();
+            if !names.contains(&name) {
+                let hint = gorgo_core::nearest::nearest(name, names.iter().copied()).unwrap_or_default();
+                return Err(format!("[live] node `{name}` is not in the fleet; did you mean `{hint}`?"));
+            }
+            if self.nodes[..i].iter().any(|other| other.name == name) {
+                return Err(format!("[live] lists node `{name}` twice"));
+            }
+            if node.engine.is_none() && node.router.is_none() {
+                return Err(format!(
+                    "[live] node `{name}` has no address; give engine = \"http://HOST:PORT\", router, or both"
+                ));
+            }
+        }
+        let missing = names.iter().find(|name| !self.nodes.iter().any(|node| node.name == **name));
+        match missing.filter(|_| !self.nodes.is_empty()) {
+            Some(name) => Err(format!("[live] has no node for replica `{name}`; list one for each replica")),
+            None => Ok(()),
+        }
+    }
+}
