@@ -1,5 +1,9 @@
 //! The `gorgo` command as a user meets it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // long tests print what they measured
+
+mod client;
+mod kill;
+mod processes;
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
