@@ -4,6 +4,7 @@
 mod client;
 mod kill;
 mod processes;
+mod stop;
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
