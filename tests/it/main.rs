@@ -5,6 +5,7 @@ mod client;
 mod kill;
 mod processes;
 mod stop;
+mod streams;
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
