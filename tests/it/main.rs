@@ -4,6 +4,7 @@
 mod client;
 mod kill;
 mod processes;
+mod prometheus;
 mod stop;
 mod streams;
 
