@@ -12,6 +12,7 @@ mod live;
 mod proxy;
 mod relay;
 mod run;
+mod stop;
 mod trace;
 mod workload;
 
@@ -193,6 +194,20 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|e| anyhow::anyhow!("cannot start threads ({e}); the machine is out of resources"))
+}
+
+/// Lets this process open as many files as the system allows; a stream through a router takes two.
+pub(crate) fn raise_file_limit(streams: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }); // what it was may do as well
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if files / 2 < streams as u64 {
+        tracing::warn!(
+            "this process may open {files} files, enough for {} streams of the {streams} connections allowed; raise `ulimit -n`",
+            files / 2
+        );
+    }
 }
 
 /// Returns on SIGINT or SIGTERM.

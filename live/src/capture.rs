@@ -109,7 +109,7 @@ impl Capture {
 
 /// The row in the common format. What happens on the replica is not seen from here: its arrival there and its
 /// first token's departure are placed half a round trip inside what is seen.
-fn record(row: &Row, request: u64) -> RequestRecord {
+pub(crate) fn record(row: &Row, request: u64) -> RequestRecord {
     let never = Time::NEVER;
     let half = gorgo_core::Span::from_ms(row.rtt_ms / 2.0);
     let sooner = |at: Time| if at == never { never } else { Time(at.0.saturating_sub(half.0)) };

@@ -16,12 +16,16 @@ pub fn refusal(status: StatusCode, code: &str, message: &str) -> Response<Body> 
         status if status.is_client_error() => "invalid_request_error",
         _ => "server_error",
     };
-    let body = json!({"error": {"message": message, "type": kind, "param": null, "code": code}}).to_string();
-    let mut response = Response::new(Body::Full(Bytes::from(body)));
+    let mut response = Response::new(Body::Full(Bytes::from(body(kind, code, message))));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
+}
+
+/// The JSON of an error.
+pub(crate) fn body(kind: &str, code: &str, message: &str) -> String {
+    json!({"error": {"message": message, "type": kind, "param": null, "code": code}}).to_string()
 }

@@ -27,6 +27,8 @@ pub struct Exchange {
     /// Whether the first token's time is true: the answer streamed.
     pub(crate) streamed: bool,
     pub(crate) rid: Option<String>,
+    #[cfg(feature = "otel")]
+    pub(crate) trace: Option<crate::otel::Context>,
     current: Option<(Arc<Upstream>, Dispatch)>,
     /// A command that was read too early.
     pending: Option<Command>,
@@ -46,6 +48,8 @@ impl Exchange {
             chat: false,
             streamed: false,
             rid: None,
+            #[cfg(feature = "otel")]
+            trace: None,
             current: None,
             pending: None,
             over: false,
@@ -150,6 +154,10 @@ impl Exchange {
         self.row.done = self.now();
         (self.row.status, self.row.reason) = (status, reason);
         let row = Arc::new(self.row.clone());
+        #[cfg(feature = "otel")]
+        if let Some(trace) = self.trace.take() {
+            self.node.otel.end(trace, &row);
+        }
         self.node.metrics.ended(&row, self.streamed);
         self.node.capture.push(&row);
         self.node.driver.watchers().explanations.outcome(self.id, &row);

@@ -72,7 +72,7 @@ async fn admit(
         return refuse(
             StatusCode::TOO_MANY_REQUESTS,
             "too_many_requests",
-            "the router holds as many requests as it may; try again soon",
+            "the router holds as many requests as it may (limits.requests); try again soon",
         );
     };
     let config = node.config();
@@ -115,6 +115,10 @@ async fn admit(
         exchange.model = found.model;
         exchange.chat = intake::is_chat(parts.uri.path());
         exchange.prompt = Some(found.prompt);
+    }
+    #[cfg(feature = "otel")]
+    {
+        exchange.trace = node.otel.begin(&mut parts.headers, node.seed, id);
     }
     headers::to_upstream(&mut parts.headers, &request_id, from, keys.api.is_some() || keys.admin.is_some());
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));

@@ -95,7 +95,7 @@ pub(crate) async fn read(
                 return refuse(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "overloaded",
-                    "the router holds as many bytes of bodies as it may; try again soon",
+                    "the router holds as many bytes of bodies as it may (limits.bodies_bytes); try again soon",
                 );
             };
             match &mut budget {

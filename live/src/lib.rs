@@ -30,6 +30,8 @@ mod intake;
 pub mod merge;
 pub mod metrics;
 pub mod node;
+#[cfg(feature = "otel")]
+pub mod otel;
 pub mod probe;
 pub mod prom_text;
 pub mod prompt;

@@ -113,6 +113,9 @@ pub struct Node {
     pub shadows: Figures,
     /// Timeline capture.
     pub capture: Capture,
+    /// Traces for a collector.
+    #[cfg(feature = "otel")]
+    pub otel: crate::otel::Otel,
     /// Requests that may still be let in.
     pub slots: Arc<Semaphore>,
     /// KiB of bodies that may still be read.
@@ -152,6 +155,8 @@ impl Node {
             ratios: Ratios::default(),
             shadows,
             capture: Capture::default(),
+            #[cfg(feature = "otel")]
+            otel: crate::otel::Otel::default(),
             slots: Arc::new(Semaphore::new(config.limits.requests)),
             body_kib: Arc::new(Semaphore::new(config.limits.bodies_bytes >> 10)),
             // The standard library's hasher is keyed at random per process; that is all that is wanted here.

@@ -1,9 +1,11 @@
 //! An engine's answer on its way to the client: bytes unaltered, flushed as they come, watched by the tap.
 //!
 //! What arrived before the first content-bearing token is held back (up to 64 kB), since until then the request can
-//! still go elsewhere. From then on the answer goes through; if it breaks, so does the client's connection.
+//! still go elsewhere. From then on the answer goes through. If it breaks, a stream of events ends with an error event
+//! that says so; an answer of any other kind is cut, since nothing can be said inside it.
 
 use crate::body::BoxError;
+use crate::errors;
 use crate::exchange::Exchange;
 use crate::sse::Tap;
 use bytes::Bytes;
@@ -26,6 +28,10 @@ pub struct Relay {
     tap: Tap,
     exchange: Option<Exchange>,
     ended: bool,
+    /// Whether an error can be told inside the body: it is a stream of events of no announced length.
+    can_tell: bool,
+    /// Whether what has passed ends with a whole event.
+    whole: bool,
     gap: Duration,
     last: Instant,
     alarm: Pin<Box<Sleep>>,
@@ -40,8 +46,11 @@ impl Relay {
         gap: Duration,
     ) -> Self {
         let ended = body.is_end_stream();
+        let can_tell = exchange.streamed && body.size_hint().exact().is_none();
+        let whole = held.iter().rev().find_map(Frame::data_ref).is_none_or(|data| ends_event(data));
         let alarm = Box::pin(tokio::time::sleep(gap));
-        let mut relay = Self { held, body, tap, exchange: Some(exchange), ended, gap, last: Instant::now(), alarm };
+        let last = Instant::now();
+        let mut relay = Self { held, body, tap, exchange: Some(exchange), ended, can_tell, whole, gap, last, alarm };
         if relay.ended {
             relay.end();
         }
@@ -81,9 +90,14 @@ impl Relay {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
+            // Only the frame around a complete stream is missing.
+            Poll::Ready(Some(Err(_))) if self.can_tell && self.tap.done() => {
+                self.end();
+                Poll::Ready(None)
+            }
             Poll::Ready(Some(Err(error))) => {
                 self.broke(Failure::Connection);
-                Poll::Ready(Some(Err(error.into())))
+                Poll::Ready(Some(self.last_word("the replica broke off in the middle of its answer", error.into())))
             }
             Poll::Ready(None) => {
                 self.end();
@@ -99,7 +113,8 @@ impl Relay {
             let due = self.last + self.gap;
             if Instant::now() >= due {
                 self.broke(Failure::Timeout);
-                return Poll::Ready(Some(Err("the replica sent nothing for too long".into())));
+                let why = "the replica sent nothing for too long";
+                return Poll::Ready(Some(self.last_word(why, why.into())));
             }
             self.alarm.as_mut().reset(due);
         }
@@ -108,6 +123,7 @@ impl Relay {
 
     fn passing(&mut self, data: &[u8]) {
         self.last = Instant::now();
+        self.whole = ends_event(data);
         self.tap.feed(data);
         if let Some(exchange) = &mut self.exchange
             && exchange.row.first_token == Time::NEVER
@@ -115,6 +131,17 @@ impl Relay {
         {
             exchange.row.first_token = exchange.now();
         }
+    }
+
+    /// What a client gets after the replica's last bytes, for it to know that the answer is no whole one.
+    fn last_word(&self, why: &str, error: BoxError) -> Result<Frame<Bytes>, BoxError> {
+        if !self.can_tell {
+            return Err(error);
+        }
+        // An event that was begun ends here, so that ours is one of its own.
+        let before = if self.whole { "" } else { "\n\n" };
+        let told = errors::body("server_error", "upstream_broke", why);
+        Ok(Frame::data(Bytes::from(format!("{before}data: {told}\n\n"))))
     }
 
     fn end(&mut self) {
@@ -134,6 +161,10 @@ impl Relay {
             exchange.broke(failure);
         }
     }
+}
+
+fn ends_event(data: &[u8]) -> bool {
+    data.ends_with(b"\n\n") || data.ends_with(b"\r\n\r\n")
 }
 
 impl Drop for Relay {

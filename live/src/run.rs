@@ -31,6 +31,14 @@ pub async fn run(
     let listen = config.listen;
     let listener = TcpListener::bind(listen).await.map_err(|why| StartError::Listen { listen, why })?;
     let node = server::start(config, reread, upstream::tcp())?;
+    #[cfg(feature = "otel")]
+    if let Some(settings) =
+        crate::otel::Settings::from_environment(|name| std::env::var(name).ok()).map_err(StartError::Environment)?
+    {
+        let trust = crate::tls::client(&crate::config::Tls::default())?;
+        let connector = upstream::Connector::new(upstream::tcp(), trust, settings.timeout);
+        crate::otel::start(&node, settings, upstream::pool(connector, std::time::Duration::from_secs(4)));
+    }
     let reloading = Arc::clone(&node);
     let hangups = tokio::spawn(async move {
         use tokio::signal::unix::{SignalKind, signal};
@@ -42,8 +50,10 @@ pub async fn run(
         }
     });
     ready(listener.local_addr().unwrap_or(listen));
-    let cut = server::serve(node, listener, stop_signal()).await;
+    let cut = server::serve(Arc::clone(&node), listener, stop_signal()).await;
     hangups.abort();
+    #[cfg(feature = "otel")]
+    node.otel.flush(std::time::Duration::from_secs(5)).await;
     cut
 }
 

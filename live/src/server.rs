@@ -56,6 +56,9 @@ pub enum StartError {
     /// A replica cannot be added.
     #[error("{0}")]
     Replica(String),
+    /// A variable of the environment cannot be used.
+    #[error("{0}")]
+    Environment(String),
     /// The decision log cannot be written.
     #[error("cannot write the decision log `{path}`: {why}; choose another with explain.log.path")]
     Log {
@@ -195,7 +198,7 @@ pub async fn serve(
 
 /// More connections than allowed: a short 503, without reading.
 async fn turn_away(mut io: Io) {
-    const BODY: &str = "{\"error\":{\"message\":\"the router holds as many connections as it may; try again soon\",\
+    const BODY: &str = "{\"error\":{\"message\":\"the router holds as many connections as it may (limits.connections); try again soon\",\
         \"type\":\"server_error\",\"param\":null,\"code\":\"too_many_connections\"}}";
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
@@ -299,6 +302,10 @@ pub fn apply(node: &Arc<Node>, new: Config) -> Result<Vec<String>, ConfigError> 
         ("router.index_bytes", old.router.index_bytes == new.router.index_bytes),
         ("limits.connections", old.limits.connections == new.limits.connections),
         ("limits.requests", old.limits.requests == new.limits.requests),
+        ("limits.bodies_bytes", old.limits.bodies_bytes == new.limits.bodies_bytes),
+        ("timeouts.connect_ms", old.timeouts.connect_ms == new.timeouts.connect_ms),
+        ("timeouts.keep_alive_ms", old.timeouts.keep_alive_ms == new.timeouts.keep_alive_ms),
+        ("seed", old.seed == new.seed),
     ] {
         if !same {
             let advice = "it cannot change while the router runs; restart it or put the old value back".to_owned();

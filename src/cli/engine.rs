@@ -61,6 +61,7 @@ pub(super) fn run(args: &EngineArgs) -> anyhow::Result<()> {
     if !args.listen.ip().is_loopback() && args.api_key.is_none() {
         bail!("{} can be reached from outside: give --api-key, or listen on 127.0.0.1", args.listen);
     }
+    super::raise_file_limit(config.max_connections);
     super::runtime()?.block_on(async {
         let server = Emulator::start(config, args.listen).await?;
         say(format_args!("emulated SGLang on {} ({})", server.url(), args.model))?;

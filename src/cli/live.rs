@@ -1,6 +1,7 @@
 //! What `proxy`, `lb` and `trace` share: starting a router, and talking to one.
 
 use super::say;
+use super::stop::{self, PidFile, StopArgs};
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_experiments::spec::table;
@@ -34,6 +35,9 @@ pub(crate) struct StartArgs {
     /// Log as JSON lines
     #[arg(long)]
     log_json: bool,
+    /// File for its process id, which `stop` reads; by port in the runtime directory when absent
+    #[arg(long)]
+    pid_file: Option<PathBuf>,
     /// Check the configuration and end
     #[arg(long)]
     check: bool,
@@ -96,11 +100,20 @@ impl StartArgs {
         } else {
             log.init();
         }
+        let mut pid_file = self.pid_file.as_deref().map(PidFile::take).transpose()?;
+        super::raise_file_limit(config.limits.connections);
+        let kind = if role == Role::Edge { "lb" } else { "proxy" };
         let again = self.clone();
         let reread = Reread(Arc::new(move || again.read(role, &replicas, &peers)));
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
         let cut = runtime.block_on(gorgo_live::run::run(config, Some(reread), |at| {
+            if pid_file.is_none() {
+                match PidFile::take(&stop::default_path(kind, at.port())) {
+                    Ok(taken) => pid_file = Some(taken),
+                    Err(error) => tracing::warn!("`gorgo {kind} stop` will not find this router: {error:#}"),
+                }
+            }
             let _ = say(format_args!("listening on {at}"));
         }))?;
         if cut > 0 {
@@ -220,6 +233,11 @@ pub(crate) enum Verb {
     },
     /// Read the configuration file again
     Reload,
+    /// Stop the router on this machine: it finishes open requests first
+    #[command(
+        after_help = "Examples:\n  gorgo proxy stop\n  gorgo proxy stop --port 8001 --wait 30\n  gorgo proxy stop --force"
+    )]
+    Stop(StopArgs),
     /// The table of requests
     Metrics {
         #[command(subcommand)]
@@ -267,6 +285,7 @@ pub(super) fn verb(verb: Verb, target: &Target, prefix: &str) -> anyhow::Result<
         Verb::Shadow => get("/shadow", lines),
         Verb::Explain { id } => target.call(&Method::GET, &format!("/explain/{id}"), None, explained),
         Verb::Reload => post("/reload", Value::Null),
+        Verb::Stop(args) => stop::stop(&args, target, prefix.trim_start_matches('/')),
         Verb::Metrics { command: MetricsVerb::Summary } => get("/metrics/summary", lines),
         Verb::Metrics { command: MetricsVerb::Clear } => post("/metrics/clear", Value::Null),
         Verb::Metrics { command: MetricsVerb::Enable { enabled } } => {
@@ -455,6 +474,7 @@ mod tests {
             sets: vec!["router.gates.max_running=3".to_owned()],
             tls_insecure: false,
             log_json: false,
+            pid_file: None,
             check: false,
         };
         let config = args.read(Role::Proxy, &["http://a:1@eu".to_owned()], &[]).unwrap();

@@ -1,5 +1,12 @@
 //! The `gorgo` command as a user meets it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // long tests print what they measured
+
+mod client;
+mod kill;
+mod processes;
+mod prometheus;
+mod stop;
+mod streams;
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};

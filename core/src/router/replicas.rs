@@ -2,6 +2,7 @@
 
 use super::{Action, Event, Router, State};
 use crate::fleet::{Health, Kind, Replica};
+use crate::policy::Exclusion;
 use crate::radix::Symbol;
 use crate::{MAX_REPLICAS, ReplicaId, RequestId, Time};
 
@@ -77,10 +78,12 @@ impl<S: Symbol> Router<S> {
         self.call_back(now, replica, actions);
     }
 
-    /// A replica went silent: what waits there is better off elsewhere, if there is an elsewhere.
+    /// A replica went silent: what waits there is better off elsewhere, if there is an elsewhere. One that is full
+    /// will have room again; nobody knows that of one that is silent, and this is the only time to look.
     fn evacuate(&mut self, now: Time, replica: ReplicaId, actions: &mut Vec<Action>) {
         let gates = &self.config.gates;
-        if self.replicas.iter().any(|r| !r.removed && r.closed(now, gates).is_none()) {
+        let works = |r: &Replica| !r.removed && matches!(r.closed(now, gates), None | Some(Exclusion::Full));
+        if self.replicas.iter().any(works) {
             self.call_back(now, replica, actions);
         }
     }

@@ -239,6 +239,20 @@ fn removing_a_replica_calls_its_waiting_requests_back() {
 }
 
 #[test]
+fn what_waits_at_a_silent_replica_waits_for_a_full_one_rather() {
+    let config = RouterConfig { gates: Gates { max_running: Some(1), ..Gates::default() }, ..RouterConfig::default() };
+    let mut r = router(config, &[REMOTE, REMOTE]);
+    let first = sent(&tell(&mut r, 1, ask(1, "ab")))[0].1;
+    let other = sent(&tell(&mut r, 1, ask(2, "cd")))[0].1;
+    assert_ne!(first, other);
+    let silent = ReplicaId(first);
+    (2..4).for_each(|ms| assert_eq!(tell(&mut r, ms, Event::ProbeFailed { replica: silent }), []));
+    let called_back = tell(&mut r, 4, Event::ProbeFailed { replica: silent });
+    assert!(matches!(called_back[0], Action::Cancel { id: RequestId(1), .. }), "{called_back:?}");
+    assert_eq!(sent(&tell(&mut r, 5, finish(2, 1))), [(1, other, 2)]);
+}
+
+#[test]
 fn usage_corrects_the_index_and_the_answer_is_learned() {
     let mut r = router(RouterConfig::default(), &[REMOTE]);
     tell(&mut r, 0, ask(1, "abcdefgh"));

@@ -94,7 +94,7 @@ impl Default for Limits {
             bodies_bytes: 512 << 20,
             header_bytes: 64 << 10,
             headers: 100,
-            connections: 8_192,
+            connections: 16_384,
             requests: 16_384,
         }
     }

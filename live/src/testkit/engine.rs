@@ -33,6 +33,8 @@ pub struct Script {
     pub stream_error: Option<String>,
     /// Cut the connection after so many tokens.
     pub cut_after: Option<usize>,
+    /// Cut in the middle of an event.
+    pub torn: bool,
     /// Reported as `cached_tokens`.
     pub cached: Option<u32>,
     /// Send headers and the role chunk at once, long before the first token.
@@ -48,6 +50,7 @@ impl Default for Script {
             status: 200,
             stream_error: None,
             cut_after: None,
+            torn: false,
             cached: Some(0),
             early_head: false,
         }
@@ -273,7 +276,8 @@ fn streamed(active: Active, script: Script, usage: Value) -> Response {
         let (script, usage) = (script.clone(), usage.clone());
         async move {
             let mut active = active; // the whole of it, not a copy of its flag
-            if n > script.tokens + 1 || (n > 0 && script.stream_error.is_some()) {
+            let cut = script.cut_after.is_some_and(|cut| n > cut);
+            if !cut && (n > script.tokens + 1 || (n > 0 && script.stream_error.is_some())) {
                 active.done = true;
                 return None;
             }
@@ -282,8 +286,11 @@ fn streamed(active: Active, script: Script, usage: Value) -> Response {
             } else if n > 0 {
                 tokio::time::sleep(script.gap).await;
             }
-            if script.cut_after.is_some_and(|cut| n > cut) {
-                return Some((Err(std::io::Error::other("cut")), (active, usize::MAX - 1)));
+            if cut && n != usize::MAX && script.torn {
+                return Some((Ok(Bytes::from_static(b"data: {\"cho")), (active, usize::MAX)));
+            }
+            if cut {
+                return Some((Err(std::io::Error::other("cut")), (active, usize::MAX)));
             }
             let text = match (&script.stream_error, n) {
                 (Some(error), _) => format!("data: {error}\n\ndata: [DONE]\n\n"),

@@ -168,3 +168,30 @@ async fn a_configuration_is_taken_over_whole_or_not_at_all() {
     let (_, toml) = world.get("/proxy/config").await;
     assert!(toml.as_str().unwrap().contains("name = \"least-load\""));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_change_while_running_is_refused_with_a_sentence() {
+    let world = World::new(1, Script::default(), |_| {}).await;
+    let before = world.node.config();
+    for (key, value) in [
+        ("limits.bodies_bytes", "bodies_bytes = 1000000000"),
+        ("limits.connections", "connections = 5"),
+        ("timeouts.keep_alive_ms", "keep_alive_ms = 9000"),
+        ("timeouts.connect_ms", "connect_ms = 77"),
+        ("seed", "seed = 9"),
+    ] {
+        let mut text = String::from("[[replicas]]\nurl = \"http://e0:8080\"\nname = \"e0\"\n");
+        match key.split_once('.') {
+            Some((section, _)) => text.push_str(&format!("[{section}]\n{value}\n")),
+            None => text.insert_str(0, &format!("{value}\n")),
+        }
+        let request =
+            http::Request::put("http://router:8000/proxy/config").body(http_body_util::Full::new(text.into())).unwrap();
+        let response = world.send(request).await;
+        assert_eq!(response.status(), 400, "{key}");
+        let told: serde_json::Value = serde_json::from_slice(&crate::fixture::whole(response).await).unwrap();
+        let message = told["error"]["message"].as_str().unwrap();
+        assert!(message.contains(key) && message.contains("restart it"), "{message}");
+        assert_eq!(*world.node.config(), *before, "{key}");
+    }
+}

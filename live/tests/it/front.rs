@@ -130,14 +130,34 @@ async fn a_clients_own_mistake_is_told_as_the_engine_said_it_and_not_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_breaks_is_cut_and_never_repeated() {
-    let world = World::new(2, Script { cut_after: Some(2), ..Script::default() }, |_| {}).await;
-    let response = world.send(chat("x", true)).await;
-    assert!(response.into_body().collect().await.is_err(), "a part must not be taken for the whole");
-    assert_eq!(world.engines.iter().map(|e| e.seen().len()).sum::<usize>(), 1);
-    let row = world.node.table.rows().pop().unwrap();
-    assert_eq!((row.status.as_str(), row.reason), ("failed", "after-first-token"));
-    assert_eq!(world.left(), (0, 0));
+async fn a_stream_that_breaks_ends_with_an_error_event_and_is_never_repeated() {
+    let gone_quiet = Script { gap: Duration::from_secs(100), ..Script::default() };
+    for (script, why) in [
+        (Script { cut_after: Some(2), ..Script::default() }, "broke off"),
+        (Script { cut_after: Some(2), torn: true, ..Script::default() }, "broke off"),
+        (gone_quiet, "sent nothing for too long"),
+    ] {
+        let world = World::new(2, script.clone(), |config| config.timeouts.idle_gap_ms = 3_000).await;
+        let text = String::from_utf8(whole(world.send(chat("x", true)).await).await.to_vec()).unwrap();
+        assert!(text.ends_with("\n\n") && !text.contains("[DONE]"), "{script:?}: {text}");
+        let last = text.trim_end().rsplit("\n\n").next().unwrap();
+        let error: serde_json::Value = serde_json::from_str(last.strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!(error["error"]["code"], "upstream_broke", "{script:?}: {text}");
+        assert!(error["error"]["message"].as_str().unwrap().contains(why), "{script:?}: {text}");
+        assert_eq!(world.engines.iter().map(|e| e.seen().len()).sum::<usize>(), 1);
+        let row = world.node.table.rows().pop().unwrap();
+        assert_eq!((row.status.as_str(), row.reason), ("failed", "after-first-token"));
+        assert_eq!(world.left(), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_breaks_after_its_last_event_is_complete() {
+    let script = Script { cut_after: Some(5), ..Script::default() };
+    let world = World::new(1, script, |_| {}).await;
+    let text = whole(world.send(chat("x", true)).await).await;
+    assert!(text.ends_with(b"data: [DONE]\n\n"), "{text:?}");
+    assert_eq!(world.node.table.rows().pop().unwrap().status.as_str(), "finished");
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,8 +197,11 @@ async fn deadlines_idle_gaps_and_queues_end_in_time_and_in_openais_shape() {
     world.engines[0].script(|s| *s = Script { gap: Duration::from_secs(10), ..Script::default() });
     let began = Instant::now();
     let response = world.send(chat("d", true)).await;
-    assert!(response.into_body().collect().await.is_err());
-    assert!(began.elapsed() < Duration::from_secs(15), "an idle gap ends a stream");
+    let text = whole(response).await;
+    assert!(
+        String::from_utf8_lossy(&text).contains("upstream_broke") && began.elapsed() < Duration::from_secs(15),
+        "a gap ends a stream"
+    );
     assert_eq!(world.left(), (0, 0));
 }
 

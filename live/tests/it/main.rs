@@ -4,9 +4,12 @@
 mod admin;
 mod cancel;
 mod edge;
+mod edge_network;
 mod fixture;
 mod front;
 mod hostile;
 mod network;
+#[cfg(feature = "otel")]
+mod otel;
 mod security;
 mod shutdown;

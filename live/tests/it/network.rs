@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use turmoil::net::{TcpListener, TcpStream};
 
-struct Simulated(TcpListener);
+pub(crate) struct Simulated(TcpListener);
 
 impl Listener for Simulated {
     async fn accept(&mut self) -> io::Result<(Io, SocketAddr)> {
@@ -23,11 +23,11 @@ impl Listener for Simulated {
     }
 }
 
-fn dial() -> Dial {
+pub(crate) fn dial() -> Dial {
     Arc::new(|host, port| Box::pin(async move { Ok(Box::new(TcpStream::connect((host.as_str(), port)).await?) as Io) }))
 }
 
-async fn listen(port: u16) -> io::Result<Simulated> {
+pub(crate) async fn listen(port: u16) -> io::Result<Simulated> {
     Ok(Simulated(TcpListener::bind((IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)).await?))
 }
 

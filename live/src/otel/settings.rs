@@ -1,0 +1,70 @@
+//! OpenTelemetry's own environment variables.
+
+use http::header::{HeaderMap, HeaderName};
+use http::{HeaderValue, Uri};
+use std::time::Duration;
+
+/// Where spans go, and under which name.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where batches are posted.
+    pub endpoint: Uri,
+    /// `service.name`.
+    pub service: String,
+    /// Sent with every batch, for collectors that ask for a key.
+    pub headers: HeaderMap,
+    /// A batch is given up after this long.
+    pub timeout: Duration,
+    /// Spans wait at most this long for others.
+    pub delay: Duration,
+}
+
+impl Settings {
+    /// Reads `OTEL_EXPORTER_OTLP_ENDPOINT` (or `..._TRACES_ENDPOINT`), `OTEL_SERVICE_NAME`,
+    /// `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_BSP_SCHEDULE_DELAY` and `OTEL_SDK_DISABLED`.
+    /// `None` without an endpoint.
+    ///
+    /// # Errors
+    /// One sentence with the variable and its value.
+    pub fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
+        let get = |name: &str| get(name).filter(|value| !value.trim().is_empty());
+        if get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+            return Ok(None);
+        }
+        let own = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+        let common = "OTEL_EXPORTER_OTLP_ENDPOINT";
+        let (name, url) = match (get(own), get(common)) {
+            (Some(url), _) => (own, url),
+            (None, Some(base)) => (common, format!("{}/v1/traces", base.trim_end_matches('/'))),
+            (None, None) => return Ok(None),
+        };
+        let endpoint: Option<Uri> = url.parse().ok();
+        let endpoint =
+            endpoint.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
+        let endpoint =
+            endpoint.ok_or_else(|| format!("{name} gives `{url}`; write for example http://127.0.0.1:4318"))?;
+        let mut headers = HeaderMap::new();
+        for pair in get("OTEL_EXPORTER_OTLP_HEADERS").unwrap_or_default().split(',').filter(|p| !p.trim().is_empty()) {
+            let wrong = || "OTEL_EXPORTER_OTLP_HEADERS cannot be read; write key=value,key=value".to_owned();
+            let (key, value) = pair.split_once('=').ok_or_else(wrong)?;
+            let key = HeaderName::try_from(key.trim()).map_err(|_| wrong())?;
+            let mut value = HeaderValue::try_from(value.trim().replace("%20", " ")).map_err(|_| wrong())?;
+            value.set_sensitive(true);
+            headers.insert(key, value);
+        }
+        let ms = |name: &str, default: u64| match get(name) {
+            None => Ok(Duration::from_millis(default)),
+            Some(text) => match text.trim().parse::<u64>() {
+                Ok(ms) if ms <= 600_000 => Ok(Duration::from_millis(ms)),
+                _ => Err(format!("{name} is `{text}`; give milliseconds up to 600000")),
+            },
+        };
+        Ok(Some(Self {
+            endpoint,
+            service: get("OTEL_SERVICE_NAME").unwrap_or_else(|| "gorgo".to_owned()),
+            headers,
+            timeout: ms("OTEL_EXPORTER_OTLP_TIMEOUT", 10_000)?,
+            delay: ms("OTEL_BSP_SCHEDULE_DELAY", 5_000)?,
+        }))
+    }
+}

@@ -1,0 +1,178 @@
+//! Engines die and return under load: nothing is lost that had not begun, and what had begun ends with a word.
+
+use crate::client::{Answer, metric, send};
+use crate::processes::{Process, ports};
+use gorgo_benchmark::text::Answer as Expected;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+const ENGINES: usize = 4;
+const TOKENS: u32 = 30;
+/// Far beyond what any request needs.
+const HUNG: Duration = Duration::from_secs(30);
+
+/// How requests ended.
+#[derive(Debug, Default)]
+struct Tally {
+    sent: usize,
+    /// With the whole answer, and the right one.
+    ok: usize,
+    /// Begun, then ended by an error event.
+    told: usize,
+    /// Begun, then ended without a word.
+    cut: usize,
+    /// Ended before they began.
+    lost: usize,
+    hung: usize,
+}
+
+/// One death: whose, when, and when `/health` answered again.
+#[derive(Debug, Clone, Copy)]
+struct Death {
+    addr: SocketAddr,
+    at: Instant,
+    healthy: Instant,
+}
+
+/// Long enough that those who wait count for more than small differences in distance.
+fn prompt(n: usize) -> String {
+    format!("question {n}, of many, asked once only. ").repeat(25)
+}
+
+async fn ask(router: SocketAddr, n: usize, stream: bool) -> Answer {
+    let body = serde_json::json!({"prompt": prompt(n), "stream": stream, "max_tokens": TOKENS, "ignore_eos": true});
+    send(router, "POST", "/v1/completions", &body.to_string(), HUNG).await
+}
+
+impl Tally {
+    fn count(&mut self, n: usize, stream: bool, answer: &Answer) {
+        let right = answer.text() == Expected::to(prompt(n).as_bytes()).text(0, TOKENS);
+        let done = !stream || answer.events().last() == Some("[DONE]");
+        self.sent += 1;
+        if answer.hung {
+            self.hung += 1;
+        } else if answer.status != 200 {
+            self.lost += 1;
+        } else if answer.whole && right && done && !answer.tells_error() {
+            self.ok += 1;
+            return;
+        } else if stream && answer.whole && answer.tells_error() && !answer.text().is_empty() {
+            self.told += 1;
+            return;
+        } else {
+            self.cut += 1;
+        }
+        eprintln!("request {n}: {answer:?}");
+    }
+}
+
+fn is_healthy(addr: SocketAddr) -> bool {
+    let mut answer = [0; 12];
+    let asked = TcpStream::connect(addr).and_then(|mut io| {
+        io.write_all(b"GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
+        io.read_exact(&mut answer)
+    });
+    asked.is_ok() && &answer == b"HTTP/1.1 200"
+}
+
+/// So far away that requests are on their way and waiting when it dies, not only running.
+fn start(addr: SocketAddr) -> Process {
+    Process::engine(addr, &["--rtt-ms", "50"])
+}
+
+/// Kills one engine a second and starts it again.
+fn kill_in_turn(engines: &mut [Process], addrs: &[SocketAddr], began: Instant, seconds: u32) -> Vec<Death> {
+    let mut deaths = Vec::new();
+    for second in 1..seconds {
+        std::thread::sleep((began + Duration::from_secs(second.into())).saturating_duration_since(Instant::now()));
+        let which = second as usize % ENGINES;
+        let at = Instant::now();
+        engines[which].kill();
+        engines[which] = start(addrs[which]);
+        while !is_healthy(addrs[which]) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        deaths.push(Death { addr: addrs[which], at, healthy: Instant::now() });
+    }
+    // Whoever returned last should still be used.
+    std::thread::sleep(Duration::from_secs(5));
+    deaths
+}
+
+/// `rate` requests a second, every other one streamed, while an engine dies every second.
+async fn run(rate: u32, seconds: u32) {
+    let addrs = ports(ENGINES);
+    let mut engines: Vec<Process> = addrs.iter().map(|&addr| start(addr)).collect();
+    let (_router, router) = Process::proxy(&addrs, &["--policy", "gorgo"]);
+    let began = Instant::now();
+    let dying = addrs.clone();
+    let killer = tokio::task::spawn_blocking(move || {
+        let deaths = kill_in_turn(&mut engines, &dying, began, seconds);
+        (deaths, engines)
+    });
+    let mut asked = JoinSet::new();
+    let mut n = 0;
+    while !killer.is_finished() {
+        tokio::time::sleep_until((began + Duration::from_secs(1).mul_f64(n as f64 / f64::from(rate))).into()).await;
+        asked.spawn(async move { (n, ask(router, n, n % 2 == 0).await) });
+        n += 1;
+    }
+    let (deaths, _alive) = killer.await.unwrap();
+    let answers = asked.join_all().await;
+
+    let mut tallies = [Tally::default(), Tally::default()];
+    for (n, answer) in &answers {
+        tallies[n % 2].count(*n, n % 2 == 0, answer);
+    }
+    let back: Vec<Option<f64>> = deaths
+        .iter()
+        .enumerate()
+        .map(|(i, death)| {
+            let again = deaths[i + 1..].iter().find(|d| d.addr == death.addr).map(|d| d.at);
+            let by_it = answers.iter().filter(|(_, a)| a.header("x-gorgo-replica") == Some(&death.addr.to_string()));
+            let first = by_it.filter_map(|(_, a)| a.first_byte).filter(|&at| at > death.healthy).min();
+            first.filter(|&at| again.is_none_or(|again| at < again)).map(|at| (at - death.healthy).as_secs_f64())
+        })
+        .collect();
+    let mut used: Vec<f64> = back.iter().flatten().copied().collect();
+    used.sort_by(f64::total_cmp);
+    let at = |share: f64| used.get(((used.len().max(1) - 1) as f64 * share) as usize).copied().unwrap_or(f64::NAN);
+    let retries = metric(router, "gorgo_retries_total").await;
+    eprintln!(
+        "streams {:?}\nin one piece {:?}\nretries {retries}\n{} engines returned, {} used again (s after /health: median {:.2}, p90 {:.2}, \
+         most {:.2}), {} within 3 s",
+        tallies[0],
+        tallies[1],
+        deaths.len(),
+        used.len(),
+        at(0.5),
+        at(0.9),
+        at(1.0),
+        used.iter().filter(|&&s| s <= 3.0).count()
+    );
+
+    for tally in &tallies {
+        assert_eq!((tally.lost, tally.hung, tally.cut), (0, 0, 0), "{tally:?}");
+    }
+    assert_eq!(tallies[1].ok, tallies[1].sent, "an answer in one piece can always be asked for again");
+    assert!(retries > 0.0 && tallies[0].told > 0, "the deaths were felt");
+    assert!(used.len() * 2 > deaths.len(), "engines that return are used again: {back:?}");
+    assert_eq!(metric(router, "gorgo_in_flight_requests").await, 0.0);
+    for gauge in ["gorgo_replica_waiting_requests", "gorgo_replica_running_requests"] {
+        assert_eq!(metric(router, gauge).await, 0.0, "{gauge}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn engines_killed_every_second_lose_no_request_that_had_not_begun() {
+    run(30, 8).await;
+}
+
+/// `cargo test --test it -- --ignored --nocapture killed`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a minute"]
+async fn engines_killed_every_second_for_a_minute_lose_no_request_that_had_not_begun() {
+    run(30, 60).await;
+}

@@ -1,0 +1,98 @@
+//! Engines and routers as processes of their own on loopback, killed whatever happens.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// A `gorgo` process. Dropping it is `kill -9`.
+pub(crate) struct Process {
+    child: Child,
+    /// What it said first; empty if it ended before it served.
+    pub(crate) line: String,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Process {
+    /// Starts it and waits for its first line. Its log goes to the terminal if `GORGO_TEST_LOG` is set.
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let log = if std::env::var_os("GORGO_TEST_LOG").is_some() { Stdio::inherit() } else { Stdio::null() };
+        let mut child = Command::new(env!("CARGO_BIN_EXE_gorgo"))
+            .args(args)
+            .env_remove("GORGO_API_KEY")
+            .env_remove("GORGO_ADMIN_KEY")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { child, line }
+    }
+
+    /// An engine at `addr`.
+    pub(crate) fn engine(addr: SocketAddr, more: &[&str]) -> Self {
+        let addr = addr.to_string();
+        let engine = Self::start(&[&["engine", "--listen", &addr, "--health-ms", "0"], more].concat());
+        assert!(engine.line.contains(&addr), "no engine at {addr}: {:?}", engine.line);
+        engine
+    }
+
+    /// A proxy before engines at these addresses, and where it listens.
+    pub(crate) fn proxy(engines: &[SocketAddr], more: &[&str]) -> (Self, SocketAddr) {
+        let servers: Vec<String> = engines.iter().map(|addr| format!("http://{addr}")).collect();
+        let args = ["proxy", "start", "--listen", "127.0.0.1:0", "--servers", &servers.join(",")];
+        let proxy = Self::start(&[&args, more].concat());
+        let addr = proxy.line.trim().strip_prefix("listening on ").and_then(|addr| addr.parse().ok());
+        let addr = addr.unwrap_or_else(|| panic!("the proxy does not listen: {:?}", proxy.line));
+        (proxy, addr)
+    }
+
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Resident memory in MB and CPU time in s so far, where `/proc` tells.
+    pub(crate) fn usage(&self) -> Option<(f64, f64)> {
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", self.id())).ok();
+        let status = read("status")?;
+        let kb = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let stat = read("stat")?;
+        // After the name in parentheses: utime and stime are fields 14 and 15, in 1/100 s on Linux.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let ticks: f64 = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
+        Some((kb.trim().trim_end_matches("kB").trim().parse::<f64>().ok()? / 1e3, ticks / 100.0))
+    }
+}
+
+/// Addresses that a process can come back to: below the range of outgoing connections, of which one might else take
+/// the port while nobody listens.
+pub(crate) fn ports(count: usize) -> Vec<SocketAddr> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % 120) as u16 * 100;
+    let free = std::iter::repeat_with(|| {
+        let port = 15_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 15_000;
+        SocketAddr::from(([127, 0, 0, 1], port))
+    });
+    free.filter(|addr| TcpListener::bind(addr).is_ok()).take(count).collect()
+}

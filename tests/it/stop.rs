@@ -1,0 +1,102 @@
+//! `gorgo proxy stop` on real processes.
+
+use crate::client::send;
+use crate::processes::{Process, ports};
+use crate::{gorgo, text};
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+fn stop(pid_file: &Path, more: &[&str]) -> Output {
+    gorgo(&[&["proxy", "stop", "--pid-file", pid_file.to_str().unwrap()], more].concat(), "")
+}
+
+/// A refusal of one sentence.
+fn refused(out: &Output, says: &str) {
+    let message = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{message}");
+    assert!(message.starts_with("error: ") && message.contains(says), "{message}");
+    assert_eq!(message.trim_end().lines().count(), 1, "{message}");
+}
+
+/// An engine that needs seconds for an answer, and a proxy with a pid file.
+fn slow_world(pid_file: &Path) -> (Process, Process, std::net::SocketAddr) {
+    let addrs = ports(1);
+    let engine = Process::engine(addrs[0], &["--set", "decode.fixed_ms=150"]);
+    let more = ["--pid-file", pid_file.to_str().unwrap(), "--set", "timeouts.settle_ms=100"];
+    let (proxy, router) = Process::proxy(&addrs, &more);
+    (engine, proxy, router)
+}
+
+const ASK: &str = r#"{"prompt": "tell me more", "stream": true, "max_tokens": 20, "ignore_eos": true}"#;
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Runtime::new().unwrap()
+}
+
+#[test]
+fn stop_waits_until_open_streams_are_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid_file = dir.path().join("proxy.pid");
+    let (_engine, mut proxy, router) = slow_world(&pid_file);
+    assert_eq!(std::fs::read_to_string(&pid_file).unwrap().trim(), proxy.id().to_string());
+    let second = gorgo(&["proxy", "start", "--listen", "127.0.0.1:0", "--pid-file", pid_file.to_str().unwrap()], "");
+    refused(&second, "is the pid file of a router that runs");
+    let runtime = runtime();
+    let stream =
+        runtime.spawn(async move { send(router, "POST", "/v1/completions", ASK, Duration::from_secs(60)).await });
+    std::thread::sleep(Duration::from_millis(700)); // it has begun
+    refused(&stop(&pid_file, &["--wait", "0"]), "still finishes requests");
+    assert!(proxy.is_running());
+    let out = stop(&pid_file, &[]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert_eq!(text(&out.stdout).trim(), format!("stopped {}", proxy.id()));
+    let answer = runtime.block_on(stream).unwrap();
+    assert!(answer.whole && answer.events().last() == Some("[DONE]"), "{answer:?}");
+    assert!(proxy.ended().success() && !pid_file.exists());
+}
+
+#[test]
+fn stop_by_force_does_not_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid_file = dir.path().join("proxy.pid");
+    let (_engine, mut proxy, router) = slow_world(&pid_file);
+    let runtime = runtime();
+    let stream =
+        runtime.spawn(async move { send(router, "POST", "/v1/completions", ASK, Duration::from_secs(60)).await });
+    std::thread::sleep(Duration::from_millis(700));
+    let out = stop(&pid_file, &["--force"]);
+    assert!(out.status.success() && !pid_file.exists(), "{}", text(&out.stderr));
+    assert!(!proxy.ended().success());
+    assert!(!runtime.block_on(stream).unwrap().whole);
+}
+
+#[test]
+fn stop_never_touches_a_process_that_is_no_router() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid_file = dir.path().join("proxy.pid");
+    refused(&stop(&pid_file, &[]), "no router to stop");
+    for nothing in ["", "abc", "0", "1", "-5", "99999999999999"] {
+        std::fs::write(&pid_file, nothing).unwrap();
+        refused(&stop(&pid_file, &[]), "holds no process id");
+    }
+    // Some other process has the number by now.
+    let mut other = Process::engine(ports(1)[0], &[]);
+    std::fs::write(&pid_file, other.id().to_string()).unwrap();
+    refused(&stop(&pid_file, &["--force"]), "or is another program by now");
+    assert!(other.is_running() && !pid_file.exists(), "the stale file is gone, the process is not");
+    refused(&gorgo(&["lb", "stop", "--port", "1"], ""), "gorgo-lb-1.pid");
+}
+
+#[test]
+fn a_router_that_was_killed_leaves_a_stale_file_that_the_next_one_takes_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid_file = dir.path().join("proxy.pid");
+    let more = ["--pid-file", pid_file.to_str().unwrap(), "--set", "timeouts.settle_ms=0"];
+    let (mut first, _) = Process::proxy(&ports(1), &more);
+    first.kill();
+    assert!(pid_file.exists());
+    let (mut second, _) = Process::proxy(&ports(1), &more);
+    assert!(stop(&pid_file, &[]).status.success());
+    assert!(second.ended().success());
+}
