@@ -113,7 +113,8 @@ def recovery(world, name, rate, away_s, wait_s):
     router = world.router(name, [e.url for e in engines])
     try:
         load = threading.Thread(target=lambda: seen.update(world.load(
-            "open", [router.url], rate=rate, seconds=4 + away_s + wait_s, bytes=2_000, events=4)))
+            "open", [router.url], rate=rate, seconds=4 + away_s + wait_s, bytes=2_000, shared=0,
+            events=4)))
         seen = {}
         load.start()
         time.sleep(3)

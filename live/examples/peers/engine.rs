@@ -80,7 +80,7 @@ async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Result<Answe
         }
         "/metrics" => {
             let state = engine.state.lock().unwrap();
-            let kv = engine.cache_chars.max(1 << 24) / 4;
+            let kv = if engine.cache_chars > 0 { engine.cache_chars } else { 1 << 24 } / 4;
             let page = format!(
                 "sglang:num_running_reqs {}\nsglang:num_queue_reqs 0\nsglang:num_used_tokens 0\nsglang:max_total_num_tokens {kv}\n",
                 state.running
