@@ -19,10 +19,11 @@ import tables
 from targets import ROUTERS, World
 
 PARTS = ["closed", "memory", "recovery", "lost", "hits", "turns"]
-TARGETS = ["direct", "floor", "nginx", "sglang", "smg", "vllm", "vllm-rr", "gorgo"]
-# Targets that keep no account of engines or prompts say nothing in these parts.
-PLAIN = {"memory": {"direct"}, "recovery": {"direct", "floor"}, "hits": {"direct", "floor"},
-         "turns": {"direct", "floor"}}
+TARGETS = ["direct", "floor", "nginx", "sglang", "smg", "vllm", "vllm-rr", "gorgo", "gorgo-physical"]
+# What has nothing to say in a part: no router, no account of engines or prompts, or only other weights.
+SILENT = {"closed": {"gorgo-physical"}, "memory": {"direct", "gorgo-physical"},
+          "recovery": {"direct", "floor", "gorgo-physical"}, "lost": {"gorgo-physical"}, "hits": {"direct", "floor"},
+          "turns": {"direct", "floor"}}
 
 
 def words(known):
@@ -93,7 +94,7 @@ def main():
                   "machine": machine(), "versions": {n: world.version(n) for n in names}, "left_out": left_out,
                   "settings": {k: str(v) for k, v in vars(args).items() if k not in ("gorgo", "parts", "venvs", "out")}}
         for part in args.only:
-            chosen = [n for n in names if n not in PLAIN.get(part, ())]
+            chosen = [n for n in names if n not in SILENT[part]]
             say(f"{part}: {', '.join(chosen)}")
             result[part] = run(part, world, chosen, args, say)
             result["seconds"] = round(time.time() - began)

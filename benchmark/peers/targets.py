@@ -222,9 +222,8 @@ def _vllm(policy):
     return argv
 
 
-def _gorgo(policy):
+def _gorgo(*extra):
     def argv(world, port, engines):
-        extra = ["--policy", policy] if policy else []
         return [world.gorgo, "proxy", "start", "--listen", f"127.0.0.1:{port}", "--servers", ",".join(engines),
                 *extra], {"GORGO_LOG": "warn"}
     return argv
@@ -242,6 +241,7 @@ ROUTERS = {
     "smg-prefix-hash": ("smg", _smg("prefix_hash")),
     "vllm": ("vllm-router", _vllm("cache_aware")),
     "vllm-rr": ("vllm-router", _vllm("round_robin")),
-    "gorgo": ("", _gorgo(None)),
-    "gorgo-rr": ("", _gorgo("round-robin")),
+    "gorgo": ("", _gorgo()),
+    "gorgo-physical": ("", _gorgo("--policy", "gorgo", "--set", "policy.preset=physical")),
+    "gorgo-rr": ("", _gorgo("--policy", "round-robin")),
 }
