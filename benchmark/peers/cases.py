@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import os
 import re
 import signal
 import socket
@@ -140,6 +141,30 @@ def recovery(world, name, rate, away_s, wait_s):
 
 def recovery_all(world, names, rate, away_s, wait_s):
     return each(names, lambda name: recovery(world, name, rate, away_s, wait_s))
+
+
+def hang(world, name, hung_s):
+    """One of three engines stops answering (SIGSTOP) for `hung_s`, under 40 requests/s."""
+    engines = [world.engine(prefill_ms=10) for _ in range(3)]
+    router = world.router(name, [e.url for e in engines])
+    try:
+        seen = {}
+        load = threading.Thread(target=lambda: seen.update(world.load(
+            "open", [router.url], rate=40, seconds=hung_s + 10, bytes=2_000, shared=0, events=4)))
+        load.start()
+        time.sleep(4)
+        os.kill(engines[0].child.pid, signal.SIGSTOP)
+        time.sleep(hung_s)
+        os.kill(engines[0].child.pid, signal.SIGCONT)
+        load.join()
+        return {"hung_s": hung_s, **seen}
+    finally:
+        for process in [router, *engines]:
+            process.stop()
+
+
+def hang_all(world, names, hung_s):
+    return each(names, lambda name: hang(world, name, hung_s))
 
 
 LOST = {"stream, in prefill": (True, 0.3), "no stream": (False, 0.3), "mid-answer": (True, 2.3)}

@@ -18,11 +18,12 @@ import cases
 import tables
 from targets import ROUTERS, World
 
-PARTS = ["closed", "memory", "recovery", "lost", "hits", "turns"]
+PARTS = ["closed", "memory", "recovery", "hang", "lost", "hits", "turns"]
 TARGETS = ["direct", "floor", "nginx", "sglang", "smg", "vllm", "vllm-rr", "gorgo", "gorgo-physical"]
 # What has nothing to say in a part: no router, no account of engines or prompts, or only other weights.
 SILENT = {"closed": {"gorgo-physical"}, "memory": {"direct", "gorgo-physical"},
-          "recovery": {"direct", "floor", "gorgo-physical"}, "lost": {"gorgo-physical"}, "hits": {"direct", "floor"},
+          "recovery": {"direct", "floor", "gorgo-physical"}, "hang": {"direct", "floor", "gorgo-physical"},
+          "lost": {"gorgo-physical"}, "hits": {"direct", "floor"},
           "turns": {"direct", "floor"}}
 
 
@@ -111,6 +112,8 @@ def run(part, world, names, args, say):
         return cases.memory_all(world, names, args.memory_requests, args.memory_later, say)
     if part == "recovery":
         return cases.recovery_all(world, names, 40, 8, args.recovery_wait)
+    if part == "hang":
+        return cases.hang_all(world, names, 15)
     if part == "lost":
         return cases.lost_all(world, names)
     if part == "hits":

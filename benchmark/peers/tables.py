@@ -80,6 +80,14 @@ def recovery(result):
                  [[name, *error_or(r, cells)] for name, r in result.items()])
 
 
+def hang(result):
+    def cells(r):
+        times = (f"{r[k] / 1e3:,.0f}" for k in ("whole_p50_us", "whole_p99_us", "whole_max_us"))
+        return [f"{r['failed']} of {r['requests'] + r['failed']}", *times]
+    return table(["target", "failed", "answer p50 ms", "p99 ms", "slowest ms"],
+                 [[name, *error_or(r, cells)] for name, r in result.items()])
+
+
 def lost(result):
     def cells(r):
         for kind in LOST:
@@ -120,6 +128,7 @@ TITLES = {
     "closed": ("Cost and added latency", closed),
     "memory": ("Memory under distinct prompts of 80 kB", memory),
     "recovery": ("An engine killed under load, back 8 s later", recovery),
+    "hang": ("An engine that hangs under load for 15 s and goes on", hang),
     "lost": ("Clients that leave: engines told, and when", lost),
     "hits": ("Prefix hits and balance, families of prompts, three engines of 466 k characters", hits),
     "turns": ("Conversations over four emulated replicas (time runs 4 times as fast)", turns),
