@@ -27,6 +27,7 @@ pub mod fleet;
 pub mod forward;
 pub mod headers;
 mod intake;
+mod json;
 pub mod merge;
 pub mod metrics;
 pub mod node;
