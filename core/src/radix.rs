@@ -176,7 +176,8 @@ impl<S: Symbol, V> Radix<S, V> {
         self.unlink(id);
         let node = &mut self.nodes[id.0 as usize];
         let lower = node.edge.split_off(symbols);
-        let upper = std::mem::replace(&mut node.edge, lower);
+        let mut upper = std::mem::replace(&mut node.edge, lower);
+        upper.shrink_to_fit(); // it keeps the room of both parts otherwise
         node.tokens -= tokens;
         self.symbols -= upper.len(); // counted again by `attach`
         let top = self.attach(parent, upper, tokens, value);

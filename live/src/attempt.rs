@@ -1,17 +1,18 @@
 //! One attempt at one replica, up to the point where its answer can be passed on or refused.
 
 use crate::fleet::Upstream;
-use crate::node::Node;
+use crate::link::{self, Flow};
 use crate::sse::{Framing, Tap};
+use crate::upstream::Connector;
 use bytes::{Bytes, BytesMut};
 use gorgo_core::router::Failure;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::body::Body;
 
@@ -22,7 +23,7 @@ const HOLD: usize = 64 << 10;
 pub(crate) struct Ready {
     pub(crate) head: http::response::Parts,
     pub(crate) held: VecDeque<Frame<Bytes>>,
-    pub(crate) body: Incoming,
+    pub(crate) body: Flow,
     pub(crate) tap: Tap,
     pub(crate) framing: Framing,
 }
@@ -36,30 +37,30 @@ pub(crate) struct Refused {
 }
 
 pub(crate) async fn attempt(
-    node: Arc<Node>,
-    upstream: Arc<Upstream>,
+    connector: &Connector,
+    upstream: &Arc<Upstream>,
+    keep_alive: Duration,
     request: Request<Full<Bytes>>,
     watched: bool,
-) -> Result<Box<Ready>, Refused> {
-    let response = node.pool.request(request).await.map_err(|error| {
-        let source = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
-        let why = format!("no answer from replica `{}` ({error}{source})", upstream.name);
-        let failure = if is_timeout(&error) { Failure::Timeout } else { Failure::Connection };
-        Refused { failure, response: None, why }
+) -> Result<Box<Ready>, Box<Refused>> {
+    let response = link::send(connector, upstream, keep_alive, request).await.map_err(|error| {
+        let why = format!("no answer from replica `{}` ({error})", upstream.name);
+        let failure = if error.is_timeout() { Failure::Timeout } else { Failure::Connection };
+        Box::new(Refused { failure, response: None, why })
     })?;
     if let Some(failure) = failure_of(response.status()) {
         let why = format!("replica `{}` answered {}", upstream.name, response.status());
-        return Err(Refused { failure, response: Some(response.map(Body::Plain)), why });
+        return Err(Box::new(Refused { failure, response: Some(response.map(Body::Plain)), why }));
     }
     let (head, body) = response.into_parts();
     let framing = if watched { framing(&head.headers) } else { Framing::Opaque };
     let tap = Tap::new(framing, watched);
-    let ready = Ready { head, held: VecDeque::new(), body, tap, framing };
-    if framing == Framing::Events { hold(ready, &upstream).await } else { Ok(Box::new(ready)) }
+    let ready = Box::new(Ready { head, held: VecDeque::new(), body, tap, framing });
+    if framing == Framing::Events { hold(ready, upstream).await } else { Ok(ready) }
 }
 
 /// Reads on until content, an error or the end has come.
-async fn hold(mut ready: Ready, upstream: &Upstream) -> Result<Box<Ready>, Refused> {
+async fn hold(mut ready: Box<Ready>, upstream: &Upstream) -> Result<Box<Ready>, Box<Refused>> {
     let mut bytes = 0;
     while !ready.tap.content() && bytes < HOLD {
         match ready.body.frame().await {
@@ -72,19 +73,19 @@ async fn hold(mut ready: Ready, upstream: &Upstream) -> Result<Box<Ready>, Refus
             }
             Some(Err(error)) => {
                 let why = format!("replica `{}` broke off before its first token ({error})", upstream.name);
-                return Err(Refused { failure: Failure::Connection, response: None, why });
+                return Err(Box::new(Refused { failure: Failure::Connection, response: None, why }));
             }
             None => break,
         }
         if let Some(code) = ready.tap.error() {
-            return Err(told_error(ready, upstream, code).await);
+            return Err(told_error(*ready, upstream, code).await);
         }
     }
-    Ok(Box::new(ready))
+    Ok(ready)
 }
 
 /// 200, but the stream's first words are an error.
-async fn told_error(mut ready: Ready, upstream: &Upstream, code: u16) -> Refused {
+async fn told_error(mut ready: Ready, upstream: &Upstream, code: u16) -> Box<Refused> {
     let mut whole = BytesMut::new();
     for frame in ready.held {
         whole.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
@@ -97,11 +98,11 @@ async fn told_error(mut ready: Ready, upstream: &Upstream, code: u16) -> Refused
     }
     ready.head.headers.remove(CONTENT_LENGTH);
     let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    Refused {
+    Box::new(Refused {
         failure: failure_of(status).unwrap_or(Failure::Server),
         response: Some(Response::from_parts(ready.head, Body::Full(whole.freeze()))),
         why: format!("replica `{}` told an error in its stream (code {code})", upstream.name),
-    }
+    })
 }
 
 fn failure_of(status: StatusCode) -> Option<Failure> {
@@ -127,15 +128,4 @@ fn framing(headers: &HeaderMap) -> Framing {
     } else {
         Framing::Opaque
     }
-}
-
-fn is_timeout(error: &hyper_util::client::legacy::Error) -> bool {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::TimedOut) {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }

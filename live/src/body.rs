@@ -1,9 +1,9 @@
 //! The bodies of answers: ours, an engine's on its way through, or the admin API's.
 
+use crate::link::Flow;
 use crate::relay::Relay;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -18,7 +18,7 @@ pub enum Body {
     /// An engine's answer, watched.
     Relay(Box<Relay>),
     /// An engine's answer that nobody needs to watch.
-    Plain(Incoming),
+    Plain(Flow),
     /// The admin API's.
     Admin(axum::body::Body),
 }

@@ -5,54 +5,23 @@
 
 use crate::clock::Clock;
 use crate::fleet::Upstream;
+use crate::mailbox::{Command, Mail};
 use crate::watchers::Watchers;
 use gorgo_core::fleet::ReplicaSpec;
 use gorgo_core::policy::PolicyConfig;
-use gorgo_core::record::Status;
 use gorgo_core::rng;
-use gorgo_core::router::{Action, DecisionRecord, Dispatch, Event, Router, RouterConfig};
+use gorgo_core::router::{Action, Event, Router, RouterConfig};
 use gorgo_core::{ReplicaId, RequestId, Time};
 use rustc_hash::FxHashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{mpsc, watch};
-
-/// What a request's task is told.
-#[derive(Debug)]
-pub enum Command {
-    /// Send it there.
-    Dispatch {
-        /// The core's order.
-        dispatch: Dispatch,
-        /// The replica.
-        upstream: Arc<Upstream>,
-        /// What it was decided from, if recorded.
-        decision: Option<Arc<DecisionRecord>>,
-    },
-    /// It waits in the queue.
-    Queued,
-    /// Abort this attempt.
-    Cancel {
-        /// Which.
-        attempt: u8,
-    },
-    /// It is over.
-    Done {
-        /// How.
-        status: Status,
-        /// Why, in a word.
-        reason: &'static str,
-    },
-}
-
-/// A request's mailbox. At most a few commands an attempt are ever in it.
-pub type Mail = mpsc::UnboundedReceiver<Command>;
+use tokio::sync::watch;
 
 struct Inner {
     router: Router<u64>,
     policy: PolicyConfig,
     upstreams: Vec<Arc<Upstream>>,
-    mail: FxHashMap<RequestId, mpsc::UnboundedSender<Command>>,
+    mail: FxHashMap<RequestId, Mail>,
     actions: Vec<Action>,
     last: Time,
 }
@@ -121,9 +90,9 @@ impl Driver {
         request: impl FnOnce(RequestId, Time) -> gorgo_core::router::Request<u64>,
     ) -> (RequestId, Mail) {
         let id = self.next_id();
-        let (sender, mail) = mpsc::unbounded_channel();
+        let mail = Mail::default();
         let mut inner = self.lock();
-        inner.mail.insert(id, sender);
+        inner.mail.insert(id, Arc::clone(&mail));
         let now = self.now(&mut inner);
         let request = request(id, now);
         self.handle(&mut inner, Event::Arrived(request));
@@ -203,24 +172,26 @@ impl Driver {
         self.watchers.event(now, &event);
         let mut actions = std::mem::take(&mut inner.actions);
         inner.router.handle(now, event, &mut actions);
-        let mut decided: Option<Arc<DecisionRecord>> = None;
         for action in actions.drain(..) {
             match action {
                 Action::Decided(record) => {
-                    let record: Arc<DecisionRecord> = Arc::from(record);
                     self.watchers.decided(&record);
-                    decided = Some(record);
+                    if let Some(mail) = inner.mail.get(&record.id) {
+                        mail.decided(record);
+                    }
                 }
                 Action::Dispatch(dispatch) => {
-                    let decision = decided.take().filter(|d| d.id == dispatch.id);
                     let upstream = Arc::clone(&inner.upstreams[dispatch.replica.index()]);
-                    self.send(inner, dispatch.id, Command::Dispatch { dispatch, upstream, decision });
+                    if let Some(mail) = inner.mail.get(&dispatch.id) {
+                        mail.put(Command::Dispatch { dispatch, upstream, decision: mail.latest() });
+                    }
                 }
-                Action::Queued { id } => self.send(inner, id, Command::Queued),
-                Action::Cancel { id, attempt, .. } => self.send(inner, id, Command::Cancel { attempt }),
+                Action::Queued { id } => send(inner, id, Command::Queued),
+                Action::Cancel { id, attempt, .. } => send(inner, id, Command::Cancel { attempt }),
                 Action::Done { id, status, reason } => {
-                    self.send(inner, id, Command::Done { status, reason });
-                    inner.mail.remove(&id);
+                    if let Some(mail) = inner.mail.remove(&id) {
+                        mail.put(Command::Done { status, reason });
+                    }
                     self.watchers.done(now, id);
                 }
                 Action::SetTimer(at) => {
@@ -230,11 +201,11 @@ impl Driver {
         }
         inner.actions = actions;
     }
+}
 
-    fn send(&self, inner: &Inner, id: RequestId, command: Command) {
-        if let Some(mailbox) = inner.mail.get(&id) {
-            // A task that is gone tells so itself, by its guard.
-            let _ = mailbox.send(command);
-        }
+/// Tells the request's task. One that is gone tells so itself, by its guard.
+fn send(inner: &Inner, id: RequestId, command: Command) {
+    if let Some(mail) = inner.mail.get(&id) {
+        mail.put(command);
     }
 }

@@ -1,8 +1,8 @@
 //! One request from its arrival to its last byte: what is known of it, and the guard that tells the core how it
 //! ended, once, whatever happens to the task.
 
-use crate::driver::{Command, Mail};
 use crate::fleet::Upstream;
+use crate::mailbox::{Command, Mail};
 use crate::node::Node;
 use crate::prompt::Prompt;
 use crate::sse::Tap;
@@ -10,6 +10,7 @@ use crate::table::Row;
 use gorgo_core::record::Status;
 use gorgo_core::router::{Answer, DecisionRecord, Dispatch, Event, Failure, Usage};
 use gorgo_core::{RequestId, Time};
+use http::HeaderValue;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -20,6 +21,8 @@ pub struct Exchange {
     pub(crate) id: RequestId,
     pub(crate) mail: Mail,
     pub(crate) row: Row,
+    /// The row's, as a header.
+    pub(crate) request_id: HeaderValue,
     pub(crate) prompt: Option<Prompt>,
     pub(crate) model: Option<String>,
     /// Whether answers become messages of the next turn.
@@ -37,12 +40,21 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn new(node: Arc<Node>, id: RequestId, mail: Mail, row: Row, slot: OwnedSemaphorePermit) -> Self {
-        Self {
+    /// Boxed at once: it goes through many hands.
+    pub(crate) fn new(
+        node: Arc<Node>,
+        id: RequestId,
+        mail: Mail,
+        row: Row,
+        request_id: HeaderValue,
+        slot: OwnedSemaphorePermit,
+    ) -> Box<Self> {
+        Box::new(Self {
             node,
             id,
             mail,
             row,
+            request_id,
             prompt: None,
             model: None,
             chat: false,
@@ -54,7 +66,7 @@ impl Exchange {
             pending: None,
             over: false,
             _slot: slot,
-        }
+        })
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -63,12 +75,14 @@ impl Exchange {
 
     /// The core sent it somewhere.
     pub(crate) fn dispatched(&mut self, dispatch: Dispatch, to: &Arc<Upstream>, decision: Option<Arc<DecisionRecord>>) {
-        self.node.metrics.dispatched(&to.name, dispatch.attempt, dispatch.reason);
+        let metrics = &self.node.metrics;
+        let dispatches = to.dispatches.get_or_init(|| metrics.dispatches(&to.name));
+        metrics.dispatched(dispatches, dispatch.attempt, dispatch.reason);
         to.count();
         let row = &mut self.row;
         row.dispatched = self.node.clock().now();
         row.attempts = dispatch.attempt;
-        row.replica = Some((dispatch.replica.0, to.name.clone()));
+        row.replica = Some((dispatch.replica.0, Arc::clone(&to.label)));
         row.predicted_ttft_ms = dispatch.predicted_ttft_ms;
         row.cached = (dispatch.cached_tokens, None);
         let chosen = decision.as_ref().and_then(|d| d.candidates.get(d.chosen?));
@@ -90,15 +104,15 @@ impl Exchange {
 
     /// Whether the core has said something since, which can only be that this attempt is no longer wanted.
     fn taken_back(&mut self) -> bool {
-        self.pending = self.mail.try_recv().ok();
+        self.pending = self.mail.try_next();
         self.pending.is_some()
     }
 
     /// What the core says next.
-    pub(crate) async fn next(&mut self) -> Option<Command> {
+    pub(crate) async fn next(&mut self) -> Command {
         match self.pending.take() {
-            Some(command) => Some(command),
-            None => self.mail.recv().await,
+            Some(command) => command,
+            None => self.mail.next().await,
         }
     }
 
@@ -153,14 +167,15 @@ impl Exchange {
         }
         self.row.done = self.now();
         (self.row.status, self.row.reason) = (status, reason);
-        let row = Arc::new(self.row.clone());
+        self.row.others = self.mail.others(self.row.decision.as_ref());
+        let row = Arc::new(std::mem::take(&mut self.row));
         #[cfg(feature = "otel")]
         if let Some(trace) = self.trace.take() {
             self.node.otel.end(trace, &row);
         }
         self.node.metrics.ended(&row, self.streamed);
         self.node.capture.push(&row);
-        self.node.driver.watchers().explanations.outcome(self.id, &row);
+        self.node.driver.watchers().explanations.push(&row);
         self.node.table.push(row);
     }
 }

@@ -1,90 +1,55 @@
 //! Why a request went where it went: the latest decisions with all their terms, and what came of them.
 
 use crate::table::Row;
+use bytes::Bytes;
+use gorgo_core::Time;
 use gorgo_core::decide::Key;
 use gorgo_core::decide::{ReplicaState, State};
 use gorgo_core::router::DecisionRecord;
-use gorgo_core::{RequestId, Time};
-use rustc_hash::FxHashMap;
+use http::HeaderValue;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
-use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-#[derive(Debug, Default)]
-struct Kept {
-    decisions: Vec<Arc<DecisionRecord>>,
-    row: Option<Arc<Row>>,
-}
-
-#[derive(Debug, Default)]
-struct Ring {
-    order: VecDeque<RequestId>,
-    kept: FxHashMap<RequestId, Kept>,
-    names: FxHashMap<String, RequestId>,
-}
-
-/// The ring. Bounded in requests; a request keeps at most eight decisions.
+/// The ring. Bounded in requests; a request keeps at most eight decisions. They stay numbers until somebody asks.
 #[derive(Debug)]
 pub struct Explanations {
     most: usize,
-    ring: Mutex<Ring>,
+    ring: Mutex<VecDeque<Arc<Row>>>,
 }
 
 impl Explanations {
     /// Keeps `most` requests.
     pub fn new(most: usize) -> Self {
-        Self { most, ring: Mutex::new(Ring::default()) }
+        Self { most, ring: Mutex::new(VecDeque::new()) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Ring> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Row>>> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn decided(&self, record: &Arc<DecisionRecord>) {
-        if self.most == 0 {
+    /// Notes a request that is over.
+    pub fn push(&self, row: &Arc<Row>) {
+        if self.most == 0 || (row.decision.is_none() && row.others.is_empty()) {
             return;
         }
         let mut ring = self.lock();
-        let ring = &mut *ring;
-        if !ring.kept.contains_key(&record.id) {
-            if ring.order.len() >= self.most
-                && let Some(old) = ring.order.pop_front()
-                && let Some(kept) = ring.kept.remove(&old)
-                && let Some(row) = kept.row
-                && ring.names.get(&row.request_id) == Some(&old)
-            {
-                ring.names.remove(&row.request_id);
-            }
-            ring.order.push_back(record.id);
-        }
-        let kept = ring.kept.entry(record.id).or_default();
-        if kept.decisions.len() >= 8 {
-            kept.decisions.remove(0);
-        }
-        kept.decisions.push(Arc::clone(record));
+        let old = if ring.len() >= self.most { ring.pop_front() } else { None };
+        ring.push_back(Arc::clone(row));
+        drop(ring); // the old one is taken apart without the lock
+        drop(old);
     }
 
-    /// Notes what came of a request.
-    pub fn outcome(&self, id: RequestId, row: &Arc<Row>) {
-        let mut ring = self.lock();
-        let ring = &mut *ring;
-        if let Some(kept) = ring.kept.get_mut(&id) {
-            ring.names.insert(row.request_id.clone(), id);
-            kept.row = Some(Arc::clone(row));
-        }
-    }
-
-    /// Everything about the request with this `X-Request-ID`, once it is over.
+    /// Everything about the latest request with this `X-Request-ID`, once it is over.
     pub fn explain(&self, request_id: &str, names: &[String]) -> Option<Value> {
-        let ring = self.lock();
-        let kept = ring.kept.get(ring.names.get(request_id)?)?;
-        let row = kept.row.as_ref()?;
-        let decisions: Vec<Value> = kept.decisions.iter().map(|record| explained(record, names)).collect();
+        let row = self.lock().iter().rev().find(|row| row.request_id == request_id).cloned()?;
+        let mut decisions: Vec<&Arc<DecisionRecord>> = row.others.iter().chain(&row.decision).collect();
+        decisions.sort_by_key(|record| record.at);
+        let decisions: Vec<Value> = decisions.into_iter().map(|record| explained(record, names)).collect();
         let actual = (row.first_token != Time::NEVER).then(|| (row.first_token - row.dispatched).ms());
         Some(json!({
             "request_id": row.request_id, "status": row.status.as_str(), "reason": row.reason,
-            "replica": row.replica.as_ref().map(|(_, name)| name), "attempts": row.attempts,
+            "replica": row.replica.as_ref().map(|(_, name)| &**name), "attempts": row.attempts,
             "predicted_ttft_ms": row.predicted_ttft_ms, "actual_ttft_ms": actual,
             "predicted_cached_tokens": row.cached.0, "actual_cached_tokens": row.cached.1, "decisions": decisions,
         }))
@@ -119,34 +84,52 @@ fn explained(record: &DecisionRecord, names: &[String]) -> Value {
 }
 
 /// The `X-Gorgo-Decision` header: one line, e.g. `gorgo a total=35.2 network=25.0 prefill=10.2 waiting=0.0
-/// running=0.0 cached=4096/5200`.
-pub fn header(record: &DecisionRecord, name: &str) -> String {
-    let mut line = String::with_capacity(160);
-    line.push_str(record.policy);
-    line.push(' ');
-    line.push_str(name);
+/// running=0.0 cached=4096/5200`. Written by hand: formatting would be among the dearest parts of a request.
+pub(crate) fn header(record: &DecisionRecord, name: &str) -> Option<HeaderValue> {
+    let mut line = Vec::with_capacity(160);
+    line.extend_from_slice(record.policy.as_bytes());
+    line.push(b' ');
+    line.extend_from_slice(name.as_bytes());
     if let Some((c, t, _)) = record.chosen.and_then(|i| record.candidates.get(i)) {
-        let terms = [
-            (" total=", t.total),
-            (" network=", t.network),
-            (" prefill=", t.prefill),
-            (" waiting=", t.waiting),
-            (" running=", t.running),
+        let terms: [(&[u8], f64); 5] = [
+            (b" total=", t.total),
+            (b" network=", t.network),
+            (b" prefill=", t.prefill),
+            (b" waiting=", t.waiting),
+            (b" running=", t.running),
         ];
         for (word, value) in terms {
-            line.push_str(word);
-            // To a tenth by integers: formatting floats would be the dearest part of a request.
+            line.extend_from_slice(word);
             let tenths = (value.abs().min(1e15) * 10.0).round() as u64;
-            let sign = if value < 0.0 && tenths > 0 { "-" } else { "" };
-            let _ = write!(line, "{sign}{}.{}", tenths / 10, tenths % 10);
+            if value < 0.0 && tenths > 0 {
+                line.push(b'-');
+            }
+            digits(&mut line, tenths / 10);
+            line.extend_from_slice(&[b'.', b'0' + (tenths % 10) as u8]);
         }
-        let _ = write!(line, " cached={}/{}", c.cached_tokens, record.ask.prompt_tokens);
+        line.extend_from_slice(b" cached=");
+        digits(&mut line, c.cached_tokens.into());
+        line.push(b'/');
+        digits(&mut line, record.ask.prompt_tokens.into());
     }
     if let Some(reason) = record.reason {
-        line.push_str(" reason=");
-        line.push_str(reason);
+        line.extend_from_slice(b" reason=");
+        line.extend_from_slice(reason.as_bytes());
     }
-    line
+    HeaderValue::from_maybe_shared(Bytes::from(line)).ok()
+}
+
+fn digits(line: &mut Vec<u8>, mut number: u64) {
+    let (mut text, mut at) = ([0; 20], 20);
+    loop {
+        at -= 1;
+        text[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    line.extend_from_slice(&text[at..]);
 }
 
 /// A decision as a state that `gorgo decide` reads; what was decided stands in `decision`.
@@ -178,4 +161,30 @@ pub fn state(record: &DecisionRecord, names: &[String]) -> Value {
     value["decision"] =
         json!({"chosen": chosen, "reason": record.reason, "policy": record.policy, "at_ms": record.at.ms()});
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gorgo_core::policy::{Ask, Terms};
+    use gorgo_core::{ReplicaId, RequestId};
+
+    #[test]
+    fn the_header_is_one_line_of_numbers_to_a_tenth() {
+        let candidate = ReplicaState { cached_tokens: 4096, ..ReplicaState::default() }.candidate(ReplicaId(0));
+        let terms = Terms { network: 25.04, prefill: 10.16, waiting: -3.0, running: -0.01, total: 1e300 };
+        let record = DecisionRecord {
+            id: RequestId(1),
+            at: Time::ZERO,
+            ask: Ask { prompt_tokens: 5200, ..Ask::default() },
+            policy: "gorgo",
+            chosen: Some(0),
+            reason: Some("word"),
+            candidates: vec![(candidate, terms, None)],
+        };
+        let expected = "gorgo a total=1000000000000000.0 network=25.0 prefill=10.2 waiting=-3.0 running=0.0 \
+            cached=4096/5200 reason=word";
+        assert_eq!(header(&record, "a").unwrap(), expected);
+        assert!(header(&record, "a\nb").is_none());
+    }
 }

@@ -1,12 +1,9 @@
 //! What the router reads of a request's body: the prompt and five fields, in one pass, copying nothing.
 //!
-//! The body itself goes on to the engine byte for byte. Strings without escapes are hashed where they lie in the
-//! body; strings with escapes pass through the parser's scratch space.
+//! The body itself goes on to the engine byte for byte. Strings are hashed where they lie in the body.
 
+use crate::json::{Kind, Reader, Text, Wrong};
 use crate::prompt::{Blocks, Prompt};
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
-use std::fmt;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// What a body says.
@@ -25,26 +22,8 @@ pub struct Extract {
     pub rid: Option<String>,
 }
 
-/// Reads a JSON body; `seed` keys the hashes of the prompt's blocks.
-///
-/// # Errors
-/// One sentence when the body is no JSON object, is cut short, is not UTF-8 or nests deeper than 128.
-pub fn extract(body: &[u8], seed: u64) -> Result<Extract, String> {
-    let mut found = Found { blocks: Blocks::new(seed), model: None, stream: false, session: 0, rid: None };
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let read = Body(&mut found).deserialize(&mut json).and_then(|()| json.end());
-    read.map_err(|error| format!("the body is not the JSON object this endpoint takes: {error}"))?;
-    let Found { blocks, model, stream, session, rid } = found;
-    Ok(Extract { prompt: blocks.finish(), model, stream, session, rid })
-}
-
-struct Found {
-    blocks: Blocks,
-    model: Option<String>,
-    stream: bool,
-    session: u64,
-    rid: Option<String>,
-}
+/// Longest name, role or id that is read, bytes.
+const SHORT: usize = 128;
 
 /// Tags of what stands before the text.
 const MODEL: u64 = 1;
@@ -52,55 +31,46 @@ const TOOLS: u64 = 2;
 const SALT: u64 = 3;
 const INSTRUCTIONS: u64 = 4;
 
-struct Body<'a>(&'a mut Found);
-
-impl<'de> DeserializeSeed<'de> for Body<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_map(self)
-    }
+/// Reads a JSON body; `seed` keys the hashes of the prompt's blocks.
+///
+/// # Errors
+/// One sentence when the body is no JSON object, is cut short, is not UTF-8 or nests deeper than 127.
+pub fn extract(body: &[u8], seed: u64) -> Result<Extract, String> {
+    read(body, seed).map_err(|wrong| format!("the body is not the JSON object this endpoint takes: {wrong}"))
 }
 
-impl<'de> Visitor<'de> for Body<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let found = self.0;
-        while let Some(key) = map.next_key::<Key>()? {
-            match key {
-                Key::Text => map.next_value_seed(Text { blocks: &mut found.blocks, depth: 0 })?,
-                Key::Model => {
-                    if let Some(model) = map.next_value_seed(Short)? {
-                        found.blocks.before(MODEL, model.as_bytes(), false);
-                        found.model = Some(model);
-                    }
-                }
-                Key::Stream => found.stream = map.next_value_seed(Flag)?,
-                Key::Session => {
-                    if let Some(name) = map.next_value_seed(Short)?.filter(|name| !name.is_empty())
-                        && found.session == 0
-                    {
-                        found.session = session_hash(name.as_bytes());
-                    }
-                }
-                Key::Rid => found.rid = map.next_value_seed(Short)?,
-                Key::Before(tag, weigh) => {
-                    let raw: &RawValue = map.next_value()?;
-                    if raw.get() != "null" {
-                        found.blocks.before(tag, raw.get().as_bytes(), weigh);
-                    }
-                }
-                Key::Other => {
-                    map.next_value::<IgnoredAny>()?;
+fn read(body: &[u8], seed: u64) -> Result<Extract, Wrong> {
+    let mut blocks = Blocks::with_room(seed, body.len());
+    let (mut model, mut rid, mut stream, mut session) = (None, None, false, 0);
+    let mut json = Reader::new(body)?;
+    json.object(|json, key| {
+        match name(key) {
+            b"messages" | b"prompt" | b"input" | b"text" | b"input_ids" => prompt_text(json, &mut blocks)?,
+            b"model" => {
+                if let Some(name) = short(json)? {
+                    blocks.before(MODEL, name.as_bytes(), false);
+                    model = Some(name);
                 }
             }
+            b"stream" => stream = json.skip()? == b"true",
+            b"user" | b"session_id" | b"conversation_id" | b"prompt_cache_key" | b"safety_identifier" => {
+                let name = short(json)?.filter(|name| !name.is_empty());
+                if let Some(name) = name.filter(|_| session == 0) {
+                    session = session_hash(name.as_bytes());
+                }
+            }
+            b"rid" => rid = short(json)?,
+            b"tools" | b"functions" => before(json, &mut blocks, TOOLS, true)?,
+            b"instructions" => before(json, &mut blocks, INSTRUCTIONS, true)?,
+            b"extra_key" | b"cache_salt" | b"chat_template_kwargs" | b"lora_path" => {
+                before(json, &mut blocks, SALT, false)?;
+            }
+            _ => drop(json.skip()?),
         }
         Ok(())
-    }
+    })?;
+    json.end()?;
+    Ok(Extract { prompt: blocks.finish(), model, stream, session, rid })
 }
 
 /// A session's key as policies see it, never 0.
@@ -108,182 +78,63 @@ pub fn session_hash(name: &[u8]) -> u64 {
     xxh3_64(name).max(1)
 }
 
-enum Key {
-    Text,
-    Model,
-    Stream,
-    Session,
-    Rid,
-    Before(u64, bool),
-    Other,
-}
-
-impl<'de> serde::Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        struct Name;
-        impl Visitor<'_> for Name {
-            type Value = Key;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-            fn visit_str<E: Error>(self, key: &str) -> Result<Key, E> {
-                Ok(match key {
-                    "messages" | "prompt" | "input" | "text" | "input_ids" => Key::Text,
-                    "model" => Key::Model,
-                    "stream" => Key::Stream,
-                    "user" | "session_id" | "conversation_id" | "prompt_cache_key" | "safety_identifier" => {
-                        Key::Session
-                    }
-                    "rid" => Key::Rid,
-                    "tools" | "functions" => Key::Before(TOOLS, true),
-                    "instructions" => Key::Before(INSTRUCTIONS, true),
-                    "extra_key" | "cache_salt" | "chat_template_kwargs" | "lora_path" => Key::Before(SALT, false),
-                    _ => Key::Other,
-                })
-            }
-        }
-        json.deserialize_identifier(Name)
-    }
-}
-
-/// Any value that holds prompt text: a string, token ids, parts, messages, or lists of them.
-struct Text<'a> {
-    blocks: &'a mut Blocks,
-    depth: u8,
-}
-
-impl<'de> DeserializeSeed<'de> for Text<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Text<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text, token ids, messages or parts of messages")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        self.blocks.text(text.as_bytes());
-        Ok(())
-    }
-
-    fn visit_u64<E: Error>(self, token: u64) -> Result<(), E> {
-        self.blocks.token(token);
-        Ok(())
-    }
-
-    fn visit_i64<E: Error>(self, token: i64) -> Result<(), E> {
-        self.blocks.token(token as u64);
-        Ok(())
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let Self { blocks, depth } = self;
-        while list.next_element_seed(Text { blocks: &mut *blocks, depth: depth.saturating_add(1) })?.is_some() {}
-        Ok(())
-    }
-
-    /// A message or a part of one. A role that stands after its content is taken where it stands: such a client
-    /// still matches its own earlier turns, only not the router's guess of the answer.
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Self { blocks, depth } = self;
-        while let Some(key) = map.next_key::<Part>()? {
-            match key {
-                Part::Role => {
-                    let role = map.next_value_seed(Short)?;
-                    blocks.role(role.unwrap_or_default().as_bytes());
-                }
-                Part::Text => map.next_value_seed(Text { blocks: &mut *blocks, depth: depth.saturating_add(1) })?,
-                Part::Raw => {
-                    let raw: &RawValue = map.next_value()?;
-                    if raw.get() != "null" {
-                        blocks.text(raw.get().as_bytes());
-                    }
-                }
-                Part::Media => {
-                    // An image's bytes are no text; its identity is.
-                    let raw: &RawValue = map.next_value()?;
-                    blocks.text(&xxh3_64(raw.get().as_bytes()).to_le_bytes());
-                }
-                Part::Other => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-enum Part {
-    Role,
-    Text,
-    Raw,
-    Media,
-    Other,
-}
-
-impl<'de> serde::Deserialize<'de> for Part {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        struct Name;
-        impl Visitor<'_> for Name {
-            type Value = Part;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-            fn visit_str<E: Error>(self, key: &str) -> Result<Part, E> {
-                Ok(match key {
-                    "role" => Part::Role,
-                    "content" | "text" | "output" | "refusal" => Part::Text,
-                    "tool_calls" | "function_call" | "arguments" | "name" | "tool_call_id" => Part::Raw,
-                    "image_url" | "input_audio" | "file" | "video_url" | "audio_url" => Part::Media,
-                    _ => Part::Other,
-                })
-            }
-        }
-        json.deserialize_identifier(Name)
-    }
+/// A key; nobody writes those that matter with escapes.
+fn name(key: Text<'_>) -> &[u8] {
+    key.plain().unwrap_or_default()
 }
 
 /// A short text; anything else is read over, since judging the body is the engine's business.
-struct Short;
-
-impl<'de> DeserializeSeed<'de> for Short {
-    type Value = Option<String>;
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Option<String>, D::Error> {
-        let raw = <&RawValue as serde::Deserialize>::deserialize(json)?;
-        let text: Option<String> = serde_json::from_str(raw.get()).ok();
-        Ok(text.map(|mut text| {
-            let end = (0..=128.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
-            text.truncate(end);
-            text
-        }))
+fn short(json: &mut Reader<'_>) -> Result<Option<String>, Wrong> {
+    if json.kind()? == Kind::Text {
+        return json.text().map(|text| Some(text.short(SHORT)));
     }
+    json.skip().map(|_| None)
 }
 
-struct Flag;
-
-impl<'de> DeserializeSeed<'de> for Flag {
-    type Value = bool;
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<bool, D::Error> {
-        let raw = <&RawValue as serde::Deserialize>::deserialize(json)?;
-        Ok(raw.get() == "true")
+fn before(json: &mut Reader<'_>, blocks: &mut Blocks, tag: u64, weigh: bool) -> Result<(), Wrong> {
+    let raw = json.skip()?;
+    if raw != b"null" {
+        blocks.before(tag, raw, weigh);
     }
+    Ok(())
+}
+
+/// Any value that holds prompt text: a string, token ids, parts, messages, or lists of them.
+fn prompt_text(json: &mut Reader<'_>, blocks: &mut Blocks) -> Result<(), Wrong> {
+    match json.kind()? {
+        Kind::Text => json.text()?.pieces(|piece| blocks.text(piece)),
+        Kind::Number => {
+            if let Some(token) = json.number()? {
+                blocks.token(token as u64);
+            }
+        }
+        Kind::Word => drop(json.skip()?),
+        Kind::Array => json.array(|json| prompt_text(json, blocks))?,
+        Kind::Object => json.object(|json, key| part(json, key, blocks))?,
+    }
+    Ok(())
+}
+
+/// A member of a message or of a part of one. A role that stands after its content is taken where it stands: such a
+/// client still matches its own earlier turns, only not the router's guess of the answer.
+fn part(json: &mut Reader<'_>, key: Text<'_>, blocks: &mut Blocks) -> Result<(), Wrong> {
+    match name(key) {
+        b"role" => blocks.role(short(json)?.unwrap_or_default().as_bytes()),
+        b"content" | b"text" | b"output" | b"refusal" => prompt_text(json, blocks)?,
+        b"tool_calls" | b"function_call" | b"arguments" | b"name" | b"tool_call_id" => {
+            let raw = json.skip()?;
+            if raw != b"null" {
+                blocks.text(raw);
+            }
+        }
+        b"image_url" | b"input_audio" | b"file" | b"video_url" | b"audio_url" => {
+            // An image's bytes are no text; its identity is.
+            let raw = json.skip()?;
+            blocks.text(&xxh3_64(raw).to_le_bytes());
+        }
+        _ => drop(json.skip()?),
+    }
+    Ok(())
 }
 
 /// Entry point of the fuzzer: must never panic, and must not depend on anything but its input.

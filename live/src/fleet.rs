@@ -1,11 +1,13 @@
 //! A replica as this process talks to it.
 
+use crate::link::Links;
 use crate::upstream::Endpoint;
 use gorgo_core::ReplicaId;
 use gorgo_core::fleet::Kind;
 use http::HeaderValue;
-use std::sync::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use tokio::task::AbortHandle;
 
 /// One replica or peer; lives as long as requests to it do.
@@ -15,12 +17,18 @@ pub struct Upstream {
     pub id: ReplicaId,
     /// Shown everywhere.
     pub name: String,
+    /// The same for rows of requests.
+    pub label: Arc<str>,
+    /// The same as `X-Gorgo-Replica`; `None` if it cannot stand in a header.
+    pub shown: Option<HeaderValue>,
     /// How it is reached.
     pub kind: Kind,
     /// Where it stands, if told.
     pub region: Option<String>,
     /// Where it is.
     pub endpoint: Endpoint,
+    /// What it is told as `Host`.
+    pub host: HeaderValue,
     /// What it wants as `Authorization`.
     pub authorization: Option<HeaderValue>,
     /// Its clock less ours, ns, by the last peer report.
@@ -29,6 +37,10 @@ pub struct Upstream {
     pub sglang: AtomicBool,
     /// Requests given to it since the start.
     pub dispatched: AtomicU64,
+    /// Counts requests given to it, as a metric.
+    pub(crate) dispatches: OnceLock<Counter>,
+    /// Idle connections for requests.
+    pub(crate) links: Links,
     /// Tasks that watch it, stopped when it leaves.
     pub tasks: Mutex<Vec<AbortHandle>>,
 }
@@ -36,16 +48,22 @@ pub struct Upstream {
 impl Upstream {
     /// A replica nothing watches yet.
     pub fn new(id: ReplicaId, name: String, kind: Kind, region: Option<String>, endpoint: Endpoint) -> Self {
+        let host = endpoint.host_header();
         Self {
             id,
+            label: name.as_str().into(),
+            shown: HeaderValue::try_from(name.as_str()).ok(),
             name,
             kind,
             region,
             endpoint,
+            host,
             authorization: None,
             clock_offset_ns: AtomicI64::new(0),
             sglang: AtomicBool::new(false),
             dispatched: AtomicU64::new(0),
+            dispatches: OnceLock::new(),
+            links: Links::default(),
             tasks: Mutex::new(Vec::new()),
         }
     }

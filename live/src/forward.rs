@@ -2,29 +2,30 @@
 
 use crate::attempt::{Ready, Refused, attempt};
 use crate::body::Body;
-use crate::driver::Command;
+use crate::config::Config;
 use crate::errors::refusal;
 use crate::exchange::Exchange;
 use crate::explain;
 use crate::extract::{Extract, extract, session_hash};
 use crate::fleet::Upstream;
-use crate::headers;
+use crate::headers::{self, Client, Present};
 use crate::intake;
+use crate::mailbox::Command;
 use crate::node::Node;
 use crate::relay::Relay;
 use crate::sse::Framing;
 use crate::table::Row;
 use bytes::Bytes;
+use gorgo_core::fleet::Kind;
 use gorgo_core::policy::Ask;
 use gorgo_core::record::Status;
 use gorgo_core::router::{Dispatch, Request as CoreRequest};
 use gorgo_core::{Span, Time};
-use http::header::{AUTHORIZATION, HeaderMap};
+use http::header::{AUTHORIZATION, HOST, HeaderMap};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -38,13 +39,19 @@ struct Order {
     hops: u8,
     watched: bool,
     http2: bool,
+    config: Arc<Config>,
     /// Stands for the body's bytes until no retry needs them.
     _budget: Option<OwnedSemaphorePermit>,
 }
 
 /// Answers one request.
-pub async fn handle(node: Arc<Node>, request: Request<Incoming>, from: IpAddr) -> Response<Body> {
-    match admit(&node, request, from).await {
+pub(crate) async fn handle(
+    node: Arc<Node>,
+    request: Request<Incoming>,
+    present: Present,
+    from: Client,
+) -> Response<Body> {
+    match admit(&node, request, present, &from).await {
         Ok((exchange, order)) => run(exchange, order).await,
         Err(refused) => *refused,
     }
@@ -53,11 +60,12 @@ pub async fn handle(node: Arc<Node>, request: Request<Incoming>, from: IpAddr) -
 async fn admit(
     node: &Arc<Node>,
     request: Request<Incoming>,
-    from: IpAddr,
-) -> Result<(Exchange, Order), Box<Response<Body>>> {
+    present: Present,
+    from: &Client,
+) -> Result<(Box<Exchange>, Order), Box<Response<Body>>> {
     let refuse = |status, code: &str, message: &str| Err(Box::new(refusal(status, code, message)));
     let keys = node.keys();
-    if !keys.may_ask(headers::shown_key(request.headers())) {
+    if !keys.may_ask(present.key.then(|| headers::shown_key(request.headers())).flatten()) {
         return refuse(
             StatusCode::UNAUTHORIZED,
             "invalid_api_key",
@@ -87,11 +95,12 @@ async fn admit(
     } else {
         None
     };
+    let told = |there: bool, name| if there { parts.headers.get(name) } else { None };
     let hops =
-        parts.headers.get(headers::HOP).map_or(0, |v| v.to_str().ok().and_then(|v| v.parse().ok()).unwrap_or(u8::MAX));
-    let wait = parts.headers.get(headers::TIMEOUT).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        told(present.hop, headers::HOP).map_or(0, |v| v.to_str().ok().and_then(|v| v.parse().ok()).unwrap_or(u8::MAX));
+    let wait = told(present.timeout, headers::TIMEOUT).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let wait = wait.unwrap_or(u64::MAX).min(config.timeouts.first_token_ms);
-    let session = match parts.headers.get(headers::SESSION) {
+    let session = match told(present.session, headers::SESSION) {
         Some(key) if !key.is_empty() => session_hash(key.as_bytes()),
         _ => found.as_ref().map_or(0, |f| f.session),
     };
@@ -107,9 +116,13 @@ async fn admit(
         arrived = now;
         CoreRequest { id, symbols, ask, hops, deadline: Some(now + Span::from_ms(wait as f64)) }
     });
-    let request_id = headers::request_id(&parts.headers, node.seed, id);
+    let request_id = if present.request_id {
+        headers::request_id(&parts.headers, node.seed, id)
+    } else {
+        headers::new_id(node.seed, id)
+    };
     let row = new_row(&request_id, &ask, found.as_ref(), arrived, hops);
-    let mut exchange = Exchange::new(Arc::clone(node), id, mail, row, slot);
+    let mut exchange = Exchange::new(Arc::clone(node), id, mail, row, request_id.clone(), slot);
     if let Some(found) = found {
         exchange.rid = found.rid;
         exchange.model = found.model;
@@ -131,6 +144,7 @@ async fn admit(
         hops,
         watched: prompted,
         http2,
+        config,
         _budget: budget,
     };
     Ok((exchange, order))
@@ -142,65 +156,50 @@ fn new_row(request_id: &HeaderValue, ask: &Ask, found: Option<&Extract>, arrived
         session: ask.session,
         prompt_bytes: found.map_or(0, |f| f.prompt.bytes),
         prompt_tokens: ask.prompt_tokens,
-        counted_tokens: None,
-        output_tokens: 0,
-        cached: (0, None),
         arrived,
-        dispatched: Time::NEVER,
-        first_token: Time::NEVER,
-        done: Time::NEVER,
-        rtt_ms: 0.0,
-        predicted_ttft_ms: None,
-        replica: None,
-        attempts: 0,
         hops,
-        status_code: 0,
-        status: Status::Failed,
-        reason: "",
-        decision: None,
+        ..Row::default()
     }
 }
 
 /// Does what the core says until there is an answer.
-async fn run(mut exchange: Exchange, order: Order) -> Response<Body> {
-    let mut refused: Option<Refused> = None;
+async fn run(mut exchange: Box<Exchange>, order: Order) -> Response<Body> {
+    let mut refused: Option<Box<Refused>> = None;
     let mut next = exchange.next().await;
     loop {
-        let Some(command) = next.take() else {
-            return refusal(StatusCode::INTERNAL_SERVER_ERROR, "router_stopped", "the router stopped; try another");
-        };
-        match command {
-            Command::Queued | Command::Cancel { .. } => next = exchange.next().await,
+        next = match next {
+            Command::Queued | Command::Cancel { .. } => exchange.next().await,
             Command::Done { status, reason } => return over(exchange, status, reason, refused),
             Command::Dispatch { dispatch, upstream, decision } => {
                 refused = None;
                 exchange.dispatched(dispatch, &upstream, decision);
+                let node = Arc::clone(&exchange.node);
+                let keep_alive = Duration::from_millis(order.config.timeouts.keep_alive_ms);
                 let request = order.to(&upstream, &dispatch);
-                let trying = attempt(Arc::clone(&exchange.node), Arc::clone(&upstream), request, order.watched);
+                let trying = attempt(&node.connector, &upstream, keep_alive, request, order.watched);
                 tokio::select! {
                     biased;
-                    result = trying => match result {
-                        Ok(ready) => {
-                            match pass(exchange, *ready, &upstream, &order) {
+                    result = trying => {
+                        match result {
+                            Ok(ready) => match pass(exchange, *ready, &upstream, &order) {
                                 Ok(response) => return response,
-                                Err(back) => exchange = *back,
+                                Err(back) => exchange = back,
+                            },
+                            Err(why) => {
+                                exchange.failed(why.failure);
+                                refused = Some(why);
                             }
-                            next = exchange.next().await;
                         }
-                        Err(why) => {
-                            exchange.failed(why.failure);
-                            refused = Some(why);
-                            next = exchange.next().await;
-                        }
+                        exchange.next().await
                     },
                     command = exchange.next() => {
                         // Dropping the attempt has closed its connection.
                         exchange.abort();
-                        next = command;
+                        command
                     }
                 }
             }
-        }
+        };
     }
 }
 
@@ -208,8 +207,9 @@ impl Order {
     fn to(&self, upstream: &Upstream, dispatch: &Dispatch) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(self.body.clone()));
         *request.method_mut() = self.method.clone();
-        *request.uri_mut() = upstream.endpoint.uri(&self.path);
+        *request.uri_mut() = upstream.endpoint.target(&self.path);
         *request.headers_mut() = self.headers.clone();
+        request.headers_mut().insert(HOST, upstream.host.clone());
         if let Some(key) = &upstream.authorization {
             request.headers_mut().insert(AUTHORIZATION, key.clone());
         }
@@ -222,13 +222,13 @@ impl Order {
 
 /// Passes an answer on; gives the exchange back if the core has meanwhile taken this attempt back.
 fn pass(
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     ready: Ready,
     upstream: &Upstream,
     order: &Order,
 ) -> Result<Response<Body>, Box<Exchange>> {
     if !exchange.first_token() {
-        return Err(Box::new(exchange));
+        return Err(exchange);
     }
     let Ready { mut head, held, body, tap, framing } = ready;
     exchange.streamed = framing == Framing::Events;
@@ -243,14 +243,19 @@ fn pass(
     } else {
         head.version = http::Version::HTTP_11;
     }
-    let gap = Duration::from_millis(exchange.node.config().timeouts.idle_gap_ms);
+    let gap = Duration::from_millis(order.config.timeouts.idle_gap_ms);
     let relay = Relay::new(held, body, tap, exchange, gap);
     Ok(Response::from_parts(head, Body::Relay(Box::new(relay))))
 }
 
 /// The request is over without an answer to pass on.
-fn over(mut exchange: Exchange, status: Status, reason: &'static str, refused: Option<Refused>) -> Response<Body> {
-    let mut response = match (status, refused) {
+fn over(
+    mut exchange: Box<Exchange>,
+    status: Status,
+    reason: &'static str,
+    refused: Option<Box<Refused>>,
+) -> Response<Body> {
+    let mut response = match (status, refused.map(|refused| *refused)) {
         (Status::Failed, Some(Refused { response: Some(mut response), .. })) => {
             headers::strip_hop_by_hop(response.headers_mut());
             response
@@ -282,18 +287,15 @@ fn over(mut exchange: Exchange, status: Status, reason: &'static str, refused: O
 fn decorate(map: &mut HeaderMap, exchange: &Exchange, upstream: Option<&Upstream>) {
     headers::strip_hop_by_hop(map);
     let row = &exchange.row;
-    let mut set = |name, value: &str| {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            map.insert(name, value);
-        }
-    };
-    set(headers::REQUEST_ID, &row.request_id);
+    map.insert(headers::REQUEST_ID, exchange.request_id.clone());
     if let Some(decision) = &row.decision {
         let name = row.replica.as_ref().map_or("-", |(_, name)| name);
-        set(headers::DECISION, &explain::header(decision, name));
+        if let Some(line) = explain::header(decision, name) {
+            map.insert(headers::DECISION, line);
+        }
     }
     // A peer has said itself which engine it gave the request to.
-    if let Some(upstream) = upstream.filter(|u| u.kind != gorgo_core::fleet::Kind::Peer) {
-        set(headers::REPLICA, &upstream.name);
+    if let Some(name) = upstream.filter(|u| u.kind != Kind::Peer).and_then(|u| u.shown.clone()) {
+        map.insert(headers::REPLICA, name);
     }
 }

@@ -3,8 +3,8 @@
 use gorgo_core::RequestId;
 use http::HeaderValue;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use std::net::IpAddr;
 
@@ -25,8 +25,27 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Removes hop-by-hop headers and those that `Connection` names.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// Removes hop-by-hop headers and those that `Connection` names. Mostly there are none, and to look at every name
+/// is cheaper than to look up nine.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -52,21 +71,70 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes a client's headers those of a request to a replica. `ours` tells that the client's key was meant for us.
-pub fn to_upstream(headers: &mut HeaderMap, request_id: &HeaderValue, from: IpAddr, ours: bool) {
+/// Makes a client's headers those of a request to a replica. `ours` tells that the client's key was meant for us. The
+/// host is the client's still; the replica's replaces it.
+pub(crate) fn to_upstream(headers: &mut HeaderMap, request_id: &HeaderValue, from: &Client, ours: bool) {
     strip_hop_by_hop(headers);
-    for name in [HOST, CONTENT_LENGTH, EXPECT, HOP, TIMEOUT] {
-        headers.remove(name);
+    headers.remove(CONTENT_LENGTH);
+    if headers.keys().any(|name| matches!(name.as_str(), "expect" | "x-lb-hop" | "x-request-timeout-ms")) {
+        for name in [EXPECT, HOP, TIMEOUT] {
+            headers.remove(name);
+        }
     }
     if ours {
         headers.remove(AUTHORIZATION);
         headers.remove(API_KEY);
     }
     headers.insert(REQUEST_ID, request_id.clone());
-    let chain = headers.get(FORWARDED_FOR).and_then(|value| value.to_str().ok());
-    let chain = chain.map_or_else(|| from.to_string(), |before| format!("{before}, {from}"));
-    if let Ok(value) = HeaderValue::try_from(chain) {
-        headers.insert(FORWARDED_FOR, value);
+    let before = headers.get(FORWARDED_FOR).and_then(|value| value.to_str().ok());
+    let chain = match before {
+        Some(before) => HeaderValue::try_from(format!("{before}, {}", from.ip)).unwrap_or(from.shown.clone()),
+        None => from.shown.clone(),
+    };
+    headers.insert(FORWARDED_FOR, chain);
+}
+
+/// Whose connection it is, written once.
+#[derive(Debug, Clone)]
+pub struct Client {
+    ip: IpAddr,
+    shown: HeaderValue,
+}
+
+impl Client {
+    /// The client at this address.
+    pub fn new(ip: IpAddr) -> Self {
+        Self { ip, shown: HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown")) }
+    }
+}
+
+/// Which of the headers the router acts upon a request has, found in one pass over them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Present {
+    pub(crate) key: bool,
+    pub(crate) request_id: bool,
+    pub(crate) hop: bool,
+    pub(crate) timeout: bool,
+    pub(crate) session: bool,
+    /// Bytes of all lines.
+    pub(crate) bytes: usize,
+}
+
+impl Present {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let mut present = Self::default();
+        for (name, value) in headers {
+            present.bytes += name.as_str().len() + value.len() + 4;
+            match name.as_str() {
+                "authorization" | "x-api-key" => present.key = true,
+                "x-request-id" => present.request_id = true,
+                "x-lb-hop" => present.hop = true,
+                "x-request-timeout-ms" => present.timeout = true,
+                "x-session-id" => present.session = true,
+                _ => {}
+            }
+        }
+        present
     }
 }
 
@@ -76,9 +144,17 @@ pub fn request_id(headers: &HeaderMap, process: u64, id: RequestId) -> HeaderVal
         let bytes = value.as_bytes();
         !bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(u8::is_ascii_graphic)
     });
-    kept.cloned().unwrap_or_else(|| {
-        HeaderValue::try_from(format!("{process:016x}-{:x}", id.0)).unwrap_or(HeaderValue::from_static("none"))
-    })
+    kept.cloned().unwrap_or_else(|| new_id(process, id))
+}
+
+/// `PROCESS-NUMBER` in hexadecimal digits, the first of them 16.
+pub(crate) fn new_id(process: u64, id: RequestId) -> HeaderValue {
+    let digit = |value: u64, at: u32| b"0123456789abcdef"[(value >> (4 * at)) as usize & 15];
+    let mut text = [b'-'; 33];
+    (0..16).for_each(|i| text[i] = digit(process, 15 - i as u32));
+    let more = id.0.checked_ilog2().unwrap_or(0) / 4;
+    (0..=more).for_each(|i| text[17 + i as usize] = digit(id.0, more - i));
+    HeaderValue::from_bytes(&text[..18 + more as usize]).unwrap_or(HeaderValue::from_static("none"))
 }
 
 /// The key a client shows: `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
@@ -113,10 +189,10 @@ mod tests {
             ("authorization", "Bearer k"),
             ("x-forwarded-for", "1.2.3.4"),
         ]);
-        to_upstream(&mut headers, &HeaderValue::from_static("r"), IpAddr::from([10, 0, 0, 1]), false);
+        to_upstream(&mut headers, &HeaderValue::from_static("r"), &Client::new([10, 0, 0, 1].into()), false);
         let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["authorization", "x-custom", "x-forwarded-for", "x-request-id"]);
+        assert_eq!(names, ["authorization", "host", "x-custom", "x-forwarded-for", "x-request-id"]);
         assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 10.0.0.1");
     }
 
@@ -124,7 +200,7 @@ mod tests {
     fn our_own_key_is_not_passed_on() {
         let mut headers = map(&[("authorization", "Bearer k"), ("x-api-key", "k")]);
         assert_eq!(shown_key(&headers), Some(&b"k"[..]));
-        to_upstream(&mut headers, &HeaderValue::from_static("r"), IpAddr::from([10, 0, 0, 1]), true);
+        to_upstream(&mut headers, &HeaderValue::from_static("r"), &Client::new([10, 0, 0, 1].into()), true);
         assert_eq!(shown_key(&headers), None);
     }
 
@@ -134,5 +210,9 @@ mod tests {
         assert_eq!(id("abc"), "abc");
         assert_eq!(id("a b"), "0000000000000001-2");
         assert_eq!(id(""), "0000000000000001-2");
+        for number in [0, 9, 15, 16, 255, 256, u64::MAX] {
+            let expected = format!("{:016x}-{number:x}", 0x1234_5678_9abc_def0u64);
+            assert_eq!(new_id(0x1234_5678_9abc_def0, RequestId(number)), expected.as_str());
+        }
     }
 }

@@ -7,12 +7,15 @@ use crate::node::Node;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use http::{Response, StatusCode};
-use http_body_util::BodyExt;
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Whether a path's bodies hold a prompt; `None` for paths that are not served. Engines' own admin endpoints
 /// (`/flush_cache`, `/update_weights...`) are not.
@@ -39,7 +42,7 @@ pub(crate) fn is_chat(path: &str) -> bool {
 
 /// Refuses bodies that say they are no JSON.
 pub(crate) fn check_type(headers: &HeaderMap) -> Result<(), Box<Response<Body>>> {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let Some(value) = headers.get(CONTENT_TYPE).filter(|value| *value != "application/json") else { return Ok(()) };
     let kind = value.to_str().unwrap_or("?").split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if kind == "application/json" || kind.ends_with("+json") || kind.is_empty() {
         return Ok(());
@@ -66,21 +69,18 @@ pub(crate) async fn read(
     if told.is_some_and(|told| told > most) {
         return too_long();
     }
-    let (gap, whole) =
-        (Duration::from_millis(config.timeouts.body_gap_ms), Duration::from_millis(config.timeouts.body_ms));
-    let deadline = Instant::now() + whole;
+    let mut patience = Patience::new(config);
     let mut budget: Option<OwnedSemaphorePermit> = None;
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     loop {
-        let until = deadline.min(Instant::now() + gap);
-        let frame = match tokio::time::timeout_at(until, body.frame()).await {
-            Ok(None) => break,
-            Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(_))) => {
+        let frame = match patience.frame(&mut body).await {
+            Some(None) => break,
+            Some(Some(Ok(frame))) => frame,
+            Some(Some(Err(_))) => {
                 return refuse(StatusCode::BAD_REQUEST, "truncated_body", "the body broke off before its end");
             }
-            Err(_) => {
+            None => {
                 return refuse(StatusCode::REQUEST_TIMEOUT, "slow_body", "the body came too slowly; send it at once");
             }
         };
@@ -114,6 +114,50 @@ pub(crate) async fn read(
         }
     }
     Ok((if rest.is_empty() { first } else { rest.freeze() }, budget))
+}
+
+/// How long a body may take, and how long its next piece. One timer, set when there is something to wait for and
+/// looked at when it rings: setting it for every piece would cost more than the piece.
+struct Patience {
+    gap: Duration,
+    deadline: Instant,
+    last: Instant,
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    fn new(config: &Config) -> Self {
+        let (now, times) = (Instant::now(), &config.timeouts);
+        let deadline = now + Duration::from_millis(times.body_ms);
+        Self { gap: Duration::from_millis(times.body_gap_ms), deadline, last: now, alarm: None }
+    }
+
+    /// The next frame, or `None` when time is up.
+    async fn frame(&mut self, body: &mut Incoming) -> Option<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let got = poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Ready(frame) => Poll::Ready(Some(frame)),
+            Poll::Pending => self.ring(cx).map(|()| None),
+        });
+        let got = got.await;
+        if self.alarm.is_some() {
+            self.last = Instant::now();
+        }
+        got
+    }
+
+    fn ring(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let due = self.deadline.min(self.last + self.gap);
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            if alarm.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if alarm.deadline() >= due {
+                return Poll::Ready(());
+            }
+            alarm.as_mut().reset(due);
+        }
+    }
 }
 
 #[cfg(test)]

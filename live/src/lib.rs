@@ -2,8 +2,8 @@
 //!
 //! Nothing is decided here. Reading order: [`server`] (connections, start, stop, reload) → [`forward`] (one request:
 //! read, ask, carry out) → [`extract`] and [`prompt`] (what the router reads of a body) → [`driver`] (events to the
-//! core under one lock, actions to the tasks) → `attempt` and [`relay`] (an answer on its way, watched by the tap of
-//! [`sse`]) → [`exchange`] (the guard that tells how a request ended, once) → [`probe`] and [`scrape`] (what replicas
+//! core under one lock, actions to the tasks) → `attempt`, `link` and [`relay`] (an answer on its way, watched
+//! by the tap of [`sse`]) → [`exchange`] (the guard that tells how a request ended, once) → [`probe`] and [`scrape`] (what replicas
 //! say) → [`admin`], [`metrics`], [`table`], [`explain`], [`shadow`], [`capture`], [`merge`] (what operators see) →
 //! [`config`], [`run`], [`client`] (the process and its command line).
 #![warn(missing_docs)]
@@ -27,6 +27,9 @@ pub mod fleet;
 pub mod forward;
 pub mod headers;
 mod intake;
+mod json;
+mod link;
+pub mod mailbox;
 pub mod merge;
 pub mod metrics;
 pub mod node;

@@ -73,6 +73,9 @@ pub struct Metrics {
     requests: Family<ByEnd, Counter>,
     dispatches: Family<ByReplica, Counter>,
     decisions: Family<ByWord, Counter>,
+    /// The members of families that nearly every request counts in, so that it need not look them up.
+    own_rule: Counter,
+    finished: Counter,
     retries: Counter,
     ttft: Histogram,
     e2e: Histogram,
@@ -122,10 +125,17 @@ impl Default for Metrics {
             }};
         }
         let seconds = || Histogram::new(SECONDS);
+        let requests: Family<ByEnd, Counter> =
+            add!(Family::default(), "requests", "Requests that are over, by how and why");
+        let decisions: Family<ByWord, Counter> =
+            add!(Family::default(), "decisions", "Dispatches by what decided: own rule or a fallback");
+        let finished = ByEnd { status: Status::Finished.as_str().to_owned(), reason: String::new() };
         Self {
-            requests: add!(Family::default(), "requests", "Requests that are over, by how and why"),
+            finished: requests.get_or_create_owned(&finished),
+            own_rule: decisions.get_or_create_owned(&ByWord { reason: "own-rule".to_owned() }),
+            requests,
+            decisions,
             dispatches: add!(Family::default(), "dispatches", "Requests given to a replica, retries included"),
-            decisions: add!(Family::default(), "decisions", "Dispatches by what decided: own rule or a fallback"),
             retries: add!(Counter::default(), "retries", "Dispatches after a request's first"),
             ttft: add!(seconds(), "time_to_first_token", "Arrival to first content-bearing token", Unit::Seconds),
             e2e: add!(seconds(), "e2e_request_latency", "Arrival to last byte of finished requests", Unit::Seconds),
@@ -190,17 +200,29 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A request was given to a replica.
-    pub fn dispatched(&self, replica: &str, attempt: u8, reason: Option<&'static str>) {
-        self.dispatches.get_or_create(&ByReplica { replica: replica.to_owned() }).inc();
-        self.decisions.get_or_create(&ByWord { reason: reason.unwrap_or("own-rule").to_owned() }).inc();
+    /// What counts the dispatches to a replica.
+    pub fn dispatches(&self, replica: &str) -> Counter {
+        self.dispatches.get_or_create_owned(&ByReplica { replica: replica.to_owned() })
+    }
+
+    /// A request was given to the replica with this counter.
+    pub fn dispatched(&self, dispatches: &Counter, attempt: u8, reason: Option<&'static str>) {
+        dispatches.inc();
+        match reason {
+            None => self.own_rule.inc(),
+            Some(word) => self.decisions.get_or_create(&ByWord { reason: word.to_owned() }).inc(),
+        };
         self.retries.inc_by(u64::from(attempt > 1));
     }
 
     /// A request is over. `streamed`: its first token is known.
     pub fn ended(&self, row: &Row, streamed: bool) {
-        let end = ByEnd { status: row.status.as_str().to_owned(), reason: row.reason.to_owned() };
-        self.requests.get_or_create(&end).inc();
+        if row.status == Status::Finished && row.reason.is_empty() {
+            self.finished.inc();
+        } else {
+            let end = ByEnd { status: row.status.as_str().to_owned(), reason: row.reason.to_owned() };
+            self.requests.get_or_create(&end).inc();
+        }
         let never = gorgo_core::Time::NEVER;
         if row.dispatched != never {
             self.queue_time.observe((row.dispatched - row.arrived).ms() / 1e3);
@@ -299,7 +321,7 @@ mod tests {
     #[test]
     fn every_family_is_in_the_text_and_labels_are_bounded() {
         let metrics = Metrics::default();
-        metrics.dispatched("a", 2, None);
+        metrics.dispatched(&metrics.dispatches("a"), 2, None);
         metrics.ended(&row("r", 25.0), true);
         let replica = ReplicaGauges { name: "a".into(), rtt: (0.025, 0.03), ..ReplicaGauges::default() };
         let levels = Levels {

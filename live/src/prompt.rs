@@ -20,6 +20,7 @@ pub const START_RATIO: f64 = 4.0;
 /// Hashes text that arrives in pieces.
 #[derive(Debug, Clone)]
 pub struct Blocks {
+    seed: u64,
     chain: u64,
     partial: [u8; BLOCK],
     filled: usize,
@@ -32,7 +33,13 @@ pub struct Blocks {
 impl Blocks {
     /// Nothing yet; `seed` keys the hashes.
     pub fn new(seed: u64) -> Self {
-        Self { chain: seed, partial: [0; BLOCK], filled: 0, symbols: Vec::new(), bytes: 0, tokens: 0, salt: 0 }
+        Self::with_room(seed, 0)
+    }
+
+    /// Nothing yet, with room for the symbols of `bytes` bytes.
+    pub(crate) fn with_room(seed: u64, bytes: usize) -> Self {
+        let symbols = Vec::with_capacity(bytes / BLOCK);
+        Self { seed, chain: seed, partial: [0; BLOCK], filled: 0, symbols, bytes: 0, tokens: 0, salt: 0 }
     }
 
     /// More text.
@@ -74,16 +81,17 @@ impl Blocks {
             if self.filled < BLOCK {
                 return;
             }
-            self.chain = xxh3_64_with_seed(&self.partial, self.chain);
+            self.chain = link(self.chain, xxh3_64_with_seed(&self.partial, self.seed));
             self.symbols.push(self.chain);
             self.filled = 0;
         }
-        let mut blocks = data.chunks_exact(BLOCK);
-        for block in &mut blocks {
-            self.chain = xxh3_64_with_seed(block, self.chain);
-            self.symbols.push(self.chain);
-        }
-        let rest = blocks.remainder();
+        let (blocks, rest) = data.as_chunks::<BLOCK>();
+        let (seed, mut chain) = (self.seed, self.chain);
+        self.symbols.extend(blocks.iter().map(|block| {
+            chain = link(chain, xxh3_64_with_seed(block, seed));
+            chain
+        }));
+        self.chain = chain;
         self.partial[..rest.len()].copy_from_slice(rest);
         self.filled = rest.len();
     }
@@ -93,14 +101,20 @@ impl Blocks {
         let whole = self.symbols.len();
         let mut symbols = std::mem::take(&mut self.symbols);
         if self.filled > 0 {
-            symbols.push(xxh3_64_with_seed(&self.partial[..self.filled], self.chain));
+            symbols.push(link(self.chain, xxh3_64_with_seed(&self.partial[..self.filled], self.seed)));
         }
-        for symbol in &mut symbols {
-            *symbol ^= self.salt;
-        }
+        let salt = self.salt;
+        let symbols: Arc<[u64]> = symbols.into_iter().map(|symbol| symbol ^ salt).collect();
         let head = symbols.get(1024 / BLOCK - 1).or(symbols.last()).copied().unwrap_or(0);
-        Prompt { symbols: symbols.into(), whole, head, bytes: self.bytes, tokens: self.tokens, state: self }
+        Prompt { symbols, whole, head, bytes: self.bytes, tokens: self.tokens, state: self }
     }
+}
+
+/// The symbol after `chain` for a block with this hash. Blocks are hashed each by itself, so that a processor hashes
+/// several at a time; only this product waits for the one before. The product is wyhash's: both halves of 128 bits.
+fn link(chain: u64, hash: u64) -> u64 {
+    let wide = u128::from(chain ^ 0xa076_1d64_78bd_642f) * u128::from(hash ^ 0xe703_7ed1_a0b4_28db);
+    (wide as u64) ^ ((wide >> 64) as u64)
 }
 
 /// A finished prompt, and what is needed to append the answer to it.

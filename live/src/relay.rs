@@ -7,26 +7,29 @@
 use crate::body::BoxError;
 use crate::errors;
 use crate::exchange::Exchange;
+use crate::link::Flow;
 use crate::sse::Tap;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use gorgo_core::Time;
 use gorgo_core::router::Failure;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Pieces of an answer are put together up to about this many bytes.
+const SMALL: usize = 8 << 10;
 
 /// See the module page.
 #[derive(Debug)]
 pub struct Relay {
     held: VecDeque<Frame<Bytes>>,
-    body: Incoming,
+    body: Flow,
     tap: Tap,
-    exchange: Option<Exchange>,
+    exchange: Option<Box<Exchange>>,
     ended: bool,
     /// Whether an error can be told inside the body: it is a stream of events of no announced length.
     can_tell: bool,
@@ -34,23 +37,26 @@ pub struct Relay {
     whole: bool,
     gap: Duration,
     last: Instant,
-    alarm: Pin<Box<Sleep>>,
+    /// Set when there is something to wait for.
+    alarm: Option<Pin<Box<Sleep>>>,
+    broken: Option<hyper::Error>,
 }
 
 impl Relay {
     pub(crate) fn new(
         held: VecDeque<Frame<Bytes>>,
-        body: Incoming,
+        body: Flow,
         tap: Tap,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         gap: Duration,
     ) -> Self {
         let ended = body.is_end_stream();
         let can_tell = exchange.streamed && body.size_hint().exact().is_none();
         let whole = held.iter().rev().find_map(Frame::data_ref).is_none_or(|data| ends_event(data));
-        let alarm = Box::pin(tokio::time::sleep(gap));
+        let exchange = Some(exchange);
         let last = Instant::now();
-        let mut relay = Self { held, body, tap, exchange: Some(exchange), ended, can_tell, whole, gap, last, alarm };
+        let (alarm, broken) = (None, None);
+        let mut relay = Self { held, body, tap, exchange, ended, can_tell, whole, gap, last, alarm, broken };
         if relay.ended {
             relay.end();
         }
@@ -58,7 +64,7 @@ impl Relay {
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.ended && self.held.is_empty()
+        self.ended && self.held.is_empty() && self.broken.is_none()
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
@@ -76,55 +82,102 @@ impl Relay {
         if let Some(frame) = self.held.pop_front() {
             return Poll::Ready(Some(Ok(frame)));
         }
+        if let Some(error) = self.broken.take() {
+            return self.cut(error);
+        }
         if self.ended {
             return Poll::Ready(None);
         }
-        match Pin::new(&mut self.body).poll_frame(cx) {
+        match self.read(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    self.passing(data);
+                self.seen();
+                match frame.into_data() {
+                    Ok(data) => Poll::Ready(Some(Ok(Frame::data(self.gather(data, cx))))),
+                    Err(frame) => Poll::Ready(Some(Ok(frame))),
                 }
-                // With a content-length hyper does not ask again after the last byte.
-                if self.body.is_end_stream() {
-                    self.end();
-                }
-                Poll::Ready(Some(Ok(frame)))
             }
-            // Only the frame around a complete stream is missing.
-            Poll::Ready(Some(Err(_))) if self.can_tell && self.tap.done() => {
-                self.end();
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Err(error))) => {
-                self.broke(Failure::Connection);
-                Poll::Ready(Some(self.last_word("the replica broke off in the middle of its answer", error.into())))
-            }
-            Poll::Ready(None) => {
-                self.end();
-                Poll::Ready(None)
-            }
+            Poll::Ready(Some(Err(error))) => self.cut(error),
+            Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => self.poll_gap(cx),
         }
     }
 
+    /// The replica's connection broke.
+    fn cut(&mut self, error: hyper::Error) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.can_tell && self.tap.done() {
+            // Only the frame around a complete stream is missing.
+            self.end();
+            return Poll::Ready(None);
+        }
+        self.broke(Failure::Connection);
+        Poll::Ready(Some(self.last_word("the replica broke off in the middle of its answer", error.into())))
+    }
+
+    /// The next frame of the answer, fed to the tap.
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.whole = ends_event(data);
+            self.tap.feed(data);
+        }
+        // With a content-length hyper does not ask again after the last byte.
+        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.end();
+        }
+        polled
+    }
+
+    /// Puts what has come in the meantime to a small piece: an engine that writes faster than this reads sends many
+    /// tokens at once, and each piece for itself would cost more than to copy it.
+    fn gather(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
+        let mut more = BytesMut::new();
+        while first.len() + more.len() < SMALL && !self.ended && self.broken.is_none() {
+            match self.read(cx) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => {
+                        if more.is_empty() {
+                            more.reserve(SMALL + data.len());
+                            more.extend_from_slice(&first);
+                        }
+                        more.extend_from_slice(&data);
+                    }
+                    Err(frame) => {
+                        self.held.push_back(frame);
+                        break;
+                    }
+                },
+                Poll::Ready(Some(Err(error))) => self.broken = Some(error),
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        if more.is_empty() { first } else { more.freeze() }
+    }
+
     /// The alarm is set again only when it rings: setting it for every piece would cost more than the piece.
     fn poll_gap(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        while self.alarm.as_mut().poll(cx).is_ready() {
+        loop {
             let due = self.last + self.gap;
-            if Instant::now() >= due {
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            if alarm.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if alarm.deadline() >= due {
                 self.broke(Failure::Timeout);
                 let why = "the replica sent nothing for too long";
                 return Poll::Ready(Some(self.last_word(why, why.into())));
             }
-            self.alarm.as_mut().reset(due);
+            alarm.as_mut().reset(due);
         }
-        Poll::Pending
     }
 
-    fn passing(&mut self, data: &[u8]) {
+    /// Something came.
+    fn seen(&mut self) {
+        if self.ended {
+            return;
+        }
         self.last = Instant::now();
-        self.whole = ends_event(data);
-        self.tap.feed(data);
         if let Some(exchange) = &mut self.exchange
             && exchange.row.first_token == Time::NEVER
             && self.tap.content()
@@ -148,6 +201,9 @@ impl Relay {
         self.ended = true;
         self.tap.end();
         let Some(mut exchange) = self.exchange.take() else { return };
+        if exchange.row.first_token == Time::NEVER && self.tap.content() {
+            exchange.row.first_token = exchange.now();
+        }
         if self.tap.error().is_some() {
             exchange.broke(Failure::Server);
         } else {

@@ -4,7 +4,9 @@ use crate::body::Body;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, PeerConfig, ReplicaConfig, Role};
 use crate::driver::Driver;
+use crate::errors::refusal;
 use crate::forward;
+use crate::headers::{Client, Present};
 use crate::node::{Keys, Node, Parts, Phase, Reread};
 use crate::shadow::Figures;
 use crate::tls::{self, TlsError};
@@ -13,7 +15,7 @@ use crate::watchers::Watchers;
 use crate::{admin, decision_log};
 use gorgo_core::fleet::Kind;
 use gorgo_core::router::RouterConfig;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,13 +24,17 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
+
+/// Most that is read from a client at once, bytes: a long prompt comes in one piece then, which nobody has to put
+/// together again.
+const READ: usize = 256 << 10;
 
 /// Where connections come from: real sockets, or simulated ones in tests.
 pub trait Listener: Send + 'static {
@@ -105,13 +111,14 @@ pub fn start(config: Config, reread: Option<Reread>, dial: Dial) -> Result<Arc<N
         None => (None, None),
     };
     let watchers = Watchers::new(config.explain.decisions, log, shadow);
-    let recorded = RouterConfig { record_decisions: true, ..config.router.clone() };
+    let recorded = RouterConfig { record_decisions: true, index_bytes: index_room(&config), ..config.router.clone() };
     let driver = Driver::new(recorded, config.policy.clone(), config.seed, Clock::start(), watchers);
     let pool = pool(connector.clone(), Duration::from_millis(times.keep_alive_ms));
     let (replicas, peers, role) = (config.replicas.clone(), config.peers.clone(), config.role);
     let node = Arc::new(Node::new(Parts { driver, pool, connector, shadows: figures, config, keys, reread }));
     let timer = Arc::clone(&node);
     tokio::spawn(async move { timer.driver.run_timer().await });
+    tokio::spawn(close_idle(Arc::downgrade(&node)));
     if let Some((file, records)) = log_task {
         tokio::spawn(file.run(Arc::downgrade(&node), records));
     }
@@ -121,6 +128,31 @@ pub fn start(config: Config, reread: Option<Reread>, dial: Dial) -> Result<Arc<N
         node.add(&replica, kind).map_err(|error| StartError::Replica(error.to_string()))?;
     }
     Ok(node)
+}
+
+/// What of the configured memory the index itself may take: the rows of requests come out of it, the buffers of
+/// connections and what an allocator cannot give back at once, so that the process as a whole stays within. At least
+/// half of it.
+fn index_room(config: &Config) -> usize {
+    // A row with its decision about one replica; buffers as measured with 64 connections at work.
+    const ROW: usize = 800;
+    const BUFFERS: usize = 16 << 20;
+    let index = config.router.index_bytes;
+    index.saturating_sub(config.explain.rows * ROW + BUFFERS).max(index / 2)
+}
+
+/// Closes connections to replicas that nobody used for a while.
+async fn close_idle(node: Weak<Node>) {
+    loop {
+        let Some(keep_alive) = node.upgrade().map(|node| Duration::from_millis(node.config().timeouts.keep_alive_ms))
+        else {
+            return;
+        };
+        tokio::time::sleep((keep_alive / 4).max(Duration::from_millis(100))).await;
+        let Some(node) = node.upgrade() else { return };
+        let upstreams = node.driver.read(|_, upstreams, _| upstreams.to_vec());
+        upstreams.iter().for_each(|upstream| upstream.links.sweep(keep_alive));
+    }
 }
 
 pub(crate) fn peer_as_replica(peer: &PeerConfig) -> ReplicaConfig {
@@ -235,15 +267,15 @@ impl Connection {
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(patience)
-            .max_buf_size(config.limits.header_bytes)
+            .max_buf_size(config.limits.header_bytes.max(READ))
             .max_headers(config.limits.headers);
         builder
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(1_000)
             .max_header_list_size(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX));
-        let (node, admin, from) = (self.node, self.admin, self.from);
-        let service = service_fn(move |request| answer(Arc::clone(&node), admin.clone(), request, from));
+        let (node, admin, from) = (self.node, self.admin, Client::new(self.from.ip()));
+        let service = service_fn(move |request| answer(Arc::clone(&node), admin.clone(), request, from.clone()));
         let connection = builder.serve_connection(TokioIo::new(io), service);
         tokio::pin!(connection);
         if *self.closing.borrow() {
@@ -261,10 +293,16 @@ async fn answer(
     node: Arc<Node>,
     admin: axum::Router,
     request: Request<Incoming>,
-    from: SocketAddr,
+    from: Client,
 ) -> Result<Response<Body>, Infallible> {
+    let present = Present::of(request.headers());
+    let (head, most) = (request.uri().path().len() + present.bytes, node.config().limits.header_bytes);
+    if head > most {
+        let message = format!("the request's head is longer than {most} bytes; send fewer or shorter headers");
+        return Ok(refusal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", &message));
+    }
     if !admin::is_admin(request.uri().path()) {
-        return Ok(forward::handle(node, request, from.ip()).await);
+        return Ok(forward::handle(node, request, present, from).await);
     }
     let response = admin.oneshot(request.map(axum::body::Body::new)).await;
     Ok(match response {

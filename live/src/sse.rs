@@ -3,10 +3,8 @@
 //! It splits a stream into its events, finds the first that bears content, and notes usage, errors and the text.
 //! All that is kept is bounded: an event longer than a megabyte is not read, an answer is kept up to 256 kB.
 
+use crate::json::{Kind, Reader, Text, Wrong};
 use memchr::{memchr, memmem};
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use std::borrow::Cow;
 
 const MAX_EVENT: usize = 1 << 20;
 const MAX_ANSWER: usize = 256 << 10;
@@ -187,199 +185,214 @@ impl Tap {
 
     /// One event's data; false if it is no (whole) JSON object.
     fn event(&mut self, data: &[u8]) -> bool {
-        let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else {
+        let Ok(mut json) = Reader::new(data) else { return false };
+        if !matches!(json.kind(), Ok(Kind::Object)) {
+            return false;
+        }
+        let (content, told) = (self.content, self.answer.len());
+        let mut event = Event::default();
+        let read = json.object(|json, key| self.member(json, key, &mut event)).and_then(|()| json.end());
+        if read.is_err() {
+            self.content = content;
+            self.answer.truncate(told);
             // Of a shape nobody foresaw, but an object: count it as content rather than wait for ever.
-            let object = serde_json::from_slice::<&RawValue>(data).is_ok_and(|raw| raw.get().starts_with('{'));
+            let object = Reader::new(data).and_then(|mut json| json.skip().and_then(|_| json.end())).is_ok();
             self.content |= object;
             return object;
-        };
-        if let Some(error) = event.error.as_ref() {
-            self.error = Some(error_code(error.get()));
-        } else if event.object.as_deref() == Some("error") {
-            self.error = Some(event.code.map_or(500, |code| error_code(code.get())));
+        }
+        if let Some(error) = event.error {
+            self.error = Some(error_code(error));
+        } else if event.object.is_some_and(|object| object.is(b"error")) {
+            self.error = Some(event.code.map_or(500, error_code));
         }
         if self.id.is_none() {
-            let id = event.id.as_deref().or(event.meta_info.as_ref().and_then(|meta| meta.id.as_deref()));
-            self.id = id.filter(|id| id.len() <= 128).map(str::to_owned);
-        }
-        for choice in event.choices.iter().flatten() {
-            let (delta, message) = (choice.delta.as_ref(), choice.message.as_ref());
-            for said in [delta, message].into_iter().flatten() {
-                self.said(said.content.as_deref());
-                self.content |=
-                    said.reasoning_content.as_deref().or(said.reasoning.as_deref()).is_some_and(|t| !t.is_empty());
-                self.content |=
-                    said.tool_calls.is_some_and(is_something) || said.function_call.is_some_and(is_something);
-            }
-            self.said(choice.text.as_deref());
+            self.id = event.id.or(event.meta.id).map(|id| id.short(129)).filter(|id| id.len() <= 128);
         }
         self.generated(&event);
         // The Responses API: typed events with a text delta, and the whole response at the end.
-        match event.kind.as_deref() {
-            Some(kind) if kind.ends_with(".delta") => {
-                let text = event.delta.and_then(|d| serde_json::from_str::<Cow<'_, str>>(d.get()).ok());
-                if kind == "response.output_text.delta" {
-                    self.said(text.as_deref());
-                } else {
-                    self.content |= text.is_some_and(|text| !text.is_empty());
-                }
+        let kind = event.kind.and_then(|kind| kind.plain()).unwrap_or_default();
+        if kind.ends_with(b".delta") {
+            if kind == b"response.output_text.delta" {
+                self.said(event.delta);
+            } else {
+                self.content |= event.delta.is_some_and(|text| !text.is_empty());
             }
-            Some("response.completed" | "response.incomplete") => self.done = true,
-            Some("response.failed" | "error") => self.error = self.error.or(Some(500)),
+        }
+        match kind {
+            b"response.completed" | b"response.incomplete" => self.done = true,
+            b"response.failed" | b"error" => self.error = self.error.or(Some(500)),
             _ => {}
         }
-        for usage in [event.usage, event.response.and_then(|r| r.usage)].into_iter().flatten() {
-            self.usage = usage.read();
+        if let Some(usage) = event.usage {
+            self.usage = usage;
         }
         true
     }
 
+    /// A member of an event. Choices are heard at once, the rest is noted.
+    fn member<'a>(&mut self, json: &mut Reader<'a>, key: Text<'a>, event: &mut Event<'a>) -> Result<(), Wrong> {
+        match key.plain().unwrap_or_default() {
+            b"id" => event.id = json.text_or_null()?,
+            b"choices" if !json.null()? => json.array(|json| json.object(|json, key| self.choice(json, key)))?,
+            b"text" => event.text = json.text_or_null()?,
+            b"output_ids" => event.output_ids = json.skip()?.len() > 2,
+            b"meta_info" if !json.null()? => json.object(|json, key| event.meta.member(json, key))?,
+            b"usage" if !json.null()? => event.usage = Some(usage(json)?),
+            b"error" => event.error = something(json)?,
+            b"code" => event.code = something(json)?,
+            b"object" => event.object = json.text_or_null()?,
+            b"type" => event.kind = json.text_or_null()?,
+            b"delta" => {
+                event.delta = if json.kind()? == Kind::Text { Some(json.text()?) } else { json.skip().map(|_| None)? }
+            }
+            b"response" if !json.null()? => json.object(|json, key| {
+                match key.plain().unwrap_or_default() {
+                    b"usage" if !json.null()? => event.usage = Some(usage(json)?),
+                    _ => json.pass()?,
+                }
+                Ok(())
+            })?,
+            _ => json.pass()?,
+        }
+        Ok(())
+    }
+
+    fn choice<'a>(&mut self, json: &mut Reader<'a>, key: Text<'a>) -> Result<(), Wrong> {
+        match key.plain().unwrap_or_default() {
+            b"delta" | b"message" if !json.null()? => json.object(|json, key| {
+                match key.plain().unwrap_or_default() {
+                    b"content" => {
+                        let text = json.text_or_null()?;
+                        self.said(text);
+                    }
+                    b"reasoning_content" | b"reasoning" => {
+                        self.content |= json.text_or_null()?.is_some_and(|text| !text.is_empty());
+                    }
+                    b"tool_calls" | b"function_call" => {
+                        self.content |= !matches!(json.skip()?, b"null" | b"[]" | b"{}" | b"\"\"");
+                    }
+                    _ => drop(json.skip()?),
+                }
+                Ok(())
+            })?,
+            b"text" => {
+                let text = json.text_or_null()?;
+                self.said(text);
+            }
+            _ => json.pass()?,
+        }
+        Ok(())
+    }
+
     /// SGLang's `/generate`: `text` is all so far, or with `--incremental-streaming-output` only what is new.
     fn generated(&mut self, event: &Event<'_>) {
-        if let Some(text) = event.text.as_deref().filter(|text| !text.is_empty()) {
+        if let Some(text) = event.text.filter(|text| !text.is_empty()) {
             self.content = true;
-            if text.len() > self.answer.len() && text.starts_with(self.answer.as_str()) {
-                self.answer.clear();
+            if self.keep_answer {
+                let so_far = self.answer.as_bytes();
+                let goes_on = |all: &[u8]| all.len() > so_far.len() && all.starts_with(so_far);
+                if text.plain().map_or_else(|| goes_on(text.short(MAX_ANSWER + 1).as_bytes()), goes_on) {
+                    self.answer.clear();
+                }
             }
             self.said(Some(text));
         }
-        if event.output_ids.is_some_and(|ids| ids.get().len() > 2) {
-            self.content = true;
+        self.content |= event.output_ids;
+        if !event.meta.there {
+            return;
         }
-        let Some(meta) = &event.meta_info else { return };
-        self.usage = Usage {
-            prompt_tokens: meta.prompt_tokens,
-            output_tokens: meta.completion_tokens,
-            cached_tokens: meta.cached_tokens,
-        };
-        let reason = meta.finish_reason.map_or("", RawValue::get);
-        if memmem::find(reason.as_bytes(), b"\"abort\"").is_some() {
+        self.usage = event.meta.usage;
+        let reason = event.meta.finish_reason.unwrap_or_default();
+        if memmem::find(reason, b"\"abort\"").is_some() {
             self.error = Some(error_code(reason));
         }
     }
 
-    fn said(&mut self, text: Option<&str>) {
+    fn said(&mut self, text: Option<Text<'_>>) {
         let Some(text) = text.filter(|text| !text.is_empty()) else { return };
         self.content = true;
-        if self.keep_answer {
-            if self.answer.len() + text.len() > MAX_ANSWER {
-                self.keep_answer = false;
-                self.answer = String::new();
-            } else {
-                self.answer.push_str(text);
-            }
+        if !self.keep_answer {
+            return;
+        }
+        let answer = &mut self.answer;
+        text.pieces(|piece| answer.push_str(std::str::from_utf8(piece).unwrap_or_default()));
+        if self.answer.len() > MAX_ANSWER {
+            self.keep_answer = false;
+            self.answer = String::new();
         }
     }
 }
 
-fn is_something(raw: &RawValue) -> bool {
-    !matches!(raw.get(), "null" | "[]" | "{}" | "\"\"")
+/// What an event says beside its choices.
+#[derive(Default)]
+struct Event<'a> {
+    id: Option<Text<'a>>,
+    text: Option<Text<'a>>,
+    output_ids: bool,
+    meta: Meta<'a>,
+    usage: Option<Usage>,
+    error: Option<&'a [u8]>,
+    code: Option<&'a [u8]>,
+    object: Option<Text<'a>>,
+    kind: Option<Text<'a>>,
+    delta: Option<Text<'a>>,
+}
+
+/// SGLang's `meta_info`.
+#[derive(Default)]
+struct Meta<'a> {
+    there: bool,
+    id: Option<Text<'a>>,
+    usage: Usage,
+    finish_reason: Option<&'a [u8]>,
+}
+
+impl<'a> Meta<'a> {
+    fn member(&mut self, json: &mut Reader<'a>, key: Text<'a>) -> Result<(), Wrong> {
+        self.there = true;
+        match key.plain().unwrap_or_default() {
+            b"id" => self.id = json.text_or_null()?,
+            b"prompt_tokens" => self.usage.prompt_tokens = json.count_or_null()?,
+            b"completion_tokens" => self.usage.output_tokens = json.count_or_null()?,
+            b"cached_tokens" => self.usage.cached_tokens = json.count_or_null()?,
+            b"finish_reason" => self.finish_reason = Some(json.skip()?),
+            _ => drop(json.skip()?),
+        }
+        Ok(())
+    }
+}
+
+fn usage(json: &mut Reader<'_>) -> Result<Usage, Wrong> {
+    let mut usage = Usage::default();
+    json.object(|json, key| {
+        match key.plain().unwrap_or_default() {
+            b"prompt_tokens" | b"input_tokens" => usage.prompt_tokens = json.count_or_null()?,
+            b"completion_tokens" | b"output_tokens" => usage.output_tokens = json.count_or_null()?,
+            b"prompt_tokens_details" | b"input_tokens_details" if !json.null()? => json.object(|json, key| {
+                match key.plain().unwrap_or_default() {
+                    b"cached_tokens" => usage.cached_tokens = json.count_or_null()?,
+                    _ => drop(json.skip()?),
+                }
+                Ok(())
+            })?,
+            _ => json.pass()?,
+        }
+        Ok(())
+    })?;
+    Ok(usage)
+}
+
+/// Any value but null.
+fn something<'a>(json: &mut Reader<'a>) -> Result<Option<&'a [u8]>, Wrong> {
+    json.skip().map(|raw| Some(raw).filter(|raw| *raw != b"null"))
 }
 
 /// The first number from 400 to 599 after a `code`, as SGLang and OpenAI write it; else 500.
-fn error_code(text: &str) -> u16 {
-    let from = text.find("code").map_or(text, |at| &text[at..]);
-    let digits: String =
-        from.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).take(4).collect();
-    digits.parse().ok().filter(|code| (400..600).contains(code)).unwrap_or(500)
-}
-
-#[derive(Deserialize)]
-struct Event<'a> {
-    #[serde(borrow, default)]
-    id: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    choices: Option<Vec<Choice<'a>>>,
-    #[serde(borrow, default)]
-    text: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    output_ids: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    meta_info: Option<Meta<'a>>,
-    #[serde(default)]
-    usage: Option<UsageJson>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    code: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    object: Option<Cow<'a, str>>,
-    #[serde(borrow, default, rename = "type")]
-    kind: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    delta: Option<&'a RawValue>,
-    #[serde(default)]
-    response: Option<Whole>,
-}
-
-#[derive(Deserialize)]
-struct Whole {
-    #[serde(default)]
-    usage: Option<UsageJson>,
-}
-
-#[derive(Deserialize)]
-struct Choice<'a> {
-    #[serde(borrow, default)]
-    delta: Option<Said<'a>>,
-    #[serde(borrow, default)]
-    message: Option<Said<'a>>,
-    #[serde(borrow, default)]
-    text: Option<Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
-struct Said<'a> {
-    #[serde(borrow, default)]
-    content: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    reasoning_content: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    reasoning: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    tool_calls: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    function_call: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Meta<'a> {
-    #[serde(borrow, default)]
-    id: Option<Cow<'a, str>>,
-    #[serde(default)]
-    prompt_tokens: Option<u32>,
-    #[serde(default)]
-    completion_tokens: Option<u32>,
-    #[serde(default)]
-    cached_tokens: Option<u32>,
-    #[serde(borrow, default)]
-    finish_reason: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct UsageJson {
-    #[serde(default, alias = "input_tokens")]
-    prompt_tokens: Option<u32>,
-    #[serde(default, alias = "output_tokens")]
-    completion_tokens: Option<u32>,
-    #[serde(default, alias = "input_tokens_details")]
-    prompt_tokens_details: Option<Details>,
-}
-
-#[derive(Deserialize)]
-struct Details {
-    #[serde(default)]
-    cached_tokens: Option<u32>,
-}
-
-impl UsageJson {
-    fn read(self) -> Usage {
-        Usage {
-            prompt_tokens: self.prompt_tokens,
-            output_tokens: self.completion_tokens,
-            cached_tokens: self.prompt_tokens_details.and_then(|d| d.cached_tokens),
-        }
-    }
+fn error_code(text: &[u8]) -> u16 {
+    let from = memmem::find(text, b"code").map_or(text, |at| &text[at..]);
+    let digits = from.iter().skip_while(|c| !c.is_ascii_digit()).take_while(|c| c.is_ascii_digit()).take(4);
+    let code = digits.fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
+    if (400..600).contains(&code) { code } else { 500 }
 }
 
 /// Entry point of the fuzzer: however the bytes are cut, the tap sees the same.

@@ -39,7 +39,7 @@ pub struct Row {
     /// Time to first token the policy expected, ms.
     pub predicted_ttft_ms: Option<f64>,
     /// Slot and name of the last replica.
-    pub replica: Option<(u16, String)>,
+    pub replica: Option<(u16, Arc<str>)>,
     /// Dispatches.
     pub attempts: u8,
     /// Routers before this one.
@@ -50,8 +50,39 @@ pub struct Row {
     pub status: Status,
     /// Why, if not finished.
     pub reason: &'static str,
-    /// The last decision.
+    /// The decision by which it was dispatched last.
     pub decision: Option<Arc<DecisionRecord>>,
+    /// Other decisions about it, at most seven.
+    pub others: Vec<Arc<DecisionRecord>>,
+}
+
+impl Default for Row {
+    /// A request of which nothing is known.
+    fn default() -> Self {
+        Self {
+            request_id: String::new(),
+            session: 0,
+            prompt_bytes: 0,
+            prompt_tokens: 0,
+            counted_tokens: None,
+            output_tokens: 0,
+            cached: (0, None),
+            arrived: Time::NEVER,
+            dispatched: Time::NEVER,
+            first_token: Time::NEVER,
+            done: Time::NEVER,
+            rtt_ms: 0.0,
+            predicted_ttft_ms: None,
+            replica: None,
+            attempts: 0,
+            hops: 0,
+            status_code: 0,
+            status: Status::Failed,
+            reason: "",
+            decision: None,
+            others: Vec::new(),
+        }
+    }
 }
 
 impl Row {
@@ -257,13 +288,14 @@ pub(crate) mod tests {
             done: Time::from_ms(100.0),
             rtt_ms: 5.0,
             predicted_ttft_ms: Some(20.0),
-            replica: Some((0, "a".to_owned())),
+            replica: Some((0, "a".into())),
             attempts: 1,
             hops: 0,
             status_code: 200,
             status: Status::Finished,
             reason: "",
             decision: None,
+            others: Vec::new(),
         }
     }
 

@@ -1,8 +1,8 @@
 //! Connections to replicas: where they are, how they are dialled, and the pool.
 
 use bytes::Bytes;
-use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Uri};
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -83,6 +83,29 @@ impl Endpoint {
     /// Port, the scheme's own when none is given.
     pub fn port(&self) -> u16 {
         self.authority.port_u16().unwrap_or(if self.scheme == Scheme::HTTPS { 443 } else { 80 })
+    }
+
+    /// Whether it is reached through TLS.
+    pub fn is_https(&self) -> bool {
+        self.scheme == Scheme::HTTPS
+    }
+
+    /// The value of `Host`: the port is left out where the scheme implies it.
+    pub(crate) fn host_header(&self) -> HeaderValue {
+        let implied = if self.is_https() { 443 } else { 80 };
+        let host = self.authority.host();
+        let port = self.authority.port_u16().filter(|&port| port != implied);
+        let text = port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("replica"))
+    }
+
+    /// The target of a request for `path` on a connection that leads there.
+    pub(crate) fn target(&self, path: &PathAndQuery) -> Uri {
+        if self.base.is_empty() {
+            Uri::from(path.clone())
+        } else {
+            self.uri(path).path_and_query().cloned().unwrap_or(path.clone()).into()
+        }
     }
 
     /// The address of `path` there.

@@ -40,7 +40,6 @@ impl Watchers {
     }
 
     pub(crate) fn decided(&self, record: &Arc<DecisionRecord>) {
-        self.explanations.decided(record);
         if let Some(log) = &self.log {
             let sent = log.try_send(Arc::clone(record));
             self.dropped.fetch_add(u64::from(sent.is_err()), Ordering::Relaxed);

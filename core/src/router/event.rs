@@ -197,7 +197,7 @@ pub enum Action {
     /// Call back with [`Event::Timer`] at this instant; replaces any earlier wish.
     SetTimer(Time),
     /// Everything that went into a decision; only when `record_decisions` is on.
-    Decided(Box<DecisionRecord>),
+    Decided(Arc<DecisionRecord>),
 }
 
 /// Where a request goes.

@@ -6,6 +6,7 @@ use crate::policy::{Exclusion, Terms};
 use crate::radix::Symbol;
 use crate::record::Status;
 use crate::{ReplicaId, ReplicaSet, RequestId, Span, Time};
+use std::sync::Arc;
 
 impl<S: Symbol> Router<S> {
     /// Asks the policy for `id` and dispatches it; false if no replica can take it now.
@@ -28,7 +29,7 @@ impl<S: Symbol> Router<S> {
         if self.config.record_decisions {
             let ages = self.candidates.iter().map(|c| self.replicas[c.id.index()].rtt_age(now).map(Span::ms));
             let rows = self.candidates.iter().zip(&self.terms).zip(ages);
-            actions.push(Action::Decided(Box::new(DecisionRecord {
+            actions.push(Action::Decided(Arc::new(DecisionRecord {
                 id,
                 at: now,
                 ask,

@@ -1,0 +1,243 @@
+//! Connections to one replica: kept open, each driven by the request that uses it.
+//!
+//! A pooled client gives every connection a task of its own, so each piece of an answer wakes two tasks, often on two
+//! threads. Here the task that answers the client also reads from and writes to the replica; a connection that waits
+//! for its next request is driven by nobody, and looked at when it is taken.
+
+use crate::fleet::Upstream;
+use crate::upstream::{Connector, Io};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Connection, SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::time::Instant;
+
+/// Most connections kept open without a request, a replica.
+const MOST_IDLE: usize = 256;
+
+/// Why a request got no answer.
+#[derive(Debug, Error)]
+pub(crate) enum LinkError {
+    /// There is no connection.
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    /// It broke, or what came was no HTTP.
+    #[error("{error}{}", cause(.error))]
+    Http {
+        /// What hyper says.
+        error: hyper::Error,
+    },
+}
+
+impl LinkError {
+    fn http(error: hyper::Error) -> Self {
+        Self::Http { error }
+    }
+
+    /// Whether time ran out.
+    pub(crate) fn is_timeout(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.kind() == io::ErrorKind::TimedOut,
+            Self::Http { error } => std::error::Error::source(error)
+                .and_then(|source| source.downcast_ref::<io::Error>())
+                .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut),
+        }
+    }
+}
+
+fn cause(error: &hyper::Error) -> String {
+    std::error::Error::source(error).map_or(String::new(), |source| format!(": {source}"))
+}
+
+/// One connection.
+struct Link {
+    sender: SendRequest<Full<Bytes>>,
+    wire: Connection<TokioIo<Io>, Full<Bytes>>,
+    open: bool,
+    idle_since: Instant,
+}
+
+impl Link {
+    async fn open(connector: &Connector, upstream: &Upstream) -> Result<Box<Self>, LinkError> {
+        let at = &upstream.endpoint;
+        let io = connector.connect(at.is_https(), at.host(), at.port()).await.map_err(LinkError::Connect)?;
+        let (sender, wire) = handshake(TokioIo::new(io)).await.map_err(LinkError::http)?;
+        Ok(Box::new(Self { sender, wire, open: true, idle_since: Instant::now() }))
+    }
+
+    /// Reads and writes what can be. How it ended is told by the request or the body it belongs to.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if self.open {
+            self.open = Pin::new(&mut self.wire).poll(cx).is_pending();
+        }
+    }
+
+    fn is_free(&self) -> bool {
+        self.open && self.sender.is_ready()
+    }
+
+    /// The answer's head, or the request back if nothing of it was sent.
+    async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, (LinkError, Option<Request<Full<Bytes>>>)> {
+        let mut sent = pin!(self.sender.try_send_request(request));
+        let (wire, open) = (&mut self.wire, &mut self.open);
+        let answer = poll_fn(|cx| {
+            if *open {
+                *open = Pin::new(&mut *wire).poll(cx).is_pending();
+            }
+            sent.as_mut().poll(cx)
+        });
+        answer.await.map_err(|mut error| {
+            let request = error.take_message();
+            (LinkError::http(error.into_error()), request)
+        })
+    }
+}
+
+/// The idle connections to one replica, the latest used last.
+#[derive(Default)]
+pub(crate) struct Links(Mutex<Vec<Box<Link>>>);
+
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Links")
+    }
+}
+
+impl Links {
+    fn lock(&self) -> MutexGuard<'_, Vec<Box<Link>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give(&self, mut link: Box<Link>) {
+        link.idle_since = Instant::now();
+        let mut idle = self.lock();
+        if idle.len() < MOST_IDLE {
+            idle.push(link);
+        }
+    }
+
+    /// Closes what was not used for `keep_alive`.
+    pub(crate) fn sweep(&self, keep_alive: Duration) {
+        let mut idle = self.lock();
+        let old = idle.iter().take_while(|link| link.idle_since.elapsed() >= keep_alive).count();
+        let closed: Vec<Box<Link>> = idle.drain(..old).collect();
+        drop(idle); // closing takes system calls
+        drop(closed);
+    }
+
+    /// A connection that its other end has not closed.
+    async fn take(&self, keep_alive: Duration) -> Option<Box<Link>> {
+        loop {
+            let mut link = self.lock().pop()?;
+            poll_fn(|cx| {
+                link.drive(cx);
+                Poll::Ready(())
+            })
+            .await;
+            if link.is_free() && link.idle_since.elapsed() < keep_alive {
+                return Some(link);
+            }
+        }
+    }
+}
+
+/// Sends a request to a replica over an idle connection or a new one. An idle connection that turns out to be closed
+/// before anything was sent costs nothing but the next one's turn.
+pub(crate) async fn send(
+    connector: &Connector,
+    to: &Arc<Upstream>,
+    keep_alive: Duration,
+    mut request: Request<Full<Bytes>>,
+) -> Result<Response<Flow>, LinkError> {
+    loop {
+        let (mut link, used) = match to.links.take(keep_alive).await {
+            Some(link) => (link, true),
+            None => (Link::open(connector, to).await?, false),
+        };
+        match link.send(request).await {
+            Ok(response) => {
+                let mut response =
+                    response.map(|body| Flow { body, link: Some(link), home: Arc::clone(to), begun: false });
+                if response.body().is_end_stream() {
+                    poll_fn(|cx| Poll::Ready(response.body_mut().settle(cx))).await;
+                }
+                return Ok(response);
+            }
+            Err((_, Some(unsent))) if used => request = unsent,
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+/// The body of an answer, with the connection it comes on. Read to its end, it gives the connection back; dropped
+/// before, it closes it.
+pub struct Flow {
+    body: Incoming,
+    link: Option<Box<Link>>,
+    home: Arc<Upstream>,
+    begun: bool,
+}
+
+impl fmt::Debug for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flow").field("from", &self.home.name).finish_non_exhaustive()
+    }
+}
+
+impl Flow {
+    /// The body is complete: lets the connection see it, and puts it back.
+    fn settle(&mut self, cx: &mut Context<'_>) {
+        if let Some(mut link) = self.link.take() {
+            link.drive(cx);
+            if link.is_free() {
+                self.home.links.give(link);
+            }
+        }
+    }
+}
+
+impl Body for Flow {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        let mut polled = Poll::Pending;
+        if !std::mem::replace(&mut this.begun, true) {
+            // hyper reads a body only once somebody has asked for it.
+            polled = Pin::new(&mut this.body).poll_frame(cx);
+        }
+        if polled.is_pending() {
+            if let Some(link) = &mut this.link {
+                link.drive(cx);
+            }
+            polled = Pin::new(&mut this.body).poll_frame(cx);
+        }
+        if matches!(polled, Poll::Ready(None)) || this.body.is_end_stream() {
+            this.settle(cx);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
