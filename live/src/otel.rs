@@ -173,7 +173,9 @@ async fn run(node: Weak<Node>, settings: Settings, pool: Pool, mut words: mpsc::
                 Err(_) => {}
             }
         }
-        flushes.into_iter().for_each(|done| drop(done.send(())));
+        for done in flushes {
+            let _ = done.send(()); // who waited for it may have given up
+        }
     }
 }
 
