@@ -2,9 +2,10 @@
 //!
 //! Nothing is decided here. Reading order: [`server`] (connections, start, stop, reload) → [`forward`] (one request:
 //! read, ask, carry out) → [`extract`] and [`prompt`] (what the router reads of a body) → [`driver`] (events to the
-//! core under one lock, actions to the tasks) → `attempt`, `link` and [`relay`] (an answer on its way, watched
-//! by the tap of [`sse`]) → [`exchange`] (the guard that tells how a request ended, once) → [`probe`] and [`scrape`] (what replicas
-//! say) → [`admin`], [`metrics`], [`table`], [`explain`], [`shadow`], [`capture`], [`merge`] (what operators see) →
+//! core under one lock, actions to the tasks) → `attempt`, `link` and [`relay`] (an answer on its way, watched by the
+//! tap of [`sse`]) → [`exchange`] (the guard that tells how a request ended, once) → [`probe`] and [`scrape`] (what
+//! replicas say) → [`admin`], [`metrics`], [`table`], [`explain`], [`shadow`], [`capture`], [`merge`], `otel` (what
+//! operators see) →
 //! [`config`], [`run`], [`client`] (the process and its command line).
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]

@@ -174,7 +174,7 @@ async fn run(node: Weak<Node>, settings: Settings, pool: Pool, mut words: mpsc::
             }
         }
         for done in flushes {
-            let _ = done.send(()); // who asked may be gone
+            let _ = done.send(()); // who waited for it may have given up
         }
     }
 }

@@ -1,8 +1,9 @@
 //! `gorgo proxy stop` on real processes.
 
-use crate::client::send;
+use crate::client::{metric, send};
 use crate::processes::{Process, ports};
 use crate::{gorgo, text};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
@@ -20,7 +21,7 @@ fn refused(out: &Output, says: &str) {
 }
 
 /// An engine that needs seconds for an answer, and a proxy with a pid file.
-fn slow_world(pid_file: &Path) -> (Process, Process, std::net::SocketAddr) {
+fn slow_world(pid_file: &Path) -> (Process, Process, SocketAddr) {
     let addrs = ports(1);
     let engine = Process::engine(addrs[0], &["--set", "decode.fixed_ms=150"]);
     let more = ["--pid-file", pid_file.to_str().unwrap(), "--set", "timeouts.settle_ms=100"];
@@ -28,7 +29,18 @@ fn slow_world(pid_file: &Path) -> (Process, Process, std::net::SocketAddr) {
     (engine, proxy, router)
 }
 
-const ASK: &str = r#"{"prompt": "tell me more", "stream": true, "max_tokens": 20, "ignore_eos": true}"#;
+const ASK: &str = r#"{"prompt": "tell me more", "stream": true, "max_tokens": 40, "ignore_eos": true}"#;
+
+/// Waits until a stream is under way.
+async fn begun(router: SocketAddr) {
+    for _ in 0..600 {
+        if metric(router, "gorgo_replica_running_requests").await == 1.0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("no stream has begun");
+}
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Runtime::new().unwrap()
@@ -45,7 +57,7 @@ fn stop_waits_until_open_streams_are_finished() {
     let runtime = runtime();
     let stream =
         runtime.spawn(async move { send(router, "POST", "/v1/completions", ASK, Duration::from_secs(60)).await });
-    std::thread::sleep(Duration::from_millis(700)); // it has begun
+    runtime.block_on(begun(router));
     refused(&stop(&pid_file, &["--wait", "0"]), "still finishes requests");
     assert!(proxy.is_running());
     let out = stop(&pid_file, &[]);
@@ -64,7 +76,7 @@ fn stop_by_force_does_not_wait() {
     let runtime = runtime();
     let stream =
         runtime.spawn(async move { send(router, "POST", "/v1/completions", ASK, Duration::from_secs(60)).await });
-    std::thread::sleep(Duration::from_millis(700));
+    runtime.block_on(begun(router));
     let out = stop(&pid_file, &["--force"]);
     assert!(out.status.success() && !pid_file.exists(), "{}", text(&out.stderr));
     assert!(!proxy.ended().success());

@@ -81,7 +81,8 @@ async fn hold(count: usize, step_ms: u32, pace: Duration) {
     }
     let opened = began.elapsed();
     let (mut most, mut peak) = (0.0, idle);
-    while most < count as f64 && began.elapsed() < LIMIT && !streams.is_empty() {
+    let last = opened + Duration::from_millis(u64::from(step_ms * TOKENS)) * 2;
+    while most < count as f64 && began.elapsed() < last {
         let running = metric(router, "gorgo_replica_running_requests").await;
         if running > most {
             (most, peak) = (running, proxy.usage());

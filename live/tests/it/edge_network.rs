@@ -16,11 +16,13 @@ use std::time::Duration;
 const EDGES: usize = 3;
 const SEEDS: u64 = 3;
 
+type Named<T> = Mutex<Vec<(String, T)>>;
+
 /// What is left of a world for its test to look at.
 #[derive(Clone, Default)]
 struct Seen {
     /// Every router that ever ran, crashed ones included, by the edge's name.
-    nodes: Arc<Mutex<Vec<(String, Arc<Node>)>>>,
+    nodes: Arc<Named<Arc<Node>>>,
     engines: Arc<Mutex<BTreeMap<String, Engine>>>,
     answers: Arc<Mutex<Vec<(usize, How)>>>,
 }
@@ -33,8 +35,8 @@ enum How {
     Told,
     /// Begun, then silence or a cut.
     Cut,
-    /// Never begun.
-    Lost,
+    /// Never begun: the status that said so, 0 if none did.
+    Lost(u16),
 }
 
 /// Edges `edge0` to `edge2`, each beside its engine `e0` to `e2` and peer of the others.
@@ -92,22 +94,13 @@ fn prompt(n: usize) -> String {
 
 async fn ask(edge: usize, n: usize) -> How {
     let client = pool(Connector::new(dial(), None, Duration::from_secs(5)), Duration::from_secs(1));
-    let stream = n % 4 != 0;
+    let stream = !n.is_multiple_of(4);
     let body = serde_json::json!({"stream": stream, "prompt": prompt(n)}).to_string();
     let uri = format!("http://edge{edge}:8000/v1/completions");
     let request = http::Request::post(uri).body(Full::new(Bytes::from(body))).unwrap();
-    let began = tokio::time::Instant::now();
-    let response = match client.request(request).await {
-        Ok(response) => response,
-        Err(error) => {
-            eprintln!("request {n} after {:?}: {error}", began.elapsed());
-            return How::Lost;
-        }
-    };
+    let Ok(response) = client.request(request).await else { return How::Lost(0) };
     if response.status() != 200 {
-        let (status, body) = (response.status(), response.into_body().collect().await);
-        eprintln!("request {n} after {:?}: {status} {body:?}", began.elapsed());
-        return How::Lost;
+        return How::Lost(response.status().as_u16());
     }
     let Ok(body) = response.into_body().collect().await else { return How::Cut };
     let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
@@ -153,7 +146,7 @@ fn check(seed: u64, seen: &Seen, crashed: &[&str]) -> BTreeMap<How, usize> {
     let answers = seen.answers.lock().unwrap();
     let mut ends = BTreeMap::new();
     for (n, how) in answers.iter() {
-        assert!(!matches!(how, How::Lost | How::Cut), "seed {seed}: request {n} ended {how:?}");
+        assert!(!matches!(how, How::Lost(_) | How::Cut), "seed {seed}: request {n} ended {how:?}");
         *ends.entry(*how).or_default() += 1;
     }
     // How often a request was sent on by the router its user asked, and how often it reached an engine.

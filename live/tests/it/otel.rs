@@ -83,7 +83,7 @@ async fn a_request_is_one_trace_from_its_clients_to_the_engines() {
     request.headers_mut().insert("traceparent", client.parse().unwrap());
     request.headers_mut().insert("tracestate", "vendor=1".parse().unwrap());
     whole(world.send(request).await).await;
-    let engine = world.engines.iter().flat_map(|e| e.seen()).next().unwrap();
+    let engine = world.engines.iter().flat_map(gorgo_live::testkit::Engine::seen).next().unwrap();
     assert_eq!(engine.headers["tracestate"], "vendor=1");
     let passed = engine.headers["traceparent"].to_str().unwrap().to_owned();
     world.node.otel.flush(Duration::from_secs(5)).await;
