@@ -26,6 +26,7 @@ impl Process {
             .args(args)
             .env_remove("GORGO_API_KEY")
             .env_remove("GORGO_ADMIN_KEY")
+            .env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR")) // pid files of those that are killed
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
