@@ -241,3 +241,64 @@ impl Body for Flow {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::Listener;
+    use crate::testkit::Net;
+    use crate::upstream::Endpoint;
+    use gorgo_core::ReplicaId;
+    use gorgo_core::fleet::Kind;
+    use http_body_util::BodyExt;
+    use hyper::service::service_fn;
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Counts the connections made to it; `/close` closes the connection after the answer.
+    fn serve(net: &Net) -> Arc<AtomicUsize> {
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let (count, mut listener) = (Arc::clone(&accepted), net.listen("e", 80));
+        tokio::spawn(async move {
+            while let Ok((io, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                let service = service_fn(|request: Request<Incoming>| async move {
+                    let mut response = Response::new(Full::new(Bytes::from_static(b"answer")));
+                    if request.uri().path() == "/close" {
+                        response.headers_mut().insert("connection", http::HeaderValue::from_static("close"));
+                    }
+                    Ok::<_, Infallible>(response)
+                });
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service));
+            }
+        });
+        accepted
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_used_again_unless_it_is_closed_old_or_left_in_mid_answer() {
+        let (net, keep_alive) = (Net::default(), Duration::from_secs(4));
+        let accepted = serve(&net);
+        let connector = Connector::new(net.dial(), None, Duration::from_secs(1));
+        let endpoint = Endpoint::parse("http://e:80").unwrap();
+        let upstream = Arc::new(Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, None, endpoint));
+        let ask = async |path: &'static str| {
+            let request = Request::get(path).header("host", "e").body(Full::default()).unwrap();
+            send(&connector, &upstream, keep_alive, request).await.unwrap()
+        };
+        let made = || accepted.load(Ordering::SeqCst);
+        for (path, expected) in [("/", 1), ("/", 1), ("/close", 1), ("/", 2), ("/", 2)] {
+            assert_eq!(ask(path).await.collect().await.unwrap().to_bytes(), "answer");
+            assert_eq!(made(), expected, "{path}");
+        }
+        drop(ask("/").await); // in mid answer
+        drop(ask("/").await.collect().await);
+        assert_eq!(made(), 3);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        drop(ask("/").await.collect().await);
+        assert_eq!((made(), upstream.links.lock().len()), (4, 1));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        upstream.links.sweep(keep_alive);
+        assert_eq!(upstream.links.lock().len(), 0);
+    }
+}
