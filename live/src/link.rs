@@ -63,8 +63,8 @@ fn cause(error: &hyper::Error) -> String {
 /// One connection.
 struct Link {
     sender: SendRequest<Full<Bytes>>,
-    wire: Connection<TokioIo<Io>, Full<Bytes>>,
-    open: bool,
+    /// `None` once it is closed: a request that was not taken yet is given back only when the connection is dropped.
+    wire: Option<Connection<TokioIo<Io>, Full<Bytes>>>,
     idle_since: Instant,
 }
 
@@ -73,18 +73,16 @@ impl Link {
         let at = &upstream.endpoint;
         let io = connector.connect(at.is_https(), at.host(), at.port()).await.map_err(LinkError::Connect)?;
         let (sender, wire) = handshake(TokioIo::new(io)).await.map_err(LinkError::http)?;
-        Ok(Box::new(Self { sender, wire, open: true, idle_since: Instant::now() }))
+        Ok(Box::new(Self { sender, wire: Some(wire), idle_since: Instant::now() }))
     }
 
     /// Reads and writes what can be. How it ended is told by the request or the body it belongs to.
     fn drive(&mut self, cx: &mut Context<'_>) {
-        if self.open {
-            self.open = Pin::new(&mut self.wire).poll(cx).is_pending();
-        }
+        drive(&mut self.wire, cx);
     }
 
     fn is_free(&self) -> bool {
-        self.open && self.sender.is_ready()
+        self.wire.is_some() && self.sender.is_ready()
     }
 
     /// The answer's head, or the request back if nothing of it was sent.
@@ -93,17 +91,21 @@ impl Link {
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, (LinkError, Option<Request<Full<Bytes>>>)> {
         let mut sent = pin!(self.sender.try_send_request(request));
-        let (wire, open) = (&mut self.wire, &mut self.open);
+        let wire = &mut self.wire;
         let answer = poll_fn(|cx| {
-            if *open {
-                *open = Pin::new(&mut *wire).poll(cx).is_pending();
-            }
+            drive(wire, cx);
             sent.as_mut().poll(cx)
         });
         answer.await.map_err(|mut error| {
             let request = error.take_message();
             (LinkError::http(error.into_error()), request)
         })
+    }
+}
+
+fn drive(wire: &mut Option<Connection<TokioIo<Io>, Full<Bytes>>>, cx: &mut Context<'_>) {
+    if wire.as_mut().is_some_and(|wire| Pin::new(wire).poll(cx).is_ready()) {
+        *wire = None;
     }
 }
 
@@ -273,6 +275,20 @@ mod tests {
             }
         });
         accepted
+    }
+
+    #[tokio::test]
+    async fn a_request_on_a_connection_that_has_just_closed_comes_back_unsent() {
+        let net = Net::default();
+        let mut listener = net.listen("e", 80);
+        let connector = Connector::new(net.dial(), None, Duration::from_secs(1));
+        let endpoint = Endpoint::parse("http://e:80").unwrap();
+        let upstream = Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, None, endpoint);
+        let mut link = Link::open(&connector, &upstream).await.unwrap();
+        drop(listener.accept().await.unwrap()); // closed, and nobody has looked since
+        let request = Request::get("/").header("host", "e").body(Full::default()).unwrap();
+        let (_, unsent) = link.send(request).await.unwrap_err();
+        assert!(unsent.is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 //!
 //! The text is never built: the extractor feeds the bytes where the parser found them. A symbol names its block
 //! and everything before it, so the sixteenth also serves as hash of the first 1024 bytes. The seed is random per
-//! process, so that nobody can craft two prompts that collide. Of 64 MB the index has 27, which mirror about
+//! process, so that nobody can craft two prompts that collide. Of 64 MB the index has 25, which mirror about
 //! 200 MB of prompts.
 
 use std::sync::Arc;
