@@ -109,9 +109,11 @@ fn drive(wire: &mut Option<Connection<TokioIo<Io>, Full<Bytes>>>, cx: &mut Conte
     }
 }
 
-/// The idle connections to one replica, the latest used last.
+/// The idle connections to one replica, the latest used last. Boxed, since each goes to a request and back.
 #[derive(Default)]
-pub(crate) struct Links(Mutex<Vec<Box<Link>>>);
+pub(crate) struct Links(Mutex<Idle>);
+
+type Idle = Vec<Box<Link>>;
 
 impl fmt::Debug for Links {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -120,7 +122,7 @@ impl fmt::Debug for Links {
 }
 
 impl Links {
-    fn lock(&self) -> MutexGuard<'_, Vec<Box<Link>>> {
+    fn lock(&self) -> MutexGuard<'_, Idle> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -136,7 +138,7 @@ impl Links {
     pub(crate) fn sweep(&self, keep_alive: Duration) {
         let mut idle = self.lock();
         let old = idle.iter().take_while(|link| link.idle_since.elapsed() >= keep_alive).count();
-        let closed: Vec<Box<Link>> = idle.drain(..old).collect();
+        let closed: Vec<_> = idle.drain(..old).collect();
         drop(idle); // closing takes system calls
         drop(closed);
     }
@@ -175,7 +177,11 @@ pub(crate) async fn send(
                 let mut response =
                     response.map(|body| Flow { body, link: Some(link), home: Arc::clone(to), begun: false });
                 if response.body().is_end_stream() {
-                    poll_fn(|cx| Poll::Ready(response.body_mut().settle(cx))).await;
+                    poll_fn(|cx| {
+                        response.body_mut().settle(cx);
+                        Poll::Ready(())
+                    })
+                    .await;
                 }
                 return Ok(response);
             }

@@ -34,7 +34,7 @@ use tower::ServiceExt;
 
 /// Most that is read from a client at once, bytes: a long prompt comes in one piece then, which nobody has to put
 /// together again.
-const READ: usize = 256 << 10;
+const READ: usize = 96 << 10;
 
 /// Where connections come from: real sockets, or simulated ones in tests.
 pub trait Listener: Send + 'static {
@@ -131,10 +131,10 @@ pub fn start(config: Config, reread: Option<Reread>, dial: Dial) -> Result<Arc<N
 /// connections and what an allocator cannot give back at once, so that the process as a whole stays within. At least
 /// a quarter of it.
 fn index_room(config: &Config) -> usize {
-    // A row with its decision about one replica. Of the rest, 33 MB less rows were measured over the index's own count
-    // with 64 connections sending 80 kB prompts, whose buffers have 128 kB each, two a connection while one is sent on.
+    // A row with its decision about one replica. The process was measured to hold 33 to 45 MB more than the index by
+    // its own count while 64 connections send 80 kB prompts: two buffers of about 100 kB each, and an allocator's rest.
     const ROW: usize = 800;
-    const BUFFERS: usize = 32 << 20;
+    const BUFFERS: usize = 40 << 20;
     let index = config.router.index_bytes;
     index.saturating_sub(config.explain.rows * ROW + BUFFERS).max(index / 4)
 }
