@@ -63,8 +63,8 @@ fn cause(error: &hyper::Error) -> String {
 /// One connection.
 struct Link {
     sender: SendRequest<Full<Bytes>>,
-    wire: Connection<TokioIo<Io>, Full<Bytes>>,
-    open: bool,
+    /// `None` once it is closed: a request that was not taken yet is given back only when the connection is dropped.
+    wire: Option<Connection<TokioIo<Io>, Full<Bytes>>>,
     idle_since: Instant,
 }
 
@@ -73,18 +73,16 @@ impl Link {
         let at = &upstream.endpoint;
         let io = connector.connect(at.is_https(), at.host(), at.port()).await.map_err(LinkError::Connect)?;
         let (sender, wire) = handshake(TokioIo::new(io)).await.map_err(LinkError::http)?;
-        Ok(Box::new(Self { sender, wire, open: true, idle_since: Instant::now() }))
+        Ok(Box::new(Self { sender, wire: Some(wire), idle_since: Instant::now() }))
     }
 
     /// Reads and writes what can be. How it ended is told by the request or the body it belongs to.
     fn drive(&mut self, cx: &mut Context<'_>) {
-        if self.open {
-            self.open = Pin::new(&mut self.wire).poll(cx).is_pending();
-        }
+        drive(&mut self.wire, cx);
     }
 
     fn is_free(&self) -> bool {
-        self.open && self.sender.is_ready()
+        self.wire.is_some() && self.sender.is_ready()
     }
 
     /// The answer's head, or the request back if nothing of it was sent.
@@ -93,11 +91,9 @@ impl Link {
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, (LinkError, Option<Request<Full<Bytes>>>)> {
         let mut sent = pin!(self.sender.try_send_request(request));
-        let (wire, open) = (&mut self.wire, &mut self.open);
+        let wire = &mut self.wire;
         let answer = poll_fn(|cx| {
-            if *open {
-                *open = Pin::new(&mut *wire).poll(cx).is_pending();
-            }
+            drive(wire, cx);
             sent.as_mut().poll(cx)
         });
         answer.await.map_err(|mut error| {
@@ -107,9 +103,17 @@ impl Link {
     }
 }
 
-/// The idle connections to one replica, the latest used last.
+fn drive(wire: &mut Option<Connection<TokioIo<Io>, Full<Bytes>>>, cx: &mut Context<'_>) {
+    if wire.as_mut().is_some_and(|wire| Pin::new(wire).poll(cx).is_ready()) {
+        *wire = None;
+    }
+}
+
+/// The idle connections to one replica, the latest used last. Boxed, since each goes to a request and back.
 #[derive(Default)]
-pub(crate) struct Links(Mutex<Vec<Box<Link>>>);
+pub(crate) struct Links(Mutex<Idle>);
+
+type Idle = Vec<Box<Link>>;
 
 impl fmt::Debug for Links {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -118,7 +122,7 @@ impl fmt::Debug for Links {
 }
 
 impl Links {
-    fn lock(&self) -> MutexGuard<'_, Vec<Box<Link>>> {
+    fn lock(&self) -> MutexGuard<'_, Idle> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -134,7 +138,7 @@ impl Links {
     pub(crate) fn sweep(&self, keep_alive: Duration) {
         let mut idle = self.lock();
         let old = idle.iter().take_while(|link| link.idle_since.elapsed() >= keep_alive).count();
-        let closed: Vec<Box<Link>> = idle.drain(..old).collect();
+        let closed: Vec<_> = idle.drain(..old).collect();
         drop(idle); // closing takes system calls
         drop(closed);
     }
@@ -173,7 +177,11 @@ pub(crate) async fn send(
                 let mut response =
                     response.map(|body| Flow { body, link: Some(link), home: Arc::clone(to), begun: false });
                 if response.body().is_end_stream() {
-                    poll_fn(|cx| Poll::Ready(response.body_mut().settle(cx))).await;
+                    poll_fn(|cx| {
+                        response.body_mut().settle(cx);
+                        Poll::Ready(())
+                    })
+                    .await;
                 }
                 return Ok(response);
             }
@@ -239,5 +247,80 @@ impl Body for Flow {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::Listener;
+    use crate::testkit::Net;
+    use crate::upstream::Endpoint;
+    use gorgo_core::ReplicaId;
+    use gorgo_core::fleet::Kind;
+    use http_body_util::BodyExt;
+    use hyper::service::service_fn;
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Counts the connections made to it; `/close` closes the connection after the answer.
+    fn serve(net: &Net) -> Arc<AtomicUsize> {
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let (count, mut listener) = (Arc::clone(&accepted), net.listen("e", 80));
+        tokio::spawn(async move {
+            while let Ok((io, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                let service = service_fn(|request: Request<Incoming>| async move {
+                    let mut response = Response::new(Full::new(Bytes::from_static(b"answer")));
+                    if request.uri().path() == "/close" {
+                        response.headers_mut().insert("connection", http::HeaderValue::from_static("close"));
+                    }
+                    Ok::<_, Infallible>(response)
+                });
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service));
+            }
+        });
+        accepted
+    }
+
+    #[tokio::test]
+    async fn a_request_on_a_connection_that_has_just_closed_comes_back_unsent() {
+        let net = Net::default();
+        let mut listener = net.listen("e", 80);
+        let connector = Connector::new(net.dial(), None, Duration::from_secs(1));
+        let endpoint = Endpoint::parse("http://e:80").unwrap();
+        let upstream = Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, None, endpoint);
+        let mut link = Link::open(&connector, &upstream).await.unwrap();
+        drop(listener.accept().await.unwrap()); // closed, and nobody has looked since
+        let request = Request::get("/").header("host", "e").body(Full::default()).unwrap();
+        let (_, unsent) = link.send(request).await.unwrap_err();
+        assert!(unsent.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_used_again_unless_it_is_closed_old_or_left_in_mid_answer() {
+        let (net, keep_alive) = (Net::default(), Duration::from_secs(4));
+        let accepted = serve(&net);
+        let connector = Connector::new(net.dial(), None, Duration::from_secs(1));
+        let endpoint = Endpoint::parse("http://e:80").unwrap();
+        let upstream = Arc::new(Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, None, endpoint));
+        let ask = async |path: &'static str| {
+            let request = Request::get(path).header("host", "e").body(Full::default()).unwrap();
+            send(&connector, &upstream, keep_alive, request).await.unwrap()
+        };
+        let made = || accepted.load(Ordering::SeqCst);
+        for (path, expected) in [("/", 1), ("/", 1), ("/close", 1), ("/", 2), ("/", 2)] {
+            assert_eq!(ask(path).await.collect().await.unwrap().to_bytes(), "answer");
+            assert_eq!(made(), expected, "{path}");
+        }
+        drop(ask("/").await); // in mid answer
+        drop(ask("/").await.collect().await);
+        assert_eq!(made(), 3);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        drop(ask("/").await.collect().await);
+        assert_eq!((made(), upstream.links.lock().len()), (4, 1));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        upstream.links.sweep(keep_alive);
+        assert_eq!(upstream.links.lock().len(), 0);
     }
 }

@@ -1,6 +1,6 @@
-//! The router against bare hyper pass-throughs: CPU a request, added latency, first byte, relayed events, memory.
+//! The router against a bare hyper pass-through: CPU a request, added latency, first byte, relayed events, memory.
 //!
-//! `cargo bench -p gorgo-live --bench passthrough` runs an engine, two pass-throughs and the router as processes of
+//! `cargo bench -p gorgo-live --bench passthrough` runs an engine, the pass-through and the router as processes of
 //! their own on loopback, drives each in turns, and reads their CPU time from /proc, which is the steadiest figure on
 //! a shared machine. `floor` is what anybody writes first: hyper's server and hyper-util's pooled client; it reads the
 //! body, hashes it once and sends it on. `--seconds N` sets the length of a run (2), `--rounds N` their number (3),
