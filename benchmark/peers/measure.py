@@ -16,7 +16,7 @@ import time
 
 import cases
 import tables
-from targets import ROUTERS, World
+from targets import ROUTERS, STARTED, World
 
 PARTS = ["closed", "memory", "recovery", "hang", "lost", "hits", "turns"]
 TARGETS = ["direct", "floor", "nginx", "sglang", "smg", "vllm", "vllm-rr", "gorgo", "gorgo-physical"]
@@ -136,4 +136,8 @@ def write(folder, result):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        for process in STARTED:
+            process.stop()

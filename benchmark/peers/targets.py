@@ -40,12 +40,16 @@ def get(url, data=None, timeout=10):
         return answer.read()
 
 
+STARTED = []  # everything, so that nothing outlives the run
+
+
 class Process:
     """A server of its own process group; ended with everything it started."""
 
     def __init__(self, argv, log, env=None):
         self.argv, self.log, self.env = [str(a) for a in argv], log, env
         self.start()
+        STARTED.append(self)
 
     def start(self):
         with open(self.log, "ab") as out:

@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 
-from http1 import Stream, call, metrics, prompt
+from http1 import Stream, call, connect, metrics, prompt
 
 RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs")
 WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs")
@@ -261,7 +261,6 @@ class Check:
                 if n >= 3:
                     break
         else:
-            from http1 import connect
             link = connect(self.router)
             link.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
         time.sleep(after)

@@ -70,6 +70,11 @@ impl StartArgs {
         }
         for set in &self.sets {
             let (key, value) = table::assignment(set).map_err(text)?;
+            // A weight of the default policy can be set without naming that policy.
+            if key.starts_with("policy.") && !settings.contains_key("policy") {
+                let name = Config::default().policy.name().to_owned();
+                settings.insert("policy".to_owned(), toml::Value::String(name));
+            }
             table::set(&mut settings, &key, value).map_err(text)?;
         }
         let mut config = Config::from_table(settings)?;
@@ -482,5 +487,25 @@ mod tests {
         assert_eq!(config.router.gates.max_running, Some(3));
         assert_eq!((config.replicas[0].url.as_str(), config.replicas[0].region.as_deref()), ("http://a:1", Some("eu")));
         std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_weight_of_the_default_policy_needs_no_policy_named() {
+        let with = |policy: Option<&str>, set: &str| {
+            let args = StartArgs {
+                config: None,
+                listen: None,
+                policy: policy.map(str::to_owned),
+                sets: vec![set.to_owned()],
+                tls_insecure: false,
+                log_json: false,
+                check: false,
+            };
+            args.read(Role::Proxy, &["http://a:1".to_owned()], &[])
+        };
+        let set = with(None, "policy.ms_per_token=0.058").unwrap();
+        assert_eq!(set.policy, with(Some("gorgo"), "policy.ms_per_token=0.058").unwrap().policy);
+        assert_ne!(set.policy, with(Some("gorgo"), "router.max_hops=1").unwrap().policy);
+        assert_eq!(with(None, "policy.name=random").unwrap().policy.name(), "random");
     }
 }
