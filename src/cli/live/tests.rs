@@ -1,0 +1,52 @@
+use super::*;
+
+#[test]
+fn tables_are_aligned_and_nested_fields_left_out() {
+    let value =
+        json!({"queue": 0, "servers": [{"id": "a", "rtt": 1.5, "x": {}}, {"id": "long", "rtt": 20.25, "x": {}}]});
+    assert_eq!(lines(&value), "queue: 0\nservers:\n  id    rtt\n  a     1.500\n  long  20.250");
+}
+
+#[test]
+fn the_command_line_lies_over_the_file() {
+    let dir = std::env::temp_dir().join(format!("gorgo-live-args-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("router.toml");
+    std::fs::write(&path, "policy = \"random\"\nlisten = \"127.0.0.1:9\"\n").unwrap();
+    let args = StartArgs {
+        config: Some(path),
+        listen: Some("127.0.0.1:10".parse().unwrap()),
+        policy: None,
+        sets: vec!["router.gates.max_running=3".to_owned()],
+        tls_insecure: false,
+        log_json: false,
+        pid_file: None,
+        check: false,
+    };
+    let config = args.read(Role::Proxy, &["http://a:1@eu".to_owned()], &[]).unwrap();
+    assert_eq!((config.policy.name(), config.listen.port()), ("random", 10));
+    assert_eq!(config.router.gates.max_running, Some(3));
+    assert_eq!((config.replicas[0].url.as_str(), config.replicas[0].region.as_deref()), ("http://a:1", Some("eu")));
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_weight_of_the_default_policy_needs_no_policy_named() {
+    let with = |policy: Option<&str>, set: &str| {
+        let args = StartArgs {
+            config: None,
+            listen: None,
+            policy: policy.map(str::to_owned),
+            sets: vec![set.to_owned()],
+            pid_file: None,
+            tls_insecure: false,
+            log_json: false,
+            check: false,
+        };
+        args.read(Role::Proxy, &["http://a:1".to_owned()], &[])
+    };
+    let set = with(None, "policy.ms_per_token=0.058").unwrap();
+    assert_eq!(set.policy, with(Some("gorgo"), "policy.ms_per_token=0.058").unwrap().policy);
+    assert_ne!(set.policy, with(Some("gorgo"), "router.max_hops=1").unwrap().policy);
+    assert_eq!(with(None, "policy.name=random").unwrap().policy.name(), "random");
+}
