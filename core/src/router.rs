@@ -6,7 +6,7 @@
 
 #[cfg(test)]
 use crate::fleet::Gates;
-use crate::fleet::Replica;
+use crate::fleet::{Health, Replica};
 use crate::policy::{Candidate, Policy, Terms};
 use crate::prefix::{PrefixIndex, Stamp};
 use crate::radix::Symbol;
@@ -260,7 +260,9 @@ impl<S: Symbol> Router<S> {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Queue(id, ticket) if waits(&self.flights, id, ticket) => {
-                    self.give_up(id, Status::TimedOut, "queue-timeout", actions);
+                    let none = self.replicas.iter().all(|r| r.removed || r.health == Health::Down);
+                    let why = if none { "no-healthy-replica" } else { "queue-timeout" };
+                    self.give_up(id, Status::TimedOut, why, actions);
                 }
                 Timer::Deadline(id) if !self.is_running(id) => {
                     self.give_up(id, Status::TimedOut, "deadline", actions);

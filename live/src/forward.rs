@@ -264,6 +264,16 @@ fn over(
         (Status::Rejected, _) if reason == "queue-full" => {
             refusal(StatusCode::TOO_MANY_REQUESTS, "queue_full", "the router's queue is full; try again soon")
         }
+        (Status::Rejected, _) if reason == "unavailable" => refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "this edge's engine does not answer; ask another edge",
+        ),
+        (Status::TimedOut, _) if reason == "no-healthy-replica" => refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no_healthy_replica",
+            "no replica answers its probes; see `gorgo proxy status`",
+        ),
         (Status::Rejected, _) => refusal(
             StatusCode::SERVICE_UNAVAILABLE,
             "no_replicas",

@@ -139,6 +139,16 @@ fn a_queued_request_times_out_and_does_not_run_later() {
 }
 
 #[test]
+fn a_request_that_waited_for_dead_replicas_is_told_so() {
+    let mut r = router(RouterConfig { queue_timeout_ms: 50.0, ..RouterConfig::default() }, &[REMOTE]);
+    for i in 0..10 {
+        tell(&mut r, i, Event::ProbeFailed { replica: ReplicaId(0) });
+    }
+    assert_eq!(sent(&tell(&mut r, 10, ask(1, "a"))), []);
+    assert_eq!(tell(&mut r, 60, Event::Timer), [done(1, Status::TimedOut, "no-healthy-replica")]);
+}
+
+#[test]
 fn retries_elsewhere_before_the_first_token_and_never_after() {
     let mut r = router(RouterConfig::default(), &[REMOTE, REMOTE]);
     let first = sent(&tell(&mut r, 0, ask(1, "a")))[0].1;
