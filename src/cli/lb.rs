@@ -65,7 +65,7 @@ pub(super) fn run(args: LbArgs) -> anyhow::Result<()> {
     match args.command {
         LbCommand::Start { start, engine, peers } => {
             let engine = engine.or_else(|| (!start.has_config()).then(|| "http://127.0.0.1:8080".to_owned()));
-            start.start(Role::Edge, engine.into_iter().collect(), peers)
+            start.at(target)?.start(Role::Edge, engine.into_iter().collect(), peers)
         }
         LbCommand::Verb(common) => verb(common, target, "/lb"),
         LbCommand::Peers { command } => peers(command.unwrap_or(PeersVerb::List), target),

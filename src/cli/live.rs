@@ -83,6 +83,17 @@ impl StartArgs {
         Ok(config)
     }
 
+    /// With the common options that mean something to a start.
+    pub(super) fn at(mut self, target: &Target) -> anyhow::Result<Self> {
+        if let Some(host) = target.host.iter().find(|host| *host != "localhost") {
+            bail!("--host {host} names a router that runs; say where this one listens with --listen ADDRESS:PORT");
+        }
+        if let (None, Some(port)) = (self.listen, target.port) {
+            self.listen = Some((std::net::Ipv4Addr::LOCALHOST, port).into());
+        }
+        Ok(self)
+    }
+
     pub(super) fn has_config(&self) -> bool {
         self.config.is_some()
     }
@@ -145,9 +156,9 @@ pub(crate) struct Target {
     /// Host, or several with commas
     #[arg(long, default_value = "localhost", value_delimiter = ',', global = true)]
     pub(super) host: Vec<String>,
-    /// Port
-    #[arg(long, default_value_t = 8000, global = true)]
-    pub(super) port: u16,
+    /// Port; 8000 when absent. `start` listens there, on loopback, unless --listen tells
+    #[arg(long, global = true)]
+    pub(super) port: Option<u16>,
     /// Talk TLS
     #[arg(long, global = true)]
     pub(super) tls: bool,
@@ -160,6 +171,10 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    pub(super) fn port(&self) -> u16 {
+        self.port.unwrap_or(8000)
+    }
+
     pub(super) fn clients(&self) -> anyhow::Result<Vec<Admin>> {
         let key = std::env::var("GORGO_ADMIN_KEY").ok().filter(|key| !key.is_empty());
         let tls = Tls { upstream_ca: self.ca.clone(), ..Tls::default() };
@@ -168,7 +183,11 @@ impl Target {
             let ported = host
                 .rsplit_once(':')
                 .is_some_and(|(before, port)| !before.contains(':') && port.parse::<u16>().is_ok());
-            if ported { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:{}", self.port) }
+            if ported {
+                format!("{scheme}://{host}")
+            } else {
+                format!("{scheme}://{host}:{}", self.port())
+            }
         };
         let clients: Result<Vec<_>, _> =
             self.host.iter().map(|host| Admin::new(&url(host), key.as_deref(), &tls)).collect();

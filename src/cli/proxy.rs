@@ -67,7 +67,7 @@ enum ServersVerb {
 pub(super) fn run(args: ProxyArgs) -> anyhow::Result<()> {
     let target = &args.target;
     match args.command {
-        ProxyCommand::Start { start, servers } => start.start(Role::Proxy, servers, Vec::new()),
+        ProxyCommand::Start { start, servers } => start.at(target)?.start(Role::Proxy, servers, Vec::new()),
         ProxyCommand::Verb(common) => verb(common, target, "/proxy"),
         ProxyCommand::Servers { command } => match command.unwrap_or(ServersVerb::List) {
             ServersVerb::List => target.call(&Method::GET, "/proxy/servers", None, fleet),

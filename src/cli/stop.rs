@@ -86,7 +86,7 @@ pub(crate) struct StopArgs {
 
 /// Stops the router on this machine and returns when it has ended.
 pub(super) fn stop(args: &StopArgs, target: &Target, kind: &str) -> anyhow::Result<()> {
-    let path = args.pid_file.clone().unwrap_or_else(|| default_path(kind, target.port));
+    let path = args.pid_file.clone().unwrap_or_else(|| default_path(kind, target.port()));
     let shown = path.display();
     let mut file = match open(&path, OpenOptions::new().read(true)) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

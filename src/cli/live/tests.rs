@@ -50,3 +50,27 @@ fn a_weight_of_the_default_policy_needs_no_policy_named() {
     assert_ne!(set.policy, with(Some("gorgo"), "router.max_hops=1").unwrap().policy);
     assert_eq!(with(None, "policy.name=random").unwrap().policy.name(), "random");
 }
+
+#[test]
+fn a_start_listens_on_the_port_it_is_given_and_on_no_other_machine() {
+    let start = |listen: Option<&str>| StartArgs {
+        config: None,
+        listen: listen.map(|addr| addr.parse().unwrap()),
+        policy: None,
+        sets: Vec::new(),
+        tls_insecure: false,
+        log_json: false,
+        pid_file: None,
+        check: false,
+    };
+    let target = |host: &str, port| Target { host: vec![host.to_owned()], port, tls: false, ca: None, json: false };
+    let on = |start: StartArgs, target: &Target| start.at(target).map(|s| s.listen.map(|l| l.to_string()));
+    assert_eq!(on(start(None), &target("localhost", Some(9001))).unwrap().as_deref(), Some("127.0.0.1:9001"));
+    assert_eq!(
+        on(start(Some("127.0.0.1:7")), &target("localhost", Some(9001))).unwrap().as_deref(),
+        Some("127.0.0.1:7")
+    );
+    assert_eq!(on(start(None), &target("localhost", None)).unwrap(), None);
+    let error = on(start(None), &target("10.0.0.1", None)).unwrap_err().to_string();
+    assert!(error.contains("--host 10.0.0.1") && error.contains("--listen"), "{error}");
+}
