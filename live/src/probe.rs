@@ -2,6 +2,7 @@
 
 use crate::admin::PeerWord;
 use crate::fleet::Upstream;
+use crate::link::{self, Flow, LinkError};
 use crate::node::Node;
 use crate::scrape::{self, Restarts};
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use gorgo_core::router::Event;
 use gorgo_core::{Span, Time, rng};
 use http::header::{AUTHORIZATION, HOST};
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
@@ -117,16 +118,29 @@ async fn round_trip(upstream: &Upstream, path: &str, sender: &mut SendRequest<Em
     if status.is_server_error() && upstream.kind != Kind::Peer { Err(()) } else { Ok(rtt) }
 }
 
-/// A page through the pool.
-async fn fetch(node: &Node, upstream: &Upstream, path: &'static str) -> Result<(StatusCode, Bytes), ()> {
-    let mut request = Request::get(upstream.endpoint.uri(&PathAndQuery::from_static(path)));
+/// A request over the connections that clients' requests use: what is asked often keeps one open for them.
+async fn ask(
+    node: &Node,
+    upstream: &Arc<Upstream>,
+    method: Method,
+    path: &'static str,
+) -> Result<Response<Flow>, LinkError> {
+    let mut request = Request::new(Full::new(Bytes::new()));
+    *request.method_mut() = method;
+    *request.uri_mut() = upstream.endpoint.target(&PathAndQuery::from_static(path));
+    request.headers_mut().insert(HOST, upstream.host.clone());
     if let Some(key) = &upstream.authorization {
-        request = request.header(AUTHORIZATION, key.clone());
+        request.headers_mut().insert(AUTHORIZATION, key.clone());
     }
-    let request = request.body(Full::new(Bytes::new())).map_err(drop)?;
+    let keep_alive = Duration::from_millis(node.config().timeouts.keep_alive_ms);
+    link::send(&node.connector, upstream, keep_alive, request).await
+}
+
+/// A page and its status.
+async fn fetch(node: &Node, upstream: &Arc<Upstream>, path: &'static str) -> Result<(StatusCode, Bytes), ()> {
     let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
     let page = async {
-        let response = node.pool.request(request).await.map_err(drop)?;
+        let response = ask(node, upstream, Method::GET, path).await.map_err(drop)?;
         let status = response.status();
         let body = Limited::new(response.into_body(), PAGE).collect().await.map_err(drop)?;
         Ok((status, body.to_bytes()))
@@ -215,14 +229,9 @@ async fn reports(node: Arc<Node>, upstream: Arc<Upstream>) {
 ///
 /// # Errors
 /// Why it did not.
-pub async fn flush(node: &Node, upstream: &Upstream) -> Result<(), String> {
-    let mut request = Request::post(upstream.endpoint.uri(&PathAndQuery::from_static("/flush_cache")));
-    if let Some(key) = &upstream.authorization {
-        request = request.header(AUTHORIZATION, HeaderValue::clone(key));
-    }
-    let request = request.body(Full::new(Bytes::new())).map_err(|e| e.to_string())?;
+pub async fn flush(node: &Node, upstream: &Arc<Upstream>) -> Result<(), String> {
     let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
-    let response = tokio::time::timeout(limit, node.pool.request(request)).await;
+    let response = tokio::time::timeout(limit, ask(node, upstream, Method::POST, "/flush_cache")).await;
     let response = response.map_err(|_| "no answer in time".to_owned())?.map_err(|e| e.to_string())?;
     if !response.status().is_success() {
         return Err(format!("answered {}", response.status()));

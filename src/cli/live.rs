@@ -183,11 +183,7 @@ impl Target {
             let ported = host
                 .rsplit_once(':')
                 .is_some_and(|(before, port)| !before.contains(':') && port.parse::<u16>().is_ok());
-            if ported {
-                format!("{scheme}://{host}")
-            } else {
-                format!("{scheme}://{host}:{}", self.port())
-            }
+            if ported { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:{}", self.port()) }
         };
         let clients: Result<Vec<_>, _> =
             self.host.iter().map(|host| Admin::new(&url(host), key.as_deref(), &tls)).collect();

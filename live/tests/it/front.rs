@@ -1,8 +1,12 @@
-use crate::fixture::{World, chat, ms, post, whole};
-use gorgo_live::testkit::{Engine, Script};
+use crate::fixture::{World, chat, ms, post, replica, whole};
+use gorgo_live::config::Config;
+use gorgo_live::testkit::{Engine, Net, Script};
+use gorgo_live::upstream::Dial;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -238,4 +242,29 @@ async fn http2_clients_are_served_too() {
         .await
         .unwrap();
     assert!(whole(response).await.ends_with(b"[DONE]\n\n"));
+}
+
+/// A forward across an ocean must not pay a handshake because users were quiet for some seconds.
+#[tokio::test(start_paused = true)]
+async fn scrapes_keep_a_connection_open_for_requests() {
+    let net = Net::default();
+    let _engine = Engine::start(&net, "e0", Script::default());
+    let dialled = Arc::new(AtomicUsize::new(0));
+    let (count, wires) = (Arc::clone(&dialled), net.clone());
+    let dial: Dial = Arc::new(move |host, port| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let connected = wires.connect(&host, port);
+        Box::pin(async move { connected })
+    });
+    let config = Config { replicas: vec![replica("e0")], ..Config::default() };
+    let node = gorgo_live::server::start(config, None, dial).unwrap();
+    let listener = net.listen("router", 8000);
+    tokio::spawn(async move { gorgo_live::server::serve(node, listener, std::future::pending()).await });
+    ms(100).await;
+    let client = net.client();
+    whole(client.request(chat("hello", true)).await.unwrap()).await;
+    let before = dialled.load(Ordering::SeqCst);
+    ms(20_000).await;
+    whole(client.request(chat("hello again", true)).await.unwrap()).await;
+    assert_eq!(dialled.load(Ordering::SeqCst), before);
 }
