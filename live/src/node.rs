@@ -10,6 +10,7 @@ use crate::ratio::Ratios;
 use crate::shadow::Figures;
 use crate::table::Table;
 use crate::upstream::{Connector, Endpoint, Pool};
+use gorgo_core::MAX_REPLICAS;
 use gorgo_core::fleet::{Kind, ReplicaSpec};
 use gorgo_core::router::Event;
 use http::HeaderValue;
@@ -205,7 +206,7 @@ impl Node {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// Names of all replicas by slot, removed ones included.
+    /// Names of all replicas by slot, removed ones included until another has their slot.
     pub fn names(&self) -> Vec<String> {
         self.driver.read(|_, upstreams, _| upstreams.iter().map(|u| u.name.clone()).collect())
     }
@@ -249,9 +250,14 @@ impl Node {
             upstream.authorization = authorization;
             upstream
         });
-        let upstream = added.ok_or_else(|| {
-            AddError::Wrong("the router has no slot left; restart it to forget removed replicas".to_owned())
+        let (upstream, old) = added.ok_or_else(|| {
+            let why =
+                format!("the fleet has {MAX_REPLICAS} replicas, removed ones that still answer included; remove one");
+            AddError::Wrong(why)
         })?;
+        if let Some(old) = old.filter(|old| !self.names().contains(&old.name)) {
+            self.metrics.forget(&old.name);
+        }
         crate::probe::watch(self, &upstream);
         Ok(upstream)
     }
@@ -260,7 +266,7 @@ impl Node {
     pub fn remove(&self, upstream: &Upstream) {
         let _one_at_a_time = self.fleet_lock.lock().unwrap_or_else(PoisonError::into_inner);
         upstream.stop();
-        self.driver.tell(Event::ReplicaRemoved { replica: upstream.id });
+        self.driver.tell_of(upstream, Event::ReplicaRemoved { replica: upstream.id });
     }
 
     /// Whether some replica can be used now.

@@ -120,7 +120,7 @@ pub fn start(config: Config, reread: Option<Reread>, dial: Dial) -> Result<Arc<N
     tokio::spawn(async move { timer.driver.run_timer().await });
     tokio::spawn(close_idle(Arc::downgrade(&node)));
     if let Some((file, records)) = log_task {
-        tokio::spawn(file.run(Arc::downgrade(&node), records));
+        tokio::spawn(file.run(records));
     }
     let kind = if role == Role::Edge { Kind::Local } else { Kind::Remote };
     let peers = peers.iter().map(|peer| (peer_as_replica(peer), Kind::Peer));
