@@ -131,7 +131,9 @@ impl Exchange {
             let learn = tap.answer().filter(|_| !prompt.symbols.is_empty());
             answer = learn.map(|text| {
                 let tokens = counted.unwrap_or(self.row.prompt_tokens);
-                let blocks = prompt.answer(text, self.chat, tokens, self.row.output_tokens);
+                // Usage counts all choices; the text is one of them.
+                let output = self.row.output_tokens / tap.choices();
+                let blocks = prompt.answer(text, self.chat, tokens, output);
                 Answer { keep: blocks.keep, tail: blocks.tail, tokens: blocks.tokens }
             });
         }

@@ -110,15 +110,42 @@ fn prompt_text(json: &mut Reader<'_>, blocks: &mut Blocks) -> Result<(), Wrong> 
         }
         Kind::Word => drop(json.skip()?),
         Kind::Array => json.array(|json| prompt_text(json, blocks))?,
-        Kind::Object => json.object(|json, key| part(json, key, blocks))?,
+        Kind::Object => {
+            let late = late_role(json)?;
+            if let Some(role) = &late {
+                blocks.role(role.as_bytes());
+            }
+            json.object(|json, key| part(json, key, late.is_some(), blocks))?;
+        }
     }
     Ok(())
 }
 
-/// A member of a message or of a part of one. A role that stands after its content is taken where it stands: such a
-/// client still matches its own earlier turns, only not the router's guess of the answer.
-fn part(json: &mut Reader<'_>, key: Text<'_>, blocks: &mut Blocks) -> Result<(), Wrong> {
+/// The role of a message that names it after something else. Templates put it first whatever the order of the keys,
+/// and so does the router's own guess of the next turn. Most messages begin with it and are not read twice.
+fn late_role(json: &Reader<'_>) -> Result<Option<String>, Wrong> {
+    /// A message lies in a list of the body; deeper objects are parts of one, and reading those ahead at every depth
+    /// would cost the square of it.
+    const MESSAGE: u8 = 2;
+    if json.depth() != MESSAGE || json.first_key().is_none_or(|key| key.is(b"role")) {
+        return Ok(None);
+    }
+    let mut role = None;
+    json.clone().object(|json, key| {
+        if name(key) == b"role" && role.is_none() {
+            role = Some(short(json)?.unwrap_or_default());
+        } else {
+            json.skip()?;
+        }
+        Ok(())
+    })?;
+    Ok(role)
+}
+
+/// A member of a message or of a part of one; `spoken` if its role was taken before it.
+fn part(json: &mut Reader<'_>, key: Text<'_>, spoken: bool, blocks: &mut Blocks) -> Result<(), Wrong> {
     match name(key) {
+        b"role" if spoken => drop(json.skip()?),
         b"role" => blocks.role(short(json)?.unwrap_or_default().as_bytes()),
         b"content" | b"text" | b"output" | b"refusal" => prompt_text(json, blocks)?,
         b"tool_calls" | b"function_call" | b"arguments" | b"name" | b"tool_call_id" => {
@@ -195,6 +222,20 @@ mod tests {
         assert!(
             extract(calls.as_bytes(), 1).unwrap().prompt.bytes > extract(plain.as_bytes(), 1).unwrap().prompt.bytes
         );
+    }
+
+    #[test]
+    fn a_role_after_its_content_is_the_same_message_and_matches_the_learned_answer() {
+        let (long, reply) = ("word ".repeat(40), "reply ".repeat(40));
+        let first = format!(r#"{{"messages":[{{"role":"user","content":"{long}"}}"#);
+        let turned = format!(r#"{{"messages":[{{"content":"{long}","name":"n","role":"user"}}"#);
+        assert_eq!(symbols(&format!("{}]}}", first.replace("}", r#","name":"n"}"#))), symbols(&format!("{turned}]}}")));
+        let answer = extract(format!("{first}]}}").as_bytes(), 1).unwrap().prompt.answer(&reply, true, 50, 50);
+        let next =
+            format!(r#"{first},{{"content":"{reply}","role":"assistant"}},{{"content":"more","role":"user"}}]}}"#);
+        let next = symbols(&next);
+        assert_eq!(next[answer.keep..][..answer.tail.len()], answer.tail[..]);
+        assert!(answer.keep > 2 && answer.tail.len() > 3);
     }
 
     #[test]
