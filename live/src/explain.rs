@@ -56,6 +56,11 @@ impl Explanations {
     }
 }
 
+/// How the prompt's tokens were known.
+fn counted(record: &DecisionRecord) -> &'static str {
+    if record.ask.counted { "counted" } else { "estimated" }
+}
+
 fn explained(record: &DecisionRecord) -> Value {
     let rows: Vec<Value> = record
         .candidates
@@ -75,7 +80,7 @@ fn explained(record: &DecisionRecord) -> Value {
     let chosen = record.chosen.map(|i| record.name(record.candidates[i].0.id));
     json!({
         "at_ms": record.at.ms(), "policy": record.policy, "chosen": chosen, "reason": record.reason,
-        "prompt_tokens": record.ask.prompt_tokens, "candidates": rows,
+        "prompt_tokens": record.ask.prompt_tokens, "tokens": counted(record), "candidates": rows,
     })
 }
 
@@ -154,8 +159,8 @@ pub fn state(record: &DecisionRecord) -> Value {
     };
     let mut value = serde_json::to_value(&state).unwrap_or_default();
     let chosen = record.chosen.map(|i| record.name(record.candidates[i].0.id));
-    value["decision"] =
-        json!({"chosen": chosen, "reason": record.reason, "policy": record.policy, "at_ms": record.at.ms()});
+    value["decision"] = json!({"chosen": chosen, "reason": record.reason, "policy": record.policy, "at_ms": record.at.ms(),
+               "tokens": counted(record)});
     value
 }
 

@@ -3,7 +3,7 @@
 //! The body itself goes on to the engine byte for byte. Strings are hashed where they lie in the body.
 
 use crate::json::{Kind, Reader, Text, Wrong};
-use crate::prompt::{Blocks, Prompt};
+use crate::prompt::{Blocks, Prompt, Texts};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// What a body says.
@@ -36,16 +36,39 @@ const INSTRUCTIONS: u64 = 4;
 /// # Errors
 /// One sentence when the body is no JSON object, is cut short, is not UTF-8 or nests deeper than 127.
 pub fn extract(body: &[u8], seed: u64) -> Result<Extract, String> {
-    read(body, seed).map_err(|wrong| format!("the body is not the JSON object this endpoint takes: {wrong}"))
+    let mut blocks = Blocks::with_room(seed, body.len());
+    let found = read(body, &mut blocks).map(|found| found.with(blocks.finish()));
+    found.map_err(|wrong| format!("the body is not the JSON object this endpoint takes: {wrong}"))
 }
 
-fn read(body: &[u8], seed: u64) -> Result<Extract, Wrong> {
-    let mut blocks = Blocks::with_room(seed, body.len());
+/// The text of a prompt from byte `from` of its hashed stream on, for counting.
+pub(crate) fn texts(body: &[u8], seed: u64, from: u64) -> Result<Texts, String> {
+    let mut blocks = Blocks::keeping(seed, from);
+    read(body, &mut blocks).map_err(|wrong| wrong.to_string())?;
+    Ok(blocks.into_texts())
+}
+
+/// What a body says beside its prompt.
+struct Fields {
+    model: Option<String>,
+    stream: bool,
+    session: u64,
+    rid: Option<String>,
+}
+
+impl Fields {
+    fn with(self, prompt: Prompt) -> Extract {
+        let Self { model, stream, session, rid } = self;
+        Extract { prompt, model, stream, session, rid }
+    }
+}
+
+fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, Wrong> {
     let (mut model, mut rid, mut stream, mut session) = (None, None, false, 0);
     let mut json = Reader::new(body)?;
     json.object(|json, key| {
         match name(key) {
-            b"messages" | b"prompt" | b"input" | b"text" | b"input_ids" => prompt_text(json, &mut blocks)?,
+            b"messages" | b"prompt" | b"input" | b"text" | b"input_ids" => prompt_text(json, blocks)?,
             b"model" => {
                 if let Some(name) = short(json)? {
                     blocks.before(MODEL, name.as_bytes(), false);
@@ -60,17 +83,17 @@ fn read(body: &[u8], seed: u64) -> Result<Extract, Wrong> {
                 }
             }
             b"rid" => rid = short(json)?,
-            b"tools" | b"functions" => before(json, &mut blocks, TOOLS, true)?,
-            b"instructions" => before(json, &mut blocks, INSTRUCTIONS, true)?,
+            b"tools" | b"functions" => before(json, blocks, TOOLS, true)?,
+            b"instructions" => before(json, blocks, INSTRUCTIONS, true)?,
             b"extra_key" | b"cache_salt" | b"chat_template_kwargs" | b"lora_path" => {
-                before(json, &mut blocks, SALT, false)?;
+                before(json, blocks, SALT, false)?;
             }
             _ => drop(json.skip()?),
         }
         Ok(())
     })?;
     json.end()?;
-    Ok(Extract { prompt: blocks.finish(), model, stream, session, rid })
+    Ok(Fields { model, stream, session, rid })
 }
 
 /// A session's key as policies see it, never 0.

@@ -9,6 +9,7 @@ use crate::metrics::Metrics;
 use crate::ratio::Ratios;
 use crate::shadow::Figures;
 use crate::table::Table;
+use crate::tokens::Counter;
 use crate::upstream::{Connector, Endpoint, Pool};
 use gorgo_core::MAX_REPLICAS;
 use gorgo_core::fleet::{Kind, ReplicaSpec};
@@ -110,6 +111,8 @@ pub struct Node {
     pub table: Table,
     /// Bytes a token.
     pub ratios: Ratios,
+    /// Counts tokens, if a tokenizer is configured.
+    pub counter: Option<Arc<Counter>>,
     /// What shadow policies would have done.
     pub shadows: Figures,
     /// Timeline capture.
@@ -140,13 +143,14 @@ pub(crate) struct Parts {
     pub(crate) shadows: Figures,
     pub(crate) config: Config,
     pub(crate) keys: Keys,
+    pub(crate) counter: Option<Arc<Counter>>,
     pub(crate) reread: Option<Reread>,
 }
 
 impl Node {
     pub(crate) fn new(parts: Parts) -> Self {
         use std::hash::BuildHasher;
-        let Parts { driver, pool, connector, shadows, config, keys, reread } = parts;
+        let Parts { driver, pool, connector, shadows, config, keys, counter, reread } = parts;
         Self {
             driver,
             pool,
@@ -154,6 +158,7 @@ impl Node {
             metrics: Metrics::default(),
             table: Table::new(config.explain.rows),
             ratios: Ratios::default(),
+            counter,
             shadows,
             capture: Capture::default(),
             #[cfg(feature = "otel")]

@@ -189,7 +189,7 @@ mod tests {
             send(0, Event::ReplicaAdded { replica, spec });
         }
         for n in 1..=4 {
-            let ask = Ask { prompt_tokens: 100, session: 0, head: 1 };
+            let ask = Ask { prompt_tokens: 100, head: 1, ..Ask::default() };
             let request = Request { id: RequestId(n), symbols: vec![1, 2].into(), ask, hops: 0, deadline: None };
             send(n * 10, Event::Arrived(request));
             send(n * 10 + 1, Event::FirstToken { id: RequestId(n), attempt: 1 });
