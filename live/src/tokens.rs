@@ -8,7 +8,8 @@
 //!
 //! Text is cut where a space stands between a visible ASCII character and a letter. Pre-tokenizers begin a new word
 //! there, so the pieces' counts add up to the whole's; only text without such a place (base64, some scripts) is cut
-//! between any two characters after 1.5 kB, which costs at most a token or two a cut.
+//! between any two characters after 1.5 kB. Measured on WildChat conversations counted turn by turn: Qwen3's tokenizer
+//! gave 10 tokens too many in 112,579 (at worst 3 in a prompt), Mistral's 39 in 131,054 (14), as it knows no words.
 
 use crate::config::Config;
 use crate::extract::{self, Extract};
