@@ -28,7 +28,7 @@ fn fleet(count: u16) -> Vec<Candidate> {
 }
 
 fn decisions(c: &mut Criterion) {
-    let ask = Ask { prompt_tokens: 8000, session: 77, head: 99 };
+    let ask = Ask { prompt_tokens: 8000, session: 77, head: 99, counted: true };
     let mut group = c.benchmark_group("decision");
     for name in PolicyConfig::names() {
         for count in [3u16, 16, 64] {

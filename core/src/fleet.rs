@@ -164,7 +164,7 @@ pub struct Replica {
     pub breaker: Breaker,
     /// Finishes what it has, takes nothing new.
     pub draining: bool,
-    /// Taken out of the fleet; its slot stays.
+    /// Taken out of the fleet; its slot is free for another once nothing of ours runs there.
     pub removed: bool,
     /// When it last came back from [`Health::Down`] or an open breaker.
     pub recovered: Option<Time>,
@@ -186,6 +186,12 @@ impl Replica {
             removed: false,
             recovered: None,
         }
+    }
+
+    /// A slot that nobody has.
+    pub(crate) fn vacant() -> Self {
+        let spec = ReplicaSpec { name: String::new(), kind: Kind::Remote, ms_per_token: None, kv_tokens: None };
+        Self { removed: true, ..Self::new(spec) }
     }
 
     /// A probe or scrape succeeded; true if the replica was down before.

@@ -90,6 +90,8 @@ pub struct Ask {
     pub session: u64,
     /// Hash of the first 256 tokens of the prompt; 0 for an empty prompt.
     pub head: u64,
+    /// Whether the prompt length was counted, not estimated; for records only.
+    pub counted: bool,
 }
 
 /// The parts of a candidate's score. For the `gorgo` family they are ms; other policies say in their file what

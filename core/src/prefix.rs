@@ -98,6 +98,12 @@ impl<S: Symbol> PrefixIndex<S> {
         self.shrink(replica);
     }
 
+    /// Makes room for another replica in a slot: nothing is held for it, and it may hold `tokens`, or what all may.
+    pub fn reset(&mut self, replica: ReplicaId, tokens: Option<u64>) {
+        self.forget(replica);
+        self.holding(replica).budget = tokens.unwrap_or(self.default_budget);
+    }
+
     /// Nodes, the root not counted.
     pub fn nodes(&self) -> usize {
         self.tree.len() - 1

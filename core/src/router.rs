@@ -15,6 +15,7 @@ use crate::rng::ChaCha8Rng;
 use crate::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId, Span, Time};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 mod config;
 mod event;
@@ -68,6 +69,8 @@ pub struct Router<S> {
     policy: Box<dyn Policy>,
     rng: ChaCha8Rng,
     replicas: Vec<Replica>,
+    /// Their names, shared with the records of decisions.
+    names: Arc<[Arc<str>]>,
     index: PrefixIndex<S>,
     flights: FxHashMap<RequestId, Flight<S>>,
     /// Waiting requests in order, with the ticket of their stay; entries whose stay is over are skipped.
@@ -94,6 +97,7 @@ impl<S: Symbol> Router<S> {
             policy,
             rng,
             replicas: Vec::new(),
+            names: Arc::from([]),
             index,
             flights: FxHashMap::default(),
             queue: VecDeque::new(),
@@ -141,9 +145,14 @@ impl<S: Symbol> Router<S> {
         }
     }
 
-    /// Whether another replica can be added.
-    pub fn has_room(&self) -> bool {
-        self.replicas.len() < MAX_REPLICAS
+    /// The slot that the next replica can have: one that a removed replica left and nothing refers to any more, or
+    /// the next that nobody had. `None` when the fleet is full.
+    pub fn free_slot(&self) -> Option<ReplicaId> {
+        let drained = |(slot, r): (usize, &Replica)| {
+            r.removed && r.load.requests() == 0 && self.index.tokens(ReplicaId(slot as u16)) == 0
+        };
+        let slot = self.replicas.iter().enumerate().position(drained).unwrap_or(self.replicas.len());
+        (slot < MAX_REPLICAS).then_some(ReplicaId(slot as u16))
     }
 
     /// All slots, removed replicas included.

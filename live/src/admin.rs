@@ -168,7 +168,7 @@ async fn prometheus(State(node): Shared) -> Response {
 }
 
 async fn explain(State(node): Shared, Path(id): Path<String>) -> Answer {
-    match node.driver.watchers().explanations.explain(&id, &node.names()) {
+    match node.driver.watchers().explanations.explain(&id) {
         Some(value) => tell(&value),
         None => {
             let message = format!(

@@ -4,7 +4,7 @@ use crate::table::Row;
 use gorgo_core::Time;
 use gorgo_core::record::RequestRecord;
 use serde::{Deserialize, Serialize};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Rows a capture may hold; what comes later is counted only.
 pub const MOST: usize = 100_000;
@@ -40,7 +40,24 @@ struct Active {
     since: Time,
     request_ids: Vec<String>,
     records: Vec<RequestRecord>,
+    /// Names behind `RequestRecord::replica`: of its own, since a slot may change hands while it runs.
+    replicas: Vec<Arc<str>>,
     dropped: u64,
+}
+
+/// What a capture saw.
+#[derive(Debug)]
+pub struct Seen {
+    /// Its name.
+    pub session: String,
+    /// As of [`Captured`].
+    pub request_ids: Vec<String>,
+    /// As of [`Captured`].
+    pub records: Vec<RequestRecord>,
+    /// As of [`Captured`].
+    pub replicas: Vec<Arc<str>>,
+    /// As of [`Captured`].
+    pub dropped: u64,
 }
 
 /// What stands in `trace/status`.
@@ -70,8 +87,14 @@ impl Capture {
     /// Starts anew, forgetting what was captured before.
     pub fn start(&self, now: Time, unix_ns: u64) -> String {
         let session = format!("trace-{unix_ns}");
-        let active =
-            Active { session: session.clone(), since: now, request_ids: Vec::new(), records: Vec::new(), dropped: 0 };
+        let active = Active {
+            session: session.clone(),
+            since: now,
+            request_ids: vec![],
+            records: vec![],
+            replicas: vec![],
+            dropped: 0,
+        };
         *self.lock() = Some(active);
         session
     }
@@ -89,8 +112,9 @@ impl Capture {
     }
 
     /// Ends it and hands out what it saw; the caller fills in the rest.
-    pub fn stop(&self) -> Option<(String, Vec<String>, Vec<RequestRecord>, u64)> {
-        self.lock().take().map(|a| (a.session, a.request_ids, a.records, a.dropped))
+    pub fn stop(&self) -> Option<Seen> {
+        let Active { session, request_ids, records, replicas, dropped, .. } = self.lock().take()?;
+        Some(Seen { session, request_ids, records, replicas, dropped })
     }
 
     /// A request ended.
@@ -103,7 +127,16 @@ impl Capture {
         }
         let index = active.records.len() as u64;
         active.request_ids.push(row.request_id.clone());
-        active.records.push(record(row, index));
+        let mut record = record(row, index);
+        if let Some((_, name)) = &row.replica {
+            let known = active.replicas.iter().position(|there| there == name);
+            let at = known.unwrap_or(active.replicas.len());
+            if known.is_none() {
+                active.replicas.push(Arc::clone(name));
+            }
+            record.replica = u16::try_from(at).unwrap_or(u16::MAX);
+        }
+        active.records.push(record);
     }
 }
 
@@ -157,7 +190,8 @@ mod tests {
         capture.start(Time::from_ms(5.0), 7);
         capture.push(&row("during", 5.0));
         assert_eq!(capture.status(Time::from_ms(6.0)).event_count, 1);
-        let (session, ids, records, _) = capture.stop().unwrap();
+        let Seen { session, request_ids: ids, records, replicas, .. } = capture.stop().unwrap();
+        assert_eq!((replicas, records[0].replica), (vec!["a".into()], 0));
         assert_eq!((session.as_str(), ids), ("trace-7", vec!["during".to_owned()]));
         let r = &records[0];
         let order = [r.arrived, r.dispatched, r.accepted, r.engine_first, r.router_first, r.engine_done, r.done];

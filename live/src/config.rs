@@ -35,6 +35,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Seed of random ties and of the shadow policies.
     pub seed: u64,
+    /// A `tokenizer.json` that counts prompts' tokens; else they are estimated. Needs the feature `tokenizer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
     /// How to decide.
     pub policy: PolicyConfig,
     /// Gates, queue, retries, breaker, index.
@@ -66,6 +69,7 @@ impl Default for Config {
             name: String::new(),
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             seed: 1,
+            tokenizer: None,
             policy: PolicyConfig::default(),
             router: RouterConfig { record_decisions: true, ..RouterConfig::default() },
             replicas: Vec::new(),

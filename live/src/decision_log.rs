@@ -2,12 +2,11 @@
 
 use crate::config::LogFile;
 use crate::explain;
-use crate::node::Node;
 use gorgo_core::router::DecisionRecord;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// The log.
@@ -59,13 +58,12 @@ impl Log {
 
     /// Writes what comes until the channel closes. Files are written on this task: lines are short and buffered, and
     /// what the disk cannot take is dropped at the channel, not waited for.
-    pub(crate) async fn run(mut self, node: Weak<Node>, mut records: mpsc::Receiver<Arc<DecisionRecord>>) {
+    pub(crate) async fn run(mut self, mut records: mpsc::Receiver<Arc<DecisionRecord>>) {
         let mut batch = Vec::new();
         while records.recv_many(&mut batch, 256).await > 0 {
-            let Some(names) = node.upgrade().map(|node| node.names()) else { return };
             let mut wrote = Ok(());
             for record in batch.drain(..) {
-                wrote = wrote.and_then(|()| self.line(&explain::state(&record, &names).to_string()));
+                wrote = wrote.and_then(|()| self.line(&explain::state(&record).to_string()));
             }
             if let Err(error) = wrote.and_then(|()| self.file.flush()) {
                 tracing::warn!(%error, path = %self.config.path.display(), "cannot write the decision log");

@@ -99,17 +99,34 @@ impl Driver {
         (id, mail)
     }
 
-    /// Adds a replica in the next slot and gives it its number; `None` when the fleet is full.
-    pub fn add(&self, spec: &ReplicaSpec, make: impl FnOnce(ReplicaId) -> Upstream) -> Option<Arc<Upstream>> {
+    /// Tells what happened to a replica; nothing, if its slot meanwhile belongs to another. A watch that is being
+    /// stopped may still speak.
+    pub fn tell_of(&self, upstream: &Upstream, event: Event<u64>) {
         let mut inner = self.lock();
-        if !inner.router.has_room() {
-            return None;
+        if inner.upstreams.get(upstream.id.index()).is_some_and(|here| std::ptr::eq(&**here, upstream)) {
+            self.handle(&mut inner, event);
         }
-        let slot = inner.upstreams.len();
-        let upstream = Arc::new(make(ReplicaId(slot as u16)));
-        inner.upstreams.push(Arc::clone(&upstream));
-        self.handle(&mut inner, Event::ReplicaAdded(spec.clone()));
-        Some(upstream)
+    }
+
+    /// Adds a replica in a free slot; `None` when the fleet is full. Gives back, too, the removed replica that had
+    /// the slot.
+    pub fn add(
+        &self,
+        spec: &ReplicaSpec,
+        make: impl FnOnce(ReplicaId) -> Upstream,
+    ) -> Option<(Arc<Upstream>, Option<Arc<Upstream>>)> {
+        let mut inner = self.lock();
+        let replica = inner.router.free_slot()?;
+        let upstream = Arc::new(make(replica));
+        let old = match inner.upstreams.get_mut(replica.index()) {
+            Some(slot) => Some(std::mem::replace(slot, Arc::clone(&upstream))),
+            None => {
+                inner.upstreams.push(Arc::clone(&upstream));
+                None
+            }
+        };
+        self.handle(&mut inner, Event::ReplicaAdded { replica, spec: spec.clone() });
+        Some((upstream, old))
     }
 
     /// Reads the router.

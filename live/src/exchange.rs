@@ -25,6 +25,8 @@ pub struct Exchange {
     pub(crate) request_id: HeaderValue,
     pub(crate) prompt: Option<Prompt>,
     pub(crate) model: Option<String>,
+    /// Tokens of the prompt's text, if they were counted.
+    pub(crate) text_tokens: Option<u32>,
     /// Whether answers become messages of the next turn.
     pub(crate) chat: bool,
     /// Whether the first token's time is true: the answer streamed.
@@ -57,6 +59,7 @@ impl Exchange {
             request_id,
             prompt: None,
             model: None,
+            text_tokens: None,
             chat: false,
             streamed: false,
             rid: None,
@@ -126,12 +129,18 @@ impl Exchange {
         let mut answer = None;
         if let Some(prompt) = &self.prompt {
             if let Some(tokens) = counted.filter(|_| prompt.tokens == 0) {
-                self.node.ratios.learn(self.model.as_deref(), prompt.bytes, tokens);
+                let model = self.model.as_deref();
+                self.node.ratios.learn(model, prompt.bytes, tokens);
+                if let (Some(text), Some(counter)) = (self.text_tokens, &self.node.counter) {
+                    counter.overheads.learn(model, prompt.messages, text, tokens);
+                }
             }
             let learn = tap.answer().filter(|_| !prompt.symbols.is_empty());
             answer = learn.map(|text| {
                 let tokens = counted.unwrap_or(self.row.prompt_tokens);
-                let blocks = prompt.answer(text, self.chat, tokens, self.row.output_tokens);
+                // Usage counts all choices; the text is one of them.
+                let output = self.row.output_tokens / tap.choices();
+                let blocks = prompt.answer(text, self.chat, tokens, output);
                 Answer { keep: blocks.keep, tail: blocks.tail, tokens: blocks.tokens }
             });
         }

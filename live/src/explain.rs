@@ -41,11 +41,11 @@ impl Explanations {
     }
 
     /// Everything about the latest request with this `X-Request-ID`, once it is over.
-    pub fn explain(&self, request_id: &str, names: &[String]) -> Option<Value> {
+    pub fn explain(&self, request_id: &str) -> Option<Value> {
         let row = self.lock().iter().rev().find(|row| row.request_id == request_id).cloned()?;
         let mut decisions: Vec<&Arc<DecisionRecord>> = row.others.iter().chain(&row.decision).collect();
         decisions.sort_by_key(|record| record.at);
-        let decisions: Vec<Value> = decisions.into_iter().map(|record| explained(record, names)).collect();
+        let decisions: Vec<Value> = decisions.into_iter().map(|record| explained(record)).collect();
         let actual = (row.first_token != Time::NEVER).then(|| (row.first_token - row.dispatched).ms());
         Some(json!({
             "request_id": row.request_id, "status": row.status.as_str(), "reason": row.reason,
@@ -56,17 +56,18 @@ impl Explanations {
     }
 }
 
-fn name(names: &[String], slot: usize) -> String {
-    names.get(slot).cloned().unwrap_or_else(|| format!("#{slot}"))
+/// How the prompt's tokens were known.
+fn counted(record: &DecisionRecord) -> &'static str {
+    if record.ask.counted { "counted" } else { "estimated" }
 }
 
-fn explained(record: &DecisionRecord, names: &[String]) -> Value {
+fn explained(record: &DecisionRecord) -> Value {
     let rows: Vec<Value> = record
         .candidates
         .iter()
         .map(|(c, t, rtt_age)| {
             json!({
-                "id": name(names, c.id.index()), "excluded": c.excluded,
+                "id": record.name(c.id), "excluded": c.excluded,
                 "network_ms": t.network, "prefill_ms": t.prefill, "waiting_ms": t.waiting, "running_ms": t.running,
                 "total_ms": t.total, "rtt_ms": c.rtt_ms, "rtt_age_ms": rtt_age, "cached_tokens": c.cached_tokens,
                 "waiting_requests": c.waiting_requests, "waiting_tokens": c.waiting_tokens,
@@ -76,10 +77,10 @@ fn explained(record: &DecisionRecord, names: &[String]) -> Value {
             })
         })
         .collect();
-    let chosen = record.chosen.map(|i| name(names, record.candidates[i].0.id.index()));
+    let chosen = record.chosen.map(|i| record.name(record.candidates[i].0.id));
     json!({
         "at_ms": record.at.ms(), "policy": record.policy, "chosen": chosen, "reason": record.reason,
-        "prompt_tokens": record.ask.prompt_tokens, "candidates": rows,
+        "prompt_tokens": record.ask.prompt_tokens, "tokens": counted(record), "candidates": rows,
     })
 }
 
@@ -133,9 +134,9 @@ fn digits(line: &mut Vec<u8>, mut number: u64) {
 }
 
 /// A decision as a state that `gorgo decide` reads; what was decided stands in `decision`.
-pub fn state(record: &DecisionRecord, names: &[String]) -> Value {
+pub fn state(record: &DecisionRecord) -> Value {
     let replicas = record.candidates.iter().map(|(c, ..)| ReplicaState {
-        id: name(names, c.id.index()),
+        id: record.name(c.id).to_owned(),
         healthy: true,
         excluded: c.excluded,
         rtt_ms: c.rtt_ms,
@@ -157,9 +158,9 @@ pub fn state(record: &DecisionRecord, names: &[String]) -> Value {
         replicas: replicas.collect(),
     };
     let mut value = serde_json::to_value(&state).unwrap_or_default();
-    let chosen = record.chosen.map(|i| name(names, record.candidates[i].0.id.index()));
-    value["decision"] =
-        json!({"chosen": chosen, "reason": record.reason, "policy": record.policy, "at_ms": record.at.ms()});
+    let chosen = record.chosen.map(|i| record.name(record.candidates[i].0.id));
+    value["decision"] = json!({"chosen": chosen, "reason": record.reason, "policy": record.policy, "at_ms": record.at.ms(),
+               "tokens": counted(record)});
     value
 }
 
@@ -180,6 +181,7 @@ mod tests {
             policy: "gorgo",
             chosen: Some(0),
             reason: Some("word"),
+            names: Arc::from([]),
             candidates: vec![(candidate, terms, None)],
         };
         let expected = "gorgo a total=1000000000000000.0 network=25.0 prefill=10.2 waiting=-3.0 running=0.0 \

@@ -3,7 +3,7 @@
 //! The body itself goes on to the engine byte for byte. Strings are hashed where they lie in the body.
 
 use crate::json::{Kind, Reader, Text, Wrong};
-use crate::prompt::{Blocks, Prompt};
+use crate::prompt::{Blocks, Prompt, Texts};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// What a body says.
@@ -36,16 +36,39 @@ const INSTRUCTIONS: u64 = 4;
 /// # Errors
 /// One sentence when the body is no JSON object, is cut short, is not UTF-8 or nests deeper than 127.
 pub fn extract(body: &[u8], seed: u64) -> Result<Extract, String> {
-    read(body, seed).map_err(|wrong| format!("the body is not the JSON object this endpoint takes: {wrong}"))
+    let mut blocks = Blocks::with_room(seed, body.len());
+    let found = read(body, &mut blocks).map(|found| found.with(blocks.finish()));
+    found.map_err(|wrong| format!("the body is not the JSON object this endpoint takes: {wrong}"))
 }
 
-fn read(body: &[u8], seed: u64) -> Result<Extract, Wrong> {
-    let mut blocks = Blocks::with_room(seed, body.len());
+/// The text of a prompt from byte `from` of its hashed stream on, for counting.
+pub(crate) fn texts(body: &[u8], seed: u64, from: u64) -> Result<Texts, String> {
+    let mut blocks = Blocks::keeping(seed, from);
+    read(body, &mut blocks).map_err(|wrong| wrong.to_string())?;
+    Ok(blocks.into_texts())
+}
+
+/// What a body says beside its prompt.
+struct Fields {
+    model: Option<String>,
+    stream: bool,
+    session: u64,
+    rid: Option<String>,
+}
+
+impl Fields {
+    fn with(self, prompt: Prompt) -> Extract {
+        let Self { model, stream, session, rid } = self;
+        Extract { prompt, model, stream, session, rid }
+    }
+}
+
+fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, Wrong> {
     let (mut model, mut rid, mut stream, mut session) = (None, None, false, 0);
     let mut json = Reader::new(body)?;
     json.object(|json, key| {
         match name(key) {
-            b"messages" | b"prompt" | b"input" | b"text" | b"input_ids" => prompt_text(json, &mut blocks)?,
+            b"messages" | b"prompt" | b"input" | b"text" | b"input_ids" => prompt_text(json, blocks)?,
             b"model" => {
                 if let Some(name) = short(json)? {
                     blocks.before(MODEL, name.as_bytes(), false);
@@ -60,17 +83,17 @@ fn read(body: &[u8], seed: u64) -> Result<Extract, Wrong> {
                 }
             }
             b"rid" => rid = short(json)?,
-            b"tools" | b"functions" => before(json, &mut blocks, TOOLS, true)?,
-            b"instructions" => before(json, &mut blocks, INSTRUCTIONS, true)?,
+            b"tools" | b"functions" => before(json, blocks, TOOLS, true)?,
+            b"instructions" => before(json, blocks, INSTRUCTIONS, true)?,
             b"extra_key" | b"cache_salt" | b"chat_template_kwargs" | b"lora_path" => {
-                before(json, &mut blocks, SALT, false)?;
+                before(json, blocks, SALT, false)?;
             }
             _ => drop(json.skip()?),
         }
         Ok(())
     })?;
     json.end()?;
-    Ok(Extract { prompt: blocks.finish(), model, stream, session, rid })
+    Ok(Fields { model, stream, session, rid })
 }
 
 /// A session's key as policies see it, never 0.
@@ -110,15 +133,42 @@ fn prompt_text(json: &mut Reader<'_>, blocks: &mut Blocks) -> Result<(), Wrong> 
         }
         Kind::Word => drop(json.skip()?),
         Kind::Array => json.array(|json| prompt_text(json, blocks))?,
-        Kind::Object => json.object(|json, key| part(json, key, blocks))?,
+        Kind::Object => {
+            let late = late_role(json)?;
+            if let Some(role) = &late {
+                blocks.role(role.as_bytes());
+            }
+            json.object(|json, key| part(json, key, late.is_some(), blocks))?;
+        }
     }
     Ok(())
 }
 
-/// A member of a message or of a part of one. A role that stands after its content is taken where it stands: such a
-/// client still matches its own earlier turns, only not the router's guess of the answer.
-fn part(json: &mut Reader<'_>, key: Text<'_>, blocks: &mut Blocks) -> Result<(), Wrong> {
+/// The role of a message that names it after something else. Templates put it first whatever the order of the keys,
+/// and so does the router's own guess of the next turn. Most messages begin with it and are not read twice.
+fn late_role(json: &Reader<'_>) -> Result<Option<String>, Wrong> {
+    /// A message lies in a list of the body; deeper objects are parts of one, and reading those ahead at every depth
+    /// would cost the square of it.
+    const MESSAGE: u8 = 2;
+    if json.depth() != MESSAGE || json.first_key().is_none_or(|key| key.is(b"role")) {
+        return Ok(None);
+    }
+    let mut role = None;
+    json.clone().object(|json, key| {
+        if name(key) == b"role" && role.is_none() {
+            role = Some(short(json)?.unwrap_or_default());
+        } else {
+            json.skip()?;
+        }
+        Ok(())
+    })?;
+    Ok(role)
+}
+
+/// A member of a message or of a part of one; `spoken` if its role was taken before it.
+fn part(json: &mut Reader<'_>, key: Text<'_>, spoken: bool, blocks: &mut Blocks) -> Result<(), Wrong> {
     match name(key) {
+        b"role" if spoken => drop(json.skip()?),
         b"role" => blocks.role(short(json)?.unwrap_or_default().as_bytes()),
         b"content" | b"text" | b"output" | b"refusal" => prompt_text(json, blocks)?,
         b"tool_calls" | b"function_call" | b"arguments" | b"name" | b"tool_call_id" => {
@@ -195,6 +245,20 @@ mod tests {
         assert!(
             extract(calls.as_bytes(), 1).unwrap().prompt.bytes > extract(plain.as_bytes(), 1).unwrap().prompt.bytes
         );
+    }
+
+    #[test]
+    fn a_role_after_its_content_is_the_same_message_and_matches_the_learned_answer() {
+        let (long, reply) = ("word ".repeat(40), "reply ".repeat(40));
+        let first = format!(r#"{{"messages":[{{"role":"user","content":"{long}"}}"#);
+        let turned = format!(r#"{{"messages":[{{"content":"{long}","name":"n","role":"user"}}"#);
+        assert_eq!(symbols(&format!("{}]}}", first.replace("}", r#","name":"n"}"#))), symbols(&format!("{turned}]}}")));
+        let answer = extract(format!("{first}]}}").as_bytes(), 1).unwrap().prompt.answer(&reply, true, 50, 50);
+        let next =
+            format!(r#"{first},{{"content":"{reply}","role":"assistant"}},{{"content":"more","role":"user"}}]}}"#);
+        let next = symbols(&next);
+        assert_eq!(next[answer.keep..][..answer.tail.len()], answer.tail[..]);
+        assert!(answer.keep > 2 && answer.tail.len() > 3);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::node::Node;
 use crate::relay::Relay;
 use crate::sse::Framing;
 use crate::table::Row;
+use crate::tokens::tokens;
 use bytes::Bytes;
 use gorgo_core::fleet::Kind;
 use gorgo_core::policy::Ask;
@@ -104,9 +105,10 @@ async fn admit(
         Some(key) if !key.is_empty() => session_hash(key.as_bytes()),
         _ => found.as_ref().map_or(0, |f| f.session),
     };
-    let ratio = node.ratios.get(found.as_ref().and_then(|f| f.model.as_deref()));
+    let tokens = tokens(node, &config, &body, found.as_ref()).await;
     let ask = Ask {
-        prompt_tokens: found.as_ref().map_or(0, |f| f.prompt.tokens(ratio)),
+        prompt_tokens: tokens.all,
+        counted: tokens.exact,
         session,
         head: found.as_ref().map_or(0, |f| f.prompt.head),
     };
@@ -128,6 +130,7 @@ async fn admit(
         exchange.model = found.model;
         exchange.chat = intake::is_chat(parts.uri.path());
         exchange.prompt = Some(found.prompt);
+        exchange.text_tokens = tokens.text;
     }
     #[cfg(feature = "otel")]
     {

@@ -127,7 +127,7 @@ pub(crate) enum Kind {
 }
 
 /// Reads a text from its start to its end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Reader<'a> {
     text: &'a [u8],
     at: usize,
@@ -182,6 +182,17 @@ impl<'a> Reader<'a> {
     /// Nothing but white space is left.
     pub(crate) fn end(&mut self) -> Read<()> {
         if self.peek().is_some() { self.wrong("more than one value") } else { Ok(()) }
+    }
+
+    /// Objects and arrays that are open around what stands next.
+    pub(crate) fn depth(&self) -> u8 {
+        self.depth
+    }
+
+    /// The first key of the object that stands next.
+    pub(crate) fn first_key(&self) -> Option<Text<'a>> {
+        let mut ahead = self.clone();
+        if ahead.eat(b'{') { ahead.text().ok() } else { None }
     }
 
     /// Every member of an object; `member` must read the value.

@@ -155,7 +155,7 @@ mod tests {
         let mut one = row("same", 30.0);
         one.hops = hops;
         capture.push(&one);
-        let (session, request_ids, records, dropped) = capture.stop().unwrap();
+        let crate::capture::Seen { session, request_ids, records, dropped, .. } = capture.stop().unwrap();
         Captured {
             session,
             node: node.into(),

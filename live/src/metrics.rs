@@ -205,6 +205,11 @@ impl Metrics {
         self.dispatches.get_or_create_owned(&ByReplica { replica: replica.to_owned() })
     }
 
+    /// A replica left for good: its label goes, so that labels stay as few as slots.
+    pub fn forget(&self, replica: &str) {
+        self.dispatches.remove(&ByReplica { replica: replica.to_owned() });
+    }
+
     /// A request was given to the replica with this counter.
     pub fn dispatched(&self, dispatches: &Counter, attempt: u8, reason: Option<&'static str>) {
         dispatches.inc();
@@ -348,5 +353,8 @@ mod tests {
             "a removed replica is gone"
         );
         assert!(!text.contains("request_id"));
+        assert!(text.contains("gorgo_dispatches_total{replica=\"a\"} 1"));
+        metrics.forget("a");
+        assert!(!metrics.text(&Levels::default()).contains("replica=\"a\""));
     }
 }

@@ -9,7 +9,9 @@ use crate::metrics::Metrics;
 use crate::ratio::Ratios;
 use crate::shadow::Figures;
 use crate::table::Table;
+use crate::tokens::Counter;
 use crate::upstream::{Connector, Endpoint, Pool};
+use gorgo_core::MAX_REPLICAS;
 use gorgo_core::fleet::{Kind, ReplicaSpec};
 use gorgo_core::router::Event;
 use http::HeaderValue;
@@ -109,6 +111,8 @@ pub struct Node {
     pub table: Table,
     /// Bytes a token.
     pub ratios: Ratios,
+    /// Counts tokens, if a tokenizer is configured.
+    pub counter: Option<Arc<Counter>>,
     /// What shadow policies would have done.
     pub shadows: Figures,
     /// Timeline capture.
@@ -139,13 +143,14 @@ pub(crate) struct Parts {
     pub(crate) shadows: Figures,
     pub(crate) config: Config,
     pub(crate) keys: Keys,
+    pub(crate) counter: Option<Arc<Counter>>,
     pub(crate) reread: Option<Reread>,
 }
 
 impl Node {
     pub(crate) fn new(parts: Parts) -> Self {
         use std::hash::BuildHasher;
-        let Parts { driver, pool, connector, shadows, config, keys, reread } = parts;
+        let Parts { driver, pool, connector, shadows, config, keys, counter, reread } = parts;
         Self {
             driver,
             pool,
@@ -153,6 +158,7 @@ impl Node {
             metrics: Metrics::default(),
             table: Table::new(config.explain.rows),
             ratios: Ratios::default(),
+            counter,
             shadows,
             capture: Capture::default(),
             #[cfg(feature = "otel")]
@@ -205,7 +211,7 @@ impl Node {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// Names of all replicas by slot, removed ones included.
+    /// Names of all replicas by slot, removed ones included until another has their slot.
     pub fn names(&self) -> Vec<String> {
         self.driver.read(|_, upstreams, _| upstreams.iter().map(|u| u.name.clone()).collect())
     }
@@ -249,9 +255,14 @@ impl Node {
             upstream.authorization = authorization;
             upstream
         });
-        let upstream = added.ok_or_else(|| {
-            AddError::Wrong("the router has no slot left; restart it to forget removed replicas".to_owned())
+        let (upstream, old) = added.ok_or_else(|| {
+            let why =
+                format!("the fleet has {MAX_REPLICAS} replicas, removed ones that still answer included; remove one");
+            AddError::Wrong(why)
         })?;
+        if let Some(old) = old.filter(|old| !self.names().contains(&old.name)) {
+            self.metrics.forget(&old.name);
+        }
         crate::probe::watch(self, &upstream);
         Ok(upstream)
     }
@@ -260,7 +271,7 @@ impl Node {
     pub fn remove(&self, upstream: &Upstream) {
         let _one_at_a_time = self.fleet_lock.lock().unwrap_or_else(PoisonError::into_inner);
         upstream.stop();
-        self.driver.tell(Event::ReplicaRemoved { replica: upstream.id });
+        self.driver.tell_of(upstream, Event::ReplicaRemoved { replica: upstream.id });
     }
 
     /// Whether some replica can be used now.

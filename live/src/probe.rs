@@ -71,7 +71,7 @@ async fn probes(node: Arc<Node>, upstream: Arc<Upstream>) {
                     Event::ProbeFailed { replica: upstream.id }
                 }
             };
-            node.driver.tell(event);
+            node.driver.tell_of(&upstream, event);
         }
         turns.next(began, config.probes.period_ms).await;
     }
@@ -176,7 +176,7 @@ async fn scrapes(node: Arc<Node>, upstream: Arc<Upstream>) {
                         let page = scrape::metrics(&String::from_utf8_lossy(&body));
                         upstream.sglang.store(page.sglang, Ordering::Relaxed);
                         if restarts.restarted(&page) {
-                            node.driver.tell(Event::ReplicaFlushed { replica });
+                            node.driver.tell_of(&upstream, Event::ReplicaFlushed { replica });
                         }
                         report = report.or(page.report);
                     }
@@ -185,8 +185,8 @@ async fn scrapes(node: Arc<Node>, upstream: Arc<Upstream>) {
                 }
             }
             match report {
-                Some(report) => node.driver.tell(Event::Scraped { replica, report }),
-                None if failed => node.driver.tell(Event::ScrapeFailed { replica }),
+                Some(report) => node.driver.tell_of(&upstream, Event::Scraped { replica, report }),
+                None if failed => node.driver.tell_of(&upstream, Event::ScrapeFailed { replica }),
                 None => {} // it exports no metrics: probes tell its health, our own counters its load
             }
         }
@@ -219,7 +219,7 @@ async fn reports(node: Arc<Node>, upstream: Arc<Upstream>) {
                 }
                 None => Event::ScrapeFailed { replica },
             };
-            node.driver.tell(event);
+            node.driver.tell_of(&upstream, event);
         }
         turns.next(began, period).await;
     }
@@ -236,6 +236,6 @@ pub async fn flush(node: &Node, upstream: &Arc<Upstream>) -> Result<(), String> 
     if !response.status().is_success() {
         return Err(format!("answered {}", response.status()));
     }
-    node.driver.tell(Event::ReplicaFlushed { replica: upstream.id });
+    node.driver.tell_of(upstream, Event::ReplicaFlushed { replica: upstream.id });
     Ok(())
 }

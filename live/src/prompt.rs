@@ -28,7 +28,9 @@ pub struct Blocks {
     symbols: Vec<u64>,
     bytes: u64,
     tokens: u32,
+    messages: u32,
     salt: u64,
+    texts: Option<Box<Texts>>,
 }
 
 impl Blocks {
@@ -40,18 +42,51 @@ impl Blocks {
     /// Nothing yet, with room for the symbols of `bytes` bytes.
     pub(crate) fn with_room(seed: u64, bytes: usize) -> Self {
         let symbols = Vec::with_capacity(bytes / BLOCK);
-        Self { seed, chain: seed, partial: [0; BLOCK], filled: 0, symbols, bytes: 0, tokens: 0, salt: 0 }
+        Self {
+            seed,
+            chain: seed,
+            partial: [0; BLOCK],
+            filled: 0,
+            symbols,
+            bytes: 0,
+            tokens: 0,
+            messages: 0,
+            salt: 0,
+            texts: None,
+        }
+    }
+
+    /// As [`Self::new`], and keeps the text from byte `from` of the hashed stream on.
+    pub(crate) fn keeping(seed: u64, from: u64) -> Self {
+        Self { texts: Some(Box::new(Texts { from, ..Texts::default() })), ..Self::new(seed) }
+    }
+
+    /// What was kept.
+    pub(crate) fn into_texts(self) -> Texts {
+        self.texts.map_or_else(Texts::default, |texts| *texts)
+    }
+
+    /// Bytes hashed so far.
+    fn at(&self) -> u64 {
+        (self.symbols.len() * BLOCK + self.filled) as u64
     }
 
     /// More text.
     pub fn text(&mut self, text: &[u8]) {
         self.bytes += text.len() as u64;
+        let at = self.at();
+        if let Some(texts) = &mut self.texts {
+            texts.add(at, text);
+        }
         self.feed(text);
     }
 
     /// One token of a prompt that was given as token ids.
     pub fn token(&mut self, id: u64) {
         self.tokens = self.tokens.saturating_add(1);
+        if let Some(texts) = &mut self.texts {
+            texts.ids = self.tokens;
+        }
         self.feed(&(id as u32).to_le_bytes());
     }
 
@@ -60,6 +95,10 @@ impl Blocks {
         self.feed(&[ROLE]);
         self.feed(role);
         self.feed(&[TEXT]);
+        self.messages = self.messages.saturating_add(1);
+        if let Some(texts) = &mut self.texts {
+            texts.closed = true;
+        }
         // Templates put about this many bytes around a message: <|im_start|>role\n ... <|im_end|>\n
         self.bytes += 16;
     }
@@ -70,6 +109,9 @@ impl Blocks {
         self.salt ^= xxh3_64_with_seed(value, tag);
         if weigh {
             self.bytes += value.len() as u64;
+            if let Some(texts) = &mut self.texts {
+                texts.before.push(value.to_vec());
+            }
         }
     }
 
@@ -107,7 +149,7 @@ impl Blocks {
         let salt = self.salt;
         let symbols: Arc<[u64]> = symbols.into_iter().map(|symbol| symbol ^ salt).collect();
         let head = symbols.get(1024 / BLOCK - 1).or(symbols.last()).copied().unwrap_or(0);
-        Prompt { symbols, whole, head, bytes: self.bytes, tokens: self.tokens, state: self }
+        Prompt { symbols, whole, head, bytes: self.bytes, tokens: self.tokens, messages: self.messages, state: self }
     }
 }
 
@@ -116,6 +158,46 @@ impl Blocks {
 fn link(chain: u64, hash: u64) -> u64 {
     let wide = u128::from(chain ^ 0xa076_1d64_78bd_642f) * u128::from(hash ^ 0xe703_7ed1_a0b4_28db);
     (wide as u64) ^ ((wide >> 64) as u64)
+}
+
+/// The text of a prompt from some byte of the hashed stream on, message by message.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Texts {
+    from: u64,
+    closed: bool,
+    /// The messages' texts, empty ones left out.
+    pub(crate) parts: Vec<Part>,
+    /// What stands before the text.
+    pub(crate) before: Vec<Vec<u8>>,
+    /// Tokens given as ids.
+    pub(crate) ids: u32,
+}
+
+/// The text of one message, or what is left of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    /// Where it begins in the hashed stream.
+    pub(crate) at: u64,
+    /// Whether the message began before it.
+    pub(crate) goes_on: bool,
+    /// The text.
+    pub(crate) text: Vec<u8>,
+}
+
+impl Texts {
+    fn add(&mut self, at: u64, text: &[u8]) {
+        let skip = self.from.saturating_sub(at).min(text.len() as u64) as usize;
+        let rest = &text[skip..];
+        if rest.is_empty() {
+            return;
+        }
+        if std::mem::take(&mut self.closed) || self.parts.is_empty() {
+            self.parts.push(Part { at: at + skip as u64, goes_on: skip > 0, text: Vec::new() });
+        }
+        if let Some(part) = self.parts.last_mut() {
+            part.text.extend_from_slice(rest);
+        }
+    }
 }
 
 /// A finished prompt, and what is needed to append the answer to it.
@@ -131,6 +213,8 @@ pub struct Prompt {
     pub bytes: u64,
     /// Tokens given as ids.
     pub tokens: u32,
+    /// Messages; 0 for a prompt that is no chat.
+    pub messages: u32,
     state: Blocks,
 }
 

@@ -10,6 +10,7 @@ use crate::headers::{Client, Present};
 use crate::node::{Keys, Node, Parts, Phase, Reread};
 use crate::shadow::Figures;
 use crate::tls::{self, TlsError};
+use crate::tokens::Counter;
 use crate::upstream::{Connector, Dial, Io, pool};
 use crate::watchers::Watchers;
 use crate::{admin, decision_log};
@@ -91,6 +92,13 @@ pub enum StartError {
 pub fn start(config: Config, reread: Option<Reread>, dial: Dial) -> Result<Arc<Node>, StartError> {
     config.check()?;
     let keys = Keys::load(&config)?;
+    let counter = match &config.tokenizer {
+        Some(path) => {
+            let unread = |why| ConfigError::Read { path: path.display().to_string(), why };
+            Some(Arc::new(Counter::load(path, config.limits.tokenizer_entries).map_err(unread)?))
+        }
+        None => None,
+    };
     let times = &config.timeouts;
     let connector = Connector::new(dial, tls::client(&config.tls)?, Duration::from_millis(times.connect_ms));
     let figures = Figures::default();
@@ -115,12 +123,12 @@ pub fn start(config: Config, reread: Option<Reread>, dial: Dial) -> Result<Arc<N
     let driver = Driver::new(recorded, config.policy.clone(), config.seed, Clock::start(), watchers);
     let pool = pool(connector.clone(), Duration::from_millis(times.keep_alive_ms));
     let (replicas, peers, role) = (config.replicas.clone(), config.peers.clone(), config.role);
-    let node = Arc::new(Node::new(Parts { driver, pool, connector, shadows: figures, config, keys, reread }));
+    let node = Arc::new(Node::new(Parts { driver, pool, connector, shadows: figures, config, keys, counter, reread }));
     let timer = Arc::clone(&node);
     tokio::spawn(async move { timer.driver.run_timer().await });
     tokio::spawn(close_idle(Arc::downgrade(&node)));
     if let Some((file, records)) = log_task {
-        tokio::spawn(file.run(Arc::downgrade(&node), records));
+        tokio::spawn(file.run(records));
     }
     let kind = if role == Role::Edge { Kind::Local } else { Kind::Remote };
     let peers = peers.iter().map(|peer| (peer_as_replica(peer), Kind::Peer));
@@ -346,6 +354,8 @@ pub fn apply(node: &Arc<Node>, new: Config) -> Result<Vec<String>, ConfigError> 
         ("timeouts.connect_ms", old.timeouts.connect_ms == new.timeouts.connect_ms),
         ("timeouts.keep_alive_ms", old.timeouts.keep_alive_ms == new.timeouts.keep_alive_ms),
         ("seed", old.seed == new.seed),
+        ("tokenizer", old.tokenizer == new.tokenizer),
+        ("limits.tokenizer_entries", old.limits.tokenizer_entries == new.limits.tokenizer_entries),
     ] {
         if !same {
             let advice = "it cannot change while the router runs; restart it or put the old value back".to_owned();

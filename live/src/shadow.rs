@@ -153,6 +153,13 @@ impl Shade {
                 answer: answer.clone(),
             }),
             Event::Failed { .. } => None,
+            Event::ReplicaAdded { replica, .. } => {
+                // What the former replica of the slot would have got is not this one's.
+                if let Some(count) = self.stats.dispatched.get_mut(replica.index()) {
+                    *count = 0;
+                }
+                Some(event.clone())
+            }
             _ => Some(event.clone()),
         }
     }
@@ -166,6 +173,7 @@ impl Shade {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gorgo_core::ReplicaId;
     use gorgo_core::fleet::{Kind, ReplicaSpec};
     use gorgo_core::policy::Ask;
     use gorgo_core::router::Request;
@@ -177,10 +185,11 @@ mod tests {
         let send = |at, event| sender.try_send(ShadowEvent::Event(Time(at), event)).unwrap();
         for name in ["a", "b"] {
             let spec = ReplicaSpec { name: name.into(), kind: Kind::Remote, ms_per_token: None, kv_tokens: None };
-            send(0, Event::ReplicaAdded(spec));
+            let replica = ReplicaId(u16::from(name == "b"));
+            send(0, Event::ReplicaAdded { replica, spec });
         }
         for n in 1..=4 {
-            let ask = Ask { prompt_tokens: 100, session: 0, head: 1 };
+            let ask = Ask { prompt_tokens: 100, head: 1, ..Ask::default() };
             let request = Request { id: RequestId(n), symbols: vec![1, 2].into(), ask, hops: 0, deadline: None };
             send(n * 10, Event::Arrived(request));
             send(n * 10 + 1, Event::FirstToken { id: RequestId(n), attempt: 1 });

@@ -47,6 +47,7 @@ pub struct Tap {
     usage: Usage,
     answer: String,
     keep_answer: bool,
+    choices: u32,
     id: Option<String>,
 }
 
@@ -65,6 +66,7 @@ impl Tap {
             usage: Usage::default(),
             answer: String::new(),
             keep_answer,
+            choices: 1,
             id: None,
         }
     }
@@ -123,7 +125,12 @@ impl Tap {
         self.usage
     }
 
-    /// The text, unless it grew beyond the bound.
+    /// How many answers to the one prompt there are.
+    pub fn choices(&self) -> u32 {
+        self.choices
+    }
+
+    /// The text of the first choice, unless it grew beyond the bound.
     pub fn answer(&self) -> Option<&str> {
         (self.keep_answer && !self.answer.is_empty()).then_some(self.answer.as_str())
     }
@@ -226,6 +233,10 @@ impl Tap {
         if let Some(usage) = event.usage {
             self.usage = usage;
         }
+        if self.answer.len() > MAX_ANSWER {
+            self.keep_answer = false;
+            self.answer = String::new();
+        }
         true
     }
 
@@ -233,7 +244,7 @@ impl Tap {
     fn member<'a>(&mut self, json: &mut Reader<'a>, key: Text<'a>, event: &mut Event<'a>) -> Result<(), Wrong> {
         match key.plain().unwrap_or_default() {
             b"id" => event.id = json.text_or_null()?,
-            b"choices" if !json.null()? => json.array(|json| json.object(|json, key| self.choice(json, key)))?,
+            b"choices" if !json.null()? => json.array(|json| self.choice(json))?,
             b"text" => event.text = json.text_or_null()?,
             b"output_ids" => event.output_ids = json.skip()?.len() > 2,
             b"meta_info" if !json.null()? => json.object(|json, key| event.meta.member(json, key))?,
@@ -257,7 +268,25 @@ impl Tap {
         Ok(())
     }
 
-    fn choice<'a>(&mut self, json: &mut Reader<'a>, key: Text<'a>) -> Result<(), Wrong> {
+    /// One choice. The text of all but the first is taken back: conversations go on with one, and mixed with others
+    /// it would be nobody's.
+    fn choice(&mut self, json: &mut Reader<'_>) -> Result<(), Wrong> {
+        let (told, mut index) = (self.answer.len(), 0);
+        json.object(|json, key| {
+            if key.is(b"index") {
+                index = json.count_or_null()?.unwrap_or(0);
+                return Ok(());
+            }
+            self.choice_member(json, key)
+        })?;
+        if index > 0 {
+            self.answer.truncate(told);
+            self.choices = self.choices.max(index.saturating_add(1));
+        }
+        Ok(())
+    }
+
+    fn choice_member<'a>(&mut self, json: &mut Reader<'a>, key: Text<'a>) -> Result<(), Wrong> {
         match key.plain().unwrap_or_default() {
             b"delta" | b"message" if !json.null()? => json.object(|json, key| {
                 match key.plain().unwrap_or_default() {
@@ -316,10 +345,6 @@ impl Tap {
         }
         let answer = &mut self.answer;
         text.pieces(|piece| answer.push_str(std::str::from_utf8(piece).unwrap_or_default()));
-        if self.answer.len() > MAX_ANSWER {
-            self.keep_answer = false;
-            self.answer = String::new();
-        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! The table of requests: one row each, the latest so many, with CSV export and a summary.
 
 use gorgo_core::Time;
+use gorgo_core::policy::{Candidate, Terms};
 use gorgo_core::record::Status;
 use gorgo_core::router::DecisionRecord;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -146,27 +147,28 @@ impl Table {
         self.lock().iter().cloned().collect()
     }
 
-    /// gotoni's columns and a few of our own, `names` being the replicas by slot. Times are true: `ttft_ms` is the
+    /// gotoni's columns and a few of our own: for each replica of `names` and each that a row's decision saw. Times are true: `ttft_ms` is the
     /// first content-bearing token, `queue_time_ms` the wait for the (last) dispatch.
     pub fn csv(&self, names: &[String], stamp: impl Fn(Time) -> String) -> String {
-        let mut order: Vec<(usize, &String)> = names.iter().enumerate().collect();
-        order.sort_by(|a, b| a.1.cmp(b.1));
+        let rows = self.rows();
+        let mut order: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+        order.extend(rows.iter().flat_map(|row| candidates(row).into_keys()));
         let mut out = String::from(
             "request_id,timestamp,prompt_length,tokens,network_latency_ms,ttft_ms,total_latency_ms,queue_time_ms,\
              predicted_prefill_time_ms,queued_tokens_at_routing,running_tokens_at_routing,selected_server,selected_server_id",
         );
-        for (_, name) in &order {
+        for name in &order {
             let _ = write!(out, ",{},{}", cell(&format!("{name}_prefix_hit")), cell(&format!("{name}_matched_len")));
         }
-        for (_, name) in &order {
+        for name in &order {
             let _ = write!(out, ",{}", cell(&format!("{name}_cost")));
         }
         out.push_str(
             ",status_code,success,error,predicted_ttft_ms,predicted_cached_tokens,cached_tokens,counted_tokens,\
              output_tokens,attempts,hops,status\n",
         );
-        for row in self.rows() {
-            line(&mut out, &row, &stamp(row.arrived), &order);
+        for row in &rows {
+            line(&mut out, row, &stamp(row.arrived), &order);
         }
         out
     }
@@ -221,9 +223,16 @@ fn number(value: Option<f64>) -> String {
     value.map_or(String::new(), |v| format!("{v:.3}"))
 }
 
-fn line(out: &mut String, row: &Row, timestamp: &str, order: &[(usize, &String)]) {
-    let candidate =
-        |slot: usize| row.decision.as_ref().and_then(|d| d.candidates.iter().find(|(c, ..)| c.id.index() == slot));
+type Scored = (Candidate, Terms, Option<f64>);
+
+/// The candidates of a row's decision by the names they had then.
+fn candidates(row: &Row) -> BTreeMap<&str, &Scored> {
+    let decision = row.decision.as_ref();
+    decision.map_or_else(BTreeMap::new, |d| d.candidates.iter().map(|scored| (d.name(scored.0.id), scored)).collect())
+}
+
+fn line(out: &mut String, row: &Row, timestamp: &str, order: &BTreeSet<&str>) {
+    let candidates = candidates(row);
     let chosen = row.decision.as_ref().and_then(|d| d.chosen.map(|i| &d.candidates[i]));
     let name = row.replica.as_ref().map_or("", |(_, name)| name);
     let queue = (row.dispatched != Time::NEVER).then(|| (row.dispatched - row.arrived).ms());
@@ -244,12 +253,12 @@ fn line(out: &mut String, row: &Row, timestamp: &str, order: &[(usize, &String)]
         cell(name),
         cell(name),
     );
-    for &(slot, _) in order {
-        let matched = candidate(slot).map_or(0, |(c, ..)| c.cached_tokens);
+    for name in order {
+        let matched = candidates.get(name).map_or(0, |(c, ..)| c.cached_tokens);
         let _ = write!(out, ",{},{matched}", matched > 0);
     }
-    for &(slot, _) in order {
-        let _ = write!(out, ",{}", number(candidate(slot).map(|(_, t, _)| t.total)));
+    for name in order {
+        let _ = write!(out, ",{}", number(candidates.get(name).map(|(_, t, _)| t.total)));
     }
     let whole = |v: Option<u32>| v.map_or(String::new(), |v| v.to_string());
     let _ = writeln!(

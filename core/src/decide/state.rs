@@ -186,7 +186,7 @@ impl State {
     /// What a policy may know of the request.
     pub fn ask(&self) -> Ask {
         let hash = |key: &Option<Key>| key.as_ref().map_or(0, Key::hash);
-        Ask { prompt_tokens: self.prompt_tokens, session: hash(&self.session), head: hash(&self.head) }
+        Ask { prompt_tokens: self.prompt_tokens, session: hash(&self.session), head: hash(&self.head), counted: false }
     }
 }
 

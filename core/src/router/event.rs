@@ -143,8 +143,13 @@ pub enum Event<S> {
         /// may take to get there (a handshake included). Too late a guess hides requests and invites a herd.
         seen: Time,
     },
-    /// A replica joins; it gets the next slot.
-    ReplicaAdded(ReplicaSpec),
+    /// A replica joins. Whatever still refers to a former replica of that slot ends first.
+    ReplicaAdded {
+        /// Its slot: [`super::Router::free_slot`].
+        replica: ReplicaId,
+        /// What it is.
+        spec: ReplicaSpec,
+    },
     /// It shall take nothing new (`true`) or may again (`false`).
     ReplicaDraining {
         /// Which.
@@ -234,6 +239,15 @@ pub struct DecisionRecord {
     pub chosen: Option<usize>,
     /// The fallback that decided, if any.
     pub reason: Option<&'static str>,
+    /// Names of all slots at that time: a slot may belong to another replica later.
+    pub names: Arc<[Arc<str>]>,
     /// Each candidate, its terms, and the age of its RTT in ms (`None` before the first probe).
     pub candidates: Vec<(Candidate, Terms, Option<f64>)>,
+}
+
+impl DecisionRecord {
+    /// The name that `slot` had then.
+    pub fn name(&self, slot: ReplicaId) -> &str {
+        self.names.get(slot.index()).map_or("", |name| name)
+    }
 }

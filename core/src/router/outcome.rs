@@ -48,7 +48,9 @@ impl<S: Symbol> Router<S> {
                 self.index.truncate(&request.symbols, actual, replica, stamp);
             }
         }
-        if let Some(answer) = answer.filter(|_| self.config.learn_answers) {
+        // What a removed replica learns nobody would forget again.
+        let learns = self.config.learn_answers && !self.replicas[replica.index()].removed;
+        if let Some(answer) = answer.filter(|_| learns) {
             self.learned.clear();
             self.learned.extend_from_slice(&request.symbols[..answer.keep.min(request.symbols.len())]);
             self.learned.extend_from_slice(&answer.tail);

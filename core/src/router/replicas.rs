@@ -1,9 +1,10 @@
 //! What is heard of and done to replicas.
 
 use super::{Action, Event, Router, State};
-use crate::fleet::{Health, Kind, Replica};
+use crate::fleet::{Health, Kind, Replica, ReplicaSpec};
 use crate::policy::Exclusion;
 use crate::radix::Symbol;
+use crate::record::Status;
 use crate::{MAX_REPLICAS, ReplicaId, RequestId, Time};
 
 impl<S: Symbol> Router<S> {
@@ -38,14 +39,8 @@ impl<S: Symbol> Router<S> {
                     at.health = Health::Down;
                 }
             }
-            Event::ReplicaAdded(spec) if self.replicas.len() < MAX_REPLICAS => {
-                if let Some(tokens) = spec.kv_tokens {
-                    self.index.set_budget(ReplicaId(self.replicas.len() as u16), tokens);
-                }
-                let mut fresh = Replica::new(spec);
-                // Joining a fleet at work, its cache is cold; at start-up all are.
-                fresh.recovered = (self.stats.arrived > 0).then_some(now);
-                self.replicas.push(fresh);
+            Event::ReplicaAdded { replica, spec } if replica.index() < MAX_REPLICAS => {
+                self.added(now, replica, spec, actions);
             }
             Event::ReplicaDraining { replica, draining } => {
                 if let Some(at) = self.known(replica) {
@@ -69,6 +64,36 @@ impl<S: Symbol> Router<S> {
             at.breaker.half_open(now);
         }
         Some(at)
+    }
+
+    fn added(&mut self, now: Time, replica: ReplicaId, spec: ReplicaSpec, actions: &mut Vec<Action>) {
+        self.removed(now, replica, actions);
+        self.vacate(replica, actions);
+        self.index.reset(replica, spec.kv_tokens);
+        while self.replicas.len() <= replica.index() {
+            self.replicas.push(Replica::vacant());
+        }
+        let mut fresh = Replica::new(spec);
+        // Joining a fleet at work, its cache is cold; at start-up all are.
+        fresh.recovered = (self.stats.arrived > 0).then_some(now);
+        self.replicas[replica.index()] = fresh;
+        self.names = self.replicas.iter().map(|r| r.spec.name.as_str().into()).collect();
+    }
+
+    /// Cuts what ties requests to the former replica of a slot. Those it still runs end; there are none where the
+    /// host asked for a free slot, only where it missed events (a shadow of a router may).
+    fn vacate(&mut self, replica: ReplicaId, actions: &mut Vec<Action>) {
+        let mut here = Vec::new();
+        for (&id, flight) in &mut self.flights {
+            flight.tried.remove(replica);
+            if matches!(flight.state, State::Sent { replica: r, .. } if r == replica) {
+                here.push(id);
+            }
+        }
+        here.sort_unstable();
+        for id in here {
+            self.give_up(id, Status::Cancelled, "replica-gone", actions);
+        }
     }
 
     fn removed(&mut self, now: Time, replica: ReplicaId, actions: &mut Vec<Action>) {

@@ -36,6 +36,7 @@ impl<S: Symbol> Router<S> {
                 policy: self.policy.name(),
                 chosen,
                 reason: choice.reason,
+                names: Arc::clone(&self.names),
                 candidates: rows.map(|((c, t), age)| (c.clone(), *t, age)).collect(),
             })));
         }

@@ -33,7 +33,8 @@ fn spec(name: &str, kind: Kind) -> ReplicaSpec {
 fn router(config: RouterConfig, kinds: &[Kind]) -> Router<u8> {
     let mut router = Router::new(config, Box::new(LeastRequests), Some(1), rng::stream(1, "ties", 0));
     for (i, &kind) in kinds.iter().enumerate() {
-        router.handle(at(0), Event::ReplicaAdded(spec(&format!("r{i}"), kind)), &mut Vec::new());
+        let event = Event::ReplicaAdded { replica: ReplicaId(i as u16), spec: spec(&format!("r{i}"), kind) };
+        router.handle(at(0), event, &mut Vec::new());
     }
     router
 }
@@ -239,7 +240,7 @@ fn a_forwarded_request_goes_back_when_the_engine_here_is_dead() {
 fn removing_a_replica_calls_its_waiting_requests_back() {
     let mut r = router(RouterConfig::default(), &[REMOTE]);
     tell(&mut r, 0, ask(1, "a"));
-    tell(&mut r, 0, Event::ReplicaAdded(spec("b", REMOTE)));
+    tell(&mut r, 0, Event::ReplicaAdded { replica: ReplicaId(1), spec: spec("b", REMOTE) });
     let actions = tell(&mut r, 1, Event::ReplicaRemoved { replica: ReplicaId(0) });
     assert_eq!(actions[0], Action::Cancel { id: RequestId(1), replica: ReplicaId(0), attempt: 1 });
     assert_eq!(sent(&actions), [(1, 1, 2)]);
@@ -365,7 +366,10 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
             89 if !draining => Event::ReplicaDraining { replica, draining: rng.random_range(0..3u32) == 0 },
             89 => Event::ReplicaDraining { replica, draining: false },
             90 if step % 997 == 0 => Event::ReplicaRemoved { replica },
-            91 if router.has_room() && slots < 12 && step % 499 == 0 => Event::ReplicaAdded(spec("new", REMOTE)),
+            91 if step % 499 == 0 => match router.free_slot().filter(|free| free.0 < 12) {
+                Some(replica) => Event::ReplicaAdded { replica, spec: spec("new", REMOTE) },
+                None => Event::Timer,
+            },
             92 => Event::ReplicaFlushed { replica },
             93 => {
                 let report = PeerReport { healthy: draining || rng.random_range(0..4u32) > 0, ..PeerReport::default() };
@@ -442,3 +446,5 @@ fn same_seed_same_actions() {
     assert_eq!(soak(9, 100_000, false), soak(9, 100_000, false));
     assert_ne!(soak(9, 5_000, false), soak(10, 5_000, false));
 }
+
+mod slots;

@@ -88,7 +88,12 @@ fn fleet(wild: bool) -> impl Strategy<Value = Vec<Candidate>> {
 fn ask() -> impl Strategy<Value = Ask> {
     let key = || prop_oneof![Just(0u64), any::<u64>()];
     let tokens = prop_oneof![Just(0u32), Just(1), 0..30_000u32, Just(u32::MAX)];
-    (tokens, key(), key()).prop_map(|(prompt_tokens, session, head)| Ask { prompt_tokens, session, head })
+    (tokens, key(), key()).prop_map(|(prompt_tokens, session, head)| Ask {
+        prompt_tokens,
+        session,
+        head,
+        counted: false,
+    })
 }
 
 /// Three decisions in a row, so that a policy's state counts too.

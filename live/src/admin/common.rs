@@ -2,7 +2,7 @@
 
 use super::levels::{healthy, latency as latency_of};
 use super::{Answer, Refusal, Shared, bad, read, tell};
-use crate::capture::Captured;
+use crate::capture::{Captured, Seen};
 use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
@@ -145,15 +145,17 @@ pub(super) async fn trace_start(State(node): Shared) -> Answer {
 }
 
 pub(super) async fn trace_stop(State(node): Shared) -> Answer {
-    let Some((session, request_ids, records, dropped)) = node.capture.stop() else {
+    let Some(Seen { session, request_ids, records, replicas, dropped }) = node.capture.stop() else {
         return Err(bad("no capture is running; start one with POST trace/start"));
     };
-    let (replicas, rtt_ms, clock_offsets_ns) = node.driver.read(|router, upstreams, _| {
-        let names: Vec<String> = upstreams.iter().map(|u| u.name.clone()).collect();
-        let rtt: Vec<f64> = router.replicas().iter().map(|r| r.rtt.smoothed_ms()).collect();
+    let replicas: Vec<String> = replicas.iter().map(ToString::to_string).collect();
+    let (rtt_ms, clock_offsets_ns) = node.driver.read(|router, upstreams, _| {
+        let rtts: BTreeMap<&str, f64> =
+            router.replicas().iter().map(|r| (r.spec.name.as_str(), r.rtt.smoothed_ms())).collect();
+        let rtt: Vec<f64> = replicas.iter().map(|name| rtts.get(name.as_str()).copied().unwrap_or(0.0)).collect();
         let peers = upstreams.iter().filter(|u| u.kind == Kind::Peer);
         let offsets = peers.map(|u| (u.name.clone(), u.clock_offset_ns.load(Ordering::Relaxed))).collect();
-        (names, rtt, offsets)
+        (rtt, offsets)
     });
     let captured = Captured {
         session,

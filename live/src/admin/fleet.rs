@@ -115,7 +115,7 @@ pub(super) async fn drain(State(node): Shared, body: Bytes) -> Answer {
             format!("`{}` is not in the fleet; GET /proxy/servers lists who is", ask.id),
         ));
     };
-    node.driver.tell(Event::ReplicaDraining { replica: upstream.id, draining: ask.draining });
+    node.driver.tell_of(&upstream, Event::ReplicaDraining { replica: upstream.id, draining: ask.draining });
     tell(&json!({"id": upstream.name, "draining": ask.draining}))
 }
 

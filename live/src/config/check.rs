@@ -17,6 +17,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("limits.headers", limits.headers as u64, 16, 1_000),
         ("limits.connections", limits.connections as u64, 1, 1 << 20),
         ("limits.requests", limits.requests as u64, 1, 1 << 20),
+        ("limits.tokenizer_entries", limits.tokenizer_entries as u64, 2, 1 << 28),
+        ("timeouts.tokenize_ms", times.tokenize_ms, 1, 10_000),
         ("timeouts.header_ms", times.header_ms, 10, 600_000),
         ("timeouts.body_gap_ms", times.body_gap_ms, 10, 600_000),
         ("timeouts.body_ms", times.body_ms, 10, 3_600_000),
@@ -52,6 +54,12 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     }
     if !config.probes.path.starts_with('/') {
         return bad("probes.path", &format!("\"{}\"", config.probes.path), "begin it with `/`");
+    }
+    #[cfg(not(feature = "tokenizer"))]
+    if let Some(path) = &config.tokenizer {
+        let advice = "this build cannot count tokens; build it with `cargo build --release --features tokenizer`, or take \
+                      the key out to estimate them";
+        return bad("tokenizer", &format!("\"{}\"", path.display()), advice);
     }
     fleet(config)?;
     if config.tls.cert.is_some() != config.tls.key.is_some() {

@@ -85,6 +85,8 @@ pub struct Limits {
     pub connections: usize,
     /// Most requests at once, waiting ones included; more are told 429.
     pub requests: usize,
+    /// Counts of tokens kept for later turns, one each half kilobyte of prompt; about 40 bytes each.
+    pub tokenizer_entries: usize,
 }
 
 impl Default for Limits {
@@ -96,6 +98,7 @@ impl Default for Limits {
             headers: 100,
             connections: 16_384,
             requests: 16_384,
+            tokenizer_entries: 131_072,
         }
     }
 }
@@ -122,6 +125,8 @@ pub struct Timeouts {
     pub drain_ms: u64,
     /// An unused connection to a replica is closed after this long. SGLang closes after 5 s.
     pub keep_alive_ms: u64,
+    /// Counting a prompt's tokens before a decision; after that they are estimated.
+    pub tokenize_ms: u64,
 }
 
 impl Default for Timeouts {
@@ -136,6 +141,7 @@ impl Default for Timeouts {
             settle_ms: 1_000,
             drain_ms: 600_000,
             keep_alive_ms: 4_000,
+            tokenize_ms: 20,
         }
     }
 }

@@ -66,3 +66,14 @@ fn no_file_panics() {
         fuzz(text.as_bytes());
     }
 }
+
+#[cfg(not(feature = "tokenizer"))]
+#[test]
+fn a_tokenizer_is_refused_where_none_is_built_in() {
+    let error = Config::parse("tokenizer = \"t.json\"").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "`tokenizer` is \"t.json\"; this build cannot count tokens; build it with `cargo build --release --features \
+         tokenizer`, or take the key out to estimate them"
+    );
+}

@@ -49,6 +49,21 @@ fn tool_calls_reasoning_completions_and_responses_bear_content() {
 }
 
 #[test]
+fn a_role_after_content_and_other_choices_leave_the_answer_as_it_is() {
+    let events = [
+        r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":"One "}}]}"#,
+        r#"{"choices":[{"index":1,"delta":{"role":"assistant","content":"Other"}}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"role":"assistant"}}]}"#,
+        r#"{"choices":[{"delta":{"role":"assistant","content":null},"index":0}]}"#,
+        r#"{"choices":[{"delta":{"content":"two"},"index":0},{"delta":{"content":"three"},"index":2}]}"#,
+        r#"{"choices":[{"delta":{"content":" end","role":"assistant"},"index":null}]}"#,
+    ];
+    let tap = tap(&events.map(|event| format!("data: {event}\n\n")).concat());
+    assert_eq!((tap.answer(), tap.choices(), tap.events()), (Some("One two end"), 3, 6));
+    assert_eq!(self::tap("data: {\"choices\":[{\"text\":\"x\",\"index\":0}]}\n\n").choices(), 1);
+}
+
+#[test]
 fn errors_inside_a_200_are_seen_with_their_code() {
     let full = "data: {\"error\":{\"object\":\"error\",\"message\":\"The request queue is full.\",\"type\":\"SERVICE_UNAVAILABLE\",\"param\":null,\"code\":503}}\n\ndata: [DONE]\n\n";
     assert_eq!(tap(full).error(), Some(503));

@@ -91,6 +91,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             prompt_tokens: request.input_tokens,
             session: request.user,
             head: head.checked_sub(1).map_or(0, |last| request.blocks[last]),
+            counted: true,
         };
         let hops = u8::from(key.first() > 0);
         let arrived = Request {

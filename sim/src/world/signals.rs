@@ -26,7 +26,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                     ms_per_token: config.ms_per_token,
                     kv_tokens: Some(u64::from(config.engine.kv_tokens)),
                 };
-                self.tell(router, Event::ReplicaAdded(spec));
+                self.tell(router, Event::ReplicaAdded { replica: ReplicaId(replica), spec });
                 let (from, to) = self.sites(router, replica);
                 let rtt_ms = self.network.rtt_ms(from, to, self.now);
                 let id = ReplicaId(replica);
