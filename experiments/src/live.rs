@@ -6,7 +6,7 @@
 //! what is real: sockets, HTTP, the scheduler of this machine, prompts as text. Emulated engines run the same model
 //! with the same seeds; links have the same medians and the same slow swing, but messages their own jitter.
 //!
-//! Reading order: [`town`] (what is started) → [`setup`] (what it is told) → [`nodes`] (servers that exist).
+//! Reading order: `town` (what is started) → `setup` (what it is told) → `nodes` (servers that exist).
 
 use crate::build::Built;
 use crate::results::ArmRun;
