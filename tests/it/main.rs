@@ -106,7 +106,7 @@ fn a_run_prints_its_table_and_a_second_one_goes_on_from_the_first() {
     assert!(text(&other.stderr).contains("another experiment"), "{}", text(&other.stderr));
     let json = gorgo(&[&args[..], &["--json"]].concat(), "");
     let rows: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert_eq!(rows.as_array().unwrap().len(), 12);
+    assert_eq!(rows.as_array().unwrap().len(), 18);
 }
 
 #[test]
