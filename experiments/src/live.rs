@@ -120,18 +120,10 @@ fn arm_run(arm: &PlannedArm, seed: u64, built: Built, run: Run, samples: Vec<Que
         record
     });
     ArmRun {
-        arm: arm.label.clone(),
-        baseline: arm.baseline.clone(),
-        policy: arm.spec.policy.name().to_owned(),
-        topology: arm.spec.topology.as_str().to_owned(),
-        settings: arm.settings.iter().cloned().collect(),
-        seed,
         itl: run.gaps.buckets().collect(),
         samples,
-        event_hash: 0,
-        events: 0,
         span: run.span,
         records: records.collect(),
-        names: built.names,
+        ..ArmRun::empty(arm, seed, built.names)
     }
 }

@@ -9,6 +9,7 @@ pub mod requests;
 #[cfg(test)]
 pub(crate) mod test_data;
 
+use crate::spec::PlannedArm;
 use gorgo_core::Span;
 pub use gorgo_core::record::QueueSample;
 use gorgo_core::record::RequestRecord;
@@ -62,6 +63,27 @@ pub struct ArmRun {
     pub events: u64,
     /// From the start to the last event.
     pub span: Span,
+}
+
+impl ArmRun {
+    /// What is known of a run before it has begun.
+    pub(crate) fn empty(arm: &PlannedArm, seed: u64, names: Names) -> Self {
+        Self {
+            arm: arm.label.clone(),
+            baseline: arm.baseline.clone(),
+            policy: arm.spec.policy.name().to_owned(),
+            topology: arm.spec.topology.as_str().to_owned(),
+            settings: arm.settings.iter().cloned().collect(),
+            seed,
+            names,
+            records: Vec::new(),
+            itl: Vec::new(),
+            samples: Vec::new(),
+            event_hash: 0,
+            events: 0,
+            span: Span::ZERO,
+        }
+    }
 }
 
 /// How fast an arm was computed; goes only to `timing.json`, since it differs from run to run.

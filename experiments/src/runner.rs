@@ -187,19 +187,13 @@ pub fn simulate(
         .map_err(|source| RunError::World { arm: arm.label.clone(), seed, source: Box::new(source) })?;
     let wall_s = started.elapsed().as_secs_f64();
     let run = ArmRun {
-        arm: arm.label.clone(),
-        baseline: arm.baseline.clone(),
-        policy: arm.spec.policy.name().to_owned(),
-        topology: arm.spec.topology.as_str().to_owned(),
-        settings: arm.settings.iter().cloned().collect(),
-        seed,
-        names: built.names,
         itl: outcome.itl.buckets().collect(),
         samples: outcome.samples,
         event_hash: outcome.event_hash,
         events: outcome.events,
         span: outcome.span,
         records: outcome.records,
+        ..ArmRun::empty(arm, seed, built.names)
     };
     debug_assert!(run.records.iter().all(|r| r.status != Status::Finished || r.first_token <= r.done));
     let rate = run.records.len() as f64 / wall_s.max(1e-9);
