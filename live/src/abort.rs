@@ -1,11 +1,12 @@
 //! Aborting a request at an SGLang engine by its id.
 
 use crate::fleet::Upstream;
+use crate::link;
 use crate::node::Node;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::{CONTENT_TYPE, HeaderMap};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Method};
 use http_body_util::Full;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,14 +21,14 @@ pub(crate) fn abort(node: &Arc<Node>, upstream: &Arc<Upstream>, rid: &str) {
         return;
     }
     let body = Bytes::from(serde_json::json!({"rid": rid, "abort_all": false}).to_string());
-    let mut request = Request::post(upstream.endpoint.uri(&PathAndQuery::from_static("/abort_request")));
-    if let Some(key) = &upstream.authorization {
-        request = request.header(AUTHORIZATION, key.clone());
-    }
-    let request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).body(Full::new(body));
-    let (Ok(request), Ok(runtime)) = (request, tokio::runtime::Handle::try_current()) else { return };
-    let sent = node.pool.request(request);
+    let path = PathAndQuery::from_static("/abort_request");
+    let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+    let request = upstream.request(Method::POST, &path, headers, Full::new(body));
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    let (connector, upstream) = (node.connector.clone(), Arc::clone(upstream));
+    let keep_alive = Duration::from_millis(node.config().timeouts.keep_alive_ms);
     runtime.spawn(async move {
+        let sent = link::send(&connector, &upstream, keep_alive, request);
         let _ = tokio::time::timeout(Duration::from_secs(2), sent).await;
     });
 }

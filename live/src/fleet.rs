@@ -4,7 +4,9 @@ use crate::link::Links;
 use crate::upstream::Endpoint;
 use gorgo_core::ReplicaId;
 use gorgo_core::fleet::Kind;
-use http::HeaderValue;
+use http::header::{AUTHORIZATION, HOST, HeaderMap};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request};
 use prometheus_client::metrics::counter::Counter;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -66,6 +68,19 @@ impl Upstream {
             links: Links::default(),
             tasks: Mutex::new(Vec::new()),
         }
+    }
+
+    /// A request to it, as it goes over a connection that leads there, with its `Host` and key.
+    pub(crate) fn request<B>(&self, method: Method, path: &PathAndQuery, headers: HeaderMap, body: B) -> Request<B> {
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = self.endpoint.target(path);
+        *request.headers_mut() = headers;
+        request.headers_mut().insert(HOST, self.host.clone());
+        if let Some(key) = &self.authorization {
+            request.headers_mut().insert(AUTHORIZATION, key.clone());
+        }
+        request
     }
 
     /// Stops watching it.

@@ -22,7 +22,7 @@ use gorgo_core::policy::Ask;
 use gorgo_core::record::Status;
 use gorgo_core::router::{Dispatch, Request as CoreRequest};
 use gorgo_core::{Span, Time};
-use http::header::{AUTHORIZATION, HOST, HeaderMap};
+use http::header::HeaderMap;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -208,14 +208,8 @@ async fn run(mut exchange: Box<Exchange>, order: Order) -> Response<Body> {
 
 impl Order {
     fn to(&self, upstream: &Upstream, dispatch: &Dispatch) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(self.body.clone()));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = upstream.endpoint.target(&self.path);
-        *request.headers_mut() = self.headers.clone();
-        request.headers_mut().insert(HOST, upstream.host.clone());
-        if let Some(key) = &upstream.authorization {
-            request.headers_mut().insert(AUTHORIZATION, key.clone());
-        }
+        let body = Full::new(self.body.clone());
+        let mut request = upstream.request(self.method.clone(), &self.path, self.headers.clone(), body);
         if dispatch.forward {
             request.headers_mut().insert(headers::HOP, HeaderValue::from(u16::from(self.hops.saturating_add(1))));
         }

@@ -10,7 +10,7 @@ use crate::ratio::Ratios;
 use crate::shadow::Figures;
 use crate::table::Table;
 use crate::tokens::Counter;
-use crate::upstream::{Connector, Endpoint, Pool};
+use crate::upstream::{Connector, Endpoint};
 use gorgo_core::MAX_REPLICAS;
 use gorgo_core::fleet::{Kind, ReplicaSpec};
 use gorgo_core::router::Event;
@@ -101,9 +101,7 @@ impl std::fmt::Debug for Reread {
 pub struct Node {
     /// The core router's driver.
     pub driver: Driver,
-    /// Requests to replicas.
-    pub pool: Pool,
-    /// Connections of their own, for probes.
+    /// Opens connections to replicas.
     pub connector: Connector,
     /// Metrics.
     pub metrics: Metrics,
@@ -138,7 +136,6 @@ pub struct Node {
 /// What a node is made of.
 pub(crate) struct Parts {
     pub(crate) driver: Driver,
-    pub(crate) pool: Pool,
     pub(crate) connector: Connector,
     pub(crate) shadows: Figures,
     pub(crate) config: Config,
@@ -150,10 +147,9 @@ pub(crate) struct Parts {
 impl Node {
     pub(crate) fn new(parts: Parts) -> Self {
         use std::hash::BuildHasher;
-        let Parts { driver, pool, connector, shadows, config, keys, counter, reread } = parts;
+        let Parts { driver, connector, shadows, config, keys, counter, reread } = parts;
         Self {
             driver,
-            pool,
             connector,
             metrics: Metrics::default(),
             table: Table::new(config.explain.rows),

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use gorgo_core::fleet::Kind;
 use gorgo_core::router::Event;
 use gorgo_core::{Span, Time, rng};
-use http::header::{AUTHORIZATION, HOST};
+use http::header::HeaderMap;
 use http::uri::{PathAndQuery, Scheme};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
@@ -102,12 +102,8 @@ async fn probe(
 }
 
 async fn round_trip(upstream: &Upstream, path: &str, sender: &mut SendRequest<Empty<Bytes>>) -> Result<Duration, ()> {
-    let path = format!("{}{path}", upstream.endpoint.base);
-    let mut request = Request::get(path).header(HOST, upstream.endpoint.authority.as_str());
-    if let Some(key) = &upstream.authorization {
-        request = request.header(AUTHORIZATION, key.clone());
-    }
-    let request = request.body(Empty::new()).map_err(drop)?;
+    let path = PathAndQuery::try_from(path).map_err(drop)?;
+    let request = upstream.request(Method::GET, &path, HeaderMap::new(), Empty::new());
     sender.ready().await.map_err(drop)?;
     let sent = Instant::now();
     let response = sender.send_request(request).await.map_err(drop)?;
@@ -125,13 +121,7 @@ async fn ask(
     method: Method,
     path: &'static str,
 ) -> Result<Response<Flow>, LinkError> {
-    let mut request = Request::new(Full::new(Bytes::new()));
-    *request.method_mut() = method;
-    *request.uri_mut() = upstream.endpoint.target(&PathAndQuery::from_static(path));
-    request.headers_mut().insert(HOST, upstream.host.clone());
-    if let Some(key) = &upstream.authorization {
-        request.headers_mut().insert(AUTHORIZATION, key.clone());
-    }
+    let request = upstream.request(method, &PathAndQuery::from_static(path), HeaderMap::new(), Full::new(Bytes::new()));
     let keep_alive = Duration::from_millis(node.config().timeouts.keep_alive_ms);
     link::send(&node.connector, upstream, keep_alive, request).await
 }

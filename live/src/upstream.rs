@@ -228,7 +228,7 @@ impl hyper::rt::Write for Pooled {
     }
 }
 
-/// The pool all requests go through.
+/// Pooled connections of clients: of the admin API, of collectors of spans, of tests.
 pub type Pool = Client<Connector, Full<Bytes>>;
 
 /// A pool that closes connections unused for `keep_alive`.
