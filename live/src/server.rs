@@ -9,6 +9,7 @@ use crate::forward;
 use crate::headers::{Client, Present};
 use crate::node::{Keys, Node, Parts, Phase, Reread};
 use crate::shadow::Figures;
+use crate::steady::Steady;
 use crate::tls::{self, TlsError};
 use crate::tokens::Counter;
 use crate::upstream::{Connector, Dial, Io};
@@ -220,7 +221,7 @@ pub async fn serve(
         let tls = tls.clone();
         open.spawn(async move {
             let _permit = permit;
-            connection.run(io, tls).await;
+            Steady::new(connection.run(io, tls)).await;
         });
     }
     drop(listener);
