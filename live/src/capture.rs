@@ -126,7 +126,7 @@ impl Capture {
             return;
         }
         let index = active.records.len() as u64;
-        active.request_ids.push(row.request_id.clone());
+        active.request_ids.push(row.id().to_owned());
         let mut record = record(row, index);
         if let Some((_, name)) = &row.replica {
             let known = active.replicas.iter().position(|there| there == name);

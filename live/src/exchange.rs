@@ -10,7 +10,6 @@ use crate::table::Row;
 use gorgo_core::record::Status;
 use gorgo_core::router::{Answer, DecisionRecord, Dispatch, Event, Failure, Usage};
 use gorgo_core::{RequestId, Time};
-use http::HeaderValue;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -21,8 +20,6 @@ pub struct Exchange {
     pub(crate) id: RequestId,
     pub(crate) mail: Mail,
     pub(crate) row: Row,
-    /// The row's, as a header.
-    pub(crate) request_id: HeaderValue,
     pub(crate) prompt: Option<Prompt>,
     pub(crate) model: Option<String>,
     /// Tokens of the prompt's text, if they were counted.
@@ -43,20 +40,12 @@ pub struct Exchange {
 
 impl Exchange {
     /// Boxed at once: it goes through many hands.
-    pub(crate) fn new(
-        node: Arc<Node>,
-        id: RequestId,
-        mail: Mail,
-        row: Row,
-        request_id: HeaderValue,
-        slot: OwnedSemaphorePermit,
-    ) -> Box<Self> {
+    pub(crate) fn new(node: Arc<Node>, id: RequestId, mail: Mail, row: Row, slot: OwnedSemaphorePermit) -> Box<Self> {
         Box::new(Self {
             node,
             id,
             mail,
             row,
-            request_id,
             prompt: None,
             model: None,
             text_tokens: None,

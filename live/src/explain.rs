@@ -42,13 +42,13 @@ impl Explanations {
 
     /// Everything about the latest request with this `X-Request-ID`, once it is over.
     pub fn explain(&self, request_id: &str) -> Option<Value> {
-        let row = self.lock().iter().rev().find(|row| row.request_id == request_id).cloned()?;
+        let row = self.lock().iter().rev().find(|row| row.id() == request_id).cloned()?;
         let mut decisions: Vec<&Arc<DecisionRecord>> = row.others.iter().chain(&row.decision).collect();
         decisions.sort_by_key(|record| record.at);
         let decisions: Vec<Value> = decisions.into_iter().map(|record| explained(record)).collect();
         let actual = (row.first_token != Time::NEVER).then(|| (row.first_token - row.dispatched).ms());
         Some(json!({
-            "request_id": row.request_id, "status": row.status.as_str(), "reason": row.reason,
+            "request_id": row.id(), "status": row.status.as_str(), "reason": row.reason,
             "replica": row.replica.as_ref().map(|(_, name)| &**name), "attempts": row.attempts,
             "predicted_ttft_ms": row.predicted_ttft_ms, "actual_ttft_ms": actual,
             "predicted_cached_tokens": row.cached.0, "actual_cached_tokens": row.cached.1, "decisions": decisions,

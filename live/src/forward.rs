@@ -123,8 +123,8 @@ async fn admit(
     } else {
         headers::new_id(node.seed, id)
     };
-    let row = new_row(&request_id, &ask, found.as_ref(), arrived, hops);
-    let mut exchange = Exchange::new(Arc::clone(node), id, mail, row, request_id.clone(), slot);
+    let row = new_row(request_id.clone(), &ask, found.as_ref(), arrived, hops);
+    let mut exchange = Exchange::new(Arc::clone(node), id, mail, row, slot);
     if let Some(found) = found {
         exchange.rid = found.rid;
         exchange.model = found.model;
@@ -153,9 +153,9 @@ async fn admit(
     Ok((exchange, order))
 }
 
-fn new_row(request_id: &HeaderValue, ask: &Ask, found: Option<&Extract>, arrived: Time, hops: u8) -> Row {
+fn new_row(request_id: HeaderValue, ask: &Ask, found: Option<&Extract>, arrived: Time, hops: u8) -> Row {
     Row {
-        request_id: request_id.to_str().unwrap_or_default().to_owned(),
+        request_id,
         session: ask.session,
         prompt_bytes: found.map_or(0, |f| f.prompt.bytes),
         prompt_tokens: ask.prompt_tokens,
@@ -294,7 +294,7 @@ fn over(
 fn decorate(map: &mut HeaderMap, exchange: &Exchange, upstream: Option<&Upstream>) {
     headers::strip_hop_by_hop(map);
     let row = &exchange.row;
-    map.insert(headers::REQUEST_ID, exchange.request_id.clone());
+    map.insert(headers::REQUEST_ID, row.request_id.clone());
     if let Some(decision) = &row.decision {
         let name = row.replica.as_ref().map_or("-", |(_, name)| name);
         if let Some(line) = explain::header(decision, name) {

@@ -144,7 +144,9 @@ pub fn request_id(headers: &HeaderMap, process: u64, id: RequestId) -> HeaderVal
         let bytes = value.as_bytes();
         !bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(u8::is_ascii_graphic)
     });
-    kept.cloned().unwrap_or_else(|| new_id(process, id))
+    // A copy: the client's own value holds the buffer that the whole head was read into.
+    let kept = kept.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
+    kept.unwrap_or_else(|| new_id(process, id))
 }
 
 /// `PROCESS-NUMBER` in hexadecimal digits, the first of them 16.

@@ -238,7 +238,7 @@ fn spans_of(node: &Node, context: &Context, row: &Row, spans: &mut Vec<Value>) {
     let unix = |at: Time| node.clock().unix_ns(at).to_string();
     let mut about = vec![
         number("http.response.status_code", row.status_code.into()),
-        text("gorgo.request_id", &row.request_id),
+        text("gorgo.request_id", row.id()),
         text("gorgo.status", row.status.as_str()),
         number("gorgo.attempts", row.attempts.into()),
         number("gorgo.hops", row.hops.into()),

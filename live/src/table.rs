@@ -4,6 +4,7 @@ use gorgo_core::Time;
 use gorgo_core::policy::{Candidate, Terms};
 use gorgo_core::record::Status;
 use gorgo_core::router::DecisionRecord;
+use http::HeaderValue;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Debug, Clone)]
 pub struct Row {
     /// `X-Request-ID`.
-    pub request_id: String,
+    pub request_id: HeaderValue,
     /// Hash of the conversation's key.
     pub session: u64,
     /// Bytes of prompt text.
@@ -61,7 +62,7 @@ impl Default for Row {
     /// A request of which nothing is known.
     fn default() -> Self {
         Self {
-            request_id: String::new(),
+            request_id: HeaderValue::from_static(""),
             session: 0,
             prompt_bytes: 0,
             prompt_tokens: 0,
@@ -87,6 +88,11 @@ impl Default for Row {
 }
 
 impl Row {
+    /// `X-Request-ID` as text: one that is no text never gets in.
+    pub fn id(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
+    }
+
     /// First token after arrival, ms.
     pub fn ttft_ms(&self) -> Option<f64> {
         (self.first_token != Time::NEVER).then(|| (self.first_token - self.arrived).ms())
@@ -131,10 +137,10 @@ impl Table {
             return;
         }
         let mut rows = self.lock();
-        if rows.len() >= self.most {
-            rows.pop_front();
-        }
+        let old = if rows.len() >= self.most { rows.pop_front() } else { None };
         rows.push_back(row);
+        drop(rows); // the old one is taken apart without the lock
+        drop(old);
     }
 
     /// Forgets all rows; returns how many there were.
@@ -239,7 +245,7 @@ fn line(out: &mut String, row: &Row, timestamp: &str, order: &BTreeSet<&str>) {
     let _ = write!(
         out,
         "{},{},{},{},{:.3},{},{:.3},{},{},{},{},{},{}",
-        cell(&row.request_id),
+        cell(row.id()),
         timestamp,
         row.prompt_bytes,
         row.prompt_tokens,
@@ -284,7 +290,7 @@ pub(crate) mod tests {
 
     pub(crate) fn row(id: &str, ttft: f64) -> Row {
         Row {
-            request_id: id.to_owned(),
+            request_id: HeaderValue::from_str(id).unwrap(),
             session: 0,
             prompt_bytes: 400,
             prompt_tokens: 100,

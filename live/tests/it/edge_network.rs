@@ -157,7 +157,7 @@ fn check(seed: u64, seen: &Seen, crashed: &[&str]) -> BTreeMap<How, usize> {
         for row in node.table.rows() {
             assert!(row.hops <= 1, "seed {seed}: {name} got a request with {} hops", row.hops);
             if row.hops == 0 {
-                *attempts.entry(row.request_id.clone()).or_default() += usize::from(row.attempts);
+                *attempts.entry(row.id().to_owned()).or_default() += usize::from(row.attempts);
             } else if let Some((slot, replica)) = &row.replica {
                 assert_eq!(*slot, 0, "seed {seed}: {name} forwarded a forwarded request to {replica}");
             }
