@@ -187,7 +187,7 @@ def refusals(gorgo, engine, model):
                openai.BadRequestError, 400, "invalid_body")
     with Router(gorgo, "http://127.0.0.1:9", "--set", "router.queue_timeout_ms=500") as url:
         expect("no engine", lambda: client(url).chat.completions.create(**chat), openai.InternalServerError, 503,
-               "queue_timeout")
+               "no_healthy_replica")
 
 
 def main():
