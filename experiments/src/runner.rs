@@ -4,6 +4,7 @@ use crate::build::build;
 use crate::live::{self, LiveError};
 use crate::results::{ArmRun, ArmTiming, ResultError, ResultFolder, Results, Rows, Timing};
 use crate::spec::{Experiment, PlannedArm, SpecError};
+use gorgo_core::Time;
 use gorgo_core::record::Status;
 use gorgo_core::request::TraceRequest;
 use gorgo_sim::world::{self, WorldError};
@@ -73,6 +74,8 @@ pub enum Progress {
         points: usize,
         /// Found in the folder.
         kept: usize,
+        /// How long live runs take at the least, s: until each has sent its last request. `None` in simulation.
+        real_time_s: Option<f64>,
     },
     /// One is done.
     Point {
@@ -107,24 +110,36 @@ pub fn run(
     }
     let all = points.len();
     points.retain(|(_, arm, seed)| !folder.holds(&arm.label, *seed, options.rows));
-    progress(Progress::Start { points: points.len(), kept: all - points.len() });
-
     // One reading of each workload, shared by the arms that run it: they meet the same requests.
     let workloads: BTreeMap<String, OnceLock<Workload>> =
         points.iter().map(|(_, arm, seed)| (workload_key(arm, *seed), OnceLock::new())).collect();
-    let timings = Mutex::new(Vec::new());
-    let started = Instant::now();
-    let one = |&(position, arm, seed): &(usize, &PlannedArm, u64)| -> Result<(), RunError> {
+    let requests = |arm: &PlannedArm, seed: u64| {
         let slot = &workloads[&workload_key(arm, seed)];
         let loaded = slot.get_or_init(|| match arm.spec.workload.load(&experiment.dir, seed) {
             Ok(requests) => Ok(Arc::new(requests)),
             Err(error) => Err(error.to_string()),
         });
-        let requests = loaded.clone().map_err(|message| SpecError::Key {
+        loaded.clone().map_err(|message| SpecError::Key {
             file: experiment.file.clone(),
             place: "[workload]".to_owned(),
             message,
-        })?;
+        })
+    };
+    let jobs = options.jobs.unwrap_or(if options.live { 1 } else { 0 });
+    let mut real_time_s = None;
+    if options.live {
+        let mut sum = 0.0;
+        for &(_, arm, seed) in &points {
+            sum += requests(arm, seed)?.last().map_or(0.0, |last| (last.at - Time::ZERO).ms() / 1e3);
+        }
+        real_time_s = Some(sum / jobs.max(1) as f64);
+    }
+    progress(Progress::Start { points: points.len(), kept: all - points.len(), real_time_s });
+
+    let timings = Mutex::new(Vec::new());
+    let started = Instant::now();
+    let one = |&(position, arm, seed): &(usize, &PlannedArm, u64)| -> Result<(), RunError> {
+        let requests = requests(arm, seed)?;
         let (run, timing) = if options.live {
             measure(&experiment.file, arm, seed, &requests)?
         } else {
@@ -136,9 +151,9 @@ pub fn run(
         Ok(())
     };
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.jobs.unwrap_or(if options.live { 1 } else { 0 }))
+        .num_threads(jobs)
         .build()
-        .map_err(|_| RunError::Jobs { jobs: options.jobs.unwrap_or(0) })?;
+        .map_err(|_| RunError::Jobs { jobs })?;
     pool.install(|| points.par_iter().try_for_each(one))?;
     let timings = timings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     if !timings.is_empty() {

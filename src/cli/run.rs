@@ -148,6 +148,20 @@ pub(super) fn validate(args: &ValidateArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What live runs take, and how to have less of it.
+fn real_time(points: usize, s: f64) -> String {
+    let runs = if points == 1 { "1 run".to_owned() } else { format!("{points} runs") };
+    let time = if s < 90.0 {
+        format!("{s:.0} s")
+    } else if s < 5400.0 {
+        format!("{:.0} min", s / 60.0)
+    } else {
+        format!("{:.1} h", s / 3600.0)
+    };
+    let advice = "; for less: --seed 1, a shorter workload (--set workload.duration_s=30 or workload.requests=200), --jobs N";
+    format!("{runs} in real time, at least {time}{}", if s < 600.0 { "" } else { advice })
+}
+
 /// A bar with rate and time left on a terminal, plain lines otherwise.
 struct Bar {
     bar: ProgressBar,
@@ -170,10 +184,14 @@ impl Bar {
 
     fn tell(&self, news: Progress) {
         match news {
-            Progress::Start { points, kept } => {
+            Progress::Start { points, kept, real_time_s } => {
                 self.bar.set_length(points as u64);
                 if self.plain && kept > 0 {
                     eprintln!("{kept} runs are there already, {points} to go");
+                }
+                if let Some(s) = real_time_s.filter(|_| points > 0) {
+                    // On a terminal the bar follows.
+                    eprintln!("{}", real_time(points, s));
                 }
             }
             Progress::Point { arm, seed, requests } => {
@@ -190,5 +208,18 @@ impl Bar {
 
     fn done(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn live_runs_say_beforehand_how_long_they_take_and_long_ones_how_to_have_less() {
+        assert_eq!(real_time(1, 58.9), "1 run in real time, at least 59 s");
+        assert_eq!(real_time(4, 240.0), "4 runs in real time, at least 4 min");
+        let long = real_time(540, 32_400.0);
+        assert!(long.starts_with("540 runs in real time, at least 9.0 h; for less: --seed 1"), "{long}");
     }
 }

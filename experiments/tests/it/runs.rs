@@ -2,7 +2,7 @@
 
 use gorgo_benchmark::emulator::{Emulator, EmulatorConfig};
 use gorgo_experiments::results::{ResultFolder, Results, Rows};
-use gorgo_experiments::runner::{self, RunOptions};
+use gorgo_experiments::runner::{self, Progress, RunOptions};
 use gorgo_experiments::spec::Experiment;
 use gorgo_live::node::Node;
 use std::collections::BTreeMap;
@@ -193,6 +193,14 @@ fn a_live_run_uses_servers_that_exist_and_gives_edges_the_arms_policy() {
     let folder = tempfile::tempdir().unwrap();
     let folder = ResultFolder::create(folder.path(), &experiment.resolved()).unwrap();
     let options = RunOptions { jobs: None, rows: Rows::Keep, live: true, shard: None };
-    let error = runner::run(&experiment, &experiment.plan().unwrap(), &folder, options, &|_| {}).unwrap_err();
+    let told = std::sync::Mutex::new(None);
+    let news = |news| {
+        if let Progress::Start { points, real_time_s, .. } = news {
+            *told.lock().unwrap() = real_time_s.map(|s| s / points as f64);
+        }
+    };
+    let error = runner::run(&experiment, &experiment.plan().unwrap(), &folder, options, &news).unwrap_err();
     assert!(error.to_string().contains("nodes are servers that exist"), "{error}");
+    let each = told.lock().unwrap().expect("live runs say how long they take");
+    assert!((0.1..3.0).contains(&each), "12 requests at 20 a second take {each} s");
 }
