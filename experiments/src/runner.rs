@@ -150,10 +150,7 @@ pub fn run(
         progress(Progress::Point { arm: arm.label.clone(), seed, requests: run.records.len() });
         Ok(())
     };
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(jobs)
-        .build()
-        .map_err(|_| RunError::Jobs { jobs })?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs).build().map_err(|_| RunError::Jobs { jobs })?;
     pool.install(|| points.par_iter().try_for_each(one))?;
     let timings = timings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     if !timings.is_empty() {

@@ -158,7 +158,7 @@ fn real_time(points: usize, s: f64) -> String {
     } else {
         format!("{:.1} h", s / 3600.0)
     };
-    let advice = "; for less: --seed 1, a shorter workload (--set workload.duration_s=30 or workload.requests=200), --jobs N";
+    let advice = "; for less: --seed 1, --set workload.duration_s=30, --jobs 4";
     format!("{runs} in real time, at least {time}{}", if s < 600.0 { "" } else { advice })
 }
 

@@ -88,6 +88,23 @@ fn two_runs_are_byte_identical_whatever_the_threads() {
     assert!(a.keys().filter(|p| p.starts_with("plots")).count() >= 8);
 }
 
+/// One arm of each file: what an arm may ask for, three-regions asks for.
+#[test]
+fn every_experiment_runs_live() {
+    for file in files() {
+        let sets = ["seeds=1", "workload.duration_s=2", "workload.max_output_tokens=4"].map(str::to_owned);
+        let experiment = Experiment::load(&file, &sets, &[]).unwrap();
+        let plan = experiment.plan().unwrap();
+        let arm = plan.iter().position(|arm| Some(&arm.label) == experiment.baseline.as_ref()).unwrap_or(0);
+        let dir = tempfile::tempdir().unwrap();
+        let folder = ResultFolder::create(dir.path(), &experiment.resolved()).unwrap();
+        let options = RunOptions { jobs: None, rows: Rows::Keep, live: true, shard: None };
+        let results = runner::run(&experiment, &plan[arm..=arm], &folder, options, &|_| {}).unwrap();
+        let counts = &results.summary[0].counts;
+        assert!(counts.requests > 0 && counts.finished == counts.requests, "{}: {counts:?}", file.display());
+    }
+}
+
 #[test]
 fn the_same_file_runs_on_real_routers_and_emulated_replicas() {
     let dir = tempfile::tempdir().unwrap();
