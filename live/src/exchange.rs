@@ -151,6 +151,13 @@ impl Exchange {
         self.close(Status::Failed, "after-first-token");
     }
 
+    /// The router stops; the engine need not go on.
+    pub(crate) fn stopped(&mut self) {
+        self.node.driver.tell(Event::ClientGone { id: self.id });
+        self.abort();
+        self.close(Status::Cancelled, "router-stopped");
+    }
+
     /// Aborts the present attempt at the engine by the id it goes by. Closing the connection, which the caller does
     /// by dropping it, is enough for most; SGLang notices that only seconds later.
     pub(crate) fn abort(&self) {

@@ -11,7 +11,7 @@ use crate::fleet::Upstream;
 use crate::headers::{self, Client, Present};
 use crate::intake;
 use crate::mailbox::Command;
-use crate::node::Node;
+use crate::node::{Node, Phase};
 use crate::relay::Relay;
 use crate::sse::Framing;
 use crate::table::Row;
@@ -27,7 +27,9 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -53,9 +55,20 @@ pub(crate) async fn handle(
     from: Client,
 ) -> Response<Body> {
     match admit(&node, request, present, &from).await {
-        Ok((exchange, order)) => run(exchange, order).await,
+        Ok((exchange, order)) => tokio::select! {
+            biased;
+            answer = run(exchange, order) => answer,
+            () = ending(&node) => {
+                refusal(StatusCode::SERVICE_UNAVAILABLE, "router_stopped", "the router was stopped before there was an answer")
+            }
+        },
         Err(refused) => *refused,
     }
+}
+
+/// When the router ends what is open. It wakes every connection, and so what is asked here, when it comes to that.
+async fn ending(node: &Node) {
+    poll_fn(|_| if node.phase() == Phase::Ending { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 async fn admit(

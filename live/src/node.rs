@@ -29,6 +29,8 @@ pub enum Phase {
     Settling,
     /// No new connections; open requests finish.
     Draining,
+    /// Their time is up: what is open ends.
+    Ending,
 }
 
 /// The keys in force. Never logged: there is no way to print them.
@@ -199,7 +201,8 @@ impl Node {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Serving,
             1 => Phase::Settling,
-            _ => Phase::Draining,
+            2 => Phase::Draining,
+            _ => Phase::Ending,
         }
     }
 

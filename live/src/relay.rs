@@ -8,6 +8,7 @@ use crate::body::BoxError;
 use crate::errors;
 use crate::exchange::Exchange;
 use crate::link::Flow;
+use crate::node::Phase;
 use crate::sse::Tap;
 use bytes::{Bytes, BytesMut};
 use gorgo_core::Time;
@@ -22,6 +23,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Pieces of an answer are put together up to about this many bytes.
 const SMALL: usize = 8 << 10;
+
+/// The error's code when it is the replica's.
+const BROKE: &str = "upstream_broke";
 
 /// See the module page.
 #[derive(Debug)]
@@ -98,8 +102,24 @@ impl Relay {
             }
             Poll::Ready(Some(Err(error))) => self.cut(error),
             Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending if self.is_ending() => self.stop(),
             Poll::Pending => self.poll_gap(cx),
         }
+    }
+
+    /// Whether the router ends what is open.
+    fn is_ending(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.node.phase() == Phase::Ending)
+    }
+
+    /// The router stops before the replica has.
+    fn stop(&mut self) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.ended = true;
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.stopped();
+        }
+        let why = "the router was stopped in the middle of the answer";
+        Poll::Ready(Some(self.last_word("router_stopped", why, why.into())))
     }
 
     /// The replica's connection broke.
@@ -110,7 +130,7 @@ impl Relay {
             return Poll::Ready(None);
         }
         self.broke(Failure::Connection);
-        Poll::Ready(Some(self.last_word("the replica broke off in the middle of its answer", error.into())))
+        Poll::Ready(Some(self.last_word(BROKE, "the replica broke off in the middle of its answer", error.into())))
     }
 
     /// The next frame of the answer, fed to the tap.
@@ -166,7 +186,7 @@ impl Relay {
             if alarm.deadline() >= due {
                 self.broke(Failure::Timeout);
                 let why = "the replica sent nothing for too long";
-                return Poll::Ready(Some(self.last_word(why, why.into())));
+                return Poll::Ready(Some(self.last_word(BROKE, why, why.into())));
             }
             alarm.as_mut().reset(due);
         }
@@ -187,13 +207,13 @@ impl Relay {
     }
 
     /// What a client gets after the replica's last bytes, for it to know that the answer is no whole one.
-    fn last_word(&self, why: &str, error: BoxError) -> Result<Frame<Bytes>, BoxError> {
+    fn last_word(&self, code: &str, why: &str, error: BoxError) -> Result<Frame<Bytes>, BoxError> {
         if !self.can_tell {
             return Err(error);
         }
         // An event that was begun ends here, so that ours is one of its own.
         let before = if self.whole { "" } else { "\n\n" };
-        let told = errors::body("server_error", "upstream_broke", why);
+        let told = errors::body("server_error", code, why);
         Ok(Frame::data(Bytes::from(format!("{before}data: {told}\n\n"))))
     }
 

@@ -38,6 +38,9 @@ use tower::ServiceExt;
 /// together again.
 const READ: usize = 96 << 10;
 
+/// How long streams that are ended have for their last event.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// Where connections come from: real sockets, or simulated ones in tests.
 pub trait Listener: Send + 'static {
     /// The next connection.
@@ -231,7 +234,10 @@ pub async fn serve(
     let drained = tokio::time::timeout(limit, async { while open.join_next().await.is_some() {} }).await;
     let cut = if drained.is_ok() { 0 } else { open.len() };
     if cut > 0 {
-        tracing::warn!(cut, "time to drain is up; the rest is cut");
+        tracing::warn!(cut, "time to drain is up; the rest ends here");
+        node.set_phase(Phase::Ending);
+        closing.send_replace(true); // wakes every connection, for streams to say why they end
+        let _ = tokio::time::timeout(LAST_WORD, async { while open.join_next().await.is_some() {} }).await;
     }
     open.shutdown().await;
     Ok(cut)
@@ -290,9 +296,15 @@ impl Connection {
         if *self.closing.borrow() {
             connection.as_mut().graceful_shutdown();
         }
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            _ = self.closing.changed() => connection.as_mut().graceful_shutdown(),
+        // Told twice: that no request may follow, and that time is up.
+        loop {
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                told = self.closing.changed() => match told {
+                    Ok(()) => connection.as_mut().graceful_shutdown(),
+                    Err(_) => break,
+                },
+            }
         }
         let _ = connection.await;
     }

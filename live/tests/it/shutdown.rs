@@ -27,11 +27,18 @@ async fn told_to_stop_it_is_unready_first_serves_on_and_finishes_every_stream() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_that_take_too_long_are_cut_and_counted() {
+async fn streams_that_take_too_long_end_with_an_error_event_and_are_counted() {
     let script = Script { tokens: 100_000, ..Script::default() };
     let mut world = World::new(1, script, |config| config.timeouts.drain_ms = 2_000).await;
-    let response = world.send(chat("x", true)).await;
+    let stream = tokio::spawn(whole(world.send(chat("x", true)).await));
+    let client = world.client.clone();
+    let waiting = tokio::spawn(async move { client.request(chat("x", false)).await.unwrap() });
+    ms(10).await;
     world.stop();
-    assert_eq!((&mut world.server).await.unwrap(), 1);
-    drop(response);
+    assert_eq!((&mut world.server).await.unwrap(), 2);
+    assert_eq!(waiting.await.unwrap().status(), 503, "who waits for a whole answer is told, too");
+    let said = String::from_utf8(stream.await.unwrap().to_vec()).unwrap();
+    let last = said.trim_end().rsplit("\n\n").next().unwrap();
+    assert!(last.starts_with("data: {\"error\":") && last.contains("router_stopped"), "{last}");
+    assert!(world.node.table.rows().iter().any(|row| row.reason == "router-stopped"));
 }
