@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use gorgo_core::router::Failure;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use http::{Request, Response, StatusCode};
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, Full};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::body::Body;
 
-/// Most bytes held back before the first content-bearing token.
+/// Most bytes held back: of a stream before its first content-bearing token, of an answer that comes whole.
 const HOLD: usize = 64 << 10;
 
 /// An answer that can go to the client.
@@ -56,13 +56,24 @@ pub(crate) async fn attempt(
     let framing = if watched { framing(&head.headers) } else { Framing::Opaque };
     let tap = Tap::new(framing, watched);
     let ready = Box::new(Ready { head, held: VecDeque::new(), body, tap, framing });
-    if framing == Framing::Events { hold(ready, upstream).await } else { Ok(ready) }
+    match framing {
+        Framing::Events => hold(ready, upstream, |ready, bytes| ready.tap.content() || bytes >= HOLD).await,
+        // A whole answer is there at once, and an error could not be told inside it.
+        Framing::Json if ready.body.size_hint().exact().is_some_and(|length| length <= HOLD as u64) => {
+            hold(ready, upstream, |ready, _| ready.body.is_end_stream()).await
+        }
+        _ => Ok(ready),
+    }
 }
 
-/// Reads on until content, an error or the end has come.
-async fn hold(mut ready: Box<Ready>, upstream: &Upstream) -> Result<Box<Ready>, Box<Refused>> {
+/// Reads on until enough has come, an error, or the end.
+async fn hold(
+    mut ready: Box<Ready>,
+    upstream: &Upstream,
+    enough: impl Fn(&Ready, usize) -> bool,
+) -> Result<Box<Ready>, Box<Refused>> {
     let mut bytes = 0;
-    while !ready.tap.content() && bytes < HOLD {
+    while !enough(&ready, bytes) {
         match ready.body.frame().await {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -72,7 +83,7 @@ async fn hold(mut ready: Box<Ready>, upstream: &Upstream) -> Result<Box<Ready>, 
                 ready.held.push_back(frame);
             }
             Some(Err(error)) => {
-                let why = format!("replica `{}` broke off before its first token ({error})", upstream.name);
+                let why = format!("replica `{}` broke off before anything was passed on ({error})", upstream.name);
                 return Err(Box::new(Refused { failure: Failure::Connection, response: None, why }));
             }
             None => break,

@@ -31,7 +31,7 @@ pub struct Script {
     pub status: u16,
     /// Answer 200 and tell this error in the stream.
     pub stream_error: Option<String>,
-    /// Cut the connection after so many tokens.
+    /// Cut the connection after so many tokens, or amid an answer that comes whole.
     pub cut_after: Option<usize>,
     /// Cut in the middle of an event.
     pub torn: bool,
@@ -254,12 +254,26 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     tokio::time::sleep(script.gap * script.tokens as u32).await;
     active.done = true;
     let text = "tok ".repeat(script.tokens);
-    axum::Json(json!({
+    let whole = json!({
         "id": "0123456789abcdef0123456789abcdef", "object": "chat.completion", "served_by": inner.name,
         "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
         "usage": usage,
-    }))
-    .into_response()
+    });
+    if script.cut_after.is_none() {
+        return axum::Json(whole).into_response();
+    }
+    let whole = whole.to_string();
+    let half = Bytes::from(whole[..whole.len() / 2].to_owned());
+    let step = stream::unfold(Some(half), async |half| match half {
+        Some(half) => Some((Ok(half), None)),
+        None => {
+            tokio::time::sleep(Duration::from_millis(10)).await; // so that the first half is sent
+            Some((Err(std::io::Error::other("cut")), None))
+        }
+    });
+    let headers =
+        [(header::CONTENT_TYPE, "application/json".to_owned()), (header::CONTENT_LENGTH, whole.len().to_string())];
+    (headers, Body::from_stream(step)).into_response()
 }
 
 const ID: &str = "0123456789abcdef0123456789abcdef";

@@ -123,6 +123,22 @@ async fn failures_before_the_first_byte_go_elsewhere_and_are_told_when_nobody_is
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_whole_answer_that_breaks_halfway_comes_from_another_replica() {
+    let world = World::new(2, Script::default(), |_| {}).await;
+    world.engines[0].script(|s| s.cut_after = Some(0));
+    for n in 0..4 {
+        let response = world.send(chat(&format!("{n}"), false)).await;
+        assert_eq!((response.status().as_u16(), &response.headers()["x-gorgo-replica"]), (200, &"e1".parse().unwrap()));
+        let answer: Value = serde_json::from_slice(&whole(response).await).unwrap();
+        assert_eq!(answer["served_by"], "e1");
+        ms(5_000).await;
+    }
+    assert!(!world.engines[0].seen().is_empty(), "the other was tried");
+    assert!(world.node.table.rows().iter().any(|row| row.attempts == 2));
+    assert_eq!(world.left(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clients_own_mistake_is_told_as_the_engine_said_it_and_not_retried() {
     let world = World::new(2, Script { status: 400, ..Script::default() }, |_| {}).await;
     let response = world.send(chat("x", false)).await;
