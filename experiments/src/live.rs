@@ -98,6 +98,7 @@ async fn load(
         max_in_flight: 100_000,
         user_rtt: true,
         key: nodes::key(live.router_key_env.as_deref())?,
+        tls: nodes::trust(&town.targets)?,
     };
     let begun = Instant::now();
     let faults = town.faults(&built, begun);

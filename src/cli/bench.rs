@@ -10,6 +10,8 @@ use gorgo_benchmark::load::target::Target;
 use gorgo_benchmark::load::{Bench, Limits, Live, Profile, Report, ceiling, files, synthetic};
 use gorgo_core::request::TraceRequest;
 use gorgo_experiments::results::{ArmRun, Names, ResultFolder, Rows};
+use gorgo_live::config::Tls;
+use gorgo_live::tls;
 use gorgo_traces::workload::{Format, Options, open};
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
@@ -85,6 +87,12 @@ pub(crate) struct BenchArgs {
     /// Bearer token to send
     #[arg(long, env = "GORGO_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
+    /// PEM roots to check https targets with, in place of the system's
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// Do not check the certificates of https targets
+    #[arg(long)]
+    tls_insecure: bool,
     /// Folder for benchmarks.json, .csv and .html, and the result files of `gorgo run`
     #[arg(long)]
     out: Option<PathBuf>,
@@ -177,6 +185,12 @@ impl BenchArgs {
         if targets.is_empty() {
             bail!("--target is missing; give the URL of a router or engine, for example http://127.0.0.1:8000");
         }
+        let tls = if targets.iter().any(Target::is_https) {
+            let trust = Tls { insecure: self.tls_insecure, upstream_ca: self.tls_ca.clone(), ..Tls::default() };
+            tls::client(&trust)?
+        } else {
+            None
+        };
         Ok(Bench {
             rows: self.rows()?.into(),
             targets: targets.into(),
@@ -202,6 +216,7 @@ impl BenchArgs {
             max_in_flight: self.max_in_flight,
             user_rtt: self.user_rtt,
             key: self.api_key.clone(),
+            tls,
         })
     }
 }
@@ -244,7 +259,8 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         );
     }
     if totals.answered == 0 {
-        bail!("no request was answered; is a server listening at {}?", args.target.join(", "));
+        let why = runs.iter().flat_map(|run| &run.rows).find_map(|row| row.error.as_deref()).unwrap_or("no answer");
+        bail!("no request was answered ({why}); is a server listening at {}?", args.target.join(", "));
     }
     if args.strict && (!report.valid() || totals.answered < totals.all) {
         bail!(

@@ -3,6 +3,7 @@
 
 mod client;
 mod kill;
+mod load;
 mod processes;
 mod prometheus;
 mod stop;

@@ -64,6 +64,7 @@ pub async fn streams_per_second(duration_s: f64) -> Result<f64, BenchError> {
         max_in_flight: 64,
         user_rtt: false,
         key: None,
+        tls: None,
     };
     let runs = bench.run(&Arc::new(Live::default())).await;
     serving.abort();

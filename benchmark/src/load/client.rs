@@ -1,4 +1,4 @@
-//! One request over a pooled HTTP/1.1 connection, with the instants of its tokens.
+//! One request over a pooled HTTP/1.1 connection, with TLS to https targets, with the instants of its tokens.
 
 use super::sse::{Counts, Events, Said};
 use super::target::Target;
@@ -7,9 +7,12 @@ use gorgo_core::record::Status;
 use http_body_util::{BodyExt, Full};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pooled;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::{ClientConfig, RootCertStore};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Idle connections are given up before the server (uvicorn: 5 s) does it.
@@ -20,7 +23,7 @@ const ERROR_BYTES: usize = 64 << 10;
 /// Sends requests to one target.
 #[derive(Debug, Clone)]
 pub struct Client {
-    pooled: Pooled<HttpConnector, Full<Bytes>>,
+    pooled: Pooled<HttpsConnector<HttpConnector>, Full<Bytes>>,
     uri: Uri,
     key: Option<HeaderValue>,
     timeout: Duration,
@@ -51,19 +54,40 @@ pub struct Outcome {
     pub error: Option<String>,
 }
 
+/// What connections with TLS are made with.
+fn trust(tls: Option<&Arc<ClientConfig>>) -> Result<ClientConfig, String> {
+    if let Some(tls) = tls {
+        return Ok(ClientConfig::clone(tls));
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().map_err(|e| format!("TLS cannot be set up: {e}"))?;
+    Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
 impl Client {
-    /// A client of `target` for `path`; `key` is sent as a bearer token.
+    /// A client of `target` for `path`; `key` is sent as a bearer token, `tls` says whom an https target must be
+    /// vouched for by (nobody, when it is absent: it is refused).
     ///
     /// # Errors
     /// The URL, path or key cannot be sent.
-    pub fn new(target: &Target, path: &str, key: Option<&str>, timeout: Duration) -> Result<Self, String> {
+    pub fn new(
+        target: &Target,
+        path: &str,
+        key: Option<&str>,
+        timeout: Duration,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Result<Self, String> {
         let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(10)));
-        let pooled = Pooled::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .build(connector);
+        let pooled = Pooled::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).build(
+            HttpsConnectorBuilder::new()
+                .with_tls_config(trust(tls)?)
+                .https_or_http()
+                .enable_http1()
+                .wrap_connector(connector),
+        );
         let url = format!("{}{path}", target.url);
         let uri = url.parse().map_err(|e| format!("`{url}` is no URL: {e}"))?;
         let key = key.map(|k| HeaderValue::from_str(&format!("Bearer {k}"))).transpose();

@@ -11,6 +11,7 @@ use gorgo_core::request::TraceRequest;
 use gorgo_core::{Span, Time};
 use gorgo_sim::engine::GapHistogram;
 use gorgo_sim::network::{Network, NetworkConfig};
+use rustls::ClientConfig;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ pub struct Bench {
     pub user_rtt: bool,
     /// Bearer token.
     pub key: Option<String>,
+    /// Whom https targets must be vouched for by.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 /// One strategy, done.
@@ -210,7 +213,9 @@ impl Bench {
     fn sender(&self, index: u64, live: &Arc<Live>) -> Result<Sender, BenchError> {
         let timeout = Duration::from_secs_f64(self.timeout_s);
         let path = self.source.api.path();
-        let client = |target| Client::new(target, path, self.key.as_deref(), timeout).map_err(BenchError::Setting);
+        let client = |target| {
+            Client::new(target, path, self.key.as_deref(), timeout, self.tls.as_ref()).map_err(BenchError::Setting)
+        };
         let countries: BTreeSet<[u8; 2]> = self.rows.iter().filter_map(|r| r.country).collect();
         Ok(Sender {
             clients: self.targets.iter().map(client).collect::<Result<_, _>>()?,

@@ -7,7 +7,7 @@ use gorgo_traces::geo;
 /// A router or engine that takes requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
-    /// Base URL without a path: `http://host:port`.
+    /// Base URL without a path: `http://host:port` or `https://host`.
     pub url: String,
     /// Shown in reports: the region, else the URL.
     pub name: String,
@@ -16,6 +16,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// Whether it is asked over TLS.
+    pub fn is_https(&self) -> bool {
+        self.url.starts_with("https://")
+    }
+
     /// Reads `URL`, `URL@REGION` or `URL@LAT,LON`.
     ///
     /// # Errors
@@ -26,10 +31,11 @@ impl Target {
             None => (text, None),
         };
         let url = url.trim_end_matches('/');
-        let authority = url.strip_prefix("http://").filter(|a| !a.is_empty() && !a.contains('/'));
+        let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        let authority = authority.filter(|a| !a.is_empty() && !a.contains('/'));
         if authority.is_none() || url.parse::<hyper::Uri>().is_err() {
             return Err(format!(
-                "target `{text}` is no http URL; write http://HOST:PORT, with @REGION behind it for a place"
+                "target `{text}` is no URL of a server; write http://HOST:PORT or https://HOST, with @REGION behind it for a place"
             ));
         }
         let place = match region {
@@ -97,12 +103,16 @@ mod tests {
         let targets = [Target::parse("http://a:1/").unwrap(), Target::parse("http://b:1").unwrap()];
         assert_eq!((0..4).map(|n| entry(&targets, &from(None), n).0).collect::<Vec<_>>(), [0, 1, 0, 1]);
         assert_eq!(targets[0].url, "http://a:1");
+        assert!(!targets[0].is_https() && Target::parse("https://x.modal.run").unwrap().is_https());
     }
 
     #[test]
     fn bad_targets_are_named() {
-        for bad in ["localhost:8000", "https://x", "http://", "http://h/v1"] {
-            assert!(Target::parse(bad).unwrap_err().starts_with(&format!("target `{bad}` is no http URL")), "{bad}");
+        for bad in ["localhost:8000", "ftp://x", "http://", "http://h/v1"] {
+            assert!(
+                Target::parse(bad).unwrap_err().starts_with(&format!("target `{bad}` is no URL of a server")),
+                "{bad}"
+            );
         }
         assert!(Target::parse("http://a:1@aws:eu-centrl-1").unwrap_err().contains("did you mean `aws:eu-central-1`?"));
     }

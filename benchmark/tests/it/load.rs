@@ -45,6 +45,7 @@ fn bench(rows: Arc<[TraceRequest]>, targets: Arc<[Target]>, profile: Profile) ->
         max_in_flight: 1000,
         user_rtt: false,
         key: None,
+        tls: None,
     }
 }
 

@@ -9,6 +9,7 @@ use gorgo_benchmark::load::target::Target;
 use gorgo_live::client::Admin;
 use gorgo_live::config::Tls;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// The node of each replica in order of the fleet, none for an emulated fleet.
 fn of(arm: &PlannedArm) -> impl Iterator<Item = &LiveNode> {
@@ -46,6 +47,14 @@ pub(super) fn key(variable: Option<&str>) -> Result<Option<String>, LiveError> {
         Ok(key) if !key.is_empty() => Ok(Some(key)),
         _ => Err(LiveError::Setting(format!("names the variable {variable}, which is not set; export the key in it"))),
     }
+}
+
+/// What targets with https are checked with: the system's roots.
+pub(super) fn trust(targets: &[Target]) -> Result<Option<Arc<rustls::ClientConfig>>, LiveError> {
+    if !targets.iter().any(Target::is_https) {
+        return Ok(None);
+    }
+    gorgo_live::tls::client(&Tls::default()).map_err(|e| start("TLS")(&e))
 }
 
 /// The engines' addresses in order of the fleet; `None` for an emulated fleet.

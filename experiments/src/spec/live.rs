@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct LiveNode {
     /// Name of the replica in `[fleet]` that it stands for.
     pub name: String,
-    /// Its engine: `http://host:port`.
+    /// Its engine: `http://host:port` or `https://host`.
     pub engine: Option<String>,
-    /// The `gorgo lb` beside it, as users reach it: `http://host:port`. It is told each arm's policy.
+    /// The `gorgo lb` beside it, as users reach it: `http://host:port` or `https://host`. It is told each arm's policy.
     pub router: Option<String>,
 }
 
