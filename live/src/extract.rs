@@ -65,7 +65,7 @@ impl Fields {
 
 fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, Wrong> {
     let (mut model, mut rid, mut stream, mut session) = (None, None, false, 0);
-    let mut json = Reader::new(body)?;
+    let mut json = Reader::new(body);
     json.object(|json, key| {
         match name(key) {
             b"messages" | b"prompt" | b"input" | b"text" | b"input_ids" => prompt_text(json, blocks)?,

@@ -136,14 +136,8 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// A reader at the start of `text`.
-    pub(crate) fn new(text: &'a [u8]) -> Read<Self> {
-        // ASCII is found out by vectors; the rest is checked once, here, so that nobody has to look again.
-        if !text.is_ascii()
-            && let Err(error) = std::str::from_utf8(text)
-        {
-            return Err(Wrong { what: "bytes that are no UTF-8", at: error.valid_up_to() });
-        }
-        Ok(Self { text, at: 0, depth: 0 })
+    pub(crate) fn new(text: &'a [u8]) -> Self {
+        Self { text, at: 0, depth: 0 }
     }
 
     fn wrong<T>(&self, what: &'static str) -> Read<T> {
@@ -246,7 +240,7 @@ impl<'a> Reader<'a> {
                 self.at = start + length + 1;
                 return Ok(Text { raw: &self.text[start..start + length], escaped });
             }
-            if byte == b'\\' || byte < b' ' {
+            if byte == b'\\' || !is_plain(byte) {
                 break;
             }
         }
@@ -264,8 +258,13 @@ impl<'a> Reader<'a> {
             self.at += used;
         }
         let raw = &self.text[start..self.at];
-        if has_control(raw) {
-            return self.wrong("a control character in the string that ends");
+        if !raw.chunks(256).all(are_plain) {
+            if raw.iter().any(|&byte| byte < b' ') {
+                return self.wrong("a control character in the string that ends");
+            }
+            if let Err(error) = std::str::from_utf8(raw) {
+                return Err(Wrong { what: "bytes that are no UTF-8", at: start + error.valid_up_to() });
+            }
         }
         self.at += 1;
         Ok(Text { raw, escaped })
@@ -359,9 +358,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether a byte below a space is in it. Without a branch a byte, so that it becomes vector code.
-fn has_control(text: &[u8]) -> bool {
-    text.chunks(256).any(|chunk| chunk.iter().fold(u8::MAX, |least, &byte| least.min(byte)) < b' ')
+/// Whether a byte is a whole character that a string may hold as it is.
+fn is_plain(byte: u8) -> bool {
+    // In this order control characters and those of more bytes come first.
+    byte ^ 0x80 >= b' ' ^ 0x80
+}
+
+/// Whether all are. Without a branch a byte, so that it becomes vector code.
+fn are_plain(bytes: &[u8]) -> bool {
+    bytes.iter().fold(u8::MAX, |least, &byte| least.min(byte ^ 0x80)) >= b' ' ^ 0x80
 }
 
 #[cfg(test)]
@@ -371,7 +376,7 @@ mod tests {
     use serde_json::Value;
 
     fn whole(text: &[u8]) -> Read<()> {
-        let mut json = Reader::new(text)?;
+        let mut json = Reader::new(text);
         json.skip()?;
         json.end()
     }
@@ -382,6 +387,24 @@ mod tests {
             return; // we do not ask what a number is worth
         }
         assert_eq!(whole(text).is_ok(), theirs.is_ok(), "{:?}: {:?}", String::from_utf8_lossy(text), whole(text));
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf_8_are_found_wherever_they_are() {
+        let long = "x".repeat(300);
+        for (before, after) in [("{\"", "\": 1}"), ("[\"", "\"]"), ("[", "]"), ("", ""), ("[\"é\\n", "\"]"), ("1", "")]
+        {
+            for bad in
+                [&b"\xff"[..], b"\xc3", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", "é€😀".as_bytes(), b"\x1f", b"\x7f"]
+            {
+                for pad in ["", "x", &long] {
+                    let text = [before.as_bytes(), pad.as_bytes(), bad, pad.as_bytes(), after.as_bytes()].concat();
+                    accepts_what_serde_json_does(&text);
+                }
+            }
+        }
+        let wrong = whole(b"[\"ab\xff\"]").unwrap_err();
+        assert_eq!(wrong, Wrong { what: "bytes that are no UTF-8", at: 4 });
     }
 
     #[test]
@@ -437,7 +460,7 @@ mod tests {
 
     #[test]
     fn integers_of_64_bits_are_read_and_other_numbers_passed_over() {
-        let read = |text: &str| Reader::new(text.as_bytes()).unwrap().number().unwrap();
+        let read = |text: &str| Reader::new(text.as_bytes()).number().unwrap();
         assert_eq!(
             (read("18446744073709551615"), read("-9223372036854775808")),
             (Some(u64::MAX.into()), Some(i64::MIN.into()))
@@ -457,7 +480,7 @@ mod tests {
             let json = if ascii { json.chars().map(|c| if c.is_ascii() { c.to_string() } else {
                 c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect()
             }).collect() } else { json };
-            let read = Reader::new(json.as_bytes()).unwrap().text().unwrap();
+            let read = Reader::new(json.as_bytes()).text().unwrap();
             let mut out = Vec::new();
             read.pieces(|piece| out.extend_from_slice(piece));
             prop_assert_eq!(&out, text.as_bytes());

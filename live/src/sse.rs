@@ -192,7 +192,7 @@ impl Tap {
 
     /// One event's data; false if it is no (whole) JSON object.
     fn event(&mut self, data: &[u8]) -> bool {
-        let Ok(mut json) = Reader::new(data) else { return false };
+        let mut json = Reader::new(data);
         if !matches!(json.kind(), Ok(Kind::Object)) {
             return false;
         }
@@ -203,7 +203,8 @@ impl Tap {
             self.content = content;
             self.answer.truncate(told);
             // Of a shape nobody foresaw, but an object: count it as content rather than wait for ever.
-            let object = Reader::new(data).and_then(|mut json| json.skip().and_then(|_| json.end())).is_ok();
+            let mut json = Reader::new(data);
+            let object = json.skip().and_then(|_| json.end()).is_ok();
             self.content |= object;
             return object;
         }
