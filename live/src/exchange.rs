@@ -153,9 +153,14 @@ impl Exchange {
 
     /// The router stops; the engine need not go on.
     pub(crate) fn stopped(&mut self) {
+        self.cancel("router-stopped");
+    }
+
+    /// Nobody waits for the answer any more.
+    fn cancel(&mut self, reason: &'static str) {
         self.node.driver.tell(Event::ClientGone { id: self.id });
         self.abort();
-        self.close(Status::Cancelled, "router-stopped");
+        self.close(Status::Cancelled, reason);
     }
 
     /// Aborts the present attempt at the engine by the id it goes by. Closing the connection, which the caller does
@@ -191,9 +196,7 @@ impl Drop for Exchange {
             return;
         }
         // The client left: hyper dropped the task or the body.
-        self.node.driver.tell(Event::ClientGone { id: self.id });
-        self.abort();
         self.row.status_code = 499;
-        self.close(Status::Cancelled, "client-gone");
+        self.cancel("client-gone");
     }
 }

@@ -231,16 +231,21 @@ pub async fn serve(
     node.set_phase(Phase::Draining);
     closing.send_replace(true);
     let limit = Duration::from_millis(node.config().timeouts.drain_ms);
-    let drained = tokio::time::timeout(limit, async { while open.join_next().await.is_some() {} }).await;
+    let drained = tokio::time::timeout(limit, ended(&mut open)).await;
     let cut = if drained.is_ok() { 0 } else { open.len() };
     if cut > 0 {
         tracing::warn!(cut, "time to drain is up; the rest ends here");
         node.set_phase(Phase::Ending);
         closing.send_replace(true); // wakes every connection, for streams to say why they end
-        let _ = tokio::time::timeout(LAST_WORD, async { while open.join_next().await.is_some() {} }).await;
+        let _ = tokio::time::timeout(LAST_WORD, ended(&mut open)).await;
     }
     open.shutdown().await;
     Ok(cut)
+}
+
+/// When all connections have ended.
+async fn ended(open: &mut JoinSet<()>) {
+    while open.join_next().await.is_some() {}
 }
 
 /// More connections than allowed: a short 503, without reading.
