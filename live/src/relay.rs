@@ -1,8 +1,9 @@
 //! An engine's answer on its way to the client: bytes unaltered, flushed as they come, watched by the tap.
 //!
 //! What arrived before the first content-bearing token is held back (up to 64 kB), since until then the request can
-//! still go elsewhere; so is an answer that comes whole, if it is as short. From then on the answer goes through. If it breaks, a stream of events ends with an error event
-//! that says so; an answer of any other kind is cut, since nothing can be said inside it.
+//! still go elsewhere; so is an answer that comes whole, if it is as short. From then on the answer goes through. If
+//! it breaks, a stream of events ends with an error event that says so; an answer of any other kind is cut, since
+//! nothing can be said inside it.
 
 use crate::body::BoxError;
 use crate::errors;
