@@ -8,10 +8,10 @@
 use crate::radix::{NodeId, ROOT, Radix, Symbol};
 use crate::{ReplicaId, ReplicaSet, ids::MAX_REPLICAS};
 use smallvec::SmallVec;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 
+mod leaves;
 mod stats;
+use leaves::{Entry, Leaves};
 pub use stats::IndexStats;
 
 /// A point in the index's own history: later touches have greater stamps.
@@ -54,9 +54,7 @@ struct Holding {
     tokens: u64,
     nodes: usize,
     budget: u64,
-    /// Leaves by last use. Entries go stale when a leaf is touched, grows a child or is dropped; they are skipped
-    /// when popped and swept when they outnumber the live ones.
-    leaves: BinaryHeap<Reverse<(Stamp, NodeId)>>,
+    leaves: Leaves,
 }
 
 /// The index. See the module page.
@@ -113,7 +111,7 @@ impl<S: Symbol> PrefixIndex<S> {
     pub fn bytes(&self) -> usize {
         // A node of 104 bytes, its edge's rounding by the allocator, and a map entry of 25 in a table half full.
         const NODE: usize = 176;
-        // An owner of 16 bytes in a list with spare room, and two heap entries of 16 (one may be stale) likewise.
+        // An owner of 16 bytes in a list with spare room, and two entries of 16 among the leaves (one may be stale) likewise.
         const OWNER: usize = 96;
         let owners: usize = self.holdings.iter().map(|holding| holding.nodes).sum();
         self.tree.symbols() * size_of::<S>() + self.tree.len() * NODE + owners * OWNER
@@ -219,7 +217,7 @@ impl<S: Symbol> PrefixIndex<S> {
     fn holding(&mut self, replica: ReplicaId) -> &mut Holding {
         let budget = self.default_budget;
         while self.holdings.len() <= replica.index() {
-            self.holdings.push(Holding { tokens: 0, nodes: 0, budget, leaves: BinaryHeap::new() });
+            self.holdings.push(Holding { tokens: 0, nodes: 0, budget, leaves: Leaves::default() });
         }
         &mut self.holdings[replica.index()]
     }
@@ -293,10 +291,10 @@ impl<S: Symbol> PrefixIndex<S> {
     fn push_leaf(&mut self, replica: ReplicaId, node: NodeId) {
         let Some(used) = self.tree.value(node).get(replica).map(|o| o.used) else { return };
         let holding = &mut self.holdings[replica.index()];
-        holding.leaves.push(Reverse((used, node)));
+        holding.leaves.push((used, node));
         if holding.leaves.len() > 2 * holding.nodes + 64 {
             let tree = &self.tree;
-            holding.leaves.retain(|&Reverse(entry)| is_leaf(tree, replica, entry));
+            holding.leaves.retain(|entry| is_leaf(tree, replica, entry));
         }
     }
 
@@ -314,7 +312,7 @@ impl<S: Symbol> PrefixIndex<S> {
 
     /// Drops the least recently used leaf of `replica`; false if it holds nothing.
     fn evict(&mut self, replica: ReplicaId) -> bool {
-        while let Some(Reverse(entry)) = self.holdings[replica.index()].leaves.pop() {
+        while let Some(entry) = self.holdings[replica.index()].leaves.pop() {
             if is_leaf(&self.tree, replica, entry) {
                 self.disown(entry.1, replica);
                 return true;
@@ -327,12 +325,12 @@ impl<S: Symbol> PrefixIndex<S> {
     fn evict_oldest(&mut self) -> bool {
         let tree = &self.tree;
         for (slot, holding) in self.holdings.iter_mut().enumerate() {
-            while holding.leaves.peek().is_some_and(|&Reverse(e)| !is_leaf(tree, ReplicaId(slot as u16), e)) {
+            while holding.leaves.first().is_some_and(|entry| !is_leaf(tree, ReplicaId(slot as u16), entry)) {
                 holding.leaves.pop();
             }
         }
         let oldest = (0..self.holdings.len())
-            .filter_map(|slot| self.holdings[slot].leaves.peek().map(|&Reverse((used, _))| (used, slot)))
+            .filter_map(|slot| self.holdings[slot].leaves.first().map(|(used, _)| (used, slot)))
             .min();
         oldest.is_some_and(|(_, slot)| self.evict(ReplicaId(slot as u16)))
     }
@@ -356,7 +354,7 @@ fn record(matched: &mut [u32], set: &ReplicaSet, depth: u32) {
     }
 }
 
-fn is_leaf<S: Symbol>(tree: &Radix<S, Owners>, replica: ReplicaId, (used, node): (Stamp, NodeId)) -> bool {
+fn is_leaf<S: Symbol>(tree: &Radix<S, Owners>, replica: ReplicaId, (used, node): Entry) -> bool {
     tree.get(node).and_then(|v| v.get(replica)).is_some_and(|o| o.used == used && o.children == 0)
 }
 

@@ -28,7 +28,8 @@ pub(crate) fn abort(node: &Arc<Node>, upstream: &Arc<Upstream>, rid: &str) {
     let (connector, upstream) = (node.connector.clone(), Arc::clone(upstream));
     let keep_alive = Duration::from_millis(node.config().timeouts.keep_alive_ms);
     runtime.spawn(async move {
-        let sent = link::send(&connector, &upstream, keep_alive, request);
+        let mut request = Some(request);
+        let sent = link::send(&connector, &upstream, keep_alive, &mut request);
         let _ = tokio::time::timeout(Duration::from_secs(2), sent).await;
     });
 }

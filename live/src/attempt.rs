@@ -22,6 +22,8 @@ const HOLD: usize = 64 << 10;
 /// An answer that can go to the client.
 pub(crate) struct Ready {
     pub(crate) head: http::response::Parts,
+    /// The body, if it is here to its end; `held` and `body` have nothing more then.
+    pub(crate) whole: Option<Bytes>,
     pub(crate) held: VecDeque<Frame<Bytes>>,
     pub(crate) body: Flow,
     pub(crate) tap: Tap,
@@ -36,11 +38,12 @@ pub(crate) struct Refused {
     pub(crate) why: String,
 }
 
+/// Sends `request`, which is taken; it lies with the caller since to pass it on by value would copy it at each step.
 pub(crate) async fn attempt(
     connector: &Connector,
     upstream: &Arc<Upstream>,
     keep_alive: Duration,
-    request: Request<Full<Bytes>>,
+    request: &mut Option<Request<Full<Bytes>>>,
     watched: bool,
 ) -> Result<Box<Ready>, Box<Refused>> {
     let response = link::send(connector, upstream, keep_alive, request).await.map_err(|error| {
@@ -55,25 +58,56 @@ pub(crate) async fn attempt(
     let (head, body) = response.into_parts();
     let framing = if watched { framing(&head.headers) } else { Framing::Opaque };
     let tap = Tap::new(framing, watched);
-    let ready = Box::new(Ready { head, held: VecDeque::new(), body, tap, framing });
+    let ready = Box::new(Ready { head, whole: None, held: VecDeque::new(), body, tap, framing });
     match framing {
-        Framing::Events => hold(ready, upstream, |ready, bytes| ready.tap.content() || bytes >= HOLD).await,
+        Framing::Events => hold(ready, upstream).await,
         // A whole answer is there at once, and an error could not be told inside it.
         Framing::Json if ready.body.size_hint().exact().is_some_and(|length| length <= HOLD as u64) => {
-            hold(ready, upstream, |ready, _| ready.body.is_end_stream()).await
+            whole(ready, upstream).await
         }
         _ => Ok(ready),
     }
 }
 
-/// Reads on until enough has come, an error, or the end.
-async fn hold(
-    mut ready: Box<Ready>,
-    upstream: &Upstream,
-    enough: impl Fn(&Ready, usize) -> bool,
-) -> Result<Box<Ready>, Box<Refused>> {
+/// Reads the body to its end.
+async fn whole(mut ready: Box<Ready>, upstream: &Upstream) -> Result<Box<Ready>, Box<Refused>> {
+    let (mut first, mut more) = (Bytes::new(), BytesMut::new());
+    while !ready.body.is_end_stream() {
+        match ready.body.frame().await {
+            Some(Ok(frame)) => {
+                let Ok(data) = frame.into_data() else { continue };
+                if first.is_empty() {
+                    first = data;
+                    continue;
+                }
+                if more.is_empty() {
+                    more.extend_from_slice(&first);
+                }
+                more.extend_from_slice(&data);
+            }
+            Some(Err(error)) => return Err(broke_off(upstream, &error)),
+            None => break,
+        }
+    }
+    let body = if more.is_empty() { first } else { more.freeze() };
+    ready.tap.whole(&body);
+    if let Some(code) = ready.tap.error() {
+        ready.held.push_back(Frame::data(body));
+        return Err(Box::pin(told_error(*ready, upstream, code)).await); // rare, and large
+    }
+    ready.whole = Some(body);
+    Ok(ready)
+}
+
+fn broke_off(upstream: &Upstream, error: &hyper::Error) -> Box<Refused> {
+    let why = format!("replica `{}` broke off before anything was passed on ({error})", upstream.name);
+    Box::new(Refused { failure: Failure::Connection, response: None, why })
+}
+
+/// Reads on until a token has come, enough bytes, an error, or the end.
+async fn hold(mut ready: Box<Ready>, upstream: &Upstream) -> Result<Box<Ready>, Box<Refused>> {
     let mut bytes = 0;
-    while !enough(&ready, bytes) {
+    while !ready.tap.content() && bytes < HOLD {
         match ready.body.frame().await {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -82,20 +116,17 @@ async fn hold(
                 }
                 ready.held.push_back(frame);
             }
-            Some(Err(error)) => {
-                let why = format!("replica `{}` broke off before anything was passed on ({error})", upstream.name);
-                return Err(Box::new(Refused { failure: Failure::Connection, response: None, why }));
-            }
+            Some(Err(error)) => return Err(broke_off(upstream, &error)),
             None => break,
         }
         if let Some(code) = ready.tap.error() {
-            return Err(told_error(*ready, upstream, code).await);
+            return Err(Box::pin(told_error(*ready, upstream, code)).await); // rare, and large
         }
     }
     Ok(ready)
 }
 
-/// 200, but the stream's first words are an error.
+/// 200, but the first words are an error.
 async fn told_error(mut ready: Ready, upstream: &Upstream, code: u16) -> Box<Refused> {
     let mut whole = BytesMut::new();
     for frame in ready.held {
@@ -112,7 +143,7 @@ async fn told_error(mut ready: Ready, upstream: &Upstream, code: u16) -> Box<Ref
     Box::new(Refused {
         failure: failure_of(status).unwrap_or(Failure::Server),
         response: Some(Response::from_parts(ready.head, Body::Full(whole.freeze()))),
-        why: format!("replica `{}` told an error in its stream (code {code})", upstream.name),
+        why: format!("replica `{}` told an error in its answer (code {code})", upstream.name),
     })
 }
 

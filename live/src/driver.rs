@@ -84,6 +84,16 @@ impl Driver {
         self.handle(&mut inner, event);
     }
 
+    /// Tells what happened to a request, unless the core has meanwhile said something that is still unread; then false.
+    pub(crate) fn tell_if_quiet(&self, mail: &Mail, event: Event<u64>) -> bool {
+        let mut inner = self.lock();
+        let quiet = mail.is_empty();
+        if quiet {
+            self.handle(&mut inner, event);
+        }
+        quiet
+    }
+
     /// Announces a request and opens its mailbox. Choice and booking are one step under the lock.
     pub fn arrive(
         &self,

@@ -3,8 +3,9 @@
 
 use crate::fleet::Upstream;
 use crate::mailbox::{Command, Mail};
-use crate::node::Node;
+use crate::node::Phase;
 use crate::prompt::Prompt;
+use crate::server::Front;
 use crate::sse::Tap;
 use crate::table::Row;
 use gorgo_core::record::Status;
@@ -16,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 /// See the module page.
 #[derive(Debug)]
 pub struct Exchange {
-    pub(crate) node: Arc<Node>,
+    pub(crate) front: Arc<Front>,
     pub(crate) id: RequestId,
     pub(crate) mail: Mail,
     pub(crate) row: Row,
@@ -40,9 +41,9 @@ pub struct Exchange {
 
 impl Exchange {
     /// Boxed at once: it goes through many hands.
-    pub(crate) fn new(node: Arc<Node>, id: RequestId, mail: Mail, row: Row, slot: OwnedSemaphorePermit) -> Box<Self> {
+    pub(crate) fn new(front: Arc<Front>, id: RequestId, mail: Mail, row: Row, slot: OwnedSemaphorePermit) -> Box<Self> {
         Box::new(Self {
-            node,
+            front,
             id,
             mail,
             row,
@@ -62,17 +63,17 @@ impl Exchange {
     }
 
     pub(crate) fn now(&self) -> Time {
-        self.node.clock().now()
+        self.front.node.clock().now()
     }
 
     /// The core sent it somewhere.
     pub(crate) fn dispatched(&mut self, dispatch: Dispatch, to: &Arc<Upstream>, decision: Option<Arc<DecisionRecord>>) {
-        let metrics = &self.node.metrics;
+        let metrics = &self.front.node.metrics;
         let dispatches = to.dispatches.get_or_init(|| metrics.dispatches(&to.name));
         metrics.dispatched(dispatches, dispatch.attempt, dispatch.reason);
         to.count();
         let row = &mut self.row;
-        row.dispatched = self.node.clock().now();
+        row.dispatched = self.front.node.clock().now();
         row.attempts = dispatch.attempt;
         row.replica = Some((dispatch.replica.0, Arc::clone(&to.label)));
         row.predicted_ttft_ms = dispatch.predicted_ttft_ms;
@@ -90,7 +91,7 @@ impl Exchange {
     /// Tells the core of the first token. False if the core has meanwhile taken this attempt back.
     pub(crate) fn first_token(&mut self) -> bool {
         let attempt = self.attempt();
-        self.node.driver.tell(Event::FirstToken { id: self.id, attempt });
+        self.front.node.driver.tell(Event::FirstToken { id: self.id, attempt });
         !self.taken_back()
     }
 
@@ -108,8 +109,28 @@ impl Exchange {
         }
     }
 
-    /// The answer is complete.
+    /// The answer is complete, and has passed.
     pub(crate) fn finished(&mut self, tap: &Tap) {
+        let event = self.learned(tap);
+        self.front.node.driver.tell(event);
+        self.close(Status::Finished, "");
+    }
+
+    /// The answer is complete before any of it was passed on: what [`Self::first_token`] and [`Self::finished`] do, in
+    /// one step. False if the core has meanwhile taken this attempt back.
+    pub(crate) fn came_whole(&mut self, tap: &Tap) -> bool {
+        let event = self.learned(tap);
+        if !self.front.node.driver.tell_if_quiet(&self.mail, event) {
+            (self.row.counted_tokens, self.row.output_tokens, self.row.cached.1) = (None, 0, None);
+            return false;
+        }
+        self.row.first_token = self.now();
+        self.close(Status::Finished, "");
+        true
+    }
+
+    /// What the core is to know of a complete answer.
+    fn learned(&mut self, tap: &Tap) -> Event<u64> {
         let said = tap.usage();
         let (counted, output) = (said.prompt_tokens, said.output_tokens);
         self.row.counted_tokens = counted;
@@ -119,8 +140,8 @@ impl Exchange {
         if let Some(prompt) = &self.prompt {
             if let Some(tokens) = counted.filter(|_| prompt.tokens == 0) {
                 let model = self.model.as_deref();
-                self.node.ratios.learn(model, prompt.bytes, tokens);
-                if let (Some(text), Some(counter)) = (self.text_tokens, &self.node.counter) {
+                self.front.node.ratios.learn(model, prompt.bytes, tokens);
+                if let (Some(text), Some(counter)) = (self.text_tokens, &self.front.node.counter) {
                     counter.overheads.learn(model, prompt.messages, text, tokens);
                 }
             }
@@ -134,15 +155,13 @@ impl Exchange {
             });
         }
         let usage = Usage { cached_tokens: said.cached_tokens, output_tokens: self.row.output_tokens };
-        let attempt = self.attempt();
-        self.node.driver.tell(Event::Finished { id: self.id, attempt, usage, answer });
-        self.close(Status::Finished, "");
+        Event::Finished { id: self.id, attempt: self.attempt(), usage, answer }
     }
 
     /// This attempt failed; the core says in the mailbox what is next.
     pub(crate) fn failed(&mut self, failure: Failure) {
         let attempt = self.attempt();
-        self.node.driver.tell(Event::Failed { id: self.id, attempt, failure });
+        self.front.node.driver.tell(Event::Failed { id: self.id, attempt, failure });
     }
 
     /// An answer that was on its way to the client broke: there is no second try.
@@ -158,7 +177,7 @@ impl Exchange {
 
     /// Nobody waits for the answer any more.
     fn cancel(&mut self, reason: &'static str) {
-        self.node.driver.tell(Event::ClientGone { id: self.id });
+        self.front.node.driver.tell(Event::ClientGone { id: self.id });
         self.abort();
         self.close(Status::Cancelled, reason);
     }
@@ -167,7 +186,7 @@ impl Exchange {
     /// by dropping it, is enough for most; SGLang notices that only seconds later.
     pub(crate) fn abort(&self) {
         let (Some((upstream, _)), Some(rid)) = (&self.current, &self.rid) else { return };
-        crate::abort::abort(&self.node, upstream, rid);
+        crate::abort::abort(&self.front.node, upstream, rid);
     }
 
     /// The request is over: writes it down, once.
@@ -181,12 +200,12 @@ impl Exchange {
         let row = Arc::new(std::mem::take(&mut self.row));
         #[cfg(feature = "otel")]
         if let Some(trace) = self.trace.take() {
-            self.node.otel.end(trace, &row);
+            self.front.node.otel.end(trace, &row);
         }
-        self.node.metrics.ended(&row, self.streamed);
-        self.node.capture.push(&row);
-        self.node.driver.watchers().explanations.push(&row);
-        self.node.table.push(row);
+        self.front.node.metrics.ended(&row, self.streamed);
+        self.front.node.capture.push(&row);
+        self.front.node.driver.watchers().explanations.push(&row);
+        self.front.node.table.push(row);
     }
 }
 
@@ -194,6 +213,11 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         if self.over {
             return;
+        }
+        if self.front.node.phase() == Phase::Ending {
+            // The router's own last word has been said in its place.
+            self.row.status_code = 503;
+            return self.stopped();
         }
         // The client left: hyper dropped the task or the body.
         self.row.status_code = 499;

@@ -1,13 +1,13 @@
 //! Why a request went where it went: the latest decisions with all their terms, and what came of them.
 
 use crate::table::Row;
-use bytes::Bytes;
 use gorgo_core::Time;
 use gorgo_core::decide::Key;
 use gorgo_core::decide::{ReplicaState, State};
 use gorgo_core::router::DecisionRecord;
 use http::HeaderValue;
 use serde_json::{Value, json};
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -87,7 +87,7 @@ fn explained(record: &DecisionRecord) -> Value {
 /// The `X-Gorgo-Decision` header: one line, e.g. `gorgo a total=35.2 network=25.0 prefill=10.2 waiting=0.0
 /// running=0.0 cached=4096/5200`. Written by hand: formatting would be among the dearest parts of a request.
 pub(crate) fn header(record: &DecisionRecord, name: &str) -> Option<HeaderValue> {
-    let mut line = Vec::with_capacity(160);
+    let mut line = Line::new();
     line.extend_from_slice(record.policy.as_bytes());
     line.push(b' ');
     line.extend_from_slice(name.as_bytes());
@@ -117,10 +117,13 @@ pub(crate) fn header(record: &DecisionRecord, name: &str) -> Option<HeaderValue>
         line.extend_from_slice(b" reason=");
         line.extend_from_slice(reason.as_bytes());
     }
-    HeaderValue::from_maybe_shared(Bytes::from(line)).ok()
+    HeaderValue::from_bytes(&line).ok()
 }
 
-fn digits(line: &mut Vec<u8>, mut number: u64) {
+/// Nearly every line has room here; the header's value is then the only thing allocated.
+type Line = SmallVec<[u8; 256]>;
+
+fn digits(line: &mut Line, mut number: u64) {
     let (mut text, mut at) = ([0; 20], 20);
     loop {
         at -= 1;

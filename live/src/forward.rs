@@ -8,11 +8,12 @@ use crate::exchange::Exchange;
 use crate::explain;
 use crate::extract::{Extract, extract, session_hash};
 use crate::fleet::Upstream;
-use crate::headers::{self, Client, Present};
+use crate::headers::{self, Present};
 use crate::intake;
 use crate::mailbox::Command;
 use crate::node::{Node, Phase};
 use crate::relay::Relay;
+use crate::server::Front;
 use crate::sse::Framing;
 use crate::table::Row;
 use crate::tokens::tokens;
@@ -27,6 +28,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -49,21 +51,21 @@ struct Order {
 
 /// Answers one request.
 pub(crate) async fn handle(
-    node: Arc<Node>,
+    front: Arc<Front>,
+    config: Arc<Config>,
     request: Request<Incoming>,
     present: Present,
-    from: Client,
-) -> Response<Body> {
-    match admit(&node, request, present, &from).await {
+) -> Result<Response<Body>, Infallible> {
+    Ok(match admit(&front, config, request, present).await {
         Ok((exchange, order)) => tokio::select! {
             biased;
             answer = run(exchange, order) => answer,
-            () = ending(&node) => {
+            () = ending(&front.node) => {
                 refusal(StatusCode::SERVICE_UNAVAILABLE, "router_stopped", "the router was stopped before there was an answer")
             }
         },
         Err(refused) => *refused,
-    }
+    })
 }
 
 /// When the router ends what is open. It wakes every connection, and so what is asked here, when it comes to that.
@@ -72,14 +74,16 @@ async fn ending(node: &Node) {
 }
 
 async fn admit(
-    node: &Arc<Node>,
+    front: &Arc<Front>,
+    config: Arc<Config>,
     request: Request<Incoming>,
     present: Present,
-    from: &Client,
 ) -> Result<(Box<Exchange>, Order), Box<Response<Body>>> {
+    let node = &front.node;
     let refuse = |status, code: &str, message: &str| Err(Box::new(refusal(status, code, message)));
-    let keys = node.keys();
-    if !keys.may_ask(present.key.then(|| headers::shown_key(request.headers())).flatten()) {
+    let shown = if present.key { headers::shown_key(request.headers()) } else { None };
+    let (may_ask, keyed) = node.with_keys(|keys| (keys.may_ask(shown), keys.api.is_some() || keys.admin.is_some()));
+    if !may_ask {
         return refuse(
             StatusCode::UNAUTHORIZED,
             "invalid_api_key",
@@ -97,7 +101,6 @@ async fn admit(
             "the router holds as many requests as it may (limits.requests); try again soon",
         );
     };
-    let config = node.config();
     let (mut parts, body) = request.into_parts();
     let (body, budget) = intake::read(node, &config, &parts.headers, body).await?;
     let found = if prompted && parts.method == Method::POST {
@@ -137,7 +140,7 @@ async fn admit(
         headers::new_id(node.seed, id)
     };
     let row = new_row(request_id.clone(), &ask, found.as_ref(), arrived, hops);
-    let mut exchange = Exchange::new(Arc::clone(node), id, mail, row, slot);
+    let mut exchange = Exchange::new(Arc::clone(front), id, mail, row, slot);
     if let Some(found) = found {
         exchange.rid = found.rid;
         exchange.model = found.model;
@@ -149,7 +152,7 @@ async fn admit(
     {
         exchange.trace = node.otel.begin(&mut parts.headers, node.seed, id);
     }
-    headers::to_upstream(&mut parts.headers, &request_id, from, keys.api.is_some() || keys.admin.is_some());
+    headers::to_upstream(&mut parts.headers, body.len(), &request_id, &front.from, keyed);
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let http2 = parts.version == http::Version::HTTP_2;
     let order = Order {
@@ -189,10 +192,10 @@ async fn run(mut exchange: Box<Exchange>, order: Order) -> Response<Body> {
             Command::Dispatch { dispatch, upstream, decision } => {
                 refused = None;
                 exchange.dispatched(dispatch, &upstream, decision);
-                let node = Arc::clone(&exchange.node);
+                let front = Arc::clone(&exchange.front);
                 let keep_alive = Duration::from_millis(order.config.timeouts.keep_alive_ms);
-                let request = order.to(&upstream, &dispatch);
-                let trying = attempt(&node.connector, &upstream, keep_alive, request, order.watched);
+                let mut request = Some(order.to(&upstream, &dispatch));
+                let trying = attempt(&front.node.connector, &upstream, keep_alive, &mut request, order.watched);
                 tokio::select! {
                     biased;
                     result = trying => {
@@ -233,29 +236,30 @@ impl Order {
 /// Passes an answer on; gives the exchange back if the core has meanwhile taken this attempt back.
 fn pass(
     mut exchange: Box<Exchange>,
-    ready: Ready,
+    mut ready: Ready,
     upstream: &Upstream,
     order: &Order,
 ) -> Result<Response<Body>, Box<Exchange>> {
+    exchange.streamed = ready.framing == Framing::Events;
+    exchange.row.status_code = ready.head.status.as_u16();
+    // HTTP/2 frames its own bodies.
+    ready.head.version = if order.http2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
+    decorate(&mut ready.head.headers, &exchange, Some(upstream));
+    if let Some(whole) = ready.whole {
+        return match exchange.came_whole(&ready.tap) {
+            true => Ok(Response::from_parts(ready.head, Body::Full(whole))),
+            false => Err(exchange),
+        };
+    }
     if !exchange.first_token() {
         return Err(exchange);
     }
-    let Ready { mut head, held, body, tap, framing } = ready;
-    exchange.streamed = framing == Framing::Events;
-    if framing != Framing::Events || tap.content() {
+    if !exchange.streamed || ready.tap.content() {
         exchange.row.first_token = exchange.now();
     }
-    exchange.row.status_code = head.status.as_u16();
-    decorate(&mut head.headers, &exchange, Some(upstream));
-    if order.http2 {
-        // HTTP/2 frames its own bodies.
-        head.version = http::Version::HTTP_2;
-    } else {
-        head.version = http::Version::HTTP_11;
-    }
     let gap = Duration::from_millis(order.config.timeouts.idle_gap_ms);
-    let relay = Relay::new(held, body, tap, exchange, gap);
-    Ok(Response::from_parts(head, Body::Relay(Box::new(relay))))
+    let relay = Relay::new(ready.held, ready.body, ready.tap, exchange, gap);
+    Ok(Response::from_parts(ready.head, Body::Relay(Box::new(relay))))
 }
 
 /// The request is over without an answer to pass on.

@@ -71,11 +71,22 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes a client's headers those of a request to a replica. `ours` tells that the client's key was meant for us. The
-/// host is the client's still; the replica's replaces it.
-pub(crate) fn to_upstream(headers: &mut HeaderMap, request_id: &HeaderValue, from: &Client, ours: bool) {
+/// Makes a client's headers those of a request to a replica with a body of `length` bytes. `ours` tells that the
+/// client's key was meant for us. The host is the client's still; the replica's replaces it.
+pub(crate) fn to_upstream(
+    headers: &mut HeaderMap,
+    length: usize,
+    request_id: &HeaderValue,
+    from: &Client,
+    ours: bool,
+) {
     strip_hop_by_hop(headers);
-    headers.remove(CONTENT_LENGTH);
+    let mut told = headers.get_all(CONTENT_LENGTH).iter();
+    if let (Some(first), second) = (told.next(), told.next())
+        && (second.is_some() || !is_number(first.as_bytes(), length))
+    {
+        headers.remove(CONTENT_LENGTH);
+    }
     if headers.keys().any(|name| matches!(name.as_str(), "expect" | "x-lb-hop" | "x-request-timeout-ms")) {
         for name in [EXPECT, HOP, TIMEOUT] {
             headers.remove(name);
@@ -92,6 +103,12 @@ pub(crate) fn to_upstream(headers: &mut HeaderMap, request_id: &HeaderValue, fro
         None => from.shown.clone(),
     };
     headers.insert(FORWARDED_FOR, chain);
+}
+
+/// Whether these are the digits of `number`, and nothing else.
+fn is_number(text: &[u8], number: usize) -> bool {
+    let digits = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.is_some_and(|text| (text == "0" || !text.starts_with('0')) && text.parse() == Ok(number))
 }
 
 /// Whose connection it is, written once.
@@ -191,7 +208,7 @@ mod tests {
             ("authorization", "Bearer k"),
             ("x-forwarded-for", "1.2.3.4"),
         ]);
-        to_upstream(&mut headers, &HeaderValue::from_static("r"), &Client::new([10, 0, 0, 1].into()), false);
+        to_upstream(&mut headers, 7, &HeaderValue::from_static("r"), &Client::new([10, 0, 0, 1].into()), false);
         let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["authorization", "host", "x-custom", "x-forwarded-for", "x-request-id"]);
@@ -199,10 +216,21 @@ mod tests {
     }
 
     #[test]
+    fn only_the_true_length_of_the_body_passes() {
+        let from = Client::new([10, 0, 0, 1].into());
+        for (told, passes) in [(&["5"][..], true), (&["05"], false), (&["+5"], false), (&["6"], false), (&["5", "5"], false)] {
+            let mut headers = HeaderMap::new();
+            told.iter().for_each(|value| drop(headers.append(CONTENT_LENGTH, HeaderValue::from_static(value))));
+            to_upstream(&mut headers, 5, &HeaderValue::from_static("r"), &from, false);
+            assert_eq!(headers.contains_key(CONTENT_LENGTH), passes, "{told:?}");
+        }
+    }
+
+    #[test]
     fn our_own_key_is_not_passed_on() {
         let mut headers = map(&[("authorization", "Bearer k"), ("x-api-key", "k")]);
         assert_eq!(shown_key(&headers), Some(&b"k"[..]));
-        to_upstream(&mut headers, &HeaderValue::from_static("r"), &Client::new([10, 0, 0, 1].into()), true);
+        to_upstream(&mut headers, 0, &HeaderValue::from_static("r"), &Client::new([10, 0, 0, 1].into()), true);
         assert_eq!(shown_key(&headers), None);
     }
 

@@ -234,15 +234,15 @@ impl<'a> Reader<'a> {
             return self.wrong("no string");
         }
         let (start, mut escaped) = (self.at, false);
-        // Keys and words are short: to set up vectors for them would cost more than to look at each byte.
-        for (length, &byte) in self.text[start..].iter().take(16).enumerate() {
-            if byte == b'"' {
-                self.at = start + length + 1;
-                return Ok(Text { raw: &self.text[start..start + length], escaped });
-            }
-            if byte == b'\\' || !is_plain(byte) {
+        // Keys and words are short: to set up vectors for them would cost more than to look at eight bytes at a time.
+        for (n, word) in self.text[start..].as_chunks::<8>().0.iter().take(4).enumerate() {
+            let Some(found) = first_special(u64::from_le_bytes(*word)) else { continue };
+            let length = 8 * n + found;
+            if word[found] != b'"' {
                 break;
             }
+            self.at = start + length + 1;
+            return Ok(Text { raw: &self.text[start..start + length], escaped });
         }
         loop {
             let Some(found) = memchr2(b'"', b'\\', &self.text[self.at..]) else {
@@ -358,14 +358,24 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether a byte is a whole character that a string may hold as it is.
-fn is_plain(byte: u8) -> bool {
-    // In this order control characters and those of more bytes come first.
-    byte ^ 0x80 >= b' ' ^ 0x80
+/// Where among eight bytes the first stands that ends a string or needs a look: a quote, a backslash, a control
+/// character, a part of a character of more bytes.
+fn first_special(word: u64) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // The highest bit of each byte tells. Above the first that is right others may be wrong: a borrow passed.
+    let is = |byte: u8| {
+        let rest = word ^ (ONES * u64::from(byte));
+        rest.wrapping_sub(ONES) & !rest
+    };
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    let found = (is(b'"') | is(b'\\') | control | word) & (ONES * 0x80);
+    (found != 0).then(|| found.trailing_zeros() as usize / 8)
 }
 
-/// Whether all are. Without a branch a byte, so that it becomes vector code.
+/// Whether each byte is a whole character that a string may hold as it is. Without a branch a byte, so that it becomes
+/// vector code.
 fn are_plain(bytes: &[u8]) -> bool {
+    // In this order control characters and those of more bytes come first.
     bytes.iter().fold(u8::MAX, |least, &byte| least.min(byte ^ 0x80)) >= b' ' ^ 0x80
 }
 
@@ -374,6 +384,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::Value;
+
+    proptest! {
+        #[test]
+        fn the_first_special_byte_of_eight_is_found(word in prop::array::uniform8(prop_oneof![
+            any::<u8>(), Just(b'a'), Just(b'!'), Just(b'#'), Just(b'['), Just(b']'), Just(b' '), Just(0x1f), Just(0x7f)
+        ])) {
+            let naive = word.iter().position(|&byte| matches!(byte, b'"' | b'\\') || !(b' '..0x80).contains(&byte));
+            prop_assert_eq!(first_special(u64::from_le_bytes(word)), naive);
+        }
+    }
 
     fn whole(text: &[u8]) -> Read<()> {
         let mut json = Reader::new(text);

@@ -52,6 +52,7 @@ pub mod tls;
 pub mod tokens;
 pub mod upstream;
 pub mod watchers;
+pub mod workers;
 
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

@@ -6,6 +6,7 @@
 
 use crate::fleet::Upstream;
 use crate::upstream::{Connector, Io};
+use crate::workers;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -23,7 +24,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::Instant;
 
-/// Most connections kept open without a request, a replica.
+/// Most connections kept open without a request, a replica and thread.
 const MOST_IDLE: usize = 256;
 
 /// Why a request got no answer.
@@ -85,20 +86,18 @@ impl Link {
         self.wire.is_some() && self.sender.is_ready()
     }
 
-    /// The answer's head, or the request back if nothing of it was sent.
-    async fn send(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, (LinkError, Option<Request<Full<Bytes>>>)> {
-        let mut sent = pin!(self.sender.try_send_request(request));
+    /// The answer's head. The request is taken, and put back if nothing of it was sent.
+    async fn send(&mut self, request: &mut Option<Request<Full<Bytes>>>) -> Result<Response<Incoming>, LinkError> {
+        let Some(taken) = request.take() else { return Err(LinkError::Connect(io::ErrorKind::InvalidInput.into())) };
+        let mut sent = pin!(self.sender.try_send_request(taken));
         let wire = &mut self.wire;
         let answer = poll_fn(|cx| {
             drive(wire, cx);
             sent.as_mut().poll(cx)
         });
         answer.await.map_err(|mut error| {
-            let request = error.take_message();
-            (LinkError::http(error.into_error()), request)
+            *request = error.take_message();
+            LinkError::http(error.into_error())
         })
     }
 }
@@ -109,9 +108,15 @@ fn drive(wire: &mut Option<Connection<TokioIo<Io>, Full<Bytes>>>, cx: &mut Conte
     }
 }
 
-/// The idle connections to one replica, the latest used last. Boxed, since each goes to a request and back.
+/// The idle connections to one replica, by the thread that drives them, the latest used last. Boxed, since each goes
+/// to a request and back.
 #[derive(Default)]
-pub(crate) struct Links(Mutex<Idle>);
+pub(crate) struct Links([Shelf; workers::MOST + 1]);
+
+/// On cache lines of its own, so that threads do not wait for each other's.
+#[derive(Default)]
+#[repr(align(128))]
+struct Shelf(Mutex<Idle>);
 
 type Idle = Vec<Box<Link>>;
 
@@ -121,14 +126,20 @@ impl fmt::Debug for Links {
     }
 }
 
-impl Links {
+impl Shelf {
     fn lock(&self) -> MutexGuard<'_, Idle> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Links {
+    fn here(&self) -> MutexGuard<'_, Idle> {
+        self.0[workers::here()].lock()
     }
 
     fn give(&self, mut link: Box<Link>) {
         link.idle_since = Instant::now();
-        let mut idle = self.lock();
+        let mut idle = self.here();
         if idle.len() < MOST_IDLE {
             idle.push(link);
         }
@@ -136,17 +147,19 @@ impl Links {
 
     /// Closes what was not used for `keep_alive`.
     pub(crate) fn sweep(&self, keep_alive: Duration) {
-        let mut idle = self.lock();
-        let old = idle.iter().take_while(|link| link.idle_since.elapsed() >= keep_alive).count();
-        let closed: Vec<_> = idle.drain(..old).collect();
-        drop(idle); // closing takes system calls
-        drop(closed);
+        for shelf in &self.0 {
+            let mut idle = shelf.lock();
+            let old = idle.iter().take_while(|link| link.idle_since.elapsed() >= keep_alive).count();
+            let closed: Vec<_> = idle.drain(..old).collect();
+            drop(idle); // closing takes system calls
+            drop(closed);
+        }
     }
 
     /// A connection that its other end has not closed.
     async fn take(&self, keep_alive: Duration) -> Option<Box<Link>> {
         loop {
-            let mut link = self.lock().pop()?;
+            let mut link = self.here().pop()?;
             poll_fn(|cx| {
                 link.drive(cx);
                 Poll::Ready(())
@@ -160,17 +173,17 @@ impl Links {
 }
 
 /// Sends a request to a replica over an idle connection or a new one. An idle connection that turns out to be closed
-/// before anything was sent costs nothing but the next one's turn.
+/// before anything was sent costs nothing but the next one's turn. `request` is there, and is taken.
 pub(crate) async fn send(
     connector: &Connector,
     to: &Arc<Upstream>,
     keep_alive: Duration,
-    mut request: Request<Full<Bytes>>,
+    request: &mut Option<Request<Full<Bytes>>>,
 ) -> Result<Response<Flow>, LinkError> {
     loop {
         let (mut link, used) = match to.links.take(keep_alive).await {
             Some(link) => (link, true),
-            None => (Link::open(connector, to).await?, false),
+            None => (Box::pin(Link::open(connector, to)).await?, false), // rare, and large
         };
         match link.send(request).await {
             Ok(response) => {
@@ -185,8 +198,8 @@ pub(crate) async fn send(
                 }
                 return Ok(response);
             }
-            Err((_, Some(unsent))) if used => request = unsent,
-            Err((error, _)) => return Err(error),
+            Err(_) if used && request.is_some() => {}
+            Err(error) => return Err(error),
         }
     }
 }
@@ -293,8 +306,9 @@ mod tests {
         let mut link = Link::open(&connector, &upstream).await.unwrap();
         drop(listener.accept().await.unwrap()); // closed, and nobody has looked since
         let request = Request::get("/").header("host", "e").body(Full::default()).unwrap();
-        let (_, unsent) = link.send(request).await.unwrap_err();
-        assert!(unsent.is_some());
+        let mut request = Some(request);
+        link.send(&mut request).await.unwrap_err();
+        assert!(request.is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -306,7 +320,7 @@ mod tests {
         let upstream = Arc::new(Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, None, endpoint));
         let ask = async |path: &'static str| {
             let request = Request::get(path).header("host", "e").body(Full::default()).unwrap();
-            send(&connector, &upstream, keep_alive, request).await.unwrap()
+            send(&connector, &upstream, keep_alive, &mut Some(request)).await.unwrap()
         };
         let made = || accepted.load(Ordering::SeqCst);
         for (path, expected) in [("/", 1), ("/", 1), ("/close", 1), ("/", 2), ("/", 2)] {
@@ -318,9 +332,9 @@ mod tests {
         assert_eq!(made(), 3);
         tokio::time::advance(Duration::from_secs(5)).await;
         drop(ask("/").await.collect().await);
-        assert_eq!((made(), upstream.links.lock().len()), (4, 1));
+        assert_eq!((made(), upstream.links.here().len()), (4, 1));
         tokio::time::advance(Duration::from_secs(5)).await;
         upstream.links.sweep(keep_alive);
-        assert_eq!(upstream.links.lock().len(), 0);
+        assert_eq!(upstream.links.here().len(), 0);
     }
 }

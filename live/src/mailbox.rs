@@ -95,10 +95,17 @@ impl Mailbox {
     /// Takes all decisions but `known`.
     pub(crate) fn others(&self, known: Option<&Arc<DecisionRecord>>) -> Vec<Arc<DecisionRecord>> {
         let mut inner = self.lock();
+        let unknown = |one: &Arc<DecisionRecord>| known.is_none_or(|known| !Arc::ptr_eq(one, known));
         let mut all = std::mem::take(&mut inner.before);
-        all.extend(inner.last.take());
-        all.retain(|one| known.is_none_or(|known| !Arc::ptr_eq(one, known)));
+        all.retain(unknown);
+        all.extend(inner.last.take().filter(unknown));
         all
+    }
+
+    /// Whether there is nothing to read.
+    pub(crate) fn is_empty(&self) -> bool {
+        let inner = self.lock();
+        inner.first.is_none() && inner.more.is_empty()
     }
 
     /// The next command, if there is one.

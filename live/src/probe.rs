@@ -123,7 +123,7 @@ async fn ask(
 ) -> Result<Response<Flow>, LinkError> {
     let request = upstream.request(method, &PathAndQuery::from_static(path), HeaderMap::new(), Full::new(Bytes::new()));
     let keep_alive = Duration::from_millis(node.config().timeouts.keep_alive_ms);
-    link::send(&node.connector, upstream, keep_alive, request).await
+    link::send(&node.connector, upstream, keep_alive, &mut Some(request)).await
 }
 
 /// A page and its status.

@@ -110,7 +110,7 @@ impl Relay {
 
     /// Whether the router ends what is open.
     fn is_ending(&self) -> bool {
-        self.exchange.as_ref().is_some_and(|exchange| exchange.node.phase() == Phase::Ending)
+        self.exchange.as_ref().is_some_and(|exchange| exchange.front.node.phase() == Phase::Ending)
     }
 
     /// The router stops before the replica has.

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::node::Reread;
 use crate::server::{self, StartError};
 use crate::upstream;
+use crate::workers::Workers;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
@@ -30,6 +31,7 @@ pub async fn run(
 ) -> Result<usize, StartError> {
     let listen = config.listen;
     let listener = TcpListener::bind(listen).await.map_err(|why| StartError::Listen { listen, why })?;
+    let workers = Workers::start(config.limits.threads).map_err(StartError::Threads)?;
     let node = server::start(config, reread, upstream::tcp())?;
     #[cfg(feature = "otel")]
     if let Some(settings) =
@@ -50,7 +52,7 @@ pub async fn run(
         }
     });
     ready(listener.local_addr().unwrap_or(listen));
-    let cut = server::serve(Arc::clone(&node), listener, stop_signal()).await;
+    let cut = server::serve_on(&workers, Arc::clone(&node), listener, stop_signal()).await;
     hangups.abort();
     #[cfg(feature = "otel")]
     node.otel.flush(std::time::Duration::from_secs(5)).await;

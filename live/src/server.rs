@@ -14,6 +14,7 @@ use crate::tls::{self, TlsError};
 use crate::tokens::Counter;
 use crate::upstream::{Connector, Dial, Io};
 use crate::watchers::Watchers;
+use crate::workers::Workers;
 use crate::{admin, decision_log};
 use gorgo_core::fleet::Kind;
 use gorgo_core::router::RouterConfig;
@@ -26,10 +27,12 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
@@ -41,10 +44,21 @@ const READ: usize = 96 << 10;
 /// How long streams that are ended have for their last event.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
+/// Opens a connection that was accepted; called on the thread that will drive it.
+pub type Opening = Box<dyn FnOnce() -> io::Result<Io> + Send>;
+
 /// Where connections come from: real sockets, or simulated ones in tests.
 pub trait Listener: Send + 'static {
     /// The next connection.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Io, SocketAddr)>> + Send;
+
+    /// The next connection, for another thread.
+    fn accept_for_another(&mut self) -> impl Future<Output = io::Result<(Opening, SocketAddr)>> + Send {
+        async {
+            let (io, from) = self.accept().await?;
+            Ok((Box::new(move || Ok(io)) as Opening, from))
+        }
+    }
 }
 
 impl Listener for tokio::net::TcpListener {
@@ -52,6 +66,13 @@ impl Listener for tokio::net::TcpListener {
         let (stream, from) = tokio::net::TcpListener::accept(self).await?;
         stream.set_nodelay(true)?;
         Ok((Box::new(stream), from))
+    }
+
+    async fn accept_for_another(&mut self) -> io::Result<(Opening, SocketAddr)> {
+        let (stream, from) = tokio::net::TcpListener::accept(self).await?;
+        stream.set_nodelay(true)?;
+        let stream = stream.into_std()?; // tokio's own is bound to the runtime it was made in
+        Ok((Box::new(move || Ok(Box::new(tokio::net::TcpStream::from_std(stream)?) as Io)), from))
     }
 }
 
@@ -78,6 +99,9 @@ pub enum StartError {
         /// The system's reason.
         why: io::Error,
     },
+    /// No threads.
+    #[error("cannot start threads: {0}; lower limits.threads")]
+    Threads(io::Error),
     /// The address cannot be listened on.
     #[error("cannot listen on {listen}: {why}; choose another address with --listen")]
     Listen {
@@ -178,12 +202,25 @@ pub(crate) fn peer_as_replica(peer: &PeerConfig) -> ReplicaConfig {
     }
 }
 
+/// As [`serve_on`], all by the runtime this is called in.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve(
+    node: Arc<Node>,
+    listener: impl Listener,
+    stop: impl Future<Output = ()>,
+) -> Result<usize, StartError> {
+    serve_on(&Workers::none(), node, listener, stop).await
+}
+
 /// Serves until `stop`, then: not ready, port open for a while; then no new connections; then the open streams
 /// finish, or their time is up. Returns how many connections were cut.
 ///
 /// # Errors
 /// When the listener fails for good.
-pub async fn serve(
+pub async fn serve_on(
+    workers: &Workers,
     node: Arc<Node>,
     mut listener: impl Listener,
     stop: impl Future<Output = ()>,
@@ -202,9 +239,9 @@ pub async fn serve(
     };
     tokio::pin!(settle);
     loop {
-        let (io, from) = tokio::select! {
+        let (opening, from) = tokio::select! {
             () = &mut settle => break,
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept_for_another() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, or the client gave up: neither is for ever.
@@ -216,16 +253,22 @@ pub async fn serve(
             Some(_) = open.join_next(), if !open.is_empty() => continue,
         };
         let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
-            open.spawn(turn_away(io));
+            open.spawn(turn_away(opening));
             continue;
         };
         let connection =
             Connection { node: Arc::clone(&node), admin: admin.clone(), from, closing: closing.subscribe() };
         let tls = tls.clone();
-        open.spawn(async move {
-            let _permit = permit;
-            Steady::new(connection.run(io, tls)).await;
-        });
+        let place = workers.place();
+        let handle = place.as_ref().map_or_else(Handle::current, |place| place.handle.clone());
+        let driven = async move {
+            let _held = (permit, place);
+            match opening() {
+                Ok(io) => Steady::new(connection.run(io, tls)).await,
+                Err(error) => tracing::warn!(%error, "cannot take over a connection"),
+            }
+        };
+        open.spawn_on(driven, &handle);
     }
     drop(listener);
     node.set_phase(Phase::Draining);
@@ -249,7 +292,7 @@ async fn ended(open: &mut JoinSet<()>) {
 }
 
 /// More connections than allowed: a short 503, without reading.
-async fn turn_away(mut io: Io) {
+async fn turn_away(opening: Opening) {
     const BODY: &str = "{\"error\":{\"message\":\"the router holds as many connections as it may (limits.connections); try again soon\",\
         \"type\":\"server_error\",\"param\":null,\"code\":\"too_many_connections\"}}";
     let answer = format!(
@@ -257,6 +300,7 @@ async fn turn_away(mut io: Io) {
          content-length: {}\r\nconnection: close\r\n\r\n{BODY}",
         BODY.len()
     );
+    let Ok(mut io) = opening() else { return };
     let tell = async {
         io.write_all(answer.as_bytes()).await?;
         io.shutdown().await
@@ -294,8 +338,8 @@ impl Connection {
             .timer(TokioTimer::new())
             .max_concurrent_streams(1_000)
             .max_header_list_size(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX));
-        let (node, admin, from) = (self.node, self.admin, Client::new(self.from.ip()));
-        let service = service_fn(move |request| answer(Arc::clone(&node), admin.clone(), request, from.clone()));
+        let front = Arc::new(Front { node: self.node, admin: self.admin, from: Client::new(self.from.ip()) });
+        let service = service_fn(move |request| answer(Arc::clone(&front), request));
         let connection = builder.serve_connection(TokioIo::new(io), service);
         tokio::pin!(connection);
         if *self.closing.borrow() {
@@ -315,27 +359,33 @@ impl Connection {
     }
 }
 
-async fn answer(
-    node: Arc<Node>,
+/// What the requests of one connection share. A count of holders for each connection: one for all would go from core
+/// to core with every request.
+#[derive(Debug)]
+pub(crate) struct Front {
+    pub(crate) node: Arc<Node>,
     admin: axum::Router,
-    request: Request<Incoming>,
-    from: Client,
-) -> Result<Response<Body>, Infallible> {
+    pub(crate) from: Client,
+}
+
+/// Boxed: hyper moves it about, and keeps room for one in every connection.
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+fn answer(front: Arc<Front>, request: Request<Incoming>) -> Answering {
     let present = Present::of(request.headers());
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    let (head, most) = (target + present.bytes, node.config().limits.header_bytes);
+    let config = front.node.config();
+    let (head, most) = (target + present.bytes, config.limits.header_bytes);
     if head > most {
         let message = format!("the request's head is longer than {most} bytes; send fewer or shorter headers");
-        return Ok(refusal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", &message));
+        let refused = refusal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", &message);
+        return Box::pin(std::future::ready(Ok(refused)));
     }
     if !admin::is_admin(request.uri().path()) {
-        return Ok(forward::handle(node, request, present, from).await);
+        return Box::pin(forward::handle(front, config, request, present));
     }
-    let response = admin.oneshot(request.map(axum::body::Body::new)).await;
-    Ok(match response {
-        Ok(response) => response.map(Body::Admin),
-        Err(never) => match never {},
-    })
+    let answer = front.admin.clone().oneshot(request.map(axum::body::Body::new));
+    Box::pin(async { Ok(answer.await?.map(Body::Admin)) })
 }
 
 /// Reads the configuration again and takes over what can change while running.
@@ -365,6 +415,7 @@ pub fn apply(node: &Arc<Node>, new: Config) -> Result<Vec<String>, ConfigError> 
         ("shadow", old.shadow == new.shadow),
         ("explain", old.explain == new.explain),
         ("router.index_bytes", old.router.index_bytes == new.router.index_bytes),
+        ("limits.threads", old.limits.threads == new.limits.threads),
         ("limits.connections", old.limits.connections == new.limits.connections),
         ("limits.requests", old.limits.requests == new.limits.requests),
         ("limits.bodies_bytes", old.limits.bodies_bytes == new.limits.bodies_bytes),

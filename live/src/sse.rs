@@ -87,6 +87,14 @@ impl Tap {
         }
     }
 
+    /// A JSON body that is complete, instead of [`Self::feed`] and [`Self::end`]: nothing is copied.
+    pub fn whole(&mut self, body: &[u8]) {
+        debug_assert!(self.framing == Framing::Json && self.pending.is_empty());
+        self.content |= !body.is_empty();
+        self.events += 1;
+        self.event(body);
+    }
+
     /// The body is complete.
     pub fn end(&mut self) {
         let rest = std::mem::take(&mut self.pending);
@@ -135,7 +143,7 @@ impl Tap {
         (self.keep_answer && !self.answer.is_empty()).then_some(self.answer.as_str())
     }
 
-    /// The id the engine gave the request.
+    /// The id the engine gave the request, if the answer is a stream.
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
@@ -213,7 +221,8 @@ impl Tap {
         } else if event.object.is_some_and(|object| object.is(b"error")) {
             self.error = Some(event.code.map_or(500, error_code));
         }
-        if self.id.is_none() {
+        // What came whole nobody aborts.
+        if self.id.is_none() && self.framing == Framing::Events {
             self.id = event.id.or(event.meta.id).map(|id| id.short(129)).filter(|id| id.len() <= 128);
         }
         self.generated(&event);
@@ -434,6 +443,12 @@ pub fn fuzz(data: &[u8]) {
         assert_eq!(whole, seen(&mut data.chunks(1)));
         assert_eq!(whole, seen(&mut data.chunks(7)));
     }
+    let mut tap = Tap::new(Framing::Json, true);
+    tap.feed(data);
+    tap.end();
+    let mut at_once = Tap::new(Framing::Json, true);
+    at_once.whole(data);
+    assert_eq!((tap.error, tap.usage, tap.answer), (at_once.error, at_once.usage, at_once.answer));
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! How requests go on and end.
 
-use super::{Action, Answer, Failure, LearnAt, Router, State, Timer, Usage};
+use super::{Action, Answer, Failure, Flight, LearnAt, Router, State, Timer, Usage};
 use crate::fleet::Kind;
 use crate::radix::Symbol;
 use crate::record::Status;
@@ -8,10 +8,17 @@ use crate::{ReplicaId, RequestId, Time};
 
 impl<S: Symbol> Router<S> {
     pub(super) fn first_token(&mut self, now: Time, id: RequestId, attempt: u8) {
-        let Some(flight) = self.flights.get_mut(&id).filter(|f| f.attempts == attempt) else { return };
-        let State::Sent { replica, uncached, ref mut running, .. } = flight.state else { return };
+        if self.started(now, id, attempt) {
+            self.learn_prompt(id);
+        }
+    }
+
+    /// Books a request as running; false if it was, or if it is another attempt's word.
+    fn started(&mut self, now: Time, id: RequestId, attempt: u8) -> bool {
+        let Some(flight) = self.flights.get_mut(&id).filter(|f| f.attempts == attempt) else { return false };
+        let State::Sent { replica, uncached, ref mut running, .. } = flight.state else { return false };
         if std::mem::replace(running, true) {
-            return;
+            return false;
         }
         let at = &mut self.replicas[replica.index()];
         let tokens = flight.request.ask.prompt_tokens;
@@ -21,8 +28,14 @@ impl<S: Symbol> Router<S> {
         if at.breaker.succeeded() {
             at.recovered = Some(now);
         }
+        true
+    }
+
+    fn learn_prompt(&mut self, id: RequestId) {
+        let Some(flight) = self.flights.get(&id) else { return };
+        let State::Sent { replica, .. } = flight.state else { return };
         if self.config.learn_at == LearnAt::FirstToken {
-            self.index.insert(&flight.request.symbols, tokens, replica);
+            self.index.insert(&flight.request.symbols, flight.request.ask.prompt_tokens, replica);
         }
     }
 
@@ -36,10 +49,19 @@ impl<S: Symbol> Router<S> {
         actions: &mut Vec<Action>,
     ) {
         // An answer may be complete before anybody saw a content-bearing token in it.
-        self.first_token(now, id, attempt);
+        let unheard = self.started(now, id, attempt);
         let Some(flight) = self.flights.get(&id).filter(|f| f.attempts == attempt) else { return };
         let State::Sent { replica, cached, stamp, .. } = flight.state else { return };
-        let request = &flight.request;
+        // What a removed replica learns nobody would forget again.
+        let learns = self.config.learn_answers && !self.replicas[replica.index()].removed;
+        let answer = answer.filter(|_| learns);
+        // With its answer a prompt is learned in one piece: only of its last symbol there is then another, since the
+        // answer fills the block that the prompt ended in.
+        let apart = |answer: &Answer<S>| answer.keep == 0 || answer.keep + 1 < flight.request.symbols.len();
+        if unheard && answer.is_none_or(apart) {
+            self.learn_prompt(id);
+        }
+        let Some(Flight { request, .. }) = self.flights.get(&id) else { return };
         if let Some(actual) = usage.cached_tokens {
             self.stats.predicted_cached_tokens += u64::from(cached);
             self.stats.actual_cached_tokens += u64::from(actual);
@@ -48,9 +70,7 @@ impl<S: Symbol> Router<S> {
                 self.index.truncate(&request.symbols, actual, replica, stamp);
             }
         }
-        // What a removed replica learns nobody would forget again.
-        let learns = self.config.learn_answers && !self.replicas[replica.index()].removed;
-        if let Some(answer) = answer.filter(|_| learns) {
+        if let Some(answer) = answer {
             self.learned.clear();
             self.learned.extend_from_slice(&request.symbols[..answer.keep.min(request.symbols.len())]);
             self.learned.extend_from_slice(&answer.tail);

@@ -448,3 +448,24 @@ fn same_seed_same_actions() {
 }
 
 mod slots;
+
+#[test]
+fn an_answer_that_comes_whole_is_learned_with_its_prompt_in_one_piece() {
+    let held = |prompt: &str, answer: Option<Answer<u8>>| {
+        let mut router = router(RouterConfig::default(), &[Kind::Remote]);
+        tell(&mut router, 1, ask(1, prompt));
+        let usage = Usage { cached_tokens: None, output_tokens: 2 };
+        tell(&mut router, 2, Event::Finished { id: RequestId(1), attempt: 1, usage, answer });
+        let mut matched = [0];
+        let cached = |key: &str, matched: &mut [u32]| {
+            router.index().lookup(key.as_bytes(), matched);
+            matched[0]
+        };
+        (router.index().nodes(), cached("abcdXYZ", &mut matched), cached("abcde", &mut matched))
+    };
+    let answer = |keep, tail: &str| Some(Answer { keep, tail: tail.as_bytes().into(), tokens: 7 });
+    assert_eq!(held("abcde", None), (1, 4, 5), "no answer: the prompt alone");
+    assert_eq!(held("abcde", answer(4, "XYZ")), (1, 7, 4), "the block the prompt ended in is now the answer's");
+    assert_eq!(held("abcde", answer(3, "dXYZ")), (3, 7, 5), "more than its last block is the prompt's alone");
+    assert_eq!(held("e", answer(0, "abcdXYZ")), (2, 7, 4), "else nothing of a short prompt would be left");
+}

@@ -81,6 +81,8 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Most header lines.
     pub headers: usize,
+    /// Threads that drive connections, at most 8; 0 for one a core.
+    pub threads: usize,
     /// Most connections; more are told 503.
     pub connections: usize,
     /// Most requests at once, waiting ones included; more are told 429.
@@ -96,6 +98,7 @@ impl Default for Limits {
             bodies_bytes: 512 << 20,
             header_bytes: 64 << 10,
             headers: 100,
+            threads: 0,
             connections: 16_384,
             requests: 16_384,
             tokenizer_entries: 131_072,

@@ -29,7 +29,7 @@ pub struct Script {
     pub tokens: usize,
     /// Status other than 200 to answer with.
     pub status: u16,
-    /// Answer 200 and tell this error in the stream.
+    /// Answer 200 and tell this error in the stream, or in place of an answer that comes whole.
     pub stream_error: Option<String>,
     /// Cut the connection after so many tokens, or amid an answer that comes whole.
     pub cut_after: Option<usize>,
@@ -253,6 +253,9 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     }
     tokio::time::sleep(script.gap * script.tokens as u32).await;
     active.done = true;
+    if let Some(error) = script.stream_error {
+        return ([(header::CONTENT_TYPE, "application/json")], error).into_response();
+    }
     let text = "tok ".repeat(script.tokens);
     let whole = json!({
         "id": "0123456789abcdef0123456789abcdef", "object": "chat.completion", "served_by": inner.name,

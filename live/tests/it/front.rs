@@ -123,10 +123,12 @@ async fn failures_before_the_first_byte_go_elsewhere_and_are_told_when_nobody_is
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_whole_answer_that_breaks_halfway_comes_from_another_replica() {
+async fn a_whole_answer_that_breaks_halfway_or_is_an_error_comes_from_another_replica() {
     let world = World::new(2, Script::default(), |_| {}).await;
-    world.engines[0].script(|s| s.cut_after = Some(0));
+    let error = Some("{\"error\":{\"message\":\"full\",\"code\":503}}".to_owned());
     for n in 0..4 {
+        let cut = n % 2 == 0;
+        world.engines[0].script(|s| (s.cut_after, s.stream_error) = (cut.then_some(0), error.clone().filter(|_| !cut)));
         let response = world.send(chat(&format!("{n}"), false)).await;
         assert_eq!((response.status().as_u16(), &response.headers()["x-gorgo-replica"]), (200, &"e1".parse().unwrap()));
         let answer: Value = serde_json::from_slice(&whole(response).await).unwrap();

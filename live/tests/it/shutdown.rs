@@ -40,5 +40,8 @@ async fn streams_that_take_too_long_end_with_an_error_event_and_are_counted() {
     let said = String::from_utf8(stream.await.unwrap().to_vec()).unwrap();
     let last = said.trim_end().rsplit("\n\n").next().unwrap();
     assert!(last.starts_with("data: {\"error\":") && last.contains("router_stopped"), "{last}");
-    assert!(world.node.table.rows().iter().any(|row| row.reason == "router-stopped"));
+    let rows = world.node.table.rows();
+    let mut ends: Vec<_> = rows.iter().map(|row| (row.status_code, row.reason)).collect();
+    ends.sort_unstable();
+    assert_eq!(ends, [(200, "router-stopped"), (503, "router-stopped")]);
 }
