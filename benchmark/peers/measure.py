@@ -23,7 +23,7 @@ TARGETS = ["direct", "floor", "nginx", "sglang", "smg", "vllm", "vllm-rr", "gorg
 # What has nothing to say in a part: no router, no account of engines or prompts, or only other weights.
 SILENT = {"closed": {"gorgo-physical"}, "memory": {"direct", "gorgo-physical"},
           "recovery": {"direct", "floor", "gorgo-physical"}, "hang": {"direct", "floor", "gorgo-physical"},
-          "lost": {"gorgo-physical"}, "hits": {"direct", "floor"},
+          "lost": {"gorgo-physical"}, "hits": {"floor"},
           "turns": {"direct", "floor"}}
 
 

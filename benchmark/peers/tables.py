@@ -102,7 +102,8 @@ def hits(result):
         return [f"{r['hit']:.3f}", f"{r['busiest']:.2f}", r["most_running"], f"{r['first_p50_us'] / 1e3:.1f}",
                 f"{r['first_p99_us'] / 1e3:.1f}", r["failed"]]
     head = ["target", "load", "hit", "busiest / mean", "most at once on one", "first byte p50 ms", "p99 ms", "failed"]
-    return table(head, [[name, load, *error_or(r[load], cells)] for name, r in result.items()
+    called = {"direct": "one engine with the memory of all three"}
+    return table(head, [[called.get(name, name), load, *error_or(r[load], cells)] for name, r in result.items()
                         for load in ("light", "heavy")])
 
 

@@ -124,8 +124,9 @@ impl Exchange {
             (self.row.counted_tokens, self.row.output_tokens, self.row.cached.1) = (None, 0, None);
             return false;
         }
-        self.row.first_token = self.now();
-        self.close(Status::Finished, "");
+        let now = self.now();
+        self.row.first_token = now;
+        self.close_at(now, Status::Finished, "");
         true
     }
 
@@ -191,10 +192,15 @@ impl Exchange {
 
     /// The request is over: writes it down, once.
     pub(crate) fn close(&mut self, status: Status, reason: &'static str) {
+        let now = self.now();
+        self.close_at(now, status, reason);
+    }
+
+    fn close_at(&mut self, now: Time, status: Status, reason: &'static str) {
         if std::mem::replace(&mut self.over, true) {
             return;
         }
-        self.row.done = self.now();
+        self.row.done = now;
         (self.row.status, self.row.reason) = (status, reason);
         self.row.others = self.mail.others(self.row.decision.as_ref());
         let row = Arc::new(std::mem::take(&mut self.row));

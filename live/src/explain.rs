@@ -7,7 +7,7 @@ use gorgo_core::decide::{ReplicaState, State};
 use gorgo_core::router::DecisionRecord;
 use http::HeaderValue;
 use serde_json::{Value, json};
-use smallvec::SmallVec;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -87,7 +87,19 @@ fn explained(record: &DecisionRecord) -> Value {
 /// The `X-Gorgo-Decision` header: one line, e.g. `gorgo a total=35.2 network=25.0 prefill=10.2 waiting=0.0
 /// running=0.0 cached=4096/5200`. Written by hand: formatting would be among the dearest parts of a request.
 pub(crate) fn header(record: &DecisionRecord, name: &str) -> Option<HeaderValue> {
-    let mut line = Line::new();
+    LINE.with_borrow_mut(|line| {
+        line.clear();
+        write(line, record, name);
+        HeaderValue::from_bytes(line).ok()
+    })
+}
+
+thread_local! {
+    /// Room for a line, so that the header's value is all that is allocated.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn write(line: &mut Vec<u8>, record: &DecisionRecord, name: &str) {
     line.extend_from_slice(record.policy.as_bytes());
     line.push(b' ');
     line.extend_from_slice(name.as_bytes());
@@ -101,29 +113,25 @@ pub(crate) fn header(record: &DecisionRecord, name: &str) -> Option<HeaderValue>
         ];
         for (word, value) in terms {
             line.extend_from_slice(word);
-            let tenths = (value.abs().min(1e15) * 10.0).round() as u64;
+            let tenths = (value.abs().min(1e15) * 10.0 + 0.5) as u64;
             if value < 0.0 && tenths > 0 {
                 line.push(b'-');
             }
-            digits(&mut line, tenths / 10);
+            digits(line, tenths / 10);
             line.extend_from_slice(&[b'.', b'0' + (tenths % 10) as u8]);
         }
         line.extend_from_slice(b" cached=");
-        digits(&mut line, c.cached_tokens.into());
+        digits(line, c.cached_tokens.into());
         line.push(b'/');
-        digits(&mut line, record.ask.prompt_tokens.into());
+        digits(line, record.ask.prompt_tokens.into());
     }
     if let Some(reason) = record.reason {
         line.extend_from_slice(b" reason=");
         line.extend_from_slice(reason.as_bytes());
     }
-    HeaderValue::from_bytes(&line).ok()
 }
 
-/// Nearly every line has room here; the header's value is then the only thing allocated.
-type Line = SmallVec<[u8; 256]>;
-
-fn digits(line: &mut Line, mut number: u64) {
+fn digits(line: &mut Vec<u8>, mut number: u64) {
     let (mut text, mut at) = ([0; 20], 20);
     loop {
         at -= 1;

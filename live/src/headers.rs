@@ -73,13 +73,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Makes a client's headers those of a request to a replica with a body of `length` bytes. `ours` tells that the
 /// client's key was meant for us. The host is the client's still; the replica's replaces it.
-pub(crate) fn to_upstream(
-    headers: &mut HeaderMap,
-    length: usize,
-    request_id: &HeaderValue,
-    from: &Client,
-    ours: bool,
-) {
+pub(crate) fn to_upstream(headers: &mut HeaderMap, length: usize, request_id: &HeaderValue, from: &Client, ours: bool) {
     strip_hop_by_hop(headers);
     let mut told = headers.get_all(CONTENT_LENGTH).iter();
     if let (Some(first), second) = (told.next(), told.next())
@@ -218,9 +212,13 @@ mod tests {
     #[test]
     fn only_the_true_length_of_the_body_passes() {
         let from = Client::new([10, 0, 0, 1].into());
-        for (told, passes) in [(&["5"][..], true), (&["05"], false), (&["+5"], false), (&["6"], false), (&["5", "5"], false)] {
+        for (told, passes) in
+            [(&["5"][..], true), (&["05"], false), (&["+5"], false), (&["6"], false), (&["5", "5"], false)]
+        {
             let mut headers = HeaderMap::new();
-            told.iter().for_each(|value| drop(headers.append(CONTENT_LENGTH, HeaderValue::from_static(value))));
+            for value in told {
+                headers.append(CONTENT_LENGTH, HeaderValue::from_static(value));
+            }
             to_upstream(&mut headers, 5, &HeaderValue::from_static("r"), &from, false);
             assert_eq!(headers.contains_key(CONTENT_LENGTH), passes, "{told:?}");
         }

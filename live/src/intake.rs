@@ -116,20 +116,26 @@ pub(crate) async fn read(
     Ok((if rest.is_empty() { first } else { rest.freeze() }, budget))
 }
 
-/// How long a body may take, and how long its next piece. One timer, set when there is something to wait for and
-/// looked at when it rings: setting it for every piece would cost more than the piece.
+/// How long a body may take, and how long its next piece. Time counts from when there is first something to wait for:
+/// mostly the body is here. One timer, looked at when it rings: setting it for every piece would cost more than the
+/// piece.
 struct Patience {
+    all: Duration,
     gap: Duration,
+    waiting: Option<Waiting>,
+}
+
+struct Waiting {
     deadline: Instant,
     last: Instant,
-    alarm: Option<Pin<Box<Sleep>>>,
+    alarm: Pin<Box<Sleep>>,
 }
 
 impl Patience {
     fn new(config: &Config) -> Self {
-        let (now, times) = (Instant::now(), &config.timeouts);
-        let deadline = now + Duration::from_millis(times.body_ms);
-        Self { gap: Duration::from_millis(times.body_gap_ms), deadline, last: now, alarm: None }
+        let times = &config.timeouts;
+        let (all, gap) = (Duration::from_millis(times.body_ms), Duration::from_millis(times.body_gap_ms));
+        Self { all, gap, waiting: None }
     }
 
     /// The next frame, or `None` when time is up.
@@ -139,23 +145,27 @@ impl Patience {
             Poll::Pending => self.ring(cx).map(|()| None),
         });
         let got = got.await;
-        if self.alarm.is_some() {
-            self.last = Instant::now();
+        if let Some(waiting) = &mut self.waiting {
+            waiting.last = Instant::now();
         }
         got
     }
 
     fn ring(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (all, gap) = (self.all, self.gap);
+        let waiting = self.waiting.get_or_insert_with(|| {
+            let now = Instant::now();
+            Waiting { deadline: now + all, last: now, alarm: Box::pin(sleep_until(now + all.min(gap))) }
+        });
         loop {
-            let due = self.deadline.min(self.last + self.gap);
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
-            if alarm.as_mut().poll(cx).is_pending() {
+            let due = waiting.deadline.min(waiting.last + gap);
+            if waiting.alarm.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            if alarm.deadline() >= due {
+            if waiting.alarm.deadline() >= due {
                 return Poll::Ready(());
             }
-            alarm.as_mut().reset(due);
+            waiting.alarm.as_mut().reset(due);
         }
     }
 }

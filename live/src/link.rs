@@ -2,7 +2,7 @@
 //!
 //! A pooled client gives every connection a task of its own, so each piece of an answer wakes two tasks, often on two
 //! threads. Here the task that answers the client also reads from and writes to the replica; a connection that waits
-//! for its next request is driven by nobody, and looked at when it is taken.
+//! for its next request is driven by nobody.
 
 use crate::fleet::Upstream;
 use crate::upstream::{Connector, Io};
@@ -156,16 +156,11 @@ impl Links {
         }
     }
 
-    /// A connection that its other end has not closed.
-    async fn take(&self, keep_alive: Duration) -> Option<Box<Link>> {
+    /// A connection that was free and is not too old. Whether its other end has closed it shows when it is used.
+    fn take(&self, keep_alive: Duration) -> Option<Box<Link>> {
         loop {
-            let mut link = self.here().pop()?;
-            poll_fn(|cx| {
-                link.drive(cx);
-                Poll::Ready(())
-            })
-            .await;
-            if link.is_free() && link.idle_since.elapsed() < keep_alive {
+            let link = self.here().pop()?;
+            if link.idle_since.elapsed() < keep_alive {
                 return Some(link);
             }
         }
@@ -181,7 +176,7 @@ pub(crate) async fn send(
     request: &mut Option<Request<Full<Bytes>>>,
 ) -> Result<Response<Flow>, LinkError> {
     loop {
-        let (mut link, used) = match to.links.take(keep_alive).await {
+        let (mut link, used) = match to.links.take(keep_alive) {
             Some(link) => (link, true),
             None => (Box::pin(Link::open(connector, to)).await?, false), // rare, and large
         };
@@ -223,7 +218,9 @@ impl Flow {
     /// The body is complete: lets the connection see it, and puts it back.
     fn settle(&mut self, cx: &mut Context<'_>) {
         if let Some(mut link) = self.link.take() {
-            link.drive(cx);
+            if !link.is_free() {
+                link.drive(cx);
+            }
             if link.is_free() {
                 self.home.links.give(link);
             }
@@ -309,6 +306,40 @@ mod tests {
         let mut request = Some(request);
         link.send(&mut request).await.unwrap_err();
         assert!(request.is_some());
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_that_its_other_end_closed_costs_no_request() {
+        let net = Net::default();
+        let mut listener = net.listen("e", 80);
+        let connector = Connector::new(net.dial(), None, Duration::from_secs(1));
+        let endpoint = Endpoint::parse("http://e:80").unwrap();
+        let upstream = Arc::new(Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, None, endpoint));
+        let connections = tokio::spawn(async move {
+            for answers in [1, 2, 1] {
+                let (io, _) = listener.accept().await.unwrap();
+                let left = Arc::new(AtomicUsize::new(answers));
+                let count = Arc::clone(&left);
+                let service = service_fn(move |_: Request<Incoming>| {
+                    count.fetch_sub(1, Ordering::SeqCst);
+                    async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"answer")))) }
+                });
+                let mut served =
+                    Box::pin(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service));
+                // Closed without a word a while after the last answer.
+                while left.load(Ordering::SeqCst) > 0 {
+                    let _ = tokio::time::timeout(Duration::from_millis(2), served.as_mut()).await;
+                }
+                let _ = tokio::time::timeout(Duration::from_millis(2), served).await;
+            }
+        });
+        for _ in 0..4 {
+            let request = Request::post("/").header("host", "e").body(Full::from("body")).unwrap();
+            let answer = send(&connector, &upstream, Duration::from_secs(60), &mut Some(request)).await.unwrap();
+            assert_eq!(answer.collect().await.unwrap().to_bytes(), "answer");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        connections.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -348,6 +348,7 @@ impl Connection {
         // Told twice: that no request may follow, and that time is up.
         loop {
             tokio::select! {
+                biased;
                 _ = connection.as_mut() => return,
                 told = self.closing.changed() => match told {
                     Ok(()) => connection.as_mut().graceful_shutdown(),
