@@ -30,6 +30,7 @@ pub mod headers;
 mod intake;
 mod json;
 mod link;
+pub mod listener;
 pub mod mailbox;
 pub mod merge;
 pub mod metrics;

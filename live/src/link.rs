@@ -263,7 +263,7 @@ impl Body for Flow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::Listener;
+    use crate::listener::Listener;
     use crate::testkit::Net;
     use crate::upstream::Endpoint;
     use gorgo_core::ReplicaId;

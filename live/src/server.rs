@@ -7,6 +7,7 @@ use crate::driver::Driver;
 use crate::errors::refusal;
 use crate::forward;
 use crate::headers::{Client, Present};
+use crate::listener::{Listener, Opening};
 use crate::node::{Keys, Node, Parts, Phase, Reread};
 use crate::shadow::Figures;
 use crate::steady::Steady;
@@ -43,38 +44,6 @@ const READ: usize = 96 << 10;
 
 /// How long streams that are ended have for their last event.
 const LAST_WORD: Duration = Duration::from_secs(1);
-
-/// Opens a connection that was accepted; called on the thread that will drive it.
-pub type Opening = Box<dyn FnOnce() -> io::Result<Io> + Send>;
-
-/// Where connections come from: real sockets, or simulated ones in tests.
-pub trait Listener: Send + 'static {
-    /// The next connection.
-    fn accept(&mut self) -> impl Future<Output = io::Result<(Io, SocketAddr)>> + Send;
-
-    /// The next connection, for another thread.
-    fn accept_for_another(&mut self) -> impl Future<Output = io::Result<(Opening, SocketAddr)>> + Send {
-        async {
-            let (io, from) = self.accept().await?;
-            Ok((Box::new(move || Ok(io)) as Opening, from))
-        }
-    }
-}
-
-impl Listener for tokio::net::TcpListener {
-    async fn accept(&mut self) -> io::Result<(Io, SocketAddr)> {
-        let (stream, from) = tokio::net::TcpListener::accept(self).await?;
-        stream.set_nodelay(true)?;
-        Ok((Box::new(stream), from))
-    }
-
-    async fn accept_for_another(&mut self) -> io::Result<(Opening, SocketAddr)> {
-        let (stream, from) = tokio::net::TcpListener::accept(self).await?;
-        stream.set_nodelay(true)?;
-        let stream = stream.into_std()?; // tokio's own is bound to the runtime it was made in
-        Ok((Box::new(move || Ok(Box::new(tokio::net::TcpStream::from_std(stream)?) as Io)), from))
-    }
-}
 
 /// Why a router did not start.
 #[derive(Debug, Error)]

@@ -1,6 +1,6 @@
 //! A network in memory and a mock engine, for tests that neither wait nor use real sockets.
 
-use crate::server::Listener;
+use crate::listener::Listener;
 use crate::upstream::{Connector, Dial, Io, Pool, pool};
 use rustc_hash::FxHashMap;
 use std::io;

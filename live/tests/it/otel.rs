@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::routing::post;
 use gorgo_live::otel::{Settings, start};
-use gorgo_live::server::Listener;
+use gorgo_live::listener::Listener;
 use gorgo_live::testkit::{Net, Script};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
