@@ -7,10 +7,11 @@ use crate::node::Phase;
 use crate::prompt::Prompt;
 use crate::server::Front;
 use crate::sse::Tap;
-use crate::table::Row;
+use crate::table::{Row, Verdict};
 use gorgo_core::record::Status;
 use gorgo_core::router::{Answer, DecisionRecord, Dispatch, Event, Failure, Usage};
 use gorgo_core::{RequestId, Time};
+use http::HeaderValue;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -20,7 +21,10 @@ pub struct Exchange {
     pub(crate) front: Arc<Front>,
     pub(crate) id: RequestId,
     pub(crate) mail: Mail,
+    pub(crate) request_id: HeaderValue,
     pub(crate) row: Row,
+    /// The decision by which it was dispatched last.
+    pub(crate) decision: Option<Arc<DecisionRecord>>,
     pub(crate) prompt: Option<Prompt>,
     pub(crate) model: Option<String>,
     /// Tokens of the prompt's text, if they were counted.
@@ -41,12 +45,20 @@ pub struct Exchange {
 
 impl Exchange {
     /// Boxed at once: it goes through many hands.
-    pub(crate) fn new(front: Arc<Front>, id: RequestId, mail: Mail, row: Row, slot: OwnedSemaphorePermit) -> Box<Self> {
+    pub(crate) fn new(
+        front: Arc<Front>,
+        (id, mail): (RequestId, Mail),
+        request_id: HeaderValue,
+        row: Row,
+        slot: OwnedSemaphorePermit,
+    ) -> Box<Self> {
         Box::new(Self {
             front,
             id,
             mail,
+            request_id,
             row,
+            decision: None,
             prompt: None,
             model: None,
             text_tokens: None,
@@ -80,7 +92,8 @@ impl Exchange {
         row.cached = (dispatch.cached_tokens, None);
         let chosen = decision.as_ref().and_then(|d| d.candidates.get(d.chosen?));
         row.rtt_ms = chosen.map_or(0.0, |(c, ..)| c.rtt_ms);
-        row.decision = decision;
+        row.verdict = decision.as_deref().map(Verdict::of).unwrap_or_default();
+        self.decision = decision;
         self.current = Some((Arc::clone(to), dispatch));
     }
 
@@ -202,7 +215,7 @@ impl Exchange {
         }
         self.row.done = now;
         (self.row.status, self.row.reason) = (status, reason);
-        self.row.others = self.mail.others(self.row.decision.as_ref());
+        let others = self.mail.others(self.decision.as_ref());
         let row = Arc::new(std::mem::take(&mut self.row));
         #[cfg(feature = "otel")]
         if let Some(trace) = self.trace.take() {
@@ -210,7 +223,7 @@ impl Exchange {
         }
         self.front.node.metrics.ended(&row, self.streamed);
         self.front.node.capture.push(&row);
-        self.front.node.driver.watchers().explanations.push(&row);
+        self.front.node.driver.watchers().explanations.push(&row, self.decision.take(), others);
         self.front.node.table.push(row);
     }
 }

@@ -15,7 +15,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Debug)]
 pub struct Explanations {
     most: usize,
-    ring: Mutex<VecDeque<Arc<Row>>>,
+    ring: Mutex<VecDeque<Explained>>,
+}
+
+/// A request and what was decided about it: last the decision by which it was dispatched.
+#[derive(Debug)]
+struct Explained {
+    row: Arc<Row>,
+    decision: Option<Arc<DecisionRecord>>,
+    others: Vec<Arc<DecisionRecord>>,
 }
 
 impl Explanations {
@@ -24,28 +32,31 @@ impl Explanations {
         Self { most, ring: Mutex::new(VecDeque::new()) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Row>>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Explained>> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a request that is over.
-    pub fn push(&self, row: &Arc<Row>) {
-        if self.most == 0 || (row.decision.is_none() && row.others.is_empty()) {
+    /// Notes a request that is over, the decision by which it was dispatched last, and others about it.
+    pub fn push(&self, row: &Arc<Row>, decision: Option<Arc<DecisionRecord>>, others: Vec<Arc<DecisionRecord>>) {
+        if self.most == 0 || (decision.is_none() && others.is_empty()) {
             return;
         }
         let mut ring = self.lock();
         let old = if ring.len() >= self.most { ring.pop_front() } else { None };
-        ring.push_back(Arc::clone(row));
+        ring.push_back(Explained { row: Arc::clone(row), decision, others });
         drop(ring); // the old one is taken apart without the lock
         drop(old);
     }
 
     /// Everything about the latest request with this `X-Request-ID`, once it is over.
     pub fn explain(&self, request_id: &str) -> Option<Value> {
-        let row = self.lock().iter().rev().find(|row| row.id() == request_id).cloned()?;
-        let mut decisions: Vec<&Arc<DecisionRecord>> = row.others.iter().chain(&row.decision).collect();
+        let (row, mut decisions) = {
+            let ring = self.lock();
+            let Explained { row, decision, others } = ring.iter().rev().find(|one| one.row.id() == request_id)?;
+            (Arc::clone(row), others.iter().chain(decision).cloned().collect::<Vec<_>>())
+        };
         decisions.sort_by_key(|record| record.at);
-        let decisions: Vec<Value> = decisions.into_iter().map(|record| explained(record)).collect();
+        let decisions: Vec<Value> = decisions.iter().map(|record| explained(record)).collect();
         let actual = (row.first_token != Time::NEVER).then(|| (row.first_token - row.dispatched).ms());
         Some(json!({
             "request_id": row.id(), "status": row.status.as_str(), "reason": row.reason,

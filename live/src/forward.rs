@@ -28,6 +28,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use smallvec::SmallVec;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -139,8 +140,9 @@ async fn admit(
     } else {
         headers::new_id(node.seed, id)
     };
-    let row = new_row(request_id.clone(), &ask, found.as_ref(), arrived, hops);
-    let mut exchange = Exchange::new(Arc::clone(front), id, mail, row, slot);
+    let row = new_row(&request_id, &ask, found.as_ref(), arrived, hops);
+    headers::to_upstream(&mut parts.headers, body.len(), &request_id, &front.from, keyed);
+    let mut exchange = Exchange::new(Arc::clone(front), (id, mail), request_id, row, slot);
     if let Some(found) = found {
         exchange.rid = found.rid;
         exchange.model = found.model;
@@ -152,7 +154,6 @@ async fn admit(
     {
         exchange.trace = node.otel.begin(&mut parts.headers, node.seed, id);
     }
-    headers::to_upstream(&mut parts.headers, body.len(), &request_id, &front.from, keyed);
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let http2 = parts.version == http::Version::HTTP_2;
     let order = Order {
@@ -169,9 +170,9 @@ async fn admit(
     Ok((exchange, order))
 }
 
-fn new_row(request_id: HeaderValue, ask: &Ask, found: Option<&Extract>, arrived: Time, hops: u8) -> Row {
+fn new_row(request_id: &HeaderValue, ask: &Ask, found: Option<&Extract>, arrived: Time, hops: u8) -> Row {
     Row {
-        request_id,
+        request_id: SmallVec::from_slice(request_id.as_bytes()),
         session: ask.session,
         prompt_bytes: found.map_or(0, |f| f.prompt.bytes),
         prompt_tokens: ask.prompt_tokens,
@@ -311,8 +312,8 @@ fn over(
 fn decorate(map: &mut HeaderMap, exchange: &Exchange, upstream: Option<&Upstream>) {
     headers::strip_hop_by_hop(map);
     let row = &exchange.row;
-    map.insert(headers::REQUEST_ID, row.request_id.clone());
-    if let Some(decision) = &row.decision {
+    map.insert(headers::REQUEST_ID, exchange.request_id.clone());
+    if let Some(decision) = &exchange.decision {
         let name = row.replica.as_ref().map_or("-", |(_, name)| name);
         if let Some(line) = explain::header(decision, name) {
             map.insert(headers::DECISION, line);

@@ -138,12 +138,14 @@ pub fn start(config: Config, reread: Option<Reread>, dial: Dial) -> Result<Arc<N
 /// connections and what an allocator cannot give back at once, so that the process as a whole stays within. At least
 /// a quarter of it.
 fn index_room(config: &Config) -> usize {
-    // A row with its decision about one replica. The process was measured to hold 35 MB more than the index by its own
+    // A row; a decision about a few replicas. The process was measured to hold 35 MB more than the index by its own
     // count after 64 connections sent 80 kB prompts, and up to 40 MB while they did: buffers, and an allocator's rest.
-    const ROW: usize = 800;
+    const ROW: usize = 400;
+    const DECISION: usize = 1_200;
     const BUFFERS: usize = 36 << 20;
     let index = config.router.index_bytes;
-    index.saturating_sub(config.explain.rows * ROW + BUFFERS).max(index / 4)
+    let kept = config.explain.rows * ROW + config.explain.decisions * DECISION;
+    index.saturating_sub(kept + BUFFERS).max(index / 4)
 }
 
 /// Closes connections to replicas that nobody used for a while.

@@ -1,11 +1,11 @@
 //! The table of requests: one row each, the latest so many, with CSV export and a summary.
 
-use gorgo_core::Time;
 use gorgo_core::policy::{Candidate, Terms};
 use gorgo_core::record::Status;
 use gorgo_core::router::DecisionRecord;
-use http::HeaderValue;
+use gorgo_core::{ReplicaId, Time};
 use serde_json::{Value, json};
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// One request as this router saw it.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// `X-Request-ID`.
-    pub request_id: HeaderValue,
+    /// `X-Request-ID`; nearly every one fits in place.
+    pub request_id: SmallVec<[u8; 40]>,
     /// Hash of the conversation's key.
     pub session: u64,
     /// Bytes of prompt text.
@@ -52,17 +52,59 @@ pub struct Row {
     pub status: Status,
     /// Why, if not finished.
     pub reason: &'static str,
-    /// The decision by which it was dispatched last.
-    pub decision: Option<Arc<DecisionRecord>>,
-    /// Other decisions about it, at most seven.
-    pub others: Vec<Arc<DecisionRecord>>,
+    /// Of the decision by which it was dispatched last.
+    pub verdict: Verdict,
+}
+
+/// What the table shows of a decision. Rows are kept far longer than decisions, which are several times as large.
+#[derive(Debug, Clone, Default)]
+pub struct Verdict {
+    names: Option<Arc<[Arc<str>]>>,
+    scores: SmallVec<[Score; 4]>,
+    prefill_ms: Option<f64>,
+    waiting_tokens: u64,
+    running_tokens: u64,
+}
+
+/// A candidate's.
+#[derive(Debug, Clone, Copy)]
+struct Score {
+    slot: ReplicaId,
+    cached_tokens: u32,
+    total_ms: f64,
+}
+
+impl Verdict {
+    /// What of this decision a row keeps.
+    pub fn of(record: &DecisionRecord) -> Self {
+        let chosen = record.chosen.and_then(|i| record.candidates.get(i));
+        let score = |(c, t, _): &(Candidate, Terms, Option<f64>)| Score {
+            slot: c.id,
+            cached_tokens: c.cached_tokens,
+            total_ms: t.total,
+        };
+        Self {
+            names: Some(Arc::clone(&record.names)),
+            scores: record.candidates.iter().map(score).collect(),
+            prefill_ms: chosen.map(|(_, t, _)| t.prefill),
+            waiting_tokens: chosen.map_or(0, |(c, ..)| c.waiting_tokens),
+            running_tokens: chosen.map_or(0, |(c, ..)| c.running_tokens),
+        }
+    }
+
+    /// The candidates by the names they had then.
+    fn by_name(&self) -> BTreeMap<&str, &Score> {
+        let names = self.names.as_deref().unwrap_or_default();
+        let name = |score: &Score| names.get(score.slot.index()).map_or("", |name| &**name);
+        self.scores.iter().map(|score| (name(score), score)).collect()
+    }
 }
 
 impl Default for Row {
     /// A request of which nothing is known.
     fn default() -> Self {
         Self {
-            request_id: HeaderValue::from_static(""),
+            request_id: SmallVec::new(),
             session: 0,
             prompt_bytes: 0,
             prompt_tokens: 0,
@@ -81,8 +123,7 @@ impl Default for Row {
             status_code: 0,
             status: Status::Failed,
             reason: "",
-            decision: None,
-            others: Vec::new(),
+            verdict: Verdict::default(),
         }
     }
 }
@@ -90,7 +131,7 @@ impl Default for Row {
 impl Row {
     /// `X-Request-ID` as text: one that is no text never gets in.
     pub fn id(&self) -> &str {
-        self.request_id.to_str().unwrap_or_default()
+        std::str::from_utf8(&self.request_id).unwrap_or_default()
     }
 
     /// First token after arrival, ms.
@@ -158,7 +199,7 @@ impl Table {
     pub fn csv(&self, names: &[String], stamp: impl Fn(Time) -> String) -> String {
         let rows = self.rows();
         let mut order: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-        order.extend(rows.iter().flat_map(|row| candidates(row).into_keys()));
+        order.extend(rows.iter().flat_map(|row| row.verdict.by_name().into_keys()));
         let mut out = String::from(
             "request_id,timestamp,prompt_length,tokens,network_latency_ms,ttft_ms,total_latency_ms,queue_time_ms,\
              predicted_prefill_time_ms,queued_tokens_at_routing,running_tokens_at_routing,selected_server,selected_server_id",
@@ -229,17 +270,8 @@ fn number(value: Option<f64>) -> String {
     value.map_or(String::new(), |v| format!("{v:.3}"))
 }
 
-type Scored = (Candidate, Terms, Option<f64>);
-
-/// The candidates of a row's decision by the names they had then.
-fn candidates(row: &Row) -> BTreeMap<&str, &Scored> {
-    let decision = row.decision.as_ref();
-    decision.map_or_else(BTreeMap::new, |d| d.candidates.iter().map(|scored| (d.name(scored.0.id), scored)).collect())
-}
-
 fn line(out: &mut String, row: &Row, timestamp: &str, order: &BTreeSet<&str>) {
-    let candidates = candidates(row);
-    let chosen = row.decision.as_ref().and_then(|d| d.chosen.map(|i| &d.candidates[i]));
+    let (verdict, candidates) = (&row.verdict, row.verdict.by_name());
     let name = row.replica.as_ref().map_or("", |(_, name)| name);
     let queue = (row.dispatched != Time::NEVER).then(|| (row.dispatched - row.arrived).ms());
     let _ = write!(
@@ -253,18 +285,18 @@ fn line(out: &mut String, row: &Row, timestamp: &str, order: &BTreeSet<&str>) {
         number(row.ttft_ms()),
         row.total_ms(),
         number(queue),
-        number(chosen.map(|(_, t, _)| t.prefill)),
-        chosen.map_or(0, |(c, ..)| c.waiting_tokens),
-        chosen.map_or(0, |(c, ..)| c.running_tokens),
+        number(verdict.prefill_ms),
+        verdict.waiting_tokens,
+        verdict.running_tokens,
         cell(name),
         cell(name),
     );
     for name in order {
-        let matched = candidates.get(name).map_or(0, |(c, ..)| c.cached_tokens);
+        let matched = candidates.get(name).map_or(0, |score| score.cached_tokens);
         let _ = write!(out, ",{},{matched}", matched > 0);
     }
     for name in order {
-        let _ = write!(out, ",{}", number(candidates.get(name).map(|(_, t, _)| t.total)));
+        let _ = write!(out, ",{}", number(candidates.get(name).map(|score| score.total_ms)));
     }
     let whole = |v: Option<u32>| v.map_or(String::new(), |v| v.to_string());
     let _ = writeln!(
@@ -290,7 +322,7 @@ pub(crate) mod tests {
 
     pub(crate) fn row(id: &str, ttft: f64) -> Row {
         Row {
-            request_id: HeaderValue::from_str(id).unwrap(),
+            request_id: SmallVec::from_slice(id.as_bytes()),
             session: 0,
             prompt_bytes: 400,
             prompt_tokens: 100,
@@ -309,8 +341,7 @@ pub(crate) mod tests {
             status_code: 200,
             status: Status::Finished,
             reason: "",
-            decision: None,
-            others: Vec::new(),
+            verdict: Verdict::default(),
         }
     }
 
@@ -330,6 +361,35 @@ pub(crate) mod tests {
         );
         let columns = lines[0].split(',').count();
         assert_eq!(lines[2].split(',').count(), columns);
+    }
+
+    #[test]
+    fn a_rows_decision_fills_the_columns_of_the_replicas_it_saw() {
+        use gorgo_core::RequestId;
+        use gorgo_core::decide::ReplicaState;
+        use gorgo_core::policy::Ask;
+        let seen = |slot, cached_tokens, total| {
+            let state =
+                ReplicaState { cached_tokens, waiting_tokens: 70, running_tokens: 80, ..ReplicaState::default() };
+            let terms = Terms { prefill: 3.5, total, ..Terms::default() };
+            (state.candidate(ReplicaId(slot)), terms, None)
+        };
+        let record = DecisionRecord {
+            id: RequestId(1),
+            at: Time::ZERO,
+            ask: Ask::default(),
+            policy: "gorgo",
+            chosen: Some(1),
+            reason: None,
+            names: Arc::from(["left".into(), "a".into()]),
+            candidates: vec![seen(0, 0, 20.25), seen(1, 64, 10.5)],
+        };
+        let table = Table::new(1);
+        table.push(Arc::new(Row { verdict: Verdict::of(&record), ..row("r", 30.0) }));
+        let csv = table.csv(&["a".to_owned()], |_| "t".to_owned());
+        let (head, line) = csv.split_once('\n').unwrap();
+        assert!(head.contains(",a_prefix_hit,a_matched_len,left_prefix_hit,left_matched_len,a_cost,left_cost,"));
+        assert!(line.contains(",3.500,70,80,a,a,true,64,false,0,10.500,20.250,200,"), "{line}");
     }
 
     #[test]
