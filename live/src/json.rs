@@ -296,9 +296,31 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A whole number of a few digits and no sign, as nearly all are. Reads nothing if it is another.
+    fn short_number(&mut self) -> Option<i128> {
+        let (mut number, mut length) = (0u32, 0);
+        let rest = &self.text[self.at..];
+        while let Some(digit) = rest.get(length).filter(|byte| byte.is_ascii_digit()) {
+            if length == 9 {
+                return None;
+            }
+            number = 10 * number + u32::from(digit - b'0');
+            length += 1;
+        }
+        let zero_first = length > 1 && rest[0] == b'0';
+        if length == 0 || zero_first || matches!(rest.get(length), Some(b'.' | b'e' | b'E')) {
+            return None;
+        }
+        self.at += length;
+        Some(number.into())
+    }
+
     /// A whole number, if it is one of 64 bits; `None` for any other number.
     pub(crate) fn number(&mut self) -> Read<Option<i128>> {
         self.peek();
+        if let Some(number) = self.short_number() {
+            return Ok(Some(number));
+        }
         let start = self.at;
         let digits = |json: &mut Self| {
             let before = json.at;
