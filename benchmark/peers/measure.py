@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """gorgo beside other routers, in one run on one machine. See README.md for what is measured and how.
 
-    measure.py --gorgo target/release/gorgo --parts target/release/examples/peers --venvs DIR [--only closed,lost]
+    measure.py --gorgo target/dist/gorgo --parts target/dist/examples/peers --venvs DIR [--only closed,lost]
 """
 
 import argparse
@@ -40,8 +40,8 @@ def words(known):
 def arguments():
     home = pathlib.Path.home()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gorgo", default="target/release/gorgo", help="the router's program")
-    parser.add_argument("--parts", default="target/release/examples/peers", help="engine, floor and load")
+    parser.add_argument("--gorgo", default="target/dist/gorgo", help="the router's program")
+    parser.add_argument("--parts", default="target/dist/examples/peers", help="engine, floor and load")
     parser.add_argument("--venvs", default=home / ".cache/gorgo-peers", help="where setup.sh put the peers")
     parser.add_argument("--out", default="results/peers", help="folder for peers.md and peers.json")
     parser.add_argument("--only", type=words(PARTS), default=PARTS, help=f"of {','.join(PARTS)}")
