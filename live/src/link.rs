@@ -273,6 +273,13 @@ mod tests {
     use std::convert::Infallible;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    /// The way to the engine `e`.
+    fn to_e(net: &Net) -> (Connector, Arc<Upstream>) {
+        let connector = Connector::new(net.dial(), None, Duration::from_secs(1));
+        let endpoint = Endpoint::parse("http://e:80").unwrap();
+        (connector, Arc::new(Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, None, endpoint)))
+    }
+
     /// Counts the connections made to it; `/close` closes the connection after the answer.
     fn serve(net: &Net) -> Arc<AtomicUsize> {
         let accepted = Arc::new(AtomicUsize::new(0));
@@ -297,9 +304,7 @@ mod tests {
     async fn a_request_on_a_connection_that_has_just_closed_comes_back_unsent() {
         let net = Net::default();
         let mut listener = net.listen("e", 80);
-        let connector = Connector::new(net.dial(), None, Duration::from_secs(1));
-        let endpoint = Endpoint::parse("http://e:80").unwrap();
-        let upstream = Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, None, endpoint);
+        let (connector, upstream) = to_e(&net);
         let mut link = Link::open(&connector, &upstream).await.unwrap();
         drop(listener.accept().await.unwrap()); // closed, and nobody has looked since
         let request = Request::get("/").header("host", "e").body(Full::default()).unwrap();
@@ -312,9 +317,7 @@ mod tests {
     async fn an_idle_connection_that_its_other_end_closed_costs_no_request() {
         let net = Net::default();
         let mut listener = net.listen("e", 80);
-        let connector = Connector::new(net.dial(), None, Duration::from_secs(1));
-        let endpoint = Endpoint::parse("http://e:80").unwrap();
-        let upstream = Arc::new(Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, None, endpoint));
+        let (connector, upstream) = to_e(&net);
         let connections = tokio::spawn(async move {
             for answers in [1, 2, 1] {
                 let (io, _) = listener.accept().await.unwrap();
@@ -346,9 +349,7 @@ mod tests {
     async fn a_connection_is_used_again_unless_it_is_closed_old_or_left_in_mid_answer() {
         let (net, keep_alive) = (Net::default(), Duration::from_secs(4));
         let accepted = serve(&net);
-        let connector = Connector::new(net.dial(), None, Duration::from_secs(1));
-        let endpoint = Endpoint::parse("http://e:80").unwrap();
-        let upstream = Arc::new(Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, None, endpoint));
+        let (connector, upstream) = to_e(&net);
         let ask = async |path: &'static str| {
             let request = Request::get(path).header("host", "e").body(Full::default()).unwrap();
             send(&connector, &upstream, keep_alive, &mut Some(request)).await.unwrap()
