@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import threading
 import time
+from random import Random
 
 from targets import Process, free_port, get, wait_for
 
@@ -25,33 +26,49 @@ CLOSED = {
 
 
 def closed(world, names, cases, rounds, seconds, say):
-    """Closed loops, interleaved: in each round every case meets every target once."""
+    """Closed loops, interleaved: in each round every case meets every target once. Routers are started anew for each
+    round and met in another order: where a process lies in memory and whom it follows is worth a few per cent."""
     engines = [world.engine() for _ in range(4)]
     urls = [e.url for e in engines]
-    routers, failed = {}, {}
-    for name in names:
-        try:
-            routers[name] = world.router(name, urls)
-        except RuntimeError as error:
-            failed[name] = str(error)
-    rows = []
+    rows, failed = [], {}
     try:
-        for name, router in routers.items():
-            world.load("load", [router.url] if router else urls, bytes=80_000, connections=8, seconds=0.5)
         for n in range(rounds):
             say(f"round {n + 1} of {rounds}")
-            for case in cases:
+            routers, order = start(world, [name for name in names if name not in failed], urls, failed), Random(n)
+            try:
                 for name, router in routers.items():
-                    before = router.cpu() if router else 0
-                    seen = world.load("load", [router.url] if router else urls, **CLOSED[case][1], seconds=seconds,
-                                      seed=n + 1)
-                    used = router.cpu() - before if router else 0
-                    rows.append({"case": case, "target": name, "round": n, **seen, "cpu_s": used})
+                    world.load("load", [router.url] if router else urls, bytes=80_000, connections=8, seconds=0.5)
+                for case in cases:
+                    for name in order.sample(list(routers), len(routers)):
+                        rows.append({"case": case, "target": name, "round": n,
+                                     **one(world, routers[name], urls, CLOSED[case][1], seconds, n)})
+            finally:
+                stop(routers.values())
     finally:
-        for process in [*routers.values(), *engines]:
-            if process:
-                process.stop()
+        stop(engines)
     return rows, failed
+
+
+def start(world, names, urls, failed):
+    """The routers that start, all at the same time; why the others do not goes to `failed`."""
+    started = each(names, lambda name: world.router(name, urls))
+    failed.update({name: given["error"] for name, given in started.items() if isinstance(given, dict)})
+    return {name: router for name, router in started.items() if name not in failed}
+
+
+def stop(processes):
+    for process in processes:
+        if process:
+            process.stop()
+
+
+def one(world, router, urls, flags, seconds, n):
+    """One case of one target, after a moment of it that does not count."""
+    to = [router.url] if router else urls
+    world.load("load", to, **flags, seconds=seconds / 5, seed=1_000 + n)
+    before = router.cpu() if router else 0
+    seen = world.load("load", to, **flags, seconds=seconds, seed=n + 1)
+    return {**seen, "cpu_s": router.cpu() - before if router else 0}
 
 
 def memory(world, name, requests, later_s, say):

@@ -109,7 +109,7 @@ impl<S: Symbol> PrefixIndex<S> {
 
     /// Memory in use, no less than what is really taken: the symbols, and for nodes and owners what they take at worst.
     pub fn bytes(&self) -> usize {
-        // A node of 104 bytes, its edge's rounding by the allocator, and a map entry of 25 in a table half full.
+        // A node of 120 bytes, its edge's rounding by the allocator, and an entry of 5 in a table half full.
         const NODE: usize = 176;
         // An owner of 16 bytes in a list with spare room, and two entries of 16 among the leaves (one may be stale) likewise.
         const OWNER: usize = 96;

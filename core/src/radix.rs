@@ -2,16 +2,23 @@
 //!
 //! It holds structure only; what a node *means* is its value `V`. The router's index keeps owners there
 //! ([`crate::prefix`]), the engine model keeps locks and last-use stamps. Nodes live in an arena and are named by
-//! [`NodeId`]; children are found through one hash map keyed by (parent, first symbol), so a walk costs one
-//! probe an edge whatever the fan-out, and siblings are linked so that a subtree can be visited.
+//! [`NodeId`]; children are found through one hash table by (parent, first symbol), so a walk costs one probe an edge
+//! whatever the fan-out, and siblings are linked so that a subtree can be visited. The table holds bare ids, whose keys
+//! lie in the nodes, and short edges lie in their nodes too: what a prompt that nobody sent before costs is the lines
+//! of memory that have gone cold.
 //!
 //! Every node weighs a number of tokens. With `per_symbol = Some(w)` a symbol weighs `w`, but the last symbol of an
 //! inserted sequence may weigh less (a partial block); with `None` an edge's weight is spread evenly over it
 //! (bytes of text whose tokens were only counted as a whole).
 
-use rustc_hash::FxHashMap;
+use arena::Arena;
+use hashbrown::HashTable;
+use rustc_hash::FxBuildHasher;
+use smallvec::SmallVec;
 use std::fmt::Debug;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash};
+
+mod arena;
 
 /// What a tree can be built over.
 pub trait Symbol: Copy + Eq + Hash + Debug {}
@@ -25,9 +32,11 @@ pub struct NodeId(u32);
 pub const ROOT: NodeId = NodeId(0);
 const NONE: NodeId = NodeId(u32::MAX);
 
+type Edge<S> = SmallVec<[S; 4]>;
+
 #[derive(Debug, Clone)]
 struct Node<S, V> {
-    edge: Vec<S>,
+    edge: Edge<S>,
     tokens: u32,
     parent: NodeId,
     first_child: NodeId,
@@ -37,12 +46,24 @@ struct Node<S, V> {
     value: V,
 }
 
+impl<S: Symbol, V> Node<S, V> {
+    /// What it is found by: where it hangs, and how its edge begins.
+    fn key(&self) -> (NodeId, S) {
+        (self.parent, self.edge[0])
+    }
+}
+
+fn hash<S: Symbol>(key: (NodeId, S)) -> u64 {
+    FxBuildHasher.hash_one(key)
+}
+
 /// The tree. See the module page.
 #[derive(Debug, Clone)]
 pub struct Radix<S, V> {
-    nodes: Vec<Node<S, V>>,
+    nodes: Arena<Node<S, V>>,
     free: Vec<NodeId>,
-    children: FxHashMap<(u32, S), NodeId>,
+    /// All nodes but the root, by [`Node::key`].
+    children: HashTable<NodeId>,
     per_symbol: Option<u32>,
     symbols: usize,
 }
@@ -63,10 +84,8 @@ pub struct Step {
 impl<S: Symbol, V> Radix<S, V> {
     /// An empty tree; `root` is the root's value, `per_symbol` the tokens a whole symbol weighs.
     pub fn new(per_symbol: Option<u32>, root: V) -> Self {
-        let mut tree =
-            Self { nodes: Vec::new(), free: Vec::new(), children: FxHashMap::default(), per_symbol, symbols: 0 };
-        tree.nodes.push(Node {
-            edge: Vec::new(),
+        let root = Node {
+            edge: Edge::new(),
             tokens: 0,
             parent: NONE,
             first_child: NONE,
@@ -74,8 +93,8 @@ impl<S: Symbol, V> Radix<S, V> {
             next_sibling: NONE,
             children: 0,
             value: root,
-        });
-        tree
+        };
+        Self { nodes: Arena::new(root), free: Vec::new(), children: HashTable::new(), per_symbol, symbols: 0 }
     }
 
     /// Number of nodes, the root included.
@@ -157,7 +176,8 @@ impl<S: Symbol, V> Radix<S, V> {
 
     /// Follows the edge of `at` that begins like `key`; `None` if there is none (or `key` is empty).
     pub fn step(&self, at: NodeId, key: &[S]) -> Option<Step> {
-        let node = *self.children.get(&(at.0, *key.first()?))?;
+        let wanted = (at, *key.first()?);
+        let node = *self.children.find(hash(wanted), |id| self.nodes[id.0 as usize].key() == wanted)?;
         let inner = &self.nodes[node.0 as usize];
         let symbols = common_prefix(&inner.edge, key);
         let whole = symbols == inner.edge.len();
@@ -175,8 +195,9 @@ impl<S: Symbol, V> Radix<S, V> {
         let (parent, tokens, value) = (node.parent, self.weigh(node, symbols), node.value.clone());
         self.unlink(id);
         let node = &mut self.nodes[id.0 as usize];
-        let lower = node.edge.split_off(symbols);
+        let lower = Edge::from_slice(&node.edge[symbols..]);
         let mut upper = std::mem::replace(&mut node.edge, lower);
+        upper.truncate(symbols);
         upper.shrink_to_fit(); // it keeps the room of both parts otherwise
         node.tokens -= tokens;
         self.symbols -= upper.len(); // counted again by `attach`
@@ -188,7 +209,7 @@ impl<S: Symbol, V> Radix<S, V> {
     /// Hangs a new leaf under `parent`. `edge` must not be empty and `parent` must have no child that begins with
     /// its first symbol.
     pub fn add(&mut self, parent: NodeId, edge: &[S], tokens: u32, value: V) -> NodeId {
-        self.attach(parent, edge.to_vec(), tokens, value)
+        self.attach(parent, Edge::from_slice(edge), tokens, value)
     }
 
     /// Takes a leaf away and returns its value.
@@ -200,13 +221,13 @@ impl<S: Symbol, V> Radix<S, V> {
         self.unlink(id);
         let node = &mut self.nodes[id.0 as usize];
         self.symbols -= node.edge.len();
-        node.edge = Vec::new();
+        node.edge = Edge::new();
         node.tokens = 0;
         self.free.push(id);
         std::mem::take(&mut node.value)
     }
 
-    fn attach(&mut self, parent: NodeId, edge: Vec<S>, tokens: u32, value: V) -> NodeId {
+    fn attach(&mut self, parent: NodeId, edge: Edge<S>, tokens: u32, value: V) -> NodeId {
         self.symbols += edge.len();
         let node = Node {
             edge,
@@ -222,21 +243,23 @@ impl<S: Symbol, V> Radix<S, V> {
             self.nodes[id.0 as usize] = node;
             id
         } else {
-            self.nodes.push(node);
-            NodeId(u32::try_from(self.nodes.len() - 1).expect("fewer than 2^32 nodes"))
+            NodeId(u32::try_from(self.nodes.push(node)).expect("fewer than 2^32 nodes"))
         };
         self.link(parent, id);
         id
     }
 
     fn link(&mut self, parent: NodeId, id: NodeId) {
-        let first = self.nodes[id.0 as usize].edge[0];
-        let before = self.children.insert((parent.0, first), id);
-        debug_assert!(before.is_none(), "two children with one first symbol");
         let head = std::mem::replace(&mut self.nodes[parent.0 as usize].first_child, id);
         self.nodes[parent.0 as usize].children += 1;
         let node = &mut self.nodes[id.0 as usize];
         (node.parent, node.prev_sibling, node.next_sibling) = (parent, NONE, head);
+        let (key, nodes) = (node.key(), &self.nodes);
+        debug_assert!(
+            self.children.find(hash(key), |other| nodes[other.0 as usize].key() == key).is_none(),
+            "two children with one first symbol"
+        );
+        self.children.insert_unique(hash(key), id, |other| hash(nodes[other.0 as usize].key()));
         if let Some(head) = some(head) {
             self.nodes[head.0 as usize].prev_sibling = id;
         }
@@ -244,8 +267,10 @@ impl<S: Symbol, V> Radix<S, V> {
 
     fn unlink(&mut self, id: NodeId) {
         let node = &self.nodes[id.0 as usize];
-        let (parent, prev, next, first) = (node.parent, node.prev_sibling, node.next_sibling, node.edge[0]);
-        self.children.remove(&(parent.0, first));
+        let (key, parent, prev, next) = (node.key(), node.parent, node.prev_sibling, node.next_sibling);
+        if let Ok(entry) = self.children.find_entry(hash(key), |&other| other == id) {
+            entry.remove();
+        }
         self.nodes[parent.0 as usize].children -= 1;
         match some(prev) {
             Some(prev) => self.nodes[prev.0 as usize].next_sibling = next,

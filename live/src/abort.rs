@@ -23,13 +23,12 @@ pub(crate) fn abort(node: &Arc<Node>, upstream: &Arc<Upstream>, rid: &str) {
     let body = Bytes::from(serde_json::json!({"rid": rid, "abort_all": false}).to_string());
     let path = PathAndQuery::from_static("/abort_request");
     let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
-    let request = upstream.request(Method::POST, &path, headers, Full::new(body));
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     let (connector, upstream) = (node.connector.clone(), Arc::clone(upstream));
     let keep_alive = Duration::from_millis(node.config().timeouts.keep_alive_ms);
     runtime.spawn(async move {
-        let mut request = Some(request);
-        let sent = link::send(&connector, &upstream, keep_alive, &mut request);
+        let request = || upstream.request(Method::POST, &path, headers.clone(), Full::new(body.clone()));
+        let sent = link::send(&connector, &upstream, keep_alive, request);
         let _ = tokio::time::timeout(Duration::from_secs(2), sent).await;
     });
 }

@@ -1,7 +1,7 @@
 //! One attempt at one replica, up to the point where its answer can be passed on or refused.
 
 use crate::fleet::Upstream;
-use crate::link::{self, Flow};
+use crate::link::{self, Flow, LinkError};
 use crate::sse::{Framing, Tap};
 use crate::upstream::Connector;
 use bytes::{Bytes, BytesMut};
@@ -38,15 +38,33 @@ pub(crate) struct Refused {
     pub(crate) why: String,
 }
 
-/// Sends `request`, which is taken; it lies with the caller since to pass it on by value would copy it at each step.
+/// Sends what `request` makes.
 pub(crate) async fn attempt(
     connector: &Connector,
     upstream: &Arc<Upstream>,
     keep_alive: Duration,
-    request: &mut Option<Request<Full<Bytes>>>,
+    request: impl Fn() -> Request<Full<Bytes>>,
     watched: bool,
 ) -> Result<Box<Ready>, Box<Refused>> {
-    let response = link::send(connector, upstream, keep_alive, request).await.map_err(|error| {
+    let answer = link::send(connector, upstream, keep_alive, request).await;
+    let ready = begun(answer, upstream, watched)?;
+    match ready.framing {
+        Framing::Events => hold(ready, upstream).await,
+        // A whole answer is there at once, and an error could not be told inside it.
+        Framing::Json if ready.body.size_hint().exact().is_some_and(|length| length <= HOLD as u64) => {
+            whole(ready, upstream).await
+        }
+        _ => Ok(ready),
+    }
+}
+
+/// What an answer's head says.
+fn begun(
+    answer: Result<Response<Flow>, LinkError>,
+    upstream: &Upstream,
+    watched: bool,
+) -> Result<Box<Ready>, Box<Refused>> {
+    let response = answer.map_err(|error| {
         let why = format!("no answer from replica `{}` ({error})", upstream.name);
         let failure = if error.is_timeout() { Failure::Timeout } else { Failure::Connection };
         Box::new(Refused { failure, response: None, why })
@@ -58,15 +76,7 @@ pub(crate) async fn attempt(
     let (head, body) = response.into_parts();
     let framing = if watched { framing(&head.headers) } else { Framing::Opaque };
     let tap = Tap::new(framing, watched);
-    let ready = Box::new(Ready { head, whole: None, held: VecDeque::new(), body, tap, framing });
-    match framing {
-        Framing::Events => hold(ready, upstream).await,
-        // A whole answer is there at once, and an error could not be told inside it.
-        Framing::Json if ready.body.size_hint().exact().is_some_and(|length| length <= HOLD as u64) => {
-            whole(ready, upstream).await
-        }
-        _ => Ok(ready),
-    }
+    Ok(Box::new(Ready { head, whole: None, held: VecDeque::new(), body, tap, framing }))
 }
 
 /// Reads the body to its end.

@@ -84,14 +84,15 @@ impl Driver {
         self.handle(&mut inner, event);
     }
 
-    /// Tells what happened to a request, unless the core has meanwhile said something that is still unread; then false.
-    pub(crate) fn tell_if_quiet(&self, mail: &Mail, event: Event<u64>) -> bool {
+    /// Tells what happened to a request, and when, unless the core has meanwhile said something that is still unread.
+    pub(crate) fn tell_if_quiet(&self, mail: &Mail, event: Event<u64>) -> Option<Time> {
         let mut inner = self.lock();
-        let quiet = mail.is_empty();
-        if quiet {
-            self.handle(&mut inner, event);
+        if !mail.is_quiet() {
+            return None;
         }
-        quiet
+        let now = self.now(&mut inner);
+        self.handle_at(now, &mut inner, event);
+        Some(now)
     }
 
     /// Announces a request and opens its mailbox. Choice and booking are one step under the lock.
@@ -105,7 +106,7 @@ impl Driver {
         inner.mail.insert(id, Arc::clone(&mail));
         let now = self.now(&mut inner);
         let request = request(id, now);
-        self.handle(&mut inner, Event::Arrived(request));
+        self.handle_at(now, &mut inner, Event::Arrived(request));
         (id, mail)
     }
 
@@ -196,6 +197,10 @@ impl Driver {
 
     fn handle(&self, inner: &mut Inner, event: Event<u64>) {
         let now = self.now(inner);
+        self.handle_at(now, inner, event);
+    }
+
+    fn handle_at(&self, now: Time, inner: &mut Inner, event: Event<u64>) {
         self.watchers.event(now, &event);
         let mut actions = std::mem::take(&mut inner.actions);
         inner.router.handle(now, event, &mut actions);

@@ -7,6 +7,7 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
 /// A refusal. The type follows the status as OpenAI's do; 429 and 503 say when to come back.
+#[cold]
 pub fn refusal(status: StatusCode, code: &str, message: &str) -> Response<Body> {
     let kind = match status {
         StatusCode::UNAUTHORIZED => "authentication_error",

@@ -40,7 +40,7 @@ pub struct Exchange {
     /// A command that was read too early.
     pending: Option<Command>,
     over: bool,
-    _slot: OwnedSemaphorePermit,
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Exchange {
@@ -50,7 +50,7 @@ impl Exchange {
         (id, mail): (RequestId, Mail),
         request_id: HeaderValue,
         row: Row,
-        slot: OwnedSemaphorePermit,
+        slot: Option<OwnedSemaphorePermit>,
     ) -> Box<Self> {
         Box::new(Self {
             front,
@@ -125,6 +125,7 @@ impl Exchange {
     /// The answer is complete, and has passed.
     pub(crate) fn finished(&mut self, tap: &Tap) {
         let event = self.learned(tap);
+        self.mail.is_quiet(); // the core's last word would have this task polled in vain
         self.front.node.driver.tell(event);
         self.close(Status::Finished, "");
     }
@@ -133,11 +134,10 @@ impl Exchange {
     /// one step. False if the core has meanwhile taken this attempt back.
     pub(crate) fn came_whole(&mut self, tap: &Tap) -> bool {
         let event = self.learned(tap);
-        if !self.front.node.driver.tell_if_quiet(&self.mail, event) {
+        let Some(now) = self.front.node.driver.tell_if_quiet(&self.mail, event) else {
             (self.row.counted_tokens, self.row.output_tokens, self.row.cached.1) = (None, 0, None);
             return false;
-        }
-        let now = self.now();
+        };
         self.row.first_token = now;
         self.close_at(now, Status::Finished, "");
         true

@@ -114,6 +114,19 @@ fn short(json: &mut Reader<'_>) -> Result<Option<String>, Wrong> {
     json.skip().map(|_| None)
 }
 
+fn role(json: &mut Reader<'_>, blocks: &mut Blocks) -> Result<(), Wrong> {
+    if json.kind()? != Kind::Text {
+        blocks.role(b"");
+        return json.pass();
+    }
+    let text = json.text()?;
+    match text.plain().filter(|role| role.len() <= SHORT) {
+        Some(role) => blocks.role(role),
+        None => blocks.role(text.short(SHORT).as_bytes()),
+    }
+    Ok(())
+}
+
 fn before(json: &mut Reader<'_>, blocks: &mut Blocks, tag: u64, weigh: bool) -> Result<(), Wrong> {
     let raw = json.skip()?;
     if raw != b"null" {
@@ -169,7 +182,7 @@ fn late_role(json: &Reader<'_>) -> Result<Option<String>, Wrong> {
 fn part(json: &mut Reader<'_>, key: Text<'_>, spoken: bool, blocks: &mut Blocks) -> Result<(), Wrong> {
     match name(key) {
         b"role" if spoken => drop(json.skip()?),
-        b"role" => blocks.role(short(json)?.unwrap_or_default().as_bytes()),
+        b"role" => role(json, blocks)?,
         b"content" | b"text" | b"output" | b"refusal" => prompt_text(json, blocks)?,
         b"tool_calls" | b"function_call" | b"arguments" | b"name" | b"tool_call_id" => {
             let raw = json.skip()?;

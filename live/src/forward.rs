@@ -30,42 +30,59 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// What is sent to whichever replica the core names.
+/// A request that was let in: what is sent to whichever replica the core names. It stays where it is from its arrival
+/// to its answer, since it is large.
 struct Order {
-    method: Method,
-    path: PathAndQuery,
-    headers: HeaderMap,
+    front: Arc<Front>,
+    config: Arc<Config>,
+    parts: http::request::Parts,
+    present: Present,
+    prompted: bool,
+    /// Whether the client's key was meant for us.
+    keyed: bool,
+    slot: Option<OwnedSemaphorePermit>,
+    incoming: Incoming,
+    /// The whole of `incoming`.
     body: Bytes,
     hops: u8,
-    watched: bool,
-    http2: bool,
-    config: Arc<Config>,
     /// Stands for the body's bytes until no retry needs them.
     _budget: Option<OwnedSemaphorePermit>,
 }
 
+/// Boxed: hyper moves it about, and keeps room for one in every connection.
+pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
 /// Answers one request.
-pub(crate) async fn handle(
+pub(crate) fn handle(
     front: Arc<Front>,
     config: Arc<Config>,
     request: Request<Incoming>,
     present: Present,
-) -> Result<Response<Body>, Infallible> {
-    Ok(match admit(&front, config, request, present).await {
-        Ok((exchange, order)) => tokio::select! {
-            biased;
-            answer = run(exchange, order) => answer,
-            () = ending(&front.node) => {
-                refusal(StatusCode::SERVICE_UNAVAILABLE, "router_stopped", "the router was stopped before there was an answer")
-            }
-        },
-        Err(refused) => *refused,
+) -> Answering {
+    match admit(front, config, request, present) {
+        Ok(order) => Box::pin(answer(order)),
+        Err(refused) => Box::pin(std::future::ready(Ok(*refused))),
+    }
+}
+
+async fn answer(mut order: Box<Order>) -> Result<Response<Body>, Infallible> {
+    let exchange = match order.read().await {
+        Ok(exchange) => exchange,
+        Err(refused) => return Ok(*refused),
+    };
+    Ok(tokio::select! {
+        biased;
+        answer = run(exchange, &order) => answer,
+        () = ending(&order.front.node) => {
+            refusal(StatusCode::SERVICE_UNAVAILABLE, "router_stopped", "the router was stopped before there was an answer")
+        }
     })
 }
 
@@ -74,12 +91,13 @@ async fn ending(node: &Node) {
     poll_fn(|_| if node.phase() == Phase::Ending { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
-async fn admit(
-    front: &Arc<Front>,
+/// What can be said of a request by its head.
+fn admit(
+    front: Arc<Front>,
     config: Arc<Config>,
     request: Request<Incoming>,
     present: Present,
-) -> Result<(Box<Exchange>, Order), Box<Response<Body>>> {
+) -> Result<Box<Order>, Box<Response<Body>>> {
     let node = &front.node;
     let refuse = |status, code: &str, message: &str| Err(Box::new(refusal(status, code, message)));
     let shown = if present.key { headers::shown_key(request.headers()) } else { None };
@@ -102,72 +120,83 @@ async fn admit(
             "the router holds as many requests as it may (limits.requests); try again soon",
         );
     };
-    let (mut parts, body) = request.into_parts();
-    let (body, budget) = intake::read(node, &config, &parts.headers, body).await?;
-    let found = if prompted && parts.method == Method::POST {
-        intake::check_type(&parts.headers)?;
-        match extract(&body, node.seed) {
-            Ok(found) => Some(found),
-            Err(message) => return refuse(StatusCode::BAD_REQUEST, "invalid_body", &message),
+    let (parts, incoming) = request.into_parts();
+    let (slot, body, hops, _budget) = (Some(slot), Bytes::new(), 0, None);
+    Ok(Box::new(Order { front, config, parts, present, prompted, keyed, slot, incoming, body, hops, _budget }))
+}
+
+impl Order {
+    /// Reads the body and tells the core.
+    async fn read(&mut self) -> Result<Box<Exchange>, Box<Response<Body>>> {
+        let Self { front, config, parts, present, .. } = self;
+        let node = &front.node;
+        (self.body, self._budget) = intake::read(node, config, &parts.headers, &mut self.incoming).await?;
+        let found = if self.prompted && parts.method == Method::POST {
+            intake::check_type(&parts.headers)?;
+            match extract(&self.body, node.seed) {
+                Ok(found) => Some(found),
+                Err(message) => {
+                    return Err(Box::new(refusal(StatusCode::BAD_REQUEST, "invalid_body", &message)));
+                }
+            }
+        } else {
+            None
+        };
+        let tokens = tokens(node, config, &self.body, found.as_ref()).await;
+        let told = |there: bool, name| if there { parts.headers.get(name) } else { None };
+        let hops = told(present.hop, headers::HOP);
+        let hops = hops.map_or(0, |v| v.to_str().ok().and_then(|v| v.parse().ok()).unwrap_or(u8::MAX));
+        let wait = told(present.timeout, headers::TIMEOUT).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        let wait = wait.unwrap_or(u64::MAX).min(config.timeouts.first_token_ms);
+        let session = match told(present.session, headers::SESSION) {
+            Some(key) if !key.is_empty() => session_hash(key.as_bytes()),
+            _ => found.as_ref().map_or(0, |f| f.session),
+        };
+        let ask = Ask {
+            prompt_tokens: tokens.all,
+            counted: tokens.exact,
+            session,
+            head: found.as_ref().map_or(0, |f| f.prompt.head),
+        };
+        let symbols = found.as_ref().map_or_else(|| Arc::from([]), |f| Arc::clone(&f.prompt.symbols));
+        let mut arrived = Time::ZERO;
+        let (id, mail) = node.driver.arrive(|id, now| {
+            arrived = now;
+            CoreRequest { id, symbols, ask, hops, deadline: Some(now + Span::from_ms(wait as f64)) }
+        });
+        let request_id = if present.request_id {
+            headers::request_id(&parts.headers, node.seed, id)
+        } else {
+            headers::new_id(node.seed, id)
+        };
+        let row = new_row(&request_id, &ask, found.as_ref(), arrived, hops);
+        self.hops = hops;
+        headers::to_upstream(&mut parts.headers, self.body.len(), &request_id, &front.from, self.keyed);
+        let mut exchange = Exchange::new(Arc::clone(front), (id, mail), request_id, row, self.slot.take());
+        if let Some(found) = found {
+            exchange.rid = found.rid;
+            exchange.model = found.model;
+            exchange.chat = intake::is_chat(parts.uri.path());
+            exchange.prompt = Some(found.prompt);
+            exchange.text_tokens = tokens.text;
         }
-    } else {
-        None
-    };
-    let told = |there: bool, name| if there { parts.headers.get(name) } else { None };
-    let hops =
-        told(present.hop, headers::HOP).map_or(0, |v| v.to_str().ok().and_then(|v| v.parse().ok()).unwrap_or(u8::MAX));
-    let wait = told(present.timeout, headers::TIMEOUT).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    let wait = wait.unwrap_or(u64::MAX).min(config.timeouts.first_token_ms);
-    let session = match told(present.session, headers::SESSION) {
-        Some(key) if !key.is_empty() => session_hash(key.as_bytes()),
-        _ => found.as_ref().map_or(0, |f| f.session),
-    };
-    let tokens = tokens(node, &config, &body, found.as_ref()).await;
-    let ask = Ask {
-        prompt_tokens: tokens.all,
-        counted: tokens.exact,
-        session,
-        head: found.as_ref().map_or(0, |f| f.prompt.head),
-    };
-    let symbols = found.as_ref().map_or_else(|| Arc::from([]), |f| Arc::clone(&f.prompt.symbols));
-    let mut arrived = Time::ZERO;
-    let (id, mail) = node.driver.arrive(|id, now| {
-        arrived = now;
-        CoreRequest { id, symbols, ask, hops, deadline: Some(now + Span::from_ms(wait as f64)) }
-    });
-    let request_id = if present.request_id {
-        headers::request_id(&parts.headers, node.seed, id)
-    } else {
-        headers::new_id(node.seed, id)
-    };
-    let row = new_row(&request_id, &ask, found.as_ref(), arrived, hops);
-    headers::to_upstream(&mut parts.headers, body.len(), &request_id, &front.from, keyed);
-    let mut exchange = Exchange::new(Arc::clone(front), (id, mail), request_id, row, slot);
-    if let Some(found) = found {
-        exchange.rid = found.rid;
-        exchange.model = found.model;
-        exchange.chat = intake::is_chat(parts.uri.path());
-        exchange.prompt = Some(found.prompt);
-        exchange.text_tokens = tokens.text;
+        #[cfg(feature = "otel")]
+        {
+            exchange.trace = node.otel.begin(&mut parts.headers, node.seed, id);
+        }
+        Ok(exchange)
     }
-    #[cfg(feature = "otel")]
-    {
-        exchange.trace = node.otel.begin(&mut parts.headers, node.seed, id);
+
+    fn to(&self, upstream: &Upstream, dispatch: &Dispatch) -> Request<Full<Bytes>> {
+        let (parts, body) = (&self.parts, Full::new(self.body.clone()));
+        let root = PathAndQuery::from_static("/");
+        let path = parts.uri.path_and_query().unwrap_or(&root);
+        let mut request = upstream.request(parts.method.clone(), path, parts.headers.clone(), body);
+        if dispatch.forward {
+            request.headers_mut().insert(headers::HOP, HeaderValue::from(u16::from(self.hops.saturating_add(1))));
+        }
+        request
     }
-    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let http2 = parts.version == http::Version::HTTP_2;
-    let order = Order {
-        method: parts.method,
-        path,
-        headers: parts.headers,
-        body,
-        hops,
-        watched: prompted,
-        http2,
-        config,
-        _budget: budget,
-    };
-    Ok((exchange, order))
 }
 
 fn new_row(request_id: &HeaderValue, ask: &Ask, found: Option<&Extract>, arrived: Time, hops: u8) -> Row {
@@ -183,7 +212,7 @@ fn new_row(request_id: &HeaderValue, ask: &Ask, found: Option<&Extract>, arrived
 }
 
 /// Does what the core says until there is an answer.
-async fn run(mut exchange: Box<Exchange>, order: Order) -> Response<Body> {
+async fn run(mut exchange: Box<Exchange>, order: &Order) -> Response<Body> {
     let mut refused: Option<Box<Refused>> = None;
     let mut next = exchange.next().await;
     loop {
@@ -193,15 +222,14 @@ async fn run(mut exchange: Box<Exchange>, order: Order) -> Response<Body> {
             Command::Dispatch { dispatch, upstream, decision } => {
                 refused = None;
                 exchange.dispatched(dispatch, &upstream, decision);
-                let front = Arc::clone(&exchange.front);
                 let keep_alive = Duration::from_millis(order.config.timeouts.keep_alive_ms);
-                let mut request = Some(order.to(&upstream, &dispatch));
-                let trying = attempt(&front.node.connector, &upstream, keep_alive, &mut request, order.watched);
+                let request = || order.to(&upstream, &dispatch);
+                let trying = attempt(&order.front.node.connector, &upstream, keep_alive, request, order.prompted);
                 tokio::select! {
                     biased;
                     result = trying => {
                         match result {
-                            Ok(ready) => match pass(exchange, *ready, &upstream, &order) {
+                            Ok(ready) => match pass(exchange, *ready, &upstream, order) {
                                 Ok(response) => return response,
                                 Err(back) => exchange = back,
                             },
@@ -223,17 +251,6 @@ async fn run(mut exchange: Box<Exchange>, order: Order) -> Response<Body> {
     }
 }
 
-impl Order {
-    fn to(&self, upstream: &Upstream, dispatch: &Dispatch) -> Request<Full<Bytes>> {
-        let body = Full::new(self.body.clone());
-        let mut request = upstream.request(self.method.clone(), &self.path, self.headers.clone(), body);
-        if dispatch.forward {
-            request.headers_mut().insert(headers::HOP, HeaderValue::from(u16::from(self.hops.saturating_add(1))));
-        }
-        request
-    }
-}
-
 /// Passes an answer on; gives the exchange back if the core has meanwhile taken this attempt back.
 fn pass(
     mut exchange: Box<Exchange>,
@@ -244,7 +261,8 @@ fn pass(
     exchange.streamed = ready.framing == Framing::Events;
     exchange.row.status_code = ready.head.status.as_u16();
     // HTTP/2 frames its own bodies.
-    ready.head.version = if order.http2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
+    let http2 = order.parts.version == http::Version::HTTP_2;
+    ready.head.version = if http2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
     decorate(&mut ready.head.headers, &exchange, Some(upstream));
     if let Some(whole) = ready.whole {
         return match exchange.came_whole(&ready.tap) {

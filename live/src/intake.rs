@@ -57,7 +57,7 @@ pub(crate) async fn read(
     node: &Node,
     config: &Config,
     headers: &HeaderMap,
-    mut body: Incoming,
+    body: &mut Incoming,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Box<Response<Body>>> {
     let refuse = |status, code: &str, message: &str| Err(Box::new(refusal(status, code, message)));
     let most = config.limits.body_bytes;
@@ -74,7 +74,7 @@ pub(crate) async fn read(
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     loop {
-        let frame = match patience.frame(&mut body).await {
+        let frame = match patience.frame(body).await {
             Some(None) => break,
             Some(Some(Ok(frame))) => frame,
             Some(Some(Err(_))) => {

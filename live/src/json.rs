@@ -140,6 +140,7 @@ impl<'a> Reader<'a> {
         Self { text, at: 0, depth: 0 }
     }
 
+    #[cold]
     fn wrong<T>(&self, what: &'static str) -> Read<T> {
         let what = if self.at >= self.text.len() { "it ends too early" } else { what };
         Err(Wrong { what, at: self.at })

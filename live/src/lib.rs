@@ -1,7 +1,7 @@
 //! The live router: sockets and timers in, `gorgo_core::router`'s actions out.
 //!
 //! Nothing is decided here. Reading order: [`server`] (connections, start, stop, reload), `steady` (how each is
-//! polled) → [`forward`] (one request: read, ask, carry out) → [`extract`] and [`prompt`] (what the router reads of a
+//! polled), `alarm` (how long it may wait) → [`forward`] (one request: read, ask, carry out) → [`extract`] and [`prompt`] (what the router reads of a
 //! body), [`tokens`] (how many they are) → [`driver`] (events to the core under one lock, actions to the tasks) →
 //! `attempt`, `link` and [`relay`] (an answer on its way, watched by the tap of [`sse`]) → [`exchange`] (the guard
 //! that tells how a request ended, once) → [`probe`] and [`scrape`] (what replicas say) → [`admin`], [`metrics`],
@@ -12,6 +12,7 @@
 
 mod abort;
 pub mod admin;
+mod alarm;
 mod attempt;
 pub mod body;
 pub mod capture;

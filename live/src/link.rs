@@ -5,6 +5,7 @@
 //! for its next request is driven by nobody.
 
 use crate::fleet::Upstream;
+use crate::steady::Steadily;
 use crate::upstream::{Connector, Io};
 use crate::workers;
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -65,44 +66,35 @@ fn cause(error: &hyper::Error) -> String {
 struct Link {
     sender: SendRequest<Full<Bytes>>,
     /// `None` once it is closed: a request that was not taken yet is given back only when the connection is dropped.
-    wire: Option<Connection<TokioIo<Io>, Full<Bytes>>>,
+    wire: Option<Wire>,
+    steadily: Steadily,
     idle_since: Instant,
 }
+
+type Wire = Connection<TokioIo<Io>, Full<Bytes>>;
 
 impl Link {
     async fn open(connector: &Connector, upstream: &Upstream) -> Result<Box<Self>, LinkError> {
         let at = &upstream.endpoint;
         let io = connector.connect(at.is_https(), at.host(), at.port()).await.map_err(LinkError::Connect)?;
         let (sender, wire) = handshake(TokioIo::new(io)).await.map_err(LinkError::http)?;
-        Ok(Box::new(Self { sender, wire: Some(wire), idle_since: Instant::now() }))
+        Ok(Box::new(Self { sender, wire: Some(wire), steadily: Steadily::new(), idle_since: Instant::now() }))
     }
 
     /// Reads and writes what can be. How it ended is told by the request or the body it belongs to.
     fn drive(&mut self, cx: &mut Context<'_>) {
-        drive(&mut self.wire, cx);
+        let _ = self.steadily.poll(cx, |cx| {
+            drive(&mut self.wire, cx);
+            Poll::Ready(())
+        });
     }
 
     fn is_free(&self) -> bool {
         self.wire.is_some() && self.sender.is_ready()
     }
-
-    /// The answer's head. The request is taken, and put back if nothing of it was sent.
-    async fn send(&mut self, request: &mut Option<Request<Full<Bytes>>>) -> Result<Response<Incoming>, LinkError> {
-        let Some(taken) = request.take() else { return Err(LinkError::Connect(io::ErrorKind::InvalidInput.into())) };
-        let mut sent = pin!(self.sender.try_send_request(taken));
-        let wire = &mut self.wire;
-        let answer = poll_fn(|cx| {
-            drive(wire, cx);
-            sent.as_mut().poll(cx)
-        });
-        answer.await.map_err(|mut error| {
-            *request = error.take_message();
-            LinkError::http(error.into_error())
-        })
-    }
 }
 
-fn drive(wire: &mut Option<Connection<TokioIo<Io>, Full<Bytes>>>, cx: &mut Context<'_>) {
+fn drive(wire: &mut Option<Wire>, cx: &mut Context<'_>) {
     if wire.as_mut().is_some_and(|wire| Pin::new(wire).poll(cx).is_ready()) {
         *wire = None;
     }
@@ -139,6 +131,7 @@ impl Links {
 
     fn give(&self, mut link: Box<Link>) {
         link.idle_since = Instant::now();
+        link.steadily.rest();
         let mut idle = self.here();
         if idle.len() < MOST_IDLE {
             idle.push(link);
@@ -168,33 +161,33 @@ impl Links {
 }
 
 /// Sends a request to a replica over an idle connection or a new one. An idle connection that turns out to be closed
-/// before anything was sent costs nothing but the next one's turn. `request` is there, and is taken.
+/// before anything was sent costs nothing but the next one's turn; `request` makes the request for each.
 pub(crate) async fn send(
     connector: &Connector,
     to: &Arc<Upstream>,
     keep_alive: Duration,
-    request: &mut Option<Request<Full<Bytes>>>,
+    request: impl Fn() -> Request<Full<Bytes>>,
 ) -> Result<Response<Flow>, LinkError> {
     loop {
         let (mut link, used) = match to.links.take(keep_alive) {
             Some(link) => (link, true),
             None => (Box::pin(Link::open(connector, to)).await?, false), // rare, and large
         };
-        match link.send(request).await {
-            Ok(response) => {
-                let mut response =
-                    response.map(|body| Flow { body, link: Some(link), home: Arc::clone(to), begun: false });
-                if response.body().is_end_stream() {
-                    poll_fn(|cx| {
-                        response.body_mut().settle(cx);
-                        Poll::Ready(())
-                    })
-                    .await;
-                }
-                return Ok(response);
-            }
-            Err(_) if used && request.is_some() => {}
-            Err(error) => return Err(error),
+        let answer = {
+            let Link { sender, wire, steadily, .. } = &mut *link;
+            let mut sent = pin!(sender.try_send_request(request()));
+            poll_fn(|cx| {
+                steadily.poll(cx, |cx| {
+                    drive(wire, cx);
+                    sent.as_mut().poll(cx)
+                })
+            })
+            .await
+        };
+        match answer {
+            Ok(response) => return Ok(response.map(|body| Flow::new(body, link, to))),
+            Err(error) if used && error.message().is_some() => {}
+            Err(error) => return Err(LinkError::http(error.into_error())),
         }
     }
 }
@@ -215,6 +208,14 @@ impl fmt::Debug for Flow {
 }
 
 impl Flow {
+    fn new(body: Incoming, link: Box<Link>, home: &Arc<Upstream>) -> Self {
+        let mut flow = Self { body, link: Some(link), home: Arc::clone(home), begun: false };
+        if flow.body.is_end_stream() {
+            flow.settle(&mut Context::from_waker(Waker::noop()));
+        }
+        flow
+    }
+
     /// The body is complete: lets the connection see it, and puts it back.
     fn settle(&mut self, cx: &mut Context<'_>) {
         if let Some(mut link) = self.link.take() {
@@ -234,17 +235,18 @@ impl Body for Flow {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
-        let mut polled = Poll::Pending;
-        if !std::mem::replace(&mut this.begun, true) {
+        let Some(link) = this.link.as_deref_mut() else { return Pin::new(&mut this.body).poll_frame(cx) };
+        let (steadily, wire, body, begun) = (&link.steadily, &mut link.wire, &mut this.body, &mut this.begun);
+        let polled = steadily.poll(cx, |cx| {
             // hyper reads a body only once somebody has asked for it.
-            polled = Pin::new(&mut this.body).poll_frame(cx);
-        }
-        if polled.is_pending() {
-            if let Some(link) = &mut this.link {
-                link.drive(cx);
+            if !std::mem::replace(begun, true)
+                && let frame @ Poll::Ready(_) = Pin::new(&mut *body).poll_frame(cx)
+            {
+                return frame;
             }
-            polled = Pin::new(&mut this.body).poll_frame(cx);
-        }
+            drive(wire, cx);
+            Pin::new(&mut *body).poll_frame(cx)
+        });
         if matches!(polled, Poll::Ready(None)) || this.body.is_end_stream() {
             this.settle(cx);
         }
@@ -301,16 +303,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_on_a_connection_that_has_just_closed_comes_back_unsent() {
+    async fn a_request_on_a_connection_that_has_just_closed_goes_over_the_next() {
         let net = Net::default();
         let mut listener = net.listen("e", 80);
         let (connector, upstream) = to_e(&net);
-        let mut link = Link::open(&connector, &upstream).await.unwrap();
+        upstream.links.give(Link::open(&connector, &upstream).await.unwrap());
         drop(listener.accept().await.unwrap()); // closed, and nobody has looked since
-        let request = Request::get("/").header("host", "e").body(Full::default()).unwrap();
-        let mut request = Some(request);
-        link.send(&mut request).await.unwrap_err();
-        assert!(request.is_some());
+        tokio::spawn(async move {
+            let (io, _) = listener.accept().await.unwrap();
+            let service = service_fn(async |_: Request<Incoming>| {
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("a"))))
+            });
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service).await
+        });
+        let request = || Request::get("/").header("host", "e").body(Full::default()).unwrap();
+        let answer = send(&connector, &upstream, Duration::from_secs(60), request).await.unwrap();
+        assert_eq!(answer.collect().await.unwrap().to_bytes(), "a");
     }
 
     #[tokio::test]
@@ -337,8 +345,8 @@ mod tests {
             }
         });
         for _ in 0..4 {
-            let request = Request::post("/").header("host", "e").body(Full::from("body")).unwrap();
-            let answer = send(&connector, &upstream, Duration::from_secs(60), &mut Some(request)).await.unwrap();
+            let request = || Request::post("/").header("host", "e").body(Full::from("body")).unwrap();
+            let answer = send(&connector, &upstream, Duration::from_secs(60), request).await.unwrap();
             assert_eq!(answer.collect().await.unwrap().to_bytes(), "answer");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -351,8 +359,8 @@ mod tests {
         let accepted = serve(&net);
         let (connector, upstream) = to_e(&net);
         let ask = async |path: &'static str| {
-            let request = Request::get(path).header("host", "e").body(Full::default()).unwrap();
-            send(&connector, &upstream, keep_alive, &mut Some(request)).await.unwrap()
+            let request = || Request::get(path).header("host", "e").body(Full::default()).unwrap();
+            send(&connector, &upstream, keep_alive, request).await.unwrap()
         };
         let made = || accepted.load(Ordering::SeqCst);
         for (path, expected) in [("/", 1), ("/", 1), ("/close", 1), ("/", 2), ("/", 2)] {

@@ -102,9 +102,10 @@ impl Mailbox {
         all
     }
 
-    /// Whether there is nothing to read.
-    pub(crate) fn is_empty(&self) -> bool {
-        let inner = self.lock();
+    /// Whether there is nothing to read. What comes from now on wakes nobody until they ask for it.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let mut inner = self.lock();
+        inner.waker = None;
         inner.first.is_none() && inner.more.is_empty()
     }
 
@@ -133,6 +134,7 @@ impl Mailbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::Future;
 
     #[tokio::test]
     async fn commands_come_in_order_and_wake_who_waits() {
@@ -151,5 +153,22 @@ mod tests {
         tokio::task::yield_now().await;
         mail.put(Command::Queued);
         assert!(matches!(waiting.await.unwrap(), Command::Queued));
+    }
+
+    #[test]
+    fn who_has_turned_away_is_not_woken_and_finds_it_later() {
+        struct Never;
+        impl std::task::Wake for Never {
+            fn wake(self: Arc<Self>) {
+                panic!("woken");
+            }
+        }
+        let (mail, waker) = (Mail::default(), Waker::from(Arc::new(Never)));
+        let mut cx = std::task::Context::from_waker(&waker);
+        assert!(std::pin::pin!(mail.next()).as_mut().poll(&mut cx).is_pending());
+        assert!(mail.is_quiet());
+        mail.put(Command::Queued);
+        assert!(!mail.is_quiet());
+        assert!(std::pin::pin!(mail.next()).as_mut().poll(&mut cx).is_ready());
     }
 }

@@ -121,9 +121,10 @@ async fn ask(
     method: Method,
     path: &'static str,
 ) -> Result<Response<Flow>, LinkError> {
-    let request = upstream.request(method, &PathAndQuery::from_static(path), HeaderMap::new(), Full::new(Bytes::new()));
+    let path = PathAndQuery::from_static(path);
+    let request = || upstream.request(method.clone(), &path, HeaderMap::new(), Full::new(Bytes::new()));
     let keep_alive = Duration::from_millis(node.config().timeouts.keep_alive_ms);
-    link::send(&node.connector, upstream, keep_alive, &mut Some(request)).await
+    link::send(&node.connector, upstream, keep_alive, request).await
 }
 
 /// A page and its status.

@@ -1,5 +1,6 @@
 //! The front: connections in, requests to the admin API or to the replicas, and an orderly end.
 
+use crate::alarm::Alarm;
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, PeerConfig, ReplicaConfig, Role};
@@ -19,16 +20,14 @@ use crate::workers::Workers;
 use crate::{admin, decision_log};
 use gorgo_core::fleet::Kind;
 use gorgo_core::router::RouterConfig;
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use thiserror::Error;
@@ -297,10 +296,11 @@ impl Connection {
             },
             None => io,
         };
+        let (mut alarm, timer) = Alarm::new(patience);
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
-            .timer(TokioTimer::new())
+            .timer(timer)
             .header_read_timeout(patience)
             .max_buf_size(config.limits.header_bytes.max(READ))
             .max_headers(config.limits.headers);
@@ -325,6 +325,7 @@ impl Connection {
                     Ok(()) => connection.as_mut().graceful_shutdown(),
                     Err(_) => break,
                 },
+                () = alarm.rings() => {} // and the connection looks whether it has waited too long
             }
         }
         let _ = connection.await;
@@ -340,10 +341,7 @@ pub(crate) struct Front {
     pub(crate) from: Client,
 }
 
-/// Boxed: hyper moves it about, and keeps room for one in every connection.
-type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-fn answer(front: Arc<Front>, request: Request<Incoming>) -> Answering {
+fn answer(front: Arc<Front>, request: Request<Incoming>) -> forward::Answering {
     let present = Present::of(request.headers());
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let config = front.node.config();
@@ -354,7 +352,7 @@ fn answer(front: Arc<Front>, request: Request<Incoming>) -> Answering {
         return Box::pin(std::future::ready(Ok(refused)));
     }
     if !admin::is_admin(request.uri().path()) {
-        return Box::pin(forward::handle(front, config, request, present));
+        return forward::handle(front, config, request, present);
     }
     let answer = front.admin.clone().oneshot(request.map(axum::body::Body::new));
     Box::pin(async { Ok(answer.await?.map(Body::Admin)) })

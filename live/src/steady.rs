@@ -2,7 +2,8 @@
 //!
 //! The parts of a connection wake each other: the body wakes who reads it, who reads it wakes the wire. One task drives
 //! them all, so such a wake reaches the task that is running already. Tokio then puts it behind all others and wakes
-//! a second thread to look for work, which costs more than the poll.
+//! a second thread to look for work, which costs more than the poll. Connections to replicas are polled so by
+//! themselves, lest each wake inside one has the client's connection polled as well.
 
 use futures_util::task::AtomicWaker;
 use std::future::Future;
@@ -45,17 +46,51 @@ impl Wake for Bell {
     }
 }
 
-/// See the module page.
-pub(crate) struct Steady<F> {
-    future: Pin<Box<F>>,
+/// Polls something that wakes itself: where it does so during a poll, the wake goes no further.
+pub(crate) struct Steadily {
     bell: Arc<Bell>,
     waker: Waker,
 }
 
+impl Steadily {
+    pub(crate) fn new() -> Self {
+        let bell = Arc::new(Bell::default());
+        Self { waker: Waker::from(Arc::clone(&bell)), bell }
+    }
+
+    /// What `poll` gives once it wakes itself no more. When it is ready, its wakes were for nobody.
+    pub(crate) fn poll<T>(&self, cx: &mut Context<'_>, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        self.bell.task.register(cx.waker());
+        self.bell.polling.store(thread(), Ordering::Relaxed);
+        let mut inner = Context::from_waker(&self.waker);
+        for _ in 0..ROUNDS {
+            self.bell.again.store(false, Ordering::Relaxed);
+            let polled = poll(&mut inner);
+            if polled.is_ready() || !self.bell.again.load(Ordering::Relaxed) {
+                self.bell.polling.store(0, Ordering::Relaxed);
+                return polled;
+            }
+        }
+        self.bell.polling.store(0, Ordering::Relaxed);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Wakes reach nobody until the next poll.
+    pub(crate) fn rest(&self) {
+        self.bell.task.take();
+    }
+}
+
+/// See the module page.
+pub(crate) struct Steady<F> {
+    future: Pin<Box<F>>,
+    steadily: Steadily,
+}
+
 impl<F: Future> Steady<F> {
     pub(crate) fn new(future: F) -> Self {
-        let bell = Arc::new(Bell::default());
-        Self { future: Box::pin(future), waker: Waker::from(Arc::clone(&bell)), bell }
+        Self { future: Box::pin(future), steadily: Steadily::new() }
     }
 }
 
@@ -64,20 +99,7 @@ impl<F: Future> Future for Steady<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
-        this.bell.task.register(cx.waker());
-        this.bell.polling.store(thread(), Ordering::Relaxed);
-        let mut inner = Context::from_waker(&this.waker);
-        for _ in 0..ROUNDS {
-            this.bell.again.store(false, Ordering::Relaxed);
-            let polled = this.future.as_mut().poll(&mut inner);
-            if polled.is_ready() || !this.bell.again.load(Ordering::Relaxed) {
-                this.bell.polling.store(0, Ordering::Relaxed);
-                return polled;
-            }
-        }
-        this.bell.polling.store(0, Ordering::Relaxed);
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        this.steadily.poll(cx, |cx| this.future.as_mut().poll(cx))
     }
 }
 

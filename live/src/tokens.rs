@@ -50,7 +50,8 @@ pub(crate) async fn tokens(node: &Node, config: &Config, body: &Bytes, found: Op
     let model = model.as_deref();
     if let Some(counter) = node.counter.as_ref().filter(|_| prompt.bytes > 0) {
         let limit = Duration::from_millis(config.timeouts.tokenize_ms);
-        if let Some(text) = counter.count(body, node.seed, prompt, limit).await {
+        let counted = Box::pin(counter.count(body, node.seed, prompt, limit)); // rare, and large
+        if let Some(text) = counted.await {
             let around = counter.overheads.get(model, prompt.messages);
             return Tokens { all: text.saturating_add(around), exact: true, text: Some(text) };
         }
