@@ -46,6 +46,7 @@ def closed(world, names, cases, rounds, seconds, say):
                 stop(routers.values())
     finally:
         stop(engines)
+    rows.sort(key=lambda row: (row["round"], names.index(row["target"])))
     return rows, failed
 
 

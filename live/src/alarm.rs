@@ -2,6 +2,7 @@
 //!
 //! The runtime's own timer takes a lock, an allocation and a place in its wheel each time. Here a connection has one
 //! alarm for all its life. When that rings, it is asked whether something is due, and set again for when it will be.
+//! The first wait is there from the start: until a client has said which HTTP it speaks, hyper has set none.
 
 use hyper::rt::{Sleep, Timer};
 use std::future::{Future, poll_fn};
@@ -48,7 +49,7 @@ impl Alarm {
     /// An alarm for waits of at least `most`, and the timer that makes them.
     pub(crate) fn new(most: Duration) -> (Self, AlarmTimer) {
         let now = Instant::now();
-        let (due, rung) = (AtomicU64::new(NEVER), AtomicBool::new(false));
+        let (due, rung) = (AtomicU64::new(0), AtomicBool::new(false));
         let shared = Arc::new(Shared { start: now.into_std(), due, rung });
         let sleep = Box::pin(sleep_until(now + most));
         (Self { shared: Arc::clone(&shared), most, sleep, set: false }, AlarmTimer(shared))
@@ -70,6 +71,7 @@ impl Alarm {
             let left = self.shared.due.load(Ordering::Relaxed).saturating_sub(self.shared.ns(now.into_std()));
             if left == 0 {
                 self.shared.rung.store(true, Ordering::Relaxed);
+                self.shared.due.store(NEVER, Ordering::Relaxed);
                 self.sleep.as_mut().reset(now + self.most);
                 return Poll::Ready(());
             }
@@ -134,6 +136,7 @@ mod tests {
     async fn ringing(waits: &[(u32, u32)]) -> Option<u32> {
         let start = Instant::now();
         let (mut alarm, timer) = Alarm::new(10 * MS);
+        drop(timer.sleep(10 * MS)); // the first is over
         let work = async {
             for &(begin, end) in waits {
                 tokio::time::sleep_until(start + begin * MS).await;
@@ -165,6 +168,17 @@ mod tests {
         assert_eq!(ringing(&[(7, 1_000)]).await, Some(17));
         assert_eq!(ringing(&[(0, 3), (3, 9), (12, 21), (40, 1_000)]).await, Some(50));
         assert_eq!(ringing(&[(95, 1_000)]).await, Some(105));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_rings_once_for_who_never_begins() {
+        let (start, (mut alarm, timer)) = (Instant::now(), Alarm::new(10 * MS));
+        alarm.rings().await;
+        assert_eq!(start.elapsed(), 10 * MS);
+        assert!(tokio::time::timeout(100 * MS, alarm.rings()).await.is_err());
+        let wait = timer.sleep(10 * MS);
+        alarm.rings().await;
+        wait.await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,6 +28,7 @@ use hyper_util::server::conn::auto;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use thiserror::Error;
@@ -309,8 +310,10 @@ impl Connection {
             .timer(TokioTimer::new())
             .max_concurrent_streams(1_000)
             .max_header_list_size(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX));
-        let front = Arc::new(Front { node: self.node, admin: self.admin, from: Client::new(self.from.ip()) });
-        let service = service_fn(move |request| answer(Arc::clone(&front), request));
+        let (from, asked) = (Client::new(self.from.ip()), AtomicBool::new(false));
+        let front = Arc::new(Front { node: self.node, admin: self.admin, from, asked });
+        let asking = Arc::clone(&front);
+        let service = service_fn(move |request| answer(Arc::clone(&asking), request));
         let connection = builder.serve_connection(TokioIo::new(io), service);
         tokio::pin!(connection);
         if *self.closing.borrow() {
@@ -325,7 +328,8 @@ impl Connection {
                     Ok(()) => connection.as_mut().graceful_shutdown(),
                     Err(_) => break,
                 },
-                () = alarm.rings() => {} // and the connection looks whether it has waited too long
+                // One that never asked anything ends here; any other looks itself whether it has waited too long.
+                () = alarm.rings() => if !front.asked.load(Ordering::Relaxed) { return },
             }
         }
         let _ = connection.await;
@@ -339,9 +343,12 @@ pub(crate) struct Front {
     pub(crate) node: Arc<Node>,
     admin: axum::Router,
     pub(crate) from: Client,
+    /// Whether there was a request.
+    asked: AtomicBool,
 }
 
 fn answer(front: Arc<Front>, request: Request<Incoming>) -> forward::Answering {
+    front.asked.store(true, Ordering::Relaxed);
     let present = Present::of(request.headers());
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let config = front.node.config();

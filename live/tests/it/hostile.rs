@@ -91,6 +91,13 @@ async fn slow_clients_are_given_up() {
     let mut rest = Vec::new();
     let closed = tokio::time::timeout(Duration::from_secs(20), io.read_to_end(&mut rest)).await;
     assert!(closed.is_ok(), "a head that does not come closes the connection");
+    // Nothing at all, and words with which HTTP/2 begins.
+    for said in ["", "PRI * HT"] {
+        let mut io = world.net.connect("router", 8000).unwrap();
+        io.write_all(said.as_bytes()).await.unwrap();
+        let closed = tokio::time::timeout(Duration::from_secs(20), io.read_to_end(&mut rest)).await;
+        assert!(closed.is_ok(), "a client that says {said:?} and no more is not kept");
+    }
     // A body that drips within the gap, but for longer than a body may take.
     let mut io = world.net.connect("router", 8000).unwrap();
     io.write_all(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n").await.unwrap();
