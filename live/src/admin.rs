@@ -3,10 +3,10 @@
 //! Both roles serve the common part under both prefixes. GET never changes anything. Beyond health and readiness a
 //! key is asked for whenever one is set.
 
-use crate::body::Body;
-use crate::errors::refusal;
-use crate::headers;
-use crate::node::{Node, Phase};
+use crate::request::body::Body;
+use crate::request::errors::refusal;
+use crate::request::headers;
+use crate::state::{Node, Phase};
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};

@@ -1,7 +1,7 @@
 //! A client of the admin API.
 
 use crate::config::Tls;
-use crate::upstream::{Connector, Endpoint, Pool, pool, tcp};
+use crate::upstream::connect::{Connector, Endpoint, Pool, pool, tcp};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::uri::PathAndQuery;
@@ -56,7 +56,7 @@ impl Admin {
     pub fn new(url: &str, key: Option<&str>, tls: &Tls) -> Result<Self, CallError> {
         let wrong = |why: String| CallError::Usage(why);
         let endpoint = Endpoint::parse(url).map_err(|advice| wrong(format!("`{url}` is no address; {advice}")))?;
-        let trust = crate::tls::client(tls).map_err(|error| wrong(error.to_string()))?;
+        let trust = crate::server::tls::client(tls).map_err(|error| wrong(error.to_string()))?;
         let key = key.map(|key| HeaderValue::try_from(format!("Bearer {key}"))).transpose();
         let key = key.map_err(|_| wrong("the admin key holds characters no header can".to_owned()))?;
         let connector = Connector::new(tcp(), trust, Duration::from_secs(5));

@@ -3,10 +3,10 @@
 //! One mutex is held for one event, never across an await. A request's task gets its actions through its own
 //! mailbox; timers are one task; what watches decisions (log, explanations, shadows) gets copies on the way.
 
-use crate::clock::Clock;
-use crate::fleet::Upstream;
-use crate::mailbox::{Command, Mail};
-use crate::watchers::Watchers;
+use crate::driver::clock::Clock;
+use crate::driver::mailbox::{Command, Mail};
+use crate::driver::observers::Watchers;
+use crate::upstream::replica::Upstream;
 use gorgo_core::fleet::ReplicaSpec;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::rng;
@@ -16,6 +16,10 @@ use rustc_hash::FxHashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
+
+pub mod clock;
+pub mod mailbox;
+pub mod observers;
 
 struct Inner {
     router: Router<u64>,

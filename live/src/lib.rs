@@ -10,51 +10,19 @@
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-mod abort;
 pub mod admin;
-mod alarm;
-mod attempt;
-pub mod body;
-pub mod capture;
 pub mod client;
-pub mod clock;
 pub mod config;
-pub mod decision_log;
 pub mod driver;
-pub mod errors;
-pub mod exchange;
-pub mod explain;
-pub mod extract;
-pub mod fleet;
-pub mod forward;
-pub mod headers;
-mod intake;
-mod json;
-mod link;
-pub mod listener;
-pub mod mailbox;
-pub mod merge;
-pub mod metrics;
-pub mod node;
-#[cfg(feature = "otel")]
-pub mod otel;
-pub mod probe;
-pub mod prom_text;
-pub mod prompt;
-pub mod ratio;
-pub mod relay;
+pub mod observe;
+pub mod request;
 pub mod run;
-pub mod scrape;
 pub mod server;
-pub mod shadow;
-pub mod sse;
-mod steady;
-pub mod table;
-pub mod tls;
+pub mod signals;
+pub mod state;
 pub mod tokens;
 pub mod upstream;
-pub mod watchers;
-pub mod workers;
+pub mod wire;
 
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

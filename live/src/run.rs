@@ -1,10 +1,10 @@
 //! A router as a process: real sockets, signals, keys from the environment.
 
 use crate::config::Config;
-use crate::node::Reread;
+use crate::server::workers::Workers;
 use crate::server::{self, StartError};
-use crate::upstream;
-use crate::workers::Workers;
+use crate::state::Reread;
+use crate::upstream::connect;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
@@ -32,14 +32,14 @@ pub async fn run(
     let listen = config.listen;
     let listener = TcpListener::bind(listen).await.map_err(|why| StartError::Listen { listen, why })?;
     let workers = Workers::start(config.limits.threads).map_err(StartError::Threads)?;
-    let node = server::start(config, reread, upstream::tcp())?;
+    let node = server::start(config, reread, connect::tcp())?;
     #[cfg(feature = "otel")]
-    if let Some(settings) =
-        crate::otel::Settings::from_environment(|name| std::env::var(name).ok()).map_err(StartError::Environment)?
+    if let Some(settings) = crate::observe::otel::Settings::from_environment(|name| std::env::var(name).ok())
+        .map_err(StartError::Environment)?
     {
-        let trust = crate::tls::client(&crate::config::Tls::default())?;
-        let connector = upstream::Connector::new(upstream::tcp(), trust, settings.timeout);
-        crate::otel::start(&node, settings, upstream::pool(connector, std::time::Duration::from_secs(4)));
+        let trust = crate::server::tls::client(&crate::config::Tls::default())?;
+        let connector = connect::Connector::new(connect::tcp(), trust, settings.timeout);
+        crate::observe::otel::start(&node, settings, connect::pool(connector, std::time::Duration::from_secs(4)));
     }
     let reloading = Arc::clone(&node);
     let hangups = tokio::spawn(async move {

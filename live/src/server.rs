@@ -1,23 +1,23 @@
 //! The front: connections in, requests to the admin API or to the replicas, and an orderly end.
 
-use crate::alarm::Alarm;
-use crate::body::Body;
-use crate::clock::Clock;
+use crate::admin;
 use crate::config::{Config, ConfigError, PeerConfig, ReplicaConfig, Role};
 use crate::driver::Driver;
-use crate::errors::refusal;
-use crate::forward;
-use crate::headers::{Client, Present};
-use crate::listener::{Listener, Opening};
-use crate::node::{Keys, Node, Parts, Phase, Reread};
-use crate::shadow::Figures;
-use crate::steady::Steady;
-use crate::tls::{self, TlsError};
+use crate::driver::clock::Clock;
+use crate::driver::observers::Watchers;
+use crate::observe::decision_log;
+use crate::observe::shadow::Figures;
+use crate::request::body::Body;
+use crate::request::errors::refusal;
+use crate::request::forward;
+use crate::request::headers::{Client, Present};
+use crate::server::header_timeout::Alarm;
+use crate::server::listener::{Listener, Opening};
+use crate::server::workers::Workers;
+use crate::state::{Keys, Node, Parts, Phase, Reread};
 use crate::tokens::Counter;
-use crate::upstream::{Connector, Dial, Io};
-use crate::watchers::Watchers;
-use crate::workers::Workers;
-use crate::{admin, decision_log};
+use crate::upstream::connect::{Connector, Dial, Io};
+use crate::upstream::self_wake::Steady;
 use gorgo_core::fleet::Kind;
 use gorgo_core::router::RouterConfig;
 use http::{Request, StatusCode};
@@ -32,11 +32,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use thiserror::Error;
+use tls::TlsError;
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
+
+pub mod listener;
+pub mod tls;
+pub mod workers;
+
+mod header_timeout;
 
 /// Most that is read from a client at once, bytes: a long prompt comes in one piece then, which nobody has to put
 /// together again.
@@ -103,7 +110,7 @@ pub fn start(config: Config, reread: Option<Reread>, dial: Dial) -> Result<Arc<N
         let (sender, events) = mpsc::channel(65_536);
         let (policies, seed, figures) = (config.shadow.policies.clone(), config.seed, Arc::clone(&figures));
         let router = RouterConfig { index_bytes: config.shadow.index_bytes, ..config.router.clone() };
-        tokio::spawn(async move { crate::shadow::run(&policies, &router, seed, events, figures).await });
+        tokio::spawn(async move { crate::observe::shadow::run(&policies, &router, seed, events, figures).await });
         sender
     });
     let (log, log_task) = match &config.explain.log {

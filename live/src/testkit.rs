@@ -1,7 +1,7 @@
 //! A network in memory and a mock engine, for tests that neither wait nor use real sockets.
 
-use crate::listener::Listener;
-use crate::upstream::{Connector, Dial, Io, Pool, pool};
+use crate::server::listener::Listener;
+use crate::upstream::connect::{Connector, Dial, Io, Pool, pool};
 use rustc_hash::FxHashMap;
 use std::io;
 use std::net::SocketAddr;

@@ -12,9 +12,9 @@
 //! gave 10 tokens too many in 112,579 (at worst 3 in a prompt), Mistral's 39 in 131,054 (14), as it knows no words.
 
 use crate::config::Config;
-use crate::extract::{self, Extract};
-use crate::node::Node;
-use crate::prompt::{BLOCK, Part, Prompt};
+use crate::state::Node;
+use crate::wire::prompt_blocks::{BLOCK, Part, Prompt};
+use crate::wire::request_fields::{self, Extract};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::path::Path;
@@ -22,8 +22,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-mod overhead;
-use overhead::Overheads;
+pub mod bytes_per_token;
+mod template_overhead;
+use template_overhead::Overheads;
 
 /// A piece is cut at the first good place from here on, bytes.
 const PIECE: usize = 512;
@@ -111,7 +112,7 @@ impl Counter {
     /// Tokens of the prompt's text; `symbols` are its whole blocks.
     pub fn count_now(&self, body: &[u8], seed: u64, symbols: &[u64]) -> Option<u32> {
         let (from, mut tokens) = self.lock().longest(symbols);
-        let texts = extract::texts(body, seed, from).ok()?;
+        let texts = request_fields::texts(body, seed, from).ok()?;
         let mut counted = Vec::new();
         let last = texts.parts.len().saturating_sub(1);
         for (nth, part) in texts.parts.iter().enumerate() {

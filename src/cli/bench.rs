@@ -11,7 +11,7 @@ use gorgo_benchmark::load::{Bench, Limits, Live, Profile, Report, ceiling, files
 use gorgo_core::request::TraceRequest;
 use gorgo_experiments::results::{ArmRun, Names, ResultFolder, Rows};
 use gorgo_live::config::Tls;
-use gorgo_live::tls;
+use gorgo_live::server::tls;
 use gorgo_traces::workload::{Format, Options, open};
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};

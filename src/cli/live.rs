@@ -7,7 +7,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use gorgo_experiments::spec::table;
 use gorgo_live::client::Admin;
 use gorgo_live::config::{Config, ConfigError, Role, Tls};
-use gorgo_live::node::Reread;
+use gorgo_live::state::Reread;
 use http::Method;
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;

@@ -54,7 +54,7 @@ pub(super) fn trust(targets: &[Target]) -> Result<Option<Arc<rustls::ClientConfi
     if !targets.iter().any(Target::is_https) {
         return Ok(None);
     }
-    gorgo_live::tls::client(&Tls::default()).map_err(|e| start("TLS")(&e))
+    gorgo_live::server::tls::client(&Tls::default()).map_err(|e| start("TLS")(&e))
 }
 
 /// The engines' addresses in order of the fleet; `None` for an emulated fleet.

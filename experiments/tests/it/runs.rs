@@ -4,7 +4,7 @@ use gorgo_benchmark::emulator::{Emulator, EmulatorConfig};
 use gorgo_experiments::results::{ResultFolder, Results, Rows};
 use gorgo_experiments::runner::{self, Progress, RunOptions};
 use gorgo_experiments::spec::Experiment;
-use gorgo_live::node::Node;
+use gorgo_live::state::Node;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -166,7 +166,7 @@ fn servers(runtime: &tokio::runtime::Runtime) -> (Vec<Emulator>, Vec<Arc<Node>>)
                 doors[1 - i]
             );
             let config = toml::from_str(&text).unwrap();
-            let node = gorgo_live::server::start(config, None, gorgo_live::upstream::tcp()).unwrap();
+            let node = gorgo_live::server::start(config, None, gorgo_live::upstream::connect::tcp()).unwrap();
             nodes.push(Arc::clone(&node));
             tokio::spawn(gorgo_live::server::serve(node, listener, std::future::pending()));
         }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use gorgo_live::config::{Config, ReplicaConfig};
-use gorgo_live::upstream::{Connector, pool, tcp};
+use gorgo_live::upstream::connect::{Connector, pool, tcp};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};

@@ -1,7 +1,7 @@
 //! What a router does at the least: read the body, hash it, send the same bytes on through a pool.
 
 use crate::Args;
-use gorgo_live::upstream::{Connector, pool, tcp};
+use gorgo_live::upstream::connect::{Connector, pool, tcp};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;

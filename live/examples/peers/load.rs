@@ -4,7 +4,7 @@ use crate::Args;
 use crate::text::{chat, words};
 use bytes::Bytes;
 use gorgo_core::rng::stream;
-use gorgo_live::upstream::{Connector, Pool, pool, tcp};
+use gorgo_live::upstream::connect::{Connector, Pool, pool, tcp};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};

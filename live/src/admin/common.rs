@@ -2,7 +2,7 @@
 
 use super::levels::{healthy, latency as latency_of};
 use super::{Answer, Refusal, Shared, bad, read, tell};
-use crate::capture::{Captured, Seen};
+use crate::observe::capture::{Captured, Seen};
 use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
@@ -81,7 +81,7 @@ pub(super) async fn clear_cache(State(node): Shared, body: Bytes) -> Answer {
             here.map(|(u, _)| u.clone()).collect()
         });
         for upstream in here {
-            let result = crate::probe::flush(&node, &upstream).await;
+            let result = crate::signals::probe::flush(&node, &upstream).await;
             engines.insert(upstream.name.clone(), json!(result.err().unwrap_or_else(|| "flushed".to_owned())));
         }
     }
@@ -96,7 +96,7 @@ pub(super) async fn prefix_stats(State(node): Shared) -> Answer {
     tell(&node.driver.read(|router, _, _| {
         let mut stats = serde_json::to_value(router.index().stats()).unwrap_or_default();
         stats["bytes"] = json!(router.index().bytes());
-        stats["block_bytes"] = json!(crate::prompt::BLOCK);
+        stats["block_bytes"] = json!(crate::wire::prompt_blocks::BLOCK);
         stats
     }))
 }

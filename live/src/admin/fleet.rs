@@ -3,7 +3,7 @@
 use super::levels::replicas;
 use super::{Answer, Refusal, Shared, bad, read, tell};
 use crate::config::{ReplicaConfig, Role};
-use crate::node::AddError;
+use crate::state::AddError;
 use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;

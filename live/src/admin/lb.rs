@@ -2,7 +2,7 @@
 
 use super::levels::{cost_keys, healthy, kv_use, replicas};
 use super::{Answer, PeerWord, Shared, bad, read, tell};
-use crate::node::{Node, Phase};
+use crate::state::{Node, Phase};
 use axum::body::Bytes;
 use axum::extract::{Query, State};
 use gorgo_core::fleet::{Kind, PeerReport};

@@ -1,7 +1,7 @@
 //! What the router's state looks like from outside.
 
-use crate::metrics::{Levels, ReplicaGauges};
-use crate::node::Node;
+use crate::observe::metrics::{Levels, ReplicaGauges};
+use crate::state::Node;
 use gorgo_core::fleet::{Kind, Replica};
 use gorgo_core::policy::{Exclusion, PolicyConfig};
 use gorgo_core::{ReplicaId, Time};

@@ -1,7 +1,7 @@
 //! A mock engine: SGLang's wire format, scripted timing and faults.
 
 use super::Net;
-use crate::listener::Listener;
+use crate::server::listener::Listener;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};

@@ -1,5 +1,5 @@
 use super::*;
-use crate::prompt::Blocks;
+use crate::wire::prompt_blocks::Blocks;
 use proptest::prelude::*;
 
 /// Words, as a tokenizer that never looks over a space would count them.
@@ -17,7 +17,7 @@ fn chat(turns: &[String]) -> Bytes {
 }
 
 fn count(counter: &Counter, body: &Bytes) -> u32 {
-    let prompt = extract::extract(body, 1).unwrap().prompt;
+    let prompt = request_fields::extract(body, 1).unwrap().prompt;
     counter.count_now(body, 1, &prompt.symbols[..prompt.whole]).unwrap()
 }
 
@@ -81,7 +81,7 @@ async fn a_count_that_takes_too_long_is_not_waited_for_but_kept_for_the_next() {
     };
     let counter = Arc::new(Counter::new(Box::new(encode), 100));
     let body = chat(&[text(500, 0)]);
-    let prompt = extract::extract(&body, 1).unwrap().prompt;
+    let prompt = request_fields::extract(&body, 1).unwrap().prompt;
     assert_eq!(counter.count(&body, 1, &prompt, Duration::from_millis(1)).await, None);
     drop(open);
     assert_eq!(counter.count(&body, 1, &prompt, Duration::from_secs(60)).await, Some(501));
@@ -115,7 +115,7 @@ proptest! {
     #[test]
     fn text_from_anywhere_is_the_rest_of_the_text(text in "[a-z\"\u{e9}]{0,400}", from in 0u64..500) {
         let body = serde_json::json!({"prompt": text}).to_string();
-        let texts = extract::texts(body.as_bytes(), 1, from).unwrap();
+        let texts = request_fields::texts(body.as_bytes(), 1, from).unwrap();
         let rest: Vec<u8> = texts.parts.iter().flat_map(|part| part.text.clone()).collect();
         prop_assert_eq!(&rest, &text.as_bytes()[text.len().min(from as usize)..]);
         prop_assert_eq!(Blocks::keeping(1, from).into_texts().parts.len(), 0);

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use gorgo_live::config::{Config, ReplicaConfig};
-use gorgo_live::node::Node;
 use gorgo_live::server;
+use gorgo_live::state::Node;
 use gorgo_live::testkit::{Engine, Net, Script};
-use gorgo_live::upstream::Pool;
+use gorgo_live::upstream::connect::Pool;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;

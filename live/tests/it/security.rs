@@ -1,7 +1,7 @@
 use crate::fixture::{World, chat, whole};
 use gorgo_live::config::{Config, Security};
+use gorgo_live::server::tls;
 use gorgo_live::testkit::Script;
-use gorgo_live::tls;
 use http::{HeaderValue, Method};
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ async fn keys_are_asked_for_compared_and_kept_from_engines() {
 
 #[tokio::test(start_paused = true)]
 async fn tls_listens_and_reaches_replicas_and_unknown_roots_are_refused() {
-    use gorgo_live::upstream::{Connector, Io};
+    use gorgo_live::upstream::connect::{Connector, Io};
     use std::time::Duration;
     let dir = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(vec!["router".to_owned()]).unwrap();

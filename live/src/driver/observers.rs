@@ -1,0 +1,55 @@
+//! What watches decisions without taking part: explanations, the decision log, shadow policies.
+//!
+//! All of it is off the hot path: the driver hands over a shared record or an event and goes on. Channels are
+//! bounded; what does not fit is dropped and counted.
+
+use crate::observe::explain::Explanations;
+use crate::observe::shadow::ShadowEvent;
+use gorgo_core::router::{DecisionRecord, Event};
+use gorgo_core::{RequestId, Time};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::mpsc;
+
+/// The watchers of one router.
+#[derive(Debug)]
+pub struct Watchers {
+    /// The latest decisions, for `/explain`.
+    pub explanations: Explanations,
+    log: Option<mpsc::Sender<Arc<DecisionRecord>>>,
+    shadow: Option<mpsc::Sender<ShadowEvent>>,
+    /// Decisions and events that did not fit into a channel.
+    pub dropped: AtomicU64,
+}
+
+impl Watchers {
+    /// Watchers that keep `decisions` explanations and pass on to these channels.
+    pub fn new(
+        decisions: usize,
+        log: Option<mpsc::Sender<Arc<DecisionRecord>>>,
+        shadow: Option<mpsc::Sender<ShadowEvent>>,
+    ) -> Self {
+        Self { explanations: Explanations::new(decisions), log, shadow, dropped: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn event(&self, now: Time, event: &Event<u64>) {
+        if let Some(shadow) = &self.shadow {
+            let sent = shadow.try_send(ShadowEvent::Event(now, event.clone()));
+            self.dropped.fetch_add(u64::from(sent.is_err()), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn decided(&self, record: &Arc<DecisionRecord>) {
+        if let Some(log) = &self.log {
+            let sent = log.try_send(Arc::clone(record));
+            self.dropped.fetch_add(u64::from(sent.is_err()), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn done(&self, now: Time, id: RequestId) {
+        if let Some(shadow) = &self.shadow {
+            let sent = shadow.try_send(ShadowEvent::Done(now, id));
+            self.dropped.fetch_add(u64::from(sent.is_err()), Ordering::Relaxed);
+        }
+    }
+}

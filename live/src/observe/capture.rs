@@ -1,0 +1,200 @@
+//! Timeline capture: while it is on, every request that ends leaves a row in the format the simulator writes too.
+
+use crate::observe::request_log::Row;
+use gorgo_core::Time;
+use gorgo_core::record::RequestRecord;
+use serde::{Deserialize, Serialize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Rows a capture may hold; what comes later is counted only.
+pub const MOST: usize = 100_000;
+
+/// One router's part of a timeline. Times in `records` are ns since `started_unix_ns`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Captured {
+    /// Names this capture.
+    pub session: String,
+    /// The router.
+    pub node: String,
+    /// Its policy at the end.
+    pub policy: String,
+    /// Wall clock of its time 0.
+    pub started_unix_ns: u64,
+    /// Clocks of its peers less its own, ns, by replica name, from their reports.
+    pub clock_offsets_ns: Vec<(String, i64)>,
+    /// Replicas behind `RequestRecord::replica`.
+    pub replicas: Vec<String>,
+    /// Round trip to each at the end, ms.
+    pub rtt_ms: Vec<f64>,
+    /// `X-Request-ID` of each record: how the parts of a forwarded request are found.
+    pub request_ids: Vec<String>,
+    /// The requests.
+    pub records: Vec<RequestRecord>,
+    /// Requests that did not fit.
+    pub dropped: u64,
+}
+
+#[derive(Debug)]
+struct Active {
+    session: String,
+    since: Time,
+    request_ids: Vec<String>,
+    records: Vec<RequestRecord>,
+    /// Names behind `RequestRecord::replica`: of its own, since a slot may change hands while it runs.
+    replicas: Vec<Arc<str>>,
+    dropped: u64,
+}
+
+/// What a capture saw.
+#[derive(Debug)]
+pub struct Seen {
+    /// Its name.
+    pub session: String,
+    /// As of [`Captured`].
+    pub request_ids: Vec<String>,
+    /// As of [`Captured`].
+    pub records: Vec<RequestRecord>,
+    /// As of [`Captured`].
+    pub replicas: Vec<Arc<str>>,
+    /// As of [`Captured`].
+    pub dropped: u64,
+}
+
+/// What stands in `trace/status`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CaptureStatus {
+    /// Whether it is on.
+    pub active: bool,
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// For how long, ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<f64>,
+    /// Requests so far.
+    pub event_count: usize,
+}
+
+/// The capture of one router.
+#[derive(Debug, Default)]
+pub struct Capture(Mutex<Option<Active>>);
+
+impl Capture {
+    fn lock(&self) -> MutexGuard<'_, Option<Active>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts anew, forgetting what was captured before.
+    pub fn start(&self, now: Time, unix_ns: u64) -> String {
+        let session = format!("trace-{unix_ns}");
+        let active = Active {
+            session: session.clone(),
+            since: now,
+            request_ids: vec![],
+            records: vec![],
+            replicas: vec![],
+            dropped: 0,
+        };
+        *self.lock() = Some(active);
+        session
+    }
+
+    /// How it stands.
+    pub fn status(&self, now: Time) -> CaptureStatus {
+        let guard = self.lock();
+        let active = guard.as_ref();
+        CaptureStatus {
+            active: active.is_some(),
+            session_id: active.map(|a| a.session.clone()),
+            duration_ms: active.map(|a| (now - a.since).ms()),
+            event_count: active.map_or(0, |a| a.records.len()),
+        }
+    }
+
+    /// Ends it and hands out what it saw; the caller fills in the rest.
+    pub fn stop(&self) -> Option<Seen> {
+        let Active { session, request_ids, records, replicas, dropped, .. } = self.lock().take()?;
+        Some(Seen { session, request_ids, records, replicas, dropped })
+    }
+
+    /// A request ended.
+    pub fn push(&self, row: &Row) {
+        let mut guard = self.lock();
+        let Some(active) = guard.as_mut().filter(|a| row.arrived >= a.since) else { return };
+        if active.records.len() >= MOST {
+            active.dropped += 1;
+            return;
+        }
+        let index = active.records.len() as u64;
+        active.request_ids.push(row.id().to_owned());
+        let mut record = record(row, index);
+        if let Some((_, name)) = &row.replica {
+            let known = active.replicas.iter().position(|there| there == name);
+            let at = known.unwrap_or(active.replicas.len());
+            if known.is_none() {
+                active.replicas.push(Arc::clone(name));
+            }
+            record.replica = u16::try_from(at).unwrap_or(u16::MAX);
+        }
+        active.records.push(record);
+    }
+}
+
+/// The row in the common format. What happens on the replica is not seen from here: its arrival there and its
+/// first token's departure are placed half a round trip inside what is seen.
+pub(crate) fn record(row: &Row, request: u64) -> RequestRecord {
+    let never = Time::NEVER;
+    let half = gorgo_core::Span::from_ms(row.rtt_ms / 2.0);
+    let sooner = |at: Time| if at == never { never } else { Time(at.0.saturating_sub(half.0)) };
+    let accepted = if row.dispatched == never { never } else { (row.dispatched + half).min(row.done) };
+    let engine_first = if row.first_token == never { never } else { sooner(row.first_token).max(accepted) };
+    RequestRecord {
+        request,
+        session: row.session,
+        turn: 1,
+        origin: 0,
+        router: 0,
+        replica: row.replica.as_ref().map_or(u16::MAX, |(slot, _)| *slot),
+        status: row.status,
+        attempts: row.attempts,
+        hops: row.hops,
+        prompt_tokens: row.counted_tokens.unwrap_or(row.prompt_tokens),
+        output_tokens: row.output_tokens,
+        predicted_cached_tokens: row.cached.0,
+        cached_tokens: row.cached.1.unwrap_or(0),
+        predicted_ttft_ms: row.predicted_ttft_ms.map_or(f32::NAN, |ms| ms as f32),
+        scheduled: row.arrived,
+        sent: row.arrived,
+        arrived: row.arrived,
+        dispatched: row.dispatched,
+        accepted,
+        prefill: accepted,
+        engine_first,
+        router_first: row.first_token,
+        first_token: row.first_token,
+        engine_done: if row.first_token == never { never } else { sooner(row.done).max(engine_first) },
+        done: row.done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::request_log::tests::row;
+
+    #[test]
+    fn only_what_arrives_while_it_is_on_is_captured_in_causal_order() {
+        let capture = Capture::default();
+        capture.push(&row("before", 5.0));
+        assert!(capture.stop().is_none() && !capture.status(Time::ZERO).active);
+        capture.start(Time::from_ms(5.0), 7);
+        capture.push(&row("during", 5.0));
+        assert_eq!(capture.status(Time::from_ms(6.0)).event_count, 1);
+        let Seen { session, request_ids: ids, records, replicas, .. } = capture.stop().unwrap();
+        assert_eq!((replicas, records[0].replica), (vec!["a".into()], 0));
+        assert_eq!((session.as_str(), ids), ("trace-7", vec!["during".to_owned()]));
+        let r = &records[0];
+        let order = [r.arrived, r.dispatched, r.accepted, r.engine_first, r.router_first, r.engine_done, r.done];
+        assert!(order.is_sorted(), "{order:?}");
+    }
+}

@@ -1,0 +1,214 @@
+//! Why a request went where it went: the latest decisions with all their terms, and what came of them.
+
+use crate::observe::request_log::Row;
+use gorgo_core::Time;
+use gorgo_core::decide::Key;
+use gorgo_core::decide::{ReplicaState, State};
+use gorgo_core::router::DecisionRecord;
+use http::HeaderValue;
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The ring. Bounded in requests; a request keeps at most eight decisions. They stay numbers until somebody asks.
+#[derive(Debug)]
+pub struct Explanations {
+    most: usize,
+    ring: Mutex<VecDeque<Explained>>,
+}
+
+/// A request and what was decided about it: last the decision by which it was dispatched.
+#[derive(Debug)]
+struct Explained {
+    row: Arc<Row>,
+    decision: Option<Arc<DecisionRecord>>,
+    others: Vec<Arc<DecisionRecord>>,
+}
+
+impl Explanations {
+    /// Keeps `most` requests.
+    pub fn new(most: usize) -> Self {
+        Self { most, ring: Mutex::new(VecDeque::new()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Explained>> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a request that is over, the decision by which it was dispatched last, and others about it.
+    pub fn push(&self, row: &Arc<Row>, decision: Option<Arc<DecisionRecord>>, others: Vec<Arc<DecisionRecord>>) {
+        if self.most == 0 || (decision.is_none() && others.is_empty()) {
+            return;
+        }
+        let mut ring = self.lock();
+        let old = if ring.len() >= self.most { ring.pop_front() } else { None };
+        ring.push_back(Explained { row: Arc::clone(row), decision, others });
+        drop(ring); // the old one is taken apart without the lock
+        drop(old);
+    }
+
+    /// Everything about the latest request with this `X-Request-ID`, once it is over.
+    pub fn explain(&self, request_id: &str) -> Option<Value> {
+        let (row, mut decisions) = {
+            let ring = self.lock();
+            let Explained { row, decision, others } = ring.iter().rev().find(|one| one.row.id() == request_id)?;
+            (Arc::clone(row), others.iter().chain(decision).cloned().collect::<Vec<_>>())
+        };
+        decisions.sort_by_key(|record| record.at);
+        let decisions: Vec<Value> = decisions.iter().map(|record| explained(record)).collect();
+        let actual = (row.first_token != Time::NEVER).then(|| (row.first_token - row.dispatched).ms());
+        Some(json!({
+            "request_id": row.id(), "status": row.status.as_str(), "reason": row.reason,
+            "replica": row.replica.as_ref().map(|(_, name)| &**name), "attempts": row.attempts,
+            "predicted_ttft_ms": row.predicted_ttft_ms, "actual_ttft_ms": actual,
+            "predicted_cached_tokens": row.cached.0, "actual_cached_tokens": row.cached.1, "decisions": decisions,
+        }))
+    }
+}
+
+/// How the prompt's tokens were known.
+fn counted(record: &DecisionRecord) -> &'static str {
+    if record.ask.counted { "counted" } else { "estimated" }
+}
+
+fn explained(record: &DecisionRecord) -> Value {
+    let rows: Vec<Value> = record
+        .candidates
+        .iter()
+        .map(|(c, t, rtt_age)| {
+            json!({
+                "id": record.name(c.id), "excluded": c.excluded,
+                "network_ms": t.network, "prefill_ms": t.prefill, "waiting_ms": t.waiting, "running_ms": t.running,
+                "total_ms": t.total, "rtt_ms": c.rtt_ms, "rtt_age_ms": rtt_age, "cached_tokens": c.cached_tokens,
+                "waiting_requests": c.waiting_requests, "waiting_tokens": c.waiting_tokens,
+                "waiting_uncached_tokens": c.waiting_uncached_tokens,
+                "running_requests": c.running_requests, "running_tokens": c.running_tokens,
+                "engine": c.engine,
+            })
+        })
+        .collect();
+    let chosen = record.chosen.map(|i| record.name(record.candidates[i].0.id));
+    json!({
+        "at_ms": record.at.ms(), "policy": record.policy, "chosen": chosen, "reason": record.reason,
+        "prompt_tokens": record.ask.prompt_tokens, "tokens": counted(record), "candidates": rows,
+    })
+}
+
+/// The `X-Gorgo-Decision` header: one line, e.g. `gorgo a total=35.2 network=25.0 prefill=10.2 waiting=0.0
+/// running=0.0 cached=4096/5200`. Written by hand: formatting would be among the dearest parts of a request.
+pub(crate) fn header(record: &DecisionRecord, name: &str) -> Option<HeaderValue> {
+    LINE.with_borrow_mut(|line| {
+        line.clear();
+        write(line, record, name);
+        HeaderValue::from_bytes(line).ok()
+    })
+}
+
+thread_local! {
+    /// Room for a line, so that the header's value is all that is allocated.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn write(line: &mut Vec<u8>, record: &DecisionRecord, name: &str) {
+    line.extend_from_slice(record.policy.as_bytes());
+    line.push(b' ');
+    line.extend_from_slice(name.as_bytes());
+    if let Some((c, t, _)) = record.chosen.and_then(|i| record.candidates.get(i)) {
+        let terms: [(&[u8], f64); 5] = [
+            (b" total=", t.total),
+            (b" network=", t.network),
+            (b" prefill=", t.prefill),
+            (b" waiting=", t.waiting),
+            (b" running=", t.running),
+        ];
+        for (word, value) in terms {
+            line.extend_from_slice(word);
+            let tenths = (value.abs().min(1e15) * 10.0 + 0.5) as u64;
+            if value < 0.0 && tenths > 0 {
+                line.push(b'-');
+            }
+            digits(line, tenths / 10);
+            line.extend_from_slice(&[b'.', b'0' + (tenths % 10) as u8]);
+        }
+        line.extend_from_slice(b" cached=");
+        digits(line, c.cached_tokens.into());
+        line.push(b'/');
+        digits(line, record.ask.prompt_tokens.into());
+    }
+    if let Some(reason) = record.reason {
+        line.extend_from_slice(b" reason=");
+        line.extend_from_slice(reason.as_bytes());
+    }
+}
+
+fn digits(line: &mut Vec<u8>, mut number: u64) {
+    let (mut text, mut at) = ([0; 20], 20);
+    loop {
+        at -= 1;
+        text[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    line.extend_from_slice(&text[at..]);
+}
+
+/// A decision as a state that `gorgo decide` reads; what was decided stands in `decision`.
+pub fn state(record: &DecisionRecord) -> Value {
+    let replicas = record.candidates.iter().map(|(c, ..)| ReplicaState {
+        id: record.name(c.id).to_owned(),
+        healthy: true,
+        excluded: c.excluded,
+        rtt_ms: c.rtt_ms,
+        cached_tokens: c.cached_tokens,
+        waiting_requests: c.waiting_requests,
+        waiting_tokens: c.waiting_tokens,
+        waiting_uncached_tokens: c.waiting_uncached_tokens,
+        running_requests: c.running_requests,
+        running_tokens: c.running_tokens,
+        engine: c.engine,
+        ms_per_token: c.ms_per_token,
+    });
+    let key = |hash: u64| (hash != 0).then_some(Key::Hash(hash));
+    let state = State {
+        id: record.id.0.to_string(),
+        prompt_tokens: record.ask.prompt_tokens,
+        session: key(record.ask.session),
+        head: key(record.ask.head),
+        replicas: replicas.collect(),
+    };
+    let mut value = serde_json::to_value(&state).unwrap_or_default();
+    let chosen = record.chosen.map(|i| record.name(record.candidates[i].0.id));
+    value["decision"] = json!({"chosen": chosen, "reason": record.reason, "policy": record.policy, "at_ms": record.at.ms(),
+               "tokens": counted(record)});
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gorgo_core::policy::{Ask, Terms};
+    use gorgo_core::{ReplicaId, RequestId};
+
+    #[test]
+    fn the_header_is_one_line_of_numbers_to_a_tenth() {
+        let candidate = ReplicaState { cached_tokens: 4096, ..ReplicaState::default() }.candidate(ReplicaId(0));
+        let terms = Terms { network: 25.04, prefill: 10.16, waiting: -3.0, running: -0.01, total: 1e300 };
+        let record = DecisionRecord {
+            id: RequestId(1),
+            at: Time::ZERO,
+            ask: Ask { prompt_tokens: 5200, ..Ask::default() },
+            policy: "gorgo",
+            chosen: Some(0),
+            reason: Some("word"),
+            names: Arc::from([]),
+            candidates: vec![(candidate, terms, None)],
+        };
+        let expected = "gorgo a total=1000000000000000.0 network=25.0 prefill=10.2 waiting=-3.0 running=0.0 \
+            cached=4096/5200 reason=word";
+        assert_eq!(header(&record, "a").unwrap(), expected);
+        assert!(header(&record, "a\nb").is_none());
+    }
+}

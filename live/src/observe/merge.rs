@@ -1,0 +1,195 @@
+//! One timeline of several routers' captures: clocks aligned, the parts of forwarded requests joined.
+//!
+//! The first router's clock is the timeline's. Others are shifted by the offset its peer reports measured (good to
+//! half the asymmetry of the path); routers that it never measured by their wall clocks.
+
+use crate::observe::capture::Captured;
+use gorgo_core::Time;
+use gorgo_core::record::RequestRecord;
+use std::collections::BTreeMap;
+
+/// A merged timeline.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Merged {
+    /// Routers behind `RequestRecord::router`.
+    pub routers: Vec<String>,
+    /// Engines behind `RequestRecord::replica`.
+    pub replicas: Vec<String>,
+    /// The requests, each once.
+    pub records: Vec<RequestRecord>,
+    /// Policies in force.
+    pub policy: String,
+    /// Requests that did not fit into a capture.
+    pub dropped: u64,
+}
+
+/// Merges captures; an empty list gives an empty timeline.
+pub fn merge(parts: Vec<Captured>) -> Merged {
+    let mut merged =
+        Merged { routers: Vec::new(), replicas: Vec::new(), records: Vec::new(), policy: String::new(), dropped: 0 };
+    let shifts = shifts(&parts);
+    let mut policies: Vec<String> = Vec::new();
+    // A request seen by two routers is the first one's; the second one's part tells where it ran.
+    let mut entries: BTreeMap<String, RequestRecord> = BTreeMap::new();
+    let mut inner: BTreeMap<String, RequestRecord> = BTreeMap::new();
+    for (number, (part, shift)) in parts.into_iter().zip(shifts).enumerate() {
+        let slots: Vec<u16> = part.replicas.iter().map(|name| slot(&mut merged.replicas, name)).collect();
+        for (nth, (id, mut record)) in part.request_ids.into_iter().zip(part.records).enumerate() {
+            record.router = number as u16;
+            record.replica = slots.get(usize::from(record.replica)).copied().unwrap_or(u16::MAX);
+            moved(&mut record, shift);
+            let forwarded = record.hops > 0;
+            let rows = if forwarded { &mut inner } else { &mut entries };
+            // A client may use an id twice: then the rows differ in their number.
+            let key = if rows.contains_key(&id) { format!("{id}#{number}.{nth}") } else { id };
+            rows.insert(key, record);
+        }
+        if !policies.contains(&part.policy) {
+            policies.push(part.policy);
+        }
+        merged.routers.push(part.node);
+        merged.dropped += part.dropped;
+    }
+    for (id, there) in inner {
+        match entries.get_mut(&id) {
+            Some(here) => join(here, &there),
+            None => drop(entries.insert(id, there)), // the router it came from was not captured
+        }
+    }
+    merged.records = entries.into_values().collect();
+    // Time 0 of the timeline is its first event.
+    let first = merged.records.iter().map(|r| r.arrived.0).min().unwrap_or(0);
+    merged.records.iter_mut().for_each(|r| moved(r, -i128::from(first)));
+    merged.records.sort_by_key(|r| (r.sent, r.router));
+    for (n, record) in merged.records.iter_mut().enumerate() {
+        record.request = n as u64;
+    }
+    merged.policy = policies.join(", ");
+    drop_unused(&mut merged);
+    merged
+}
+
+/// Peers that stood for their engines, and engines nobody used, get no lane.
+fn drop_unused(merged: &mut Merged) {
+    let mut kept = Vec::new();
+    for record in &mut merged.records {
+        if let Some(name) = merged.replicas.get(usize::from(record.replica)) {
+            record.replica = slot(&mut kept, name);
+        }
+    }
+    merged.replicas = kept;
+}
+
+/// What to add to each part's times, ns: to absolute time by the first router's wall clock.
+fn shifts(parts: &[Captured]) -> Vec<i128> {
+    let Some(first) = parts.first() else { return Vec::new() };
+    let base = parts.iter().map(|p| p.started_unix_ns).min().unwrap_or(0);
+    parts
+        .iter()
+        .map(|part| {
+            let wall = i128::from(part.started_unix_ns) - i128::from(base);
+            let offset = first.clock_offsets_ns.iter().find(|(name, _)| *name == part.node).map_or(0, |(_, ns)| *ns);
+            wall - i128::from(offset)
+        })
+        .collect()
+}
+
+fn slot(names: &mut Vec<String>, name: &str) -> u16 {
+    let at = names.iter().position(|known| known == name).unwrap_or_else(|| {
+        names.push(name.to_owned());
+        names.len() - 1
+    });
+    at as u16
+}
+
+fn moved(r: &mut RequestRecord, by: i128) {
+    for at in [
+        &mut r.scheduled,
+        &mut r.sent,
+        &mut r.arrived,
+        &mut r.dispatched,
+        &mut r.accepted,
+        &mut r.prefill,
+        &mut r.engine_first,
+        &mut r.router_first,
+        &mut r.first_token,
+        &mut r.engine_done,
+        &mut r.done,
+    ] {
+        if *at != Time::NEVER {
+            let ns = (i128::from(at.0) + by).clamp(0, i128::from(u64::MAX - 1));
+            *at = Time(u64::try_from(ns).unwrap_or(0));
+        }
+    }
+}
+
+/// The entry router's row takes what only the router beside the engine knows, kept between its own two ends: clocks
+/// are never aligned to the last microsecond, and effects do not come before causes.
+fn join(here: &mut RequestRecord, there: &RequestRecord) {
+    here.replica = there.replica;
+    here.hops = there.hops;
+    (here.cached_tokens, here.predicted_cached_tokens) = (there.cached_tokens, there.predicted_cached_tokens);
+    let mut at = here.dispatched;
+    let mut within = |time: Time, end: Time| {
+        if time == Time::NEVER || end == Time::NEVER {
+            return Time::NEVER;
+        }
+        at = time.max(at).min(end);
+        at
+    };
+    here.accepted = within(there.accepted, here.done);
+    here.prefill = within(there.prefill, here.done);
+    here.engine_first = within(there.engine_first, here.router_first);
+    here.engine_done = within(there.engine_done, here.done);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::capture::Capture;
+    use crate::observe::request_log::tests::row;
+
+    fn part(node: &str, unix: u64, hops: u8, replica: &str, offset: i64) -> Captured {
+        let capture = Capture::default();
+        capture.start(Time::ZERO, unix);
+        let mut one = row("same", 30.0);
+        one.hops = hops;
+        capture.push(&one);
+        let crate::observe::capture::Seen { session, request_ids, records, dropped, .. } = capture.stop().unwrap();
+        Captured {
+            session,
+            node: node.into(),
+            policy: "gorgo".into(),
+            started_unix_ns: unix,
+            clock_offsets_ns: vec![("b".into(), offset)],
+            replicas: vec![replica.into()],
+            rtt_ms: vec![5.0],
+            request_ids,
+            records,
+            dropped,
+        }
+    }
+
+    #[test]
+    fn a_forwarded_request_is_one_row_of_its_entry_and_clocks_are_aligned() {
+        // b started 3 ms later by a clock that runs 5 s ahead.
+        let merged =
+            merge(vec![part("a", 1_000_000_000, 0, "b", 5_000_000_000), part("b", 6_003_000_000, 1, "engine-b", 0)]);
+        assert_eq!((merged.routers.len(), merged.records.len(), merged.policy.as_str()), (2, 1, "gorgo"));
+        let r = &merged.records[0];
+        assert_eq!(merged.replicas.len(), 1);
+        assert_eq!((merged.replicas[usize::from(r.replica)].as_str(), r.router, r.hops), ("engine-b", 0, 1));
+        assert_eq!(r.arrived, Time::ZERO);
+        // There: dispatched at 12 ms + half of 5 ms, plus 3 ms, less the first arrival at 10 ms.
+        assert_eq!(r.accepted, Time::from_ms(7.5));
+        let order =
+            [r.arrived, r.dispatched, r.accepted, r.prefill, r.engine_first, r.router_first, r.engine_done, r.done];
+        assert!(order.is_sorted(), "{order:?}");
+    }
+
+    #[test]
+    fn parts_whose_other_half_is_missing_stand_alone() {
+        assert_eq!(merge(vec![part("b", 5, 1, "engine-b", 0)]).records.len(), 1);
+        assert!(merge(Vec::new()).records.is_empty());
+    }
+}

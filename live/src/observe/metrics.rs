@@ -1,0 +1,360 @@
+//! The router's own metrics: typed families, bounded labels (replicas of the fleet, fixed words).
+
+use crate::observe::request_log::Row;
+use gorgo_core::record::Status;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use std::collections::BTreeSet;
+use std::sync::atomic::AtomicU64;
+
+type Level = Gauge<f64, AtomicU64>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReplica {
+    replica: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByWord {
+    reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByEnd {
+    status: String,
+    reason: String,
+}
+
+/// A gauge's value for one replica at the time of a scrape.
+#[derive(Debug, Clone, Default)]
+pub struct ReplicaGauges {
+    /// Its name.
+    pub name: String,
+    /// 1 if it may be used.
+    pub usable: f64,
+    /// 1 if its breaker is open or half open.
+    pub breaker_open: f64,
+    /// Smoothed and 95th percentile round trip, seconds.
+    pub rtt: (f64, f64),
+    /// Our requests there, waiting and running.
+    pub requests: (f64, f64),
+    /// Their prompt tokens.
+    pub tokens: (f64, f64),
+    /// Tokens in its part of the index.
+    pub index_tokens: f64,
+}
+
+/// Levels read from the router at the time of a scrape.
+#[derive(Debug, Clone, Default)]
+pub struct Levels {
+    /// Requests in the queue.
+    pub queued: f64,
+    /// Requests not over.
+    pub in_flight: f64,
+    /// Memory of the index, bytes.
+    pub index_bytes: f64,
+    /// Nodes of the index.
+    pub index_nodes: f64,
+    /// One entry a replica.
+    pub replicas: Vec<ReplicaGauges>,
+    /// A shadow policy's hit rate, balance and mean predicted TTFT in seconds.
+    pub shadows: Vec<(String, f64, f64, f64)>,
+}
+
+/// The families.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<ByEnd, Counter>,
+    dispatches: Family<ByReplica, Counter>,
+    decisions: Family<ByWord, Counter>,
+    /// The members of families that nearly every request counts in, so that it need not look them up.
+    own_rule: Counter,
+    finished: Counter,
+    retries: Counter,
+    ttft: Histogram,
+    e2e: Histogram,
+    itl: Histogram,
+    queue_time: Histogram,
+    ttft_error: Histogram,
+    prompt_tokens: Counter,
+    predicted_cached: Counter,
+    cached: Counter,
+    output_tokens: Counter,
+    queued: Level,
+    in_flight: Level,
+    index_bytes: Level,
+    index_nodes: Level,
+    usable: Family<ByReplica, Level>,
+    breaker: Family<ByReplica, Level>,
+    rtt: Family<ByReplica, Level>,
+    rtt_p95: Family<ByReplica, Level>,
+    waiting: Family<ByReplica, Level>,
+    running: Family<ByReplica, Level>,
+    waiting_tokens: Family<ByReplica, Level>,
+    running_tokens: Family<ByReplica, Level>,
+    index_tokens: Family<ByReplica, Level>,
+    shadow_hits: Family<ByWord, Level>,
+    shadow_busiest: Family<ByWord, Level>,
+    shadow_ttft: Family<ByWord, Level>,
+}
+
+const SECONDS: [f64; 18] =
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0];
+const GAPS: [f64; 15] = [0.001, 0.002, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+const ERRORS: [f64; 13] = [-10.0, -2.0, -0.5, -0.1, -0.05, -0.01, 0.0, 0.01, 0.05, 0.1, 0.5, 2.0, 10.0];
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("gorgo");
+        macro_rules! add {
+            ($value:expr, $name:literal, $help:literal) => {{
+                let metric = $value;
+                registry.register($name, $help, metric.clone());
+                metric
+            }};
+            ($value:expr, $name:literal, $help:literal, $unit:expr) => {{
+                let metric = $value;
+                registry.register_with_unit($name, $help, $unit, metric.clone());
+                metric
+            }};
+        }
+        let seconds = || Histogram::new(SECONDS);
+        let requests: Family<ByEnd, Counter> =
+            add!(Family::default(), "requests", "Requests that are over, by how and why");
+        let decisions: Family<ByWord, Counter> =
+            add!(Family::default(), "decisions", "Dispatches by what decided: own rule or a fallback");
+        let finished = ByEnd { status: Status::Finished.as_str().to_owned(), reason: String::new() };
+        Self {
+            finished: requests.get_or_create_owned(&finished),
+            own_rule: decisions.get_or_create_owned(&ByWord { reason: "own-rule".to_owned() }),
+            requests,
+            decisions,
+            dispatches: add!(Family::default(), "dispatches", "Requests given to a replica, retries included"),
+            retries: add!(Counter::default(), "retries", "Dispatches after a request's first"),
+            ttft: add!(seconds(), "time_to_first_token", "Arrival to first content-bearing token", Unit::Seconds),
+            e2e: add!(seconds(), "e2e_request_latency", "Arrival to last byte of finished requests", Unit::Seconds),
+            itl: add!(
+                Histogram::new(GAPS),
+                "inter_token_latency",
+                "Mean gap between tokens of an answer",
+                Unit::Seconds
+            ),
+            queue_time: add!(seconds(), "queue_time", "Arrival to last dispatch", Unit::Seconds),
+            ttft_error: add!(
+                Histogram::new(ERRORS),
+                "ttft_prediction_error",
+                "Predicted less actual time from dispatch to first token",
+                Unit::Seconds
+            ),
+            prompt_tokens: add!(Counter::default(), "prompt_tokens", "Prompt tokens of requests that are over"),
+            predicted_cached: add!(
+                Counter::default(),
+                "predicted_cached_tokens",
+                "Prompt tokens the index expected cached, where the engine told"
+            ),
+            cached: add!(Counter::default(), "cached_tokens", "Prompt tokens engines found cached"),
+            output_tokens: add!(Counter::default(), "output_tokens", "Tokens generated"),
+            queued: add!(Level::default(), "queue_requests", "Requests waiting in the router"),
+            in_flight: add!(Level::default(), "in_flight_requests", "Requests not over"),
+            index_bytes: add!(Level::default(), "index", "Memory of the prefix index", Unit::Bytes),
+            index_nodes: add!(Level::default(), "index_nodes", "Nodes of the prefix index"),
+            usable: add!(Family::default(), "replica_usable", "1 if the replica may be used"),
+            breaker: add!(Family::default(), "replica_breaker_open", "1 if its circuit breaker is not closed"),
+            rtt: add!(Family::default(), "replica_rtt", "Smoothed round trip", Unit::Seconds),
+            rtt_p95: add!(
+                Family::default(),
+                "replica_rtt_p95",
+                "95th percentile of the last round trips",
+                Unit::Seconds
+            ),
+            waiting: add!(Family::default(), "replica_waiting_requests", "Our requests there without a first token"),
+            running: add!(Family::default(), "replica_running_requests", "Our requests there past their first token"),
+            waiting_tokens: add!(Family::default(), "replica_waiting_tokens", "Prompt tokens of our waiting requests"),
+            running_tokens: add!(Family::default(), "replica_running_tokens", "Prompt tokens of our running requests"),
+            index_tokens: add!(Family::default(), "replica_index_tokens", "Tokens the index holds for it"),
+            shadow_hits: add!(
+                Family::default(),
+                "shadow_hit_ratio",
+                "Share of prompt tokens a shadow policy would have hit"
+            ),
+            shadow_busiest: add!(
+                Family::default(),
+                "shadow_busiest_ratio",
+                "Largest share of a replica times their number"
+            ),
+            shadow_ttft: add!(
+                Family::default(),
+                "shadow_predicted_ttft",
+                "Mean predicted time to first token",
+                Unit::Seconds
+            ),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// What counts the dispatches to a replica.
+    pub fn dispatches(&self, replica: &str) -> Counter {
+        self.dispatches.get_or_create_owned(&ByReplica { replica: replica.to_owned() })
+    }
+
+    /// A replica left for good: its label goes, so that labels stay as few as slots.
+    pub fn forget(&self, replica: &str) {
+        self.dispatches.remove(&ByReplica { replica: replica.to_owned() });
+    }
+
+    /// A request was given to the replica with this counter.
+    pub fn dispatched(&self, dispatches: &Counter, attempt: u8, reason: Option<&'static str>) {
+        dispatches.inc();
+        match reason {
+            None => self.own_rule.inc(),
+            Some(word) => self.decisions.get_or_create(&ByWord { reason: word.to_owned() }).inc(),
+        };
+        self.retries.inc_by(u64::from(attempt > 1));
+    }
+
+    /// A request is over. `streamed`: its first token is known.
+    pub fn ended(&self, row: &Row, streamed: bool) {
+        if row.status == Status::Finished && row.reason.is_empty() {
+            self.finished.inc();
+        } else {
+            let end = ByEnd { status: row.status.as_str().to_owned(), reason: row.reason.to_owned() };
+            self.requests.get_or_create(&end).inc();
+        }
+        let never = gorgo_core::Time::NEVER;
+        if row.dispatched != never {
+            self.queue_time.observe((row.dispatched - row.arrived).ms() / 1e3);
+        }
+        if streamed && row.first_token != never {
+            self.ttft.observe((row.first_token - row.arrived).ms() / 1e3);
+            if let Some(expected) = row.predicted_ttft_ms {
+                self.ttft_error.observe((expected - (row.first_token - row.dispatched).ms()) / 1e3);
+            }
+        }
+        if row.status == Status::Finished {
+            self.e2e.observe((row.done - row.arrived).ms() / 1e3);
+            if streamed && row.output_tokens > 1 && row.first_token != never {
+                self.itl.observe((row.done - row.first_token).ms() / 1e3 / f64::from(row.output_tokens - 1));
+            }
+        }
+        self.prompt_tokens.inc_by(u64::from(row.counted_tokens.unwrap_or(row.prompt_tokens)));
+        self.output_tokens.inc_by(u64::from(row.output_tokens));
+        if let Some(cached) = row.cached.1 {
+            self.cached.inc_by(u64::from(cached));
+            self.predicted_cached.inc_by(u64::from(row.cached.0));
+        }
+    }
+
+    /// The text of all families, in Prometheus' format 0.0.4.
+    pub fn text(&self, levels: &Levels) -> String {
+        self.queued.set(levels.queued);
+        self.in_flight.set(levels.in_flight);
+        self.index_bytes.set(levels.index_bytes);
+        self.index_nodes.set(levels.index_nodes);
+        let families = [
+            &self.usable,
+            &self.breaker,
+            &self.rtt,
+            &self.rtt_p95,
+            &self.waiting,
+            &self.running,
+            &self.waiting_tokens,
+            &self.running_tokens,
+            &self.index_tokens,
+        ];
+        families.iter().for_each(|family| family.clear());
+        for r in &levels.replicas {
+            let values = [
+                r.usable,
+                r.breaker_open,
+                r.rtt.0,
+                r.rtt.1,
+                r.requests.0,
+                r.requests.1,
+                r.tokens.0,
+                r.tokens.1,
+                r.index_tokens,
+            ];
+            for (family, value) in families.iter().zip(values) {
+                family.get_or_create(&ByReplica { replica: r.name.clone() }).set(value);
+            }
+        }
+        for (policy, hits, busiest, ttft) in &levels.shadows {
+            let label = ByWord { reason: policy.clone() };
+            self.shadow_hits.get_or_create(&label).set(*hits);
+            self.shadow_busiest.get_or_create(&label).set(*busiest);
+            self.shadow_ttft.get_or_create(&label).set(*ttft);
+        }
+        let mut text = String::new();
+        let _ = encode(&mut text, &self.registry); // writing to a string cannot fail
+        classic(&text)
+    }
+}
+
+/// OpenMetrics to Prometheus' own format, which every scraper and `promtool check metrics` reads: a counter's help and
+/// type carry its samples' name, and there is neither a unit nor an end line.
+fn classic(text: &str) -> String {
+    let counters: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut out = String::with_capacity(text.len() + 512);
+    for line in text.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("UNIT" | "EOF"), ..) => continue,
+            (Some("#"), Some(what), Some(name), Some(rest)) if counters.contains(name) => {
+                out.push_str(&format!("# {what} {name}_total {rest}"));
+            }
+            _ => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::request_log::tests::row;
+
+    #[test]
+    fn every_family_is_in_the_text_and_labels_are_bounded() {
+        let metrics = Metrics::default();
+        metrics.dispatched(&metrics.dispatches("a"), 2, None);
+        metrics.ended(&row("r", 25.0), true);
+        let replica = ReplicaGauges { name: "a".into(), rtt: (0.025, 0.03), ..ReplicaGauges::default() };
+        let levels = Levels {
+            queued: 3.0,
+            replicas: vec![replica],
+            shadows: vec![("random".into(), 0.5, 1.0, 0.1)],
+            ..Levels::default()
+        };
+        let text = metrics.text(&levels);
+        for line in [
+            "gorgo_requests_total{status=\"finished\",reason=\"\"} 1",
+            "gorgo_retries_total 1",
+            "gorgo_time_to_first_token_seconds_bucket{le=\"0.025\"} 1",
+            "gorgo_replica_rtt_seconds{replica=\"a\"} 0.025",
+            "gorgo_cached_tokens_total 55",
+            "gorgo_queue_requests 3.0",
+            "# TYPE gorgo_requests_total counter",
+            "# HELP gorgo_requests_total Requests that are over, by how and why.",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        assert!(
+            !metrics.text(&Levels::default()).contains("replica_rtt_seconds{replica=\"a\"}"),
+            "a removed replica is gone"
+        );
+        assert!(!text.contains("request_id"));
+        assert!(text.contains("gorgo_dispatches_total{replica=\"a\"} 1"));
+        metrics.forget("a");
+        assert!(!metrics.text(&Levels::default()).contains("replica=\"a\""));
+    }
+}

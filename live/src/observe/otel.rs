@@ -1,0 +1,295 @@
+//! OpenTelemetry: one trace a request, told to a collector by OTLP over HTTP in JSON.
+//!
+//! Spans are made from a request's finished row, with the instants it holds, under the names of the timeline:
+//! `request` with `queue`, `forward`, `first-token` and `stream` inside. While no collector is configured nothing is
+//! done. The parent comes from the client's `traceparent`, and replicas get one that names the `request` span, so that
+//! an engine's own spans hang below it.
+
+use crate::observe::capture::record;
+use crate::observe::request_log::Row;
+use crate::state::Node;
+use crate::upstream::connect::Pool;
+use bytes::Bytes;
+use gorgo_core::record::Status;
+use gorgo_core::{RequestId, Time};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use http::{HeaderValue, Request, StatusCode, Uri};
+use http_body_util::Full;
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
+
+mod settings;
+pub use settings::Settings;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Requests that may wait to be told; more are counted and dropped.
+const QUEUE: usize = 2_048;
+/// Requests told at once.
+const BATCH: usize = 256;
+/// Tries of one batch, each twice as long after the one before.
+const TRIES: u32 = 3;
+
+/// Where a request stands in its trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Context {
+    trace: u128,
+    span: u64,
+    parent: Option<u64>,
+    sampled: bool,
+}
+
+impl Context {
+    /// The trace the client names, or a new one.
+    fn of(headers: &HeaderMap, seed: u64, id: RequestId) -> Self {
+        let name = id.0.to_le_bytes();
+        let span = xxh3_64_with_seed(&name, seed).max(1);
+        let said = headers.get(TRACEPARENT).and_then(|value| parse(value.as_bytes()));
+        let (trace, parent, sampled) = match said {
+            Some((trace, parent, flags)) => (trace, Some(parent), flags & 1 == 1),
+            None => (xxh3_128_with_seed(&name, !seed).max(1), None, true),
+        };
+        Self { trace, span, parent, sampled }
+    }
+
+    fn header(&self) -> Option<HeaderValue> {
+        let text = format!("00-{:032x}-{:016x}-{:02x}", self.trace, self.span, u8::from(self.sampled));
+        HeaderValue::try_from(text).ok()
+    }
+}
+
+/// Trace, span and flags of a `traceparent`, as W3C's Trace Context says; later versions may be longer.
+fn parse(text: &[u8]) -> Option<(u128, u64, u8)> {
+    let text = std::str::from_utf8(text).ok()?;
+    let fields = text.as_bytes();
+    let hex = |at: std::ops::Range<usize>| {
+        let part = fields.get(at.clone())?;
+        part.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b)).then(|| &text[at])
+    };
+    let (version, trace, span, flags) = (hex(0..2)?, hex(3..35)?, hex(36..52)?, hex(53..55)?);
+    let framed = [2, 35, 52].iter().all(|&at| fields[at] == b'-');
+    let ended = fields.len() == 55 || (version != "00" && fields.get(55) == Some(&b'-'));
+    let trace = u128::from_str_radix(trace, 16).ok().filter(|&id| id != 0)?;
+    let span = u64::from_str_radix(span, 16).ok().filter(|&id| id != 0)?;
+    (framed && ended && version != "ff").then(|| (trace, span, u8::from_str_radix(flags, 16).unwrap_or(0)))
+}
+
+enum Word {
+    Ended(Context, Arc<Row>),
+    Flush(oneshot::Sender<()>),
+}
+
+/// A router's way to its collector; does nothing until [`start`].
+#[derive(Default)]
+pub struct Otel {
+    words: OnceLock<mpsc::Sender<Word>>,
+    dropped: AtomicU64,
+}
+
+impl std::fmt::Debug for Otel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Otel").field("on", &self.words.get().is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Otel {
+    /// A request arrived: its place, and the header that tells replicas. `None` while nobody listens.
+    pub(crate) fn begin(&self, headers: &mut HeaderMap, seed: u64, id: RequestId) -> Option<Context> {
+        self.words.get()?;
+        let context = Context::of(headers, seed, id);
+        headers.insert(TRACEPARENT, context.header()?);
+        Some(context)
+    }
+
+    /// It is over.
+    pub(crate) fn end(&self, context: Context, row: &Arc<Row>) {
+        if let Some(words) = self.words.get().filter(|_| context.sampled)
+            && words.try_send(Word::Ended(context, Arc::clone(row))).is_err()
+        {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Requests that were not told because too many waited.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Tells what waits, for at most `limit`.
+    pub async fn flush(&self, limit: Duration) {
+        let Some(words) = self.words.get() else { return };
+        let (done, told) = oneshot::channel();
+        let _ = tokio::time::timeout(limit, async {
+            if words.send(Word::Flush(done)).await.is_ok() {
+                let _ = told.await;
+            }
+        })
+        .await;
+    }
+}
+
+/// Begins to tell the collector of `settings` of every request, over connections of `pool`.
+pub fn start(node: &Arc<Node>, settings: Settings, pool: Pool) {
+    let (words, rest) = mpsc::channel(QUEUE);
+    if node.otel.words.set(words).is_ok() {
+        tracing::info!(endpoint = %settings.endpoint, "telling an OpenTelemetry collector of every request");
+        tokio::spawn(run(Arc::downgrade(node), settings, pool, rest));
+    }
+}
+
+async fn run(node: Weak<Node>, settings: Settings, pool: Pool, mut words: mpsc::Receiver<Word>) {
+    let mut failing = false;
+    while let Some(first) = words.recv().await {
+        let (mut batch, mut flushes) = (Vec::new(), Vec::new());
+        let mut sort = |word, batch: &mut Vec<_>| match word {
+            Word::Ended(context, row) => batch.push((context, row)),
+            Word::Flush(done) => flushes.push(done),
+        };
+        let until = Instant::now() + settings.delay;
+        sort(first, &mut batch);
+        // One message for many, but for the last ones.
+        while batch.len() < BATCH {
+            let Ok(Some(word)) = tokio::time::timeout_at(until, words.recv()).await else { break };
+            let last = matches!(word, Word::Flush(_));
+            sort(word, &mut batch);
+            if last {
+                break;
+            }
+        }
+        let Some(router) = node.upgrade() else { return };
+        if !batch.is_empty() {
+            let message = message(&settings, &router, &batch).to_string();
+            drop(router);
+            match post(&settings, &pool, Bytes::from(message)).await {
+                Ok(()) => failing = false,
+                Err(why) if !failing => {
+                    failing = true;
+                    tracing::warn!(endpoint = %settings.endpoint, why, "the collector does not take spans; they are dropped");
+                }
+                Err(_) => {}
+            }
+        }
+        for done in flushes {
+            let _ = done.send(()); // who waited for it may have given up
+        }
+    }
+}
+
+async fn post(settings: &Settings, pool: &Pool, body: Bytes) -> Result<(), String> {
+    let mut why = String::new();
+    for attempt in 0..TRIES {
+        if attempt > 0 {
+            tokio::time::sleep(Duration::from_millis(500) * 2u32.pow(attempt)).await;
+        }
+        let mut request = Request::new(Full::new(body.clone()));
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = Uri::clone(&settings.endpoint);
+        *request.headers_mut() = settings.headers.clone();
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        match tokio::time::timeout(settings.timeout, pool.request(request)).await {
+            Ok(Ok(response)) if response.status().is_success() => return Ok(()),
+            Ok(Ok(response)) => {
+                why = format!("it answered {}", response.status());
+                // Others will be refused the next time too.
+                let again = [429, 502, 503, 504].map(|code| StatusCode::from_u16(code).unwrap_or_default());
+                if !again.contains(&response.status()) {
+                    break;
+                }
+            }
+            Ok(Err(error)) => why = error.to_string(),
+            Err(_) => "no answer in time".clone_into(&mut why),
+        }
+    }
+    Err(why)
+}
+
+/// An `ExportTraceServiceRequest` in OTLP's JSON: ids in hexadecimal, 64-bit integers as text.
+fn message(settings: &Settings, node: &Node, batch: &[(Context, Arc<Row>)]) -> Value {
+    let mut spans = Vec::new();
+    for (context, row) in batch {
+        spans_of(node, context, row, &mut spans);
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let about = [
+        text("service.name", &settings.service),
+        text("service.version", version),
+        text("service.instance.id", &node.config().shown_name()),
+    ];
+    json!({"resourceSpans": [{
+        "resource": {"attributes": about},
+        "scopeSpans": [{"scope": {"name": "gorgo", "version": version}, "spans": spans}],
+    }]})
+}
+
+fn text(key: &str, value: &str) -> Value {
+    json!({"key": key, "value": {"stringValue": value}})
+}
+
+fn number(key: &str, value: u64) -> Value {
+    json!({"key": key, "value": {"intValue": value.to_string()}})
+}
+
+fn spans_of(node: &Node, context: &Context, row: &Row, spans: &mut Vec<Value>) {
+    let trace = format!("{:032x}", context.trace);
+    let unix = |at: Time| node.clock().unix_ns(at).to_string();
+    let mut about = vec![
+        number("http.response.status_code", row.status_code.into()),
+        text("gorgo.request_id", row.id()),
+        text("gorgo.status", row.status.as_str()),
+        number("gorgo.attempts", row.attempts.into()),
+        number("gorgo.hops", row.hops.into()),
+        number("gen_ai.usage.input_tokens", row.counted_tokens.unwrap_or(row.prompt_tokens).into()),
+        number("gen_ai.usage.output_tokens", row.output_tokens.into()),
+        number("gorgo.predicted_cached_tokens", row.cached.0.into()),
+    ];
+    about.extend(row.cached.1.map(|cached| number("gorgo.cached_tokens", cached.into())));
+    about.extend(row.replica.as_ref().map(|(_, name)| text("gorgo.replica", name)));
+    let predicted = row.predicted_ttft_ms.filter(|ms| ms.is_finite());
+    about.extend(predicted.map(|ms| json!({"key": "gorgo.predicted_ttft_ms", "value": {"doubleValue": ms}})));
+    let failed = matches!(row.status, Status::Failed | Status::TimedOut | Status::Rejected);
+    about.extend(failed.then(|| text("error.type", row.reason)));
+    let mut request = json!({
+        "traceId": trace, "spanId": format!("{:016x}", context.span), "name": "request", "kind": 2,
+        "startTimeUnixNano": unix(row.arrived), "endTimeUnixNano": unix(row.done), "attributes": about,
+        "status": if failed { json!({"code": 2, "message": row.reason}) } else { json!({}) },
+    });
+    if let Some(parent) = context.parent {
+        request["parentSpanId"] = format!("{parent:016x}").into();
+    }
+    spans.push(request);
+    for (name, from, to) in stages(row) {
+        spans.push(json!({
+            "traceId": trace, "spanId": format!("{:016x}", xxh3_64_with_seed(name.as_bytes(), context.span).max(1)),
+            "parentSpanId": format!("{:016x}", context.span), "name": name, "kind": 1,
+            "startTimeUnixNano": unix(from), "endTimeUnixNano": unix(to),
+        }));
+    }
+}
+
+/// The timeline's stages: each from the end of the one before; a request that ended early ends in the stage it was in.
+fn stages(row: &Row) -> Vec<(&'static str, Time, Time)> {
+    let r = record(row, 0);
+    let ends =
+        [("queue", r.dispatched), ("forward", r.accepted), ("first-token", r.router_first), ("stream", Time::NEVER)];
+    let mut at = r.arrived;
+    let mut out = Vec::new();
+    for (name, end) in ends {
+        let last = end == Time::NEVER;
+        let end = end.min(r.done);
+        if end > at {
+            out.push((name, at, end));
+            at = end;
+        }
+        if last {
+            break;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,57 @@
+//! The bodies of answers: ours, an engine's on its way through, or the admin API's.
+
+use crate::request::response_body::Relay;
+use crate::upstream::connection::Flow;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// Any error of a body; the connection is then cut, so that nobody takes a part for the whole.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of an answer.
+#[derive(Debug)]
+pub enum Body {
+    /// Known whole.
+    Full(Bytes),
+    /// An engine's answer, watched.
+    Relay(Box<Relay>),
+    /// An engine's answer that nobody needs to watch.
+    Plain(Flow),
+    /// The admin API's.
+    Admin(axum::body::Body),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Relay(relay) => relay.poll_frame(cx),
+            Self::Plain(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            Self::Admin(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Relay(relay) => relay.is_end_stream(),
+            Self::Plain(body) => body.is_end_stream(),
+            Self::Admin(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Relay(relay) => relay.size_hint(),
+            Self::Plain(body) => body.size_hint(),
+            Self::Admin(body) => body.size_hint(),
+        }
+    }
+}

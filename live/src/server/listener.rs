@@ -1,0 +1,39 @@
+//! Where connections come from.
+
+use crate::upstream::connect::Io;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use tokio::net::{TcpListener, TcpStream};
+
+/// Opens a connection that was accepted; called on the thread that will drive it.
+pub type Opening = Box<dyn FnOnce() -> io::Result<Io> + Send>;
+
+/// Where connections come from: real sockets, or simulated ones in tests.
+pub trait Listener: Send + 'static {
+    /// The next connection.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Io, SocketAddr)>> + Send;
+
+    /// The next connection, for another thread.
+    fn accept_for_another(&mut self) -> impl Future<Output = io::Result<(Opening, SocketAddr)>> + Send {
+        async {
+            let (io, from) = self.accept().await?;
+            Ok((Box::new(move || Ok(io)) as Opening, from))
+        }
+    }
+}
+
+impl Listener for TcpListener {
+    async fn accept(&mut self) -> io::Result<(Io, SocketAddr)> {
+        let (stream, from) = TcpListener::accept(self).await?;
+        stream.set_nodelay(true)?;
+        Ok((Box::new(stream), from))
+    }
+
+    async fn accept_for_another(&mut self) -> io::Result<(Opening, SocketAddr)> {
+        let (stream, from) = TcpListener::accept(self).await?;
+        stream.set_nodelay(true)?;
+        let stream = stream.into_std()?; // tokio's own is bound to the runtime it was made in
+        Ok((Box::new(move || Ok(Box::new(TcpStream::from_std(stream)?) as Io)), from))
+    }
+}

@@ -1,0 +1,232 @@
+//! Watching replicas: round trips, loads, and peers' reports. Each is a task of its own that tells the core.
+
+use crate::admin::PeerWord;
+use crate::signals::scrape::{self, Restarts};
+use crate::state::Node;
+use crate::upstream::connection::{self, Flow, LinkError};
+use crate::upstream::replica::Upstream;
+use bytes::Bytes;
+use gorgo_core::fleet::Kind;
+use gorgo_core::router::Event;
+use gorgo_core::{Span, Time, rng};
+use http::header::HeaderMap;
+use http::uri::{PathAndQuery, Scheme};
+use http::{Method, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full, Limited};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use rand::RngExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Longest page of metrics that is read.
+const PAGE: usize = 8 << 20;
+
+/// Begins to watch a replica; the tasks end when it leaves.
+pub(crate) fn watch(node: &Arc<Node>, upstream: &Arc<Upstream>) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    let mut tasks = upstream.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (n, u) = (Arc::clone(node), Arc::clone(upstream));
+    tasks.push(runtime.spawn(probes(n, u)).abort_handle());
+    let (n, u) = (Arc::clone(node), Arc::clone(upstream));
+    let task = if upstream.kind == Kind::Peer { runtime.spawn(reports(n, u)) } else { runtime.spawn(scrapes(n, u)) };
+    tasks.push(task.abort_handle());
+}
+
+/// The turns of a watch. The second comes after a part of the period drawn by chance, so that routers started together
+/// do not ask together for ever.
+struct Turns {
+    phase: Option<f64>,
+}
+
+impl Turns {
+    fn new(node: &Node, upstream: &Upstream, clock: &'static str) -> Self {
+        Self { phase: Some(rng::stream(node.config().seed, clock, u64::from(upstream.id.0)).random()) }
+    }
+
+    /// Waits for the next turn of a watch whose period may change; 0 pauses it.
+    async fn next(&mut self, began: Instant, period_ms: u64) {
+        let period = Duration::from_millis(if period_ms == 0 { 1_000 } else { period_ms });
+        tokio::time::sleep_until(began + period.mul_f64(self.phase.take().unwrap_or(1.0))).await;
+    }
+}
+
+/// Round trips on a connection of their own, so that neither set-up nor a busy pool is taken for distance.
+async fn probes(node: Arc<Node>, upstream: Arc<Upstream>) {
+    let mut connection: Option<SendRequest<Empty<Bytes>>> = None;
+    let mut turns = Turns::new(&node, &upstream, "probe-clock");
+    loop {
+        let began = Instant::now();
+        let config = node.config();
+        if config.probes.period_ms > 0 {
+            let path = if upstream.kind == Kind::Peer { "/health" } else { config.probes.path.as_str() };
+            let limit = Duration::from_millis(config.probes.timeout_ms);
+            let result = tokio::time::timeout(limit, probe(&node, &upstream, path, &mut connection)).await;
+            let event = match result {
+                Ok(Ok(rtt)) => Event::Probed { replica: upstream.id, rtt_ms: rtt.as_secs_f64() * 1e3 },
+                Ok(Err(())) | Err(_) => {
+                    connection = None;
+                    Event::ProbeFailed { replica: upstream.id }
+                }
+            };
+            node.driver.tell_of(&upstream, event);
+        }
+        turns.next(began, config.probes.period_ms).await;
+    }
+}
+
+async fn probe(
+    node: &Node,
+    upstream: &Upstream,
+    path: &str,
+    connection: &mut Option<SendRequest<Empty<Bytes>>>,
+) -> Result<Duration, ()> {
+    let reused = connection.as_ref().is_some_and(|c| !c.is_closed());
+    if reused
+        && let Some(sender) = connection
+        && let Ok(rtt) = round_trip(upstream, path, sender).await
+    {
+        return Ok(rtt);
+    }
+    // The engine may have closed it between two probes: that is no failure.
+    let endpoint = &upstream.endpoint;
+    let https = endpoint.scheme == Scheme::HTTPS;
+    let io = node.connector.connect(https, endpoint.host(), endpoint.port()).await.map_err(drop)?;
+    let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(drop)?;
+    tokio::spawn(driver);
+    let rtt = round_trip(upstream, path, &mut sender).await?;
+    *connection = Some(sender);
+    Ok(rtt)
+}
+
+async fn round_trip(upstream: &Upstream, path: &str, sender: &mut SendRequest<Empty<Bytes>>) -> Result<Duration, ()> {
+    let path = PathAndQuery::try_from(path).map_err(drop)?;
+    let request = upstream.request(Method::GET, &path, HeaderMap::new(), Empty::new());
+    sender.ready().await.map_err(drop)?;
+    let sent = Instant::now();
+    let response = sender.send_request(request).await.map_err(drop)?;
+    let rtt = sent.elapsed();
+    let status = response.status();
+    Limited::new(response.into_body(), PAGE).collect().await.map_err(drop)?;
+    // An engine without this path is alive too; a peer that says 503 is for its reports to tell.
+    if status.is_server_error() && upstream.kind != Kind::Peer { Err(()) } else { Ok(rtt) }
+}
+
+/// A request over the connections that clients' requests use: what is asked often keeps one open for them.
+async fn ask(
+    node: &Node,
+    upstream: &Arc<Upstream>,
+    method: Method,
+    path: &'static str,
+) -> Result<Response<Flow>, LinkError> {
+    let path = PathAndQuery::from_static(path);
+    let request = || upstream.request(method.clone(), &path, HeaderMap::new(), Full::new(Bytes::new()));
+    let keep_alive = Duration::from_millis(node.config().timeouts.keep_alive_ms);
+    connection::send(&node.connector, upstream, keep_alive, request).await
+}
+
+/// A page and its status.
+async fn fetch(node: &Node, upstream: &Arc<Upstream>, path: &'static str) -> Result<(StatusCode, Bytes), ()> {
+    let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
+    let page = async {
+        let response = ask(node, upstream, Method::GET, path).await.map_err(drop)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), PAGE).collect().await.map_err(drop)?;
+        Ok((status, body.to_bytes()))
+    };
+    tokio::time::timeout(limit, page).await.map_err(drop)?
+}
+
+/// The engine's own word on its load: `/v1/loads` where offered (it is fresh), `/metrics` elsewhere, and `/metrics`
+/// every tenth turn in any case, since only there a restart shows.
+async fn scrapes(node: Arc<Node>, upstream: Arc<Upstream>) {
+    let (mut restarts, mut has_loads, mut count) = (Restarts::default(), None, 0u64);
+    let replica = upstream.id;
+    let mut turns = Turns::new(&node, &upstream, "scrape-clock");
+    loop {
+        let began = Instant::now();
+        let period = node.config().probes.scrape_ms;
+        if period > 0 {
+            count += 1;
+            let mut report = None;
+            let mut failed = false;
+            if has_loads != Some(false) || count % 60 == 0 {
+                match fetch(&node, &upstream, "/v1/loads?include=core&format=json").await {
+                    Ok((status, body)) => {
+                        report = status.is_success().then(|| scrape::loads(&body)).flatten();
+                        has_loads = Some(report.is_some());
+                    }
+                    Err(()) => failed = true,
+                }
+            }
+            if !failed && (report.is_none() || count % 10 == 1) {
+                match fetch(&node, &upstream, "/metrics").await {
+                    Ok((status, body)) if status.is_success() => {
+                        let page = scrape::metrics(&String::from_utf8_lossy(&body));
+                        upstream.sglang.store(page.sglang, Ordering::Relaxed);
+                        if restarts.restarted(&page) {
+                            node.driver.tell_of(&upstream, Event::ReplicaFlushed { replica });
+                        }
+                        report = report.or(page.report);
+                    }
+                    Ok((status, _)) => failed = status.is_server_error(),
+                    Err(()) => failed = true,
+                }
+            }
+            match report {
+                Some(report) => node.driver.tell_of(&upstream, Event::Scraped { replica, report }),
+                None if failed => node.driver.tell_of(&upstream, Event::ScrapeFailed { replica }),
+                None => {} // it exports no metrics: probes tell its health, our own counters its load
+            }
+        }
+        turns.next(began, period).await;
+    }
+}
+
+/// A peer's word on its own engine and the requests there.
+async fn reports(node: Arc<Node>, upstream: Arc<Upstream>) {
+    let replica = upstream.id;
+    let mut turns = Turns::new(&node, &upstream, "peer-clock");
+    loop {
+        let began = Instant::now();
+        let period = node.config().probes.peer_ms;
+        if period > 0 {
+            let asked = node.clock().now();
+            // What was sent a round trip before this is surely counted in the report: a request over a new connection
+            // takes that much longer than this one, which has its connection.
+            let rtt_ms = node.driver.read(|router, _, _| router.replicas()[replica.index()].rtt.smoothed_ms());
+            let seen = Time(asked.0.saturating_sub(Span::from_ms(rtt_ms).0));
+            let word = fetch(&node, &upstream, "/lb/report").await.ok();
+            let word = word.filter(|(status, _)| status.is_success());
+            let event = match word.and_then(|(_, body)| serde_json::from_slice::<PeerWord>(&body).ok()) {
+                Some(word) => {
+                    let now = node.clock().now();
+                    // The report was made about half way through.
+                    let middle = node.clock().unix_ns(asked).midpoint(node.clock().unix_ns(now));
+                    upstream.clock_offset_ns.store(word.unix_ns.wrapping_sub(middle) as i64, Ordering::Relaxed);
+                    Event::PeerReported { replica, report: word.report, seen }
+                }
+                None => Event::ScrapeFailed { replica },
+            };
+            node.driver.tell_of(&upstream, event);
+        }
+        turns.next(began, period).await;
+    }
+}
+
+/// Asks an engine to empty its KV cache, and on success forgets what the index holds for it.
+///
+/// # Errors
+/// Why it did not.
+pub async fn flush(node: &Node, upstream: &Arc<Upstream>) -> Result<(), String> {
+    let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
+    let response = tokio::time::timeout(limit, ask(node, upstream, Method::POST, "/flush_cache")).await;
+    let response = response.map_err(|_| "no answer in time".to_owned())?.map_err(|e| e.to_string())?;
+    if !response.status().is_success() {
+        return Err(format!("answered {}", response.status()));
+    }
+    node.driver.tell_of(upstream, Event::ReplicaFlushed { replica: upstream.id });
+    Ok(())
+}

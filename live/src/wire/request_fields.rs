@@ -1,0 +1,314 @@
+//! What the router reads of a request's body: the prompt and five fields, in one pass, copying nothing.
+//!
+//! The body itself goes on to the engine byte for byte. Strings are hashed where they lie in the body.
+
+use crate::wire::json::{Kind, Reader, Text, Wrong};
+use crate::wire::prompt_blocks::{Blocks, Prompt, Texts};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// What a body says.
+#[derive(Debug, Clone)]
+pub struct Extract {
+    /// The prompt: rendered messages with their roles, the prompt, the input, or token ids.
+    pub prompt: Prompt,
+    /// `model`, at most 128 bytes of it.
+    pub model: Option<String>,
+    /// Whether the answer is to be streamed.
+    pub stream: bool,
+    /// Hash of `user`, `session_id`, `conversation_id`, `prompt_cache_key` or `safety_identifier`, the first of
+    /// them in the body; 0 for none.
+    pub session: u64,
+    /// SGLang's request id, with which the request can be aborted.
+    pub rid: Option<String>,
+}
+
+/// Longest name, role or id that is read, bytes.
+const SHORT: usize = 128;
+
+/// Tags of what stands before the text.
+const MODEL: u64 = 1;
+const TOOLS: u64 = 2;
+const SALT: u64 = 3;
+const INSTRUCTIONS: u64 = 4;
+
+/// Reads a JSON body; `seed` keys the hashes of the prompt's blocks.
+///
+/// # Errors
+/// One sentence when the body is no JSON object, is cut short, is not UTF-8 or nests deeper than 127.
+pub fn extract(body: &[u8], seed: u64) -> Result<Extract, String> {
+    let mut blocks = Blocks::with_room(seed, body.len());
+    let found = read(body, &mut blocks).map(|found| found.with(blocks.finish()));
+    found.map_err(|wrong| format!("the body is not the JSON object this endpoint takes: {wrong}"))
+}
+
+/// The text of a prompt from byte `from` of its hashed stream on, for counting.
+pub(crate) fn texts(body: &[u8], seed: u64, from: u64) -> Result<Texts, String> {
+    let mut blocks = Blocks::keeping(seed, from);
+    read(body, &mut blocks).map_err(|wrong| wrong.to_string())?;
+    Ok(blocks.into_texts())
+}
+
+/// What a body says beside its prompt.
+struct Fields {
+    model: Option<String>,
+    stream: bool,
+    session: u64,
+    rid: Option<String>,
+}
+
+impl Fields {
+    fn with(self, prompt: Prompt) -> Extract {
+        let Self { model, stream, session, rid } = self;
+        Extract { prompt, model, stream, session, rid }
+    }
+}
+
+fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, Wrong> {
+    let (mut model, mut rid, mut stream, mut session) = (None, None, false, 0);
+    let mut json = Reader::new(body);
+    json.object(|json, key| {
+        match name(key) {
+            b"messages" | b"prompt" | b"input" | b"text" | b"input_ids" => prompt_text(json, blocks)?,
+            b"model" => {
+                if let Some(name) = short(json)? {
+                    blocks.before(MODEL, name.as_bytes(), false);
+                    model = Some(name);
+                }
+            }
+            b"stream" => stream = json.skip()? == b"true",
+            b"user" | b"session_id" | b"conversation_id" | b"prompt_cache_key" | b"safety_identifier" => {
+                let name = short(json)?.filter(|name| !name.is_empty());
+                if let Some(name) = name.filter(|_| session == 0) {
+                    session = session_hash(name.as_bytes());
+                }
+            }
+            b"rid" => rid = short(json)?,
+            b"tools" | b"functions" => before(json, blocks, TOOLS, true)?,
+            b"instructions" => before(json, blocks, INSTRUCTIONS, true)?,
+            b"extra_key" | b"cache_salt" | b"chat_template_kwargs" | b"lora_path" => {
+                before(json, blocks, SALT, false)?;
+            }
+            _ => drop(json.skip()?),
+        }
+        Ok(())
+    })?;
+    json.end()?;
+    Ok(Fields { model, stream, session, rid })
+}
+
+/// A session's key as policies see it, never 0.
+pub fn session_hash(name: &[u8]) -> u64 {
+    xxh3_64(name).max(1)
+}
+
+/// A key; nobody writes those that matter with escapes.
+fn name(key: Text<'_>) -> &[u8] {
+    key.plain().unwrap_or_default()
+}
+
+/// A short text; anything else is read over, since judging the body is the engine's business.
+fn short(json: &mut Reader<'_>) -> Result<Option<String>, Wrong> {
+    if json.kind()? == Kind::Text {
+        return json.text().map(|text| Some(text.short(SHORT)));
+    }
+    json.skip().map(|_| None)
+}
+
+fn role(json: &mut Reader<'_>, blocks: &mut Blocks) -> Result<(), Wrong> {
+    if json.kind()? != Kind::Text {
+        blocks.role(b"");
+        return json.pass();
+    }
+    let text = json.text()?;
+    match text.plain().filter(|role| role.len() <= SHORT) {
+        Some(role) => blocks.role(role),
+        None => blocks.role(text.short(SHORT).as_bytes()),
+    }
+    Ok(())
+}
+
+fn before(json: &mut Reader<'_>, blocks: &mut Blocks, tag: u64, weigh: bool) -> Result<(), Wrong> {
+    let raw = json.skip()?;
+    if raw != b"null" {
+        blocks.before(tag, raw, weigh);
+    }
+    Ok(())
+}
+
+/// Any value that holds prompt text: a string, token ids, parts, messages, or lists of them.
+fn prompt_text(json: &mut Reader<'_>, blocks: &mut Blocks) -> Result<(), Wrong> {
+    match json.kind()? {
+        Kind::Text => json.text()?.pieces(|piece| blocks.text(piece)),
+        Kind::Number => {
+            if let Some(token) = json.number()? {
+                blocks.token(token as u64);
+            }
+        }
+        Kind::Word => drop(json.skip()?),
+        Kind::Array => json.array(|json| prompt_text(json, blocks))?,
+        Kind::Object => {
+            let late = late_role(json)?;
+            if let Some(role) = &late {
+                blocks.role(role.as_bytes());
+            }
+            json.object(|json, key| part(json, key, late.is_some(), blocks))?;
+        }
+    }
+    Ok(())
+}
+
+/// The role of a message that names it after something else. Templates put it first whatever the order of the keys,
+/// and so does the router's own guess of the next turn. Most messages begin with it and are not read twice.
+fn late_role(json: &Reader<'_>) -> Result<Option<String>, Wrong> {
+    /// A message lies in a list of the body; deeper objects are parts of one, and reading those ahead at every depth
+    /// would cost the square of it.
+    const MESSAGE: u8 = 2;
+    if json.depth() != MESSAGE || json.first_key().is_none_or(|key| key.is(b"role")) {
+        return Ok(None);
+    }
+    let mut role = None;
+    json.clone().object(|json, key| {
+        if name(key) == b"role" && role.is_none() {
+            role = Some(short(json)?.unwrap_or_default());
+        } else {
+            json.skip()?;
+        }
+        Ok(())
+    })?;
+    Ok(role)
+}
+
+/// A member of a message or of a part of one; `spoken` if its role was taken before it.
+fn part(json: &mut Reader<'_>, key: Text<'_>, spoken: bool, blocks: &mut Blocks) -> Result<(), Wrong> {
+    match name(key) {
+        b"role" if spoken => drop(json.skip()?),
+        b"role" => role(json, blocks)?,
+        b"content" | b"text" | b"output" | b"refusal" => prompt_text(json, blocks)?,
+        b"tool_calls" | b"function_call" | b"arguments" | b"name" | b"tool_call_id" => {
+            let raw = json.skip()?;
+            if raw != b"null" {
+                blocks.text(raw);
+            }
+        }
+        b"image_url" | b"input_audio" | b"file" | b"video_url" | b"audio_url" => {
+            // An image's bytes are no text; its identity is.
+            let raw = json.skip()?;
+            blocks.text(&xxh3_64(raw).to_le_bytes());
+        }
+        _ => drop(json.skip()?),
+    }
+    Ok(())
+}
+
+/// Entry point of the fuzzer: must never panic, and must not depend on anything but its input.
+pub fn fuzz(data: &[u8]) {
+    let (a, b) = (extract(data, 1), extract(data, 1));
+    assert_eq!(a.map(|e| e.prompt.symbols).ok(), b.map(|e| e.prompt.symbols).ok());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn symbols(body: &str) -> std::sync::Arc<[u64]> {
+        extract(body.as_bytes(), 1).unwrap().prompt.symbols
+    }
+
+    #[test]
+    fn strings_and_parts_of_equal_text_are_equal_prompts() {
+        let long = "word ".repeat(40);
+        let string = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{long}"}}]}}"#);
+        let parts =
+            format!(r#"{{"messages":[{{"role":"user","content":[{{"type":"text","text":"{long}"}}]}}],"model":"m"}}"#);
+        assert_eq!(symbols(&string), symbols(&parts));
+        let escaped = string.replace("word", "\\u0077ord");
+        assert_eq!(symbols(&string), symbols(&escaped));
+        assert_ne!(symbols(&string), symbols(&string.replace("user", "system")));
+        assert_ne!(symbols(&string), symbols(&string.replace(r#""m""#, r#""n""#)));
+    }
+
+    #[test]
+    fn fields_are_read_and_unknown_ones_passed_over() {
+        let body = r#"{"stream":true,"model":"llama","user":"u7","rid":"r-1","x":{"deep":[1,{"y":null}]},
+            "prompt":"hello","temperature":0.1}"#;
+        let found = extract(body.as_bytes(), 1).unwrap();
+        assert!(found.stream);
+        assert_eq!((found.model.as_deref(), found.rid.as_deref()), (Some("llama"), Some("r-1")));
+        assert_eq!(found.session, session_hash(b"u7"));
+        assert_eq!(found.prompt.bytes, 5);
+    }
+
+    #[test]
+    fn token_arrays_count_exactly_and_share_prefixes() {
+        let ids = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
+        let short = extract(format!(r#"{{"prompt":[{}]}}"#, ids(100)).as_bytes(), 1).unwrap().prompt;
+        let long = extract(format!(r#"{{"input_ids":[{}]}}"#, ids(120)).as_bytes(), 1).unwrap().prompt;
+        assert_eq!((short.tokens(4.0), long.tokens(4.0)), (100, 120));
+        assert_eq!(short.symbols[..short.whole], long.symbols[..short.whole]);
+        assert_eq!(extract(br#"{"prompt":[[1,2],[3]]}"#, 1).unwrap().prompt.tokens(4.0), 3);
+    }
+
+    #[test]
+    fn tools_and_tool_calls_belong_to_the_prompt() {
+        let plain = r#"{"messages":[{"role":"user","content":"q"}]}"#;
+        let tools = r#"{"messages":[{"role":"user","content":"q"}],"tools":[{"type":"function"}]}"#;
+        let calls = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":null,"tool_calls":[{"id":"1"}]}]}"#;
+        assert_ne!(symbols(plain), symbols(tools));
+        assert!(
+            extract(calls.as_bytes(), 1).unwrap().prompt.bytes > extract(plain.as_bytes(), 1).unwrap().prompt.bytes
+        );
+    }
+
+    #[test]
+    fn a_role_after_its_content_is_the_same_message_and_matches_the_learned_answer() {
+        let (long, reply) = ("word ".repeat(40), "reply ".repeat(40));
+        let first = format!(r#"{{"messages":[{{"role":"user","content":"{long}"}}"#);
+        let turned = format!(r#"{{"messages":[{{"content":"{long}","name":"n","role":"user"}}"#);
+        assert_eq!(symbols(&format!("{}]}}", first.replace("}", r#","name":"n"}"#))), symbols(&format!("{turned}]}}")));
+        let answer = extract(format!("{first}]}}").as_bytes(), 1).unwrap().prompt.answer(&reply, true, 50, 50);
+        let next =
+            format!(r#"{first},{{"content":"{reply}","role":"assistant"}},{{"content":"more","role":"user"}}]}}"#);
+        let next = symbols(&next);
+        assert_eq!(next[answer.keep..][..answer.tail.len()], answer.tail[..]);
+        assert!(answer.keep > 2 && answer.tail.len() > 3);
+    }
+
+    #[test]
+    fn broken_bodies_are_refused_in_one_sentence() {
+        let deep = format!(r#"{{"messages":{}}}"#, "[".repeat(100_000));
+        for body in [
+            &br#"{"prompt":"cut"#[..],
+            b"[1]",
+            b"\"text\"",
+            b"",
+            b"{} {}",
+            b"{\"prompt\":\"\xff\xfe\"}",
+            deep.as_bytes(),
+        ] {
+            let message = extract(body, 1).unwrap_err();
+            assert!(message.starts_with("the body is not the JSON object this endpoint takes: "), "{message}");
+            assert!(message.len() < 200, "{message}");
+        }
+    }
+
+    #[test]
+    fn odd_types_are_left_to_the_engine() {
+        assert!(extract(br#"{"model":7,"stream":"yes","user":[],"messages":"x","rid":null}"#, 1).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics(data in proptest::collection::vec(any::<u8>(), 0..300)) {
+            fuzz(&data);
+        }
+
+        #[test]
+        fn any_text_is_hashed_as_it_is_whatever_the_escapes(text in any::<String>()) {
+            let body = serde_json::json!({"prompt": text}).to_string();
+            let mut blocks = Blocks::new(1);
+            blocks.text(text.as_bytes());
+            prop_assert_eq!(symbols(&body), blocks.finish().symbols);
+        }
+    }
+}
