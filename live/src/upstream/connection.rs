@@ -326,31 +326,33 @@ mod tests {
         let net = Net::default();
         let mut listener = net.listen("e", 80);
         let (connector, upstream) = to_e(&net);
-        let connections = tokio::spawn(async move {
-            for answers in [1, 2, 1] {
+        let (close, mut closing) = tokio::sync::mpsc::channel::<()>(1);
+        let (closed, mut was_closed) = tokio::sync::mpsc::channel::<()>(1);
+        // Each connection serves until it is closed without `connection: close`.
+        let server = tokio::spawn(async move {
+            for _ in 0..3 {
                 let (io, _) = listener.accept().await.unwrap();
-                let left = Arc::new(AtomicUsize::new(answers));
-                let count = Arc::clone(&left);
-                let service = service_fn(move |_: Request<Incoming>| {
-                    count.fetch_sub(1, Ordering::SeqCst);
-                    async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"answer")))) }
+                let service = service_fn(async |_: Request<Incoming>| {
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"answer"))))
                 });
-                let mut served =
-                    Box::pin(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service));
-                // Closed without a word a while after the last answer.
-                while left.load(Ordering::SeqCst) > 0 {
-                    let _ = tokio::time::timeout(Duration::from_millis(2), served.as_mut()).await;
+                let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service);
+                tokio::select! {
+                    _ = served => panic!("the client closed a connection that it could use"),
+                    _ = closing.recv() => {}
                 }
-                let _ = tokio::time::timeout(Duration::from_millis(2), served).await;
+                closed.send(()).await.unwrap();
             }
         });
-        for _ in 0..4 {
+        for close_after in [true, false, true, true] {
             let request = || Request::post("/").header("host", "e").body(Full::from("body")).unwrap();
             let answer = send(&connector, &upstream, Duration::from_secs(60), request).await.unwrap();
             assert_eq!(answer.collect().await.unwrap().to_bytes(), "answer");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            if close_after {
+                close.send(()).await.unwrap();
+                was_closed.recv().await.unwrap();
+            }
         }
-        connections.await.unwrap();
+        server.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
