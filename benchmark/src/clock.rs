@@ -4,9 +4,7 @@
 //! the whole tolerance of a load generator. [`Alarms`] is one thread that sleeps on a condition variable, accurate to
 //! about 0.1 ms.
 
-use gorgo_core::{Span, Time};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use gorgo_core::{Span, Time, TimeQueue};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -61,33 +59,8 @@ struct Board {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: BinaryHeap<Reverse<Entry>>,
-    next: u64,
+    waiting: TimeQueue<oneshot::Sender<()>, Instant>,
     ended: bool,
-}
-
-#[derive(Debug)]
-struct Entry {
-    at: Instant,
-    number: u64,
-    wake: oneshot::Sender<()>,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
 }
 
 #[derive(Debug)]
@@ -109,12 +82,11 @@ impl Board {
         let mut state = self.lock();
         while !state.ended {
             let now = Instant::now();
-            match state.waiting.peek().map(|Reverse(entry)| entry.at) {
-                Some(at) if at <= now => {
-                    if let Some(Reverse(entry)) = state.waiting.pop() {
-                        let _ = entry.wake.send(()); // a sleeper that was dropped does not mind
-                    }
-                }
+            if let Some(entry) = state.waiting.pop_due(now) {
+                let _ = entry.item.send(()); // a sleeper that was dropped does not mind
+                continue;
+            }
+            match state.waiting.next_time() {
                 Some(at) => state = self.rung.wait_timeout(state, at - now).unwrap_or_else(PoisonError::into_inner).0,
                 None => state = self.rung.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
@@ -142,10 +114,8 @@ impl Alarms {
         let (wake, woken) = oneshot::channel();
         {
             let mut state = self.shared.0.lock();
-            let number = state.next;
-            state.next += 1;
-            let first = state.waiting.peek().is_none_or(|Reverse(entry)| at < entry.at);
-            state.waiting.push(Reverse(Entry { at, number, wake }));
+            let first = state.waiting.next_time().is_none_or(|next| at < next);
+            state.waiting.push(at, wake);
             if first {
                 self.shared.0.rung.notify_one();
             }

@@ -1,6 +1,6 @@
 //! The GORGO router as a pure state machine.
 //!
-//! Reading order: [`ids`], [`time`], [`request`] (what goes in) → [`radix`], [`prefix`] (which replica holds
+//! Reading order: [`ids`], [`time`], [`time_queue`], [`request`] (what goes in) → [`radix`], [`prefix`] (which replica holds
 //! which prefix) → [`fleet`] (what is believed of each replica) → [`policy`] (who gets the request) →
 //! [`router`] (events in, actions out) → [`record`] (the row every world writes).
 //!
@@ -21,6 +21,8 @@ pub mod request;
 pub mod rng;
 pub mod router;
 pub mod time;
+pub mod time_queue;
 
 pub use ids::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId};
 pub use time::{Span, Time};
+pub use time_queue::TimeQueue;

@@ -7,12 +7,11 @@
 use super::config::EmulatorConfig;
 use super::metrics::Histograms;
 use crate::clock::Clock;
-use gorgo_core::{RequestId, Span, Time};
+use gorgo_core::{RequestId, Span, Time, TimeQueue};
 use gorgo_sim::engine::{
     ConfigError, Counters, Engine, EngineConfig, EngineError, EngineEvent, EngineRequest, Gauges, Health, Loads,
 };
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -112,8 +111,7 @@ impl EngineHandle {
             clock: Clock::start(config.speed),
             lost: Span::ZERO,
             flights: BTreeMap::new(),
-            outbox: BinaryHeap::new(),
-            delivered: 0,
+            outbox: TimeQueue::default(),
             histograms: Arc::clone(&histograms),
             in_flight: Arc::clone(&in_flight),
         };
@@ -205,31 +203,10 @@ struct Actor {
     /// Time that hangs took; the engine's clock is the wall's less this.
     lost: Span,
     flights: BTreeMap<RequestId, Flight>,
-    /// What happened but has not left the server yet: (when, order, event).
-    outbox: BinaryHeap<Reverse<(Time, u64, Outgoing)>>,
-    delivered: u64,
+    /// Events that have not left the server yet.
+    outbox: TimeQueue<EngineEvent>,
     histograms: Arc<Mutex<Histograms>>,
     in_flight: Arc<AtomicUsize>,
-}
-
-/// An event with the order that a heap needs; that of the engine is by the number beside it.
-struct Outgoing(EngineEvent);
-
-impl PartialEq for Outgoing {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-impl Eq for Outgoing {}
-impl PartialOrd for Outgoing {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Outgoing {
-    fn cmp(&self, _: &Self) -> std::cmp::Ordering {
-        std::cmp::Ordering::Equal
-    }
 }
 
 impl Actor {
@@ -248,7 +225,7 @@ impl Actor {
             let command = match held.pop_front() {
                 Some(command) => command,
                 None => {
-                    let due = [self.engine.next_event(), self.outbox.peek().map(|Reverse((at, ..))| *at)];
+                    let due = [self.engine.next_event(), self.outbox.next_time()];
                     let received = match due.into_iter().flatten().min() {
                         None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
                         Some(at) => {
@@ -351,16 +328,13 @@ impl Actor {
 
     fn post(&mut self, events: &mut Vec<EngineEvent>) {
         for event in events.drain(..) {
-            self.outbox.push(Reverse((event.at(), self.delivered, Outgoing(event))));
-            self.delivered += 1;
+            self.outbox.push(event.at(), event);
         }
     }
 
     fn deliver(&mut self, now: Time) {
-        while self.outbox.peek().is_some_and(|Reverse((at, ..))| *at <= now)
-            && let Some(Reverse((_, _, Outgoing(event)))) = self.outbox.pop()
-        {
-            self.tell(event);
+        while let Some(entry) = self.outbox.pop_due(now) {
+            self.tell(entry.item);
         }
     }
 

@@ -1,11 +1,9 @@
 //! Deadlines by time, then by order of setting.
 
-use crate::{ReplicaId, RequestId, Time};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use crate::{ReplicaId, RequestId, Time, TimeQueue};
 
 /// What may be due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Timer {
     /// A request has waited in the queue for too long; the ticket names its stay.
     Queue(RequestId, u64),
@@ -17,30 +15,23 @@ pub(super) enum Timer {
 
 #[derive(Debug, Default)]
 pub(super) struct Timers {
-    heap: BinaryHeap<Reverse<(Time, u64, Timer)>>,
-    sequence: u64,
+    queue: TimeQueue<Timer>,
     armed: Option<Time>,
 }
 
 impl Timers {
     pub(super) fn set(&mut self, at: Time, timer: Timer) {
-        self.sequence += 1;
-        self.heap.push(Reverse((at, self.sequence, timer)));
+        self.queue.push(at, timer);
     }
 
     /// The next timer due at `now`.
     pub(super) fn pop(&mut self, now: Time) -> Option<Timer> {
-        let &Reverse((at, _, timer)) = self.heap.peek()?;
-        if at > now {
-            return None;
-        }
-        self.heap.pop();
-        Some(timer)
+        self.queue.pop_due(now).map(|entry| entry.item)
     }
 
     /// The instant to ask the host for, if it changed since it was last asked.
     pub(super) fn rearm(&mut self, now: Time) -> Option<Time> {
-        let next = self.heap.peek().map(|Reverse((at, ..))| *at)?;
+        let next = self.queue.next_time()?;
         let stands = self.armed.is_some_and(|armed| armed <= next && armed > now);
         if stands {
             return None;
@@ -50,14 +41,14 @@ impl Timers {
     }
 
     /// Drops timers of requests that are over once they outnumber what can be live.
-    pub(super) fn sweep(&mut self, live: usize, mut keep: impl FnMut(&Timer) -> bool) {
-        if self.heap.len() > 4 * live + 256 {
-            self.heap.retain(|Reverse((_, _, timer))| keep(timer));
+    pub(super) fn sweep(&mut self, live: usize, keep: impl FnMut(&Timer) -> bool) {
+        if self.queue.len() > 4 * live + 256 {
+            self.queue.retain(keep);
         }
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.heap.len()
+        self.queue.len()
     }
 }

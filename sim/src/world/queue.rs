@@ -1,11 +1,9 @@
 //! The event queue: by time, then by order of scheduling, with a running hash over what it hands out.
 
 use super::key::Key;
-use gorgo_core::Time;
 use gorgo_core::fleet::EngineReport;
 use gorgo_core::router::Failure;
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use gorgo_core::{Time, TimeQueue};
 
 /// News travelling back from a replica or peer to the router that dispatched there.
 #[derive(Debug, Clone, Copy)]
@@ -51,53 +49,26 @@ pub(super) struct PeerWords {
     pub(super) healthy: bool,
 }
 
-#[derive(Debug)]
-struct Entry {
-    at: Time,
-    sequence: u64,
-    event: Ev,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.sequence == other.sequence
-    }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Entry {
-    /// Reversed: the heap keeps the greatest on top, we want the earliest.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.sequence).cmp(&(self.at, self.sequence))
-    }
-}
-
 #[derive(Debug, Default)]
 pub(super) struct EventQueue {
-    heap: BinaryHeap<Entry>,
-    sequence: u64,
+    queue: TimeQueue<Ev>,
     hash: u64,
     count: u64,
 }
 
 impl EventQueue {
     pub(super) fn push(&mut self, at: Time, event: Ev) {
-        self.sequence += 1;
-        self.heap.push(Entry { at, sequence: self.sequence, event });
+        self.queue.push(at, event);
     }
 
     pub(super) fn next_time(&self) -> Option<Time> {
-        self.heap.peek().map(|e| e.at)
+        self.queue.next_time()
     }
 
     pub(super) fn pop(&mut self) -> Option<(Time, Ev)> {
-        let entry = self.heap.pop()?;
+        let entry = self.queue.pop()?;
         self.note(entry.at, entry.sequence);
-        Some((entry.at, entry.event))
+        Some((entry.at, entry.item))
     }
 
     /// Mixes an event into the hash. The sequence number stands for the event: two runs that schedule different
@@ -117,6 +88,7 @@ impl EventQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gorgo_core::time_queue::Scheduled;
 
     #[test]
     fn equal_times_come_in_order_of_scheduling() {
@@ -133,6 +105,6 @@ mod tests {
 
     #[test]
     fn an_event_fits_a_cache_line() {
-        assert!(size_of::<Entry>() <= 64, "{}", size_of::<Entry>());
+        assert!(size_of::<Scheduled<Ev>>() <= 64, "{}", size_of::<Scheduled<Ev>>());
     }
 }
