@@ -118,7 +118,7 @@ pub enum Health {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gates {
-    /// Most requests of ours at a replica (the seed's `max_running_per_server`); `None` never gates.
+    /// Most requests of ours at a replica (gotoni's `max_running_per_server`); `None` never gates.
     pub max_running: Option<u32>,
     /// Closed when the engine reported this many queued requests; `None` never gates.
     pub max_engine_queue: Option<u32>,

@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`ids`], [`time`], [`time_queue`], [`request`] (what goes in) → [`radix`], [`prefix`] (which replica holds
 //! which prefix) → [`fleet`] (what is believed of each replica) → [`policy`] (who gets the request) →
-//! [`router`] (events in, actions out) → [`record`] (the row every world writes).
+//! [`router`] (events in, actions out) → [`record`] (the row every world writes). Beside them: [`settings`] (TOML tables and
+//! `--set`).
 //!
 //! Nothing here reads a clock, does I/O, spawns, locks or draws from a global generator: time and randomness are
 //! arguments. The simulator and the live server differ only in where events come from and where actions go.
@@ -20,6 +21,7 @@ pub mod record;
 pub mod request;
 pub mod rng;
 pub mod router;
+pub mod settings;
 pub mod time;
 pub mod time_queue;
 

@@ -1,10 +1,11 @@
 //! From the words of a spec to a world: regions become places and round trips, presets become engines.
 
 use crate::results::Names;
+use crate::spec::SpecError;
 use crate::spec::run::{FaultWord, RunSpec, TopologySpec};
-use crate::spec::{SpecError, table};
 use gorgo_core::nearest::{nearest, with_suggestion};
 use gorgo_core::request::TraceRequest;
+use gorgo_core::settings::merge_tables;
 use gorgo_core::{Span, Time};
 use gorgo_sim::engine::EngineConfig;
 use gorgo_sim::world::{Client, Fault, FaultKind, ReplicaConfig, Site, Topology, WorldConfig};
@@ -93,7 +94,7 @@ fn engine(file: &str, preset: &str, spec: &RunSpec) -> Result<EngineConfig, Spec
     let fail = |message: String| SpecError::Engine { file: file.to_owned(), message };
     let base = EngineConfig::preset(preset).map_err(|e| fail(e.to_string()))?;
     let mut settings = Table::try_from(&base).map_err(|e| fail(e.to_string()))?;
-    table::merge(&mut settings, &spec.fleet.settings);
+    merge_tables(&mut settings, &spec.fleet.settings);
     let mut engine: EngineConfig = Value::Table(settings)
         .try_into()
         .map_err(|e: toml::de::Error| fail(format!("settings: {}", with_suggestion(e.message()))))?;

@@ -5,12 +5,12 @@
 //! read. Reading is strict: an unknown key is an error that names the nearest known one.
 
 use gorgo_core::nearest::{nearest, with_suggestion};
+use gorgo_core::settings::{merge_tables, parse_assignment, renamed_presets, set_key};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 pub mod live;
 pub mod run;
-pub mod table;
 pub mod vary;
 pub mod workload;
 pub use live::LiveSpec;
@@ -95,6 +95,8 @@ pub struct Experiment {
     pub seeds: Vec<u64>,
     /// Name of the arm others are compared with; the first when absent.
     pub baseline: Option<String>,
+    /// Remarks on the file for the user: settings under old names.
+    pub notes: Vec<String>,
     /// Settings of all arms.
     base: Table,
     /// Name and settings of each arm.
@@ -135,9 +137,10 @@ impl Experiment {
         let syntax = |e: toml::de::Error| SpecError::Syntax { file: file.to_owned(), message: one_line(&e, text) };
         let mut base: Table = text.parse().map_err(syntax)?;
         for set in sets {
-            let (key, value) = table::assignment(set).map_err(SpecError::Set)?;
-            table::set(&mut base, &key, value).map_err(SpecError::Set)?;
+            let (key, value) = parse_assignment(set).map_err(SpecError::Set)?;
+            set_key(&mut base, &key, value).map_err(SpecError::Set)?;
         }
+        let mut notes = renamed_presets(&base);
         let bad =
             |place: &str, message: String| SpecError::Key { file: file.to_owned(), place: place.to_owned(), message };
         let mut word = |key: &str| match base.remove(key) {
@@ -159,6 +162,7 @@ impl Experiment {
         for text in vary {
             let (key, values) = vary::parse(text).map_err(SpecError::Set)?;
             crossed.retain(|(k, _)| *k != key);
+            notes.extend(renamed_presets(&Table::from_iter([(key.clone(), Value::Array(values.clone()))])));
             crossed.push((key, values));
         }
         let known: Vec<&str> = RunSpec::KEYS.into_iter().chain(FILE_KEYS).collect();
@@ -169,7 +173,19 @@ impl Experiment {
             }
         }
         let baseline = Some(baseline).filter(|b| !b.is_empty());
-        Ok(Self { file: file.to_owned(), dir, title, question, expect, seeds, baseline, base, arms, vary: crossed })
+        Ok(Self {
+            file: file.to_owned(),
+            dir,
+            title,
+            question,
+            expect,
+            seeds,
+            baseline,
+            notes,
+            base,
+            arms,
+            vary: crossed,
+        })
     }
 
     /// The arms, crossed with what varies.
@@ -187,7 +203,7 @@ impl Experiment {
         let mut fits = vec![false; self.vary.len()];
         for ((_, settings), name) in self.arms.iter().zip(&names) {
             let mut arm = self.base.clone();
-            table::merge(&mut arm, settings);
+            merge_tables(&mut arm, settings);
             // A policy's knob is varied only for arms whose policy has it; the others stand as they are.
             let crossed: Vec<usize> =
                 (0..self.vary.len()).filter(|&i| run::accepts(&arm, &self.vary[i].0, &self.vary[i].1[0])).collect();
@@ -195,7 +211,7 @@ impl Experiment {
             for combination in vary::combinations(&self.vary, &crossed) {
                 let mut settings = arm.clone();
                 for (key, value) in &combination {
-                    table::set(&mut settings, key, value.clone()).map_err(SpecError::Set)?;
+                    set_key(&mut settings, key, value.clone()).map_err(SpecError::Set)?;
                 }
                 let label = vary::label(name, &combination);
                 let spec = self.read(&label, settings)?;
@@ -228,7 +244,7 @@ impl Experiment {
         let describe = |(name, settings): &(Option<String>, Table)| {
             name.clone().unwrap_or_else(|| {
                 let mut arm = self.base.clone();
-                table::merge(&mut arm, settings);
+                merge_tables(&mut arm, settings);
                 let own = settings.contains_key("topology");
                 run::default_name(&arm, own)
             })

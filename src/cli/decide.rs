@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 use gorgo_core::decide::decide_line;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::rng;
-use gorgo_experiments::spec::table;
+use gorgo_core::settings::{parse_assignment, renamed_presets, set_key};
 use std::io::BufRead;
 use std::path::PathBuf;
 
@@ -40,12 +40,13 @@ pub(super) fn run(args: &DecideArgs) -> anyhow::Result<()> {
         }
     }
     for set in &args.sets {
-        let (key, value) = table::assignment(set).map_err(anyhow::Error::msg)?;
+        let (key, value) = parse_assignment(set).map_err(anyhow::Error::msg)?;
         if !key.starts_with("policy.") {
             bail!("--set {set}: decide has only policy settings; write policy.{key}=...");
         }
-        table::set(&mut settings, &key, value).map_err(anyhow::Error::msg)?;
+        set_key(&mut settings, &key, value).map_err(anyhow::Error::msg)?;
     }
+    renamed_presets(&settings).iter().for_each(|note| eprintln!("note: {note}"));
     let config: PolicyConfig = match settings.remove("policy") {
         Some(policy) => policy.try_into().map_err(|e: toml::de::Error| anyhow::anyhow!("policy: {}", e.message()))?,
         None => PolicyConfig::default(),

@@ -5,7 +5,7 @@ use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_benchmark::emulator::{Emulator, EmulatorConfig};
 use gorgo_core::nearest::with_suggestion;
-use gorgo_experiments::spec::table;
+use gorgo_core::settings::{current_preset_name, parse_assignment, set_key};
 use gorgo_sim::engine::EngineConfig;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -74,10 +74,14 @@ pub(super) fn run(args: &EngineArgs) -> anyhow::Result<()> {
 
 fn config(args: &EngineArgs) -> anyhow::Result<EmulatorConfig> {
     let preset = args.preset.clone().unwrap_or_else(|| format!("mistral-7b-{}", args.gpu));
+    let named = current_preset_name(&preset);
+    if named != preset {
+        eprintln!("note: --preset {preset} is called {named} now; the old name is still read");
+    }
     let mut settings = toml::Table::try_from(EngineConfig::preset(&preset)?).context("engine preset")?;
     for set in &args.sets {
-        let (key, value) = table::assignment(set).map_err(anyhow::Error::msg)?;
-        table::set(&mut settings, &key, value).map_err(anyhow::Error::msg)?;
+        let (key, value) = parse_assignment(set).map_err(anyhow::Error::msg)?;
+        set_key(&mut settings, &key, value).map_err(anyhow::Error::msg)?;
     }
     let engine = toml::Value::Table(settings)
         .try_into()

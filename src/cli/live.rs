@@ -4,7 +4,7 @@ use super::say;
 use super::stop::{self, PidFile, StopArgs};
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Subcommand};
-use gorgo_experiments::spec::table;
+use gorgo_core::settings::{parse_assignment, renamed_presets, set_key};
 use gorgo_live::client::Admin;
 use gorgo_live::config::{Config, ConfigError, Role, Tls};
 use gorgo_live::state::Reread;
@@ -60,7 +60,7 @@ impl StartArgs {
             settings.insert("policy".to_owned(), toml::Value::String(policy.clone()));
         }
         if self.tls_insecure {
-            table::set(&mut settings, "tls.insecure", toml::Value::Boolean(true)).map_err(text)?;
+            set_key(&mut settings, "tls.insecure", toml::Value::Boolean(true)).map_err(text)?;
         }
         for (key, urls) in [("replicas", replicas), ("peers", peers)] {
             if !urls.is_empty() {
@@ -69,14 +69,15 @@ impl StartArgs {
             }
         }
         for set in &self.sets {
-            let (key, value) = table::assignment(set).map_err(text)?;
+            let (key, value) = parse_assignment(set).map_err(text)?;
             // A weight of the default policy can be set without naming that policy.
             if key.starts_with("policy.") && !settings.contains_key("policy") {
                 let name = Config::default().policy.name().to_owned();
                 settings.insert("policy".to_owned(), toml::Value::String(name));
             }
-            table::set(&mut settings, &key, value).map_err(text)?;
+            set_key(&mut settings, &key, value).map_err(text)?;
         }
+        renamed_presets(&settings).iter().for_each(|note| tracing::warn!("{note}"));
         let mut config = Config::from_table(settings)?;
         gorgo_live::run::keys_from_environment(&mut config);
         config.check()?;
@@ -100,6 +101,13 @@ impl StartArgs {
 
     /// Serves until told to stop.
     pub(super) fn start(self, role: Role, replicas: Vec<String>, peers: Vec<String>) -> anyhow::Result<()> {
+        let filter = tracing_subscriber::EnvFilter::try_from_env("GORGO_LOG").unwrap_or_else(|_| "info".into());
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        if self.log_json {
+            log.json().init();
+        } else {
+            log.init();
+        }
         let config = self.read(role, &replicas, &peers)?;
         if self.check {
             say(format_args!(
@@ -108,13 +116,6 @@ impl StartArgs {
                 config.peers.len()
             ))?;
             return Ok(());
-        }
-        let filter = tracing_subscriber::EnvFilter::try_from_env("GORGO_LOG").unwrap_or_else(|_| "info".into());
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-        if self.log_json {
-            log.json().init();
-        } else {
-            log.init();
         }
         let mut pid_file = self.pid_file.as_deref().map(PidFile::take).transpose()?;
         super::raise_file_limit(config.limits.connections);
@@ -294,7 +295,7 @@ pub(super) fn verb(verb: Verb, target: &Target, prefix: &str) -> anyhow::Result<
         Verb::Tune { keys } => {
             let mut body = Map::new();
             for key in keys {
-                let (key, value) = table::assignment(&key).map_err(anyhow::Error::msg)?;
+                let (key, value) = parse_assignment(&key).map_err(anyhow::Error::msg)?;
                 body.insert(key, serde_json::to_value(value)?);
             }
             post("/tune", Value::Object(body))
@@ -323,7 +324,7 @@ pub(super) fn verb(verb: Verb, target: &Target, prefix: &str) -> anyhow::Result<
     }
 }
 
-/// The seed's eight lines.
+/// The index's shape in the eight lines that gotoni prints.
 fn prefix_stats(value: &Value) -> String {
     let rows = [
         ("Nodes", "nodes"),

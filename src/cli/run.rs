@@ -31,6 +31,7 @@ fn shard(text: &str) -> anyhow::Result<(usize, usize)> {
 fn start(args: &RunArgs, mode: Mode, vary: &[String], shard: Option<(usize, usize)>, rows: Rows) -> anyhow::Result<()> {
     let live = mode == Mode::Live;
     let mut experiment = Experiment::load(&args.file, &args.sets, vary)?;
+    experiment.notes.iter().for_each(|note| eprintln!("note: {note}"));
     if let Some(seed) = args.seed {
         experiment.seeds = vec![seed];
     }

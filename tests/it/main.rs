@@ -87,6 +87,23 @@ fn decide_answers_the_good_lines_and_names_the_bad() {
 }
 
 #[test]
+fn presets_under_their_old_name_are_read_with_a_note() {
+    let state =
+        r#"{"id": "r1", "prompt_tokens": 520, "replicas": [{"id": "a", "rtt_ms": 25}, {"id": "b", "rtt_ms": 5}]}"#;
+    let decide =
+        |preset: &str| gorgo(&["decide", "--policy", "gorgo", "--set", &format!("policy.preset={preset}")], state);
+    let (old, new) = (decide("seed"), decide("gotoni"));
+    assert!(old.status.success() && new.status.success() && old.stdout == new.stdout, "{}", text(&old.stderr));
+    assert_eq!(
+        (text(&old.stderr).trim(), text(&new.stderr).trim()),
+        ("note: policy.preset = \"seed\" is called \"gotoni\" now; the old name is still read", "")
+    );
+    let checked =
+        gorgo(&["proxy", "start", "--servers", "http://127.0.0.1:1", "--set", "policy.preset=seed", "--check"], "");
+    assert!(checked.status.success() && text(&checked.stderr).contains("is called"), "{}", text(&checked.stderr));
+}
+
+#[test]
 fn a_run_prints_its_table_and_a_second_one_goes_on_from_the_first() {
     let dir = tempfile::tempdir().unwrap();
     let out_dir = dir.path().join("r").display().to_string();

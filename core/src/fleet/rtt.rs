@@ -3,7 +3,7 @@
 use crate::Time;
 use serde::{Deserialize, Serialize};
 
-/// Weight of a new sample in the moving average (the value of the seed and of GORGO's proxy).
+/// Weight of a new sample in the moving average (the value of gotoni and of GORGO's proxy).
 const ALPHA: f64 = 0.3;
 
 /// Samples kept for the 95th percentile.

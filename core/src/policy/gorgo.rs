@@ -15,7 +15,7 @@
 //! least are near ties: two of them are drawn and the one with less W + D (then the lesser total) wins, which breaks
 //! the runs of equal targets that a deterministic argmin makes of a burst.
 //!
-//! One formula covers every published version; the presets name them. Sources: gotoni's README (`seed`); the GORGO
+//! One formula covers every published version; the presets name them. Sources: gotoni's README (`gotoni`); the GORGO
 //! paper, version 3 ("2D": `rtt_w rtt + U + queue_w Q`, tuned) and version 1 (RTT in seconds, K counted: the form
 //! that made the recorded runs); `physical` is a least-squares fit of TTFT on those runs (2 x L40S, R2 0.59).
 //! The published Q is released when a request ends, so there W and D weigh the same.
@@ -41,9 +41,10 @@ pub enum Waiting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
-    /// [`SEED`]
+    /// [`GOTONI`]
     #[default]
-    Seed,
+    #[serde(alias = "seed")]
+    Gotoni,
     /// [`PAPER_V3`]
     PaperV3,
     /// [`PAPER_V1`]
@@ -56,7 +57,7 @@ impl Preset {
     /// Its weights.
     pub fn weights(self) -> Weights {
         match self {
-            Self::Seed => SEED,
+            Self::Gotoni => GOTONI,
             Self::PaperV3 => PAPER_V3,
             Self::PaperV1 => PAPER_V1,
             Self::Physical => PHYSICAL,
@@ -86,7 +87,7 @@ pub struct Weights {
 }
 
 /// gotoni: 0.094 ms a token (Mistral-7B on A100) and half weight for running requests.
-pub const SEED: Weights = Weights {
+pub const GOTONI: Weights = Weights {
     rtt_weight: 1.0,
     ms_per_token: 0.094,
     queue_factor: 1.0,
@@ -99,7 +100,7 @@ pub const SEED: Weights = Weights {
 
 /// GORGO paper, version 3: the weights its online search found; totals are in tokens.
 pub const PAPER_V3: Weights =
-    Weights { rtt_weight: 0.276, ms_per_token: 1.0, queue_factor: 0.5, running_cost_factor: 0.5, ..SEED };
+    Weights { rtt_weight: 0.276, ms_per_token: 1.0, queue_factor: 0.5, running_cost_factor: 0.5, ..GOTONI };
 
 /// GORGO paper, version 1: RTT in seconds, 0.07 a token to compute, 0.06 a token queued or in use.
 pub const PAPER_V1: Weights = Weights {
@@ -108,7 +109,7 @@ pub const PAPER_V1: Weights = Weights {
     queue_factor: 0.06 / 0.07,
     running_cost_factor: 0.06 / 0.07,
     used_factor: 0.06 / 0.07,
-    ..SEED
+    ..GOTONI
 };
 
 /// Fit of TTFT on recorded runs of 2 x L40S: 0.058 ms a token, 0.018 a waiting uncached token, 9 ms a running request.
@@ -118,7 +119,7 @@ pub const PHYSICAL: Weights = Weights {
     waiting: Waiting::Uncached,
     running_cost_factor: 0.0,
     ms_per_running_request: 9.0,
-    ..SEED
+    ..GOTONI
 };
 
 impl Weights {
@@ -283,7 +284,7 @@ mod tests {
     #[test]
     fn each_preset_weighs_the_worked_example_as_published() {
         for (preset, expected) in [
-            (Preset::Seed, [25.6, 103.776, 84.6, 705.0]),
+            (Preset::Gotoni, [25.6, 103.776, 84.6, 705.0]),
             (Preset::PaperV3, [0.276 * 25.6, 1104.0, 450.0, 7500.0]),
             (Preset::PaperV1, [0.0256, 0.07 * 1104.0, 54.0, 0.06 * 63_000.0]),
             (Preset::Physical, [25.6, 0.058 * 1104.0, 0.058 * 0.31 * 300.0, 27.0]),
@@ -294,6 +295,13 @@ mod tests {
             assert!(got.iter().zip(expected).all(|(a, b)| near(*a, b)), "{preset:?}: {got:?} != {expected:?}");
             assert!(near(terms[0].total, expected.iter().sum()), "{preset:?}");
         }
+    }
+
+    #[test]
+    fn the_old_name_of_gotonis_preset_is_still_read_and_written_as_the_new_one() {
+        let config: GorgoConfig = serde_json::from_str(r#"{"preset": "seed"}"#).unwrap();
+        assert_eq!(config, GorgoConfig { preset: Preset::Gotoni, ..GorgoConfig::default() });
+        assert_eq!(serde_json::to_string(&config).unwrap(), r#"{"preset":"gotoni"}"#);
     }
 
     #[test]
@@ -331,7 +339,7 @@ mod tests {
     #[test]
     fn only_totals_in_ms_predict_ttft() {
         for (preset, expected) in
-            [(Preset::Seed, true), (Preset::Physical, true), (Preset::PaperV3, false), (Preset::PaperV1, false)]
+            [(Preset::Gotoni, true), (Preset::Physical, true), (Preset::PaperV3, false), (Preset::PaperV1, false)]
         {
             assert_eq!(Gorgo::new(&GorgoConfig { preset, ..GorgoConfig::default() }).predicts_ttft(), expected);
         }

@@ -5,7 +5,7 @@ use crate::ReplicaSet;
 use crate::radix::{NodeId, ROOT, Symbol};
 use serde::{Deserialize, Serialize};
 
-/// Shape of the index. Depths and lengths are in symbols (bytes live, blocks in simulation), as the seed counted.
+/// Shape of the index. Depths and lengths are in symbols (bytes live, blocks in simulation), as gotoni counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct IndexStats {
     /// Nodes, the root included.

@@ -317,7 +317,7 @@ pub(super) fn accepts(arm: &Table, key: &str, value: &Value) -> bool {
         return true;
     }
     let mut probe = arm.clone();
-    if super::table::set(&mut probe, key, value.clone()).is_err() {
+    if gorgo_core::settings::set_key(&mut probe, key, value.clone()).is_err() {
         return false;
     }
     let reads = |t: &Table| t.get("policy").cloned().is_none_or(|p| p.try_into::<PolicyConfig>().is_ok());

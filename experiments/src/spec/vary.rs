@@ -1,6 +1,6 @@
 //! Crossed settings: lists and ranges of values, their combinations and names.
 
-use super::table::value_of;
+use gorgo_core::settings::parse_value;
 use toml::{Table, Value};
 
 /// Most values of one range; a typo in a step should not ask for a million runs.
@@ -42,7 +42,7 @@ pub fn parse(text: &str) -> Result<(String, Vec<Value>), String> {
 /// `from..to:step` (ends included), `from..to:*factor` (geometric), or a list with commas.
 fn values(text: &str) -> Result<Vec<Value>, String> {
     let Some((from, rest)) = text.split_once("..") else {
-        return Ok(text.split(',').map(value_of).collect());
+        return Ok(text.split(',').map(parse_value).collect());
     };
     let wrong = || format!("`{text}` is no range; write from..to:step, or from..to:*factor for a geometric one");
     let (to, step) = rest.split_once(':').ok_or_else(wrong)?;

@@ -10,6 +10,7 @@
 use super::config::{ConfigError, EngineConfig};
 use super::steps::{DecodeTimes, PrefillTimes};
 use gorgo_core::nearest::nearest;
+use gorgo_core::settings::current_preset_name;
 
 type Preset = (&'static str, fn() -> EngineConfig);
 
@@ -22,7 +23,7 @@ const PRESETS: [Preset; 10] = [
     ("mistral-7b-a100-80-op", mistral_7b_a100_80_op),
     ("mistral-7b-h100-op", mistral_7b_h100_op),
     ("mistral-7b-l40s-op", mistral_7b_l40s_op),
-    ("seed", seed),
+    ("gotoni", gotoni),
     ("l40s-2-qwen3.5", l40s_2_qwen35),
     ("h100-qwen3.5", h100_qwen35),
 ];
@@ -33,7 +34,7 @@ impl EngineConfig {
     /// # Errors
     /// The name is not known; the error names the nearest one and all.
     pub fn preset(name: &str) -> Result<Self, ConfigError> {
-        if let Some((_, make)) = PRESETS.iter().find(|(known, _)| *known == name) {
+        if let Some((_, make)) = PRESETS.iter().find(|(known, _)| *known == current_preset_name(name)) {
             return Ok(make());
         }
         Err(ConfigError::UnknownPreset {
@@ -154,7 +155,7 @@ fn operator(config: &EngineConfig, prefill: PrefillTimes, ms_per_row: f64, ms_pe
 
 /// gotoni's own constant, 0.094 ms a prompt token whatever the batch ("cold-start prefill rate on 8xA100 with
 /// Mistral-7B"), with its limit of 10 running requests. It is not physics (a real A100 needs 0.07); for reproduction.
-fn seed() -> EngineConfig {
+fn gotoni() -> EngineConfig {
     let mut config = mistral_7b_a100_80();
     config.prefill = PrefillTimes { fixed_ms: 0.0, weights_ms: 0.0, ms_per_token: 0.094, ms_per_pair: 0.0 };
     config.decode =
@@ -288,10 +289,11 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_preset_is_flat() {
-        assert!((prefill_ms("seed", 1000) - 94.0).abs() < 1e-9);
-        assert!((prefill_ms("seed", 20_000) - 1880.0).abs() < 1e-9);
-        assert!((EngineConfig::preset("seed").unwrap().ms_per_token() - 0.094).abs() < 1e-12);
+    fn gotonis_preset_is_flat_and_read_under_its_old_name() {
+        assert_eq!(EngineConfig::preset("seed").unwrap(), EngineConfig::preset("gotoni").unwrap());
+        assert!((prefill_ms("gotoni", 1000) - 94.0).abs() < 1e-9);
+        assert!((prefill_ms("gotoni", 20_000) - 1880.0).abs() < 1e-9);
+        assert!((EngineConfig::preset("gotoni").unwrap().ms_per_token() - 0.094).abs() < 1e-12);
     }
 
     #[test]

@@ -1,0 +1,159 @@
+//! Settings as TOML tables: `--set key=value`, merging of tables, and values that have been renamed.
+
+use toml::{Table, Value};
+
+/// Splits `key=value`. The value is read as TOML if it is valid TOML, else as a string.
+///
+/// # Errors
+/// One sentence when there is no `=` or a part of the key is empty.
+pub fn parse_assignment(text: &str) -> Result<(String, Value), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("`{text}` sets nothing; write key=value, for example policy.running_cost_factor=0.5"))?;
+    let key = key.trim();
+    if key.is_empty() || key.split('.').any(str::is_empty) {
+        return Err(format!("`{text}` has no key before `=`; write key=value"));
+    }
+    Ok((key.to_owned(), parse_value(value)))
+}
+
+/// Reads a value as TOML if it is valid TOML, else as a string.
+pub fn parse_value(text: &str) -> Value {
+    let text = text.trim();
+    let parsed = format!("v = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
+    parsed.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// Sets a dotted key and creates missing tables. `policy = "gorgo"` counts as `policy = { name = "gorgo" }`, and a
+/// number in a key is an index into a list.
+///
+/// # Errors
+/// One sentence when the key leads through a value that is neither a table nor a list, or past the end of a list.
+pub fn set_key(table: &mut Table, key: &str, value: Value) -> Result<(), String> {
+    let (head, rest) = key.split_once('.').map_or((key, None), |(h, r)| (h, Some(r)));
+    let Some(rest) = rest else {
+        table.insert(head.to_owned(), value);
+        return Ok(());
+    };
+    let inner = table.entry(head.to_owned()).or_insert_with(|| Value::Table(Table::new()));
+    if let Value::String(name) = inner {
+        *inner = Value::Table(Table::from_iter([("name".to_owned(), Value::String(std::mem::take(name)))]));
+    }
+    match inner {
+        Value::Table(inner) => set_key(inner, rest, value),
+        Value::Array(list) => set_in_list(list, head, rest, value),
+        other => Err(format!("`{head}` is {other}, so `{key}` cannot be set in it")),
+    }
+}
+
+fn set_in_list(list: &mut [Value], head: &str, rest: &str, value: Value) -> Result<(), String> {
+    let (index, rest) = rest.split_once('.').map_or((rest, None), |(h, r)| (h, Some(r)));
+    let length = list.len();
+    let slot = index.parse::<usize>().ok().and_then(|i| list.get_mut(i));
+    let slot = slot.ok_or_else(|| format!("`{head}` is a list of {length}; `{index}` is no index of it"))?;
+    match (slot, rest) {
+        (slot, None) => *slot = value,
+        (Value::Table(inner), Some(rest)) => return set_key(inner, rest, value),
+        (other, Some(_)) => return Err(format!("`{head}.{index}` is {other}, nothing can be set in it")),
+    }
+    Ok(())
+}
+
+/// Merges `over` into `under`: tables are merged key for key, every other value is replaced. A policy with another
+/// name replaces the whole policy, because its keys have no meaning for another policy.
+pub fn merge_tables(under: &mut Table, over: &Table) {
+    for (key, value) in over {
+        match (under.get_mut(key), value) {
+            (Some(Value::Table(a)), Value::Table(b)) if !(key == "policy" && b.get("name").is_some()) => {
+                merge_tables(a, b);
+            }
+            _ => {
+                under.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// Old names of presets that are still read, with the names that replaced them.
+const RENAMED_PRESETS: [(&str, &str); 1] = [("seed", "gotoni")];
+
+/// The present name of a policy's or an engine's preset that may be written under its old name.
+pub fn current_preset_name(name: &str) -> &str {
+    RENAMED_PRESETS.iter().find(|(old, _)| *old == name).map_or(name, |(_, new)| new)
+}
+
+/// One sentence for each preset in `table` that is written under its old name.
+pub fn renamed_presets(table: &Table) -> Vec<String> {
+    let mut notes = Vec::new();
+    table.iter().for_each(|(key, value)| note_renamed(key, value, &mut notes));
+    notes
+}
+
+fn note_renamed(key: &str, value: &Value, notes: &mut Vec<String>) {
+    match value {
+        Value::Table(inner) => {
+            inner.iter().for_each(|(k, value)| note_renamed(&format!("{key}.{k}"), value, notes));
+        }
+        Value::Array(list) => list.iter().for_each(|value| note_renamed(key, value, notes)),
+        Value::String(name) if ["preset", "engine"].contains(&key.rsplit('.').next().unwrap_or(key)) => {
+            let new = current_preset_name(name);
+            if new != name {
+                notes.push(format!("{key} = \"{name}\" is called \"{new}\" now; the old name is still read"));
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(text: &str) -> Table {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_assignment_is_a_dotted_key_and_a_toml_value_or_a_string() {
+        assert_eq!(parse_assignment("a.b = 0.5"), Ok(("a.b".to_owned(), Value::Float(0.5))));
+        assert_eq!(parse_assignment("a=gorgo"), Ok(("a".to_owned(), Value::String("gorgo".to_owned()))));
+        for bad in ["a", "=1", "a..b=1"] {
+            assert!(parse_assignment(bad).unwrap_err().contains("write key=value"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_dotted_key_creates_tables_opens_a_policy_name_and_indexes_lists() {
+        let mut settings = table("policy = \"gorgo\"\narms = [{ a = 1 }]\nrate = 2");
+        set_key(&mut settings, "policy.tie_band", Value::Integer(3)).unwrap();
+        set_key(&mut settings, "arms.0.a", Value::Integer(4)).unwrap();
+        set_key(&mut settings, "new.inner", Value::Integer(5)).unwrap();
+        assert_eq!(
+            settings,
+            table("policy = { name = \"gorgo\", tie_band = 3 }\narms = [{ a = 4 }]\nrate = 2\nnew = { inner = 5 }")
+        );
+        assert!(set_key(&mut settings, "rate.x", Value::Integer(1)).unwrap_err().contains("`rate` is 2"));
+        assert!(set_key(&mut settings, "arms.7.x", Value::Integer(1)).unwrap_err().contains("list of 1"));
+    }
+
+    #[test]
+    fn a_policy_of_another_name_replaces_the_whole_policy() {
+        let mut under = table("policy = { name = \"gorgo\", tie_band = 3 }\nfleet = { a = 1, b = 2 }");
+        merge_tables(&mut under, &table("policy = { name = \"random\" }\nfleet = { b = 3 }"));
+        assert_eq!(under, table("policy = { name = \"random\" }\nfleet = { a = 1, b = 3 }"));
+        merge_tables(&mut under, &table("policy = { x = 1 }"));
+        assert_eq!(under["policy"], Value::Table(table("name = \"random\"\nx = 1")));
+    }
+
+    #[test]
+    fn presets_under_their_old_name_are_noted_wherever_they_stand() {
+        let text = "policy.preset = \"seed\"\nseeds = 1\n[vary]\n\"policy.preset\" = [\"seed\", \"physical\"]\n\
+                    [[arms]]\nfleet.replicas = [{ engine = \"seed\", name = \"seed\" }]";
+        let notes = renamed_presets(&table(text));
+        assert_eq!(notes.len(), 3, "{notes:?}");
+        assert!(
+            notes.contains(&"policy.preset = \"seed\" is called \"gotoni\" now; the old name is still read".to_owned())
+        );
+        assert_eq!((current_preset_name("seed"), current_preset_name("physical")), ("gotoni", "physical"));
+    }
+}
