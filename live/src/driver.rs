@@ -168,6 +168,12 @@ impl Driver {
         inner.policy = policy;
     }
 
+    /// Tells every request that the router ends what is open. Those that arrive later must ask for the phase.
+    pub(crate) fn stop_requests(&self) {
+        let inner = self.lock();
+        inner.mail.values().for_each(|mail| mail.put(Command::Stop));
+    }
+
     /// Rings the core's timer for as long as the router lives.
     pub async fn run_timer(&self) {
         let mut wish = self.timer.subscribe();

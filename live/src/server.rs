@@ -257,7 +257,7 @@ pub async fn serve_on(
     if cut > 0 {
         tracing::warn!(cut, "time to drain is up; the rest ends here");
         node.set_phase(Phase::Ending);
-        closing.send_replace(true); // wakes every connection, for streams to say why they end
+        node.driver.stop_requests();
         let _ = tokio::time::timeout(LAST_WORD, ended(&mut open)).await;
     }
     open.shutdown().await;
@@ -326,13 +326,12 @@ impl Connection {
         if *self.closing.borrow() {
             connection.as_mut().graceful_shutdown();
         }
-        // Told twice: that no request may follow, and that time is up.
         loop {
             tokio::select! {
                 biased;
                 _ = connection.as_mut() => return,
                 told = self.closing.changed() => match told {
-                    Ok(()) => connection.as_mut().graceful_shutdown(),
+                    Ok(()) => connection.as_mut().graceful_shutdown(), // no request may follow
                     Err(_) => break,
                 },
                 // One that never asked anything ends here; any other looks itself whether it has waited too long.

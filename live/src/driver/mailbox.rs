@@ -30,6 +30,8 @@ pub enum Command {
         /// Which.
         attempt: u8,
     },
+    /// The router stops, and ends what is open.
+    Stop,
     /// It is over.
     Done {
         /// How.
@@ -113,6 +115,14 @@ impl Mailbox {
     pub(crate) fn try_next(&self) -> Option<Command> {
         let mut inner = self.lock();
         inner.first.take().or_else(|| inner.more.pop_front())
+    }
+
+    /// Has the task woken by the next command; false if there is one already.
+    pub(crate) fn wait(&self, waker: &Waker) -> bool {
+        let mut inner = self.lock();
+        let quiet = inner.first.is_none() && inner.more.is_empty();
+        inner.waker = quiet.then(|| waker.clone());
+        quiet
     }
 
     /// The next command.

@@ -12,7 +12,7 @@ use crate::request::headers::{self, Present};
 use crate::request::read_body;
 use crate::request::response_body::Relay;
 use crate::server::Front;
-use crate::state::{Node, Phase};
+use crate::state::Phase;
 use crate::tokens::tokens;
 use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::Framing;
@@ -30,10 +30,9 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -77,18 +76,7 @@ async fn answer(mut order: Box<Order>) -> Result<Response<Body>, Infallible> {
         Ok(exchange) => exchange,
         Err(refused) => return Ok(*refused),
     };
-    Ok(tokio::select! {
-        biased;
-        answer = run(exchange, &order) => answer,
-        () = ending(&order.front.node) => {
-            refusal(StatusCode::SERVICE_UNAVAILABLE, "router_stopped", "the router was stopped before there was an answer")
-        }
-    })
-}
-
-/// When the router ends what is open. It wakes every connection, and so what is asked here, when it comes to that.
-async fn ending(node: &Node) {
-    poll_fn(|_| if node.phase() == Phase::Ending { Poll::Ready(()) } else { Poll::Pending }).await;
+    Ok(run(exchange, &order).await)
 }
 
 /// What can be said of a request by its head.
@@ -213,10 +201,14 @@ fn new_row(request_id: &HeaderValue, ask: &Ask, found: Option<&Extract>, arrived
 
 /// Does what the core says until there is an answer.
 async fn run(mut exchange: Box<Exchange>, order: &Order) -> Response<Body> {
+    if order.front.node.phase() == Phase::Ending {
+        return stopped(exchange); // it arrived too late for the driver to stop it
+    }
     let mut refused: Option<Box<Refused>> = None;
     let mut next = exchange.next().await;
     loop {
         next = match next {
+            Command::Stop => return stopped(exchange),
             Command::Queued | Command::Cancel { .. } => exchange.next().await,
             Command::Done { status, reason } => return over(exchange, status, reason, refused),
             Command::Dispatch { dispatch, upstream, decision } => {
@@ -241,8 +233,10 @@ async fn run(mut exchange: Box<Exchange>, order: &Order) -> Response<Body> {
                         exchange.next().await
                     },
                     command = exchange.next() => {
-                        // Dropping the attempt has closed its connection.
-                        exchange.abort();
+                        // Dropping the attempt has closed its connection; to stop aborts it too.
+                        if !matches!(command, Command::Stop) {
+                            exchange.abort();
+                        }
                         command
                     }
                 }
@@ -279,6 +273,15 @@ fn pass(
     let gap = Duration::from_millis(order.config.timeouts.idle_gap_ms);
     let relay = Relay::new(ready.held, ready.body, ready.tap, exchange, gap);
     Ok(Response::from_parts(ready.head, Body::Relay(Box::new(relay))))
+}
+
+/// The router ends what is open before there was an answer.
+fn stopped(mut exchange: Box<Exchange>) -> Response<Body> {
+    let why = "the router was stopped before there was an answer";
+    let response = refusal(StatusCode::SERVICE_UNAVAILABLE, "router_stopped", why);
+    exchange.row.status_code = response.status().as_u16();
+    exchange.stopped();
+    response
 }
 
 /// The request is over without an answer to pass on.

@@ -13,6 +13,7 @@ use gorgo_core::router::{Answer, DecisionRecord, Dispatch, Event, Failure, Usage
 use gorgo_core::{RequestId, Time};
 use http::HeaderValue;
 use std::sync::Arc;
+use std::task::Waker;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// See the module page.
@@ -184,6 +185,11 @@ impl Exchange {
         self.close(Status::Failed, "after-first-token");
     }
 
+    /// Whether the router ends what is open; if not yet, `waker` is woken when it does.
+    pub(crate) fn is_stopped(&self, waker: &Waker) -> bool {
+        !self.mail.wait(waker)
+    }
+
     /// The router stops; the engine need not go on.
     pub(crate) fn stopped(&mut self) {
         self.cancel("router-stopped");
@@ -234,7 +240,7 @@ impl Drop for Exchange {
             return;
         }
         if self.front.node.phase() == Phase::Ending {
-            // The router's own last word has been said in its place.
+            // Its connection was closed before the router could say so.
             self.row.status_code = 503;
             return self.stopped();
         }

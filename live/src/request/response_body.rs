@@ -18,7 +18,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -44,6 +44,8 @@ pub struct Relay {
     last: Instant,
     /// Set when there is something to wait for.
     alarm: Option<Pin<Box<Sleep>>>,
+    /// Whom the order to stop wakes.
+    stop_wakes: Option<Waker>,
     broken: Option<hyper::Error>,
 }
 
@@ -60,8 +62,9 @@ impl Relay {
         let whole = held.iter().rev().find_map(Frame::data_ref).is_none_or(|data| ends_event(data));
         let exchange = Some(exchange);
         let last = Instant::now();
-        let (alarm, broken) = (None, None);
-        let mut relay = Self { held, body, tap, exchange, ended, can_tell, whole, gap, last, alarm, broken };
+        let (alarm, stop_wakes, broken) = (None, None, None);
+        let mut relay =
+            Self { held, body, tap, exchange, ended, can_tell, whole, gap, last, alarm, stop_wakes, broken };
         if relay.ended {
             relay.end();
         }
@@ -103,14 +106,20 @@ impl Relay {
             }
             Poll::Ready(Some(Err(error))) => self.cut(error),
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending if self.is_ending() => self.stop(),
+            Poll::Pending if self.is_stopped(cx.waker()) => self.stop(),
             Poll::Pending => self.poll_gap(cx),
         }
     }
 
-    /// Whether the router ends what is open.
-    fn is_ending(&self) -> bool {
-        self.exchange.as_ref().is_some_and(|exchange| exchange.front.node.phase() == Phase::Ending)
+    /// Whether the router ends what is open. The core has no commands for a request that has its first token, so the
+    /// mailbox wakes this task for nothing else, and need not be asked again until another task polls.
+    fn is_stopped(&mut self, waker: &Waker) -> bool {
+        let Some(exchange) = &self.exchange else { return false };
+        if self.stop_wakes.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            return exchange.front.node.phase() == Phase::Ending;
+        }
+        self.stop_wakes = Some(waker.clone());
+        exchange.is_stopped(waker)
     }
 
     /// The router stops before the replica has.

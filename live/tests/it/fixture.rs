@@ -9,6 +9,8 @@ use gorgo_live::upstream::connect::Pool;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,6 +76,14 @@ impl World {
 
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
         self.client.request(request).await.unwrap()
+    }
+
+    /// An HTTP/2 connection to the router.
+    pub(crate) async fn http2(&self) -> SendRequest<Full<Bytes>> {
+        let io = TokioIo::new(self.net.connect("router", 8000).unwrap());
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        sender
     }
 
     pub(crate) async fn call(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {

@@ -2,8 +2,7 @@ use crate::fixture::{World, chat, ms, post, replica, whole};
 use gorgo_live::config::Config;
 use gorgo_live::testkit::{Engine, Net, Script};
 use gorgo_live::upstream::connect::Dial;
-use http::Request;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -250,15 +249,7 @@ async fn a_dead_engine_loses_nothing_and_is_used_within_three_seconds_of_its_ret
 #[tokio::test(start_paused = true)]
 async fn http2_clients_are_served_too() {
     let world = World::new(1, Script::default(), |_| {}).await;
-    let io = hyper_util::rt::TokioIo::new(world.net.connect("router", 8000).unwrap());
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await.unwrap();
-    tokio::spawn(connection);
-    let (parts, body) = chat("hello", true).into_parts();
-    let response = sender
-        .send_request(Request::from_parts(parts, Full::new(body.collect().await.unwrap().to_bytes())))
-        .await
-        .unwrap();
+    let response = world.http2().await.send_request(chat("hello", true)).await.unwrap();
     assert!(whole(response).await.ends_with(b"[DONE]\n\n"));
 }
 

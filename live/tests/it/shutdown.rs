@@ -45,3 +45,29 @@ async fn streams_that_take_too_long_end_with_an_error_event_and_are_counted() {
     ends.sort_unstable();
     assert_eq!(ends, [(200, "router-stopped"), (503, "router-stopped")]);
 }
+
+/// Each stream of an HTTP/2 connection is a task of its own, which nothing but its own request wakes.
+#[tokio::test(start_paused = true)]
+async fn streams_and_waiting_requests_over_http2_are_told_why_they_end() {
+    // One token at once, then silence.
+    let gap = Duration::from_secs(600);
+    let script = Script { prefill: Duration::ZERO, tokens: 2, gap, early_head: true, ..Script::default() };
+    let mut world = World::new(1, script, |config| config.timeouts.drain_ms = 2_000).await;
+    let mut sender = world.http2().await;
+    let stream = tokio::spawn(whole(sender.send_request(chat("a stream", true)).await.unwrap()));
+    let waiting = tokio::spawn(sender.send_request(chat("an answer in one piece", false)));
+    ms(10).await;
+    world.stop();
+    assert_eq!((&mut world.server).await.unwrap(), 1, "one connection was cut");
+    let response = waiting.await.unwrap().unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(String::from_utf8_lossy(&whole(response).await).contains("router_stopped"));
+    let said = String::from_utf8(stream.await.unwrap().to_vec()).unwrap();
+    let last = said.trim_end().rsplit("\n\n").next().unwrap();
+    assert!(last.starts_with("data: {\"error\":") && last.contains("router_stopped"), "{last}");
+    let rows = world.node.table.rows();
+    let mut ends: Vec<_> = rows.iter().map(|row| (row.status_code, row.reason)).collect();
+    ends.sort_unstable();
+    assert_eq!(ends, [(200, "router-stopped"), (503, "router-stopped")]);
+    assert_eq!(world.left(), (0, 0));
+}
