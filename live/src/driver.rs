@@ -12,9 +12,10 @@ use gorgo_core::policy::PolicyConfig;
 use gorgo_core::rng;
 use gorgo_core::router::{Action, Event, Router, RouterConfig};
 use gorgo_core::{ReplicaId, RequestId, Time};
+use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 pub mod clock;
@@ -32,6 +33,7 @@ struct Inner {
 
 /// The driver. See the module page.
 pub struct Driver {
+    /// Not poisoned by a panic: the router is consistent between events, and serving on is better than refusing all.
     inner: Mutex<Inner>,
     clock: Clock,
     timer: watch::Sender<Time>,
@@ -71,12 +73,6 @@ impl Driver {
         &self.watchers
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // The router is left consistent between events, and no event of a poisoned lock was half applied knowingly;
-        // serving on is better than refusing everything.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// An id no request in flight has.
     pub fn next_id(&self) -> RequestId {
         RequestId(self.next.fetch_add(1, Ordering::Relaxed))
@@ -84,13 +80,13 @@ impl Driver {
 
     /// Tells what happened.
     pub fn tell(&self, event: Event<u64>) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         self.handle(&mut inner, event);
     }
 
     /// Tells what happened to a request, and when, unless the core has meanwhile said something that is still unread.
     pub(crate) fn tell_if_quiet(&self, mail: &Mail, event: Event<u64>) -> Option<Time> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if !mail.is_quiet() {
             return None;
         }
@@ -106,7 +102,7 @@ impl Driver {
     ) -> (RequestId, Mail) {
         let id = self.next_id();
         let mail = Mail::default();
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.mail.insert(id, Arc::clone(&mail));
         let now = self.now(&mut inner);
         let request = request(id, now);
@@ -117,7 +113,7 @@ impl Driver {
     /// Tells what happened to a replica; nothing, if its slot meanwhile belongs to another. A watch that is being
     /// stopped may still speak.
     pub fn tell_of(&self, upstream: &Upstream, event: Event<u64>) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner.upstreams.get(upstream.id.index()).is_some_and(|here| std::ptr::eq(&**here, upstream)) {
             self.handle(&mut inner, event);
         }
@@ -130,7 +126,7 @@ impl Driver {
         spec: &ReplicaSpec,
         make: impl FnOnce(ReplicaId) -> Upstream,
     ) -> Option<(Arc<Upstream>, Option<Arc<Upstream>>)> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let replica = inner.router.free_slot()?;
         let upstream = Arc::new(make(replica));
         let old = match inner.upstreams.get_mut(replica.index()) {
@@ -146,24 +142,24 @@ impl Driver {
 
     /// Reads the router.
     pub fn read<T>(&self, f: impl FnOnce(&Router<u64>, &[Arc<Upstream>], Time) -> T) -> T {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let now = self.now(&mut inner);
         f(&inner.router, &inner.upstreams, now)
     }
 
     /// Changes the router outside its events: clearing the index.
     pub fn change<T>(&self, f: impl FnOnce(&mut Router<u64>) -> T) -> T {
-        f(&mut self.lock().router)
+        f(&mut self.inner.lock().router)
     }
 
     /// The policy as configured.
     pub fn policy(&self) -> PolicyConfig {
-        self.lock().policy.clone()
+        self.inner.lock().policy.clone()
     }
 
     /// Decides by another policy from now on.
     pub fn set_policy(&self, policy: PolicyConfig) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.router.set_policy(policy.build());
         inner.policy = policy;
     }

@@ -15,8 +15,9 @@ use gorgo_core::MAX_REPLICAS;
 use gorgo_core::fleet::{Kind, ReplicaSpec};
 use gorgo_core::router::Event;
 use http::HeaderValue;
+use parking_lot::{Mutex, RwLock};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
@@ -175,25 +176,25 @@ impl Node {
 
     /// The configuration in force.
     pub fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.config.read())
     }
 
     pub(crate) fn set_config(&self, config: Config) {
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        *self.config.write() = Arc::new(config);
     }
 
     /// The keys in force.
     pub fn keys(&self) -> Arc<Keys> {
-        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.keys.read())
     }
 
     /// Looks at the keys in force, without holding on to them.
     pub(crate) fn with_keys<T>(&self, look: impl FnOnce(&Keys) -> T) -> T {
-        look(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.keys.read())
     }
 
     pub(crate) fn set_keys(&self, keys: Keys) {
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        *self.keys.write() = Arc::new(keys);
     }
 
     /// The clock.
@@ -239,7 +240,7 @@ impl Node {
         replica: &crate::config::ReplicaConfig,
         kind: Kind,
     ) -> Result<Arc<Upstream>, AddError> {
-        let _one_at_a_time = self.fleet_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.fleet_lock.lock();
         let endpoint = Endpoint::parse(&replica.url)
             .map_err(|advice| AddError::Wrong(format!("`{}` is no address of a replica; {advice}", replica.url)))?;
         let name = replica.name.clone().unwrap_or_else(|| endpoint.name());
@@ -273,7 +274,7 @@ impl Node {
 
     /// Takes a replica out of the fleet: what waits there goes elsewhere, what runs there may finish.
     pub fn remove(&self, upstream: &Upstream) {
-        let _one_at_a_time = self.fleet_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.fleet_lock.lock();
         upstream.stop();
         self.driver.tell_of(upstream, Event::ReplicaRemoved { replica: upstream.id });
     }

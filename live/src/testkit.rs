@@ -2,10 +2,11 @@
 
 use crate::server::listener::Listener;
 use crate::upstream::connect::{Connector, Dial, Io, Pool, pool};
+use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -43,7 +44,7 @@ impl Net {
     /// Listens at `host:port`, in place of whoever listened there before.
     pub fn listen(&self, host: &str, port: u16) -> NetListener {
         let (sender, incoming) = mpsc::unbounded_channel();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((host.to_owned(), port), sender);
+        self.0.lock().insert((host.to_owned(), port), sender);
         NetListener { incoming }
     }
 
@@ -52,7 +53,7 @@ impl Net {
     /// # Errors
     /// When nobody listens.
     pub fn connect(&self, host: &str, port: u16) -> io::Result<Io> {
-        let hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let hosts = self.0.lock();
         let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens there");
         let listener = hosts.get(&(host.to_owned(), port)).ok_or_else(refused)?;
         let (ours, theirs) = tokio::io::duplex(1 << 16);

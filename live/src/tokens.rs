@@ -16,9 +16,10 @@ use crate::state::Node;
 use crate::wire::prompt_blocks::{BLOCK, Part, Prompt};
 use crate::wire::request_fields::{self, Extract};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -111,14 +112,14 @@ impl Counter {
 
     /// Tokens of the prompt's text; `symbols` are its whole blocks.
     pub fn count_now(&self, body: &[u8], seed: u64, symbols: &[u64]) -> Option<u32> {
-        let (from, mut tokens) = self.lock().longest(symbols);
+        let (from, mut tokens) = self.held.lock().longest(symbols);
         let texts = request_fields::texts(body, seed, from).ok()?;
         let mut counted = Vec::new();
         let last = texts.parts.len().saturating_sub(1);
         for (nth, part) in texts.parts.iter().enumerate() {
             self.part(part, nth < last, &mut tokens, &mut counted);
         }
-        self.lock().hold(symbols, &counted);
+        self.held.lock().hold(symbols, &counted);
         let around: usize = texts.before.iter().map(|text| (self.encode)(&String::from_utf8_lossy(text), false)).sum();
         let ids = u64::from(texts.ids);
         u32::try_from(tokens + ids + around as u64).ok()
@@ -136,10 +137,6 @@ impl Counter {
             }
             start = end;
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -12,7 +12,6 @@ use gorgo_core::policy::PolicyConfig;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 const HINT: &str = "change it with POST {\"policy\": NAME}";
@@ -117,7 +116,7 @@ pub(super) async fn latency(State(node): Shared) -> Answer {
 
 pub(super) async fn shadow(State(node): Shared) -> Answer {
     let dropped = node.driver.watchers().dropped.load(Ordering::Relaxed);
-    let shadows = node.shadows.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let shadows = node.shadows.lock().clone();
     let rows: Vec<Value> = shadows
         .iter()
         .map(|s| {

@@ -6,12 +6,11 @@ use gorgo_core::fleet::{Kind, Replica};
 use gorgo_core::policy::{Exclusion, PolicyConfig};
 use gorgo_core::{ReplicaId, Time};
 use serde_json::{Value, json};
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 /// Levels for `/metrics`.
 pub(super) fn levels(node: &Node) -> Levels {
-    let shadows = node.shadows.lock().unwrap_or_else(PoisonError::into_inner);
+    let shadows = node.shadows.lock();
     let shadows = shadows
         .iter()
         .map(|s| (s.policy.clone(), s.hit_rate(), s.busiest(), s.mean_ttft_ms().unwrap_or(f64::NAN) / 1e3));

@@ -3,9 +3,10 @@
 use crate::upstream::replica::Upstream;
 use gorgo_core::record::Status;
 use gorgo_core::router::{DecisionRecord, Dispatch};
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 /// Decisions kept of a request.
@@ -59,13 +60,9 @@ pub struct Mailbox(Mutex<Inner>);
 pub type Mail = Arc<Mailbox>;
 
 impl Mailbox {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Tells the task.
     pub(crate) fn put(&self, command: Command) {
-        let mut inner = self.lock();
+        let mut inner = self.0.lock();
         if inner.first.is_none() && inner.more.is_empty() {
             inner.first = Some(command);
         } else {
@@ -80,7 +77,7 @@ impl Mailbox {
 
     /// Notes a decision.
     pub(crate) fn decided(&self, record: Arc<DecisionRecord>) {
-        let mut inner = self.lock();
+        let mut inner = self.0.lock();
         if let Some(before) = inner.last.replace(record) {
             if inner.before.len() + 1 >= DECISIONS {
                 inner.before.remove(0);
@@ -91,12 +88,12 @@ impl Mailbox {
 
     /// The latest decision.
     pub(crate) fn latest(&self) -> Option<Arc<DecisionRecord>> {
-        self.lock().last.clone()
+        self.0.lock().last.clone()
     }
 
     /// Takes all decisions but `known`.
     pub(crate) fn others(&self, known: Option<&Arc<DecisionRecord>>) -> Vec<Arc<DecisionRecord>> {
-        let mut inner = self.lock();
+        let mut inner = self.0.lock();
         let unknown = |one: &Arc<DecisionRecord>| known.is_none_or(|known| !Arc::ptr_eq(one, known));
         let mut all = std::mem::take(&mut inner.before);
         all.retain(unknown);
@@ -106,14 +103,14 @@ impl Mailbox {
 
     /// Whether there is nothing to read. What comes from now on wakes nobody until they ask for it.
     pub(crate) fn is_quiet(&self) -> bool {
-        let mut inner = self.lock();
+        let mut inner = self.0.lock();
         inner.waker = None;
         inner.first.is_none() && inner.more.is_empty()
     }
 
     /// The next command, if there is one.
     pub(crate) fn try_next(&self) -> Option<Command> {
-        let mut inner = self.lock();
+        let mut inner = self.0.lock();
         inner.first.take().or_else(|| inner.more.pop_front())
     }
 
@@ -128,7 +125,7 @@ impl Mailbox {
     /// The next command.
     pub(crate) async fn next(&self) -> Command {
         poll_fn(|cx| {
-            let mut inner = self.lock();
+            let mut inner = self.0.lock();
             if let Some(command) = inner.first.take().or_else(|| inner.more.pop_front()) {
                 return Poll::Ready(command);
             }

@@ -3,8 +3,9 @@
 use crate::observe::request_log::Row;
 use gorgo_core::Time;
 use gorgo_core::record::RequestRecord;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// Rows a capture may hold; what comes later is counted only.
 pub const MOST: usize = 100_000;
@@ -80,10 +81,6 @@ pub struct CaptureStatus {
 pub struct Capture(Mutex<Option<Active>>);
 
 impl Capture {
-    fn lock(&self) -> MutexGuard<'_, Option<Active>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Starts anew, forgetting what was captured before.
     pub fn start(&self, now: Time, unix_ns: u64) -> String {
         let session = format!("trace-{unix_ns}");
@@ -95,13 +92,13 @@ impl Capture {
             replicas: vec![],
             dropped: 0,
         };
-        *self.lock() = Some(active);
+        *self.0.lock() = Some(active);
         session
     }
 
     /// How it stands.
     pub fn status(&self, now: Time) -> CaptureStatus {
-        let guard = self.lock();
+        let guard = self.0.lock();
         let active = guard.as_ref();
         CaptureStatus {
             active: active.is_some(),
@@ -113,13 +110,13 @@ impl Capture {
 
     /// Ends it and hands out what it saw; the caller fills in the rest.
     pub fn stop(&self) -> Option<Seen> {
-        let Active { session, request_ids, records, replicas, dropped, .. } = self.lock().take()?;
+        let Active { session, request_ids, records, replicas, dropped, .. } = self.0.lock().take()?;
         Some(Seen { session, request_ids, records, replicas, dropped })
     }
 
     /// A request ended.
     pub fn push(&self, row: &Row) {
-        let mut guard = self.lock();
+        let mut guard = self.0.lock();
         let Some(active) = guard.as_mut().filter(|a| row.arrived >= a.since) else { return };
         if active.records.len() >= MOST {
             active.dropped += 1;

@@ -6,10 +6,11 @@ use gorgo_core::decide::Key;
 use gorgo_core::decide::{ReplicaState, State};
 use gorgo_core::router::DecisionRecord;
 use http::HeaderValue;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// The ring. Bounded in requests; a request keeps at most eight decisions. They stay numbers until somebody asks.
 #[derive(Debug)]
@@ -32,16 +33,12 @@ impl Explanations {
         Self { most, ring: Mutex::new(VecDeque::new()) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Explained>> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Notes a request that is over, the decision by which it was dispatched last, and others about it.
     pub fn push(&self, row: &Arc<Row>, decision: Option<Arc<DecisionRecord>>, others: Vec<Arc<DecisionRecord>>) {
         if self.most == 0 || (decision.is_none() && others.is_empty()) {
             return;
         }
-        let mut ring = self.lock();
+        let mut ring = self.ring.lock();
         let old = if ring.len() >= self.most { ring.pop_front() } else { None };
         ring.push_back(Explained { row: Arc::clone(row), decision, others });
         drop(ring); // the old one is taken apart without the lock
@@ -51,7 +48,7 @@ impl Explanations {
     /// Everything about the latest request with this `X-Request-ID`, once it is over.
     pub fn explain(&self, request_id: &str) -> Option<Value> {
         let (row, mut decisions) = {
-            let ring = self.lock();
+            let ring = self.ring.lock();
             let Explained { row, decision, others } = ring.iter().rev().find(|one| one.row.id() == request_id)?;
             (Arc::clone(row), others.iter().chain(decision).cloned().collect::<Vec<_>>())
         };

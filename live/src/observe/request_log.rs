@@ -4,12 +4,13 @@ use gorgo_core::policy::{Candidate, Terms};
 use gorgo_core::record::Status;
 use gorgo_core::router::DecisionRecord;
 use gorgo_core::{ReplicaId, Time};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One request as this router saw it.
 #[derive(Debug, Clone)]
@@ -158,10 +159,6 @@ impl Table {
         Self { most, enabled: AtomicBool::new(true), rows: Mutex::new(VecDeque::new()) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Row>>> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether rows are collected.
     pub fn enabled(&self) -> bool {
         self.enabled.load(Ordering::Relaxed)
@@ -177,7 +174,7 @@ impl Table {
         if self.most == 0 || !self.enabled() {
             return;
         }
-        let mut rows = self.lock();
+        let mut rows = self.rows.lock();
         let old = if rows.len() >= self.most { rows.pop_front() } else { None };
         rows.push_back(row);
         drop(rows); // the old one is taken apart without the lock
@@ -186,12 +183,12 @@ impl Table {
 
     /// Forgets all rows; returns how many there were.
     pub fn clear(&self) -> usize {
-        std::mem::take(&mut *self.lock()).len()
+        std::mem::take(&mut *self.rows.lock()).len()
     }
 
     /// The rows, oldest first.
     pub fn rows(&self) -> Vec<Arc<Row>> {
-        self.lock().iter().cloned().collect()
+        self.rows.lock().iter().cloned().collect()
     }
 
     /// gotoni's columns and a few of our own: for each replica of `names` and each that a row's decision saw. Times are true: `ttft_ms` is the

@@ -7,9 +7,10 @@ use gorgo_core::policy::PolicyConfig;
 use gorgo_core::rng;
 use gorgo_core::router::{Action, Event, Router, RouterConfig, Usage};
 use gorgo_core::{RequestId, Time};
+use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// What shadows are told.
@@ -91,7 +92,7 @@ pub async fn run(
         for event in batch.drain(..) {
             shades.iter_mut().for_each(|shade| shade.hear(&event));
         }
-        let mut shown = figures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = figures.lock();
         *shown = shades.iter().map(|shade| shade.stats.clone()).collect();
     }
 }
@@ -198,7 +199,7 @@ mod tests {
         drop(sender);
         let policies = [PolicyConfig::default(), PolicyConfig::parse("round-robin", Default::default()).unwrap()];
         run(&policies, &RouterConfig::default(), 1, receiver, Arc::clone(&figures)).await;
-        let figures = figures.lock().unwrap();
+        let figures = figures.lock();
         assert_eq!((figures[0].decided, figures[0].cached_tokens, figures[0].prompt_tokens), (4, 300, 400));
         assert_eq!((figures[1].cached_tokens, figures[1].dispatched.clone()), (200, vec![2, 2]));
         assert!((figures[1].busiest() - 1.0).abs() < 1e-9 && figures[0].mean_ttft_ms().is_some());

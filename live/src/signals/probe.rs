@@ -27,7 +27,7 @@ const PAGE: usize = 8 << 20;
 /// Begins to watch a replica; the tasks end when it leaves.
 pub(crate) fn watch(node: &Arc<Node>, upstream: &Arc<Upstream>) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-    let mut tasks = upstream.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut tasks = upstream.tasks.lock();
     let (n, u) = (Arc::clone(node), Arc::clone(upstream));
     tasks.push(runtime.spawn(probes(n, u)).abort_handle());
     let (n, u) = (Arc::clone(node), Arc::clone(upstream));

@@ -12,9 +12,10 @@ use futures_util::stream;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -119,10 +120,6 @@ impl Drop for Active {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Engine {
     /// Starts one at `name:8080`.
     pub fn start(net: &Net, name: &str, script: Script) -> Self {
@@ -154,22 +151,22 @@ impl Engine {
 
     /// Changes its behaviour.
     pub fn script(&self, change: impl FnOnce(&mut Script)) {
-        change(&mut lock(&self.inner.script));
+        change(&mut self.inner.script.lock());
     }
 
     /// What it got, health checks aside.
     pub fn seen(&self) -> Vec<Seen> {
-        lock(&self.inner.log).seen.clone()
+        self.inner.log.lock().seen.clone()
     }
 
     /// Request ids it was told to abort.
     pub fn aborted(&self) -> Vec<String> {
-        lock(&self.inner.log).aborted.clone()
+        self.inner.log.lock().aborted.clone()
     }
 
     /// How often its cache was flushed.
     pub fn flushed(&self) -> usize {
-        lock(&self.inner.log).flushed
+        self.inner.log.lock().flushed
     }
 
     /// Requests being served, dropped before their end, and finished.
@@ -200,13 +197,13 @@ async fn metrics(State(inner): State<Arc<Inner>>) -> String {
 }
 
 async fn flush(State(inner): State<Arc<Inner>>) -> &'static str {
-    lock(&inner.log).flushed += 1;
+    inner.log.lock().flushed += 1;
     "Cache flushed.\n"
 }
 
 async fn abort(State(inner): State<Arc<Inner>>, body: Bytes) -> StatusCode {
     let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-    lock(&inner.log).aborted.push(value["rid"].as_str().unwrap_or_default().to_owned());
+    inner.log.lock().aborted.push(value["rid"].as_str().unwrap_or_default().to_owned());
     StatusCode::OK
 }
 
@@ -224,7 +221,7 @@ async fn echo_body(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: By
 }
 
 fn note(inner: &Inner, path: String, headers: HeaderMap, body: Bytes) {
-    lock(&inner.log).seen.push(Seen { path, headers, body });
+    inner.log.lock().seen.push(Seen { path, headers, body });
 }
 
 async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
@@ -232,7 +229,7 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     let Ok(body) = axum::body::to_bytes(body, 64 << 20).await else { return StatusCode::BAD_REQUEST.into_response() };
     note(&inner, parts.uri.path_and_query().map_or(String::new(), ToString::to_string), parts.headers, body.clone());
     let mut active = Active::new(Arc::clone(&inner));
-    let script = lock(&inner.script).clone();
+    let script = inner.script.lock().clone();
     let value: Value = serde_json::from_slice(&body).unwrap_or_default();
     let usage = json!({
         "prompt_tokens": body.len() / 4, "completion_tokens": script.tokens, "total_tokens": 0,

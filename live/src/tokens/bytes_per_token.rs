@@ -1,8 +1,8 @@
 //! Bytes a token, learned per model from the engines' own counts.
 
 use crate::wire::prompt_blocks::START_RATIO;
+use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use std::sync::{Mutex, PoisonError};
 
 /// Weight of a new sample.
 const ALPHA: f64 = 0.1;
@@ -16,7 +16,7 @@ pub struct Ratios(Mutex<FxHashMap<String, f64>>);
 impl Ratios {
     /// The ratio of a model.
     pub fn get(&self, model: Option<&str>) -> f64 {
-        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let map = self.0.lock();
         map.get(model.unwrap_or("")).copied().unwrap_or(START_RATIO)
     }
 
@@ -26,7 +26,7 @@ impl Ratios {
             return;
         }
         let sample = (bytes as f64 / f64::from(tokens)).clamp(0.5, 16.0);
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.0.lock();
         let full = map.len() >= MODELS;
         match map.get_mut(model.unwrap_or("")) {
             Some(ratio) => *ratio += ALPHA * (sample - *ratio),
@@ -37,7 +37,7 @@ impl Ratios {
 
     /// All models and their ratios, by name.
     pub fn all(&self) -> Vec<(String, f64)> {
-        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let map = self.0.lock();
         let mut all: Vec<_> = map.iter().map(|(model, ratio)| (model.clone(), *ratio)).collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all

@@ -1,7 +1,7 @@
 //! What a chat template puts around the text, learned per model from the engines' own counts.
 
+use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use std::sync::{Mutex, PoisonError};
 
 /// Weight of a new sample.
 const ALPHA: f64 = 0.1;
@@ -18,7 +18,7 @@ pub(crate) struct Overheads(Mutex<FxHashMap<(String, bool), f64>>);
 impl Overheads {
     /// Tokens around a prompt of `messages`.
     pub(crate) fn get(&self, model: Option<&str>, messages: u32) -> u32 {
-        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let map = self.0.lock();
         let start = if messages > 0 { START } else { 0.0 };
         let each = map.get(&(model.unwrap_or("").to_owned(), messages > 0)).copied().unwrap_or(start);
         (each * (f64::from(messages) + 1.0)).round() as u32
@@ -29,7 +29,7 @@ impl Overheads {
         let each = (f64::from(all) - f64::from(text)) / (f64::from(messages) + 1.0);
         // Less than nothing is another tokenizer's count, and no template takes a thousand tokens a message.
         let each = each.clamp(0.0, 1_000.0);
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.0.lock();
         let full = map.len() >= MODELS;
         match map.get_mut(&(model.unwrap_or("").to_owned(), messages > 0)) {
             Some(known) => *known += ALPHA * (each - *known),
@@ -52,6 +52,6 @@ mod tests {
         assert_eq!((overheads.get(Some("a"), 3), overheads.get(Some("a"), 0)), (12, 1));
         assert_eq!((overheads.get(Some("a"), 9), overheads.get(Some("b"), 3)), (30, 20));
         (0..1_000).for_each(|i| overheads.learn(Some(&i.to_string()), 1, 10, 90));
-        assert_eq!((overheads.get(Some("999"), 1), overheads.0.lock().unwrap().len()), (10, MODELS));
+        assert_eq!((overheads.get(Some("999"), 1), overheads.0.lock().len()), (10, MODELS));
     }
 }

@@ -15,11 +15,12 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use parking_lot::{Mutex, MutexGuard};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use thiserror::Error;
@@ -118,15 +119,9 @@ impl fmt::Debug for Links {
     }
 }
 
-impl Shelf {
-    fn lock(&self) -> MutexGuard<'_, Idle> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Links {
     fn here(&self) -> MutexGuard<'_, Idle> {
-        self.0[workers::here()].lock()
+        self.0[workers::here()].0.lock()
     }
 
     fn give(&self, mut link: Box<Link>) {
@@ -141,7 +136,7 @@ impl Links {
     /// Closes what was not used for `keep_alive`.
     pub(crate) fn sweep(&self, keep_alive: Duration) {
         for shelf in &self.0 {
-            let mut idle = shelf.lock();
+            let mut idle = shelf.0.lock();
             let old = idle.iter().take_while(|link| link.idle_since.elapsed() >= keep_alive).count();
             let closed: Vec<_> = idle.drain(..old).collect();
             drop(idle); // closing takes system calls

@@ -7,9 +7,10 @@ use gorgo_core::fleet::Kind;
 use http::header::{AUTHORIZATION, HOST, HeaderMap};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request};
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use tokio::task::AbortHandle;
 
 /// One replica or peer; lives as long as requests to it do.
@@ -85,7 +86,7 @@ impl Upstream {
 
     /// Stops watching it.
     pub fn stop(&self) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut tasks = self.tasks.lock();
         tasks.drain(..).for_each(|task| task.abort());
     }
 
