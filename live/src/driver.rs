@@ -166,7 +166,7 @@ impl Driver {
 
     /// Tells every request that the router ends what is open. Those that arrive later must ask for the phase.
     pub(crate) fn stop_requests(&self) {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         inner.mail.values().for_each(|mail| mail.put(Command::Stop));
     }
 

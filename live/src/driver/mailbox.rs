@@ -116,7 +116,7 @@ impl Mailbox {
 
     /// Has the task woken by the next command; false if there is one already.
     pub(crate) fn wait(&self, waker: &Waker) -> bool {
-        let mut inner = self.lock();
+        let mut inner = self.0.lock();
         let quiet = inner.first.is_none() && inner.more.is_empty();
         inner.waker = quiet.then(|| waker.clone());
         quiet
