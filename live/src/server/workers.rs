@@ -1,9 +1,11 @@
-//! Threads that drive connections, each with its own events, timers and tasks.
+//! Worker threads, each with a runtime of its own that drives its share of the connections.
 //!
-//! A connection stays with the thread it was given to, and so do those to replicas that its requests use: what one
-//! request touches stays in one core's caches, and no thread wakes another for it. tokio's shared threads would hand
-//! it round. Probes, scrapes and timers of the core stay on the runtime that started the router.
+//! A client connection and the replica connections that its requests use stay on one thread: what one request touches
+//! stays in one core's caches, and no thread wakes another. tokio's work-stealing runtime would move tasks between
+//! threads. The same design as `NoSteal` in pingora-runtime. Probes, scrapes and the core's timer stay on the runtime
+//! that started the router.
 
+use crate::supervise;
 use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
@@ -12,19 +14,19 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// Most threads: decisions are made one at a time, so that more would only wait for each other.
+/// Most worker threads. Decisions are made one at a time, so more threads would only wait for each other.
 pub const MOST: usize = 8;
 
 thread_local! {
     static HERE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The number of this thread: from 1 on for those that drive connections, 0 for all others.
+/// The index of this thread: workers count from 1, any other thread is 0.
 pub(crate) fn here() -> usize {
     HERE.get()
 }
 
-/// The threads. They end when this is dropped.
+/// The worker threads. They end when this is dropped.
 #[derive(Debug)]
 pub struct Workers(Vec<Worker>);
 
@@ -36,22 +38,22 @@ struct Worker {
 }
 
 impl Workers {
-    /// None: connections are driven by the runtime that serves.
+    /// No threads: connections run on the runtime that serves.
     pub fn none() -> Self {
         Self(Vec::new())
     }
 
-    /// `threads` of them, at most [`MOST`]; 0 stands for as many as there are cores.
+    /// Starts `threads` workers, at most [`MOST`]; 0 means one a core.
     ///
     /// # Errors
-    /// When the system gives no more threads.
+    /// When the system refuses a thread.
     pub fn start(threads: usize) -> io::Result<Self> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if threads == 0 { cores() } else { threads };
         (1..=threads.min(MOST)).map(Worker::start).collect::<io::Result<_>>().map(Self)
     }
 
-    /// A place for one more connection, at the thread that has the fewest.
+    /// Assigns one more connection to the worker with the fewest.
     pub(crate) fn place(&self) -> Option<Place> {
         let worker = self.0.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed))?;
         worker.connections.fetch_add(1, Ordering::Relaxed);
@@ -66,26 +68,29 @@ impl Worker {
         let handle = runtime.handle().clone();
         std::thread::Builder::new().name(format!("gorgo-{number}")).spawn(move || {
             HERE.set(number);
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = ended => {}
-                    () = ticking() => {}
-                }
-            });
+            let run = || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = ended => {}
+                        () = tick() => {}
+                    }
+                });
+            };
+            supervise::essential_thread("worker thread", run);
         })?;
         Ok(Self { handle, connections: Arc::default(), _until: until })
     }
 }
 
-/// A timer that is earlier than all others makes tokio wake the thread it is set in, by a system call, though that
-/// thread is just setting it. With one always near, those of connections are never the first.
-async fn ticking() {
+/// Setting a timer that becomes the earliest makes tokio write to the thread's eventfd. A tick every second keeps an
+/// earlier timer pending, so that connections' timers never cause that system call.
+async fn tick() {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
-/// One connection's place; given back when dropped.
+/// One connection's place on a worker; released when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) handle: Handle,
