@@ -1,12 +1,16 @@
-//! A router as a process: real sockets, signals, keys from the environment.
+//! A router as a process: real sockets, signal handlers, keys from the environment.
 
 use crate::config::Config;
+use crate::server::reload::reload;
+use crate::server::serve::serve_on;
+use crate::server::start::{StartError, start};
 use crate::server::workers::Workers;
-use crate::server::{self, StartError};
-use crate::state::Reread;
+use crate::state::ConfigSource;
+use crate::supervise;
 use crate::upstream::connect;
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Fills keys that no file gives from `GORGO_API_KEY` and `GORGO_ADMIN_KEY`.
 pub fn keys_from_environment(config: &mut Config) {
@@ -20,56 +24,91 @@ pub fn keys_from_environment(config: &mut Config) {
     }
 }
 
-/// Serves until SIGTERM or SIGINT; SIGHUP reads the configuration again. `ready` is told the address.
+/// Handlers of SIGTERM, SIGINT and SIGHUP. A signal that arrives between [`Signals::install`] and [`run`] is handled
+/// by `run`; before the handlers are installed, SIGTERM kills the process. So install them before anything shows other
+/// programs that the router is there: a pid file, an open port.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Installs the handlers; to be called in the runtime that runs the router.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn install() -> Result<Self, StartError> {
+        let handle = |kind| signal(kind).map_err(StartError::Signals);
+        Ok(Self {
+            terminate: handle(SignalKind::terminate())?,
+            interrupt: handle(SignalKind::interrupt())?,
+            hangup: handle(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Serves until SIGTERM or SIGINT; SIGHUP reloads the configuration. `ready` gets the address once it is listened on.
+/// Returns the number of connections that were cut at the end.
 ///
 /// # Errors
 /// When it cannot start; see [`StartError`].
 pub async fn run(
     config: Config,
-    reread: Option<Reread>,
+    source: Option<ConfigSource>,
+    signals: Signals,
     ready: impl FnOnce(std::net::SocketAddr),
 ) -> Result<usize, StartError> {
+    let Signals { mut terminate, mut interrupt, mut hangup } = signals;
     let listen = config.listen;
     let listener = TcpListener::bind(listen).await.map_err(|why| StartError::Listen { listen, why })?;
     let workers = Workers::start(config.limits.threads).map_err(StartError::Threads)?;
-    let node = server::start(config, reread, connect::tcp())?;
+    let state = start(config, source, connect::tcp())?;
     #[cfg(feature = "otel")]
     if let Some(settings) = crate::observe::otel::Settings::from_environment(|name| std::env::var(name).ok())
         .map_err(StartError::Environment)?
     {
         let trust = crate::server::tls::client(&crate::config::Tls::default())?;
         let connector = connect::Connector::new(connect::tcp(), trust, settings.timeout);
-        crate::observe::otel::start(&node, settings, connect::pool(connector, std::time::Duration::from_secs(4)));
+        crate::observe::otel::start(&state, settings, connect::pool(connector, std::time::Duration::from_secs(4)));
     }
-    let reloading = Arc::clone(&node);
-    let hangups = tokio::spawn(async move {
-        use tokio::signal::unix::{SignalKind, signal};
-        let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    let reloaded = Arc::clone(&state);
+    let reloads = tokio::spawn(supervise::logged("reload on SIGHUP", async move {
         while hangup.recv().await.is_some() {
-            if let Err(error) = server::reload(&reloading) {
-                tracing::error!(%error, "configuration not taken over; the old one stays");
+            if let Err(error) = reload(&reloaded) {
+                tracing::error!(%error, "cannot reload the configuration; the old one stays");
             }
         }
-    });
+    }));
     ready(listener.local_addr().unwrap_or(listen));
-    let cut = server::serve_on(&workers, Arc::clone(&node), listener, stop_signal()).await;
-    hangups.abort();
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let cut = serve_on(&workers, Arc::clone(&state), listener, stop).await;
+    reloads.abort();
     #[cfg(feature = "otel")]
-    node.otel.flush(std::time::Duration::from_secs(5)).await;
+    state.otel.flush(std::time::Duration::from_secs(5)).await;
     cut
 }
 
-async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    match (terminate, interrupt) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        }
-        // Without signals the process ends when it is killed.
-        _ => std::future::pending().await,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Signal, getpid, kill_process};
+
+    #[tokio::test]
+    async fn a_router_that_is_stopped_before_it_is_up_stops_in_order() {
+        let signals = Signals::install().unwrap();
+        kill_process(getpid(), Signal::TERM).unwrap();
+        let mut config = Config { listen: ([127, 0, 0, 1], 0).into(), ..Config::default() };
+        config.limits.threads = 1;
+        config.timeouts.settle_ms = 0;
+        let mut was_up = false;
+        assert_eq!(run(config, None, signals, |_| was_up = true).await.unwrap(), 0, "no connection was cut");
+        assert!(was_up);
     }
 }

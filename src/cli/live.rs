@@ -7,12 +7,11 @@ use clap::{Args as ClapArgs, Subcommand};
 use gorgo_core::settings::{parse_assignment, renamed_presets, set_key};
 use gorgo_live::client::Admin;
 use gorgo_live::config::{Config, ConfigError, Role, Tls};
-use gorgo_live::state::Reread;
+use gorgo_live::{ConfigSource, Signals};
 use http::Method;
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// How a router is started. What the command line says lies over what the file says.
 #[derive(Debug, Clone, ClapArgs)]
@@ -79,7 +78,7 @@ impl StartArgs {
         }
         renamed_presets(&settings).iter().for_each(|note| tracing::warn!("{note}"));
         let mut config = Config::from_table(settings)?;
-        gorgo_live::run::keys_from_environment(&mut config);
+        gorgo_live::keys_from_environment(&mut config);
         config.check()?;
         Ok(config)
     }
@@ -117,22 +116,28 @@ impl StartArgs {
             ))?;
             return Ok(());
         }
-        let mut pid_file = self.pid_file.as_deref().map(PidFile::take).transpose()?;
         super::raise_file_limit(config.limits.connections);
         let kind = if role == Role::Edge { "lb" } else { "proxy" };
         let again = self.clone();
-        let reread = Reread(Arc::new(move || again.read(role, &replicas, &peers)));
+        let source = ConfigSource::new(move || again.read(role, &replicas, &peers));
+        let given_pid_file = self.pid_file;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-        let cut = runtime.block_on(gorgo_live::run::run(config, Some(reread), |at| {
-            if pid_file.is_none() {
-                match PidFile::take(&stop::default_path(kind, at.port())) {
-                    Ok(taken) => pid_file = Some(taken),
-                    Err(error) => tracing::warn!("`gorgo {kind} stop` will not find this router: {error:#}"),
+        let cut = runtime.block_on(async {
+            // Before the pid file: a program that reads that may send SIGTERM at once.
+            let signals = Signals::install()?;
+            let mut pid_file = given_pid_file.as_deref().map(PidFile::take).transpose()?;
+            let ready = |at: SocketAddr| {
+                if pid_file.is_none() {
+                    match PidFile::take(&stop::default_path(kind, at.port())) {
+                        Ok(taken) => pid_file = Some(taken),
+                        Err(error) => tracing::warn!("`gorgo {kind} stop` will not find this router: {error:#}"),
+                    }
                 }
-            }
-            let _ = say(format_args!("listening on {at}"));
-        }))?;
+                let _ = say(format_args!("listening on {at}"));
+            };
+            anyhow::Ok(gorgo_live::run(config, Some(source), signals, ready).await?)
+        })?;
         if cut > 0 {
             bail!("{cut} connections were cut because draining took too long");
         }
