@@ -6,7 +6,7 @@
 use crate::request::body::Body;
 use crate::request::errors::refusal;
 use crate::request::headers;
-use crate::state::{Node, Phase};
+use crate::state::{AppState, Phase};
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
@@ -33,7 +33,7 @@ pub struct PeerWord {
     pub unix_ns: u64,
 }
 
-type Shared = State<Arc<Node>>;
+type Shared = State<Arc<AppState>>;
 
 /// An answer, or a refusal with its reason.
 type Answer = Result<Response, Refusal>;
@@ -74,7 +74,7 @@ pub(crate) fn is_admin(path: &str) -> bool {
 }
 
 /// The routes.
-pub fn routes(node: Arc<Node>) -> Router {
+pub fn routes(node: Arc<AppState>) -> Router {
     let common = || {
         Router::new()
             .route("/policy", get(common::policy).post(common::set_policy).put(common::set_policy))
@@ -168,7 +168,7 @@ async fn prometheus(State(node): Shared) -> Response {
 }
 
 async fn explain(State(node): Shared, Path(id): Path<String>) -> Answer {
-    match node.driver.watchers().explanations.explain(&id) {
+    match node.driver.observers().explanations.explain(&id) {
         Some(value) => tell(&value),
         None => {
             let message = format!(

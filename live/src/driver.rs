@@ -5,7 +5,7 @@
 
 use crate::driver::clock::Clock;
 use crate::driver::mailbox::{Command, Mail};
-use crate::driver::observers::Watchers;
+use crate::driver::observers::Observers;
 use crate::upstream::replica::Upstream;
 use gorgo_core::fleet::ReplicaSpec;
 use gorgo_core::policy::PolicyConfig;
@@ -38,7 +38,7 @@ pub struct Driver {
     clock: Clock,
     timer: watch::Sender<Time>,
     next: AtomicU64,
-    watchers: Watchers,
+    observers: Observers,
 }
 
 impl std::fmt::Debug for Driver {
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Driver {
 
 impl Driver {
     /// A driver of a router without replicas. Index symbols weigh in proportion to their number.
-    pub fn new(config: RouterConfig, policy: PolicyConfig, seed: u64, clock: Clock, watchers: Watchers) -> Self {
+    pub fn new(config: RouterConfig, policy: PolicyConfig, seed: u64, clock: Clock, observers: Observers) -> Self {
         let router = Router::new(config, policy.build(), None, rng::stream(seed, "policy", 0));
         let inner = Inner {
             router,
@@ -60,7 +60,7 @@ impl Driver {
             last: Time::ZERO,
         };
         let (timer, _) = watch::channel(Time::NEVER);
-        Self { inner: Mutex::new(inner), clock, timer, next: AtomicU64::new(1), watchers }
+        Self { inner: Mutex::new(inner), clock, timer, next: AtomicU64::new(1), observers }
     }
 
     /// The clock.
@@ -69,8 +69,8 @@ impl Driver {
     }
 
     /// What watches decisions.
-    pub fn watchers(&self) -> &Watchers {
-        &self.watchers
+    pub fn observers(&self) -> &Observers {
+        &self.observers
     }
 
     /// An id no request in flight has.
@@ -207,13 +207,13 @@ impl Driver {
     }
 
     fn handle_at(&self, now: Time, inner: &mut Inner, event: Event<u64>) {
-        self.watchers.event(now, &event);
+        self.observers.event(now, &event);
         let mut actions = std::mem::take(&mut inner.actions);
         inner.router.handle(now, event, &mut actions);
         for action in actions.drain(..) {
             match action {
                 Action::Decided(record) => {
-                    self.watchers.decided(&record);
+                    self.observers.decided(&record);
                     if let Some(mail) = inner.mail.get(&record.id) {
                         mail.decided(record);
                     }
@@ -230,7 +230,7 @@ impl Driver {
                     if let Some(mail) = inner.mail.remove(&id) {
                         mail.put(Command::Done { status, reason });
                     }
-                    self.watchers.done(now, id);
+                    self.observers.done(now, id);
                 }
                 Action::SetTimer(at) => {
                     self.timer.send_replace(at);

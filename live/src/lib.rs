@@ -24,5 +24,13 @@ pub mod tokens;
 pub mod upstream;
 pub mod wire;
 
+mod idle_timer;
+mod supervise;
+
+pub use run::{Signals, keys_from_environment, run};
+pub use server::serve::serve;
+pub use server::start::{StartError, start};
+pub use state::{AppState, ConfigSource};
+
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

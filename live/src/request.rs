@@ -8,4 +8,5 @@ pub mod headers;
 pub mod response_body;
 
 pub(crate) mod attempt;
+pub(crate) mod context;
 pub(crate) mod read_body;

@@ -1,156 +1,118 @@
-//! One router process: what its tasks share.
+//! The state that all tasks of one router share.
 
-use crate::config::{Config, Role};
+use crate::config::{Config, ConfigError, ReplicaConfig, Role};
 use crate::driver::Driver;
 use crate::driver::clock::Clock;
 use crate::observe::capture::Capture;
 use crate::observe::metrics::Metrics;
 use crate::observe::request_log::Table;
 use crate::observe::shadow::Figures;
+use crate::server::keys::Keys;
 use crate::tokens::Counter;
 use crate::tokens::bytes_per_token::Ratios;
 use crate::upstream::connect::{Connector, Endpoint};
 use crate::upstream::replica::Upstream;
 use gorgo_core::MAX_REPLICAS;
 use gorgo_core::fleet::{Kind, ReplicaSpec};
+use gorgo_core::policy::Exclusion;
 use gorgo_core::router::Event;
 use http::HeaderValue;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use subtle::ConstantTimeEq;
+use thiserror::Error;
 use tokio::sync::Semaphore;
 
-/// Whether the router takes requests.
+/// How far the router's shutdown is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// It does.
+    /// Not stopping.
     Serving,
-    /// It was told to stop: not ready, but still answering.
+    /// Not ready any more, but still accepting connections and requests.
     Settling,
     /// No new connections; open requests finish.
     Draining,
-    /// Their time is up: what is open ends.
+    /// The time to drain is over: open requests are ended.
     Ending,
 }
 
-/// The keys in force. Never logged: there is no way to print them.
-#[derive(Clone, Default)]
-pub struct Keys {
-    /// What clients show.
-    pub api: Option<String>,
-    /// What operators and peers show.
-    pub admin: Option<String>,
-}
+/// Reads the configuration again: the file, with the command line's settings over it.
+#[derive(Clone)]
+pub struct ConfigSource(Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>);
 
-impl std::fmt::Debug for Keys {
+impl std::fmt::Debug for ConfigSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Keys(..)")
+        f.write_str("ConfigSource(..)")
     }
 }
 
-impl Keys {
-    /// The keys of a configuration, their files read.
+impl ConfigSource {
+    /// A source that calls `read` for each reload.
+    pub fn new(read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// Reads the configuration.
     ///
     /// # Errors
-    /// When a file cannot be read.
-    pub fn load(config: &Config) -> Result<Self, crate::config::ConfigError> {
-        let one = |inline: &Option<String>, file: &Option<std::path::PathBuf>| match file {
-            Some(path) => Config::secret(path).map(Some),
-            None => Ok(inline.clone()),
-        };
-        let security = &config.security;
-        Ok(Self {
-            api: one(&security.api_key, &security.api_key_file)?,
-            admin: one(&security.admin_key, &security.admin_key_file)?,
-        })
-    }
-
-    /// Whether a client showing `key` may send requests. The admin key may do what the API key may.
-    pub fn may_ask(&self, key: Option<&[u8]>) -> bool {
-        self.api.is_none() || matches(self.api.as_deref(), key) || matches(self.admin.as_deref(), key)
-    }
-
-    /// Whether it may administrate.
-    pub fn may_administrate(&self, key: Option<&[u8]>) -> bool {
-        match (&self.admin, &self.api) {
-            (Some(_), _) => matches(self.admin.as_deref(), key),
-            // With an API key only, nobody who lacks it may change anything.
-            (None, Some(_)) => matches(self.api.as_deref(), key),
-            (None, None) => true,
-        }
+    /// When it cannot be read or used.
+    pub(crate) fn read(&self) -> Result<Config, ConfigError> {
+        (self.0)()
     }
 }
 
-fn matches(known: Option<&str>, shown: Option<&[u8]>) -> bool {
-    match (known, shown) {
-        (Some(known), Some(shown)) => bool::from(known.as_bytes().ct_eq(shown)),
-        _ => false,
-    }
-}
-
-/// Reads the configuration again: the file, with what the command line lays over it.
-#[derive(Clone)]
-pub struct Reread(pub Arc<dyn Fn() -> Result<Config, crate::config::ConfigError> + Send + Sync>);
-
-impl std::fmt::Debug for Reread {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Reread(..)")
-    }
-}
-
-/// The shared state. See the module page.
+/// The state of one router.
 #[derive(Debug)]
-pub struct Node {
-    /// The core router's driver.
+pub struct AppState {
+    /// The driver of the core router.
     pub driver: Driver,
     /// Opens connections to replicas.
     pub connector: Connector,
     /// Metrics.
     pub metrics: Metrics,
-    /// Rows of requests.
+    /// The latest requests.
     pub table: Table,
-    /// Bytes a token.
+    /// Learned bytes a token, per model.
     pub ratios: Ratios,
-    /// Counts tokens, if a tokenizer is configured.
+    /// Counts prompts' tokens, if a tokenizer is configured.
     pub counter: Option<Arc<Counter>>,
-    /// What shadow policies would have done.
+    /// Figures of the shadow policies.
     pub shadows: Figures,
     /// Timeline capture.
     pub capture: Capture,
-    /// Traces for a collector.
+    /// Traces for an OpenTelemetry collector.
     #[cfg(feature = "otel")]
     pub otel: crate::observe::otel::Otel,
-    /// Requests that may still be let in.
-    pub slots: Arc<Semaphore>,
-    /// KiB of bodies that may still be read.
+    /// A permit for each further request.
+    pub request_permits: Arc<Semaphore>,
+    /// A permit for each further KiB of request bodies.
     pub body_kib: Arc<Semaphore>,
-    /// Keys the hashes of prompts; random per process.
+    /// Seed of the prompts' hashes; random per process.
     pub seed: u64,
-    /// Reads the configuration again, for reloads.
-    pub reread: Option<Reread>,
+    /// Where a reload reads the configuration; `None` without a file.
+    pub config_source: Option<ConfigSource>,
     config: RwLock<Arc<Config>>,
     keys: RwLock<Arc<Keys>>,
     phase: AtomicU8,
-    /// Adding and removing replicas is one at a time.
+    /// Held while a replica is added or removed.
     pub(crate) fleet_lock: Mutex<()>,
 }
 
-/// What a node is made of.
-pub(crate) struct Parts {
+/// What [`AppState::new`] takes.
+pub(crate) struct AppParts {
     pub(crate) driver: Driver,
     pub(crate) connector: Connector,
     pub(crate) shadows: Figures,
     pub(crate) config: Config,
     pub(crate) keys: Keys,
     pub(crate) counter: Option<Arc<Counter>>,
-    pub(crate) reread: Option<Reread>,
+    pub(crate) config_source: Option<ConfigSource>,
 }
 
-impl Node {
-    pub(crate) fn new(parts: Parts) -> Self {
+impl AppState {
+    pub(crate) fn new(parts: AppParts) -> Self {
         use std::hash::BuildHasher;
-        let Parts { driver, connector, shadows, config, keys, counter, reread } = parts;
+        let AppParts { driver, connector, shadows, config, keys, counter, config_source } = parts;
         Self {
             driver,
             connector,
@@ -162,11 +124,11 @@ impl Node {
             capture: Capture::default(),
             #[cfg(feature = "otel")]
             otel: crate::observe::otel::Otel::default(),
-            slots: Arc::new(Semaphore::new(config.limits.requests)),
+            request_permits: Arc::new(Semaphore::new(config.limits.requests)),
             body_kib: Arc::new(Semaphore::new(config.limits.bodies_bytes >> 10)),
-            // The standard library's hasher is keyed at random per process; that is all that is wanted here.
+            // The standard library keys its hasher at random per process.
             seed: std::hash::RandomState::new().hash_one(std::process::id()),
-            reread,
+            config_source,
             config: RwLock::new(Arc::new(config)),
             keys: RwLock::new(Arc::new(keys)),
             phase: AtomicU8::new(0),
@@ -188,21 +150,21 @@ impl Node {
         Arc::clone(&self.keys.read())
     }
 
-    /// Looks at the keys in force, without holding on to them.
-    pub(crate) fn with_keys<T>(&self, look: impl FnOnce(&Keys) -> T) -> T {
-        look(&self.keys.read())
+    /// Calls `f` with the keys in force; cheaper than [`Self::keys`].
+    pub(crate) fn with_keys<T>(&self, f: impl FnOnce(&Keys) -> T) -> T {
+        f(&self.keys.read())
     }
 
     pub(crate) fn set_keys(&self, keys: Keys) {
         *self.keys.write() = Arc::new(keys);
     }
 
-    /// The clock.
+    /// The clock of the core's times.
     pub fn clock(&self) -> Clock {
         self.driver.clock()
     }
 
-    /// Whether it takes requests.
+    /// How far the shutdown is.
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Serving,
@@ -216,12 +178,12 @@ impl Node {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// Names of all replicas by slot, removed ones included until another has their slot.
+    /// The replicas' names in order of their slots; a removed replica keeps its slot until another needs it.
     pub fn names(&self) -> Vec<String> {
         self.driver.read(|_, upstreams, _| upstreams.iter().map(|u| u.name.clone()).collect())
     }
 
-    /// The replica of this name or `host:port` that is in the fleet.
+    /// The replica of the fleet with this name or `host:port`.
     pub fn find(&self, name: &str) -> Option<Arc<Upstream>> {
         let wanted = Endpoint::parse(name).ok().map(|e| e.name());
         self.driver.read(|router, upstreams, _| {
@@ -231,16 +193,12 @@ impl Node {
         })
     }
 
-    /// Adds a replica and begins to watch it.
+    /// Adds a replica. It is not probed yet: see `server::fleet::join`.
     ///
     /// # Errors
     /// One sentence when the URL is wrong, the name is taken or the fleet is full.
-    pub fn add(
-        self: &Arc<Self>,
-        replica: &crate::config::ReplicaConfig,
-        kind: Kind,
-    ) -> Result<Arc<Upstream>, AddError> {
-        let _one_at_a_time = self.fleet_lock.lock();
+    pub(crate) fn add(&self, replica: &ReplicaConfig, kind: Kind) -> Result<Arc<Upstream>, AddError> {
+        let _held = self.fleet_lock.lock();
         let endpoint = Endpoint::parse(&replica.url)
             .map_err(|advice| AddError::Wrong(format!("`{}` is no address of a replica; {advice}", replica.url)))?;
         let name = replica.name.clone().unwrap_or_else(|| endpoint.name());
@@ -268,29 +226,23 @@ impl Node {
         if let Some(old) = old.filter(|old| !self.names().contains(&old.name)) {
             self.metrics.forget(&old.name);
         }
-        crate::signals::probe::watch(self, &upstream);
         Ok(upstream)
     }
 
-    /// Takes a replica out of the fleet: what waits there goes elsewhere, what runs there may finish.
+    /// Removes a replica from the fleet: requests that wait at it are dispatched to others, those that run finish.
     pub fn remove(&self, upstream: &Upstream) {
-        let _one_at_a_time = self.fleet_lock.lock();
+        let _held = self.fleet_lock.lock();
         upstream.stop();
         self.driver.tell_of(upstream, Event::ReplicaRemoved { replica: upstream.id });
     }
 
-    /// Whether some replica can be used now.
+    /// The number of replicas that may be used now, and of all replicas.
     pub fn usable(&self) -> (usize, usize) {
         self.driver.read(|router, _, now| {
             let gates = &router.config().gates;
-            let here = router.replicas().iter().filter(|r| !r.removed);
-            let usable = here.clone().filter(|r| {
-                !matches!(
-                    r.closed(now, gates),
-                    Some(gorgo_core::policy::Exclusion::Unhealthy | gorgo_core::policy::Exclusion::Draining)
-                )
-            });
-            (usable.count(), here.count())
+            let unusable = |exclusion| matches!(exclusion, Some(Exclusion::Unhealthy | Exclusion::Draining));
+            let all = router.replicas().iter().filter(|r| !r.removed);
+            (all.clone().filter(|r| !unusable(r.closed(now, gates))).count(), all.count())
         })
     }
 
@@ -301,21 +253,14 @@ impl Node {
 }
 
 /// Why a replica was not added.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AddError {
-    /// It is there already, under this name.
+    /// A replica with this name or address is in the fleet.
+    #[error("`{0}` is in the fleet already")]
     Exists(String),
-    /// It cannot be, for this reason.
+    /// One sentence on what is wrong.
+    #[error("{0}")]
     Wrong(String),
-}
-
-impl std::fmt::Display for AddError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Exists(name) => write!(f, "`{name}` is in the fleet already"),
-            Self::Wrong(why) => f.write_str(why),
-        }
-    }
 }
 
 fn bearer(key: &str) -> Result<HeaderValue, AddError> {
@@ -323,28 +268,4 @@ fn bearer(key: &str) -> Result<HeaderValue, AddError> {
     let mut value = value.map_err(|_| AddError::Wrong("the API key holds characters no header can".to_owned()))?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_open_what_they_should_and_nothing_else() {
-        let keys = |api: &str, admin: &str| Keys {
-            api: (!api.is_empty()).then(|| api.to_owned()),
-            admin: (!admin.is_empty()).then(|| admin.to_owned()),
-        };
-        let both = keys("a", "b");
-        assert!(
-            both.may_ask(Some(b"a")) && both.may_ask(Some(b"b")) && !both.may_ask(Some(b"c")) && !both.may_ask(None)
-        );
-        assert!(
-            both.may_administrate(Some(b"b")) && !both.may_administrate(Some(b"a")) && !both.may_administrate(None)
-        );
-        assert!(keys("", "").may_ask(None) && keys("", "").may_administrate(None));
-        assert!(keys("", "b").may_ask(None) && !keys("", "b").may_administrate(None));
-        assert!(!keys("a", "").may_administrate(None) && keys("a", "").may_administrate(Some(b"a")));
-        assert_eq!(format!("{both:?}"), "Keys(..)");
-    }
 }

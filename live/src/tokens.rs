@@ -12,7 +12,7 @@
 //! gave 10 tokens too many in 112,579 (at worst 3 in a prompt), Mistral's 39 in 131,054 (14), as it knows no words.
 
 use crate::config::Config;
-use crate::state::Node;
+use crate::state::AppState;
 use crate::wire::prompt_blocks::{BLOCK, Part, Prompt};
 use crate::wire::request_fields::{self, Extract};
 use bytes::Bytes;
@@ -47,7 +47,7 @@ pub(crate) struct Tokens {
 }
 
 /// The tokens of a request's prompt.
-pub(crate) async fn tokens(node: &Node, config: &Config, body: &Bytes, found: Option<&Extract>) -> Tokens {
+pub(crate) async fn tokens(node: &AppState, config: &Config, body: &Bytes, found: Option<&Extract>) -> Tokens {
     let Some(Extract { prompt, model, .. }) = found else { return Tokens::default() };
     let model = model.as_deref();
     if let Some(counter) = node.counter.as_ref().filter(|_| prompt.bytes > 0) {

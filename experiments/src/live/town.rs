@@ -11,8 +11,7 @@ use gorgo_core::fleet::Kind;
 use gorgo_core::record::QueueSample;
 use gorgo_core::router::Event;
 use gorgo_core::{Time, rng};
-use gorgo_live::server;
-use gorgo_live::state::Node;
+use gorgo_live::AppState;
 use gorgo_live::upstream::connect as upstream;
 use gorgo_sim::world::{FaultKind, Topology};
 use rand::Rng;
@@ -30,7 +29,7 @@ pub(super) struct Town {
     /// Emulated replicas; none where real ones were named.
     engines: Arc<Vec<Emulator>>,
     _relay: Option<Relay>,
-    nodes: Vec<Arc<Node>>,
+    nodes: Vec<Arc<AppState>>,
     routers: Vec<JoinHandle<()>>,
     /// Where users enter.
     pub(super) targets: Vec<Target>,
@@ -107,10 +106,11 @@ impl Town {
         for (i, listener) in listeners.into_iter().enumerate() {
             let mut config = config(arm, seed, built, i, doors[i], &find);
             config.replicas.iter_mut().for_each(|replica| replica.api_key.clone_from(&engine_key));
-            let node = server::start(config, None, upstream::tcp()).map_err(|e| start(format!("router {i}"))(&e))?;
+            let node =
+                gorgo_live::start(config, None, upstream::tcp()).map_err(|e| start(format!("router {i}"))(&e))?;
             nodes.push(Arc::clone(&node));
             routers.push(tokio::spawn(async move {
-                let _ = server::serve(node, listener, std::future::pending()).await;
+                let _ = gorgo_live::serve(node, listener, std::future::pending()).await;
             }));
         }
         let target = |(site, door): (&usize, &SocketAddr)| Target {
@@ -132,7 +132,7 @@ impl Town {
     /// Waits until every router has measured the round trip to everyone it may send to.
     async fn ready(&self) -> Result<(), LiveError> {
         let seen = || {
-            let all = |node: &Arc<Node>| {
+            let all = |node: &Arc<AppState>| {
                 node.driver.read(|router, _, _| router.replicas().iter().all(|r| r.rtt.updated().is_some()))
             };
             self.nodes.iter().all(all)
@@ -196,7 +196,7 @@ impl Town {
 }
 
 /// What replicas have to do: by an emulated engine's own word, else by what a router here last heard of it.
-async fn sample(begun: Instant, engines: &[Emulator], nodes: &[Arc<Node>]) -> Vec<QueueSample> {
+async fn sample(begun: Instant, engines: &[Emulator], nodes: &[Arc<AppState>]) -> Vec<QueueSample> {
     let at = Time(begun.elapsed().as_nanos() as u64);
     let mut samples = Vec::new();
     for (i, emulator) in engines.iter().enumerate() {

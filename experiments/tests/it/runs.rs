@@ -4,7 +4,7 @@ use gorgo_benchmark::emulator::{Emulator, EmulatorConfig};
 use gorgo_experiments::results::{ResultFolder, Results, Rows};
 use gorgo_experiments::runner::{self, Progress, RunOptions};
 use gorgo_experiments::spec::Experiment;
-use gorgo_live::state::Node;
+use gorgo_live::AppState;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -145,7 +145,7 @@ fn a_crash_in_the_file_fails_only_streams_that_had_begun() {
 }
 
 /// Two emulated engines with an edge beside each, as they would stand elsewhere. They stop with the runtime.
-fn servers(runtime: &tokio::runtime::Runtime) -> (Vec<Emulator>, Vec<Arc<Node>>) {
+fn servers(runtime: &tokio::runtime::Runtime) -> (Vec<Emulator>, Vec<Arc<AppState>>) {
     runtime.block_on(async {
         let (mut engines, mut listeners) = (Vec::new(), Vec::new());
         for _ in 0..2 {
@@ -166,9 +166,9 @@ fn servers(runtime: &tokio::runtime::Runtime) -> (Vec<Emulator>, Vec<Arc<Node>>)
                 doors[1 - i]
             );
             let config = toml::from_str(&text).unwrap();
-            let node = gorgo_live::server::start(config, None, gorgo_live::upstream::connect::tcp()).unwrap();
+            let node = gorgo_live::start(config, None, gorgo_live::upstream::connect::tcp()).unwrap();
             nodes.push(Arc::clone(&node));
-            tokio::spawn(gorgo_live::server::serve(node, listener, std::future::pending()));
+            tokio::spawn(gorgo_live::serve(node, listener, std::future::pending()));
         }
         (engines, nodes)
     })

@@ -115,7 +115,7 @@ pub(super) async fn latency(State(node): Shared) -> Answer {
 }
 
 pub(super) async fn shadow(State(node): Shared) -> Answer {
-    let dropped = node.driver.watchers().dropped.load(Ordering::Relaxed);
+    let dropped = node.driver.observers().dropped.load(Ordering::Relaxed);
     let shadows = node.shadows.lock().clone();
     let rows: Vec<Value> = shadows
         .iter()
@@ -130,7 +130,7 @@ pub(super) async fn shadow(State(node): Shared) -> Answer {
 }
 
 pub(super) async fn reload(State(node): Shared) -> Answer {
-    let changes = crate::server::reload(&node).map_err(|e| bad(e.to_string()))?;
+    let changes = crate::server::reload::reload(&node).map_err(|e| bad(e.to_string()))?;
     tell(&json!({"success": true, "changes": changes}))
 }
 

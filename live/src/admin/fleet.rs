@@ -3,6 +3,7 @@
 use super::levels::replicas;
 use super::{Answer, Refusal, Shared, bad, read, tell};
 use crate::config::{ReplicaConfig, Role};
+use crate::server::fleet::join;
 use crate::state::AddError;
 use axum::body::Bytes;
 use axum::extract::{Query, State};
@@ -75,7 +76,7 @@ pub(super) async fn add_server(State(node): Shared, body: Bytes) -> Answer {
         return Err(bad("an edge stands beside one engine; add other edges with POST /lb/peers"));
     }
     let replica = read::<Address>(&body, EXAMPLE)?.replica()?;
-    match node.add(&replica, Kind::Remote) {
+    match join(&node, &replica, Kind::Remote) {
         Ok(upstream) => {
             let answer = json!({"status": "added", "id": upstream.name});
             Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
@@ -132,7 +133,7 @@ pub(super) async fn add_peer(State(node): Shared, body: Bytes) -> Answer {
     if peer.url.is_none() && peer.port.is_none() {
         peer.port = Some(8000);
     }
-    match node.add(&peer.replica()?, Kind::Peer) {
+    match join(&node, &peer.replica()?, Kind::Peer) {
         Ok(upstream) => {
             let message = format!("{} is a peer now", upstream.name);
             tell(&json!({"status": "added", "id": upstream.name, "message": message}))

@@ -2,7 +2,7 @@
 
 use super::levels::{cost_keys, healthy, kv_use, replicas};
 use super::{Answer, PeerWord, Shared, bad, read, tell};
-use crate::state::{Node, Phase};
+use crate::state::{AppState, Phase};
 use axum::body::Bytes;
 use axum::extract::{Query, State};
 use gorgo_core::fleet::{Kind, PeerReport};
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-fn aggregate(node: &Node) -> Value {
+fn aggregate(node: &AppState) -> Value {
     let (stats, queue, now) = node.driver.read(|router, _, now| (router.stats(), router.queue_len(), now));
     json!({
         "total_requests": stats.arrived, "requests_local": stats.dispatched, "requests_forwarded": stats.forwarded,
@@ -25,7 +25,7 @@ fn aggregate(node: &Node) -> Value {
 }
 
 /// This edge's own engine.
-fn local(node: &Node) -> Value {
+fn local(node: &AppState) -> Value {
     let mut own = replicas(node, |kind| kind != Kind::Peer);
     if own.is_empty() { json!({}) } else { own.swap_remove(0) }
 }
@@ -59,7 +59,7 @@ pub(super) async fn metrics(State(node): Shared) -> Answer {
     }))
 }
 
-fn settings(node: &Node) -> Value {
+fn settings(node: &AppState) -> Value {
     let config = node.config();
     let policy = node.driver.policy();
     let (ms_per_token, running_cost_factor) = cost_keys(&policy);
@@ -119,7 +119,7 @@ pub(super) async fn set_config(State(node): Shared, body: Bytes) -> Answer {
         changes.push(format!("gpu_cache_threshold = {share}"));
     }
     let policy = config.policy.clone();
-    crate::server::apply(&node, config).map_err(|e| bad(e.to_string()))?;
+    crate::server::reload::apply(&node, config).map_err(|e| bad(e.to_string()))?;
     node.driver.set_policy(policy);
     tell(&json!({"success": true, "changes": changes, "config": settings(&node)}))
 }

@@ -1,7 +1,7 @@
 //! What the router's state looks like from outside.
 
 use crate::observe::metrics::{Levels, ReplicaGauges};
-use crate::state::Node;
+use crate::state::AppState;
 use gorgo_core::fleet::{Kind, Replica};
 use gorgo_core::policy::{Exclusion, PolicyConfig};
 use gorgo_core::{ReplicaId, Time};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 
 /// Levels for `/metrics`.
-pub(super) fn levels(node: &Node) -> Levels {
+pub(super) fn levels(node: &AppState) -> Levels {
     let shadows = node.shadows.lock();
     let shadows = shadows
         .iter()
@@ -74,7 +74,7 @@ pub(super) fn latency(r: &Replica, now: Time) -> Value {
 }
 
 /// All replicas that pass `wanted`, with gotoni's fields and the state behind them.
-pub(super) fn replicas(node: &Node, wanted: impl Fn(Kind) -> bool) -> Vec<Value> {
+pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Value> {
     let most = node.config().router.gates.max_running;
     node.driver.read(|router, upstreams, now| {
         let gates = &router.config().gates;

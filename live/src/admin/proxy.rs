@@ -42,6 +42,6 @@ pub(super) async fn config(State(node): Shared) -> Answer {
 pub(super) async fn set_config(State(node): Shared, body: Bytes) -> Answer {
     let text = std::str::from_utf8(&body).map_err(|_| bad("the body is not UTF-8; send TOML"))?;
     let config = Config::parse(text).map_err(|e| bad(e.to_string()))?;
-    let changes = crate::server::apply(&node, config).map_err(|e| bad(e.to_string()))?;
+    let changes = crate::server::reload::apply(&node, config).map_err(|e| bad(e.to_string()))?;
     tell(&json!({"success": true, "changes": changes}))
 }

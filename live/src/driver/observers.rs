@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
-/// The watchers of one router.
+/// The observers of one router.
 #[derive(Debug)]
-pub struct Watchers {
+pub struct Observers {
     /// The latest decisions, for `/explain`.
     pub explanations: Explanations,
     log: Option<mpsc::Sender<Arc<DecisionRecord>>>,
@@ -22,8 +22,8 @@ pub struct Watchers {
     pub dropped: AtomicU64,
 }
 
-impl Watchers {
-    /// Watchers that keep `decisions` explanations and pass on to these channels.
+impl Observers {
+    /// Observers that keep `decisions` explanations and pass on to these channels.
     pub fn new(
         decisions: usize,
         log: Option<mpsc::Sender<Arc<DecisionRecord>>>,

@@ -7,7 +7,7 @@
 
 use crate::observe::capture::record;
 use crate::observe::request_log::Row;
-use crate::state::Node;
+use crate::state::AppState;
 use crate::upstream::connect::Pool;
 use bytes::Bytes;
 use gorgo_core::record::Status;
@@ -133,7 +133,7 @@ impl Otel {
 }
 
 /// Begins to tell the collector of `settings` of every request, over connections of `pool`.
-pub fn start(node: &Arc<Node>, settings: Settings, pool: Pool) {
+pub fn start(node: &Arc<AppState>, settings: Settings, pool: Pool) {
     let (words, rest) = mpsc::channel(QUEUE);
     if node.otel.words.set(words).is_ok() {
         tracing::info!(endpoint = %settings.endpoint, "telling an OpenTelemetry collector of every request");
@@ -141,7 +141,7 @@ pub fn start(node: &Arc<Node>, settings: Settings, pool: Pool) {
     }
 }
 
-async fn run(node: Weak<Node>, settings: Settings, pool: Pool, mut words: mpsc::Receiver<Word>) {
+async fn run(node: Weak<AppState>, settings: Settings, pool: Pool, mut words: mpsc::Receiver<Word>) {
     let mut failing = false;
     while let Some(first) = words.recv().await {
         let (mut batch, mut flushes) = (Vec::new(), Vec::new());
@@ -208,7 +208,7 @@ async fn post(settings: &Settings, pool: &Pool, body: Bytes) -> Result<(), Strin
 }
 
 /// An `ExportTraceServiceRequest` in OTLP's JSON: ids in hexadecimal, 64-bit integers as text.
-fn message(settings: &Settings, node: &Node, batch: &[(Context, Arc<Row>)]) -> Value {
+fn message(settings: &Settings, node: &AppState, batch: &[(Context, Arc<Row>)]) -> Value {
     let mut spans = Vec::new();
     for (context, row) in batch {
         spans_of(node, context, row, &mut spans);
@@ -233,7 +233,7 @@ fn number(key: &str, value: u64) -> Value {
     json!({"key": key, "value": {"intValue": value.to_string()}})
 }
 
-fn spans_of(node: &Node, context: &Context, row: &Row, spans: &mut Vec<Value>) {
+fn spans_of(node: &AppState, context: &Context, row: &Row, spans: &mut Vec<Value>) {
     let trace = format!("{:032x}", context.trace);
     let unix = |at: Time| node.clock().unix_ns(at).to_string();
     let mut about = vec![

@@ -6,12 +6,12 @@ use crate::observe::explain;
 use crate::observe::request_log::Row;
 use crate::request::attempt::{Ready, Refused, attempt};
 use crate::request::body::Body;
+use crate::request::context::ConnectionContext;
 use crate::request::errors::refusal;
 use crate::request::guard::Exchange;
-use crate::request::headers::{self, Present};
+use crate::request::headers::{self, HeaderFlags};
 use crate::request::read_body;
 use crate::request::response_body::Relay;
-use crate::server::Front;
 use crate::state::Phase;
 use crate::tokens::tokens;
 use crate::upstream::replica::Upstream;
@@ -39,10 +39,10 @@ use tokio::sync::OwnedSemaphorePermit;
 /// A request that was let in: what is sent to whichever replica the core names. It stays where it is from its arrival
 /// to its answer, since it is large.
 struct Order {
-    front: Arc<Front>,
+    context: Arc<ConnectionContext>,
     config: Arc<Config>,
     parts: http::request::Parts,
-    present: Present,
+    flags: HeaderFlags,
     prompted: bool,
     /// Whether the client's key was meant for us.
     keyed: bool,
@@ -60,12 +60,12 @@ pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, I
 
 /// Answers one request.
 pub(crate) fn handle(
-    front: Arc<Front>,
+    context: Arc<ConnectionContext>,
     config: Arc<Config>,
     request: Request<Incoming>,
-    present: Present,
+    flags: HeaderFlags,
 ) -> Answering {
-    match admit(front, config, request, present) {
+    match admit(context, config, request, flags) {
         Ok(order) => Box::pin(answer(order)),
         Err(refused) => Box::pin(std::future::ready(Ok(*refused))),
     }
@@ -81,15 +81,15 @@ async fn answer(mut order: Box<Order>) -> Result<Response<Body>, Infallible> {
 
 /// What can be said of a request by its head.
 fn admit(
-    front: Arc<Front>,
+    context: Arc<ConnectionContext>,
     config: Arc<Config>,
     request: Request<Incoming>,
-    present: Present,
+    flags: HeaderFlags,
 ) -> Result<Box<Order>, Box<Response<Body>>> {
-    let node = &front.node;
+    let state = &context.state;
     let refuse = |status, code: &str, message: &str| Err(Box::new(refusal(status, code, message)));
-    let shown = if present.key { headers::shown_key(request.headers()) } else { None };
-    let (may_ask, keyed) = node.with_keys(|keys| (keys.may_ask(shown), keys.api.is_some() || keys.admin.is_some()));
+    let shown = if flags.key { headers::shown_key(request.headers()) } else { None };
+    let (may_ask, keyed) = state.with_keys(|keys| (keys.may_ask(shown), keys.api.is_some() || keys.admin.is_some()));
     if !may_ask {
         return refuse(
             StatusCode::UNAUTHORIZED,
@@ -101,7 +101,7 @@ fn admit(
         let message = format!("`{}` is not served here; see /v1/models for what is", request.uri().path());
         return refuse(StatusCode::NOT_FOUND, "unknown_endpoint", &message);
     };
-    let Ok(slot) = Arc::clone(&node.slots).try_acquire_owned() else {
+    let Ok(slot) = Arc::clone(&state.request_permits).try_acquire_owned() else {
         return refuse(
             StatusCode::TOO_MANY_REQUESTS,
             "too_many_requests",
@@ -110,18 +110,18 @@ fn admit(
     };
     let (parts, incoming) = request.into_parts();
     let (slot, body, hops, _budget) = (Some(slot), Bytes::new(), 0, None);
-    Ok(Box::new(Order { front, config, parts, present, prompted, keyed, slot, incoming, body, hops, _budget }))
+    Ok(Box::new(Order { context, config, parts, flags, prompted, keyed, slot, incoming, body, hops, _budget }))
 }
 
 impl Order {
     /// Reads the body and tells the core.
     async fn read(&mut self) -> Result<Box<Exchange>, Box<Response<Body>>> {
-        let Self { front, config, parts, present, .. } = self;
-        let node = &front.node;
-        (self.body, self._budget) = read_body::read(node, config, &parts.headers, &mut self.incoming).await?;
+        let Self { context, config, parts, flags, .. } = self;
+        let state = &context.state;
+        (self.body, self._budget) = read_body::read(state, config, &parts.headers, &mut self.incoming).await?;
         let found = if self.prompted && parts.method == Method::POST {
             read_body::check_type(&parts.headers)?;
-            match extract(&self.body, node.seed) {
+            match extract(&self.body, state.seed) {
                 Ok(found) => Some(found),
                 Err(message) => {
                     return Err(Box::new(refusal(StatusCode::BAD_REQUEST, "invalid_body", &message)));
@@ -130,13 +130,13 @@ impl Order {
         } else {
             None
         };
-        let tokens = tokens(node, config, &self.body, found.as_ref()).await;
+        let tokens = tokens(state, config, &self.body, found.as_ref()).await;
         let told = |there: bool, name| if there { parts.headers.get(name) } else { None };
-        let hops = told(present.hop, headers::HOP);
+        let hops = told(flags.hop, headers::HOP);
         let hops = hops.map_or(0, |v| v.to_str().ok().and_then(|v| v.parse().ok()).unwrap_or(u8::MAX));
-        let wait = told(present.timeout, headers::TIMEOUT).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        let wait = told(flags.timeout, headers::TIMEOUT).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
         let wait = wait.unwrap_or(u64::MAX).min(config.timeouts.first_token_ms);
-        let session = match told(present.session, headers::SESSION) {
+        let session = match told(flags.session, headers::SESSION) {
             Some(key) if !key.is_empty() => session_hash(key.as_bytes()),
             _ => found.as_ref().map_or(0, |f| f.session),
         };
@@ -148,19 +148,19 @@ impl Order {
         };
         let symbols = found.as_ref().map_or_else(|| Arc::from([]), |f| Arc::clone(&f.prompt.symbols));
         let mut arrived = Time::ZERO;
-        let (id, mail) = node.driver.arrive(|id, now| {
+        let (id, mail) = state.driver.arrive(|id, now| {
             arrived = now;
             CoreRequest { id, symbols, ask, hops, deadline: Some(now + Span::from_ms(wait as f64)) }
         });
-        let request_id = if present.request_id {
-            headers::request_id(&parts.headers, node.seed, id)
+        let request_id = if flags.request_id {
+            headers::request_id(&parts.headers, state.seed, id)
         } else {
-            headers::new_id(node.seed, id)
+            headers::new_id(state.seed, id)
         };
         let row = new_row(&request_id, &ask, found.as_ref(), arrived, hops);
         self.hops = hops;
-        headers::to_upstream(&mut parts.headers, self.body.len(), &request_id, &front.from, self.keyed);
-        let mut exchange = Exchange::new(Arc::clone(front), (id, mail), request_id, row, self.slot.take());
+        headers::to_upstream(&mut parts.headers, self.body.len(), &request_id, &context.client, self.keyed);
+        let mut exchange = Exchange::new(Arc::clone(context), (id, mail), request_id, row, self.slot.take());
         if let Some(found) = found {
             exchange.rid = found.rid;
             exchange.model = found.model;
@@ -170,7 +170,7 @@ impl Order {
         }
         #[cfg(feature = "otel")]
         {
-            exchange.trace = node.otel.begin(&mut parts.headers, node.seed, id);
+            exchange.trace = state.otel.begin(&mut parts.headers, state.seed, id);
         }
         Ok(exchange)
     }
@@ -201,7 +201,7 @@ fn new_row(request_id: &HeaderValue, ask: &Ask, found: Option<&Extract>, arrived
 
 /// Does what the core says until there is an answer.
 async fn run(mut exchange: Box<Exchange>, order: &Order) -> Response<Body> {
-    if order.front.node.phase() == Phase::Ending {
+    if order.context.state.phase() == Phase::Ending {
         return stopped(exchange); // it arrived too late for the driver to stop it
     }
     let mut refused: Option<Box<Refused>> = None;
@@ -216,7 +216,7 @@ async fn run(mut exchange: Box<Exchange>, order: &Order) -> Response<Body> {
                 exchange.dispatched(dispatch, &upstream, decision);
                 let keep_alive = Duration::from_millis(order.config.timeouts.keep_alive_ms);
                 let request = || order.to(&upstream, &dispatch);
-                let trying = attempt(&order.front.node.connector, &upstream, keep_alive, request, order.prompted);
+                let trying = attempt(&order.context.state.connector, &upstream, keep_alive, request, order.prompted);
                 tokio::select! {
                     biased;
                     result = trying => {

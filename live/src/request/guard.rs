@@ -3,7 +3,7 @@
 
 use crate::driver::mailbox::{Command, Mail};
 use crate::observe::request_log::{Row, Verdict};
-use crate::server::Front;
+use crate::request::context::ConnectionContext;
 use crate::state::Phase;
 use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::Tap;
@@ -19,7 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 /// See the module page.
 #[derive(Debug)]
 pub struct Exchange {
-    pub(crate) front: Arc<Front>,
+    pub(crate) context: Arc<ConnectionContext>,
     pub(crate) id: RequestId,
     pub(crate) mail: Mail,
     pub(crate) request_id: HeaderValue,
@@ -47,14 +47,14 @@ pub struct Exchange {
 impl Exchange {
     /// Boxed at once: it goes through many hands.
     pub(crate) fn new(
-        front: Arc<Front>,
+        context: Arc<ConnectionContext>,
         (id, mail): (RequestId, Mail),
         request_id: HeaderValue,
         row: Row,
         slot: Option<OwnedSemaphorePermit>,
     ) -> Box<Self> {
         Box::new(Self {
-            front,
+            context,
             id,
             mail,
             request_id,
@@ -76,17 +76,17 @@ impl Exchange {
     }
 
     pub(crate) fn now(&self) -> Time {
-        self.front.node.clock().now()
+        self.context.state.clock().now()
     }
 
     /// The core sent it somewhere.
     pub(crate) fn dispatched(&mut self, dispatch: Dispatch, to: &Arc<Upstream>, decision: Option<Arc<DecisionRecord>>) {
-        let metrics = &self.front.node.metrics;
+        let metrics = &self.context.state.metrics;
         let dispatches = to.dispatches.get_or_init(|| metrics.dispatches(&to.name));
         metrics.dispatched(dispatches, dispatch.attempt, dispatch.reason);
         to.count();
         let row = &mut self.row;
-        row.dispatched = self.front.node.clock().now();
+        row.dispatched = self.context.state.clock().now();
         row.attempts = dispatch.attempt;
         row.replica = Some((dispatch.replica.0, Arc::clone(&to.label)));
         row.predicted_ttft_ms = dispatch.predicted_ttft_ms;
@@ -105,7 +105,7 @@ impl Exchange {
     /// Tells the core of the first token. False if the core has meanwhile taken this attempt back.
     pub(crate) fn first_token(&mut self) -> bool {
         let attempt = self.attempt();
-        self.front.node.driver.tell(Event::FirstToken { id: self.id, attempt });
+        self.context.state.driver.tell(Event::FirstToken { id: self.id, attempt });
         !self.taken_back()
     }
 
@@ -127,7 +127,7 @@ impl Exchange {
     pub(crate) fn finished(&mut self, tap: &Tap) {
         let event = self.learned(tap);
         self.mail.is_quiet(); // the core's last word would have this task polled in vain
-        self.front.node.driver.tell(event);
+        self.context.state.driver.tell(event);
         self.close(Status::Finished, "");
     }
 
@@ -135,7 +135,7 @@ impl Exchange {
     /// one step. False if the core has meanwhile taken this attempt back.
     pub(crate) fn came_whole(&mut self, tap: &Tap) -> bool {
         let event = self.learned(tap);
-        let Some(now) = self.front.node.driver.tell_if_quiet(&self.mail, event) else {
+        let Some(now) = self.context.state.driver.tell_if_quiet(&self.mail, event) else {
             (self.row.counted_tokens, self.row.output_tokens, self.row.cached.1) = (None, 0, None);
             return false;
         };
@@ -155,8 +155,8 @@ impl Exchange {
         if let Some(prompt) = &self.prompt {
             if let Some(tokens) = counted.filter(|_| prompt.tokens == 0) {
                 let model = self.model.as_deref();
-                self.front.node.ratios.learn(model, prompt.bytes, tokens);
-                if let (Some(text), Some(counter)) = (self.text_tokens, &self.front.node.counter) {
+                self.context.state.ratios.learn(model, prompt.bytes, tokens);
+                if let (Some(text), Some(counter)) = (self.text_tokens, &self.context.state.counter) {
                     counter.overheads.learn(model, prompt.messages, text, tokens);
                 }
             }
@@ -176,7 +176,7 @@ impl Exchange {
     /// This attempt failed; the core says in the mailbox what is next.
     pub(crate) fn failed(&mut self, failure: Failure) {
         let attempt = self.attempt();
-        self.front.node.driver.tell(Event::Failed { id: self.id, attempt, failure });
+        self.context.state.driver.tell(Event::Failed { id: self.id, attempt, failure });
     }
 
     /// An answer that was on its way to the client broke: there is no second try.
@@ -197,16 +197,16 @@ impl Exchange {
 
     /// Nobody waits for the answer any more.
     fn cancel(&mut self, reason: &'static str) {
-        self.front.node.driver.tell(Event::ClientGone { id: self.id });
+        self.context.state.driver.tell(Event::ClientGone { id: self.id });
         self.abort();
         self.close(Status::Cancelled, reason);
     }
 
-    /// Aborts the present attempt at the engine by the id it goes by. Closing the connection, which the caller does
+    /// Aborts the flags attempt at the engine by the id it goes by. Closing the connection, which the caller does
     /// by dropping it, is enough for most; SGLang notices that only seconds later.
     pub(crate) fn abort(&self) {
         let (Some((upstream, _)), Some(rid)) = (&self.current, &self.rid) else { return };
-        crate::upstream::abort::abort(&self.front.node, upstream, rid);
+        crate::upstream::abort::abort(&self.context.state, upstream, rid);
     }
 
     /// The request is over: writes it down, once.
@@ -225,12 +225,12 @@ impl Exchange {
         let row = Arc::new(std::mem::take(&mut self.row));
         #[cfg(feature = "otel")]
         if let Some(trace) = self.trace.take() {
-            self.front.node.otel.end(trace, &row);
+            self.context.state.otel.end(trace, &row);
         }
-        self.front.node.metrics.ended(&row, self.streamed);
-        self.front.node.capture.push(&row);
-        self.front.node.driver.watchers().explanations.push(&row, self.decision.take(), others);
-        self.front.node.table.push(row);
+        self.context.state.metrics.ended(&row, self.streamed);
+        self.context.state.capture.push(&row);
+        self.context.state.driver.observers().explanations.push(&row, self.decision.take(), others);
+        self.context.state.table.push(row);
     }
 }
 
@@ -239,7 +239,7 @@ impl Drop for Exchange {
         if self.over {
             return;
         }
-        if self.front.node.phase() == Phase::Ending {
+        if self.context.state.phase() == Phase::Ending {
             // Its connection was closed before the router could say so.
             self.row.status_code = 503;
             return self.stopped();

@@ -73,7 +73,13 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Makes a client's headers those of a request to a replica with a body of `length` bytes. `ours` tells that the
 /// client's key was meant for us. The host is the client's still; the replica's replaces it.
-pub(crate) fn to_upstream(headers: &mut HeaderMap, length: usize, request_id: &HeaderValue, from: &Client, ours: bool) {
+pub(crate) fn to_upstream(
+    headers: &mut HeaderMap,
+    length: usize,
+    request_id: &HeaderValue,
+    from: &ClientAddress,
+    ours: bool,
+) {
     strip_hop_by_hop(headers);
     let mut told = headers.get_all(CONTENT_LENGTH).iter();
     if let (Some(first), second) = (told.next(), told.next())
@@ -107,12 +113,12 @@ fn is_number(text: &[u8], number: usize) -> bool {
 
 /// Whose connection it is, written once.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub struct ClientAddress {
     ip: IpAddr,
     shown: HeaderValue,
 }
 
-impl Client {
+impl ClientAddress {
     /// The client at this address.
     pub fn new(ip: IpAddr) -> Self {
         Self { ip, shown: HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown")) }
@@ -121,7 +127,7 @@ impl Client {
 
 /// Which of the headers the router acts upon a request has, found in one pass over them.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Present {
+pub(crate) struct HeaderFlags {
     pub(crate) key: bool,
     pub(crate) request_id: bool,
     pub(crate) hop: bool,
@@ -131,21 +137,21 @@ pub(crate) struct Present {
     pub(crate) bytes: usize,
 }
 
-impl Present {
+impl HeaderFlags {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let mut present = Self::default();
+        let mut flags = Self::default();
         for (name, value) in headers {
-            present.bytes += name.as_str().len() + value.len() + 4;
+            flags.bytes += name.as_str().len() + value.len() + 4;
             match name.as_str() {
-                "authorization" | "x-api-key" => present.key = true,
-                "x-request-id" => present.request_id = true,
-                "x-lb-hop" => present.hop = true,
-                "x-request-timeout-ms" => present.timeout = true,
-                "x-session-id" => present.session = true,
+                "authorization" | "x-api-key" => flags.key = true,
+                "x-request-id" => flags.request_id = true,
+                "x-lb-hop" => flags.hop = true,
+                "x-request-timeout-ms" => flags.timeout = true,
+                "x-session-id" => flags.session = true,
                 _ => {}
             }
         }
-        present
+        flags
     }
 }
 
@@ -202,7 +208,7 @@ mod tests {
             ("authorization", "Bearer k"),
             ("x-forwarded-for", "1.2.3.4"),
         ]);
-        to_upstream(&mut headers, 7, &HeaderValue::from_static("r"), &Client::new([10, 0, 0, 1].into()), false);
+        to_upstream(&mut headers, 7, &HeaderValue::from_static("r"), &ClientAddress::new([10, 0, 0, 1].into()), false);
         let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["authorization", "host", "x-custom", "x-forwarded-for", "x-request-id"]);
@@ -211,7 +217,7 @@ mod tests {
 
     #[test]
     fn only_the_true_length_of_the_body_passes() {
-        let from = Client::new([10, 0, 0, 1].into());
+        let from = ClientAddress::new([10, 0, 0, 1].into());
         for (told, passes) in
             [(&["5"][..], true), (&["05"], false), (&["+5"], false), (&["6"], false), (&["5", "5"], false)]
         {
@@ -228,7 +234,7 @@ mod tests {
     fn our_own_key_is_not_passed_on() {
         let mut headers = map(&[("authorization", "Bearer k"), ("x-api-key", "k")]);
         assert_eq!(shown_key(&headers), Some(&b"k"[..]));
-        to_upstream(&mut headers, 0, &HeaderValue::from_static("r"), &Client::new([10, 0, 0, 1].into()), true);
+        to_upstream(&mut headers, 0, &HeaderValue::from_static("r"), &ClientAddress::new([10, 0, 0, 1].into()), true);
         assert_eq!(shown_key(&headers), None);
     }
 

@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::request::body::Body;
 use crate::request::errors::refusal;
-use crate::state::Node;
+use crate::state::AppState;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use http::{Response, StatusCode};
@@ -54,7 +54,7 @@ pub(crate) fn check_type(headers: &HeaderMap) -> Result<(), Box<Response<Body>>>
 
 /// Reads the whole body. The permit stands for its bytes.
 pub(crate) async fn read(
-    node: &Node,
+    state: &AppState,
     config: &Config,
     headers: &HeaderMap,
     body: &mut Incoming,
@@ -91,7 +91,7 @@ pub(crate) async fn read(
         }
         let missing = (length >> 10) + 1 - budget.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         if missing > 0 {
-            let Ok(more) = Arc::clone(&node.body_kib).try_acquire_many_owned(missing as u32) else {
+            let Ok(more) = Arc::clone(&state.body_kib).try_acquire_many_owned(missing as u32) else {
                 return refuse(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "overloaded",

@@ -116,7 +116,7 @@ impl Relay {
     fn is_stopped(&mut self, waker: &Waker) -> bool {
         let Some(exchange) = &self.exchange else { return false };
         if self.stop_wakes.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            return exchange.front.node.phase() == Phase::Ending;
+            return exchange.context.state.phase() == Phase::Ending;
         }
         self.stop_wakes = Some(waker.clone());
         exchange.is_stopped(waker)

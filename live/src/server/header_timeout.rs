@@ -1,9 +1,10 @@
-//! A timer that is set anew with every request and hardly ever rings: how long a connection may wait for a head.
+//! Closes a client connection on which no request head arrives in time.
 //!
-//! The runtime's own timer takes a lock, an allocation and a place in its wheel each time. Here a connection has one
-//! alarm for all its life. When that rings, it is asked whether something is due, and set again for when it will be.
-//! The first wait is there from the start: until a client has said which HTTP it speaks, hyper has set none.
+//! hyper sets a timer for every head, and hardly any fires. [`HyperTimer`] gives it timers that only note the deadline;
+//! one [`IdleTimer`] a connection does the waiting. The first deadline stands from the start: hyper sets none until it
+//! knows which version of HTTP the client speaks.
 
+use crate::idle_timer::IdleTimer;
 use hyper::rt::{Sleep, Timer};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -11,85 +12,63 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant as StdInstant};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-/// Nothing is waited for.
+/// No head is waited for.
 const NEVER: u64 = u64::MAX;
 
-/// What the alarm and the one wait that may be under way tell each other.
+/// State shared by the connection's timer and hyper's single pending wait.
 #[derive(Debug)]
 struct Shared {
-    /// What times are counted from.
-    start: StdInstant,
-    /// When the wait ends, ns.
+    /// What `due` is counted from.
+    start: Instant,
+    /// When the pending wait ends, ns.
     due: AtomicU64,
-    rung: AtomicBool,
+    expired: AtomicBool,
 }
 
-impl Shared {
-    fn ns(&self, at: StdInstant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(NEVER)
-    }
-}
-
-/// The connection's side: must be awaited beside the connection.
-pub(crate) struct Alarm {
+/// The connection's side: must be polled beside the connection.
+pub(super) struct HeaderTimeout {
     shared: Arc<Shared>,
-    most: Duration,
-    sleep: Pin<Box<tokio::time::Sleep>>,
-    /// Whether the sleep knows whom to wake.
-    set: bool,
+    limit: Duration,
+    timer: IdleTimer,
 }
 
 /// hyper's side; one wait at a time.
 #[derive(Debug, Clone)]
-pub(crate) struct AlarmTimer(Arc<Shared>);
+pub(super) struct HyperTimer(Arc<Shared>);
 
-impl Alarm {
-    /// An alarm for waits of at least `most`, and the timer that makes them.
-    pub(crate) fn new(most: Duration) -> (Self, AlarmTimer) {
-        let now = Instant::now();
-        let (due, rung) = (AtomicU64::new(0), AtomicBool::new(false));
-        let shared = Arc::new(Shared { start: now.into_std(), due, rung });
-        let sleep = Box::pin(sleep_until(now + most));
-        (Self { shared: Arc::clone(&shared), most, sleep, set: false }, AlarmTimer(shared))
+impl HeaderTimeout {
+    /// A timeout for waits of at least `limit`, and the timer that hyper starts them with.
+    pub(super) fn new(limit: Duration) -> (Self, HyperTimer) {
+        let due = AtomicU64::new(u64::try_from(limit.as_nanos()).unwrap_or(NEVER));
+        let shared = Arc::new(Shared { start: Instant::now(), due, expired: AtomicBool::new(false) });
+        (Self { shared: Arc::clone(&shared), limit, timer: IdleTimer::default() }, HyperTimer(shared))
     }
 
-    /// When the wait is over; it must be polled then.
-    pub(crate) async fn rings(&mut self) {
-        poll_fn(|cx| self.poll(cx)).await;
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // A sleep that has been told whom to wake need not be told again: it is always the same task.
-        if self.set && !self.sleep.is_elapsed() {
-            return Poll::Pending;
-        }
-        while self.sleep.as_mut().poll(cx).is_ready() {
-            self.set = false;
-            let now = Instant::now();
-            let left = self.shared.due.load(Ordering::Relaxed).saturating_sub(self.shared.ns(now.into_std()));
-            if left == 0 {
-                self.shared.rung.store(true, Ordering::Relaxed);
-                self.shared.due.store(NEVER, Ordering::Relaxed);
-                self.sleep.as_mut().reset(now + self.most);
-                return Poll::Ready(());
-            }
-            self.sleep.as_mut().reset(now + Duration::from_nanos(left).min(self.most));
-        }
-        self.set = true;
-        Poll::Pending
+    /// Completes when a head is late; hyper then finds its wait over.
+    pub(super) async fn expired(&mut self) {
+        let Self { shared, limit, timer } = self;
+        let due = || match shared.due.load(Ordering::Relaxed) {
+            // A wait that begins later lasts at least as long.
+            NEVER => Instant::now() + *limit,
+            due => shared.start + Duration::from_nanos(due),
+        };
+        poll_fn(|cx| timer.poll(cx, due)).await;
+        shared.expired.store(true, Ordering::Relaxed);
+        shared.due.store(NEVER, Ordering::Relaxed);
     }
 }
 
-impl AlarmTimer {
+impl HyperTimer {
     fn wait_until(&self, deadline: StdInstant) {
-        self.0.rung.store(false, Ordering::Relaxed);
-        self.0.due.store(self.0.ns(deadline), Ordering::Relaxed);
+        let due = deadline.saturating_duration_since(self.0.start.into_std());
+        self.0.expired.store(false, Ordering::Relaxed);
+        self.0.due.store(u64::try_from(due.as_nanos()).unwrap_or(NEVER), Ordering::Relaxed);
     }
 }
 
-impl Timer for AlarmTimer {
+impl Timer for HyperTimer {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
         self.sleep_until(self.now() + duration)
     }
@@ -116,7 +95,7 @@ impl Future for Wait {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        if self.0.rung.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }
+        if self.0.expired.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -132,10 +111,10 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// When the first of these waits that is not over in time rings: each begins and lasts so many ms after the start.
-    async fn ringing(waits: &[(u32, u32)]) -> Option<u32> {
+    /// When the first of these waits expires, ms after the start: each begins and is given up at these times.
+    async fn expiry(waits: &[(u32, u32)]) -> Option<u32> {
         let start = Instant::now();
-        let (mut alarm, timer) = Alarm::new(10 * MS);
+        let (mut timeout, timer) = HeaderTimeout::new(10 * MS);
         drop(timer.sleep(10 * MS)); // the first is over
         let work = async {
             for &(begin, end) in waits {
@@ -149,41 +128,41 @@ mod tests {
             std::future::pending::<()>().await;
         };
         tokio::pin!(work);
-        let rung = async {
+        let expired = async {
             loop {
                 tokio::select! {
                     biased;
                     () = &mut work => return,
-                    () = alarm.rings() => {}
+                    () = timeout.expired() => {}
                 }
             }
         };
-        tokio::time::timeout(200 * MS, rung).await.ok()?;
+        tokio::time::timeout(200 * MS, expired).await.ok()?;
         Some(start.elapsed().as_millis() as u32)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_rings_when_it_is_due_however_often_it_was_set_before() {
-        assert_eq!(ringing(&[(0, 1_000)]).await, Some(10));
-        assert_eq!(ringing(&[(7, 1_000)]).await, Some(17));
-        assert_eq!(ringing(&[(0, 3), (3, 9), (12, 21), (40, 1_000)]).await, Some(50));
-        assert_eq!(ringing(&[(95, 1_000)]).await, Some(105));
+    async fn a_wait_ends_when_it_is_due_however_often_it_was_set_before() {
+        assert_eq!(expiry(&[(0, 1_000)]).await, Some(10));
+        assert_eq!(expiry(&[(7, 1_000)]).await, Some(17));
+        assert_eq!(expiry(&[(0, 3), (3, 9), (12, 21), (40, 1_000)]).await, Some(50));
+        assert_eq!(expiry(&[(95, 1_000)]).await, Some(105));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_rings_once_for_who_never_begins() {
-        let (start, (mut alarm, timer)) = (Instant::now(), Alarm::new(10 * MS));
-        alarm.rings().await;
+    async fn it_expires_once_for_a_client_that_sends_nothing() {
+        let (start, (mut timeout, timer)) = (Instant::now(), HeaderTimeout::new(10 * MS));
+        timeout.expired().await;
         assert_eq!(start.elapsed(), 10 * MS);
-        assert!(tokio::time::timeout(100 * MS, alarm.rings()).await.is_err());
+        assert!(tokio::time::timeout(100 * MS, timeout.expired()).await.is_err());
         let wait = timer.sleep(10 * MS);
-        alarm.rings().await;
+        timeout.expired().await;
         wait.await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_that_is_given_up_never_rings() {
-        assert_eq!(ringing(&[(0, 9), (10, 19), (25, 34)]).await, None);
-        assert_eq!(ringing(&[]).await, None);
+    async fn a_wait_that_is_given_up_never_expires() {
+        assert_eq!(expiry(&[(0, 9), (10, 19), (25, 34)]).await, None);
+        assert_eq!(expiry(&[]).await, None);
     }
 }

@@ -1,4 +1,4 @@
-//! Where connections come from.
+//! Sources of client connections: TCP sockets, or a simulated network in tests.
 
 use crate::upstream::connect::Io;
 use std::future::Future;
@@ -6,15 +6,15 @@ use std::io;
 use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpStream};
 
-/// Opens a connection that was accepted; called on the thread that will drive it.
+/// Completes an accepted connection; called on the worker thread that will drive it.
 pub type Opening = Box<dyn FnOnce() -> io::Result<Io> + Send>;
 
-/// Where connections come from: real sockets, or simulated ones in tests.
+/// A source of client connections.
 pub trait Listener: Send + 'static {
-    /// The next connection.
+    /// Accepts the next connection.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Io, SocketAddr)>> + Send;
 
-    /// The next connection, for another thread.
+    /// Accepts the next connection for another thread's runtime.
     fn accept_for_another(&mut self) -> impl Future<Output = io::Result<(Opening, SocketAddr)>> + Send {
         async {
             let (io, from) = self.accept().await?;

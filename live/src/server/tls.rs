@@ -1,4 +1,4 @@
-//! TLS: certificates to listen with, and trust in replicas.
+//! TLS configuration: the server's certificate chain, and the roots that replicas' certificates are checked against.
 
 use crate::config::Tls;
 use rustls::pki_types::pem::PemObject;
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// A file of certificates or keys that cannot be used.
+/// A certificate or key file that cannot be used.
 #[derive(Debug, Error)]
 #[error("`{path}`: {why}")]
 pub struct TlsError {
@@ -33,7 +33,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// What to listen with; `None` for plain HTTP.
+/// The acceptor for client connections; `None` for plain HTTP.
 ///
 /// # Errors
 /// When the files cannot be read or do not belong together.
@@ -50,7 +50,7 @@ pub fn server(tls: &Tls) -> Result<Option<tokio_rustls::TlsAcceptor>, TlsError> 
     Ok(Some(tokio_rustls::TlsAcceptor::from(Arc::new(config))))
 }
 
-/// What to trust replicas with.
+/// The client configuration for https replicas.
 ///
 /// # Errors
 /// When the roots cannot be read.
@@ -58,9 +58,7 @@ pub fn client(tls: &Tls) -> Result<Option<Arc<ClientConfig>>, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| wrong(Path::new("tls"), error))?;
     if tls.insecure {
-        tracing::warn!(
-            "tls.insecure: certificates of replicas are NOT checked; anybody in between can read and answer"
-        );
+        tracing::warn!("tls.insecure: certificates of replicas are NOT checked; anyone between can read and answer");
         let anyone = Arc::new(danger::Anyone(provider()));
         return Ok(Some(Arc::new(builder.dangerous().with_custom_certificate_verifier(anyone).with_no_client_auth())));
     }

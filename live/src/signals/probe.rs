@@ -2,7 +2,7 @@
 
 use crate::admin::PeerWord;
 use crate::signals::scrape::{self, Restarts};
-use crate::state::Node;
+use crate::state::AppState;
 use crate::upstream::connection::{self, Flow, LinkError};
 use crate::upstream::replica::Upstream;
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 const PAGE: usize = 8 << 20;
 
 /// Begins to watch a replica; the tasks end when it leaves.
-pub(crate) fn watch(node: &Arc<Node>, upstream: &Arc<Upstream>) {
+pub(crate) fn watch(node: &Arc<AppState>, upstream: &Arc<Upstream>) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     let mut tasks = upstream.tasks.lock();
     let (n, u) = (Arc::clone(node), Arc::clone(upstream));
@@ -42,7 +42,7 @@ struct Turns {
 }
 
 impl Turns {
-    fn new(node: &Node, upstream: &Upstream, clock: &'static str) -> Self {
+    fn new(node: &AppState, upstream: &Upstream, clock: &'static str) -> Self {
         Self { phase: Some(rng::stream(node.config().seed, clock, u64::from(upstream.id.0)).random()) }
     }
 
@@ -54,7 +54,7 @@ impl Turns {
 }
 
 /// Round trips on a connection of their own, so that neither set-up nor a busy pool is taken for distance.
-async fn probes(node: Arc<Node>, upstream: Arc<Upstream>) {
+async fn probes(node: Arc<AppState>, upstream: Arc<Upstream>) {
     let mut connection: Option<SendRequest<Empty<Bytes>>> = None;
     let mut turns = Turns::new(&node, &upstream, "probe-clock");
     loop {
@@ -78,7 +78,7 @@ async fn probes(node: Arc<Node>, upstream: Arc<Upstream>) {
 }
 
 async fn probe(
-    node: &Node,
+    node: &AppState,
     upstream: &Upstream,
     path: &str,
     connection: &mut Option<SendRequest<Empty<Bytes>>>,
@@ -116,7 +116,7 @@ async fn round_trip(upstream: &Upstream, path: &str, sender: &mut SendRequest<Em
 
 /// A request over the connections that clients' requests use: what is asked often keeps one open for them.
 async fn ask(
-    node: &Node,
+    node: &AppState,
     upstream: &Arc<Upstream>,
     method: Method,
     path: &'static str,
@@ -128,7 +128,7 @@ async fn ask(
 }
 
 /// A page and its status.
-async fn fetch(node: &Node, upstream: &Arc<Upstream>, path: &'static str) -> Result<(StatusCode, Bytes), ()> {
+async fn fetch(node: &AppState, upstream: &Arc<Upstream>, path: &'static str) -> Result<(StatusCode, Bytes), ()> {
     let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
     let page = async {
         let response = ask(node, upstream, Method::GET, path).await.map_err(drop)?;
@@ -141,7 +141,7 @@ async fn fetch(node: &Node, upstream: &Arc<Upstream>, path: &'static str) -> Res
 
 /// The engine's own word on its load: `/v1/loads` where offered (it is fresh), `/metrics` elsewhere, and `/metrics`
 /// every tenth turn in any case, since only there a restart shows.
-async fn scrapes(node: Arc<Node>, upstream: Arc<Upstream>) {
+async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
     let (mut restarts, mut has_loads, mut count) = (Restarts::default(), None, 0u64);
     let replica = upstream.id;
     let mut turns = Turns::new(&node, &upstream, "scrape-clock");
@@ -186,7 +186,7 @@ async fn scrapes(node: Arc<Node>, upstream: Arc<Upstream>) {
 }
 
 /// A peer's word on its own engine and the requests there.
-async fn reports(node: Arc<Node>, upstream: Arc<Upstream>) {
+async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
     let replica = upstream.id;
     let mut turns = Turns::new(&node, &upstream, "peer-clock");
     loop {
@@ -220,7 +220,7 @@ async fn reports(node: Arc<Node>, upstream: Arc<Upstream>) {
 ///
 /// # Errors
 /// Why it did not.
-pub async fn flush(node: &Node, upstream: &Arc<Upstream>) -> Result<(), String> {
+pub async fn flush(node: &AppState, upstream: &Arc<Upstream>) -> Result<(), String> {
     let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
     let response = tokio::time::timeout(limit, ask(node, upstream, Method::POST, "/flush_cache")).await;
     let response = response.map_err(|_| "no answer in time".to_owned())?.map_err(|e| e.to_string())?;

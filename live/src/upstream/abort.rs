@@ -1,6 +1,6 @@
 //! Aborting a request at an SGLang engine by its id.
 
-use crate::state::Node;
+use crate::state::AppState;
 use crate::upstream::connection;
 use crate::upstream::replica::Upstream;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use std::time::Duration;
 const LEAST_LENGTH: usize = 24;
 
 /// Tells the engine, in the background. Only engines that showed themselves as SGLang are told.
-pub(crate) fn abort(node: &Arc<Node>, upstream: &Arc<Upstream>, rid: &str) {
+pub(crate) fn abort(node: &Arc<AppState>, upstream: &Arc<Upstream>, rid: &str) {
     if rid.len() < LEAST_LENGTH || !upstream.is_sglang() {
         return;
     }

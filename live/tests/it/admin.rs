@@ -172,7 +172,7 @@ async fn a_configuration_is_taken_over_whole_or_not_at_all() {
 #[tokio::test(start_paused = true)]
 async fn what_cannot_change_while_running_is_refused_with_a_sentence() {
     let world = World::new(1, Script::default(), |_| {}).await;
-    let before = world.node.config();
+    let before = world.state.config();
     for (key, value) in [
         ("limits.bodies_bytes", "bodies_bytes = 1000000000"),
         ("limits.connections", "connections = 5"),
@@ -192,6 +192,6 @@ async fn what_cannot_change_while_running_is_refused_with_a_sentence() {
         let told: serde_json::Value = serde_json::from_slice(&crate::fixture::whole(response).await).unwrap();
         let message = told["error"]["message"].as_str().unwrap();
         assert!(message.contains(key) && message.contains("restart it"), "{message}");
-        assert_eq!(*world.node.config(), *before, "{key}");
+        assert_eq!(*world.state.config(), *before, "{key}");
     }
 }

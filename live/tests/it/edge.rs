@@ -45,9 +45,9 @@ async fn an_edge_forwards_what_it_has_no_room_for_and_never_twice() {
     let forwarded: Vec<_> = b.engines[0].seen();
     assert!(!forwarded.is_empty() && forwarded.len() < 4);
     assert_eq!(a.engines[0].seen().len() + forwarded.len(), 4, "each ran once");
-    let hops: Vec<u8> = b.node.table.rows().iter().map(|row| row.hops).collect();
+    let hops: Vec<u8> = b.state.table.rows().iter().map(|row| row.hops).collect();
     assert!(hops.iter().all(|&h| h == 1), "{hops:?}");
-    assert_eq!(b.node.driver.read(|r, _, _| r.stats().forwarded), 0, "a forwarded request is not forwarded again");
+    assert_eq!(b.state.driver.read(|r, _, _| r.stats().forwarded), 0, "a forwarded request is not forwarded again");
     assert_eq!((a.left(), b.left()), ((0, 0), (0, 0)));
 }
 
@@ -56,7 +56,7 @@ async fn peers_tell_their_load_and_clock_and_can_be_changed_while_running() {
     let [a, b] = pair([Script::default(), Script { prefill: Duration::from_secs(3), ..Script::default() }]).await;
     let busy = tokio::spawn(b.client.request(to(1, "keeps it busy")));
     ms(500).await;
-    let peer = a.node.driver.read(|router, _, _| router.replicas()[1].peer.load());
+    let peer = a.state.driver.read(|router, _, _| router.replicas()[1].peer.load());
     assert_eq!(peer.waiting_requests, 1, "{peer:?}");
     let get = |path: &'static str, method: http::Method, body: serde_json::Value| {
         let request = http::Request::builder().method(method).uri(format!("http://edge0:8000{path}"));
@@ -91,5 +91,5 @@ async fn an_edge_whose_engine_is_down_says_so_and_its_peer_serves() {
     for n in 0..5 {
         whole(b.client.request(to(1, &format!("{n} b"))).await.unwrap()).await;
     }
-    assert_eq!(b.node.driver.read(|r, _, _| r.stats().forwarded), 0);
+    assert_eq!(b.state.driver.read(|r, _, _| r.stats().forwarded), 0);
 }

@@ -3,9 +3,8 @@
 use crate::fixture::replica;
 use crate::network::{dial, listen};
 use bytes::Bytes;
+use gorgo_live::AppState;
 use gorgo_live::config::{Config, PeerConfig, Role};
-use gorgo_live::server;
-use gorgo_live::state::Node;
 use gorgo_live::testkit::{Engine, Script};
 use gorgo_live::upstream::connect::{Connector, pool};
 use http_body_util::{BodyExt, Full};
@@ -22,7 +21,7 @@ type Named<T> = Mutex<Vec<(String, T)>>;
 #[derive(Clone, Default)]
 struct Seen {
     /// Every router that ever ran, crashed ones included, by the edge's name.
-    nodes: Arc<Named<Arc<Node>>>,
+    nodes: Arc<Named<Arc<AppState>>>,
     engines: Arc<Mutex<BTreeMap<String, Engine>>>,
     answers: Arc<Mutex<Vec<(usize, How)>>>,
 }
@@ -78,9 +77,9 @@ fn world(seed: u64, seen: &Seen) -> turmoil::Sim<'static> {
                 // A link that was cut never says so here: lost segments are not sent again.
                 config.timeouts.idle_gap_ms = 3_000;
                 config.timeouts.first_token_ms = 40_000;
-                let node = server::start(config, None, dial())?;
-                seen.nodes.lock().unwrap().push((format!("edge{i}"), Arc::clone(&node)));
-                server::serve(node, listen(8000).await?, std::future::pending()).await?;
+                let state = gorgo_live::start(config, None, dial())?;
+                seen.nodes.lock().unwrap().push((format!("edge{i}"), Arc::clone(&state)));
+                gorgo_live::serve(state, listen(8000).await?, std::future::pending()).await?;
                 Ok(())
             }
         });
@@ -153,8 +152,8 @@ fn check(seed: u64, seen: &Seen, crashed: &[&str]) -> BTreeMap<How, usize> {
     let mut attempts: BTreeMap<String, usize> = BTreeMap::new();
     let nodes = seen.nodes.lock().unwrap();
     let mut forwarded = 0;
-    for (name, node) in nodes.iter() {
-        for row in node.table.rows() {
+    for (name, state) in nodes.iter() {
+        for row in state.table.rows() {
             assert!(row.hops <= 1, "seed {seed}: {name} got a request with {} hops", row.hops);
             if row.hops == 0 {
                 *attempts.entry(row.id().to_owned()).or_default() += usize::from(row.attempts);
@@ -165,7 +164,7 @@ fn check(seed: u64, seen: &Seen, crashed: &[&str]) -> BTreeMap<How, usize> {
         if crashed.contains(&name.as_str()) {
             continue;
         }
-        let (load, in_flight, queued, stats) = node.driver.read(|router, _, _| {
+        let (load, in_flight, queued, stats) = state.driver.read(|router, _, _| {
             let load: u32 = router.replicas().iter().map(|r| r.load.requests()).sum();
             (load, router.in_flight(), router.queue_len(), router.stats())
         });

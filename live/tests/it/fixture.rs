@@ -1,9 +1,8 @@
 //! A router with engines, and a client.
 
 use bytes::Bytes;
+use gorgo_live::AppState;
 use gorgo_live::config::{Config, ReplicaConfig};
-use gorgo_live::server;
-use gorgo_live::state::Node;
 use gorgo_live::testkit::{Engine, Net, Script};
 use gorgo_live::upstream::connect::Pool;
 use http::{Method, Request, Response};
@@ -19,7 +18,7 @@ use tokio::task::JoinHandle;
 
 pub(crate) struct World {
     pub(crate) net: Net,
-    pub(crate) node: Arc<Node>,
+    pub(crate) state: Arc<AppState>,
     pub(crate) engines: Vec<Engine>,
     pub(crate) client: Pool,
     stop: Option<oneshot::Sender<()>>,
@@ -54,18 +53,18 @@ impl World {
     }
 
     pub(crate) async fn with(net: Net, engines: Vec<Engine>, config: Config, host: &str) -> Self {
-        let node = server::start(config, None, net.dial()).unwrap();
+        let state = gorgo_live::start(config, None, net.dial()).unwrap();
         let (stop, stopped) = oneshot::channel();
         let listener = net.listen(host, 8000);
-        let serving = Arc::clone(&node);
+        let serving = Arc::clone(&state);
         let server = tokio::spawn(async move {
             let stop = async {
                 let _ = stopped.await;
             };
-            server::serve(serving, listener, stop).await.unwrap()
+            gorgo_live::serve(serving, listener, stop).await.unwrap()
         });
         let client = net.client();
-        let world = Self { net, node, engines, client, stop: Some(stop), server };
+        let world = Self { net, state, engines, client, stop: Some(stop), server };
         ms(50).await; // first probes
         world
     }
@@ -103,7 +102,7 @@ impl World {
 
     /// Load left at replicas and requests left in the router, which must be nothing once all is over.
     pub(crate) fn left(&self) -> (u32, usize) {
-        self.node.driver.read(|router, _, _| {
+        self.state.driver.read(|router, _, _| {
             let load = router.replicas().iter().map(|r| r.load.requests()).sum();
             (load, router.in_flight())
         })

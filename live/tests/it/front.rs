@@ -48,7 +48,7 @@ async fn a_stream_is_flushed_as_it_arrives_and_its_first_token_is_true() {
     assert!(text.ends_with(b"data: [DONE]\n\n"));
     // The role chunk comes with the first token (300 ms prefill, then 50 ms), then one every 50 ms.
     assert_eq!(times, [350, 350, 400, 450, 500, 550]);
-    let row = world.node.table.rows().pop().unwrap();
+    let row = world.state.table.rows().pop().unwrap();
     assert_eq!(row.ttft_ms().unwrap().round(), 350.0);
     assert_eq!((row.output_tokens, row.cached.1), (4, Some(0)));
 }
@@ -91,7 +91,7 @@ async fn the_next_turn_of_a_conversation_goes_where_its_prefix_is() {
         whole(world.send(other).await).await;
     }
     assert!(servers.iter().all(|s| *s == servers[0]), "{servers:?}");
-    let row = world.node.table.rows();
+    let row = world.state.table.rows();
     assert!(row[10].cached.0 > row[0].prompt_tokens, "the answers were learned: {}", row[10].cached.0);
 }
 
@@ -135,7 +135,7 @@ async fn a_whole_answer_that_breaks_halfway_or_is_an_error_comes_from_another_re
         ms(5_000).await;
     }
     assert!(!world.engines[0].seen().is_empty(), "the other was tried");
-    assert!(world.node.table.rows().iter().any(|row| row.attempts == 2));
+    assert!(world.state.table.rows().iter().any(|row| row.attempts == 2));
     assert_eq!(world.left(), (0, 0));
 }
 
@@ -146,7 +146,7 @@ async fn a_clients_own_mistake_is_told_as_the_engine_said_it_and_not_retried() {
     assert_eq!(response.status(), 400);
     assert!(String::from_utf8_lossy(&whole(response).await).contains("says no"));
     assert_eq!(world.engines.iter().map(|e| e.seen().len()).sum::<usize>(), 1);
-    let healthy = world.node.usable();
+    let healthy = world.state.usable();
     assert_eq!(healthy, (2, 2));
 }
 
@@ -166,7 +166,7 @@ async fn a_stream_that_breaks_ends_with_an_error_event_and_is_never_repeated() {
         assert_eq!(error["error"]["code"], "upstream_broke", "{script:?}: {text}");
         assert!(error["error"]["message"].as_str().unwrap().contains(why), "{script:?}: {text}");
         assert_eq!(world.engines.iter().map(|e| e.seen().len()).sum::<usize>(), 1);
-        let row = world.node.table.rows().pop().unwrap();
+        let row = world.state.table.rows().pop().unwrap();
         assert_eq!((row.status.as_str(), row.reason), ("failed", "after-first-token"));
         assert_eq!(world.left(), (0, 0));
     }
@@ -178,7 +178,7 @@ async fn a_stream_that_breaks_after_its_last_event_is_complete() {
     let world = World::new(1, script, |_| {}).await;
     let text = whole(world.send(chat("x", true)).await).await;
     assert!(text.ends_with(b"data: [DONE]\n\n"), "{text:?}");
-    assert_eq!(world.node.table.rows().pop().unwrap().status.as_str(), "finished");
+    assert_eq!(world.state.table.rows().pop().unwrap().status.as_str(), "finished");
 }
 
 #[tokio::test(start_paused = true)]
@@ -237,7 +237,7 @@ async fn a_dead_engine_loses_nothing_and_is_used_within_three_seconds_of_its_ret
         whole(response).await;
         ms(200).await;
     }
-    assert_eq!(world.node.usable(), (1, 2));
+    assert_eq!(world.state.usable(), (1, 2));
     let back = Engine::start(&world.net, "e0", Script::default());
     let began = Instant::now();
     while back.seen().is_empty() {
@@ -266,9 +266,9 @@ async fn scrapes_keep_a_connection_open_for_requests() {
         Box::pin(async move { connected })
     });
     let config = Config { replicas: vec![replica("e0")], ..Config::default() };
-    let node = gorgo_live::server::start(config, None, dial).unwrap();
+    let state = gorgo_live::start(config, None, dial).unwrap();
     let listener = net.listen("router", 8000);
-    tokio::spawn(async move { gorgo_live::server::serve(node, listener, std::future::pending()).await });
+    tokio::spawn(async move { gorgo_live::serve(state, listener, std::future::pending()).await });
     ms(100).await;
     let client = net.client();
     whole(client.request(chat("hello", true)).await.unwrap()).await;

@@ -4,7 +4,6 @@ use crate::fixture::replica;
 use bytes::Bytes;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_live::config::Config;
-use gorgo_live::server;
 use gorgo_live::server::listener::Listener;
 use gorgo_live::testkit::{Engine, Script};
 use gorgo_live::upstream::connect::{Connector, Dial, Io, pool};
@@ -50,8 +49,8 @@ fn world(seed: u64) -> turmoil::Sim<'static> {
         // In turn, so that both engines have streams whatever their distance.
         let policy = PolicyConfig::parse("round-robin", Default::default())?;
         let config = Config { policy, replicas: vec![replica("e0"), replica("e1")], ..Config::default() };
-        let node = server::start(config, None, dial())?;
-        server::serve(node, listen(8000).await?, std::future::pending()).await?;
+        let state = gorgo_live::start(config, None, dial())?;
+        gorgo_live::serve(state, listen(8000).await?, std::future::pending()).await?;
         Ok(())
     });
     sim

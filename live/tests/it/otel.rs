@@ -62,7 +62,7 @@ async fn traced(engines: usize, script: Script, refusals: usize) -> (World, Got)
         ("OTEL_BSP_SCHEDULE_DELAY", "200"),
     ]);
     let settings = Settings::from_environment(|name| pairs.get(name).map(ToString::to_string)).unwrap().unwrap();
-    start(&world.node, settings, world.net.client());
+    start(&world.state, settings, world.net.client());
     (world, got)
 }
 
@@ -86,7 +86,7 @@ async fn a_request_is_one_trace_from_its_clients_to_the_engines() {
     let engine = world.engines.iter().flat_map(gorgo_live::testkit::Engine::seen).next().unwrap();
     assert_eq!(engine.headers["tracestate"], "vendor=1");
     let passed = engine.headers["traceparent"].to_str().unwrap().to_owned();
-    world.node.otel.flush(Duration::from_secs(5)).await;
+    world.state.otel.flush(Duration::from_secs(5)).await;
 
     let spans = got.lock().unwrap().clone();
     let names: Vec<&str> = spans.iter().map(|s| s["name"].as_str().unwrap()).collect();
@@ -127,7 +127,7 @@ async fn failures_are_marked_unsampled_requests_left_out_and_busy_collectors_ask
     assert_eq!(requests[0]["status"]["code"], 2);
     assert!(requests[0].get("parentSpanId").is_none());
     assert_eq!(about(requests[0], "http.response.status_code")["intValue"], "500");
-    assert_eq!(world.node.otel.dropped(), 0);
+    assert_eq!(world.state.otel.dropped(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,7 +137,7 @@ async fn without_a_collector_nothing_is_added_and_with_a_dead_one_nothing_is_lat
     assert!(!world.engines[0].seen()[0].headers.contains_key("traceparent"));
     let nowhere =
         Settings::from_environment(|name| (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| "http://nobody:1".into()));
-    start(&world.node, nowhere.unwrap().unwrap(), world.net.client());
+    start(&world.state, nowhere.unwrap().unwrap(), world.net.client());
     for n in 0..20 {
         let began = tokio::time::Instant::now();
         whole(world.send(chat(&format!("{n}"), true)).await).await;

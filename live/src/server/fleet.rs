@@ -1,0 +1,35 @@
+//! Adds replicas and peers to the router and starts their probes and scrapes.
+
+use crate::config::{Config, ReplicaConfig, Role};
+use crate::signals::probe;
+use crate::state::{AddError, AppState};
+use crate::upstream::replica::Upstream;
+use gorgo_core::fleet::Kind;
+use std::sync::Arc;
+
+/// Adds a replica to the fleet and starts to watch it.
+///
+/// # Errors
+/// As [`AppState::add`].
+pub(crate) fn join(state: &Arc<AppState>, replica: &ReplicaConfig, kind: Kind) -> Result<Arc<Upstream>, AddError> {
+    let upstream = state.add(replica, kind)?;
+    probe::watch(state, &upstream);
+    Ok(upstream)
+}
+
+/// Every replica and peer of a configuration.
+pub(super) fn configured(config: &Config) -> Vec<(ReplicaConfig, Kind)> {
+    let kind = if config.role == Role::Edge { Kind::Local } else { Kind::Remote };
+    let peers = config.peers.iter().map(|peer| {
+        let replica = ReplicaConfig {
+            url: peer.url.clone(),
+            name: peer.name.clone(),
+            region: None,
+            ms_per_token: None,
+            kv_tokens: None,
+            api_key: None,
+        };
+        (replica, Kind::Peer)
+    });
+    config.replicas.iter().map(|replica| (replica.clone(), kind)).chain(peers).collect()
+}

@@ -1,0 +1,95 @@
+//! Replaces the configuration while the router runs: all of it, or nothing if a value is wrong.
+
+use crate::config::{Config, ConfigError, ReplicaConfig};
+use crate::server::fleet;
+use crate::server::keys::Keys;
+use crate::state::AppState;
+use gorgo_core::fleet::Kind;
+use gorgo_core::router::RouterConfig;
+use std::sync::Arc;
+
+/// Reads the configuration again and applies it.
+///
+/// # Errors
+/// As [`apply`], or when the router was started without a file; the configuration in force stays.
+pub fn reload(state: &Arc<AppState>) -> Result<Vec<String>, ConfigError> {
+    let Some(source) = &state.config_source else {
+        let why = "the router was started without --config".to_owned();
+        return Err(ConfigError::Read { path: "(none)".to_owned(), why });
+    };
+    apply(state, source.read()?)
+}
+
+/// Applies another configuration: policy, router settings, timeouts, limits of new requests, probes, keys and the
+/// fleet. Returns what changed.
+///
+/// # Errors
+/// When a value is wrong, or differs and can only change with a restart.
+pub fn apply(state: &Arc<AppState>, new: Config) -> Result<Vec<String>, ConfigError> {
+    new.check()?;
+    let old = state.config();
+    refuse_fixed_keys(&old, &new)?;
+    let keys = Keys::load(&new)?;
+    let mut changes = Vec::new();
+    if old.policy != new.policy {
+        state.driver.set_policy(new.policy.clone());
+        changes.push(format!("policy: {}", new.policy.name()));
+    }
+    if old.router != new.router {
+        let router = RouterConfig { record_decisions: true, ..new.router.clone() };
+        state.driver.change(|r| r.set_config(router));
+        changes.push("router".to_owned());
+    }
+    state.set_keys(keys);
+    apply_fleet(state, fleet::configured(&old), fleet::configured(&new), &mut changes);
+    if (&old.limits, &old.timeouts, &old.probes) != (&new.limits, &new.timeouts, &new.probes) {
+        changes.push("limits, timeouts or probes".to_owned());
+    }
+    state.set_config(new);
+    tracing::info!(?changes, "configuration applied");
+    Ok(changes)
+}
+
+fn refuse_fixed_keys(old: &Config, new: &Config) -> Result<(), ConfigError> {
+    for (key, same) in [
+        ("role", old.role == new.role),
+        ("listen", old.listen == new.listen),
+        ("tls", old.tls == new.tls),
+        ("shadow", old.shadow == new.shadow),
+        ("explain", old.explain == new.explain),
+        ("router.index_bytes", old.router.index_bytes == new.router.index_bytes),
+        ("limits.threads", old.limits.threads == new.limits.threads),
+        ("limits.connections", old.limits.connections == new.limits.connections),
+        ("limits.requests", old.limits.requests == new.limits.requests),
+        ("limits.bodies_bytes", old.limits.bodies_bytes == new.limits.bodies_bytes),
+        ("timeouts.connect_ms", old.timeouts.connect_ms == new.timeouts.connect_ms),
+        ("timeouts.keep_alive_ms", old.timeouts.keep_alive_ms == new.timeouts.keep_alive_ms),
+        ("seed", old.seed == new.seed),
+        ("tokenizer", old.tokenizer == new.tokenizer),
+        ("limits.tokenizer_entries", old.limits.tokenizer_entries == new.limits.tokenizer_entries),
+    ] {
+        if !same {
+            let advice = "it cannot change while the router runs; restart it or put the old value back".to_owned();
+            return Err(ConfigError::Value { key: key.to_owned(), value: "different".to_owned(), advice });
+        }
+    }
+    Ok(())
+}
+
+type Fleet = Vec<(ReplicaConfig, Kind)>;
+
+fn apply_fleet(state: &Arc<AppState>, old: Fleet, new: Fleet, changes: &mut Vec<String>) {
+    let is_in = |fleet: &Fleet, replica: &ReplicaConfig| fleet.iter().any(|(other, _)| other == replica);
+    for (gone, _) in old.iter().filter(|(replica, _)| !is_in(&new, replica)) {
+        if let Some(upstream) = state.find(gone.name.as_deref().unwrap_or(&gone.url)) {
+            state.remove(&upstream);
+            changes.push(format!("removed {}", upstream.name));
+        }
+    }
+    for (replica, kind) in new.iter().filter(|(replica, _)| !is_in(&old, replica)) {
+        match fleet::join(state, replica, *kind) {
+            Ok(upstream) => changes.push(format!("added {}", upstream.name)),
+            Err(error) => changes.push(format!("not added: {error}")),
+        }
+    }
+}

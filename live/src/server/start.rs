@@ -1,0 +1,144 @@
+//! Builds a router from its configuration and starts its background tasks.
+
+use crate::config::{Config, ConfigError};
+use crate::driver::Driver;
+use crate::driver::clock::Clock;
+use crate::driver::observers::Observers;
+use crate::observe::decision_log;
+use crate::observe::shadow::{self, Figures};
+use crate::server::fleet;
+use crate::server::keys::Keys;
+use crate::server::tls::{self, TlsError};
+use crate::state::{AppParts, AppState, ConfigSource};
+use crate::supervise;
+use crate::tokens::Counter;
+use crate::upstream::connect::{Connector, Dial};
+use gorgo_core::router::RouterConfig;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+/// Why a router did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A replica cannot be added.
+    #[error("{0}")]
+    Replica(String),
+    /// An environment variable cannot be used.
+    #[error("{0}")]
+    Environment(String),
+    /// The decision log cannot be written.
+    #[error("cannot write the decision log `{path}`: {why}; choose another with explain.log.path")]
+    Log {
+        /// The file.
+        path: String,
+        /// The system's reason.
+        why: io::Error,
+    },
+    /// No worker threads.
+    #[error("cannot start threads: {0}; lower limits.threads")]
+    Threads(io::Error),
+    /// No signal handlers.
+    #[error("cannot handle signals: {0}")]
+    Signals(io::Error),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {listen}: {why}; choose another address with --listen")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// The system's reason.
+        why: io::Error,
+    },
+}
+
+/// Builds a router: reads keys and certificates, starts the background tasks and adds the configured replicas. It
+/// accepts no requests before [`serve`](super::serve::serve).
+///
+/// # Errors
+/// See [`StartError`].
+pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result<Arc<AppState>, StartError> {
+    config.check()?;
+    let keys = Keys::load(&config)?;
+    let counter = match &config.tokenizer {
+        Some(path) => {
+            let unread = |why| ConfigError::Read { path: path.display().to_string(), why };
+            Some(Arc::new(Counter::load(path, config.limits.tokenizer_entries).map_err(unread)?))
+        }
+        None => None,
+    };
+    let connect_limit = Duration::from_millis(config.timeouts.connect_ms);
+    let connector = Connector::new(dial, tls::client(&config.tls)?, connect_limit);
+    let shadows = Figures::default();
+    let observers = observers(&config, &shadows)?;
+    let recorded = RouterConfig { record_decisions: true, index_bytes: index_bytes(&config), ..config.router.clone() };
+    let driver = Driver::new(recorded, config.policy.clone(), config.seed, Clock::start(), observers);
+    let replicas = fleet::configured(&config);
+    let parts = AppParts { driver, connector, shadows, config, keys, counter, config_source: source };
+    let state = Arc::new(AppState::new(parts));
+    let timer = Arc::clone(&state);
+    // Without its timer the router would never end a queued request or close a breaker.
+    tokio::spawn(supervise::essential("router timer", async move { timer.driver.run_timer().await }));
+    tokio::spawn(supervise::logged("idle connections", close_idle(Arc::downgrade(&state))));
+    for (replica, kind) in &replicas {
+        fleet::join(&state, replica, *kind).map_err(|error| StartError::Replica(error.to_string()))?;
+    }
+    Ok(state)
+}
+
+/// Starts the tasks that observe decisions: shadow policies and the decision log, each if configured.
+fn observers(config: &Config, shadows: &Figures) -> Result<Observers, StartError> {
+    let shadow = (!config.shadow.policies.is_empty()).then(|| {
+        let (sender, events) = mpsc::channel(65_536);
+        let (policies, seed, figures) = (config.shadow.policies.clone(), config.seed, Arc::clone(shadows));
+        let router = RouterConfig { index_bytes: config.shadow.index_bytes, ..config.router.clone() };
+        let run = async move { shadow::run(&policies, &router, seed, events, figures).await };
+        tokio::spawn(supervise::logged("shadow policies", run));
+        sender
+    });
+    let log = match &config.explain.log {
+        Some(log) => {
+            let file = decision_log::Log::open(log)
+                .map_err(|why| StartError::Log { path: log.path.display().to_string(), why })?;
+            let (sender, records) = mpsc::channel(4_096);
+            tokio::spawn(supervise::logged("decision log", file.run(records)));
+            Some(sender)
+        }
+        None => None,
+    };
+    Ok(Observers::new(config.explain.decisions, log, shadow))
+}
+
+/// Bytes of `router.index_bytes` for the index itself. The rest is for request rows, decisions, connection buffers and
+/// what an allocator cannot return at once, so that the process as a whole stays within the setting. At least a quarter
+/// is the index's.
+fn index_bytes(config: &Config) -> usize {
+    // A row; a decision about a few replicas. The process was measured to hold 35 MB more than the index by its own
+    // count after 64 connections sent 80 kB prompts, and up to 40 MB while they did: buffers, and an allocator's rest.
+    const ROW: usize = 400;
+    const DECISION: usize = 1_200;
+    const BUFFERS: usize = 36 << 20;
+    let all = config.router.index_bytes;
+    let kept = config.explain.rows * ROW + config.explain.decisions * DECISION;
+    all.saturating_sub(kept + BUFFERS).max(all / 4)
+}
+
+/// Closes connections to replicas that were idle for `timeouts.keep_alive_ms`, until the router is dropped.
+async fn close_idle(state: Weak<AppState>) {
+    loop {
+        let keep_alive = state.upgrade().map(|state| Duration::from_millis(state.config().timeouts.keep_alive_ms));
+        let Some(keep_alive) = keep_alive else { return };
+        tokio::time::sleep((keep_alive / 4).max(Duration::from_millis(100))).await;
+        let Some(state) = state.upgrade() else { return };
+        let upstreams = state.driver.read(|_, upstreams, _| upstreams.to_vec());
+        upstreams.iter().for_each(|upstream| upstream.links.sweep(keep_alive));
+    }
+}
