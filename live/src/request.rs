@@ -1,4 +1,9 @@
 //! One client request, from its head to the last byte of its answer.
+//!
+//! Reading order: [`forward`] is the whole way in one page. `client_request` admits, reads and announces a request
+//! ([`headers`], `endpoints`, `read_body`); `attempt` sends it to the replica the core names; [`response_body`] streams
+//! the answer ([`body`] is any answer's body); [`guard`] reports the request's end to the core and to operators, once,
+//! whatever happens. [`errors`] are the router's own answers; `context` is what a connection's requests share.
 
 pub mod body;
 pub mod errors;
@@ -7,6 +12,9 @@ pub mod guard;
 pub mod headers;
 pub mod response_body;
 
-pub(crate) mod attempt;
 pub(crate) mod context;
-pub(crate) mod read_body;
+
+mod attempt;
+mod client_request;
+mod endpoints;
+mod read_body;

@@ -1,14 +1,12 @@
 //! The bodies of answers: ours, an engine's on its way through, or the admin API's.
 
+use crate::request::errors::BoxError;
 use crate::request::response_body::Relay;
 use crate::upstream::connection::Flow;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-
-/// Any error of a body; the connection is then cut, so that nobody takes a part for the whole.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of an answer.
 #[derive(Debug)]

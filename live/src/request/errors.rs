@@ -6,6 +6,9 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
+/// Any error of a body. The connection is then closed early, so that a client cannot take a part for the whole.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// A refusal. The type follows the status as OpenAI's do; 429 and 503 say when to come back.
 #[cold]
 pub fn refusal(status: StatusCode, code: &str, message: &str) -> Response<Body> {

@@ -5,8 +5,8 @@
 //! it breaks, a stream of events ends with an error event that says so; an answer of any other kind is cut, since
 //! nothing can be said inside it.
 
-use crate::request::body::BoxError;
-use crate::request::errors;
+use crate::idle_timer::IdleTimer;
+use crate::request::errors::{self, BoxError};
 use crate::request::guard::Exchange;
 use crate::state::Phase;
 use crate::upstream::connection::Flow;
@@ -16,11 +16,10 @@ use gorgo_core::Time;
 use gorgo_core::router::Failure;
 use http_body::{Body as _, Frame, SizeHint};
 use std::collections::VecDeque;
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 /// Pieces of an answer are put together up to about this many bytes.
 const SMALL: usize = 8 << 10;
@@ -42,8 +41,7 @@ pub struct Relay {
     whole: bool,
     gap: Duration,
     last: Instant,
-    /// Set when there is something to wait for.
-    alarm: Option<Pin<Box<Sleep>>>,
+    timer: IdleTimer,
     /// Whom the order to stop wakes.
     stop_wakes: Option<Waker>,
     broken: Option<hyper::Error>,
@@ -62,9 +60,9 @@ impl Relay {
         let whole = held.iter().rev().find_map(Frame::data_ref).is_none_or(|data| ends_event(data));
         let exchange = Some(exchange);
         let last = Instant::now();
-        let (alarm, stop_wakes, broken) = (None, None, None);
+        let (timer, stop_wakes, broken) = (IdleTimer::default(), None, None);
         let mut relay =
-            Self { held, body, tap, exchange, ended, can_tell, whole, gap, last, alarm, stop_wakes, broken };
+            Self { held, body, tap, exchange, ended, can_tell, whole, gap, last, timer, stop_wakes, broken };
         if relay.ended {
             relay.end();
         }
@@ -185,21 +183,14 @@ impl Relay {
         if more.is_empty() { first } else { more.freeze() }
     }
 
-    /// The alarm is set again only when it rings: setting it for every piece would cost more than the piece.
+    /// Ends the answer when the replica has sent nothing for too long.
     fn poll_gap(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        loop {
-            let due = self.last + self.gap;
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
-            if alarm.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if alarm.deadline() >= due {
-                self.broke(Failure::Timeout);
-                let why = "the replica sent nothing for too long";
-                return Poll::Ready(Some(self.last_word(BROKE, why, why.into())));
-            }
-            alarm.as_mut().reset(due);
+        if self.timer.poll(cx, || self.last + self.gap).is_pending() {
+            return Poll::Pending;
         }
+        self.broke(Failure::Timeout);
+        let why = "the replica sent nothing for too long";
+        Poll::Ready(Some(self.last_word(BROKE, why, why.into())))
     }
 
     /// Something came.

@@ -1,0 +1,180 @@
+//! A client's request: admitted by its head, read, and announced to the core.
+
+use crate::config::Config;
+use crate::observe::request_log::Row;
+use crate::request::body::Body;
+use crate::request::context::ConnectionContext;
+use crate::request::endpoints;
+use crate::request::errors::refusal;
+use crate::request::guard::Exchange;
+use crate::request::headers::{self, HeaderFlags};
+use crate::request::read_body;
+use crate::tokens::count_tokens;
+use crate::upstream::replica::Upstream;
+use crate::wire::request_fields::{Extract, extract, session_hash};
+use bytes::Bytes;
+use gorgo_core::policy::Ask;
+use gorgo_core::router::{Dispatch, Request as CoreRequest};
+use gorgo_core::{Span, Time};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// An admitted request, kept until its answer begins: any replica the core names gets it. Boxed, since it is large.
+pub(super) struct ClientRequest {
+    pub(super) context: Arc<ConnectionContext>,
+    pub(super) config: Arc<Config>,
+    pub(super) parts: http::request::Parts,
+    /// Whether its body holds a prompt.
+    pub(super) has_prompt: bool,
+    flags: HeaderFlags,
+    /// Whether this router checks keys, so that replicas must not get the client's.
+    checks_keys: bool,
+    permit: Option<OwnedSemaphorePermit>,
+    incoming: Incoming,
+    /// The whole of `incoming`.
+    body: Bytes,
+    hops: u8,
+    /// Holds the body's bytes of `limits.bodies_bytes`.
+    _body_permit: Option<OwnedSemaphorePermit>,
+}
+
+impl ClientRequest {
+    /// Checks what the head alone shows: key, path, and whether there is room for one more request.
+    pub(super) fn admit(
+        context: Arc<ConnectionContext>,
+        config: Arc<Config>,
+        request: Request<Incoming>,
+        flags: HeaderFlags,
+    ) -> Result<Box<Self>, Box<Response<Body>>> {
+        let state = &context.state;
+        let refuse = |status, code: &str, message: &str| Err(Box::new(refusal(status, code, message)));
+        let shown = if flags.key { headers::shown_key(request.headers()) } else { None };
+        let (may_ask, checks_keys) =
+            state.with_keys(|keys| (keys.may_ask(shown), keys.api.is_some() || keys.admin.is_some()));
+        if !may_ask {
+            return refuse(
+                StatusCode::UNAUTHORIZED,
+                "invalid_api_key",
+                "send this router's API key as `Authorization: Bearer KEY`",
+            );
+        }
+        let Some(has_prompt) = endpoints::has_prompt(request.uri().path()) else {
+            let message = format!("`{}` is not served here; see /v1/models for what is", request.uri().path());
+            return refuse(StatusCode::NOT_FOUND, "unknown_endpoint", &message);
+        };
+        let Ok(permit) = Arc::clone(&state.request_permits).try_acquire_owned() else {
+            return refuse(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_requests",
+                "the router holds as many requests as it may (limits.requests); try again soon",
+            );
+        };
+        let (parts, incoming) = request.into_parts();
+        let (permit, body, hops, _body_permit) = (Some(permit), Bytes::new(), 0, None);
+        Ok(Box::new(Self {
+            context,
+            config,
+            parts,
+            has_prompt,
+            flags,
+            checks_keys,
+            permit,
+            incoming,
+            body,
+            hops,
+            _body_permit,
+        }))
+    }
+
+    /// Reads the body and announces the request to the core.
+    pub(super) async fn announce(&mut self) -> Result<Box<Exchange>, Box<Response<Body>>> {
+        let Self { context, config, parts, flags, .. } = self;
+        let state = &context.state;
+        (self.body, self._body_permit) = read_body::read(state, config, &parts.headers, &mut self.incoming).await?;
+        let found = if self.has_prompt && parts.method == Method::POST {
+            endpoints::check_content_type(&parts.headers)?;
+            match extract(&self.body, state.seed) {
+                Ok(found) => Some(found),
+                Err(message) => {
+                    return Err(Box::new(refusal(StatusCode::BAD_REQUEST, "invalid_body", &message)));
+                }
+            }
+        } else {
+            None
+        };
+        let counting =
+            count_tokens(state.counter.as_ref(), &state.ratios, config, state.seed, &self.body, found.as_ref());
+        let tokens = counting.await;
+        let header = |is_there: bool, name| if is_there { parts.headers.get(name) } else { None };
+        let hops = header(flags.hop, headers::HOP);
+        let hops = hops.map_or(0, |v| v.to_str().ok().and_then(|v| v.parse().ok()).unwrap_or(u8::MAX));
+        let wait = header(flags.timeout, headers::TIMEOUT).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        let wait = wait.unwrap_or(u64::MAX).min(config.timeouts.first_token_ms);
+        let session = match header(flags.session, headers::SESSION) {
+            Some(key) if !key.is_empty() => session_hash(key.as_bytes()),
+            _ => found.as_ref().map_or(0, |f| f.session),
+        };
+        let ask = Ask {
+            prompt_tokens: tokens.all,
+            counted: tokens.exact,
+            session,
+            head: found.as_ref().map_or(0, |f| f.prompt.head),
+        };
+        let symbols = found.as_ref().map_or_else(|| Arc::from([]), |f| Arc::clone(&f.prompt.symbols));
+        let mut arrived = Time::ZERO;
+        let (id, mail) = state.driver.arrive(|id, now| {
+            arrived = now;
+            CoreRequest { id, symbols, ask, hops, deadline: Some(now + Span::from_ms(wait as f64)) }
+        });
+        let request_id = if flags.request_id {
+            headers::request_id(&parts.headers, state.seed, id)
+        } else {
+            headers::new_id(state.seed, id)
+        };
+        let row = new_row(&request_id, &ask, found.as_ref(), arrived, hops);
+        self.hops = hops;
+        headers::to_upstream(&mut parts.headers, self.body.len(), &request_id, &context.client, self.checks_keys);
+        let mut exchange = Exchange::new(Arc::clone(context), (id, mail), request_id, row, self.permit.take());
+        if let Some(found) = found {
+            exchange.rid = found.rid;
+            exchange.model = found.model;
+            exchange.chat = endpoints::is_chat(parts.uri.path());
+            exchange.prompt = Some(found.prompt);
+            exchange.text_tokens = tokens.text;
+        }
+        #[cfg(feature = "otel")]
+        {
+            exchange.trace = state.otel.begin(&mut parts.headers, state.seed, id);
+        }
+        Ok(exchange)
+    }
+
+    /// The request as this replica gets it.
+    pub(super) fn to_replica(&self, upstream: &Upstream, dispatch: &Dispatch) -> Request<Full<Bytes>> {
+        let (parts, body) = (&self.parts, Full::new(self.body.clone()));
+        let root = PathAndQuery::from_static("/");
+        let path = parts.uri.path_and_query().unwrap_or(&root);
+        let mut request = upstream.request(parts.method.clone(), path, parts.headers.clone(), body);
+        if dispatch.forward {
+            request.headers_mut().insert(headers::HOP, HeaderValue::from(u16::from(self.hops.saturating_add(1))));
+        }
+        request
+    }
+}
+
+fn new_row(request_id: &HeaderValue, ask: &Ask, found: Option<&Extract>, arrived: Time, hops: u8) -> Row {
+    Row {
+        request_id: SmallVec::from_slice(request_id.as_bytes()),
+        session: ask.session,
+        prompt_bytes: found.map_or(0, |f| f.prompt.bytes),
+        prompt_tokens: ask.prompt_tokens,
+        arrived,
+        hops,
+        ..Row::default()
+    }
+}
