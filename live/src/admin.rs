@@ -13,8 +13,6 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use gorgo_core::fleet::PeerReport;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -23,15 +21,6 @@ mod fleet;
 mod lb;
 mod levels;
 mod proxy;
-
-/// What an edge tells another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeerWord {
-    /// Its own engine's load.
-    pub report: PeerReport,
-    /// Its wall clock, ns since 1970.
-    pub unix_ns: u64,
-}
 
 type Shared = State<Arc<AppState>>;
 

@@ -12,7 +12,6 @@
 //! gave 10 tokens too many in 112,579 (at worst 3 in a prompt), Mistral's 39 in 131,054 (14), as it knows no words.
 
 use crate::config::Config;
-use crate::state::AppState;
 use crate::wire::prompt_blocks::{BLOCK, Part, Prompt};
 use crate::wire::request_fields::{self, Extract};
 use bytes::Bytes;
@@ -25,6 +24,7 @@ use tokio::sync::Semaphore;
 
 pub mod bytes_per_token;
 mod template_overhead;
+use bytes_per_token::Ratios;
 use template_overhead::Overheads;
 
 /// A piece is cut at the first good place from here on, bytes.
@@ -46,19 +46,26 @@ pub(crate) struct Tokens {
     pub(crate) text: Option<u32>,
 }
 
-/// The tokens of a request's prompt.
-pub(crate) async fn tokens(node: &AppState, config: &Config, body: &Bytes, found: Option<&Extract>) -> Tokens {
+/// The tokens of a request's prompt: counted if there is a counter and it is in time, else estimated.
+pub(crate) async fn count_tokens(
+    counter: Option<&Arc<Counter>>,
+    ratios: &Ratios,
+    config: &Config,
+    seed: u64,
+    body: &Bytes,
+    found: Option<&Extract>,
+) -> Tokens {
     let Some(Extract { prompt, model, .. }) = found else { return Tokens::default() };
     let model = model.as_deref();
-    if let Some(counter) = node.counter.as_ref().filter(|_| prompt.bytes > 0) {
+    if let Some(counter) = counter.filter(|_| prompt.bytes > 0) {
         let limit = Duration::from_millis(config.timeouts.tokenize_ms);
-        let counted = Box::pin(counter.count(body, node.seed, prompt, limit)); // rare, and large
+        let counted = Box::pin(counter.count(body, seed, prompt, limit)); // rare, and large
         if let Some(text) = counted.await {
             let around = counter.overheads.get(model, prompt.messages);
             return Tokens { all: text.saturating_add(around), exact: true, text: Some(text) };
         }
     }
-    Tokens { all: prompt.tokens(node.ratios.get(model)), exact: prompt.bytes == 0, text: None }
+    Tokens { all: prompt.tokens(ratios.get(model)), exact: prompt.bytes == 0, text: None }
 }
 
 /// Counts text. See the module page.

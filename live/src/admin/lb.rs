@@ -1,7 +1,8 @@
 //! What only the edge's prefix has.
 
 use super::levels::{cost_keys, healthy, kv_use, replicas};
-use super::{Answer, PeerWord, Shared, bad, read, tell};
+use super::{Answer, Shared, bad, read, tell};
+use crate::signals::peer_report::PeerMessage;
 use crate::state::{AppState, Phase};
 use axum::body::Bytes;
 use axum::extract::{Query, State};
@@ -168,5 +169,5 @@ pub(super) async fn report(State(node): Shared) -> Answer {
         });
         (report, now)
     });
-    tell(&serde_json::to_value(PeerWord { report, unix_ns: node.clock().unix_ns(now) }).unwrap_or_default())
+    tell(&serde_json::to_value(PeerMessage { report, unix_ns: node.clock().unix_ns(now) }).unwrap_or_default())
 }

@@ -5,9 +5,10 @@
 //! done. The parent comes from the client's `traceparent`, and replicas get one that names the `request` span, so that
 //! an engine's own spans hang below it.
 
+use crate::driver::clock::Clock;
 use crate::observe::capture::record;
 use crate::observe::request_log::Row;
-use crate::state::AppState;
+use crate::supervise;
 use crate::upstream::connect::Pool;
 use bytes::Bytes;
 use gorgo_core::record::Status;
@@ -17,7 +18,7 @@ use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -132,16 +133,24 @@ impl Otel {
     }
 }
 
-/// Begins to tell the collector of `settings` of every request, over connections of `pool`.
-pub fn start(node: &Arc<AppState>, settings: Settings, pool: Pool) {
+/// Where spans come from: the clock of their times, and the router's name at the time they are sent.
+struct Origin {
+    clock: Clock,
+    name: Box<dyn Fn() -> String + Send>,
+}
+
+/// Begins to tell the collector of `settings` of every request, over connections of `pool`. `name` gives the router's
+/// name.
+pub fn start(otel: &Otel, clock: Clock, name: impl Fn() -> String + Send + 'static, settings: Settings, pool: Pool) {
     let (words, rest) = mpsc::channel(QUEUE);
-    if node.otel.words.set(words).is_ok() {
+    if otel.words.set(words).is_ok() {
         tracing::info!(endpoint = %settings.endpoint, "telling an OpenTelemetry collector of every request");
-        tokio::spawn(run(Arc::downgrade(node), settings, pool, rest));
+        let origin = Origin { clock, name: Box::new(name) };
+        tokio::spawn(supervise::logged("OpenTelemetry exporter", run(origin, settings, pool, rest)));
     }
 }
 
-async fn run(node: Weak<AppState>, settings: Settings, pool: Pool, mut words: mpsc::Receiver<Word>) {
+async fn run(origin: Origin, settings: Settings, pool: Pool, mut words: mpsc::Receiver<Word>) {
     let mut failing = false;
     while let Some(first) = words.recv().await {
         let (mut batch, mut flushes) = (Vec::new(), Vec::new());
@@ -160,10 +169,8 @@ async fn run(node: Weak<AppState>, settings: Settings, pool: Pool, mut words: mp
                 break;
             }
         }
-        let Some(router) = node.upgrade() else { return };
         if !batch.is_empty() {
-            let message = message(&settings, &router, &batch).to_string();
-            drop(router);
+            let message = message(&settings, &origin, &batch).to_string();
             match post(&settings, &pool, Bytes::from(message)).await {
                 Ok(()) => failing = false,
                 Err(why) if !failing => {
@@ -208,16 +215,16 @@ async fn post(settings: &Settings, pool: &Pool, body: Bytes) -> Result<(), Strin
 }
 
 /// An `ExportTraceServiceRequest` in OTLP's JSON: ids in hexadecimal, 64-bit integers as text.
-fn message(settings: &Settings, node: &AppState, batch: &[(Context, Arc<Row>)]) -> Value {
+fn message(settings: &Settings, origin: &Origin, batch: &[(Context, Arc<Row>)]) -> Value {
     let mut spans = Vec::new();
     for (context, row) in batch {
-        spans_of(node, context, row, &mut spans);
+        spans_of(origin.clock, context, row, &mut spans);
     }
     let version = env!("CARGO_PKG_VERSION");
     let about = [
         text("service.name", &settings.service),
         text("service.version", version),
-        text("service.instance.id", &node.config().shown_name()),
+        text("service.instance.id", &(origin.name)()),
     ];
     json!({"resourceSpans": [{
         "resource": {"attributes": about},
@@ -233,9 +240,9 @@ fn number(key: &str, value: u64) -> Value {
     json!({"key": key, "value": {"intValue": value.to_string()}})
 }
 
-fn spans_of(node: &AppState, context: &Context, row: &Row, spans: &mut Vec<Value>) {
+fn spans_of(clock: Clock, context: &Context, row: &Row, spans: &mut Vec<Value>) {
     let trace = format!("{:032x}", context.trace);
-    let unix = |at: Time| node.clock().unix_ns(at).to_string();
+    let unix = |at: Time| clock.unix_ns(at).to_string();
     let mut about = vec![
         number("http.response.status_code", row.status_code.into()),
         text("gorgo.request_id", row.id()),

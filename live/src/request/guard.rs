@@ -5,6 +5,7 @@ use crate::driver::mailbox::{Command, Mail};
 use crate::observe::request_log::{Row, Verdict};
 use crate::request::context::ConnectionContext;
 use crate::state::Phase;
+use crate::upstream::abort;
 use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::Tap;
 use crate::wire::prompt_blocks::Prompt;
@@ -14,6 +15,7 @@ use gorgo_core::{RequestId, Time};
 use http::HeaderValue;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// See the module page.
@@ -206,7 +208,9 @@ impl Exchange {
     /// by dropping it, is enough for most; SGLang notices that only seconds later.
     pub(crate) fn abort(&self) {
         let (Some((upstream, _)), Some(rid)) = (&self.current, &self.rid) else { return };
-        crate::upstream::abort::abort(&self.context.state, upstream, rid);
+        let state = &self.context.state;
+        let keep_alive = Duration::from_millis(state.config().timeouts.keep_alive_ms);
+        abort::abort(&state.connector, keep_alive, upstream, rid);
     }
 
     /// The request is over: writes it down, once.

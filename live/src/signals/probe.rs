@@ -1,8 +1,9 @@
 //! Watching replicas: round trips, loads, and peers' reports. Each is a task of its own that tells the core.
 
-use crate::admin::PeerWord;
+use crate::signals::peer_report::PeerMessage;
 use crate::signals::scrape::{self, Restarts};
 use crate::state::AppState;
+use crate::supervise;
 use crate::upstream::connection::{self, Flow, LinkError};
 use crate::upstream::replica::Upstream;
 use bytes::Bytes;
@@ -29,9 +30,13 @@ pub(crate) fn watch(node: &Arc<AppState>, upstream: &Arc<Upstream>) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     let mut tasks = upstream.tasks.lock();
     let (n, u) = (Arc::clone(node), Arc::clone(upstream));
-    tasks.push(runtime.spawn(probes(n, u)).abort_handle());
+    tasks.push(runtime.spawn(supervise::logged("probes", probes(n, u))).abort_handle());
     let (n, u) = (Arc::clone(node), Arc::clone(upstream));
-    let task = if upstream.kind == Kind::Peer { runtime.spawn(reports(n, u)) } else { runtime.spawn(scrapes(n, u)) };
+    let task = if upstream.kind == Kind::Peer {
+        runtime.spawn(supervise::logged("peer reports", reports(n, u)))
+    } else {
+        runtime.spawn(supervise::logged("scrapes", scrapes(n, u)))
+    };
     tasks.push(task.abort_handle());
 }
 
@@ -200,7 +205,7 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
             let seen = Time(asked.0.saturating_sub(Span::from_ms(rtt_ms).0));
             let word = fetch(&node, &upstream, "/lb/report").await.ok();
             let word = word.filter(|(status, _)| status.is_success());
-            let event = match word.and_then(|(_, body)| serde_json::from_slice::<PeerWord>(&body).ok()) {
+            let event = match word.and_then(|(_, body)| serde_json::from_slice::<PeerMessage>(&body).ok()) {
                 Some(word) => {
                     let now = node.clock().now();
                     // The report was made about half way through.

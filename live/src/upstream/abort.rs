@@ -1,6 +1,7 @@
 //! Aborting a request at an SGLang engine by its id.
 
-use crate::state::AppState;
+use crate::supervise;
+use crate::upstream::connect::Connector;
 use crate::upstream::connection;
 use crate::upstream::replica::Upstream;
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use std::time::Duration;
 const LEAST_LENGTH: usize = 24;
 
 /// Tells the engine, in the background. Only engines that showed themselves as SGLang are told.
-pub(crate) fn abort(node: &Arc<AppState>, upstream: &Arc<Upstream>, rid: &str) {
+pub(crate) fn abort(connector: &Connector, keep_alive: Duration, upstream: &Arc<Upstream>, rid: &str) {
     if rid.len() < LEAST_LENGTH || !upstream.is_sglang() {
         return;
     }
@@ -24,11 +25,10 @@ pub(crate) fn abort(node: &Arc<AppState>, upstream: &Arc<Upstream>, rid: &str) {
     let path = PathAndQuery::from_static("/abort_request");
     let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-    let (connector, upstream) = (node.connector.clone(), Arc::clone(upstream));
-    let keep_alive = Duration::from_millis(node.config().timeouts.keep_alive_ms);
-    runtime.spawn(async move {
+    let (connector, upstream) = (connector.clone(), Arc::clone(upstream));
+    runtime.spawn(supervise::logged("abort at an engine", async move {
         let request = || upstream.request(Method::POST, &path, headers.clone(), Full::new(body.clone()));
         let sent = connection::send(&connector, &upstream, keep_alive, request);
         let _ = tokio::time::timeout(Duration::from_secs(2), sent).await;
-    });
+    }));
 }

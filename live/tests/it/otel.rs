@@ -62,7 +62,7 @@ async fn traced(engines: usize, script: Script, refusals: usize) -> (World, Got)
         ("OTEL_BSP_SCHEDULE_DELAY", "200"),
     ]);
     let settings = Settings::from_environment(|name| pairs.get(name).map(ToString::to_string)).unwrap().unwrap();
-    start(&world.state, settings, world.net.client());
+    start(&world.state.otel, world.state.clock(), || "edge".to_owned(), settings, world.net.client());
     (world, got)
 }
 
@@ -137,7 +137,7 @@ async fn without_a_collector_nothing_is_added_and_with_a_dead_one_nothing_is_lat
     assert!(!world.engines[0].seen()[0].headers.contains_key("traceparent"));
     let nowhere =
         Settings::from_environment(|name| (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| "http://nobody:1".into()));
-    start(&world.state, nowhere.unwrap().unwrap(), world.net.client());
+    start(&world.state.otel, world.state.clock(), || "edge".to_owned(), nowhere.unwrap().unwrap(), world.net.client());
     for n in 0..20 {
         let began = tokio::time::Instant::now();
         whole(world.send(chat(&format!("{n}"), true)).await).await;

@@ -1,0 +1,13 @@
+//! The message in which an edge reports its load to its peers.
+
+use gorgo_core::fleet::PeerReport;
+use serde::{Deserialize, Serialize};
+
+/// The body of `GET /lb/report`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerMessage {
+    /// The load of the edge's own engine.
+    pub report: PeerReport,
+    /// The edge's wall clock, ns since 1970.
+    pub unix_ns: u64,
+}
