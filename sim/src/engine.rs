@@ -1,12 +1,13 @@
-//! One SGLang replica as a pure state machine.
+//! Model of one SGLang replica, as a state machine without a clock.
 //!
-//! Reading order: [`EngineConfig`] and its presets → [`EngineRequest`] and [`EngineEvent`] (what goes in, what comes
-//! out) → `intake` (the way to the queue) → `steps` (how long a step takes) → `cache` (the radix cache) →
-//! `scheduler` and `admission` (what runs next) → `results` (what a finished step changes) → `jump` (many decode steps
-//! at once) → `gauges` (what a scraper sees) → `lifecycle` (flush, crash, restart).
+//! Reading order: [`EngineConfig`] and its presets → [`EngineRequest`] and [`EngineEvent`] (input and output) →
+//! `table` (the requests in flight) → `submit` (validation, tokenizer, waiting queue) → `steps` (step times) → `pool`
+//! and `cache` (KV slots and the radix cache) → `running` (the running batch) → `pipeline` (the steps in progress) →
+//! `scheduler` and `admission` (choosing the next step) → `results` (processing a finished step) → `jump` (many decode
+//! steps at once) → `gauges` (metrics) → `lifecycle` (flush, crash, restart).
 //!
-//! Facts are those of SGLang 0.5.10 with its defaults: prefill goes before decode, chunks do not interleave with it,
-//! and the scheduler works one batch ahead of the GPU (overlap):
+//! The model follows SGLang 0.5.10 with its defaults: prefill runs before decode, chunks do not interleave with
+//! decode steps, and the scheduler works one batch ahead of the GPU (overlap):
 //!
 //! - when step k ends, step k+1 (already chosen) starts, the results of k are processed, requests ready by then are
 //!   received, and step k+2 is chosen. So a busy engine starts an arrival's prefill after the rest of the current
@@ -14,32 +15,30 @@
 //!   is in the cache for step k+2, not for k+1;
 //! - an idle engine starts a request at once.
 //!
-//! There is no clock: every call passes `now`, never less than before. [`Engine::next_event`] says when something
-//! will happen next if nothing is submitted, [`Engine::advance`] does all that is due. Between events, decode steps of
-//! an unchanged batch are advanced in closed form, so cost grows with events, not with tokens.
+//! Every call passes `now`, which must not decrease. [`Engine::next_event`] returns when the state changes next if
+//! nothing is submitted, [`Engine::advance`] processes everything that is due. Decode steps of an unchanged batch are
+//! advanced in closed form, so cost grows with the number of events, not of tokens.
 
 mod admission;
 mod cache;
 mod config;
 mod gaps;
 mod gauges;
-mod intake;
 mod jump;
 mod lifecycle;
+mod pipeline;
+mod pool;
 mod presets;
 mod request;
 mod results;
+mod running;
 mod scheduler;
 mod steps;
+mod submit;
+mod table;
 
 #[cfg(test)]
-mod behaviour;
-#[cfg(test)]
-mod harness;
-#[cfg(test)]
-mod laws;
-#[cfg(test)]
-mod traps;
+mod tests;
 
 pub use config::{ConfigError, EngineConfig};
 pub use gaps::GapHistogram;
@@ -48,17 +47,16 @@ pub use lifecycle::Health;
 pub use request::{EngineError, EngineEvent, EngineRequest};
 pub use steps::{DecodeTimes, PrefillTimes};
 
-use cache::Cache;
 use gauges::Meter;
-use gorgo_core::{RequestId, Time};
-use request::Req;
-use rustc_hash::FxHashMap;
-use scheduler::{Member, Step, Work};
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
-use steps::{Noise, Run};
+use gorgo_core::Time;
+use pipeline::{Pipeline, Step, Work};
+use pool::KvPool;
+use running::RunningBatch;
+use std::collections::VecDeque;
+use steps::Noise;
+use table::RequestTable;
 
-/// An SGLang replica. See the module page.
+/// One SGLang replica: [`Self::submit`] requests, [`Self::advance`] to the time of the next event, read the events.
 #[derive(Debug)]
 pub struct Engine {
     config: EngineConfig,
@@ -69,47 +67,17 @@ pub struct Engine {
     /// The next prefill step compiles kernels first.
     cold: bool,
 
-    reqs: Vec<Option<Req>>,
-    vacant: Vec<u32>,
-    by_id: FxHashMap<RequestId, u32>,
-    submitted: u64,
-
+    requests: RequestTable,
     /// With the tokenizer and on the way to the scheduler: (when it can be received, slot), ascending.
     inbox: VecDeque<(Time, u32)>,
     tokenizer_free: Time,
     waiting: VecDeque<u32>,
     /// The prompt that was cut and goes first in the next prefill batch.
     chunked: Option<u32>,
-    /// Requests of the batch chosen last that join the running batch at the next choice.
-    joining: Vec<u32>,
-    running: Vec<Member>,
-    /// Finished requests that the scheduler has not dropped from its running batch yet.
-    unfiltered: u32,
-    /// `batch_is_full`: admission said no, and is not asked again until a request leaves the running batch.
-    latched: bool,
-    /// The latest run of decode steps.
-    run: Option<Run>,
-    /// The running batch is not what that run was made for, or it was interrupted.
-    changed: bool,
-
-    /// On the GPU.
-    current: Option<Step>,
-    /// Chosen to follow (overlap only).
-    next: Option<Step>,
-    /// Decode steps chosen, and those whose results were processed.
-    launched: u64,
-    done: u64,
+    batch: RunningBatch,
+    pipeline: Pipeline,
     prefills: u64,
-    /// (decode steps processed when it finishes, seq, slot).
-    finishes: BinaryHeap<Reverse<(u64, u64, u32)>>,
-    /// Sum over running requests of context minus the decode steps launched before they joined: the context of decode
-    /// step `i` is this plus `i` for each of them.
-    context: i64,
-
-    block_tokens: u32,
-    cache: Cache,
-    free: u64,
-    private: u64,
+    pool: KvPool,
     /// Share of `max_tokens` reserved for running requests: value at some step and decode steps since.
     ratio: (f64, u64),
 
@@ -117,7 +85,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An idle, warm engine with an empty cache. Equal `seed`s give equal step times.
+    /// Creates an idle, warm engine with an empty cache. Equal `seed`s give equal step times.
     ///
     /// # Errors
     /// A setting out of range.
@@ -129,65 +97,47 @@ impl Engine {
             up_at: Time::ZERO,
             starts: 0,
             cold: false,
-            reqs: Vec::new(),
-            vacant: Vec::new(),
-            by_id: FxHashMap::default(),
-            submitted: 0,
+            requests: RequestTable::default(),
             inbox: VecDeque::new(),
             tokenizer_free: Time::ZERO,
             waiting: VecDeque::new(),
             chunked: None,
-            joining: Vec::new(),
-            running: Vec::new(),
-            unfiltered: 0,
-            latched: false,
-            run: None,
-            changed: false,
-            current: None,
-            next: None,
-            launched: 0,
-            done: 0,
+            batch: RunningBatch::default(),
+            pipeline: Pipeline::default(),
             prefills: 0,
-            finishes: BinaryHeap::new(),
-            context: 0,
-            block_tokens: 1,
-            cache: Cache::new(1),
-            free: u64::from(config.kv_tokens),
-            private: 0,
+            pool: KvPool::new(config.kv_tokens, 1),
             ratio: (config.ratio_bounds().0, 0),
             meter: Meter::new(config.kv_tokens),
             config,
         })
     }
 
-    /// Its settings.
+    /// The settings of the engine.
     pub fn config(&self) -> &EngineConfig {
         &self.config
     }
 
-    /// When something happens next if nothing is submitted or cancelled; `None` when nothing ever does.
+    /// When the engine has to act next if no request is submitted or cancelled; `None` if it is idle.
     pub fn next_event(&self) -> Option<Time> {
-        match &self.current {
+        match self.pipeline.current_end() {
             None => self.inbox.front().map(|&(ready, _)| ready),
-            Some(step) => Some(self.next_loud_boundary().unwrap_or(step.end)),
+            Some(end) => Some(self.next_eventful_end().unwrap_or(end)),
         }
     }
 
-    /// Does everything due at or before `now`, in order, and appends what it led to.
+    /// Processes everything due at or before `now`, in order, and appends the events to `out`.
     pub fn advance(&mut self, now: Time, out: &mut Vec<EngineEvent>) {
         loop {
             self.jump(now);
-            match (&self.current, self.inbox.front()) {
-                (Some(step), _) if step.end <= now => self.boundary(out),
+            match (self.pipeline.current_end(), self.inbox.front()) {
+                (Some(end), _) if end <= now => self.end_step(out),
                 (None, Some(&(ready, _))) if ready <= now => self.wake(ready, out),
                 _ => break,
             }
-            self.drop_stale_finishes();
-            debug_assert_eq!(
-                self.free + self.private + self.cache.evictable() + self.cache.protected(),
-                u64::from(self.config.kv_tokens),
-                "every slot of the pool is free, private to a request, or in the tree"
-            );
+            self.batch.drop_stale_finishes(&self.requests);
+            self.pool.debug_check();
+            self.batch.debug_check(&self.requests);
+            self.pipeline.debug_check();
         }
     }
 
@@ -197,13 +147,11 @@ impl Engine {
         self.fill_pipeline(now, out);
     }
 
-    /// The step on the GPU ends.
-    fn boundary(&mut self, out: &mut Vec<EngineEvent>) {
-        let Some(ended) = self.current.take() else { return };
+    /// The step on the GPU ends: the next one starts, then the results are processed and another step is chosen.
+    fn end_step(&mut self, out: &mut Vec<EngineEvent>) {
+        let Some(ended) = self.pipeline.advance() else { return };
         let now = ended.end;
-        if let Some(next) = self.next.take() {
-            self.start(next, out);
-        }
+        self.report_prefill_start(out);
         match ended.work {
             Work::Prefill(batch) => self.prefill_done(&batch, now, out),
             Work::Decode { run, .. } => self.decode_done(ended.start, now, &run, out),
@@ -213,56 +161,39 @@ impl Engine {
     }
 
     fn fill_pipeline(&mut self, now: Time, out: &mut Vec<EngineEvent>) {
-        if self.current.is_none() {
+        if self.pipeline.current.is_none() {
             // A choice that only found its batch empty is followed by another at once: the loop does not wait.
-            let step = self.choose(now).or_else(|| self.choose(now));
-            match step {
-                Some(step) => self.start(step, out),
-                None => {
-                    self.reset_ratio();
-                    self.meter.idle_since = now;
-                }
+            self.pipeline.current = self.choose(now).or_else(|| self.choose(now));
+            if self.pipeline.current.is_some() {
+                self.report_prefill_start(out);
+            } else {
+                self.reset_ratio();
+                self.meter.idle_since = now;
             }
         }
         if self.config.overlap
-            && let Some(end) = self.current.as_ref().map(|step| step.end)
+            && let Some(end) = self.pipeline.current_end()
         {
-            self.next = self.choose(end);
+            self.pipeline.next = self.choose(end);
         }
     }
 
-    fn start(&mut self, step: Step, out: &mut Vec<EngineEvent>) {
-        if let Work::Prefill(batch) = &step.work {
-            for item in &batch.items {
-                if let Some(req) = self.reqs[item.slot as usize].as_mut().filter(|r| r.seq == item.seq && !r.started) {
-                    req.started = true;
-                    let cached_tokens = req.cached.unwrap_or(0);
-                    out.push(EngineEvent::PrefillStarted { id: req.id, at: step.start, cached_tokens });
-                }
+    /// Reports the requests whose first prefill step has just started on the GPU.
+    fn report_prefill_start(&mut self, out: &mut Vec<EngineEvent>) {
+        let Some(Step { start, work: Work::Prefill(batch), .. }) = &self.pipeline.current else { return };
+        for item in &batch.items {
+            if let Some(req) = self.requests.get_mut(item.slot, item.seq).filter(|r| !r.started) {
+                req.started = true;
+                let cached_tokens = req.cached.unwrap_or(0);
+                out.push(EngineEvent::PrefillStarted { id: req.id, at: *start, cached_tokens });
             }
         }
-        self.current = Some(step);
     }
 
     /// Ends a request that holds no KV.
     fn abort(&mut self, slot: u32, at: Time, error: EngineError, out: &mut Vec<EngineEvent>) {
-        let req = self.forget(slot);
+        let req = self.requests.remove(slot);
         self.meter.counters.aborted += 1;
         out.push(EngineEvent::Aborted { id: req.id, at, error });
-    }
-
-    fn forget(&mut self, slot: u32) -> Req {
-        let req = self.reqs[slot as usize].take().expect("a live slot");
-        self.by_id.remove(&req.id);
-        self.vacant.push(slot);
-        req
-    }
-
-    fn req(&self, slot: u32) -> &Req {
-        self.reqs[slot as usize].as_ref().expect("a live slot")
-    }
-
-    fn req_mut(&mut self, slot: u32) -> &mut Req {
-        self.reqs[slot as usize].as_mut().expect("a live slot")
     }
 }

@@ -1,8 +1,8 @@
-//! The simulated world: SGLang replicas, the network between regions, clients and routers, in virtual time.
+//! Discrete-event simulation of SGLang replicas, the network between regions, clients and routers.
 //!
-//! Reading order: [`engine`] (one SGLang replica) → [`network`] (round trips and how they swing) → [`world`] (one run).
-//! It depends on `gorgo-core` only; a workload reaches it as an iterator of core types. Time is passed in and every
-//! draw comes from a seed, so equal seeds give equal bits.
+//! Reading order: [`engine`] (one SGLang replica) → [`network`] (round-trip times and how they vary) → [`world`] (one
+//! run). The crate depends on `gorgo-core` only; it reads its workload from an iterator of core types. Time is passed
+//! in and every random draw comes from a seed, so equal seeds give bit-identical results.
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -1,17 +1,17 @@
-//! Who joins the next prefill batch: reservation for the worst case, the batch-full latch, and chunks.
+//! Admission to the next prefill batch: worst-case reservation, the batch-full flag, and chunked prompts.
 
 use super::Engine;
+use super::pipeline::{Batch, Item};
 use super::request::Place;
-use super::scheduler::{Batch, Item};
 use gorgo_core::radix::ROOT;
 use std::sync::Arc;
 
 /// Most tokens of output that admission reserves for one request, whatever its `max_tokens`.
 const CLIP_MAX_NEW_TOKENS: u32 = 4096;
 
-/// What a prefill batch may still take.
+/// What a prefill batch may still admit.
 struct Budget {
-    /// Tokens spoken for: by running requests, and by those admitted so far.
+    /// Tokens reserved for running requests and for those admitted so far.
     offset: f64,
     input: i64,
     chunk: i64,
@@ -25,17 +25,18 @@ enum Answer {
 
 impl Engine {
     pub(super) fn choose_prefill(&mut self) -> Option<Batch> {
-        if self.chunked.is_none() && (self.latched || self.waiting.is_empty()) {
+        if self.chunked.is_none() && (self.batch.full || self.waiting.is_empty()) {
             return None;
         }
-        let running = self.running.len() as u32 + self.unfiltered;
+        let running = self.batch.places_taken();
         let slots = self.config.max_running_requests.saturating_sub(running) as usize;
         if slots == 0 && self.chunked.is_none() {
-            self.latched = true;
+            self.batch.full = true;
             return None;
         }
         let mut budget = Budget {
-            offset: self.reserved() as f64 * self.new_token_ratio(),
+            offset: self.batch.remaining_output(self.pipeline.done, u64::from(CLIP_MAX_NEW_TOKENS)) as f64
+                * self.new_token_ratio(),
             input: i64::from(self.config.max_prefill_tokens),
             chunk: match self.config.chunked_prefill_size {
                 0 => i64::MAX / 2,
@@ -48,7 +49,7 @@ impl Engine {
         }
         while let Some(&slot) = self.waiting.front() {
             if items.len() >= slots {
-                self.latched = true;
+                self.batch.full = true;
                 break;
             }
             let before = items.len();
@@ -59,7 +60,7 @@ impl Engine {
             match answer {
                 Answer::Continue => {}
                 Answer::NoToken => {
-                    self.latched = true;
+                    self.batch.full = true;
                     break;
                 }
                 Answer::Other => break,
@@ -71,18 +72,12 @@ impl Engine {
         let new_tokens = items.iter().map(|item| u64::from(item.new)).sum();
         self.allocate(new_tokens);
         let cached_tokens = items.iter().map(|item| u64::from(item.past)).sum();
-        self.joining.extend(items.iter().filter(|item| item.last).map(|item| item.slot));
+        items.iter().filter(|item| item.last).for_each(|item| self.batch.join_later(item.slot));
         self.meter.counters.computed_tokens += new_tokens;
         Some(Batch { items, running, new_tokens, cached_tokens })
     }
 
-    /// Output tokens that running requests may still make, each clipped.
-    fn reserved(&self) -> u64 {
-        let clip = u64::from(CLIP_MAX_NEW_TOKENS);
-        self.running.iter().map(|m| m.limit_at.saturating_sub(self.done).min(clip)).sum()
-    }
-
-    /// Share of that which is really set aside. It falls with every decode step that found room.
+    /// Share of the remaining output that is reserved. It falls with every decode step that found room.
     pub(super) fn new_token_ratio(&self) -> f64 {
         let (init, least) = self.config.ratio_bounds();
         let decay = (init - least) / f64::from(self.config.new_token_ratio_decay_steps);
@@ -95,14 +90,14 @@ impl Engine {
     }
 
     fn available(&self) -> f64 {
-        (self.free + self.cache.evictable()) as f64
+        self.pool.available() as f64
     }
 
-    /// The rest of a cut prompt, or as much of it as fits, goes first.
+    /// Puts the rest of a chunked prompt, or as much of it as fits, first into the batch.
     fn continue_chunked(&mut self, slot: u32, budget: &mut Budget, items: &mut Vec<Item>) {
         let room = (self.available() - budget.offset) as i64;
         let most = if room > 0 { budget.chunk.min(room) } else { budget.chunk };
-        let req = self.req(slot);
+        let req = &self.requests[slot];
         let rest = req.fill - req.computed;
         let new = i64::from(rest).min(most) as u32;
         let reserve = if new < rest { 0 } else { req.max_new.min(CLIP_MAX_NEW_TOKENS) };
@@ -111,12 +106,13 @@ impl Engine {
 
     /// SGLang's `PrefillAdder.add_one_req`: match now, reserve for the worst case, cut at the chunk budget.
     fn admit(&mut self, slot: u32, budget: &mut Budget, items: &mut Vec<Item>) -> Answer {
-        let req = self.req(slot);
+        let req = &self.requests[slot];
         let (fill, reserve) = (req.input + req.generated, req.max_new.min(CLIP_MAX_NEW_TOKENS));
         let needed = (req.max_new - req.generated).min(CLIP_MAX_NEW_TOKENS);
         let blocks = Arc::clone(&req.blocks);
-        // The last token is always computed: its logits are wanted.
-        let (node, symbols, tokens) = if self.config.radix_cache { self.cache.find(&blocks) } else { (ROOT, 0, 0) };
+        // The last token is always computed, because its logits are needed.
+        let (node, symbols, tokens) =
+            if self.config.radix_cache { self.pool.cache.find(&blocks) } else { (ROOT, 0, 0) };
         let past = tokens.min(fill - 1);
         let extend = fill - past;
         let total = f64::from(extend) + f64::from(needed);
@@ -126,14 +122,14 @@ impl Engine {
         if i64::from(extend) >= budget.input && !items.is_empty() {
             return Answer::Other;
         }
-        self.cache.lock(ROOT, node);
-        // Locking turned matched tokens from room into no room.
+        self.pool.cache.lock(ROOT, node);
+        // Locking made the matched tokens unavailable.
         let fits = total < self.available() - budget.offset;
         if !fits || budget.chunk <= 0 {
-            self.cache.unlock(node, false);
+            self.pool.cache.unlock(node, false);
             return if fits { Answer::Other } else { Answer::NoToken };
         }
-        let req = self.req_mut(slot);
+        let req = &mut self.requests[slot];
         (req.fill, req.computed, req.shared, req.node, req.symbols) = (fill, past, past, node, symbols);
         (req.place, req.prefilled) = (Place::Prefill, false);
         let prompt = u64::from(req.input);
@@ -157,7 +153,7 @@ impl Engine {
         budget.offset += f64::from(new) + f64::from(reserve) + 1.0; // a page more, and pages hold one token
         budget.input -= i64::from(new);
         budget.chunk -= i64::from(new);
-        let req = self.req_mut(slot);
+        let req = &mut self.requests[slot];
         let past = req.computed;
         req.computed += new;
         let (seq, last) = (req.seq, req.computed == req.fill);

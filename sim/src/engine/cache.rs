@@ -1,4 +1,4 @@
-//! The radix cache of KV slots: locks, last use, and eviction of least recently used leaves.
+//! The radix cache of KV slots: locked paths, last use, and eviction of the least recently used leaves.
 //!
 //! It is SGLang's `RadixCache` over token blocks: a request locks its path so that nothing on it is evicted;
 //! evicting takes whole leaves, the one matched or inserted longest ago first, until enough tokens are free, and a
@@ -18,7 +18,7 @@ struct Use {
     queued: u64,
 }
 
-/// See the module page.
+/// A radix tree over block ids that tracks locks and last use.
 #[derive(Debug)]
 pub(super) struct Cache {
     tree: Radix<u64, Use>,
@@ -31,13 +31,13 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// An empty cache over blocks of `block_tokens`.
+    /// Creates an empty cache over blocks of `block_tokens`.
     pub(super) fn new(block_tokens: u32) -> Self {
         let tree = Radix::new(Some(block_tokens), Use::default());
         Self { tree, leaves: BinaryHeap::new(), clock: 0, evictable: 0, protected: 0 }
     }
 
-    /// Tokens that could be evicted: those on no locked path.
+    /// Tokens that can be evicted: those not on a locked path.
     pub(super) fn evictable(&self) -> u64 {
         self.evictable
     }
@@ -85,8 +85,8 @@ impl Cache {
         (self.leaf(at, &blocks[symbols..], tokens - found), tokens - found)
     }
 
-    /// Hangs a leaf of `tokens` that no prompt will ever match below `parent`; `unique` must not repeat.
-    pub(super) fn hang(&mut self, parent: NodeId, unique: u64, tokens: u32) {
+    /// Adds a leaf of `tokens` below `parent` that no prompt ever matches; `unique` must not repeat.
+    pub(super) fn add_unmatchable(&mut self, parent: NodeId, unique: u64, tokens: u32) {
         self.clock += 1;
         if self.tree.step(parent, &[unique]).is_none() {
             self.leaf(parent, &[unique], tokens);
@@ -140,9 +140,9 @@ impl Cache {
         }
     }
 
-    /// Lets go of the partial block at the end of a locked path, whose tokens the caller is about to insert again
-    /// as part of whole blocks. Returns the node above it and whether the block left the tree (it stays when
-    /// another request holds it).
+    /// Unlocks the partial block at the end of a locked path, whose tokens the caller is about to insert again as part
+    /// of a whole block. Returns the node above it and whether the block was removed from the tree; it stays if
+    /// another request holds it.
     pub(super) fn drop_last_block(&mut self, node: NodeId) -> (NodeId, bool) {
         let edge = self.tree.edge(node).len();
         let above = if edge > 1 { self.split(node, edge - 1) } else { self.tree.parent(node).expect("not the root") };
@@ -155,8 +155,8 @@ impl Cache {
         (above, true)
     }
 
-    /// Evicts leaves until at least `want` tokens went or none is left; returns the tokens freed. The last leaf
-    /// goes whole, so this can be more than `want`.
+    /// Evicts leaves until at least `want` tokens are freed or no leaf is left, and returns the number of tokens freed.
+    /// Leaves are evicted whole, so this can be more than `want`.
     pub(super) fn evict(&mut self, want: u64) -> u64 {
         let mut freed = 0;
         while freed < want {
@@ -241,7 +241,7 @@ mod tests {
                         let left = oldest.iter().filter(|&&block| has(&cache, block)).count();
                         prop_assert_eq!(left, oldest.len() - usize::from(freed > 0));
                     }
-                    _ => cache.hang(ROOT, cache.clock | 1 << 63, 7),
+                    _ => cache.add_unmatchable(ROOT, cache.clock | 1 << 63, 7),
                 }
                 prop_assert_eq!(sums(&cache), (cache.evictable(), cache.protected()));
             }

@@ -1,9 +1,9 @@
-//! Everything that can be set about an engine.
+//! Settings of an engine, and their validation.
 
 use super::steps::{DecodeTimes, PrefillTimes, pairs};
 use serde::{Deserialize, Serialize};
 
-/// Settings of one engine, named as SGLang's where it has them. The default is the preset
+/// Settings of one engine, with SGLang's names where SGLang has them. The default is the preset
 /// `mistral-7b-a100-80`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -23,9 +23,9 @@ pub struct EngineConfig {
     pub chunked_prefill_size: u32,
     /// Second limit on the new tokens of a prefill batch; binds only after the first request of the batch.
     pub max_prefill_tokens: u32,
-    /// Most requests in the running batch.
+    /// Largest running batch.
     pub max_running_requests: u32,
-    /// Waiting requests beyond which new ones get 503; `None`: never.
+    /// Waiting requests beyond which new ones are answered with 503; `None`: no limit.
     pub max_queued_requests: Option<u32>,
     /// Scales the share of `max_tokens` that admission reserves for running requests.
     pub schedule_conservativeness: f64,
@@ -37,10 +37,10 @@ pub struct EngineConfig {
     pub new_token_ratio_decay_steps: u32,
     /// Choose the next batch while the current one runs (`--disable-overlap-schedule` is `false`).
     pub overlap: bool,
-    /// Keep KV of past requests (`--disable-radix-cache` is `false`).
+    /// Keep the KV of past requests (`--disable-radix-cache` is `false`).
     pub radix_cache: bool,
 
-    /// Tokenizer, one request after the other: ms a request.
+    /// Tokenizer, which serves one request at a time: ms a request.
     pub tokenizer_fixed_ms: f64,
     /// Tokenizer: ms a prompt token.
     pub tokenizer_ms_per_token: f64,
@@ -49,9 +49,9 @@ pub struct EngineConfig {
     /// Detokenizer and SSE after the step that made a token, ms.
     pub output_ms: f64,
 
-    /// Gauges move every so many decode steps (`decode_log_interval`).
+    /// Gauges are published every so many decode steps (`decode_log_interval`).
     pub decode_log_interval: u32,
-    /// An idle engine moves its gauges when they are this old, s.
+    /// An idle engine publishes its gauges when they are this old, s.
     pub idle_publish_s: f64,
 
     /// Median time from restart to ready (weights, graph capture, warm-up), s.
@@ -66,7 +66,7 @@ pub struct EngineConfig {
     pub stream_tokens: bool,
 }
 
-/// A setting that no engine can have.
+/// A setting out of range, or an unknown preset.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// A value out of range.
@@ -74,7 +74,7 @@ pub enum ConfigError {
     Value {
         /// The setting.
         key: &'static str,
-        /// What it was set to.
+        /// Its value.
         value: String,
         /// What to do.
         advice: &'static str,
@@ -82,7 +82,7 @@ pub enum ConfigError {
     /// No preset of that name.
     #[error("no engine preset `{name}`; did you mean `{nearest}`? (known: {known})")]
     UnknownPreset {
-        /// What was asked for.
+        /// The name that was given.
         name: String,
         /// The nearest known name.
         nearest: String,

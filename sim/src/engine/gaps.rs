@@ -1,7 +1,7 @@
-//! Inter-token latencies, pooled: a histogram with 64 buckets an octave (each 0.8 to 1.6 % wide).
+//! Histogram of inter-token latencies with 64 buckets per octave, each 0.8 to 1.6 % wide.
 
-/// Gaps between consecutive tokens of one request, counted in logarithmic buckets from 1/16 ms to 17 minutes.
-/// Histograms of several engines add up.
+/// Inter-token latencies of many requests, in logarithmic buckets from 1/16 ms to 17 minutes. Histograms of several
+/// engines can be merged.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GapHistogram {
     /// Empty until the first gap, then [`BUCKETS`] counts.
@@ -15,7 +15,7 @@ const BUCKETS: usize = OCTAVES * PER_OCTAVE;
 const LEAST_MS: f64 = 0.0625;
 
 impl GapHistogram {
-    /// Counts `count` gaps of `ms` milliseconds. Gaps out of range go to the first or last bucket.
+    /// Counts `count` gaps of `ms` milliseconds. Gaps out of range are counted in the first or last bucket.
     pub fn add(&mut self, ms: f64, count: u64) {
         if count > 0 {
             if self.counts.is_empty() {
@@ -36,7 +36,7 @@ impl GapHistogram {
         }
     }
 
-    /// Gaps counted.
+    /// Number of gaps counted.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
@@ -60,14 +60,14 @@ impl GapHistogram {
         self.counts.iter().rposition(|&count| count > 0).map(upper_ms)
     }
 
-    /// The filled buckets: (upper bound in ms, count), ascending.
+    /// The buckets that are not empty: (upper bound in ms, count), ascending.
     pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
         self.counts.iter().enumerate().filter(|&(_, &count)| count > 0).map(|(b, &count)| (upper_ms(b), count))
     }
 }
 
-/// The bucket of `ms`: octave from the exponent, part of the octave from the top bits of the mantissa, which is a
-/// table look-up in all but name and needs no logarithm.
+/// The bucket of `ms`, without a logarithm: the octave is the exponent, the part of the octave the top bits of the
+/// mantissa.
 fn bucket(ms: f64) -> usize {
     let scaled = ms / LEAST_MS;
     if scaled.is_nan() || scaled < 1.0 {

@@ -1,45 +1,48 @@
-//! What a scraper sees, and when: SGLang's gauges move after a prefill batch, every `decode_log_interval` decode
-//! steps, and once in a while when idle. In between they are old, which is a fact a router has to live with.
+//! Metrics of an engine: gauges, counters and the scheduler's true load.
+//!
+//! As in SGLang, gauges are published after a prefill batch, every `decode_log_interval` decode steps, and every
+//! `idle_publish_s` when idle. In between they are stale, and a router that scrapes them has to cope with that.
 
 use super::Engine;
 use super::gaps::GapHistogram;
+use super::pipeline::Batch;
 #[cfg(test)]
 use super::request::Place;
-use super::scheduler::Batch;
 use gorgo_core::{Span, Time};
 use serde::Serialize;
 
-/// The gauges of `/metrics`, as last published.
+/// Gauges of `/metrics`, as last published.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Gauges {
-    /// Running batch: after a prefill without the requests just prefilled, after a decode with those just finished.
+    /// Size of the running batch. After a prefill it excludes the requests just prefilled, after a decode step it
+    /// includes those just finished.
     pub num_running_reqs: u32,
-    /// Waiting queue.
+    /// Length of the waiting queue.
     pub num_queue_reqs: u64,
-    /// Slots neither free nor merely cached.
+    /// KV slots that are neither free nor merely cached.
     pub num_used_tokens: u64,
-    /// The same over the pool.
+    /// `num_used_tokens` over `max_total_num_tokens`.
     pub token_usage: f64,
-    /// The pool.
+    /// Size of the KV pool, tokens.
     pub max_total_num_tokens: u32,
     /// Tokens a second over the last report interval.
     pub gen_throughput: f64,
-    /// Cached over all prompt tokens of the last prefill batch; a decode report sets it to 0.
+    /// Cached over all prompt tokens of the last prefill batch; set to 0 by a decode report.
     pub cache_hit_rate: f64,
-    /// When they were published.
+    /// When these values were published.
     pub published: Time,
 }
 
-/// Counters, which move with every step or request.
+/// Counters of `/metrics`, updated with every step or request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Counters {
     /// Requests accepted.
     pub requests: u64,
-    /// Requests that ended without an answer.
+    /// Requests that ended without a complete answer.
     pub aborted: u64,
     /// Prompt tokens of requests that reached a prefill.
     pub prompt_tokens: u64,
-    /// Those of them found in the cache.
+    /// Prompt tokens of those requests that were found in the cache.
     pub cached_tokens: u64,
     /// Tokens computed by prefill steps, repeated work after retractions included.
     pub computed_tokens: u64,
@@ -47,11 +50,11 @@ pub struct Counters {
     pub generated_tokens: u64,
     /// Tokens evicted from the cache.
     pub evicted_tokens: u64,
-    /// Retractions.
+    /// Retractions of running requests.
     pub retracted: u64,
 }
 
-/// The state now (`/v1/loads` of SGLang asks the scheduler itself).
+/// Load of the scheduler now, as SGLang's `/v1/loads` reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Loads {
     /// Requests decoding.
@@ -60,21 +63,21 @@ pub struct Loads {
     pub prefilling: u64,
     /// Requests in the queue.
     pub waiting: u64,
-    /// Requests with the tokenizer or on the way to the scheduler.
+    /// Requests at the tokenizer or on the way to the scheduler.
     pub arriving: u64,
-    /// Prompt tokens of those waiting and arriving.
+    /// Prompt tokens of waiting and arriving requests.
     pub waiting_tokens: u64,
-    /// Slots neither free nor merely cached.
+    /// KV slots that are neither free nor merely cached.
     pub used_tokens: u64,
-    /// Slots of the tree, evictable and not.
+    /// KV slots held by the radix cache, evictable or locked.
     pub tree_tokens: u64,
-    /// Free slots.
+    /// Free KV slots.
     pub free_tokens: u64,
     /// Share of `max_tokens` reserved for running requests.
     pub new_token_ratio: f64,
 }
 
-/// Keeps the books of one engine.
+/// Counters, gauges and inter-token latencies of one engine.
 #[derive(Debug)]
 pub(super) struct Meter {
     gauges: Gauges,
@@ -82,7 +85,7 @@ pub(super) struct Meter {
     pub(super) gaps: GapHistogram,
     /// When the last decode step ended.
     pub(super) last_decode: Time,
-    /// Requests that made their first token since then: (when, how many).
+    /// Requests whose first token was generated since then: (when, how many).
     pub(super) fresh: Vec<(Time, u64)>,
     pub(super) idle_since: Time,
     window_tokens: u64,
@@ -103,7 +106,7 @@ impl Meter {
         }
     }
 
-    /// A new process: gauges and counters start over. Gaps are the experimenter's and stay.
+    /// Resets gauges and counters for a new process. Inter-token latencies belong to the experiment and are kept.
     pub(super) fn reset(&mut self, now: Time) {
         let gaps = std::mem::take(&mut self.gaps);
         *self = Self {
@@ -115,8 +118,8 @@ impl Meter {
         };
     }
 
-    /// Counts the gaps before `emitted` tokens of a decode step; requests that were there at the last decode step
-    /// waited since its end, others since their first token.
+    /// Counts the gaps before the `emitted` tokens of a decode step. The gap of a request that took part in the last
+    /// decode step begins at the end of that step, that of another request at its first token.
     pub(super) fn decode_gaps(&mut self, start: Time, now: Time, step_ms: f64, emitted: u64) {
         let mut rest = emitted;
         for (at, count) in std::mem::take(&mut self.fresh) {
@@ -149,7 +152,7 @@ impl Meter {
         (self.window_tokens, self.window_start) = (0, now);
     }
 
-    /// On an idle engine, once the gauges are `period_s` old.
+    /// Publishes the gauges of an idle engine once they are `period_s` old.
     pub(super) fn publish_idle(&mut self, now: Time, period_s: f64) {
         let due = (self.gauges.published + Span::from_secs(period_s)).max(self.idle_since);
         if due <= now && self.idle_since >= self.gauges.published {
@@ -166,33 +169,33 @@ impl Meter {
 }
 
 impl Engine {
-    /// What a scrape at `now` reads, which may be older. Call [`Self::advance`] first.
+    /// The gauges that a scrape at `now` reads; they may be stale. Call [`Self::advance`] first.
     pub fn metrics(&mut self, now: Time) -> Gauges {
         self.jump(now);
-        if self.current.is_none() && self.waiting.is_empty() {
+        if self.pipeline.current.is_none() && self.waiting.is_empty() {
             self.meter.publish_idle(now, self.config.idle_publish_s);
         }
         self.meter.gauges
     }
 
-    /// The true state at `now`. Call [`Self::advance`] first.
+    /// The true load at `now`. Call [`Self::advance`] first.
     pub fn loads(&mut self, now: Time) -> Loads {
         self.jump(now);
         let received = self.inbox.partition_point(|&(ready, _)| ready <= now);
-        let tokens = |slot: u32| u64::from(self.req(slot).input);
+        let tokens = |slot: u32| u64::from(self.requests[slot].input);
         let waiting = (self.waiting.len() + received) as u64;
         let arriving = (self.inbox.len() - received) as u64;
-        let running = self.running.iter().filter(|m| self.req(m.slot).prefilled).count() as u64;
+        let running = self.batch.members().iter().filter(|m| self.requests[m.slot].prefilled).count() as u64;
         Loads {
             running,
-            prefilling: self.by_id.len() as u64 - running - waiting - arriving,
+            prefilling: self.requests.len() as u64 - running - waiting - arriving,
             waiting,
             arriving,
             waiting_tokens: self.waiting.iter().map(|&slot| tokens(slot)).sum::<u64>()
                 + self.inbox.iter().map(|&(_, slot)| tokens(slot)).sum::<u64>(),
-            used_tokens: self.used(),
-            tree_tokens: self.cache.evictable() + self.cache.protected(),
-            free_tokens: self.free,
+            used_tokens: self.pool.used(),
+            tree_tokens: self.pool.cached(),
+            free_tokens: self.pool.free(),
             new_token_ratio: self.new_token_ratio(),
         }
     }
@@ -209,18 +212,18 @@ impl Engine {
         &self.meter.gaps
     }
 
-    /// Hands out the gaps counted so far and starts anew.
+    /// Returns the gaps counted so far and resets them.
     pub fn take_gaps(&mut self) -> GapHistogram {
         std::mem::take(&mut self.meter.gaps)
     }
 
-    /// Requests in flight, whatever their state.
+    /// Number of requests in flight, whatever their state.
     pub fn in_flight(&self) -> usize {
-        self.by_id.len()
+        self.requests.len()
     }
 
     #[cfg(test)]
     pub(super) fn place(&self, id: u64) -> Option<Place> {
-        self.by_id.get(&gorgo_core::RequestId(id)).map(|&slot| self.req(slot).place)
+        self.requests.slot_of(gorgo_core::RequestId(id)).map(|slot| self.requests[slot].place)
     }
 }

@@ -1,52 +1,41 @@
-//! Flushing, crashing and starting again.
+//! Flush, crash and restart.
 
-use super::cache::Cache;
 use super::{Engine, EngineError, EngineEvent, steps};
 use gorgo_core::{Span, Time};
 
-/// Whether the engine serves.
+/// Health of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// Nothing listens: it crashed and was not restarted.
+    /// Crashed and not restarted: connections are refused.
     Down,
-    /// Loading until the given instant; requests are accepted and wait.
+    /// Loading until the given time; requests are accepted and wait.
     Starting(Time),
-    /// Serving.
+    /// Serving requests.
     Up,
 }
 
 impl Engine {
-    /// Empties the cache if the engine is fully idle and says whether it was (HTTP 200 or 400).
+    /// Empties the cache if the engine is idle. Returns whether it was (HTTP 200 or 400).
     pub fn flush(&mut self, now: Time) -> bool {
         let received = self.inbox.front().is_some_and(|&(ready, _)| ready <= now);
-        if self.down || received || self.current.is_some() || !self.waiting.is_empty() {
+        if self.down || received || self.pipeline.current.is_some() || !self.waiting.is_empty() {
             return false;
         }
-        self.empty_cache();
+        self.pool.reset(self.pool.block_tokens());
         true
     }
 
-    fn empty_cache(&mut self) {
-        self.cache = Cache::new(self.block_tokens);
-        (self.free, self.private) = (u64::from(self.config.kv_tokens), 0);
-    }
-
-    /// The process dies at `now`: everything in flight is lost, the cache too, and nothing listens until
-    /// [`Self::restart`]. First does what was due by `now`.
+    /// Crashes the engine at `now`, after processing everything due by then. All requests in flight and the cache are
+    /// lost, and submissions fail until [`Self::restart`].
     pub fn crash(&mut self, now: Time, out: &mut Vec<EngineEvent>) {
         self.advance(now, out);
-        let mut lost: Vec<(u64, u32)> = self.by_id.values().map(|&slot| (self.req(slot).seq, slot)).collect();
-        lost.sort_unstable();
-        self.empty_cache();
+        self.pool.reset(self.pool.block_tokens());
         self.inbox.clear();
         self.waiting.clear();
-        self.joining.clear();
-        self.running.clear();
-        self.finishes.clear();
-        (self.chunked, self.current, self.next) = (None, None, None);
-        (self.unfiltered, self.latched, self.context) = (0, false, 0);
-        (self.launched, self.changed) = (self.done, true);
-        for (_, slot) in lost {
+        self.chunked = None;
+        self.batch.clear();
+        self.pipeline.clear();
+        for slot in self.requests.slots_by_seq() {
             self.abort(slot, now, EngineError::Crashed, out);
         }
         self.reset_ratio();
@@ -54,8 +43,8 @@ impl Engine {
         self.down = true;
     }
 
-    /// Starts a crashed engine again, cold, and returns when it will be up: `cold_start_s` after `now`, spread
-    /// log-normally. Requests are accepted from now on and wait until then. An engine that runs is left alone.
+    /// Restarts a crashed engine and returns when it will serve: `cold_start_s` after `now`, with log-normal spread.
+    /// Requests are accepted from `now` on and wait until then. Does nothing if the engine is not down.
     pub fn restart(&mut self, now: Time) -> Time {
         if self.down {
             let spread = (self.config.cold_start_sigma * self.noise.z(steps::START, self.starts)).exp();
@@ -66,7 +55,7 @@ impl Engine {
         self.up_at
     }
 
-    /// Whether it serves at `now`.
+    /// Health at `now`.
     pub fn health(&self, now: Time) -> Health {
         match self.down {
             true => Health::Down,

@@ -1,4 +1,4 @@
-//! What an engine is given and what it tells back.
+//! Input and output of an engine: requests, events and errors.
 
 use gorgo_core::radix::{NodeId, ROOT};
 use gorgo_core::request::TraceRequest;
@@ -12,11 +12,11 @@ pub struct EngineRequest {
     pub id: RequestId,
     /// Prompt tokens, at least 1.
     pub input_tokens: u32,
-    /// Tokens that the model will generate, at least 1; cut at `max_new_tokens` and at the longest sequence.
+    /// Tokens that the model will generate, at least 1; limited by `max_new_tokens` and by the longest sequence.
     pub output_tokens: u32,
     /// The client's `max_tokens`, which admission reserves for; `None` reserves as if unlimited.
     pub max_new_tokens: Option<u32>,
-    /// Tokens a block; the same for all requests of one engine.
+    /// Tokens per block; equal for all requests of one engine.
     pub block_tokens: u32,
     /// Chained ids of the prompt's blocks, `ceil(input_tokens / block_tokens)` of them.
     pub blocks: Arc<[u64]>,
@@ -25,7 +25,7 @@ pub struct EngineRequest {
 }
 
 impl EngineRequest {
-    /// The engine's view of a row of a workload.
+    /// Converts a row of a workload.
     pub fn from_trace(id: RequestId, row: &TraceRequest) -> Self {
         Self {
             id,
@@ -39,11 +39,11 @@ impl EngineRequest {
     }
 }
 
-/// What an engine reports. `at` is when it leaves the server, which for tokens is the configured output delay after
-/// the step that made them, so it may lie a little after the `now` of the call.
+/// An event of a request. `at` is when it leaves the server: for tokens the configured output delay after the end of
+/// their step, so it may be later than the `now` of the call.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EngineEvent {
-    /// The first step that computes the prompt began on the GPU.
+    /// The first step that computes the prompt started on the GPU.
     PrefillStarted {
         /// Which request.
         id: RequestId,
@@ -52,7 +52,7 @@ pub enum EngineEvent {
         /// Prompt tokens found in the cache when the step was chosen.
         cached_tokens: u32,
     },
-    /// The first token left.
+    /// The first token left the server.
     FirstToken {
         /// Which request.
         id: RequestId,
@@ -61,7 +61,7 @@ pub enum EngineEvent {
         /// As in [`Self::PrefillStarted`].
         cached_tokens: u32,
     },
-    /// A later token left; only with `stream_tokens`.
+    /// A later token left the server; only with `stream_tokens`.
     Token {
         /// Which request.
         id: RequestId,
@@ -70,7 +70,7 @@ pub enum EngineEvent {
         /// Tokens generated so far.
         generated: u32,
     },
-    /// The last token left.
+    /// The last token left the server.
     Finished {
         /// Which request.
         id: RequestId,
@@ -80,7 +80,7 @@ pub enum EngineEvent {
         output_tokens: u32,
         /// As in [`Self::PrefillStarted`].
         cached_tokens: u32,
-        /// How often its KV was taken away meanwhile.
+        /// How often the request was retracted.
         retractions: u32,
     },
     /// The request ended without an answer.
@@ -95,7 +95,7 @@ pub enum EngineEvent {
 }
 
 impl EngineEvent {
-    /// The request it is about.
+    /// The request of the event.
     pub fn id(&self) -> RequestId {
         match *self {
             Self::PrefillStarted { id, .. }
@@ -106,7 +106,7 @@ impl EngineEvent {
         }
     }
 
-    /// When it happened.
+    /// When the event leaves the server.
     pub fn at(&self) -> Time {
         match *self {
             Self::PrefillStarted { at, .. }
@@ -118,11 +118,10 @@ impl EngineEvent {
     }
 }
 
-/// Why an engine refused or dropped a request. The wording of the first four is the server's own, since clients
-/// match on it.
+/// Why an engine refused or dropped a request. The first four texts are SGLang's own, because clients match on them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// The prompt fills the context window.
+    /// The prompt is longer than the context window.
     #[error("The input ({input} tokens) is longer than the model's context length ({limit} tokens).")]
     InputTooLong {
         /// Prompt tokens.
@@ -135,10 +134,10 @@ pub enum EngineError {
     ExceedsPool {
         /// Prompt tokens.
         input: u32,
-        /// Longest prompt the pool takes.
+        /// Longest prompt that fits the pool.
         limit: u32,
     },
-    /// Prompt and `max_tokens` together pass the context window.
+    /// Prompt and `max_tokens` together exceed the context window.
     #[error(
         "Requested token count exceeds the model's maximum context length of {limit} tokens ({requested} requested)."
     )]
@@ -151,16 +150,16 @@ pub enum EngineError {
     /// `max_queued_requests` are waiting.
     #[error("The request queue is full.")]
     QueueFull,
-    /// The request contradicts itself; says what to change.
+    /// The request is inconsistent; the text names the field to change.
     #[error("{0}")]
     BadRequest(String),
-    /// The client left.
+    /// The client disconnected.
     #[error("the client cancelled the request")]
     Cancelled,
-    /// The process died; streams end without a final event.
+    /// The engine crashed; streams end without a final event.
     #[error("the engine crashed")]
     Crashed,
-    /// Nothing listens.
+    /// The engine is down and refuses connections.
     #[error("the engine is down: restart it first")]
     Down,
 }
@@ -179,10 +178,10 @@ impl EngineError {
     }
 }
 
-/// Where a request is inside the engine.
+/// State of a request inside the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// With the tokenizer, or not yet received by the scheduler.
+    /// At the tokenizer, or not yet received by the scheduler.
     Inbox,
     /// In the waiting queue.
     Waiting,
@@ -196,14 +195,14 @@ pub(super) enum Place {
 #[derive(Debug)]
 pub(super) struct Req {
     pub(super) id: RequestId,
-    /// Order of submission; never reused, so (slot, seq) names a request for good.
+    /// Number of the submission; never reused, so (slot, seq) identifies a request.
     pub(super) seq: u64,
     pub(super) blocks: Arc<[u64]>,
     pub(super) answer_blocks: Arc<[u64]>,
     pub(super) input: u32,
     /// Generation ends at this many tokens.
     pub(super) stop_at: u32,
-    /// Most tokens it may generate, what admission reserves for.
+    /// Most tokens it may generate; admission reserves for them.
     pub(super) max_new: u32,
     pub(super) place: Place,
     /// Tokens generated, up to the last processed *prefill*; decode steps since `join` come on top.
@@ -212,9 +211,9 @@ pub(super) struct Req {
     pub(super) prefilled: bool,
     /// First decode step it took part in since its latest prefill.
     pub(super) join: u64,
-    /// Decode steps processed when it finishes; names its entry among the finish times.
+    /// Decode steps processed when it finishes; identifies its entry among the finish times.
     pub(super) finish_at: u64,
-    /// Tokens whose KV the latest prefill has to make: prompt and what was generated before a retraction.
+    /// Tokens whose KV the latest prefill computes: the prompt and what was generated before a retraction.
     pub(super) fill: u32,
     /// Tokens of those with KV, cached or computed.
     pub(super) computed: u32,
@@ -226,7 +225,7 @@ pub(super) struct Req {
     /// Prompt tokens cached at first scheduling; not updated after a retraction.
     pub(super) cached: Option<u32>,
     pub(super) started: bool,
-    /// When its latest token was made, where no decode step tells.
+    /// When its latest token was generated, if that was not in the last decode step.
     pub(super) last_token: Option<Time>,
     pub(super) retractions: u32,
     pub(super) cancelled: bool,

@@ -1,4 +1,4 @@
-//! How long a step takes: the formulas, the noise, and runs of decode steps in closed form.
+//! Step times: the formulas, the noise, and runs of decode steps in closed form.
 
 use gorgo_core::{Span, Time};
 use serde::{Deserialize, Serialize};

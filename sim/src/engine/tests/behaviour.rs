@@ -2,7 +2,7 @@
 //! are those of `harness::plain`: prefill 1 ms a token, a decode step 10 ms.
 
 use super::harness::{Bench, ask, plain};
-use super::{Counters, EngineConfig, EngineError, EngineEvent, Health, Loads};
+use crate::engine::{Counters, EngineConfig, EngineError, EngineEvent, Health, Loads};
 use gorgo_core::{RequestId, Time};
 
 fn at(ms: f64) -> Time {

@@ -1,7 +1,7 @@
 //! Laws that hold for any workload.
 
 use super::harness::{ask, plain};
-use super::{Engine, EngineConfig, EngineError, EngineEvent, EngineRequest};
+use crate::engine::{Engine, EngineConfig, EngineError, EngineEvent, EngineRequest};
 use gorgo_core::{RequestId, Span, Time};
 use proptest::prelude::*;
 

@@ -3,7 +3,7 @@
 //! Unless said otherwise prefill takes 1 ms a token, a decode step 10 ms, and nothing else takes time.
 
 use super::harness::{BLOCK, Bench, ask, plain};
-use super::{EngineConfig, EngineEvent};
+use crate::engine::{EngineConfig, EngineEvent};
 use gorgo_core::{RequestId, Time};
 
 #[test]
@@ -118,11 +118,11 @@ fn trap_5_the_batch_full_latch_holds_until_a_request_leaves() {
     large.max_new_tokens = Some(800);
     bench.submit(150.0, large);
     bench.to(200.0);
-    assert!(bench.engine.latched);
+    assert!(bench.engine.batch.full);
     assert!(bench.cancel(200.0, 1), "the one that did not fit leaves the queue");
     bench.submit(210.0, ask(2, 2, 10, 1)); // would fit easily
     bench.drain();
-    assert!(bench.prefill(2) > bench.finished(0), "nobody asked again before the hog left");
+    assert!(bench.prefill(2) > bench.finished(0), "admission is not tried again before the large request leaves");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn trap_6_the_retracted_go_to_the_back_keep_their_tokens_and_hit_their_own_promp
         let at = bench.engine.next_event().unwrap();
         bench.to(at.ms());
     }
-    let queue: Vec<u64> = bench.engine.waiting.iter().map(|&slot| bench.engine.req(slot).id.0).collect();
+    let queue: Vec<u64> = bench.engine.waiting.iter().map(|&slot| bench.engine.requests[slot].id.0).collect();
     assert_eq!(queue, [2, 1], "behind the one that waited");
     let computed = bench.engine.meter.counters.computed_tokens;
     bench.drain();
@@ -183,9 +183,9 @@ fn trap_7_a_match_touches_even_what_is_not_admitted() {
     bench.submit(800.0, refused);
     bench.to(900.0);
     assert_eq!(bench.prefill(3).to_bits(), f64::NAN.to_bits(), "not admitted");
-    bench.engine.cache.evict(1);
-    assert_eq!(bench.engine.cache.find(&ask(3, 0, 160, 1).blocks).2, 160, "touched by the attempt");
-    assert_eq!(bench.engine.cache.find(&ask(3, 1, 160, 1).blocks).2, 0, "the oldest now");
+    bench.engine.pool.cache.evict(1);
+    assert_eq!(bench.engine.pool.cache.find(&ask(3, 0, 160, 1).blocks).2, 160, "touched by the attempt");
+    assert_eq!(bench.engine.pool.cache.find(&ask(3, 1, 160, 1).blocks).2, 0, "the oldest now");
 }
 
 #[test]
@@ -340,7 +340,7 @@ fn trap_6_a_request_retracted_before_its_prefill_is_known_loses_that_token() {
         let mut early = false;
         while let Some(next) = bench.engine.next_event() {
             bench.to(next.ms());
-            let waits = bench.engine.place(6) == Some(super::request::Place::Waiting);
+            let waits = bench.engine.place(6) == Some(crate::engine::request::Place::Waiting);
             early |= waits && !bench.prefill(6).is_nan() && bench.first(6).is_nan();
         }
         seen += u32::from(early);

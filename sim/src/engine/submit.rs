@@ -1,16 +1,14 @@
-//! The way in: what is refused at the door, the tokenizer, the waiting queue, and cancelling.
+//! Submission and cancellation: validation, the tokenizer, and the waiting queue.
 
-use super::cache::Cache;
 use super::request::{Place, Req};
 use super::{Engine, EngineError, EngineEvent, EngineRequest};
 use gorgo_core::{RequestId, Span, Time};
-use std::cmp::Reverse;
 
 impl Engine {
-    /// Hands over a request at `now`. The scheduler sees it when the tokenizer, a serial server, is done with it.
+    /// Submits a request at `now`. The scheduler receives it after the tokenizer, which serves one request at a time.
     ///
     /// # Errors
-    /// The request can never run here (HTTP 400), its id is in flight, or nothing listens.
+    /// The request can never run on this engine (HTTP 400), its id is in flight, or the engine is down.
     pub fn submit(&mut self, now: Time, request: EngineRequest) -> Result<(), EngineError> {
         if self.down {
             return Err(EngineError::Down);
@@ -23,15 +21,7 @@ impl Engine {
         self.tokenizer_free = self.tokenizer_free.max(now).max(self.up_at) + Span::from_ms(tokenize);
         let ready = self.tokenizer_free + Span::from_ms(self.config.receive_ms);
 
-        let (id, seq) = (request.id, self.submitted);
-        self.submitted += 1;
-        let req = Req::new(request, seq, max_new);
-        let slot = self.vacant.pop().unwrap_or_else(|| {
-            self.reqs.push(None);
-            self.reqs.len() as u32 - 1
-        });
-        self.reqs[slot as usize] = Some(req);
-        self.by_id.insert(id, slot);
+        let slot = self.requests.insert(Req::new(request, self.requests.next_seq(), max_new));
         self.inbox.push_back((ready, slot));
         self.meter.counters.requests += 1;
         Ok(())
@@ -53,11 +43,12 @@ impl Engine {
                 r.input_tokens
             ));
         }
-        if self.by_id.contains_key(&r.id) {
+        if self.requests.slot_of(r.id).is_some() {
             return bad(format!("request {} is already in flight: use a fresh id", r.id.0));
         }
-        if self.submitted > 0 && r.block_tokens != self.block_tokens {
-            let (got, want) = (r.block_tokens, self.block_tokens);
+        let is_first = self.requests.next_seq() == 0;
+        if !is_first && r.block_tokens != self.pool.block_tokens() {
+            let (got, want) = (r.block_tokens, self.pool.block_tokens());
             return bad(format!("request {} has block_tokens {got}: earlier requests here have {want}", r.id.0));
         }
         let (input, limit) = (r.input_tokens, self.config.context_len);
@@ -71,19 +62,19 @@ impl Engine {
         if input > self.config.max_input() {
             return Err(EngineError::ExceedsPool { input, limit: self.config.max_input() });
         }
-        if self.submitted == 0 {
-            (self.block_tokens, self.cache) = (r.block_tokens, Cache::new(r.block_tokens));
+        if is_first {
+            self.pool.reset(r.block_tokens);
         }
         Ok(())
     }
 
-    /// The client of `id` left at `now`. A waiting request goes at once; one that is being computed makes one more
-    /// token and its KV is kept. First does what was due by `now`. False if no such request is in flight.
+    /// Cancels request `id` at `now`, after processing everything due by then. A waiting request is dropped at once; a
+    /// request in a batch generates one more token and its KV is kept. False if no such request is in flight.
     pub fn cancel(&mut self, now: Time, id: RequestId, out: &mut Vec<EngineEvent>) -> bool {
         self.advance(now, out);
-        let Some(&slot) = self.by_id.get(&id) else { return false };
-        let done = self.done;
-        let req = self.req_mut(slot);
+        let Some(slot) = self.requests.slot_of(id) else { return false };
+        let done = self.pipeline.done;
+        let req = &mut self.requests[slot];
         req.cancelled = true;
         match req.place {
             Place::Inbox => {
@@ -98,13 +89,11 @@ impl Engine {
             Place::Running(_) => {
                 req.stop_at = req.generated_after(done) + 1;
                 if req.prefilled {
-                    req.finish_at = done + 1;
-                    let entry = (req.finish_at, req.seq, slot);
-                    self.finishes.push(Reverse(entry));
+                    self.batch.finish_early(&mut self.requests, slot, done + 1);
                 }
             }
         }
-        self.drop_stale_finishes();
+        self.batch.drop_stale_finishes(&self.requests);
         true
     }
 
@@ -117,7 +106,7 @@ impl Engine {
             if self.config.max_queued_requests.is_some_and(|most| self.waiting.len() >= most as usize) {
                 self.abort(slot, now, EngineError::QueueFull, out);
             } else {
-                self.req_mut(slot).place = Place::Waiting;
+                self.requests[slot].place = Place::Waiting;
                 self.waiting.push_back(slot);
             }
         }

@@ -1,7 +1,7 @@
 //! What the tests of the engine share: requests from a few words, and a driver.
 
-use super::steps::mix;
-use super::{DecodeTimes, Engine, EngineConfig, EngineEvent, EngineRequest, PrefillTimes};
+use crate::engine::steps::mix;
+use crate::engine::{DecodeTimes, Engine, EngineConfig, EngineEvent, EngineRequest, PrefillTimes};
 use gorgo_core::{RequestId, Time};
 
 /// Tokens a block in these tests.
