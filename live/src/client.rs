@@ -1,7 +1,7 @@
 //! A client of the admin API.
 
 use crate::config::Tls;
-use crate::upstream::connect::{Connector, Endpoint, Pool, pool, tcp};
+use crate::upstream::connect::{Connector, Endpoint, PooledClient, pooled_client, tcp};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::uri::PathAndQuery;
@@ -45,7 +45,7 @@ pub enum CallError {
 pub struct Admin {
     endpoint: Endpoint,
     key: Option<HeaderValue>,
-    pool: Pool,
+    pool: PooledClient,
 }
 
 impl Admin {
@@ -60,7 +60,7 @@ impl Admin {
         let key = key.map(|key| HeaderValue::try_from(format!("Bearer {key}"))).transpose();
         let key = key.map_err(|_| wrong("the admin key holds characters no header can".to_owned()))?;
         let connector = Connector::new(tcp(), trust, Duration::from_secs(5));
-        Ok(Self { endpoint, key, pool: pool(connector, Duration::from_secs(4)) })
+        Ok(Self { endpoint, key, pool: pooled_client(connector, Duration::from_secs(4)) })
     }
 
     /// Host and port.

@@ -71,7 +71,8 @@ pub async fn run(
     {
         let trust = crate::server::tls::client(&crate::config::Tls::default())?;
         let connector = connect::Connector::new(connect::tcp(), trust, settings.timeout);
-        let (pool, named) = (connect::pool(connector, std::time::Duration::from_secs(4)), Arc::downgrade(&state));
+        let (pool, named) =
+            (connect::pooled_client(connector, std::time::Duration::from_secs(4)), Arc::downgrade(&state));
         let name = move || named.upgrade().map_or_else(String::new, |state| state.config().shown_name());
         crate::observe::otel::start(&state.otel, state.clock(), name, settings, pool);
     }

@@ -1,7 +1,7 @@
 //! A network in memory and a mock engine, for tests that neither wait nor use real sockets.
 
 use crate::server::listener::Listener;
-use crate::upstream::connect::{Connector, Dial, Io, Pool, pool};
+use crate::upstream::connect::{Connector, Dial, Io, PooledClient, pooled_client};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::io;
@@ -71,7 +71,7 @@ impl Net {
     }
 
     /// A client in this network.
-    pub fn client(&self) -> Pool {
-        pool(Connector::new(self.dial(), None, Duration::from_secs(1)), Duration::from_secs(1))
+    pub fn client(&self) -> PooledClient {
+        pooled_client(Connector::new(self.dial(), None, Duration::from_secs(1)), Duration::from_secs(1))
     }
 }

@@ -1,8 +1,29 @@
-//! Replicas as this process reaches them: addresses, connections, the pool.
+//! Connections to replicas. Read [`replica`] (what is known of one), [`connect`] (its address, TCP and TLS), then
+//! `connection` (one request on one connection), `pool` (idle connections) and `self_wake` (how a connection is
+//! polled); `abort` cancels a request at an engine.
 
 pub mod connect;
 pub mod replica;
 
 pub(crate) mod abort;
 pub(crate) mod connection;
+pub(crate) mod pool;
 pub(crate) mod self_wake;
+
+#[cfg(test)]
+mod self_wake_tests;
+
+/// What `self_wake` shares between threads. The model check compiles that file with loom's types instead.
+mod sync {
+    pub(super) use futures_util::task::AtomicWaker;
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+    thread_local! {
+        static HERE: u8 = const { 0 };
+    }
+
+    /// A number that no other running thread has, never 0.
+    pub(super) fn thread_number() -> usize {
+        HERE.with(|here| std::ptr::from_ref(here) as usize)
+    }
+}

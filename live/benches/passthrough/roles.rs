@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use gorgo_live::config::{Config, ReplicaConfig};
-use gorgo_live::upstream::connect::{Connector, pool, tcp};
+use gorgo_live::upstream::connect::{Connector, pooled_client, tcp};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -67,7 +67,7 @@ fn events(shape: &str) -> Answer {
 
 /// What a router does at the least: read the body, hash it, send the same bytes on through a pool.
 pub(crate) async fn floor(port: u16, engine: u16) {
-    let pool = pool(Connector::new(tcp(), None, Duration::from_secs(1)), Duration::from_secs(4));
+    let pool = pooled_client(Connector::new(tcp(), None, Duration::from_secs(1)), Duration::from_secs(4));
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     loop {
         let (stream, _) = listener.accept().await.unwrap();

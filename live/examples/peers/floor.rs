@@ -1,7 +1,7 @@
 //! What a router does at the least: read the body, hash it, send the same bytes on through a pool.
 
 use crate::Args;
-use gorgo_live::upstream::connect::{Connector, pool, tcp};
+use gorgo_live::upstream::connect::{Connector, pooled_client, tcp};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 pub(crate) async fn serve(args: &Args) {
-    let pool = pool(Connector::new(tcp(), None, Duration::from_secs(1)), Duration::from_secs(4));
+    let pool = pooled_client(Connector::new(tcp(), None, Duration::from_secs(1)), Duration::from_secs(4));
     let to = Arc::new(args.urls());
     let turn = Arc::new(AtomicUsize::new(0));
     let listener = TcpListener::bind(("127.0.0.1", args.number("port", 0.0) as u16)).await.unwrap();

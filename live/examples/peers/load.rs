@@ -4,7 +4,7 @@ use crate::Args;
 use crate::text::{chat, words};
 use bytes::Bytes;
 use gorgo_core::rng::stream;
-use gorgo_live::upstream::connect::{Connector, Pool, pool, tcp};
+use gorgo_live::upstream::connect::{Connector, PooledClient, pooled_client, tcp};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -157,7 +157,7 @@ pub(crate) async fn open(args: &Args) {
         })
         .collect();
     let to = args.urls().remove(0);
-    let pool = Arc::new(pool(Connector::new(tcp(), None, Duration::from_secs(2)), Duration::from_secs(4)));
+    let pool = Arc::new(pooled_client(Connector::new(tcp(), None, Duration::from_secs(2)), Duration::from_secs(4)));
     let seen = Rc::new(RefCell::new(Seen::default()));
     let mut rng = stream(seed, "arrivals", 0);
     let local = tokio::task::LocalSet::new();
@@ -181,7 +181,7 @@ pub(crate) async fn open(args: &Args) {
     seen.take().print(began.elapsed().as_secs_f64());
 }
 
-async fn through(pool: &Pool, to: &str, prompt: String, events: usize, seen: &RefCell<Seen>) {
+async fn through(pool: &PooledClient, to: &str, prompt: String, events: usize, seen: &RefCell<Seen>) {
     let began = Instant::now();
     let sent = pool.request(post(to, chat(&prompt, events))).await;
     let mut response = match sent {

@@ -9,7 +9,7 @@ use crate::driver::clock::Clock;
 use crate::observe::capture::record;
 use crate::observe::request_log::Row;
 use crate::supervise;
-use crate::upstream::connect::Pool;
+use crate::upstream::connect::PooledClient;
 use bytes::Bytes;
 use gorgo_core::record::Status;
 use gorgo_core::{RequestId, Time};
@@ -141,7 +141,13 @@ struct Origin {
 
 /// Begins to tell the collector of `settings` of every request, over connections of `pool`. `name` gives the router's
 /// name.
-pub fn start(otel: &Otel, clock: Clock, name: impl Fn() -> String + Send + 'static, settings: Settings, pool: Pool) {
+pub fn start(
+    otel: &Otel,
+    clock: Clock,
+    name: impl Fn() -> String + Send + 'static,
+    settings: Settings,
+    pool: PooledClient,
+) {
     let (words, rest) = mpsc::channel(QUEUE);
     if otel.words.set(words).is_ok() {
         tracing::info!(endpoint = %settings.endpoint, "telling an OpenTelemetry collector of every request");
@@ -150,7 +156,7 @@ pub fn start(otel: &Otel, clock: Clock, name: impl Fn() -> String + Send + 'stat
     }
 }
 
-async fn run(origin: Origin, settings: Settings, pool: Pool, mut words: mpsc::Receiver<Word>) {
+async fn run(origin: Origin, settings: Settings, pool: PooledClient, mut words: mpsc::Receiver<Word>) {
     let mut failing = false;
     while let Some(first) = words.recv().await {
         let (mut batch, mut flushes) = (Vec::new(), Vec::new());
@@ -186,7 +192,7 @@ async fn run(origin: Origin, settings: Settings, pool: Pool, mut words: mpsc::Re
     }
 }
 
-async fn post(settings: &Settings, pool: &Pool, body: Bytes) -> Result<(), String> {
+async fn post(settings: &Settings, pool: &PooledClient, body: Bytes) -> Result<(), String> {
     let mut why = String::new();
     for attempt in 0..TRIES {
         if attempt > 0 {

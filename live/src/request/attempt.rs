@@ -1,7 +1,7 @@
 //! One attempt at one replica, up to the point where its answer can be passed on or refused.
 
 use crate::upstream::connect::Connector;
-use crate::upstream::connection::{self, Flow, LinkError};
+use crate::upstream::connection::{self, ConnectionError, UpstreamBody};
 use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::{Framing, Tap};
 use bytes::{Bytes, BytesMut};
@@ -25,7 +25,7 @@ pub(crate) struct Ready {
     /// The body, if it is here to its end; `held` and `body` have nothing more then.
     pub(crate) whole: Option<Bytes>,
     pub(crate) held: VecDeque<Frame<Bytes>>,
-    pub(crate) body: Flow,
+    pub(crate) body: UpstreamBody,
     pub(crate) tap: Tap,
     pub(crate) framing: Framing,
 }
@@ -60,7 +60,7 @@ pub(crate) async fn attempt(
 
 /// What an answer's head says.
 fn begun(
-    answer: Result<Response<Flow>, LinkError>,
+    answer: Result<Response<UpstreamBody>, ConnectionError>,
     upstream: &Upstream,
     watched: bool,
 ) -> Result<Box<Ready>, Box<Refused>> {

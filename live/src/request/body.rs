@@ -2,7 +2,7 @@
 
 use crate::request::errors::BoxError;
 use crate::request::response_body::Relay;
-use crate::upstream::connection::Flow;
+use crate::upstream::connection::UpstreamBody;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use std::pin::Pin;
@@ -16,7 +16,7 @@ pub enum Body {
     /// An engine's answer, watched.
     Relay(Box<Relay>),
     /// An engine's answer that nobody needs to watch.
-    Plain(Flow),
+    Plain(UpstreamBody),
     /// The admin API's.
     Admin(axum::body::Body),
 }

@@ -9,7 +9,7 @@ use crate::idle_timer::IdleTimer;
 use crate::request::errors::{self, BoxError};
 use crate::request::guard::Exchange;
 use crate::state::Phase;
-use crate::upstream::connection::Flow;
+use crate::upstream::connection::UpstreamBody;
 use crate::wire::answer_tap::Tap;
 use bytes::{Bytes, BytesMut};
 use gorgo_core::Time;
@@ -31,7 +31,7 @@ const BROKE: &str = "upstream_broke";
 #[derive(Debug)]
 pub struct Relay {
     held: VecDeque<Frame<Bytes>>,
-    body: Flow,
+    body: UpstreamBody,
     tap: Tap,
     exchange: Option<Box<Exchange>>,
     ended: bool,
@@ -50,7 +50,7 @@ pub struct Relay {
 impl Relay {
     pub(crate) fn new(
         held: VecDeque<Frame<Bytes>>,
-        body: Flow,
+        body: UpstreamBody,
         tap: Tap,
         exchange: Box<Exchange>,
         gap: Duration,

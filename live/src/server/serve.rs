@@ -9,7 +9,7 @@ use crate::server::tls;
 use crate::server::workers::Workers;
 use crate::state::AppState;
 use crate::supervise;
-use crate::upstream::self_wake::Steady;
+use crate::upstream::self_wake::PollSelfWaking;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,7 +74,7 @@ pub async fn serve_on(
         let driven = async move {
             let _held = (permit, place);
             match opening() {
-                Ok(io) => Steady::new(connection.run(io, tls)).await,
+                Ok(io) => PollSelfWaking::new(connection.run(io, tls)).await,
                 Err(error) => tracing::warn!(%error, "cannot take over a connection"),
             }
         };

@@ -139,6 +139,6 @@ async fn close_idle(state: Weak<AppState>) {
         tokio::time::sleep((keep_alive / 4).max(Duration::from_millis(100))).await;
         let Some(state) = state.upgrade() else { return };
         let upstreams = state.driver.read(|_, upstreams, _| upstreams.to_vec());
-        upstreams.iter().for_each(|upstream| upstream.links.sweep(keep_alive));
+        upstreams.iter().for_each(|upstream| upstream.pool.close_expired(keep_alive));
     }
 }

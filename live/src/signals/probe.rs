@@ -4,7 +4,7 @@ use crate::signals::peer_report::PeerMessage;
 use crate::signals::scrape::{self, Restarts};
 use crate::state::AppState;
 use crate::supervise;
-use crate::upstream::connection::{self, Flow, LinkError};
+use crate::upstream::connection::{self, ConnectionError, UpstreamBody};
 use crate::upstream::replica::Upstream;
 use bytes::Bytes;
 use gorgo_core::fleet::Kind;
@@ -125,7 +125,7 @@ async fn ask(
     upstream: &Arc<Upstream>,
     method: Method,
     path: &'static str,
-) -> Result<Response<Flow>, LinkError> {
+) -> Result<Response<UpstreamBody>, ConnectionError> {
     let path = PathAndQuery::from_static(path);
     let request = || upstream.request(method.clone(), &path, HeaderMap::new(), Full::new(Bytes::new()));
     let keep_alive = Duration::from_millis(node.config().timeouts.keep_alive_ms);

@@ -1,4 +1,4 @@
-//! Aborting a request at an SGLang engine by its id.
+//! Aborts a request at an SGLang engine by its id.
 
 use crate::supervise;
 use crate::upstream::connect::Connector;
@@ -16,7 +16,7 @@ use std::time::Duration;
 /// would abort strangers. Its own ids have 32 characters.
 const LEAST_LENGTH: usize = 24;
 
-/// Tells the engine, in the background. Only engines that showed themselves as SGLang are told.
+/// Sends the abort in the background, to engines known to be SGLang only.
 pub(crate) fn abort(connector: &Connector, keep_alive: Duration, upstream: &Arc<Upstream>, rid: &str) {
     if rid.len() < LEAST_LENGTH || !upstream.is_sglang() {
         return;

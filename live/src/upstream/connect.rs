@@ -1,4 +1,4 @@
-//! Connections to replicas: where they are, how they are dialled, and the pool.
+//! Addresses of replicas, and how connections to them are opened: TCP, TLS, timeout.
 
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -19,13 +19,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
-/// Any stream.
+/// A byte stream of any kind.
 pub type Io = Box<dyn Stream>;
 
 /// Opens a connection to host and port.
 pub type Dial = Arc<dyn Fn(String, u16) -> Pin<Box<dyn Future<Output = io::Result<Io>> + Send>> + Send + Sync>;
 
-/// Real sockets. `TCP_NODELAY` is set: Nagle's algorithm would hold back tokens by a round trip.
+/// Dials over TCP. `TCP_NODELAY` is set: Nagle's algorithm would delay tokens by a round trip.
 pub fn tcp() -> Dial {
     Arc::new(|host, port| {
         Box::pin(async move {
@@ -36,22 +36,22 @@ pub fn tcp() -> Dial {
     })
 }
 
-/// Where a replica is.
+/// The address of a replica: scheme, host, port and base path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// `http` or `https`.
     pub scheme: Scheme,
     /// Host and port.
     pub authority: Authority,
-    /// Put before every path; no slash at its end.
+    /// Prefix of every path, without a trailing slash.
     pub base: String,
 }
 
 impl Endpoint {
-    /// Reads a URL; `host:port` alone is http.
+    /// Parses a URL; `host:port` alone means http.
     ///
     /// # Errors
-    /// What to write instead.
+    /// Advice on what to write instead.
     pub fn parse(url: &str) -> Result<Self, String> {
         let advice = || "write http://host:port or https://host[:port]".to_owned();
         let text = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
@@ -70,27 +70,27 @@ impl Endpoint {
         Ok(Self { scheme, authority, base })
     }
 
-    /// Host and port as shown.
+    /// Host, port and base path: the default name of a replica.
     pub fn name(&self) -> String {
         format!("{}{}", self.authority, self.base)
     }
 
-    /// Host.
+    /// The host, an IPv6 address without its brackets.
     pub fn host(&self) -> &str {
         self.authority.host().trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Port, the scheme's own when none is given.
+    /// The port; the scheme's default if the URL has none.
     pub fn port(&self) -> u16 {
         self.authority.port_u16().unwrap_or(if self.scheme == Scheme::HTTPS { 443 } else { 80 })
     }
 
-    /// Whether it is reached through TLS.
+    /// Whether connections use TLS.
     pub fn is_https(&self) -> bool {
         self.scheme == Scheme::HTTPS
     }
 
-    /// The value of `Host`: the port is left out where the scheme implies it.
+    /// The `Host` header; without the port if that is the scheme's default.
     pub(crate) fn host_header(&self) -> HeaderValue {
         let implied = if self.is_https() { 443 } else { 80 };
         let host = self.authority.host();
@@ -99,7 +99,7 @@ impl Endpoint {
         HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("replica"))
     }
 
-    /// The target of a request for `path` on a connection that leads there.
+    /// The request target for `path`, in origin form.
     pub(crate) fn target(&self, path: &PathAndQuery) -> Uri {
         if self.base.is_empty() {
             Uri::from(path.clone())
@@ -108,7 +108,7 @@ impl Endpoint {
         }
     }
 
-    /// The address of `path` there.
+    /// The absolute URL of `path`.
     pub fn uri(&self, path: &PathAndQuery) -> Uri {
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(self.scheme.clone());
@@ -122,7 +122,7 @@ impl Endpoint {
     }
 }
 
-/// Dials, and wraps in TLS what is https.
+/// Opens connections, with TLS for https.
 #[derive(Clone)]
 pub struct Connector {
     dial: Dial,
@@ -137,15 +137,15 @@ impl std::fmt::Debug for Connector {
 }
 
 impl Connector {
-    /// A connector that gives up after `timeout`.
+    /// Creates a connector; `timeout` covers TCP and TLS together.
     pub fn new(dial: Dial, tls: Option<Arc<rustls::ClientConfig>>, timeout: Duration) -> Self {
         Self { dial, tls: tls.map(tokio_rustls::TlsConnector::from), timeout }
     }
 
-    /// One connection.
+    /// Opens one connection.
     ///
     /// # Errors
-    /// Those of the network, of TLS, and the timeout.
+    /// When TCP or TLS fails, or the timeout passes.
     pub async fn connect(&self, https: bool, host: &str, port: u16) -> io::Result<Io> {
         let open = async {
             let stream = (self.dial)(host.to_owned(), port).await?;
@@ -164,9 +164,9 @@ impl Connector {
 }
 
 impl tower::Service<Uri> for Connector {
-    type Response = Pooled;
+    type Response = PooledStream;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Pooled>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<PooledStream>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -178,21 +178,21 @@ impl tower::Service<Uri> for Connector {
             let https = uri.scheme() == Some(&Scheme::HTTPS);
             let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
             let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
-            Ok(Pooled(TokioIo::new(this.connect(https, host, port).await?)))
+            Ok(PooledStream(TokioIo::new(this.connect(https, host, port).await?)))
         })
     }
 }
 
-/// A connection of the pool.
-pub struct Pooled(TokioIo<Io>);
+/// A connection of a [`PooledClient`].
+pub struct PooledStream(TokioIo<Io>);
 
-impl Connection for Pooled {
+impl Connection for PooledStream {
     fn connected(&self) -> Connected {
         Connected::new()
     }
 }
 
-impl hyper::rt::Read for Pooled {
+impl hyper::rt::Read for PooledStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -202,7 +202,7 @@ impl hyper::rt::Read for Pooled {
     }
 }
 
-impl hyper::rt::Write for Pooled {
+impl hyper::rt::Write for PooledStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }
@@ -228,11 +228,11 @@ impl hyper::rt::Write for Pooled {
     }
 }
 
-/// Pooled connections of clients: of the admin API, of collectors of spans, of tests.
-pub type Pool = Client<Connector, Full<Bytes>>;
+/// hyper-util's pooled client: for the admin client, the span exporter and tests, not for proxied requests.
+pub type PooledClient = Client<Connector, Full<Bytes>>;
 
-/// A pool that closes connections unused for `keep_alive`.
-pub fn pool(connector: Connector, keep_alive: Duration) -> Pool {
+/// Creates a client that closes connections idle for `keep_alive`.
+pub fn pooled_client(connector: Connector, keep_alive: Duration) -> PooledClient {
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())

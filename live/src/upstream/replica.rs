@@ -1,7 +1,8 @@
-//! A replica as this process talks to it.
+//! A replica as this process connects to it: address, headers, connection pool, probes. Its load and health are the
+//! core's `Replica`.
 
 use crate::upstream::connect::Endpoint;
-use crate::upstream::connection::Links;
+use crate::upstream::pool::IdlePool;
 use gorgo_core::ReplicaId;
 use gorgo_core::fleet::Kind;
 use http::header::{AUTHORIZATION, HOST, HeaderMap};
@@ -13,43 +14,43 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::task::AbortHandle;
 
-/// One replica or peer; lives as long as requests to it do.
+/// A replica or peer. Removed ones live until their last request ends.
 #[derive(Debug)]
 pub struct Upstream {
-    /// Its slot in the router.
+    /// The replica's slot in the router.
     pub id: ReplicaId,
-    /// Shown everywhere.
+    /// Name in logs, metrics and the admin API.
     pub name: String,
-    /// The same for rows of requests.
+    /// The name, shared with entries of the request log.
     pub label: Arc<str>,
-    /// The same as `X-Gorgo-Replica`; `None` if it cannot stand in a header.
+    /// The name as `X-Gorgo-Replica`; `None` if it is not a valid header value.
     pub shown: Option<HeaderValue>,
-    /// How it is reached.
+    /// Own engine, remote engine or peer router.
     pub kind: Kind,
-    /// Where it stands, if told.
+    /// Region, if configured.
     pub region: Option<String>,
-    /// Where it is.
+    /// Address.
     pub endpoint: Endpoint,
-    /// What it is told as `Host`.
+    /// `Host` header of requests to it.
     pub host: HeaderValue,
-    /// What it wants as `Authorization`.
+    /// `Authorization` header of requests to it, if it needs a key.
     pub authorization: Option<HeaderValue>,
-    /// Its clock less ours, ns, by the last peer report.
+    /// Clock of a peer minus our clock, ns, from the last peer report.
     pub clock_offset_ns: AtomicI64,
-    /// Whether its metrics showed it to be SGLang.
+    /// Whether the engine's metrics are SGLang's.
     pub sglang: AtomicBool,
-    /// Requests given to it since the start.
+    /// Requests dispatched to it since the router started.
     pub dispatched: AtomicU64,
-    /// Counts requests given to it, as a metric.
+    /// The same as a metric.
     pub(crate) dispatches: OnceLock<Counter>,
     /// Idle connections for requests.
-    pub(crate) links: Links,
-    /// Tasks that watch it, stopped when it leaves.
+    pub(crate) pool: IdlePool,
+    /// Probe and scrape tasks, stopped when the replica is removed.
     pub tasks: Mutex<Vec<AbortHandle>>,
 }
 
 impl Upstream {
-    /// A replica nothing watches yet.
+    /// Creates a replica without probes.
     pub fn new(id: ReplicaId, name: String, kind: Kind, region: Option<String>, endpoint: Endpoint) -> Self {
         let host = endpoint.host_header();
         Self {
@@ -66,12 +67,12 @@ impl Upstream {
             sglang: AtomicBool::new(false),
             dispatched: AtomicU64::new(0),
             dispatches: OnceLock::new(),
-            links: Links::default(),
+            pool: IdlePool::default(),
             tasks: Mutex::new(Vec::new()),
         }
     }
 
-    /// A request to it, as it goes over a connection that leads there, with its `Host` and key.
+    /// Builds a request to the replica, with its `Host` and `Authorization` headers.
     pub(crate) fn request<B>(&self, method: Method, path: &PathAndQuery, headers: HeaderMap, body: B) -> Request<B> {
         let mut request = Request::new(body);
         *request.method_mut() = method;
@@ -84,13 +85,13 @@ impl Upstream {
         request
     }
 
-    /// Stops watching it.
+    /// Stops probes and scrapes.
     pub fn stop(&self) {
         let mut tasks = self.tasks.lock();
         tasks.drain(..).for_each(|task| task.abort());
     }
 
-    /// Whether it is known to be SGLang.
+    /// Whether the engine is known to be SGLang.
     pub fn is_sglang(&self) -> bool {
         self.sglang.load(Ordering::Relaxed)
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use gorgo_live::AppState;
 use gorgo_live::config::{Config, PeerConfig, Role};
 use gorgo_live::testkit::{Engine, Script};
-use gorgo_live::upstream::connect::{Connector, pool};
+use gorgo_live::upstream::connect::{Connector, pooled_client};
 use http_body_util::{BodyExt, Full};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -92,7 +92,7 @@ fn prompt(n: usize) -> String {
 }
 
 async fn ask(edge: usize, n: usize) -> How {
-    let client = pool(Connector::new(dial(), None, Duration::from_secs(5)), Duration::from_secs(1));
+    let client = pooled_client(Connector::new(dial(), None, Duration::from_secs(5)), Duration::from_secs(1));
     let stream = !n.is_multiple_of(4);
     let body = serde_json::json!({"stream": stream, "prompt": prompt(n)}).to_string();
     let uri = format!("http://edge{edge}:8000/v1/completions");

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use gorgo_live::AppState;
 use gorgo_live::config::{Config, ReplicaConfig};
 use gorgo_live::testkit::{Engine, Net, Script};
-use gorgo_live::upstream::connect::Pool;
+use gorgo_live::upstream::connect::PooledClient;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -20,7 +20,7 @@ pub(crate) struct World {
     pub(crate) net: Net,
     pub(crate) state: Arc<AppState>,
     pub(crate) engines: Vec<Engine>,
-    pub(crate) client: Pool,
+    pub(crate) client: PooledClient,
     stop: Option<oneshot::Sender<()>>,
     pub(crate) server: JoinHandle<usize>,
 }

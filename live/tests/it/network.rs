@@ -6,7 +6,7 @@ use gorgo_core::policy::PolicyConfig;
 use gorgo_live::config::Config;
 use gorgo_live::server::listener::Listener;
 use gorgo_live::testkit::{Engine, Script};
-use gorgo_live::upstream::connect::{Connector, Dial, Io, pool};
+use gorgo_live::upstream::connect::{Connector, Dial, Io, pooled_client};
 use http_body_util::{BodyExt, Full};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -58,7 +58,7 @@ fn world(seed: u64) -> turmoil::Sim<'static> {
 
 /// One streamed request; the answering replica and whether it came whole.
 async fn ask(n: usize) -> (Option<String>, bool) {
-    let client = pool(Connector::new(dial(), None, Duration::from_secs(5)), Duration::from_secs(1));
+    let client = pooled_client(Connector::new(dial(), None, Duration::from_secs(5)), Duration::from_secs(1));
     let body = format!("{{\"stream\":true,\"prompt\":\"{n} of many\"}}");
     let request = http::Request::post("http://router:8000/v1/completions").body(Full::new(Bytes::from(body))).unwrap();
     let Ok(response) = client.request(request).await else { return (None, false) };
