@@ -8,8 +8,8 @@ use crate::observe::metrics::Metrics;
 use crate::observe::request_log::Table;
 use crate::observe::shadow::Figures;
 use crate::server::keys::Keys;
-use crate::tokens::Counter;
-use crate::tokens::bytes_per_token::Ratios;
+use crate::tokens::bytes_per_token::BytesPerToken;
+use crate::tokens::counter::Counter;
 use crate::upstream::connect::{Connector, Endpoint};
 use crate::upstream::replica::Upstream;
 use gorgo_core::MAX_REPLICAS;
@@ -73,7 +73,7 @@ pub struct AppState {
     /// The latest requests.
     pub table: Table,
     /// Learned bytes a token, per model.
-    pub ratios: Ratios,
+    pub bytes_per_token: BytesPerToken,
     /// Counts prompts' tokens, if a tokenizer is configured.
     pub counter: Option<Arc<Counter>>,
     /// Figures of the shadow policies.
@@ -118,7 +118,7 @@ impl AppState {
             connector,
             metrics: Metrics::default(),
             table: Table::new(config.explain.rows),
-            ratios: Ratios::default(),
+            bytes_per_token: BytesPerToken::default(),
             counter,
             shadows,
             capture: Capture::default(),

@@ -143,7 +143,7 @@ pub(super) async fn tokenizer(
         None if body.is_empty() => Ask { text: "The quick brown fox jumps over the lazy dog.".to_owned(), model: None },
         None => read(&body, "{\"text\": \"hello\"}")?,
     };
-    let ratio = node.ratios.get(ask.model.as_deref());
+    let ratio = node.bytes_per_token.get(ask.model.as_deref());
     let count = (ask.text.len() as f64 / ratio).ceil();
     let fallback = ask.text.len().div_ceil(4);
     tell(&json!({

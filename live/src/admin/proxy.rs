@@ -27,7 +27,7 @@ pub(super) async fn status(State(node): Shared) -> Answer {
         "total_timed_out": ended(Status::TimedOut), "total_cancelled": ended(Status::Cancelled),
         "predicted_cached_tokens": stats.predicted_cached_tokens, "actual_cached_tokens": stats.actual_cached_tokens,
         "ms_per_token": cost_keys(&policy).0, "running_cost_factor": cost_keys(&policy).1,
-        "bytes_per_token": node.ratios.all(), "phase": format!("{:?}", node.phase()).to_lowercase(),
+        "bytes_per_token": node.bytes_per_token.all(), "phase": format!("{:?}", node.phase()).to_lowercase(),
     }))
 }
 

@@ -107,8 +107,14 @@ impl ClientRequest {
         } else {
             None
         };
-        let counting =
-            count_tokens(state.counter.as_ref(), &state.ratios, config, state.seed, &self.body, found.as_ref());
+        let counting = count_tokens(
+            state.counter.as_ref(),
+            &state.bytes_per_token,
+            config,
+            state.seed,
+            &self.body,
+            found.as_ref(),
+        );
         let tokens = counting.await;
         let header = |is_there: bool, name| if is_there { parts.headers.get(name) } else { None };
         let hops = header(flags.hop, headers::HOP);

@@ -157,9 +157,9 @@ impl Exchange {
         if let Some(prompt) = &self.prompt {
             if let Some(tokens) = counted.filter(|_| prompt.tokens == 0) {
                 let model = self.model.as_deref();
-                self.context.state.ratios.learn(model, prompt.bytes, tokens);
+                self.context.state.bytes_per_token.learn(model, prompt.bytes, tokens);
                 if let (Some(text), Some(counter)) = (self.text_tokens, &self.context.state.counter) {
-                    counter.overheads.learn(model, prompt.messages, text, tokens);
+                    counter.template_overhead.learn(model, prompt.messages, text, tokens);
                 }
             }
             let learn = tap.answer().filter(|_| !prompt.symbols.is_empty());

@@ -11,7 +11,7 @@ use crate::server::keys::Keys;
 use crate::server::tls::{self, TlsError};
 use crate::state::{AppParts, AppState, ConfigSource};
 use crate::supervise;
-use crate::tokens::Counter;
+use crate::tokens::counter::Counter;
 use crate::upstream::connect::{Connector, Dial};
 use gorgo_core::router::RouterConfig;
 use std::io;

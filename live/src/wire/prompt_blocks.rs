@@ -96,8 +96,9 @@ impl Blocks {
         self.feed(role);
         self.feed(&[TEXT]);
         self.messages = self.messages.saturating_add(1);
+        let begins = self.at();
         if let Some(texts) = &mut self.texts {
-            texts.closed = true;
+            (texts.closed, texts.begins) = (true, begins);
         }
         // Templates put about this many bytes around a message: <|im_start|>role\n ... <|im_end|>\n
         self.bytes += 16;
@@ -164,7 +165,10 @@ fn link(chain: u64, hash: u64) -> u64 {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Texts {
     from: u64,
+    /// Whether a new message has begun since the last text.
     closed: bool,
+    /// Where the current message's text begins in the hashed stream.
+    begins: u64,
     /// The messages' texts, empty ones left out.
     pub(crate) parts: Vec<Part>,
     /// What stands before the text.
@@ -178,8 +182,8 @@ pub(crate) struct Texts {
 pub(crate) struct Part {
     /// Where it begins in the hashed stream.
     pub(crate) at: u64,
-    /// Whether the message began before it.
-    pub(crate) goes_on: bool,
+    /// Whether text of the same message comes before this.
+    pub(crate) continues: bool,
     /// The text.
     pub(crate) text: Vec<u8>,
 }
@@ -192,7 +196,8 @@ impl Texts {
             return;
         }
         if std::mem::take(&mut self.closed) || self.parts.is_empty() {
-            self.parts.push(Part { at: at + skip as u64, goes_on: skip > 0, text: Vec::new() });
+            let at = at + skip as u64;
+            self.parts.push(Part { at, continues: at > self.begins, text: Vec::new() });
         }
         if let Some(part) = self.parts.last_mut() {
             part.text.extend_from_slice(rest);
