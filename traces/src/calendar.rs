@@ -1,9 +1,9 @@
-//! Calendar stamps of published traces, as nanoseconds since 1970 UTC. Only what those files need: date, time,
-//! fraction and a numeric offset. No time-zone data base and no clock.
+//! Parses the timestamps of published traces to nanoseconds since 1970 UTC: date, time, fraction and a numeric offset.
+//! There is no time-zone database and no clock.
 
 /// Nanoseconds since 1970-01-01 UTC of stamps such as `2023-04-09T00:02:53Z`, `2023-11-16 18:17:03.9799600`,
-/// `2023-04-09 00:02:53 +00:00`. A stamp without an offset is taken as UTC. `None` when it is no such stamp or
-/// lies before 1970 or after 2199.
+/// `2023-04-09 00:02:53 +00:00`. A stamp without an offset is taken as UTC. Returns `None` for any other
+/// text, and for years before 1970 or after 2199.
 pub fn parse_utc(text: &str) -> Option<u64> {
     let text = text.trim();
     let (date, rest) = (text.get(..10)?, text.get(10..)?);
@@ -117,10 +117,43 @@ mod tests {
         }
     }
 
+    /// Year, month and day of a day since 1970, by Hinnant's algorithm over 400-year eras.
+    fn civil(days: i64) -> (i64, i64, i64) {
+        let shifted = days + 719_468;
+        let (era, day) = (shifted / 146_097, shifted % 146_097);
+        let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let month = (5 * day + 2) / 153;
+        let (day, month) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+        (era * 400 + year + i64::from(month <= 2), month, day)
+    }
+
     proptest! {
         #[test]
-        fn any_text_is_a_stamp_or_none(text in ".{0,40}") {
-            let _ = parse_utc(&text);
+        fn a_written_instant_is_read_back(
+            days in 0..84_006i64, second in 0..86_400i64, nanos in 0..1_000_000_000i64, offset in -1_080..=1_080i64
+        ) {
+            let (year, month, day) = civil(days);
+            let (hour, minute) = (second / 3_600, second / 60 % 60);
+            let (sign, away) = (if offset < 0 { '-' } else { '+' }, offset.abs());
+            let text = format!(
+                "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}.{nanos:09}{sign}{:02}:{:02}",
+                second % 60, away / 60, away % 60
+            );
+            let since = i128::from(days * 86_400 + second - offset * 60) * 1_000_000_000 + i128::from(nanos);
+            prop_assert_eq!(parse_utc(&text), u64::try_from(since).ok(), "{}", text);
+        }
+
+        #[test]
+        fn only_text_that_begins_with_a_date_in_range_is_a_stamp(
+            text in "(19|20|21|22)?[0-9]{2}[-/][01][0-9]-[0-3][0-9][ T]?([0-2][0-9]:[0-6][0-9])?.{0,8}"
+        ) {
+            if let Some(nanos) = parse_utc(&text) {
+                let year = text.split_once('-').and_then(|(year, _)| year.parse::<u64>().ok());
+                prop_assert!(year.is_some_and(|year| (1970..2200).contains(&year)), "{}", text);
+                let years = nanos / 31_556_952_000_000_000; // of 365.2425 days
+                prop_assert!(year.is_some_and(|year| (1970 + years).abs_diff(year) <= 1), "{}: {}", text, nanos);
+            }
         }
     }
 }

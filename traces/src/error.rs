@@ -1,18 +1,18 @@
-//! What can be wrong with a trace: one sentence that names the file, the line, the field, the value and the way out.
+//! Errors of traces: one sentence each, with file, line, field, value and remedy.
 
 use std::io;
 
 /// Why a trace could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// The file is not there, or not readable.
+    /// The file does not exist or cannot be read.
     #[error("{file} cannot be opened ({source}); give a readable file or one of the built-in traces: {builtin}")]
     Open {
         /// Path as given.
         file: String,
         /// Names of the built-in traces.
         builtin: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// Reading stopped half-way: a truncated `.gz`, a failing disk.
@@ -22,10 +22,10 @@ pub enum TraceError {
         file: String,
         /// Line that was being read, from 1.
         line: u64,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// One row is unusable. Reading can go on after it (`skip_bad`).
+    /// One row cannot be used. Reading can go on after it (`skip_bad`).
     #[error("{file}:{line}: {field} {problem}")]
     Row {
         /// Path as given.
@@ -78,7 +78,7 @@ pub enum TraceError {
     Write {
         /// Path as given.
         file: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -90,7 +90,7 @@ impl TraceError {
     }
 }
 
-/// What is wrong with a row, before the reader adds file and line.
+/// Error in a row; the reader adds file and line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bad {
     pub(crate) field: String,

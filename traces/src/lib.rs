@@ -1,4 +1,4 @@
-//! Request traces: what goes in, and what is recorded.
+//! Request traces: reading and generating them, places of users, and timelines of runs.
 //!
 //! Reading order: [`workload`] (readers, generator, statistics) → [`geo`] (places and regions) → [`shipped`] (traces
 //! that come with the crate) → [`timeline`] (spans of requests for Perfetto) → [`calendar`], [`error`].

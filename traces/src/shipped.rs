@@ -5,7 +5,7 @@
 pub struct Shipped {
     /// The name it is opened by.
     pub name: &'static str,
-    /// One line on what it is.
+    /// Description in one line.
     pub about: &'static str,
     /// The file, as it would lie on disk.
     pub bytes: &'static [u8],

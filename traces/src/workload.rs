@@ -1,6 +1,7 @@
-//! Request traces: read, arranged in time, described.
+//! Request traces: reading, arranging in time, statistics, generation.
 //!
-//! Reading order: [`options`] (what can be asked) → [`lines`], [`mod@reader`] (streaming) → the formats ([`native`],
+//! Reading order: [`options`] (what can be asked) → [`lines`], [`mod@reader`] (streaming), `parser` (what each
+//! format implements), `row`, `table`, `messages` (rows of JSON and of CSV, chat messages), [`blocks`] (block ids) → the formats ([`native`],
 //! [`mooncake`], [`bailian`], [`azure`], [`burstgpt`], [`wildchat`], [`guidellm_pair`]) → [`arrange`] (arrival times,
 //! places, answers) → [`stats`], [`generate`] and [`marginals`], [`prepare`].
 
@@ -17,6 +18,7 @@ mod messages;
 pub mod mooncake;
 pub mod native;
 pub mod options;
+mod parser;
 pub mod prepare;
 pub mod reader;
 mod row;
@@ -25,7 +27,8 @@ mod table;
 pub mod wildchat;
 
 pub use options::{Arrivals, Format, Options, Per, UnknownPlaces};
-pub use reader::{Reader, Seen};
+pub use parser::Seen;
+pub use reader::Reader;
 
 use crate::error::TraceError;
 use flate2::{Compression, write::GzEncoder};
@@ -44,9 +47,9 @@ pub struct Workload {
     pub format: Format,
     /// Requests by arrival; equal times keep the file's order.
     pub requests: Vec<TraceRequest>,
-    /// What reading noticed.
+    /// Counts and remarks of the reader.
     pub seen: Seen,
-    /// What a user should know: skipped rows, unknown fields, changes to the times. One sentence each.
+    /// Remarks for the user, one sentence each: skipped rows, unknown fields, changed times.
     pub notes: Vec<String>,
 }
 
@@ -103,7 +106,7 @@ pub fn reader(name: &str, options: &Options) -> Result<Reader, TraceError> {
     }
 }
 
-/// A file by its first bytes.
+/// Kind of a file, from its first bytes.
 pub(crate) enum Source {
     /// Lines of text, unpacked.
     Text(Lines),
@@ -144,6 +147,6 @@ mod parquet;
 pub(crate) use parquet::rows as parquet_rows;
 
 #[cfg(not(feature = "parquet"))]
-pub(crate) fn parquet_rows(name: &str) -> Result<reader::Rows, TraceError> {
+pub(crate) fn parquet_rows(name: &str) -> Result<parser::Rows, TraceError> {
     Err(TraceError::NoParquet { file: name.to_owned() })
 }

@@ -7,7 +7,7 @@ use gorgo_core::request::Place;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-/// What a user's coordinates were matched on.
+/// How a user's coordinates were matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// A first-level subdivision.
@@ -27,7 +27,7 @@ pub struct Located {
     pub country: Option<[u8; 2]>,
     /// Coordinates; `None` exactly when the country is.
     pub place: Option<Place>,
-    /// What they were matched on.
+    /// How they were matched.
     pub source: Source,
 }
 

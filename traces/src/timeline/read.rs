@@ -107,7 +107,7 @@ pub struct Timeline {
     pub spans: Vec<SpanEvent>,
     /// Arrows by number.
     pub flows: Vec<Flow>,
-    /// What of each run is drawn; empty for files of other writers.
+    /// Which requests of each run are drawn; empty for files of other writers.
     pub runs: Vec<Cut>,
 }
 
@@ -166,7 +166,7 @@ struct Event<'a> {
 /// every arrow has exactly one start and one end. Events that are neither spans, arrows nor names are passed over.
 ///
 /// # Errors
-/// [`TimelineError`] says what is wrong and where.
+/// [`TimelineError`] names the place and the value.
 pub fn read(input: impl Read) -> Result<Timeline, TimelineError> {
     let text = unpack(input)?;
     let file: File<'_> = serde_json::from_slice(&text)?;

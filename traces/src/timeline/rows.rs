@@ -5,7 +5,7 @@ use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::{Span, Time};
 
 /// One row's content: the outer span, its stages, and the end of the arrow that belongs to it.
-pub(super) struct Row<'a> {
+pub(super) struct TimelineRow<'a> {
     pub(super) record: &'a RequestRecord,
     pub(super) start: Time,
     pub(super) end: Time,
@@ -16,7 +16,7 @@ pub(super) struct Row<'a> {
     pub(super) arrow: Option<(char, u64, Time)>,
 }
 
-pub(super) fn router_row<'a>(run: &Run<'_>, r: &'a RequestRecord, arrow: Option<u64>) -> Row<'a> {
+pub(super) fn router_row<'a>(run: &Run<'_>, r: &'a RequestRecord, arrow: Option<u64>) -> TimelineRow<'a> {
     let (stages, end) = chain(
         r.sent,
         &[("uplink", r.arrived), ("queue", r.dispatched), ("forward", r.accepted), ("first-token", r.router_first)],
@@ -48,7 +48,7 @@ pub(super) fn router_row<'a>(run: &Run<'_>, r: &'a RequestRecord, arrow: Option<
     number("predicted_ttft_ms", r.predicted_ttft_ms.to_string().parse().ok());
     number("ttft_ms", r.ttft().map(Span::ms));
     number("e2e_ms", (r.done != Time::NEVER && r.status == Status::Finished).then(|| (r.done - r.sent).ms()));
-    Row {
+    TimelineRow {
         record: r,
         start: r.sent,
         end,
@@ -60,7 +60,7 @@ pub(super) fn router_row<'a>(run: &Run<'_>, r: &'a RequestRecord, arrow: Option<
     }
 }
 
-pub(super) fn replica_row(r: &RequestRecord, id: u64) -> Row<'_> {
+pub(super) fn replica_row(r: &RequestRecord, id: u64) -> TimelineRow<'_> {
     let (stages, end) =
         chain(r.accepted, &[("engine-queue", r.prefill), ("prefill", r.engine_first)], ("decode", r.engine_done));
     let args = serde_json::json!({
@@ -69,7 +69,7 @@ pub(super) fn replica_row(r: &RequestRecord, id: u64) -> Row<'_> {
         "cached_tokens": r.cached_tokens,
         "output_tokens": r.output_tokens,
     });
-    Row {
+    TimelineRow {
         record: r,
         start: r.accepted,
         end,

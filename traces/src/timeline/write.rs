@@ -1,14 +1,14 @@
 //! The writer: records in, one Chrome trace-event JSON object out.
 
 use super::lanes::Lanes;
-use super::rows::{Row, replica_row, router_row};
+use super::rows::{TimelineRow, replica_row, router_row};
 use gorgo_core::Time;
 use gorgo_core::record::RequestRecord;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::io::{self, Write};
 
-/// One run to draw. Several runs share a file; their processes are told apart by `label`.
+/// One run to draw. Several runs may share a file; `label` distinguishes their processes.
 pub struct Run<'a> {
     /// First part of the process names, for example the arm.
     pub label: &'a str,
@@ -28,7 +28,7 @@ pub struct Run<'a> {
     pub total: u64,
 }
 
-/// What of a run is in the file; stands in the file's metadata.
+/// Which requests of a run are in the file; part of the file's metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cut {
     /// The run's label.
@@ -111,8 +111,8 @@ struct Writer<W> {
 impl<W: Write> Writer<W> {
     fn run(&mut self, run: &Run<'_>, records: &[&RequestRecord]) -> io::Result<()> {
         // One bucket per node; the last of each kind takes what no name belongs to.
-        let mut routers: Vec<Vec<Row<'_>>> = (0..=run.routers.len()).map(|_| Vec::new()).collect();
-        let mut replicas: Vec<Vec<Row<'_>>> = (0..=run.replicas.len()).map(|_| Vec::new()).collect();
+        let mut routers: Vec<Vec<TimelineRow<'_>>> = (0..=run.routers.len()).map(|_| Vec::new()).collect();
+        let mut replicas: Vec<Vec<TimelineRow<'_>>> = (0..=run.replicas.len()).map(|_| Vec::new()).collect();
         for &record in records {
             let served = record.accepted != Time::NEVER;
             let arrow = served.then(|| {
@@ -137,7 +137,7 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    fn process(&mut self, name: &str, mut rows: Vec<Row<'_>>) -> io::Result<()> {
+    fn process(&mut self, name: &str, mut rows: Vec<TimelineRow<'_>>) -> io::Result<()> {
         self.pid += 1;
         let pid = self.pid;
         self.meta("process_name", pid, None, serde_json::json!({ "name": name }))?;
@@ -157,7 +157,7 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    fn row(&mut self, pid: u32, tid: u32, row: &Row<'_>) -> io::Result<()> {
+    fn row(&mut self, pid: u32, tid: u32, row: &TimelineRow<'_>) -> io::Result<()> {
         self.span(pid, tid, row.name, row.category, row.start, row.end, Some(row.args.clone()))?;
         for &(name, from, to) in &row.stages {
             let args = serde_json::json!({ "request": row.record.request });

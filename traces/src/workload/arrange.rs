@@ -4,7 +4,8 @@
 use super::Workload;
 use super::guidellm_pair::RATE_WITHOUT_TIMES;
 use super::options::{Arrivals, Format, Options, UnknownPlaces};
-use super::reader::{Reader, answer_len};
+use super::parser::answer_len;
+use super::reader::Reader;
 use crate::error::TraceError;
 use gorgo_core::request::TraceRequest;
 use gorgo_core::rng::stream;

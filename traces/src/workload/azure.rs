@@ -4,7 +4,7 @@
 use super::blocks::BLOCK_TOKENS;
 use super::native::own_blocks;
 use super::options::Options;
-use super::reader::{Parser, Sink};
+use super::parser::{Parser, Sink};
 use super::table::Table;
 use crate::calendar::parse_utc;
 use crate::error::{Bad, excerpt};

@@ -3,8 +3,8 @@
 
 use super::blocks::BLOCK_TOKENS;
 use super::options::Options;
-use super::reader::{Parser, Sink};
-use super::row::{Row, check_blocks, missing, wrong};
+use super::parser::{Parser, Sink};
+use super::row::{JsonRow, check_blocks, missing, wrong};
 use crate::error::Bad;
 use gorgo_core::Time;
 use gorgo_core::request::TraceRequest;
@@ -28,7 +28,7 @@ impl Bailian {
 
 impl Parser for Bailian {
     fn row(&mut self, _number: u64, text: &str, sink: &mut Sink) -> Result<(), Bad> {
-        let row = Row::parse(text)?;
+        let row = JsonRow::parse(text)?;
         let chat = row.id("chat_id")?.ok_or_else(|| missing("chat_id", "a whole number"))?;
         let parent = match row.get("parent_chat_id") {
             None => None,

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-/// Tokens per block unless the trace says otherwise; also the page size engines commonly share prefixes by.
+/// Default number of tokens per block; also the common page size at which engines share prefixes.
 pub const BLOCK_TOKENS: u32 = 16;
 
 /// A growing prompt.

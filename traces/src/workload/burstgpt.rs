@@ -5,7 +5,7 @@
 use super::blocks::BLOCK_TOKENS;
 use super::native::own_blocks;
 use super::options::Options;
-use super::reader::{Parser, Sink};
+use super::parser::{Parser, Sink};
 use super::table::Table;
 use crate::error::{Bad, excerpt};
 use gorgo_core::Time;

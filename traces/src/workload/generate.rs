@@ -182,7 +182,7 @@ fn converse(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::reader::answer_len;
+    use crate::workload::parser::answer_len;
     use std::collections::BTreeMap;
 
     #[test]

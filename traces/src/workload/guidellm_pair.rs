@@ -8,8 +8,8 @@ use super::blocks::{BLOCK_TOKENS, BlockChain};
 use super::messages::{self, Message};
 use super::native::{counting, whereabouts};
 use super::options::Options;
-use super::reader::{Parser, Sink};
-use super::row::{Row, missing};
+use super::parser::{Parser, Sink};
+use super::row::{JsonRow, missing};
 use crate::error::{Bad, TraceError};
 use gorgo_core::Time;
 use gorgo_core::request::TraceRequest;
@@ -50,7 +50,7 @@ fn hex16(text: &str) -> String {
 #[derive(Debug)]
 pub(crate) struct GuidellmPair {
     options: Options,
-    lookup: BTreeMap<String, Row>,
+    lookup: BTreeMap<String, JsonRow>,
     session: u64,
     held: Option<(TraceRequest, Vec<Message>)>, // the last row waits for the next, which may hold its answer
 }
@@ -76,13 +76,13 @@ impl GuidellmPair {
     }
 }
 
-/// The lookup to use: the one named, else the usual name beside the file if it is there.
+/// The lookup file: the given one, else the default name beside the prompts if that exists.
 fn lookup_path(file: &str, options: &Options) -> Option<PathBuf> {
     let beside = Path::new(file).with_file_name(LOOKUP_FILE);
     options.lookup.clone().or_else(|| beside.is_file().then_some(beside))
 }
 
-fn read_lookup(path: &Path) -> Result<BTreeMap<String, Row>, TraceError> {
+fn read_lookup(path: &Path) -> Result<BTreeMap<String, JsonRow>, TraceError> {
     let file = path.display().to_string();
     let text =
         std::fs::read_to_string(path).map_err(|source| TraceError::Read { file: file.clone(), line: 1, source })?;
@@ -97,7 +97,7 @@ fn read_lookup(path: &Path) -> Result<BTreeMap<String, Row>, TraceError> {
         return Err(bad("lookup", "is not a JSON object: it must map hashes to places".to_owned()));
     };
     let entry = |(hash, value): (String, Value)| match value {
-        Value::Object(place) => Ok((hash, Row(place))),
+        Value::Object(place) => Ok((hash, JsonRow(place))),
         other => Err(bad(&hash, format!("is {other}: each hash must map to an object of lat, lon, country, state"))),
     };
     entries.into_iter().map(entry).collect()
@@ -105,7 +105,7 @@ fn read_lookup(path: &Path) -> Result<BTreeMap<String, Row>, TraceError> {
 
 impl Parser for GuidellmPair {
     fn row(&mut self, number: u64, text: &str, sink: &mut Sink) -> Result<(), Bad> {
-        let row = Row::parse(text)?;
+        let row = JsonRow::parse(text)?;
         let prompt = row.text("prompt")?.ok_or_else(|| missing("prompt", "a text"))?;
         let hash = row.text("hash")?.ok_or_else(|| missing("hash", "the hash of its prompt"))?;
         let multi = row.get("is_multi_turn").is_some_and(|v| v == &Value::Bool(true));

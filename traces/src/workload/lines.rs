@@ -55,7 +55,7 @@ impl Lines {
         (&mut self.source).take(limit).read_until(b'\n', buffer)
     }
 
-    /// Skips what is left of an over-long line.
+    /// Skips the rest of an over-long line.
     fn skip_line(&mut self) -> std::io::Result<()> {
         loop {
             let chunk = self.source.fill_buf()?;

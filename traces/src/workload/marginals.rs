@@ -1,4 +1,4 @@
-//! A generated trace's marginals beside the published ones.
+//! Compares the marginals of a generated trace with the published ones.
 
 use super::generate::Generate;
 use super::stats::{Kept, Lengths, Reuse};
@@ -7,10 +7,10 @@ use gorgo_core::request::TraceRequest;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// One figure.
+/// One compared figure.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
-    /// What it is.
+pub struct MarginalRow {
+    /// Its name.
     pub name: String,
     /// As published.
     pub published: f64,
@@ -20,7 +20,7 @@ pub struct Row {
     pub binding: bool,
 }
 
-impl Row {
+impl MarginalRow {
     /// (generated - published) / published.
     pub fn deviation(&self) -> f64 {
         (self.generated - self.published) / self.published
@@ -38,14 +38,14 @@ pub const TOLERANCE: f64 = 0.10;
 /// The block size that the published reuse was counted in.
 const REUSE_BLOCK: u32 = 256;
 
-/// The table.
+/// All compared figures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Marginals {
     /// Its rows.
-    pub rows: Vec<Row>,
+    pub rows: Vec<MarginalRow>,
 }
 
-/// What the generator drew and the requests no longer tell.
+/// Draws of the generator that the requests no longer contain.
 #[derive(Debug)]
 pub(super) struct Drawn {
     /// Lengths of new openings: near-duplicates and templates left out, as in the published table.
@@ -65,7 +65,7 @@ impl Marginals {
         let countries = drawn.countries;
         let mut rows = Vec::new();
         let mut row = |name: &str, published: f64, generated: f64, binding| {
-            rows.push(Row { name: name.to_owned(), published, generated, binding });
+            rows.push(MarginalRow { name: name.to_owned(), published, generated, binding });
         };
         let mut turns: BTreeMap<u64, u32> = BTreeMap::new();
         requests.iter().for_each(|r| *turns.entry(r.session).or_default() += 1);
@@ -117,7 +117,7 @@ impl Marginals {
 
     /// Whether every binding row holds.
     pub fn within_tolerance(&self) -> bool {
-        self.rows.iter().all(Row::holds)
+        self.rows.iter().all(MarginalRow::holds)
     }
 }
 
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_binding_row_fails_beyond_ten_percent() {
-        let row = |generated, binding| Row { name: String::new(), published: 100.0, generated, binding };
+        let row = |generated, binding| MarginalRow { name: String::new(), published: 100.0, generated, binding };
         assert!(row(110.0, true).holds() && row(90.0, true).holds() && row(500.0, false).holds());
         assert!(!row(111.0, true).holds() && !row(f64::NAN, true).holds());
         let table = Marginals { rows: vec![row(120.0, true)] };

@@ -3,8 +3,8 @@
 
 use super::native::DEFAULT_BLOCK_SIZE;
 use super::options::Options;
-use super::reader::{Parser, Sink};
-use super::row::{Row, check_blocks, missing};
+use super::parser::{Parser, Sink};
+use super::row::{JsonRow, check_blocks, missing};
 use crate::error::Bad;
 use gorgo_core::Time;
 use gorgo_core::request::TraceRequest;
@@ -24,7 +24,7 @@ impl Mooncake {
 
 impl Parser for Mooncake {
     fn row(&mut self, number: u64, text: &str, sink: &mut Sink) -> Result<(), Bad> {
-        let row = Row::parse(text)?;
+        let row = JsonRow::parse(text)?;
         let at = row.time_ms("timestamp", 1.0)?.ok_or_else(|| missing("timestamp", "ms since the start"))?;
         let input_tokens = row.need_tokens("input_length", 1)?;
         let output_tokens = row.need_tokens("output_length", 1)?;

@@ -17,8 +17,8 @@
 use super::blocks::{BLOCK_TOKENS, BlockChain, Counting, mix};
 use super::messages::{self, Message};
 use super::options::Options;
-use super::reader::{Parser, Sink, answer_len};
-use super::row::{Row, check_blocks, missing, wrong};
+use super::parser::{Parser, Sink, answer_len};
+use super::row::{JsonRow, check_blocks, missing, wrong};
 use crate::error::{Bad, TraceError};
 use crate::geo::{self, is_real};
 use gorgo_core::Time;
@@ -49,7 +49,7 @@ const KNOWN: [&str; 18] = [
     "language",
 ];
 
-/// Block size of rows with ids that do not say: Mooncake's.
+/// Block size of rows with ids but without a size: Mooncake's.
 pub const DEFAULT_BLOCK_SIZE: u32 = 512;
 
 #[derive(Debug)]
@@ -76,7 +76,7 @@ pub(crate) fn counting(options: &Options) -> Counting {
 }
 
 /// Country and place of a row: coordinates if they are real, else names.
-pub(crate) fn whereabouts(row: &Row) -> Result<(Option<[u8; 2]>, Option<Place>), Bad> {
+pub(crate) fn whereabouts(row: &JsonRow) -> Result<(Option<[u8; 2]>, Option<Place>), Bad> {
     let names = geo::locate(row.text("country")?, row.text("state")?, row.text("city")?);
     let (lat, lon) = (row.number("lat")?, row.number("lon")?);
     for (field, value, most) in [("lat", lat, 90.0), ("lon", lon, 180.0)] {
@@ -91,7 +91,7 @@ pub(crate) fn whereabouts(row: &Row) -> Result<(Option<[u8; 2]>, Option<Place>),
 
 impl Parser for Native {
     fn row(&mut self, number: u64, text: &str, sink: &mut Sink) -> Result<(), Bad> {
-        let row = Row::parse(text)?;
+        let row = JsonRow::parse(text)?;
         let at = row.time_ms("timestamp", 1.0)?.ok_or_else(|| missing("timestamp", "ms since the start"))?;
         let session = row.id("session_id")?.unwrap_or(number);
         let user = row.id("user_id")?.unwrap_or(session);

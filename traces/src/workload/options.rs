@@ -40,7 +40,7 @@ impl Format {
         Self::Parquet,
     ];
 
-    /// The word for it in options and messages.
+    /// Its name in options and messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Native => "native",
@@ -54,7 +54,7 @@ impl Format {
         }
     }
 
-    /// All words, for messages.
+    /// All names, for messages.
     pub(crate) fn words() -> String {
         Self::ALL.map(Self::as_str).join(", ")
     }
@@ -72,7 +72,7 @@ impl std::str::FromStr for Format {
     }
 }
 
-/// What of a conversation becomes a request. The reuse of a trace is set by this cut far more than by its texts.
+/// Which parts of a conversation become requests. The prefix reuse of a trace depends on this far more than on its texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Per {
@@ -100,7 +100,7 @@ pub enum Arrivals {
     PoissonSessions(f64),
 }
 
-/// What becomes of users whose place is not known.
+/// How to treat users without a known place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnknownPlaces {
@@ -115,13 +115,13 @@ pub enum UnknownPlaces {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// The format; told from the content when absent.
+    /// The format; recognised from the content when absent.
     pub format: Option<Format>,
     /// Count bad rows and go on, instead of stopping at the first.
     pub skip_bad: bool,
     /// Read only this many rows of the file.
     pub first: Option<u64>,
-    /// What of a conversation becomes a request.
+    /// Which parts of a conversation become requests.
     pub per: Per,
     /// Drop requests whose last user message has fewer characters.
     pub min_chars: usize,
@@ -129,9 +129,9 @@ pub struct Options {
     pub max_input_tokens: Option<u32>,
     /// Cut answers to this length (tokens).
     pub max_output_tokens: Option<u32>,
-    /// Answer length (tokens) of rows that do not tell.
+    /// Answer length (tokens) of rows without one.
     pub default_output_tokens: u32,
-    /// Tokens per block; 16 for text and rows without ids, 512 for rows with ids unless they say otherwise.
+    /// Tokens per block; by default 16 for text and rows without ids, 512 for rows with ids that give no size.
     pub block_tokens: Option<u32>,
     /// Bytes per token of text without stored counts; by script when absent.
     pub bytes_per_token: Option<f64>,

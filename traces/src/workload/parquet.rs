@@ -1,6 +1,6 @@
 //! WildChat as published: Parquet rows, read one by one and handed to the JSON reader.
 
-use super::reader::Rows;
+use super::parser::Rows;
 use crate::error::TraceError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use std::fs::File;

@@ -6,7 +6,7 @@ use super::Source;
 use super::guidellm_pair::{LOOKUP_FILE, PROMPTS_FILE, hash_messages, hash_prompt};
 use super::messages::Message;
 use super::native::whereabouts;
-use super::reader::Rows;
+use super::parser::Rows;
 use super::wildchat::Conversation;
 use crate::error::TraceError;
 use serde_json::{Map, Value, json};

@@ -1,80 +1,14 @@
-//! A streaming reader: rows in, requests out, one format's parser in between.
+//! A streaming reader: rows in, requests out, the parser of one format in between.
 
 use super::lines::Lines;
 use super::options::{Format, Options};
+use super::parser::{Parser, Rows, Seen, Sink, answer_len};
 use super::{azure, bailian, burstgpt, guidellm_pair, mooncake, native, wildchat};
-use crate::error::{Bad, TraceError, excerpt};
+use crate::error::{TraceError, excerpt};
 use gorgo_core::request::TraceRequest;
-use std::collections::{BTreeMap, VecDeque};
 
-/// What a reader noticed on its way.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// Rows read, good and bad.
-    pub rows: u64,
-    /// Bad rows that were skipped.
-    pub skipped: u64,
-    /// The first few of them, as sentences.
-    pub first_bad: Vec<String>,
-    /// Requests left out by an option or for a reason of the format, by reason.
-    pub dropped: BTreeMap<String, u64>,
-    /// Rows per field name that no reader knows.
-    pub unknown_fields: BTreeMap<String, u64>,
-}
-
+/// Sentences about skipped rows that are kept.
 const KEPT_MESSAGES: usize = 5;
-const KEPT_NAMES: usize = 32;
-
-impl Seen {
-    /// Counts a request that is left out.
-    pub(crate) fn drop_one(&mut self, reason: &str) {
-        *self.dropped.entry(reason.to_owned()).or_default() += 1;
-    }
-
-    /// Counts a field no reader knows; only the first names are kept, so that hostile files cannot fill memory.
-    pub(crate) fn unknown(&mut self, field: &str) {
-        if let Some(count) = self.unknown_fields.get_mut(field) {
-            *count += 1;
-        } else if self.unknown_fields.len() < KEPT_NAMES {
-            self.unknown_fields.insert(excerpt(field), 1);
-        }
-    }
-
-    /// One sentence for everything worth telling.
-    pub fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        if self.skipped > 0 {
-            notes.push(format!(
-                "{} of {} rows were bad and skipped; the first: {}",
-                self.skipped, self.rows, self.first_bad[0]
-            ));
-        }
-        notes.extend(self.dropped.iter().map(|(reason, n)| format!("{n} left out: {reason}")));
-        if !self.unknown_fields.is_empty() {
-            let names: Vec<_> = self.unknown_fields.iter().map(|(name, n)| format!("{name} ({n} rows)")).collect();
-            notes.push(format!("unknown fields ignored: {}", names.join(", ")));
-        }
-        notes
-    }
-}
-
-/// Where a parser puts what it finds.
-#[derive(Debug, Default)]
-pub(crate) struct Sink {
-    pub(crate) ready: VecDeque<TraceRequest>,
-    pub(crate) seen: Seen,
-}
-
-/// One format.
-pub(crate) trait Parser {
-    /// Reads a row; `row` counts from 0.
-    fn row(&mut self, row: u64, text: &str, sink: &mut Sink) -> Result<(), Bad>;
-    /// Called once after the last row.
-    fn finish(&mut self, _sink: &mut Sink) {}
-}
-
-/// Rows of a file as text, with their numbers.
-pub(crate) type Rows = Box<dyn Iterator<Item = Result<(u64, String), TraceError>>>;
 
 /// Requests of a trace, in the file's order and at the file's times: a calendar format counts from 1970, a format
 /// without times gives zero to all.
@@ -95,7 +29,7 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// A reader of `lines`; the format is told from the first line unless the options name it.
+    /// A reader of `lines`; the format is recognised from the first line unless the options name it.
     ///
     /// # Errors
     /// When an option is out of range, or the format is not recognised.
@@ -129,7 +63,7 @@ impl Reader {
         Self::over_rows(file, format, Box::new(head.into_iter().chain(lines)), options)
     }
 
-    /// A reader of rows that were made into text elsewhere.
+    /// A reader of rows that are already text.
     pub(crate) fn over_rows(file: String, format: Format, rows: Rows, options: &Options) -> Result<Self, TraceError> {
         let parser: Box<dyn Parser> = match format {
             Format::Native => Box::new(native::Native::new(options)),
@@ -153,12 +87,12 @@ impl Reader {
         self.format
     }
 
-    /// What was noticed so far.
+    /// Counts and remarks so far.
     pub fn seen(&self) -> &Seen {
         &self.sink.seen
     }
 
-    /// Applies the options that look at one finished request.
+    /// Applies the options on single requests.
     fn admit(&mut self, mut request: TraceRequest) -> Option<TraceRequest> {
         if self.options.max_input_tokens.is_some_and(|most| request.input_tokens > most) {
             self.sink.seen.drop_one("prompt longer than max_input_tokens");
@@ -175,12 +109,6 @@ impl Reader {
     }
 }
 
-/// How many whole blocks prompt and answer together add after the prompt's whole blocks.
-pub(crate) fn answer_len(request: &TraceRequest) -> usize {
-    let (input, block) = (u64::from(request.input_tokens), u64::from(request.block_tokens));
-    ((input + u64::from(request.output_tokens)) / block - input / block) as usize
-}
-
 fn shown(head: &[Result<(u64, String), TraceError>]) -> String {
     let first = head.iter().find_map(|l| l.as_ref().ok());
     first.map_or_else(
@@ -189,7 +117,7 @@ fn shown(head: &[Result<(u64, String), TraceError>]) -> String {
     )
 }
 
-/// The format a first line is of. Order matters: a native row is a superset of others.
+/// Recognises the format from a first line. The order matters: a native row is a superset of others.
 fn detect(line: &str) -> Option<Format> {
     if !line.starts_with('{') {
         return [(Format::Azure, azure::COLUMNS.as_slice()), (Format::Burstgpt, burstgpt::COLUMNS.as_slice())]

@@ -9,9 +9,9 @@ pub(crate) const MAX_TOKENS: u32 = 4 << 20;
 
 /// A JSON object.
 #[derive(Debug)]
-pub(crate) struct Row(pub(crate) Map<String, Value>);
+pub(crate) struct JsonRow(pub(crate) Map<String, Value>);
 
-impl Row {
+impl JsonRow {
     pub(crate) fn parse(text: &str) -> Result<Self, Bad> {
         match serde_json::from_str(text) {
             Ok(Value::Object(map)) => Ok(Self(map)),
@@ -100,12 +100,12 @@ impl Row {
     }
 }
 
-/// A field that is there but cannot be used.
+/// Error: a field has an unusable value.
 pub(crate) fn wrong(field: &str, value: &Value, must: &str) -> Bad {
     Bad::new(field, format!("is {}: it {must}", excerpt(&value.to_string())))
 }
 
-/// A field that is not there.
+/// Error: a field is missing.
 pub(crate) fn missing(field: &str, what: &str) -> Bad {
     Bad::new(field, format!("is missing: every row needs {what}"))
 }

@@ -24,7 +24,7 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    /// Quantiles of `values` by nearest rank; zeros when there are none.
+    /// Percentiles of `values` by nearest rank; zeros without values.
     pub fn of(values: impl IntoIterator<Item = u32>) -> Self {
         let mut sorted: Vec<u32> = values.into_iter().collect();
         sorted.sort_unstable();
@@ -208,13 +208,14 @@ impl Stats {
                     percent(self.prompts.requests_with_hit)
                 ),
             ),
+            ("percentiles", "nearest rank".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .to_vec()
     }
 }
 
-/// Coefficient of variation; 0 when there is nothing to vary.
+/// Coefficient of variation; 0 without variation.
 fn cv(values: &[f64]) -> f64 {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
@@ -299,6 +300,7 @@ block: 16 tokens
 prefix reuse, prompts: own 0.00 %, cross-user 0.00 %, global 0.00 %
 prefix reuse, prompts and answers: own 0.00 %, cross-user 0.00 %, global 0.00 %
 prefix reuse, blocks: 0.00 %, requests with a hit 0.00 %
+percentiles: nearest rank
 "#);
     }
 }

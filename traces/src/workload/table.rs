@@ -12,7 +12,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Takes the next line; false when it was the header. `need` are the columns that must be there.
+    /// Takes the next line; returns false for the header. `need` are the required columns.
     pub(crate) fn line(&mut self, text: &str, need: &[&str]) -> Result<bool, Bad> {
         let mut record = StringRecord::new();
         let mut reader = csv::ReaderBuilder::new()

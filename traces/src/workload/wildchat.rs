@@ -8,8 +8,8 @@ use super::blocks::{BLOCK_TOKENS, BlockChain, Counting};
 use super::messages;
 use super::native::{counting, whereabouts};
 use super::options::{Options, Per};
-use super::reader::{Parser, Sink, answer_len};
-use super::row::{Row, missing, wrong};
+use super::parser::{Parser, Sink, answer_len};
+use super::row::{JsonRow, missing, wrong};
 use crate::calendar::parse_utc;
 use crate::error::Bad;
 use gorgo_core::request::TraceRequest;
@@ -67,12 +67,12 @@ pub(crate) struct Conversation {
     /// Stamps of the messages, where they have one.
     stamps: Vec<Option<u64>>,
     /// The row, for places and keys.
-    row: Row,
+    row: JsonRow,
 }
 
 impl Conversation {
     pub(crate) fn parse(text: &str) -> Result<Self, Bad> {
-        let row = Row::parse(text)?;
+        let row = JsonRow::parse(text)?;
         let field = if row.get("conversation").is_some() { "conversation" } else { "messages" };
         let list = row.get(field).ok_or_else(|| missing("conversation", "the list of its messages"))?;
         let messages = messages::parse(field, list)?;
@@ -82,14 +82,15 @@ impl Conversation {
     }
 
     /// The row with its place fields filled from the first message that has a country, where it has none itself.
-    pub(crate) fn located(&self) -> Row {
-        let mut row = Row(self
-            .row
-            .0
-            .iter()
-            .filter(|(k, _)| PLACE.contains(&k.as_str()))
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect());
+    pub(crate) fn located(&self) -> JsonRow {
+        let mut row = JsonRow(
+            self.row
+                .0
+                .iter()
+                .filter(|(k, _)| PLACE.contains(&k.as_str()))
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
+        );
         if row.get("country").is_none() {
             let field = if self.row.get("conversation").is_some() { "conversation" } else { "messages" };
             let items = self.row.get(field).and_then(Value::as_array).into_iter().flatten();
@@ -119,7 +120,7 @@ impl Conversation {
 
 const PLACE: [&str; 5] = ["country", "state", "city", "lat", "lon"];
 
-/// A calendar stamp, or a Unix time in s, ms, µs or ns, told by its size.
+/// A calendar timestamp, or a Unix time in s, ms, µs or ns, recognised from its size.
 fn instant(value: &Value) -> Option<u64> {
     match value {
         Value::String(text) => parse_utc(text),
@@ -137,7 +138,7 @@ impl Wildchat {
         Self { options: options.clone(), users: BTreeMap::new() }
     }
 
-    fn user(&mut self, row: &Row, number: u64) -> u64 {
+    fn user(&mut self, row: &JsonRow, number: u64) -> u64 {
         let Some(ip) = row.get("hashed_ip").and_then(Value::as_str).filter(|ip| !ip.is_empty()) else { return number };
         let header = row.get("header").map(Value::to_string).unwrap_or_default();
         *self.users.entry(format!("{ip}\n{header}")).or_insert(number)
