@@ -50,7 +50,7 @@ fn set_in_list(list: &mut [Value], head: &str, rest: &str, value: Value) -> Resu
     let (index, rest) = rest.split_once('.').map_or((rest, None), |(h, r)| (h, Some(r)));
     let length = list.len();
     let slot = index.parse::<usize>().ok().and_then(|i| list.get_mut(i));
-    let slot = slot.ok_or_else(|| format!("`{head}` is a list of {length}; `{index}` is no index of it"))?;
+    let slot = slot.ok_or_else(|| format!("`{head}` is a list of {length}; `{index}` is not an index of it"))?;
     match (slot, rest) {
         (slot, None) => *slot = value,
         (Value::Table(inner), Some(rest)) => return set_key(inner, rest, value),

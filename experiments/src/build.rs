@@ -1,8 +1,8 @@
-//! From the words of a spec to a world: regions become places and round trips, presets become engines.
+//! Builds a simulated world from a spec: regions become places and round trips, presets become engines.
 
 use crate::results::Names;
 use crate::spec::SpecError;
-use crate::spec::run::{FaultWord, RunSpec, TopologySpec};
+use crate::spec::run::{FaultKindSpec, RunSpec, TopologySpec};
 use gorgo_core::nearest::{nearest, with_suggestion};
 use gorgo_core::request::TraceRequest;
 use gorgo_core::settings::merge_tables;
@@ -13,12 +13,12 @@ use gorgo_traces::geo;
 use std::collections::BTreeSet;
 use toml::{Table, Value};
 
-/// A world and the names behind its indices.
+/// A world, and the names that its indices stand for.
 #[derive(Debug, Clone)]
 pub struct Built {
     /// What to run.
     pub world: WorldConfig,
-    /// Names for records.
+    /// Names that the indices in records stand for.
     pub names: Names,
 }
 
@@ -60,9 +60,9 @@ pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -
         at: Time::ZERO + Span::from_secs(fault.at_s),
         replica: spec.fleet.replicas.iter().position(|r| r.name == fault.replica).unwrap_or_default() as u16,
         kind: match fault.kind {
-            FaultWord::Crash => FaultKind::Crash { down_ms: fault.down_s * 1e3 },
-            FaultWord::Drain => FaultKind::Drain,
-            FaultWord::Undrain => FaultKind::Undrain,
+            FaultKindSpec::Crash => FaultKind::Crash { down_ms: fault.down_s * 1e3 },
+            FaultKindSpec::Drain => FaultKind::Drain,
+            FaultKindSpec::Undrain => FaultKind::Undrain,
         },
     });
     let world = WorldConfig {
@@ -130,7 +130,7 @@ impl Sites<'_> {
         Ok(self.sites.len() - 1)
     }
 
-    /// Round trips that were measured between these very regions, or between ones close by.
+    /// Round trips measured between these regions, or between nearby ones.
     fn measured(&self) -> Vec<(usize, usize, f64)> {
         let mut found = Vec::new();
         for a in 0..self.sites.len() {

@@ -1,9 +1,10 @@
-//! Experiments: from a file to a folder of results.
+//! Experiments: reads an experiment file, runs its arms, writes a folder of results.
 //!
 //! Reading order: [`spec`] (the file) → [`build`] (a spec becomes a world) → [`runner`] (all arms and seeds on all
-//! cores), [`live`] (the same arm on real sockets) → [`results`] (a run's rows in, the result folder out) with [`stats`] (what every figure means) →
-//! [`summary`] (one row an arm) → [`table`] (terminal), [`plot`] (SVG and PNG), [`report`] (one HTML page),
-//! [`validate`] (two results side by side).
+//! cores), [`live`] (the same arm on real sockets) → [`results`] (records of runs in, the result folder out) with
+//! [`stats`] (definitions of all figures) → [`summary`] (one row per arm) → [`table`] (terminal), [`plot`] (SVG and
+//! PNG), [`report`] (one HTML page), [`validate`] (two results side by side).
+#![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod build;

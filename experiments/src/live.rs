@@ -1,52 +1,51 @@
-//! The same experiment in the real world: emulated replicas, relays that make loopback as far as the regions are, and
-//! real routers, all in this process; users are the load generator's. With `[live] nodes` the replicas, or replicas
-//! and routers, are servers that exist.
+//! Runs an arm in real time: emulated replicas, relays that add the round trips between regions to loopback, and real
+//! routers, all in this process. The load generator plays the users. With `[live] nodes`, the replicas (or replicas and
+//! routers) are existing servers.
 //!
-//! It takes real time: a run of 60 simulated seconds takes 60 s and the start. What differs from the simulation is
-//! what is real: sockets, HTTP, the scheduler of this machine, prompts as text. Emulated engines run the same model
-//! with the same seeds; links have the same medians and the same slow swing, but messages their own jitter.
+//! A run of 60 simulated seconds takes 60 s plus the start. Sockets, HTTP, the machine's scheduler and prompts as text
+//! are real and differ from the simulation. Emulated engines run the same model with the same seeds. Links have the
+//! same medians and the same slow swing; the jitter of single messages is drawn anew.
 //!
-//! Reading order: `town` (what is started) → `setup` (what it is told) → `nodes` (servers that exist).
+//! Reading order: `deployment` (what is started) → `setup` (configuration of links and routers) →
+//! `servers` (existing servers).
 
 use crate::build::Built;
-use crate::results::ArmRun;
+use crate::results::{ArmRun, measured};
 use crate::spec::PlannedArm;
-use gorgo_benchmark::load::run::Run;
+use deployment::LiveDeployment;
 use gorgo_benchmark::load::source::{Output, SourceOptions};
 use gorgo_benchmark::load::{Bench, Limits, Live, Profile};
-use gorgo_core::record::QueueSample;
 use gorgo_core::request::TraceRequest;
 use gorgo_sim::world::Client;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use town::Town;
 
-mod nodes;
+mod deployment;
+mod servers;
 mod setup;
-mod town;
 
-/// Why a live run could not be made.
+/// Why a live run failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LiveError {
     /// A part did not start.
     #[error("the {part} did not start: {why}")]
     Start {
-        /// Which.
+        /// The part.
         part: String,
-        /// Its words.
+        /// Its error.
         why: String,
     },
-    /// The routers saw no healthy replicas in time.
-    #[error("after {0} s not every router saw its replicas; is the machine very busy?")]
+    /// A router has not reached all its replicas in time.
+    #[error("after {0} s not every router has reached its replicas; free the machine of other work and try again")]
     NotReady(u64),
     /// A setting of `[live]` does not fit.
     #[error("[live] {0}")]
     Setting(String),
-    /// The load generator refused.
-    #[error("the load generator says: {0}")]
+    /// The load generator failed.
+    #[error("the load generator failed: {0}")]
     Load(String),
-    /// The runtime.
+    /// The runtime did not start.
     #[error("cannot start the runtime: {0}")]
     Runtime(#[from] std::io::Error),
 }
@@ -63,28 +62,28 @@ fn start(part: impl Into<String>) -> impl FnOnce(&dyn std::fmt::Display) -> Live
 pub fn run(arm: &PlannedArm, seed: u64, requests: &[TraceRequest], built: Built) -> Result<ArmRun, LiveError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
-        let town = Town::build(arm, seed, &built).await?;
-        load(&town, arm, seed, requests, built).await
+        let deployment = LiveDeployment::build(arm, seed, &built).await?;
+        send_load(&deployment, arm, seed, requests, built).await
     });
     // Streams of a run that was cut short must not outlive it.
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
 }
 
-/// Sends the requests, and does meanwhile what the experiment does to the replicas.
-async fn load(
-    town: &Town,
+/// Sends the requests while faults are injected and queues are sampled.
+async fn send_load(
+    deployment: &LiveDeployment,
     arm: &PlannedArm,
     seed: u64,
     requests: &[TraceRequest],
     built: Built,
 ) -> Result<ArmRun, LiveError> {
     let (world, live) = (&built.world, &arm.spec.live);
-    // An emulated model is told where to end; a real one is asked for the recorded length.
+    // An emulated engine ends at the recorded length by itself; a real one is asked for exactly that length.
     let output = if live.nodes.is_empty() { Output::Recorded } else { Output::Exact };
     let bench = Bench {
         rows: requests.to_vec().into(),
-        targets: town.targets.clone().into(),
+        targets: deployment.targets.clone().into(),
         profile: match world.client {
             Client::Open => Profile::Trace,
             Client::Bounded { workers } => Profile::Concurrent(workers),
@@ -97,34 +96,17 @@ async fn load(
         drain_s: world.drain_limit_s,
         max_in_flight: 100_000,
         user_rtt: true,
-        key: nodes::key(live.router_key_env.as_deref())?,
-        tls: nodes::trust(&town.targets)?,
+        key: servers::key(live.router_key_env.as_deref())?,
+        tls: servers::trust(&deployment.targets)?,
     };
     let begun = Instant::now();
-    let faults = town.faults(&built, begun);
-    let (stop, sampler) = town.sampler(&built, begun);
+    let faults = deployment.faults(&built, begun);
+    let (stop, sampler) = deployment.sampler(&built, begun);
     let mut runs = bench.run(&Arc::new(Live::default())).await.map_err(|e| LiveError::Load(e.to_string()))?;
     faults.abort();
     drop(stop);
     let samples = sampler.await.unwrap_or_default();
-    let run = runs.pop().ok_or_else(|| LiveError::Load("there was no run".to_owned()))?;
-    Ok(arm_run(arm, seed, built, run, samples))
-}
-
-/// The load generator's rows in the form of a simulated run.
-fn arm_run(arm: &PlannedArm, seed: u64, built: Built, run: Run, samples: Vec<QueueSample>) -> ArmRun {
-    let place = |name: &String| built.names.replicas.iter().position(|r| r == name).map_or(u16::MAX, |i| i as u16);
-    let replicas: Vec<u16> = run.replicas.iter().map(place).collect();
-    let records = run.rows.into_iter().map(|row| {
-        let mut record = row.record;
-        record.replica = replicas.get(usize::from(record.replica)).copied().unwrap_or(u16::MAX);
-        record
-    });
-    ArmRun {
-        itl: run.gaps.buckets().collect(),
-        samples,
-        span: run.span,
-        records: records.collect(),
-        ..ArmRun::empty(arm, seed, built.names)
-    }
+    let run = runs.pop().ok_or_else(|| LiveError::Load("it made no run".to_owned()))?;
+    let measured = measured::arm_run(ArmRun::empty(arm, seed, built.names), &run);
+    Ok(ArmRun { samples, ..measured })
 }

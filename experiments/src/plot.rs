@@ -1,4 +1,4 @@
-//! Plots as SVG (the one to publish) and PNG (twice the size), the same on every machine: the font is embedded.
+//! Plots as SVG and as PNG of twice the size. The font is embedded, so they are the same on every machine.
 //!
 //! Reading order: [`figures`] (which plots a set of results calls for) → `sheet` (a list of shapes and how it becomes
 //! SVG or PNG) → `frame` (axes, ticks, legend) → `latency`, `balance`, `sweep` (the plots themselves).
@@ -12,7 +12,7 @@ mod sweep;
 use crate::results::{ResultError, Results};
 use sheet::Sheet;
 
-/// Lines or groups of bars in one plot: more cannot be told apart.
+/// Lines or groups of bars in one plot: more cannot be distinguished.
 const MAX_ARMS: usize = 12;
 
 /// File format of a plot.
@@ -38,7 +38,7 @@ impl Format {
 pub struct Figure {
     /// File name without ending.
     pub name: String,
-    /// What it shows and how it was made, in a sentence or two.
+    /// What the plot shows and how it was computed.
     pub caption: String,
     sheet: Sheet,
 }
@@ -68,7 +68,7 @@ impl Figure {
     }
 }
 
-/// The plots that `results` call for, in the order of the report; those without data are left out.
+/// The plots of `results` in the order of the report; plots without data are left out.
 pub fn figures(results: &Results) -> Vec<Figure> {
     let arms = &results.summary[..results.summary.len().min(MAX_ARMS)];
     let cut = if arms.len() < results.summary.len() {

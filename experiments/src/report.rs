@@ -1,5 +1,5 @@
-//! `report.html`: one page that stands alone (no script, no request to anywhere), light or dark as the reader's
-//! system is, usable on a phone.
+//! `report.html`: one self-contained page without scripts and external requests, light or dark as the reader's system
+//! is set, usable on a phone.
 
 mod html;
 mod tables;
@@ -70,7 +70,7 @@ pub fn html(results: &Results) -> Result<String, ResultError> {
     Ok(page)
 }
 
-/// The `name` or `title` of the experiment's file, as it stands there.
+/// The `title` or `name` in the experiment's file.
 fn title(spec: &str) -> String {
     let value = |key: &str| {
         let line = spec.lines().take_while(|l| !l.trim_start().starts_with('['));
@@ -80,7 +80,7 @@ fn title(spec: &str) -> String {
     name.chars().take(120).collect()
 }
 
-/// What a reader wants first: how much was run, whether all of it ended, which arm came out first.
+/// The opening paragraph: how much was run, whether all requests ended, which arm was best.
 fn lead(results: &Results) -> String {
     let arms = &results.summary;
     let requests: u64 = arms.iter().map(|a| a.counts.requests).sum();

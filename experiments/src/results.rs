@@ -1,11 +1,13 @@
-//! The result folder: what runs hand in, what is kept of them, and the files made of that.
+//! Results: the records of runs, what is stored of them, and the result folder.
 //!
-//! Reading order: the types here (what a run hands in) → [`point`] (what is kept of one arm and seed) → [`requests`]
-//! (the rows, as CSV) → [`folder`] (files, written atomically, read back by every later command).
+//! Reading order: the types here (output of a run) → [`measured`] (the same from a bench) → [`point`] (stored figures of
+//! one arm and seed, with the thinned `queues`) → `requests` (rows as CSV) → [`folder`] (files, written atomically and
+//! read back by later commands).
 
 pub mod folder;
+pub mod measured;
 pub mod point;
-pub mod requests;
+mod requests;
 #[cfg(test)]
 pub(crate) mod test_data;
 
@@ -45,17 +47,17 @@ pub struct ArmRun {
     pub policy: String,
     /// `edge` or `proxy`.
     pub topology: String,
-    /// Settings that tell the arm from others.
+    /// The varied settings of the arm.
     pub settings: BTreeMap<String, String>,
     /// Seed.
     pub seed: u64,
     /// Names behind the records' indices.
     pub names: Names,
-    /// One record a request, by request.
+    /// One record per request, in order of the request's number.
     pub records: Vec<RequestRecord>,
     /// Inter-token latencies: `(upper edge ms, tokens)`.
     pub itl: Vec<(f64, u64)>,
-    /// Queue samples, by instant.
+    /// Queue samples in order of time.
     pub samples: Vec<QueueSample>,
     /// Hash of the event log: equal hashes, equal runs.
     pub event_hash: u64,
@@ -66,7 +68,7 @@ pub struct ArmRun {
 }
 
 impl ArmRun {
-    /// What is known of a run before it has begun.
+    /// A run before its start: names and settings, no records.
     pub(crate) fn empty(arm: &PlannedArm, seed: u64, names: Names) -> Self {
         Self {
             arm: arm.label.clone(),
@@ -111,7 +113,7 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// Sums `arms`, of which each made `requests` requests, up.
+    /// Sums up `arms` of (number of requests, timing).
     pub fn of(mut arms: Vec<(usize, ArmTiming)>, wall_s: f64) -> Self {
         arms.sort_by(|(_, a), (_, b)| (&a.arm, a.seed).cmp(&(&b.arm, b.seed)));
         let requests: usize = arms.iter().map(|(requests, _)| requests).sum();
@@ -137,7 +139,7 @@ pub enum ResultError {
         /// Why it failed.
         source: std::io::Error,
     },
-    /// A file is not what it should be.
+    /// A file has unexpected content.
     #[error("`{}` {why}; delete it and run the experiment again", path.display())]
     Bad {
         /// Which file.
@@ -172,7 +174,7 @@ pub enum ResultError {
     Plot {
         /// File name of the plot.
         name: String,
-        /// What the drawing library said.
+        /// The drawing library's error.
         why: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Runs the points of a plan (arm × seed) on all cores and keeps each result as it ends.
+//! Runs the points of a plan (arm × seed) on all cores and stores each result when its run ends.
 
 use crate::build::build;
 use crate::live::{self, LiveError};
@@ -20,7 +20,7 @@ pub enum RunError {
     /// The experiment is malformed.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// Results cannot be kept.
+    /// Results cannot be written.
     #[error(transparent)]
     Result(#[from] ResultError),
     /// The world could not be run to its end.
@@ -33,7 +33,7 @@ pub enum RunError {
         /// Why.
         source: Box<WorldError>,
     },
-    /// A live run did not come about.
+    /// A live run failed.
     #[error("arm `{arm}`, seed {seed}, live: {source}")]
     Live {
         /// Which arm.
@@ -54,10 +54,10 @@ pub enum RunError {
 /// How to run.
 #[derive(Debug, Clone, Copy)]
 pub struct RunOptions {
-    /// Points at a time; when absent as many as there are cores, or one in live runs, which would disturb each other on
-    /// a busy machine.
+    /// Points to run in parallel. By default as many as the machine has cores, but one at a time in live runs, which
+    /// would disturb each other.
     pub jobs: Option<usize>,
-    /// Whether to keep a row a request.
+    /// Whether to keep one row per request.
     pub rows: Rows,
     /// Run on emulated replicas and real routers, in real time.
     pub live: bool,
@@ -65,19 +65,19 @@ pub struct RunOptions {
     pub shard: Option<(usize, usize)>,
 }
 
-/// News for a progress bar.
+/// Progress of a run.
 #[derive(Debug, Clone)]
 pub enum Progress {
-    /// So many points are to be run, so many were there already.
+    /// The run starts.
     Start {
-        /// To run.
+        /// Points to run.
         points: usize,
-        /// Found in the folder.
+        /// Points found in the folder.
         kept: usize,
-        /// How long live runs take at the least, s: until each has sent its last request. `None` in simulation.
+        /// Least duration of live runs, s: until each has sent its last request. `None` in simulation.
         real_time_s: Option<f64>,
     },
-    /// One is done.
+    /// A point is done.
     Point {
         /// Which arm.
         arm: String,
@@ -90,10 +90,10 @@ pub enum Progress {
 
 type Workload = Result<Arc<Vec<TraceRequest>>, String>;
 
-/// Runs every arm with every seed into `folder`, skipping what is there already, and writes all its files.
+/// Runs every arm with every seed, skips points that `folder` already holds, and writes all its files.
 ///
 /// # Errors
-/// The first failure; what ended before stays in the folder, so the same command goes on from there.
+/// The first failure. Points that ended before stay in the folder, so the same command continues from them.
 pub fn run(
     experiment: &Experiment,
     plan: &[PlannedArm],
@@ -110,7 +110,7 @@ pub fn run(
     }
     let all = points.len();
     points.retain(|(_, arm, seed)| !folder.holds(&arm.label, *seed, options.rows));
-    // One reading of each workload, shared by the arms that run it: they meet the same requests.
+    // Each workload is read once and shared by the arms that run it, so they get the same requests.
     let workloads: BTreeMap<String, OnceLock<Workload>> =
         points.iter().map(|(_, arm, seed)| (workload_key(arm, *seed), OnceLock::new())).collect();
     let requests = |arm: &PlannedArm, seed: u64| {
@@ -159,7 +159,7 @@ pub fn run(
     Ok(folder.finish()?)
 }
 
-/// One arm with one seed in real time. Its timing is that of the run itself: nothing is simulated.
+/// Runs one arm with one seed in real time.
 fn measure(
     file: &str,
     arm: &PlannedArm,
@@ -182,7 +182,7 @@ fn workload_key(arm: &PlannedArm, seed: u64) -> String {
     format!("{seed} {}", serde_json::to_string(&arm.spec.workload).unwrap_or_default())
 }
 
-/// One arm with one seed.
+/// Simulates one arm with one seed.
 ///
 /// # Errors
 /// When its world cannot be built or does not end.

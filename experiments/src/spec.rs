@@ -1,4 +1,4 @@
-//! An experiment file: what is asked, of which arms, over which seeds.
+//! Experiment files: settings, arms, varied settings and seeds.
 //!
 //! The file is a table of settings shared by all arms, a list of `[[arms]]` that change some of them, and an optional
 //! `[vary]` that crosses the arms with values of any settings. `--set key=value` changes the table before anything is
@@ -9,15 +9,17 @@ use gorgo_core::settings::{merge_tables, parse_assignment, renamed_presets, set_
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
+mod field_names;
 pub mod live;
 pub mod run;
-pub mod vary;
+mod vary;
 pub mod workload;
+
 pub use live::LiveSpec;
 pub use run::RunSpec;
 pub use workload::WorkloadSpec;
 
-/// Why an experiment cannot be run. Each is one sentence that says where and what to do.
+/// Why an experiment cannot be run. Each message is one sentence with the place and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecError {
@@ -34,7 +36,7 @@ pub enum SpecError {
     Syntax {
         /// Which file.
         file: String,
-        /// The parser's words, with the line.
+        /// The parser's message, with the line.
         message: String,
     },
     /// A key or value is wrong.
@@ -87,15 +89,15 @@ pub struct Experiment {
     pub dir: PathBuf,
     /// One line.
     pub title: String,
-    /// What it asks.
+    /// The question it answers.
     pub question: String,
-    /// What should be seen.
+    /// The expected result.
     pub expect: String,
     /// Seeds of every arm.
     pub seeds: Vec<u64>,
     /// Name of the arm others are compared with; the first when absent.
     pub baseline: Option<String>,
-    /// Remarks on the file for the user: settings under old names.
+    /// Remarks for the user: settings under old names.
     pub notes: Vec<String>,
     /// Settings of all arms.
     base: Table,
@@ -165,9 +167,9 @@ impl Experiment {
             notes.extend(renamed_presets(&Table::from_iter([(key.clone(), Value::Array(values.clone()))])));
             crossed.push((key, values));
         }
-        let known: Vec<&str> = RunSpec::KEYS.into_iter().chain(FILE_KEYS).collect();
+        let known: Vec<&str> = RunSpec::keys().iter().copied().chain(FILE_KEYS).collect();
         for (place, keys) in std::iter::once(("the file", &base)).chain(arms.iter().map(|(_, t)| ("an arm", t))) {
-            if let Some(key) = keys.keys().find(|k| !RunSpec::KEYS.contains(&k.as_str())) {
+            if let Some(key) = keys.keys().find(|k| !RunSpec::keys().contains(&k.as_str())) {
                 let hint = nearest(key, known.iter().copied()).unwrap_or_default();
                 return Err(bad(place, format!("unknown key `{key}`; did you mean `{hint}`?")));
             }
@@ -188,7 +190,7 @@ impl Experiment {
         })
     }
 
-    /// The arms, crossed with what varies.
+    /// The arms, crossed with the varied settings.
     ///
     /// # Errors
     /// When an arm's settings are wrong, two arms have one name, or a varied key fits no arm.
@@ -204,7 +206,7 @@ impl Experiment {
         for ((_, settings), name) in self.arms.iter().zip(&names) {
             let mut arm = self.base.clone();
             merge_tables(&mut arm, settings);
-            // A policy's knob is varied only for arms whose policy has it; the others stand as they are.
+            // A policy's setting is varied only for arms whose policy has it; other arms are not crossed with it.
             let crossed: Vec<usize> =
                 (0..self.vary.len()).filter(|&i| run::accepts(&arm, &self.vary[i].0, &self.vary[i].1[0])).collect();
             crossed.iter().for_each(|&i| fits[i] = true);
@@ -230,10 +232,10 @@ impl Experiment {
         }
         for arm in &mut planned {
             if !labels.contains(&arm.baseline) {
-                arm.baseline = labels[0].clone(); // the baseline itself varies in a knob of its own
+                arm.baseline = labels[0].clone(); // the baseline itself varies in a setting that only its policy has
             }
         }
-        // Arms that are compared stand together, their baseline first.
+        // Compared arms are adjacent, their baseline first.
         let order: Vec<String> = planned.iter().map(|arm| arm.baseline.clone()).collect();
         let group = |arm: &PlannedArm| order.iter().position(|b| *b == arm.baseline);
         planned.sort_by_key(|arm| (group(arm), arm.label != arm.baseline));
@@ -260,7 +262,7 @@ impl Experiment {
         SpecError::Key { file: self.file.clone(), place: place.to_owned(), message }
     }
 
-    /// The experiment with every override applied, as it is kept with the results.
+    /// The experiment with all overrides applied, as stored with the results.
     pub fn resolved(&self) -> String {
         let mut all = Table::new();
         for (key, text) in [("title", &self.title), ("question", &self.question), ("expect", &self.expect)] {
@@ -291,7 +293,7 @@ impl Experiment {
 
 fn seeds(value: Option<Value>) -> Result<Vec<u64>, String> {
     let wrong = |v: &dyn std::fmt::Display| {
-        format!("{v} is no list of seeds; give a number of seeds or a list such as [1, 2, 3]")
+        format!("{v} is not a list of seeds; give a number of seeds or a list such as [1, 2, 3]")
     };
     match value {
         None => Ok((1..=5).collect()),
@@ -312,15 +314,15 @@ fn seeds(value: Option<Value>) -> Result<Vec<u64>, String> {
 }
 
 fn arm(value: Value) -> Result<(Option<String>, Table), String> {
-    let Value::Table(mut settings) = value else { return Err(format!("{value} is no table; write [[arms]]")) };
+    let Value::Table(mut settings) = value else { return Err(format!("{value} is not a table; write [[arms]]")) };
     match settings.remove("name") {
         None => Ok((None, settings)),
         Some(Value::String(name)) if !name.trim().is_empty() => Ok((Some(name), settings)),
-        Some(other) => Err(format!("name = {other} is no name")),
+        Some(other) => Err(format!("name = {other} is not a name")),
     }
 }
 
-/// A TOML error in one line, with its place.
+/// A TOML error in one line, with its line number.
 fn one_line(error: &toml::de::Error, text: &str) -> String {
     let at = error.span().map_or(0, |s| s.start.min(text.len()));
     let line = text.as_bytes()[..at].iter().filter(|&&b| b == b'\n').count() + 1;

@@ -1,4 +1,4 @@
-//! Percentiles, intervals and paired differences: every figure of a table, plot or report is defined here.
+//! Percentiles, intervals and paired differences: definitions of all figures in tables, plots and reports.
 //!
 //! **Percentile**: linear interpolation between the two nearest of the sorted samples (rank `(n - 1) * p`, the
 //! "type 7" of R and NumPy's default), see [`Digest::quantile`].
@@ -8,7 +8,7 @@
 //! `mean ± t(0.975, n - 1) * s / sqrt(n)`, and needs two seeds.
 //!
 //! **Against the baseline**: the same interval over the differences seed by seed (arms share their seeds' workload, so
-//! they are paired). The verdict is `same` when the interval holds 0.
+//! they are paired). The verdict is `same` when the interval contains 0.
 
 mod digest;
 
@@ -16,6 +16,9 @@ pub use digest::Digest;
 
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
+
+/// The definition of percentiles, as printed under tables.
+pub const PERCENTILES: &str = "percentiles: linear interpolation at rank (n - 1) p";
 
 /// A value over seeds with half the width of its 95 % interval; `None` with fewer than two seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -66,7 +69,7 @@ pub fn jackknife(left_out: &[f64]) -> Option<f64> {
     Some(t_975(n - 1.0) * ((n - 1.0) / n * spread).sqrt())
 }
 
-/// Whether an arm is better than the baseline in a quantity of which less is better.
+/// Whether an arm is better than the baseline, for a quantity where less is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -74,12 +77,12 @@ pub enum Verdict {
     Better,
     /// The whole interval is above 0.
     Worse,
-    /// The interval holds 0.
+    /// The interval contains 0.
     Same,
 }
 
 impl Verdict {
-    /// The word in tables.
+    /// Its text in tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Better => "better",
@@ -89,7 +92,7 @@ impl Verdict {
     }
 }
 
-/// An arm less the baseline, by seed.
+/// The difference between an arm and the baseline, paired by seed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
     /// Mean of the differences, in the unit of the values.

@@ -1,4 +1,4 @@
-//! One row an arm, over its seeds. How each figure is made over seeds: [`crate::stats`].
+//! Summary of each arm over its seeds; [`crate::stats`] defines the figures. `csv_rows` writes it as CSV.
 
 mod csv_rows;
 
@@ -10,7 +10,7 @@ use crate::stats::{Difference, Digest, Estimate, paired};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// One arm over its seeds. Latencies in ms; absent where there was nothing to measure.
+/// One arm over its seeds. Latencies are in ms; absent without samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ArmSummary {
     /// Unique name.
@@ -19,7 +19,7 @@ pub struct ArmSummary {
     pub policy: String,
     /// Topology.
     pub topology: String,
-    /// Settings that tell the arm from others.
+    /// The varied settings of the arm.
     pub settings: BTreeMap<String, String>,
     /// Seeds, ascending.
     pub seeds: Vec<u64>,
@@ -45,7 +45,7 @@ pub struct ArmSummary {
     pub hit_rate: Option<Estimate>,
     /// Expected against found cached tokens and expected against actual time to first token.
     pub prediction: PredictionSummary,
-    /// Share of requests by replica, over all seeds.
+    /// Share of requests per replica, over all seeds.
     pub share: Vec<Share>,
     /// Requests of the busiest replica over the mean.
     pub busiest_over_mean: Option<Estimate>,
@@ -53,7 +53,7 @@ pub struct ArmSummary {
     pub max_waiting: u32,
     /// Most requests held at one router.
     pub max_router_queue: u32,
-    /// Hashes of the event logs, by seed.
+    /// Hashes of the event logs, one per seed.
     pub event_hashes: Vec<String>,
     /// Against its baseline; absent for a baseline and without common seeds.
     pub against_baseline: Option<Against>,
@@ -87,12 +87,12 @@ pub struct Share {
     pub share: f64,
 }
 
-/// How well the policy foresaw.
+/// Errors of the policy's predictions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct PredictionSummary {
     /// Mean of |expected - found| cached tokens a request.
     pub cache_mean_abs_tokens: Option<f64>,
-    /// Mean of expected - found: above 0, the router believed too much to be cached.
+    /// Mean of expected - found: above 0, the router overestimated cached tokens.
     pub cache_bias_tokens: Option<f64>,
     /// Mean of |expected - actual| time to first token from dispatch, ms.
     pub ttft_mean_abs_ms: Option<f64>,
@@ -100,7 +100,7 @@ pub struct PredictionSummary {
     pub ttft_p50_abs_ms: Option<f64>,
     /// 95th percentile of the same.
     pub ttft_p95_abs_ms: Option<f64>,
-    /// Mean of expected - actual: above 0, the router expected too long.
+    /// Mean of expected - actual: above 0, the router overestimated the time.
     pub ttft_bias_ms: Option<f64>,
 }
 
@@ -248,8 +248,8 @@ fn against(group: &[Point], baseline: &[Point]) -> Option<Against> {
     (!pairs.is_empty()).then(|| Against { baseline: baseline[0].arm.clone(), ttft, e2e })
 }
 
-/// The arms' names without the settings that all of them share, for where a full name has no room: the first word
-/// and every word that some other name of two words or more lacks.
+/// Short names of arms: the first word, and every word that another name of two words or more lacks. Settings that all
+/// arms share are left out.
 pub(crate) fn short_names(names: &[&str]) -> Vec<String> {
     let long: Vec<Vec<&str>> = names.iter().map(|n| n.split(' ').collect()).filter(|w: &Vec<_>| w.len() > 1).collect();
     let shared = |word: &str| long.len() > 1 && long.iter().all(|words| words.contains(&word));

@@ -1,4 +1,4 @@
-//! The comparison table of the terminal: one row an arm, at most 120 columns wide.
+//! The comparison table of the terminal: one row per arm, at most 120 columns wide.
 
 use crate::stats::{Difference, Estimate, Verdict};
 use crate::summary::{ArmSummary, short_names};
@@ -75,12 +75,12 @@ fn none() -> String {
     "-".to_owned()
 }
 
-/// One decimal where it tells something.
+/// Milliseconds with one decimal below 1,000.
 pub(crate) fn ms(value: f64) -> String {
     if value.abs() >= 1000.0 { format!("{value:.0}") } else { format!("{value:.1}") }
 }
 
-/// Both with the digits of the value.
+/// A value and its interval with the same number of decimals.
 pub(crate) fn with_interval(e: Estimate) -> String {
     match e.ci95 {
         Some(half) if e.value.abs() >= 1000.0 => format!("{} ± {half:.0}", ms(e.value)),
@@ -103,7 +103,7 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// Breaks a name between words; a word without room for itself loses its middle.
+/// Breaks a name between words; a word longer than a line loses its middle.
 fn wrap(text: &str, room: usize) -> String {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ').map(|word| shorten(word, room - 1)) {

@@ -1,9 +1,9 @@
-//! Two results side by side, quantile by quantile: a measured run against its simulation, or any two runs.
+//! Compares two results percentile by percentile: a measured run with its simulation, or any two runs.
 //!
 //! Arms are matched by name; seeds are pooled. An error is (simulated - measured) / measured in per cent. Its interval
 //! is the grouped jackknife's: the error is taken again with each seed left out of both runs, and
-//! `t(0.975, n - 1) * sqrt((n - 1) / n * sum((e_i - mean)^2))` is half the width. It says how far chance alone (whose
-//! report came first, which tie fell where) may move the error.
+//! `t(0.975, n - 1) * sqrt((n - 1) / n * sum((e_i - mean)^2))` is half the width. It bounds how far
+//! chance alone (order of reports, random ties) may move the error. Percentiles are those of [`crate::stats`].
 
 use crate::results::{Point, Results};
 use crate::stats::{Digest, jackknife};
@@ -13,7 +13,7 @@ use serde::Serialize;
 /// One figure of both runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Figure {
-    /// What, with its unit.
+    /// Name, with its unit.
     pub name: String,
     /// In the measured run.
     pub measured: f64,
@@ -24,7 +24,7 @@ pub struct Figure {
     pub error: Option<f64>,
     /// Half the width of its 95 % interval; `None` with fewer than three common seeds.
     pub ci95: Option<f64>,
-    /// Whether `--max-error` is about it: p50 and p95 of TTFT and E2E.
+    /// Whether `--max-error` applies: p50 and p95 of TTFT and E2E.
     pub judged: bool,
 }
 
@@ -45,17 +45,17 @@ pub enum ValidateError {
         "the results have no arm in common (measured: {measured}; simulated: {simulated}); compare runs of one experiment"
     )]
     NoCommonArm {
-        /// Arms here.
+        /// Arms of the measured result.
         measured: String,
-        /// Arms there.
+        /// Arms of the simulated result.
         simulated: String,
     },
 }
 
-/// Compares every arm that both have.
+/// Compares every arm that both results have.
 ///
 /// # Errors
-/// When there is none.
+/// When they have no arm in common.
 pub fn compare(measured: &Results, simulated: &Results) -> Result<Vec<ArmErrors>, ValidateError> {
     let groups = |results: &'_ Results| -> Vec<(String, Vec<Point>)> {
         let chunks = results.points.chunk_by(|a, b| a.arm == b.arm);
@@ -77,7 +77,7 @@ pub fn compare(measured: &Results, simulated: &Results) -> Result<Vec<ArmErrors>
     Ok(common)
 }
 
-/// All figures; each error once more without each common seed gives the intervals.
+/// All figures with their intervals: each error is computed again without each common seed.
 fn with_intervals(a: &[Point], b: &[Point]) -> Vec<Figure> {
     let mut all = figures(a, b);
     let seeds: Vec<u64> = a.iter().map(|p| p.seed).filter(|seed| b.iter().any(|p| p.seed == *seed)).collect();
@@ -138,7 +138,7 @@ fn figures(a: &[Point], b: &[Point]) -> Vec<Figure> {
     found
 }
 
-/// The greatest judged error in per cent, with its arm and name.
+/// The largest judged error in per cent, with its arm and name.
 pub fn worst(arms: &[ArmErrors]) -> Option<(f64, &str, &str)> {
     let judged = arms.iter().flat_map(|arm| arm.figures.iter().filter(|f| f.judged).map(move |f| (arm, f)));
     judged

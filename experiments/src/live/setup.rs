@@ -1,4 +1,4 @@
-//! What a live run's parts are told: links as far as the regions are, and each router's file.
+//! Configuration of a live run's parts: links with the round trips between regions, and each router's settings.
 
 use crate::build::Built;
 use crate::spec::PlannedArm;
@@ -43,7 +43,7 @@ pub(super) fn links(built: &Built, sites: &[usize], engines: &[Emulator], doors:
     links
 }
 
-/// The file of router `i`, as a user would write it.
+/// The configuration of router `i`, as a user would write it.
 pub(super) fn config(
     arm: &PlannedArm,
     seed: u64,

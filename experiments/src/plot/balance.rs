@@ -1,4 +1,4 @@
-//! Who answered, and where requests waited.
+//! Plots of load balance: requests per replica, and queues over time.
 
 use super::frame::{Axis, EDGE, Entry, Frame, MEDIUM, SMALL, WIDTH, head, head_height};
 use super::sheet::{Anchor, GREY, INK, Paint, Sheet, color, dash, ink_on, shorten, text_width};
@@ -17,7 +17,7 @@ fn shade(i: usize, of: usize) -> Paint {
     if of <= MAX_REPLICAS { color(i) } else { ramp(i as f64 / (of - 1) as f64) }
 }
 
-/// One stacked bar an arm: shares of the replicas.
+/// One stacked bar per arm: shares of the replicas.
 pub(super) fn shares(arms: &[ArmSummary]) -> Option<Sheet> {
     let arms: Vec<&ArmSummary> = arms.iter().filter(|a| a.share.iter().any(|s| s.share > 0.0)).collect();
     let replicas = &arms.first()?.share;
@@ -69,7 +69,7 @@ pub(super) fn shares(arms: &[ArmSummary]) -> Option<Sheet> {
     Some(sheet)
 }
 
-/// Waiting requests over time: one panel an arm, one line a replica, dashed for the fullest router.
+/// Waiting requests over time: one panel per arm, one line per replica, dashed for the fullest router.
 pub(super) fn queues(arms: &[ArmSummary], points: &[Point]) -> Option<Sheet> {
     let first = |arm: &ArmSummary| points.iter().find(|p| p.arm == arm.arm).filter(|p| p.queues.at_ms.len() > 1);
     let panels: Vec<&Point> = arms.iter().filter_map(first).take(MAX_PANELS).collect();

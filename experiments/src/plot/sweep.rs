@@ -1,4 +1,4 @@
-//! What a swept setting does: a line for one knob, a heat map for two.
+//! Plots of a sweep: lines over one varied setting, a heat map over two.
 
 mod heat;
 mod lines;
@@ -46,7 +46,7 @@ fn knobs(arms: &[ArmSummary]) -> Vec<String> {
     varied
 }
 
-/// What tells an arm from others apart from the swept settings.
+/// What distinguishes an arm besides the swept settings.
 fn series(arm: &ArmSummary, knobs: &[String]) -> String {
     let rest = arm.settings.iter().filter(|(k, _)| !knobs.contains(k)).map(|(k, v)| format!(" {k}={v}"));
     format!("{} {}{}", arm.policy, arm.topology, rest.collect::<String>()).trim().to_owned()

@@ -1,4 +1,4 @@
-//! Escaping and tables.
+//! Building blocks of HTML: escaping and tables.
 
 /// Text safe between tags and inside quoted attributes. Control characters but tab and line ends are dropped: no
 /// browser shows them.
@@ -18,7 +18,7 @@ pub(super) fn escape(text: &str) -> String {
     safe
 }
 
-/// A table whose cells are escaped here; the first column names the row, the others are figures.
+/// A table that escapes its cells; the first column names the row, the others are figures.
 pub(super) struct HtmlTable {
     text: String,
     empty: bool,
@@ -46,7 +46,7 @@ impl HtmlTable {
         self.text.push_str("</tr>\n");
     }
 
-    /// The table, or a sentence where there is no row.
+    /// The table, or the sentence `otherwise` if it has no rows.
     pub(super) fn finish(mut self, otherwise: &str) -> String {
         if self.empty {
             return format!("<p>{}</p>\n", escape(otherwise));

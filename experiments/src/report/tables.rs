@@ -1,4 +1,4 @@
-//! The tables of the page.
+//! The tables of the report.
 
 use super::html::HtmlTable;
 use crate::results::Point;
@@ -111,7 +111,7 @@ fn percent(d: Difference) -> String {
     d.percent.map_or_else(dash, |p| signed(p, d.percent_ci95))
 }
 
-/// How requests ended, how many a second, and who answered.
+/// How requests ended, throughput, and load balance.
 pub(super) fn ends(arms: &[ArmSummary]) -> String {
     let mut table = HtmlTable::new(&[
         "arm",
@@ -179,7 +179,7 @@ pub(super) fn prediction(arms: &[ArmSummary]) -> String {
     table.finish("No arm was run.")
 }
 
-/// Time to first token by origin, first seed of each arm.
+/// Time to first token per origin, first seed of each arm.
 pub(super) fn origins(points: &[Point]) -> String {
     let mut table = HtmlTable::new(&["origin", "arm", "seed", "requests", "TTFT mean, ms", "p50", "p95"]);
     let mut firsts: Vec<&Point> = Vec::new();

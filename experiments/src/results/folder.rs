@@ -1,7 +1,7 @@
-//! The folder on disk. Every file is written beside its place and renamed into it, so that what exists is whole.
+//! The result folder on disk. Every file is written under a temporary name and renamed, so that files are complete.
 //!
-//! `points/<key>.json` (and, where rows are kept, `points/<key>.requests.csv.gz`) are written as each arm and seed
-//! ends; everything else is made of them by [`ResultFolder::finish`] and can be made again at any time.
+//! `points/<key>.json` (and `points/<key>.requests.csv.gz`, where rows are kept) are written when an arm and seed ends.
+//! [`ResultFolder::finish`] makes all other files from them, and can do so again at any time.
 
 use super::{ArmRun, Point, ResultError, Timing, requests};
 use crate::plot::{self, Format};
@@ -18,7 +18,7 @@ const TIMELINE_RUNS: usize = 16;
 /// Requests drawn of each run at most, and of all runs together: the viewer should open at once.
 const TIMELINE_REQUESTS: (usize, usize) = (2000, 16_000);
 
-/// Whether to keep one row a request; sweeps do without.
+/// Whether to keep one row per request; sweeps need none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
     /// Rows go to `requests.csv` and the timeline.
@@ -34,19 +34,19 @@ pub struct ResultFolder {
     spec: String,
 }
 
-/// What is in a folder.
+/// Contents of a result folder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Results {
     /// `experiment.toml`, resolved.
     pub spec: String,
     /// Ordered by arm's position, arm, seed.
     pub points: Vec<Point>,
-    /// One row an arm, in the same order.
+    /// One row per arm, in the same order.
     pub summary: Vec<ArmSummary>,
 }
 
 impl ResultFolder {
-    /// Makes `dir` with the resolved experiment `spec`, or goes on in a folder that has the same one.
+    /// Creates `dir` with the resolved experiment `spec`, or opens a folder that holds the same experiment.
     ///
     /// # Errors
     /// When the folder holds another experiment or cannot be written.
@@ -63,7 +63,7 @@ impl ResultFolder {
         Ok(Self { dir: dir.to_owned(), spec: spec.to_owned() })
     }
 
-    /// Opens a folder that a run or sweep made.
+    /// Opens a folder that a run or sweep has made.
     ///
     /// # Errors
     /// When it has no `experiment.toml`.
@@ -73,12 +73,12 @@ impl ResultFolder {
         Ok(Self { dir: dir.to_owned(), spec })
     }
 
-    /// Where it is.
+    /// Path of the folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Whether `arm` with `seed` was added before, with its rows where `rows` asks for them.
+    /// Whether the folder holds `arm` with `seed`, with its rows if `rows` requires them.
     pub fn holds(&self, arm: &str, seed: u64, rows: Rows) -> bool {
         let key = Point::key(arm, seed);
         self.point_path(&key).exists() && (rows == Rows::Drop || self.rows_path(&key).exists())
@@ -98,7 +98,7 @@ impl ResultFolder {
                 packed.finish().map(|_| ())
             })?;
         }
-        // The point comes last: where it is, its rows are.
+        // The point comes last: if it exists, so do its rows.
         self.write_point(&point)?;
         Ok(point)
     }
@@ -136,10 +136,10 @@ impl ResultFolder {
         self.write_json(&self.dir.join("timing.json"), timing)
     }
 
-    /// Reads what is there.
+    /// Reads all points and summarises them.
     ///
     /// # Errors
-    /// When nothing is there, or a file is damaged.
+    /// When the folder holds no point, or a file is damaged.
     pub fn load(&self) -> Result<Results, ResultError> {
         let points = self.points()?;
         if points.is_empty() {
@@ -149,10 +149,10 @@ impl ResultFolder {
         Ok(Results { spec: self.spec.clone(), points, summary })
     }
 
-    /// Makes summary, joined rows, timeline, plots and report from the points and returns what they show.
+    /// Writes summary, joined rows, timeline, plots and report from the points, and returns the results.
     ///
     /// # Errors
-    /// When nothing is there, a file is damaged or one cannot be written.
+    /// When the folder holds no point, a file is damaged, or a file cannot be written.
     pub fn finish(&self) -> Result<Results, ResultError> {
         let results = self.load()?;
         self.write_json(&self.dir.join("summary.json"), &results.summary)?;
@@ -277,7 +277,7 @@ impl ResultFolder {
         })
     }
 
-    /// Without line breaks: most of a point are long arrays.
+    /// Writes a point without line breaks, because most of it is long arrays.
     fn write_point(&self, point: &Point) -> Result<(), ResultError> {
         let path = self.point_path(&Point::key(&point.arm, point.seed));
         atomic(&path, |out| Ok(serde_json::to_writer(out, point)?))
@@ -306,7 +306,7 @@ fn atomic(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()
         fs::rename(&beside, path)
     };
     attempt().map_err(|source| {
-        // The half-written file is of no use to anyone; the first error is the one to tell.
+        // The incomplete file is useless; the first error is the one to report.
         let _ = fs::remove_file(&beside);
         ResultError::io("write", path)(source)
     })

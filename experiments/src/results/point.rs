@@ -1,5 +1,5 @@
-//! What is kept of one arm and seed: counts, digests and a thinned queue series. From these files alone come the
-//! summary, the plots and the report, so that an interrupted sweep goes on and shards merge.
+//! Stored figures of one arm and seed: counts, digests and a thinned queue series. Summary, plots and report are made
+//! from these files alone, so that an interrupted sweep can go on and shards can be merged.
 
 mod queues;
 
@@ -29,7 +29,7 @@ pub struct Point {
     pub policy: String,
     /// Topology.
     pub topology: String,
-    /// Settings that tell the arm from others.
+    /// The varied settings of the arm.
     pub settings: BTreeMap<String, String>,
     /// Seed.
     pub seed: u64,
@@ -45,11 +45,11 @@ pub struct Point {
     pub counts: Counts,
     /// Latencies.
     pub latency: Latencies,
-    /// What the policy expected against what came.
+    /// The policy's predictions against the outcome.
     pub prediction: Prediction,
-    /// Requests by replica that answered or tried last.
+    /// Requests per replica that answered or was tried last.
     pub per_replica: Vec<u64>,
-    /// Time to first token by origin, most frequent origins first.
+    /// Time to first token per origin, most frequent origins first.
     pub origins: Vec<OriginTtft>,
     /// Queues over time.
     pub queues: Queues,
@@ -104,7 +104,7 @@ pub struct Latencies {
     pub queue_wait: Digest,
 }
 
-/// The policy's expectations against what came.
+/// The policy's predictions against the outcome.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prediction {
@@ -140,7 +140,7 @@ pub struct OriginTtft {
 pub const MAX_ORIGINS: usize = 24;
 
 impl Point {
-    /// What is kept of `run`, the arm at `position` of the experiment.
+    /// The point of `run`, the arm at `position` of the experiment.
     pub fn of(position: u32, run: &ArmRun) -> Self {
         Self {
             version: super::VERSION.to_owned(),
@@ -175,7 +175,7 @@ impl Point {
 
     /// File name (without suffix) of the point of `arm` with `seed`.
     pub fn key(arm: &str, seed: u64) -> String {
-        // Length first, so that no name can run into the seed.
+        // The length first, so that no name can be mistaken for another name and seed.
         format!("{:016x}", xxh3_64(format!("{}:{arm}:{seed}", arm.len()).as_bytes()))
     }
 

@@ -1,4 +1,4 @@
-//! `requests.csv`: one row a request, arm and seed, read back without loss.
+//! `requests.csv`: one row per request, arm and seed; reading it back loses nothing.
 
 use super::{ArmRun, Names};
 use gorgo_core::Time;
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 
 /// The columns. Instants are ms since the start of the run, empty when not reached.
-pub const COLUMNS: [&str; 33] = [
+const COLUMNS: [&str; 33] = [
     "arm",
     "policy",
     "topology",
@@ -45,24 +45,24 @@ pub const COLUMNS: [&str; 33] = [
 
 /// Rows of one arm and seed, read back.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct ArmRows {
+pub(super) struct ArmRows {
     /// Arm.
-    pub arm: String,
+    pub(super) arm: String,
     /// Policy.
-    pub policy: String,
+    pub(super) policy: String,
     /// Seed.
-    pub seed: u64,
+    pub(super) seed: u64,
     /// Names, in order of first appearance behind those that were known before.
-    pub names: Names,
+    pub(super) names: Names,
     /// Requests in the order of the file.
-    pub records: Vec<RequestRecord>,
+    pub(super) records: Vec<RequestRecord>,
 }
 
 /// Writes the rows of `run`, with the header if `header`.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write(out: impl Write, run: &ArmRun, header: bool) -> std::io::Result<()> {
+pub(super) fn write(out: impl Write, run: &ArmRun, header: bool) -> std::io::Result<()> {
     let mut csv = csv::Writer::from_writer(out);
     if header {
         csv.write_record(COLUMNS)?;
@@ -125,7 +125,7 @@ fn ms(ns: u64) -> String {
 ///
 /// # Errors
 /// One sentence that names the line, the column and the value; the caller names the file.
-pub fn read(input: impl Read, known: &Names, limit: usize) -> Result<Vec<ArmRows>, String> {
+pub(super) fn read(input: impl Read, known: &Names, limit: usize) -> Result<Vec<ArmRows>, String> {
     let mut csv = csv::ReaderBuilder::new().flexible(true).from_reader(input);
     let header = csv.headers().map_err(|e| format!("is not CSV: {e}"))?.clone();
     let needed = COLUMNS.len() - 4;

@@ -1,8 +1,8 @@
-//! `[live]`: servers that exist, for live runs on them instead of on emulated replicas.
+//! `[live]`: existing servers for live runs, in place of emulated replicas.
 
 use serde::{Deserialize, Serialize};
 
-/// A server that exists.
+/// An existing server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LiveNode {
@@ -10,19 +10,20 @@ pub struct LiveNode {
     pub name: String,
     /// Its engine: `http://host:port` or `https://host`.
     pub engine: Option<String>,
-    /// The `gorgo lb` beside it, as users reach it: `http://host:port` or `https://host`. It is told each arm's policy.
+    /// The `gorgo lb` beside it, as users reach it: `http://host:port` or `https://host`. It gets each
+    /// arm's policy.
     pub router: Option<String>,
 }
 
-/// What a live run needs to know of them.
+/// Settings of live runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LiveSpec {
-    /// One for each replica; a live run emulates all replicas when there are none.
+    /// One per replica; without any, a live run emulates all replicas.
     pub nodes: Vec<LiveNode>,
     /// Name of the served model.
     pub model: String,
-    /// Empty the engines' and routers' caches before each run, so that none profits from the one before.
+    /// Empty the engines' and routers' caches before each run, so that no run profits from the one before.
     pub flush: bool,
     /// Environment variable with the engines' API key.
     pub engine_key_env: Option<String>,
@@ -40,7 +41,7 @@ impl Default for LiveSpec {
 }
 
 impl LiveSpec {
-    /// Whether it fits a fleet of these names.
+    /// Checks the nodes against the names of the fleet's replicas.
     pub(super) fn check(&self, names: &[&str]) -> Result<(), String> {
         for (i, node) in self.nodes.iter().enumerate() {
             let name = node.name.as_str();

@@ -1,6 +1,7 @@
-//! Everything one run needs, read strictly.
+//! Settings of one run. Reading is strict: unknown keys are errors.
 
 use super::WorkloadSpec;
+use super::field_names::field_names;
 use super::live::LiveSpec;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::router::RouterConfig;
@@ -20,7 +21,7 @@ pub enum TopologySpec {
 }
 
 impl TopologySpec {
-    /// The word for it.
+    /// Its name in files.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Edge => "edge",
@@ -33,13 +34,13 @@ impl TopologySpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicaSpec {
-    /// Shown in results.
+    /// Name in results.
     pub name: String,
     /// `provider:region`, a bare region name, or `lat,lon`.
     pub region: String,
     /// Engine preset; the fleet's when absent.
     pub engine: Option<String>,
-    /// Prefill rate told to routers, ms a token; theirs when absent.
+    /// Prefill rate that routers are configured with, ms per token; the policy's when absent.
     pub ms_per_token: Option<f64>,
 }
 
@@ -50,10 +51,9 @@ pub struct FleetSpec {
     /// Engine preset of replicas that name none.
     #[serde(default = "default_engine")]
     pub engine: String,
-    /// Requests an engine runs at once, and what a router sends it at once unless `router.gates.max_running` says
-    /// otherwise; the preset's when absent.
+    /// Requests an engine runs at once; the preset's when absent. Also the default of `router.gates.max_running`.
     pub max_running: Option<u32>,
-    /// Tell routers each replica's own prefill rate, from its engine preset.
+    /// Configure routers with each replica's own prefill rate, from its engine preset.
     #[serde(default)]
     pub own_rates: bool,
     /// Further engine settings, on top of the preset.
@@ -67,19 +67,19 @@ fn default_engine() -> String {
     "mistral-7b-a100-80".to_owned()
 }
 
-/// Periods of what routers hear between requests, ms.
+/// Periods of scrapes, probes and reports, ms.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SignalsSpec {
-    /// Metrics are scraped this often.
+    /// Period of metric scrapes.
     pub scrape_ms: f64,
-    /// Round trips are probed this often.
+    /// Period of round-trip probes.
     pub probe_ms: f64,
-    /// Edges tell each other their load this often.
+    /// Period of load reports between edges.
     pub peer_ms: f64,
-    /// Queues are sampled for plots this often; 0 never.
+    /// Period of queue samples for plots; 0 is off.
     pub sample_ms: f64,
-    /// Time a router spends on a request before it decides.
+    /// Processing time of a router before it decides.
     pub router_ms: f64,
 }
 
@@ -89,97 +89,84 @@ impl Default for SignalsSpec {
     }
 }
 
-/// Who sends.
+/// How clients send.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientSpec {
-    /// This many workers back to back; each request at its own time when absent.
+    /// Number of workers that each send the next request when the last has ended; without it, each request is sent at
+    /// its own time.
     pub workers: Option<usize>,
-    /// A user without a first token leaves after this long, ms.
+    /// A user cancels a request without a first token after this long, ms.
     pub patience_ms: Option<f64>,
-    /// A router gives a request up without a first token after this long, ms.
+    /// A router fails a request without a first token after this long, ms.
     pub deadline_ms: Option<f64>,
 }
 
-/// What goes wrong.
+/// Kinds of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum FaultWord {
-    /// The replica dies and is started again after `down_s`.
+pub enum FaultKindSpec {
+    /// The replica crashes and is started again after `down_s`.
     Crash,
-    /// Routers send it nothing new.
+    /// Routers send it no new requests.
     Drain,
     /// Routers may send again.
     Undrain,
 }
 
-/// Something that goes wrong.
+/// A fault of one replica.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultSpec {
-    /// When, s.
+    /// Time, s.
     pub at_s: f64,
     /// Name of the replica.
     pub replica: String,
-    /// What.
-    pub kind: FaultWord,
-    /// How long until a crashed replica is started again (its cold start comes on top), s.
+    /// Kind.
+    pub kind: FaultKindSpec,
+    /// Time until a crashed replica is started again, without its cold start, s.
     #[serde(default)]
     pub down_s: f64,
 }
 
-/// One run but for its seed.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// All settings of one run except its seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RunSpec {
     /// Requests.
+    #[serde(deserialize_with = "super::workload::deserialize")]
     pub workload: WorkloadSpec,
     /// Replicas.
     pub fleet: FleetSpec,
-    /// Where routers are.
+    /// Where the routers are.
+    #[serde(default)]
     pub topology: TopologySpec,
     /// Region of the proxy; the first replica's when absent.
     pub proxy_region: Option<String>,
-    /// Who gets the request.
+    /// Routing policy.
+    #[serde(default)]
     pub policy: PolicyConfig,
     /// The router's other settings.
+    #[serde(default)]
     pub router: RouterConfig,
-    /// Links.
+    /// Round trips.
+    #[serde(default)]
     pub network: NetworkConfig,
-    /// Periods.
+    /// Periods of scrapes, probes and peer reports.
+    #[serde(default)]
     pub signals: SignalsSpec,
-    /// Who sends.
+    /// How clients send.
+    #[serde(default)]
     pub client: ClientSpec,
-    /// What goes wrong.
+    /// Failures.
+    #[serde(default)]
     pub faults: Vec<FaultSpec>,
     /// A run fails if requests are left this long after the last arrival, s.
+    #[serde(default = "default_drain_limit")]
     pub drain_limit_s: f64,
     /// Servers of live runs.
+    #[serde(default)]
     pub live: LiveSpec,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Rest {
-    fleet: FleetSpec,
-    #[serde(default)]
-    topology: TopologySpec,
-    proxy_region: Option<String>,
-    #[serde(default)]
-    policy: PolicyConfig,
-    #[serde(default)]
-    router: RouterConfig,
-    #[serde(default)]
-    network: NetworkConfig,
-    #[serde(default)]
-    signals: SignalsSpec,
-    #[serde(default)]
-    client: ClientSpec,
-    #[serde(default)]
-    faults: Vec<FaultSpec>,
-    #[serde(default = "default_drain_limit")]
-    drain_limit_s: f64,
-    #[serde(default)]
-    live: LiveSpec,
 }
 
 fn default_drain_limit() -> f64 {
@@ -187,56 +174,24 @@ fn default_drain_limit() -> f64 {
 }
 
 impl RunSpec {
-    /// The settings of a run.
-    pub const KEYS: [&'static str; 12] = [
-        "workload",
-        "fleet",
-        "topology",
-        "proxy_region",
-        "policy",
-        "router",
-        "network",
-        "signals",
-        "client",
-        "faults",
-        "drain_limit_s",
-        "live",
-    ];
+    /// The top-level keys of a run's settings.
+    pub(super) fn keys() -> &'static [&'static str] {
+        field_names::<Self>()
+    }
 
-    /// Reads a merged table.
-    ///
-    /// # Errors
-    /// One sentence that names the key.
-    pub fn parse(mut table: Table) -> Result<Self, String> {
-        let workload = match table.remove("workload") {
-            Some(Value::Table(workload)) => WorkloadSpec::parse(workload)?,
+    /// Reads a merged table. An error is one sentence that names the key.
+    pub(super) fn parse(table: Table) -> Result<Self, String> {
+        match table.get("workload") {
+            Some(Value::Table(_)) => {}
             Some(other) => return Err(format!("workload is {other}; write a [workload] table")),
             None => return Err("there is no [workload]; name a trace, for example trace = \"wildchat-located\"".into()),
-        };
+        }
         if !table.contains_key("fleet") {
             return Err("there is no [fleet]; list its replicas with name and region".into());
         }
         let gated = table.get("router").and_then(|r| r.get("gates")).and_then(|g| g.get("max_running")).is_some();
-        // Table by table, so that a message can say in which one the key is.
-        for (key, value) in &table {
-            let only = Table::from_iter([(key.clone(), value.clone())]);
-            check_table(key, only)?;
-        }
-        let rest: Rest = Value::Table(table).try_into().map_err(|e: toml::de::Error| explain(&e))?;
-        let mut spec = Self {
-            workload,
-            fleet: rest.fleet,
-            topology: rest.topology,
-            proxy_region: rest.proxy_region,
-            policy: rest.policy,
-            router: rest.router,
-            network: rest.network,
-            signals: rest.signals,
-            client: rest.client,
-            faults: rest.faults,
-            drain_limit_s: rest.drain_limit_s,
-            live: rest.live,
-        };
+        let tables: Vec<String> = table.iter().filter(|(_, v)| v.is_table()).map(|(key, _)| key.clone()).collect();
+        let mut spec: Self = Value::Table(table).try_into().map_err(|e| explain_key(&e, &tables))?;
         if !gated {
             spec.router.gates.max_running = spec.fleet.max_running;
         }
@@ -283,35 +238,28 @@ impl RunSpec {
     }
 }
 
-/// The words of an error in one line, with the key they are about where the parser knows it.
+/// An error in one line, with the key where the parser knows it.
 pub(super) fn explain(error: &toml::de::Error) -> String {
     error.to_string().split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// Reads one top-level setting alone and names it in the error.
-fn check_table(key: &str, only: Table) -> Result<(), String> {
-    fn read<T: serde::de::DeserializeOwned>(key: &str, mut only: Table) -> Result<(), String> {
-        let value = only.remove(key).unwrap_or(Value::Boolean(false));
-        let shown = if value.is_table() { format!("[{key}]") } else { format!("{key}:") };
-        value.try_into::<T>().map(|_| ()).map_err(|e| format!("{shown} {}", explain(&e)))
+/// An error in one line that begins with the top-level setting it is in: `[network] ...`, `topology: ...`. `tables`
+/// are the settings that are tables.
+fn explain_key(error: &toml::de::Error, tables: &[String]) -> String {
+    let text = explain(error);
+    let (message, path) = match text.strip_suffix('`').and_then(|text| text.rsplit_once(" in `")) {
+        Some((message, path)) => (message, path),
+        None => return text,
+    };
+    let (key, inner) = path.split_once('.').unwrap_or((path, ""));
+    let place = if tables.iter().any(|table| table == key) { format!("[{key}]") } else { format!("{key}:") };
+    if message.starts_with(&place) {
+        return message.to_owned(); // the setting's own parser has named it
     }
-    match key {
-        "fleet" => read::<FleetSpec>(key, only),
-        "topology" => read::<TopologySpec>(key, only),
-        "policy" => read::<PolicyConfig>(key, only),
-        "router" => read::<RouterConfig>(key, only),
-        "network" => read::<NetworkConfig>(key, only),
-        "signals" => read::<SignalsSpec>(key, only),
-        "client" => read::<ClientSpec>(key, only),
-        "faults" => read::<Vec<FaultSpec>>(key, only),
-        "proxy_region" => read::<String>(key, only),
-        "drain_limit_s" => read::<f64>(key, only),
-        "live" => read::<LiveSpec>(key, only),
-        _ => Ok(()),
-    }
+    format!("{place} {message}{}", if inner.is_empty() { String::new() } else { format!(" in `{inner}`") })
 }
 
-/// Whether a varied key is a setting of this arm: always, but for a policy's knob that its policy does not have.
+/// Whether a varied key is a setting of this arm: always, except a policy setting that its policy does not have.
 pub(super) fn accepts(arm: &Table, key: &str, value: &Value) -> bool {
     if !key.starts_with("policy.") {
         return true;
@@ -324,7 +272,7 @@ pub(super) fn accepts(arm: &Table, key: &str, value: &Value) -> bool {
     reads(&probe) || !reads(arm)
 }
 
-/// Name of an arm that has none: its policy, and that its router is a proxy if that is what sets it apart.
+/// Default name of an arm: its policy, with `-proxy` if the arm itself chooses that topology.
 pub(super) fn default_name(arm: &Table, own_topology: bool) -> String {
     let policy = match arm.get("policy") {
         Some(Value::String(name)) => name.clone(),

@@ -1,13 +1,13 @@
-//! Crossed settings: lists and ranges of values, their combinations and names.
+//! Varied settings: lists and ranges of values, their combinations and labels.
 
 use gorgo_core::settings::parse_value;
 use toml::{Table, Value};
 
-/// Most values of one range; a typo in a step should not ask for a million runs.
+/// Most values of one range: a typo in the step must not start a million runs.
 const MOST: usize = 1_000;
 
 /// Reads `[vary]`: each key a list or a range text such as `"0..2:0.1"`.
-pub fn from_table(value: Option<Value>) -> Result<Vec<(String, Vec<Value>)>, String> {
+pub(super) fn from_table(value: Option<Value>) -> Result<Vec<(String, Vec<Value>)>, String> {
     let Some(value) = value else { return Ok(Vec::new()) };
     let Value::Table(table) = value else {
         return Err(format!("is {value}; write \"policy.ms_per_token\" = [0.05, 0.1]"));
@@ -31,7 +31,7 @@ fn flatten(prefix: &str, table: Table, found: &mut Vec<(String, Vec<Value>)>) ->
 }
 
 /// Reads `key=from..to:step` or `key=a,b,c`.
-pub fn parse(text: &str) -> Result<(String, Vec<Value>), String> {
+pub(super) fn parse(text: &str) -> Result<(String, Vec<Value>), String> {
     let (key, list) = text
         .split_once('=')
         .filter(|(k, v)| !k.trim().is_empty() && !v.trim().is_empty())
@@ -44,7 +44,7 @@ fn values(text: &str) -> Result<Vec<Value>, String> {
     let Some((from, rest)) = text.split_once("..") else {
         return Ok(text.split(',').map(parse_value).collect());
     };
-    let wrong = || format!("`{text}` is no range; write from..to:step, or from..to:*factor for a geometric one");
+    let wrong = || format!("`{text}` is not a range; write from..to:step, or from..to:*factor for a geometric one");
     let (to, step) = rest.split_once(':').ok_or_else(wrong)?;
     let whole = [from, to, step].iter().all(|part| part.trim().parse::<i64>().is_ok());
     let number = |s: &str| s.trim().parse::<f64>().ok().filter(|x| x.is_finite()).ok_or_else(wrong);
@@ -58,7 +58,7 @@ fn values(text: &str) -> Result<Vec<Value>, String> {
     }
     let mut list = Vec::new();
     for i in 0..=MOST {
-        // Counted, not summed: no rounding error grows along the range.
+        // Multiplied, not summed, so that rounding errors do not add up.
         let value = factor.map_or(from + step * i as f64, |f| from * f.powi(i as i32));
         if value > to * (1.0 + 1e-9) + f64::EPSILON {
             return Ok(list);
@@ -70,7 +70,7 @@ fn values(text: &str) -> Result<Vec<Value>, String> {
 }
 
 /// All combinations of the varied settings `which`, the last changing fastest.
-pub fn combinations(vary: &[(String, Vec<Value>)], which: &[usize]) -> Vec<Vec<(String, Value)>> {
+pub(super) fn combinations(vary: &[(String, Vec<Value>)], which: &[usize]) -> Vec<Vec<(String, Value)>> {
     let mut all = vec![Vec::new()];
     for &i in which {
         let (key, values) = &vary[i];
@@ -87,15 +87,15 @@ pub fn combinations(vary: &[(String, Vec<Value>)], which: &[usize]) -> Vec<Vec<(
 }
 
 /// A value as shown in labels and tables.
-pub fn show(value: &Value) -> String {
+pub(super) fn show(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
 }
 
-/// An arm's name with its varied settings: the last part of each key is enough to tell them apart.
-pub fn label(name: &str, combination: &[(String, Value)]) -> String {
+/// An arm's name with its varied settings, each under the last part of its key.
+pub(super) fn label(name: &str, combination: &[(String, Value)]) -> String {
     let mut label = name.to_owned();
     for (key, value) in combination {
         let short = key.rsplit('.').next().unwrap_or(key);

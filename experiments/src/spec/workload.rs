@@ -1,31 +1,33 @@
-//! `[workload]`: which requests, when.
+//! `[workload]`: the requests of a run and their arrival times.
 
 use super::SpecError;
+use super::field_names::field_names;
 use gorgo_core::request::TraceRequest;
 use gorgo_core::{Span, Time};
 use gorgo_traces::workload::blocks::mix;
 use gorgo_traces::workload::generate::{Generate, wildchat_like};
 use gorgo_traces::workload::{Arrivals, Options, UnknownPlaces};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::path::Path;
 use std::sync::Arc;
 use toml::{Table, Value};
 
-/// A workload: a trace or a generator, and what is done with it. All keys of the trace reader's options may stand
-/// beside these.
+/// A trace or a generator, with limits and arrival rates. The keys of the trace reader's options may stand beside
+/// these.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct WorkloadSpec {
     /// Built-in name or path of a trace.
     pub trace: Option<String>,
-    /// `wildchat-like`: make one instead.
+    /// `wildchat-like`: generate a trace instead.
     pub generate: Option<String>,
-    /// At most so many; the size of a generated trace.
+    /// Most requests; the size of a generated trace.
     pub requests: Option<usize>,
     /// Poisson arrivals in the order of the trace, requests a second.
     pub rate: Option<f64>,
     /// Poisson arrivals of conversations, whose turns keep their pauses, requests a second on average.
     pub session_rate: Option<f64>,
-    /// Only what arrives within this time. A drawn arrival process goes on through fresh copies of the trace (other
+    /// Keep only requests that arrive within this time. A drawn arrival process goes on through fresh copies of the trace (other
     /// ids, other users) when the trace is too short for it.
     pub duration_s: Option<f64>,
     /// The reader's options.
@@ -42,17 +44,13 @@ struct Own {
     duration_s: Option<f64>,
 }
 
-const OWN: [&str; 6] = ["trace", "generate", "requests", "rate", "session_rate", "duration_s"];
-
 impl WorkloadSpec {
-    /// Reads the table.
-    ///
-    /// # Errors
-    /// One sentence that names the key.
-    pub fn parse(mut table: Table) -> Result<Self, String> {
+    /// Reads the table. An error is one sentence that names the key.
+    fn parse(mut table: Table) -> Result<Self, String> {
         let mut own = Table::new();
-        for key in OWN {
-            own.extend(table.remove_entry(key));
+        let keys = field_names::<Own>();
+        for key in keys {
+            own.extend(table.remove_entry(*key));
         }
         let own: Own = Value::Table(own)
             .try_into()
@@ -61,7 +59,7 @@ impl WorkloadSpec {
             return Err("[workload] seed is set by the run's own seed; use `seeds`".to_owned());
         }
         let options = Value::Table(table).try_into().map_err(|e: toml::de::Error| {
-            let own = format!("expected one of `{}`, ", OWN.join("`, `"));
+            let own = format!("expected one of `{}`, ", keys.join("`, `"));
             let message = super::run::explain(&e).replace("expected one of ", &own);
             format!(
                 "[workload] {}",
@@ -109,7 +107,7 @@ impl WorkloadSpec {
         Ok(())
     }
 
-    /// Reads or makes the requests for one seed. Relative paths start from `dir`.
+    /// Reads or generates the requests for one seed. Relative paths start from `dir`.
     ///
     /// # Errors
     /// When the trace cannot be read.
@@ -123,7 +121,7 @@ impl WorkloadSpec {
             options.arrivals = Arrivals::PoissonSessions(rate);
         }
         if options.unknown_places == UnknownPlaces::Keep {
-            // A simulated user stands somewhere; "unknown" is drawn from the published shares.
+            // A simulated user needs a place; unknown places are drawn from the published shares.
             options.unknown_places = UnknownPlaces::Draw(gorgo_traces::geo::Weights::default());
         }
         let drawn = options.arrivals != Arrivals::Recorded;
@@ -157,7 +155,7 @@ impl WorkloadSpec {
         if let Some(requests) = self.requests {
             generator.requests = requests;
         } else if let Some(duration) = self.duration_s {
-            // Turns run on after the last conversation has begun, so the tail is cut and must not be missed.
+            // Turns go on after the last conversation has begun; generate enough to cut that tail off.
             generator.requests = (generator.rate * duration * 2.0) as usize + 100;
         }
         let mut requests = wildchat_like(&generator)?.requests;
@@ -171,7 +169,12 @@ impl WorkloadSpec {
     }
 }
 
-/// Appends copies of the trace, each as if by other people, until it lasts to `end`.
+/// Reads `[workload]` inside [`super::RunSpec`].
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<WorkloadSpec, D::Error> {
+    WorkloadSpec::parse(Table::deserialize(input)?).map_err(D::Error::custom)
+}
+
+/// Appends copies of the trace with new ids and users until it lasts to `end`.
 fn prolong(requests: &mut Vec<TraceRequest>, end: Time) {
     let copy = requests.clone();
     let (Some(first), Some(last)) = (copy.first(), copy.last()) else { return };

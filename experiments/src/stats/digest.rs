@@ -1,4 +1,4 @@
-//! Samples of one quantity, small enough to keep for every point of a sweep and mergeable without order.
+//! A compact distribution of one quantity, small enough for every point of a sweep. Merging is order-independent.
 
 use gorgo_core::Span;
 use serde::{Deserialize, Serialize};

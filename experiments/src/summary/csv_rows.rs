@@ -4,7 +4,7 @@ use super::{ArmSummary, Differences, Spread};
 use crate::stats::{Difference, Estimate};
 use std::io::{self, Write};
 
-/// Writes one row an arm under one header; absent figures are empty cells.
+/// Writes a header and one row per arm; absent figures are empty cells.
 ///
 /// # Errors
 /// Those of `out`.

@@ -50,7 +50,7 @@ pub(super) fn queues(replicas: usize, samples: &[QueueSample]) -> Queues {
             seen[usize::from(sample.replica)][slot] = true;
         }
     }
-    // A replica not sampled at an instant is taken to stand as before.
+    // A replica without a sample at an instant keeps its last value.
     for (row, seen) in queues.waiting.iter_mut().zip(&seen) {
         for slot in 1..slots {
             if !seen[slot] {

@@ -1,10 +1,10 @@
-//! Servers that exist, from `[live] nodes`: where they are, and how they are made ready for an arm.
+//! Existing servers from `[live] nodes`: their addresses, and preparing them for an arm.
 
 use super::{LiveError, start};
 use crate::build::Built;
 use crate::spec::PlannedArm;
 use crate::spec::live::LiveNode;
-use crate::spec::run::{FaultWord, TopologySpec};
+use crate::spec::run::{FaultKindSpec, TopologySpec};
 use gorgo_benchmark::load::target::Target;
 use gorgo_live::client::Admin;
 use gorgo_live::config::Tls;
@@ -17,23 +17,24 @@ fn of(arm: &PlannedArm) -> impl Iterator<Item = &LiveNode> {
     arm.spec.fleet.replicas.iter().filter_map(|replica| nodes.iter().find(|node| node.name == replica.name))
 }
 
-/// Whether users enter at routers that exist: they are edges, so only where the arm wants edges.
+/// Whether users enter at existing routers. These are edges, so only an arm with edges can use them.
 fn has_routers(arm: &PlannedArm) -> bool {
     let edge = arm.spec.topology == TopologySpec::Edge;
     edge && !arm.spec.live.nodes.is_empty() && of(arm).all(|node| node.router.is_some())
 }
 
-/// Whether the faults of an arm can be done to the servers it names.
+/// Refuses faults that cannot be injected into existing servers.
 pub(super) fn check(arm: &PlannedArm) -> Result<(), LiveError> {
     let wrong = |message: String| Err(LiveError::Setting(message));
     if arm.spec.live.nodes.is_empty() {
         return Ok(());
     }
     for fault in &arm.spec.faults {
-        if fault.kind == FaultWord::Crash || has_routers(arm) {
+        if fault.kind == FaultKindSpec::Crash || has_routers(arm) {
             return wrong(format!(
-                "nodes are servers that exist, and replica `{}` shall {:?} at {} s; take the fault or the nodes out",
-                fault.replica, fault.kind, fault.at_s
+                "nodes are existing servers, so the fault of replica `{}` at {} s cannot be injected; remove the fault or \
+                 the nodes",
+                fault.replica, fault.at_s
             ));
         }
     }
@@ -45,11 +46,13 @@ pub(super) fn key(variable: Option<&str>) -> Result<Option<String>, LiveError> {
     let Some(variable) = variable else { return Ok(None) };
     match std::env::var(variable) {
         Ok(key) if !key.is_empty() => Ok(Some(key)),
-        _ => Err(LiveError::Setting(format!("names the variable {variable}, which is not set; export the key in it"))),
+        _ => Err(LiveError::Setting(format!(
+            "names the environment variable {variable}, which is not set; export the key in it"
+        ))),
     }
 }
 
-/// What targets with https are checked with: the system's roots.
+/// The TLS configuration for https targets, with the system's root certificates.
 pub(super) fn trust(targets: &[Target]) -> Result<Option<Arc<rustls::ClientConfig>>, LiveError> {
     if !targets.iter().any(Target::is_https) {
         return Ok(None);
@@ -73,7 +76,7 @@ pub(super) fn engines(arm: &PlannedArm) -> Result<Option<Vec<String>>, LiveError
     of(arm).map(address).collect::<Result<_, _>>().map(Some)
 }
 
-/// Edges that exist, as users meet them.
+/// Existing edges, as the users' targets.
 pub(super) fn routers(arm: &PlannedArm, built: &Built) -> Option<Vec<Target>> {
     let world = &built.world;
     let target = |(node, replica): (&LiveNode, &gorgo_sim::world::ReplicaConfig)| {
@@ -84,7 +87,7 @@ pub(super) fn routers(arm: &PlannedArm, built: &Built) -> Option<Vec<Target>> {
     has_routers(arm).then(|| of(arm).zip(&world.replicas).filter_map(target).collect())
 }
 
-/// Gives a router the arm's policy, and empties its index and its engines' caches.
+/// Sets the arm's policy on a router, and empties its index and its engines' caches.
 pub(super) async fn prepare(target: &Target, arm: &PlannedArm) -> Result<(), LiveError> {
     let live = &arm.spec.live;
     let part = || start(format!("router {}", target.url));

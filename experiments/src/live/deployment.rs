@@ -1,7 +1,7 @@
-//! Everything a live run starts, or finds: replicas, the network between them, and routers.
+//! The deployment of a live run: replicas, the network between them, and routers.
 
 use super::setup::{LOOPBACK, config, link_name, links};
-use super::{LiveError, nodes, start};
+use super::{LiveError, servers, start};
 use crate::build::Built;
 use crate::spec::PlannedArm;
 use gorgo_benchmark::emulator::{Emulator, EmulatorConfig};
@@ -22,11 +22,11 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// Longest wait for the routers to see their replicas.
+/// Longest wait until the routers have reached their replicas.
 const READY_S: u64 = 20;
-/// Everything that runs. Dropping it stops what was started here.
-pub(super) struct Town {
-    /// Emulated replicas; none where real ones were named.
+/// Everything that runs. Dropping it stops what it started; existing servers stay as they are.
+pub(super) struct LiveDeployment {
+    /// Emulated replicas; none when the arm names existing engines.
     engines: Arc<Vec<Emulator>>,
     _relay: Option<Relay>,
     nodes: Vec<Arc<AppState>>,
@@ -35,23 +35,23 @@ pub(super) struct Town {
     pub(super) targets: Vec<Target>,
 }
 
-impl Drop for Town {
+impl Drop for LiveDeployment {
     fn drop(&mut self) {
         self.routers.iter().for_each(JoinHandle::abort);
     }
 }
 
-impl Town {
+impl LiveDeployment {
     pub(super) async fn build(arm: &PlannedArm, seed: u64, built: &Built) -> Result<Self, LiveError> {
-        nodes::check(arm)?;
-        if let Some(targets) = nodes::routers(arm, built) {
+        servers::check(arm)?;
+        if let Some(targets) = servers::routers(arm, built) {
             for target in &targets {
-                nodes::prepare(target, arm).await?;
+                servers::prepare(target, arm).await?;
             }
             return Ok(Self { engines: Arc::default(), _relay: None, nodes: vec![], routers: vec![], targets });
         }
         let world = &built.world;
-        let real = nodes::engines(arm)?;
+        let real = servers::engines(arm)?;
         let mut engines = Vec::new();
         if real.is_none() {
             for (i, replica) in world.replicas.iter().enumerate() {
@@ -74,7 +74,7 @@ impl Town {
             listeners.push(TcpListener::bind(LOOPBACK).await?);
         }
         let doors: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
-        // Real servers are as far away as they are.
+        // Existing servers have their real round trips.
         let relay = match &real {
             Some(_) => None,
             None => Some(
@@ -89,7 +89,7 @@ impl Town {
                 .map_err(|e| start("relay")(&e))?,
             ),
         };
-        // Where a router finds a replica (proxy) or a peer (edge): through its link, or at once on the same site.
+        // The URL of a replica (for a proxy) or a peer (for an edge): through its link, or directly at the same site.
         let find = |router: usize, replica: usize| -> String {
             let name = link_name(router, replica);
             let through = relay.iter().flat_map(Relay::links).find(|(link, _)| link.name == name);
@@ -100,7 +100,7 @@ impl Town {
                 (_, None) => format!("http://{}", engines[replica].addr()),
             }
         };
-        let engine_key = nodes::key(arm.spec.live.engine_key_env.as_deref())?;
+        let engine_key = servers::key(arm.spec.live.engine_key_env.as_deref())?;
         let mut nodes = Vec::new();
         let mut routers = Vec::new();
         for (i, listener) in listeners.into_iter().enumerate() {
@@ -119,17 +119,17 @@ impl Town {
             place: Some(world.sites[*site].place),
         };
         let targets = sites.iter().zip(&doors).map(target).collect();
-        let town = Self { engines: Arc::new(engines), _relay: relay, nodes, routers, targets };
-        town.ready().await?;
+        let deployment = Self { engines: Arc::new(engines), _relay: relay, nodes, routers, targets };
+        deployment.ready().await?;
         if real.is_some() {
-            for target in &town.targets {
-                nodes::prepare(target, arm).await?;
+            for target in &deployment.targets {
+                servers::prepare(target, arm).await?;
             }
         }
-        Ok(town)
+        Ok(deployment)
     }
 
-    /// Waits until every router has measured the round trip to everyone it may send to.
+    /// Waits until every router has measured the round trip to all its replicas and peers.
     async fn ready(&self) -> Result<(), LiveError> {
         let seen = || {
             let all = |node: &Arc<AppState>| {
@@ -146,7 +146,7 @@ impl Town {
         Err(LiveError::NotReady(READY_S))
     }
 
-    /// Does to the replicas what the experiment says, when it says.
+    /// Injects the experiment's faults at their times.
     pub(super) fn faults(&self, built: &Built, begun: Instant) -> JoinHandle<()> {
         let mut plan: Vec<(Time, usize, FaultKind)> = Vec::new();
         for fault in &built.world.faults {
@@ -177,7 +177,7 @@ impl Town {
         })
     }
 
-    /// Looks at the queues once in a while.
+    /// Samples the queues periodically until the sender is dropped.
     pub(super) fn sampler(&self, built: &Built, begun: Instant) -> (oneshot::Sender<()>, JoinHandle<Vec<QueueSample>>) {
         let period = Duration::from_secs_f64(built.world.sample_ms.max(100.0) / 1e3);
         let (engines, nodes) = (Arc::clone(&self.engines), self.nodes.clone());
@@ -195,7 +195,7 @@ impl Town {
     }
 }
 
-/// What replicas have to do: by an emulated engine's own word, else by what a router here last heard of it.
+/// Queues of all replicas now: from an emulated engine itself, else from the last report that a router has of it.
 async fn sample(begun: Instant, engines: &[Emulator], nodes: &[Arc<AppState>]) -> Vec<QueueSample> {
     let at = Time(begun.elapsed().as_nanos() as u64);
     let mut samples = Vec::new();
