@@ -1,22 +1,29 @@
-//! The command line: one file a command.
+//! The command line, one file per command: each parses its options, calls a crate and prints.
+//!
+//! Shared parts: `experiment` (what `run` and `sweep` do), `router` (what `proxy`, `lb` and `trace` do), `output`, `process`.
 
-use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
-use std::io::Write;
-use std::path::PathBuf;
+use clap::{CommandFactory, Parser, Subcommand};
 
 mod bench;
 mod decide;
 mod engine;
+mod experiment;
 mod lb;
-mod live;
+mod merge;
+mod output;
+mod plot;
+mod process;
 mod proxy;
 mod relay;
+mod report;
+mod router;
 mod run;
-mod stop;
+mod sweep;
 mod trace;
+mod validate;
 mod workload;
 
-/// Route LLM requests over regions, and simulate what the router will do.
+/// Route LLM requests across regions, and simulate the router.
 #[derive(Debug, Parser)]
 #[command(
     name = "gorgo",
@@ -35,74 +42,54 @@ enum Command {
     #[command(
         after_help = "Examples:\n  gorgo run experiments/three-regions.toml\n  gorgo run experiments/three-regions.toml --set workload.rate=20 --seed 7 --out /tmp/r\n  gorgo run experiments/three-regions.toml --mode live --seed 1"
     )]
-    Run {
-        #[command(flatten)]
-        run: RunArgs,
-        /// Simulate, or run on emulated replicas in real time
-        #[arg(long, value_enum, default_value_t = Mode::Sim)]
-        mode: Mode,
-    },
-    /// Run a grid over any settings
+    Run(run::RunArgs),
+    /// Run an experiment over a grid of settings
     #[command(
         after_help = "Examples:\n  gorgo sweep experiments/ms-per-token.toml --vary policy.ms_per_token=0.01..1:*2 --vary policy.running_cost_factor=0..2:0.1\n  gorgo sweep FILE --vary workload.rate=5,10,20 --shard 0/4   # then gorgo merge"
     )]
-    Sweep(SweepArgs),
-    /// Join the results of shards into the first folder
+    Sweep(sweep::SweepArgs),
+    /// Merge the results of shards into the first folder
     #[command(after_help = "Example:\n  gorgo merge results/grid-0 results/grid-1")]
-    Merge {
-        /// Result folders of one experiment; the first takes the others in
-        #[arg(required = true)]
-        dirs: Vec<PathBuf>,
-    },
+    Merge(merge::MergeArgs),
     /// Draw the plots of result folders again
     #[command(after_help = "Example:\n  gorgo plot results/three-regions --format png")]
-    Plot {
-        /// Result folders
-        #[arg(required = true)]
-        dirs: Vec<PathBuf>,
-        /// Only this format; both when absent
-        #[arg(long, value_enum)]
-        format: Option<PlotFormat>,
-    },
+    Plot(plot::PlotArgs),
     /// Write the report of a result folder again
     #[command(after_help = "Example:\n  gorgo report results/three-regions && open results/three-regions/report.html")]
-    Report {
-        /// Result folder
-        dir: PathBuf,
-    },
-    /// Compare two results quantile by quantile; fails beyond --max-error
+    Report(report::ReportArgs),
+    /// Compare two results percentile by percentile; fails if an error exceeds --max-error
     #[command(
         after_help = "Example:\n  gorgo validate --measured results/live --simulated results/three-regions --max-error 5"
     )]
-    Validate(run::ValidateArgs),
-    /// Decide recorded fleet states: JSON lines in, decisions with every term out
+    Validate(validate::ValidateArgs),
+    /// Choose replicas for recorded states: JSON lines in, decisions with all terms out
     #[command(after_help = "Example:\n  gorgo decide --policy gorgo --set policy.ms_per_token=0.058 < states.jsonl")]
     Decide(decide::DecideArgs),
-    /// Serve as SGLang does, with the engine model in place of a GPU
+    /// Emulate an SGLang server, with the engine model in place of a GPU
     #[command(
         after_help = "Examples:\n  gorgo engine --gpu h100 --listen 127.0.0.1:8080\n  gorgo engine --rtt-ms 120 --set max_running_requests=10\n  curl -X POST localhost:8080/gorgo/crash -d '{\"seconds\": 5}'   # from loopback only"
     )]
     Engine(engine::EngineArgs),
-    /// Put load on a router or an engine
+    /// Generate load on a router or an engine
     #[command(
         after_help = "Examples:\n  gorgo bench --target http://127.0.0.1:8000 --profile poisson --rate 5 --duration 60s --out results/bench\n  gorgo bench --target http://127.0.0.1:8001@aws:eu-central-1 --target http://127.0.0.1:8002@aws:us-west-1 --profile trace --user-rtt"
     )]
     Bench(Box<bench::BenchArgs>),
-    /// Put a wide-area network between loopback ports
+    /// Emulate a wide-area network between loopback ports
     #[command(
         after_help = "Example:\n  gorgo relay --link 127.0.0.1:9001=127.0.0.1:8001,from=aws:eu-central-1,to=aws:us-west-1,name=fra-sfo --control 127.0.0.1:9100\n  curl -X POST 127.0.0.1:9100/links/fra-sfo/partition"
     )]
     Relay(relay::RelayArgs),
-    /// Read, describe, convert and make request traces
+    /// Describe, convert and generate request traces
     Workload {
         #[command(subcommand)]
         command: workload::WorkloadCommand,
     },
-    /// The central router, and its administration
+    /// Start and administer the central router
     Proxy(proxy::ProxyArgs),
-    /// The edge router beside one engine, and its administration
+    /// Start and administer the edge router beside one engine
     Lb(lb::LbArgs),
-    /// Capture timelines on routers and merge them into one file for ui.perfetto.dev
+    /// Capture timelines of routers as one file for ui.perfetto.dev
     Trace(trace::TraceArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  gorgo completions bash > ~/.local/share/bash-completion/completions/gorgo")]
@@ -112,69 +99,14 @@ enum Command {
     },
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-pub(crate) enum PlotFormat {
-    Svg,
-    Png,
-}
-
-/// What `run` and `sweep` share.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct RunArgs {
-    /// Experiment file
-    file: PathBuf,
-    /// Result folder; results/<name of the file> when absent
-    #[arg(long)]
-    out: Option<PathBuf>,
-    /// Override any setting, for example policy.running_cost_factor=0.5
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    sets: Vec<String>,
-    /// Run this seed only
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Threads; all cores when absent
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    jobs: Option<u16>,
-    /// Throw earlier results in the folder away instead of going on from them
-    #[arg(long)]
-    fresh: bool,
-    /// Print the table as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// Which world.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Mode {
-    /// Virtual time
-    Sim,
-    /// Emulated replicas, relays and real routers on this machine, in real time
-    Live,
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct SweepArgs {
-    #[command(flatten)]
-    run: RunArgs,
-    /// Cross the arms with values: key=from..to:step, key=from..to:*factor or key=a,b,c
-    #[arg(long, value_name = "KEY=VALUES")]
-    vary: Vec<String>,
-    /// Run part i of n, counted from 0
-    #[arg(long, value_name = "i/n")]
-    shard: Option<String>,
-    /// Keep a row a request too (large)
-    #[arg(long)]
-    rows: bool,
-}
-
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
-        Command::Run { run, mode } => run::run(&run, mode),
-        Command::Sweep(args) => run::sweep(&args),
-        Command::Merge { dirs } => run::merge(&dirs),
-        Command::Plot { dirs, format } => run::plot(&dirs, format),
-        Command::Report { dir } => run::report(&dir),
-        Command::Validate(args) => run::validate(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Sweep(args) => sweep::run(&args),
+        Command::Merge(args) => merge::run(&args),
+        Command::Plot(args) => plot::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Validate(args) => validate::run(&args),
         Command::Decide(args) => decide::run(&args),
         Command::Engine(args) => engine::run(&args),
         Command::Bench(args) => bench::run(&args),
@@ -188,42 +120,6 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             Ok(())
         }
     }
-}
-
-/// Runs what speaks to sockets.
-pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.map_err(|e| anyhow::anyhow!("cannot start threads ({e}); the machine is out of resources"))
-}
-
-/// Lets this process open as many files as the system allows; a stream through a router takes two.
-pub(crate) fn raise_file_limit(streams: usize) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let most = getrlimit(Resource::Nofile).maximum;
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }); // what it was may do as well
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    if files / 2 < streams as u64 {
-        tracing::warn!(
-            "this process may open {files} files, enough for {} streams of the {streams} connections allowed; raise `ulimit -n`",
-            files / 2
-        );
-    }
-}
-
-/// Returns on SIGINT or SIGTERM.
-pub(crate) async fn told_to_stop() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Ok(())
-}
-
-/// Prints to standard output; unlike `println!` it reports a closed pipe instead of panicking.
-pub(crate) fn say(text: impl std::fmt::Display) -> std::io::Result<()> {
-    writeln!(std::io::stdout(), "{text}")
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let args = cli::Args::parse();
     match cli::run(args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS, // `gorgo ... | head` is no failure
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS, // `gorgo ... | head` is not a failure
         Err(error) => {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             let (on, off) = if colour { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };

@@ -1,6 +1,10 @@
-//! `gorgo bench`: put load on a router or an engine.
+//! `gorgo bench`: load on a router or an engine.
 
-use super::say;
+mod progress;
+mod results;
+
+use super::output::print_line;
+use super::process::StopSignal;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use gorgo_benchmark::load::report::{MAX_LATENESS_MS, Slo};
@@ -9,15 +13,11 @@ use gorgo_benchmark::load::source::{Api, Output, SourceOptions};
 use gorgo_benchmark::load::target::Target;
 use gorgo_benchmark::load::{Bench, Limits, Live, Profile, Report, ceiling, files, synthetic};
 use gorgo_core::request::TraceRequest;
-use gorgo_experiments::results::{ArmRun, Names, ResultFolder, Rows};
 use gorgo_live::config::Tls;
 use gorgo_live::server::tls;
 use gorgo_traces::workload::{Format, Options, open};
-use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct BenchArgs {
@@ -25,8 +25,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, visible_alias = "url", value_name = "URL[@REGION]")]
     target: Vec<String>,
     /// When requests are sent
-    #[arg(long, value_enum, default_value_t = Word::Poisson)]
-    profile: Word,
+    #[arg(long, value_enum, default_value_t = ProfileName::Poisson)]
+    profile: ProfileName,
     /// Requests a second (poisson, constant), requests at a time (concurrent), runs (sweep)
     #[arg(long)]
     rate: Option<f64>,
@@ -39,7 +39,7 @@ pub(crate) struct BenchArgs {
     /// Trace (file or built-in name), or prompt_tokens=512,output_tokens=128
     #[arg(long, default_value = "wildchat-located")]
     data: String,
-    /// Format of the trace; told from its content when absent
+    /// Format of the trace; recognised from its content when absent
     #[arg(long)]
     format: Option<String>,
     /// Location lookup of gotoni's benchmark pair
@@ -51,43 +51,43 @@ pub(crate) struct BenchArgs {
     /// Leave out longer prompts (tokens)
     #[arg(long)]
     max_input_tokens: Option<u32>,
-    /// Path to ask
-    #[arg(long, value_enum, default_value_t = ApiWord::Chat)]
-    api: ApiWord,
-    /// Ask for the recorded answer lengths exactly, or leave max_tokens as recorded
-    #[arg(long, value_enum, default_value_t = OutputWord::Exact)]
-    output_length: OutputWord,
-    /// Model name to ask for
+    /// API to call
+    #[arg(long, value_enum, default_value_t = ApiName::Chat)]
+    api: ApiName,
+    /// Request the recorded answer lengths exactly, or send max_tokens as recorded
+    #[arg(long, value_enum, default_value_t = OutputLength::Exact)]
+    output_length: OutputLength,
+    /// Model name in requests
     #[arg(long, default_value = "")]
     model: String,
     /// Objective that goodput counts, ms: ttft=500,itl=50
     #[arg(long, visible_alias = "goodput")]
     slo: Option<String>,
-    /// Requests of the first seconds are sent but not counted
+    /// Do not count requests of the first seconds
     #[arg(long, value_parser = seconds, default_value = "0")]
     warmup: f64,
     /// Add each user's own round trip to its router
     #[arg(long)]
     user_rtt: bool,
-    /// Give a request up after this long
+    /// Cancel a request after this long
     #[arg(long, value_parser = seconds, default_value = "600")]
     timeout: f64,
-    /// After the last request, wait this long for answers
+    /// Wait this long for answers after the last request
     #[arg(long, value_parser = seconds, default_value = "120")]
     drain: f64,
-    /// Requests in flight at most
+    /// Most requests in flight
     #[arg(long, default_value_t = 4096)]
     max_in_flight: usize,
-    /// Seed of arrivals
+    /// Seed of arrival times
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Other salts say other things, so that no earlier run has warmed a cache
+    /// Varies the text of prompts, so that no earlier run has filled a cache
     #[arg(long, default_value_t = 0)]
     salt: u64,
     /// Bearer token to send
     #[arg(long, env = "GORGO_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
-    /// PEM roots to check https targets with, in place of the system's
+    /// Root certificates (PEM) for https targets, in place of the system's
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
     /// Do not check the certificates of https targets
@@ -99,16 +99,16 @@ pub(crate) struct BenchArgs {
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
-    /// Exit 1 if requests failed or the schedule was not kept
+    /// Exit with 1 if requests failed or the schedule was not kept
     #[arg(long)]
     strict: bool,
-    /// Only measure what this client can do on this machine
+    /// Only measure the client's limit on this machine
     #[arg(long)]
     self_test: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Word {
+enum ProfileName {
     Poisson,
     Constant,
     Synchronous,
@@ -119,14 +119,14 @@ enum Word {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum ApiWord {
+enum ApiName {
     Chat,
     Completions,
     Generate,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum OutputWord {
+enum OutputLength {
     Exact,
     Recorded,
 }
@@ -139,9 +139,10 @@ fn seconds(text: &str) -> Result<f64, String> {
         "ms" => 1e-3,
         "m" => 60.0,
         "h" => 3600.0,
-        _ => return Err(format!("`{text}` is no time; write 90, 90s, 250ms, 5m or 1h")),
+        _ => return Err(format!("`{text}` is not a duration; write 90, 90s, 250ms, 5m or 1h")),
     };
-    let value: f64 = digits.parse().map_err(|_| format!("`{text}` is no time; write 90, 90s, 250ms, 5m or 1h"))?;
+    let value: f64 =
+        digits.parse().map_err(|_| format!("`{text}` is not a duration; write 90, 90s, 250ms, 5m or 1h"))?;
     Ok(value * factor)
 }
 
@@ -153,13 +154,13 @@ impl BenchArgs {
             n => bail!("--rate {n}: this profile takes a whole number from {least}"),
         };
         Ok(match self.profile {
-            Word::Poisson => Profile::Poisson(rate()?),
-            Word::Constant => Profile::Constant(rate()?),
-            Word::Synchronous => Profile::Synchronous,
-            Word::Concurrent => Profile::Concurrent(whole(1.0)?),
-            Word::Throughput => Profile::Throughput,
-            Word::Sweep => Profile::Sweep(if self.rate.is_some() { whole(3.0)? } else { 10 }),
-            Word::Trace => Profile::Trace,
+            ProfileName::Poisson => Profile::Poisson(rate()?),
+            ProfileName::Constant => Profile::Constant(rate()?),
+            ProfileName::Synchronous => Profile::Synchronous,
+            ProfileName::Concurrent => Profile::Concurrent(whole(1.0)?),
+            ProfileName::Throughput => Profile::Throughput,
+            ProfileName::Sweep => Profile::Sweep(if self.rate.is_some() { whole(3.0)? } else { 10 }),
+            ProfileName::Trace => Profile::Trace,
         })
     }
 
@@ -198,13 +199,13 @@ impl BenchArgs {
             limits: Limits { duration_s: self.duration, max_requests: self.max_requests },
             source: SourceOptions {
                 api: match self.api {
-                    ApiWord::Chat => Api::Chat,
-                    ApiWord::Completions => Api::Completions,
-                    ApiWord::Generate => Api::Generate,
+                    ApiName::Chat => Api::Chat,
+                    ApiName::Completions => Api::Completions,
+                    ApiName::Generate => Api::Generate,
                 },
                 output: match self.output_length {
-                    OutputWord::Exact => Output::Exact,
-                    OutputWord::Recorded => Output::Recorded,
+                    OutputLength::Exact => Output::Exact,
+                    OutputLength::Recorded => Output::Recorded,
                 },
                 model: self.model.clone(),
                 salt: self.salt,
@@ -222,19 +223,20 @@ impl BenchArgs {
 }
 
 pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let runtime = super::runtime()?;
+    let runtime = super::process::runtime()?;
     if args.self_test {
         let rate = runtime.block_on(ceiling::streams_per_second(5.0))?;
-        say(format_args!("this client starts and reads {rate:.0} short streams a second on this machine"))?;
+        print_line(format_args!("this client starts and reads {rate:.0} short streams a second on this machine"))?;
         return Ok(());
     }
     let bench = args.bench()?;
     let slo = args.slo.as_deref().map(Slo::parse).transpose().map_err(|e| anyhow::anyhow!("--slo: {e}"))?;
     let live = Arc::new(Live::default());
     let runs = runtime.block_on(async {
+        let mut signal = StopSignal::install()?;
         tokio::select! {
-            runs = watched(&bench, &live) => runs,
-            stopped = stop(&live) => stopped.map(|never| match never {}),
+            runs = progress::run(&bench, &live) => runs,
+            stopped = progress::stop(&mut signal, &live) => stopped.map(|never| match never {}),
         }
     })?;
     // The key stays out of files.
@@ -242,14 +244,14 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let command = words.collect::<Vec<_>>().join(" ");
     let report = Report::of(&bench, &runs, &args.data, &command, slo);
     if let Some(dir) = &args.out {
-        write(dir, &bench, &runs, &report)?;
+        results::write(dir, &bench, &runs, &report)?;
     }
     if args.json {
-        say(serde_json::to_string_pretty(&report)?)?;
+        print_line(serde_json::to_string_pretty(&report)?)?;
     } else {
-        say(files::table(&report))?;
+        print_line(files::table(&report))?;
         if let Some(dir) = &args.out {
-            say(format_args!("\nresults in {}; open {}", dir.display(), dir.join("benchmarks.html").display()))?;
+            print_line(format_args!("\nresults in {}; open {}", dir.display(), dir.join("benchmarks.html").display()))?;
         }
     }
     let totals: RunTotals = runs.iter().map(Run::totals).sum();
@@ -271,91 +273,6 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// Never returns; the first signal ends the run in order, the second at once.
-async fn stop(live: &Live) -> anyhow::Result<std::convert::Infallible> {
-    super::told_to_stop().await?;
-    eprintln!("stopping; once more to leave at once");
-    live.stop();
-    super::told_to_stop().await?;
-    bail!("stopped, nothing was written");
-}
-
-/// Runs it, with a line a second.
-async fn watched(bench: &Bench, live: &Arc<Live>) -> anyhow::Result<Vec<Run>> {
-    let start = Instant::now();
-    let terminal = std::io::stderr().is_terminal();
-    let mut tick = tokio::time::interval(Duration::from_secs(if terminal { 1 } else { 10 }));
-    tick.tick().await;
-    let running = bench.run(live);
-    tokio::pin!(running);
-    loop {
-        tokio::select! {
-            runs = &mut running => {
-                if terminal {
-                    eprint!("\r\x1b[K");
-                }
-                return Ok(runs?);
-            }
-            _ = tick.tick() => {
-                let now = live.now();
-                let ms = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.0}"));
-                let line = format!(
-                    "{:>4.0} s  {} sent, {} running, {} done, {} failed, {} tokens, TTFT p50 {} p99 {} ms",
-                    start.elapsed().as_secs_f64(), now.sent, now.sent.saturating_sub(now.finished + now.failed),
-                    now.finished, now.failed, now.tokens, ms(now.ttft_p50_ms), ms(now.ttft_p99_ms),
-                );
-                if terminal { eprint!("\r\x1b[K{line}") } else { eprintln!("{line}") }
-            }
-        }
-    }
-}
-
-fn write(dir: &Path, bench: &Bench, runs: &[Run], report: &Report) -> anyhow::Result<()> {
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot create `{}`", dir.display()))?;
-    let file = |name: &str, fill: &dyn Fn(&mut BufWriter<File>) -> std::io::Result<()>| {
-        let path = dir.join(name);
-        let made =
-            File::create(&path).map(BufWriter::new).and_then(|mut out| fill(&mut out).and_then(|()| out.flush()));
-        made.with_context(|| format!("cannot write `{}`", path.display()))
-    };
-    // First, since it refuses a folder that holds something else.
-    let spec = format!(
-        "# gorgo bench\n{}\n",
-        toml::to_string(&toml::Table::from_iter([
-            ("command".to_owned(), toml::Value::String(report.metadata.command.clone())),
-            ("data".to_owned(), toml::Value::String(report.metadata.data.clone())),
-        ]))?
-    );
-    let folder = ResultFolder::create(dir, &spec)?;
-    for (i, run) in runs.iter().enumerate() {
-        let arm = match (run.rate, run.workers) {
-            (Some(rate), _) => format!("{} {rate:.2}/s", run.name),
-            (None, Some(n)) => format!("{} x{n}", run.name),
-            (None, None) => run.name.to_owned(),
-        };
-        let arm = ArmRun {
-            arm,
-            policy: "live".to_owned(),
-            topology: if bench.targets.len() > 1 { "edge" } else { "proxy" }.to_owned(),
-            seed: bench.seed,
-            names: Names {
-                origins: bench.origins(),
-                routers: bench.targets.iter().map(|t| t.name.clone()).collect(),
-                replicas: run.replicas.clone(),
-            },
-            records: run.rows.iter().filter(|r| !r.warmup).map(|r| r.record.clone()).collect(),
-            itl: run.gaps.buckets().collect(),
-            span: run.span,
-            ..ArmRun::default()
-        };
-        folder.add(u32::try_from(i)?, &arm, Rows::Keep)?;
-    }
-    folder.finish()?;
-    file("benchmarks.json", &|out| files::json(out, report))?;
-    file("benchmarks.csv", &|out| files::csv(out, report))?;
-    file("benchmarks.html", &|out| files::html(out, report, runs))
 }
 
 #[cfg(test)]

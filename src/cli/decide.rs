@@ -1,6 +1,6 @@
-//! `gorgo decide`: recorded fleet states in, decisions out.
+//! `gorgo decide`: decisions for recorded fleet states, as JSON lines.
 
-use super::say;
+use super::output::print_line;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_core::decide::decide_line;
@@ -30,7 +30,7 @@ pub(super) fn run(args: &DecideArgs) -> anyhow::Result<()> {
     let mut settings = toml::Table::new();
     if let Some(path) = &args.config {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        settings = text.parse().with_context(|| format!("`{}` is no TOML", path.display()))?;
+        settings = text.parse().with_context(|| format!("`{}` is not TOML", path.display()))?;
     }
     if let Some(name) = &args.policy {
         let named = toml::Table::from_iter([("name".to_owned(), toml::Value::String(name.clone()))]);
@@ -60,7 +60,7 @@ pub(super) fn run(args: &DecideArgs) -> anyhow::Result<()> {
             continue;
         }
         match decide_line(&mut *policy, &mut rng, &line) {
-            Ok(decision) => say(serde_json::to_string(&decision)?)?,
+            Ok(decision) => print_line(serde_json::to_string(&decision)?)?,
             Err(error) => {
                 bad += 1;
                 eprintln!("line {}: {error}", number + 1);

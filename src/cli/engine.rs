@@ -1,6 +1,7 @@
 //! `gorgo engine`: an emulated SGLang server.
 
-use super::say;
+use super::output::print_line;
+use super::process::StopSignal;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_benchmark::emulator::{Emulator, EmulatorConfig};
@@ -27,7 +28,7 @@ pub(crate) struct EngineArgs {
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Round trip to add to every request, ms
+    /// Round trip added to every request, ms
     #[arg(long, default_value_t = 0.0)]
     rtt_ms: f64,
     /// Seconds of engine time a real second
@@ -36,10 +37,10 @@ pub(crate) struct EngineArgs {
     /// Seed of the step noise
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Bytes of prompt that count as a token
+    /// Bytes of prompt per token
     #[arg(long, default_value_t = 4)]
     bytes_per_token: u32,
-    /// Begin by loading the weights, as after a restart
+    /// Start with loading the weights, as after a restart
     #[arg(long)]
     cold: bool,
     /// Leave cached tokens out of the usage, as SGLang does without --enable-cache-report
@@ -48,7 +49,7 @@ pub(crate) struct EngineArgs {
     /// Answer /health after this long, ms; 0 is at once
     #[arg(long, default_value_t = 1000.0)]
     health_ms: f64,
-    /// Ask for this bearer token
+    /// Require this bearer token
     #[arg(long, env = "GORGO_ENGINE_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
     /// On SIGTERM, wait this long for running requests, s
@@ -61,11 +62,12 @@ pub(super) fn run(args: &EngineArgs) -> anyhow::Result<()> {
     if !args.listen.ip().is_loopback() && args.api_key.is_none() {
         bail!("{} can be reached from outside: give --api-key, or listen on 127.0.0.1", args.listen);
     }
-    super::raise_file_limit(config.max_connections);
-    super::runtime()?.block_on(async {
+    super::process::raise_file_limit(config.max_connections);
+    super::process::runtime()?.block_on(async {
+        let mut stop = StopSignal::install()?; // before the address is printed
         let server = Emulator::start(config, args.listen).await?;
-        say(format_args!("emulated SGLang on {} ({})", server.url(), args.model))?;
-        super::told_to_stop().await?;
+        print_line(format_args!("emulated SGLang on {} ({})", server.url(), args.model))?;
+        stop.recv().await;
         eprintln!("finishing {} running requests, at most {} s", server.in_flight(), args.drain_s);
         server.drain(Duration::from_secs(args.drain_s)).await;
         Ok(())

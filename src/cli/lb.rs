@@ -1,6 +1,6 @@
 //! `gorgo lb`: the edge router beside one engine.
 
-use super::live::{StartArgs, Target, Verb, fleet, lines, verb};
+use super::router::{AdminCommand, RouterAddress, StartArgs, fields, replicas_table, run_admin_command};
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_live::config::Role;
 use http::Method;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 #[derive(Debug, ClapArgs)]
 pub(crate) struct LbArgs {
     #[command(flatten)]
-    target: Target,
+    address: RouterAddress,
     #[command(subcommand)]
     command: LbCommand,
 }
@@ -26,7 +26,7 @@ enum LbCommand {
         /// The engine beside this router; http://127.0.0.1:8080 when neither this nor the file names one
         #[arg(long)]
         engine: Option<String>,
-        /// Other edges, in place of the file's
+        /// Other edges, in place of those in the file
         #[arg(long, value_name = "URL", value_delimiter = ',')]
         peers: Vec<String>,
     },
@@ -34,14 +34,14 @@ enum LbCommand {
     #[command(after_help = "Example:\n  gorgo lb peers add 10.2.0.1:8000")]
     Peers {
         #[command(subcommand)]
-        command: Option<PeersVerb>,
+        command: Option<PeersCommand>,
     },
     #[command(flatten)]
-    Verb(Verb),
+    Admin(AdminCommand),
 }
 
 #[derive(Debug, Subcommand)]
-enum PeersVerb {
+enum PeersCommand {
     /// All peers
     List,
     /// Add peers
@@ -50,7 +50,7 @@ enum PeersVerb {
         #[arg(required = true)]
         urls: Vec<String>,
     },
-    /// Give each of the routers named by --host all others as peers
+    /// Make all routers named by --host peers of each other
     AddMesh,
     /// Remove peers
     Remove {
@@ -61,38 +61,40 @@ enum PeersVerb {
 }
 
 pub(super) fn run(args: LbArgs) -> anyhow::Result<()> {
-    let target = &args.target;
+    let address = &args.address;
     match args.command {
         LbCommand::Start { start, engine, peers } => {
             let engine = engine.or_else(|| (!start.has_config()).then(|| "http://127.0.0.1:8080".to_owned()));
-            start.at(target)?.start(Role::Edge, engine.into_iter().collect(), peers)
+            start.listen_at(address)?.run(Role::Edge, engine.into_iter().collect(), peers)
         }
-        LbCommand::Verb(common) => verb(common, target, "/lb"),
-        LbCommand::Peers { command } => peers(command.unwrap_or(PeersVerb::List), target),
+        LbCommand::Admin(command) => run_admin_command(command, address, "/lb"),
+        LbCommand::Peers { command } => peers(command.unwrap_or(PeersCommand::List), address),
     }
 }
 
-fn peers(command: PeersVerb, target: &Target) -> anyhow::Result<()> {
-    let add = |target: &Target, url: &str| target.call(&Method::POST, "/lb/peers", Some(&json!({"url": url})), lines);
+fn peers(command: PeersCommand, address: &RouterAddress) -> anyhow::Result<()> {
+    let add = |address: &RouterAddress, url: &str| {
+        address.call(&Method::POST, "/lb/peers", Some(&json!({"url": url})), fields)
+    };
     match command {
-        PeersVerb::List => target.call(&Method::GET, "/lb/peers", None, fleet),
-        PeersVerb::Add { urls } => urls.iter().try_for_each(|url| add(target, url)),
-        PeersVerb::AddMesh => {
-            let names: Vec<String> = target.clients()?.iter().map(gorgo_live::client::Admin::name).collect();
+        PeersCommand::List => address.call(&Method::GET, "/lb/peers", None, replicas_table),
+        PeersCommand::Add { urls } => urls.iter().try_for_each(|url| add(address, url)),
+        PeersCommand::AddMesh => {
+            let names: Vec<String> = address.clients()?.iter().map(gorgo_live::client::Admin::name).collect();
             for (i, host) in names.iter().enumerate() {
-                let one = Target { host: vec![host.clone()], ..target.clone() };
+                let one = RouterAddress { host: vec![host.clone()], ..address.clone() };
                 for (_, other) in names.iter().enumerate().filter(|&(j, _)| j != i) {
                     add(&one, other)?;
                 }
             }
             Ok(())
         }
-        PeersVerb::Remove { names } => names.iter().try_for_each(|name| {
+        PeersCommand::Remove { names } => names.iter().try_for_each(|name| {
             let body = match name.rsplit_once(':').map(|(ip, port)| (ip, port.parse::<u16>())) {
                 Some((ip, Ok(port))) => json!({"id": name, "ip": ip, "port": port}),
                 _ => Value::from_iter([("id", name.as_str())]),
             };
-            target.call(&Method::DELETE, "/lb/peers", Some(&body), lines)
+            address.call(&Method::DELETE, "/lb/peers", Some(&body), fields)
         }),
     }
 }

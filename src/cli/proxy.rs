@@ -1,6 +1,6 @@
 //! `gorgo proxy`: the central router.
 
-use super::live::{StartArgs, Target, Verb, fleet, lines, verb};
+use super::router::{AdminCommand, RouterAddress, StartArgs, fields, replicas_table, run_admin_command};
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_live::config::Role;
 use http::Method;
@@ -9,7 +9,7 @@ use serde_json::json;
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ProxyArgs {
     #[command(flatten)]
-    target: Target,
+    address: RouterAddress,
     #[command(subcommand)]
     command: ProxyCommand,
 }
@@ -23,7 +23,7 @@ enum ProxyCommand {
     Start {
         #[command(flatten)]
         start: StartArgs,
-        /// Engines, in place of the file's
+        /// Engines, in place of those in the file
         #[arg(long, value_name = "URL[@REGION]", value_delimiter = ',')]
         servers: Vec<String>,
     },
@@ -31,14 +31,14 @@ enum ProxyCommand {
     #[command(after_help = "Example:\n  gorgo proxy servers add http://10.2.0.1:8080@asia")]
     Servers {
         #[command(subcommand)]
-        command: Option<ServersVerb>,
+        command: Option<ServersCommand>,
     },
     #[command(flatten)]
-    Verb(Verb),
+    Admin(AdminCommand),
 }
 
 #[derive(Debug, Subcommand)]
-enum ServersVerb {
+enum ServersCommand {
     /// All engines
     List,
     /// Add an engine
@@ -49,40 +49,40 @@ enum ServersVerb {
         #[arg(long)]
         name: Option<String>,
     },
-    /// Take an engine out: what waits there goes elsewhere
+    /// Remove an engine; its waiting requests go to others
     Remove {
         /// Name or host:port
         name: String,
     },
-    /// Give an engine nothing new
+    /// Send an engine no new requests
     Drain {
         /// Name or host:port
         name: String,
-        /// Give it requests again
+        /// Send it requests again
         #[arg(long)]
         undo: bool,
     },
 }
 
 pub(super) fn run(args: ProxyArgs) -> anyhow::Result<()> {
-    let target = &args.target;
+    let address = &args.address;
     match args.command {
-        ProxyCommand::Start { start, servers } => start.at(target)?.start(Role::Proxy, servers, Vec::new()),
-        ProxyCommand::Verb(common) => verb(common, target, "/proxy"),
-        ProxyCommand::Servers { command } => match command.unwrap_or(ServersVerb::List) {
-            ServersVerb::List => target.call(&Method::GET, "/proxy/servers", None, fleet),
-            ServersVerb::Add { url, name } => {
+        ProxyCommand::Start { start, servers } => start.listen_at(address)?.run(Role::Proxy, servers, Vec::new()),
+        ProxyCommand::Admin(command) => run_admin_command(command, address, "/proxy"),
+        ProxyCommand::Servers { command } => match command.unwrap_or(ServersCommand::List) {
+            ServersCommand::List => address.call(&Method::GET, "/proxy/servers", None, replicas_table),
+            ServersCommand::Add { url, name } => {
                 let (url, region) =
                     url.rsplit_once('@').map_or((url.as_str(), None), |(url, region)| (url, Some(region)));
                 let body = json!({"url": url, "name": name, "region": region});
-                target.call(&Method::POST, "/proxy/servers", Some(&body), lines)
+                address.call(&Method::POST, "/proxy/servers", Some(&body), fields)
             }
-            ServersVerb::Remove { name } => {
-                target.call(&Method::DELETE, &format!("/proxy/servers?id={name}"), None, lines)
+            ServersCommand::Remove { name } => {
+                address.call(&Method::DELETE, &format!("/proxy/servers?id={name}"), None, fields)
             }
-            ServersVerb::Drain { name, undo } => {
+            ServersCommand::Drain { name, undo } => {
                 let body = json!({"id": name, "draining": !undo});
-                target.call(&Method::POST, "/proxy/servers/drain", Some(&body), lines)
+                address.call(&Method::POST, "/proxy/servers/drain", Some(&body), fields)
             }
         },
     }

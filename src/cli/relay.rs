@@ -1,6 +1,7 @@
 //! `gorgo relay`: a wide-area network between loopback ports.
 
-use super::say;
+use super::output::print_line;
+use super::process::StopSignal;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_benchmark::relay::{LinkConfig, Relay, RelayConfig, control};
@@ -24,10 +25,10 @@ pub(crate) struct RelayArgs {
     /// Seed of all draws
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Connections of one link at a time
+    /// Most connections of one link
     #[arg(long, default_value_t = 1024)]
     max_connections: usize,
-    /// Take commands here (loopback): POST /links/NAME/partition, heal, reset
+    /// Address for commands (loopback): POST /links/NAME/partition, heal, reset
     #[arg(long)]
     control: Option<SocketAddr>,
 }
@@ -43,10 +44,11 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
     let network = NetworkConfig { sigma: args.sigma, jitter: args.jitter, scale: args.scale, ..Default::default() };
     let config =
         RelayConfig { network, seed: args.seed, links, sites: Vec::new(), max_connections: args.max_connections };
-    super::runtime()?.block_on(async {
+    super::process::runtime()?.block_on(async {
+        let mut stop = StopSignal::install()?; // before the address is printed
         let relay = Relay::start(config).await?;
         for (link, addr) in relay.links() {
-            say(format_args!("{}: {addr} -> {} ({} to {})", link.name, link.target, link.from, link.to))?;
+            print_line(format_args!("{}: {addr} -> {} ({} to {})", link.name, link.target, link.from, link.to))?;
         }
         if let Some(addr) = args.control {
             if !addr.ip().is_loopback() {
@@ -54,7 +56,7 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
             }
             control::serve(relay.handles(), addr).await.with_context(|| format!("cannot listen on {addr}"))?;
         }
-        super::told_to_stop().await?;
+        stop.recv().await;
         Ok(())
     })
 }

@@ -1,7 +1,7 @@
 //! `gorgo trace`: timelines of live routers, in the simulator's format.
 
-use super::live::{Target, block_on, lines};
-use super::say;
+use super::output::print_line;
+use super::router::{RouterAddress, block_on, fields};
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_live::observe::capture::Captured;
@@ -15,17 +15,17 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, ClapArgs)]
 pub(crate) struct TraceArgs {
     #[command(flatten)]
-    target: Target,
+    address: RouterAddress,
     #[command(subcommand)]
     command: TraceCommand,
 }
 
 #[derive(Debug, Subcommand)]
 enum TraceCommand {
-    /// Begin on every router named by --host
+    /// Start capturing on every router named by --host
     #[command(after_help = "Example:\n  gorgo trace start --host 10.0.0.1,10.1.0.1")]
     Start,
-    /// End, and write one clock-aligned file for ui.perfetto.dev
+    /// Stop, and write one clock-aligned file for ui.perfetto.dev
     #[command(after_help = "Example:\n  gorgo trace stop --host 10.0.0.1,10.1.0.1 --out timeline.json")]
     Stop {
         /// The file; `.gz` compresses
@@ -35,9 +35,9 @@ enum TraceCommand {
         #[arg(long)]
         parts: Option<PathBuf>,
     },
-    /// Whether a capture runs
+    /// Show whether a capture is running
     Status,
-    /// Join parts that were kept
+    /// Merge parts written by `trace stop --parts`
     #[command(after_help = "Example:\n  gorgo trace merge parts/*.json --out timeline.json")]
     Merge {
         /// Parts written by `trace stop --parts`
@@ -50,18 +50,18 @@ enum TraceCommand {
 }
 
 pub(super) fn run(args: TraceArgs) -> anyhow::Result<()> {
-    let target = &args.target;
+    let address = &args.address;
     match args.command {
-        TraceCommand::Start => target.call(&Method::POST, "/proxy/trace/start", None, lines),
-        TraceCommand::Status => target.call(&Method::GET, "/proxy/trace/status", None, lines),
+        TraceCommand::Start => address.call(&Method::POST, "/proxy/trace/start", None, fields),
+        TraceCommand::Status => address.call(&Method::GET, "/proxy/trace/status", None, fields),
         TraceCommand::Stop { out, parts } => {
-            let clients = target.clients()?;
+            let clients = address.clients()?;
             let captured = block_on(async {
                 let mut all = Vec::new();
                 for client in &clients {
                     let bytes = client.bytes(Method::POST, "/proxy/trace/stop", None).await?;
                     let part: Captured = serde_json::from_slice(&bytes)
-                        .with_context(|| format!("{} sent no timeline this program can read", client.name()))?;
+                        .with_context(|| format!("{} sent a timeline that this version cannot read", client.name()))?;
                     all.push((client.name(), part));
                 }
                 Ok(all)
@@ -79,7 +79,7 @@ pub(super) fn run(args: TraceArgs) -> anyhow::Result<()> {
             let read = |path: &PathBuf| -> anyhow::Result<Captured> {
                 let file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
                 serde_json::from_reader(std::io::BufReader::new(file))
-                    .with_context(|| format!("`{}` is no part of a timeline", path.display()))
+                    .with_context(|| format!("`{}` is not a part of a timeline", path.display()))
             };
             write(parts.iter().map(read).collect::<anyhow::Result<_>>()?, &out)
         }
@@ -112,7 +112,7 @@ fn write(parts: Vec<Captured>, out: &Path) -> anyhow::Result<()> {
     } else {
         timeline::write(BufWriter::new(file), &[run], usize::MAX)?;
     }
-    say(format_args!(
+    print_line(format_args!(
         "{} requests of {} routers in {}; open it in ui.perfetto.dev",
         records.len(),
         routers.len(),

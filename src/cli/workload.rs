@@ -1,6 +1,6 @@
-//! `gorgo workload`: traces.
+//! `gorgo workload`: request traces.
 
-use super::say;
+use super::output::print_line;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_traces::workload::generate::{Generate, wildchat_like};
@@ -29,16 +29,16 @@ pub(crate) enum WorkloadCommand {
     Convert {
         #[command(flatten)]
         read: ReadArgs,
-        /// File to write; .gz packs it
+        /// File to write; .gz compresses
         #[arg(long)]
         to: PathBuf,
     },
-    /// Make a trace with WildChat's published marginals
+    /// Generate a trace with WildChat's published marginals
     #[command(
         after_help = "Example:\n  gorgo workload generate wildchat-like --requests 8893 --rate 5 --seed 1 --to trace.jsonl.gz"
     )]
     Generate {
-        /// What to make
+        /// Kind of trace
         #[arg(value_parser = ["wildchat-like"])]
         kind: String,
         /// Requests
@@ -93,7 +93,7 @@ pub(crate) enum WorkloadCommand {
 pub(crate) struct ReadArgs {
     /// File, or the name of a built-in trace
     file: String,
-    /// Format; told from the content when absent
+    /// Format; recognised from the content when absent
     #[arg(long)]
     format: Option<String>,
     /// Count bad rows and go on, instead of stopping at the first
@@ -102,13 +102,13 @@ pub(crate) struct ReadArgs {
     /// Read only this many rows
     #[arg(long)]
     first: Option<u64>,
-    /// What of a conversation becomes a request
+    /// Which parts of a conversation become requests
     #[arg(long, value_parser = ["turn", "conversation", "first-prompt"], default_value = "turn")]
     per: String,
     /// Leave out requests whose last user message is shorter (characters)
     #[arg(long, default_value_t = 0)]
     min_chars: usize,
-    /// Leave out longer prompts (tokens)
+    /// Leave out requests with longer prompts (tokens)
     #[arg(long)]
     max_input_tokens: Option<u32>,
     /// Factor on all times: larger is slower
@@ -146,15 +146,15 @@ pub(super) fn run(command: WorkloadCommand) -> anyhow::Result<()> {
         WorkloadCommand::Convert { read, to } => {
             let workload = read.open()?;
             write(&to, &workload.requests)?;
-            say(format_args!("{} requests written to {}", workload.requests.len(), to.display()))?;
+            print_line(format_args!("{} requests written to {}", workload.requests.len(), to.display()))?;
             Ok(())
         }
         WorkloadCommand::Generate { requests, rate, seed, to, .. } => {
             let made = wildchat_like(&Generate { requests, rate, seed, ..Generate::default() })?;
-            say(&made.marginals)?;
+            print_line(&made.marginals)?;
             if let Some(to) = to {
                 write(&to, &made.requests)?;
-                say(format_args!("{} requests written to {}", made.requests.len(), to.display()))?;
+                print_line(format_args!("{} requests written to {}", made.requests.len(), to.display()))?;
             }
             Ok(())
         }
@@ -173,7 +173,7 @@ pub(super) fn run(command: WorkloadCommand) -> anyhow::Result<()> {
                 bail!("--max-turns is below --min-turns {min_turns}, so nothing would be left; raise it");
             }
             let options = Prepare { num_samples, min_prompt_length, multi_turn, min_turns, max_turns, skip_bad };
-            say(prepare(&file, &output_dir, &options)?)?;
+            print_line(prepare(&file, &output_dir, &options)?)?;
             Ok(())
         }
     }
@@ -183,14 +183,14 @@ fn stats(read: &ReadArgs, json: bool) -> anyhow::Result<()> {
     let workload = read.open()?;
     let stats = Stats::of(&workload.requests);
     if json {
-        say(serde_json::to_string_pretty(&stats)?)?;
+        print_line(serde_json::to_string_pretty(&stats)?)?;
         return Ok(());
     }
-    say(format_args!("{} ({})", workload.name, workload.format.as_str()))?;
+    print_line(format_args!("{} ({})", workload.name, workload.format.as_str()))?;
     let rows = stats.rows();
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     for (name, value) in rows {
-        say(format_args!("  {name:width$}  {value}"))?;
+        print_line(format_args!("  {name:width$}  {value}"))?;
     }
     Ok(())
 }

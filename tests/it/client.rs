@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// What came back.
+/// One answer.
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
-    /// 0 if not even a head came.
+    /// 0 if no complete head arrived.
     pub(crate) status: u16,
     pub(crate) head: String,
     /// The body without its chunks' frames.
     pub(crate) body: String,
-    /// Whether the body's own framing says that it ended.
+    /// Whether the body is complete by its own framing.
     pub(crate) whole: bool,
-    /// No end within the limit.
+    /// Whether the connection was still open at the limit.
     pub(crate) hung: bool,
-    /// When its first byte came.
+    /// When its first byte arrived.
     pub(crate) first_byte: Option<Instant>,
 }
 
@@ -33,7 +33,7 @@ impl Answer {
         self.body.split("\n\n").filter_map(|event| event.trim_start().strip_prefix("data: "))
     }
 
-    /// Whether an event tells an error.
+    /// Whether an event carries an error.
     pub(crate) fn tells_error(&self) -> bool {
         self.events().any(|data| serde_json::from_str::<Value>(data).is_ok_and(|v| v["error"]["message"].is_string()))
     }
@@ -84,7 +84,7 @@ pub(crate) async fn send(to: SocketAddr, method: &str, path: &str, body: &str, l
     answer
 }
 
-/// The data of a chunked body, and whether its last chunk came.
+/// The data of a chunked body, and whether its last chunk arrived.
 fn dechunked(mut raw: &[u8]) -> (Vec<u8>, bool) {
     let mut out = Vec::new();
     loop {

@@ -1,10 +1,10 @@
-//! `gorgo bench` against a router of its own process, over TLS.
+//! `gorgo bench` against a router in a separate process, over TLS.
 
 use crate::processes::{Process, ports};
 use crate::{gorgo, text};
 
 #[test]
-fn load_is_put_on_https_targets_that_are_vouched_for() {
+fn load_is_sent_to_https_targets_with_a_trusted_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();

@@ -22,7 +22,7 @@ fn gorgo(args: &[&str], input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that fails early closes its input; that is its business.
+    // A command that fails early closes its input.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }
@@ -116,7 +116,7 @@ fn a_run_prints_its_table_and_a_second_one_goes_on_from_the_first() {
         assert!(table.contains(word), "{word}: {table}");
     }
     let second = gorgo(&args, "");
-    assert!(text(&second.stderr).contains("18 runs are there already, 0 to go"), "{}", text(&second.stderr));
+    assert!(text(&second.stderr).contains("18 runs are in the folder already, 0 to go"), "{}", text(&second.stderr));
     assert_eq!(text(&second.stdout), table);
     let compared = gorgo(&["validate", "--measured", &out_dir, "--simulated", &out_dir, "--max-error", "0"], "");
     assert!(compared.status.success() && text(&compared.stdout).contains("+0.0 %"), "{}", text(&compared.stderr));

@@ -1,15 +1,15 @@
-//! Engines and routers as processes of their own on loopback, killed whatever happens.
+//! Engines and routers as separate processes on loopback. Dropping one kills it.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// A `gorgo` process. Dropping it is `kill -9`.
+/// A `gorgo` process. Dropping it kills it (SIGKILL).
 pub(crate) struct Process {
     child: Child,
-    /// What it said first; empty if it ended before it served.
-    pub(crate) line: String,
+    /// Its first line of output; empty if it ended before it served.
+    line: String,
 }
 
 impl Drop for Process {
@@ -19,22 +19,27 @@ impl Drop for Process {
 }
 
 impl Process {
-    /// Starts it and waits for its first line. Its log goes to the terminal if `GORGO_TEST_LOG` is set.
-    pub(crate) fn start(args: &[&str]) -> Self {
+    /// Starts a process. Its log goes to the terminal if `GORGO_TEST_LOG` is set.
+    pub(crate) fn spawn(args: &[&str]) -> Self {
         let log = if std::env::var_os("GORGO_TEST_LOG").is_some() { Stdio::inherit() } else { Stdio::null() };
-        let mut child = Command::new(env!("CARGO_BIN_EXE_gorgo"))
+        let child = Command::new(env!("CARGO_BIN_EXE_gorgo"))
             .args(args)
             .env_remove("GORGO_API_KEY")
             .env_remove("GORGO_ADMIN_KEY")
-            .env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR")) // pid files of those that are killed
+            .env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR")) // pid files of killed routers
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self { child, line }
+        Self { child, line: String::new() }
+    }
+
+    /// Starts a process and waits for its first line.
+    fn start(args: &[&str]) -> Self {
+        let mut process = Self::spawn(args);
+        BufReader::new(process.child.stdout.take().unwrap()).read_line(&mut process.line).unwrap();
+        process
     }
 
     /// An engine at `addr`.
@@ -45,7 +50,7 @@ impl Process {
         engine
     }
 
-    /// A proxy before engines at these addresses, and where it listens.
+    /// A proxy for the engines at these addresses, and the proxy's address.
     pub(crate) fn proxy(engines: &[SocketAddr], more: &[&str]) -> (Self, SocketAddr) {
         let servers: Vec<String> = engines.iter().map(|addr| format!("http://{addr}")).collect();
         let args = ["proxy", "start", "--listen", "127.0.0.1:0", "--servers", &servers.join(",")];
@@ -64,7 +69,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Waits for its end.
+    /// Waits until the process has ended.
     pub(crate) fn ended(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
@@ -73,7 +78,7 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Resident memory in MB and CPU time in s so far, where `/proc` tells.
+    /// Resident memory in MB and CPU time in s so far, where `/proc` exists.
     pub(crate) fn usage(&self) -> Option<(f64, f64)> {
         let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", self.id())).ok();
         let status = read("status")?;
@@ -86,8 +91,8 @@ impl Process {
     }
 }
 
-/// Addresses that a process can come back to: below the range of outgoing connections, of which one might else take
-/// the port while nobody listens.
+/// Addresses on which a process can be started again: below the range of outgoing connections, one of which could
+/// otherwise take the port while no process listens on it.
 pub(crate) fn ports(count: usize) -> Vec<SocketAddr> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = (std::process::id() % 120) as u16 * 100;

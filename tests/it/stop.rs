@@ -53,7 +53,7 @@ fn stop_waits_until_open_streams_are_finished() {
     let (_engine, mut proxy, router) = slow_world(&pid_file);
     assert_eq!(std::fs::read_to_string(&pid_file).unwrap().trim(), proxy.id().to_string());
     let second = gorgo(&["proxy", "start", "--listen", "127.0.0.1:0", "--pid-file", pid_file.to_str().unwrap()], "");
-    refused(&second, "is the pid file of a router that runs");
+    refused(&second, "is the pid file of a running router");
     let runtime = runtime();
     let stream =
         runtime.spawn(async move { send(router, "POST", "/v1/completions", ASK, Duration::from_secs(60)).await });
@@ -95,9 +95,26 @@ fn stop_never_touches_a_process_that_is_no_router() {
     // Some other process has the number by now.
     let mut other = Process::engine(ports(1)[0], &[]);
     std::fs::write(&pid_file, other.id().to_string()).unwrap();
-    refused(&stop(&pid_file, &["--force"]), "or is another program by now");
+    refused(&stop(&pid_file, &["--force"]), "or is another program now");
     assert!(other.is_running() && !pid_file.exists(), "the stale file is gone, the process is not");
     refused(&gorgo(&["lb", "stop", "--port", "1"], ""), "gorgo-lb-1.pid");
+}
+
+#[test]
+fn a_router_ends_in_order_when_it_is_stopped_as_soon_as_its_pid_file_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid_file = dir.path().join("proxy.pid");
+    let more = ["--pid-file", pid_file.to_str().unwrap(), "--set", "timeouts.settle_ms=0"];
+    let servers = format!("http://{}", ports(1)[0]);
+    let args = [&["proxy", "start", "--listen", "127.0.0.1:0", "--servers", &servers], &more[..]].concat();
+    let mut proxy = Process::spawn(&args);
+    while std::fs::read_to_string(&pid_file).ok().is_none_or(|text| !text.ends_with('\n')) {
+        assert!(proxy.is_running(), "it wrote no pid file");
+        std::thread::yield_now();
+    }
+    let pid = rustix::process::Pid::from_raw(proxy.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(proxy.ended().success() && !pid_file.exists());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Thousands of streams open at one moment, each whole in the end.
+//! Hundreds or thousands of streams open at the same time, each complete in the end.
 
 use crate::client::{Answer, metric, send};
 use crate::processes::{Process, ports};
@@ -22,7 +22,7 @@ fn body(n: usize) -> String {
     serde_json::json!({"prompt": prompt(n), "stream": true, "max_tokens": TOKENS, "ignore_eos": true}).to_string()
 }
 
-/// Whether every event is there, in order, and nothing else.
+/// Whether the stream has every event, in order, and nothing else.
 fn is_intact(n: usize, answer: &Answer) -> bool {
     answer.status == 200
         && answer.whole

@@ -1,14 +1,7 @@
 use super::*;
 
 #[test]
-fn tables_are_aligned_and_nested_fields_left_out() {
-    let value =
-        json!({"queue": 0, "servers": [{"id": "a", "rtt": 1.5, "x": {}}, {"id": "long", "rtt": 20.25, "x": {}}]});
-    assert_eq!(lines(&value), "queue: 0\nservers:\n  id    rtt\n  a     1.500\n  long  20.250");
-}
-
-#[test]
-fn the_command_line_lies_over_the_file() {
+fn the_command_line_overrides_the_file() {
     let dir = std::env::temp_dir().join(format!("gorgo-live-args-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let path = dir.join("router.toml");
@@ -23,7 +16,7 @@ fn the_command_line_lies_over_the_file() {
         pid_file: None,
         check: false,
     };
-    let config = args.read(Role::Proxy, &["http://a:1@eu".to_owned()], &[]).unwrap();
+    let config = args.read_config(Role::Proxy, &["http://a:1@eu".to_owned()], &[]).unwrap();
     assert_eq!((config.policy.name(), config.listen.port()), ("random", 10));
     assert_eq!(config.router.gates.max_running, Some(3));
     assert_eq!((config.replicas[0].url.as_str(), config.replicas[0].region.as_deref()), ("http://a:1", Some("eu")));
@@ -43,7 +36,7 @@ fn a_weight_of_the_default_policy_needs_no_policy_named() {
             log_json: false,
             check: false,
         };
-        args.read(Role::Proxy, &["http://a:1".to_owned()], &[])
+        args.read_config(Role::Proxy, &["http://a:1".to_owned()], &[])
     };
     let set = with(None, "policy.ms_per_token=0.058").unwrap();
     assert_eq!(set.policy, with(Some("gorgo"), "policy.ms_per_token=0.058").unwrap().policy);
@@ -63,14 +56,16 @@ fn a_start_listens_on_the_port_it_is_given_and_on_no_other_machine() {
         pid_file: None,
         check: false,
     };
-    let target = |host: &str, port| Target { host: vec![host.to_owned()], port, tls: false, ca: None, json: false };
-    let on = |start: StartArgs, target: &Target| start.at(target).map(|s| s.listen.map(|l| l.to_string()));
-    assert_eq!(on(start(None), &target("localhost", Some(9001))).unwrap().as_deref(), Some("127.0.0.1:9001"));
+    let address =
+        |host: &str, port| RouterAddress { host: vec![host.to_owned()], port, tls: false, ca: None, json: false };
+    let on =
+        |start: StartArgs, address: &RouterAddress| start.listen_at(address).map(|s| s.listen.map(|l| l.to_string()));
+    assert_eq!(on(start(None), &address("localhost", Some(9001))).unwrap().as_deref(), Some("127.0.0.1:9001"));
     assert_eq!(
-        on(start(Some("127.0.0.1:7")), &target("localhost", Some(9001))).unwrap().as_deref(),
+        on(start(Some("127.0.0.1:7")), &address("localhost", Some(9001))).unwrap().as_deref(),
         Some("127.0.0.1:7")
     );
-    assert_eq!(on(start(None), &target("localhost", None)).unwrap(), None);
-    let error = on(start(None), &target("10.0.0.1", None)).unwrap_err().to_string();
+    assert_eq!(on(start(None), &address("localhost", None)).unwrap(), None);
+    let error = on(start(None), &address("10.0.0.1", None)).unwrap_err().to_string();
     assert!(error.contains("--host 10.0.0.1") && error.contains("--listen"), "{error}");
 }

@@ -1,0 +1,116 @@
+//! Running an experiment: what `gorgo run` and `gorgo sweep` share.
+
+mod progress;
+
+use super::output::print_line;
+use anyhow::{Context, bail};
+use clap::Args as ClapArgs;
+use gorgo_experiments::results::{ResultFolder, Results, Rows};
+use gorgo_experiments::runner::{self, RunOptions};
+use gorgo_experiments::spec::Experiment;
+use gorgo_experiments::stats::PERCENTILES;
+use gorgo_experiments::table;
+use progress::ProgressBar;
+use std::path::{Path, PathBuf};
+
+/// Options that `run` and `sweep` share.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ExperimentArgs {
+    /// Experiment file
+    file: PathBuf,
+    /// Result folder; results/<name of the file> when absent
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Override any setting, for example policy.running_cost_factor=0.5
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Run this seed only
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Threads; all cores when absent
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+    /// Delete earlier results in the folder instead of continuing from them
+    #[arg(long)]
+    fresh: bool,
+    /// Print the table as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How an experiment is run.
+pub(super) struct Plan<'a> {
+    /// On emulated replicas and real routers, in real time; simulated otherwise.
+    pub(super) real_time: bool,
+    /// Further settings to vary: `key=values`.
+    pub(super) vary: &'a [String],
+    /// Only part `i` of `n`.
+    pub(super) shard: Option<(usize, usize)>,
+    pub(super) rows: Rows,
+}
+
+/// Reads the experiment, runs what its result folder does not hold yet, and prints the comparison.
+pub(super) fn execute(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<()> {
+    let experiment = args.load(plan.vary)?;
+    let arms = experiment.plan()?;
+    let (dir, folder) = args.open_folder(&experiment, plan.real_time)?;
+    let bar = ProgressBar::new();
+    let jobs = args.jobs.map(usize::from);
+    let options = RunOptions { jobs, rows: plan.rows, live: plan.real_time, shard: plan.shard };
+    let results = runner::run(&experiment, &arms, &folder, options, &|news| bar.update(news));
+    bar.finish();
+    print_results(&experiment, &results?, &dir, args.json)
+}
+
+impl ExperimentArgs {
+    fn load(&self, vary: &[String]) -> anyhow::Result<Experiment> {
+        let mut experiment = Experiment::load(&self.file, &self.sets, vary)?;
+        experiment.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        if let Some(seed) = self.seed {
+            experiment.seeds = vec![seed];
+        }
+        Ok(experiment)
+    }
+
+    fn open_folder(&self, experiment: &Experiment, real_time: bool) -> anyhow::Result<(PathBuf, ResultFolder)> {
+        let name = self.file.file_stem().map_or("experiment".into(), |stem| stem.to_string_lossy());
+        let name = if real_time { format!("{name}-live") } else { name.into_owned() };
+        let dir = self.out.clone().unwrap_or_else(|| Path::new("results").join(name));
+        // The mode is part of the experiment: a folder does not mix measured and simulated runs.
+        let resolved = experiment.resolved() + if real_time { "# Run live, on emulated replicas.\n" } else { "" };
+        let differs = std::fs::read_to_string(dir.join("experiment.toml")).is_ok_and(|found| found != resolved);
+        // The default folder belongs to the file: an edited experiment starts it anew. A folder given by --out is kept.
+        if self.fresh || (differs && self.out.is_none()) {
+            clear_folder(&dir)?;
+        }
+        let folder = ResultFolder::create(&dir, &resolved)?;
+        Ok((dir, folder))
+    }
+}
+
+/// Deletes a result folder; refuses any other folder that is not empty.
+fn clear_folder(dir: &Path) -> anyhow::Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    if !dir.join("experiment.toml").exists() && dir.read_dir()?.next().is_some() {
+        bail!("`{}` is not a result folder, so it is not deleted; choose another with --out", dir.display());
+    }
+    std::fs::remove_dir_all(dir).with_context(|| format!("cannot delete `{}`", dir.display()))
+}
+
+fn print_results(experiment: &Experiment, results: &Results, dir: &Path, json: bool) -> anyhow::Result<()> {
+    if json {
+        print_line(serde_json::to_string_pretty(&results.summary)?)?;
+        return Ok(());
+    }
+    if !experiment.title.is_empty() {
+        print_line(format_args!("\n{}", experiment.title))?;
+    }
+    if !experiment.question.is_empty() {
+        print_line(&experiment.question)?;
+    }
+    print_line(format_args!("\n{}\n{PERCENTILES}", table::comparison(&results.summary)))?;
+    print_line(format_args!("\nresults in {}; open {} for plots", dir.display(), dir.join("report.html").display()))?;
+    Ok(())
+}

@@ -1,0 +1,27 @@
+//! `gorgo merge`: shards of one experiment into one result folder.
+
+use super::output::print_line;
+use clap::Args as ClapArgs;
+use gorgo_experiments::results::ResultFolder;
+use gorgo_experiments::stats::PERCENTILES;
+use gorgo_experiments::table;
+use std::path::PathBuf;
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct MergeArgs {
+    /// Result folders of one experiment; the others are copied into the first
+    #[arg(required = true)]
+    dirs: Vec<PathBuf>,
+}
+
+pub(super) fn run(args: &MergeArgs) -> anyhow::Result<()> {
+    let folder = ResultFolder::open(&args.dirs[0])?;
+    let mut points = 0;
+    for dir in &args.dirs[1..] {
+        points += folder.absorb(&ResultFolder::open(dir)?)?;
+    }
+    let results = folder.finish()?;
+    print_line(format_args!("{points} points copied into {}\n", args.dirs[0].display()))?;
+    print_line(format_args!("{}\n{PERCENTILES}", table::comparison(&results.summary)))?;
+    Ok(())
+}

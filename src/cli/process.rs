@@ -1,0 +1,44 @@
+//! This process: its runtime, its limits and its signals.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// A runtime with one thread per core.
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|e| anyhow::anyhow!("cannot start threads ({e}); the machine is out of resources"))
+}
+
+/// Raises the limit of open files to the system's maximum; a stream through a router takes two files.
+pub(super) fn raise_file_limit(streams: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }); // without it the old limit stays
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if files / 2 < streams as u64 {
+        tracing::warn!(
+            "this process may open {files} files, enough for {} streams of the {streams} connections allowed; raise `ulimit -n`",
+            files / 2
+        );
+    }
+}
+
+/// Handlers of SIGINT and SIGTERM.
+pub(super) struct StopSignal {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignal {
+    /// Installs the handlers; call it in the runtime, before others can find this process.
+    pub(super) fn install() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next signal; one that arrived since the last call counts.
+    pub(super) async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! `gorgo report`: the report of a result folder again.
+
+use super::output::print_line;
+use clap::Args as ClapArgs;
+use gorgo_experiments::results::ResultFolder;
+use std::path::PathBuf;
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ReportArgs {
+    /// Result folder
+    dir: PathBuf,
+}
+
+pub(super) fn run(args: &ReportArgs) -> anyhow::Result<()> {
+    let folder = ResultFolder::open(&args.dir)?;
+    print_line(folder.write_report(&folder.load()?)?.display())?;
+    Ok(())
+}

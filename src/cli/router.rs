@@ -1,0 +1,14 @@
+//! Routers from the command line: what `gorgo proxy`, `gorgo lb` and `gorgo trace` share.
+//!
+//! Reading order: `start` (configuration and the running process) → `pid_file` (its lock) → `stop` → `admin` (calls to the
+//! admin API of routers that run) → `show` (JSON answers as text).
+
+mod admin;
+mod pid_file;
+mod show;
+mod start;
+mod stop;
+
+pub(super) use admin::{AdminCommand, RouterAddress, block_on, run_admin_command};
+pub(super) use show::{fields, replicas_table};
+pub(super) use start::StartArgs;

@@ -1,0 +1,193 @@
+//! Calls to the admin API of running routers.
+
+use super::show::{explanation, fields, prefix_index_shape};
+use super::stop::{self, StopArgs};
+use crate::cli::output::print_line;
+use anyhow::Context;
+use clap::{Args as ClapArgs, Subcommand};
+use gorgo_core::settings::parse_assignment;
+use gorgo_live::client::Admin;
+use gorgo_live::config::Tls;
+use http::Method;
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+
+/// Options that select the routers to call.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct RouterAddress {
+    /// Host, or several with commas
+    #[arg(long, default_value = "localhost", value_delimiter = ',', global = true)]
+    pub(in crate::cli) host: Vec<String>,
+    /// Port; 8000 when absent. `start` listens there, on loopback, unless --listen is given
+    #[arg(long, global = true)]
+    pub(in crate::cli) port: Option<u16>,
+    /// Use TLS
+    #[arg(long, global = true)]
+    pub(in crate::cli) tls: bool,
+    /// Root certificates (PEM) to trust with --tls
+    #[arg(long, global = true)]
+    pub(in crate::cli) ca: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(in crate::cli) json: bool,
+}
+
+impl RouterAddress {
+    pub(in crate::cli) fn port(&self) -> u16 {
+        self.port.unwrap_or(8000)
+    }
+
+    /// One client for each host.
+    pub(in crate::cli) fn clients(&self) -> anyhow::Result<Vec<Admin>> {
+        let key = std::env::var("GORGO_ADMIN_KEY").ok().filter(|key| !key.is_empty());
+        let tls = Tls { upstream_ca: self.ca.clone(), ..Tls::default() };
+        let scheme = if self.tls { "https" } else { "http" };
+        let url = |host: &String| {
+            let ported = host
+                .rsplit_once(':')
+                .is_some_and(|(before, port)| !before.contains(':') && port.parse::<u16>().is_ok());
+            if ported { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:{}", self.port()) }
+        };
+        let clients: Result<Vec<_>, _> =
+            self.host.iter().map(|host| Admin::new(&url(host), key.as_deref(), &tls)).collect();
+        Ok(clients?)
+    }
+
+    /// Calls every host and prints each answer with `show`, or as JSON.
+    pub(in crate::cli) fn call(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+        show: fn(&Value) -> String,
+    ) -> anyhow::Result<()> {
+        let clients = self.clients()?;
+        block_on(async {
+            for client in &clients {
+                let value = client.call(method.clone(), path, body).await?;
+                if clients.len() > 1 && !self.json {
+                    print_line(format_args!("{}:", client.name()))?;
+                }
+                print_line(if self.json { serde_json::to_string_pretty(&value)? } else { show(&value) })?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Runs `work` on a runtime of one thread.
+pub(in crate::cli) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?.block_on(work)
+}
+
+/// Commands that call a running router; `proxy` and `lb` share them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdminCommand {
+    /// State of the router: queue, replicas, connections
+    Status,
+    /// Show the policy, or switch to another one
+    Policy {
+        /// Its name
+        name: Option<String>,
+    },
+    /// Change settings of the policy
+    #[command(after_help = "Example:\n  gorgo proxy tune ms_per_token=0.058 running_cost_factor=0.25")]
+    Tune {
+        /// key=value
+        #[arg(required = true)]
+        keys: Vec<String>,
+    },
+    /// Empty the prefix index
+    ClearCache {
+        /// Flush the engines' KV caches too
+        #[arg(long)]
+        engines: bool,
+    },
+    /// Shape of the prefix index
+    PrefixStats,
+    /// Round trips to replicas
+    Latency,
+    /// What the shadow policies would have chosen
+    Shadow,
+    /// Why a request went to its replica
+    #[command(after_help = "Example:\n  gorgo proxy explain 0f3a-1   # the answer's X-Request-ID")]
+    Explain {
+        /// X-Request-ID
+        id: String,
+    },
+    /// Read the configuration file again
+    Reload,
+    /// Stop the router on this machine: it finishes open requests first
+    #[command(
+        after_help = "Examples:\n  gorgo proxy stop\n  gorgo proxy stop --port 8001 --wait 30\n  gorgo proxy stop --force"
+    )]
+    Stop(StopArgs),
+    /// The request log
+    Metrics {
+        #[command(subcommand)]
+        command: MetricsCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MetricsCommand {
+    /// As CSV, to a file or to standard output
+    Export {
+        /// File to write
+        file: Option<PathBuf>,
+    },
+    /// Means and quantiles
+    Summary,
+    /// Delete all rows
+    Clear,
+    /// Switch the request log on or off
+    Enable {
+        /// true or false
+        #[arg(action = clap::ArgAction::Set)]
+        enabled: bool,
+    },
+}
+
+/// Runs one command; `prefix` is `/proxy` or `/lb`.
+pub(in crate::cli) fn run_admin_command(
+    command: AdminCommand,
+    address: &RouterAddress,
+    prefix: &str,
+) -> anyhow::Result<()> {
+    let get = |path: &str, show| address.call(&Method::GET, &format!("{prefix}{path}"), None, show);
+    let post = |path: &str, body: Value| address.call(&Method::POST, &format!("{prefix}{path}"), Some(&body), fields);
+    match command {
+        AdminCommand::Status => get("/status", fields),
+        AdminCommand::Policy { name: None } => get("/policy", fields),
+        AdminCommand::Policy { name: Some(name) } => post("/policy", json!({"policy": name})),
+        AdminCommand::Tune { keys } => {
+            let mut body = Map::new();
+            for key in keys {
+                let (key, value) = parse_assignment(&key).map_err(anyhow::Error::msg)?;
+                body.insert(key, serde_json::to_value(value)?);
+            }
+            post("/tune", Value::Object(body))
+        }
+        AdminCommand::ClearCache { engines } => post("/cache/clear", json!({"engines": engines})),
+        AdminCommand::PrefixStats => get("/prefix/stats", prefix_index_shape),
+        AdminCommand::Latency => get("/latency", fields),
+        AdminCommand::Shadow => get("/shadow", fields),
+        AdminCommand::Explain { id } => address.call(&Method::GET, &format!("/explain/{id}"), None, explanation),
+        AdminCommand::Reload => post("/reload", Value::Null),
+        AdminCommand::Stop(args) => stop::run(&args, address, prefix.trim_start_matches('/')),
+        AdminCommand::Metrics { command: MetricsCommand::Summary } => get("/metrics/summary", fields),
+        AdminCommand::Metrics { command: MetricsCommand::Clear } => post("/metrics/clear", Value::Null),
+        AdminCommand::Metrics { command: MetricsCommand::Enable { enabled } } => {
+            post("/metrics/enable", json!({"enabled": enabled}))
+        }
+        AdminCommand::Metrics { command: MetricsCommand::Export { file } } => {
+            let client = address.clients()?.remove(0);
+            let csv =
+                block_on(async { Ok(client.bytes(Method::GET, &format!("{prefix}/metrics/export"), None).await?) })?;
+            match file {
+                Some(path) => std::fs::write(&path, &csv).with_context(|| format!("cannot write `{}`", path.display())),
+                None => Ok(print_line(String::from_utf8_lossy(&csv).trim_end())?),
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `gorgo proxy start`, `gorgo lb start`: a router as a process.
+
+use super::admin::RouterAddress;
+use super::pid_file::{self, PidFile};
+use crate::cli::output::print_line;
+use crate::cli::process;
+use anyhow::bail;
+use clap::Args as ClapArgs;
+use gorgo_core::settings::{parse_assignment, renamed_presets, set_key};
+use gorgo_live::config::{Config, ConfigError, Role};
+use gorgo_live::{ConfigSource, Signals};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Options of `start`. They override the configuration file.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct StartArgs {
+    /// Configuration file
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Address to listen on; beyond loopback an API key and an admin key are needed
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Policy
+    #[arg(long)]
+    policy: Option<String>,
+    /// Override any setting, for example router.gates.max_running=10
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Do not check certificates of https replicas
+    #[arg(long)]
+    tls_insecure: bool,
+    /// Log as JSON lines
+    #[arg(long)]
+    log_json: bool,
+    /// File for its process id, which `stop` reads; by port in the runtime directory when absent
+    #[arg(long)]
+    pid_file: Option<PathBuf>,
+    /// Check the configuration and end
+    #[arg(long)]
+    check: bool,
+}
+
+impl StartArgs {
+    /// The checked configuration from file, options and environment; `replicas` and `peers` are URL[@REGION].
+    fn read_config(&self, role: Role, replicas: &[String], peers: &[String]) -> Result<Config, ConfigError> {
+        let text = |message: String| ConfigError::Text { file: String::new(), message };
+        let mut settings = toml::Table::new();
+        if let Some(path) = &self.config {
+            settings = Config::table(path)?;
+        }
+        let role = if role == Role::Edge { "edge" } else { "proxy" };
+        settings.insert("role".to_owned(), toml::Value::String(role.to_owned()));
+        if let Some(listen) = self.listen {
+            settings.insert("listen".to_owned(), toml::Value::String(listen.to_string()));
+        }
+        if let Some(policy) = &self.policy {
+            settings.insert("policy".to_owned(), toml::Value::String(policy.clone()));
+        }
+        if self.tls_insecure {
+            set_key(&mut settings, "tls.insecure", toml::Value::Boolean(true)).map_err(text)?;
+        }
+        for (key, urls) in [("replicas", replicas), ("peers", peers)] {
+            if !urls.is_empty() {
+                let list = urls.iter().map(|url| toml::Value::Table(replica_table(url))).collect();
+                settings.insert(key.to_owned(), toml::Value::Array(list));
+            }
+        }
+        for set in &self.sets {
+            let (key, value) = parse_assignment(set).map_err(text)?;
+            // A weight of the default policy can be set without naming that policy.
+            if key.starts_with("policy.") && !settings.contains_key("policy") {
+                let name = Config::default().policy.name().to_owned();
+                settings.insert("policy".to_owned(), toml::Value::String(name));
+            }
+            set_key(&mut settings, &key, value).map_err(text)?;
+        }
+        renamed_presets(&settings).iter().for_each(|note| tracing::warn!("{note}"));
+        let mut config = Config::from_table(settings)?;
+        gorgo_live::keys_from_environment(&mut config);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Takes over --port, the only option for reaching a router that also applies to starting one.
+    pub(in crate::cli) fn listen_at(mut self, address: &RouterAddress) -> anyhow::Result<Self> {
+        if let Some(host) = address.host.iter().find(|host| *host != "localhost") {
+            bail!("--host {host} names a running router; set the address of this one with --listen ADDRESS:PORT");
+        }
+        if let (None, Some(port)) = (self.listen, address.port) {
+            self.listen = Some((std::net::Ipv4Addr::LOCALHOST, port).into());
+        }
+        Ok(self)
+    }
+
+    /// Whether a configuration file is given.
+    pub(in crate::cli) fn has_config(&self) -> bool {
+        self.config.is_some()
+    }
+
+    /// Runs the router until SIGTERM or SIGINT.
+    pub(in crate::cli) fn run(self, role: Role, replicas: Vec<String>, peers: Vec<String>) -> anyhow::Result<()> {
+        start_log(self.log_json);
+        let config = self.read_config(role, &replicas, &peers)?;
+        if self.check {
+            let (replicas, peers) = (config.replicas.len(), config.peers.len());
+            return Ok(print_line(format_args!("the configuration is fine: {replicas} replicas, {peers} peers"))?);
+        }
+        let kind = if role == Role::Edge { "lb" } else { "proxy" };
+        let (pid_path, again) = (self.pid_file.clone(), self);
+        let source = ConfigSource::new(move || again.read_config(role, &replicas, &peers));
+        let mut pid_file = None; // outlives the runtime: its lock is held until all threads have ended
+        let cut = process::runtime()?.block_on(async {
+            // Before the pid file: whoever reads the file may send a signal at once.
+            let signals = Signals::install()?;
+            pid_file = pid_path.as_deref().map(PidFile::take).transpose()?;
+            process::raise_file_limit(config.limits.connections);
+            let ready = |at: SocketAddr| {
+                if pid_file.is_none() {
+                    match PidFile::take(&pid_file::default_path(kind, at.port())) {
+                        Ok(taken) => pid_file = Some(taken),
+                        Err(error) => tracing::warn!("`gorgo {kind} stop` will not find this router: {error:#}"),
+                    }
+                }
+                let _ = print_line(format_args!("listening on {at}"));
+            };
+            anyhow::Ok(gorgo_live::run(config, Some(source), signals, ready).await?)
+        })?;
+        if cut > 0 {
+            bail!("{cut} connections were cut because draining took too long");
+        }
+        Ok(())
+    }
+}
+
+/// Logs to standard error, at the level of `GORGO_LOG` or `info`.
+fn start_log(json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("GORGO_LOG").unwrap_or_else(|_| "info".into());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        log.json().init();
+    } else {
+        log.init();
+    }
+}
+
+/// The `[[replicas]]` or `[[peers]]` table of `URL[@REGION]`.
+fn replica_table(text: &str) -> toml::Table {
+    let (url, region) = text.rsplit_once('@').map_or((text, None), |(url, region)| (url, Some(region)));
+    let keys = [("url", Some(url)), ("region", region)];
+    keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), toml::Value::String(value?.to_owned())))).collect()
+}
+
+#[cfg(test)]
+mod tests;
