@@ -2,4 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod circles;
+mod code_map;
 mod runs;
+mod sources;

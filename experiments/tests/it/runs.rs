@@ -217,7 +217,7 @@ fn a_live_run_uses_servers_that_exist_and_gives_edges_the_arms_policy() {
         }
     };
     let error = runner::run(&experiment, &experiment.plan().unwrap(), &folder, options, &news).unwrap_err();
-    assert!(error.to_string().contains("nodes are servers that exist"), "{error}");
+    assert!(error.to_string().contains("nodes are existing servers"), "{error}");
     let each = told.lock().unwrap().expect("live runs say how long they take");
     assert!((0.1..3.0).contains(&each), "12 requests at 20 a second take {each} s");
 }
