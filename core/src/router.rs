@@ -9,7 +9,6 @@ use crate::fleet::Gates;
 use crate::fleet::{Health, Replica};
 use crate::policy::{Candidate, Policy, Terms};
 use crate::prefix::{PrefixIndex, Stamp};
-use crate::radix::Symbol;
 use crate::record::Status;
 use crate::rng::ChaCha8Rng;
 use crate::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId, Span, Time};
@@ -55,24 +54,24 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Flight<S> {
-    request: Request<S>,
+struct Flight {
+    request: Request,
     tried: ReplicaSet,
     attempts: u8,
     state: State,
 }
 
-/// The router. `S` is the symbol of its prefix index.
+/// The router. Its prefix index is over block ids.
 #[derive(Debug)]
-pub struct Router<S> {
+pub struct Router {
     config: RouterConfig,
     policy: Box<dyn Policy>,
     rng: ChaCha8Rng,
     replicas: Vec<Replica>,
     /// Their names, shared with the records of decisions.
     names: Arc<[Arc<str>]>,
-    index: PrefixIndex<S>,
-    flights: FxHashMap<RequestId, Flight<S>>,
+    index: PrefixIndex<u64>,
+    flights: FxHashMap<RequestId, Flight>,
     /// Waiting requests in order, with the ticket of their stay; entries whose stay is over are skipped.
     queue: VecDeque<(RequestId, u64)>,
     queued: usize,
@@ -84,10 +83,10 @@ pub struct Router<S> {
     matched: Vec<u32>,
     candidates: Vec<Candidate>,
     terms: Vec<Terms>,
-    learned: Vec<S>,
+    learned: Vec<u64>,
 }
 
-impl<S: Symbol> Router<S> {
+impl Router {
     /// A router without replicas. `per_symbol` as in [`crate::radix::Radix::new`]; `rng` breaks the policy's ties.
     pub fn new(config: RouterConfig, policy: Box<dyn Policy>, per_symbol: Option<u32>, rng: ChaCha8Rng) -> Self {
         let index = PrefixIndex::new(per_symbol, config.index_tokens, config.index_bytes);
@@ -113,7 +112,7 @@ impl<S: Symbol> Router<S> {
     }
 
     /// Tells what happened at `now` (never earlier than the call before) and appends what is to be done.
-    pub fn handle(&mut self, now: Time, event: Event<S>, actions: &mut Vec<Action>) {
+    pub fn handle(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::Arrived(request) => self.arrived(now, request, actions),
             Event::FirstToken { id, attempt } => {
@@ -171,12 +170,12 @@ impl<S: Symbol> Router<S> {
     }
 
     /// The prefix index.
-    pub fn index(&self) -> &PrefixIndex<S> {
+    pub fn index(&self) -> &PrefixIndex<u64> {
         &self.index
     }
 
     /// The prefix index, to clear it.
-    pub fn index_mut(&mut self) -> &mut PrefixIndex<S> {
+    pub fn index_mut(&mut self) -> &mut PrefixIndex<u64> {
         &mut self.index
     }
 
@@ -206,7 +205,7 @@ impl<S: Symbol> Router<S> {
         self.policy = policy;
     }
 
-    fn arrived(&mut self, now: Time, request: Request<S>, actions: &mut Vec<Action>) {
+    fn arrived(&mut self, now: Time, request: Request, actions: &mut Vec<Action>) {
         let id = request.id;
         debug_assert!(!self.flights.contains_key(&id), "request ids in flight are unique");
         self.stats.arrived += 1;
@@ -298,7 +297,7 @@ impl<S: Symbol> Router<S> {
     }
 }
 
-fn waits<S>(flights: &FxHashMap<RequestId, Flight<S>>, id: RequestId, stay: u64) -> bool {
+fn waits(flights: &FxHashMap<RequestId, Flight>, id: RequestId, stay: u64) -> bool {
     flights.get(&id).is_some_and(|f| matches!(f.state, State::Queued { ticket } if ticket == stay))
 }
 

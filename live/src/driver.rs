@@ -23,7 +23,7 @@ pub mod mailbox;
 pub mod observers;
 
 struct Inner {
-    router: Router<u64>,
+    router: Router,
     policy: PolicyConfig,
     upstreams: Vec<Arc<Upstream>>,
     mail: FxHashMap<RequestId, Mail>,
@@ -79,13 +79,13 @@ impl Driver {
     }
 
     /// Tells what happened.
-    pub fn tell(&self, event: Event<u64>) {
+    pub fn tell(&self, event: Event) {
         let mut inner = self.inner.lock();
         self.handle(&mut inner, event);
     }
 
     /// Tells what happened to a request, and when, unless the core has meanwhile said something that is still unread.
-    pub(crate) fn tell_if_quiet(&self, mail: &Mail, event: Event<u64>) -> Option<Time> {
+    pub(crate) fn tell_if_quiet(&self, mail: &Mail, event: Event) -> Option<Time> {
         let mut inner = self.inner.lock();
         if !mail.is_quiet() {
             return None;
@@ -96,10 +96,7 @@ impl Driver {
     }
 
     /// Announces a request and opens its mailbox. Choice and booking are one step under the lock.
-    pub fn arrive(
-        &self,
-        request: impl FnOnce(RequestId, Time) -> gorgo_core::router::Request<u64>,
-    ) -> (RequestId, Mail) {
+    pub fn arrive(&self, request: impl FnOnce(RequestId, Time) -> gorgo_core::router::Request) -> (RequestId, Mail) {
         let id = self.next_id();
         let mail = Mail::default();
         let mut inner = self.inner.lock();
@@ -112,7 +109,7 @@ impl Driver {
 
     /// Tells what happened to a replica; nothing, if its slot meanwhile belongs to another. A watch that is being
     /// stopped may still speak.
-    pub fn tell_of(&self, upstream: &Upstream, event: Event<u64>) {
+    pub fn tell_of(&self, upstream: &Upstream, event: Event) {
         let mut inner = self.inner.lock();
         if inner.upstreams.get(upstream.id.index()).is_some_and(|here| std::ptr::eq(&**here, upstream)) {
             self.handle(&mut inner, event);
@@ -141,14 +138,14 @@ impl Driver {
     }
 
     /// Reads the router.
-    pub fn read<T>(&self, f: impl FnOnce(&Router<u64>, &[Arc<Upstream>], Time) -> T) -> T {
+    pub fn read<T>(&self, f: impl FnOnce(&Router, &[Arc<Upstream>], Time) -> T) -> T {
         let mut inner = self.inner.lock();
         let now = self.now(&mut inner);
         f(&inner.router, &inner.upstreams, now)
     }
 
     /// Changes the router outside its events: clearing the index.
-    pub fn change<T>(&self, f: impl FnOnce(&mut Router<u64>) -> T) -> T {
+    pub fn change<T>(&self, f: impl FnOnce(&mut Router) -> T) -> T {
         f(&mut self.inner.lock().router)
     }
 
@@ -201,13 +198,13 @@ impl Driver {
         inner.last
     }
 
-    fn handle(&self, inner: &mut Inner, event: Event<u64>) {
+    fn handle(&self, inner: &mut Inner, event: Event) {
         let now = self.now(inner);
         self.handle_at(now, inner, event);
     }
 
-    fn handle_at(&self, now: Time, inner: &mut Inner, event: Event<u64>) {
-        self.observers.event(now, &event);
+    fn handle_at(&self, now: Time, inner: &mut Inner, event: Event) {
+        self.watchers.event(now, &event);
         let mut actions = std::mem::take(&mut inner.actions);
         inner.router.handle(now, event, &mut actions);
         for action in actions.drain(..) {

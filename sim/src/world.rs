@@ -63,7 +63,7 @@ struct Flight {
 }
 
 struct RouterNode {
-    router: Router<u64>,
+    router: Router,
     site: usize,
     /// By replica or peer.
     pools: Vec<Pool>,
@@ -209,7 +209,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
     }
 
     /// Tells a router what happened and carries out what it wants.
-    fn tell(&mut self, router: u16, event: Event<u64>) {
+    fn tell(&mut self, router: u16, event: Event) {
         let mut actions = std::mem::take(&mut self.actions);
         actions.clear();
         self.routers[usize::from(router)].router.handle(self.now, event, &mut actions);

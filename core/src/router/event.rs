@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 /// A request at its arrival.
 #[derive(Debug, Clone)]
-pub struct Request<S> {
+pub struct Request {
     /// Unique among the requests in flight.
     pub id: RequestId,
     /// The prompt as symbols of the prefix index.
-    pub symbols: Arc<[S]>,
+    pub symbols: Arc<[u64]>,
     /// What policies may know: prompt tokens, session, head.
     pub ask: Ask,
     /// Routers it has already been forwarded by.
@@ -33,11 +33,11 @@ pub struct Usage {
 
 /// The generated text as symbols, when the router saw it: the engine caches it too.
 #[derive(Debug, Clone)]
-pub struct Answer<S> {
+pub struct Answer {
     /// Symbols of the prompt that stay valid before `tail` (all but a partial last block).
     pub keep: usize,
     /// Symbols that follow them once the answer is appended.
-    pub tail: Arc<[S]>,
+    pub tail: Arc<[u64]>,
     /// Tokens of prompt and answer together, as far as `keep` and `tail` cover them.
     pub tokens: u32,
 }
@@ -74,9 +74,9 @@ impl Failure {
 
 /// Something happened.
 #[derive(Debug, Clone)]
-pub enum Event<S> {
+pub enum Event {
     /// A request arrived.
-    Arrived(Request<S>),
+    Arrived(Request),
     /// The first content-bearing token of an attempt passed the router.
     FirstToken {
         /// Which request.
@@ -93,7 +93,7 @@ pub enum Event<S> {
         /// What the engine reported.
         usage: Usage,
         /// The answer as symbols, if seen.
-        answer: Option<Answer<S>>,
+        answer: Option<Answer>,
     },
     /// A dispatch failed.
     Failed {

@@ -2,11 +2,10 @@
 
 use super::{Action, Answer, Failure, Flight, LearnAt, Router, State, Timer, Usage};
 use crate::fleet::Kind;
-use crate::radix::Symbol;
 use crate::record::Status;
 use crate::{ReplicaId, RequestId, Time};
 
-impl<S: Symbol> Router<S> {
+impl Router {
     pub(super) fn first_token(&mut self, now: Time, id: RequestId, attempt: u8) {
         if self.started(now, id, attempt) {
             self.learn_prompt(id);
@@ -45,7 +44,7 @@ impl<S: Symbol> Router<S> {
         id: RequestId,
         attempt: u8,
         usage: Usage,
-        answer: Option<&Answer<S>>,
+        answer: Option<&Answer>,
         actions: &mut Vec<Action>,
     ) {
         // An answer may be complete before anybody saw a content-bearing token in it.
@@ -57,7 +56,7 @@ impl<S: Symbol> Router<S> {
         let answer = answer.filter(|_| learns);
         // With its answer a prompt is learned in one piece: only of its last symbol there is then another, since the
         // answer fills the block that the prompt ended in.
-        let apart = |answer: &Answer<S>| answer.keep == 0 || answer.keep + 1 < flight.request.symbols.len();
+        let apart = |answer: &Answer| answer.keep == 0 || answer.keep + 1 < flight.request.symbols.len();
         if unheard && answer.is_none_or(apart) {
             self.learn_prompt(id);
         }

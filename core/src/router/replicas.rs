@@ -3,12 +3,11 @@
 use super::{Action, Event, Router, State};
 use crate::fleet::{Health, Kind, Replica, ReplicaSpec};
 use crate::policy::Exclusion;
-use crate::radix::Symbol;
 use crate::record::Status;
 use crate::{MAX_REPLICAS, ReplicaId, RequestId, Time};
 
-impl<S: Symbol> Router<S> {
-    pub(super) fn replica_event(&mut self, now: Time, event: Event<S>, actions: &mut Vec<Action>) {
+impl Router {
+    pub(super) fn replica_event(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::Scraped { replica, report } => {
                 let Some(at) = self.heard(now, replica) else { return };

@@ -3,12 +3,11 @@
 use super::{Action, DecisionRecord, Dispatch, LearnAt, Router, State, waits};
 use crate::fleet::{Kind, Replica};
 use crate::policy::{Exclusion, Terms};
-use crate::radix::Symbol;
 use crate::record::Status;
 use crate::{ReplicaId, ReplicaSet, RequestId, Span, Time};
 use std::sync::Arc;
 
-impl<S: Symbol> Router<S> {
+impl Router {
     /// Asks the policy for `id` and dispatches it; false if no replica can take it now.
     pub(super) fn route(&mut self, now: Time, id: RequestId, actions: &mut Vec<Action>) -> bool {
         self.gather(now, id);

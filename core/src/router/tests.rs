@@ -30,7 +30,7 @@ fn spec(name: &str, kind: Kind) -> ReplicaSpec {
     ReplicaSpec { name: name.into(), kind, ms_per_token: None, kv_tokens: Some(1_000) }
 }
 
-fn router(config: RouterConfig, kinds: &[Kind]) -> Router<u8> {
+fn router(config: RouterConfig, kinds: &[Kind]) -> Router {
     let mut router = Router::new(config, Box::new(LeastRequests), Some(1), rng::stream(1, "ties", 0));
     for (i, &kind) in kinds.iter().enumerate() {
         let event = Event::ReplicaAdded { replica: ReplicaId(i as u16), spec: spec(&format!("r{i}"), kind) };
@@ -39,13 +39,18 @@ fn router(config: RouterConfig, kinds: &[Kind]) -> Router<u8> {
     router
 }
 
-fn ask(id: u64, prompt: &str) -> Event<u8> {
-    let symbols: Arc<[u8]> = prompt.as_bytes().into();
+/// A prompt as symbols, one a character.
+fn symbols(text: &str) -> Arc<[u64]> {
+    text.bytes().map(u64::from).collect()
+}
+
+fn ask(id: u64, prompt: &str) -> Event {
+    let symbols = symbols(prompt);
     let ask = Ask { prompt_tokens: symbols.len() as u32, ..Ask::default() };
     Event::Arrived(Request { id: RequestId(id), symbols, ask, hops: 0, deadline: None })
 }
 
-fn tell(router: &mut Router<u8>, ms: u64, event: Event<u8>) -> Vec<Action> {
+fn tell(router: &mut Router, ms: u64, event: Event) -> Vec<Action> {
     let mut actions = Vec::new();
     router.handle(at(ms), event, &mut actions);
     actions.retain(|a| !matches!(a, Action::SetTimer(_)));
@@ -64,11 +69,11 @@ fn done(id: u64, status: Status, reason: &'static str) -> Action {
     Action::Done { id: RequestId(id), status, reason }
 }
 
-fn finish(id: u64, attempt: u8) -> Event<u8> {
+fn finish(id: u64, attempt: u8) -> Event {
     Event::Finished { id: RequestId(id), attempt, usage: Usage::default(), answer: None }
 }
 
-fn fail(id: u64, attempt: u8, failure: Failure) -> Event<u8> {
+fn fail(id: u64, attempt: u8, failure: Failure) -> Event {
     Event::Failed { id: RequestId(id), attempt, failure }
 }
 
@@ -267,17 +272,17 @@ fn what_waits_at_a_silent_replica_waits_for_a_full_one_rather() {
 fn usage_corrects_the_index_and_the_answer_is_learned() {
     let mut r = router(RouterConfig::default(), &[REMOTE]);
     tell(&mut r, 0, ask(1, "abcdefgh"));
-    let answer = Some(Answer { keep: 8, tail: b"XYZ".as_slice().into(), tokens: 11 });
+    let answer = Some(Answer { keep: 8, tail: symbols("XYZ"), tokens: 11 });
     let usage = Usage { cached_tokens: Some(0), output_tokens: 3 };
     tell(&mut r, 1, Event::Finished { id: RequestId(1), attempt: 1, usage, answer });
     let mut matched = [0];
-    r.index().lookup(b"abcdefghXYZ!", &mut matched);
+    r.index().lookup(&symbols("abcdefghXYZ!"), &mut matched);
     assert_eq!(matched, [11]);
     // The engine evicted all but two tokens meanwhile; the finished prompt is there again, the old answer is not.
     tell(&mut r, 2, ask(2, "abcdefgh"));
     let usage = Usage { cached_tokens: Some(2), output_tokens: 1 };
     tell(&mut r, 3, Event::Finished { id: RequestId(2), attempt: 1, usage, answer: None });
-    r.index().lookup(b"abcdefghXYZ!", &mut matched);
+    r.index().lookup(&symbols("abcdefghXYZ!"), &mut matched);
     assert_eq!(matched, [8]);
     assert_eq!((r.stats().predicted_cached_tokens, r.stats().actual_cached_tokens), (8, 2));
 }
@@ -340,7 +345,7 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
             50..72 => match pick(&open, nth) {
                 Some((id, (_, attempt, _))) => {
                     let usage = Usage { cached_tokens: Some(rng.random_range(0..20)), output_tokens: 3 };
-                    let answer = Some(Answer { keep: 2, tail: b"zz".as_slice().into(), tokens: 4 });
+                    let answer = Some(Answer { keep: 2, tail: symbols("zz"), tokens: 4 });
                     Event::Finished { id: RequestId(id), attempt, usage, answer }
                 }
                 None => Event::Timer,
@@ -451,19 +456,19 @@ mod slots;
 
 #[test]
 fn an_answer_that_comes_whole_is_learned_with_its_prompt_in_one_piece() {
-    let held = |prompt: &str, answer: Option<Answer<u8>>| {
+    let held = |prompt: &str, answer: Option<Answer>| {
         let mut router = router(RouterConfig::default(), &[Kind::Remote]);
         tell(&mut router, 1, ask(1, prompt));
         let usage = Usage { cached_tokens: None, output_tokens: 2 };
         tell(&mut router, 2, Event::Finished { id: RequestId(1), attempt: 1, usage, answer });
         let mut matched = [0];
         let cached = |key: &str, matched: &mut [u32]| {
-            router.index().lookup(key.as_bytes(), matched);
+            router.index().lookup(&symbols(key), matched);
             matched[0]
         };
         (router.index().nodes(), cached("abcdXYZ", &mut matched), cached("abcde", &mut matched))
     };
-    let answer = |keep, tail: &str| Some(Answer { keep, tail: tail.as_bytes().into(), tokens: 7 });
+    let answer = |keep, tail: &str| Some(Answer { keep, tail: symbols(tail), tokens: 7 });
     assert_eq!(held("abcde", None), (1, 4, 5), "no answer: the prompt alone");
     assert_eq!(held("abcde", answer(4, "XYZ")), (1, 7, 4), "the block the prompt ended in is now the answer's");
     assert_eq!(held("abcde", answer(3, "dXYZ")), (3, 7, 5), "more than its last block is the prompt's alone");

@@ -32,7 +32,7 @@ impl Observers {
         Self { explanations: Explanations::new(decisions), log, shadow, dropped: AtomicU64::new(0) }
     }
 
-    pub(crate) fn event(&self, now: Time, event: &Event<u64>) {
+    pub(crate) fn event(&self, now: Time, event: &Event) {
         if let Some(shadow) = &self.shadow {
             let sent = shadow.try_send(ShadowEvent::Event(now, event.clone()));
             self.dropped.fetch_add(u64::from(sent.is_err()), Ordering::Relaxed);

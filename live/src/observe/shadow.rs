@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 #[derive(Debug)]
 pub enum ShadowEvent {
     /// The real router was told this.
-    Event(Time, Event<u64>),
+    Event(Time, Event),
     /// A request is over.
     Done(Time, RequestId),
 }
@@ -60,7 +60,7 @@ impl ShadowStats {
 }
 
 struct Shade {
-    router: Router<u64>,
+    router: Router,
     attempts: FxHashMap<RequestId, u8>,
     tokens: FxHashMap<RequestId, u32>,
     stats: ShadowStats,
@@ -138,7 +138,7 @@ impl Shade {
     }
 
     /// The event as it would be in this shadow's world; `None` for what concerns only the real dispatch.
-    fn translated(&mut self, event: &Event<u64>) -> Option<Event<u64>> {
+    fn translated(&mut self, event: &Event) -> Option<Event> {
         match event {
             Event::Arrived(request) => {
                 self.tokens.insert(request.id, request.ask.prompt_tokens);
@@ -166,7 +166,7 @@ impl Shade {
     }
 
     /// What ended in reality ends here too, wherever it had got to.
-    fn ended(&self, id: RequestId) -> Option<Event<u64>> {
+    fn ended(&self, id: RequestId) -> Option<Event> {
         self.tokens.contains_key(&id).then_some(Event::ClientGone { id })
     }
 }

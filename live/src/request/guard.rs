@@ -147,7 +147,7 @@ impl Exchange {
     }
 
     /// What the core is to know of a complete answer.
-    fn learned(&mut self, tap: &Tap) -> Event<u64> {
+    fn learned(&mut self, tap: &Tap) -> Event {
         let said = tap.usage();
         let (counted, output) = (said.prompt_tokens, said.output_tokens);
         self.row.counted_tokens = counted;

@@ -271,7 +271,7 @@ fn counts(at_engine: Key, key: Key, attempt: u8) -> bool {
 }
 
 /// What the router learns from a finished answer: the whole blocks of prompt and answer, if the trace tells them.
-fn answer(request: &TraceRequest) -> Option<Answer<u64>> {
+fn answer(request: &TraceRequest) -> Option<Answer> {
     if request.answer_blocks.is_empty() {
         return None;
     }

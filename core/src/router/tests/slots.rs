@@ -3,13 +3,13 @@
 use super::*;
 use proptest::prelude::*;
 
-fn add(router: &mut Router<u8>, ms: u64, name: &str) -> Option<u16> {
+fn add(router: &mut Router, ms: u64, name: &str) -> Option<u16> {
     let replica = router.free_slot()?;
     tell(router, ms, Event::ReplicaAdded { replica, spec: spec(name, REMOTE) });
     Some(replica.0)
 }
 
-fn remove(router: &mut Router<u8>, ms: u64, slot: u16) -> Vec<Action> {
+fn remove(router: &mut Router, ms: u64, slot: u16) -> Vec<Action> {
     tell(router, ms, Event::ReplicaRemoved { replica: ReplicaId(slot) })
 }
 
@@ -38,7 +38,7 @@ fn a_new_replica_inherits_nothing_of_the_old_one_in_its_slot() {
     remove(&mut r, 4, 0);
     assert_eq!(r.free_slot(), Some(ReplicaId(1)), "its request still runs");
     // The answer of a removed replica is not learned: nobody would forget it.
-    let answer = Answer { keep: 6, tail: (*b"gh").into(), tokens: 8 };
+    let answer = Answer { keep: 6, tail: symbols("gh"), tokens: 8 };
     let finished = Event::Finished { id: RequestId(1), attempt: 1, usage: Usage::default(), answer: Some(answer) };
     tell(&mut r, 5, finished);
     assert_eq!((r.free_slot(), r.index().nodes()), (Some(ReplicaId(0)), 0));
