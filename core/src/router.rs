@@ -9,7 +9,6 @@ use crate::fleet::Gates;
 use crate::fleet::{Health, Replica};
 use crate::policy::{Candidate, Policy, Terms};
 use crate::prefix::{PrefixIndex, Stamp};
-use crate::record::Status;
 use crate::rng::ChaCha8Rng;
 use crate::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId, Span, Time};
 use rustc_hash::FxHashMap;
@@ -17,12 +16,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 mod config;
+mod end_reason;
 mod event;
 mod outcome;
 mod replicas;
 mod route;
 mod timers;
 pub use config::{LearnAt, RouterConfig};
+pub use end_reason::EndReason;
 pub use event::{Action, Answer, DecisionRecord, Dispatch, Event, Failure, Request, Usage};
 use timers::{Timer, Timers};
 
@@ -39,7 +40,7 @@ pub struct RouterStats {
     pub queued: u64,
     /// Dispatches after the first.
     pub retried: u64,
-    /// Requests ended, by [`Status`] in its order.
+    /// Requests ended, indexed by [`Status`](crate::record::Status) in its order.
     pub ended: [u64; 5],
     /// Prompt tokens predicted cached, over requests whose engine reported.
     pub predicted_cached_tokens: u64,
@@ -129,7 +130,7 @@ impl Router {
                 self.pump(now, actions);
             }
             Event::ClientGone { id } => {
-                self.give_up(id, Status::Cancelled, "client-gone", actions);
+                self.give_up(id, EndReason::ClientGone, actions);
                 self.pump(now, actions);
             }
             Event::Timer => self.timer(now, actions),
@@ -218,13 +219,13 @@ impl Router {
             Flight { request, tried: ReplicaSet::EMPTY, attempts: 0, state: State::Queued { ticket: u64::MAX } };
         self.flights.insert(id, flight);
         if self.replicas.iter().all(|r| r.removed) {
-            self.end(id, Status::Rejected, "no-replicas", actions);
+            self.end(id, EndReason::NoReplicas, actions);
         } else if self.is_stranded(now, id) {
-            self.end(id, Status::Rejected, "unavailable", actions);
+            self.end(id, EndReason::Unavailable, actions);
         } else if self.queued > 0 || !self.route(now, id, actions) {
             // Behind those who wait already: nobody overtakes.
             if self.queued >= self.config.queue_limit {
-                self.end(id, Status::Rejected, "queue-full", actions);
+                self.end(id, EndReason::QueueFull, actions);
             } else {
                 self.enqueue(now, id, false, actions);
                 self.pump(now, actions);
@@ -269,11 +270,11 @@ impl Router {
             match timer {
                 Timer::Queue(id, ticket) if waits(&self.flights, id, ticket) => {
                     let none = self.replicas.iter().all(|r| r.removed || r.health == Health::Down);
-                    let why = if none { "no-healthy-replica" } else { "queue-timeout" };
-                    self.give_up(id, Status::TimedOut, why, actions);
+                    let reason = if none { EndReason::NoHealthyReplica } else { EndReason::QueueTimeout };
+                    self.give_up(id, reason, actions);
                 }
                 Timer::Deadline(id) if !self.is_running(id) => {
-                    self.give_up(id, Status::TimedOut, "deadline", actions);
+                    self.give_up(id, EndReason::Deadline, actions);
                 }
                 Timer::Queue(..) | Timer::Deadline(_) | Timer::Reopen(_) => {}
             }

@@ -223,9 +223,9 @@ impl Driver {
                 }
                 Action::Queued { id } => send(inner, id, Command::Queued),
                 Action::Cancel { id, attempt, .. } => send(inner, id, Command::Cancel { attempt }),
-                Action::Done { id, status, reason } => {
+                Action::Done { id, reason } => {
                     if let Some(mail) = inner.mail.remove(&id) {
-                        mail.put(Command::Done { status, reason });
+                        mail.put(Command::Done { reason });
                     }
                     self.observers.done(now, id);
                 }

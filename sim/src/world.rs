@@ -217,7 +217,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             match action {
                 Action::Dispatch(dispatch) => self.dispatch(router, &dispatch),
                 Action::Cancel { id, replica, attempt } => self.cancel(router, Key(id.0), replica, attempt),
-                Action::Done { id, status, reason } => self.ended(router, Key(id.0), status, reason),
+                Action::Done { id, reason } => self.ended(router, Key(id.0), reason),
                 Action::SetTimer(at) => self.events.push(at.max(self.now), Ev::Timer { router }),
                 Action::Queued { .. } | Action::Decided(_) => {}
             }

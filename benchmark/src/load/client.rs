@@ -4,6 +4,7 @@ use super::sse::{Counts, Events, Said};
 use super::target::Target;
 use bytes::Bytes;
 use gorgo_core::record::Status;
+use gorgo_core::router::Failure;
 use http_body_util::{BodyExt, Full};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
@@ -155,14 +156,13 @@ impl Client {
                 }
                 Said::Other => {}
                 Said::Done => over = true,
-                Said::Error(message) => error = Some(message),
+                Said::Error { message, status } => error = Some((message, status)),
             });
             outcome.counts = events.counts;
             told.map_err(failed)?;
         }
         match error {
-            Some(error) if error.contains("queue is full") => Err((Status::Rejected, error)),
-            Some(error) => Err(failed(error)),
+            Some((message, status)) => Err((status.map_or(Status::Failed, status_of), message)),
             None if !over => Err(failed("the stream ended without [DONE]".to_owned())),
             None if outcome.first.is_none() => Err(failed("the answer holds no text".to_owned())),
             None => Ok(()),
@@ -170,13 +170,19 @@ impl Client {
     }
 }
 
+/// How a request ended that was answered with this HTTP status.
+fn status_of(http: u16) -> Status {
+    match Failure::of_status(http) {
+        Some(Failure::Overloaded) => Status::Rejected,
+        Some(Failure::Timeout) => Status::TimedOut,
+        Some(Failure::Client) if http == StatusCode::REQUEST_TIMEOUT.as_u16() => Status::TimedOut,
+        Some(Failure::Client | Failure::Server | Failure::Connection) | None => Status::Failed,
+    }
+}
+
 async fn refusal(answer: Response<Incoming>) -> (Status, String) {
     let code = answer.status();
-    let status = match code {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Status::Rejected,
-        StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => Status::TimedOut,
-        _ => Status::Failed,
-    };
+    let status = status_of(code.as_u16());
     let text = http_body_util::Limited::new(answer.into_body(), ERROR_BYTES).collect().await;
     let text = text.map_or_else(|_| String::new(), |t| String::from_utf8_lossy(&t.to_bytes()).into_owned());
     let parsed: Option<serde_json::Value> = serde_json::from_str(&text).ok();

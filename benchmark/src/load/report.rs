@@ -300,8 +300,7 @@ fn totals(rows: &[&Row]) -> Totals {
 }
 
 fn schedule(run: &Run, rows: &[&Row], duration: f64) -> Schedule {
-    let dropped = |r: &&&Row| r.error.as_ref().is_some_and(|e| e.starts_with("dropped:"));
-    let dropped = rows.iter().filter(dropped).count() as u64;
+    let dropped = rows.iter().filter(|r| r.dropped).count() as u64;
     let lateness_ms = Distribution::of(rows.iter().map(|r| r.lateness.ms()));
     // A closed loop has no schedule to keep.
     let valid = run.workers.is_some() || (lateness_ms.percentiles.p99 <= MAX_LATENESS_MS && dropped == 0);

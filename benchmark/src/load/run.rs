@@ -88,6 +88,8 @@ pub struct Row {
     pub last: Time,
     /// What went wrong.
     pub error: Option<String>,
+    /// Never sent: `max_in_flight` requests were open.
+    pub dropped: bool,
     replica: Option<String>,
     gaps_ms: Vec<f32>,
 }
@@ -358,7 +360,7 @@ impl Sender {
                 (record.status, record.done) = (Status::Rejected, at);
                 drop(flying);
                 let error = format!("dropped: {} requests were in flight", self.bench.max_in_flight);
-                return self.row(record, Some(error));
+                return Row { dropped: true, ..self.row(record, Some(error)) };
             }
             flying.insert(number, record.clone());
         }
@@ -390,7 +392,16 @@ impl Sender {
 
     fn row(&self, record: RequestRecord, error: Option<String>) -> Row {
         let warmup = record.scheduled.secs() < self.bench.warmup_s;
-        Row { lateness: Span::ZERO, warmup, last: Time::NEVER, error, replica: None, gaps_ms: Vec::new(), record }
+        Row {
+            lateness: Span::ZERO,
+            warmup,
+            last: Time::NEVER,
+            error,
+            dropped: false,
+            replica: None,
+            gaps_ms: Vec::new(),
+            record,
+        }
     }
 
     /// `due` is when it should have reached the router; `first` and `last` are the ways back of its tokens.

@@ -16,7 +16,12 @@ pub enum Said {
     /// The end mark.
     Done,
     /// An error in place of an answer.
-    Error(String),
+    Error {
+        /// The server's message.
+        message: String,
+        /// HTTP status in the error's `code`; `None` when `code` is missing or no number.
+        status: Option<u16>,
+    },
 }
 
 /// Token counts that the server told.
@@ -89,6 +94,9 @@ struct Details {
 struct Problem {
     #[serde(default)]
     message: Option<String>,
+    /// SGLang sends the HTTP status, others a word.
+    #[serde(default)]
+    code: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -137,7 +145,9 @@ impl Events {
             format!("an event is not JSON ({e}): {}", String::from_utf8_lossy(&data[..data.len().min(80)]))
         })?;
         if let Some(problem) = event.error {
-            return Ok(Some(Said::Error(problem.message.unwrap_or_else(|| "an error without a message".to_owned()))));
+            let status = problem.code.and_then(|code| u16::try_from(code.as_u64()?).ok());
+            let message = problem.message.unwrap_or_else(|| "an error without a message".to_owned());
+            return Ok(Some(Said::Error { message, status }));
         }
         if let Some(usage) = event.usage {
             self.counts = Counts {
@@ -208,10 +218,12 @@ mod tests {
 
     #[test]
     fn cumulative_text_counts_when_it_grows_and_errors_are_errors() {
-        let stream = "data: {\"text\":\"a\",\"meta_info\":{\"prompt_tokens\":3,\"completion_tokens\":1,\"cached_tokens\":0}}\n\ndata: {\"text\":\"a\",\"meta_info\":{}}\n\ndata: {\"error\":{\"message\":\"full\"}}\n\n";
+        let stream = "data: {\"text\":\"a\",\"meta_info\":{\"prompt_tokens\":3,\"completion_tokens\":1,\"cached_tokens\":0}}\n\ndata: {\"text\":\"a\",\"meta_info\":{}}\n\ndata: {\"error\":{\"message\":\"full\",\"code\":503}}\n\ndata: {\"error\":{\"code\":\"queue_full\"}}\n\n";
         let mut said = Vec::new();
         Events::default().feed(stream.as_bytes(), |s| said.push(s)).unwrap();
-        assert_eq!(said, [Said::Content, Said::Other, Said::Error("full".to_owned())]);
+        let full = Said::Error { message: "full".to_owned(), status: Some(503) };
+        let worded = Said::Error { message: "an error without a message".to_owned(), status: None };
+        assert_eq!(said, [Said::Content, Said::Other, full, worded]);
         assert!(Events::default().feed(b"data: nonsense\n\n", |_| {}).unwrap_err().contains("nonsense"));
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::fleet::{EngineReport, PeerReport, ReplicaSpec};
 use crate::policy::{Ask, Candidate, Terms};
-use crate::record::Status;
 use crate::{ReplicaId, RequestId, Time};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -43,7 +42,7 @@ pub struct Answer {
 }
 
 /// Whose fault a failure is, which decides about retry and breaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Failure {
     /// No connection, or it broke.
@@ -59,16 +58,35 @@ pub enum Failure {
 }
 
 impl Failure {
-    fn is_replicas_fault(self) -> bool {
+    /// The failure that an HTTP status stands for; `None` for a status that is no failure.
+    pub fn of_status(status: u16) -> Option<Self> {
+        match status {
+            429 | 503 => Some(Self::Overloaded),
+            504 => Some(Self::Timeout),
+            500..=599 => Some(Self::Server),
+            400..=499 => Some(Self::Client),
+            _ => None,
+        }
+    }
+
+    /// Status of the response that a client gets for it: a replica's own response is passed on, and 502 stands for
+    /// the lack of one.
+    pub fn http_status(self) -> u16 {
+        match self {
+            Self::Connection | Self::Timeout | Self::Server => 502,
+            Self::Overloaded => 503,
+            Self::Client => 400,
+        }
+    }
+
+    /// Whether it counts for the replica's circuit breaker.
+    pub fn is_replica_fault(self) -> bool {
         matches!(self, Self::Connection | Self::Timeout | Self::Server)
     }
 
-    fn may_retry(self) -> bool {
+    /// Whether another replica may succeed where this one failed.
+    pub fn may_retry(self) -> bool {
         self != Self::Client
-    }
-
-    pub(super) fn traits(self) -> (bool, bool) {
-        (self.is_replicas_fault(), self.may_retry())
     }
 }
 
@@ -194,10 +212,8 @@ pub enum Action {
     Done {
         /// Which request.
         id: RequestId,
-        /// How it ended.
-        status: Status,
-        /// Why, in a fixed word; "" when it finished.
-        reason: &'static str,
+        /// Why, and so how.
+        reason: super::EndReason,
     },
     /// Call back with [`Event::Timer`] at this instant; replaces any earlier wish.
     SetTimer(Time),

@@ -1,8 +1,7 @@
 //! How requests go on and end.
 
-use super::{Action, Answer, Failure, Flight, LearnAt, Router, State, Timer, Usage};
+use super::{Action, Answer, EndReason, Failure, Flight, LearnAt, Router, State, Timer, Usage};
 use crate::fleet::Kind;
-use crate::record::Status;
 use crate::{ReplicaId, RequestId, Time};
 
 impl Router {
@@ -75,7 +74,7 @@ impl Router {
             self.learned.extend_from_slice(&answer.tail);
             self.index.insert(&self.learned, answer.tokens, replica);
         }
-        self.end(id, Status::Finished, "", actions);
+        self.end(id, EndReason::Finished, actions);
     }
 
     pub(super) fn failed(
@@ -88,18 +87,17 @@ impl Router {
     ) {
         let Some(flight) = self.flights.get(&id).filter(|f| f.attempts == attempt) else { return };
         let State::Sent { replica, running, .. } = flight.state else { return };
-        let (replicas_fault, may_retry) = failure.traits();
-        if replicas_fault {
+        if failure.is_replica_fault() {
             self.blame(now, replica);
         }
         if running {
-            self.end(id, Status::Failed, "after-first-token", actions);
-        } else if !may_retry {
-            self.end(id, Status::Failed, "client-error", actions);
+            self.end(id, EndReason::AfterFirstToken, actions);
+        } else if !failure.may_retry() {
+            self.end(id, EndReason::ClientError, actions);
         } else if attempt >= self.config.max_attempts {
-            self.end(id, Status::Failed, "attempts", actions);
+            self.end(id, EndReason::Attempts(failure), actions);
         } else if self.retry_tokens < 1.0 {
-            self.end(id, Status::Failed, "retry-budget", actions);
+            self.end(id, EndReason::RetryBudget(failure), actions);
         } else {
             self.retry_tokens -= 1.0;
             self.again(now, id, actions);
@@ -115,7 +113,7 @@ impl Router {
         }
         flight.state = State::Queued { ticket: u64::MAX };
         if self.is_stranded(now, id) {
-            self.end(id, Status::Rejected, "unavailable", actions);
+            self.end(id, EndReason::Unavailable, actions);
         } else if !self.route(now, id, actions) {
             self.enqueue(now, id, true, actions);
         }
@@ -133,23 +131,23 @@ impl Router {
     }
 
     /// Ends a request from this side: the client left or time ran out.
-    pub(super) fn give_up(&mut self, id: RequestId, status: Status, reason: &'static str, actions: &mut Vec<Action>) {
+    pub(super) fn give_up(&mut self, id: RequestId, reason: EndReason, actions: &mut Vec<Action>) {
         let Some(flight) = self.flights.get(&id) else { return };
         if let State::Sent { replica, .. } = flight.state {
             actions.push(Action::Cancel { id, replica, attempt: flight.attempts });
         }
-        self.end(id, status, reason, actions);
+        self.end(id, reason, actions);
     }
 
     /// Forgets a request and says so, once.
-    pub(super) fn end(&mut self, id: RequestId, status: Status, reason: &'static str, actions: &mut Vec<Action>) {
+    pub(super) fn end(&mut self, id: RequestId, reason: EndReason, actions: &mut Vec<Action>) {
         self.release(id);
         if let Some(flight) = self.flights.remove(&id) {
             if matches!(flight.state, State::Queued { ticket } if ticket != u64::MAX) {
                 self.queued -= 1;
             }
-            self.stats.ended[status as usize] += 1;
-            actions.push(Action::Done { id, status, reason });
+            self.stats.ended[reason.status() as usize] += 1;
+            actions.push(Action::Done { id, reason });
         }
     }
 

@@ -1,9 +1,8 @@
 //! What is heard of and done to replicas.
 
-use super::{Action, Event, Router, State};
+use super::{Action, EndReason, Event, Router, State};
 use crate::fleet::{Health, Kind, Replica, ReplicaSpec};
 use crate::policy::Exclusion;
-use crate::record::Status;
 use crate::{MAX_REPLICAS, ReplicaId, RequestId, Time};
 
 impl Router {
@@ -91,7 +90,7 @@ impl Router {
         }
         here.sort_unstable();
         for id in here {
-            self.give_up(id, Status::Cancelled, "replica-gone", actions);
+            self.give_up(id, EndReason::ReplicaGone, actions);
         }
     }
 

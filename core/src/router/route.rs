@@ -1,9 +1,8 @@
 //! Choosing and booking, and emptying the queue.
 
-use super::{Action, DecisionRecord, Dispatch, LearnAt, Router, State, waits};
+use super::{Action, DecisionRecord, Dispatch, EndReason, LearnAt, Router, State, waits};
 use crate::fleet::{Kind, Replica};
 use crate::policy::{Exclusion, Terms};
-use crate::record::Status;
 use crate::{ReplicaId, ReplicaSet, RequestId, Span, Time};
 use std::sync::Arc;
 
@@ -115,7 +114,7 @@ impl Router {
         for id in waiting {
             let queued = self.flights.get(&id).is_some_and(|f| matches!(f.state, State::Queued { .. }));
             if queued && self.is_stranded(now, id) {
-                self.end(id, Status::Rejected, "unavailable", actions);
+                self.end(id, EndReason::Unavailable, actions);
             }
         }
     }

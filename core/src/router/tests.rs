@@ -65,8 +65,8 @@ fn sent(actions: &[Action]) -> Vec<(u64, u16, u8)> {
     actions.iter().filter_map(dispatch).collect()
 }
 
-fn done(id: u64, status: Status, reason: &'static str) -> Action {
-    Action::Done { id: RequestId(id), status, reason }
+fn done(id: u64, reason: EndReason) -> Action {
+    Action::Done { id: RequestId(id), reason }
 }
 
 fn finish(id: u64, attempt: u8) -> Event {
@@ -87,7 +87,7 @@ fn counters_follow_a_request_and_return_to_zero() {
     tell(&mut r, 2, Event::FirstToken { id: RequestId(1), attempt: 1 });
     tell(&mut r, 2, Event::FirstToken { id: RequestId(1), attempt: 1 });
     assert_eq!((r.replicas()[0].load.waiting_requests, r.replicas()[0].load.running_tokens), (0, 4));
-    assert_eq!(tell(&mut r, 3, finish(1, 1)), [done(1, Status::Finished, "")]);
+    assert_eq!(tell(&mut r, 3, finish(1, 1)), [done(1, EndReason::Finished)]);
     assert_eq!(tell(&mut r, 4, finish(1, 1)), []);
     assert_eq!(r.replicas()[0].load, crate::fleet::Load::default());
     // The prompt was learned at the first token.
@@ -113,7 +113,7 @@ fn other_settings_hold_from_the_next_event_on() {
     let mut r = router(config.clone(), &[REMOTE]);
     tell(&mut r, 1, ask(1, "ab"));
     r.set_config(RouterConfig { gates: Gates { max_running: Some(1), ..Gates::default() }, ..config });
-    assert_eq!(tell(&mut r, 2, ask(2, "cd")), [done(2, Status::Rejected, "queue-full")]);
+    assert_eq!(tell(&mut r, 2, ask(2, "cd")), [done(2, EndReason::QueueFull)]);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn waits_in_order_behind_a_closed_gate_and_nobody_overtakes() {
     tell(&mut r, 0, ask(1, "a"));
     assert_eq!(tell(&mut r, 1, ask(2, "b")), [Action::Queued { id: RequestId(2) }]);
     tell(&mut r, 2, ask(3, "c"));
-    assert_eq!(tell(&mut r, 3, ask(4, "d")), [done(4, Status::Rejected, "queue-full")]);
+    assert_eq!(tell(&mut r, 3, ask(4, "d")), [done(4, EndReason::QueueFull)]);
     assert_eq!(sent(&tell(&mut r, 4, finish(1, 1))), [(2, 0, 1)]);
     assert_eq!((r.queue_len(), r.in_flight()), (1, 2));
     assert_eq!(sent(&tell(&mut r, 5, Event::ClientGone { id: RequestId(2) })), [(3, 0, 1)]);
@@ -140,7 +140,7 @@ fn a_queued_request_times_out_and_does_not_run_later() {
     r.handle(at(10), ask(2, "b"), &mut actions);
     assert!(actions.contains(&Action::SetTimer(at(60))), "{actions:?}");
     assert_eq!(tell(&mut r, 59, Event::Timer), []);
-    assert_eq!(tell(&mut r, 60, Event::Timer), [done(2, Status::TimedOut, "queue-timeout")]);
+    assert_eq!(tell(&mut r, 60, Event::Timer), [done(2, EndReason::QueueTimeout)]);
     assert_eq!(sent(&tell(&mut r, 61, finish(1, 1))), []);
 }
 
@@ -151,7 +151,7 @@ fn a_request_that_waited_for_dead_replicas_is_told_so() {
         tell(&mut r, i, Event::ProbeFailed { replica: ReplicaId(0) });
     }
     assert_eq!(sent(&tell(&mut r, 10, ask(1, "a"))), []);
-    assert_eq!(tell(&mut r, 60, Event::Timer), [done(1, Status::TimedOut, "no-healthy-replica")]);
+    assert_eq!(tell(&mut r, 60, Event::Timer), [done(1, EndReason::NoHealthyReplica)]);
 }
 
 #[test]
@@ -162,9 +162,9 @@ fn retries_elsewhere_before_the_first_token_and_never_after() {
     assert_eq!(tell(&mut r, 2, fail(1, 1, Failure::Connection)), [], "news of an old attempt");
     tell(&mut r, 3, Event::FirstToken { id: RequestId(1), attempt: 2 });
     let end = tell(&mut r, 4, fail(1, 2, Failure::Connection));
-    assert_eq!(end, [done(1, Status::Failed, "after-first-token")]);
+    assert_eq!(end, [done(1, EndReason::AfterFirstToken)]);
     tell(&mut r, 5, ask(2, "b"));
-    assert_eq!(tell(&mut r, 6, fail(2, 1, Failure::Client)), [done(2, Status::Failed, "client-error")]);
+    assert_eq!(tell(&mut r, 6, fail(2, 1, Failure::Client)), [done(2, EndReason::ClientError)]);
 }
 
 #[test]
@@ -235,9 +235,9 @@ fn a_forwarded_request_goes_back_when_the_engine_here_is_dead() {
     }
     // Down: the one that waits here cannot go on; the one at the engine is called back and cannot either.
     let end = tell(&mut r, 5, Event::ProbeFailed { replica: ReplicaId(0) });
-    assert!(end.contains(&done(2, Status::Rejected, "unavailable")), "{end:?}");
-    assert!(end.contains(&done(1, Status::Rejected, "unavailable")), "{end:?}");
-    assert_eq!(tell(&mut r, 6, forwarded(3)), [done(3, Status::Rejected, "unavailable")]);
+    assert!(end.contains(&done(2, EndReason::Unavailable)), "{end:?}");
+    assert!(end.contains(&done(1, EndReason::Unavailable)), "{end:?}");
+    assert_eq!(tell(&mut r, 6, forwarded(3)), [done(3, EndReason::Unavailable)]);
     assert_eq!(sent(&tell(&mut r, 7, ask(4, "a"))), [(4, 1, 1)], "its own requests go to the peer");
 }
 
@@ -251,7 +251,7 @@ fn removing_a_replica_calls_its_waiting_requests_back() {
     assert_eq!(sent(&actions), [(1, 1, 2)]);
     tell(&mut r, 2, Event::ReplicaRemoved { replica: ReplicaId(1) });
     let end = tell(&mut r, 3, ask(2, "b"));
-    assert_eq!(end, [done(2, Status::Rejected, "no-replicas")]);
+    assert_eq!(end, [done(2, EndReason::NoReplicas)]);
 }
 
 #[test]
@@ -297,8 +297,8 @@ fn a_deadline_passes_before_the_first_token_only() {
     }
     tell(&mut r, 50, Event::FirstToken { id: RequestId(1), attempt: 1 });
     let cancel = Action::Cancel { id: RequestId(2), replica: ReplicaId(0), attempt: 1 };
-    assert_eq!(tell(&mut r, 100, Event::Timer), [cancel, done(2, Status::TimedOut, "deadline")]);
-    assert_eq!(tell(&mut r, 101, finish(1, 1)), [done(1, Status::Finished, "")]);
+    assert_eq!(tell(&mut r, 100, Event::Timer), [cancel, done(2, EndReason::Deadline)]);
+    assert_eq!(tell(&mut r, 101, finish(1, 1)), [done(1, EndReason::Finished)]);
 }
 
 /// Drives a router with random events and faults and checks its promises at every step. Returns a digest of all

@@ -1,8 +1,7 @@
 //! What the core wants of one request, kept until the request's task asks, and what it decided about it.
 
 use crate::upstream::replica::Upstream;
-use gorgo_core::record::Status;
-use gorgo_core::router::{DecisionRecord, Dispatch};
+use gorgo_core::router::{DecisionRecord, Dispatch, EndReason};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -35,10 +34,8 @@ pub enum Command {
     Stop,
     /// It is over.
     Done {
-        /// How.
-        status: Status,
-        /// Why, in a word.
-        reason: &'static str,
+        /// Why.
+        reason: EndReason,
     },
 }
 

@@ -152,7 +152,7 @@ pub(crate) fn record(row: &Row, request: u64) -> RequestRecord {
         origin: 0,
         router: 0,
         replica: row.replica.as_ref().map_or(u16::MAX, |(slot, _)| *slot),
-        status: row.status,
+        status: row.end.status(),
         attempts: row.attempts,
         hops: row.hops,
         prompt_tokens: row.counted_tokens.unwrap_or(row.prompt_tokens),

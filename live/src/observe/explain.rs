@@ -56,7 +56,7 @@ impl Explanations {
         let decisions: Vec<Value> = decisions.iter().map(|record| explained(record)).collect();
         let actual = (row.first_token != Time::NEVER).then(|| (row.first_token - row.dispatched).ms());
         Some(json!({
-            "request_id": row.id(), "status": row.status.as_str(), "reason": row.reason,
+            "request_id": row.id(), "status": row.end.status().as_str(), "reason": row.end.as_str(),
             "replica": row.replica.as_ref().map(|(_, name)| &**name), "attempts": row.attempts,
             "predicted_ttft_ms": row.predicted_ttft_ms, "actual_ttft_ms": actual,
             "predicted_cached_tokens": row.cached.0, "actual_cached_tokens": row.cached.1, "decisions": decisions,

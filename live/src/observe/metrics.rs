@@ -1,7 +1,7 @@
 //! The router's own metrics: typed families, bounded labels (replicas of the fleet, fixed words).
 
 use crate::observe::request_log::Row;
-use gorgo_core::record::Status;
+use gorgo_core::router::EndReason;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -28,6 +28,12 @@ struct ByWord {
 struct ByEnd {
     status: String,
     reason: String,
+}
+
+impl From<EndReason> for ByEnd {
+    fn from(end: EndReason) -> Self {
+        Self { status: end.status().as_str().to_owned(), reason: end.as_str().to_owned() }
+    }
 }
 
 /// A gauge's value for one replica at the time of a scrape.
@@ -129,7 +135,7 @@ impl Default for Metrics {
             add!(Family::default(), "requests", "Requests that are over, by how and why");
         let decisions: Family<ByWord, Counter> =
             add!(Family::default(), "decisions", "Dispatches by what decided: own rule or a fallback");
-        let finished = ByEnd { status: Status::Finished.as_str().to_owned(), reason: String::new() };
+        let finished = ByEnd::from(EndReason::Finished);
         Self {
             finished: requests.get_or_create_owned(&finished),
             own_rule: decisions.get_or_create_owned(&ByWord { reason: "own-rule".to_owned() }),
@@ -222,11 +228,10 @@ impl Metrics {
 
     /// A request is over. `streamed`: its first token is known.
     pub fn ended(&self, row: &Row, streamed: bool) {
-        if row.status == Status::Finished && row.reason.is_empty() {
+        if row.end == EndReason::Finished {
             self.finished.inc();
         } else {
-            let end = ByEnd { status: row.status.as_str().to_owned(), reason: row.reason.to_owned() };
-            self.requests.get_or_create(&end).inc();
+            self.requests.get_or_create(&ByEnd::from(row.end)).inc();
         }
         let never = gorgo_core::Time::NEVER;
         if row.dispatched != never {
@@ -238,7 +243,7 @@ impl Metrics {
                 self.ttft_error.observe((expected - (row.first_token - row.dispatched).ms()) / 1e3);
             }
         }
-        if row.status == Status::Finished {
+        if row.end == EndReason::Finished {
             self.e2e.observe((row.done - row.arrived).ms() / 1e3);
             if streamed && row.output_tokens > 1 && row.first_token != never {
                 self.itl.observe((row.done - row.first_token).ms() / 1e3 / f64::from(row.output_tokens - 1));

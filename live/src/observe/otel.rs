@@ -252,7 +252,7 @@ fn spans_of(clock: Clock, context: &Context, row: &Row, spans: &mut Vec<Value>) 
     let mut about = vec![
         number("http.response.status_code", row.status_code.into()),
         text("gorgo.request_id", row.id()),
-        text("gorgo.status", row.status.as_str()),
+        text("gorgo.status", row.end.status().as_str()),
         number("gorgo.attempts", row.attempts.into()),
         number("gorgo.hops", row.hops.into()),
         number("gen_ai.usage.input_tokens", row.counted_tokens.unwrap_or(row.prompt_tokens).into()),
@@ -263,12 +263,12 @@ fn spans_of(clock: Clock, context: &Context, row: &Row, spans: &mut Vec<Value>) 
     about.extend(row.replica.as_ref().map(|(_, name)| text("gorgo.replica", name)));
     let predicted = row.predicted_ttft_ms.filter(|ms| ms.is_finite());
     about.extend(predicted.map(|ms| json!({"key": "gorgo.predicted_ttft_ms", "value": {"doubleValue": ms}})));
-    let failed = matches!(row.status, Status::Failed | Status::TimedOut | Status::Rejected);
-    about.extend(failed.then(|| text("error.type", row.reason)));
+    let failed = matches!(row.end.status(), Status::Failed | Status::TimedOut | Status::Rejected);
+    about.extend(failed.then(|| text("error.type", row.end.as_str())));
     let mut request = json!({
         "traceId": trace, "spanId": format!("{:016x}", context.span), "name": "request", "kind": 2,
         "startTimeUnixNano": unix(row.arrived), "endTimeUnixNano": unix(row.done), "attributes": about,
-        "status": if failed { json!({"code": 2, "message": row.reason}) } else { json!({}) },
+        "status": if failed { json!({"code": 2, "message": row.end.as_str()}) } else { json!({}) },
     });
     if let Some(parent) = context.parent {
         request["parentSpanId"] = format!("{parent:016x}").into();

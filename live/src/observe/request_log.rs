@@ -1,8 +1,7 @@
 //! The table of requests: one row each, the latest so many, with CSV export and a summary.
 
 use gorgo_core::policy::{Candidate, Terms};
-use gorgo_core::record::Status;
-use gorgo_core::router::DecisionRecord;
+use gorgo_core::router::{DecisionRecord, EndReason};
 use gorgo_core::{ReplicaId, Time};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -49,10 +48,8 @@ pub struct Row {
     pub hops: u8,
     /// Status told to the client.
     pub status_code: u16,
-    /// How it ended.
-    pub status: Status,
-    /// Why, if not finished.
-    pub reason: &'static str,
+    /// Why it ended, and so how.
+    pub end: EndReason,
     /// Of the decision by which it was dispatched last.
     pub verdict: Verdict,
 }
@@ -122,8 +119,7 @@ impl Default for Row {
             attempts: 0,
             hops: 0,
             status_code: 0,
-            status: Status::Failed,
-            reason: "",
+            end: EndReason::default(),
             verdict: Verdict::default(),
         }
     }
@@ -224,7 +220,7 @@ impl Table {
         if rows.is_empty() {
             return json!({"count": 0, "message": "no requests yet", "metrics_collection_enabled": enabled});
         }
-        let finished: Vec<&Arc<Row>> = rows.iter().filter(|row| row.status == Status::Finished).collect();
+        let finished: Vec<&Arc<Row>> = rows.iter().filter(|row| row.end == EndReason::Finished).collect();
         let mut hits: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for row in &rows {
             if let Some((_, name)) = &row.replica {
@@ -300,8 +296,8 @@ fn line(out: &mut String, row: &Row, timestamp: &str, order: &BTreeSet<&str>) {
         out,
         ",{},{},{},{},{},{},{},{},{},{},{}",
         row.status_code,
-        row.status == Status::Finished,
-        row.reason,
+        row.end == EndReason::Finished,
+        row.end.as_str(),
         number(row.predicted_ttft_ms),
         row.cached.0,
         whole(row.cached.1),
@@ -309,7 +305,7 @@ fn line(out: &mut String, row: &Row, timestamp: &str, order: &BTreeSet<&str>) {
         row.output_tokens,
         row.attempts,
         row.hops,
-        row.status.as_str(),
+        row.end.status().as_str(),
     );
 }
 
@@ -336,8 +332,7 @@ pub(crate) mod tests {
             attempts: 1,
             hops: 0,
             status_code: 200,
-            status: Status::Finished,
-            reason: "",
+            end: EndReason::Finished,
             verdict: Verdict::default(),
         }
     }
@@ -394,7 +389,7 @@ pub(crate) mod tests {
         let table = Table::new(100);
         assert_eq!(table.summary()["count"], 0);
         (1..=100).for_each(|i| table.push(Arc::new(row("r", f64::from(i)))));
-        table.push(Arc::new(Row { status: Status::Failed, ..row("f", 900.0) }));
+        table.push(Arc::new(Row { end: EndReason::AfterFirstToken, ..row("f", 900.0) }));
         let summary = table.summary();
         assert_eq!((&summary["count"], &summary["fail_count"]), (&json!(100), &json!(1)));
         assert_eq!(summary["ttft_ms"]["p50"], json!(51.0));

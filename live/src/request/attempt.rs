@@ -7,7 +7,7 @@ use crate::wire::answer_tap::{Framing, Tap};
 use bytes::{Bytes, BytesMut};
 use gorgo_core::router::Failure;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, Full};
 use std::collections::VecDeque;
@@ -69,7 +69,7 @@ fn begun(
         let failure = if error.is_timeout() { Failure::Timeout } else { Failure::Connection };
         Box::new(Refused { failure, response: None, why })
     })?;
-    if let Some(failure) = failure_of(response.status()) {
+    if let Some(failure) = Failure::of_status(response.status().as_u16()) {
         let why = format!("replica `{}` answered {}", upstream.name, response.status());
         return Err(Box::new(Refused { failure, response: Some(response.map(Body::Plain)), why }));
     }
@@ -149,22 +149,11 @@ async fn told_error(mut ready: Ready, upstream: &Upstream, code: u16) -> Box<Ref
         }
     }
     ready.head.headers.remove(CONTENT_LENGTH);
-    let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     Box::new(Refused {
-        failure: failure_of(status).unwrap_or(Failure::Server),
+        failure: Failure::of_status(code).unwrap_or(Failure::Server),
         response: Some(Response::from_parts(ready.head, Body::Full(whole.freeze()))),
         why: format!("replica `{}` told an error in its answer (code {code})", upstream.name),
     })
-}
-
-fn failure_of(status: StatusCode) -> Option<Failure> {
-    match status {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Some(Failure::Overloaded),
-        StatusCode::GATEWAY_TIMEOUT => Some(Failure::Timeout),
-        status if status.is_server_error() => Some(Failure::Server),
-        status if status.is_client_error() => Some(Failure::Client),
-        _ => None,
-    }
 }
 
 fn framing(headers: &HeaderMap) -> Framing {

@@ -2,6 +2,7 @@
 
 use crate::request::body::Body;
 use bytes::Bytes;
+use gorgo_core::router::EndReason;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
@@ -27,6 +28,12 @@ pub fn refusal(status: StatusCode, code: &str, message: &str) -> Response<Body> 
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
+}
+
+/// The response to a request that ended for `reason`.
+pub(crate) fn ended(reason: EndReason, message: &str) -> Response<Body> {
+    let status = StatusCode::from_u16(reason.http_status()).unwrap_or(StatusCode::BAD_GATEWAY);
+    refusal(status, reason.code(), message)
 }
 
 /// The JSON of an error.

@@ -7,7 +7,7 @@ use crate::request::attempt::{Ready, Refused, attempt};
 use crate::request::body::Body;
 use crate::request::client_request::ClientRequest;
 use crate::request::context::ConnectionContext;
-use crate::request::errors::refusal;
+use crate::request::errors;
 use crate::request::guard::Exchange;
 use crate::request::headers::{self, HeaderFlags};
 use crate::request::response_body::Relay;
@@ -16,8 +16,9 @@ use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::Framing;
 use gorgo_core::fleet::Kind;
 use gorgo_core::record::Status;
+use gorgo_core::router::EndReason;
 use http::header::HeaderMap;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::future::Future;
@@ -60,7 +61,7 @@ async fn run(mut exchange: Box<Exchange>, request: &ClientRequest) -> Response<B
         next = match next {
             Command::Stop => return stopped(exchange),
             Command::Queued | Command::Cancel { .. } => exchange.next().await,
-            Command::Done { status, reason } => return over(exchange, status, reason, refused),
+            Command::Done { reason } => return over(exchange, reason, refused),
             Command::Dispatch { dispatch, upstream, decision } => {
                 refused = None;
                 exchange.dispatched(dispatch, &upstream, decision);
@@ -125,58 +126,30 @@ fn pass(
     Ok(Response::from_parts(ready.head, Body::Relay(Box::new(relay))))
 }
 
-/// The router ends what is open before there was an answer.
+/// The response to a request that has no answer yet when the router ends what is open.
 fn stopped(mut exchange: Box<Exchange>) -> Response<Body> {
-    let why = "the router was stopped before there was an answer";
-    let response = refusal(StatusCode::SERVICE_UNAVAILABLE, "router_stopped", why);
+    let reason = EndReason::RouterStopped;
+    let response = errors::ended(reason, reason.sentence());
     exchange.row.status_code = response.status().as_u16();
     exchange.stopped();
     response
 }
 
-/// The request is over without an answer to pass on.
-fn over(
-    mut exchange: Box<Exchange>,
-    status: Status,
-    reason: &'static str,
-    refused: Option<Box<Refused>>,
-) -> Response<Body> {
-    let mut response = match (status, refused.map(|refused| *refused)) {
-        (Status::Failed, Some(Refused { response: Some(mut response), .. })) => {
+/// The response to a request that ended without an answer to pass on.
+fn over(mut exchange: Box<Exchange>, reason: EndReason, refused: Option<Box<Refused>>) -> Response<Body> {
+    let refused = refused.filter(|_| reason.status() == Status::Failed).map(|refused| *refused);
+    let mut response = match refused {
+        Some(Refused { response: Some(mut response), .. }) => {
             headers::strip_hop_by_hop(response.headers_mut());
             response
         }
-        (Status::Failed, Some(Refused { why, .. })) => refusal(StatusCode::BAD_GATEWAY, "upstream_failed", &why),
-        (Status::Rejected, _) if reason == "queue-full" => {
-            refusal(StatusCode::TOO_MANY_REQUESTS, "queue_full", "the router's queue is full; try again soon")
-        }
-        (Status::Rejected, _) if reason == "unavailable" => refusal(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "unavailable",
-            "this edge's engine does not answer; ask another edge",
-        ),
-        (Status::TimedOut, _) if reason == "no-healthy-replica" => refusal(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no_healthy_replica",
-            "no replica answers its probes; see `gorgo proxy status`",
-        ),
-        (Status::Rejected, _) => refusal(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no_replicas",
-            "no replica is known to this router; add one with `gorgo proxy servers add URL`",
-        ),
-        (Status::TimedOut, _) if reason == "queue-timeout" => {
-            refusal(StatusCode::SERVICE_UNAVAILABLE, "queue_timeout", "no replica had room in time; try again soon")
-        }
-        (Status::TimedOut, _) => {
-            refusal(StatusCode::GATEWAY_TIMEOUT, "deadline", "no first token came within the request's deadline")
-        }
-        (_, _) => refusal(StatusCode::BAD_GATEWAY, "upstream_failed", "no replica answered"),
+        Some(Refused { why, .. }) => errors::ended(reason, &why),
+        None => errors::ended(reason, reason.sentence()),
     };
     exchange.row.status_code = response.status().as_u16();
     let upstream = None;
     decorate(response.headers_mut(), &exchange, upstream);
-    exchange.close(status, reason);
+    exchange.close(reason);
     response
 }
 

@@ -9,8 +9,7 @@ use crate::upstream::abort;
 use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::Tap;
 use crate::wire::prompt_blocks::Prompt;
-use gorgo_core::record::Status;
-use gorgo_core::router::{Answer, DecisionRecord, Dispatch, Event, Failure, Usage};
+use gorgo_core::router::{Answer, DecisionRecord, Dispatch, EndReason, Event, Failure, Usage};
 use gorgo_core::{RequestId, Time};
 use http::HeaderValue;
 use std::sync::Arc;
@@ -130,7 +129,7 @@ impl Exchange {
         let event = self.learned(tap);
         self.mail.is_quiet(); // the core's last word would have this task polled in vain
         self.context.state.driver.tell(event);
-        self.close(Status::Finished, "");
+        self.close(EndReason::Finished);
     }
 
     /// The answer is complete before any of it was passed on: what [`Self::first_token`] and [`Self::finished`] do, in
@@ -142,7 +141,7 @@ impl Exchange {
             return false;
         };
         self.row.first_token = now;
-        self.close_at(now, Status::Finished, "");
+        self.close_at(now, EndReason::Finished);
         true
     }
 
@@ -184,7 +183,7 @@ impl Exchange {
     /// An answer that was on its way to the client broke: there is no second try.
     pub(crate) fn broke(&mut self, failure: Failure) {
         self.failed(failure);
-        self.close(Status::Failed, "after-first-token");
+        self.close(EndReason::AfterFirstToken);
     }
 
     /// Whether the router ends what is open; if not yet, `waker` is woken when it does.
@@ -194,14 +193,14 @@ impl Exchange {
 
     /// The router stops; the engine need not go on.
     pub(crate) fn stopped(&mut self) {
-        self.cancel("router-stopped");
+        self.cancel(EndReason::RouterStopped);
     }
 
     /// Nobody waits for the answer any more.
-    fn cancel(&mut self, reason: &'static str) {
+    fn cancel(&mut self, reason: EndReason) {
         self.context.state.driver.tell(Event::ClientGone { id: self.id });
         self.abort();
-        self.close(Status::Cancelled, reason);
+        self.close(reason);
     }
 
     /// Aborts the flags attempt at the engine by the id it goes by. Closing the connection, which the caller does
@@ -214,17 +213,17 @@ impl Exchange {
     }
 
     /// The request is over: writes it down, once.
-    pub(crate) fn close(&mut self, status: Status, reason: &'static str) {
+    pub(crate) fn close(&mut self, reason: EndReason) {
         let now = self.now();
-        self.close_at(now, status, reason);
+        self.close_at(now, reason);
     }
 
-    fn close_at(&mut self, now: Time, status: Status, reason: &'static str) {
+    fn close_at(&mut self, now: Time, reason: EndReason) {
         if std::mem::replace(&mut self.over, true) {
             return;
         }
         self.row.done = now;
-        (self.row.status, self.row.reason) = (status, reason);
+        self.row.end = reason;
         let others = self.mail.others(self.decision.as_ref());
         let row = Arc::new(std::mem::take(&mut self.row));
         #[cfg(feature = "otel")]
@@ -244,12 +243,12 @@ impl Drop for Exchange {
             return;
         }
         if self.context.state.phase() == Phase::Ending {
-            // Its connection was closed before the router could say so.
-            self.row.status_code = 503;
+            // The router's own last word has been said in its place.
+            self.row.status_code = EndReason::RouterStopped.http_status();
             return self.stopped();
         }
         // The client left: hyper dropped the task or the body.
-        self.row.status_code = 499;
-        self.cancel("client-gone");
+        self.row.status_code = EndReason::ClientGone.http_status();
+        self.cancel(EndReason::ClientGone);
     }
 }

@@ -13,7 +13,7 @@ use crate::upstream::connection::UpstreamBody;
 use crate::wire::answer_tap::Tap;
 use bytes::{Bytes, BytesMut};
 use gorgo_core::Time;
-use gorgo_core::router::Failure;
+use gorgo_core::router::{EndReason, Failure};
 use http_body::{Body as _, Frame, SizeHint};
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -127,7 +127,7 @@ impl Relay {
             exchange.stopped();
         }
         let why = "the router was stopped in the middle of the answer";
-        Poll::Ready(Some(self.last_word("router_stopped", why, why.into())))
+        Poll::Ready(Some(self.last_word(EndReason::RouterStopped.code(), why, why.into())))
     }
 
     /// The replica's connection broke.

@@ -12,7 +12,7 @@ async fn leaves_before(stream: bool, early_head: bool) {
     assert_eq!(world.engines[0].counts(), (0, 1, 0), "stream {stream}, early head {early_head}");
     assert_eq!(world.left(), (0, 0));
     let row = world.state.table.rows().pop().unwrap();
-    assert_eq!((row.status.as_str(), row.status_code), ("cancelled", 499));
+    assert_eq!((row.end.status().as_str(), row.status_code), ("cancelled", 499));
 }
 
 #[tokio::test(start_paused = true)]

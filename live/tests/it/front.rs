@@ -167,7 +167,7 @@ async fn a_stream_that_breaks_ends_with_an_error_event_and_is_never_repeated() {
         assert!(error["error"]["message"].as_str().unwrap().contains(why), "{script:?}: {text}");
         assert_eq!(world.engines.iter().map(|e| e.seen().len()).sum::<usize>(), 1);
         let row = world.state.table.rows().pop().unwrap();
-        assert_eq!((row.status.as_str(), row.reason), ("failed", "after-first-token"));
+        assert_eq!((row.end.status().as_str(), row.end.as_str()), ("failed", "after-first-token"));
         assert_eq!(world.left(), (0, 0));
     }
 }
@@ -178,7 +178,7 @@ async fn a_stream_that_breaks_after_its_last_event_is_complete() {
     let world = World::new(1, script, |_| {}).await;
     let text = whole(world.send(chat("x", true)).await).await;
     assert!(text.ends_with(b"data: [DONE]\n\n"), "{text:?}");
-    assert_eq!(world.state.table.rows().pop().unwrap().status.as_str(), "finished");
+    assert_eq!(world.state.table.rows().pop().unwrap().end.status().as_str(), "finished");
 }
 
 #[tokio::test(start_paused = true)]

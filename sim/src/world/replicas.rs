@@ -99,12 +99,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     }
 }
 
-/// How a router meets an engine's refusal. No status means that the connection broke.
+/// The failure that a router counts for an engine's error. An error without a status broke the connection.
 fn failure(error: &EngineError) -> Failure {
-    match error.status() {
-        Some(429 | 503) => Failure::Overloaded,
-        Some(400..=499) => Failure::Client,
-        Some(_) => Failure::Server,
-        None => Failure::Connection,
-    }
+    error.status().map_or(Failure::Connection, |status| Failure::of_status(status).unwrap_or(Failure::Server))
 }

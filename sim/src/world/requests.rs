@@ -3,7 +3,7 @@
 use super::{Back, Client, Ev, Event, Flight, Key, RequestId, RequestRecord, Span, Status, Time, TraceRequest, World};
 use gorgo_core::ReplicaId;
 use gorgo_core::policy::Ask;
-use gorgo_core::router::{Answer, Dispatch, Failure, Request, Usage};
+use gorgo_core::router::{Answer, Dispatch, EndReason, Failure, Request, Usage};
 use std::sync::Arc;
 
 /// Messages of a request, told apart for their jitter.
@@ -223,23 +223,22 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     }
 
     /// A router says that a request is over.
-    pub(super) fn ended(&mut self, router: u16, key: Key, status: Status, reason: &'static str) {
+    pub(super) fn ended(&mut self, router: u16, key: Key, reason: EndReason) {
         if key.first() > 0 {
             let record = &self.records[key.index() as usize];
-            let back = match status {
-                Status::Finished => {
+            let back = match (reason, reason.failure_at_sender()) {
+                (_, Some(failure)) => Back::Failed(failure),
+                (EndReason::Finished, None) => {
                     Back::Done { cached_tokens: record.cached_tokens, output_tokens: record.output_tokens }
                 }
-                Status::Rejected | Status::TimedOut => Back::Failed(Failure::Overloaded),
-                Status::Failed if reason == "client-error" => Back::Failed(Failure::Client),
-                Status::Failed => Back::Failed(Failure::Server),
-                Status::Cancelled => return, // the entry router asked for it
+                (_, None) => return, // the entry router cancelled the request itself
             };
             self.return_to_origin(router, key, leg::PEER_DONE, back);
             return;
         }
         let at = self.now + self.to_user(key, leg::USER_DONE);
         let record = &mut self.records[key.index() as usize];
+        let status = reason.status();
         record.status = status;
         // Jitter must not let the last token overtake the first.
         record.done = if record.first_token == Time::NEVER { at } else { at.max(record.first_token) };

@@ -68,7 +68,7 @@ fn a_router_that_missed_events_ends_what_the_old_replica_ran() {
     tell(&mut r, 1, ask(1, "abc"));
     tell(&mut r, 2, Event::FirstToken { id: RequestId(1), attempt: 1 });
     let actions = tell(&mut r, 3, Event::ReplicaAdded { replica: ReplicaId(0), spec: spec("new", REMOTE) });
-    assert_eq!(actions.last(), Some(&done(1, Status::Cancelled, "replica-gone")));
+    assert_eq!(actions.last(), Some(&done(1, EndReason::ReplicaGone)));
     assert_eq!((r.in_flight(), r.replicas()[0].load.requests()), (0, 0));
     tell(&mut r, 4, Event::ReplicaAdded { replica: ReplicaId(3), spec: spec("far", REMOTE) });
     assert_eq!((r.replicas().len(), r.free_slot()), (4, Some(ReplicaId(1))));
