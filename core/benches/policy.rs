@@ -3,6 +3,7 @@
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use gorgo_core::ReplicaId;
+use gorgo_core::fleet::Load;
 use gorgo_core::policy::{Ask, Candidate, EngineView, PolicyConfig, Terms};
 use gorgo_core::rng::stream;
 use rand::RngExt;
@@ -16,11 +17,13 @@ fn fleet(count: u16) -> Vec<Candidate> {
             excluded: None,
             rtt_ms: rng.random_range(1.0..400.0),
             cached_tokens: rng.random_range(0..8000),
-            waiting_requests: rng.random_range(0..8),
-            waiting_tokens: rng.random_range(0..30_000),
-            waiting_uncached_tokens: rng.random_range(0..9000),
-            running_requests: rng.random_range(0..8),
-            running_tokens: rng.random_range(0..80_000),
+            load: Load {
+                waiting_requests: rng.random_range(0..8),
+                waiting_tokens: rng.random_range(0..30_000),
+                waiting_uncached_tokens: rng.random_range(0..9000),
+                running_requests: rng.random_range(0..8),
+                running_tokens: rng.random_range(0..80_000),
+            },
             engine: Some(EngineView { running: rng.random_range(0..8), queued: 0, used_tokens: 40_000, age_ms: 900.0 }),
             ms_per_token: None,
         })

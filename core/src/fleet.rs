@@ -82,7 +82,25 @@ impl Load {
 
     /// Requests in either phase.
     pub fn requests(&self) -> u32 {
-        self.waiting_requests + self.running_requests
+        self.waiting_requests.saturating_add(self.running_requests)
+    }
+
+    /// Prompt tokens in either phase.
+    pub fn tokens(&self) -> u64 {
+        self.waiting_tokens.saturating_add(self.running_tokens)
+    }
+
+    /// The sum of two loads. It saturates: the numbers of a peer's report are not checked, and a sum that wraps would
+    /// make a loaded peer look idle.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            waiting_requests: self.waiting_requests.saturating_add(other.waiting_requests),
+            waiting_tokens: self.waiting_tokens.saturating_add(other.waiting_tokens),
+            waiting_uncached_tokens: self.waiting_uncached_tokens.saturating_add(other.waiting_uncached_tokens),
+            running_requests: self.running_requests.saturating_add(other.running_requests),
+            running_tokens: self.running_tokens.saturating_add(other.running_tokens),
+        }
     }
 }
 
@@ -263,11 +281,7 @@ impl Replica {
             excluded,
             rtt_ms: self.rtt.smoothed_ms(),
             cached_tokens,
-            waiting_requests: load.waiting_requests,
-            waiting_tokens: load.waiting_tokens,
-            waiting_uncached_tokens: load.waiting_uncached_tokens,
-            running_requests: load.running_requests,
-            running_tokens: load.running_tokens,
+            load,
             engine: self.engine.map(|(report, at)| EngineView {
                 running: report.running,
                 queued: report.queued,

@@ -4,6 +4,7 @@
 //! state and the generator it is given. It never chooses an excluded candidate.
 
 use crate::ReplicaId;
+use crate::fleet::Load;
 use crate::rng::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -48,16 +49,8 @@ pub struct Candidate {
     pub rtt_ms: f64,
     /// Prompt tokens of this request believed cached there.
     pub cached_tokens: u32,
-    /// Requests sent there (or queued for it) that have no first token yet.
-    pub waiting_requests: u32,
-    /// Their prompt tokens. W_u
-    pub waiting_tokens: u64,
-    /// Those of them not cached there when they were sent.
-    pub waiting_uncached_tokens: u64,
-    /// Requests there past their first token.
-    pub running_requests: u32,
-    /// Their prompt tokens. D_u
-    pub running_tokens: u64,
+    /// Requests and prompt tokens at the replica: W_u is `waiting_tokens`, D_u is `running_tokens`.
+    pub load: Load,
     /// The engine's own report; `None` if never scraped.
     pub engine: Option<EngineView>,
     /// This replica's own prefill rate, overriding the policy's `ms_per_token` (mixed fleets).
@@ -67,12 +60,12 @@ pub struct Candidate {
 impl Candidate {
     /// Requests of ours there, waiting or running.
     pub fn requests(&self) -> u32 {
-        self.waiting_requests.saturating_add(self.running_requests)
+        self.load.requests()
     }
 
     /// Prompt tokens of ours there, waiting or running: W_u + D_u.
     pub fn tokens(&self) -> u64 {
-        self.waiting_tokens.saturating_add(self.running_tokens)
+        self.load.tokens()
     }
 
     /// Prompt tokens of this request that it would have to compute: U_u.

@@ -1,6 +1,7 @@
 //! What a router knew at the moment of one decision, as a line of JSON, read strictly.
 
 use crate::ReplicaId;
+use crate::fleet::Load;
 use crate::ids::MAX_REPLICAS;
 use crate::policy::settings::{MOST, strict};
 use crate::policy::{Ask, Candidate, EngineView, Exclusion};
@@ -106,13 +107,34 @@ impl ReplicaState {
             excluded: if self.healthy { self.excluded } else { Some(Exclusion::Unhealthy) },
             rtt_ms: self.rtt_ms,
             cached_tokens: self.cached_tokens,
-            waiting_requests: self.waiting_requests,
-            waiting_tokens: self.waiting_tokens,
-            waiting_uncached_tokens: self.waiting_uncached_tokens,
-            running_requests: self.running_requests,
-            running_tokens: self.running_tokens,
+            load: Load {
+                waiting_requests: self.waiting_requests,
+                waiting_tokens: self.waiting_tokens,
+                waiting_uncached_tokens: self.waiting_uncached_tokens,
+                running_requests: self.running_requests,
+                running_tokens: self.running_tokens,
+            },
             engine: self.engine,
             ms_per_token: self.ms_per_token,
+        }
+    }
+
+    /// The state of a candidate with this name.
+    pub fn of(id: String, candidate: &Candidate) -> Self {
+        let Candidate { id: _, excluded, rtt_ms, cached_tokens, load, engine, ms_per_token } = *candidate;
+        Self {
+            id,
+            healthy: true,
+            excluded,
+            rtt_ms,
+            cached_tokens,
+            waiting_requests: load.waiting_requests,
+            waiting_tokens: load.waiting_tokens,
+            waiting_uncached_tokens: load.waiting_uncached_tokens,
+            running_requests: load.running_requests,
+            running_tokens: load.running_tokens,
+            engine,
+            ms_per_token,
         }
     }
 }

@@ -39,14 +39,9 @@ pub struct Peer {
 impl Peer {
     /// The peer's load as best known now.
     pub fn load(&self) -> Load {
-        let (said, ours) = (&self.report.load, &self.extra);
-        Load {
-            waiting_requests: said.waiting_requests + ours.waiting_requests + self.report.queued,
-            waiting_tokens: said.waiting_tokens + ours.waiting_tokens,
-            waiting_uncached_tokens: said.waiting_uncached_tokens + ours.waiting_uncached_tokens,
-            running_requests: said.running_requests + ours.running_requests,
-            running_tokens: said.running_tokens + ours.running_tokens,
-        }
+        let mut load = self.report.load.plus(&self.extra);
+        load.waiting_requests = load.waiting_requests.saturating_add(self.report.queued);
+        load
     }
 
     /// A new report. What was forwarded up to `seen` is surely counted in it: the time it was made, less the time a

@@ -96,3 +96,21 @@ fn a_peer_shows_its_report_plus_what_we_forwarded_since() {
     r.peer.ended(RequestId(1));
     assert_eq!((r.peer.load().waiting_tokens, r.peer.load().running_tokens), (100, 0));
 }
+
+#[test]
+fn the_largest_numbers_of_a_peer_never_make_it_look_idle() {
+    let mut r = replica(Kind::Peer);
+    let most = Load {
+        waiting_requests: u32::MAX,
+        waiting_tokens: u64::MAX,
+        waiting_uncached_tokens: u64::MAX,
+        running_requests: u32::MAX,
+        running_tokens: u64::MAX,
+    };
+    r.peer.reported(PeerReport { load: most, queued: u32::MAX, healthy: true }, at(0));
+    r.book(at(1), RequestId(1), 100, 60);
+    let load = r.peer.load();
+    assert_eq!((load, r.requests(), load.tokens()), (most, u32::MAX, u64::MAX));
+    let candidate = r.candidate(ReplicaId(0), at(1), None, 0);
+    assert_eq!((candidate.requests(), candidate.tokens()), (u32::MAX, u64::MAX));
+}

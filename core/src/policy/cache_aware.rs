@@ -69,8 +69,8 @@ impl Policy for CacheAware {
     fn choose(&mut self, ask: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
         for (candidate, terms) in candidates.iter().zip(&mut *terms) {
             terms.prefill = f64::from(candidate.uncached(ask.prompt_tokens));
-            terms.waiting = f64::from(candidate.waiting_requests);
-            terms.running = f64::from(candidate.running_requests);
+            terms.waiting = f64::from(candidate.load.waiting_requests);
+            terms.running = f64::from(candidate.load.running_requests);
             terms.total = f64::from(candidate.requests());
         }
         let cached = |candidate: &Candidate| candidate.cached_tokens.min(ask.prompt_tokens);
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_match_must_exceed_three_tenths_of_the_prompt() {
         let mut fleet = fleet(2);
-        (fleet[0].cached_tokens, fleet[0].running_requests) = (301, 5);
+        (fleet[0].cached_tokens, fleet[0].load.running_requests) = (301, 5);
         assert_eq!(choose(1000, &fleet), Choice::own(Some(0)));
         fleet[0].cached_tokens = 300;
         assert_eq!(choose(1000, &fleet), Choice::fallback(Some(1), "no-prefix"));
@@ -117,7 +117,7 @@ mod tests {
         let mut fleet = fleet(2);
         fleet[0].cached_tokens = 1000;
         for (holder, other, uneven) in [(65, 0, true), (64, 0, false), (195, 130, false), (196, 130, true)] {
-            (fleet[0].running_requests, fleet[1].waiting_requests) = (holder, other);
+            (fleet[0].load.running_requests, fleet[1].load.waiting_requests) = (holder, other);
             let expected = if uneven { Choice::fallback(Some(1), "imbalance") } else { Choice::own(Some(0)) };
             assert_eq!(choose(1000, &fleet), expected, "{holder} against {other}");
         }
@@ -127,7 +127,7 @@ mod tests {
     fn an_excluded_owner_owns_nothing() {
         let mut fleet = fleet(3);
         (fleet[0].cached_tokens, fleet[0].excluded) = (1000, Some(Exclusion::Unhealthy));
-        (fleet[1].cached_tokens, fleet[1].waiting_requests) = (400, 9);
+        (fleet[1].cached_tokens, fleet[1].load.waiting_requests) = (400, 9);
         assert_eq!(choose(1000, &fleet), Choice::own(Some(1)));
     }
 }

@@ -127,15 +127,15 @@ impl Weights {
     pub fn cost(&self, ask: &Ask, candidate: &Candidate) -> Terms {
         let t = candidate.ms_per_token.filter(|own| own.is_finite() && *own >= 0.0).unwrap_or(self.ms_per_token);
         let waiting_tokens = match self.waiting {
-            Waiting::All => candidate.waiting_tokens,
-            Waiting::Uncached => candidate.waiting_uncached_tokens,
+            Waiting::All => candidate.load.waiting_tokens,
+            Waiting::Uncached => candidate.load.waiting_uncached_tokens,
         };
         let used = candidate.engine.map_or(0.0, |engine| engine.used_tokens as f64);
         let network = self.rtt_weight * candidate.rtt_ms;
         let prefill = t * f64::from(candidate.uncached(ask.prompt_tokens));
         let waiting = t * self.queue_factor * waiting_tokens as f64;
-        let running = t * (self.running_cost_factor * candidate.running_tokens as f64 + self.used_factor * used)
-            + self.ms_per_running_request * f64::from(candidate.running_requests);
+        let running = t * (self.running_cost_factor * candidate.load.running_tokens as f64 + self.used_factor * used)
+            + self.ms_per_running_request * f64::from(candidate.load.running_requests);
         Terms { network, prefill, waiting, running, total: network + prefill + waiting + running }
     }
 
@@ -252,6 +252,7 @@ impl Policy for Gorgo {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::Load;
     use crate::policy::EngineView;
     use crate::policy::select::tests::{fleet, idle};
     use crate::rng::stream;
@@ -267,11 +268,13 @@ mod tests {
         Candidate {
             rtt_ms: 25.6,
             cached_tokens: 4096,
-            waiting_requests: 1,
-            waiting_tokens: 900,
-            waiting_uncached_tokens: 300,
-            running_requests: 3,
-            running_tokens: 15_000,
+            load: Load {
+                waiting_requests: 1,
+                waiting_tokens: 900,
+                waiting_uncached_tokens: 300,
+                running_requests: 3,
+                running_tokens: 15_000,
+            },
             engine: Some(EngineView { running: 3, queued: 0, used_tokens: 48_000, age_ms: 12_000.0 }),
             ..idle(0)
         }
@@ -329,8 +332,8 @@ mod tests {
     fn a_tie_band_takes_the_less_loaded_of_two_near_ties_and_never_a_far_one() {
         let config = GorgoConfig { tie_band: Some(5.0), running_cost_factor: Some(0.0), ..GorgoConfig::default() };
         let mut fleet = fleet(3);
-        (fleet[0].rtt_ms, fleet[0].running_tokens) = (10.0, 9000);
-        (fleet[1].rtt_ms, fleet[1].running_tokens) = (14.0, 100);
+        (fleet[0].rtt_ms, fleet[0].load.running_tokens) = (10.0, 9000);
+        (fleet[1].rtt_ms, fleet[1].load.running_tokens) = (14.0, 100);
         fleet[2].rtt_ms = 16.0;
         assert_eq!(choose(&config, 0, &fleet).0.chosen, Some(1));
         assert_eq!(choose(&GorgoConfig { tie_band: None, ..config }, 0, &fleet).0.chosen, Some(0));

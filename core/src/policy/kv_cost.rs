@@ -69,10 +69,11 @@ impl KvCost {
         let block = self.config.block_tokens.max(1);
         let b = f64::from(block);
         let overlap = f64::from(candidate.cached_tokens.min(ask.prompt_tokens) / block);
-        let blocks = (candidate.waiting_uncached_tokens as f64 + f64::from(ask.prompt_tokens)) / b;
+        let blocks = (candidate.load.waiting_uncached_tokens as f64 + f64::from(ask.prompt_tokens)) / b;
         let prefill = self.config.prefill_weight * (blocks - self.config.overlap_weight * overlap).max(0.0);
-        let waiting = candidate.waiting_tokens as f64 / b;
-        let running = candidate.running_tokens as f64 / b + self.config.active_weight * f64::from(candidate.requests());
+        let waiting = candidate.load.waiting_tokens as f64 / b;
+        let running =
+            candidate.load.running_tokens as f64 / b + self.config.active_weight * f64::from(candidate.requests());
         Terms { network: 0.0, prefill, waiting, running, total: prefill + waiting + running }
     }
 
@@ -129,8 +130,8 @@ mod tests {
     /// Totals in blocks for a prompt of 160 tokens: 10 - 9 + 4 = 5, 10, 10 + 5 + 5 = 20.
     fn example() -> (Ask, Vec<Candidate>) {
         let mut fleet = fleet(3);
-        (fleet[0].cached_tokens, fleet[0].running_tokens) = (159, 64);
-        (fleet[2].waiting_tokens, fleet[2].waiting_uncached_tokens) = (80, 80);
+        (fleet[0].cached_tokens, fleet[0].load.running_tokens) = (159, 64);
+        (fleet[2].load.waiting_tokens, fleet[2].load.waiting_uncached_tokens) = (80, 80);
         (Ask { prompt_tokens: 160, ..Ask::default() }, fleet)
     }
 

@@ -47,8 +47,8 @@ impl LeastLoad {
 /// The parts of a load: what waits, what runs (or is reported), and their sum in `unit`.
 pub(super) fn explain(candidate: &Candidate, unit: Unit, signal: Signal) -> Terms {
     let (waiting, running) = match unit {
-        Unit::Tokens => (candidate.waiting_tokens as f64, candidate.running_tokens as f64),
-        Unit::Requests => (f64::from(candidate.waiting_requests), f64::from(candidate.running_requests)),
+        Unit::Tokens => (candidate.load.waiting_tokens as f64, candidate.load.running_tokens as f64),
+        Unit::Requests => (f64::from(candidate.load.waiting_requests), f64::from(candidate.load.running_requests)),
     };
     let total = load(candidate, unit, signal).unwrap_or(waiting + running);
     Terms { waiting, running: total - waiting, total, ..Terms::default() }
@@ -87,9 +87,9 @@ mod tests {
     #[test]
     fn tokens_and_requests_can_disagree_and_round_trips_break_ties() {
         let mut fleet = fleet(3);
-        (fleet[0].waiting_requests, fleet[0].waiting_tokens) = (1, 9000);
-        (fleet[1].running_requests, fleet[1].running_tokens, fleet[1].rtt_ms) = (5, 500, 30.0);
-        (fleet[2].running_requests, fleet[2].running_tokens, fleet[2].rtt_ms) = (6, 500, 20.0);
+        (fleet[0].load.waiting_requests, fleet[0].load.waiting_tokens) = (1, 9000);
+        (fleet[1].load.running_requests, fleet[1].load.running_tokens, fleet[1].rtt_ms) = (5, 500, 30.0);
+        (fleet[2].load.running_requests, fleet[2].load.running_tokens, fleet[2].rtt_ms) = (6, 500, 20.0);
         assert_eq!(choose(Unit::Tokens, Signal::Own, &fleet).0, Choice::own(Some(2)));
         assert_eq!(choose(Unit::Requests, Signal::Own, &fleet).0, Choice::own(Some(0)));
     }
@@ -98,7 +98,7 @@ mod tests {
     fn engine_loads_leave_out_who_never_reported() {
         let mut fleet = fleet(3);
         fleet[1].engine = Some(EngineView { running: 2, queued: 1, used_tokens: 100, age_ms: 5.0 });
-        fleet[1].waiting_tokens = 50;
+        fleet[1].load.waiting_tokens = 50;
         fleet[2].engine = Some(EngineView { used_tokens: 150, ..EngineView::default() });
         let (choice, terms) = choose(Unit::Tokens, Signal::Engine, &fleet);
         assert_eq!(choice, Choice::own(Some(2))); // 150 < 2 + 1 + 100 + 50

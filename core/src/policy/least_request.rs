@@ -30,7 +30,7 @@ impl Policy for LeastRequest {
     fn choose(&mut self, _: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
         for (candidate, terms) in candidates.iter().zip(&mut *terms) {
             terms.total = f64::from(busy(candidate));
-            terms.waiting = f64::from(candidate.waiting_requests);
+            terms.waiting = f64::from(candidate.load.waiting_requests);
             terms.running = terms.total - terms.waiting;
         }
         Choice::own(least_of(candidates, rng, |_, candidate| Some([f64::from(busy(candidate)), candidate.rtt_ms])))
@@ -48,13 +48,13 @@ mod tests {
     fn a_stale_report_of_idleness_does_not_attract_a_burst() {
         let mut fleet = fleet(3);
         let report = |running| Some(EngineView { running, ..EngineView::default() });
-        (fleet[0].waiting_requests, fleet[0].engine) = (6, report(0)); // 6
-        (fleet[1].running_requests, fleet[1].engine) = (1, report(5)); // 5
-        (fleet[2].waiting_requests, fleet[2].running_requests) = (2, 2); // 4
+        (fleet[0].load.waiting_requests, fleet[0].engine) = (6, report(0)); // 6
+        (fleet[1].load.running_requests, fleet[1].engine) = (1, report(5)); // 5
+        (fleet[2].load.waiting_requests, fleet[2].load.running_requests) = (2, 2); // 4
         let (mut rng, mut terms) = (stream(1, "policy", 0), [Terms::default(); 3]);
         assert_eq!(LeastRequest.choose(&Ask::default(), &fleet, &mut terms, &mut rng), Choice::own(Some(2)));
         assert_eq!(terms.map(|t| t.total), [6.0, 5.0, 4.0]);
-        (fleet[2].rtt_ms, fleet[2].waiting_requests) = (90.0, 3); // 5 as well, but farther
+        (fleet[2].rtt_ms, fleet[2].load.waiting_requests) = (90.0, 3); // 5 as well, but farther
         assert_eq!(LeastRequest.choose(&Ask::default(), &fleet, &mut terms, &mut rng), Choice::own(Some(1)));
     }
 }

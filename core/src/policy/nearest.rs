@@ -40,7 +40,7 @@ mod tests {
         for (candidate, rtt) in fleet.iter_mut().zip([232.0, 25.6, 466.0]) {
             candidate.rtt_ms = rtt;
         }
-        fleet[1].waiting_tokens = 1_000_000;
+        fleet[1].load.waiting_tokens = 1_000_000;
         let (mut rng, mut terms) = (stream(1, "policy", 0), [Terms::default(); 3]);
         assert_eq!(Nearest.choose(&Ask::default(), &fleet, &mut terms, &mut rng), Choice::own(Some(1)));
         assert_eq!(terms[1].total, 25.6);

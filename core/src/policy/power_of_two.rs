@@ -80,7 +80,7 @@ mod tests {
     fn the_worst_of_all_is_never_chosen_and_the_better_of_two_always() {
         let mut fleet = fleet(3);
         for (candidate, tokens) in fleet.iter_mut().zip([10, 30, 20]) {
-            candidate.waiting_tokens = tokens;
+            candidate.load.waiting_tokens = tokens;
         }
         let (mut rng, mut terms) = (stream(1, "policy", 0), [Terms::default(); 3]);
         let mut policy = PowerOfTwo::new(&PowerOfTwoConfig::default());
@@ -101,7 +101,7 @@ mod tests {
         let choice = policy.choose(&Ask::default(), &fleet, &mut terms, &mut rng);
         assert_eq!(choice.reason, Some("empty-candidates"));
         fleet[1].engine = Some(EngineView { used_tokens: 70, running: 9, ..EngineView::default() });
-        fleet[1].running_tokens = 7;
+        fleet[1].load.running_tokens = 7;
         assert_eq!(policy.choose(&Ask::default(), &fleet, &mut terms, &mut rng), Choice::own(Some(1)));
         assert_eq!(terms[1].total, 77.0);
     }

@@ -73,7 +73,7 @@ impl Policy for PrefixCache {
         for (candidate, terms) in candidates.iter().zip(&mut *terms) {
             terms.prefill = f64::from(candidate.uncached(ask.prompt_tokens));
             terms.total = f64::from(busy(candidate));
-            terms.waiting = f64::from(candidate.waiting_requests);
+            terms.waiting = f64::from(candidate.load.waiting_requests);
             terms.running = terms.total - terms.waiting;
         }
         let r = |candidate: &Candidate| f64::from(busy(candidate));
@@ -119,7 +119,7 @@ mod tests {
     fn holders(requests: [u32; 3]) -> Vec<Candidate> {
         let mut fleet = fleet(3);
         for (candidate, count) in fleet.iter_mut().zip(requests) {
-            candidate.running_requests = count;
+            candidate.load.running_requests = count;
         }
         fleet[0].cached_tokens = 512;
         fleet
@@ -139,8 +139,8 @@ mod tests {
         fleet[0].cached_tokens = 0;
         assert_eq!(choose(&config, 1000, &fleet), Choice::fallback(Some(2), "no-prefix"));
         fleet[2].engine = Some(EngineView { used_tokens: 50, ..EngineView::default() });
-        fleet[0].running_tokens = 20;
-        fleet[1].running_tokens = 30;
+        fleet[0].load.running_tokens = 20;
+        fleet[1].load.running_tokens = 30;
         assert_eq!(choose(&config, 0, &fleet), Choice::fallback(Some(0), "no-prompt"));
     }
 
@@ -149,7 +149,7 @@ mod tests {
         // r = 8, 0, 1, 1, 0: mean 2, s = 3.39; with a factor of 1 the limit is 5.39.
         let mut fleet = fleet(5);
         for (candidate, count) in fleet.iter_mut().zip([8, 0, 1, 1, 0]) {
-            candidate.running_requests = count;
+            candidate.load.running_requests = count;
         }
         fleet[0].cached_tokens = 512;
         let config = PrefixCacheConfig { stdev_factor: 1.0, ..PrefixCacheConfig::default() };

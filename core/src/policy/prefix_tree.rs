@@ -56,8 +56,8 @@ impl Policy for PrefixTree {
         let hit = best > 0 && f64::from(best) >= self.config.min_match * f64::from(ask.prompt_tokens);
         for (candidate, terms) in candidates.iter().zip(&mut *terms) {
             terms.prefill = f64::from(candidate.uncached(ask.prompt_tokens));
-            terms.waiting = candidate.waiting_tokens as f64;
-            terms.running = candidate.running_tokens as f64;
+            terms.waiting = candidate.load.waiting_tokens as f64;
+            terms.running = candidate.load.running_tokens as f64;
             terms.total =
                 if hit { terms.prefill } else { load(candidate, self.config.unit, Signal::Own).unwrap_or(0.0) };
         }
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn the_longest_match_wins_whatever_its_load() {
         let mut fleet = fleet(3);
-        (fleet[1].cached_tokens, fleet[1].waiting_tokens, fleet[1].rtt_ms) = (64, 90_000, 400.0);
+        (fleet[1].cached_tokens, fleet[1].load.waiting_tokens, fleet[1].rtt_ms) = (64, 90_000, 400.0);
         fleet[2].cached_tokens = 63;
         assert_eq!(choose(0.0, 1000, &fleet), Choice::own(Some(1)));
     }
@@ -93,7 +93,7 @@ mod tests {
     fn equal_matches_go_by_load_then_round_trip() {
         let mut fleet = fleet(4);
         for (i, (tokens, rtt)) in [(50, 1.0), (10, 9.0), (10, 8.0), (0, 0.0)].into_iter().enumerate() {
-            (fleet[i].running_tokens, fleet[i].rtt_ms) = (tokens, rtt);
+            (fleet[i].load.running_tokens, fleet[i].rtt_ms) = (tokens, rtt);
             fleet[i].cached_tokens = if i < 3 { 700 + i as u32 } else { 0 }; // beyond the prompt: equal
         }
         assert_eq!(choose(0.0, 700, &fleet), Choice::own(Some(2)));
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn a_match_below_the_minimum_falls_back_to_least_load() {
         let mut fleet = fleet(2);
-        (fleet[0].cached_tokens, fleet[0].running_tokens) = (499, 5);
+        (fleet[0].cached_tokens, fleet[0].load.running_tokens) = (499, 5);
         assert_eq!(choose(0.5, 1000, &fleet), Choice::fallback(Some(1), "no-prefix"));
         fleet[0].cached_tokens = 500;
         assert_eq!(choose(0.5, 1000, &fleet), Choice::own(Some(0)));

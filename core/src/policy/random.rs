@@ -35,7 +35,7 @@ mod tests {
     #[test]
     fn every_replica_gets_its_share_whatever_its_load() {
         let mut fleet = fleet(4);
-        fleet[1].waiting_tokens = 1_000_000;
+        fleet[1].load.waiting_tokens = 1_000_000;
         let (mut counts, mut rng, mut terms) = ([0u32; 4], stream(3, "policy", 0), [Terms::default(); 4]);
         for _ in 0..4000 {
             counts[Random.choose(&Ask::default(), &fleet, &mut terms, &mut rng).chosen.unwrap()] += 1;

@@ -144,6 +144,7 @@ pub(crate) fn two_of(count: usize, rng: &mut ChaCha8Rng) -> (usize, usize) {
 pub(crate) mod tests {
     use super::*;
     use crate::ReplicaId;
+    use crate::fleet::Load;
     use crate::policy::{Exclusion, least};
     use crate::rng::stream;
 
@@ -154,11 +155,7 @@ pub(crate) mod tests {
             excluded: None,
             rtt_ms: 0.0,
             cached_tokens: 0,
-            waiting_requests: 0,
-            waiting_tokens: 0,
-            waiting_uncached_tokens: 0,
-            running_requests: 0,
-            running_tokens: 0,
+            load: Load::default(),
             engine: None,
             ms_per_token: None,
         }
@@ -212,7 +209,8 @@ pub(crate) mod tests {
     #[test]
     fn loads_follow_their_table() {
         let mut c = idle(0);
-        (c.waiting_requests, c.waiting_tokens, c.running_requests, c.running_tokens) = (1, 900, 3, 15_000);
+        (c.load.waiting_requests, c.load.waiting_tokens, c.load.running_requests, c.load.running_tokens) =
+            (1, 900, 3, 15_000);
         assert_eq!(load(&c, Unit::Tokens, Signal::Own), Some(15_900.0));
         assert_eq!(load(&c, Unit::Requests, Signal::Own), Some(4.0));
         assert_eq!(load(&c, Unit::Tokens, Signal::Engine), None);

@@ -72,7 +72,7 @@ mod tests {
     fn equal_heads_share_an_owner_whatever_the_load_and_the_order() {
         let mut fleet = fleet(3);
         assert_eq!([3, 4, 5, 7].map(|head| choose(head, &fleet).chosen.unwrap()), [0, 1, 2, 1]);
-        fleet[1].waiting_tokens = 1_000_000;
+        fleet[1].load.waiting_tokens = 1_000_000;
         fleet.reverse();
         assert_eq!(fleet[choose(4, &fleet).chosen.unwrap()].id, ReplicaId(1));
     }

@@ -1,5 +1,6 @@
 //! Laws that hold for every policy, on any input.
 
+use gorgo_core::fleet::Load;
 use gorgo_core::policy::{Ask, Candidate, Choice, EngineView, Exclusion, PolicyConfig, Terms};
 use gorgo_core::rng::stream;
 use gorgo_core::{ReplicaId, ReplicaSet};
@@ -60,11 +61,13 @@ fn candidate(wild: bool) -> impl Strategy<Value = Candidate> {
             excluded,
             rtt_ms,
             cached_tokens,
-            waiting_requests: own.0,
-            waiting_tokens: own.1,
-            waiting_uncached_tokens: own.2,
-            running_requests: own.3,
-            running_tokens: own.4,
+            load: Load {
+                waiting_requests: own.0,
+                waiting_tokens: own.1,
+                waiting_uncached_tokens: own.2,
+                running_requests: own.3,
+                running_tokens: own.4,
+            },
             engine: engine.map(|(running, queued, used_tokens, age_ms)| EngineView {
                 running,
                 queued,
@@ -158,9 +161,9 @@ proptest! {
         // Distinct loads, counts and round trips everywhere: no tie is left to the generator.
         for (i, candidate) in fleet.iter_mut().enumerate() {
             candidate.rtt_ms = 10.0 + 3.0 * i as f64;
-            candidate.running_requests = 100 + (i as u32 * 5) % 9;
-            candidate.waiting_requests = 0;
-            candidate.running_tokens = 1000 + i as u64;
+            candidate.load.running_requests = 100 + (i as u32 * 5) % 9;
+            candidate.load.waiting_requests = 0;
+            candidate.load.running_tokens = 1000 + i as u64;
             candidate.engine = None;
         }
         let mut turned = fleet.clone();

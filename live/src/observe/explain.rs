@@ -78,9 +78,9 @@ fn explained(record: &DecisionRecord) -> Value {
                 "id": record.name(c.id), "excluded": c.excluded,
                 "network_ms": t.network, "prefill_ms": t.prefill, "waiting_ms": t.waiting, "running_ms": t.running,
                 "total_ms": t.total, "rtt_ms": c.rtt_ms, "rtt_age_ms": rtt_age, "cached_tokens": c.cached_tokens,
-                "waiting_requests": c.waiting_requests, "waiting_tokens": c.waiting_tokens,
-                "waiting_uncached_tokens": c.waiting_uncached_tokens,
-                "running_requests": c.running_requests, "running_tokens": c.running_tokens,
+                "waiting_requests": c.load.waiting_requests, "waiting_tokens": c.load.waiting_tokens,
+                "waiting_uncached_tokens": c.load.waiting_uncached_tokens,
+                "running_requests": c.load.running_requests, "running_tokens": c.load.running_tokens,
                 "engine": c.engine,
             })
         })
@@ -154,20 +154,7 @@ fn digits(line: &mut Vec<u8>, mut number: u64) {
 
 /// A decision as a state that `gorgo decide` reads; what was decided stands in `decision`.
 pub fn state(record: &DecisionRecord) -> Value {
-    let replicas = record.candidates.iter().map(|(c, ..)| ReplicaState {
-        id: record.name(c.id).to_owned(),
-        healthy: true,
-        excluded: c.excluded,
-        rtt_ms: c.rtt_ms,
-        cached_tokens: c.cached_tokens,
-        waiting_requests: c.waiting_requests,
-        waiting_tokens: c.waiting_tokens,
-        waiting_uncached_tokens: c.waiting_uncached_tokens,
-        running_requests: c.running_requests,
-        running_tokens: c.running_tokens,
-        engine: c.engine,
-        ms_per_token: c.ms_per_token,
-    });
+    let replicas = record.candidates.iter().map(|(c, ..)| ReplicaState::of(record.name(c.id).to_owned(), c));
     let key = |hash: u64| (hash != 0).then_some(Key::Hash(hash));
     let state = State {
         id: record.id.0.to_string(),

@@ -85,8 +85,8 @@ impl Verdict {
             names: Some(Arc::clone(&record.names)),
             scores: record.candidates.iter().map(score).collect(),
             prefill_ms: chosen.map(|(_, t, _)| t.prefill),
-            waiting_tokens: chosen.map_or(0, |(c, ..)| c.waiting_tokens),
-            running_tokens: chosen.map_or(0, |(c, ..)| c.running_tokens),
+            waiting_tokens: chosen.map_or(0, |(c, ..)| c.load.waiting_tokens),
+            running_tokens: chosen.map_or(0, |(c, ..)| c.load.running_tokens),
         }
     }
 
