@@ -1,6 +1,6 @@
 //! What the router's state looks like from outside.
 
-use crate::observe::metrics::{Levels, ReplicaGauges};
+use crate::observe::metrics::{Levels, ReplicaGauges, ShadowGauges};
 use crate::state::AppState;
 use gorgo_core::fleet::{Kind, Replica};
 use gorgo_core::policy::{Exclusion, PolicyConfig};
@@ -11,9 +11,12 @@ use std::sync::atomic::Ordering;
 /// Levels for `/metrics`.
 pub(super) fn levels(node: &AppState) -> Levels {
     let shadows = node.shadows.lock();
-    let shadows = shadows
-        .iter()
-        .map(|s| (s.policy.clone(), s.hit_rate(), s.busiest(), s.mean_ttft_ms().unwrap_or(f64::NAN) / 1e3));
+    let shadows = shadows.iter().map(|s| ShadowGauges {
+        policy: s.policy.clone(),
+        hit_ratio: s.hit_rate(),
+        busiest_ratio: s.busiest(),
+        predicted_ttft_s: s.mean_ttft_ms().map(|ms| ms / 1e3),
+    });
     let mut levels = Levels { shadows: shadows.collect(), ..Levels::default() };
     node.driver.read(|router, upstreams, now| {
         levels.queued = router.queue_len() as f64;
@@ -27,9 +30,9 @@ pub(super) fn levels(node: &AppState) -> Levels {
                 name: u.name.clone(),
                 usable: f64::from(!matches!(closed, Some(Exclusion::Unhealthy | Exclusion::Draining))),
                 breaker_open: f64::from(r.breaker.is_open(now, u32::MAX)),
-                rtt: (r.rtt.smoothed_ms() / 1e3, r.rtt.p95_ms() / 1e3),
-                requests: (f64::from(r.load.waiting_requests), f64::from(r.load.running_requests)),
-                tokens: (r.load.waiting_tokens as f64, r.load.running_tokens as f64),
+                rtt_s: r.rtt.smoothed_ms() / 1e3,
+                rtt_p95_s: r.rtt.p95_ms() / 1e3,
+                load: r.load,
                 index_tokens: router.index().tokens(ReplicaId(slot as u16)) as f64,
             });
         }
@@ -49,7 +52,7 @@ pub(super) fn cost_keys(policy: &PolicyConfig) -> (Option<f64>, Option<f64>) {
 }
 
 /// Share of the KV tokens in use by the engine's last report.
-pub(super) fn kv_use(r: &Replica) -> f64 {
+fn kv_use(r: &Replica) -> f64 {
     r.engine.filter(|(e, _)| e.kv_tokens > 0).map_or(0.0, |(e, _)| e.used_tokens as f64 / e.kv_tokens as f64)
 }
 

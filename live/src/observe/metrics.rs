@@ -1,6 +1,7 @@
 //! The router's own metrics: typed families, bounded labels (replicas of the fleet, fixed words).
 
 use crate::observe::request_log::Row;
+use gorgo_core::fleet::Load;
 use gorgo_core::router::EndReason;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -20,8 +21,13 @@ struct ByReplica {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByWord {
+struct ByReason {
     reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPolicy {
+    policy: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,12 +51,12 @@ pub struct ReplicaGauges {
     pub usable: f64,
     /// 1 if its breaker is open or half open.
     pub breaker_open: f64,
-    /// Smoothed and 95th percentile round trip, seconds.
-    pub rtt: (f64, f64),
-    /// Our requests there, waiting and running.
-    pub requests: (f64, f64),
-    /// Their prompt tokens.
-    pub tokens: (f64, f64),
+    /// Smoothed round trip, seconds.
+    pub rtt_s: f64,
+    /// 95th percentile of the last round trips (nearest rank), seconds.
+    pub rtt_p95_s: f64,
+    /// This router's requests and prompt tokens at the replica.
+    pub load: Load,
     /// Tokens in its part of the index.
     pub index_tokens: f64,
 }
@@ -68,8 +74,21 @@ pub struct Levels {
     pub index_nodes: f64,
     /// One entry a replica.
     pub replicas: Vec<ReplicaGauges>,
-    /// A shadow policy's hit rate, balance and mean predicted TTFT in seconds.
-    pub shadows: Vec<(String, f64, f64, f64)>,
+    /// One entry a shadow policy.
+    pub shadows: Vec<ShadowGauges>,
+}
+
+/// What a shadow policy would have done, at the time of a scrape.
+#[derive(Debug, Clone, Default)]
+pub struct ShadowGauges {
+    /// The policy's name.
+    pub policy: String,
+    /// Share of prompt tokens that would have been cached.
+    pub hit_ratio: f64,
+    /// Largest share of a replica times the number of replicas.
+    pub busiest_ratio: f64,
+    /// Mean predicted time to first token, seconds; `None` without a prediction.
+    pub predicted_ttft_s: Option<f64>,
 }
 
 /// The families.
@@ -78,7 +97,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<ByEnd, Counter>,
     dispatches: Family<ByReplica, Counter>,
-    decisions: Family<ByWord, Counter>,
+    decisions: Family<ByReason, Counter>,
     /// The members of families that nearly every request counts in, so that it need not look them up.
     own_rule: Counter,
     finished: Counter,
@@ -105,9 +124,9 @@ pub struct Metrics {
     waiting_tokens: Family<ByReplica, Level>,
     running_tokens: Family<ByReplica, Level>,
     index_tokens: Family<ByReplica, Level>,
-    shadow_hits: Family<ByWord, Level>,
-    shadow_busiest: Family<ByWord, Level>,
-    shadow_ttft: Family<ByWord, Level>,
+    shadow_hits: Family<ByPolicy, Level>,
+    shadow_busiest: Family<ByPolicy, Level>,
+    shadow_ttft: Family<ByPolicy, Level>,
 }
 
 const SECONDS: [f64; 18] =
@@ -133,12 +152,12 @@ impl Default for Metrics {
         let seconds = || Histogram::new(SECONDS);
         let requests: Family<ByEnd, Counter> =
             add!(Family::default(), "requests", "Requests that are over, by how and why");
-        let decisions: Family<ByWord, Counter> =
+        let decisions: Family<ByReason, Counter> =
             add!(Family::default(), "decisions", "Dispatches by what decided: own rule or a fallback");
         let finished = ByEnd::from(EndReason::Finished);
         Self {
             finished: requests.get_or_create_owned(&finished),
-            own_rule: decisions.get_or_create_owned(&ByWord { reason: "own-rule".to_owned() }),
+            own_rule: decisions.get_or_create_owned(&ByReason { reason: "own-rule".to_owned() }),
             requests,
             decisions,
             dispatches: add!(Family::default(), "dispatches", "Requests given to a replica, retries included"),
@@ -221,7 +240,7 @@ impl Metrics {
         dispatches.inc();
         match reason {
             None => self.own_rule.inc(),
-            Some(word) => self.decisions.get_or_create(&ByWord { reason: word.to_owned() }).inc(),
+            Some(word) => self.decisions.get_or_create(&ByReason { reason: word.to_owned() }).inc(),
         };
         self.retries.inc_by(u64::from(attempt > 1));
     }
@@ -279,23 +298,25 @@ impl Metrics {
             let values = [
                 r.usable,
                 r.breaker_open,
-                r.rtt.0,
-                r.rtt.1,
-                r.requests.0,
-                r.requests.1,
-                r.tokens.0,
-                r.tokens.1,
+                r.rtt_s,
+                r.rtt_p95_s,
+                f64::from(r.load.waiting_requests),
+                f64::from(r.load.running_requests),
+                r.load.waiting_tokens as f64,
+                r.load.running_tokens as f64,
                 r.index_tokens,
             ];
             for (family, value) in families.iter().zip(values) {
                 family.get_or_create(&ByReplica { replica: r.name.clone() }).set(value);
             }
         }
-        for (policy, hits, busiest, ttft) in &levels.shadows {
-            let label = ByWord { reason: policy.clone() };
-            self.shadow_hits.get_or_create(&label).set(*hits);
-            self.shadow_busiest.get_or_create(&label).set(*busiest);
-            self.shadow_ttft.get_or_create(&label).set(*ttft);
+        for shadow in &levels.shadows {
+            let label = ByPolicy { policy: shadow.policy.clone() };
+            self.shadow_hits.get_or_create(&label).set(shadow.hit_ratio);
+            self.shadow_busiest.get_or_create(&label).set(shadow.busiest_ratio);
+            if let Some(ttft) = shadow.predicted_ttft_s {
+                self.shadow_ttft.get_or_create(&label).set(ttft);
+            }
         }
         let mut text = String::new();
         let _ = encode(&mut text, &self.registry); // writing to a string cannot fail
@@ -333,11 +354,11 @@ mod tests {
         let metrics = Metrics::default();
         metrics.dispatched(&metrics.dispatches("a"), 2, None);
         metrics.ended(&row("r", 25.0), true);
-        let replica = ReplicaGauges { name: "a".into(), rtt: (0.025, 0.03), ..ReplicaGauges::default() };
+        let replica = ReplicaGauges { name: "a".into(), rtt_s: 0.025, rtt_p95_s: 0.03, ..ReplicaGauges::default() };
         let levels = Levels {
             queued: 3.0,
             replicas: vec![replica],
-            shadows: vec![("random".into(), 0.5, 1.0, 0.1)],
+            shadows: vec![ShadowGauges { policy: "random".into(), hit_ratio: 0.5, ..ShadowGauges::default() }],
             ..Levels::default()
         };
         let text = metrics.text(&levels);
@@ -348,6 +369,7 @@ mod tests {
             "gorgo_replica_rtt_seconds{replica=\"a\"} 0.025",
             "gorgo_cached_tokens_total 55",
             "gorgo_queue_requests 3.0",
+            "gorgo_shadow_hit_ratio{policy=\"random\"} 0.5",
             "# TYPE gorgo_requests_total counter",
             "# HELP gorgo_requests_total Requests that are over, by how and why.",
         ] {
