@@ -257,6 +257,18 @@ impl Replica {
         (share < 1.0).then(|| 1 + (share * f64::from(gates.slow_start_requests)) as u32)
     }
 
+    /// Whether it works: a closed capacity gate opens again by itself, other exclusions may not.
+    pub fn is_usable(&self, now: Time, gates: &Gates) -> bool {
+        matches!(self.closed(now, gates), None | Some(Exclusion::Full))
+    }
+
+    /// Whether the engine's last report closes the gate on KV use.
+    pub fn is_kv_full(&self, gates: &Gates) -> bool {
+        self.engine.is_some_and(|(engine, _)| {
+            engine.kv_tokens > 0 && engine.used_tokens as f64 >= gates.max_kv_use * engine.kv_tokens as f64
+        })
+    }
+
     fn is_full(&self, now: Time, gates: &Gates) -> bool {
         let requests = self.requests();
         if gates.max_running.is_some_and(|most| requests >= most) {
@@ -266,8 +278,7 @@ impl Replica {
             return true;
         }
         let Some((engine, _)) = self.engine else { return false };
-        gates.max_engine_queue.is_some_and(|most| engine.queued >= most)
-            || (engine.kv_tokens > 0 && engine.used_tokens as f64 >= gates.max_kv_use * engine.kv_tokens as f64)
+        gates.max_engine_queue.is_some_and(|most| engine.queued >= most) || self.is_kv_full(gates)
     }
 
     /// The replica as a policy sees it, for a request with `cached_tokens` there.

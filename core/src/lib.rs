@@ -13,7 +13,7 @@
 pub mod decide;
 pub mod fleet;
 pub mod ids;
-pub mod nearest;
+pub mod peering;
 pub mod policy;
 pub mod prefix;
 pub mod radix;
@@ -22,6 +22,7 @@ pub mod request;
 pub mod rng;
 pub mod router;
 pub mod settings;
+pub mod suggest;
 pub mod time;
 pub mod time_queue;
 

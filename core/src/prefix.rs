@@ -205,13 +205,11 @@ impl<S: Symbol> PrefixIndex<S> {
         self.holdings[replica.index()].leaves.clear();
     }
 
-    /// Forgets everything; returns how many nodes there were, the root not counted.
-    pub fn clear(&mut self) -> usize {
-        let nodes = self.tree.len() - 1;
+    /// Forgets every prefix of every replica.
+    pub fn clear(&mut self) {
         for slot in 0..self.holdings.len() {
             self.forget(ReplicaId(slot as u16));
         }
-        nodes
     }
 
     fn holding(&mut self, replica: ReplicaId) -> &mut Holding {

@@ -24,7 +24,9 @@ mod route;
 mod timers;
 pub use config::{LearnAt, RouterConfig};
 pub use end_reason::EndReason;
-pub use event::{Action, Answer, DecisionRecord, Dispatch, Event, Failure, Request, Usage};
+pub use event::{
+    Action, AdminEvent, Answer, DecisionRecord, Dispatch, Event, Failure, ReplicaEvent, Request, RequestEvent, Usage,
+};
 use timers::{Timer, Timers};
 
 /// Counts since the start; read by status pages and reports.
@@ -50,8 +52,18 @@ pub struct RouterStats {
 
 #[derive(Debug)]
 enum State {
-    Queued { ticket: u64 },
-    Sent { replica: ReplicaId, uncached: u32, cached: u32, stamp: Stamp, running: bool },
+    /// Arrived or taken back from a replica; placed before the event that caused it is processed.
+    Unplaced,
+    Queued {
+        ticket: u64,
+    },
+    Sent {
+        replica: ReplicaId,
+        uncached: u32,
+        cached: u32,
+        stamp: Stamp,
+        running: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -112,36 +124,51 @@ impl Router {
         }
     }
 
-    /// Tells what happened at `now` (never earlier than the call before) and appends what is to be done.
-    pub fn handle(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
-        match event {
-            Event::Arrived(request) => self.arrived(now, request, actions),
-            Event::FirstToken { id, attempt } => {
-                self.first_token(now, id, attempt);
-                self.pump(now, actions);
+    /// Processes one event at `now`, which must not decrease between calls, and appends the resulting actions.
+    pub fn handle(&mut self, now: Time, event: impl Into<Event>, actions: &mut Vec<Action>) {
+        match event.into() {
+            Event::Request(event) => self.request_event(now, event, actions),
+            Event::Replica(event) => {
+                self.replica_event(now, event, actions);
+                self.reject_stranded(now, actions);
+                self.drain_queue(now, actions);
             }
-            Event::Finished { id, attempt, usage, answer } => {
-                self.finished(now, id, attempt, usage, answer.as_ref(), actions);
-                self.pump(now, actions);
-            }
-            Event::Failed { id, attempt, failure } => {
-                self.failed(now, id, attempt, failure, actions);
-                self.expel(now, actions);
-                self.pump(now, actions);
-            }
-            Event::ClientGone { id } => {
-                self.give_up(id, EndReason::ClientGone, actions);
-                self.pump(now, actions);
+            Event::Admin(event) => {
+                self.admin_event(event);
+                self.reject_stranded(now, actions);
+                self.drain_queue(now, actions);
             }
             Event::Timer => self.timer(now, actions),
-            other => {
-                self.replica_event(now, other, actions);
-                self.expel(now, actions);
-                self.pump(now, actions);
-            }
         }
         if let Some(at) = self.timers.rearm(now) {
             actions.push(Action::SetTimer(at));
+        }
+    }
+
+    fn request_event(&mut self, now: Time, event: RequestEvent, actions: &mut Vec<Action>) {
+        match event {
+            RequestEvent::Arrived(request) => return self.arrived(now, request, actions),
+            RequestEvent::FirstToken { id, attempt } => self.first_token(now, id, attempt),
+            RequestEvent::Finished { id, attempt, usage, answer } => {
+                self.finished(now, id, attempt, usage, answer.as_ref(), actions);
+            }
+            RequestEvent::Failed { id, attempt, failure } => {
+                self.failed(now, id, attempt, failure, actions);
+                self.reject_stranded(now, actions);
+            }
+            RequestEvent::ClientGone { id } => self.give_up(id, EndReason::ClientGone, actions),
+        }
+        self.drain_queue(now, actions);
+    }
+
+    fn admin_event(&mut self, event: AdminEvent) {
+        match event {
+            AdminEvent::ConfigSet(config) => {
+                self.retry_tokens = self.retry_tokens.min(config.retry_burst);
+                self.config = *config;
+            }
+            AdminEvent::PolicySet(policy) => self.policy = policy.build(),
+            AdminEvent::IndexCleared => self.index.clear(),
         }
     }
 
@@ -175,11 +202,6 @@ impl Router {
         &self.index
     }
 
-    /// The prefix index, to clear it.
-    pub fn index_mut(&mut self) -> &mut PrefixIndex<u64> {
-        &mut self.index
-    }
-
     /// Counts since the start.
     pub fn stats(&self) -> RouterStats {
         self.stats
@@ -190,20 +212,9 @@ impl Router {
         &self.config
     }
 
-    /// Takes over other settings; the sizes of the index stay what they were at the start.
-    pub fn set_config(&mut self, config: RouterConfig) {
-        self.retry_tokens = self.retry_tokens.min(config.retry_burst);
-        self.config = config;
-    }
-
     /// The policy's name.
     pub fn policy(&self) -> &'static str {
         self.policy.name()
-    }
-
-    /// Decides by another policy from now on; counters, beliefs and index stay.
-    pub fn set_policy(&mut self, policy: Box<dyn Policy>) {
-        self.policy = policy;
     }
 
     fn arrived(&mut self, now: Time, request: Request, actions: &mut Vec<Action>) {
@@ -215,20 +226,19 @@ impl Router {
             self.timers.set(deadline, Timer::Deadline(id));
             self.sweep_timers();
         }
-        let flight =
-            Flight { request, tried: ReplicaSet::EMPTY, attempts: 0, state: State::Queued { ticket: u64::MAX } };
+        let flight = Flight { request, tried: ReplicaSet::EMPTY, attempts: 0, state: State::Unplaced };
         self.flights.insert(id, flight);
         if self.replicas.iter().all(|r| r.removed) {
             self.end(id, EndReason::NoReplicas, actions);
         } else if self.is_stranded(now, id) {
             self.end(id, EndReason::Unavailable, actions);
         } else if self.queued > 0 || !self.route(now, id, actions) {
-            // Behind those who wait already: nobody overtakes.
+            // Behind the requests already queued: the queue is first in, first out.
             if self.queued >= self.config.queue_limit {
                 self.end(id, EndReason::QueueFull, actions);
             } else {
                 self.enqueue(now, id, false, actions);
-                self.pump(now, actions);
+                self.drain_queue(now, actions);
             }
         }
     }
@@ -247,7 +257,7 @@ impl Router {
         self.stats.queued += 1;
         if self.queue.len() > 2 * self.queued + 64 {
             let flights = &self.flights;
-            self.queue.retain(|&(id, ticket)| waits(flights, id, ticket));
+            self.queue.retain(|&(id, ticket)| is_queued(flights, id, ticket));
         }
         self.timers.set(now + Span::from_ms(self.config.queue_timeout_ms), Timer::Queue(id, ticket));
         self.sweep_timers();
@@ -259,7 +269,7 @@ impl Router {
     fn sweep_timers(&mut self) {
         let flights = &self.flights;
         self.timers.sweep(flights.len(), |timer| match timer {
-            Timer::Queue(id, stay) => waits(flights, *id, *stay),
+            Timer::Queue(id, stay) => is_queued(flights, *id, *stay),
             Timer::Deadline(id) => flights.contains_key(id),
             Timer::Reopen(_) => true,
         });
@@ -268,7 +278,7 @@ impl Router {
     fn timer(&mut self, now: Time, actions: &mut Vec<Action>) {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
-                Timer::Queue(id, ticket) if waits(&self.flights, id, ticket) => {
+                Timer::Queue(id, ticket) if is_queued(&self.flights, id, ticket) => {
                     let none = self.replicas.iter().all(|r| r.removed || r.health == Health::Down);
                     let reason = if none { EndReason::NoHealthyReplica } else { EndReason::QueueTimeout };
                     self.give_up(id, reason, actions);
@@ -279,7 +289,7 @@ impl Router {
                 Timer::Queue(..) | Timer::Deadline(_) | Timer::Reopen(_) => {}
             }
         }
-        self.pump(now, actions);
+        self.drain_queue(now, actions);
         self.watch_slow_start(now);
     }
 
@@ -298,7 +308,7 @@ impl Router {
     }
 }
 
-fn waits(flights: &FxHashMap<RequestId, Flight>, id: RequestId, stay: u64) -> bool {
+fn is_queued(flights: &FxHashMap<RequestId, Flight>, id: RequestId, stay: u64) -> bool {
     flights.get(&id).is_some_and(|f| matches!(f.state, State::Queued { ticket } if ticket == stay))
 }
 

@@ -3,9 +3,9 @@
 use crate::results::Names;
 use crate::spec::SpecError;
 use crate::spec::run::{FaultKindSpec, RunSpec, TopologySpec};
-use gorgo_core::nearest::{nearest, with_suggestion};
 use gorgo_core::request::TraceRequest;
 use gorgo_core::settings::merge_tables;
+use gorgo_core::suggest::{nearest, with_suggestion};
 use gorgo_core::{Span, Time};
 use gorgo_sim::engine::EngineConfig;
 use gorgo_sim::world::{Client, Fault, FaultKind, ReplicaConfig, Site, Topology, WorldConfig};

@@ -4,8 +4,8 @@
 //! `[vary]` that crosses the arms with values of any settings. `--set key=value` changes the table before anything is
 //! read. Reading is strict: an unknown key is an error that names the nearest known one.
 
-use gorgo_core::nearest::{nearest, with_suggestion};
 use gorgo_core::settings::{merge_tables, parse_assignment, renamed_presets, set_key};
+use gorgo_core::suggest::{nearest, with_suggestion};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 

@@ -1,8 +1,8 @@
 //! The router's file: one strict serde type, shared by TOML, command line and admin API.
 
-use gorgo_core::nearest::with_suggestion;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::router::RouterConfig;
+use gorgo_core::suggest::with_suggestion;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -7,10 +7,11 @@ use crate::driver::clock::Clock;
 use crate::driver::mailbox::{Command, Mail};
 use crate::driver::observers::Observers;
 use crate::upstream::replica::Upstream;
+use gorgo_core::fleet::PeerReport;
 use gorgo_core::fleet::ReplicaSpec;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::rng;
-use gorgo_core::router::{Action, Event, Router, RouterConfig};
+use gorgo_core::router::{Action, AdminEvent, Event, ReplicaEvent, RequestEvent, Router, RouterConfig};
 use gorgo_core::{ReplicaId, RequestId, Time};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -79,13 +80,13 @@ impl Driver {
     }
 
     /// Tells what happened.
-    pub fn tell(&self, event: Event) {
+    pub fn tell(&self, event: impl Into<Event>) {
         let mut inner = self.inner.lock();
         self.handle(&mut inner, event);
     }
 
     /// Tells what happened to a request, and when, unless the core has meanwhile said something that is still unread.
-    pub(crate) fn tell_if_quiet(&self, mail: &Mail, event: Event) -> Option<Time> {
+    pub(crate) fn tell_if_quiet(&self, mail: &Mail, event: impl Into<Event>) -> Option<Time> {
         let mut inner = self.inner.lock();
         if !mail.is_quiet() {
             return None;
@@ -103,13 +104,13 @@ impl Driver {
         inner.mail.insert(id, Arc::clone(&mail));
         let now = self.now(&mut inner);
         let request = request(id, now);
-        self.handle_at(now, &mut inner, Event::Arrived(request));
+        self.handle_at(now, &mut inner, RequestEvent::Arrived(request));
         (id, mail)
     }
 
     /// Tells what happened to a replica; nothing, if its slot meanwhile belongs to another. A watch that is being
     /// stopped may still speak.
-    pub fn tell_of(&self, upstream: &Upstream, event: Event) {
+    pub fn tell_of(&self, upstream: &Upstream, event: impl Into<Event>) {
         let mut inner = self.inner.lock();
         if inner.upstreams.get(upstream.id.index()).is_some_and(|here| std::ptr::eq(&**here, upstream)) {
             self.handle(&mut inner, event);
@@ -133,7 +134,7 @@ impl Driver {
                 None
             }
         };
-        self.handle(&mut inner, Event::ReplicaAdded { replica, spec: spec.clone() });
+        self.handle(&mut inner, ReplicaEvent::Added { replica, spec: spec.clone() });
         Some((upstream, old))
     }
 
@@ -144,9 +145,22 @@ impl Driver {
         f(&inner.router, &inner.upstreams, now)
     }
 
-    /// Changes the router outside its events: clearing the index.
-    pub fn change<T>(&self, f: impl FnOnce(&mut Router) -> T) -> T {
-        f(&mut self.inner.lock().router)
+    /// Empties the prefix index; returns how many nodes it had.
+    pub fn clear_index(&self) -> usize {
+        let mut inner = self.inner.lock();
+        let nodes = inner.router.index().nodes();
+        self.handle(&mut inner, AdminEvent::IndexCleared);
+        nodes
+    }
+
+    /// Puts other router settings in force.
+    pub fn set_config(&self, config: RouterConfig) {
+        self.tell(AdminEvent::ConfigSet(Box::new(config)));
+    }
+
+    /// The report that peers get.
+    pub fn peer_report(&self) -> (PeerReport, Time) {
+        self.read(|router, _, now| (router.report(now), now))
     }
 
     /// The policy as configured.
@@ -157,7 +171,7 @@ impl Driver {
     /// Decides by another policy from now on.
     pub fn set_policy(&self, policy: PolicyConfig) {
         let mut inner = self.inner.lock();
-        inner.router.set_policy(policy.build());
+        self.handle(&mut inner, AdminEvent::PolicySet(policy.clone()));
         inner.policy = policy;
     }
 
@@ -198,13 +212,14 @@ impl Driver {
         inner.last
     }
 
-    fn handle(&self, inner: &mut Inner, event: Event) {
+    fn handle(&self, inner: &mut Inner, event: impl Into<Event>) {
         let now = self.now(inner);
         self.handle_at(now, inner, event);
     }
 
-    fn handle_at(&self, now: Time, inner: &mut Inner, event: Event) {
-        self.watchers.event(now, &event);
+    fn handle_at(&self, now: Time, inner: &mut Inner, event: impl Into<Event>) {
+        let event = event.into();
+        self.observers.event(now, &event);
         let mut actions = std::mem::take(&mut inner.actions);
         inner.router.handle(now, event, &mut actions);
         for action in actions.drain(..) {

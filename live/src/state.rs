@@ -15,7 +15,7 @@ use crate::upstream::replica::Upstream;
 use gorgo_core::MAX_REPLICAS;
 use gorgo_core::fleet::{Kind, ReplicaSpec};
 use gorgo_core::policy::Exclusion;
-use gorgo_core::router::Event;
+use gorgo_core::router::ReplicaEvent;
 use http::HeaderValue;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
@@ -233,7 +233,7 @@ impl AppState {
     pub fn remove(&self, upstream: &Upstream) {
         let _held = self.fleet_lock.lock();
         upstream.stop();
-        self.driver.tell_of(upstream, Event::ReplicaRemoved { replica: upstream.id });
+        self.driver.tell_of(upstream, ReplicaEvent::Removed { replica: upstream.id });
     }
 
     /// The number of replicas that may be used now, and of all replicas.

@@ -11,7 +11,7 @@ use gorgo_core::policy::Policy;
 pub use gorgo_core::record::QueueSample;
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::request::{Place, TraceRequest};
-use gorgo_core::router::{Action, Event, Router};
+use gorgo_core::router::{Action, Event as RouterEvent, RequestEvent, Router};
 use gorgo_core::{RequestId, Span, Time, rng};
 use rand::Rng;
 use std::collections::VecDeque;
@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 mod config;
 mod faults;
 mod key;
+mod peer_message;
 mod pool;
 mod queue;
 mod replicas;
@@ -26,8 +27,9 @@ mod requests;
 mod signals;
 pub use config::{Client, Fault, FaultKind, ReplicaConfig, Site, Topology, WorldConfig, WorldError};
 use key::Key;
+pub use peer_message::PeerMessage;
 use pool::Pool;
-use queue::{Back, Ev, EventQueue};
+use queue::{Event, EventQueue};
 
 /// What a run leaves behind.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +58,7 @@ struct Flight {
     at_engine: Key,
     /// When its latest news reaches the router that dispatched it, and the entry router: one connection carries them,
     /// so jitter must not let the last token overtake the first.
-    told: [Time; 2],
+    last_reply: [Time; 2],
     /// Where its latest dispatch went: by the entry router, and by the peer it was forwarded to.
     sent_to: [u16; 2],
     live: bool,
@@ -108,7 +110,7 @@ pub fn run(
     config.check()?;
     let mut world = World::new(config, policy, trace)?;
     world.start();
-    world.go()?;
+    world.process_events()?;
     Ok(world.finish())
 }
 
@@ -157,7 +159,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
         })
     }
 
-    fn go(&mut self) -> Result<(), WorldError> {
+    fn process_events(&mut self) -> Result<(), WorldError> {
         let mut last_arrival = Time::ZERO;
         loop {
             let arrival = self.trace.peek().map(|r| r.at);
@@ -170,7 +172,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
                 }
                 last_arrival = request.at;
                 self.now = self.now.max(request.at);
-                self.events.note(self.now, 0xa1);
+                self.events.hash_event(self.now, 0xa1);
                 self.scheduled(request);
                 continue;
             }
@@ -190,26 +192,26 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
         WorldError::Stuck { requests: self.live + self.due.len(), at: self.now }
     }
 
-    fn process(&mut self, event: Ev) {
+    fn process(&mut self, event: Event) {
         match event {
-            Ev::AtRouter { router, key } => self.at_router(router, key),
-            Ev::AtEngine { replica, key } => self.at_engine(replica, key),
-            Ev::CancelEngine { replica, key } => self.cancel_engine(replica, key),
-            Ev::CancelPeer { router, key } => self.tell(router, Event::ClientGone { id: RequestId(key.0) }),
-            Ev::Wake { replica } => self.wake(replica),
-            Ev::Back { router, key, attempt, back } => self.back(router, key, attempt, back),
-            Ev::Leave { key } => self.leave(key),
-            Ev::Freed => self.freed(),
-            Ev::Timer { router } => self.tell(router, Event::Timer),
-            Ev::Sample => self.sample(),
-            Ev::Fault { index } => self.fault(index),
-            Ev::Restart { replica } => self.restart(replica),
-            signal => self.signal(signal),
+            Event::AtRouter { router, key } => self.at_router(router, key),
+            Event::AtEngine { replica, key } => self.at_engine(replica, key),
+            Event::CancelEngine { replica, key } => self.cancel_engine(replica, key),
+            Event::CancelPeer { router, key } => self.handle(router, RequestEvent::ClientGone { id: RequestId(key.0) }),
+            Event::Wake { replica } => self.wake(replica),
+            Event::ReplyAtRouter { router, key, attempt, reply } => self.reply_at_router(router, key, attempt, reply),
+            Event::PatienceOver { key } => self.patience_over(key),
+            Event::WorkerFree => self.worker_free(),
+            Event::Timer { router } => self.handle(router, RouterEvent::Timer),
+            Event::Sample => self.sample(),
+            Event::Fault { index } => self.fault(index),
+            Event::Restart { replica } => self.restart(replica),
+            Event::Signal(signal) => self.signal(signal),
         }
     }
 
     /// Tells a router what happened and carries out what it wants.
-    fn tell(&mut self, router: u16, event: Event) {
+    fn handle(&mut self, router: u16, event: impl Into<RouterEvent>) {
         let mut actions = std::mem::take(&mut self.actions);
         actions.clear();
         self.routers[usize::from(router)].router.handle(self.now, event, &mut actions);
@@ -217,8 +219,8 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             match action {
                 Action::Dispatch(dispatch) => self.dispatch(router, &dispatch),
                 Action::Cancel { id, replica, attempt } => self.cancel(router, Key(id.0), replica, attempt),
-                Action::Done { id, reason } => self.ended(router, Key(id.0), reason),
-                Action::SetTimer(at) => self.events.push(at.max(self.now), Ev::Timer { router }),
+                Action::Done { id, reason } => self.request_ended(router, Key(id.0), reason),
+                Action::SetTimer(at) => self.events.push(at.max(self.now), Event::Timer { router }),
                 Action::Queued { .. } | Action::Decided(_) => {}
             }
         }
@@ -253,7 +255,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
                 queued_at_router: router.queue_len() as u32,
             });
         }
-        self.events.push(self.now + Span::from_ms(self.config.sample_ms), Ev::Sample);
+        self.events.push(self.now + Span::from_ms(self.config.sample_ms), Event::Sample);
     }
 
     fn finish(self) -> Outcome {

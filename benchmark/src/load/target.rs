@@ -42,7 +42,7 @@ impl Target {
             None => None,
             Some(region) => Some(geo::place_of(region).ok_or_else(|| {
                 let all: Vec<String> = geo::regions().iter().map(|r| format!("{}:{}", r.provider, r.name)).collect();
-                let nearest = gorgo_core::nearest::nearest(region, all.iter().map(String::as_str)).unwrap_or_default();
+                let nearest = gorgo_core::suggest::nearest(region, all.iter().map(String::as_str)).unwrap_or_default();
                 format!("target `{text}`: no region `{region}`; did you mean `{nearest}`? Or write LAT,LON")
             })?),
         };

@@ -128,7 +128,7 @@ impl PolicyConfig {
         let alias = || ALIASES.iter().find(|(alias, _)| *alias == given).map(|&(_, known)| known);
         own.or_else(alias).ok_or_else(|| PolicyError::Unknown {
             given: name.to_owned(),
-            nearest: crate::nearest::nearest(name, NAMES.iter().copied()).unwrap_or("gorgo"),
+            nearest: crate::suggest::nearest(name, NAMES.iter().copied()).unwrap_or("gorgo"),
         })
     }
 

@@ -1,6 +1,6 @@
 //! Strict settings: from a map of values to a checked struct, with errors that name the key.
 
-use crate::nearest::with_suggestion;
+use crate::suggest::with_suggestion;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -1,7 +1,8 @@
 //! What the router is told and what it wants done.
 
+use super::RouterConfig;
 use crate::fleet::{EngineReport, PeerReport, ReplicaSpec};
-use crate::policy::{Ask, Candidate, Terms};
+use crate::policy::{Ask, Candidate, PolicyConfig, Terms};
 use crate::{ReplicaId, RequestId, Time};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -93,24 +94,55 @@ impl Failure {
 /// Something happened.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// To a request.
+    Request(RequestEvent),
+    /// To a replica.
+    Replica(ReplicaEvent),
+    /// The operator changed the router.
+    Admin(AdminEvent),
+    /// A timer set by [`Action::SetTimer`] expired. Safe at any time.
+    Timer,
+}
+
+impl From<RequestEvent> for Event {
+    fn from(event: RequestEvent) -> Self {
+        Self::Request(event)
+    }
+}
+
+impl From<ReplicaEvent> for Event {
+    fn from(event: ReplicaEvent) -> Self {
+        Self::Replica(event)
+    }
+}
+
+impl From<AdminEvent> for Event {
+    fn from(event: AdminEvent) -> Self {
+        Self::Admin(event)
+    }
+}
+
+/// What happens to requests. `attempt` is the number of the dispatch meant; events of earlier ones change nothing.
+#[derive(Debug, Clone)]
+pub enum RequestEvent {
     /// A request arrived.
     Arrived(Request),
-    /// The first content-bearing token of an attempt passed the router.
+    /// The first content-bearing token passed the router.
     FirstToken {
         /// Which request.
         id: RequestId,
         /// Which dispatch of it.
         attempt: u8,
     },
-    /// The answer is complete.
+    /// The response is complete.
     Finished {
         /// Which request.
         id: RequestId,
         /// Which dispatch of it.
         attempt: u8,
-        /// What the engine reported.
+        /// The engine's token counts.
         usage: Usage,
-        /// The answer as symbols, if seen.
+        /// The answer as symbols, if the router read it.
         answer: Option<Answer>,
     },
     /// A dispatch failed.
@@ -122,71 +154,85 @@ pub enum Event {
         /// How.
         failure: Failure,
     },
-    /// The client left.
+    /// The client closed its connection.
     ClientGone {
         /// Which request.
         id: RequestId,
     },
+}
+
+/// What happens to replicas: results of scrapes, probes and peer reports, and changes of the fleet.
+#[derive(Debug, Clone)]
+pub enum ReplicaEvent {
     /// An engine's metrics were read.
     Scraped {
-        /// Whose.
+        /// Which replica.
         replica: ReplicaId,
-        /// What they said.
+        /// The metrics.
         report: EngineReport,
     },
-    /// They could not be read.
+    /// An engine's metrics, or a peer's report, could not be read.
     ScrapeFailed {
-        /// Whose.
+        /// Which replica.
         replica: ReplicaId,
     },
-    /// A light request came back.
+    /// A probe was answered.
     Probed {
-        /// From where.
+        /// Which replica.
         replica: ReplicaId,
         /// Round trip without connection set-up, ms.
         rtt_ms: f64,
     },
-    /// It did not.
+    /// A probe was not answered.
     ProbeFailed {
-        /// From where.
+        /// Which replica.
         replica: ReplicaId,
     },
-    /// A peer told its own load.
+    /// A peer reported its load.
     PeerReported {
         /// Which peer.
         replica: ReplicaId,
-        /// What it said.
+        /// Its report.
         report: PeerReport,
-        /// What was sent from here up to this instant is surely counted in it: when it was made, less the time a request
-        /// may take to get there (a handshake included). Too late a guess hides requests and invites a herd.
+        /// Requests forwarded up to this instant are counted in the report: [`super::Router::counted_until`]. Too late
+        /// an instant hides requests, and all routers then choose the same peer.
         seen: Time,
     },
-    /// A replica joins. Whatever still refers to a former replica of that slot ends first.
-    ReplicaAdded {
+    /// A replica joins the fleet. Requests that still refer to the slot's former replica end first.
+    Added {
         /// Its slot: [`super::Router::free_slot`].
         replica: ReplicaId,
-        /// What it is.
+        /// Its name, kind and settings.
         spec: ReplicaSpec,
     },
-    /// It shall take nothing new (`true`) or may again (`false`).
-    ReplicaDraining {
-        /// Which.
+    /// A replica starts or stops draining.
+    Draining {
+        /// Which replica.
         replica: ReplicaId,
-        /// Whether to drain.
+        /// True: no new requests from now on.
         draining: bool,
     },
-    /// It leaves the fleet: waiting requests go elsewhere, running ones may finish.
-    ReplicaRemoved {
-        /// Which.
+    /// A replica leaves the fleet: waiting requests go elsewhere, running ones may finish.
+    Removed {
+        /// Which replica.
         replica: ReplicaId,
     },
-    /// Its KV cache is empty now (flush or restart).
-    ReplicaFlushed {
-        /// Which.
+    /// A replica's KV cache is empty now (flush or restart).
+    Flushed {
+        /// Which replica.
         replica: ReplicaId,
     },
-    /// A timer asked for by [`Action::SetTimer`] went off (or any moment: it is always safe).
-    Timer,
+}
+
+/// Changes an operator makes. They are events, so that a replay and shadow policies contain them.
+#[derive(Debug, Clone)]
+pub enum AdminEvent {
+    /// Other settings are in force. The index keeps the sizes it started with.
+    ConfigSet(Box<RouterConfig>),
+    /// Another policy decides. Counters, beliefs and index stay.
+    PolicySet(PolicyConfig),
+    /// The prefix index is emptied.
+    IndexCleared,
 }
 
 /// Something is to be done.

@@ -88,7 +88,7 @@ impl Router {
         let Some(flight) = self.flights.get(&id).filter(|f| f.attempts == attempt) else { return };
         let State::Sent { replica, running, .. } = flight.state else { return };
         if failure.is_replica_fault() {
-            self.blame(now, replica);
+            self.record_failure(now, replica);
         }
         if running {
             self.end(id, EndReason::AfterFirstToken, actions);
@@ -100,18 +100,23 @@ impl Router {
             self.end(id, EndReason::RetryBudget(failure), actions);
         } else {
             self.retry_tokens -= 1.0;
-            self.again(now, id, actions);
+            self.retry(now, id, failure, actions);
         }
     }
 
-    /// Takes a dispatched request back and sends it elsewhere, or queues it ahead of the others.
-    pub(super) fn again(&mut self, now: Time, id: RequestId, actions: &mut Vec<Action>) {
+    /// Takes a request back from its replica and sends it elsewhere, or queues it ahead of the others. A request that
+    /// was dispatched `max_attempts` times ends: no path may dispatch it without a bound.
+    pub(super) fn retry(&mut self, now: Time, id: RequestId, failure: Failure, actions: &mut Vec<Action>) {
+        let Some(flight) = self.flights.get(&id) else { return };
+        if flight.attempts >= self.config.max_attempts {
+            return self.end(id, EndReason::Attempts(failure), actions);
+        }
         self.release(id);
         let Some(flight) = self.flights.get_mut(&id) else { return };
         if let State::Sent { replica, .. } = flight.state {
             flight.tried.insert(replica);
         }
-        flight.state = State::Queued { ticket: u64::MAX };
+        flight.state = State::Unplaced;
         if self.is_stranded(now, id) {
             self.end(id, EndReason::Unavailable, actions);
         } else if !self.route(now, id, actions) {
@@ -120,7 +125,7 @@ impl Router {
     }
 
     /// A request failed through the replica's fault.
-    fn blame(&mut self, now: Time, replica: ReplicaId) {
+    fn record_failure(&mut self, now: Time, replica: ReplicaId) {
         let at = &mut self.replicas[replica.index()];
         if at.breaker.failed(now, &self.config.breaker) {
             if let Some(reopens) = at.reopens(now) {
@@ -143,7 +148,7 @@ impl Router {
     pub(super) fn end(&mut self, id: RequestId, reason: EndReason, actions: &mut Vec<Action>) {
         self.release(id);
         if let Some(flight) = self.flights.remove(&id) {
-            if matches!(flight.state, State::Queued { ticket } if ticket != u64::MAX) {
+            if matches!(flight.state, State::Queued { .. }) {
                 self.queued -= 1;
             }
             self.stats.ended[reason.status() as usize] += 1;

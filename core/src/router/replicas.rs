@@ -1,35 +1,34 @@
 //! What is heard of and done to replicas.
 
-use super::{Action, EndReason, Event, Router, State};
+use super::{Action, EndReason, Failure, ReplicaEvent, Router, State};
 use crate::fleet::{Health, Kind, Replica, ReplicaSpec};
-use crate::policy::Exclusion;
 use crate::{MAX_REPLICAS, ReplicaId, RequestId, Time};
 
 impl Router {
-    pub(super) fn replica_event(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
+    pub(super) fn replica_event(&mut self, now: Time, event: ReplicaEvent, actions: &mut Vec<Action>) {
         match event {
-            Event::Scraped { replica, report } => {
-                let Some(at) = self.heard(now, replica) else { return };
+            ReplicaEvent::Scraped { replica, report } => {
+                let Some(at) = self.replica_alive(now, replica) else { return };
                 at.engine = Some((report, now));
                 if report.kv_tokens > 0 && at.spec.kv_tokens != Some(report.kv_tokens) {
                     at.spec.kv_tokens = Some(report.kv_tokens);
                     self.index.set_budget(replica, report.kv_tokens);
                 }
             }
-            Event::Probed { replica, rtt_ms } => {
-                if let Some(at) = self.heard(now, replica) {
+            ReplicaEvent::Probed { replica, rtt_ms } => {
+                if let Some(at) = self.replica_alive(now, replica) {
                     at.rtt.add(now, rtt_ms);
                 }
             }
-            Event::ScrapeFailed { replica } | Event::ProbeFailed { replica } => {
+            ReplicaEvent::ScrapeFailed { replica } | ReplicaEvent::ProbeFailed { replica } => {
                 let limit = self.config.unhealthy_after;
-                if self.known(replica).is_some_and(|at| at.failed(limit)) {
+                if self.replica_mut(replica).is_some_and(|at| at.failed(limit)) {
                     self.index.forget(replica);
                     self.evacuate(now, replica, actions);
                 }
             }
-            Event::PeerReported { replica, report, seen } => {
-                let Some(at) = self.known(replica).filter(|at| at.spec.kind == Kind::Peer) else { return };
+            ReplicaEvent::PeerReported { replica, report, seen } => {
+                let Some(at) = self.replica_mut(replica).filter(|at| at.spec.kind == Kind::Peer) else { return };
                 at.peer.reported(report, seen);
                 if report.healthy {
                     at.succeeded(now);
@@ -37,27 +36,24 @@ impl Router {
                     at.health = Health::Down;
                 }
             }
-            Event::ReplicaAdded { replica, spec } if replica.index() < MAX_REPLICAS => {
-                self.added(now, replica, spec, actions);
-            }
-            Event::ReplicaDraining { replica, draining } => {
-                if let Some(at) = self.known(replica) {
+            ReplicaEvent::Added { replica, spec } => self.added(now, replica, spec, actions),
+            ReplicaEvent::Draining { replica, draining } => {
+                if let Some(at) = self.replica_mut(replica) {
                     at.draining = draining;
                 }
             }
-            Event::ReplicaRemoved { replica } => self.removed(now, replica, actions),
-            Event::ReplicaFlushed { replica } => self.index.forget(replica),
-            _ => {}
+            ReplicaEvent::Removed { replica } => self.removed(now, replica, actions),
+            ReplicaEvent::Flushed { replica } => self.index.forget(replica),
         }
     }
 
-    fn known(&mut self, replica: ReplicaId) -> Option<&mut Replica> {
+    fn replica_mut(&mut self, replica: ReplicaId) -> Option<&mut Replica> {
         self.replicas.get_mut(replica.index()).filter(|r| !r.removed)
     }
 
     /// A replica answered a probe or scrape.
-    fn heard(&mut self, now: Time, replica: ReplicaId) -> Option<&mut Replica> {
-        let at = self.known(replica)?;
+    fn replica_alive(&mut self, now: Time, replica: ReplicaId) -> Option<&mut Replica> {
+        let at = self.replica_mut(replica)?;
         if at.succeeded(now) {
             at.breaker.half_open(now);
         }
@@ -65,6 +61,9 @@ impl Router {
     }
 
     fn added(&mut self, now: Time, replica: ReplicaId, spec: ReplicaSpec, actions: &mut Vec<Action>) {
+        if replica.index() >= MAX_REPLICAS {
+            return;
+        }
         self.removed(now, replica, actions);
         self.vacate(replica, actions);
         self.index.reset(replica, spec.kv_tokens);
@@ -95,7 +94,7 @@ impl Router {
     }
 
     fn removed(&mut self, now: Time, replica: ReplicaId, actions: &mut Vec<Action>) {
-        let Some(at) = self.known(replica) else { return };
+        let Some(at) = self.replica_mut(replica) else { return };
         at.removed = true;
         self.index.forget(replica);
         self.call_back(now, replica, actions);
@@ -105,8 +104,7 @@ impl Router {
     /// will have room again; nobody knows that of one that is silent, and this is the only time to look.
     fn evacuate(&mut self, now: Time, replica: ReplicaId, actions: &mut Vec<Action>) {
         let gates = &self.config.gates;
-        let works = |r: &Replica| !r.removed && matches!(r.closed(now, gates), None | Some(Exclusion::Full));
-        if self.replicas.iter().any(works) {
+        if self.replicas.iter().any(|r| !r.removed && r.is_usable(now, gates)) {
             self.call_back(now, replica, actions);
         }
     }
@@ -120,7 +118,7 @@ impl Router {
         for id in waiting {
             let attempt = self.flights[&id].attempts;
             actions.push(Action::Cancel { id, replica, attempt });
-            self.again(now, id, actions);
+            self.retry(now, id, Failure::Connection, actions);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Choosing and booking, and emptying the queue.
 
-use super::{Action, DecisionRecord, Dispatch, EndReason, LearnAt, Router, State, waits};
-use crate::fleet::{Kind, Replica};
+use super::{Action, DecisionRecord, Dispatch, EndReason, LearnAt, Router, State, is_queued};
+use crate::fleet::Kind;
 use crate::policy::{Exclusion, Terms};
 use crate::{ReplicaId, ReplicaSet, RequestId, Span, Time};
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use std::sync::Arc;
 impl Router {
     /// Asks the policy for `id` and dispatches it; false if no replica can take it now.
     pub(super) fn route(&mut self, now: Time, id: RequestId, actions: &mut Vec<Action>) -> bool {
-        self.gather(now, id);
+        self.collect_candidates(now, id);
         if self.candidates.iter().all(|c| c.excluded.is_some()) {
             // Having tried everyone is no reason to give up: they may have recovered.
             let tried = self.candidates.iter().any(|c| c.excluded == Some(Exclusion::Tried));
             let Some(flight) = self.flights.get_mut(&id).filter(|_| tried) else { return false };
             flight.tried = ReplicaSet::EMPTY;
-            self.gather(now, id);
+            self.collect_candidates(now, id);
         }
         let Some(flight) = self.flights.get_mut(&id) else { return true };
         self.terms.clear();
@@ -70,7 +70,7 @@ impl Router {
     }
 
     /// Fills `candidates` with what is believed of every replica now.
-    fn gather(&mut self, now: Time, id: RequestId) {
+    fn collect_candidates(&mut self, now: Time, id: RequestId) {
         self.candidates.clear();
         let Some(flight) = self.flights.get(&id) else { return };
         let request = &flight.request;
@@ -100,12 +100,11 @@ impl Router {
     /// Whether every engine this router dispatches to itself is down, draining or gone.
     fn has_no_engine(&self, now: Time) -> bool {
         let gates = &self.config.gates;
-        let works = |r: &Replica| matches!(r.closed(now, gates), None | Some(Exclusion::Full));
-        !self.replicas.iter().any(|r| !r.removed && r.spec.kind != Kind::Peer && works(r))
+        !self.replicas.iter().any(|r| !r.removed && r.spec.kind != Kind::Peer && r.is_usable(now, gates))
     }
 
     /// Gives queued requests back that became stranded.
-    pub(super) fn expel(&mut self, now: Time, actions: &mut Vec<Action>) {
+    pub(super) fn reject_stranded(&mut self, now: Time, actions: &mut Vec<Action>) {
         let edge = self.replicas.iter().any(|r| r.spec.kind == Kind::Peer);
         if self.queued == 0 || !edge || !self.has_no_engine(now) {
             return;
@@ -120,7 +119,7 @@ impl Router {
     }
 
     /// Dispatches waiting requests in order for as long as there is room.
-    pub(super) fn pump(&mut self, now: Time, actions: &mut Vec<Action>) {
+    pub(super) fn drain_queue(&mut self, now: Time, actions: &mut Vec<Action>) {
         if self.queued == 0 {
             self.queue.clear();
             return;
@@ -137,7 +136,7 @@ impl Router {
         }
         let mut kept = Vec::new();
         while let Some((id, ticket)) = self.queue.pop_front() {
-            if !waits(&self.flights, id, ticket) {
+            if !is_queued(&self.flights, id, ticket) {
                 continue;
             }
             if self.route(now, id, actions) {

@@ -33,7 +33,7 @@ fn spec(name: &str, kind: Kind) -> ReplicaSpec {
 fn router(config: RouterConfig, kinds: &[Kind]) -> Router {
     let mut router = Router::new(config, Box::new(LeastRequests), Some(1), rng::stream(1, "ties", 0));
     for (i, &kind) in kinds.iter().enumerate() {
-        let event = Event::ReplicaAdded { replica: ReplicaId(i as u16), spec: spec(&format!("r{i}"), kind) };
+        let event = ReplicaEvent::Added { replica: ReplicaId(i as u16), spec: spec(&format!("r{i}"), kind) };
         router.handle(at(0), event, &mut Vec::new());
     }
     router
@@ -44,13 +44,13 @@ fn symbols(text: &str) -> Arc<[u64]> {
     text.bytes().map(u64::from).collect()
 }
 
-fn ask(id: u64, prompt: &str) -> Event {
+fn ask(id: u64, prompt: &str) -> RequestEvent {
     let symbols = symbols(prompt);
     let ask = Ask { prompt_tokens: symbols.len() as u32, ..Ask::default() };
-    Event::Arrived(Request { id: RequestId(id), symbols, ask, hops: 0, deadline: None })
+    RequestEvent::Arrived(Request { id: RequestId(id), symbols, ask, hops: 0, deadline: None })
 }
 
-fn tell(router: &mut Router, ms: u64, event: Event) -> Vec<Action> {
+fn tell(router: &mut Router, ms: u64, event: impl Into<Event>) -> Vec<Action> {
     let mut actions = Vec::new();
     router.handle(at(ms), event, &mut actions);
     actions.retain(|a| !matches!(a, Action::SetTimer(_)));
@@ -69,12 +69,12 @@ fn done(id: u64, reason: EndReason) -> Action {
     Action::Done { id: RequestId(id), reason }
 }
 
-fn finish(id: u64, attempt: u8) -> Event {
-    Event::Finished { id: RequestId(id), attempt, usage: Usage::default(), answer: None }
+fn finish(id: u64, attempt: u8) -> RequestEvent {
+    RequestEvent::Finished { id: RequestId(id), attempt, usage: Usage::default(), answer: None }
 }
 
-fn fail(id: u64, attempt: u8, failure: Failure) -> Event {
-    Event::Failed { id: RequestId(id), attempt, failure }
+fn fail(id: u64, attempt: u8, failure: Failure) -> RequestEvent {
+    RequestEvent::Failed { id: RequestId(id), attempt, failure }
 }
 
 const REMOTE: Kind = Kind::Remote;
@@ -84,8 +84,8 @@ fn counters_follow_a_request_and_return_to_zero() {
     let mut r = router(RouterConfig::default(), &[REMOTE]);
     assert_eq!(sent(&tell(&mut r, 1, ask(1, "abcd"))), [(1, 0, 1)]);
     assert_eq!((r.replicas()[0].load.waiting_tokens, r.replicas()[0].load.waiting_uncached_tokens), (4, 4));
-    tell(&mut r, 2, Event::FirstToken { id: RequestId(1), attempt: 1 });
-    tell(&mut r, 2, Event::FirstToken { id: RequestId(1), attempt: 1 });
+    tell(&mut r, 2, RequestEvent::FirstToken { id: RequestId(1), attempt: 1 });
+    tell(&mut r, 2, RequestEvent::FirstToken { id: RequestId(1), attempt: 1 });
     assert_eq!((r.replicas()[0].load.waiting_requests, r.replicas()[0].load.running_tokens), (0, 4));
     assert_eq!(tell(&mut r, 3, finish(1, 1)), [done(1, EndReason::Finished)]);
     assert_eq!(tell(&mut r, 4, finish(1, 1)), []);
@@ -99,20 +99,21 @@ fn counters_follow_a_request_and_return_to_zero() {
 fn deadlines_of_requests_that_are_over_do_not_pile_up() {
     let mut r = router(RouterConfig::default(), &[REMOTE]);
     for id in 1..=5_000 {
-        let Event::Arrived(mut request) = ask(id, "ab") else { panic!("an arrival") };
+        let RequestEvent::Arrived(mut request) = ask(id, "ab") else { panic!("an arrival") };
         request.deadline = Some(at(600_000));
-        tell(&mut r, id, Event::Arrived(request));
+        tell(&mut r, id, RequestEvent::Arrived(request));
         tell(&mut r, id, finish(id, 1));
     }
     assert!(r.timers.len() < 1_000, "{}", r.timers.len());
 }
 
 #[test]
-fn other_settings_hold_from_the_next_event_on() {
+fn other_settings_are_in_force_at_once() {
     let config = RouterConfig { queue_limit: 0, ..RouterConfig::default() };
     let mut r = router(config.clone(), &[REMOTE]);
     tell(&mut r, 1, ask(1, "ab"));
-    r.set_config(RouterConfig { gates: Gates { max_running: Some(1), ..Gates::default() }, ..config });
+    let config = RouterConfig { gates: Gates { max_running: Some(1), ..Gates::default() }, ..config };
+    tell(&mut r, 1, AdminEvent::ConfigSet(Box::new(config)));
     assert_eq!(tell(&mut r, 2, ask(2, "cd")), [done(2, EndReason::QueueFull)]);
 }
 
@@ -127,7 +128,7 @@ fn waits_in_order_behind_a_closed_gate_and_nobody_overtakes() {
     assert_eq!(tell(&mut r, 3, ask(4, "d")), [done(4, EndReason::QueueFull)]);
     assert_eq!(sent(&tell(&mut r, 4, finish(1, 1))), [(2, 0, 1)]);
     assert_eq!((r.queue_len(), r.in_flight()), (1, 2));
-    assert_eq!(sent(&tell(&mut r, 5, Event::ClientGone { id: RequestId(2) })), [(3, 0, 1)]);
+    assert_eq!(sent(&tell(&mut r, 5, RequestEvent::ClientGone { id: RequestId(2) })), [(3, 0, 1)]);
 }
 
 #[test]
@@ -148,7 +149,7 @@ fn a_queued_request_times_out_and_does_not_run_later() {
 fn a_request_that_waited_for_dead_replicas_is_told_so() {
     let mut r = router(RouterConfig { queue_timeout_ms: 50.0, ..RouterConfig::default() }, &[REMOTE]);
     for i in 0..10 {
-        tell(&mut r, i, Event::ProbeFailed { replica: ReplicaId(0) });
+        tell(&mut r, i, ReplicaEvent::ProbeFailed { replica: ReplicaId(0) });
     }
     assert_eq!(sent(&tell(&mut r, 10, ask(1, "a"))), []);
     assert_eq!(tell(&mut r, 60, Event::Timer), [done(1, EndReason::NoHealthyReplica)]);
@@ -160,7 +161,7 @@ fn retries_elsewhere_before_the_first_token_and_never_after() {
     let first = sent(&tell(&mut r, 0, ask(1, "a")))[0].1;
     assert_eq!(sent(&tell(&mut r, 1, fail(1, 1, Failure::Connection))), [(1, 1 - first, 2)]);
     assert_eq!(tell(&mut r, 2, fail(1, 1, Failure::Connection)), [], "news of an old attempt");
-    tell(&mut r, 3, Event::FirstToken { id: RequestId(1), attempt: 2 });
+    tell(&mut r, 3, RequestEvent::FirstToken { id: RequestId(1), attempt: 2 });
     let end = tell(&mut r, 4, fail(1, 2, Failure::Connection));
     assert_eq!(end, [done(1, EndReason::AfterFirstToken)]);
     tell(&mut r, 5, ask(2, "b"));
@@ -184,7 +185,7 @@ fn a_dead_replica_is_left_alone_then_tried_with_one_request() {
     let trial = sent(&tell(&mut r, 600, Event::Timer));
     assert_eq!(trial.len(), 1, "half open: one trial, {trial:?}");
     let (id, _, attempt) = trial[0];
-    let more = sent(&tell(&mut r, 700, Event::FirstToken { id: RequestId(id), attempt }));
+    let more = sent(&tell(&mut r, 700, RequestEvent::FirstToken { id: RequestId(id), attempt }));
     assert!(more.is_empty(), "slow start: one request first, {more:?}");
     assert!(!sent(&tell(&mut r, 2_700, Event::Timer)).is_empty(), "then more");
 }
@@ -195,7 +196,7 @@ fn an_edge_forwards_once_and_never_twice() {
     config.gates.max_running = Some(1);
     let mut r = router(config, &[Kind::Local, Kind::Peer]);
     let report = PeerReport { healthy: true, ..PeerReport::default() };
-    tell(&mut r, 0, Event::PeerReported { replica: ReplicaId(1), report, seen: at(0) });
+    tell(&mut r, 0, ReplicaEvent::PeerReported { replica: ReplicaId(1), report, seen: at(0) });
     let mut targets = BTreeSet::new();
     for id in 1..=2 {
         let actions = tell(&mut r, 1, ask(id, "a"));
@@ -204,10 +205,10 @@ fn an_edge_forwards_once_and_never_twice() {
         targets.insert(d.replica);
     }
     assert_eq!(targets.len(), 2);
-    let Event::Arrived(mut request) = ask(3, "a") else { unreachable!() };
+    let RequestEvent::Arrived(mut request) = ask(3, "a") else { unreachable!() };
     request.hops = 1;
     // Both full; then the peer frees, which does not help a request that was forwarded already.
-    assert_eq!(tell(&mut r, 2, Event::Arrived(request)), [Action::Queued { id: RequestId(3) }]);
+    assert_eq!(tell(&mut r, 2, RequestEvent::Arrived(request)), [Action::Queued { id: RequestId(3) }]);
     tell(&mut r, 2, ask(4, "b"));
     let (peer_request, local_request) = if r.replicas()[0].load.requests() == 1 { (2, 1) } else { (1, 2) };
     let moved = [peer_request, local_request].map(|id| sent(&tell(&mut r, 3, finish(id, 1))));
@@ -221,9 +222,9 @@ fn an_edge_forwards_once_and_never_twice() {
 #[test]
 fn a_forwarded_request_goes_back_when_the_engine_here_is_dead() {
     let forwarded = |id| {
-        let Event::Arrived(mut request) = ask(id, "a") else { unreachable!() };
+        let RequestEvent::Arrived(mut request) = ask(id, "a") else { unreachable!() };
         request.hops = 1;
-        Event::Arrived(request)
+        RequestEvent::Arrived(request)
     };
     let mut config = RouterConfig::default();
     config.gates.max_running = Some(1);
@@ -231,10 +232,10 @@ fn a_forwarded_request_goes_back_when_the_engine_here_is_dead() {
     tell(&mut r, 0, forwarded(1));
     assert_eq!(tell(&mut r, 1, forwarded(2)), [Action::Queued { id: RequestId(2) }]);
     for ms in 2..4 {
-        assert_eq!(tell(&mut r, ms, Event::ProbeFailed { replica: ReplicaId(0) }), []);
+        assert_eq!(tell(&mut r, ms, ReplicaEvent::ProbeFailed { replica: ReplicaId(0) }), []);
     }
     // Down: the one that waits here cannot go on; the one at the engine is called back and cannot either.
-    let end = tell(&mut r, 5, Event::ProbeFailed { replica: ReplicaId(0) });
+    let end = tell(&mut r, 5, ReplicaEvent::ProbeFailed { replica: ReplicaId(0) });
     assert!(end.contains(&done(2, EndReason::Unavailable)), "{end:?}");
     assert!(end.contains(&done(1, EndReason::Unavailable)), "{end:?}");
     assert_eq!(tell(&mut r, 6, forwarded(3)), [done(3, EndReason::Unavailable)]);
@@ -245,13 +246,47 @@ fn a_forwarded_request_goes_back_when_the_engine_here_is_dead() {
 fn removing_a_replica_calls_its_waiting_requests_back() {
     let mut r = router(RouterConfig::default(), &[REMOTE]);
     tell(&mut r, 0, ask(1, "a"));
-    tell(&mut r, 0, Event::ReplicaAdded { replica: ReplicaId(1), spec: spec("b", REMOTE) });
-    let actions = tell(&mut r, 1, Event::ReplicaRemoved { replica: ReplicaId(0) });
+    tell(&mut r, 0, ReplicaEvent::Added { replica: ReplicaId(1), spec: spec("b", REMOTE) });
+    let actions = tell(&mut r, 1, ReplicaEvent::Removed { replica: ReplicaId(0) });
     assert_eq!(actions[0], Action::Cancel { id: RequestId(1), replica: ReplicaId(0), attempt: 1 });
     assert_eq!(sent(&actions), [(1, 1, 2)]);
-    tell(&mut r, 2, Event::ReplicaRemoved { replica: ReplicaId(1) });
+    tell(&mut r, 2, ReplicaEvent::Removed { replica: ReplicaId(1) });
     let end = tell(&mut r, 3, ask(2, "b"));
     assert_eq!(end, [done(2, EndReason::NoReplicas)]);
+}
+
+#[test]
+fn a_request_that_is_called_back_again_and_again_ends_after_max_attempts() {
+    let mut r = router(RouterConfig { max_attempts: 3, ..RouterConfig::default() }, &[REMOTE]);
+    let mut dispatched = sent(&tell(&mut r, 0, ask(1, "a"))).len();
+    for ms in 1..400 {
+        let replica = ReplicaId(0);
+        let called_back = tell(&mut r, ms, ReplicaEvent::Removed { replica });
+        if r.in_flight() == 0 {
+            let cancel = Action::Cancel { id: RequestId(1), replica, attempt: 3 };
+            assert_eq!(called_back, [cancel, done(1, EndReason::Attempts(Failure::Connection))]);
+            break;
+        }
+        dispatched += sent(&tell(&mut r, ms, ReplicaEvent::Added { replica, spec: spec("next", REMOTE) })).len();
+    }
+    assert_eq!((dispatched, r.in_flight()), (3, 0));
+}
+
+#[test]
+fn a_change_of_the_settings_dispatches_what_it_makes_room_for() {
+    let mut config = RouterConfig::default();
+    config.gates.max_running = Some(1);
+    let mut r = router(config, &[REMOTE]);
+    tell(&mut r, 0, ask(1, "a"));
+    tell(&mut r, 1, ask(2, "b"));
+    let open = AdminEvent::ConfigSet(Box::new(RouterConfig::default()));
+    assert_eq!(sent(&tell(&mut r, 2, open)), [(2, 0, 1)]);
+    tell(&mut r, 3, RequestEvent::FirstToken { id: RequestId(2), attempt: 1 });
+    assert_ne!(r.index().nodes(), 0);
+    tell(&mut r, 4, AdminEvent::IndexCleared);
+    assert_eq!(r.index().nodes(), 0);
+    tell(&mut r, 5, AdminEvent::PolicySet(crate::policy::PolicyConfig::default()));
+    assert_eq!(r.policy(), "gorgo");
 }
 
 #[test]
@@ -262,8 +297,8 @@ fn what_waits_at_a_silent_replica_waits_for_a_full_one_rather() {
     let other = sent(&tell(&mut r, 1, ask(2, "cd")))[0].1;
     assert_ne!(first, other);
     let silent = ReplicaId(first);
-    (2..4).for_each(|ms| assert_eq!(tell(&mut r, ms, Event::ProbeFailed { replica: silent }), []));
-    let called_back = tell(&mut r, 4, Event::ProbeFailed { replica: silent });
+    (2..4).for_each(|ms| assert_eq!(tell(&mut r, ms, ReplicaEvent::ProbeFailed { replica: silent }), []));
+    let called_back = tell(&mut r, 4, ReplicaEvent::ProbeFailed { replica: silent });
     assert!(matches!(called_back[0], Action::Cancel { id: RequestId(1), .. }), "{called_back:?}");
     assert_eq!(sent(&tell(&mut r, 5, finish(2, 1))), [(1, other, 2)]);
 }
@@ -274,14 +309,14 @@ fn usage_corrects_the_index_and_the_answer_is_learned() {
     tell(&mut r, 0, ask(1, "abcdefgh"));
     let answer = Some(Answer { keep: 8, tail: symbols("XYZ"), tokens: 11 });
     let usage = Usage { cached_tokens: Some(0), output_tokens: 3 };
-    tell(&mut r, 1, Event::Finished { id: RequestId(1), attempt: 1, usage, answer });
+    tell(&mut r, 1, RequestEvent::Finished { id: RequestId(1), attempt: 1, usage, answer });
     let mut matched = [0];
     r.index().lookup(&symbols("abcdefghXYZ!"), &mut matched);
     assert_eq!(matched, [11]);
     // The engine evicted all but two tokens meanwhile; the finished prompt is there again, the old answer is not.
     tell(&mut r, 2, ask(2, "abcdefgh"));
     let usage = Usage { cached_tokens: Some(2), output_tokens: 1 };
-    tell(&mut r, 3, Event::Finished { id: RequestId(2), attempt: 1, usage, answer: None });
+    tell(&mut r, 3, RequestEvent::Finished { id: RequestId(2), attempt: 1, usage, answer: None });
     r.index().lookup(&symbols("abcdefghXYZ!"), &mut matched);
     assert_eq!(matched, [8]);
     assert_eq!((r.stats().predicted_cached_tokens, r.stats().actual_cached_tokens), (8, 2));
@@ -291,11 +326,11 @@ fn usage_corrects_the_index_and_the_answer_is_learned() {
 fn a_deadline_passes_before_the_first_token_only() {
     let mut r = router(RouterConfig::default(), &[REMOTE]);
     for id in 1..=2 {
-        let Event::Arrived(mut request) = ask(id, "a") else { unreachable!() };
+        let RequestEvent::Arrived(mut request) = ask(id, "a") else { unreachable!() };
         request.deadline = Some(at(100));
-        tell(&mut r, 0, Event::Arrived(request));
+        tell(&mut r, 0, RequestEvent::Arrived(request));
     }
-    tell(&mut r, 50, Event::FirstToken { id: RequestId(1), attempt: 1 });
+    tell(&mut r, 50, RequestEvent::FirstToken { id: RequestId(1), attempt: 1 });
     let cancel = Action::Cancel { id: RequestId(2), replica: ReplicaId(0), attempt: 1 };
     assert_eq!(tell(&mut r, 100, Event::Timer), [cancel, done(2, EndReason::Deadline)]);
     assert_eq!(tell(&mut r, 101, finish(1, 1)), [done(1, EndReason::Finished)]);
@@ -328,57 +363,57 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
             open.iter().filter_map(|(&id, &s)| s.map(|s| (id, s))).nth(n % open.len().max(1))
         };
         let nth = rng.random_range(0..64usize);
-        let event = match rng.random_range(0..100u32) {
+        let event: Event = match rng.random_range(0..100u32) {
             0..30 if !draining => {
                 next += 1;
                 open.insert(next, None);
                 let prompt = format!("{}{}", "sys".repeat(rng.random_range(0..9)), rng.random_range(0..40u32));
-                let Event::Arrived(mut request) = ask(next, &prompt) else { unreachable!() };
+                let RequestEvent::Arrived(mut request) = ask(next, &prompt) else { unreachable!() };
                 request.hops = u8::from(rng.random_range(0..10u32) == 0);
                 request.deadline = (rng.random_range(0..5u32) == 0).then(|| now + Span::from_ms(200.0));
-                Event::Arrived(request)
+                RequestEvent::Arrived(request).into()
             }
             30..50 => match pick(&open, nth) {
-                Some((id, (_, attempt, _))) => Event::FirstToken { id: RequestId(id), attempt },
+                Some((id, (_, attempt, _))) => RequestEvent::FirstToken { id: RequestId(id), attempt }.into(),
                 None => Event::Timer,
             },
             50..72 => match pick(&open, nth) {
                 Some((id, (_, attempt, _))) => {
                     let usage = Usage { cached_tokens: Some(rng.random_range(0..20)), output_tokens: 3 };
                     let answer = Some(Answer { keep: 2, tail: symbols("zz"), tokens: 4 });
-                    Event::Finished { id: RequestId(id), attempt, usage, answer }
+                    RequestEvent::Finished { id: RequestId(id), attempt, usage, answer }.into()
                 }
                 None => Event::Timer,
             },
             72..77 => match pick(&open, nth) {
                 Some((id, (_, attempt, _))) => {
                     let kinds = [Failure::Connection, Failure::Server, Failure::Overloaded, Failure::Client];
-                    fail(id, attempt, kinds[rng.random_range(0..4usize)])
+                    fail(id, attempt, kinds[rng.random_range(0..4usize)]).into()
                 }
                 None => Event::Timer,
             },
             77..79 => match open.keys().nth(nth % open.len().max(1)) {
-                Some(&id) => Event::ClientGone { id: RequestId(id) },
+                Some(&id) => RequestEvent::ClientGone { id: RequestId(id) }.into(),
                 None => Event::Timer,
             },
-            79..82 if !draining => Event::ProbeFailed { replica },
-            82..86 => Event::Probed { replica, rtt_ms: f64::from(rng.random_range(1..300u32)) },
+            79..82 if !draining => ReplicaEvent::ProbeFailed { replica }.into(),
+            82..86 => ReplicaEvent::Probed { replica, rtt_ms: f64::from(rng.random_range(1..300u32)) }.into(),
             86..89 => {
                 let report =
                     EngineReport { queued: 1, used_tokens: rng.random_range(0..1000), kv_tokens: 1000, running: 2 };
-                Event::Scraped { replica, report }
+                ReplicaEvent::Scraped { replica, report }.into()
             }
-            89 if !draining => Event::ReplicaDraining { replica, draining: rng.random_range(0..3u32) == 0 },
-            89 => Event::ReplicaDraining { replica, draining: false },
-            90 if step % 997 == 0 => Event::ReplicaRemoved { replica },
+            89 if !draining => ReplicaEvent::Draining { replica, draining: rng.random_range(0..3u32) == 0 }.into(),
+            89 => ReplicaEvent::Draining { replica, draining: false }.into(),
+            90 if step % 997 == 0 => ReplicaEvent::Removed { replica }.into(),
             91 if step % 499 == 0 => match router.free_slot().filter(|free| free.0 < 12) {
-                Some(replica) => Event::ReplicaAdded { replica, spec: spec("new", REMOTE) },
+                Some(replica) => ReplicaEvent::Added { replica, spec: spec("new", REMOTE) }.into(),
                 None => Event::Timer,
             },
-            92 => Event::ReplicaFlushed { replica },
+            92 => ReplicaEvent::Flushed { replica }.into(),
             93 => {
                 let report = PeerReport { healthy: draining || rng.random_range(0..4u32) > 0, ..PeerReport::default() };
-                Event::PeerReported { replica, report, seen: now }
+                ReplicaEvent::PeerReported { replica, report, seen: now }.into()
             }
             _ => {
                 now = now.max(if armed == Time::NEVER { now } else { armed });
@@ -460,7 +495,7 @@ fn an_answer_that_comes_whole_is_learned_with_its_prompt_in_one_piece() {
         let mut router = router(RouterConfig::default(), &[Kind::Remote]);
         tell(&mut router, 1, ask(1, prompt));
         let usage = Usage { cached_tokens: None, output_tokens: 2 };
-        tell(&mut router, 2, Event::Finished { id: RequestId(1), attempt: 1, usage, answer });
+        tell(&mut router, 2, RequestEvent::Finished { id: RequestId(1), attempt: 1, usage, answer });
         let mut matched = [0];
         let cached = |key: &str, matched: &mut [u32]| {
             router.index().lookup(&symbols(key), matched);

@@ -9,7 +9,7 @@ use gorgo_benchmark::load::target::Target;
 use gorgo_benchmark::relay::{Relay, RelayConfig};
 use gorgo_core::fleet::Kind;
 use gorgo_core::record::QueueSample;
-use gorgo_core::router::Event;
+use gorgo_core::router::ReplicaEvent;
 use gorgo_core::{Time, rng};
 use gorgo_live::AppState;
 use gorgo_live::upstream::connect as upstream;
@@ -168,7 +168,7 @@ impl LiveDeployment {
                         let draining = matches!(kind, FaultKind::Drain);
                         for node in &nodes {
                             if let Some(upstream) = node.find(&names[replica]) {
-                                node.driver.tell(Event::ReplicaDraining { replica: upstream.id, draining });
+                                node.driver.tell(ReplicaEvent::Draining { replica: upstream.id, draining });
                             }
                         }
                     }

@@ -213,7 +213,7 @@ impl RunSpec {
         self.live.check(&names)?;
         for fault in &self.faults {
             if !names.contains(&fault.replica.as_str()) {
-                let hint = gorgo_core::nearest::nearest(&fault.replica, names.iter().copied()).unwrap_or_default();
+                let hint = gorgo_core::suggest::nearest(&fault.replica, names.iter().copied()).unwrap_or_default();
                 return Err(format!(
                     "[[faults]] replica `{}` is not in the fleet; did you mean `{hint}`?",
                     fault.replica

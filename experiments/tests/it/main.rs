@@ -4,5 +4,6 @@
 mod architecture;
 mod circles;
 mod code_map;
+mod peering;
 mod runs;
 mod sources;

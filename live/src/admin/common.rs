@@ -72,7 +72,7 @@ pub(super) async fn clear_cache(State(node): Shared, body: Bytes) -> Answer {
         engines: bool,
     }
     let ask: Ask = if body.is_empty() { Ask::default() } else { read(&body, "{\"engines\": true}")? };
-    let cleared = node.driver.change(|router| router.index_mut().clear());
+    let cleared = node.driver.clear_index();
     let mut engines = Map::new();
     if ask.engines {
         let here: Vec<_> = node.driver.read(|router, upstreams, _| {

@@ -10,7 +10,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use gorgo_core::fleet::Kind;
-use gorgo_core::router::Event;
+use gorgo_core::router::ReplicaEvent;
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -116,7 +116,7 @@ pub(super) async fn drain(State(node): Shared, body: Bytes) -> Answer {
             format!("`{}` is not in the fleet; GET /proxy/servers lists who is", ask.id),
         ));
     };
-    node.driver.tell_of(&upstream, Event::ReplicaDraining { replica: upstream.id, draining: ask.draining });
+    node.driver.tell_of(&upstream, ReplicaEvent::Draining { replica: upstream.id, draining: ask.draining });
     tell(&json!({"id": upstream.name, "draining": ask.draining}))
 }
 

@@ -1,12 +1,12 @@
 //! What only the edge's prefix has.
 
-use super::levels::{cost_keys, healthy, kv_use, replicas};
+use super::levels::{cost_keys, replicas};
 use super::{Answer, Shared, bad, read, tell};
 use crate::signals::peer_report::PeerMessage;
 use crate::state::{AppState, Phase};
 use axum::body::Bytes;
 use axum::extract::{Query, State};
-use gorgo_core::fleet::{Kind, PeerReport};
+use gorgo_core::fleet::Kind;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::record::Status;
 use serde::Deserialize;
@@ -156,18 +156,9 @@ pub(super) async fn tokenizer(
     }))
 }
 
-/// What this edge tells its peers.
+/// The report that peers of this edge ask for. An edge that stops reports itself unhealthy.
 pub(super) async fn report(State(node): Shared) -> Answer {
-    let serving = node.phase() == Phase::Serving;
-    let (report, now) = node.driver.read(|router, upstreams, now| {
-        let own = router.replicas().iter().zip(upstreams).find(|(r, u)| !r.removed && u.kind != Kind::Peer);
-        let gates = &router.config().gates;
-        let report = own.map_or(PeerReport::default(), |(r, _)| PeerReport {
-            load: r.load,
-            queued: u32::try_from(router.queue_len()).unwrap_or(u32::MAX),
-            healthy: serving && !r.draining && healthy(r, now, gates) && kv_use(r) < gates.max_kv_use,
-        });
-        (report, now)
-    });
+    let (mut report, now) = node.driver.peer_report();
+    report.healthy &= node.phase() == Phase::Serving;
     tell(&serde_json::to_value(PeerMessage { report, unix_ns: node.clock().unix_ns(now) }).unwrap_or_default())
 }

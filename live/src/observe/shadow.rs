@@ -5,7 +5,7 @@
 
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::rng;
-use gorgo_core::router::{Action, Event, Router, RouterConfig, Usage};
+use gorgo_core::router::{Action, AdminEvent, Event, ReplicaEvent, RequestEvent, Router, RouterConfig, Usage};
 use gorgo_core::{RequestId, Time};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -137,37 +137,52 @@ impl Shade {
         self.stats.dispatched.resize(self.router.replicas().len().max(self.stats.dispatched.len()), 0);
     }
 
-    /// The event as it would be in this shadow's world; `None` for what concerns only the real dispatch.
+    /// The event as this shadow's router gets it; `None` for events that concern only the real dispatch or policy.
     fn translated(&mut self, event: &Event) -> Option<Event> {
         match event {
-            Event::Arrived(request) => {
+            Event::Request(event) => self.translated_request(event).map(Event::Request),
+            Event::Replica(event) => {
+                if let ReplicaEvent::Added { replica, .. } = event
+                    && let Some(count) = self.stats.dispatched.get_mut(replica.index())
+                {
+                    *count = 0; // the dispatches of the slot's former replica
+                }
+                Some(Event::Replica(event.clone()))
+            }
+            Event::Admin(AdminEvent::PolicySet(_)) => None,
+            Event::Admin(AdminEvent::ConfigSet(config)) => {
+                let config = RouterConfig { record_decisions: false, ..RouterConfig::clone(config) };
+                Some(AdminEvent::ConfigSet(Box::new(config)).into())
+            }
+            Event::Admin(AdminEvent::IndexCleared) => Some(AdminEvent::IndexCleared.into()),
+            Event::Timer => Some(Event::Timer),
+        }
+    }
+
+    fn translated_request(&mut self, event: &RequestEvent) -> Option<RequestEvent> {
+        let attempt = |id: &RequestId| self.attempts.get(id).copied();
+        match event {
+            RequestEvent::Arrived(request) => {
                 self.tokens.insert(request.id, request.ask.prompt_tokens);
                 Some(event.clone())
             }
-            Event::FirstToken { id, .. } => {
-                self.attempts.get(id).map(|&attempt| Event::FirstToken { id: *id, attempt })
+            RequestEvent::FirstToken { id, .. } => {
+                attempt(id).map(|attempt| RequestEvent::FirstToken { id: *id, attempt })
             }
-            Event::Finished { id, answer, .. } => self.attempts.get(id).map(|&attempt| Event::Finished {
+            RequestEvent::Finished { id, answer, .. } => attempt(id).map(|attempt| RequestEvent::Finished {
                 id: *id,
                 attempt,
-                usage: Usage::default(), // the engine spoke of the real replica's cache
+                usage: Usage::default(), // the engine's counts concern the real replica's cache
                 answer: answer.clone(),
             }),
-            Event::Failed { .. } => None,
-            Event::ReplicaAdded { replica, .. } => {
-                // What the former replica of the slot would have got is not this one's.
-                if let Some(count) = self.stats.dispatched.get_mut(replica.index()) {
-                    *count = 0;
-                }
-                Some(event.clone())
-            }
-            _ => Some(event.clone()),
+            RequestEvent::Failed { .. } => None,
+            RequestEvent::ClientGone { .. } => Some(event.clone()),
         }
     }
 
     /// What ended in reality ends here too, wherever it had got to.
     fn ended(&self, id: RequestId) -> Option<Event> {
-        self.tokens.contains_key(&id).then_some(Event::ClientGone { id })
+        self.tokens.contains_key(&id).then_some(Event::Request(RequestEvent::ClientGone { id }))
     }
 }
 
@@ -183,18 +198,19 @@ mod tests {
     async fn a_shadow_counts_what_it_would_have_hit() {
         let (sender, receiver) = mpsc::channel(1_000);
         let figures = Figures::default();
-        let send = |at, event| sender.try_send(ShadowEvent::Event(Time(at), event)).unwrap();
+        let send = |at, event: Event| sender.try_send(ShadowEvent::Event(Time(at), event)).unwrap();
         for name in ["a", "b"] {
             let spec = ReplicaSpec { name: name.into(), kind: Kind::Remote, ms_per_token: None, kv_tokens: None };
             let replica = ReplicaId(u16::from(name == "b"));
-            send(0, Event::ReplicaAdded { replica, spec });
+            send(0, ReplicaEvent::Added { replica, spec }.into());
         }
         for n in 1..=4 {
             let ask = Ask { prompt_tokens: 100, head: 1, ..Ask::default() };
             let request = Request { id: RequestId(n), symbols: vec![1, 2].into(), ask, hops: 0, deadline: None };
-            send(n * 10, Event::Arrived(request));
-            send(n * 10 + 1, Event::FirstToken { id: RequestId(n), attempt: 1 });
-            send(n * 10 + 2, Event::Finished { id: RequestId(n), attempt: 1, usage: Usage::default(), answer: None });
+            send(n * 10, RequestEvent::Arrived(request).into());
+            send(n * 10 + 1, RequestEvent::FirstToken { id: RequestId(n), attempt: 1 }.into());
+            let (id, usage) = (RequestId(n), Usage::default());
+            send(n * 10 + 2, RequestEvent::Finished { id, attempt: 1, usage, answer: None }.into());
         }
         drop(sender);
         let policies = [PolicyConfig::default(), PolicyConfig::parse("round-robin", Default::default()).unwrap()];
@@ -203,5 +219,34 @@ mod tests {
         assert_eq!((figures[0].decided, figures[0].cached_tokens, figures[0].prompt_tokens), (4, 300, 400));
         assert_eq!((figures[1].cached_tokens, figures[1].dispatched.clone()), (200, vec![2, 2]));
         assert!((figures[1].busiest() - 1.0).abs() < 1e-9 && figures[0].mean_ttft_ms().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_shadow_sees_changes_of_the_configuration_and_a_cleared_index_but_keeps_its_policy() {
+        let (sender, receiver) = mpsc::channel(1_000);
+        let figures = Figures::default();
+        let send = |at, event: Event| sender.try_send(ShadowEvent::Event(Time(at), event)).unwrap();
+        let spec = ReplicaSpec { name: "a".into(), kind: Kind::Remote, ms_per_token: None, kv_tokens: None };
+        send(0, ReplicaEvent::Added { replica: ReplicaId(0), spec }.into());
+        let request = |n: u64| {
+            let ask = Ask { prompt_tokens: 100, head: 1, ..Ask::default() };
+            let request = Request { id: RequestId(n), symbols: vec![1, 2].into(), ask, hops: 0, deadline: None };
+            send(n * 10, RequestEvent::Arrived(request).into());
+            send(n * 10 + 1, RequestEvent::FirstToken { id: RequestId(n), attempt: 1 }.into());
+        };
+        (1..=2).for_each(request);
+        send(25, AdminEvent::PolicySet(PolicyConfig::parse("random", Default::default()).unwrap()).into());
+        send(26, AdminEvent::IndexCleared.into());
+        request(3);
+        let mut config = RouterConfig { queue_limit: 0, ..RouterConfig::default() };
+        config.gates.max_running = Some(3);
+        send(35, AdminEvent::ConfigSet(Box::new(config)).into());
+        request(4);
+        drop(sender);
+        run(&[PolicyConfig::default()], &RouterConfig::default(), 1, receiver, Arc::clone(&figures)).await;
+        let figures = figures.lock();
+        let one = &figures[0];
+        // Of four requests the second alone finds its prompt, and the fourth finds the gate closed.
+        assert_eq!((one.policy.as_str(), one.decided, one.cached_tokens), ("gorgo", 3, 100));
     }
 }

@@ -9,7 +9,7 @@ use crate::upstream::abort;
 use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::Tap;
 use crate::wire::prompt_blocks::Prompt;
-use gorgo_core::router::{Answer, DecisionRecord, Dispatch, EndReason, Event, Failure, Usage};
+use gorgo_core::router::{Answer, DecisionRecord, Dispatch, EndReason, Failure, RequestEvent, Usage};
 use gorgo_core::{RequestId, Time};
 use http::HeaderValue;
 use std::sync::Arc;
@@ -106,7 +106,7 @@ impl Exchange {
     /// Tells the core of the first token. False if the core has meanwhile taken this attempt back.
     pub(crate) fn first_token(&mut self) -> bool {
         let attempt = self.attempt();
-        self.context.state.driver.tell(Event::FirstToken { id: self.id, attempt });
+        self.context.state.driver.tell(RequestEvent::FirstToken { id: self.id, attempt });
         !self.taken_back()
     }
 
@@ -146,7 +146,7 @@ impl Exchange {
     }
 
     /// What the core is to know of a complete answer.
-    fn learned(&mut self, tap: &Tap) -> Event {
+    fn learned(&mut self, tap: &Tap) -> RequestEvent {
         let said = tap.usage();
         let (counted, output) = (said.prompt_tokens, said.output_tokens);
         self.row.counted_tokens = counted;
@@ -171,13 +171,13 @@ impl Exchange {
             });
         }
         let usage = Usage { cached_tokens: said.cached_tokens, output_tokens: self.row.output_tokens };
-        Event::Finished { id: self.id, attempt: self.attempt(), usage, answer }
+        RequestEvent::Finished { id: self.id, attempt: self.attempt(), usage, answer }
     }
 
     /// This attempt failed; the core says in the mailbox what is next.
     pub(crate) fn failed(&mut self, failure: Failure) {
         let attempt = self.attempt();
-        self.context.state.driver.tell(Event::Failed { id: self.id, attempt, failure });
+        self.context.state.driver.tell(RequestEvent::Failed { id: self.id, attempt, failure });
     }
 
     /// An answer that was on its way to the client broke: there is no second try.
@@ -198,7 +198,7 @@ impl Exchange {
 
     /// Nobody waits for the answer any more.
     fn cancel(&mut self, reason: EndReason) {
-        self.context.state.driver.tell(Event::ClientGone { id: self.id });
+        self.context.state.driver.tell(RequestEvent::ClientGone { id: self.id });
         self.abort();
         self.close(reason);
     }

@@ -37,7 +37,7 @@ pub fn apply(state: &Arc<AppState>, new: Config) -> Result<Vec<String>, ConfigEr
     }
     if old.router != new.router {
         let router = RouterConfig { record_decisions: true, ..new.router.clone() };
-        state.driver.change(|r| r.set_config(router));
+        state.driver.set_config(router);
         changes.push("router".to_owned());
     }
     state.set_keys(keys);

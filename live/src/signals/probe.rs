@@ -8,8 +8,8 @@ use crate::upstream::connection::{self, ConnectionError, UpstreamBody};
 use crate::upstream::replica::Upstream;
 use bytes::Bytes;
 use gorgo_core::fleet::Kind;
-use gorgo_core::router::Event;
-use gorgo_core::{Span, Time, rng};
+use gorgo_core::rng;
+use gorgo_core::router::ReplicaEvent;
 use http::header::HeaderMap;
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Response, StatusCode};
@@ -70,10 +70,10 @@ async fn probes(node: Arc<AppState>, upstream: Arc<Upstream>) {
             let limit = Duration::from_millis(config.probes.timeout_ms);
             let result = tokio::time::timeout(limit, probe(&node, &upstream, path, &mut connection)).await;
             let event = match result {
-                Ok(Ok(rtt)) => Event::Probed { replica: upstream.id, rtt_ms: rtt.as_secs_f64() * 1e3 },
+                Ok(Ok(rtt)) => ReplicaEvent::Probed { replica: upstream.id, rtt_ms: rtt.as_secs_f64() * 1e3 },
                 Ok(Err(())) | Err(_) => {
                     connection = None;
-                    Event::ProbeFailed { replica: upstream.id }
+                    ReplicaEvent::ProbeFailed { replica: upstream.id }
                 }
             };
             node.driver.tell_of(&upstream, event);
@@ -172,7 +172,7 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
                         let page = scrape::metrics(&String::from_utf8_lossy(&body));
                         upstream.sglang.store(page.sglang, Ordering::Relaxed);
                         if restarts.restarted(&page) {
-                            node.driver.tell_of(&upstream, Event::ReplicaFlushed { replica });
+                            node.driver.tell_of(&upstream, ReplicaEvent::Flushed { replica });
                         }
                         report = report.or(page.report);
                     }
@@ -181,8 +181,8 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
                 }
             }
             match report {
-                Some(report) => node.driver.tell_of(&upstream, Event::Scraped { replica, report }),
-                None if failed => node.driver.tell_of(&upstream, Event::ScrapeFailed { replica }),
+                Some(report) => node.driver.tell_of(&upstream, ReplicaEvent::Scraped { replica, report }),
+                None if failed => node.driver.tell_of(&upstream, ReplicaEvent::ScrapeFailed { replica }),
                 None => {} // it exports no metrics: probes tell its health, our own counters its load
             }
         }
@@ -199,10 +199,6 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
         let period = node.config().probes.peer_ms;
         if period > 0 {
             let asked = node.clock().now();
-            // What was sent a round trip before this is surely counted in the report: a request over a new connection
-            // takes that much longer than this one, which has its connection.
-            let rtt_ms = node.driver.read(|router, _, _| router.replicas()[replica.index()].rtt.smoothed_ms());
-            let seen = Time(asked.0.saturating_sub(Span::from_ms(rtt_ms).0));
             let word = fetch(&node, &upstream, "/lb/report").await.ok();
             let word = word.filter(|(status, _)| status.is_success());
             let event = match word.and_then(|(_, body)| serde_json::from_slice::<PeerMessage>(&body).ok()) {
@@ -211,9 +207,10 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
                     // The report was made about half way through.
                     let middle = node.clock().unix_ns(asked).midpoint(node.clock().unix_ns(now));
                     upstream.clock_offset_ns.store(word.unix_ns.wrapping_sub(middle) as i64, Ordering::Relaxed);
-                    Event::PeerReported { replica, report: word.report, seen }
+                    let seen = node.driver.read(|router, _, _| router.counted_until(replica, asked));
+                    ReplicaEvent::PeerReported { replica, report: word.report, seen }
                 }
-                None => Event::ScrapeFailed { replica },
+                None => ReplicaEvent::ScrapeFailed { replica },
             };
             node.driver.tell_of(&upstream, event);
         }
@@ -232,6 +229,6 @@ pub async fn flush(node: &AppState, upstream: &Arc<Upstream>) -> Result<(), Stri
     if !response.status().is_success() {
         return Err(format!("answered {}", response.status()));
     }
-    node.driver.tell_of(upstream, Event::ReplicaFlushed { replica: upstream.id });
+    node.driver.tell_of(upstream, ReplicaEvent::Flushed { replica: upstream.id });
     Ok(())
 }

@@ -66,7 +66,7 @@ async fn streams_and_waiting_requests_over_http2_are_told_why_they_end() {
     let last = said.trim_end().rsplit("\n\n").next().unwrap();
     assert!(last.starts_with("data: {\"error\":") && last.contains("router_stopped"), "{last}");
     let rows = world.state.table.rows();
-    let mut ends: Vec<_> = rows.iter().map(|row| (row.status_code, row.reason)).collect();
+    let mut ends: Vec<_> = rows.iter().map(|row| (row.status_code, row.end.as_str())).collect();
     ends.sort_unstable();
     assert_eq!(ends, [(200, "router-stopped"), (503, "router-stopped")]);
     assert_eq!(world.left(), (0, 0));

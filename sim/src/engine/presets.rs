@@ -9,8 +9,8 @@
 
 use super::config::{ConfigError, EngineConfig};
 use super::steps::{DecodeTimes, PrefillTimes};
-use gorgo_core::nearest::nearest;
 use gorgo_core::settings::current_preset_name;
+use gorgo_core::suggest::nearest;
 
 type Preset = (&'static str, fn() -> EngineConfig);
 

@@ -1,10 +1,11 @@
 //! What goes wrong, on schedule.
 
+use super::queue::{Event, Reply};
 use super::requests::leg;
-use super::{Back, Ev, Event, FaultKind, Key, Span, TraceRequest, World};
+use super::{FaultKind, Key, Span, TraceRequest, World};
 use crate::engine::EngineEvent;
 use gorgo_core::ReplicaId;
-use gorgo_core::router::Failure;
+use gorgo_core::router::{Failure, ReplicaEvent};
 
 impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     pub(super) fn fault(&mut self, index: u16) {
@@ -19,16 +20,16 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 for event in events.drain(..) {
                     // Connections break: whatever waited there fails at its router one way later.
                     if let EngineEvent::Aborted { id, .. } = event {
-                        self.send_back(replica, self.now, Key(id.0), leg::DONE, Back::Failed(Failure::Connection));
+                        self.send_reply(replica, self.now, Key(id.0), leg::DONE, Reply::Failed(Failure::Connection));
                     }
                 }
                 self.engine_events = events;
-                self.events.push(self.now + Span::from_ms(down_ms), Ev::Restart { replica });
+                self.events.push(self.now + Span::from_ms(down_ms), Event::Restart { replica });
             }
             FaultKind::Drain | FaultKind::Undrain => {
                 let draining = matches!(fault.kind, FaultKind::Drain);
                 for router in 0..self.routers.len() as u16 {
-                    self.tell(router, Event::ReplicaDraining { replica: ReplicaId(replica), draining });
+                    self.handle(router, ReplicaEvent::Draining { replica: ReplicaId(replica), draining });
                 }
             }
         }

@@ -1,7 +1,8 @@
 //! Engines: requests in, tokens out.
 
+use super::queue::{Event, Reply};
 use super::requests::leg;
-use super::{Back, EngineEvent, Ev, Key, RequestId, Time, TraceRequest, World};
+use super::{EngineEvent, Key, RequestId, Time, TraceRequest, World};
 use crate::engine::{EngineError, EngineRequest};
 use gorgo_core::router::Failure;
 
@@ -17,7 +18,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 self.records[key.index() as usize].accepted = self.now;
                 self.drive(replica);
             }
-            Err(error) => self.send_back(replica, self.now, key, leg::DONE, Back::Failed(failure(&error))),
+            Err(error) => self.send_reply(replica, self.now, key, leg::DONE, Reply::Failed(failure(&error))),
         }
     }
 
@@ -43,7 +44,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         node.engine.advance(self.now, &mut events);
         if let Some(next) = node.engine.next_event().filter(|&next| next < node.wake) {
             node.wake = next;
-            self.events.push(next.max(self.now), Ev::Wake { replica });
+            self.events.push(next.max(self.now), Event::Wake { replica });
         }
         for event in events.drain(..) {
             self.engine_event(replica, &event);
@@ -63,18 +64,18 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 if let Some(record) = self.record_of(key) {
                     (record.engine_first, record.cached_tokens) = (at, cached_tokens);
                 }
-                self.send_back(replica, at, key, leg::FIRST, Back::First);
+                self.send_reply(replica, at, key, leg::FIRST, Reply::FirstToken);
             }
             EngineEvent::Finished { id, at, output_tokens, cached_tokens, .. } => {
                 let key = Key(id.0);
                 if let Some(record) = self.record_of(key) {
                     (record.engine_done, record.output_tokens) = (at, output_tokens);
                 }
-                self.send_back(replica, at, key, leg::DONE, Back::Done { cached_tokens, output_tokens });
+                self.send_reply(replica, at, key, leg::DONE, Reply::Finished { cached_tokens, output_tokens });
             }
             EngineEvent::Aborted { id, at, ref error } => {
                 if *error != EngineError::Cancelled {
-                    self.send_back(replica, at, Key(id.0), leg::DONE, Back::Failed(failure(error)));
+                    self.send_reply(replica, at, Key(id.0), leg::DONE, Reply::Failed(failure(error)));
                 }
             }
             EngineEvent::Token { .. } => {}
@@ -88,14 +89,14 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     }
 
     /// Sends news from a replica to the router that dispatched there.
-    pub(super) fn send_back(&mut self, replica: u16, at: Time, key: Key, leg: u64, back: Back) {
+    pub(super) fn send_reply(&mut self, replica: u16, at: Time, key: Key, leg: u64, reply: Reply) {
         let by_peer = key.second() > 0;
         let router = if by_peer { replica } else { self.records[key.index() as usize].router };
         let attempt = if by_peer { key.second() } else { key.first() };
         let (from, to) = (self.replicas[usize::from(replica)].site, self.routers[usize::from(router)].site);
         let at = at.max(self.now) + self.one_way(from, to, key, leg);
         let at = self.in_order(key, 0, at);
-        self.events.push(at, Ev::Back { router, key: key.parent(), attempt, back });
+        self.events.push(at, Event::ReplyAtRouter { router, key: key.parent(), attempt, reply });
     }
 }
 

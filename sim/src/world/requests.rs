@@ -1,9 +1,10 @@
 //! The life of a request: sent, routed, forwarded, answered, told to the user.
 
-use super::{Back, Client, Ev, Event, Flight, Key, RequestId, RequestRecord, Span, Status, Time, TraceRequest, World};
+use super::queue::{Event, Reply};
+use super::{Client, Flight, Key, RequestId, RequestRecord, Span, Status, Time, TraceRequest, World};
 use gorgo_core::ReplicaId;
 use gorgo_core::policy::Ask;
-use gorgo_core::router::{Answer, Dispatch, EndReason, Failure, Request, Usage};
+use gorgo_core::router::{Answer, Dispatch, EndReason, Failure, Request, RequestEvent, Usage};
 use std::sync::Arc;
 
 /// Messages of a request, told apart for their jitter.
@@ -33,7 +34,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     }
 
     /// A worker of the bounded client is free.
-    pub(super) fn freed(&mut self) {
+    pub(super) fn worker_free(&mut self) {
         match self.due.pop_front() {
             Some((scheduled, request)) => self.send(scheduled, request),
             None => self.busy -= 1,
@@ -50,9 +51,9 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             sent: self.now,
             ..RequestRecord::scheduled(index, &request, scheduled)
         });
-        let told = [Time::ZERO; 2];
+        let last_reply = [Time::ZERO; 2];
         let flight =
-            Flight { request, user_rtt_ms, origin, at_engine: Key::default(), told, sent_to: [0; 2], live: true };
+            Flight { request, user_rtt_ms, origin, at_engine: Key::default(), last_reply, sent_to: [0; 2], live: true };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.flights[slot as usize] = flight;
@@ -66,9 +67,9 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         self.live += 1;
         let key = Key::new(index, slot);
         let way = self.to_user(key, leg::USER_IN) + Span::from_ms(self.config.router_ms);
-        self.events.push(self.now + way, Ev::AtRouter { router: origin, key });
+        self.events.push(self.now + way, Event::AtRouter { router: origin, key });
         if let Some(patience) = self.config.patience_ms {
-            self.events.push(self.now + Span::from_ms(patience), Ev::Leave { key });
+            self.events.push(self.now + Span::from_ms(patience), Event::PatienceOver { key });
         }
     }
 
@@ -104,7 +105,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         if hops == 0 {
             self.records[key.index() as usize].arrived = self.now;
         }
-        self.tell(router, Event::Arrived(arrived));
+        self.handle(router, RequestEvent::Arrived(arrived));
     }
 
     pub(super) fn dispatch(&mut self, router: u16, dispatch: &Dispatch) {
@@ -113,13 +114,13 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let sent = key.sent(dispatch.attempt, by_peer);
         let from = self.routers[usize::from(router)].site;
         self.flights[key.slot()].sent_to[usize::from(by_peer)] = dispatch.replica.0;
-        let shake = self.handshake(router, dispatch.replica);
+        let handshake = self.handshake(router, dispatch.replica);
         let record = &mut self.records[key.index() as usize];
         if dispatch.forward {
             record.hops += 1;
             let to = self.routers[dispatch.replica.index()].site;
-            let way = shake + self.one_way(from, to, key, leg::TO_PEER) + Span::from_ms(self.config.router_ms);
-            self.events.push(self.now + way, Ev::AtRouter { router: dispatch.replica.0, key: sent });
+            let way = handshake + self.one_way(from, to, key, leg::TO_PEER) + Span::from_ms(self.config.router_ms);
+            self.events.push(self.now + way, Event::AtRouter { router: dispatch.replica.0, key: sent });
             return;
         }
         record.attempts = record.attempts.saturating_add(1);
@@ -132,12 +133,12 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         }
         self.flights[key.slot()].at_engine = sent;
         let to = self.replicas[dispatch.replica.index()].site;
-        let way = shake + self.one_way(from, to, key, leg::TO_ENGINE);
-        self.events.push(self.now + way, Ev::AtEngine { replica: dispatch.replica.0, key: sent });
+        let way = handshake + self.one_way(from, to, key, leg::TO_ENGINE);
+        self.events.push(self.now + way, Event::AtEngine { replica: dispatch.replica.0, key: sent });
     }
 
     /// A connection is idle again. Scrapes and peers' reports use the same ones as requests, and so keep one open.
-    pub(super) fn keep(&mut self, router: u16, target: ReplicaId) {
+    pub(super) fn return_connection(&mut self, router: u16, target: ReplicaId) {
         self.routers[usize::from(router)].pools[target.index()].put(self.now);
     }
 
@@ -159,32 +160,35 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let to = self.replicas[replica.index()].site;
         let at = self.now + self.one_way(from, to, key, leg::TO_ENGINE);
         let event = if forwarded {
-            Ev::CancelPeer { router: replica.0, key: sent }
+            Event::CancelPeer { router: replica.0, key: sent }
         } else {
-            Ev::CancelEngine { replica: replica.0, key: sent }
+            Event::CancelEngine { replica: replica.0, key: sent }
         };
         self.events.push(at, event);
     }
 
     /// News of a dispatch reaches the router that made it.
-    pub(super) fn back(&mut self, router: u16, key: Key, attempt: u8, back: Back) {
+    pub(super) fn reply_at_router(&mut self, router: u16, key: Key, attempt: u8, reply: Reply) {
         let id = RequestId(key.0);
-        if matches!(back, Back::Done { .. } | Back::Failed(Failure::Overloaded | Failure::Server | Failure::Client)) {
+        if matches!(
+            reply,
+            Reply::Finished { .. } | Reply::Failed(Failure::Overloaded | Failure::Server | Failure::Client)
+        ) {
             // The answer is read to its end: its connection is free again.
             let target = self.flights[key.slot()].sent_to[usize::from(key.first() > 0)];
-            self.keep(router, ReplicaId(target));
+            self.return_connection(router, ReplicaId(target));
         }
-        match back {
-            Back::First => {
-                self.tell(router, Event::FirstToken { id, attempt });
+        match reply {
+            Reply::FirstToken => {
+                self.handle(router, RequestEvent::FirstToken { id, attempt });
                 self.first_token(router, key, attempt);
             }
-            Back::Failed(failure) => self.tell(router, Event::Failed { id, attempt, failure }),
-            Back::Done { cached_tokens, output_tokens } => {
+            Reply::Failed(failure) => self.handle(router, RequestEvent::Failed { id, attempt, failure }),
+            Reply::Finished { cached_tokens, output_tokens } => {
                 let usage = Usage { cached_tokens: Some(cached_tokens), output_tokens };
                 let answer = self.flight(key).and_then(|f| answer(&f.request));
                 // What a peer answered, its own router has learned; here it teaches about the peer's engine too.
-                self.tell(router, Event::Finished { id, attempt, usage, answer });
+                self.handle(router, RequestEvent::Finished { id, attempt, usage, answer });
             }
         }
     }
@@ -192,12 +196,12 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     /// Passes a first token on towards the user.
     fn first_token(&mut self, router: u16, key: Key, attempt: u8) {
         let Some(flight) = self.flight(key) else { return };
-        if !counts(flight.at_engine, key, attempt) {
+        if !is_current_dispatch(flight.at_engine, key, attempt) {
             return;
         }
         let origin = flight.origin;
         if key.first() > 0 {
-            self.return_to_origin(router, key, leg::PEER_FIRST, Back::First);
+            self.return_to_origin(router, key, leg::PEER_FIRST, Reply::FirstToken);
         } else {
             debug_assert_eq!(origin, router);
             let at = self.now + self.to_user(key, leg::USER_FIRST);
@@ -206,34 +210,34 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         }
     }
 
-    fn return_to_origin(&mut self, router: u16, key: Key, leg: u64, back: Back) {
+    fn return_to_origin(&mut self, router: u16, key: Key, leg: u64, reply: Reply) {
         let Some(flight) = self.flight(key) else { return };
         let origin = flight.origin;
         let (from, to) = (self.routers[usize::from(router)].site, self.routers[usize::from(origin)].site);
         let at = self.now + self.one_way(from, to, key, leg);
         let at = self.in_order(key, 1, at);
-        self.events.push(at, Ev::Back { router: origin, key: key.parent(), attempt: key.first(), back });
+        self.events.push(at, Event::ReplyAtRouter { router: origin, key: key.parent(), attempt: key.first(), reply });
     }
 
     /// The instant `at`, or that of the news before it on the same connection if that comes later.
     pub(super) fn in_order(&mut self, key: Key, connection: usize, at: Time) -> Time {
-        let told = &mut self.flights[key.slot()].told[connection];
-        *told = at.max(*told);
-        *told
+        let last = &mut self.flights[key.slot()].last_reply[connection];
+        *last = at.max(*last);
+        *last
     }
 
     /// A router says that a request is over.
-    pub(super) fn ended(&mut self, router: u16, key: Key, reason: EndReason) {
+    pub(super) fn request_ended(&mut self, router: u16, key: Key, reason: EndReason) {
         if key.first() > 0 {
             let record = &self.records[key.index() as usize];
-            let back = match (reason, reason.failure_at_sender()) {
-                (_, Some(failure)) => Back::Failed(failure),
+            let reply = match (reason, reason.failure_at_sender()) {
+                (_, Some(failure)) => Reply::Failed(failure),
                 (EndReason::Finished, None) => {
-                    Back::Done { cached_tokens: record.cached_tokens, output_tokens: record.output_tokens }
+                    Reply::Finished { cached_tokens: record.cached_tokens, output_tokens: record.output_tokens }
                 }
                 (_, None) => return, // the entry router cancelled the request itself
             };
-            self.return_to_origin(router, key, leg::PEER_DONE, back);
+            self.return_to_origin(router, key, leg::PEER_DONE, reply);
             return;
         }
         let at = self.now + self.to_user(key, leg::USER_DONE);
@@ -250,22 +254,22 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         self.free.push(key.slot() as u32);
         self.live -= 1;
         if matches!(self.config.client, Client::Bounded { .. }) {
-            self.events.push(done, Ev::Freed);
+            self.events.push(done, Event::WorkerFree);
         }
     }
 
     /// The user's patience is over.
-    pub(super) fn leave(&mut self, key: Key) {
+    pub(super) fn patience_over(&mut self, key: Key) {
         let record = &self.records[key.index() as usize];
         if record.done == Time::NEVER && record.router_first == Time::NEVER && record.arrived != Time::NEVER {
             let router = record.router;
-            self.tell(router, Event::ClientGone { id: RequestId(key.0) });
+            self.handle(router, RequestEvent::ClientGone { id: RequestId(key.0) });
         }
     }
 }
 
 /// Whether news for the holder of `key` about its dispatch `attempt` concerns the dispatch that counts.
-fn counts(at_engine: Key, key: Key, attempt: u8) -> bool {
+fn is_current_dispatch(at_engine: Key, key: Key, attempt: u8) -> bool {
     at_engine == key.sent(attempt, key.first() > 0) || (key.first() == 0 && at_engine.first() == attempt)
 }
 

@@ -5,12 +5,12 @@ use proptest::prelude::*;
 
 fn add(router: &mut Router, ms: u64, name: &str) -> Option<u16> {
     let replica = router.free_slot()?;
-    tell(router, ms, Event::ReplicaAdded { replica, spec: spec(name, REMOTE) });
+    tell(router, ms, ReplicaEvent::Added { replica, spec: spec(name, REMOTE) });
     Some(replica.0)
 }
 
 fn remove(router: &mut Router, ms: u64, slot: u16) -> Vec<Action> {
-    tell(router, ms, Event::ReplicaRemoved { replica: ReplicaId(slot) })
+    tell(router, ms, ReplicaEvent::Removed { replica: ReplicaId(slot) })
 }
 
 #[test]
@@ -33,22 +33,23 @@ fn a_new_replica_inherits_nothing_of_the_old_one_in_its_slot() {
         other => panic!("{other:?}"),
     };
     let old = names(&tell(&mut r, 1, ask(1, "abcdef")));
-    tell(&mut r, 2, Event::FirstToken { id: RequestId(1), attempt: 1 });
-    tell(&mut r, 3, Event::Probed { replica: ReplicaId(0), rtt_ms: 80.0 });
+    tell(&mut r, 2, RequestEvent::FirstToken { id: RequestId(1), attempt: 1 });
+    tell(&mut r, 3, ReplicaEvent::Probed { replica: ReplicaId(0), rtt_ms: 80.0 });
     remove(&mut r, 4, 0);
     assert_eq!(r.free_slot(), Some(ReplicaId(1)), "its request still runs");
     // The answer of a removed replica is not learned: nobody would forget it.
     let answer = Answer { keep: 6, tail: symbols("gh"), tokens: 8 };
-    let finished = Event::Finished { id: RequestId(1), attempt: 1, usage: Usage::default(), answer: Some(answer) };
+    let finished =
+        RequestEvent::Finished { id: RequestId(1), attempt: 1, usage: Usage::default(), answer: Some(answer) };
     tell(&mut r, 5, finished);
     assert_eq!((r.free_slot(), r.index().nodes()), (Some(ReplicaId(0)), 0));
     let unlimited = ReplicaSpec { kv_tokens: None, ..spec("new", REMOTE) };
-    tell(&mut r, 6, Event::ReplicaAdded { replica: ReplicaId(0), spec: unlimited });
+    tell(&mut r, 6, ReplicaEvent::Added { replica: ReplicaId(0), spec: unlimited });
     let fresh = &r.replicas()[0];
     assert_eq!((fresh.spec.name.as_str(), fresh.load, fresh.rtt.updated()), ("new", Default::default(), None));
     let new = names(&tell(&mut r, 7, ask(2, "abcdefghi")));
     assert_eq!((old.name(ReplicaId(0)), new.name(ReplicaId(0))), ("r0", "new"));
-    tell(&mut r, 8, Event::FirstToken { id: RequestId(2), attempt: 1 });
+    tell(&mut r, 8, RequestEvent::FirstToken { id: RequestId(2), attempt: 1 });
     assert!(r.index().tokens(ReplicaId(0)) <= 7, "the budget is the router's again, not the old replica's");
 }
 
@@ -58,7 +59,7 @@ fn a_request_that_tried_the_old_replica_may_go_to_the_new_one() {
     tell(&mut r, 1, ask(1, "abc"));
     assert_eq!(remove(&mut r, 2, 0).last(), Some(&Action::Queued { id: RequestId(1) }));
     let replica = r.free_slot().unwrap();
-    let actions = tell(&mut r, 3, Event::ReplicaAdded { replica, spec: spec("new", REMOTE) });
+    let actions = tell(&mut r, 3, ReplicaEvent::Added { replica, spec: spec("new", REMOTE) });
     assert_eq!((replica.0, sent(&actions)), (0, vec![(1, 0, 2)]));
 }
 
@@ -66,11 +67,11 @@ fn a_request_that_tried_the_old_replica_may_go_to_the_new_one() {
 fn a_router_that_missed_events_ends_what_the_old_replica_ran() {
     let mut r = router(RouterConfig::default(), &[REMOTE]);
     tell(&mut r, 1, ask(1, "abc"));
-    tell(&mut r, 2, Event::FirstToken { id: RequestId(1), attempt: 1 });
-    let actions = tell(&mut r, 3, Event::ReplicaAdded { replica: ReplicaId(0), spec: spec("new", REMOTE) });
+    tell(&mut r, 2, RequestEvent::FirstToken { id: RequestId(1), attempt: 1 });
+    let actions = tell(&mut r, 3, ReplicaEvent::Added { replica: ReplicaId(0), spec: spec("new", REMOTE) });
     assert_eq!(actions.last(), Some(&done(1, EndReason::ReplicaGone)));
     assert_eq!((r.in_flight(), r.replicas()[0].load.requests()), (0, 0));
-    tell(&mut r, 4, Event::ReplicaAdded { replica: ReplicaId(3), spec: spec("far", REMOTE) });
+    tell(&mut r, 4, ReplicaEvent::Added { replica: ReplicaId(3), spec: spec("far", REMOTE) });
     assert_eq!((r.replicas().len(), r.free_slot()), (4, Some(ReplicaId(1))));
 }
 
@@ -109,7 +110,7 @@ proptest! {
                     let replica = r.free_slot().unwrap();
                     prop_assert_eq!(Some(replica.0), expected);
                     fleet.insert(replica.0, format!("n{n}"));
-                    tell(&mut r, now, Event::ReplicaAdded { replica, spec: spec(&format!("n{n}"), REMOTE) })
+                    tell(&mut r, now, ReplicaEvent::Added { replica, spec: spec(&format!("n{n}"), REMOTE) })
                 }
                 Step::Remove(nth) if !fleet.is_empty() => {
                     let slot = *fleet.keys().nth(nth % fleet.len()).unwrap();
@@ -125,7 +126,7 @@ proptest! {
                     match (place, step) {
                         (Some((_, attempt)), Step::Finish(_)) => tell(&mut r, now, finish(id, attempt)),
                         (Some((_, attempt)), _) => {
-                            tell(&mut r, now, Event::FirstToken { id: RequestId(id), attempt })
+                            tell(&mut r, now, RequestEvent::FirstToken { id: RequestId(id), attempt })
                         }
                         _ => Vec::new(),
                     }

@@ -1,0 +1,76 @@
+//! Reports between peer routers: what a router reports of its own engines, and which requests a report has counted.
+//!
+//! Both drivers call these two functions, so the rule is the same in simulation and in production.
+
+use crate::fleet::{Kind, Load, PeerReport};
+use crate::router::Router;
+use crate::{ReplicaId, Span, Time};
+
+impl Router {
+    /// The report of this router's own engines that its peers get at `now`. It is healthy while one of them takes new
+    /// requests: not down, breaker not open, not draining, KV use below `max_kv_use`.
+    pub fn report(&self, now: Time) -> PeerReport {
+        let gates = &self.config().gates;
+        let own = || self.replicas().iter().filter(|r| !r.removed && r.spec.kind != Kind::Peer);
+        PeerReport {
+            load: own().fold(Load::default(), |sum, r| sum.plus(&r.load)),
+            queued: u32::try_from(self.queue_len()).unwrap_or(u32::MAX),
+            healthy: own().any(|r| r.is_usable(now, gates) && !r.is_kv_full(gates)),
+        }
+    }
+
+    /// The instant up to which requests forwarded to `peer` are counted in the report that was asked for at `asked`:
+    /// one round trip earlier. A request may need a new connection, and so arrive a round trip later than a question
+    /// that was sent at the same time.
+    pub fn counted_until(&self, peer: ReplicaId, asked: Time) -> Time {
+        let rtt_ms = self.replicas().get(peer.index()).map_or(0.0, |r| r.rtt.smoothed_ms());
+        Time(asked.0.saturating_sub(Span::from_ms(rtt_ms).0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{EngineReport, Gates, ReplicaSpec};
+    use crate::policy::PolicyConfig;
+    use crate::rng::stream;
+    use crate::router::{ReplicaEvent, RouterConfig};
+
+    fn edge() -> Router {
+        let config =
+            RouterConfig { gates: Gates { slow_start_ms: 0.0, ..Gates::default() }, ..RouterConfig::default() };
+        let mut router = Router::new(config, PolicyConfig::default().build(), None, stream(1, "policy", 0));
+        for (replica, kind) in [(ReplicaId(0), Kind::Local), (ReplicaId(1), Kind::Peer)] {
+            let spec = ReplicaSpec { name: "r".into(), kind, ms_per_token: None, kv_tokens: None };
+            router.handle(Time(0), ReplicaEvent::Added { replica, spec }, &mut Vec::new());
+        }
+        router
+    }
+
+    #[test]
+    fn a_report_is_healthy_while_the_own_engine_takes_new_requests() {
+        let (mut router, own) = (edge(), ReplicaId(0));
+        let mut after = |event: ReplicaEvent| {
+            router.handle(Time(1), event, &mut Vec::new());
+            router.report(Time(1)).healthy
+        };
+        let used = |used_tokens| EngineReport { used_tokens, kv_tokens: 100, ..EngineReport::default() };
+        assert!(after(ReplicaEvent::Probed { replica: own, rtt_ms: 1.0 }));
+        assert!(!after(ReplicaEvent::Scraped { replica: own, report: used(95) }), "KV pool full");
+        assert!(after(ReplicaEvent::Scraped { replica: own, report: used(94) }));
+        assert!(!after(ReplicaEvent::Draining { replica: own, draining: true }));
+        assert!(after(ReplicaEvent::Draining { replica: own, draining: false }));
+        assert!(after(ReplicaEvent::ProbeFailed { replica: ReplicaId(1) }), "a peer's health is not its own");
+        (0..2).for_each(|_| assert!(after(ReplicaEvent::ProbeFailed { replica: own })));
+        assert!(!after(ReplicaEvent::ProbeFailed { replica: own }));
+        assert!(!after(ReplicaEvent::Removed { replica: own }));
+    }
+
+    #[test]
+    fn a_report_counts_what_was_sent_a_round_trip_before_the_question() {
+        let (mut router, peer) = (edge(), ReplicaId(1));
+        router.handle(Time(0), ReplicaEvent::Probed { replica: peer, rtt_ms: 80.0 }, &mut Vec::new());
+        assert_eq!(router.counted_until(peer, Time::from_ms(100.0)), Time::from_ms(20.0));
+        assert_eq!(router.counted_until(peer, Time::from_ms(50.0)), Time::ZERO);
+    }
+}

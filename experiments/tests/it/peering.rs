@@ -1,0 +1,98 @@
+//! A router reports the same to its peers in simulation and in production.
+
+use gorgo_core::fleet::{EngineReport, Kind, ReplicaSpec};
+use gorgo_core::policy::{Ask, PolicyConfig};
+use gorgo_core::rng::stream;
+use gorgo_core::router::{
+    AdminEvent, Event, Failure, ReplicaEvent, Request, RequestEvent, Router, RouterConfig, Usage,
+};
+use gorgo_core::{ReplicaId, RequestId};
+use gorgo_live::driver::Driver;
+use gorgo_live::driver::clock::Clock;
+use gorgo_live::driver::observers::Observers;
+use gorgo_live::upstream::connect::Endpoint;
+use gorgo_live::upstream::replica::Upstream;
+use gorgo_sim::world::PeerMessage;
+
+const OWN: ReplicaId = ReplicaId(0);
+
+/// Adds the edge's own engine and one peer to both worlds.
+fn add_replicas(driver: &Driver, router: &mut Router) {
+    for (slot, kind) in [(0, Kind::Local), (1, Kind::Peer)] {
+        let spec = ReplicaSpec { name: format!("r{slot}"), kind, ms_per_token: None, kv_tokens: None };
+        let endpoint = Endpoint::parse("http://127.0.0.1:1").unwrap();
+        driver.add(&spec, |id| Upstream::new(id, spec.name.clone(), kind, None, endpoint)).unwrap();
+        let event = ReplicaEvent::Added { replica: ReplicaId(slot), spec };
+        router.handle(driver.clock().now(), event, &mut Vec::new());
+    }
+}
+
+fn arrived(id: u64) -> Event {
+    let ask = Ask { prompt_tokens: 100, ..Ask::default() };
+    RequestEvent::Arrived(Request { id: RequestId(id), symbols: vec![id].into(), ask, hops: 1, deadline: None }).into()
+}
+
+fn scraped(used_tokens: u64) -> Event {
+    let report = EngineReport { used_tokens, kv_tokens: 1_000, ..EngineReport::default() };
+    ReplicaEvent::Scraped { replica: OWN, report }.into()
+}
+
+fn draining(draining: bool) -> Event {
+    ReplicaEvent::Draining { replica: OWN, draining }.into()
+}
+
+fn probe_failed() -> Event {
+    ReplicaEvent::ProbeFailed { replica: OWN }.into()
+}
+
+fn finished(id: u64) -> Event {
+    RequestEvent::Finished { id: RequestId(id), attempt: 1, usage: Usage::default(), answer: None }.into()
+}
+
+fn failed(id: u64) -> Event {
+    RequestEvent::Failed { id: RequestId(id), attempt: 1, failure: Failure::Server }.into()
+}
+
+/// What an edge's own engine goes through, and whether its peers may forward to it afterwards.
+fn states() -> Vec<(Event, bool)> {
+    let mut breaker = RouterConfig { max_attempts: 1, ..RouterConfig::default() };
+    breaker.breaker.failures = 1;
+    breaker.breaker.open_ms = 1e6;
+    breaker.breaker.max_open_ms = 1e6;
+    vec![
+        (ReplicaEvent::Probed { replica: OWN, rtt_ms: 0.5 }.into(), true),
+        (arrived(1), true),
+        (RequestEvent::FirstToken { id: RequestId(1), attempt: 1 }.into(), true),
+        (arrived(2), true),
+        (scraped(950), false),
+        (scraped(949), true),
+        (draining(true), false),
+        (draining(false), true),
+        (probe_failed(), true),
+        (probe_failed(), true),
+        (probe_failed(), false),
+        (scraped(0), true),
+        // Slow start lets one request through: the first one has to end before the third is dispatched.
+        (finished(1), true),
+        (AdminEvent::ConfigSet(Box::new(breaker)).into(), true),
+        (arrived(3), true),
+        (failed(3), false),
+        (ReplicaEvent::Removed { replica: OWN }.into(), false),
+    ]
+}
+
+#[test]
+fn simulation_and_production_report_the_same_to_peers() {
+    let (config, policy) = (RouterConfig::default(), PolicyConfig::default());
+    let driver = Driver::new(config.clone(), policy.clone(), 1, Clock::start(), Observers::new(0, None, None));
+    let mut router = Router::new(config, policy.build(), None, stream(1, "policy", 0));
+    add_replicas(&driver, &mut router);
+    for (step, (event, healthy)) in states().into_iter().enumerate() {
+        driver.tell(event.clone());
+        router.handle(driver.clock().now(), event.clone(), &mut Vec::new());
+        let (live, now) = driver.peer_report();
+        let simulated = PeerMessage::of(&router, now).report();
+        assert_eq!(live, simulated, "step {step}: {event:?}");
+        assert_eq!(live.healthy, healthy, "step {step}: {event:?}");
+    }
+}

@@ -1,0 +1,46 @@
+//! A peer's report as an event carries it: 32-bit counts, so that an event fits a cache line.
+
+use gorgo_core::Time;
+use gorgo_core::fleet::{Load, PeerReport};
+use gorgo_core::router::Router;
+
+/// The report that a router sends to a peer that asks for it. Counts beyond 32 bits saturate.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerMessage {
+    waiting: u32,
+    waiting_tokens: u32,
+    waiting_uncached: u32,
+    running: u32,
+    running_tokens: u32,
+    queued: u32,
+    healthy: bool,
+}
+
+impl PeerMessage {
+    /// What `router` sends at `now`.
+    pub fn of(router: &Router, now: Time) -> Self {
+        let PeerReport { load, queued, healthy } = router.report(now);
+        let narrow = |tokens: u64| u32::try_from(tokens).unwrap_or(u32::MAX);
+        Self {
+            waiting: load.waiting_requests,
+            waiting_tokens: narrow(load.waiting_tokens),
+            waiting_uncached: narrow(load.waiting_uncached_tokens),
+            running: load.running_requests,
+            running_tokens: narrow(load.running_tokens),
+            queued,
+            healthy,
+        }
+    }
+
+    /// The report at the router that asked.
+    pub fn report(self) -> PeerReport {
+        let load = Load {
+            waiting_requests: self.waiting,
+            waiting_tokens: u64::from(self.waiting_tokens),
+            waiting_uncached_tokens: u64::from(self.waiting_uncached),
+            running_requests: self.running,
+            running_tokens: u64::from(self.running_tokens),
+        };
+        PeerReport { load, queued: self.queued, healthy: self.healthy }
+    }
+}
