@@ -17,6 +17,7 @@ pub mod peering;
 pub mod policy;
 pub mod prefix;
 pub mod radix;
+pub mod range;
 pub mod record;
 pub mod request;
 pub mod rng;

@@ -6,6 +6,7 @@
 //! 30 s steps (`sigma` 0.05 for a backbone; 0.30 is what GORGO's HTTP probes show), and each message has a small
 //! jitter of its own. Every draw is a function of (seed, link, step or message), so all arms see one network.
 
+use gorgo_core::range::{DURATION_MS, OutOfRange, check_ranges};
 use gorgo_core::request::Place;
 use gorgo_core::{Span, Time, rng};
 use rand_distr::{Distribution, StandardNormal};
@@ -29,6 +30,23 @@ pub struct NetworkConfig {
     /// A router's idle connection to a replica or peer is closed after this long, ms. A request that finds none open
     /// pays one round trip more for the handshake.
     pub keep_alive_ms: f64,
+}
+
+impl NetworkConfig {
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// The first one out of bounds.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        check_ranges([
+            ("sigma", self.sigma, 0.0..=2.0),
+            ("rho", self.rho, 0.0..=0.999_999),
+            ("jitter", self.jitter, 0.0..=2.0),
+            ("scale", self.scale, 0.0..=1_000.0),
+            ("access_ms", self.access_ms, DURATION_MS),
+            ("keep_alive_ms", self.keep_alive_ms, DURATION_MS),
+        ])
+    }
 }
 
 impl Default for NetworkConfig {

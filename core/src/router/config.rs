@@ -1,6 +1,7 @@
 //! The router's settings, shared by experiment files, the router's own file and the admin API.
 
 use crate::fleet::{BreakerConfig, Gates};
+use crate::range::{DURATION_MS, OutOfRange, check_ranges};
 use serde::{Deserialize, Serialize};
 
 /// When the index learns that a replica holds a prompt.
@@ -48,6 +49,24 @@ pub struct RouterConfig {
     pub index_bytes: usize,
     /// Emit an [`Action::Decided`](super::Action::Decided) for each decision.
     pub record_decisions: bool,
+}
+
+impl RouterConfig {
+    /// Checks the numbers that a type does not bound.
+    ///
+    /// # Errors
+    /// The first one out of bounds.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        check_ranges([
+            ("queue_timeout_ms", self.queue_timeout_ms, DURATION_MS),
+            ("retry_ratio", self.retry_ratio, 0.0..=1e9),
+            ("retry_burst", self.retry_burst, 0.0..=1e9),
+            ("gates.max_kv_use", self.gates.max_kv_use, 0.0..=1e9),
+            ("gates.slow_start_ms", self.gates.slow_start_ms, DURATION_MS),
+            ("breaker.open_ms", self.breaker.open_ms, DURATION_MS),
+            ("breaker.max_open_ms", self.breaker.max_open_ms, DURATION_MS),
+        ])
+    }
 }
 
 impl Default for RouterConfig {

@@ -4,6 +4,7 @@ use super::WorkloadSpec;
 use super::field_names::field_names;
 use super::live::LiveSpec;
 use gorgo_core::policy::PolicyConfig;
+use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};
 use gorgo_core::router::RouterConfig;
 use gorgo_sim::network::NetworkConfig;
 use serde::{Deserialize, Serialize};
@@ -219,22 +220,32 @@ impl RunSpec {
                     fault.replica
                 ));
             }
-            if !(fault.at_s.is_finite() && fault.at_s >= 0.0 && fault.down_s.is_finite() && fault.down_s >= 0.0) {
-                return Err(format!(
-                    "[[faults]] at_s = {}, down_s = {}: give times of at least 0",
-                    fault.at_s, fault.down_s
-                ));
-            }
         }
-        for (key, value) in [("network.sigma", self.network.sigma), ("network.jitter", self.network.jitter)] {
-            if !(0.0..=2.0).contains(&value) {
-                return Err(format!("{key} = {value} must be from 0 to 2"));
-            }
-        }
-        if !(0.0..1.0).contains(&self.network.rho) {
-            return Err(format!("network.rho = {} must be from 0 to below 1", self.network.rho));
-        }
-        Ok(())
+        self.check_ranges().map_err(|error| error.to_string())
+    }
+
+    /// Simulated and live runs use these settings: what one of them refuses, the other refuses, too.
+    fn check_ranges(&self) -> Result<(), OutOfRange> {
+        self.network.check().map_err(|e| e.within("network"))?;
+        self.router.check().map_err(|e| e.within("router"))?;
+        let signals = &self.signals;
+        check_ranges([
+            ("signals.scrape_ms", signals.scrape_ms, PERIOD_MS),
+            ("signals.probe_ms", signals.probe_ms, PERIOD_MS),
+            ("signals.peer_ms", signals.peer_ms, PERIOD_MS),
+            ("signals.router_ms", signals.router_ms, DURATION_MS),
+            ("drain_limit_s", self.drain_limit_s, 0.0..=1e9),
+        ])?;
+        // 0 turns sampling off.
+        let sample = Some(signals.sample_ms).filter(|&ms| ms != 0.0).map(|ms| ("signals.sample_ms", ms, PERIOD_MS));
+        let patience = self.client.patience_ms.map(|ms| ("client.patience_ms", ms, PERIOD_MS));
+        let deadline = self.client.deadline_ms.map(|ms| ("client.deadline_ms", ms, PERIOD_MS));
+        check_ranges([sample, patience, deadline].into_iter().flatten())?;
+        check_ranges(
+            self.faults
+                .iter()
+                .flat_map(|fault| [("faults.at_s", fault.at_s, 0.0..=1e9), ("faults.down_s", fault.down_s, 0.0..=1e6)]),
+        )
     }
 }
 

@@ -112,3 +112,37 @@ fn a_short_trace_goes_on_as_other_people_when_arrivals_are_drawn() {
     workload.requests = Some(10);
     assert_eq!(workload.load(Path::new(""), 1).unwrap().len(), 10.min(requests.len()));
 }
+
+#[test]
+fn periods_and_durations_that_no_clock_can_keep_are_refused_by_key() {
+    let fault = |what: &str| format!("faults = [{{ at_s = 1.0, replica = \"a\", kind = \"crash\", {what} }}]");
+    for key in ["scrape_ms", "probe_ms", "peer_ms", "sample_ms"].map(|key| format!("signals.{key}")) {
+        for value in ["1e-9", "-1.0", "nan", "inf", "1e300"] {
+            let message = error("", &[&format!("{key}={value}")], &[]);
+            assert!(message.contains(&format!("{key} is ")), "{key}={value}: {message}");
+        }
+    }
+    for key in [
+        "signals.router_ms",
+        "client.patience_ms",
+        "client.deadline_ms",
+        "drain_limit_s",
+        "network.access_ms",
+        "network.scale",
+        "network.keep_alive_ms",
+        "router.queue_timeout_ms",
+        "router.gates.slow_start_ms",
+        "router.breaker.open_ms",
+    ] {
+        for value in ["-1.0", "nan", "inf", "1e300"] {
+            let message = error("", &[&format!("{key}={value}")], &[]);
+            assert!(message.contains(&format!("{key} is ")), "{key}={value}: {message}");
+        }
+    }
+    for value in ["-1.0", "nan", "inf", "1e300"] {
+        let message = error(&fault(&format!("down_s = {value}")), &[], &[]);
+        assert!(message.contains("faults.down_s is "), "{value}: {message}");
+    }
+    assert!(parse("", &["signals.sample_ms=0"], &[]).is_ok(), "0 turns sampling off");
+    assert!(parse(&fault("down_s = 0.0"), &[], &[]).is_ok());
+}

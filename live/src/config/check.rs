@@ -3,6 +3,7 @@
 use super::{Config, ConfigError, Role};
 use crate::upstream::connect::Endpoint;
 use gorgo_core::MAX_REPLICAS;
+use gorgo_core::range::OutOfRange;
 use std::fmt::Display;
 
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
@@ -40,18 +41,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
             return bad(key, &value, &format!("it must lie between {low} and {high}"));
         }
     }
-    for (key, value) in [
-        ("router.queue_timeout_ms", config.router.queue_timeout_ms),
-        ("router.retry_ratio", config.router.retry_ratio),
-        ("router.retry_burst", config.router.retry_burst),
-        ("router.gates.max_kv_use", config.router.gates.max_kv_use),
-        ("router.gates.slow_start_ms", config.router.gates.slow_start_ms),
-        ("router.breaker.open_ms", config.router.breaker.open_ms),
-        ("router.breaker.max_open_ms", config.router.breaker.max_open_ms),
-    ] {
-        if !(0.0..=1e9).contains(&value) {
-            return bad(key, &value, "it must lie between 0 and 1000000000");
-        }
+    if let Err(OutOfRange { key, value, low, high }) = config.router.check() {
+        return bad(&format!("router.{key}"), &value, &format!("it must lie between {low} and {high}"));
     }
     if !config.probes.path.starts_with('/') {
         return bad("probes.path", &format!("\"{}\"", config.probes.path), "begin it with `/`");

@@ -3,6 +3,7 @@
 use super::key::Key;
 use crate::engine::{ConfigError, EngineConfig};
 use crate::network::NetworkConfig;
+use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};
 use gorgo_core::request::Place;
 use gorgo_core::router::RouterConfig;
 use gorgo_core::{MAX_REPLICAS, Time};
@@ -140,7 +141,10 @@ pub enum WorldError {
         /// How many there are.
         sites: usize,
     },
-    /// A number out of range.
+    /// A number out of its bounds.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
+    /// A number that cannot be used.
     #[error("{key} is {value}; it must be {must}")]
     Value {
         /// Which setting.
@@ -203,11 +207,7 @@ impl WorldConfig {
         if let Some((what, site)) = used.into_iter().find(|&(_, site)| site >= sites) {
             return Err(WorldError::Site { what, site, sites });
         }
-        for (key, value) in [("scrape_ms", self.scrape_ms), ("probe_ms", self.probe_ms), ("peer_ms", self.peer_ms)] {
-            if !(value >= 1.0 && value.is_finite()) {
-                return Err(WorldError::Value { key, value, must: "at least 1 ms" });
-            }
-        }
+        self.check_ranges()?;
         if self.block_tokens == 0 {
             return Err(WorldError::Value { key: "block_tokens", value: 0.0, must: "at least 1" });
         }
@@ -227,6 +227,29 @@ impl WorldConfig {
             return Err(WorldError::Fault { index, replica: self.faults[index].replica, replicas });
         }
         Ok(())
+    }
+
+    fn check_ranges(&self) -> Result<(), OutOfRange> {
+        self.network.check().map_err(|e| e.within("network"))?;
+        self.router.check().map_err(|e| e.within("router"))?;
+        check_ranges([
+            ("scrape_ms", self.scrape_ms, PERIOD_MS),
+            ("probe_ms", self.probe_ms, PERIOD_MS),
+            ("peer_ms", self.peer_ms, PERIOD_MS),
+            ("router_ms", self.router_ms, DURATION_MS),
+            ("drain_limit_s", self.drain_limit_s, 0.0..=1e9),
+        ])?;
+        // 0 turns sampling off.
+        let sample = Some(self.sample_ms).filter(|&ms| ms != 0.0).map(|ms| ("sample_ms", ms, PERIOD_MS));
+        let patience = self.patience_ms.map(|ms| ("patience_ms", ms, PERIOD_MS));
+        let deadline = self.deadline_ms.map(|ms| ("deadline_ms", ms, PERIOD_MS));
+        check_ranges([sample, patience, deadline].into_iter().flatten())?;
+        check_ranges(self.measured.iter().map(|&(_, _, ms)| ("measured", ms, DURATION_MS)))?;
+        check_ranges(self.countries.iter().map(|&(_, ms)| ("countries.access_ms", ms, DURATION_MS)))?;
+        check_ranges(self.faults.iter().filter_map(|fault| match fault.kind {
+            FaultKind::Crash { down_ms } => Some(("faults.down_ms", down_ms, DURATION_MS)),
+            FaultKind::Drain | FaultKind::Undrain => None,
+        }))
     }
 
     pub(super) fn measured(&self, a: usize, b: usize) -> Option<f64> {

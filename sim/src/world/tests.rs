@@ -268,7 +268,26 @@ fn contradictions_are_told_in_one_sentence() {
     };
     assert_eq!(fail(&|c| c.replicas.clear()), "the fleet has 0 replicas; it needs 1 to 256");
     assert_eq!(fail(&|c| c.replicas[1].site = 9), "replica r1 refers to site 9, but there are 2 sites");
-    assert_eq!(fail(&|c| c.scrape_ms = 0.0), "scrape_ms is 0; it must be at least 1 ms");
+    assert_eq!(fail(&|c| c.scrape_ms = 0.0), "scrape_ms is 0; it must lie between 1 and 1000000000");
+    type Pick = fn(&mut WorldConfig) -> &mut f64;
+    let settings: [(&str, Pick); 8] = [
+        ("sample_ms", |c| &mut c.sample_ms),
+        ("probe_ms", |c| &mut c.probe_ms),
+        ("peer_ms", |c| &mut c.peer_ms),
+        ("patience_ms", |c| c.patience_ms.get_or_insert(0.0)),
+        ("deadline_ms", |c| c.deadline_ms.get_or_insert(0.0)),
+        ("network.keep_alive_ms", |c| &mut c.network.keep_alive_ms),
+        ("router.queue_timeout_ms", |c| &mut c.router.queue_timeout_ms),
+        ("drain_limit_s", |c| &mut c.drain_limit_s),
+    ];
+    for (key, pick) in settings {
+        let zero = !(key.starts_with("network.") || key.starts_with("router.") || key == "drain_limit_s");
+        let near_0 = if zero { 1e-9 } else { -1e-9 };
+        for value in [near_0, -1.0, f64::NAN, f64::INFINITY, 1e300] {
+            let message = fail(&|c| *pick(c) = value);
+            assert!(message.starts_with(&format!("{key} is {value}; it must lie between")), "{message}");
+        }
+    }
     assert!(fail(&|c| c.replicas[0].engine.kv_tokens = 0).starts_with("replica r0: engine setting `kv_tokens`"));
     let config = world(&TWO, Topology::Edge);
     let back = [request(5.0, 1, 10, 1, FRANKFURT), request(4.0, 2, 10, 1, FRANKFURT)];
