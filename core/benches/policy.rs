@@ -4,7 +4,7 @@
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use gorgo_core::ReplicaId;
 use gorgo_core::fleet::Load;
-use gorgo_core::policy::{Ask, Candidate, EngineView, PolicyConfig, Terms};
+use gorgo_core::policy::{Candidate, CostTerms, EngineView, PolicyConfig, RequestInfo};
 use gorgo_core::rng::stream;
 use rand::RngExt;
 use std::hint::black_box;
@@ -31,17 +31,17 @@ fn fleet(count: u16) -> Vec<Candidate> {
 }
 
 fn decisions(c: &mut Criterion) {
-    let ask = Ask { prompt_tokens: 8000, session: 77, head: 99, counted: true };
+    let request = RequestInfo { prompt_tokens: 8000, session: 77, head: 99, counted: true };
     let mut group = c.benchmark_group("decision");
     for name in PolicyConfig::names() {
         for count in [3u16, 16, 64] {
             let fleet = fleet(count);
             let mut policy = PolicyConfig::parse(name, serde_json::Map::new()).expect("a known policy").build();
-            let (mut rng, mut terms) = (stream(1, "policy", 0), vec![Terms::default(); fleet.len()]);
+            let (mut rng, mut terms) = (stream(1, "policy", 0), vec![CostTerms::default(); fleet.len()]);
             group.bench_function(BenchmarkId::new(*name, count), |b| {
                 b.iter(|| {
-                    terms.fill(Terms::default());
-                    policy.choose(black_box(&ask), black_box(&fleet), &mut terms, &mut rng)
+                    terms.fill(CostTerms::default());
+                    policy.choose(black_box(&request), black_box(&fleet), &mut terms, &mut rng)
                 });
             });
         }

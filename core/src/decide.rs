@@ -1,10 +1,10 @@
-//! One decision from a written-down fleet state: the pure part of `gorgo decide`.
+//! One decision from a recorded fleet state: the part of `gorgo decide` without I/O.
 //!
 //! A state is one JSON object a line, and so is a decision. Replaying recorded states through the shipped policies
 //! explains what a router did, and a test of a policy against reality is a file of states.
 
 use crate::ReplicaId;
-use crate::policy::{Candidate, Choice, Exclusion, Policy, Terms};
+use crate::policy::{Candidate, CostTerms, Exclusion, Policy, Selection};
 use crate::rng::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -19,12 +19,12 @@ pub struct Scored {
     pub id: String,
     /// Its terms, in the policy's unit.
     #[serde(flatten)]
-    pub terms: Terms,
+    pub terms: CostTerms,
     /// Why it could not be chosen.
     pub excluded: Option<Exclusion>,
 }
 
-/// A decision with everything it was made of.
+/// A decision with the score of every candidate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// The request.
@@ -41,8 +41,8 @@ pub struct Decision {
 pub fn decide(policy: &mut dyn Policy, rng: &mut ChaCha8Rng, state: &State) -> Decision {
     let candidates: Vec<Candidate> =
         (0u16..).zip(&state.replicas).map(|(slot, replica)| replica.candidate(ReplicaId(slot))).collect();
-    let mut terms = vec![Terms::default(); candidates.len()];
-    let Choice { chosen, reason } = policy.choose(&state.ask(), &candidates, &mut terms, rng);
+    let mut terms = vec![CostTerms::default(); candidates.len()];
+    let Selection { chosen, reason } = policy.choose(&state.info(), &candidates, &mut terms, rng);
     let scored = state.replicas.iter().zip(&candidates).zip(terms);
     Decision {
         id: state.id.clone(),

@@ -1,4 +1,4 @@
-//! What the router believes of each replica, and how old each belief is.
+//! State of each replica as the router knows it: RTT, load, engine report, peer report, health, breaker.
 
 use crate::policy::{Candidate, EngineView, Exclusion};
 use crate::{ReplicaId, RequestId, Span, Time};
@@ -26,19 +26,19 @@ pub enum Kind {
 /// A replica as it is made known to a router.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReplicaSpec {
-    /// Shown in records and reports.
+    /// Name in records and reports.
     pub name: String,
     /// How it is reached.
     pub kind: Kind,
     /// Its own prefill rate, ms a token, overriding the policy's.
     #[serde(default)]
     pub ms_per_token: Option<f64>,
-    /// Its KV capacity in tokens, which bounds its part of the prefix index; `None` until a scrape tells.
+    /// Its KV capacity in tokens, which bounds its part of the prefix index; `None` until a scrape reports it.
     #[serde(default)]
     pub kv_tokens: Option<u64>,
 }
 
-/// Requests and prompt tokens of ours at a replica, by phase. Released exactly once.
+/// Requests of this router at a replica and their prompt tokens, by phase. Each request is subtracted exactly once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Load {
     /// Sent, no first token yet.
@@ -104,7 +104,7 @@ impl Load {
     }
 }
 
-/// What an engine's metrics said.
+/// An engine's metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct EngineReport {
     /// `num_running_reqs`
@@ -117,11 +117,20 @@ pub struct EngineReport {
     pub kv_tokens: u64,
 }
 
+/// An engine's report and the time it was received.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EngineReading {
+    /// The report.
+    pub report: EngineReport,
+    /// When it was received.
+    pub at: Time,
+}
+
 /// Whether a replica answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
-    /// Nothing was heard yet; it may be used.
+    /// No probe or scrape has ended yet; it may be used.
     #[default]
     Unknown,
     /// The last probe or scrape succeeded.
@@ -132,7 +141,7 @@ pub enum Health {
     Down,
 }
 
-/// Capacity gates: a replica beyond any of them takes nothing new, and requests wait at the router.
+/// Capacity gates. A replica beyond any of them gets no new requests; they wait in the router's queue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gates {
@@ -161,35 +170,35 @@ impl Default for Gates {
     }
 }
 
-/// Everything believed of one replica.
+/// One replica of the fleet.
 #[derive(Debug, Clone)]
 pub struct Replica {
     /// As it was announced.
     pub spec: ReplicaSpec,
     /// Round trip.
     pub rtt: Rtt,
-    /// Our own requests there.
+    /// This router's requests at it.
     pub load: Load,
     /// The engine's last report and when it was received.
-    pub engine: Option<(EngineReport, Time)>,
-    /// For a peer: what it said of its own engine's load.
+    pub engine: Option<EngineReading>,
+    /// For a peer: its load.
     pub peer: Peer,
     /// Whether it answers.
     pub health: Health,
     /// Probes or scrapes failed in a row.
     pub failures: u32,
-    /// What its requests' failures have to say.
+    /// Circuit breaker fed by request failures.
     pub breaker: Breaker,
-    /// Finishes what it has, takes nothing new.
+    /// Finishes its requests, gets no new ones.
     pub draining: bool,
-    /// Taken out of the fleet; its slot is free for another once nothing of ours runs there.
+    /// Removed from the fleet. Its slot is free once its last request ended.
     pub removed: bool,
     /// When it last came back from [`Health::Down`] or an open breaker.
     pub recovered: Option<Time>,
 }
 
 impl Replica {
-    /// A replica nothing is known of yet.
+    /// A replica that was not probed yet.
     pub fn new(spec: ReplicaSpec) -> Self {
         Self {
             spec,
@@ -206,7 +215,7 @@ impl Replica {
         }
     }
 
-    /// A slot that nobody has.
+    /// A slot without a replica.
     pub(crate) fn vacant() -> Self {
         let spec = ReplicaSpec { name: String::new(), kind: Kind::Remote, ms_per_token: None, kv_tokens: None };
         Self { removed: true, ..Self::new(spec) }
@@ -231,7 +240,7 @@ impl Replica {
         self.health == Health::Down && was != Health::Down
     }
 
-    /// Requests there as far as gates are concerned: a peer's own plus ours.
+    /// Requests that count for the gates: this router's, and for a peer its own as well.
     pub fn requests(&self) -> u32 {
         match self.spec.kind {
             Kind::Peer => self.peer.load().requests(),
@@ -239,7 +248,7 @@ impl Replica {
         }
     }
 
-    /// Why it may take no request at `now`, leaving what concerns one request only (tried, hops) aside.
+    /// Why no request may be sent to it at `now`; exclusions of single requests (tried, hops) are not considered.
     pub fn closed(&self, now: Time, gates: &Gates) -> Option<Exclusion> {
         if self.draining {
             return Some(Exclusion::Draining);
@@ -264,7 +273,7 @@ impl Replica {
 
     /// Whether the engine's last report closes the gate on KV use.
     pub fn is_kv_full(&self, gates: &Gates) -> bool {
-        self.engine.is_some_and(|(engine, _)| {
+        self.engine.is_some_and(|EngineReading { report: engine, .. }| {
             engine.kv_tokens > 0 && engine.used_tokens as f64 >= gates.max_kv_use * engine.kv_tokens as f64
         })
     }
@@ -277,7 +286,7 @@ impl Replica {
         if self.slow_start(now, gates).is_some_and(|allowed| requests >= allowed) {
             return true;
         }
-        let Some((engine, _)) = self.engine else { return false };
+        let Some(EngineReading { report: engine, .. }) = self.engine else { return false };
         gates.max_engine_queue.is_some_and(|most| engine.queued >= most) || self.is_kv_full(gates)
     }
 
@@ -293,7 +302,7 @@ impl Replica {
             rtt_ms: self.rtt.smoothed_ms(),
             cached_tokens,
             load,
-            engine: self.engine.map(|(report, at)| EngineView {
+            engine: self.engine.map(|EngineReading { report, at }| EngineView {
                 running: report.running,
                 queued: report.queued,
                 used_tokens: report.used_tokens,
@@ -303,7 +312,7 @@ impl Replica {
         }
     }
 
-    /// Books a request sent there.
+    /// Counts a request sent to it.
     pub fn book(&mut self, now: Time, id: RequestId, tokens: u32, uncached: u32) {
         self.load.sent(tokens, uncached);
         if self.spec.kind == Kind::Peer {
@@ -311,7 +320,7 @@ impl Replica {
         }
     }
 
-    /// How long until something that closes it may change by itself, for the router's timer.
+    /// When its open breaker lets a trial through; the router sets a timer for it.
     pub fn reopens(&self, now: Time) -> Option<Time> {
         self.breaker.reopens(now)
     }

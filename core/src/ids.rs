@@ -1,8 +1,8 @@
-//! Names of things: small integers that index arrays.
+//! Identifiers: small integers that index arrays.
 
 use serde::{Deserialize, Serialize};
 
-/// A replica's slot in its router's fleet; slots are never reused for another replica within one run.
+/// A replica's slot in its router's fleet. A removed replica's slot is reused once nothing refers to that replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ReplicaId(pub u16);
 
@@ -30,7 +30,7 @@ impl ReplicaSet {
     /// The empty set.
     pub const EMPTY: Self = Self([0; WORDS]);
 
-    /// Adds `id`; true if it was not there.
+    /// Adds `id`; true if it was not a member.
     pub fn insert(&mut self, id: ReplicaId) -> bool {
         let (word, bit) = (id.index() / 64, 1u64 << (id.index() % 64));
         let fresh = self.0[word] & bit == 0;
@@ -38,7 +38,7 @@ impl ReplicaSet {
         fresh
     }
 
-    /// Removes `id`; true if it was there.
+    /// Removes `id`; true if it was a member.
     pub fn remove(&mut self, id: ReplicaId) -> bool {
         let (word, bit) = (id.index() / 64, 1u64 << (id.index() % 64));
         let had = self.0[word] & bit != 0;

@@ -1,9 +1,9 @@
 //! The GORGO router as a pure state machine.
 //!
-//! Reading order: [`ids`], [`time`], [`time_queue`], [`request`] (what goes in) → [`radix`], [`prefix`] (which replica holds
-//! which prefix) → [`fleet`] (what is believed of each replica) → [`policy`] (who gets the request) →
-//! [`router`] (events in, actions out) → [`record`] (the row every world writes). Beside them: [`settings`] (TOML tables and
-//! `--set`).
+//! Reading order: [`ids`], [`time`], [`time_queue`], [`request`] (input) → [`radix`], [`prefix`] (which replica holds
+//! which prefix) → [`fleet`] (state of each replica) → [`policy`] (which replica gets a request) → [`router`] (events in,
+//! actions out) → [`peering`] (reports between routers) → [`record`] (the record of one request). Beside them:
+//! [`settings`] (TOML tables and `--set`), [`range`] (bounds of numeric settings).
 //!
 //! Nothing here reads a clock, does I/O, spawns, locks or draws from a global generator: time and randomness are
 //! arguments. The simulator and the live server differ only in where events come from and where actions go.

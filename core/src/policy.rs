@@ -1,7 +1,7 @@
-//! Who gets the request: one file a policy, one trait, one registry.
+//! Routing policies: one file a policy, one trait, one registry.
 //!
-//! A policy sees numbers only (never a URL, a header or a prompt) and is a function of its arguments, its own small
-//! state and the generator it is given. It never chooses an excluded candidate.
+//! A policy gets numbers only (never a URL, a header or a prompt). Its choice depends on its arguments, its own small
+//! state and the generator passed in. It never chooses an excluded candidate.
 
 use crate::ReplicaId;
 use crate::fleet::Load;
@@ -12,19 +12,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Exclusion {
-    /// Health checks or its circuit breaker say it is down.
+    /// It is down by its probes, or its circuit breaker is open.
     Unhealthy,
-    /// It finishes what it has and takes nothing new.
+    /// It is draining: it finishes its requests and gets no new ones.
     Draining,
     /// A capacity gate (running requests, engine queue, KV use) is closed.
     Full,
-    /// This request already failed there.
+    /// This request already failed at it.
     Tried,
     /// It is behind another router and the request has no hop left.
     Hops,
 }
 
-/// What an engine said of itself at the last scrape.
+/// An engine's metrics at the last scrape.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineView {
@@ -47,7 +47,7 @@ pub struct Candidate {
     pub excluded: Option<Exclusion>,
     /// Smoothed round trip router → replica, ms. RTT_u
     pub rtt_ms: f64,
-    /// Prompt tokens of this request believed cached there.
+    /// Prompt tokens of this request that the index predicts cached at the replica.
     pub cached_tokens: u32,
     /// Requests and prompt tokens at the replica: W_u is `waiting_tokens`, D_u is `running_tokens`.
     pub load: Load,
@@ -58,12 +58,12 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Requests of ours there, waiting or running.
+    /// Requests at the replica, waiting or running.
     pub fn requests(&self) -> u32 {
         self.load.requests()
     }
 
-    /// Prompt tokens of ours there, waiting or running: W_u + D_u.
+    /// Prompt tokens of those: W_u + D_u.
     pub fn tokens(&self) -> u64 {
         self.load.tokens()
     }
@@ -74,9 +74,9 @@ impl Candidate {
     }
 }
 
-/// The request, as far as policies may know it.
+/// A request as policies see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Ask {
+pub struct RequestInfo {
     /// Prompt length.
     pub prompt_tokens: u32,
     /// Hash of the caller's key, user or conversation; 0 when there is none.
@@ -90,29 +90,29 @@ pub struct Ask {
 /// The parts of a candidate's score. For the `gorgo` family they are ms; other policies say in their file what
 /// their total means. Less is better everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Terms {
+pub struct CostTerms {
     /// Network round trip.
     pub network: f64,
     /// Computing this request's uncached tokens.
     pub prefill: f64,
-    /// Requests waiting there.
+    /// Requests waiting at the replica.
     pub waiting: f64,
-    /// Requests running there.
+    /// Requests running at the replica.
     pub running: f64,
     /// What is compared.
     pub total: f64,
 }
 
-/// A policy's answer.
+/// A policy's choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Choice {
+pub struct Selection {
     /// Index into the candidates; `None` if all are excluded.
     pub chosen: Option<usize>,
     /// Names the fallback when the policy's own rule did not decide.
     pub reason: Option<&'static str>,
 }
 
-impl Choice {
+impl Selection {
     /// Decided by the policy's own rule.
     pub fn own(chosen: Option<usize>) -> Self {
         Self { chosen, reason: None }
@@ -129,14 +129,20 @@ pub trait Policy: std::fmt::Debug + Send {
     /// Its name in the registry.
     fn name(&self) -> &'static str;
 
-    /// Whether the total of a candidate's [`Terms`] is a prediction of its time to first token in ms.
+    /// Whether the total of a candidate's [`CostTerms`] is a prediction of its time to first token in ms.
     fn predicts_ttft(&self) -> bool {
         false
     }
 
     /// Scores every candidate into `terms` (same length as `candidates`, zeroed) and chooses one that is not
     /// excluded. Deterministic but for `rng`.
-    fn choose(&mut self, ask: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice;
+    fn choose(
+        &mut self,
+        request: &RequestInfo,
+        candidates: &[Candidate],
+        terms: &mut [CostTerms],
+        rng: &mut ChaCha8Rng,
+    ) -> Selection;
 }
 
 /// Index of the least key among candidates that are not excluded; exact ties at random.

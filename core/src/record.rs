@@ -1,4 +1,4 @@
-//! The one row format that simulator, live router and load generator write.
+//! The record of one request, the same from simulator, live router and load generator.
 
 use crate::request::TraceRequest;
 use crate::time::{Span, Time};
@@ -36,7 +36,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// The word in CSV and JSON.
+    /// The name in CSV and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Finished => "finished",
@@ -48,7 +48,7 @@ impl Status {
     }
 }
 
-/// One request from the user's click to the last token. Instants are ns since the start of the run;
+/// One request, from the user's click to the last token. Instants are ns since the start of the run;
 /// [`Time::NEVER`] marks one that was not reached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RequestRecord {
@@ -105,7 +105,7 @@ pub struct RequestRecord {
 }
 
 impl RequestRecord {
-    /// The record of request number `request`, of which nothing is known but its row and when it is due.
+    /// The record of a request that was not sent yet.
     pub fn scheduled(request: u64, row: &TraceRequest, at: Time) -> Self {
         Self {
             request,

@@ -1,13 +1,13 @@
-//! The router: a state machine. Events in, actions out, time passed in.
+//! The router as a state machine: events in, actions out, time passed in.
 //!
-//! Policy choice, capacity gates, queue, timeouts, retries, breakers, hop limit, accounting and what the prefix
-//! index learns all live here; sockets, clocks and tasks do not. Choosing a replica and booking the request there
-//! are one step, so two arrivals never see the same idle replica.
+//! It holds queue, capacity gates, timeouts, retries, breakers, hop limit, load counters and the prefix index; it has no
+//! sockets, clocks or tasks. It chooses a replica and counts the request there in one step, so that two arrivals never
+//! see the same idle replica.
 
 #[cfg(test)]
 use crate::fleet::Gates;
 use crate::fleet::{Health, Replica};
-use crate::policy::{Candidate, Policy, Terms};
+use crate::policy::{Candidate, CostTerms, Policy};
 use crate::prefix::{PrefixIndex, Stamp};
 use crate::rng::ChaCha8Rng;
 use crate::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId, Span, Time};
@@ -25,11 +25,12 @@ mod timers;
 pub use config::{LearnAt, RouterConfig};
 pub use end_reason::EndReason;
 pub use event::{
-    Action, AdminEvent, Answer, DecisionRecord, Dispatch, Event, Failure, ReplicaEvent, Request, RequestEvent, Usage,
+    Action, AdminEvent, Answer, DecisionRecord, Dispatch, Event, Failure, ReplicaEvent, Request, RequestEvent,
+    ScoredCandidate, Usage,
 };
 use timers::{Timer, Timers};
 
-/// Counts since the start; read by status pages and reports.
+/// Counters since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RouterStats {
     /// Requests that arrived.
@@ -81,11 +82,11 @@ pub struct Router {
     policy: Box<dyn Policy>,
     rng: ChaCha8Rng,
     replicas: Vec<Replica>,
-    /// Their names, shared with the records of decisions.
+    /// Names of the replicas, shared with decision records.
     names: Arc<[Arc<str>]>,
     index: PrefixIndex<u64>,
     flights: FxHashMap<RequestId, Flight>,
-    /// Waiting requests in order, with the ticket of their stay; entries whose stay is over are skipped.
+    /// Queued requests in order, each with the ticket of this stay in the queue; entries of earlier stays are skipped.
     queue: VecDeque<(RequestId, u64)>,
     queued: usize,
     ticket: u64,
@@ -95,7 +96,7 @@ pub struct Router {
     // Scratch space of one decision.
     matched: Vec<u32>,
     candidates: Vec<Candidate>,
-    terms: Vec<Terms>,
+    terms: Vec<CostTerms>,
     learned: Vec<u64>,
 }
 
@@ -172,8 +173,8 @@ impl Router {
         }
     }
 
-    /// The slot that the next replica can have: one that a removed replica left and nothing refers to any more, or
-    /// the next that nobody had. `None` when the fleet is full.
+    /// The slot for the next replica: that of a removed replica to which nothing refers any more, else a new one.
+    /// `None` when the fleet is full.
     pub fn free_slot(&self) -> Option<ReplicaId> {
         let drained = |(slot, r): (usize, &Replica)| {
             r.removed && r.load.requests() == 0 && self.index.tokens(ReplicaId(slot as u16)) == 0
@@ -192,7 +193,7 @@ impl Router {
         self.queued
     }
 
-    /// Requests not over yet, waiting or dispatched.
+    /// Requests that have not ended, queued or dispatched.
     pub fn in_flight(&self) -> usize {
         self.flights.len()
     }
@@ -265,7 +266,7 @@ impl Router {
         self.watch_slow_start(now);
     }
 
-    /// Drops timers of requests that are over, so that long deadlines do not pile up.
+    /// Drops timers of ended requests, so that long deadlines do not accumulate.
     fn sweep_timers(&mut self) {
         let flights = &self.flights;
         self.timers.sweep(flights.len(), |timer| match timer {
@@ -293,7 +294,7 @@ impl Router {
         self.watch_slow_start(now);
     }
 
-    /// Slow start opens by time alone, so while requests wait for it somebody has to look again.
+    /// Sets a timer for the next step of a slow start while requests are queued: a gate that time opens causes no event.
     fn watch_slow_start(&mut self, now: Time) {
         let gates = &self.config.gates;
         let slow = self.replicas.iter().position(|r| !r.removed && r.slow_start(now, gates).is_some());

@@ -1,4 +1,4 @@
-//! "Did you mean": the nearest known name to a mistyped one.
+//! Spelling suggestions: the known name nearest to a mistyped one.
 
 /// Levenshtein distance in characters.
 fn distance(a: &str, b: &str) -> usize {

@@ -8,7 +8,7 @@ use gorgo_core::settings::merge_tables;
 use gorgo_core::suggest::{nearest, with_suggestion};
 use gorgo_core::{Span, Time};
 use gorgo_sim::engine::EngineConfig;
-use gorgo_sim::world::{Client, Fault, FaultKind, ReplicaConfig, Site, Topology, WorldConfig};
+use gorgo_sim::world::{Client, Country, Fault, FaultKind, MeasuredRtt, ReplicaConfig, Site, Topology, WorldConfig};
 use gorgo_traces::geo;
 use std::collections::BTreeSet;
 use toml::{Table, Value};
@@ -69,7 +69,7 @@ pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -
         seed,
         network: spec.network.clone(),
         measured,
-        countries: countries.iter().map(|&c| (c, geo::access_ms(Some(c)))).collect(),
+        countries: countries.iter().map(|&code| Country { code, access_ms: geo::access_ms(Some(code)) }).collect(),
         replicas,
         topology,
         router: spec.router.clone(),
@@ -131,12 +131,12 @@ impl Sites<'_> {
     }
 
     /// Round trips measured between these regions, or between nearby ones.
-    fn measured(&self) -> Vec<(usize, usize, f64)> {
+    fn measured(&self) -> Vec<MeasuredRtt> {
         let mut found = Vec::new();
         for a in 0..self.sites.len() {
             for b in a + 1..self.sites.len() {
                 if let Some(ms) = geo::measured_ms(&self.keys[a], &self.keys[b]) {
-                    found.push((a, b, ms));
+                    found.push(MeasuredRtt { from: a, to: b, ms });
                 }
             }
         }

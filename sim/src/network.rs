@@ -1,4 +1,4 @@
-//! Round trips between sites and from users, and how they swing.
+//! Network model: round trips between sites and from users, with slow swings and jitter.
 //!
 //! Between two sites: a measured median where there is one, else `24 + 0.0150 ms/km` over the great circle times a
 //! lognormal(0.25) drawn once a pair (fit over 5,310 measured region pairs, residual sd 36-47 ms). From a user:
@@ -13,7 +13,7 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// How links swing.
+/// Parameters of the network model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkConfig {
@@ -57,7 +57,7 @@ impl Default for NetworkConfig {
 
 const STEP: Span = Span(30_000_000_000);
 
-/// The distance model for pairs nobody measured, before its lognormal factor.
+/// The distance model for pairs without a measurement, before its lognormal factor.
 pub fn distance_rtt_ms(km: f64) -> f64 {
     24.0 + 0.0150 * km
 }

@@ -25,13 +25,15 @@ mod queue;
 mod replicas;
 mod requests;
 mod signals;
-pub use config::{Client, Fault, FaultKind, ReplicaConfig, Site, Topology, WorldConfig, WorldError};
+pub use config::{
+    Client, Country, Fault, FaultKind, MeasuredRtt, ReplicaConfig, Site, Topology, WorldConfig, WorldError,
+};
 use key::Key;
 pub use peer_message::PeerMessage;
 use pool::Pool;
 use queue::{Event, EventQueue};
 
-/// What a run leaves behind.
+/// The results of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// One row a request, in order of the trace.
@@ -48,16 +50,16 @@ pub struct Outcome {
     pub span: Span,
 }
 
-/// A request on its way.
+/// A request in flight.
 #[derive(Debug)]
 struct Flight {
     request: TraceRequest,
     user_rtt_ms: f64,
     origin: u16,
-    /// Dispatch that counts, as the engine knows it; news of older ones is not recorded.
+    /// Key of the latest dispatch; replies to earlier dispatches are not recorded.
     at_engine: Key,
-    /// When its latest news reaches the router that dispatched it, and the entry router: one connection carries them,
-    /// so jitter must not let the last token overtake the first.
+    /// When its latest reply reaches the router that dispatched it, and the entry router. Replies share a connection, so
+    /// jitter must not reorder them.
     last_reply: [Time; 2],
     /// Where its latest dispatch went: by the entry router, and by the peer it was forwarded to.
     sent_to: [u16; 2],
@@ -67,7 +69,7 @@ struct Flight {
 struct RouterNode {
     router: Router,
     site: usize,
-    /// By replica or peer.
+    /// Indexed by replica or peer.
     pools: Vec<Pool>,
 }
 
@@ -210,7 +212,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
         }
     }
 
-    /// Tells a router what happened and carries out what it wants.
+    /// Passes an event to a router and carries out its actions.
     fn handle(&mut self, router: u16, event: impl Into<RouterEvent>) {
         let mut actions = std::mem::take(&mut self.actions);
         actions.clear();
@@ -227,7 +229,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
         self.actions = actions;
     }
 
-    /// Time of one message of a request between two sites. `leg` tells its messages apart.
+    /// Time of one message of a request between two sites. `leg` numbers the messages of a request.
     fn one_way(&mut self, from: usize, to: usize, key: Key, leg: u64) -> Span {
         self.network.one_way(from, to, self.now, (key.index() << 8) | leg)
     }

@@ -1,10 +1,10 @@
-//! What a router knew at the moment of one decision, as a line of JSON, read strictly.
+//! The fleet state of one decision as a line of JSON, parsed strictly.
 
 use crate::ReplicaId;
 use crate::fleet::Load;
 use crate::ids::MAX_REPLICAS;
 use crate::policy::settings::{MOST, strict};
-use crate::policy::{Ask, Candidate, EngineView, Exclusion};
+use crate::policy::{Candidate, EngineView, Exclusion, RequestInfo};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -206,9 +206,14 @@ impl State {
     }
 
     /// What a policy may know of the request.
-    pub fn ask(&self) -> Ask {
+    pub fn info(&self) -> RequestInfo {
         let hash = |key: &Option<Key>| key.as_ref().map_or(0, Key::hash);
-        Ask { prompt_tokens: self.prompt_tokens, session: hash(&self.session), head: hash(&self.head), counted: false }
+        RequestInfo {
+            prompt_tokens: self.prompt_tokens,
+            session: hash(&self.session),
+            head: hash(&self.head),
+            counted: false,
+        }
     }
 }
 

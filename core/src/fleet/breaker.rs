@@ -1,4 +1,4 @@
-//! Circuit breaker: requests that fail in a row close a replica for a while, then single trials go through.
+//! Circuit breaker: opens after failures in a row, then lets single trial requests through.
 
 use crate::{Span, Time};
 use serde::{Deserialize, Serialize};
@@ -31,20 +31,20 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// Whether nothing may be sent at `now`. After its time the breaker is half open: one trial at a time passes,
-    /// so it counts as open while `in_flight` requests are there.
+    /// Whether no request may be sent at `now`. After `open_ms` the breaker is half open: one trial passes at a time,
+    /// so it counts as open while requests are in flight.
     pub fn is_open(&self, now: Time, in_flight: u32) -> bool {
         self.until.is_some_and(|until| now < until || in_flight > 0)
     }
 
-    /// A request got its first token there; true if this closed an open breaker.
+    /// A request got its first token; true if this closed an open breaker.
     pub fn succeeded(&mut self) -> bool {
         let was_open = self.until.is_some();
         *self = Self::default();
         was_open
     }
 
-    /// A request failed there through the replica's fault; true if this opened the breaker (again).
+    /// A request failed and the replica is at fault; true if this opened the breaker.
     pub fn failed(&mut self, now: Time, config: &BreakerConfig) -> bool {
         self.failures = self.failures.saturating_add(1);
         let trial_failed = self.until.is_some_and(|until| now >= until);
@@ -62,7 +62,7 @@ impl Breaker {
         self.until.filter(|&until| until > now)
     }
 
-    /// Health checks succeed again: let a trial through at once.
+    /// Lets a trial through at once, because probes succeed again.
     pub fn half_open(&mut self, now: Time) {
         if let Some(until) = &mut self.until {
             *until = (*until).min(now);

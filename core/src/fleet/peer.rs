@@ -1,19 +1,19 @@
-//! What an edge knows of another edge's engine: the peer's own counters, as it told them, plus what we forwarded
-//! since. Without the second part every arrival between two reports would see the same idle peer (a herd).
+//! Load of a peer: its last report plus the requests forwarded to it since. Without the second part all arrivals between
+//! two reports would choose the same idle peer.
 
 use super::Load;
 use crate::{RequestId, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-/// What a peer says of its own engine.
+/// A peer's report of its own engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PeerReport {
-    /// The peer's own requests at its engine, ours among them.
+    /// The peer's requests at its engines, including those forwarded by this router.
     pub load: Load,
     /// Requests in the peer's queue.
     pub queued: u32,
-    /// Whether its engine can be used.
+    /// Whether one of its engines takes new requests.
     pub healthy: bool,
 }
 
@@ -27,7 +27,7 @@ struct Forwarded {
     running: bool,
 }
 
-/// Belief about a peer.
+/// The load of a peer as known to this router.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
     report: PeerReport,
@@ -44,8 +44,7 @@ impl Peer {
         load
     }
 
-    /// A new report. What was forwarded up to `seen` is surely counted in it: the time it was made, less the time a
-    /// request may take to get there.
+    /// Takes over a new report, in which all requests forwarded up to `seen` are counted.
     pub fn reported(&mut self, report: PeerReport, seen: Time) {
         self.report = report;
         while self.since.front().is_some_and(|f| f.at <= seen) {

@@ -71,11 +71,17 @@ fn gates_close_on_own_count_engine_queue_and_kv_use() {
     r.load.start_running(10);
     assert_eq!(r.closed(at(0), &gates), Some(Exclusion::Full));
     r.load = Load::default();
-    r.engine = Some((EngineReport { queued: 3, ..EngineReport::default() }, at(0)));
+    r.engine = Some(EngineReading { report: EngineReport { queued: 3, ..EngineReport::default() }, at: at(0) });
     assert_eq!(r.closed(at(0), &gates), Some(Exclusion::Full));
-    r.engine = Some((EngineReport { used_tokens: 95, kv_tokens: 100, ..EngineReport::default() }, at(0)));
+    r.engine = Some(EngineReading {
+        report: EngineReport { used_tokens: 95, kv_tokens: 100, ..EngineReport::default() },
+        at: at(0),
+    });
     assert_eq!(r.closed(at(0), &gates), Some(Exclusion::Full));
-    r.engine = Some((EngineReport { used_tokens: 94, kv_tokens: 100, ..EngineReport::default() }, at(0)));
+    r.engine = Some(EngineReading {
+        report: EngineReport { used_tokens: 94, kv_tokens: 100, ..EngineReport::default() },
+        at: at(0),
+    });
     assert_eq!(r.closed(at(0), &gates), None);
 }
 

@@ -13,7 +13,7 @@
 
 use super::select::{eligible, least_of, reason};
 use super::settings::{Settings, weight, within};
-use super::{Ask, Candidate, Choice, Policy, Terms};
+use super::{Candidate, CostTerms, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -66,18 +66,24 @@ impl Policy for CacheAware {
         "cache-aware"
     }
 
-    fn choose(&mut self, ask: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+    fn choose(
+        &mut self,
+        request: &RequestInfo,
+        candidates: &[Candidate],
+        terms: &mut [CostTerms],
+        rng: &mut ChaCha8Rng,
+    ) -> Selection {
         for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            terms.prefill = f64::from(candidate.uncached(ask.prompt_tokens));
+            terms.prefill = f64::from(candidate.uncached(request.prompt_tokens));
             terms.waiting = f64::from(candidate.load.waiting_requests);
             terms.running = f64::from(candidate.load.running_requests);
             terms.total = f64::from(candidate.requests());
         }
-        let cached = |candidate: &Candidate| candidate.cached_tokens.min(ask.prompt_tokens);
+        let cached = |candidate: &Candidate| candidate.cached_tokens.min(request.prompt_tokens);
         let best = eligible(candidates).map(|(_, candidate)| cached(candidate)).max().unwrap_or(0);
         let fallback = if self.uneven(candidates) {
             Some(reason::IMBALANCE)
-        } else if f64::from(best) > self.config.cache_threshold * f64::from(ask.prompt_tokens) {
+        } else if f64::from(best) > self.config.cache_threshold * f64::from(request.prompt_tokens) {
             None
         } else {
             Some(reason::NO_PREFIX)
@@ -85,7 +91,7 @@ impl Policy for CacheAware {
         let chosen = least_of(candidates, rng, |_, candidate| {
             (fallback.is_some() || cached(candidate) == best).then_some([f64::from(candidate.requests())])
         });
-        Choice { chosen, reason: fallback }
+        Selection { chosen, reason: fallback }
     }
 }
 
@@ -96,20 +102,20 @@ mod tests {
     use crate::policy::select::tests::fleet;
     use crate::rng::stream;
 
-    fn choose(prompt_tokens: u32, fleet: &[Candidate]) -> Choice {
-        let mut terms = vec![Terms::default(); fleet.len()];
-        let ask = Ask { prompt_tokens, ..Ask::default() };
-        CacheAware::new(&CacheAwareConfig::default()).choose(&ask, fleet, &mut terms, &mut stream(1, "policy", 0))
+    fn choose(prompt_tokens: u32, fleet: &[Candidate]) -> Selection {
+        let mut terms = vec![CostTerms::default(); fleet.len()];
+        let request = RequestInfo { prompt_tokens, ..RequestInfo::default() };
+        CacheAware::new(&CacheAwareConfig::default()).choose(&request, fleet, &mut terms, &mut stream(1, "policy", 0))
     }
 
     #[test]
     fn a_match_must_exceed_three_tenths_of_the_prompt() {
         let mut fleet = fleet(2);
         (fleet[0].cached_tokens, fleet[0].load.running_requests) = (301, 5);
-        assert_eq!(choose(1000, &fleet), Choice::own(Some(0)));
+        assert_eq!(choose(1000, &fleet), Selection::own(Some(0)));
         fleet[0].cached_tokens = 300;
-        assert_eq!(choose(1000, &fleet), Choice::fallback(Some(1), "no-prefix"));
-        assert_eq!(choose(0, &fleet), Choice::fallback(Some(1), "no-prefix"));
+        assert_eq!(choose(1000, &fleet), Selection::fallback(Some(1), "no-prefix"));
+        assert_eq!(choose(0, &fleet), Selection::fallback(Some(1), "no-prefix"));
     }
 
     #[test]
@@ -118,7 +124,7 @@ mod tests {
         fleet[0].cached_tokens = 1000;
         for (holder, other, uneven) in [(65, 0, true), (64, 0, false), (195, 130, false), (196, 130, true)] {
             (fleet[0].load.running_requests, fleet[1].load.waiting_requests) = (holder, other);
-            let expected = if uneven { Choice::fallback(Some(1), "imbalance") } else { Choice::own(Some(0)) };
+            let expected = if uneven { Selection::fallback(Some(1), "imbalance") } else { Selection::own(Some(0)) };
             assert_eq!(choose(1000, &fleet), expected, "{holder} against {other}");
         }
     }
@@ -128,6 +134,6 @@ mod tests {
         let mut fleet = fleet(3);
         (fleet[0].cached_tokens, fleet[0].excluded) = (1000, Some(Exclusion::Unhealthy));
         (fleet[1].cached_tokens, fleet[1].load.waiting_requests) = (400, 9);
-        assert_eq!(choose(1000, &fleet), Choice::own(Some(1)));
+        assert_eq!(choose(1000, &fleet), Selection::own(Some(1)));
     }
 }

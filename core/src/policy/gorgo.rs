@@ -22,7 +22,7 @@
 
 use super::select::{eligible, two_of};
 use super::settings::{Settings, weight};
-use super::{Ask, Candidate, Choice, Policy, Terms, least};
+use super::{Candidate, CostTerms, Policy, RequestInfo, Selection, least};
 use crate::rng::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -124,7 +124,7 @@ pub const PHYSICAL: Weights = Weights {
 
 impl Weights {
     /// The terms of one candidate.
-    pub fn cost(&self, ask: &Ask, candidate: &Candidate) -> Terms {
+    pub fn cost(&self, request: &RequestInfo, candidate: &Candidate) -> CostTerms {
         let t = candidate.ms_per_token.filter(|own| own.is_finite() && *own >= 0.0).unwrap_or(self.ms_per_token);
         let waiting_tokens = match self.waiting {
             Waiting::All => candidate.load.waiting_tokens,
@@ -132,11 +132,11 @@ impl Weights {
         };
         let used = candidate.engine.map_or(0.0, |engine| engine.used_tokens as f64);
         let network = self.rtt_weight * candidate.rtt_ms;
-        let prefill = t * f64::from(candidate.uncached(ask.prompt_tokens));
+        let prefill = t * f64::from(candidate.uncached(request.prompt_tokens));
         let waiting = t * self.queue_factor * waiting_tokens as f64;
         let running = t * (self.running_cost_factor * candidate.load.running_tokens as f64 + self.used_factor * used)
             + self.ms_per_running_request * f64::from(candidate.load.running_requests);
-        Terms { network, prefill, waiting, running, total: network + prefill + waiting + running }
+        CostTerms { network, prefill, waiting, running, total: network + prefill + waiting + running }
     }
 
     /// Whether totals are ms, that is predictions of TTFT.
@@ -212,7 +212,7 @@ impl Gorgo {
     }
 
     /// Power of two choices among the near ties of the least total; `None` when there are fewer than two.
-    fn near_tie(&self, candidates: &[Candidate], terms: &[Terms], rng: &mut ChaCha8Rng) -> Option<usize> {
+    fn near_tie(&self, candidates: &[Candidate], terms: &[CostTerms], rng: &mut ChaCha8Rng) -> Option<usize> {
         let least = eligible(candidates).map(|(i, _)| terms[i].total).fold(f64::INFINITY, f64::min);
         let near = eligible(candidates).map(|(i, _)| i).filter(|&i| terms[i].total <= least + self.weights.tie_band);
         let count = near.clone().count();
@@ -236,16 +236,22 @@ impl Policy for Gorgo {
         self.weights.in_ms()
     }
 
-    fn choose(&mut self, ask: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+    fn choose(
+        &mut self,
+        request: &RequestInfo,
+        candidates: &[Candidate],
+        terms: &mut [CostTerms],
+        rng: &mut ChaCha8Rng,
+    ) -> Selection {
         for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            *terms = self.weights.cost(ask, candidate);
+            *terms = self.weights.cost(request, candidate);
         }
         if self.weights.tie_band > 0.0
             && let Some(chosen) = self.near_tie(candidates, terms, rng)
         {
-            return Choice::own(Some(chosen));
+            return Selection::own(Some(chosen));
         }
-        Choice::own(least(candidates, rng, |i, _| terms[i].total))
+        Selection::own(least(candidates, rng, |i, _| terms[i].total))
     }
 }
 
@@ -257,10 +263,10 @@ mod tests {
     use crate::policy::select::tests::{fleet, idle};
     use crate::rng::stream;
 
-    fn choose(config: &GorgoConfig, ask: u32, candidates: &[Candidate]) -> (Choice, Vec<Terms>) {
-        let mut terms = vec![Terms::default(); candidates.len()];
-        let ask = Ask { prompt_tokens: ask, ..Ask::default() };
-        let choice = Gorgo::new(config).choose(&ask, candidates, &mut terms, &mut stream(1, "policy", 0));
+    fn choose(config: &GorgoConfig, request: u32, candidates: &[Candidate]) -> (Selection, Vec<CostTerms>) {
+        let mut terms = vec![CostTerms::default(); candidates.len()];
+        let request = RequestInfo { prompt_tokens: request, ..RequestInfo::default() };
+        let choice = Gorgo::new(config).choose(&request, candidates, &mut terms, &mut stream(1, "policy", 0));
         (choice, terms)
     }
 
@@ -316,7 +322,7 @@ mod tests {
         let mut broken = idle(1);
         broken.ms_per_token = Some(f64::NAN);
         let (choice, terms) = choose(&config, 1000, &[fast, broken]);
-        assert_eq!(choice, Choice::own(Some(0)));
+        assert_eq!(choice, Selection::own(Some(0)));
         assert!(near(terms[0].total, 50.0) && near(terms[1].total, 100.0), "{terms:?}");
     }
 

@@ -16,7 +16,7 @@
 
 use super::select::eligible;
 use super::settings::{Settings, weight, within};
-use super::{Ask, Candidate, Choice, Policy, Terms, least};
+use super::{Candidate, CostTerms, Policy, RequestInfo, Selection, least};
 use crate::rng::ChaCha8Rng;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -65,20 +65,20 @@ impl KvCost {
         Self { config: config.clone() }
     }
 
-    fn cost(&self, ask: &Ask, candidate: &Candidate) -> Terms {
+    fn cost(&self, request: &RequestInfo, candidate: &Candidate) -> CostTerms {
         let block = self.config.block_tokens.max(1);
         let b = f64::from(block);
-        let overlap = f64::from(candidate.cached_tokens.min(ask.prompt_tokens) / block);
-        let blocks = (candidate.load.waiting_uncached_tokens as f64 + f64::from(ask.prompt_tokens)) / b;
+        let overlap = f64::from(candidate.cached_tokens.min(request.prompt_tokens) / block);
+        let blocks = (candidate.load.waiting_uncached_tokens as f64 + f64::from(request.prompt_tokens)) / b;
         let prefill = self.config.prefill_weight * (blocks - self.config.overlap_weight * overlap).max(0.0);
         let waiting = candidate.load.waiting_tokens as f64 / b;
         let running =
             candidate.load.running_tokens as f64 / b + self.config.active_weight * f64::from(candidate.requests());
-        Terms { network: 0.0, prefill, waiting, running, total: prefill + waiting + running }
+        CostTerms { network: 0.0, prefill, waiting, running, total: prefill + waiting + running }
     }
 
     /// Softmax sampling over the totals.
-    fn sample(&self, candidates: &[Candidate], terms: &[Terms], rng: &mut ChaCha8Rng) -> Option<usize> {
+    fn sample(&self, candidates: &[Candidate], terms: &[CostTerms], rng: &mut ChaCha8Rng) -> Option<usize> {
         let totals = eligible(candidates).map(|(i, _)| (i, terms[i].total));
         let (min, max) = totals
             .clone()
@@ -109,11 +109,17 @@ impl Policy for KvCost {
         "kv-cost"
     }
 
-    fn choose(&mut self, ask: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+    fn choose(
+        &mut self,
+        request: &RequestInfo,
+        candidates: &[Candidate],
+        terms: &mut [CostTerms],
+        rng: &mut ChaCha8Rng,
+    ) -> Selection {
         for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            *terms = self.cost(ask, candidate);
+            *terms = self.cost(request, candidate);
         }
-        Choice::own(if self.config.temperature > 0.0 {
+        Selection::own(if self.config.temperature > 0.0 {
             self.sample(candidates, terms, rng)
         } else {
             least(candidates, rng, |i, _| terms[i].total)
@@ -128,19 +134,19 @@ mod tests {
     use crate::rng::stream;
 
     /// Totals in blocks for a prompt of 160 tokens: 10 - 9 + 4 = 5, 10, 10 + 5 + 5 = 20.
-    fn example() -> (Ask, Vec<Candidate>) {
+    fn example() -> (RequestInfo, Vec<Candidate>) {
         let mut fleet = fleet(3);
         (fleet[0].cached_tokens, fleet[0].load.running_tokens) = (159, 64);
         (fleet[2].load.waiting_tokens, fleet[2].load.waiting_uncached_tokens) = (80, 80);
-        (Ask { prompt_tokens: 160, ..Ask::default() }, fleet)
+        (RequestInfo { prompt_tokens: 160, ..RequestInfo::default() }, fleet)
     }
 
-    fn counts(temperature: f64) -> ([u32; 3], [Terms; 3]) {
-        let (ask, fleet) = example();
+    fn counts(temperature: f64) -> ([u32; 3], [CostTerms; 3]) {
+        let (request, fleet) = example();
         let mut policy = KvCost::new(&KvCostConfig { temperature, ..KvCostConfig::default() });
-        let (mut rng, mut terms, mut counts) = (stream(1, "policy", 0), [Terms::default(); 3], [0; 3]);
+        let (mut rng, mut terms, mut counts) = (stream(1, "policy", 0), [CostTerms::default(); 3], [0; 3]);
         for _ in 0..3000 {
-            counts[policy.choose(&ask, &fleet, &mut terms, &mut rng).chosen.unwrap()] += 1;
+            counts[policy.choose(&request, &fleet, &mut terms, &mut rng).chosen.unwrap()] += 1;
         }
         (counts, terms)
     }
@@ -167,9 +173,9 @@ mod tests {
 
     #[test]
     fn without_credit_for_overlap_the_cache_does_not_count() {
-        let (ask, fleet) = example();
+        let (request, fleet) = example();
         let mut policy = KvCost::new(&KvCostConfig { overlap_weight: 0.0, ..KvCostConfig::default() });
-        let mut terms = [Terms::default(); 3];
-        assert_eq!(policy.choose(&ask, &fleet, &mut terms, &mut stream(1, "policy", 0)).chosen, Some(1));
+        let mut terms = [CostTerms::default(); 3];
+        assert_eq!(policy.choose(&request, &fleet, &mut terms, &mut stream(1, "policy", 0)).chosen, Some(1));
     }
 }

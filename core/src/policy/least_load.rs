@@ -15,7 +15,7 @@
 
 use super::select::{Signal, Unit, least_of, load, reason, uniform};
 use super::settings::Settings;
-use super::{Ask, Candidate, Choice, Policy, Terms};
+use super::{Candidate, CostTerms, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -45,13 +45,13 @@ impl LeastLoad {
 }
 
 /// The parts of a load: what waits, what runs (or is reported), and their sum in `unit`.
-pub(super) fn explain(candidate: &Candidate, unit: Unit, signal: Signal) -> Terms {
+pub(super) fn explain(candidate: &Candidate, unit: Unit, signal: Signal) -> CostTerms {
     let (waiting, running) = match unit {
         Unit::Tokens => (candidate.load.waiting_tokens as f64, candidate.load.running_tokens as f64),
         Unit::Requests => (f64::from(candidate.load.waiting_requests), f64::from(candidate.load.running_requests)),
     };
     let total = load(candidate, unit, signal).unwrap_or(waiting + running);
-    Terms { waiting, running: total - waiting, total, ..Terms::default() }
+    CostTerms { waiting, running: total - waiting, total, ..CostTerms::default() }
 }
 
 impl Policy for LeastLoad {
@@ -59,14 +59,20 @@ impl Policy for LeastLoad {
         "least-load"
     }
 
-    fn choose(&mut self, _: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+    fn choose(
+        &mut self,
+        _: &RequestInfo,
+        candidates: &[Candidate],
+        terms: &mut [CostTerms],
+        rng: &mut ChaCha8Rng,
+    ) -> Selection {
         let LeastLoadConfig { unit, signal } = self.config;
         for (candidate, terms) in candidates.iter().zip(&mut *terms) {
             *terms = explain(candidate, unit, signal);
         }
         match least_of(candidates, rng, |_, c| Some([load(c, unit, signal)?, c.rtt_ms])) {
-            Some(chosen) => Choice::own(Some(chosen)),
-            None => Choice::fallback(uniform(candidates, rng), reason::EMPTY_CANDIDATES),
+            Some(chosen) => Selection::own(Some(chosen)),
+            None => Selection::fallback(uniform(candidates, rng), reason::EMPTY_CANDIDATES),
         }
     }
 }
@@ -78,10 +84,10 @@ mod tests {
     use crate::policy::select::tests::fleet;
     use crate::rng::stream;
 
-    fn choose(unit: Unit, signal: Signal, candidates: &[Candidate]) -> (Choice, Vec<Terms>) {
-        let mut terms = vec![Terms::default(); candidates.len()];
+    fn choose(unit: Unit, signal: Signal, candidates: &[Candidate]) -> (Selection, Vec<CostTerms>) {
+        let mut terms = vec![CostTerms::default(); candidates.len()];
         let mut policy = LeastLoad::new(&LeastLoadConfig { unit, signal });
-        (policy.choose(&Ask::default(), candidates, &mut terms, &mut stream(1, "policy", 0)), terms)
+        (policy.choose(&RequestInfo::default(), candidates, &mut terms, &mut stream(1, "policy", 0)), terms)
     }
 
     #[test]
@@ -90,8 +96,8 @@ mod tests {
         (fleet[0].load.waiting_requests, fleet[0].load.waiting_tokens) = (1, 9000);
         (fleet[1].load.running_requests, fleet[1].load.running_tokens, fleet[1].rtt_ms) = (5, 500, 30.0);
         (fleet[2].load.running_requests, fleet[2].load.running_tokens, fleet[2].rtt_ms) = (6, 500, 20.0);
-        assert_eq!(choose(Unit::Tokens, Signal::Own, &fleet).0, Choice::own(Some(2)));
-        assert_eq!(choose(Unit::Requests, Signal::Own, &fleet).0, Choice::own(Some(0)));
+        assert_eq!(choose(Unit::Tokens, Signal::Own, &fleet).0, Selection::own(Some(2)));
+        assert_eq!(choose(Unit::Requests, Signal::Own, &fleet).0, Selection::own(Some(0)));
     }
 
     #[test]
@@ -101,9 +107,9 @@ mod tests {
         fleet[1].load.waiting_tokens = 50;
         fleet[2].engine = Some(EngineView { used_tokens: 150, ..EngineView::default() });
         let (choice, terms) = choose(Unit::Tokens, Signal::Engine, &fleet);
-        assert_eq!(choice, Choice::own(Some(2))); // 150 < 2 + 1 + 100 + 50
+        assert_eq!(choice, Selection::own(Some(2))); // 150 < 2 + 1 + 100 + 50
         assert_eq!((terms[1].waiting, terms[1].running, terms[1].total), (50.0, 103.0, 153.0));
         fleet.truncate(1);
-        assert_eq!(choose(Unit::Tokens, Signal::Engine, &fleet).0, Choice::fallback(Some(0), "empty-candidates"));
+        assert_eq!(choose(Unit::Tokens, Signal::Engine, &fleet).0, Selection::fallback(Some(0), "empty-candidates"));
     }
 }

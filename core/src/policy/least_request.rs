@@ -8,7 +8,7 @@
 //! least-request of the GORGO repository since May 2026; before, it trusted the stale report alone and herded.
 
 use super::select::{busy, least_of};
-use super::{Ask, Candidate, Choice, NoSettings, Policy, Terms};
+use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
 
 /// The policy. See the module page.
@@ -27,13 +27,19 @@ impl Policy for LeastRequest {
         "least-request"
     }
 
-    fn choose(&mut self, _: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+    fn choose(
+        &mut self,
+        _: &RequestInfo,
+        candidates: &[Candidate],
+        terms: &mut [CostTerms],
+        rng: &mut ChaCha8Rng,
+    ) -> Selection {
         for (candidate, terms) in candidates.iter().zip(&mut *terms) {
             terms.total = f64::from(busy(candidate));
             terms.waiting = f64::from(candidate.load.waiting_requests);
             terms.running = terms.total - terms.waiting;
         }
-        Choice::own(least_of(candidates, rng, |_, candidate| Some([f64::from(busy(candidate)), candidate.rtt_ms])))
+        Selection::own(least_of(candidates, rng, |_, candidate| Some([f64::from(busy(candidate)), candidate.rtt_ms])))
     }
 }
 
@@ -51,10 +57,10 @@ mod tests {
         (fleet[0].load.waiting_requests, fleet[0].engine) = (6, report(0)); // 6
         (fleet[1].load.running_requests, fleet[1].engine) = (1, report(5)); // 5
         (fleet[2].load.waiting_requests, fleet[2].load.running_requests) = (2, 2); // 4
-        let (mut rng, mut terms) = (stream(1, "policy", 0), [Terms::default(); 3]);
-        assert_eq!(LeastRequest.choose(&Ask::default(), &fleet, &mut terms, &mut rng), Choice::own(Some(2)));
+        let (mut rng, mut terms) = (stream(1, "policy", 0), [CostTerms::default(); 3]);
+        assert_eq!(LeastRequest.choose(&RequestInfo::default(), &fleet, &mut terms, &mut rng), Selection::own(Some(2)));
         assert_eq!(terms.map(|t| t.total), [6.0, 5.0, 4.0]);
         (fleet[2].rtt_ms, fleet[2].load.waiting_requests) = (90.0, 3); // 5 as well, but farther
-        assert_eq!(LeastRequest.choose(&Ask::default(), &fleet, &mut terms, &mut rng), Choice::own(Some(1)));
+        assert_eq!(LeastRequest.choose(&RequestInfo::default(), &fleet, &mut terms, &mut rng), Selection::own(Some(1)));
     }
 }

@@ -1,6 +1,6 @@
 //! Least round trip, exact ties at random. `total = RTT` in ms.
 
-use super::{Ask, Candidate, Choice, NoSettings, Policy, Terms, least};
+use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection, least};
 use crate::rng::ChaCha8Rng;
 
 /// The policy. See the module page.
@@ -19,11 +19,17 @@ impl Policy for Nearest {
         "nearest"
     }
 
-    fn choose(&mut self, _: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+    fn choose(
+        &mut self,
+        _: &RequestInfo,
+        candidates: &[Candidate],
+        terms: &mut [CostTerms],
+        rng: &mut ChaCha8Rng,
+    ) -> Selection {
         for (candidate, terms) in candidates.iter().zip(&mut *terms) {
             (terms.network, terms.total) = (candidate.rtt_ms, candidate.rtt_ms);
         }
-        Choice::own(least(candidates, rng, |_, candidate| candidate.rtt_ms))
+        Selection::own(least(candidates, rng, |_, candidate| candidate.rtt_ms))
     }
 }
 
@@ -41,10 +47,10 @@ mod tests {
             candidate.rtt_ms = rtt;
         }
         fleet[1].load.waiting_tokens = 1_000_000;
-        let (mut rng, mut terms) = (stream(1, "policy", 0), [Terms::default(); 3]);
-        assert_eq!(Nearest.choose(&Ask::default(), &fleet, &mut terms, &mut rng), Choice::own(Some(1)));
+        let (mut rng, mut terms) = (stream(1, "policy", 0), [CostTerms::default(); 3]);
+        assert_eq!(Nearest.choose(&RequestInfo::default(), &fleet, &mut terms, &mut rng), Selection::own(Some(1)));
         assert_eq!(terms[1].total, 25.6);
         fleet[1].excluded = Some(Exclusion::Full);
-        assert_eq!(Nearest.choose(&Ask::default(), &fleet, &mut terms, &mut rng), Choice::own(Some(0)));
+        assert_eq!(Nearest.choose(&RequestInfo::default(), &fleet, &mut terms, &mut rng), Selection::own(Some(0)));
     }
 }

@@ -11,7 +11,7 @@
 
 use super::select::{Signal, Unit, eligible, load, reason, two_of, uniform};
 use super::settings::Settings;
-use super::{Ask, Candidate, Choice, Policy, Terms};
+use super::{Candidate, CostTerms, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -52,18 +52,24 @@ impl Policy for PowerOfTwo {
         "power-of-two"
     }
 
-    fn choose(&mut self, _: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+    fn choose(
+        &mut self,
+        _: &RequestInfo,
+        candidates: &[Candidate],
+        terms: &mut [CostTerms],
+        rng: &mut ChaCha8Rng,
+    ) -> Selection {
         for (candidate, terms) in candidates.iter().zip(&mut *terms) {
             terms.total = self.load(candidate).unwrap_or(0.0);
         }
         let mut known = eligible(candidates).filter_map(|(i, candidate)| Some((i, self.load(candidate)?)));
         match known.clone().count() {
-            0 => Choice::fallback(uniform(candidates, rng), reason::EMPTY_CANDIDATES),
-            1 => Choice::own(known.next().map(|(i, _)| i)),
+            0 => Selection::fallback(uniform(candidates, rng), reason::EMPTY_CANDIDATES),
+            1 => Selection::own(known.next().map(|(i, _)| i)),
             count => {
                 let (first, second) = two_of(count, rng);
                 let pair = known.clone().nth(first).zip(known.nth(second));
-                Choice::own(pair.map(|((i, a), (j, b))| if b < a { j } else { i }))
+                Selection::own(pair.map(|((i, a), (j, b))| if b < a { j } else { i }))
             }
         }
     }
@@ -82,11 +88,11 @@ mod tests {
         for (candidate, tokens) in fleet.iter_mut().zip([10, 30, 20]) {
             candidate.load.waiting_tokens = tokens;
         }
-        let (mut rng, mut terms) = (stream(1, "policy", 0), [Terms::default(); 3]);
+        let (mut rng, mut terms) = (stream(1, "policy", 0), [CostTerms::default(); 3]);
         let mut policy = PowerOfTwo::new(&PowerOfTwoConfig::default());
         let mut counts = [0u32; 3];
         for _ in 0..3000 {
-            counts[policy.choose(&Ask::default(), &fleet, &mut terms, &mut rng).chosen.unwrap()] += 1;
+            counts[policy.choose(&RequestInfo::default(), &fleet, &mut terms, &mut rng).chosen.unwrap()] += 1;
         }
         // The least loaded is in two of the three pairs and wins both.
         assert!(counts[1] == 0 && (1900..2100).contains(&counts[0]), "{counts:?}");
@@ -95,14 +101,14 @@ mod tests {
     #[test]
     fn engine_loads_need_a_report() {
         let mut fleet = fleet(2);
-        let (mut rng, mut terms) = (stream(1, "policy", 0), [Terms::default(); 2]);
+        let (mut rng, mut terms) = (stream(1, "policy", 0), [CostTerms::default(); 2]);
         let config = PowerOfTwoConfig { signal: Signal::Engine, ..PowerOfTwoConfig::default() };
         let mut policy = PowerOfTwo::new(&config);
-        let choice = policy.choose(&Ask::default(), &fleet, &mut terms, &mut rng);
+        let choice = policy.choose(&RequestInfo::default(), &fleet, &mut terms, &mut rng);
         assert_eq!(choice.reason, Some("empty-candidates"));
         fleet[1].engine = Some(EngineView { used_tokens: 70, running: 9, ..EngineView::default() });
         fleet[1].load.running_tokens = 7;
-        assert_eq!(policy.choose(&Ask::default(), &fleet, &mut terms, &mut rng), Choice::own(Some(1)));
+        assert_eq!(policy.choose(&RequestInfo::default(), &fleet, &mut terms, &mut rng), Selection::own(Some(1)));
         assert_eq!(terms[1].total, 77.0);
     }
 }

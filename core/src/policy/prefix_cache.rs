@@ -15,7 +15,7 @@
 
 use super::select::{Signal, Unit, busy, eligible, least_of, load, reason};
 use super::settings::{Settings, weight};
-use super::{Ask, Candidate, Choice, Policy, Terms, least};
+use super::{Candidate, CostTerms, Policy, RequestInfo, Selection, least};
 use crate::rng::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -68,10 +68,16 @@ impl Policy for PrefixCache {
         "prefix-cache"
     }
 
-    fn choose(&mut self, ask: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
-        let cached = |candidate: &Candidate| candidate.cached_tokens.min(ask.prompt_tokens);
+    fn choose(
+        &mut self,
+        request: &RequestInfo,
+        candidates: &[Candidate],
+        terms: &mut [CostTerms],
+        rng: &mut ChaCha8Rng,
+    ) -> Selection {
+        let cached = |candidate: &Candidate| candidate.cached_tokens.min(request.prompt_tokens);
         for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            terms.prefill = f64::from(candidate.uncached(ask.prompt_tokens));
+            terms.prefill = f64::from(candidate.uncached(request.prompt_tokens));
             terms.total = f64::from(busy(candidate));
             terms.waiting = f64::from(candidate.load.waiting_requests);
             terms.running = terms.total - terms.waiting;
@@ -80,23 +86,23 @@ impl Policy for PrefixCache {
         let most = eligible(candidates).map(|(_, candidate)| busy(candidate)).max().unwrap_or(0);
         let fewest = eligible(candidates).map(|(_, candidate)| busy(candidate)).min().unwrap_or(0);
         if most - fewest > self.config.imbalance {
-            return Choice::fallback(least(candidates, rng, |_, candidate| r(candidate)), reason::IMBALANCE);
+            return Selection::fallback(least(candidates, rng, |_, candidate| r(candidate)), reason::IMBALANCE);
         }
-        if ask.prompt_tokens == 0 {
+        if request.prompt_tokens == 0 {
             for (candidate, terms) in candidates.iter().zip(&mut *terms) {
                 let reported = load(candidate, Unit::Tokens, Signal::Engine);
                 terms.total = reported.unwrap_or(candidate.tokens() as f64);
             }
-            return Choice::fallback(least(candidates, rng, |i, _| terms[i].total), reason::NO_PROMPT);
+            return Selection::fallback(least(candidates, rng, |i, _| terms[i].total), reason::NO_PROMPT);
         }
         let best = eligible(candidates).map(|(_, candidate)| cached(candidate)).max().unwrap_or(0);
         if best == 0 {
-            return Choice::fallback(least(candidates, rng, |_, candidate| r(candidate)), reason::NO_PREFIX);
+            return Selection::fallback(least(candidates, rng, |_, candidate| r(candidate)), reason::NO_PREFIX);
         }
         let limit = self.limit(candidates);
         let holds = |candidate: &Candidate| cached(candidate) == best;
         let calm = eligible(candidates).any(|(_, candidate)| holds(candidate) && r(candidate) <= limit);
-        Choice::own(least_of(candidates, rng, |_, candidate| {
+        Selection::own(least_of(candidates, rng, |_, candidate| {
             (holds(candidate) && (!calm || r(candidate) <= limit)).then_some([r(candidate)])
         }))
     }
@@ -109,10 +115,10 @@ mod tests {
     use crate::policy::select::tests::fleet;
     use crate::rng::stream;
 
-    fn choose(config: &PrefixCacheConfig, prompt_tokens: u32, fleet: &[Candidate]) -> Choice {
-        let mut terms = vec![Terms::default(); fleet.len()];
-        let ask = Ask { prompt_tokens, ..Ask::default() };
-        PrefixCache::new(config).choose(&ask, fleet, &mut terms, &mut stream(1, "policy", 0))
+    fn choose(config: &PrefixCacheConfig, prompt_tokens: u32, fleet: &[Candidate]) -> Selection {
+        let mut terms = vec![CostTerms::default(); fleet.len()];
+        let request = RequestInfo { prompt_tokens, ..RequestInfo::default() };
+        PrefixCache::new(config).choose(&request, fleet, &mut terms, &mut stream(1, "policy", 0))
     }
 
     /// Three replicas with these requests, the first holding the prompt.
@@ -128,8 +134,8 @@ mod tests {
     #[test]
     fn caches_count_up_to_a_difference_of_8_and_not_beyond() {
         let config = PrefixCacheConfig::default();
-        assert_eq!(choose(&config, 1000, &holders([9, 1, 4])), Choice::own(Some(0)));
-        assert_eq!(choose(&config, 1000, &holders([10, 1, 4])), Choice::fallback(Some(1), "imbalance"));
+        assert_eq!(choose(&config, 1000, &holders([9, 1, 4])), Selection::own(Some(0)));
+        assert_eq!(choose(&config, 1000, &holders([10, 1, 4])), Selection::fallback(Some(1), "imbalance"));
     }
 
     #[test]
@@ -137,11 +143,11 @@ mod tests {
         let config = PrefixCacheConfig::default();
         let mut fleet = holders([3, 2, 1]);
         fleet[0].cached_tokens = 0;
-        assert_eq!(choose(&config, 1000, &fleet), Choice::fallback(Some(2), "no-prefix"));
+        assert_eq!(choose(&config, 1000, &fleet), Selection::fallback(Some(2), "no-prefix"));
         fleet[2].engine = Some(EngineView { used_tokens: 50, ..EngineView::default() });
         fleet[0].load.running_tokens = 20;
         fleet[1].load.running_tokens = 30;
-        assert_eq!(choose(&config, 0, &fleet), Choice::fallback(Some(0), "no-prompt"));
+        assert_eq!(choose(&config, 0, &fleet), Selection::fallback(Some(0), "no-prompt"));
     }
 
     #[test]
@@ -153,9 +159,9 @@ mod tests {
         }
         fleet[0].cached_tokens = 512;
         let config = PrefixCacheConfig { stdev_factor: 1.0, ..PrefixCacheConfig::default() };
-        assert_eq!(choose(&config, 1000, &fleet), Choice::own(Some(0)), "the only holder stays");
+        assert_eq!(choose(&config, 1000, &fleet), Selection::own(Some(0)), "the only holder stays");
         fleet[2].cached_tokens = 512;
         fleet[3].cached_tokens = 511;
-        assert_eq!(choose(&config, 1000, &fleet), Choice::own(Some(2)));
+        assert_eq!(choose(&config, 1000, &fleet), Selection::own(Some(2)));
     }
 }

@@ -12,7 +12,7 @@
 
 use super::select::{Signal, Unit, eligible, least_of, load, reason};
 use super::settings::{Settings, within};
-use super::{Ask, Candidate, Choice, Policy, Terms};
+use super::{Candidate, CostTerms, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -50,12 +50,18 @@ impl Policy for PrefixTree {
         "prefix-tree"
     }
 
-    fn choose(&mut self, ask: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
-        let cached = |candidate: &Candidate| candidate.cached_tokens.min(ask.prompt_tokens);
+    fn choose(
+        &mut self,
+        request: &RequestInfo,
+        candidates: &[Candidate],
+        terms: &mut [CostTerms],
+        rng: &mut ChaCha8Rng,
+    ) -> Selection {
+        let cached = |candidate: &Candidate| candidate.cached_tokens.min(request.prompt_tokens);
         let best = eligible(candidates).map(|(_, candidate)| cached(candidate)).max().unwrap_or(0);
-        let hit = best > 0 && f64::from(best) >= self.config.min_match * f64::from(ask.prompt_tokens);
+        let hit = best > 0 && f64::from(best) >= self.config.min_match * f64::from(request.prompt_tokens);
         for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            terms.prefill = f64::from(candidate.uncached(ask.prompt_tokens));
+            terms.prefill = f64::from(candidate.uncached(request.prompt_tokens));
             terms.waiting = candidate.load.waiting_tokens as f64;
             terms.running = candidate.load.running_tokens as f64;
             terms.total =
@@ -65,7 +71,7 @@ impl Policy for PrefixTree {
             let load = load(candidate, self.config.unit, Signal::Own)?;
             (!hit || cached(candidate) == best).then_some([load, candidate.rtt_ms])
         });
-        if hit { Choice::own(chosen) } else { Choice::fallback(chosen, reason::NO_PREFIX) }
+        if hit { Selection::own(chosen) } else { Selection::fallback(chosen, reason::NO_PREFIX) }
     }
 }
 
@@ -75,10 +81,15 @@ mod tests {
     use crate::policy::select::tests::fleet;
     use crate::rng::stream;
 
-    fn choose(min_match: f64, prompt_tokens: u32, candidates: &[Candidate]) -> Choice {
+    fn choose(min_match: f64, prompt_tokens: u32, candidates: &[Candidate]) -> Selection {
         let mut policy = PrefixTree::new(&PrefixTreeConfig { min_match, ..PrefixTreeConfig::default() });
-        let mut terms = vec![Terms::default(); candidates.len()];
-        policy.choose(&Ask { prompt_tokens, ..Ask::default() }, candidates, &mut terms, &mut stream(1, "policy", 0))
+        let mut terms = vec![CostTerms::default(); candidates.len()];
+        policy.choose(
+            &RequestInfo { prompt_tokens, ..RequestInfo::default() },
+            candidates,
+            &mut terms,
+            &mut stream(1, "policy", 0),
+        )
     }
 
     #[test]
@@ -86,7 +97,7 @@ mod tests {
         let mut fleet = fleet(3);
         (fleet[1].cached_tokens, fleet[1].load.waiting_tokens, fleet[1].rtt_ms) = (64, 90_000, 400.0);
         fleet[2].cached_tokens = 63;
-        assert_eq!(choose(0.0, 1000, &fleet), Choice::own(Some(1)));
+        assert_eq!(choose(0.0, 1000, &fleet), Selection::own(Some(1)));
     }
 
     #[test]
@@ -96,16 +107,16 @@ mod tests {
             (fleet[i].load.running_tokens, fleet[i].rtt_ms) = (tokens, rtt);
             fleet[i].cached_tokens = if i < 3 { 700 + i as u32 } else { 0 }; // beyond the prompt: equal
         }
-        assert_eq!(choose(0.0, 700, &fleet), Choice::own(Some(2)));
+        assert_eq!(choose(0.0, 700, &fleet), Selection::own(Some(2)));
     }
 
     #[test]
     fn a_match_below_the_minimum_falls_back_to_least_load() {
         let mut fleet = fleet(2);
         (fleet[0].cached_tokens, fleet[0].load.running_tokens) = (499, 5);
-        assert_eq!(choose(0.5, 1000, &fleet), Choice::fallback(Some(1), "no-prefix"));
+        assert_eq!(choose(0.5, 1000, &fleet), Selection::fallback(Some(1), "no-prefix"));
         fleet[0].cached_tokens = 500;
-        assert_eq!(choose(0.5, 1000, &fleet), Choice::own(Some(0)));
-        assert_eq!(choose(0.0, 0, &fleet), Choice::fallback(Some(1), "no-prefix"));
+        assert_eq!(choose(0.5, 1000, &fleet), Selection::own(Some(0)));
+        assert_eq!(choose(0.0, 0, &fleet), Selection::fallback(Some(1), "no-prefix"));
     }
 }

@@ -2,7 +2,7 @@
 //! so all terms stay 0.
 
 use super::select::uniform;
-use super::{Ask, Candidate, Choice, NoSettings, Policy, Terms};
+use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
 
 /// The policy. See the module page.
@@ -21,8 +21,14 @@ impl Policy for Random {
         "random"
     }
 
-    fn choose(&mut self, _: &Ask, candidates: &[Candidate], _: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
-        Choice::own(uniform(candidates, rng))
+    fn choose(
+        &mut self,
+        _: &RequestInfo,
+        candidates: &[Candidate],
+        _: &mut [CostTerms],
+        rng: &mut ChaCha8Rng,
+    ) -> Selection {
+        Selection::own(uniform(candidates, rng))
     }
 }
 
@@ -36,9 +42,9 @@ mod tests {
     fn every_replica_gets_its_share_whatever_its_load() {
         let mut fleet = fleet(4);
         fleet[1].load.waiting_tokens = 1_000_000;
-        let (mut counts, mut rng, mut terms) = ([0u32; 4], stream(3, "policy", 0), [Terms::default(); 4]);
+        let (mut counts, mut rng, mut terms) = ([0u32; 4], stream(3, "policy", 0), [CostTerms::default(); 4]);
         for _ in 0..4000 {
-            counts[Random.choose(&Ask::default(), &fleet, &mut terms, &mut rng).chosen.unwrap()] += 1;
+            counts[Random.choose(&RequestInfo::default(), &fleet, &mut terms, &mut rng).chosen.unwrap()] += 1;
         }
         assert!(counts.iter().all(|count| (900..1100).contains(count)), "{counts:?}");
     }

@@ -2,7 +2,7 @@
 //! The order of the candidates does not matter, and replicas may come and go. It scores nothing: all terms stay 0.
 
 use super::select::eligible;
-use super::{Ask, Candidate, Choice, NoSettings, Policy, Terms};
+use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection};
 use crate::ReplicaId;
 use crate::rng::ChaCha8Rng;
 
@@ -24,14 +24,20 @@ impl Policy for RoundRobin {
         "round-robin"
     }
 
-    fn choose(&mut self, _: &Ask, candidates: &[Candidate], _: &mut [Terms], _: &mut ChaCha8Rng) -> Choice {
+    fn choose(
+        &mut self,
+        _: &RequestInfo,
+        candidates: &[Candidate],
+        _: &mut [CostTerms],
+        _: &mut ChaCha8Rng,
+    ) -> Selection {
         // `false` sorts first: those after the last one before those that start a new round.
         let turn = |candidate: &Candidate| (self.last.is_some_and(|last| candidate.id <= last), candidate.id);
         let next = eligible(candidates).min_by_key(|(_, candidate)| turn(candidate));
         if let Some((_, candidate)) = next {
             self.last = Some(candidate.id);
         }
-        Choice::own(next.map(|(i, _)| i))
+        Selection::own(next.map(|(i, _)| i))
     }
 }
 
@@ -43,9 +49,9 @@ mod tests {
     use crate::rng::stream;
 
     fn turns(policy: &mut RoundRobin, fleet: &[Candidate], count: usize) -> Vec<u16> {
-        let (mut rng, mut terms) = (stream(1, "policy", 0), vec![Terms::default(); fleet.len()]);
+        let (mut rng, mut terms) = (stream(1, "policy", 0), vec![CostTerms::default(); fleet.len()]);
         (0..count)
-            .map(|_| fleet[policy.choose(&Ask::default(), fleet, &mut terms, &mut rng).chosen.unwrap()].id.0)
+            .map(|_| fleet[policy.choose(&RequestInfo::default(), fleet, &mut terms, &mut rng).chosen.unwrap()].id.0)
             .collect()
     }
 

@@ -9,7 +9,7 @@
 //! "Using name-based mappings to increase hit rates", 1998.
 
 use super::select::{reason, uniform};
-use super::{Ask, Candidate, Choice, NoSettings, Policy, Terms, least};
+use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection, least};
 use crate::ReplicaId;
 use crate::rng::ChaCha8Rng;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -35,14 +35,20 @@ impl Policy for SessionAffinity {
         "session-affinity"
     }
 
-    fn choose(&mut self, ask: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
-        if ask.session == 0 {
-            return Choice::fallback(uniform(candidates, rng), reason::NO_SESSION);
+    fn choose(
+        &mut self,
+        request: &RequestInfo,
+        candidates: &[Candidate],
+        terms: &mut [CostTerms],
+        rng: &mut ChaCha8Rng,
+    ) -> Selection {
+        if request.session == 0 {
+            return Selection::fallback(uniform(candidates, rng), reason::NO_SESSION);
         }
         for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            terms.total = score(ask.session, candidate.id);
+            terms.total = score(request.session, candidate.id);
         }
-        Choice::own(least(candidates, rng, |i, _| terms[i].total))
+        Selection::own(least(candidates, rng, |i, _| terms[i].total))
     }
 }
 
@@ -53,9 +59,9 @@ mod tests {
     use crate::rng::stream;
 
     fn owner(session: u64, fleet: &[Candidate]) -> u16 {
-        let (mut rng, mut terms) = (stream(1, "policy", 0), vec![Terms::default(); fleet.len()]);
-        let ask = Ask { session, ..Ask::default() };
-        fleet[SessionAffinity.choose(&ask, fleet, &mut terms, &mut rng).chosen.unwrap()].id.0
+        let (mut rng, mut terms) = (stream(1, "policy", 0), vec![CostTerms::default(); fleet.len()]);
+        let request = RequestInfo { session, ..RequestInfo::default() };
+        fleet[SessionAffinity.choose(&request, fleet, &mut terms, &mut rng).chosen.unwrap()].id.0
     }
 
     #[test]
@@ -82,8 +88,8 @@ mod tests {
 
     #[test]
     fn no_session_is_random() {
-        let (fleet, mut terms) = (fleet(3), [Terms::default(); 3]);
-        let choice = SessionAffinity.choose(&Ask::default(), &fleet, &mut terms, &mut stream(1, "policy", 0));
+        let (fleet, mut terms) = (fleet(3), [CostTerms::default(); 3]);
+        let choice = SessionAffinity.choose(&RequestInfo::default(), &fleet, &mut terms, &mut stream(1, "policy", 0));
         assert_eq!(choice.reason, Some("no-session"));
     }
 }

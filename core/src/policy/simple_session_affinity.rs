@@ -11,7 +11,7 @@
 //! owns a head differs from its runs, that equal heads share an owner does not.
 
 use super::select::{reason, uniform};
-use super::{Ask, Candidate, Choice, NoSettings, Policy, Terms};
+use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection};
 use crate::ReplicaId;
 use crate::rng::ChaCha8Rng;
 use smallvec::SmallVec;
@@ -41,18 +41,24 @@ impl Policy for SimpleSessionAffinity {
         "simple-session-affinity"
     }
 
-    fn choose(&mut self, ask: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
-        if ask.head == 0 {
-            return Choice::fallback(uniform(candidates, rng), reason::NO_PROMPT);
+    fn choose(
+        &mut self,
+        request: &RequestInfo,
+        candidates: &[Candidate],
+        terms: &mut [CostTerms],
+        rng: &mut ChaCha8Rng,
+    ) -> Selection {
+        if request.head == 0 {
+            return Selection::fallback(uniform(candidates, rng), reason::NO_PROMPT);
         }
-        let Some(first) = owner(ask.head, candidates, |_| true) else { return Choice::own(None) };
+        let Some(first) = owner(request.head, candidates, |_| true) else { return Selection::own(None) };
         for (i, terms) in terms.iter_mut().enumerate() {
             terms.total = if i == first { 0.0 } else { 1.0 };
         }
         if candidates[first].excluded.is_none() {
-            return Choice::own(Some(first));
+            return Selection::own(Some(first));
         }
-        Choice::fallback(owner(ask.head, candidates, |c| c.excluded.is_none()), reason::OWNER_EXCLUDED)
+        Selection::fallback(owner(request.head, candidates, |c| c.excluded.is_none()), reason::OWNER_EXCLUDED)
     }
 }
 
@@ -63,9 +69,14 @@ mod tests {
     use crate::policy::select::tests::fleet;
     use crate::rng::stream;
 
-    fn choose(head: u64, fleet: &[Candidate]) -> Choice {
-        let mut terms = vec![Terms::default(); fleet.len()];
-        SimpleSessionAffinity.choose(&Ask { head, ..Ask::default() }, fleet, &mut terms, &mut stream(1, "policy", 0))
+    fn choose(head: u64, fleet: &[Candidate]) -> Selection {
+        let mut terms = vec![CostTerms::default(); fleet.len()];
+        SimpleSessionAffinity.choose(
+            &RequestInfo { head, ..RequestInfo::default() },
+            fleet,
+            &mut terms,
+            &mut stream(1, "policy", 0),
+        )
     }
 
     #[test]
@@ -81,13 +92,13 @@ mod tests {
     fn an_excluded_owner_moves_only_its_own_heads() {
         let mut fleet = fleet(3);
         fleet[1].excluded = Some(Exclusion::Unhealthy);
-        assert_eq!(choose(3, &fleet), Choice::own(Some(0)));
-        assert_eq!(choose(5, &fleet), Choice::own(Some(2)));
-        assert_eq!(choose(4, &fleet), Choice::fallback(Some(0), "owner-excluded")); // 4 mod 2 of (0, 2)
-        assert_eq!(choose(7, &fleet), Choice::fallback(Some(2), "owner-excluded")); // 7 mod 2
+        assert_eq!(choose(3, &fleet), Selection::own(Some(0)));
+        assert_eq!(choose(5, &fleet), Selection::own(Some(2)));
+        assert_eq!(choose(4, &fleet), Selection::fallback(Some(0), "owner-excluded")); // 4 mod 2 of (0, 2)
+        assert_eq!(choose(7, &fleet), Selection::fallback(Some(2), "owner-excluded")); // 7 mod 2
         assert_eq!(choose(0, &fleet).reason, Some("no-prompt"));
         fleet.iter_mut().for_each(|c| c.excluded = Some(Exclusion::Full));
         assert_eq!(choose(4, &fleet).chosen, None);
-        assert_eq!(choose(4, &[]), Choice::own(None));
+        assert_eq!(choose(4, &[]), Selection::own(None));
     }
 }

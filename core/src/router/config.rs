@@ -15,7 +15,7 @@ pub enum LearnAt {
     FirstToken,
 }
 
-/// Everything but the policy. Unknown keys are errors.
+/// Settings of a router, except its policy. Unknown keys are errors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouterConfig {

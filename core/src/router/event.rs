@@ -1,8 +1,8 @@
-//! What the router is told and what it wants done.
+//! The router's interface: events in, actions out.
 
 use super::RouterConfig;
 use crate::fleet::{EngineReport, PeerReport, ReplicaSpec};
-use crate::policy::{Ask, Candidate, PolicyConfig, Terms};
+use crate::policy::{Candidate, CostTerms, PolicyConfig, RequestInfo};
 use crate::{ReplicaId, RequestId, Time};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -14,15 +14,15 @@ pub struct Request {
     pub id: RequestId,
     /// The prompt as symbols of the prefix index.
     pub symbols: Arc<[u64]>,
-    /// What policies may know: prompt tokens, session, head.
-    pub ask: Ask,
-    /// Routers it has already been forwarded by.
+    /// Prompt tokens, session and head, as policies see them.
+    pub info: RequestInfo,
+    /// Routers that have forwarded it.
     pub hops: u8,
-    /// No first token by then: it is given up.
+    /// The request ends when it has no first token by then.
     pub deadline: Option<Time>,
 }
 
-/// What the engine said of a finished request.
+/// Token counts that the engine reported for a finished request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// Prompt tokens found in the engine's cache; `None` when not reported.
@@ -31,7 +31,7 @@ pub struct Usage {
     pub output_tokens: u32,
 }
 
-/// The generated text as symbols, when the router saw it: the engine caches it too.
+/// The generated text as symbols of the prefix index: the engine caches it, too.
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// Symbols of the prompt that stay valid before `tail` (all but a partial last block).
@@ -42,7 +42,7 @@ pub struct Answer {
     pub tokens: u32,
 }
 
-/// Whose fault a failure is, which decides about retry and breaker.
+/// How a dispatch failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Failure {
@@ -54,7 +54,7 @@ pub enum Failure {
     Server,
     /// 429 or 503: the engine is full, not broken.
     Overloaded,
-    /// 4xx: the request itself is wrong; no other replica will like it better.
+    /// 4xx: the request itself is wrong; every replica would refuse it.
     Client,
 }
 
@@ -91,7 +91,7 @@ impl Failure {
     }
 }
 
-/// Something happened.
+/// What happened.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// To a request.
@@ -235,7 +235,7 @@ pub enum AdminEvent {
     IndexCleared,
 }
 
-/// Something is to be done.
+/// What the driver has to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// Send the request to a replica's engine, or forward it to a peer router with one hop more.
@@ -254,16 +254,16 @@ pub enum Action {
         /// Which dispatch of it.
         attempt: u8,
     },
-    /// The request is over, said exactly once for each. When it did not finish, tell the client.
+    /// The request ended. Emitted exactly once a request; the driver answers the client when it did not finish.
     Done {
         /// Which request.
         id: RequestId,
         /// Why, and so how.
         reason: super::EndReason,
     },
-    /// Call back with [`Event::Timer`] at this instant; replaces any earlier wish.
+    /// Send [`Event::Timer`] at this instant; replaces the timer set before.
     SetTimer(Time),
-    /// Everything that went into a decision; only when `record_decisions` is on.
+    /// The inputs and scores of a decision; only when `record_decisions` is on.
     Decided(Arc<DecisionRecord>),
 }
 
@@ -280,13 +280,13 @@ pub struct Dispatch {
     pub forward: bool,
     /// Prompt tokens believed cached there.
     pub cached_tokens: u32,
-    /// Time to first token the policy expects, ms from now; `None` when its score is no time.
+    /// Time to first token that the policy predicts, ms from now; `None` when its score is not a time.
     pub predicted_ttft_ms: Option<f64>,
     /// The fallback that decided, if the policy's own rule did not.
     pub reason: Option<&'static str>,
 }
 
-/// One decision with everything it was made from; replays through `gorgo decide`.
+/// One decision with all of its inputs; `gorgo decide` replays it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecisionRecord {
     /// Which request.
@@ -294,7 +294,7 @@ pub struct DecisionRecord {
     /// When.
     pub at: Time,
     /// The request as the policy saw it.
-    pub ask: Ask,
+    pub info: RequestInfo,
     /// The policy's name.
     pub policy: &'static str,
     /// Index into `candidates`, `None` if all were excluded.
@@ -303,8 +303,19 @@ pub struct DecisionRecord {
     pub reason: Option<&'static str>,
     /// Names of all slots at that time: a slot may belong to another replica later.
     pub names: Arc<[Arc<str>]>,
-    /// Each candidate, its terms, and the age of its RTT in ms (`None` before the first probe).
-    pub candidates: Vec<(Candidate, Terms, Option<f64>)>,
+    /// Every replica of the fleet with its score.
+    pub candidates: Vec<ScoredCandidate>,
+}
+
+/// One candidate of a recorded decision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredCandidate {
+    /// The replica as the policy saw it.
+    pub candidate: Candidate,
+    /// The parts of its score.
+    pub terms: CostTerms,
+    /// Age of its RTT, ms; `None` before the first probe.
+    pub rtt_age_ms: Option<f64>,
 }
 
 impl DecisionRecord {

@@ -1,4 +1,4 @@
-//! How requests go on and end.
+//! First tokens, ends, failures and retries of requests.
 
 use super::{Action, Answer, EndReason, Failure, Flight, LearnAt, Router, State, Timer, Usage};
 use crate::fleet::Kind;
@@ -11,7 +11,7 @@ impl Router {
         }
     }
 
-    /// Books a request as running; false if it was, or if it is another attempt's word.
+    /// Counts a request as running; false if it was already, or if the event is of an earlier attempt.
     fn started(&mut self, now: Time, id: RequestId, attempt: u8) -> bool {
         let Some(flight) = self.flights.get_mut(&id).filter(|f| f.attempts == attempt) else { return false };
         let State::Sent { replica, uncached, ref mut running, .. } = flight.state else { return false };
@@ -19,7 +19,7 @@ impl Router {
             return false;
         }
         let at = &mut self.replicas[replica.index()];
-        let tokens = flight.request.ask.prompt_tokens;
+        let tokens = flight.request.info.prompt_tokens;
         at.load.stop_waiting(tokens, uncached);
         at.load.start_running(tokens);
         at.peer.started(id);
@@ -33,7 +33,7 @@ impl Router {
         let Some(flight) = self.flights.get(&id) else { return };
         let State::Sent { replica, .. } = flight.state else { return };
         if self.config.learn_at == LearnAt::FirstToken {
-            self.index.insert(&flight.request.symbols, flight.request.ask.prompt_tokens, replica);
+            self.index.insert(&flight.request.symbols, flight.request.info.prompt_tokens, replica);
         }
     }
 
@@ -46,17 +46,17 @@ impl Router {
         answer: Option<&Answer>,
         actions: &mut Vec<Action>,
     ) {
-        // An answer may be complete before anybody saw a content-bearing token in it.
-        let unheard = self.started(now, id, attempt);
+        // A response may be complete before its first content-bearing token is seen.
+        let unlearned = self.started(now, id, attempt);
         let Some(flight) = self.flights.get(&id).filter(|f| f.attempts == attempt) else { return };
         let State::Sent { replica, cached, stamp, .. } = flight.state else { return };
-        // What a removed replica learns nobody would forget again.
+        // Do not learn for removed replicas: nothing would ever evict those entries.
         let learns = self.config.learn_answers && !self.replicas[replica.index()].removed;
         let answer = answer.filter(|_| learns);
-        // With its answer a prompt is learned in one piece: only of its last symbol there is then another, since the
-        // answer fills the block that the prompt ended in.
+        // Inserting prompt + answer also inserts the prompt, except its partial last block, which the answer completes; so
+        // skip the separate insert.
         let apart = |answer: &Answer| answer.keep == 0 || answer.keep + 1 < flight.request.symbols.len();
-        if unheard && answer.is_none_or(apart) {
+        if unlearned && answer.is_none_or(apart) {
             self.learn_prompt(id);
         }
         let Some(Flight { request, .. }) = self.flights.get(&id) else { return };
@@ -124,7 +124,7 @@ impl Router {
         }
     }
 
-    /// A request failed through the replica's fault.
+    /// Counts a failure for the replica's breaker; when the breaker opens, forgets the replica's prefixes.
     fn record_failure(&mut self, now: Time, replica: ReplicaId) {
         let at = &mut self.replicas[replica.index()];
         if at.breaker.failed(now, &self.config.breaker) {
@@ -135,7 +135,7 @@ impl Router {
         }
     }
 
-    /// Ends a request from this side: the client left or time ran out.
+    /// Ends a request from this side and cancels its dispatch: the client left or a timeout expired.
     pub(super) fn give_up(&mut self, id: RequestId, reason: EndReason, actions: &mut Vec<Action>) {
         let Some(flight) = self.flights.get(&id) else { return };
         if let State::Sent { replica, .. } = flight.state {
@@ -144,7 +144,7 @@ impl Router {
         self.end(id, reason, actions);
     }
 
-    /// Forgets a request and says so, once.
+    /// Ends a request: removes its state and emits its only [`Action::Done`].
     pub(super) fn end(&mut self, id: RequestId, reason: EndReason, actions: &mut Vec<Action>) {
         self.release(id);
         if let Some(flight) = self.flights.remove(&id) {
@@ -156,12 +156,12 @@ impl Router {
         }
     }
 
-    /// Gives back what a dispatched request is booked with.
+    /// Subtracts a dispatched request from its replica's load.
     fn release(&mut self, id: RequestId) {
         let Some(flight) = self.flights.get(&id) else { return };
         let State::Sent { replica, uncached, running, .. } = flight.state else { return };
         let at = &mut self.replicas[replica.index()];
-        let tokens = flight.request.ask.prompt_tokens;
+        let tokens = flight.request.info.prompt_tokens;
         if running {
             at.load.stop_running(tokens);
         } else {

@@ -1,7 +1,7 @@
-//! What is heard of and done to replicas.
+//! Replica events: scrapes, probes, peer reports, and changes of the fleet.
 
 use super::{Action, EndReason, Failure, ReplicaEvent, Router, State};
-use crate::fleet::{Health, Kind, Replica, ReplicaSpec};
+use crate::fleet::{EngineReading, Health, Kind, Replica, ReplicaSpec};
 use crate::{MAX_REPLICAS, ReplicaId, RequestId, Time};
 
 impl Router {
@@ -9,7 +9,7 @@ impl Router {
         match event {
             ReplicaEvent::Scraped { replica, report } => {
                 let Some(at) = self.replica_alive(now, replica) else { return };
-                at.engine = Some((report, now));
+                at.engine = Some(EngineReading { report, at: now });
                 if report.kv_tokens > 0 && at.spec.kv_tokens != Some(report.kv_tokens) {
                     at.spec.kv_tokens = Some(report.kv_tokens);
                     self.index.set_budget(replica, report.kv_tokens);
@@ -51,7 +51,7 @@ impl Router {
         self.replicas.get_mut(replica.index()).filter(|r| !r.removed)
     }
 
-    /// A replica answered a probe or scrape.
+    /// Records that a replica answered a probe or scrape.
     fn replica_alive(&mut self, now: Time, replica: ReplicaId) -> Option<&mut Replica> {
         let at = self.replica_mut(replica)?;
         if at.succeeded(now) {
@@ -77,8 +77,8 @@ impl Router {
         self.names = self.replicas.iter().map(|r| r.spec.name.as_str().into()).collect();
     }
 
-    /// Cuts what ties requests to the former replica of a slot. Those it still runs end; there are none where the
-    /// host asked for a free slot, only where it missed events (a shadow of a router may).
+    /// Ends all requests that still run at the former replica of a slot. A driver that uses [`Router::free_slot`] has
+    /// none; a shadow that missed events may.
     fn vacate(&mut self, replica: ReplicaId, actions: &mut Vec<Action>) {
         let mut here = Vec::new();
         for (&id, flight) in &mut self.flights {
@@ -100,8 +100,8 @@ impl Router {
         self.call_back(now, replica, actions);
     }
 
-    /// A replica went silent: what waits there is better off elsewhere, if there is an elsewhere. One that is full
-    /// will have room again; nobody knows that of one that is silent, and this is the only time to look.
+    /// Sends requests without a first token away from a replica that just went down, unless no other replica works: a
+    /// full replica will have room again, a silent one may not.
     fn evacuate(&mut self, now: Time, replica: ReplicaId, actions: &mut Vec<Action>) {
         let gates = &self.config.gates;
         if self.replicas.iter().any(|r| !r.removed && r.is_usable(now, gates)) {

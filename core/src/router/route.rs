@@ -1,17 +1,17 @@
-//! Choosing and booking, and emptying the queue.
+//! Routing one request, and draining the queue.
 
-use super::{Action, DecisionRecord, Dispatch, EndReason, LearnAt, Router, State, is_queued};
+use super::{Action, DecisionRecord, Dispatch, EndReason, LearnAt, Router, ScoredCandidate, State, is_queued};
 use crate::fleet::Kind;
-use crate::policy::{Exclusion, Terms};
+use crate::policy::{CostTerms, Exclusion};
 use crate::{ReplicaId, ReplicaSet, RequestId, Span, Time};
 use std::sync::Arc;
 
 impl Router {
-    /// Asks the policy for `id` and dispatches it; false if no replica can take it now.
+    /// Lets the policy choose a replica for request `id` and dispatches it; false if every replica is excluded.
     pub(super) fn route(&mut self, now: Time, id: RequestId, actions: &mut Vec<Action>) -> bool {
         self.collect_candidates(now, id);
         if self.candidates.iter().all(|c| c.excluded.is_some()) {
-            // Having tried everyone is no reason to give up: they may have recovered.
+            // Every open replica was tried: allow them again, they may have recovered.
             let tried = self.candidates.iter().any(|c| c.excluded == Some(Exclusion::Tried));
             let Some(flight) = self.flights.get_mut(&id).filter(|_| tried) else { return false };
             flight.tried = ReplicaSet::EMPTY;
@@ -19,9 +19,9 @@ impl Router {
         }
         let Some(flight) = self.flights.get_mut(&id) else { return true };
         self.terms.clear();
-        self.terms.resize(self.candidates.len(), Terms::default());
-        let ask = flight.request.ask;
-        let choice = self.policy.choose(&ask, &self.candidates, &mut self.terms, &mut self.rng);
+        self.terms.resize(self.candidates.len(), CostTerms::default());
+        let info = flight.request.info;
+        let choice = self.policy.choose(&info, &self.candidates, &mut self.terms, &mut self.rng);
         let chosen = choice.chosen.filter(|&i| self.candidates[i].excluded.is_none());
         debug_assert_eq!(chosen, choice.chosen, "{} chose an excluded replica", self.policy.name());
         if self.config.record_decisions {
@@ -30,22 +30,28 @@ impl Router {
             actions.push(Action::Decided(Arc::new(DecisionRecord {
                 id,
                 at: now,
-                ask,
+                info,
                 policy: self.policy.name(),
                 chosen,
                 reason: choice.reason,
                 names: Arc::clone(&self.names),
-                candidates: rows.map(|((c, t), age)| (c.clone(), *t, age)).collect(),
+                candidates: rows
+                    .map(|((candidate, &terms), rtt_age_ms)| ScoredCandidate {
+                        candidate: candidate.clone(),
+                        terms,
+                        rtt_age_ms,
+                    })
+                    .collect(),
             })));
         }
         let Some(chosen) = chosen else { return false };
         let candidate = &self.candidates[chosen];
-        let (replica, uncached) = (candidate.id, candidate.uncached(ask.prompt_tokens));
+        let (replica, uncached) = (candidate.id, candidate.uncached(info.prompt_tokens));
         let booked = &mut self.replicas[replica.index()];
-        booked.book(now, id, ask.prompt_tokens, uncached);
+        booked.book(now, id, info.prompt_tokens, uncached);
         let forward = booked.spec.kind == Kind::Peer;
         flight.attempts += 1;
-        let cached = ask.prompt_tokens - uncached;
+        let cached = info.prompt_tokens - uncached;
         flight.state = State::Sent { replica, uncached, cached, stamp: self.index.stamp(), running: false };
         let dispatch = Dispatch {
             id,
@@ -57,7 +63,7 @@ impl Router {
             reason: choice.reason,
         };
         if self.config.learn_at == LearnAt::Dispatch {
-            self.index.insert(&flight.request.symbols, ask.prompt_tokens, replica);
+            self.index.insert(&flight.request.symbols, info.prompt_tokens, replica);
         }
         self.stats.retried += u64::from(dispatch.attempt > 1);
         if forward {
@@ -69,7 +75,7 @@ impl Router {
         true
     }
 
-    /// Fills `candidates` with what is believed of every replica now.
+    /// Fills `candidates` with the present state of every replica.
     fn collect_candidates(&mut self, now: Time, id: RequestId) {
         self.candidates.clear();
         let Some(flight) = self.flights.get(&id) else { return };
@@ -84,13 +90,13 @@ impl Router {
             } else if excluded.is_none() && flight.tried.contains(id) {
                 excluded = Some(Exclusion::Tried);
             }
-            let cached = self.matched[slot].min(request.ask.prompt_tokens);
+            let cached = self.matched[slot].min(request.info.prompt_tokens);
             self.candidates.push(replica.candidate(id, now, excluded, cached));
         }
     }
 
-    /// Whether a request that was forwarded here finds no engine that works. The router that sent it knows others, so
-    /// it is given back at once instead of waiting for a restart.
+    /// Whether a forwarded request finds no working engine at this router. The router that sent it has other replicas, so
+    /// the request is rejected at once instead of waiting for a restart.
     pub(super) fn is_stranded(&self, now: Time, id: RequestId) -> bool {
         let forwarded =
             self.flights.get(&id).is_some_and(|f| f.request.hops > 0 && f.request.hops >= self.config.max_hops);
@@ -103,7 +109,7 @@ impl Router {
         !self.replicas.iter().any(|r| !r.removed && r.spec.kind != Kind::Peer && r.is_usable(now, gates))
     }
 
-    /// Gives queued requests back that became stranded.
+    /// Rejects queued requests that became stranded.
     pub(super) fn reject_stranded(&mut self, now: Time, actions: &mut Vec<Action>) {
         let edge = self.replicas.iter().any(|r| r.spec.kind == Kind::Peer);
         if self.queued == 0 || !edge || !self.has_no_engine(now) {
@@ -144,7 +150,7 @@ impl Router {
                 continue;
             }
             kept.push((id, ticket));
-            // If this one may go anywhere, nobody behind it fares better.
+            // If this request may use any replica, no request behind it can be dispatched either.
             if self.candidates.iter().all(|c| c.excluded != Some(Exclusion::Hops)) {
                 break;
             }

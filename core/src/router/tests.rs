@@ -1,6 +1,6 @@
 use super::*;
 use crate::fleet::{EngineReport, Kind, PeerReport, ReplicaSpec};
-use crate::policy::{Ask, Choice, least};
+use crate::policy::{RequestInfo, Selection, least};
 use crate::rng;
 use rand::RngExt;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,11 +14,17 @@ impl Policy for LeastRequests {
     fn name(&self) -> &'static str {
         "test"
     }
-    fn choose(&mut self, _: &Ask, candidates: &[Candidate], terms: &mut [Terms], rng: &mut ChaCha8Rng) -> Choice {
+    fn choose(
+        &mut self,
+        _: &RequestInfo,
+        candidates: &[Candidate],
+        terms: &mut [CostTerms],
+        rng: &mut ChaCha8Rng,
+    ) -> Selection {
         for (candidate, term) in candidates.iter().zip(terms) {
             term.total = f64::from(candidate.requests());
         }
-        Choice::own(least(candidates, rng, |_, c| f64::from(c.requests())))
+        Selection::own(least(candidates, rng, |_, c| f64::from(c.requests())))
     }
 }
 
@@ -46,8 +52,8 @@ fn symbols(text: &str) -> Arc<[u64]> {
 
 fn ask(id: u64, prompt: &str) -> RequestEvent {
     let symbols = symbols(prompt);
-    let ask = Ask { prompt_tokens: symbols.len() as u32, ..Ask::default() };
-    RequestEvent::Arrived(Request { id: RequestId(id), symbols, ask, hops: 0, deadline: None })
+    let info = RequestInfo { prompt_tokens: symbols.len() as u32, ..RequestInfo::default() };
+    RequestEvent::Arrived(Request { id: RequestId(id), symbols, info, hops: 0, deadline: None })
 }
 
 fn tell(router: &mut Router, ms: u64, event: impl Into<Event>) -> Vec<Action> {

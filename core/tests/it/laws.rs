@@ -1,7 +1,7 @@
 //! Laws that hold for every policy, on any input.
 
 use gorgo_core::fleet::Load;
-use gorgo_core::policy::{Ask, Candidate, Choice, EngineView, Exclusion, PolicyConfig, Terms};
+use gorgo_core::policy::{Candidate, CostTerms, EngineView, Exclusion, PolicyConfig, RequestInfo, Selection};
 use gorgo_core::rng::stream;
 use gorgo_core::{ReplicaId, ReplicaSet};
 use proptest::prelude::*;
@@ -88,10 +88,10 @@ fn fleet(wild: bool) -> impl Strategy<Value = Vec<Candidate>> {
     })
 }
 
-fn ask() -> impl Strategy<Value = Ask> {
+fn request() -> impl Strategy<Value = RequestInfo> {
     let key = || prop_oneof![Just(0u64), any::<u64>()];
     let tokens = prop_oneof![Just(0u32), Just(1), 0..30_000u32, Just(u32::MAX)];
-    (tokens, key(), key()).prop_map(|(prompt_tokens, session, head)| Ask {
+    (tokens, key(), key()).prop_map(|(prompt_tokens, session, head)| RequestInfo {
         prompt_tokens,
         session,
         head,
@@ -100,29 +100,34 @@ fn ask() -> impl Strategy<Value = Ask> {
 }
 
 /// Three decisions in a row, so that a policy's state counts too.
-fn decide(config: &PolicyConfig, ask: &Ask, fleet: &[Candidate], seed: u64) -> Vec<(Choice, Vec<Terms>)> {
+fn decide(
+    config: &PolicyConfig,
+    request: &RequestInfo,
+    fleet: &[Candidate],
+    seed: u64,
+) -> Vec<(Selection, Vec<CostTerms>)> {
     let (mut policy, mut rng) = (config.build(), stream(seed, "policy", 0));
     (0..3)
         .map(|_| {
-            let mut terms = vec![Terms::default(); fleet.len()];
-            (policy.choose(ask, fleet, &mut terms, &mut rng), terms)
+            let mut terms = vec![CostTerms::default(); fleet.len()];
+            (policy.choose(request, fleet, &mut terms, &mut rng), terms)
         })
         .collect()
 }
 
 /// Bits, so that NaN equals itself.
-fn bits(terms: &[Terms]) -> Vec<[u64; 5]> {
+fn bits(terms: &[CostTerms]) -> Vec<[u64; 5]> {
     terms.iter().map(|t| [t.network, t.prefill, t.waiting, t.running, t.total].map(f64::to_bits)).collect()
 }
 
 proptest! {
     #[test]
     fn whatever_the_numbers_an_eligible_candidate_is_chosen_if_there_is_one(
-        fleet in fleet(true), ask in ask(), seed: u64
+        fleet in fleet(true), request in request(), seed: u64
     ) {
         let any = fleet.iter().any(|candidate| candidate.excluded.is_none());
         for config in configs() {
-            for (choice, _) in decide(&config, &ask, &fleet, seed) {
+            for (choice, _) in decide(&config, &request, &fleet, seed) {
                 prop_assert_eq!(choice.chosen.is_some(), any, "{:?}", config);
                 if let Some(i) = choice.chosen {
                     prop_assert_eq!(fleet[i].excluded, None, "{:?}", config);
@@ -132,9 +137,9 @@ proptest! {
     }
 
     #[test]
-    fn equal_seeds_make_equal_choices_and_equal_terms(fleet in fleet(true), ask in ask(), seed: u64) {
+    fn equal_seeds_make_equal_choices_and_equal_terms(fleet in fleet(true), request in request(), seed: u64) {
         for config in configs() {
-            let (one, two) = (decide(&config, &ask, &fleet, seed), decide(&config, &ask, &fleet, seed));
+            let (one, two) = (decide(&config, &request, &fleet, seed), decide(&config, &request, &fleet, seed));
             for ((choice, terms), (again, more)) in one.iter().zip(&two) {
                 prop_assert_eq!(choice, again);
                 prop_assert_eq!(bits(terms), bits(more));
@@ -143,9 +148,9 @@ proptest! {
     }
 
     #[test]
-    fn finite_inputs_have_finite_terms_of_0_or_more(fleet in fleet(false), ask in ask()) {
+    fn finite_inputs_have_finite_terms_of_0_or_more(fleet in fleet(false), request in request()) {
         for config in configs() {
-            for (_, terms) in decide(&config, &ask, &fleet, 1) {
+            for (_, terms) in decide(&config, &request, &fleet, 1) {
                 for t in terms {
                     let all = [t.network, t.prefill, t.waiting, t.running, t.total];
                     prop_assert!(all.iter().all(|x| x.is_finite() && *x >= 0.0), "{:?}: {:?}", config, t);
@@ -156,7 +161,7 @@ proptest! {
 
     #[test]
     fn without_ties_and_draws_the_order_of_candidates_does_not_matter(
-        mut fleet in fleet(false), ask in ask(), shift in 0usize..9
+        mut fleet in fleet(false), request in request(), shift in 0usize..9
     ) {
         // Distinct loads, counts and round trips everywhere: no tie is left to the generator.
         for (i, candidate) in fleet.iter_mut().enumerate() {
@@ -171,9 +176,9 @@ proptest! {
         let drawn = ["random", "power-of-two"];
         for name in PolicyConfig::names().iter().filter(|name| !drawn.contains(name)) {
             let config = PolicyConfig::parse(name, Map::new()).unwrap();
-            let ask = Ask { session: ask.session.max(1), head: ask.head.max(1), ..ask };
+            let request = RequestInfo { session: request.session.max(1), head: request.head.max(1), ..request };
             let ids = |fleet: &[Candidate]| -> Vec<_> {
-                decide(&config, &ask, fleet, 1).iter().map(|(choice, _)| choice.chosen.map(|i| fleet[i].id)).collect()
+                decide(&config, &request, fleet, 1).iter().map(|(choice, _)| choice.chosen.map(|i| fleet[i].id)).collect()
             };
             prop_assert_eq!(ids(&fleet), ids(&turned), "{}", name);
         }
@@ -183,11 +188,11 @@ proptest! {
     fn round_robin_serves_every_eligible_replica_once_a_round(fleet in fleet(false)) {
         let mut policy = PolicyConfig::parse("round-robin", Map::new()).unwrap().build();
         let mut rng = stream(1, "policy", 0);
-        let mut terms = vec![Terms::default(); fleet.len()];
+        let mut terms = vec![CostTerms::default(); fleet.len()];
         let eligible = fleet.iter().filter(|candidate| candidate.excluded.is_none()).count();
         let mut served = ReplicaSet::EMPTY;
         for _ in 0..eligible {
-            let i = policy.choose(&Ask::default(), &fleet, &mut terms, &mut rng).chosen.unwrap();
+            let i = policy.choose(&RequestInfo::default(), &fleet, &mut terms, &mut rng).chosen.unwrap();
             prop_assert!(served.insert(fleet[i].id));
         }
     }

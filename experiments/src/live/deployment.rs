@@ -214,7 +214,7 @@ async fn sample(begun: Instant, engines: &[Emulator], nodes: &[Arc<AppState>]) -
         for (edge, node) in nodes.iter().enumerate() {
             node.driver.read(|router, _, _| {
                 let own = router.replicas().iter().filter(|replica| replica.spec.kind != Kind::Peer);
-                for (i, report) in own.enumerate().filter_map(|(i, replica)| Some((i, replica.engine?.0))) {
+                for (i, report) in own.enumerate().filter_map(|(i, replica)| Some((i, replica.engine?.report))) {
                     // An edge's only engine is the one beside it.
                     let replica = if nodes.len() > 1 { edge } else { i } as u16;
                     let (waiting, running) = (report.queued, report.running);

@@ -23,7 +23,7 @@ pub(super) fn links(built: &Built, sites: &[usize], engines: &[Emulator], doors:
     let world = &built.world;
     let places: Vec<_> = world.sites.iter().map(|s| s.place).collect();
     let measured =
-        |a: usize, b: usize| world.measured.iter().find(|&&(from, to, _)| (from, to) == (a, b)).map(|&(_, _, ms)| ms);
+        |a: usize, b: usize| world.measured.iter().find(|rtt| (rtt.from, rtt.to) == (a, b)).map(|rtt| rtt.ms);
     let network = Network::new(world.network.clone(), world.seed, &places, measured);
     let mut links = Vec::new();
     for (r, &from) in sites.iter().enumerate() {

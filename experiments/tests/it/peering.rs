@@ -1,7 +1,7 @@
 //! A router reports the same to its peers in simulation and in production.
 
 use gorgo_core::fleet::{EngineReport, Kind, ReplicaSpec};
-use gorgo_core::policy::{Ask, PolicyConfig};
+use gorgo_core::policy::{PolicyConfig, RequestInfo};
 use gorgo_core::rng::stream;
 use gorgo_core::router::{
     AdminEvent, Event, Failure, ReplicaEvent, Request, RequestEvent, Router, RouterConfig, Usage,
@@ -28,8 +28,8 @@ fn add_replicas(driver: &Driver, router: &mut Router) {
 }
 
 fn arrived(id: u64) -> Event {
-    let ask = Ask { prompt_tokens: 100, ..Ask::default() };
-    RequestEvent::Arrived(Request { id: RequestId(id), symbols: vec![id].into(), ask, hops: 1, deadline: None }).into()
+    let info = RequestInfo { prompt_tokens: 100, ..RequestInfo::default() };
+    RequestEvent::Arrived(Request { id: RequestId(id), symbols: vec![id].into(), info, hops: 1, deadline: None }).into()
 }
 
 fn scraped(used_tokens: u64) -> Event {

@@ -53,7 +53,8 @@ pub(super) fn cost_keys(policy: &PolicyConfig) -> (Option<f64>, Option<f64>) {
 
 /// Share of the KV tokens in use by the engine's last report.
 fn kv_use(r: &Replica) -> f64 {
-    r.engine.filter(|(e, _)| e.kv_tokens > 0).map_or(0.0, |(e, _)| e.used_tokens as f64 / e.kv_tokens as f64)
+    let report = r.engine.map(|reading| reading.report).filter(|report| report.kv_tokens > 0);
+    report.map_or(0.0, |report| report.used_tokens as f64 / report.kv_tokens as f64)
 }
 
 /// Whether it may be used, gates aside.
@@ -83,7 +84,7 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
         let gates = &router.config().gates;
         let here = router.replicas().iter().zip(upstreams).filter(|(r, u)| !r.removed && wanted(u.kind));
         here.map(|(r, u)| {
-            let (running, queued) = r.engine.map_or((0, 0), |(e, _)| (e.running, e.queued));
+            let (running, queued) = r.engine.map_or((0, 0), |e| (e.report.running, e.report.queued));
             json!({
                 "id": u.name, "url": format!("{}://{}", u.endpoint.scheme, u.endpoint.name()), "kind": kind(u.kind),
                 "ip": u.endpoint.host(), "port": u.endpoint.port(), "region": u.region,
@@ -95,8 +96,8 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
                 "metrics": {
                     "num_running_reqs": running, "num_waiting_reqs": queued, "num_total_reqs": running + queued,
                     "gpu_cache_usage": kv_use(r), "max_running_reqs": most, "healthy": healthy(r, now, gates),
-                    "consecutive_fails": r.failures, "age_ms": r.engine.map(|(_, at)| (now - at).ms()),
-                    "max_total_num_tokens": r.engine.map(|(e, _)| e.kv_tokens),
+                    "consecutive_fails": r.failures, "age_ms": r.engine.map(|e| (now - e.at).ms()),
+                    "max_total_num_tokens": r.engine.map(|e| e.report.kv_tokens),
                 },
                 "load": r.load, "proxy_tracked_running": r.load.requests(),
                 "dispatched": u.dispatched.load(Ordering::Relaxed), "ms_per_token": r.spec.ms_per_token,

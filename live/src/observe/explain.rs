@@ -4,7 +4,7 @@ use crate::observe::request_log::Row;
 use gorgo_core::Time;
 use gorgo_core::decide::Key;
 use gorgo_core::decide::{ReplicaState, State};
-use gorgo_core::router::DecisionRecord;
+use gorgo_core::router::{DecisionRecord, ScoredCandidate};
 use http::HeaderValue;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -66,18 +66,18 @@ impl Explanations {
 
 /// How the prompt's tokens were known.
 fn counted(record: &DecisionRecord) -> &'static str {
-    if record.ask.counted { "counted" } else { "estimated" }
+    if record.info.counted { "counted" } else { "estimated" }
 }
 
 fn explained(record: &DecisionRecord) -> Value {
     let rows: Vec<Value> = record
         .candidates
         .iter()
-        .map(|(c, t, rtt_age)| {
+        .map(|ScoredCandidate { candidate: c, terms: t, rtt_age_ms }| {
             json!({
                 "id": record.name(c.id), "excluded": c.excluded,
                 "network_ms": t.network, "prefill_ms": t.prefill, "waiting_ms": t.waiting, "running_ms": t.running,
-                "total_ms": t.total, "rtt_ms": c.rtt_ms, "rtt_age_ms": rtt_age, "cached_tokens": c.cached_tokens,
+                "total_ms": t.total, "rtt_ms": c.rtt_ms, "rtt_age_ms": rtt_age_ms, "cached_tokens": c.cached_tokens,
                 "waiting_requests": c.load.waiting_requests, "waiting_tokens": c.load.waiting_tokens,
                 "waiting_uncached_tokens": c.load.waiting_uncached_tokens,
                 "running_requests": c.load.running_requests, "running_tokens": c.load.running_tokens,
@@ -85,10 +85,10 @@ fn explained(record: &DecisionRecord) -> Value {
             })
         })
         .collect();
-    let chosen = record.chosen.map(|i| record.name(record.candidates[i].0.id));
+    let chosen = record.chosen.map(|i| record.name(record.candidates[i].candidate.id));
     json!({
         "at_ms": record.at.ms(), "policy": record.policy, "chosen": chosen, "reason": record.reason,
-        "prompt_tokens": record.ask.prompt_tokens, "tokens": counted(record), "candidates": rows,
+        "prompt_tokens": record.info.prompt_tokens, "tokens": counted(record), "candidates": rows,
     })
 }
 
@@ -111,7 +111,7 @@ fn write(line: &mut Vec<u8>, record: &DecisionRecord, name: &str) {
     line.extend_from_slice(record.policy.as_bytes());
     line.push(b' ');
     line.extend_from_slice(name.as_bytes());
-    if let Some((c, t, _)) = record.chosen.and_then(|i| record.candidates.get(i)) {
+    if let Some(ScoredCandidate { candidate: c, terms: t, .. }) = record.chosen.and_then(|i| record.candidates.get(i)) {
         let terms: [(&[u8], f64); 5] = [
             (b" total=", t.total),
             (b" network=", t.network),
@@ -131,7 +131,7 @@ fn write(line: &mut Vec<u8>, record: &DecisionRecord, name: &str) {
         line.extend_from_slice(b" cached=");
         digits(line, c.cached_tokens.into());
         line.push(b'/');
-        digits(line, record.ask.prompt_tokens.into());
+        digits(line, record.info.prompt_tokens.into());
     }
     if let Some(reason) = record.reason {
         line.extend_from_slice(b" reason=");
@@ -154,17 +154,18 @@ fn digits(line: &mut Vec<u8>, mut number: u64) {
 
 /// A decision as a state that `gorgo decide` reads; what was decided stands in `decision`.
 pub fn state(record: &DecisionRecord) -> Value {
-    let replicas = record.candidates.iter().map(|(c, ..)| ReplicaState::of(record.name(c.id).to_owned(), c));
+    let replicas =
+        record.candidates.iter().map(|one| ReplicaState::of(record.name(one.candidate.id).to_owned(), &one.candidate));
     let key = |hash: u64| (hash != 0).then_some(Key::Hash(hash));
     let state = State {
         id: record.id.0.to_string(),
-        prompt_tokens: record.ask.prompt_tokens,
-        session: key(record.ask.session),
-        head: key(record.ask.head),
+        prompt_tokens: record.info.prompt_tokens,
+        session: key(record.info.session),
+        head: key(record.info.head),
         replicas: replicas.collect(),
     };
     let mut value = serde_json::to_value(&state).unwrap_or_default();
-    let chosen = record.chosen.map(|i| record.name(record.candidates[i].0.id));
+    let chosen = record.chosen.map(|i| record.name(record.candidates[i].candidate.id));
     value["decision"] = json!({"chosen": chosen, "reason": record.reason, "policy": record.policy, "at_ms": record.at.ms(),
                "tokens": counted(record)});
     value
@@ -173,22 +174,22 @@ pub fn state(record: &DecisionRecord) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gorgo_core::policy::{Ask, Terms};
+    use gorgo_core::policy::{CostTerms, RequestInfo};
     use gorgo_core::{ReplicaId, RequestId};
 
     #[test]
     fn the_header_is_one_line_of_numbers_to_a_tenth() {
         let candidate = ReplicaState { cached_tokens: 4096, ..ReplicaState::default() }.candidate(ReplicaId(0));
-        let terms = Terms { network: 25.04, prefill: 10.16, waiting: -3.0, running: -0.01, total: 1e300 };
+        let terms = CostTerms { network: 25.04, prefill: 10.16, waiting: -3.0, running: -0.01, total: 1e300 };
         let record = DecisionRecord {
             id: RequestId(1),
             at: Time::ZERO,
-            ask: Ask { prompt_tokens: 5200, ..Ask::default() },
+            info: RequestInfo { prompt_tokens: 5200, ..RequestInfo::default() },
             policy: "gorgo",
             chosen: Some(0),
             reason: Some("word"),
             names: Arc::from([]),
-            candidates: vec![(candidate, terms, None)],
+            candidates: vec![ScoredCandidate { candidate, terms, rtt_age_ms: None }],
         };
         let expected = "gorgo a total=1000000000000000.0 network=25.0 prefill=10.2 waiting=-3.0 running=0.0 \
             cached=4096/5200 reason=word";

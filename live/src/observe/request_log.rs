@@ -1,7 +1,6 @@
 //! The table of requests: one row each, the latest so many, with CSV export and a summary.
 
-use gorgo_core::policy::{Candidate, Terms};
-use gorgo_core::router::{DecisionRecord, EndReason};
+use gorgo_core::router::{DecisionRecord, EndReason, ScoredCandidate};
 use gorgo_core::{ReplicaId, Time};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -76,17 +75,17 @@ impl Verdict {
     /// What of this decision a row keeps.
     pub fn of(record: &DecisionRecord) -> Self {
         let chosen = record.chosen.and_then(|i| record.candidates.get(i));
-        let score = |(c, t, _): &(Candidate, Terms, Option<f64>)| Score {
-            slot: c.id,
-            cached_tokens: c.cached_tokens,
-            total_ms: t.total,
+        let score = |one: &ScoredCandidate| Score {
+            slot: one.candidate.id,
+            cached_tokens: one.candidate.cached_tokens,
+            total_ms: one.terms.total,
         };
         Self {
             names: Some(Arc::clone(&record.names)),
             scores: record.candidates.iter().map(score).collect(),
-            prefill_ms: chosen.map(|(_, t, _)| t.prefill),
-            waiting_tokens: chosen.map_or(0, |(c, ..)| c.load.waiting_tokens),
-            running_tokens: chosen.map_or(0, |(c, ..)| c.load.running_tokens),
+            prefill_ms: chosen.map(|one| one.terms.prefill),
+            waiting_tokens: chosen.map_or(0, |one| one.candidate.load.waiting_tokens),
+            running_tokens: chosen.map_or(0, |one| one.candidate.load.running_tokens),
         }
     }
 
@@ -359,17 +358,17 @@ pub(crate) mod tests {
     fn a_rows_decision_fills_the_columns_of_the_replicas_it_saw() {
         use gorgo_core::RequestId;
         use gorgo_core::decide::ReplicaState;
-        use gorgo_core::policy::Ask;
+        use gorgo_core::policy::{CostTerms, RequestInfo};
         let seen = |slot, cached_tokens, total| {
             let state =
                 ReplicaState { cached_tokens, waiting_tokens: 70, running_tokens: 80, ..ReplicaState::default() };
-            let terms = Terms { prefill: 3.5, total, ..Terms::default() };
-            (state.candidate(ReplicaId(slot)), terms, None)
+            let terms = CostTerms { prefill: 3.5, total, ..CostTerms::default() };
+            ScoredCandidate { candidate: state.candidate(ReplicaId(slot)), terms, rtt_age_ms: None }
         };
         let record = DecisionRecord {
             id: RequestId(1),
             at: Time::ZERO,
-            ask: Ask::default(),
+            info: RequestInfo::default(),
             policy: "gorgo",
             chosen: Some(1),
             reason: None,

@@ -163,7 +163,7 @@ impl Shade {
         let attempt = |id: &RequestId| self.attempts.get(id).copied();
         match event {
             RequestEvent::Arrived(request) => {
-                self.tokens.insert(request.id, request.ask.prompt_tokens);
+                self.tokens.insert(request.id, request.info.prompt_tokens);
                 Some(event.clone())
             }
             RequestEvent::FirstToken { id, .. } => {
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
     use gorgo_core::ReplicaId;
     use gorgo_core::fleet::{Kind, ReplicaSpec};
-    use gorgo_core::policy::Ask;
+    use gorgo_core::policy::RequestInfo;
     use gorgo_core::router::Request;
 
     #[tokio::test]
@@ -205,8 +205,8 @@ mod tests {
             send(0, ReplicaEvent::Added { replica, spec }.into());
         }
         for n in 1..=4 {
-            let ask = Ask { prompt_tokens: 100, head: 1, ..Ask::default() };
-            let request = Request { id: RequestId(n), symbols: vec![1, 2].into(), ask, hops: 0, deadline: None };
+            let info = RequestInfo { prompt_tokens: 100, head: 1, ..RequestInfo::default() };
+            let request = Request { id: RequestId(n), symbols: vec![1, 2].into(), info, hops: 0, deadline: None };
             send(n * 10, RequestEvent::Arrived(request).into());
             send(n * 10 + 1, RequestEvent::FirstToken { id: RequestId(n), attempt: 1 }.into());
             let (id, usage) = (RequestId(n), Usage::default());
@@ -229,8 +229,8 @@ mod tests {
         let spec = ReplicaSpec { name: "a".into(), kind: Kind::Remote, ms_per_token: None, kv_tokens: None };
         send(0, ReplicaEvent::Added { replica: ReplicaId(0), spec }.into());
         let request = |n: u64| {
-            let ask = Ask { prompt_tokens: 100, head: 1, ..Ask::default() };
-            let request = Request { id: RequestId(n), symbols: vec![1, 2].into(), ask, hops: 0, deadline: None };
+            let info = RequestInfo { prompt_tokens: 100, head: 1, ..RequestInfo::default() };
+            let request = Request { id: RequestId(n), symbols: vec![1, 2].into(), info, hops: 0, deadline: None };
             send(n * 10, RequestEvent::Arrived(request).into());
             send(n * 10 + 1, RequestEvent::FirstToken { id: RequestId(n), attempt: 1 }.into());
         };

@@ -13,7 +13,7 @@ use crate::tokens::count_tokens;
 use crate::upstream::replica::Upstream;
 use crate::wire::request_fields::{Extract, extract, session_hash};
 use bytes::Bytes;
-use gorgo_core::policy::Ask;
+use gorgo_core::policy::RequestInfo;
 use gorgo_core::router::{Dispatch, Request as CoreRequest};
 use gorgo_core::{Span, Time};
 use http::uri::PathAndQuery;
@@ -125,7 +125,7 @@ impl ClientRequest {
             Some(key) if !key.is_empty() => session_hash(key.as_bytes()),
             _ => found.as_ref().map_or(0, |f| f.session),
         };
-        let ask = Ask {
+        let info = RequestInfo {
             prompt_tokens: tokens.all,
             counted: tokens.exact,
             session,
@@ -135,14 +135,14 @@ impl ClientRequest {
         let mut arrived = Time::ZERO;
         let (id, mail) = state.driver.arrive(|id, now| {
             arrived = now;
-            CoreRequest { id, symbols, ask, hops, deadline: Some(now + Span::from_ms(wait as f64)) }
+            CoreRequest { id, symbols, info, hops, deadline: Some(now + Span::from_ms(wait as f64)) }
         });
         let request_id = if flags.request_id {
             headers::request_id(&parts.headers, state.seed, id)
         } else {
             headers::new_id(state.seed, id)
         };
-        let row = new_row(&request_id, &ask, found.as_ref(), arrived, hops);
+        let row = new_row(&request_id, &info, found.as_ref(), arrived, hops);
         self.hops = hops;
         headers::to_upstream(&mut parts.headers, self.body.len(), &request_id, &context.client, self.checks_keys);
         let mut exchange = Exchange::new(Arc::clone(context), (id, mail), request_id, row, self.permit.take());
@@ -173,12 +173,12 @@ impl ClientRequest {
     }
 }
 
-fn new_row(request_id: &HeaderValue, ask: &Ask, found: Option<&Extract>, arrived: Time, hops: u8) -> Row {
+fn new_row(request_id: &HeaderValue, info: &RequestInfo, found: Option<&Extract>, arrived: Time, hops: u8) -> Row {
     Row {
         request_id: SmallVec::from_slice(request_id.as_bytes()),
-        session: ask.session,
+        session: info.session,
         prompt_bytes: found.map_or(0, |f| f.prompt.bytes),
-        prompt_tokens: ask.prompt_tokens,
+        prompt_tokens: info.prompt_tokens,
         arrived,
         hops,
         ..Row::default()

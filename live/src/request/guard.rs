@@ -93,7 +93,7 @@ impl Exchange {
         row.predicted_ttft_ms = dispatch.predicted_ttft_ms;
         row.cached = (dispatch.cached_tokens, None);
         let chosen = decision.as_ref().and_then(|d| d.candidates.get(d.chosen?));
-        row.rtt_ms = chosen.map_or(0.0, |(c, ..)| c.rtt_ms);
+        row.rtt_ms = chosen.map_or(0.0, |one| one.candidate.rtt_ms);
         row.verdict = decision.as_deref().map(Verdict::of).unwrap_or_default();
         self.decision = decision;
         self.current = Some((Arc::clone(to), dispatch));

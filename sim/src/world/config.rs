@@ -1,4 +1,4 @@
-//! What a world is made of.
+//! Configuration of a simulated world.
 
 use super::key::Key;
 use crate::engine::{ConfigError, EngineConfig};
@@ -26,7 +26,7 @@ pub struct ReplicaConfig {
     pub site: usize,
     /// The engine it runs.
     pub engine: EngineConfig,
-    /// Prefill rate that routers are told, ms a token; `None` leaves them the policy's.
+    /// Prefill rate in the routers' replica spec, ms a token; `None` means the policy's.
     pub ms_per_token: Option<f64>,
 }
 
@@ -55,7 +55,7 @@ pub enum Client {
     },
 }
 
-/// Something that happens to a replica.
+/// A fault of a replica.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fault {
     /// When.
@@ -69,15 +69,35 @@ pub struct Fault {
 /// Kinds of faults.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FaultKind {
-    /// It dies and comes back with an empty cache.
+    /// Its process dies and is started again with an empty cache.
     Crash {
         /// How long it is away, ms.
         down_ms: f64,
     },
-    /// Routers are told to send it nothing new.
+    /// Routers stop sending it new requests.
     Drain,
-    /// They are told that they may again.
+    /// Routers may send it new requests again.
     Undrain,
+}
+
+/// A measured round trip between two sites.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MeasuredRtt {
+    /// Index of one site.
+    pub from: usize,
+    /// Index of the other.
+    pub to: usize,
+    /// Median round trip, ms.
+    pub ms: f64,
+}
+
+/// The access network of a country's users.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Country {
+    /// ISO 3166 two-letter code.
+    pub code: [u8; 2],
+    /// Access latency, ms.
+    pub access_ms: f64,
 }
 
 /// A world. Periods are ms.
@@ -89,11 +109,11 @@ pub struct WorldConfig {
     pub network: NetworkConfig,
     /// Places of routers and replicas.
     pub sites: Vec<Site>,
-    /// Measured round trips between sites, ms: `(from, to, ms)`.
-    pub measured: Vec<(usize, usize, f64)>,
+    /// Measured round trips between sites.
+    pub measured: Vec<MeasuredRtt>,
     /// Access latency of a country, ms; others get the network's default. Sorted by code; the position is also the
     /// record's `origin`, and the number of entries stands for "unknown".
-    pub countries: Vec<([u8; 2], f64)>,
+    pub countries: Vec<Country>,
     /// The replicas.
     pub replicas: Vec<ReplicaConfig>,
     /// Where routers are.
@@ -106,7 +126,7 @@ pub struct WorldConfig {
     pub scrape_ms: f64,
     /// Round trips are probed this often.
     pub probe_ms: f64,
-    /// Edges tell each other their load this often.
+    /// Edges ask each other for their load this often.
     pub peer_ms: f64,
     /// Queues are sampled for plots this often; 0 never.
     pub sample_ms: f64,
@@ -118,7 +138,7 @@ pub struct WorldConfig {
     pub patience_ms: Option<f64>,
     /// A router gives a request up without a first token after this long; `None` never.
     pub deadline_ms: Option<f64>,
-    /// What goes wrong.
+    /// Faults.
     pub faults: Vec<Fault>,
     /// The run fails if requests are left this long after the last arrival, s.
     pub drain_limit_s: f64,
@@ -244,8 +264,8 @@ impl WorldConfig {
         let patience = self.patience_ms.map(|ms| ("patience_ms", ms, PERIOD_MS));
         let deadline = self.deadline_ms.map(|ms| ("deadline_ms", ms, PERIOD_MS));
         check_ranges([sample, patience, deadline].into_iter().flatten())?;
-        check_ranges(self.measured.iter().map(|&(_, _, ms)| ("measured", ms, DURATION_MS)))?;
-        check_ranges(self.countries.iter().map(|&(_, ms)| ("countries.access_ms", ms, DURATION_MS)))?;
+        check_ranges(self.measured.iter().map(|rtt| ("measured.ms", rtt.ms, DURATION_MS)))?;
+        check_ranges(self.countries.iter().map(|country| ("countries.access_ms", country.access_ms, DURATION_MS)))?;
         check_ranges(self.faults.iter().filter_map(|fault| match fault.kind {
             FaultKind::Crash { down_ms } => Some(("faults.down_ms", down_ms, DURATION_MS)),
             FaultKind::Drain | FaultKind::Undrain => None,
@@ -253,15 +273,15 @@ impl WorldConfig {
     }
 
     pub(super) fn measured(&self, a: usize, b: usize) -> Option<f64> {
-        self.measured.iter().find(|&&(from, to, _)| (from, to) == (a, b)).map(|&(_, _, ms)| ms)
+        self.measured.iter().find(|rtt| (rtt.from, rtt.to) == (a, b)).map(|rtt| rtt.ms)
     }
 
     fn country(&self, code: Option<[u8; 2]>) -> Option<usize> {
-        self.countries.binary_search_by_key(&code?, |&(c, _)| c).ok()
+        self.countries.binary_search_by_key(&code?, |country| country.code).ok()
     }
 
     pub(super) fn access_ms(&self, code: Option<[u8; 2]>) -> f64 {
-        self.country(code).map_or(self.network.access_ms, |i| self.countries[i].1)
+        self.country(code).map_or(self.network.access_ms, |i| self.countries[i].access_ms)
     }
 
     /// Index of a country in `countries`; the number of entries when it is unknown.

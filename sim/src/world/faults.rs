@@ -1,4 +1,4 @@
-//! What goes wrong, on schedule.
+//! Scheduled faults.
 
 use super::queue::{Event, Reply};
 use super::requests::leg;
@@ -18,7 +18,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 let node = &mut self.replicas[usize::from(replica)];
                 node.engine.crash(self.now, &mut events);
                 for event in events.drain(..) {
-                    // Connections break: whatever waited there fails at its router one way later.
+                    // Connections break: each request at the engine fails at its router one way later.
                     if let EngineEvent::Aborted { id, .. } = event {
                         self.send_reply(replica, self.now, Key(id.0), leg::DONE, Reply::Failed(Failure::Connection));
                     }

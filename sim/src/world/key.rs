@@ -1,4 +1,4 @@
-//! One number that names a request, where it waits in memory, and which dispatch of it is meant.
+//! Keys of requests: index in the trace, slot in memory, and number of the dispatch in 64 bits.
 
 /// `first attempt : 5 | second attempt : 5 | index in the trace : 30 | slot : 24`. The first attempt is the dispatch
 /// by the entry router, the second the one by the peer it forwarded to; both 0 name the request itself.

@@ -1,4 +1,4 @@
-//! Connections that a router keeps open to one replica or peer.
+//! A router's idle connections to one replica or peer.
 
 use gorgo_core::{Span, Time};
 use std::collections::VecDeque;

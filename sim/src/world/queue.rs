@@ -1,4 +1,4 @@
-//! The event queue: by time, then by order of scheduling, with a running hash over what it hands out.
+//! The event queue: ordered by time, then by order of scheduling, with a running hash over all events.
 
 use super::key::Key;
 use super::peer_message::PeerMessage;

@@ -1,4 +1,4 @@
-//! Engines: requests in, tokens out.
+//! Engines: submitting and cancelling requests, and sending replies to routers.
 
 use super::queue::{Event, Reply};
 use super::requests::leg;
@@ -37,7 +37,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         }
     }
 
-    /// Lets an engine do what is due, and sees to it that it is woken for the rest.
+    /// Advances an engine to now and schedules its next wake-up.
     pub(super) fn drive(&mut self, replica: u16) {
         let mut events = std::mem::take(&mut self.engine_events);
         let node = &mut self.replicas[usize::from(replica)];
@@ -88,7 +88,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         (flight.live && flight.at_engine == key).then(|| &mut self.records[key.index() as usize])
     }
 
-    /// Sends news from a replica to the router that dispatched there.
+    /// Sends a reply from a replica to the router that dispatched the request.
     pub(super) fn send_reply(&mut self, replica: u16, at: Time, key: Key, leg: u64, reply: Reply) {
         let by_peer = key.second() > 0;
         let router = if by_peer { replica } else { self.records[key.index() as usize].router };

@@ -1,9 +1,9 @@
-//! The life of a request: sent, routed, forwarded, answered, told to the user.
+//! The life of a request: sent, routed, forwarded, answered, received by the user.
 
 use super::queue::{Event, Reply};
 use super::{Client, Flight, Key, RequestId, RequestRecord, Span, Status, Time, TraceRequest, World};
 use gorgo_core::ReplicaId;
-use gorgo_core::policy::Ask;
+use gorgo_core::policy::RequestInfo;
 use gorgo_core::router::{Answer, Dispatch, EndReason, Failure, Request, RequestEvent, Usage};
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(super) mod leg {
 }
 
 impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
-    /// The schedule wants a request sent now.
+    /// A request is due now.
     pub(super) fn scheduled(&mut self, request: TraceRequest) {
         match self.config.client {
             Client::Open => self.send(request.at, request),
@@ -88,7 +88,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let Some(flight) = self.flight(key) else { return };
         let request = &flight.request;
         let head = request.blocks.len().min(256usize.div_ceil(request.block_tokens as usize));
-        let ask = Ask {
+        let info = RequestInfo {
             prompt_tokens: request.input_tokens,
             session: request.user,
             head: head.checked_sub(1).map_or(0, |last| request.blocks[last]),
@@ -98,7 +98,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let arrived = Request {
             id: RequestId(key.0),
             symbols: Arc::clone(&request.blocks),
-            ask,
+            info,
             hops,
             deadline: self.config.deadline_ms.map(|ms| self.now + Span::from_ms(ms)),
         };
@@ -167,7 +167,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         self.events.push(at, event);
     }
 
-    /// News of a dispatch reaches the router that made it.
+    /// A reply reaches the router that dispatched the request.
     pub(super) fn reply_at_router(&mut self, router: u16, key: Key, attempt: u8, reply: Reply) {
         let id = RequestId(key.0);
         if matches!(
@@ -187,7 +187,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             Reply::Finished { cached_tokens, output_tokens } => {
                 let usage = Usage { cached_tokens: Some(cached_tokens), output_tokens };
                 let answer = self.flight(key).and_then(|f| answer(&f.request));
-                // What a peer answered, its own router has learned; here it teaches about the peer's engine too.
+                // The entry router learns a forwarded answer as well: it predicts hits at the peer's engine.
                 self.handle(router, RequestEvent::Finished { id, attempt, usage, answer });
             }
         }
@@ -219,14 +219,14 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         self.events.push(at, Event::ReplyAtRouter { router: origin, key: key.parent(), attempt: key.first(), reply });
     }
 
-    /// The instant `at`, or that of the news before it on the same connection if that comes later.
+    /// The instant `at`, but not before the previous reply on the same connection.
     pub(super) fn in_order(&mut self, key: Key, connection: usize, at: Time) -> Time {
         let last = &mut self.flights[key.slot()].last_reply[connection];
         *last = at.max(*last);
         *last
     }
 
-    /// A router says that a request is over.
+    /// A router ended a request.
     pub(super) fn request_ended(&mut self, router: u16, key: Key, reason: EndReason) {
         if key.first() > 0 {
             let record = &self.records[key.index() as usize];
@@ -268,12 +268,12 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     }
 }
 
-/// Whether news for the holder of `key` about its dispatch `attempt` concerns the dispatch that counts.
+/// Whether a reply to dispatch `attempt` of the request `key` belongs to the latest dispatch.
 fn is_current_dispatch(at_engine: Key, key: Key, attempt: u8) -> bool {
     at_engine == key.sent(attempt, key.first() > 0) || (key.first() == 0 && at_engine.first() == attempt)
 }
 
-/// What the router learns from a finished answer: the whole blocks of prompt and answer, if the trace tells them.
+/// The whole blocks of prompt and answer, if the trace contains the answer's.
 fn answer(request: &TraceRequest) -> Option<Answer> {
     if request.answer_blocks.is_empty() {
         return None;

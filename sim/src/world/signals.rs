@@ -1,5 +1,4 @@
-//! What routers hear between requests: scrapes, probes and peers' reports, each on its own period and as old as the
-//! way makes it.
+//! Scrapes, probes and peer reports: each has its own period and is as old at the router as the network makes it.
 
 use super::peer_message::PeerMessage;
 use super::queue::{Event, Signal};
@@ -51,8 +50,8 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         }
     }
 
-    /// First tick of a clock. Clocks of different pairs are out of step by chance, as in life: in lockstep, or spread
-    /// evenly, all news would be of one age.
+    /// Schedules the first turn of a periodic signal. The phases of different pairs are random: in lockstep, or spread
+    /// evenly, all signals would have the same age.
     fn start_clock(&mut self, period_ms: f64, router: u16, replica: u16, first: Signal) {
         let pair = u64::from(router) * self.replicas.len() as u64 + u64::from(replica);
         let clock = match first {
@@ -144,7 +143,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         }
     }
 
-    /// The next turn of a clock that waits for its answer.
+    /// Schedules the next turn of a signal that waits for its answer.
     fn schedule_next(&mut self, period_ms: f64, asked: Time, next: Signal) {
         self.events.push((asked + Span::from_ms(period_ms)).max(self.now), next);
     }

@@ -79,7 +79,7 @@ fn a_router_that_missed_events_ends_what_the_old_replica_ran() {
 enum Step {
     Add,
     Remove(usize),
-    Ask,
+    RequestInfo,
     First(usize),
     Finish(usize),
 }
@@ -89,7 +89,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => Just(Step::Add),
         2 => nth.clone().prop_map(Step::Remove),
-        4 => Just(Step::Ask),
+        4 => Just(Step::RequestInfo),
         3 => nth.clone().prop_map(Step::First),
         3 => nth.prop_map(Step::Finish),
     ]
@@ -117,7 +117,7 @@ proptest! {
                     fleet.remove(&slot);
                     remove(&mut r, now, slot)
                 }
-                Step::Ask => {
+                Step::RequestInfo => {
                     open.insert(now, None);
                     tell(&mut r, now, ask(now, &"abcdefgh"[..1 + n % 8]))
                 }
