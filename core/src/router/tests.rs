@@ -285,7 +285,7 @@ fn a_change_of_the_settings_dispatches_what_it_makes_room_for() {
     let mut r = router(config, &[REMOTE]);
     tell(&mut r, 0, ask(1, "a"));
     tell(&mut r, 1, ask(2, "b"));
-    let open = AdminEvent::ConfigSet(Box::new(RouterConfig::default()));
+    let open = AdminEvent::ConfigSet(Box::default());
     assert_eq!(sent(&tell(&mut r, 2, open)), [(2, 0, 1)]);
     tell(&mut r, 3, RequestEvent::FirstToken { id: RequestId(2), attempt: 1 });
     assert_ne!(r.index().nodes(), 0);
