@@ -1,4 +1,4 @@
-//! A network in memory and a mock engine, for tests that neither wait nor use real sockets.
+//! A mock engine and an in-memory network, for tests without sockets and real time.
 
 use crate::server::listener::Listener;
 use crate::upstream::connect::{Connector, Dial, Io, PooledClient, pooled_client};
@@ -15,7 +15,7 @@ pub use engine::{Engine, Script, Seen};
 
 type Hosts = Arc<Mutex<FxHashMap<(String, u16), mpsc::UnboundedSender<Io>>>>;
 
-/// Hosts that can reach each other at once.
+/// An in-memory network without latency.
 #[derive(Clone, Default)]
 pub struct Net(Hosts);
 
@@ -25,7 +25,7 @@ impl std::fmt::Debug for Net {
     }
 }
 
-/// Accepts what is dialled at one host and port; closes it when dropped.
+/// Accepts the connections to one host and port.
 #[derive(Debug)]
 pub struct NetListener {
     incoming: mpsc::UnboundedReceiver<Io>,
@@ -41,27 +41,27 @@ impl Listener for NetListener {
 }
 
 impl Net {
-    /// Listens at `host:port`, in place of whoever listened there before.
+    /// Listens at `host:port`; replaces an earlier listener.
     pub fn listen(&self, host: &str, port: u16) -> NetListener {
         let (sender, incoming) = mpsc::unbounded_channel();
         self.0.lock().insert((host.to_owned(), port), sender);
         NetListener { incoming }
     }
 
-    /// One connection.
+    /// Opens a connection.
     ///
     /// # Errors
-    /// When nobody listens.
+    /// When the host does not listen.
     pub fn connect(&self, host: &str, port: u16) -> io::Result<Io> {
         let hosts = self.0.lock();
-        let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens there");
+        let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused");
         let listener = hosts.get(&(host.to_owned(), port)).ok_or_else(refused)?;
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         listener.send(Box::new(theirs)).map_err(|_| refused())?;
         Ok(Box::new(ours))
     }
 
-    /// Dials in this network.
+    /// A dialler for this network.
     pub fn dial(&self) -> Dial {
         let net = self.clone();
         Arc::new(move |host, port| {
@@ -70,7 +70,7 @@ impl Net {
         })
     }
 
-    /// A client in this network.
+    /// An HTTP client in this network.
     pub fn client(&self) -> PooledClient {
         pooled_client(Connector::new(self.dial(), None, Duration::from_secs(1)), Duration::from_secs(1))
     }

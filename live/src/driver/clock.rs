@@ -1,10 +1,10 @@
-//! The only place that turns the runtime's clock into the core's time.
+//! The core's time, read from the runtime's clock. No other file of the live router converts between the two.
 
 use gorgo_core::Time;
 use std::time::SystemTime;
 use tokio::time::Instant;
 
-/// Time since the router's start.
+/// Counts time from the router's start.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     start: Instant,
@@ -12,7 +12,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts now.
+    /// A clock whose time 0 is now.
     pub fn start() -> Self {
         Self { start: Instant::now(), wall: SystemTime::now() }
     }
@@ -22,19 +22,19 @@ impl Clock {
         Time(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// The runtime's instant of a time.
+    /// The runtime's instant at a time.
     pub fn instant(&self, at: Time) -> Instant {
         // A century is far enough, and does not overflow.
         self.start + std::time::Duration::from_nanos(at.0.min(3_155_760_000_000_000_000))
     }
 
-    /// The wall clock at a time: start of the process plus monotonic time, so that it never jumps.
+    /// Wall-clock time, ns since 1970: the wall clock at the start plus monotonic time, so that it never jumps.
     pub fn unix_ns(&self, at: Time) -> u64 {
         let start = self.wall.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         u64::try_from(start).unwrap_or(u64::MAX).saturating_add(at.0)
     }
 
-    /// RFC 3339 in UTC with milliseconds.
+    /// Wall-clock time as RFC 3339 in UTC, with milliseconds.
     pub fn rfc3339(&self, at: Time) -> String {
         let ns = self.unix_ns(at);
         let (secs, ms) = (ns / 1_000_000_000, ns / 1_000_000 % 1_000);

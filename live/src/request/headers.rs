@@ -1,4 +1,4 @@
-//! Which headers pass: all but those that belong to one connection.
+//! Request headers: which are passed to a replica, and which the router reads.
 
 use gorgo_core::RequestId;
 use http::HeaderValue;
@@ -8,17 +8,17 @@ use http::header::{
 };
 use std::net::IpAddr;
 
-/// Names of our own.
+/// The request's id, in requests and answers.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Routers a request has been forwarded by.
+/// The number of routers that have forwarded the request.
 pub const HOP: HeaderName = HeaderName::from_static("x-lb-hop");
-/// Who answered.
+/// The replica that answered.
 pub const REPLICA: HeaderName = HeaderName::from_static("x-gorgo-replica");
-/// Why it did.
+/// The decision for that replica, in one line.
 pub const DECISION: HeaderName = HeaderName::from_static("x-gorgo-decision");
-/// A client's own limit for the first token.
+/// The client's own deadline for the first token, ms.
 pub const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
-/// A conversation's key.
+/// The conversation's key.
 pub const SESSION: HeaderName = HeaderName::from_static("x-session-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -40,8 +40,8 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// Removes hop-by-hop headers and those that `Connection` names. Mostly there are none, and to look at every name
-/// is cheaper than to look up nine.
+/// Removes hop-by-hop headers and those that `Connection` names. Mostly there are none, and comparing every name once
+/// is cheaper than nine lookups.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if !headers.keys().any(is_hop_by_hop) {
         return;
@@ -71,18 +71,18 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes a client's headers those of a request to a replica with a body of `length` bytes. `ours` tells that the
-/// client's key was meant for us. The host is the client's still; the replica's replaces it.
+/// Turns a client's headers into those of a request to a replica with a body of `length` bytes. With `drop_keys` the
+/// client's key is left out, since it was meant for this router. `Host` is replaced when the request is sent.
 pub(crate) fn to_upstream(
     headers: &mut HeaderMap,
     length: usize,
     request_id: &HeaderValue,
     from: &ClientAddress,
-    ours: bool,
+    drop_keys: bool,
 ) {
     strip_hop_by_hop(headers);
-    let mut told = headers.get_all(CONTENT_LENGTH).iter();
-    if let (Some(first), second) = (told.next(), told.next())
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let (Some(first), second) = (lengths.next(), lengths.next())
         && (second.is_some() || !is_number(first.as_bytes(), length))
     {
         headers.remove(CONTENT_LENGTH);
@@ -92,7 +92,7 @@ pub(crate) fn to_upstream(
             headers.remove(name);
         }
     }
-    if ours {
+    if drop_keys {
         headers.remove(AUTHORIZATION);
         headers.remove(API_KEY);
     }
@@ -111,7 +111,7 @@ fn is_number(text: &[u8], number: usize) -> bool {
     digits.is_some_and(|text| (text == "0" || !text.starts_with('0')) && text.parse() == Ok(number))
 }
 
-/// Whose connection it is, written once.
+/// A client's address, and its text for `X-Forwarded-For`, made once a connection.
 #[derive(Debug, Clone)]
 pub struct ClientAddress {
     ip: IpAddr,
@@ -119,13 +119,14 @@ pub struct ClientAddress {
 }
 
 impl ClientAddress {
-    /// The client at this address.
+    /// The client with this address.
     pub fn new(ip: IpAddr) -> Self {
         Self { ip, shown: HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown")) }
     }
 }
 
-/// Which of the headers the router acts upon a request has, found in one pass over them.
+/// Which of the headers that the router reads are in a request, found in one pass: for most requests none is, and five
+/// lookups are saved.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct HeaderFlags {
     pub(crate) key: bool,
@@ -133,7 +134,7 @@ pub(crate) struct HeaderFlags {
     pub(crate) hop: bool,
     pub(crate) timeout: bool,
     pub(crate) session: bool,
-    /// Bytes of all lines.
+    /// Bytes of all header lines.
     pub(crate) bytes: usize,
 }
 
@@ -155,18 +156,18 @@ impl HeaderFlags {
     }
 }
 
-/// The client's request id if it can be kept (up to 128 visible ASCII characters), else a new one.
+/// The client's request id if it is up to 128 visible ASCII characters, else a new one.
 pub fn request_id(headers: &HeaderMap, process: u64, id: RequestId) -> HeaderValue {
     let kept = headers.get(REQUEST_ID).filter(|value| {
         let bytes = value.as_bytes();
         !bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(u8::is_ascii_graphic)
     });
-    // A copy: the client's own value holds the buffer that the whole head was read into.
+    // Copied: the client's value keeps the buffer of the whole head alive.
     let kept = kept.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
     kept.unwrap_or_else(|| new_id(process, id))
 }
 
-/// `PROCESS-NUMBER` in hexadecimal digits, the first of them 16.
+/// `PROCESS-NUMBER` in hexadecimal, `PROCESS` with 16 digits.
 pub(crate) fn new_id(process: u64, id: RequestId) -> HeaderValue {
     let digit = |value: u64, at: u32| b"0123456789abcdef"[(value >> (4 * at)) as usize & 15];
     let mut text = [b'-'; 33];
@@ -176,7 +177,7 @@ pub(crate) fn new_id(process: u64, id: RequestId) -> HeaderValue {
     HeaderValue::from_bytes(&text[..18 + more as usize]).unwrap_or(HeaderValue::from_static("none"))
 }
 
-/// The key a client shows: `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
+/// The client's key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
 pub fn shown_key(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| {
         let bytes = value.as_bytes();
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_the_connection_stay_and_the_rest_passes() {
+    fn hop_by_hop_headers_are_removed_and_others_pass() {
         let mut headers = map(&[
             ("connection", "close, x-secret"),
             ("x-secret", "1"),

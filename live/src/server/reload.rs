@@ -41,7 +41,7 @@ pub fn apply(state: &Arc<AppState>, new: Config) -> Result<Vec<String>, ConfigEr
         changes.push("router".to_owned());
     }
     state.set_keys(keys);
-    apply_fleet(state, fleet::configured(&old), fleet::configured(&new), &mut changes);
+    apply_fleet(state, &fleet::configured(&old), &fleet::configured(&new), &mut changes);
     if (&old.limits, &old.timeouts, &old.probes) != (&new.limits, &new.timeouts, &new.probes) {
         changes.push("limits, timeouts or probes".to_owned());
     }
@@ -76,17 +76,17 @@ fn refuse_fixed_keys(old: &Config, new: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-type Fleet = Vec<(ReplicaConfig, Kind)>;
+type Fleet = [(ReplicaConfig, Kind)];
 
-fn apply_fleet(state: &Arc<AppState>, old: Fleet, new: Fleet, changes: &mut Vec<String>) {
+fn apply_fleet(state: &Arc<AppState>, old: &Fleet, new: &Fleet, changes: &mut Vec<String>) {
     let is_in = |fleet: &Fleet, replica: &ReplicaConfig| fleet.iter().any(|(other, _)| other == replica);
-    for (gone, _) in old.iter().filter(|(replica, _)| !is_in(&new, replica)) {
+    for (gone, _) in old.iter().filter(|(replica, _)| !is_in(new, replica)) {
         if let Some(upstream) = state.find(gone.name.as_deref().unwrap_or(&gone.url)) {
             state.remove(&upstream);
             changes.push(format!("removed {}", upstream.name));
         }
     }
-    for (replica, kind) in new.iter().filter(|(replica, _)| !is_in(&old, replica)) {
+    for (replica, kind) in new.iter().filter(|(replica, _)| !is_in(old, replica)) {
         match fleet::join(state, replica, *kind) {
             Ok(upstream) => changes.push(format!("added {}", upstream.name)),
             Err(error) => changes.push(format!("not added: {error}")),

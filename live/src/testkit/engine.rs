@@ -1,4 +1,4 @@
-//! A mock engine: SGLang's wire format, scripted timing and faults.
+//! A mock engine: SGLang's wire format with scripted timing and faults.
 
 use super::Net;
 use crate::server::listener::Listener;
@@ -19,22 +19,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// How an engine behaves; may be changed while it runs.
+/// An engine's behaviour; can be changed while it runs.
 #[derive(Debug, Clone)]
 pub struct Script {
-    /// Silence before the first token.
+    /// Time to the first token.
     pub prefill: Duration,
-    /// Pause between tokens.
+    /// Time between tokens.
     pub gap: Duration,
     /// Tokens of an answer.
     pub tokens: usize,
-    /// Status other than 200 to answer with.
+    /// Status of answers; other than 200 means failure.
     pub status: u16,
-    /// Answer 200 and tell this error in the stream, or in place of an answer that comes whole.
+    /// Answer 200 and send this error in the stream, or in place of an answer in one piece.
     pub stream_error: Option<String>,
-    /// Cut the connection after so many tokens, or amid an answer that comes whole.
+    /// Close the connection after so many tokens, or in the middle of an answer in one piece.
     pub cut_after: Option<usize>,
-    /// Cut in the middle of an event.
+    /// Close in the middle of an event.
     pub torn: bool,
     /// Reported as `cached_tokens`.
     pub cached: Option<u32>,
@@ -58,7 +58,7 @@ impl Default for Script {
     }
 }
 
-/// One request as the engine got it.
+/// A request as the engine received it.
 #[derive(Debug, Clone)]
 pub struct Seen {
     /// Path and query.
@@ -86,7 +86,7 @@ struct Inner {
     finished: AtomicUsize,
 }
 
-/// The engine. Dropping it closes its port and cuts its connections.
+/// A mock engine. Dropping it closes its port and its connections.
 #[derive(Debug)]
 pub struct Engine {
     inner: Arc<Inner>,
@@ -99,7 +99,7 @@ impl Drop for Engine {
     }
 }
 
-/// Counts a request as active until it is over, and as cancelled if it was dropped before its end.
+/// Counts a request as active until it ends, then as finished, or as cancelled if it was dropped before.
 struct Active {
     inner: Arc<Inner>,
     done: bool,
@@ -121,12 +121,12 @@ impl Drop for Active {
 }
 
 impl Engine {
-    /// Starts one at `name:8080`.
+    /// Starts an engine at `name:8080`.
     pub fn start(net: &Net, name: &str, script: Script) -> Self {
         Self::serve(net.listen(name, 8080), name, script)
     }
 
-    /// Starts one behind any listener.
+    /// Starts an engine behind any listener.
     pub fn serve(mut listener: impl Listener, name: &str, script: Script) -> Self {
         let inner = Arc::new(Inner {
             name: name.to_owned(),
@@ -154,22 +154,22 @@ impl Engine {
         change(&mut self.inner.script.lock());
     }
 
-    /// What it got, health checks aside.
+    /// The requests it received, without health checks.
     pub fn seen(&self) -> Vec<Seen> {
         self.inner.log.lock().seen.clone()
     }
 
-    /// Request ids it was told to abort.
+    /// The ids of the requests it was asked to abort.
     pub fn aborted(&self) -> Vec<String> {
         self.inner.log.lock().aborted.clone()
     }
 
-    /// How often its cache was flushed.
+    /// The number of times its cache was flushed.
     pub fn flushed(&self) -> usize {
         self.inner.log.lock().flushed
     }
 
-    /// Requests being served, dropped before their end, and finished.
+    /// The number of requests being served, cancelled, and finished.
     pub fn counts(&self) -> (usize, usize, usize) {
         let get = |count: &AtomicUsize| count.load(Ordering::SeqCst);
         (get(&self.inner.active), get(&self.inner.cancelled), get(&self.inner.finished))
