@@ -1,17 +1,17 @@
-//! Feeds events to the core router and hands its actions to the tasks that carry them out.
+//! Passes events to the core router, and the core's actions to the tasks that carry them out.
 //!
-//! One mutex is held for one event, never across an await. A request's task gets its actions through its own
-//! mailbox; timers are one task; what watches decisions (log, explanations, shadows) gets copies on the way.
+//! The core is behind one mutex, locked for one event at a time and never across an await. A request's task receives its
+//! actions as commands in the request's [`mailbox`]. One task waits for the core's timer. The [`observers`] (decision
+//! log, explanations, shadow policies) receive copies. [`clock`] is the only source of the core's time.
 
 use crate::driver::clock::Clock;
-use crate::driver::mailbox::{Command, Mail};
+use crate::driver::mailbox::{Command, Mailbox};
 use crate::driver::observers::Observers;
 use crate::upstream::replica::Upstream;
-use gorgo_core::fleet::PeerReport;
-use gorgo_core::fleet::ReplicaSpec;
+use gorgo_core::fleet::{PeerReport, ReplicaSpec};
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::rng;
-use gorgo_core::router::{Action, AdminEvent, Event, ReplicaEvent, RequestEvent, Router, RouterConfig};
+use gorgo_core::router::{Action, AdminEvent, DecisionRecord, Event, ReplicaEvent, RequestEvent, Router, RouterConfig};
 use gorgo_core::{ReplicaId, RequestId, Time};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -23,16 +23,27 @@ pub mod clock;
 pub mod mailbox;
 pub mod observers;
 
+/// Decisions without a replica that are kept for a request's next command.
+const MAX_UNDECIDED: usize = 7;
+
+/// A request that has not ended.
+#[derive(Default)]
+struct InFlight {
+    mailbox: Arc<Mailbox>,
+    /// Decisions since the last command that chose no replica: one each time the queue was tried in vain.
+    undecided: Vec<Arc<DecisionRecord>>,
+}
+
 struct Inner {
     router: Router,
     policy: PolicyConfig,
     upstreams: Vec<Arc<Upstream>>,
-    mail: FxHashMap<RequestId, Mail>,
+    requests: FxHashMap<RequestId, InFlight>,
     actions: Vec<Action>,
     last: Time,
 }
 
-/// The driver. See the module page.
+/// Drives one core router.
 pub struct Driver {
     /// Not poisoned by a panic: the router is consistent between events, and serving on is better than refusing all.
     inner: Mutex<Inner>,
@@ -56,7 +67,7 @@ impl Driver {
             router,
             policy,
             upstreams: Vec::new(),
-            mail: FxHashMap::default(),
+            requests: FxHashMap::default(),
             actions: Vec::new(),
             last: Time::ZERO,
         };
@@ -64,61 +75,66 @@ impl Driver {
         Self { inner: Mutex::new(inner), clock, timer, next: AtomicU64::new(1), observers }
     }
 
-    /// The clock.
+    /// The clock of the core's times.
     pub fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// What watches decisions.
+    /// The observers of decisions.
     pub fn observers(&self) -> &Observers {
         &self.observers
     }
 
-    /// An id no request in flight has.
+    /// A request id that no other request has.
     pub fn next_id(&self) -> RequestId {
         RequestId(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Tells what happened.
-    pub fn tell(&self, event: impl Into<Event>) {
+    /// Passes an event to the core.
+    pub fn handle(&self, event: impl Into<Event>) {
         let mut inner = self.inner.lock();
-        self.handle(&mut inner, event);
+        self.process(&mut inner, event);
     }
 
-    /// Tells what happened to a request, and when, unless the core has meanwhile said something that is still unread.
-    pub(crate) fn tell_if_quiet(&self, mail: &Mail, event: impl Into<Event>) -> Option<Time> {
+    /// Passes a request's event to the core and returns its time, unless the mailbox holds a command that its task has
+    /// not read yet.
+    pub(crate) fn handle_if_quiet(&self, mailbox: &Mailbox, event: impl Into<Event>) -> Option<Time> {
         let mut inner = self.inner.lock();
-        if !mail.is_quiet() {
+        if !mailbox.is_quiet() {
             return None;
         }
         let now = self.now(&mut inner);
-        self.handle_at(now, &mut inner, event);
+        self.process_at(now, &mut inner, event);
         Some(now)
     }
 
-    /// Announces a request and opens its mailbox. Choice and booking are one step under the lock.
-    pub fn arrive(&self, request: impl FnOnce(RequestId, Time) -> gorgo_core::router::Request) -> (RequestId, Mail) {
+    /// Announces a request to the core, which dispatches or queues it in the same step, and opens its mailbox.
+    pub fn arrive(
+        &self,
+        request: impl FnOnce(RequestId, Time) -> gorgo_core::router::Request,
+    ) -> (RequestId, Arc<Mailbox>) {
         let id = self.next_id();
-        let mail = Mail::default();
+        let in_flight = InFlight::default();
+        let mailbox = Arc::clone(&in_flight.mailbox);
         let mut inner = self.inner.lock();
-        inner.mail.insert(id, Arc::clone(&mail));
+        inner.requests.insert(id, in_flight);
         let now = self.now(&mut inner);
         let request = request(id, now);
-        self.handle_at(now, &mut inner, RequestEvent::Arrived(request));
-        (id, mail)
+        self.process_at(now, &mut inner, RequestEvent::Arrived(request));
+        (id, mailbox)
     }
 
-    /// Tells what happened to a replica; nothing, if its slot meanwhile belongs to another. A watch that is being
-    /// stopped may still speak.
-    pub fn tell_of(&self, upstream: &Upstream, event: impl Into<Event>) {
+    /// Passes a replica's event to the core; ignored if the slot belongs to another replica by now, since a probe may
+    /// end after its replica was removed.
+    pub fn handle_for(&self, upstream: &Upstream, event: impl Into<Event>) {
         let mut inner = self.inner.lock();
-        if inner.upstreams.get(upstream.id.index()).is_some_and(|here| std::ptr::eq(&**here, upstream)) {
-            self.handle(&mut inner, event);
+        if inner.upstreams.get(upstream.id.index()).is_some_and(|current| std::ptr::eq(&**current, upstream)) {
+            self.process(&mut inner, event);
         }
     }
 
-    /// Adds a replica in a free slot; `None` when the fleet is full. Gives back, too, the removed replica that had
-    /// the slot.
+    /// Adds a replica in a free slot, and returns it with the removed replica that had the slot; `None` when the fleet
+    /// is full.
     pub fn add(
         &self,
         spec: &ReplicaSpec,
@@ -134,11 +150,11 @@ impl Driver {
                 None
             }
         };
-        self.handle(&mut inner, ReplicaEvent::Added { replica, spec: spec.clone() });
+        self.process(&mut inner, ReplicaEvent::Added { replica, spec: spec.clone() });
         Some((upstream, old))
     }
 
-    /// Reads the router.
+    /// Calls `f` with the core router, the replicas by slot, and the time.
     pub fn read<T>(&self, f: impl FnOnce(&Router, &[Arc<Upstream>], Time) -> T) -> T {
         let mut inner = self.inner.lock();
         let now = self.now(&mut inner);
@@ -149,13 +165,13 @@ impl Driver {
     pub fn clear_index(&self) -> usize {
         let mut inner = self.inner.lock();
         let nodes = inner.router.index().nodes();
-        self.handle(&mut inner, AdminEvent::IndexCleared);
+        self.process(&mut inner, AdminEvent::IndexCleared);
         nodes
     }
 
     /// Puts other router settings in force.
     pub fn set_config(&self, config: RouterConfig) {
-        self.tell(AdminEvent::ConfigSet(Box::new(config)));
+        self.handle(AdminEvent::ConfigSet(Box::new(config)));
     }
 
     /// The report that peers get.
@@ -168,39 +184,39 @@ impl Driver {
         self.inner.lock().policy.clone()
     }
 
-    /// Decides by another policy from now on.
+    /// Replaces the policy.
     pub fn set_policy(&self, policy: PolicyConfig) {
         let mut inner = self.inner.lock();
-        self.handle(&mut inner, AdminEvent::PolicySet(policy.clone()));
+        self.process(&mut inner, AdminEvent::PolicySet(policy.clone()));
         inner.policy = policy;
     }
 
-    /// Tells every request that the router ends what is open. Those that arrive later must ask for the phase.
+    /// Sends every request the command to stop. Requests that arrive later must check the router's phase.
     pub(crate) fn stop_requests(&self) {
         let inner = self.inner.lock();
-        inner.mail.values().for_each(|mail| mail.put(Command::Stop));
+        inner.requests.values().for_each(|request| request.mailbox.put(Command::Stop));
     }
 
-    /// Rings the core's timer for as long as the router lives.
+    /// Runs the core's timer until the driver is dropped.
     pub async fn run_timer(&self) {
-        let mut wish = self.timer.subscribe();
+        let mut timer = self.timer.subscribe();
         loop {
-            let at = *wish.borrow_and_update();
+            let at = *timer.borrow_and_update();
             tokio::select! {
-                changed = wish.changed() => {
+                changed = timer.changed() => {
                     if changed.is_err() {
                         return;
                     }
                 }
                 () = tokio::time::sleep_until(self.clock.instant(at)), if at != Time::NEVER => {
-                    self.timer.send_if_modified(|wish| {
-                        let mine = *wish == at;
-                        if mine {
-                            *wish = Time::NEVER;
+                    self.timer.send_if_modified(|current| {
+                        let is_same = *current == at;
+                        if is_same {
+                            *current = Time::NEVER;
                         }
-                        mine
+                        is_same
                     });
-                    self.tell(Event::Timer);
+                    self.handle(Event::Timer);
                 }
             }
         }
@@ -212,35 +228,39 @@ impl Driver {
         inner.last
     }
 
-    fn handle(&self, inner: &mut Inner, event: impl Into<Event>) {
+    fn process(&self, inner: &mut Inner, event: impl Into<Event>) {
         let now = self.now(inner);
-        self.handle_at(now, inner, event);
+        self.process_at(now, inner, event);
     }
 
-    fn handle_at(&self, now: Time, inner: &mut Inner, event: impl Into<Event>) {
+    fn process_at(&self, now: Time, inner: &mut Inner, event: impl Into<Event>) {
         let event = event.into();
         self.observers.event(now, &event);
         let mut actions = std::mem::take(&mut inner.actions);
         inner.router.handle(now, event, &mut actions);
+        let mut decided = None; // a decision for a replica comes right before its dispatch
         for action in actions.drain(..) {
             match action {
                 Action::Decided(record) => {
                     self.observers.decided(&record);
-                    if let Some(mail) = inner.mail.get(&record.id) {
-                        mail.decided(record);
+                    if record.chosen.is_some() {
+                        decided = Some(record);
+                    } else if let Some(request) = inner.requests.get_mut(&record.id) {
+                        request.keep(record);
                     }
                 }
                 Action::Dispatch(dispatch) => {
                     let upstream = Arc::clone(&inner.upstreams[dispatch.replica.index()]);
-                    if let Some(mail) = inner.mail.get(&dispatch.id) {
-                        mail.put(Command::Dispatch { dispatch, upstream, decision: mail.latest() });
+                    if let Some(request) = inner.requests.get_mut(&dispatch.id) {
+                        let (decision, undecided) = (decided.take(), std::mem::take(&mut request.undecided));
+                        request.mailbox.put(Command::Dispatch { dispatch, upstream, decision, undecided });
                     }
                 }
-                Action::Queued { id } => send(inner, id, Command::Queued),
-                Action::Cancel { id, attempt, .. } => send(inner, id, Command::Cancel { attempt }),
+                Action::Queued { id } => inner.send(id, Command::Queued),
+                Action::Cancel { id, attempt, .. } => inner.send(id, Command::Cancel { attempt }),
                 Action::Done { id, reason } => {
-                    if let Some(mail) = inner.mail.remove(&id) {
-                        mail.put(Command::Done { reason });
+                    if let Some(InFlight { mailbox, undecided }) = inner.requests.remove(&id) {
+                        mailbox.put(Command::Done { reason, undecided });
                     }
                     self.observers.done(now, id);
                 }
@@ -253,9 +273,19 @@ impl Driver {
     }
 }
 
-/// Tells the request's task. One that is gone tells so itself, by its guard.
-fn send(inner: &Inner, id: RequestId, command: Command) {
-    if let Some(mail) = inner.mail.get(&id) {
-        mail.put(command);
+impl InFlight {
+    fn keep(&mut self, record: Arc<DecisionRecord>) {
+        if self.undecided.len() >= MAX_UNDECIDED {
+            self.undecided.remove(0);
+        }
+        self.undecided.push(record);
+    }
+}
+
+impl Inner {
+    fn send(&self, id: RequestId, command: Command) {
+        if let Some(request) = self.requests.get(&id) {
+            request.mailbox.put(command);
+        }
     }
 }

@@ -8,7 +8,6 @@
 pub mod body;
 pub mod errors;
 pub mod forward;
-pub mod guard;
 pub mod headers;
 pub mod response_body;
 
@@ -17,4 +16,6 @@ pub(crate) mod context;
 mod attempt;
 mod client_request;
 mod endpoints;
+mod guard;
+mod learning;
 mod read_body;

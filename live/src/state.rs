@@ -233,7 +233,7 @@ impl AppState {
     pub fn remove(&self, upstream: &Upstream) {
         let _held = self.fleet_lock.lock();
         upstream.stop();
-        self.driver.tell_of(upstream, ReplicaEvent::Removed { replica: upstream.id });
+        self.driver.handle_for(upstream, ReplicaEvent::Removed { replica: upstream.id });
     }
 
     /// The number of replicas that may be used now, and of all replicas.

@@ -168,7 +168,7 @@ impl LiveDeployment {
                         let draining = matches!(kind, FaultKind::Drain);
                         for node in &nodes {
                             if let Some(upstream) = node.find(&names[replica]) {
-                                node.driver.tell(ReplicaEvent::Draining { replica: upstream.id, draining });
+                                node.driver.handle(ReplicaEvent::Draining { replica: upstream.id, draining });
                             }
                         }
                     }

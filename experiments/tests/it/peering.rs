@@ -88,7 +88,7 @@ fn simulation_and_production_report_the_same_to_peers() {
     let mut router = Router::new(config, policy.build(), None, stream(1, "policy", 0));
     add_replicas(&driver, &mut router);
     for (step, (event, healthy)) in states().into_iter().enumerate() {
-        driver.tell(event.clone());
+        driver.handle(event.clone());
         router.handle(driver.clock().now(), event.clone(), &mut Vec::new());
         let (live, now) = driver.peer_report();
         let simulated = PeerMessage::of(&router, now).report();

@@ -116,7 +116,7 @@ pub(super) async fn drain(State(node): Shared, body: Bytes) -> Answer {
             format!("`{}` is not in the fleet; GET /proxy/servers lists who is", ask.id),
         ));
     };
-    node.driver.tell_of(&upstream, ReplicaEvent::Draining { replica: upstream.id, draining: ask.draining });
+    node.driver.handle_for(&upstream, ReplicaEvent::Draining { replica: upstream.id, draining: ask.draining });
     tell(&json!({"id": upstream.name, "draining": ask.draining}))
 }
 

@@ -1,4 +1,4 @@
-//! What the core wants of one request, kept until the request's task asks, and what it decided about it.
+//! The core's commands for one request, kept until the request's task reads them.
 
 use crate::upstream::replica::Upstream;
 use gorgo_core::router::{DecisionRecord, Dispatch, EndReason};
@@ -8,59 +8,65 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-/// Decisions kept of a request.
-const DECISIONS: usize = 8;
-
-/// What a request's task is told.
+/// A command to a request's task.
 #[derive(Debug)]
 pub enum Command {
-    /// Send it there.
+    /// Send the request to a replica.
     Dispatch {
-        /// The core's order.
+        /// The core's action.
         dispatch: Dispatch,
         /// The replica.
         upstream: Arc<Upstream>,
-        /// What it was decided from, if recorded.
+        /// The decision for this replica, if recorded.
         decision: Option<Arc<DecisionRecord>>,
+        /// Decisions since the last command that chose no replica.
+        undecided: Vec<Arc<DecisionRecord>>,
     },
-    /// It waits in the queue.
+    /// Wait: the request is in the queue.
     Queued,
     /// Abort this attempt.
     Cancel {
-        /// Which.
+        /// The attempt's number.
         attempt: u8,
     },
-    /// The router stops, and ends what is open.
+    /// End the request: the router's time to drain is over.
     Stop,
-    /// It is over.
+    /// The request has ended.
     Done {
         /// Why.
         reason: EndReason,
+        /// Decisions since the last command that chose no replica.
+        undecided: Vec<Arc<DecisionRecord>>,
     },
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Mostly there is one command at a time; it needs no room of its own.
+    /// The first command has a place of its own: there is rarely a second, so most requests need no queue.
     first: Option<Command>,
     more: VecDeque<Command>,
     waker: Option<Waker>,
-    last: Option<Arc<DecisionRecord>>,
-    before: Vec<Arc<DecisionRecord>>,
 }
 
-/// A request's mailbox. At most a few commands an attempt are ever in it.
+/// One request's mailbox, shared by the driver and the request's task. It holds at most a few commands an attempt.
 #[derive(Debug, Default)]
 pub struct Mailbox(Mutex<Inner>);
 
-/// Shared by the driver and the request's task.
-pub type Mail = Arc<Mailbox>;
+impl Inner {
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.more.is_empty()
+    }
+
+    fn take(&mut self) -> Option<Command> {
+        self.first.take().or_else(|| self.more.pop_front())
+    }
+}
 
 impl Mailbox {
-    /// Tells the task.
+    /// Adds a command and wakes the task that waits for one.
     pub(crate) fn put(&self, command: Command) {
         let mut inner = self.0.lock();
-        if inner.first.is_none() && inner.more.is_empty() {
+        if inner.is_empty() {
             inner.first = Some(command);
         } else {
             inner.more.push_back(command);
@@ -72,58 +78,34 @@ impl Mailbox {
         }
     }
 
-    /// Notes a decision.
-    pub(crate) fn decided(&self, record: Arc<DecisionRecord>) {
-        let mut inner = self.0.lock();
-        if let Some(before) = inner.last.replace(record) {
-            if inner.before.len() + 1 >= DECISIONS {
-                inner.before.remove(0);
-            }
-            inner.before.push(before);
-        }
-    }
-
-    /// The latest decision.
-    pub(crate) fn latest(&self) -> Option<Arc<DecisionRecord>> {
-        self.0.lock().last.clone()
-    }
-
-    /// Takes all decisions but `known`.
-    pub(crate) fn others(&self, known: Option<&Arc<DecisionRecord>>) -> Vec<Arc<DecisionRecord>> {
-        let mut inner = self.0.lock();
-        let unknown = |one: &Arc<DecisionRecord>| known.is_none_or(|known| !Arc::ptr_eq(one, known));
-        let mut all = std::mem::take(&mut inner.before);
-        all.retain(unknown);
-        all.extend(inner.last.take().filter(unknown));
-        all
-    }
-
-    /// Whether there is nothing to read. What comes from now on wakes nobody until they ask for it.
+    /// Whether there is no command to read.
     pub(crate) fn is_quiet(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
+    /// Commands wake the task no more until it waits again.
+    pub(crate) fn stop_waking(&self) {
+        self.0.lock().waker = None;
+    }
+
+    /// Registers the task to wake for the next command; false if there is one already.
+    pub(crate) fn wake_on_command(&self, waker: &Waker) -> bool {
         let mut inner = self.0.lock();
-        inner.waker = None;
-        inner.first.is_none() && inner.more.is_empty()
+        let is_empty = inner.is_empty();
+        inner.waker = is_empty.then(|| waker.clone());
+        is_empty
     }
 
     /// The next command, if there is one.
     pub(crate) fn try_next(&self) -> Option<Command> {
-        let mut inner = self.0.lock();
-        inner.first.take().or_else(|| inner.more.pop_front())
+        self.0.lock().take()
     }
 
-    /// Has the task woken by the next command; false if there is one already.
-    pub(crate) fn wait(&self, waker: &Waker) -> bool {
-        let mut inner = self.0.lock();
-        let quiet = inner.first.is_none() && inner.more.is_empty();
-        inner.waker = quiet.then(|| waker.clone());
-        quiet
-    }
-
-    /// The next command.
+    /// Waits for the next command.
     pub(crate) async fn next(&self) -> Command {
         poll_fn(|cx| {
             let mut inner = self.0.lock();
-            if let Some(command) = inner.first.take().or_else(|| inner.more.pop_front()) {
+            if let Some(command) = inner.take() {
                 return Poll::Ready(command);
             }
             if inner.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
@@ -141,38 +123,39 @@ mod tests {
     use std::future::Future;
 
     #[tokio::test]
-    async fn commands_come_in_order_and_wake_who_waits() {
-        let mail = Mail::default();
+    async fn commands_come_in_order_and_wake_the_task_that_waits() {
+        let mailbox = Arc::new(Mailbox::default());
         for attempt in 1..4 {
-            mail.put(Command::Cancel { attempt });
+            mailbox.put(Command::Cancel { attempt });
         }
         for expected in 1..4 {
-            assert!(matches!(mail.try_next(), Some(Command::Cancel { attempt }) if attempt == expected));
+            assert!(matches!(mailbox.try_next(), Some(Command::Cancel { attempt }) if attempt == expected));
         }
-        assert!(mail.try_next().is_none());
+        assert!(mailbox.try_next().is_none());
         let waiting = tokio::spawn({
-            let mail = Arc::clone(&mail);
-            async move { mail.next().await }
+            let mailbox = Arc::clone(&mailbox);
+            async move { mailbox.next().await }
         });
         tokio::task::yield_now().await;
-        mail.put(Command::Queued);
+        mailbox.put(Command::Queued);
         assert!(matches!(waiting.await.unwrap(), Command::Queued));
     }
 
     #[test]
-    fn who_has_turned_away_is_not_woken_and_finds_it_later() {
+    fn a_task_that_stopped_waking_finds_the_command_later() {
         struct Never;
         impl std::task::Wake for Never {
             fn wake(self: Arc<Self>) {
                 panic!("woken");
             }
         }
-        let (mail, waker) = (Mail::default(), Waker::from(Arc::new(Never)));
+        let (mailbox, waker) = (Mailbox::default(), Waker::from(Arc::new(Never)));
         let mut cx = std::task::Context::from_waker(&waker);
-        assert!(std::pin::pin!(mail.next()).as_mut().poll(&mut cx).is_pending());
-        assert!(mail.is_quiet());
-        mail.put(Command::Queued);
-        assert!(!mail.is_quiet());
-        assert!(std::pin::pin!(mail.next()).as_mut().poll(&mut cx).is_ready());
+        assert!(std::pin::pin!(mailbox.next()).as_mut().poll(&mut cx).is_pending());
+        mailbox.stop_waking();
+        assert!(mailbox.is_quiet());
+        mailbox.put(Command::Queued);
+        assert!(!mailbox.is_quiet());
+        assert!(std::pin::pin!(mailbox.next()).as_mut().poll(&mut cx).is_ready());
     }
 }

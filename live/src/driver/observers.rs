@@ -1,6 +1,6 @@
-//! What watches decisions without taking part: explanations, the decision log, shadow policies.
+//! Observers of decisions: explanations, the decision log, shadow policies.
 //!
-//! All of it is off the hot path: the driver hands over a shared record or an event and goes on. Channels are
+//! They are off the hot path: the driver passes them a shared record or a copy of an event and goes on. Channels are
 //! bounded; what does not fit is dropped and counted.
 
 use crate::observe::explain::Explanations;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
-/// The observers of one router.
+/// The observers of one router's decisions.
 #[derive(Debug)]
 pub struct Observers {
     /// The latest decisions, for `/explain`.
@@ -23,7 +23,7 @@ pub struct Observers {
 }
 
 impl Observers {
-    /// Observers that keep `decisions` explanations and pass on to these channels.
+    /// Observers that keep `decisions` explanations and send to these channels.
     pub fn new(
         decisions: usize,
         log: Option<mpsc::Sender<Arc<DecisionRecord>>>,

@@ -1,5 +1,9 @@
-//! One attempt at one replica, up to the point where its answer can be passed on or refused.
+//! One attempt at one replica, up to the point where its answer can be passed on or has failed.
+//!
+//! Until the first content-bearing token the request can still be retried elsewhere, so what arrives before is held
+//! back, up to 64 kB. An answer in one piece is held to its end if it is as short.
 
+use crate::request::body::Body;
 use crate::upstream::connect::Connector;
 use crate::upstream::connection::{self, ConnectionError, UpstreamBody};
 use crate::upstream::replica::Upstream;
@@ -14,15 +18,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::request::body::Body;
-
-/// Most bytes held back: of a stream before its first content-bearing token, of an answer that comes whole.
+/// Most bytes held back: of a stream before its first content-bearing token, or of an answer in one piece.
 const HOLD: usize = 64 << 10;
 
-/// An answer that can go to the client.
+/// An answer that can be passed on to the client.
 pub(crate) struct Ready {
     pub(crate) head: http::response::Parts,
-    /// The body, if it is here to its end; `held` and `body` have nothing more then.
+    /// The whole body, if it has arrived; `held` and `body` are empty then.
     pub(crate) whole: Option<Bytes>,
     pub(crate) held: VecDeque<Frame<Bytes>>,
     pub(crate) body: UpstreamBody,
@@ -30,57 +32,58 @@ pub(crate) struct Ready {
     pub(crate) framing: Framing,
 }
 
-/// An answer that cannot, or none.
-pub(crate) struct Refused {
+/// An attempt that gave no answer to pass on.
+pub(crate) struct FailedAttempt {
     pub(crate) failure: Failure,
-    /// What the replica said, for the client if nobody else answers.
+    /// The replica's error, for the client if no other replica answers.
     pub(crate) response: Option<Response<Body>>,
     pub(crate) why: String,
 }
 
-/// Sends what `request` makes.
+/// Sends a request to a replica. `request` makes it, once for each connection that is tried. With `has_prompt` the
+/// answer is read for tokens and errors; else it is passed on unread.
 pub(crate) async fn attempt(
     connector: &Connector,
     upstream: &Arc<Upstream>,
     keep_alive: Duration,
     request: impl Fn() -> Request<Full<Bytes>>,
-    watched: bool,
-) -> Result<Box<Ready>, Box<Refused>> {
+    has_prompt: bool,
+) -> Result<Box<Ready>, Box<FailedAttempt>> {
     let answer = connection::send(connector, upstream, keep_alive, request).await;
-    let ready = begun(answer, upstream, watched)?;
+    let ready = check_head(answer, upstream, has_prompt)?;
     match ready.framing {
-        Framing::Events => hold(ready, upstream).await,
-        // A whole answer is there at once, and an error could not be told inside it.
+        Framing::Events => hold_until_token(ready, upstream).await,
+        // An engine sends such an answer at once, and it has no place for an error of the router's.
         Framing::Json if ready.body.size_hint().exact().is_some_and(|length| length <= HOLD as u64) => {
-            whole(ready, upstream).await
+            read_whole(ready, upstream).await
         }
         _ => Ok(ready),
     }
 }
 
-/// What an answer's head says.
-fn begun(
+/// Fails the attempt if there is no answer, or its status is an error.
+fn check_head(
     answer: Result<Response<UpstreamBody>, ConnectionError>,
     upstream: &Upstream,
-    watched: bool,
-) -> Result<Box<Ready>, Box<Refused>> {
+    has_prompt: bool,
+) -> Result<Box<Ready>, Box<FailedAttempt>> {
     let response = answer.map_err(|error| {
         let why = format!("no answer from replica `{}` ({error})", upstream.name);
         let failure = if error.is_timeout() { Failure::Timeout } else { Failure::Connection };
-        Box::new(Refused { failure, response: None, why })
+        Box::new(FailedAttempt { failure, response: None, why })
     })?;
     if let Some(failure) = Failure::of_status(response.status().as_u16()) {
         let why = format!("replica `{}` answered {}", upstream.name, response.status());
-        return Err(Box::new(Refused { failure, response: Some(response.map(Body::Plain)), why }));
+        return Err(Box::new(FailedAttempt { failure, response: Some(response.map(Body::Plain)), why }));
     }
     let (head, body) = response.into_parts();
-    let framing = if watched { framing(&head.headers) } else { Framing::Opaque };
-    let tap = Tap::new(framing, watched);
+    let framing = if has_prompt { framing(&head.headers) } else { Framing::Opaque };
+    let tap = Tap::new(framing, has_prompt);
     Ok(Box::new(Ready { head, whole: None, held: VecDeque::new(), body, tap, framing }))
 }
 
 /// Reads the body to its end.
-async fn whole(mut ready: Box<Ready>, upstream: &Upstream) -> Result<Box<Ready>, Box<Refused>> {
+async fn read_whole(mut ready: Box<Ready>, upstream: &Upstream) -> Result<Box<Ready>, Box<FailedAttempt>> {
     let (mut first, mut more) = (Bytes::new(), BytesMut::new());
     while !ready.body.is_end_stream() {
         match ready.body.frame().await {
@@ -95,7 +98,7 @@ async fn whole(mut ready: Box<Ready>, upstream: &Upstream) -> Result<Box<Ready>,
                 }
                 more.extend_from_slice(&data);
             }
-            Some(Err(error)) => return Err(broke_off(upstream, &error)),
+            Some(Err(error)) => return Err(connection_lost(upstream, &error)),
             None => break,
         }
     }
@@ -103,19 +106,19 @@ async fn whole(mut ready: Box<Ready>, upstream: &Upstream) -> Result<Box<Ready>,
     ready.tap.whole(&body);
     if let Some(code) = ready.tap.error() {
         ready.held.push_back(Frame::data(body));
-        return Err(Box::pin(told_error(*ready, upstream, code)).await); // rare, and large
+        return Err(Box::pin(error_in_answer(*ready, upstream, code)).await); // rare, and large
     }
     ready.whole = Some(body);
     Ok(ready)
 }
 
-fn broke_off(upstream: &Upstream, error: &hyper::Error) -> Box<Refused> {
+fn connection_lost(upstream: &Upstream, error: &hyper::Error) -> Box<FailedAttempt> {
     let why = format!("replica `{}` broke off before anything was passed on ({error})", upstream.name);
-    Box::new(Refused { failure: Failure::Connection, response: None, why })
+    Box::new(FailedAttempt { failure: Failure::Connection, response: None, why })
 }
 
-/// Reads on until a token has come, enough bytes, an error, or the end.
-async fn hold(mut ready: Box<Ready>, upstream: &Upstream) -> Result<Box<Ready>, Box<Refused>> {
+/// Reads until the first token, an error, the end, or [`HOLD`] bytes.
+async fn hold_until_token(mut ready: Box<Ready>, upstream: &Upstream) -> Result<Box<Ready>, Box<FailedAttempt>> {
     let mut bytes = 0;
     while !ready.tap.content() && bytes < HOLD {
         match ready.body.frame().await {
@@ -126,18 +129,18 @@ async fn hold(mut ready: Box<Ready>, upstream: &Upstream) -> Result<Box<Ready>, 
                 }
                 ready.held.push_back(frame);
             }
-            Some(Err(error)) => return Err(broke_off(upstream, &error)),
+            Some(Err(error)) => return Err(connection_lost(upstream, &error)),
             None => break,
         }
         if let Some(code) = ready.tap.error() {
-            return Err(Box::pin(told_error(*ready, upstream, code)).await); // rare, and large
+            return Err(Box::pin(error_in_answer(*ready, upstream, code)).await); // rare, and large
         }
     }
     Ok(ready)
 }
 
-/// 200, but the first words are an error.
-async fn told_error(mut ready: Ready, upstream: &Upstream, code: u16) -> Box<Refused> {
+/// The failure of an answer with status 200 that begins with an error.
+async fn error_in_answer(mut ready: Ready, upstream: &Upstream, code: u16) -> Box<FailedAttempt> {
     let mut whole = BytesMut::new();
     for frame in ready.held {
         whole.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
@@ -149,10 +152,10 @@ async fn told_error(mut ready: Ready, upstream: &Upstream, code: u16) -> Box<Ref
         }
     }
     ready.head.headers.remove(CONTENT_LENGTH);
-    Box::new(Refused {
+    Box::new(FailedAttempt {
         failure: Failure::of_status(code).unwrap_or(Failure::Server),
         response: Some(Response::from_parts(ready.head, Body::Full(whole.freeze()))),
-        why: format!("replica `{}` told an error in its answer (code {code})", upstream.name),
+        why: format!("replica `{}` sent an error in its answer (code {code})", upstream.name),
     })
 }
 

@@ -1,21 +1,21 @@
-//! The bodies of answers: ours, an engine's on its way through, or the admin API's.
+//! The body of a response: the router's own, a replica's, or the admin API's.
 
 use crate::request::errors::BoxError;
-use crate::request::response_body::Relay;
+use crate::request::response_body::ProxiedBody;
 use crate::upstream::connection::UpstreamBody;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// The body of an answer.
+/// A response's body.
 #[derive(Debug)]
 pub enum Body {
-    /// Known whole.
+    /// Known whole: the router's own, or a short answer of a replica.
     Full(Bytes),
-    /// An engine's answer, watched.
-    Relay(Box<Relay>),
-    /// An engine's answer that nobody needs to watch.
+    /// A replica's answer, accounted for by its guard.
+    Proxied(Box<ProxiedBody>),
+    /// A replica's error, which needs no accounting.
     Plain(UpstreamBody),
     /// The admin API's.
     Admin(axum::body::Body),
@@ -29,7 +29,7 @@ impl http_body::Body for Body {
         match self.get_mut() {
             Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Relay(relay) => relay.poll_frame(cx),
+            Self::Proxied(body) => body.poll_frame(cx),
             Self::Plain(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
             Self::Admin(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
         }
@@ -38,7 +38,7 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(bytes) => bytes.is_empty(),
-            Self::Relay(relay) => relay.is_end_stream(),
+            Self::Proxied(body) => body.is_end_stream(),
             Self::Plain(body) => body.is_end_stream(),
             Self::Admin(body) => body.is_end_stream(),
         }
@@ -47,7 +47,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Relay(relay) => relay.size_hint(),
+            Self::Proxied(body) => body.size_hint(),
             Self::Plain(body) => body.size_hint(),
             Self::Admin(body) => body.size_hint(),
         }

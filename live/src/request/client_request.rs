@@ -6,8 +6,9 @@ use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
 use crate::request::endpoints;
 use crate::request::errors::refusal;
-use crate::request::guard::Exchange;
+use crate::request::guard::RequestGuard;
 use crate::request::headers::{self, HeaderFlags};
+use crate::request::learning::Learning;
 use crate::request::read_body;
 use crate::tokens::count_tokens;
 use crate::upstream::replica::Upstream;
@@ -92,7 +93,7 @@ impl ClientRequest {
     }
 
     /// Reads the body and announces the request to the core.
-    pub(super) async fn announce(&mut self) -> Result<Box<Exchange>, Box<Response<Body>>> {
+    pub(super) async fn announce(&mut self) -> Result<Box<RequestGuard>, Box<Response<Body>>> {
         let Self { context, config, parts, flags, .. } = self;
         let state = &context.state;
         (self.body, self._body_permit) = read_body::read(state, config, &parts.headers, &mut self.incoming).await?;
@@ -133,7 +134,7 @@ impl ClientRequest {
         };
         let symbols = found.as_ref().map_or_else(|| Arc::from([]), |f| Arc::clone(&f.prompt.symbols));
         let mut arrived = Time::ZERO;
-        let (id, mail) = state.driver.arrive(|id, now| {
+        let (id, mailbox) = state.driver.arrive(|id, now| {
             arrived = now;
             CoreRequest { id, symbols, info, hops, deadline: Some(now + Span::from_ms(wait as f64)) }
         });
@@ -145,19 +146,22 @@ impl ClientRequest {
         let row = new_row(&request_id, &info, found.as_ref(), arrived, hops);
         self.hops = hops;
         headers::to_upstream(&mut parts.headers, self.body.len(), &request_id, &context.client, self.checks_keys);
-        let mut exchange = Exchange::new(Arc::clone(context), (id, mail), request_id, row, self.permit.take());
+        let permit = self.permit.take();
+        let mut guard = RequestGuard::new(Arc::clone(context), (id, mailbox), request_id, row, permit);
         if let Some(found) = found {
-            exchange.rid = found.rid;
-            exchange.model = found.model;
-            exchange.chat = endpoints::is_chat(parts.uri.path());
-            exchange.prompt = Some(found.prompt);
-            exchange.text_tokens = tokens.text;
+            guard.engine_id = found.rid;
+            guard.learning = Some(Learning {
+                prompt: found.prompt,
+                model: found.model,
+                text_tokens: tokens.text,
+                is_chat: endpoints::is_chat(parts.uri.path()),
+            });
         }
         #[cfg(feature = "otel")]
         {
-            exchange.trace = state.otel.begin(&mut parts.headers, state.seed, id);
+            guard.trace = state.otel.begin(&mut parts.headers, state.seed, id);
         }
-        Ok(exchange)
+        Ok(guard)
     }
 
     /// The request as this replica gets it.

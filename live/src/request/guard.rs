@@ -1,15 +1,18 @@
-//! One request from its arrival to its last byte: what is known of it, and the guard that tells the core how it
-//! ended, once, whatever happens to the task.
+//! Accounts for one request from its arrival to its last byte, and reports its end once, whatever happens to its task.
+//!
+//! The guard reports to the core (first token, end), to the operators' records (request log, metrics, explanations,
+//! captures, traces), and aborts the request at the engine when its answer is no longer wanted. A guard that is dropped
+//! before it was closed reports that the client left.
 
-use crate::driver::mailbox::{Command, Mail};
+use crate::driver::mailbox::{Command, Mailbox};
 use crate::observe::request_log::{Row, Verdict};
 use crate::request::context::ConnectionContext;
+use crate::request::learning::Learning;
 use crate::state::Phase;
 use crate::upstream::abort;
 use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::Tap;
-use crate::wire::prompt_blocks::Prompt;
-use gorgo_core::router::{Answer, DecisionRecord, Dispatch, EndReason, Failure, RequestEvent, Usage};
+use gorgo_core::router::{DecisionRecord, Dispatch, EndReason, Failure, RequestEvent, Usage};
 use gorgo_core::{RequestId, Time};
 use http::HeaderValue;
 use std::sync::Arc;
@@ -17,71 +20,94 @@ use std::task::Waker;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// See the module page.
+/// Decisions kept of a request, besides the one it was dispatched by last.
+const MAX_OTHER_DECISIONS: usize = 7;
+
+/// The account of one request.
 #[derive(Debug)]
-pub struct Exchange {
-    pub(crate) context: Arc<ConnectionContext>,
-    pub(crate) id: RequestId,
-    pub(crate) mail: Mail,
-    pub(crate) request_id: HeaderValue,
-    pub(crate) row: Row,
-    /// The decision by which it was dispatched last.
-    pub(crate) decision: Option<Arc<DecisionRecord>>,
-    pub(crate) prompt: Option<Prompt>,
-    pub(crate) model: Option<String>,
-    /// Tokens of the prompt's text, if they were counted.
-    pub(crate) text_tokens: Option<u32>,
-    /// Whether answers become messages of the next turn.
-    pub(crate) chat: bool,
-    /// Whether the first token's time is true: the answer streamed.
-    pub(crate) streamed: bool,
-    pub(crate) rid: Option<String>,
+pub(crate) struct RequestGuard {
+    pub(super) context: Arc<ConnectionContext>,
+    pub(super) request_id: HeaderValue,
+    pub(super) row: Row,
+    /// The decision by which the request was dispatched last.
+    pub(super) decision: Option<Arc<DecisionRecord>>,
+    /// `None` for a request without a prompt.
+    pub(super) learning: Option<Learning>,
+    /// Whether the answer streams, so that the time of its first token is known.
+    pub(super) streamed: bool,
+    /// The id by which the engine can abort the request.
+    pub(super) engine_id: Option<String>,
     #[cfg(feature = "otel")]
-    pub(crate) trace: Option<crate::observe::otel::Context>,
+    pub(super) trace: Option<crate::observe::otel::Context>,
+    id: RequestId,
+    mailbox: Arc<Mailbox>,
     current: Option<(Arc<Upstream>, Dispatch)>,
-    /// A command that was read too early.
+    /// A command that was read and not carried out yet.
     pending: Option<Command>,
-    over: bool,
-    _slot: Option<OwnedSemaphorePermit>,
+    other_decisions: Vec<Arc<DecisionRecord>>,
+    is_closed: bool,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Exchange {
-    /// Boxed at once: it goes through many hands.
-    pub(crate) fn new(
+impl RequestGuard {
+    /// A guard for a request that was announced to the core. Boxed, since it is large and moves from task to body.
+    pub(super) fn new(
         context: Arc<ConnectionContext>,
-        (id, mail): (RequestId, Mail),
+        (id, mailbox): (RequestId, Arc<Mailbox>),
         request_id: HeaderValue,
         row: Row,
-        slot: Option<OwnedSemaphorePermit>,
+        permit: Option<OwnedSemaphorePermit>,
     ) -> Box<Self> {
         Box::new(Self {
             context,
-            id,
-            mail,
             request_id,
             row,
             decision: None,
-            prompt: None,
-            model: None,
-            text_tokens: None,
-            chat: false,
+            learning: None,
             streamed: false,
-            rid: None,
+            engine_id: None,
             #[cfg(feature = "otel")]
             trace: None,
+            id,
+            mailbox,
             current: None,
             pending: None,
-            over: false,
-            _slot: slot,
+            other_decisions: Vec::new(),
+            is_closed: false,
+            _permit: permit,
         })
     }
 
-    pub(crate) fn now(&self) -> Time {
+    pub(super) fn now(&self) -> Time {
         self.context.state.clock().now()
     }
 
-    /// The core sent it somewhere.
-    pub(crate) fn dispatched(&mut self, dispatch: Dispatch, to: &Arc<Upstream>, decision: Option<Arc<DecisionRecord>>) {
+    /// Waits for the core's next command.
+    pub(super) async fn next_command(&mut self) -> Command {
+        let mut command = match self.pending.take() {
+            Some(command) => command,
+            None => self.mailbox.next().await,
+        };
+        if let Command::Dispatch { undecided, .. } | Command::Done { undecided, .. } = &mut command {
+            let undecided = std::mem::take(undecided);
+            self.keep_decisions(undecided);
+        }
+        command
+    }
+
+    fn keep_decisions(&mut self, decisions: impl IntoIterator<Item = Arc<DecisionRecord>>) {
+        self.other_decisions.extend(decisions);
+        let excess = self.other_decisions.len().saturating_sub(MAX_OTHER_DECISIONS);
+        self.other_decisions.drain(..excess);
+    }
+
+    /// Records that the core dispatched the request to a replica.
+    pub(super) fn record_dispatch(
+        &mut self,
+        dispatch: Dispatch,
+        to: &Arc<Upstream>,
+        decision: Option<Arc<DecisionRecord>>,
+    ) {
         let metrics = &self.context.state.metrics;
         let dispatches = to.dispatches.get_or_init(|| metrics.dispatches(&to.name));
         metrics.dispatched(dispatches, dispatch.attempt, dispatch.reason);
@@ -95,7 +121,8 @@ impl Exchange {
         let chosen = decision.as_ref().and_then(|d| d.candidates.get(d.chosen?));
         row.rtt_ms = chosen.map_or(0.0, |one| one.candidate.rtt_ms);
         row.verdict = decision.as_deref().map(Verdict::of).unwrap_or_default();
-        self.decision = decision;
+        let former = std::mem::replace(&mut self.decision, decision);
+        self.keep_decisions(former);
         self.current = Some((Arc::clone(to), dispatch));
     }
 
@@ -103,40 +130,29 @@ impl Exchange {
         self.current.as_ref().map_or(0, |(_, d)| d.attempt)
     }
 
-    /// Tells the core of the first token. False if the core has meanwhile taken this attempt back.
-    pub(crate) fn first_token(&mut self) -> bool {
+    /// Reports the first token to the core. False if the core has withdrawn this attempt meanwhile: then the next
+    /// command says what to do.
+    pub(super) fn report_first_token(&mut self) -> bool {
         let attempt = self.attempt();
-        self.context.state.driver.tell(RequestEvent::FirstToken { id: self.id, attempt });
-        !self.taken_back()
+        self.context.state.driver.handle(RequestEvent::FirstToken { id: self.id, attempt });
+        self.pending = self.mailbox.try_next();
+        self.pending.is_none()
     }
 
-    /// Whether the core has said something since, which can only be that this attempt is no longer wanted.
-    fn taken_back(&mut self) -> bool {
-        self.pending = self.mail.try_next();
-        self.pending.is_some()
-    }
-
-    /// What the core says next.
-    pub(crate) async fn next(&mut self) -> Command {
-        match self.pending.take() {
-            Some(command) => command,
-            None => self.mail.next().await,
-        }
-    }
-
-    /// The answer is complete, and has passed.
-    pub(crate) fn finished(&mut self, tap: &Tap) {
-        let event = self.learned(tap);
-        self.mail.is_quiet(); // the core's last word would have this task polled in vain
-        self.context.state.driver.tell(event);
+    /// Reports a complete answer that has been passed on, and closes the request.
+    pub(super) fn finish(&mut self, tap: &Tap) {
+        let event = self.finished_event(tap);
+        self.mailbox.stop_waking(); // the core's command `Done` would wake this task in vain
+        self.context.state.driver.handle(event);
         self.close(EndReason::Finished);
     }
 
-    /// The answer is complete before any of it was passed on: what [`Self::first_token`] and [`Self::finished`] do, in
-    /// one step. False if the core has meanwhile taken this attempt back.
-    pub(crate) fn came_whole(&mut self, tap: &Tap) -> bool {
-        let event = self.learned(tap);
-        let Some(now) = self.context.state.driver.tell_if_quiet(&self.mail, event) else {
+    /// Reports a complete answer of which nothing has been passed on: first token and end in one event. False if the core
+    /// has withdrawn this attempt meanwhile.
+    pub(super) fn finish_at_once(&mut self, tap: &Tap) -> bool {
+        let event = self.finished_event(tap);
+        self.mailbox.stop_waking();
+        let Some(now) = self.context.state.driver.handle_if_quiet(&self.mailbox, event) else {
             (self.row.counted_tokens, self.row.output_tokens, self.row.cached.1) = (None, 0, None);
             return false;
         };
@@ -145,110 +161,108 @@ impl Exchange {
         true
     }
 
-    /// What the core is to know of a complete answer.
-    fn learned(&mut self, tap: &Tap) -> RequestEvent {
-        let said = tap.usage();
-        let (counted, output) = (said.prompt_tokens, said.output_tokens);
-        self.row.counted_tokens = counted;
-        self.row.output_tokens = output.unwrap_or_else(|| u32::try_from(tap.events()).unwrap_or(u32::MAX));
-        self.row.cached.1 = said.cached_tokens;
+    /// The event of a complete answer, with what the router learns from it.
+    fn finished_event(&mut self, tap: &Tap) -> RequestEvent {
+        let state = &self.context.state;
+        let usage = tap.usage();
+        self.row.counted_tokens = usage.prompt_tokens;
+        self.row.output_tokens = usage.output_tokens.unwrap_or_else(|| u32::try_from(tap.events()).unwrap_or(u32::MAX));
+        self.row.cached.1 = usage.cached_tokens;
         let mut answer = None;
-        if let Some(prompt) = &self.prompt {
-            if let Some(tokens) = counted.filter(|_| prompt.tokens == 0) {
-                let model = self.model.as_deref();
-                self.context.state.bytes_per_token.learn(model, prompt.bytes, tokens);
-                if let (Some(text), Some(counter)) = (self.text_tokens, &self.context.state.counter) {
-                    counter.template_overhead.learn(model, prompt.messages, text, tokens);
-                }
+        if let Some(learning) = &self.learning {
+            if let Some(counted) = usage.prompt_tokens {
+                learning.learn_tokens(&state.bytes_per_token, state.counter.as_ref(), counted);
             }
-            let learn = tap.answer().filter(|_| !prompt.symbols.is_empty());
-            answer = learn.map(|text| {
-                let tokens = counted.unwrap_or(self.row.prompt_tokens);
-                // Usage counts all choices; the text is one of them.
-                let output = self.row.output_tokens / tap.choices();
-                let blocks = prompt.answer(text, self.chat, tokens, output);
-                Answer { keep: blocks.keep, tail: blocks.tail, tokens: blocks.tokens }
-            });
+            let prompt_tokens = usage.prompt_tokens.unwrap_or(self.row.prompt_tokens);
+            answer = learning.answer(tap, prompt_tokens, self.row.output_tokens);
         }
-        let usage = Usage { cached_tokens: said.cached_tokens, output_tokens: self.row.output_tokens };
+        let usage = Usage { cached_tokens: usage.cached_tokens, output_tokens: self.row.output_tokens };
         RequestEvent::Finished { id: self.id, attempt: self.attempt(), usage, answer }
     }
 
-    /// This attempt failed; the core says in the mailbox what is next.
-    pub(crate) fn failed(&mut self, failure: Failure) {
+    /// Reports that this attempt failed; the core's next command says whether there is another.
+    pub(super) fn report_failure(&mut self, failure: Failure) {
         let attempt = self.attempt();
-        self.context.state.driver.tell(RequestEvent::Failed { id: self.id, attempt, failure });
+        self.context.state.driver.handle(RequestEvent::Failed { id: self.id, attempt, failure });
     }
 
-    /// An answer that was on its way to the client broke: there is no second try.
-    pub(crate) fn broke(&mut self, failure: Failure) {
-        self.failed(failure);
+    /// Reports that an answer broke off after its first token, and closes the request: it cannot be retried.
+    pub(super) fn fail(&mut self, failure: Failure) {
+        self.report_failure(failure);
         self.close(EndReason::AfterFirstToken);
     }
 
-    /// Whether the router ends what is open; if not yet, `waker` is woken when it does.
-    pub(crate) fn is_stopped(&self, waker: &Waker) -> bool {
-        !self.mail.wait(waker)
+    /// Whether the router ends the requests that are open. If not, `waker` is woken when it does. To be asked after the
+    /// first token only, when the core has no other commands.
+    pub(super) fn is_stopped(&self, waker: &Waker) -> bool {
+        !self.mailbox.wake_on_command(waker)
     }
 
-    /// The router stops; the engine need not go on.
-    pub(crate) fn stopped(&mut self) {
+    /// Ends the request because the router stops.
+    pub(super) fn stop(&mut self) {
         self.cancel(EndReason::RouterStopped);
     }
 
-    /// Nobody waits for the answer any more.
+    /// Ends a request whose answer is not wanted any more.
     fn cancel(&mut self, reason: EndReason) {
-        self.context.state.driver.tell(RequestEvent::ClientGone { id: self.id });
-        self.abort();
+        self.context.state.driver.handle(RequestEvent::ClientGone { id: self.id });
+        self.abort_upstream();
         self.close(reason);
     }
 
-    /// Aborts the flags attempt at the engine by the id it goes by. Closing the connection, which the caller does
-    /// by dropping it, is enough for most; SGLang notices that only seconds later.
-    pub(crate) fn abort(&self) {
-        let (Some((upstream, _)), Some(rid)) = (&self.current, &self.rid) else { return };
+    /// Aborts the current attempt at the engine by the engine's id for it. Most engines notice that the connection was
+    /// closed, which the caller does by dropping it; SGLang notices only seconds later.
+    pub(super) fn abort_upstream(&self) {
+        let (Some((upstream, _)), Some(id)) = (&self.current, &self.engine_id) else { return };
         let state = &self.context.state;
         let keep_alive = Duration::from_millis(state.config().timeouts.keep_alive_ms);
-        abort::abort(&state.connector, keep_alive, upstream, rid);
+        abort::abort(&state.connector, keep_alive, upstream, id);
     }
 
-    /// The request is over: writes it down, once.
-    pub(crate) fn close(&mut self, reason: EndReason) {
+    /// Closes the request: writes its records, once.
+    pub(super) fn close(&mut self, reason: EndReason) {
         let now = self.now();
         self.close_at(now, reason);
     }
 
     fn close_at(&mut self, now: Time, reason: EndReason) {
-        if std::mem::replace(&mut self.over, true) {
+        if std::mem::replace(&mut self.is_closed, true) {
             return;
+        }
+        while let Some(unread) = self.pending.take().or_else(|| self.mailbox.try_next()) {
+            match unread {
+                Command::Dispatch { decision, undecided, .. } => {
+                    self.keep_decisions(undecided.into_iter().chain(decision));
+                }
+                Command::Done { undecided, .. } => self.keep_decisions(undecided),
+                Command::Queued | Command::Cancel { .. } | Command::Stop => {}
+            }
         }
         self.row.done = now;
         self.row.end = reason;
-        let others = self.mail.others(self.decision.as_ref());
         let row = Arc::new(std::mem::take(&mut self.row));
+        let state = &self.context.state;
         #[cfg(feature = "otel")]
         if let Some(trace) = self.trace.take() {
-            self.context.state.otel.end(trace, &row);
+            state.otel.end(trace, &row);
         }
-        self.context.state.metrics.ended(&row, self.streamed);
-        self.context.state.capture.push(&row);
-        self.context.state.driver.observers().explanations.push(&row, self.decision.take(), others);
-        self.context.state.table.push(row);
+        state.metrics.ended(&row, self.streamed);
+        state.capture.push(&row);
+        let others = std::mem::take(&mut self.other_decisions);
+        state.driver.observers().explanations.push(&row, self.decision.take(), others);
+        state.table.push(row);
     }
 }
 
-impl Drop for Exchange {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        if self.over {
+        if self.is_closed {
             return;
         }
-        if self.context.state.phase() == Phase::Ending {
-            // The router's own last word has been said in its place.
-            self.row.status_code = EndReason::RouterStopped.http_status();
-            return self.stopped();
-        }
-        // The client left: hyper dropped the task or the body.
-        self.row.status_code = EndReason::ClientGone.http_status();
-        self.cancel(EndReason::ClientGone);
+        // The task or the body was dropped: the router closed the connection, or the client left.
+        let is_ending = self.context.state.phase() == Phase::Ending;
+        let reason = if is_ending { EndReason::RouterStopped } else { EndReason::ClientGone };
+        self.row.status_code = reason.http_status();
+        self.cancel(reason);
     }
 }

@@ -1,13 +1,11 @@
-//! An engine's answer on its way to the client: bytes unaltered, flushed as they come, watched by the tap.
+//! Streams a replica's answer to the client: bytes unaltered, flushed as they arrive, observed by the tap.
 //!
-//! What arrived before the first content-bearing token is held back (up to 64 kB), since until then the request can
-//! still go elsewhere; so is an answer that comes whole, if it is as short. From then on the answer goes through. If
-//! it breaks, a stream of events ends with an error event that says so; an answer of any other kind is cut, since
-//! nothing can be said inside it.
+//! If the replica breaks off, or the router stops, a stream of events ends with an error event; an answer of any other
+//! kind is cut, since it has no place for an error.
 
 use crate::idle_timer::IdleTimer;
 use crate::request::errors::{self, BoxError};
-use crate::request::guard::Exchange;
+use crate::request::guard::RequestGuard;
 use crate::state::Phase;
 use crate::upstream::connection::UpstreamBody;
 use crate::wire::answer_tap::Tap;
@@ -21,52 +19,67 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Pieces of an answer are put together up to about this many bytes.
-const SMALL: usize = 8 << 10;
+/// Pieces of an answer are joined up to about this many bytes.
+const JOIN_BYTES: usize = 8 << 10;
 
-/// The error's code when it is the replica's.
+/// The code of errors that the replica caused.
 const BROKE: &str = "upstream_broke";
 
-/// See the module page.
+/// The body of a replica's answer.
 #[derive(Debug)]
-pub struct Relay {
+pub struct ProxiedBody {
+    /// Frames that were read before the answer was passed on.
     held: VecDeque<Frame<Bytes>>,
     body: UpstreamBody,
     tap: Tap,
-    exchange: Option<Box<Exchange>>,
+    /// `None` once the request's end is reported.
+    guard: Option<Box<RequestGuard>>,
     ended: bool,
-    /// Whether an error can be told inside the body: it is a stream of events of no announced length.
-    can_tell: bool,
-    /// Whether what has passed ends with a whole event.
-    whole: bool,
+    /// Whether the body can carry an error event: it is a stream of events without a content length.
+    carries_errors: bool,
+    /// Whether the bytes so far end with a whole event.
+    at_event_end: bool,
+    /// Longest time without a piece.
     gap: Duration,
-    last: Instant,
+    last_piece: Instant,
     timer: IdleTimer,
-    /// Whom the order to stop wakes.
+    /// The task that a stop of the router wakes.
     stop_wakes: Option<Waker>,
     broken: Option<hyper::Error>,
 }
 
-impl Relay {
+impl ProxiedBody {
     pub(crate) fn new(
         held: VecDeque<Frame<Bytes>>,
         body: UpstreamBody,
         tap: Tap,
-        exchange: Box<Exchange>,
+        guard: Box<RequestGuard>,
         gap: Duration,
     ) -> Self {
         let ended = body.is_end_stream();
-        let can_tell = exchange.streamed && body.size_hint().exact().is_none();
-        let whole = held.iter().rev().find_map(Frame::data_ref).is_none_or(|data| ends_event(data));
-        let exchange = Some(exchange);
-        let last = Instant::now();
+        let carries_errors = guard.streamed && body.size_hint().exact().is_none();
+        let at_event_end = held.iter().rev().find_map(Frame::data_ref).is_none_or(|data| ends_event(data));
+        let guard = Some(guard);
+        let last_piece = Instant::now();
         let (timer, stop_wakes, broken) = (IdleTimer::default(), None, None);
-        let mut relay =
-            Self { held, body, tap, exchange, ended, can_tell, whole, gap, last, timer, stop_wakes, broken };
-        if relay.ended {
-            relay.end();
+        let mut proxied = Self {
+            held,
+            body,
+            tap,
+            guard,
+            ended,
+            carries_errors,
+            at_event_end,
+            gap,
+            last_piece,
+            timer,
+            stop_wakes,
+            broken,
+        };
+        if proxied.ended {
+            proxied.end();
         }
-        relay
+        proxied
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
@@ -89,84 +102,84 @@ impl Relay {
             return Poll::Ready(Some(Ok(frame)));
         }
         if let Some(error) = self.broken.take() {
-            return self.cut(error);
+            return self.end_broken(error);
         }
         if self.ended {
             return Poll::Ready(None);
         }
         match self.read(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                self.seen();
+                self.note_piece();
                 match frame.into_data() {
-                    Ok(data) => Poll::Ready(Some(Ok(Frame::data(self.gather(data, cx))))),
+                    Ok(data) => Poll::Ready(Some(Ok(Frame::data(self.join_ready(data, cx))))),
                     Err(frame) => Poll::Ready(Some(Ok(frame))),
                 }
             }
-            Poll::Ready(Some(Err(error))) => self.cut(error),
+            Poll::Ready(Some(Err(error))) => self.end_broken(error),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending if self.is_stopped(cx.waker()) => self.stop(),
             Poll::Pending => self.poll_gap(cx),
         }
     }
 
-    /// Whether the router ends what is open. The core has no commands for a request that has its first token, so the
-    /// mailbox wakes this task for nothing else, and need not be asked again until another task polls.
+    /// Whether the router ends open requests. The core sends no command to a request that has its first token, so the
+    /// registration in its mailbox stays until the router stops, and is repeated only when another task polls.
     fn is_stopped(&mut self, waker: &Waker) -> bool {
-        let Some(exchange) = &self.exchange else { return false };
+        let Some(guard) = &self.guard else { return false };
         if self.stop_wakes.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            return exchange.context.state.phase() == Phase::Ending;
+            return guard.context.state.phase() == Phase::Ending;
         }
         self.stop_wakes = Some(waker.clone());
-        exchange.is_stopped(waker)
+        guard.is_stopped(waker)
     }
 
-    /// The router stops before the replica has.
+    /// Ends the answer because the router stops.
     fn stop(&mut self) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.ended = true;
-        if let Some(mut exchange) = self.exchange.take() {
-            exchange.stopped();
+        if let Some(mut guard) = self.guard.take() {
+            guard.stop();
         }
         let why = "the router was stopped in the middle of the answer";
-        Poll::Ready(Some(self.last_word(EndReason::RouterStopped.code(), why, why.into())))
+        Poll::Ready(Some(self.error_event(EndReason::RouterStopped.code(), why, why.into())))
     }
 
-    /// The replica's connection broke.
-    fn cut(&mut self, error: hyper::Error) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.can_tell && self.tap.done() {
-            // Only the frame around a complete stream is missing.
+    /// Ends the answer because the replica's connection broke.
+    fn end_broken(&mut self, error: hyper::Error) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.carries_errors && self.tap.done() {
+            // The stream of events is complete; only the end of its transfer encoding is missing.
             self.end();
             return Poll::Ready(None);
         }
-        self.broke(Failure::Connection);
-        Poll::Ready(Some(self.last_word(BROKE, "the replica broke off in the middle of its answer", error.into())))
+        self.fail(Failure::Connection);
+        Poll::Ready(Some(self.error_event(BROKE, "the replica broke off in the middle of its answer", error.into())))
     }
 
-    /// The next frame of the answer, fed to the tap.
+    /// Reads the next frame and feeds it to the tap.
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
-            self.whole = ends_event(data);
+            self.at_event_end = ends_event(data);
             self.tap.feed(data);
         }
-        // With a content-length hyper does not ask again after the last byte.
+        // With a content length hyper does not poll again after the last byte.
         if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
             self.end();
         }
         polled
     }
 
-    /// Puts what has come in the meantime to a small piece: an engine that writes faster than this reads sends many
-    /// tokens at once, and each piece for itself would cost more than to copy it.
-    fn gather(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
+    /// Joins what has arrived meanwhile to a small piece: an engine that writes faster than this task reads sends many
+    /// tokens at once, and a frame for each would cost more than the copy.
+    fn join_ready(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
         let mut more = BytesMut::new();
-        while first.len() + more.len() < SMALL && !self.ended && self.broken.is_none() {
+        while first.len() + more.len() < JOIN_BYTES && !self.ended && self.broken.is_none() {
             match self.read(cx) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => {
                         if more.is_empty() {
-                            more.reserve(SMALL + data.len());
+                            more.reserve(JOIN_BYTES + data.len());
                             more.extend_from_slice(&first);
                         }
                         more.extend_from_slice(&data);
@@ -185,57 +198,57 @@ impl Relay {
 
     /// Ends the answer when the replica has sent nothing for too long.
     fn poll_gap(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.timer.poll(cx, || self.last + self.gap).is_pending() {
+        if self.timer.poll(cx, || self.last_piece + self.gap).is_pending() {
             return Poll::Pending;
         }
-        self.broke(Failure::Timeout);
+        self.fail(Failure::Timeout);
         let why = "the replica sent nothing for too long";
-        Poll::Ready(Some(self.last_word(BROKE, why, why.into())))
+        Poll::Ready(Some(self.error_event(BROKE, why, why.into())))
     }
 
-    /// Something came.
-    fn seen(&mut self) {
+    /// Notes the arrival of a piece, and of the first token.
+    fn note_piece(&mut self) {
         if self.ended {
             return;
         }
-        self.last = Instant::now();
-        if let Some(exchange) = &mut self.exchange
-            && exchange.row.first_token == Time::NEVER
+        self.last_piece = Instant::now();
+        if let Some(guard) = &mut self.guard
+            && guard.row.first_token == Time::NEVER
             && self.tap.content()
         {
-            exchange.row.first_token = exchange.now();
+            guard.row.first_token = guard.now();
         }
     }
 
-    /// What a client gets after the replica's last bytes, for it to know that the answer is no whole one.
-    fn last_word(&self, code: &str, why: &str, error: BoxError) -> Result<Frame<Bytes>, BoxError> {
-        if !self.can_tell {
+    /// The error event that ends an incomplete answer, or the error that cuts it.
+    fn error_event(&self, code: &str, why: &str, error: BoxError) -> Result<Frame<Bytes>, BoxError> {
+        if !self.carries_errors {
             return Err(error);
         }
-        // An event that was begun ends here, so that ours is one of its own.
-        let before = if self.whole { "" } else { "\n\n" };
-        let told = errors::body("server_error", code, why);
-        Ok(Frame::data(Bytes::from(format!("{before}data: {told}\n\n"))))
+        // Ends an event that was begun, so that the error is an event of its own.
+        let before = if self.at_event_end { "" } else { "\n\n" };
+        let error = errors::body("server_error", code, why);
+        Ok(Frame::data(Bytes::from(format!("{before}data: {error}\n\n"))))
     }
 
     fn end(&mut self) {
         self.ended = true;
         self.tap.end();
-        let Some(mut exchange) = self.exchange.take() else { return };
-        if exchange.row.first_token == Time::NEVER && self.tap.content() {
-            exchange.row.first_token = exchange.now();
+        let Some(mut guard) = self.guard.take() else { return };
+        if guard.row.first_token == Time::NEVER && self.tap.content() {
+            guard.row.first_token = guard.now();
         }
         if self.tap.error().is_some() {
-            exchange.broke(Failure::Server);
+            guard.fail(Failure::Server);
         } else {
-            exchange.finished(&self.tap);
+            guard.finish(&self.tap);
         }
     }
 
-    fn broke(&mut self, failure: Failure) {
+    fn fail(&mut self, failure: Failure) {
         self.ended = true;
-        if let Some(mut exchange) = self.exchange.take() {
-            exchange.broke(failure);
+        if let Some(mut guard) = self.guard.take() {
+            guard.fail(failure);
         }
     }
 }
@@ -244,13 +257,13 @@ fn ends_event(data: &[u8]) -> bool {
     data.ends_with(b"\n\n") || data.ends_with(b"\r\n\r\n")
 }
 
-impl Drop for Relay {
+impl Drop for ProxiedBody {
     fn drop(&mut self) {
-        // Clients hang up after `[DONE]` without waiting for the end of the body: that is no abort.
+        // Clients close the connection after `[DONE]` without waiting for the body's end: the answer was complete.
         if self.tap.done() && self.tap.error().is_none() {
             self.end();
-        } else if let Some(exchange) = &mut self.exchange {
-            exchange.rid = exchange.rid.take().or_else(|| self.tap.id().map(str::to_owned));
+        } else if let Some(guard) = &mut self.guard {
+            guard.engine_id = guard.engine_id.take().or_else(|| self.tap.id().map(str::to_owned));
         }
     }
 }

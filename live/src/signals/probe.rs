@@ -76,7 +76,7 @@ async fn probes(node: Arc<AppState>, upstream: Arc<Upstream>) {
                     ReplicaEvent::ProbeFailed { replica: upstream.id }
                 }
             };
-            node.driver.tell_of(&upstream, event);
+            node.driver.handle_for(&upstream, event);
         }
         turns.next(began, config.probes.period_ms).await;
     }
@@ -172,7 +172,7 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
                         let page = scrape::metrics(&String::from_utf8_lossy(&body));
                         upstream.sglang.store(page.sglang, Ordering::Relaxed);
                         if restarts.restarted(&page) {
-                            node.driver.tell_of(&upstream, ReplicaEvent::Flushed { replica });
+                            node.driver.handle_for(&upstream, ReplicaEvent::Flushed { replica });
                         }
                         report = report.or(page.report);
                     }
@@ -181,8 +181,8 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
                 }
             }
             match report {
-                Some(report) => node.driver.tell_of(&upstream, ReplicaEvent::Scraped { replica, report }),
-                None if failed => node.driver.tell_of(&upstream, ReplicaEvent::ScrapeFailed { replica }),
+                Some(report) => node.driver.handle_for(&upstream, ReplicaEvent::Scraped { replica, report }),
+                None if failed => node.driver.handle_for(&upstream, ReplicaEvent::ScrapeFailed { replica }),
                 None => {} // it exports no metrics: probes tell its health, our own counters its load
             }
         }
@@ -212,7 +212,7 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
                 }
                 None => ReplicaEvent::ScrapeFailed { replica },
             };
-            node.driver.tell_of(&upstream, event);
+            node.driver.handle_for(&upstream, event);
         }
         turns.next(began, period).await;
     }
@@ -229,6 +229,6 @@ pub async fn flush(node: &AppState, upstream: &Arc<Upstream>) -> Result<(), Stri
     if !response.status().is_success() {
         return Err(format!("answered {}", response.status()));
     }
-    node.driver.tell_of(upstream, ReplicaEvent::Flushed { replica: upstream.id });
+    node.driver.handle_for(upstream, ReplicaEvent::Flushed { replica: upstream.id });
     Ok(())
 }
