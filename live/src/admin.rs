@@ -63,7 +63,7 @@ pub(crate) fn is_admin(path: &str) -> bool {
 }
 
 /// The routes.
-pub fn routes(node: Arc<AppState>) -> Router {
+pub(crate) fn routes(node: Arc<AppState>) -> Router {
     let common = || {
         Router::new()
             .route("/policy", get(common::policy).post(common::set_policy).put(common::set_policy))

@@ -42,13 +42,13 @@ pub enum CallError {
 
 /// The client.
 #[derive(Debug, Clone)]
-pub struct Admin {
+pub struct AdminClient {
     endpoint: Endpoint,
     key: Option<HeaderValue>,
     pool: PooledClient,
 }
 
-impl Admin {
+impl AdminClient {
     /// A client of the router at `url`, showing `key` if there is one.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl Admin {
     pub fn new(url: &str, key: Option<&str>, tls: &Tls) -> Result<Self, CallError> {
         let wrong = |why: String| CallError::Usage(why);
         let endpoint = Endpoint::parse(url).map_err(|advice| wrong(format!("`{url}` is no address; {advice}")))?;
-        let trust = crate::server::tls::client(tls).map_err(|error| wrong(error.to_string()))?;
+        let trust = crate::server::tls::client_config(tls).map_err(|error| wrong(error.to_string()))?;
         let key = key.map(|key| HeaderValue::try_from(format!("Bearer {key}"))).transpose();
         let key = key.map_err(|_| wrong("the admin key holds characters no header can".to_owned()))?;
         let connector = Connector::new(tcp(), trust, Duration::from_secs(5));

@@ -200,6 +200,7 @@ fn typed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
 }
 
 /// Entry point of the fuzzer: any text is read or refused, and what is read survives writing.
+#[cfg(any(test, feature = "testkit"))]
 pub fn fuzz(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data)
         && let Ok(config) = Config::parse(text)

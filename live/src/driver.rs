@@ -19,9 +19,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
-pub mod clock;
-pub mod mailbox;
-pub mod observers;
+pub(crate) mod clock;
+pub(crate) mod mailbox;
+pub(crate) mod observers;
 
 /// Decisions without a replica that are kept for a request's next command.
 const MAX_UNDECIDED: usize = 7;
@@ -257,7 +257,7 @@ impl Driver {
                     }
                 }
                 Action::Queued { id } => inner.send(id, Command::Queued),
-                Action::Cancel { id, attempt, .. } => inner.send(id, Command::Cancel { attempt }),
+                Action::Cancel { id, .. } => inner.send(id, Command::Cancel),
                 Action::Done { id, reason } => {
                     if let Some(InFlight { mailbox, undecided }) = inner.requests.remove(&id) {
                         mailbox.put(Command::Done { reason, undecided });

@@ -1,36 +1,45 @@
-//! The live router: sockets and timers in, `gorgo_core::router`'s actions out.
+//! The live router: turns sockets and timers into the events of `gorgo_core::router`, and carries out its actions.
 //!
-//! Nothing is decided here. Reading order: [`server`] (connections, start, stop, reload), `steady` (how each is
-//! polled), `alarm` (how long it may wait) → [`forward`] (one request: read, ask, carry out) → [`extract`] and [`prompt`] (what the router reads of a
-//! body), [`tokens`] (how many they are) → [`driver`] (events to the core under one lock, actions to the tasks) →
-//! `attempt`, `link` and [`relay`] (an answer on its way, watched by the tap of [`sse`]) → [`exchange`] (the guard
-//! that tells how a request ended, once) → [`probe`] and [`scrape`] (what replicas say) → [`admin`], [`metrics`],
-//! [`table`], [`explain`], [`shadow`], [`capture`], [`merge`], `otel` (what operators see) → [`config`], [`run`],
-//! [`client`] (the process and its command line).
+//! Every choice is made in the core. [`run`] runs a router as a process; [`start`] and [`serve`] run one inside another
+//! program. Reading order of the rooms:
+//!
+//! - `server` accepts connections, starts, stops and reloads; `state` is what its tasks share.
+//! - `request` is the way of one request: admitted, announced to the core, sent to a replica, streamed back.
+//! - `driver` holds the core behind one lock: events in, commands to the requests' tasks out.
+//! - `upstream` connects to replicas, `wire` reads what requests and answers carry, `tokens` counts prompts.
+//! - `signals` measures replicas and peers: round trips, loads, reports.
+//! - `observe` is what operators see of decisions and requests; `admin` is the API they use, [`AdminClient`] its client.
+//! - [`config`] is the configuration; `idle_timer` and `supervise` are tools of the others.
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+// What `testkit` exports is public in builds without it, too.
+#![cfg_attr(not(feature = "testkit"), allow(unreachable_pub))]
 
-pub mod admin;
-pub mod client;
 pub mod config;
-pub mod driver;
-pub mod observe;
-pub mod request;
-pub mod run;
-pub mod server;
-pub mod signals;
-pub mod state;
-pub mod tokens;
-pub mod upstream;
-pub mod wire;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
 
+mod admin;
+mod client;
+mod driver;
 mod idle_timer;
+mod observe;
+mod request;
+mod run;
+mod server;
+mod signals;
+mod state;
 mod supervise;
+mod tokens;
+mod upstream;
+mod wire;
 
+pub use client::{AdminClient, CallError};
+pub use observe::capture::Captured;
+pub use observe::merge::{Merged, merge};
 pub use run::{Signals, keys_from_environment, run};
 pub use server::serve::serve;
 pub use server::start::{StartError, start};
+pub use server::tls::client_config as tls_client_config;
 pub use state::{AppState, ConfigSource};
-
-#[cfg(any(test, feature = "testkit"))]
-pub mod testkit;
+pub use upstream::connect::{Dial, tcp};

@@ -1,11 +1,11 @@
 //! What operators see of the router.
 
-pub mod capture;
-pub mod decision_log;
-pub mod explain;
-pub mod merge;
-pub mod metrics;
+pub(crate) mod capture;
+pub(crate) mod decision_log;
+pub(crate) mod explain;
+pub(crate) mod merge;
+pub(crate) mod metrics;
 #[cfg(feature = "otel")]
 pub mod otel;
-pub mod request_log;
-pub mod shadow;
+pub(crate) mod request_log;
+pub(crate) mod shadow;

@@ -5,11 +5,11 @@
 //! the answer ([`body`] is any answer's body); [`guard`] reports the request's end to the core and to operators, once,
 //! whatever happens. [`errors`] are the router's own answers; `context` is what a connection's requests share.
 
-pub mod body;
-pub mod errors;
-pub mod forward;
-pub mod headers;
-pub mod response_body;
+pub(crate) mod body;
+pub(crate) mod errors;
+pub(crate) mod forward;
+pub(crate) mod headers;
+pub(crate) mod response_body;
 
 pub(crate) mod context;
 

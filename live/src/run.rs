@@ -69,7 +69,7 @@ pub async fn run(
     if let Some(settings) = crate::observe::otel::Settings::from_environment(|name| std::env::var(name).ok())
         .map_err(StartError::Environment)?
     {
-        let trust = crate::server::tls::client(&crate::config::Tls::default())?;
+        let trust = crate::server::tls::client_config(&crate::config::Tls::default())?;
         let connector = connect::Connector::new(connect::tcp(), trust, settings.timeout);
         let (pool, named) =
             (connect::pooled_client(connector, std::time::Duration::from_secs(4)), Arc::downgrade(&state));

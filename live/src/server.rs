@@ -5,13 +5,13 @@
 //! driven by one of the [`workers`] and bounded by its `header_timeout` → [`drain`] (shutdown) and [`reload`] (a new
 //! configuration while running).
 
-pub mod keys;
-pub mod listener;
-pub mod reload;
-pub mod serve;
-pub mod start;
-pub mod tls;
-pub mod workers;
+pub(crate) mod keys;
+pub(crate) mod listener;
+pub(crate) mod reload;
+pub(crate) mod serve;
+pub(crate) mod start;
+pub(crate) mod tls;
+pub(crate) mod workers;
 
 pub(crate) mod fleet;
 

@@ -1,6 +1,6 @@
 //! What replicas and peers report: probes, metrics, load.
 
-pub mod peer_report;
-pub mod probe;
-pub mod prom_text;
-pub mod scrape;
+pub(crate) mod peer_report;
+pub(crate) mod probe;
+pub(crate) mod prom_text;
+pub(crate) mod scrape;

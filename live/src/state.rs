@@ -254,7 +254,7 @@ impl AppState {
 
 /// Why a replica was not added.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum AddError {
+pub(crate) enum AddError {
     /// A replica with this name or address is in the fleet.
     #[error("`{0}` is in the fleet already")]
     Exists(String),

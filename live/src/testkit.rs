@@ -1,7 +1,6 @@
 //! A mock engine and an in-memory network, for tests without sockets and real time.
 
-use crate::server::listener::Listener;
-use crate::upstream::connect::{Connector, Dial, Io, PooledClient, pooled_client};
+use crate::upstream::connect::Dial;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::io;
@@ -12,6 +11,25 @@ use tokio::sync::mpsc;
 
 mod engine;
 pub use engine::{Engine, Script, Seen};
+
+// Parts of the router that tests, benches and examples use by themselves.
+pub use crate::driver::Driver;
+pub use crate::driver::clock::Clock;
+pub use crate::driver::observers::Observers;
+#[cfg(feature = "otel")]
+pub use crate::observe::otel;
+pub use crate::server::listener::Listener;
+pub use crate::upstream::connect::{Connector, Endpoint, Io, PooledClient, pooled_client};
+pub use crate::upstream::replica::Upstream;
+pub use crate::wire::answer_tap::{Framing, Tap};
+
+/// Entry points of the fuzzers; the unit tests call them too.
+pub mod fuzz {
+    pub use crate::config::fuzz as config;
+    pub use crate::signals::prom_text::fuzz as prom_text;
+    pub use crate::wire::answer_tap::fuzz as answer_tap;
+    pub use crate::wire::request_fields::fuzz as request_fields;
+}
 
 type Hosts = Arc<Mutex<FxHashMap<(String, u16), mpsc::UnboundedSender<Io>>>>;
 

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub mod bytes_per_token;
-pub mod counter;
+pub(crate) mod bytes_per_token;
+pub(crate) mod counter;
 
 mod per_model;
 mod template_overhead;

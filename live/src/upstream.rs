@@ -2,8 +2,8 @@
 //! `connection` (one request on one connection), `pool` (idle connections) and `self_wake` (how a connection is
 //! polled); `abort` cancels a request at an engine.
 
-pub mod connect;
-pub mod replica;
+pub(crate) mod connect;
+pub(crate) mod replica;
 
 pub(crate) mod abort;
 pub(crate) mod connection;

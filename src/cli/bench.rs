@@ -14,7 +14,6 @@ use gorgo_benchmark::load::target::Target;
 use gorgo_benchmark::load::{Bench, Limits, Live, Profile, Report, ceiling, files, synthetic};
 use gorgo_core::request::TraceRequest;
 use gorgo_live::config::Tls;
-use gorgo_live::server::tls;
 use gorgo_traces::workload::{Format, Options, open};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -188,7 +187,7 @@ impl BenchArgs {
         }
         let tls = if targets.iter().any(Target::is_https) {
             let trust = Tls { insecure: self.tls_insecure, upstream_ca: self.tls_ca.clone(), ..Tls::default() };
-            tls::client(&trust)?
+            gorgo_live::tls_client_config(&trust)?
         } else {
             None
         };

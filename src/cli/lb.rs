@@ -80,7 +80,7 @@ fn peers(command: PeersCommand, address: &RouterAddress) -> anyhow::Result<()> {
         PeersCommand::List => address.call(&Method::GET, "/lb/peers", None, replicas_table),
         PeersCommand::Add { urls } => urls.iter().try_for_each(|url| add(address, url)),
         PeersCommand::AddMesh => {
-            let names: Vec<String> = address.clients()?.iter().map(gorgo_live::client::Admin::name).collect();
+            let names: Vec<String> = address.clients()?.iter().map(gorgo_live::AdminClient::name).collect();
             for (i, host) in names.iter().enumerate() {
                 let one = RouterAddress { host: vec![host.clone()], ..address.clone() };
                 for (_, other) in names.iter().enumerate().filter(|&(j, _)| j != i) {

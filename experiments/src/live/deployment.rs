@@ -12,7 +12,6 @@ use gorgo_core::record::QueueSample;
 use gorgo_core::router::ReplicaEvent;
 use gorgo_core::{Time, rng};
 use gorgo_live::AppState;
-use gorgo_live::upstream::connect as upstream;
 use gorgo_sim::world::{FaultKind, Topology};
 use rand::Rng;
 use std::net::SocketAddr;
@@ -107,7 +106,7 @@ impl LiveDeployment {
             let mut config = config(arm, seed, built, i, doors[i], &find);
             config.replicas.iter_mut().for_each(|replica| replica.api_key.clone_from(&engine_key));
             let node =
-                gorgo_live::start(config, None, upstream::tcp()).map_err(|e| start(format!("router {i}"))(&e))?;
+                gorgo_live::start(config, None, gorgo_live::tcp()).map_err(|e| start(format!("router {i}"))(&e))?;
             nodes.push(Arc::clone(&node));
             routers.push(tokio::spawn(async move {
                 let _ = gorgo_live::serve(node, listener, std::future::pending()).await;

@@ -6,7 +6,7 @@ use crate::spec::PlannedArm;
 use crate::spec::live::LiveNode;
 use crate::spec::run::{FaultKindSpec, TopologySpec};
 use gorgo_benchmark::load::target::Target;
-use gorgo_live::client::Admin;
+use gorgo_live::AdminClient;
 use gorgo_live::config::Tls;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -57,7 +57,7 @@ pub(super) fn trust(targets: &[Target]) -> Result<Option<Arc<rustls::ClientConfi
     if !targets.iter().any(Target::is_https) {
         return Ok(None);
     }
-    gorgo_live::server::tls::client(&Tls::default()).map_err(|e| start("TLS")(&e))
+    gorgo_live::tls_client_config(&Tls::default()).map_err(|e| start("TLS")(&e))
 }
 
 /// The engines' addresses in order of the fleet; `None` for an emulated fleet.
@@ -91,7 +91,7 @@ pub(super) fn routers(arm: &PlannedArm, built: &Built) -> Option<Vec<Target>> {
 pub(super) async fn prepare(target: &Target, arm: &PlannedArm) -> Result<(), LiveError> {
     let live = &arm.spec.live;
     let part = || start(format!("router {}", target.url));
-    let admin = Admin::new(&target.url, key(live.admin_key_env.as_deref())?.as_deref(), &Tls::default());
+    let admin = AdminClient::new(&target.url, key(live.admin_key_env.as_deref())?.as_deref(), &Tls::default());
     let admin = admin.map_err(|e| part()(&e))?;
     let policy = json!({"policy": arm.spec.policy});
     admin.call(http::Method::POST, "/lb/policy", Some(&policy)).await.map_err(|e| part()(&e))?;

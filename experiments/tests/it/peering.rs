@@ -7,11 +7,7 @@ use gorgo_core::router::{
     AdminEvent, Event, Failure, ReplicaEvent, Request, RequestEvent, Router, RouterConfig, Usage,
 };
 use gorgo_core::{ReplicaId, RequestId};
-use gorgo_live::driver::Driver;
-use gorgo_live::driver::clock::Clock;
-use gorgo_live::driver::observers::Observers;
-use gorgo_live::upstream::connect::Endpoint;
-use gorgo_live::upstream::replica::Upstream;
+use gorgo_live::testkit::{Clock, Driver, Endpoint, Observers, Upstream};
 use gorgo_sim::world::PeerMessage;
 
 const OWN: ReplicaId = ReplicaId(0);

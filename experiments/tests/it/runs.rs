@@ -166,7 +166,7 @@ fn servers(runtime: &tokio::runtime::Runtime) -> (Vec<Emulator>, Vec<Arc<AppStat
                 doors[1 - i]
             );
             let config = toml::from_str(&text).unwrap();
-            let node = gorgo_live::start(config, None, gorgo_live::upstream::connect::tcp()).unwrap();
+            let node = gorgo_live::start(config, None, gorgo_live::tcp()).unwrap();
             nodes.push(Arc::clone(&node));
             tokio::spawn(gorgo_live::serve(node, listener, std::future::pending()));
         }

@@ -105,7 +105,7 @@ pub(crate) async fn relay(port: u16, shape: &'static str, connections: usize, se
 
 /// Events a second that the tap sees, an event a piece, text collected.
 pub(crate) fn tap_rate() -> f64 {
-    use gorgo_live::wire::answer_tap::{Framing, Tap};
+    use gorgo_live::testkit::{Framing, Tap};
     let began = Instant::now();
     for _ in 0..200 {
         let mut tap = Tap::new(Framing::Events, true);

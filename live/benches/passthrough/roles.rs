@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use gorgo_live::config::{Config, ReplicaConfig};
-use gorgo_live::upstream::connect::{Connector, pooled_client, tcp};
+use gorgo_live::tcp;
+use gorgo_live::testkit::{Connector, pooled_client};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};

@@ -1,7 +1,8 @@
 //! What a router does at the least: read the body, hash it, send the same bytes on through a pool.
 
 use crate::Args;
-use gorgo_live::upstream::connect::{Connector, pooled_client, tcp};
+use gorgo_live::tcp;
+use gorgo_live::testkit::{Connector, pooled_client};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;

@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| gorgo_live::wire::request_fields::fuzz(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| gorgo_live::testkit::fuzz::request_fields(data));

@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| gorgo_live::wire::answer_tap::fuzz(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| gorgo_live::testkit::fuzz::answer_tap(data));

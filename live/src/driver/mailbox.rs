@@ -10,7 +10,7 @@ use std::task::{Poll, Waker};
 
 /// A command to a request's task.
 #[derive(Debug)]
-pub enum Command {
+pub(crate) enum Command {
     /// Send the request to a replica.
     Dispatch {
         /// The core's action.
@@ -24,11 +24,8 @@ pub enum Command {
     },
     /// Wait: the request is in the queue.
     Queued,
-    /// Abort this attempt.
-    Cancel {
-        /// The attempt's number.
-        attempt: u8,
-    },
+    /// Abort the current attempt.
+    Cancel,
     /// End the request: the router's time to drain is over.
     Stop,
     /// The request has ended.
@@ -125,11 +122,12 @@ mod tests {
     #[tokio::test]
     async fn commands_come_in_order_and_wake_the_task_that_waits() {
         let mailbox = Arc::new(Mailbox::default());
-        for attempt in 1..4 {
-            mailbox.put(Command::Cancel { attempt });
+        let reasons = [EndReason::QueueFull, EndReason::Deadline, EndReason::ClientGone];
+        for reason in reasons {
+            mailbox.put(Command::Done { reason, undecided: Vec::new() });
         }
-        for expected in 1..4 {
-            assert!(matches!(mailbox.try_next(), Some(Command::Cancel { attempt }) if attempt == expected));
+        for expected in reasons {
+            assert!(matches!(mailbox.try_next(), Some(Command::Done { reason, .. }) if reason == expected));
         }
         assert!(mailbox.try_next().is_none());
         let waiting = tokio::spawn({

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Rows a capture may hold; what comes later is counted only.
-pub const MOST: usize = 100_000;
+pub(crate) const MOST: usize = 100_000;
 
 /// One router's part of a timeline. Times in `records` are ns since `started_unix_ns`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

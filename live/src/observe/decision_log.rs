@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 /// The log.
 #[derive(Debug)]
-pub struct Log {
+pub(crate) struct Log {
     config: LogFile,
     file: BufWriter<File>,
     bytes: u64,
@@ -22,7 +22,7 @@ impl Log {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn open(config: &LogFile) -> io::Result<Self> {
+    pub(crate) fn open(config: &LogFile) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(&config.path)?;
         let bytes = file.metadata()?.len();
         Ok(Self { config: config.clone(), file: BufWriter::new(file), bytes })
@@ -32,7 +32,7 @@ impl Log {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn line(&mut self, line: &str) -> io::Result<()> {
+    pub(crate) fn line(&mut self, line: &str) -> io::Result<()> {
         let length = line.len() as u64 + 1;
         if self.bytes > 0 && self.bytes + length > self.config.max_bytes {
             self.rotate()?;

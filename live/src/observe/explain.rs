@@ -153,7 +153,7 @@ fn digits(line: &mut Vec<u8>, mut number: u64) {
 }
 
 /// A decision as a state that `gorgo decide` reads; what was decided stands in `decision`.
-pub fn state(record: &DecisionRecord) -> Value {
+pub(crate) fn state(record: &DecisionRecord) -> Value {
     let replicas =
         record.candidates.iter().map(|one| ReplicaState::of(record.name(one.candidate.id).to_owned(), &one.candidate));
     let key = |hash: u64| (hash != 0).then_some(Key::Hash(hash));

@@ -67,10 +67,10 @@ struct Shade {
 }
 
 /// The shadows' figures, shared with the admin API.
-pub type Figures = Arc<Mutex<Vec<ShadowStats>>>;
+pub(crate) type Figures = Arc<Mutex<Vec<ShadowStats>>>;
 
 /// Runs shadows until the channel closes.
-pub async fn run(
+pub(crate) async fn run(
     policies: &[PolicyConfig],
     config: &RouterConfig,
     seed: u64,

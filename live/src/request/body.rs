@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 /// A response's body.
 #[derive(Debug)]
-pub enum Body {
+pub(crate) enum Body {
     /// Known whole: the router's own, or a short answer of a replica.
     Full(Bytes),
     /// A replica's answer, accounted for by its guard.

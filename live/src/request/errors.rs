@@ -1,4 +1,4 @@
-//! Our own answers when something is wrong, in OpenAI's error shape.
+//! The router's own error responses, in OpenAI's shape.
 
 use crate::request::body::Body;
 use bytes::Bytes;
@@ -8,11 +8,11 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
 /// Any error of a body. The connection is then closed early, so that a client cannot take a part for the whole.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A refusal. The type follows the status as OpenAI's do; 429 and 503 say when to come back.
+/// The router's own error response. Its type follows the status as OpenAI's do; 429 and 503 carry `Retry-After`.
 #[cold]
-pub fn refusal(status: StatusCode, code: &str, message: &str) -> Response<Body> {
+pub(crate) fn refusal(status: StatusCode, code: &str, message: &str) -> Response<Body> {
     let kind = match status {
         StatusCode::UNAUTHORIZED => "authentication_error",
         StatusCode::FORBIDDEN => "permission_error",

@@ -60,7 +60,7 @@ async fn carry_out(mut guard: Box<RequestGuard>, request: &ClientRequest) -> Res
     loop {
         next = match next {
             Command::Stop => return stopped_response(guard),
-            Command::Queued | Command::Cancel { .. } => guard.next_command().await,
+            Command::Queued | Command::Cancel => guard.next_command().await,
             Command::Done { reason, .. } => return end_response(guard, reason, failed),
             Command::Dispatch { dispatch, upstream, decision, .. } => {
                 failed = None;

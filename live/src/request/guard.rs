@@ -131,7 +131,7 @@ impl RequestGuard {
     }
 
     /// Reports the first token to the core. False if the core has withdrawn this attempt meanwhile: then the next
-    /// command says what to do.
+    /// command is about the next attempt.
     pub(super) fn report_first_token(&mut self) -> bool {
         let attempt = self.attempt();
         self.context.state.driver.handle(RequestEvent::FirstToken { id: self.id, attempt });
@@ -180,7 +180,7 @@ impl RequestGuard {
         RequestEvent::Finished { id: self.id, attempt: self.attempt(), usage, answer }
     }
 
-    /// Reports that this attempt failed; the core's next command says whether there is another.
+    /// Reports that this attempt failed; the core's next command is another attempt or the end.
     pub(super) fn report_failure(&mut self, failure: Failure) {
         let attempt = self.attempt();
         self.context.state.driver.handle(RequestEvent::Failed { id: self.id, attempt, failure });
@@ -235,7 +235,7 @@ impl RequestGuard {
                     self.keep_decisions(undecided.into_iter().chain(decision));
                 }
                 Command::Done { undecided, .. } => self.keep_decisions(undecided),
-                Command::Queued | Command::Cancel { .. } | Command::Stop => {}
+                Command::Queued | Command::Cancel | Command::Stop => {}
             }
         }
         self.row.done = now;

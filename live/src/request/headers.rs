@@ -9,17 +9,17 @@ use http::header::{
 use std::net::IpAddr;
 
 /// The request's id, in requests and answers.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The number of routers that have forwarded the request.
-pub const HOP: HeaderName = HeaderName::from_static("x-lb-hop");
+pub(crate) const HOP: HeaderName = HeaderName::from_static("x-lb-hop");
 /// The replica that answered.
-pub const REPLICA: HeaderName = HeaderName::from_static("x-gorgo-replica");
+pub(crate) const REPLICA: HeaderName = HeaderName::from_static("x-gorgo-replica");
 /// The decision for that replica, in one line.
-pub const DECISION: HeaderName = HeaderName::from_static("x-gorgo-decision");
+pub(crate) const DECISION: HeaderName = HeaderName::from_static("x-gorgo-decision");
 /// The client's own deadline for the first token, ms.
-pub const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
+pub(crate) const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 /// The conversation's key.
-pub const SESSION: HeaderName = HeaderName::from_static("x-session-id");
+pub(crate) const SESSION: HeaderName = HeaderName::from_static("x-session-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -42,7 +42,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 
 /// Removes hop-by-hop headers and those that `Connection` names. Mostly there are none, and comparing every name once
 /// is cheaper than nine lookups.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if !headers.keys().any(is_hop_by_hop) {
         return;
     }
@@ -113,14 +113,14 @@ fn is_number(text: &[u8], number: usize) -> bool {
 
 /// A client's address, and its text for `X-Forwarded-For`, made once a connection.
 #[derive(Debug, Clone)]
-pub struct ClientAddress {
+pub(crate) struct ClientAddress {
     ip: IpAddr,
     shown: HeaderValue,
 }
 
 impl ClientAddress {
     /// The client with this address.
-    pub fn new(ip: IpAddr) -> Self {
+    pub(crate) fn new(ip: IpAddr) -> Self {
         Self { ip, shown: HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown")) }
     }
 }
@@ -157,7 +157,7 @@ impl HeaderFlags {
 }
 
 /// The client's request id if it is up to 128 visible ASCII characters, else a new one.
-pub fn request_id(headers: &HeaderMap, process: u64, id: RequestId) -> HeaderValue {
+pub(crate) fn request_id(headers: &HeaderMap, process: u64, id: RequestId) -> HeaderValue {
     let kept = headers.get(REQUEST_ID).filter(|value| {
         let bytes = value.as_bytes();
         !bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(u8::is_ascii_graphic)
@@ -178,7 +178,7 @@ pub(crate) fn new_id(process: u64, id: RequestId) -> HeaderValue {
 }
 
 /// The client's key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
-pub fn shown_key(headers: &HeaderMap) -> Option<&[u8]> {
+pub(crate) fn shown_key(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| {
         let bytes = value.as_bytes();
         bytes.get(..7).filter(|word| word.eq_ignore_ascii_case(b"bearer ")).map(|_| &bytes[7..])

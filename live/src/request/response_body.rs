@@ -27,7 +27,7 @@ const BROKE: &str = "upstream_broke";
 
 /// The body of a replica's answer.
 #[derive(Debug)]
-pub struct ProxiedBody {
+pub(crate) struct ProxiedBody {
     /// Frames that were read before the answer was passed on.
     held: VecDeque<Frame<Bytes>>,
     body: UpstreamBody,

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpStream};
 
 /// Completes an accepted connection; called on the worker thread that will drive it.
-pub type Opening = Box<dyn FnOnce() -> io::Result<Io> + Send>;
+pub(crate) type Opening = Box<dyn FnOnce() -> io::Result<Io> + Send>;
 
 /// A source of client connections.
 pub trait Listener: Send + 'static {

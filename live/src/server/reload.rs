@@ -12,7 +12,7 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// As [`apply`], or when the router was started without a file; the configuration in force stays.
-pub fn reload(state: &Arc<AppState>) -> Result<Vec<String>, ConfigError> {
+pub(crate) fn reload(state: &Arc<AppState>) -> Result<Vec<String>, ConfigError> {
     let Some(source) = &state.config_source else {
         let why = "the router was started without --config".to_owned();
         return Err(ConfigError::Read { path: "(none)".to_owned(), why });
@@ -25,7 +25,7 @@ pub fn reload(state: &Arc<AppState>) -> Result<Vec<String>, ConfigError> {
 ///
 /// # Errors
 /// When a value is wrong, or differs and can only change with a restart.
-pub fn apply(state: &Arc<AppState>, new: Config) -> Result<Vec<String>, ConfigError> {
+pub(crate) fn apply(state: &Arc<AppState>, new: Config) -> Result<Vec<String>, ConfigError> {
     new.check()?;
     let old = state.config();
     refuse_fixed_keys(&old, &new)?;

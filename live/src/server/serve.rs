@@ -35,14 +35,14 @@ pub async fn serve(
 ///
 /// # Errors
 /// When the TLS certificates cannot be used.
-pub async fn serve_on(
+pub(crate) async fn serve_on(
     workers: &Workers,
     state: Arc<AppState>,
     mut listener: impl Listener,
     stop: impl Future<Output = ()>,
 ) -> Result<usize, StartError> {
     let config = state.config();
-    let tls = tls::server(&config.tls)?;
+    let tls = tls::acceptor(&config.tls)?;
     let admin = admin::routes(Arc::clone(&state));
     let connections = Arc::new(Semaphore::new(config.limits.connections));
     let (closing, _) = watch::channel(false);

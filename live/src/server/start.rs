@@ -76,7 +76,7 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
         None => None,
     };
     let connect_limit = Duration::from_millis(config.timeouts.connect_ms);
-    let connector = Connector::new(dial, tls::client(&config.tls)?, connect_limit);
+    let connector = Connector::new(dial, tls::client_config(&config.tls)?, connect_limit);
     let shadows = Figures::default();
     let observers = observers(&config, &shadows)?;
     let recorded = RouterConfig { record_decisions: true, index_bytes: index_bytes(&config), ..config.router.clone() };

@@ -37,7 +37,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 ///
 /// # Errors
 /// When the files cannot be read or do not belong together.
-pub fn server(tls: &Tls) -> Result<Option<tokio_rustls::TlsAcceptor>, TlsError> {
+pub(crate) fn acceptor(tls: &Tls) -> Result<Option<tokio_rustls::TlsAcceptor>, TlsError> {
     let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else { return Ok(None) };
     let chain = certificates(cert)?;
     let secret = PrivateKeyDer::from_pem_file(key)
@@ -54,7 +54,7 @@ pub fn server(tls: &Tls) -> Result<Option<tokio_rustls::TlsAcceptor>, TlsError> 
 ///
 /// # Errors
 /// When the roots cannot be read.
-pub fn client(tls: &Tls) -> Result<Option<Arc<ClientConfig>>, TlsError> {
+pub fn client_config(tls: &Tls) -> Result<Option<Arc<ClientConfig>>, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| wrong(Path::new("tls"), error))?;
     if tls.insecure {

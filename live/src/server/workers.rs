@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 /// Most worker threads. Decisions are made one at a time, so more threads would only wait for each other.
-pub const MOST: usize = 8;
+pub(crate) const MOST: usize = 8;
 
 thread_local! {
     static HERE: Cell<usize> = const { Cell::new(0) };
@@ -28,7 +28,7 @@ pub(crate) fn here() -> usize {
 
 /// The worker threads. They end when this is dropped.
 #[derive(Debug)]
-pub struct Workers(Vec<Worker>);
+pub(crate) struct Workers(Vec<Worker>);
 
 #[derive(Debug)]
 struct Worker {
@@ -39,7 +39,7 @@ struct Worker {
 
 impl Workers {
     /// No threads: connections run on the runtime that serves.
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self(Vec::new())
     }
 
@@ -47,7 +47,7 @@ impl Workers {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub fn start(threads: usize) -> io::Result<Self> {
+    pub(crate) fn start(threads: usize) -> io::Result<Self> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if threads == 0 { cores() } else { threads };
         (1..=threads.min(MOST)).map(Worker::start).collect::<io::Result<_>>().map(Self)

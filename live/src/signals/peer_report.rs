@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// The body of `GET /lb/report`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeerMessage {
+pub(crate) struct PeerMessage {
     /// The load of the edge's own engine.
     pub report: PeerReport,
     /// The edge's wall clock, ns since 1970.

@@ -222,7 +222,7 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
 ///
 /// # Errors
 /// Why it did not.
-pub async fn flush(node: &AppState, upstream: &Arc<Upstream>) -> Result<(), String> {
+pub(crate) async fn flush(node: &AppState, upstream: &Arc<Upstream>) -> Result<(), String> {
     let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
     let response = tokio::time::timeout(limit, ask(node, upstream, Method::POST, "/flush_cache")).await;
     let response = response.map_err(|_| "no answer in time".to_owned())?.map_err(|e| e.to_string())?;

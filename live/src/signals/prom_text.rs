@@ -2,7 +2,7 @@
 
 /// One sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sample<'a> {
+pub(crate) struct Sample<'a> {
     /// The metric.
     pub name: &'a str,
     /// What stands between the braces, unread.
@@ -13,7 +13,7 @@ pub struct Sample<'a> {
 
 impl<'a> Sample<'a> {
     /// A label's value as written (escapes are left in).
-    pub fn label(&self, name: &str) -> Option<&'a str> {
+    pub(crate) fn label(&self, name: &str) -> Option<&'a str> {
         let mut rest = self.labels;
         loop {
             let (key, after) = rest.split_once('=')?;
@@ -38,7 +38,7 @@ fn closing_quote(text: &str) -> Option<usize> {
 }
 
 /// The samples of a page; lines that are none are passed over.
-pub fn samples(text: &str) -> impl Iterator<Item = Sample<'_>> {
+pub(crate) fn samples(text: &str) -> impl Iterator<Item = Sample<'_>> {
     text.lines().filter_map(sample)
 }
 
@@ -74,6 +74,7 @@ fn closing_brace(text: &str) -> Option<usize> {
 }
 
 /// Entry point of the fuzzer.
+#[cfg(any(test, feature = "testkit"))]
 pub fn fuzz(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     for sample in samples(&text) {

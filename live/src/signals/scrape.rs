@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 /// A page of metrics, read.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Page {
+pub(crate) struct Page {
     /// The load; `None` if the page has no gauge of a known engine.
     pub report: Option<EngineReport>,
     /// Whether it is SGLang's.
@@ -19,7 +19,7 @@ pub struct Page {
 
 /// Reads a page. Data-parallel ranks are summed; of tensor and pipeline ranks only the first counts, since all
 /// tell of the same requests.
-pub fn metrics(text: &str) -> Page {
+pub(crate) fn metrics(text: &str) -> Page {
     let mut page = Page::default();
     let mut report = EngineReport::default();
     let (mut known, mut blocks, mut block_size, mut use_share, mut shares) = (false, 0.0, 0.0, 0.0, 0.0);
@@ -88,7 +88,7 @@ struct Load {
 }
 
 /// Reads `/v1/loads`; `None` if it is something else.
-pub fn loads(body: &[u8]) -> Option<EngineReport> {
+pub(crate) fn loads(body: &[u8]) -> Option<EngineReport> {
     let loads: Loads = serde_json::from_slice(body).ok()?;
     (!loads.loads.is_empty()).then(|| {
         loads.loads.iter().fold(EngineReport::default(), |sum, load| EngineReport {
@@ -102,14 +102,14 @@ pub fn loads(body: &[u8]) -> Option<EngineReport> {
 
 /// Finds restarts: the start time changed or the count of requests fell.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Restarts {
+pub(crate) struct Restarts {
     started: Option<f64>,
     requests: Option<f64>,
 }
 
 impl Restarts {
     /// Whether this page is of another process than the one before.
-    pub fn restarted(&mut self, page: &Page) -> bool {
+    pub(crate) fn restarted(&mut self, page: &Page) -> bool {
         let moved = matches!((self.started, page.started), (Some(a), Some(b)) if (a - b).abs() > 0.5);
         let fell = matches!((self.requests, page.requests), (Some(a), Some(b)) if b < a);
         *self = Self { started: page.started.or(self.started), requests: page.requests.or(self.requests) };

@@ -145,7 +145,7 @@ pub(crate) async fn send(
 
 /// The body of a replica's response, together with its connection: returned to the pool at the end of the body,
 /// closed if the body is dropped before.
-pub struct UpstreamBody {
+pub(crate) struct UpstreamBody {
     body: Incoming,
     connection: Option<Box<Connection>>,
     upstream: Arc<Upstream>,

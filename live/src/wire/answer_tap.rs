@@ -431,6 +431,7 @@ fn error_code(text: &[u8]) -> u16 {
 }
 
 /// Entry point of the fuzzer: however the bytes are cut, the tap sees the same.
+#[cfg(any(test, feature = "testkit"))]
 pub fn fuzz(data: &[u8]) {
     for framing in [Framing::Events, Framing::Json, Framing::Opaque] {
         let seen = |pieces: &mut dyn Iterator<Item = &[u8]>| {

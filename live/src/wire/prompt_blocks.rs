@@ -9,18 +9,18 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Bytes under one symbol.
-pub const BLOCK: usize = 64;
+pub(crate) const BLOCK: usize = 64;
 
 /// Ends a role and begins its text; control bytes that no chat template's text holds.
 const ROLE: u8 = 1;
 const TEXT: u8 = 2;
 
 /// Bytes a token stands for until an engine's usage has told better.
-pub const START_RATIO: f64 = 4.0;
+pub(crate) const START_RATIO: f64 = 4.0;
 
 /// Hashes text that arrives in pieces.
 #[derive(Debug, Clone)]
-pub struct Blocks {
+pub(crate) struct Blocks {
     seed: u64,
     chain: u64,
     partial: [u8; BLOCK],
@@ -35,7 +35,7 @@ pub struct Blocks {
 
 impl Blocks {
     /// Nothing yet; `seed` keys the hashes.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self::with_room(seed, 0)
     }
 
@@ -72,7 +72,7 @@ impl Blocks {
     }
 
     /// More text.
-    pub fn text(&mut self, text: &[u8]) {
+    pub(crate) fn text(&mut self, text: &[u8]) {
         self.bytes += text.len() as u64;
         let at = self.at();
         if let Some(texts) = &mut self.texts {
@@ -82,7 +82,7 @@ impl Blocks {
     }
 
     /// One token of a prompt that was given as token ids.
-    pub fn token(&mut self, id: u64) {
+    pub(crate) fn token(&mut self, id: u64) {
         self.tokens = self.tokens.saturating_add(1);
         if let Some(texts) = &mut self.texts {
             texts.ids = self.tokens;
@@ -91,7 +91,7 @@ impl Blocks {
     }
 
     /// A message begins.
-    pub fn role(&mut self, role: &[u8]) {
+    pub(crate) fn role(&mut self, role: &[u8]) {
         self.feed(&[ROLE]);
         self.feed(role);
         self.feed(&[TEXT]);
@@ -106,7 +106,7 @@ impl Blocks {
 
     /// Something that stands before the text wherever it came in the body (model, tools, instructions): another
     /// value makes another prompt from the first block on. `weigh` counts its bytes as prompt.
-    pub fn before(&mut self, tag: u64, value: &[u8], weigh: bool) {
+    pub(crate) fn before(&mut self, tag: u64, value: &[u8], weigh: bool) {
         self.salt ^= xxh3_64_with_seed(value, tag);
         if weigh {
             self.bytes += value.len() as u64;
@@ -141,7 +141,7 @@ impl Blocks {
     }
 
     /// The prompt so far.
-    pub fn finish(mut self) -> Prompt {
+    pub(crate) fn finish(mut self) -> Prompt {
         let whole = self.symbols.len();
         let mut symbols = std::mem::take(&mut self.symbols);
         if self.filled > 0 {
@@ -207,7 +207,7 @@ impl Texts {
 
 /// A finished prompt, and what is needed to append the answer to it.
 #[derive(Debug, Clone)]
-pub struct Prompt {
+pub(crate) struct Prompt {
     /// All blocks, the last of which may be partial.
     pub symbols: Arc<[u64]>,
     /// Whole blocks among them.
@@ -225,14 +225,14 @@ pub struct Prompt {
 
 impl Prompt {
     /// Expected prompt tokens at `ratio` bytes a token.
-    pub fn tokens(&self, ratio: f64) -> u32 {
+    pub(crate) fn tokens(&self, ratio: f64) -> u32 {
         let text = (self.bytes as f64 / ratio).ceil().min(f64::from(u32::MAX)) as u32;
         self.tokens.saturating_add(text)
     }
 
     /// What the engine holds once it has generated `answer`: as [`gorgo_core::router::Answer`]. `chat` puts the
     /// answer into an assistant's message, as the next turn will.
-    pub fn answer(&self, answer: &str, chat: bool, prompt_tokens: u32, output_tokens: u32) -> AnswerBlocks {
+    pub(crate) fn answer(&self, answer: &str, chat: bool, prompt_tokens: u32, output_tokens: u32) -> AnswerBlocks {
         let mut more = self.state.clone();
         if chat {
             more.role(b"assistant");
@@ -250,7 +250,7 @@ impl Prompt {
 
 /// Blocks that prompt and answer have together; fields as of [`gorgo_core::router::Answer`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AnswerBlocks {
+pub(crate) struct AnswerBlocks {
     /// Whole blocks of the prompt.
     pub keep: usize,
     /// Whole blocks after them.

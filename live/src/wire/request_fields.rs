@@ -8,13 +8,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// What a body says.
 #[derive(Debug, Clone)]
-pub struct Extract {
+pub(crate) struct Extract {
     /// The prompt: rendered messages with their roles, the prompt, the input, or token ids.
     pub prompt: Prompt,
     /// `model`, at most 128 bytes of it.
     pub model: Option<String>,
-    /// Whether the answer is to be streamed.
-    pub stream: bool,
     /// Hash of `user`, `session_id`, `conversation_id`, `prompt_cache_key` or `safety_identifier`, the first of
     /// them in the body; 0 for none.
     pub session: u64,
@@ -35,7 +33,7 @@ const INSTRUCTIONS: u64 = 4;
 ///
 /// # Errors
 /// One sentence when the body is no JSON object, is cut short, is not UTF-8 or nests deeper than 127.
-pub fn extract(body: &[u8], seed: u64) -> Result<Extract, String> {
+pub(crate) fn extract(body: &[u8], seed: u64) -> Result<Extract, String> {
     let mut blocks = Blocks::with_room(seed, body.len());
     let found = read(body, &mut blocks).map(|found| found.with(blocks.finish()));
     found.map_err(|wrong| format!("the body is not the JSON object this endpoint takes: {wrong}"))
@@ -51,20 +49,19 @@ pub(crate) fn texts(body: &[u8], seed: u64, from: u64) -> Result<Texts, String> 
 /// What a body says beside its prompt.
 struct Fields {
     model: Option<String>,
-    stream: bool,
     session: u64,
     rid: Option<String>,
 }
 
 impl Fields {
     fn with(self, prompt: Prompt) -> Extract {
-        let Self { model, stream, session, rid } = self;
-        Extract { prompt, model, stream, session, rid }
+        let Self { model, session, rid } = self;
+        Extract { prompt, model, session, rid }
     }
 }
 
 fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, Wrong> {
-    let (mut model, mut rid, mut stream, mut session) = (None, None, false, 0);
+    let (mut model, mut rid, mut session) = (None, None, 0);
     let mut json = Reader::new(body);
     json.object(|json, key| {
         match name(key) {
@@ -75,7 +72,6 @@ fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, Wrong> {
                     model = Some(name);
                 }
             }
-            b"stream" => stream = json.skip()? == b"true",
             b"user" | b"session_id" | b"conversation_id" | b"prompt_cache_key" | b"safety_identifier" => {
                 let name = short(json)?.filter(|name| !name.is_empty());
                 if let Some(name) = name.filter(|_| session == 0) {
@@ -93,11 +89,11 @@ fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, Wrong> {
         Ok(())
     })?;
     json.end()?;
-    Ok(Fields { model, stream, session, rid })
+    Ok(Fields { model, session, rid })
 }
 
 /// A session's key as policies see it, never 0.
-pub fn session_hash(name: &[u8]) -> u64 {
+pub(crate) fn session_hash(name: &[u8]) -> u64 {
     xxh3_64(name).max(1)
 }
 
@@ -201,6 +197,7 @@ fn part(json: &mut Reader<'_>, key: Text<'_>, spoken: bool, blocks: &mut Blocks)
 }
 
 /// Entry point of the fuzzer: must never panic, and must not depend on anything but its input.
+#[cfg(any(test, feature = "testkit"))]
 pub fn fuzz(data: &[u8]) {
     let (a, b) = (extract(data, 1), extract(data, 1));
     assert_eq!(a.map(|e| e.prompt.symbols).ok(), b.map(|e| e.prompt.symbols).ok());
@@ -233,7 +230,6 @@ mod tests {
         let body = r#"{"stream":true,"model":"llama","user":"u7","rid":"r-1","x":{"deep":[1,{"y":null}]},
             "prompt":"hello","temperature":0.1}"#;
         let found = extract(body.as_bytes(), 1).unwrap();
-        assert!(found.stream);
         assert_eq!((found.model.as_deref(), found.rid.as_deref()), (Some("llama"), Some("r-1")));
         assert_eq!(found.session, session_hash(b"u7"));
         assert_eq!(found.prompt.bytes, 5);

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use gorgo_live::AppState;
 use gorgo_live::config::{Config, ReplicaConfig};
+use gorgo_live::testkit::PooledClient;
 use gorgo_live::testkit::{Engine, Net, Script};
-use gorgo_live::upstream::connect::PooledClient;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;

@@ -1,7 +1,7 @@
 use crate::fixture::{World, chat, ms, post, replica, whole};
+use gorgo_live::Dial;
 use gorgo_live::config::Config;
 use gorgo_live::testkit::{Engine, Net, Script};
-use gorgo_live::upstream::connect::Dial;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use std::sync::Arc;

@@ -3,10 +3,11 @@
 use crate::fixture::replica;
 use bytes::Bytes;
 use gorgo_core::policy::PolicyConfig;
+use gorgo_live::Dial;
 use gorgo_live::config::Config;
-use gorgo_live::server::listener::Listener;
+use gorgo_live::testkit::Listener;
+use gorgo_live::testkit::{Connector, Io, pooled_client};
 use gorgo_live::testkit::{Engine, Script};
-use gorgo_live::upstream::connect::{Connector, Dial, Io, pooled_client};
 use http_body_util::{BodyExt, Full};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -1,7 +1,7 @@
 use crate::fixture::{World, chat, whole};
 use gorgo_live::config::{Config, Security};
-use gorgo_live::server::tls;
 use gorgo_live::testkit::Script;
+use gorgo_live::tls_client_config;
 use http::{HeaderValue, Method};
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ async fn keys_are_asked_for_compared_and_kept_from_engines() {
 
 #[tokio::test(start_paused = true)]
 async fn tls_listens_and_reaches_replicas_and_unknown_roots_are_refused() {
-    use gorgo_live::upstream::connect::{Connector, Io};
+    use gorgo_live::testkit::{Connector, Io};
     use std::time::Duration;
     let dir = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(vec!["router".to_owned()]).unwrap();
@@ -45,7 +45,8 @@ async fn tls_listens_and_reaches_replicas_and_unknown_roots_are_refused() {
     })
     .await;
     let connect = |ca: Option<std::path::PathBuf>, insecure: bool| {
-        let trust = tls::client(&gorgo_live::config::Tls { upstream_ca: ca, insecure, ..Default::default() }).unwrap();
+        let trust =
+            tls_client_config(&gorgo_live::config::Tls { upstream_ca: ca, insecure, ..Default::default() }).unwrap();
         let connector = Connector::new(world.net.dial(), trust, Duration::from_secs(5));
         async move { connector.connect(true, "router", 8000).await }
     };
@@ -58,6 +59,6 @@ async fn tls_listens_and_reaches_replicas_and_unknown_roots_are_refused() {
     assert_eq!(talk(connect(Some(cert.clone()), false).await.unwrap()).await, 200);
     assert_eq!(talk(connect(None, true).await.unwrap()).await, 200);
     assert!(connect(None, false).await.is_err(), "an unknown root is refused");
-    let missing = tls::client(&gorgo_live::config::Tls { upstream_ca: Some(key), ..Default::default() });
+    let missing = tls_client_config(&gorgo_live::config::Tls { upstream_ca: Some(key), ..Default::default() });
     assert!(missing.unwrap_err().to_string().ends_with("holds no PEM certificate"));
 }

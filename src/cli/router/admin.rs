@@ -6,7 +6,7 @@ use crate::cli::output::print_line;
 use anyhow::Context;
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_core::settings::parse_assignment;
-use gorgo_live::client::Admin;
+use gorgo_live::AdminClient;
 use gorgo_live::config::Tls;
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -38,7 +38,7 @@ impl RouterAddress {
     }
 
     /// One client for each host.
-    pub(in crate::cli) fn clients(&self) -> anyhow::Result<Vec<Admin>> {
+    pub(in crate::cli) fn clients(&self) -> anyhow::Result<Vec<AdminClient>> {
         let key = std::env::var("GORGO_ADMIN_KEY").ok().filter(|key| !key.is_empty());
         let tls = Tls { upstream_ca: self.ca.clone(), ..Tls::default() };
         let scheme = if self.tls { "https" } else { "http" };
@@ -49,7 +49,7 @@ impl RouterAddress {
             if ported { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:{}", self.port()) }
         };
         let clients: Result<Vec<_>, _> =
-            self.host.iter().map(|host| Admin::new(&url(host), key.as_deref(), &tls)).collect();
+            self.host.iter().map(|host| AdminClient::new(&url(host), key.as_deref(), &tls)).collect();
         Ok(clients?)
     }
 
