@@ -38,6 +38,7 @@ fn world(seed: u64) -> turmoil::Sim<'static> {
         .simulation_duration(Duration::from_secs(120))
         .min_message_latency(Duration::from_millis(5))
         .max_message_latency(Duration::from_millis(40))
+        .tick_duration(Duration::from_millis(2))
         .build();
     for name in ["e0", "e1"] {
         sim.host(name, move || async move {
