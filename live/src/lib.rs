@@ -9,7 +9,8 @@
 //! - `upstream` connects to replicas, `wire` reads what requests and answers carry, `tokens` counts prompts.
 //! - `signals` measures replicas and peers: round trips, loads, reports.
 //! - `observe` is what operators see of decisions and requests; `admin` is the API they use, [`AdminClient`] its client.
-//! - [`config`] is the configuration; `idle_timer` and `supervise` are tools of the others.
+//! - [`config`] is the configuration; `idle_timer`, `supervise` and `worker_index` are
+//!   tools of the others.
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 // What `testkit` exports is public in builds without it, too.
@@ -33,6 +34,7 @@ mod supervise;
 mod tokens;
 mod upstream;
 mod wire;
+mod worker_index;
 
 pub use client::{AdminClient, CallError};
 pub use observe::capture::Captured;

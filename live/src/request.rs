@@ -1,17 +1,17 @@
 //! One client request, from its head to the last byte of its answer.
 //!
 //! Reading order: [`forward`] is the whole way in one page. `client_request` admits, reads and announces a request
-//! ([`headers`], `endpoints`, `read_body`); `attempt` sends it to the replica the core names; [`response_body`] streams
-//! the answer ([`body`] is any answer's body); [`guard`] reports the request's end to the core and to operators, once,
-//! whatever happens. [`errors`] are the router's own answers; `context` is what a connection's requests share.
+//! ([`headers`], `endpoints`, `read_body`); `attempt` sends it to the replica that the core names; [`response_body`]
+//! streams the answer ([`body`] is any response's body); `guard` reports the request's end to the core and to operators,
+//! once, whatever happens, with what `learning` takes from the answer. [`errors`] are the router's own responses;
+//! `context` is what a connection's requests share.
 
 pub(crate) mod body;
+pub(crate) mod context;
 pub(crate) mod errors;
 pub(crate) mod forward;
 pub(crate) mod headers;
 pub(crate) mod response_body;
-
-pub(crate) mod context;
 
 mod attempt;
 mod client_request;

@@ -2,6 +2,7 @@
 
 use super::{Config, ConfigError, Role};
 use crate::upstream::connect::Endpoint;
+use crate::worker_index::MAX_WORKERS;
 use gorgo_core::MAX_REPLICAS;
 use gorgo_core::range::OutOfRange;
 use std::fmt::Display;
@@ -16,7 +17,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("limits.bodies_bytes", limits.bodies_bytes as u64, limits.body_bytes as u64, 1 << 40),
         ("limits.header_bytes", limits.header_bytes as u64, 8 << 10, 1 << 20),
         ("limits.headers", limits.headers as u64, 16, 1_000),
-        ("limits.threads", limits.threads as u64, 0, crate::server::workers::MOST as u64),
+        ("limits.threads", limits.threads as u64, 0, MAX_WORKERS as u64),
         ("limits.connections", limits.connections as u64, 1, 1 << 20),
         ("limits.requests", limits.requests as u64, 1, 1 << 20),
         ("limits.tokenizer_entries", limits.tokenizer_entries as u64, 2, 1 << 28),

@@ -6,25 +6,13 @@
 //! that started the router.
 
 use crate::supervise;
-use std::cell::Cell;
+use crate::worker_index::{self, MAX_WORKERS};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-
-/// Most worker threads. Decisions are made one at a time, so more threads would only wait for each other.
-pub(crate) const MOST: usize = 8;
-
-thread_local! {
-    static HERE: Cell<usize> = const { Cell::new(0) };
-}
-
-/// The index of this thread: workers count from 1, any other thread is 0.
-pub(crate) fn here() -> usize {
-    HERE.get()
-}
 
 /// The worker threads. They end when this is dropped.
 #[derive(Debug)]
@@ -43,14 +31,14 @@ impl Workers {
         Self(Vec::new())
     }
 
-    /// Starts `threads` workers, at most [`MOST`]; 0 means one a core.
+    /// Starts `threads` workers, at most [`MAX_WORKERS`]; 0 means one a core.
     ///
     /// # Errors
     /// When the system refuses a thread.
     pub(crate) fn start(threads: usize) -> io::Result<Self> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if threads == 0 { cores() } else { threads };
-        (1..=threads.min(MOST)).map(Worker::start).collect::<io::Result<_>>().map(Self)
+        (1..=threads.min(MAX_WORKERS)).map(Worker::start).collect::<io::Result<_>>().map(Self)
     }
 
     /// Assigns one more connection to the worker with the fewest.
@@ -67,7 +55,7 @@ impl Worker {
         let (until, ended) = oneshot::channel::<()>();
         let handle = runtime.handle().clone();
         std::thread::Builder::new().name(format!("gorgo-{number}")).spawn(move || {
-            HERE.set(number);
+            worker_index::set(number);
             let run = || {
                 runtime.block_on(async {
                     tokio::select! {
@@ -114,16 +102,18 @@ mod tests {
         let mut places: Vec<Place> = (0..4).filter_map(|_| workers.place()).collect();
         let mut seen = Vec::new();
         for place in &places {
-            seen.push(place.handle.spawn(async { (here(), std::thread::current().id()) }).await.unwrap());
+            seen.push(
+                place.handle.spawn(async { (worker_index::current(), std::thread::current().id()) }).await.unwrap(),
+            );
         }
         assert_eq!(seen.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2, 1, 2]);
         assert_eq!(seen.iter().collect::<HashSet<_>>().len(), 2, "two threads");
         drop((places.remove(1), places.remove(2)));
         let next: Vec<Place> = (0..2).filter_map(|_| workers.place()).collect();
         for place in next {
-            assert_eq!(place.handle.spawn(async { here() }).await.unwrap(), 2);
+            assert_eq!(place.handle.spawn(async { worker_index::current() }).await.unwrap(), 2);
         }
-        assert_eq!(here(), 0);
+        assert_eq!(worker_index::current(), 0);
     }
 
     #[tokio::test]

@@ -3,8 +3,8 @@
 //! A request takes the connection that its own thread used last, so a connection stays with one thread, and threads
 //! do not wait for each other's lock.
 
-use crate::server::workers;
 use crate::upstream::connection::Connection;
+use crate::worker_index;
 use parking_lot::{Mutex, MutexGuard};
 use std::fmt;
 use std::time::Duration;
@@ -22,7 +22,7 @@ struct Shard(Mutex<Idle>);
 
 /// The idle connections to one replica.
 #[derive(Default)]
-pub(crate) struct IdlePool([Shard; workers::MOST + 1]);
+pub(crate) struct IdlePool([Shard; worker_index::MAX_WORKERS + 1]);
 
 impl fmt::Debug for IdlePool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,7 +33,7 @@ impl fmt::Debug for IdlePool {
 impl IdlePool {
     /// The connections of the current thread.
     fn shard(&self) -> MutexGuard<'_, Idle> {
-        self.0[workers::here()].0.lock()
+        self.0[worker_index::current()].0.lock()
     }
 
     /// Returns a connection to the pool; closes it if the thread's list is full.
