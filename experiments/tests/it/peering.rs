@@ -52,6 +52,7 @@ fn failed(id: u64) -> Event {
 /// What an edge's own engine goes through, and whether its peers may forward to it afterwards.
 fn states() -> Vec<(Event, bool)> {
     let mut breaker = RouterConfig { max_attempts: 1, ..RouterConfig::default() };
+    breaker.gates.slow_start_ms = 0.0; // else the request after the recovery waits in the queue
     breaker.breaker.failures = 1;
     breaker.breaker.open_ms = 1e6;
     breaker.breaker.max_open_ms = 1e6;
