@@ -1,45 +1,48 @@
-//! A tap on an answer: sees what passes, alters nothing.
+//! Observes an engine's response without altering it: first content, usage, errors, text and request id.
 //!
-//! It splits a stream into its events, finds the first that bears content, and notes usage, errors and the text.
-//! All that is kept is bounded: an event longer than a megabyte is not read, an answer is kept up to 256 kB.
+//! Knows the vocabularies of OpenAI's chat, completions and Responses APIs and of SGLang's `/generate`. Memory is
+//! bounded: an event of more than a megabyte is not read, and text is kept up to 256 kB.
 
-use crate::wire::json::{Kind, Reader, Text, Wrong};
-use memchr::{memchr, memmem};
+use crate::wire::json::{JsonError, Kind, Reader, Text};
+use crate::wire::sse_frames::{MAX_EVENT, SseFrames};
+use event::{Event, error_code, non_null, usage};
+use memchr::memmem;
 
-const MAX_EVENT: usize = 1 << 20;
+mod event;
+
 const MAX_ANSWER: usize = 256 << 10;
 
-/// What an engine said of a request.
+/// Token counts that an engine reported for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// Prompt tokens.
     pub prompt_tokens: Option<u32>,
     /// Tokens generated.
     pub output_tokens: Option<u32>,
-    /// Prompt tokens found in its cache; `None` when it does not tell.
+    /// Prompt tokens found in the engine's cache; `None` if not reported.
     pub cached_tokens: Option<u32>,
 }
 
-/// How the body is framed.
+/// Framing of a response body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     /// `text/event-stream`
     Events,
     /// One JSON object at the end.
     Json,
-    /// Something else: only bytes are seen.
+    /// Anything else: only whether bytes came is observed.
     Opaque,
 }
 
-/// The tap. See the module page.
+/// Observes one response body.
 #[derive(Debug)]
 pub struct Tap {
     framing: Framing,
-    /// The beginning of a line whose end has not come; for [`Framing::Json`] the body so far.
-    pending: Vec<u8>,
-    /// Lines of an event whose data spans several.
-    joined: Vec<u8>,
-    skipping: bool,
+    frames: SseFrames,
+    /// The body so far, of [`Framing::Json`].
+    body: Vec<u8>,
+    /// Whether that grew beyond [`MAX_EVENT`].
+    too_long: bool,
     events: u64,
     content: bool,
     done: bool,
@@ -52,13 +55,13 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// A tap on a body of this framing; `keep_answer` collects the text.
+    /// Creates a tap for a body of this framing; `keep_answer` collects the text.
     pub fn new(framing: Framing, keep_answer: bool) -> Self {
         Self {
             framing,
-            pending: Vec::new(),
-            joined: Vec::new(),
-            skipping: false,
+            frames: SseFrames::default(),
+            body: Vec::new(),
+            too_long: false,
             events: 0,
             content: false,
             done: false,
@@ -71,146 +74,110 @@ impl Tap {
         }
     }
 
-    /// The next bytes of the body.
+    /// Observes the next bytes of the body.
     pub fn feed(&mut self, chunk: &[u8]) {
         match self.framing {
-            Framing::Events => self.lines(chunk),
+            Framing::Events => self.read_frames(|frames, event| frames.feed(chunk, event)),
             Framing::Json => {
                 self.content |= !chunk.is_empty();
-                if self.pending.len() + chunk.len() <= MAX_EVENT {
-                    self.pending.extend_from_slice(chunk);
+                if self.body.len() + chunk.len() <= MAX_EVENT {
+                    self.body.extend_from_slice(chunk);
                 } else {
-                    self.skipping = true;
+                    self.too_long = true;
                 }
             }
             Framing::Opaque => self.content |= !chunk.is_empty(),
         }
     }
 
-    /// A JSON body that is complete, instead of [`Self::feed`] and [`Self::end`]: nothing is copied.
+    /// Observes a complete JSON body without copying it, instead of [`Self::feed`] and [`Self::end`].
     pub fn whole(&mut self, body: &[u8]) {
-        debug_assert!(self.framing == Framing::Json && self.pending.is_empty());
+        debug_assert!(self.framing == Framing::Json && self.body.is_empty());
         self.content |= !body.is_empty();
         self.events += 1;
         self.event(body);
     }
 
-    /// The body is complete.
+    /// Observes the end of the body.
     pub fn end(&mut self) {
-        let rest = std::mem::take(&mut self.pending);
         match self.framing {
-            Framing::Json if !self.skipping => {
+            Framing::Json if !self.too_long => {
+                let body = std::mem::take(&mut self.body);
                 self.events += 1;
-                self.event(&rest);
+                self.event(&body);
             }
-            Framing::Events if !self.skipping => self.line(&rest),
+            Framing::Events => self.read_frames(SseFrames::end),
             _ => {}
         }
     }
 
-    /// Whether something content-bearing has passed.
+    /// Whether content has passed: text, reasoning, a tool call or token ids.
     pub fn content(&self) -> bool {
         self.content
     }
 
-    /// The code of an error told inside the body.
+    /// The code of an error inside the body.
     pub fn error(&self) -> Option<u16> {
         self.error
     }
 
-    /// Whether `[DONE]` or another mark of the end was seen.
+    /// Whether `[DONE]` or another end mark has passed.
     pub fn done(&self) -> bool {
         self.done
     }
 
-    /// Events seen.
+    /// Number of events.
     pub fn events(&self) -> u64 {
         self.events
     }
 
-    /// What the engine said.
+    /// The engine's token counts.
     pub fn usage(&self) -> Usage {
         self.usage
     }
 
-    /// How many answers to the one prompt there are.
+    /// Number of choices (answers to the same prompt).
     pub fn choices(&self) -> u32 {
         self.choices
     }
 
-    /// The text of the first choice, unless it grew beyond the bound.
+    /// The text of the first choice; `None` if it is too long to keep.
     pub fn answer(&self) -> Option<&str> {
         (self.keep_answer && !self.answer.is_empty()).then_some(self.answer.as_str())
     }
 
-    /// The id the engine gave the request, if the answer is a stream.
+    /// The engine's id of the request, if the answer is a stream.
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 
-    fn lines(&mut self, mut chunk: &[u8]) {
-        while let Some(end) = memchr(b'\n', chunk) {
-            let (line, rest) = (&chunk[..end], &chunk[end + 1..]);
-            chunk = rest;
-            if std::mem::take(&mut self.skipping) {
-                self.pending.clear();
-            } else if self.pending.is_empty() {
-                self.line(line);
-            } else {
-                let mut whole = std::mem::take(&mut self.pending);
-                whole.extend_from_slice(line);
-                self.line(&whole);
-                whole.clear();
-                self.pending = whole;
-            }
-        }
-        if self.pending.len() + chunk.len() > MAX_EVENT {
-            self.skipping = true;
-            self.pending.clear();
-        } else if !self.skipping {
-            self.pending.extend_from_slice(chunk);
-        }
-    }
-
-    fn line(&mut self, line: &[u8]) {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.is_empty() {
-            self.joined.clear();
-            return;
-        }
-        let Some(data) = line.strip_prefix(b"data:") else { return };
-        let data = data.strip_prefix(b" ").unwrap_or(data);
-        if self.joined.is_empty() {
-            self.events += 1;
-            if data == b"[DONE]" {
+    /// Runs `read` with the frames and a callback for the data of each event.
+    fn read_frames(&mut self, read: impl FnOnce(&mut SseFrames, &mut dyn FnMut(&[u8], bool) -> bool)) {
+        let mut frames = std::mem::take(&mut self.frames);
+        read(&mut frames, &mut |data, first| {
+            self.events += u64::from(first);
+            if first && data == b"[DONE]" {
                 self.done = true;
-            } else if !self.event(data) {
-                self.joined.extend_from_slice(data);
+                return true;
             }
-        } else if self.joined.len() + data.len() < MAX_EVENT {
-            let mut joined = std::mem::take(&mut self.joined);
-            joined.push(b'\n');
-            joined.extend_from_slice(data);
-            if self.event(&joined) {
-                joined.clear();
-            }
-            self.joined = joined;
-        }
+            self.event(data)
+        });
+        self.frames = frames;
     }
 
-    /// One event's data; false if it is no (whole) JSON object.
+    /// Reads the data of one event; false if it is not a complete JSON object.
     fn event(&mut self, data: &[u8]) -> bool {
         let mut json = Reader::new(data);
         if !matches!(json.kind(), Ok(Kind::Object)) {
             return false;
         }
-        let (content, told) = (self.content, self.answer.len());
+        let (content, length) = (self.content, self.answer.len());
         let mut event = Event::default();
         let read = json.object(|json, key| self.member(json, key, &mut event)).and_then(|()| json.end());
         if read.is_err() {
             self.content = content;
-            self.answer.truncate(told);
-            // Of a shape nobody foresaw, but an object: count it as content rather than wait for ever.
+            self.answer.truncate(length);
+            // An object of an unknown shape counts as content: otherwise the first token would never come.
             let mut json = Reader::new(data);
             let object = json.skip().and_then(|_| json.end()).is_ok();
             self.content |= object;
@@ -221,7 +188,7 @@ impl Tap {
         } else if event.object.is_some_and(|object| object.is(b"error")) {
             self.error = Some(event.code.map_or(500, error_code));
         }
-        // What came whole nobody aborts.
+        // Only streams are aborted by id.
         if self.id.is_none() && self.framing == Framing::Events {
             self.id = event.id.or(event.meta.id).map(|id| id.short(129)).filter(|id| id.len() <= 128);
         }
@@ -230,7 +197,7 @@ impl Tap {
         let kind = event.kind.and_then(|kind| kind.plain()).unwrap_or_default();
         if kind.ends_with(b".delta") {
             if kind == b"response.output_text.delta" {
-                self.said(event.delta);
+                self.add_text(event.delta);
             } else {
                 self.content |= event.delta.is_some_and(|text| !text.is_empty());
             }
@@ -250,8 +217,8 @@ impl Tap {
         true
     }
 
-    /// A member of an event. Choices are heard at once, the rest is noted.
-    fn member<'a>(&mut self, json: &mut Reader<'a>, key: Text<'a>, event: &mut Event<'a>) -> Result<(), Wrong> {
+    /// Reads a member of an event: choices take effect at once, other members at the end of the event.
+    fn member<'a>(&mut self, json: &mut Reader<'a>, key: Text<'a>, event: &mut Event<'a>) -> Result<(), JsonError> {
         match key.plain().unwrap_or_default() {
             b"id" => event.id = json.text_or_null()?,
             b"choices" if !json.null()? => json.array(|json| self.choice(json))?,
@@ -259,8 +226,8 @@ impl Tap {
             b"output_ids" => event.output_ids = json.skip()?.len() > 2,
             b"meta_info" if !json.null()? => json.object(|json, key| event.meta.member(json, key))?,
             b"usage" if !json.null()? => event.usage = Some(usage(json)?),
-            b"error" => event.error = something(json)?,
-            b"code" => event.code = something(json)?,
+            b"error" => event.error = non_null(json)?,
+            b"code" => event.code = non_null(json)?,
             b"object" => event.object = json.text_or_null()?,
             b"type" => event.kind = json.text_or_null()?,
             b"delta" => {
@@ -278,10 +245,10 @@ impl Tap {
         Ok(())
     }
 
-    /// One choice. The text of all but the first is taken back: conversations go on with one, and mixed with others
-    /// it would be nobody's.
-    fn choice(&mut self, json: &mut Reader<'_>) -> Result<(), Wrong> {
-        let (told, mut index) = (self.answer.len(), 0);
+    /// Reads one choice. Only the text of the first is kept: the next turn continues one of them, and mixed text
+    /// would match none.
+    fn choice(&mut self, json: &mut Reader<'_>) -> Result<(), JsonError> {
+        let (length, mut index) = (self.answer.len(), 0);
         json.object(|json, key| {
             if key.is(b"index") {
                 index = json.count_or_null()?.unwrap_or(0);
@@ -290,19 +257,19 @@ impl Tap {
             self.choice_member(json, key)
         })?;
         if index > 0 {
-            self.answer.truncate(told);
+            self.answer.truncate(length);
             self.choices = self.choices.max(index.saturating_add(1));
         }
         Ok(())
     }
 
-    fn choice_member<'a>(&mut self, json: &mut Reader<'a>, key: Text<'a>) -> Result<(), Wrong> {
+    fn choice_member<'a>(&mut self, json: &mut Reader<'a>, key: Text<'a>) -> Result<(), JsonError> {
         match key.plain().unwrap_or_default() {
             b"delta" | b"message" if !json.null()? => json.object(|json, key| {
                 match key.plain().unwrap_or_default() {
                     b"content" => {
                         let text = json.text_or_null()?;
-                        self.said(text);
+                        self.add_text(text);
                     }
                     b"reasoning_content" | b"reasoning" => {
                         self.content |= json.text_or_null()?.is_some_and(|text| !text.is_empty());
@@ -316,7 +283,7 @@ impl Tap {
             })?,
             b"text" => {
                 let text = json.text_or_null()?;
-                self.said(text);
+                self.add_text(text);
             }
             _ => json.pass()?,
         }
@@ -334,10 +301,10 @@ impl Tap {
                     self.answer.clear();
                 }
             }
-            self.said(Some(text));
+            self.add_text(Some(text));
         }
         self.content |= event.output_ids;
-        if !event.meta.there {
+        if !event.meta.present {
             return;
         }
         self.usage = event.meta.usage;
@@ -347,7 +314,7 @@ impl Tap {
         }
     }
 
-    fn said(&mut self, text: Option<Text<'_>>) {
+    fn add_text(&mut self, text: Option<Text<'_>>) {
         let Some(text) = text.filter(|text| !text.is_empty()) else { return };
         self.content = true;
         if !self.keep_answer {
@@ -356,78 +323,6 @@ impl Tap {
         let answer = &mut self.answer;
         text.pieces(|piece| answer.push_str(std::str::from_utf8(piece).unwrap_or_default()));
     }
-}
-
-/// What an event says beside its choices.
-#[derive(Default)]
-struct Event<'a> {
-    id: Option<Text<'a>>,
-    text: Option<Text<'a>>,
-    output_ids: bool,
-    meta: Meta<'a>,
-    usage: Option<Usage>,
-    error: Option<&'a [u8]>,
-    code: Option<&'a [u8]>,
-    object: Option<Text<'a>>,
-    kind: Option<Text<'a>>,
-    delta: Option<Text<'a>>,
-}
-
-/// SGLang's `meta_info`.
-#[derive(Default)]
-struct Meta<'a> {
-    there: bool,
-    id: Option<Text<'a>>,
-    usage: Usage,
-    finish_reason: Option<&'a [u8]>,
-}
-
-impl<'a> Meta<'a> {
-    fn member(&mut self, json: &mut Reader<'a>, key: Text<'a>) -> Result<(), Wrong> {
-        self.there = true;
-        match key.plain().unwrap_or_default() {
-            b"id" => self.id = json.text_or_null()?,
-            b"prompt_tokens" => self.usage.prompt_tokens = json.count_or_null()?,
-            b"completion_tokens" => self.usage.output_tokens = json.count_or_null()?,
-            b"cached_tokens" => self.usage.cached_tokens = json.count_or_null()?,
-            b"finish_reason" => self.finish_reason = Some(json.skip()?),
-            _ => drop(json.skip()?),
-        }
-        Ok(())
-    }
-}
-
-fn usage(json: &mut Reader<'_>) -> Result<Usage, Wrong> {
-    let mut usage = Usage::default();
-    json.object(|json, key| {
-        match key.plain().unwrap_or_default() {
-            b"prompt_tokens" | b"input_tokens" => usage.prompt_tokens = json.count_or_null()?,
-            b"completion_tokens" | b"output_tokens" => usage.output_tokens = json.count_or_null()?,
-            b"prompt_tokens_details" | b"input_tokens_details" if !json.null()? => json.object(|json, key| {
-                match key.plain().unwrap_or_default() {
-                    b"cached_tokens" => usage.cached_tokens = json.count_or_null()?,
-                    _ => drop(json.skip()?),
-                }
-                Ok(())
-            })?,
-            _ => json.pass()?,
-        }
-        Ok(())
-    })?;
-    Ok(usage)
-}
-
-/// Any value but null.
-fn something<'a>(json: &mut Reader<'a>) -> Result<Option<&'a [u8]>, Wrong> {
-    json.skip().map(|raw| Some(raw).filter(|raw| *raw != b"null"))
-}
-
-/// The first number from 400 to 599 after a `code`, as SGLang and OpenAI write it; else 500.
-fn error_code(text: &[u8]) -> u16 {
-    let from = memmem::find(text, b"code").map_or(text, |at| &text[at..]);
-    let digits = from.iter().skip_while(|c| !c.is_ascii_digit()).take_while(|c| c.is_ascii_digit()).take(4);
-    let code = digits.fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
-    if (400..600).contains(&code) { code } else { 500 }
 }
 
 /// Entry point of the fuzzer: however the bytes are cut, the tap sees the same.

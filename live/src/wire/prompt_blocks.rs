@@ -1,24 +1,24 @@
-//! The prompt as symbols of the prefix index: chained hashes of 64-byte blocks of the rendered text.
+//! Chained hashes of 64-byte blocks of the prompt: the symbols of the prefix index.
 //!
-//! The text is never built: the extractor feeds the bytes where the parser found them. A symbol names its block
-//! and everything before it, so the sixteenth also serves as hash of the first 1024 bytes. The seed is random per
-//! process, so that nobody can craft two prompts that collide. Of 64 MB the index has 21, which mirror about
+//! The rendered text is never built; the parser passes strings on as it reads them. A symbol identifies its block
+//! and all text before it, so the sixteenth also serves as hash of the first 1024 bytes. The seed is random per
+//! process, so that no client can craft prompts that collide. Of 64 MB the index has 21, which mirror about
 //! 160 MB of prompts (40 million tokens).
 
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Bytes under one symbol.
+/// Bytes per symbol.
 pub(crate) const BLOCK: usize = 64;
 
 /// Ends a role and begins its text; control bytes that no chat template's text holds.
 const ROLE: u8 = 1;
 const TEXT: u8 = 2;
 
-/// Bytes a token stands for until an engine's usage has told better.
+/// Bytes per token until an engine has reported usage.
 pub(crate) const START_RATIO: f64 = 4.0;
 
-/// Hashes text that arrives in pieces.
+/// Hashes a prompt that arrives in pieces.
 #[derive(Debug, Clone)]
 pub(crate) struct Blocks {
     seed: u64,
@@ -34,12 +34,12 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    /// Nothing yet; `seed` keys the hashes.
+    /// Creates an empty prompt; `seed` keys the hashes.
     pub(crate) fn new(seed: u64) -> Self {
         Self::with_room(seed, 0)
     }
 
-    /// Nothing yet, with room for the symbols of `bytes` bytes.
+    /// The same, with room for the symbols of `bytes` bytes.
     pub(crate) fn with_room(seed: u64, bytes: usize) -> Self {
         let symbols = Vec::with_capacity(bytes / BLOCK);
         Self {
@@ -56,12 +56,12 @@ impl Blocks {
         }
     }
 
-    /// As [`Self::new`], and keeps the text from byte `from` of the hashed stream on.
+    /// The same, and keeps the text from byte `from` of the hashed stream on.
     pub(crate) fn keeping(seed: u64, from: u64) -> Self {
         Self { texts: Some(Box::new(Texts { from, ..Texts::default() })), ..Self::new(seed) }
     }
 
-    /// What was kept.
+    /// The text that was kept.
     pub(crate) fn into_texts(self) -> Texts {
         self.texts.map_or_else(Texts::default, |texts| *texts)
     }
@@ -71,7 +71,7 @@ impl Blocks {
         (self.symbols.len() * BLOCK + self.filled) as u64
     }
 
-    /// More text.
+    /// Appends text.
     pub(crate) fn text(&mut self, text: &[u8]) {
         self.bytes += text.len() as u64;
         let at = self.at();
@@ -81,7 +81,7 @@ impl Blocks {
         self.feed(text);
     }
 
-    /// One token of a prompt that was given as token ids.
+    /// Appends one token of a prompt of token ids.
     pub(crate) fn token(&mut self, id: u64) {
         self.tokens = self.tokens.saturating_add(1);
         if let Some(texts) = &mut self.texts {
@@ -90,7 +90,7 @@ impl Blocks {
         self.feed(&(id as u32).to_le_bytes());
     }
 
-    /// A message begins.
+    /// Begins a message.
     pub(crate) fn role(&mut self, role: &[u8]) {
         self.feed(&[ROLE]);
         self.feed(role);
@@ -104,8 +104,8 @@ impl Blocks {
         self.bytes += 16;
     }
 
-    /// Something that stands before the text wherever it came in the body (model, tools, instructions): another
-    /// value makes another prompt from the first block on. `weigh` counts its bytes as prompt.
+    /// Adds a field that templates put before the text, wherever it is in the body (model, tools, instructions). Another
+    /// value changes every block. `weigh` counts its bytes as prompt.
     pub(crate) fn before(&mut self, tag: u64, value: &[u8], weigh: bool) {
         self.salt ^= xxh3_64_with_seed(value, tag);
         if weigh {
@@ -140,7 +140,7 @@ impl Blocks {
         self.filled = rest.len();
     }
 
-    /// The prompt so far.
+    /// Finishes the prompt.
     pub(crate) fn finish(mut self) -> Prompt {
         let whole = self.symbols.len();
         let mut symbols = std::mem::take(&mut self.symbols);
@@ -230,8 +230,8 @@ impl Prompt {
         self.tokens.saturating_add(text)
     }
 
-    /// What the engine holds once it has generated `answer`: as [`gorgo_core::router::Answer`]. `chat` puts the
-    /// answer into an assistant's message, as the next turn will.
+    /// The blocks that the engine caches once it has generated `answer`. `chat` puts the answer into an assistant's
+    /// message, as the next turn will.
     pub(crate) fn answer(&self, answer: &str, chat: bool, prompt_tokens: u32, output_tokens: u32) -> AnswerBlocks {
         let mut more = self.state.clone();
         if chat {

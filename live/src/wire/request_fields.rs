@@ -1,12 +1,12 @@
-//! What the router reads of a request's body: the prompt and five fields, in one pass, copying nothing.
+//! Reads the prompt and five fields of a request body in one pass.
 //!
-//! The body itself goes on to the engine byte for byte. Strings are hashed where they lie in the body.
+//! The body goes on to the engine byte for byte. Strings without escapes are hashed in place.
 
-use crate::wire::json::{Kind, Reader, Text, Wrong};
+use crate::wire::json::{JsonError, Kind, Reader, Text};
 use crate::wire::prompt_blocks::{Blocks, Prompt, Texts};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// What a body says.
+/// The fields of a request body that the router uses.
 #[derive(Debug, Clone)]
 pub(crate) struct Extract {
     /// The prompt: rendered messages with their roles, the prompt, the input, or token ids.
@@ -60,7 +60,7 @@ impl Fields {
     }
 }
 
-fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, Wrong> {
+fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, JsonError> {
     let (mut model, mut rid, mut session) = (None, None, 0);
     let mut json = Reader::new(body);
     json.object(|json, key| {
@@ -97,20 +97,20 @@ pub(crate) fn session_hash(name: &[u8]) -> u64 {
     xxh3_64(name).max(1)
 }
 
-/// A key; nobody writes those that matter with escapes.
+/// A key; one with escapes matches none of those that matter.
 fn name(key: Text<'_>) -> &[u8] {
     key.plain().unwrap_or_default()
 }
 
 /// A short text; anything else is read over, since judging the body is the engine's business.
-fn short(json: &mut Reader<'_>) -> Result<Option<String>, Wrong> {
+fn short(json: &mut Reader<'_>) -> Result<Option<String>, JsonError> {
     if json.kind()? == Kind::Text {
         return json.text().map(|text| Some(text.short(SHORT)));
     }
     json.skip().map(|_| None)
 }
 
-fn role(json: &mut Reader<'_>, blocks: &mut Blocks) -> Result<(), Wrong> {
+fn role(json: &mut Reader<'_>, blocks: &mut Blocks) -> Result<(), JsonError> {
     if json.kind()? != Kind::Text {
         blocks.role(b"");
         return json.pass();
@@ -123,7 +123,7 @@ fn role(json: &mut Reader<'_>, blocks: &mut Blocks) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn before(json: &mut Reader<'_>, blocks: &mut Blocks, tag: u64, weigh: bool) -> Result<(), Wrong> {
+fn before(json: &mut Reader<'_>, blocks: &mut Blocks, tag: u64, weigh: bool) -> Result<(), JsonError> {
     let raw = json.skip()?;
     if raw != b"null" {
         blocks.before(tag, raw, weigh);
@@ -132,15 +132,15 @@ fn before(json: &mut Reader<'_>, blocks: &mut Blocks, tag: u64, weigh: bool) -> 
 }
 
 /// Any value that holds prompt text: a string, token ids, parts, messages, or lists of them.
-fn prompt_text(json: &mut Reader<'_>, blocks: &mut Blocks) -> Result<(), Wrong> {
+fn prompt_text(json: &mut Reader<'_>, blocks: &mut Blocks) -> Result<(), JsonError> {
     match json.kind()? {
-        Kind::Text => json.text()?.pieces(|piece| blocks.text(piece)),
+        Kind::Text => blocks.text(&json.decoded()?),
         Kind::Number => {
             if let Some(token) = json.number()? {
                 blocks.token(token as u64);
             }
         }
-        Kind::Word => drop(json.skip()?),
+        Kind::Literal => drop(json.skip()?),
         Kind::Array => json.array(|json| prompt_text(json, blocks))?,
         Kind::Object => {
             let late = late_role(json)?;
@@ -155,7 +155,7 @@ fn prompt_text(json: &mut Reader<'_>, blocks: &mut Blocks) -> Result<(), Wrong> 
 
 /// The role of a message that names it after something else. Templates put it first whatever the order of the keys,
 /// and so does the router's own guess of the next turn. Most messages begin with it and are not read twice.
-fn late_role(json: &Reader<'_>) -> Result<Option<String>, Wrong> {
+fn late_role(json: &Reader<'_>) -> Result<Option<String>, JsonError> {
     /// A message lies in a list of the body; deeper objects are parts of one, and reading those ahead at every depth
     /// would cost the square of it.
     const MESSAGE: u8 = 2;
@@ -175,7 +175,7 @@ fn late_role(json: &Reader<'_>) -> Result<Option<String>, Wrong> {
 }
 
 /// A member of a message or of a part of one; `spoken` if its role was taken before it.
-fn part(json: &mut Reader<'_>, key: Text<'_>, spoken: bool, blocks: &mut Blocks) -> Result<(), Wrong> {
+fn part(json: &mut Reader<'_>, key: Text<'_>, spoken: bool, blocks: &mut Blocks) -> Result<(), JsonError> {
     match name(key) {
         b"role" if spoken => drop(json.skip()?),
         b"role" => role(json, blocks)?,
