@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`start`] (state and background tasks) and [`fleet`] (replicas that join) → [`serve`] (the accept
 //! loop), fed by a [`listener`], with [`tls`] and [`keys`] → [`connection`] (one client's HTTP/1 or HTTP/2 connection),
-//! driven by one of the [`workers`] and bounded by its `header_timeout` → [`drain`] (shutdown) and [`reload`] (a new
+//! driven by one of the [`workers`] → [`drain`] (shutdown) and [`reload`] (a new
 //! configuration while running).
 
 pub(crate) mod keys;
@@ -17,4 +17,3 @@ pub(crate) mod fleet;
 
 mod connection;
 mod drain;
-mod header_timeout;

@@ -93,7 +93,8 @@ fn explained(record: &DecisionRecord) -> Value {
 }
 
 /// The `X-Gorgo-Decision` header: one line, e.g. `gorgo a total=35.2 network=25.0 prefill=10.2 waiting=0.0
-/// running=0.0 cached=4096/5200`. Written by hand: formatting would be among the dearest parts of a request.
+/// running=0.0 cached=4096/5200`. Decimals are not formatted by `std`: that takes 5,300 instructions instead of 1,500,
+/// 6 % of a 200 B request.
 pub(crate) fn header(record: &DecisionRecord, name: &str) -> Option<HeaderValue> {
     LINE.with_borrow_mut(|line| {
         line.clear();
@@ -105,6 +106,10 @@ pub(crate) fn header(record: &DecisionRecord, name: &str) -> Option<HeaderValue>
 thread_local! {
     /// Room for a line, so that the header's value is all that is allocated.
     static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn push(line: &mut Vec<u8>, number: u64) {
+    line.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 fn write(line: &mut Vec<u8>, record: &DecisionRecord, name: &str) {
@@ -125,31 +130,18 @@ fn write(line: &mut Vec<u8>, record: &DecisionRecord, name: &str) {
             if value < 0.0 && tenths > 0 {
                 line.push(b'-');
             }
-            digits(line, tenths / 10);
+            push(line, tenths / 10);
             line.extend_from_slice(&[b'.', b'0' + (tenths % 10) as u8]);
         }
         line.extend_from_slice(b" cached=");
-        digits(line, c.cached_tokens.into());
+        push(line, c.cached_tokens.into());
         line.push(b'/');
-        digits(line, record.info.prompt_tokens.into());
+        push(line, record.info.prompt_tokens.into());
     }
     if let Some(reason) = record.reason {
         line.extend_from_slice(b" reason=");
         line.extend_from_slice(reason.as_bytes());
     }
-}
-
-fn digits(line: &mut Vec<u8>, mut number: u64) {
-    let (mut text, mut at) = ([0; 20], 20);
-    loop {
-        at -= 1;
-        text[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    line.extend_from_slice(&text[at..]);
 }
 
 /// A decision as a state that `gorgo decide` reads; what was decided stands in `decision`.

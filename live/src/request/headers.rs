@@ -167,7 +167,8 @@ pub(crate) fn request_id(headers: &HeaderMap, process: u64, id: RequestId) -> He
     kept.unwrap_or_else(|| new_id(process, id))
 }
 
-/// `PROCESS-NUMBER` in hexadecimal, `PROCESS` with 16 digits.
+/// `PROCESS-NUMBER` in hexadecimal, `PROCESS` with 16 digits. Written by hand: `format!` takes 2,050 instructions
+/// instead of 460, 2.8 % of a 200 B request.
 pub(crate) fn new_id(process: u64, id: RequestId) -> HeaderValue {
     let digit = |value: u64, at: u32| b"0123456789abcdef"[(value >> (4 * at)) as usize & 15];
     let mut text = [b'-'; 33];

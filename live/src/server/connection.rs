@@ -6,7 +6,6 @@ use crate::request::context::ConnectionContext;
 use crate::request::errors::refusal;
 use crate::request::forward;
 use crate::request::headers::{ClientAddress, HeaderFlags};
-use crate::server::header_timeout::HeaderTimeout;
 use crate::state::AppState;
 use crate::supervise::LoggedExecutor;
 use crate::upstream::connect::Io;
@@ -54,11 +53,10 @@ impl Connection {
             },
             None => io,
         };
-        let (mut header_timeout, timer) = HeaderTimeout::new(head_limit);
         let mut builder = auto::Builder::new(LoggedExecutor("HTTP/2 stream"));
         builder
             .http1()
-            .timer(timer)
+            .timer(TokioTimer::new())
             .header_read_timeout(head_limit)
             .max_buf_size(config.limits.header_bytes.max(READ_BYTES))
             .max_headers(config.limits.headers);
@@ -74,7 +72,8 @@ impl Connection {
             answer(&context, &admin, request)
         });
         let connection = builder.serve_connection(TokioIo::new(io), service);
-        tokio::pin!(connection);
+        let first_head = tokio::time::sleep(head_limit);
+        tokio::pin!(connection, first_head);
         if *self.closing.borrow() {
             connection.as_mut().graceful_shutdown();
         }
@@ -86,8 +85,8 @@ impl Connection {
                     Ok(()) => connection.as_mut().graceful_shutdown(), // no request may follow
                     Err(_) => break,
                 },
-                // hyper closes a connection whose next head is late; before the first head it sets no timer.
-                () = header_timeout.expired() => if !has_asked.load(Ordering::Relaxed) { return },
+                // hyper sets no timer before it knows which version of HTTP the client speaks.
+                () = first_head.as_mut(), if !first_head.is_elapsed() => if !has_asked.load(Ordering::Relaxed) { return },
             }
         }
         let _ = connection.await;
