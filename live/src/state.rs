@@ -5,8 +5,8 @@ use crate::driver::Driver;
 use crate::driver::clock::Clock;
 use crate::observe::capture::Capture;
 use crate::observe::metrics::Metrics;
-use crate::observe::request_log::Table;
-use crate::observe::shadow::Figures;
+use crate::observe::request_log::RequestLog;
+use crate::observe::shadow::SharedStats;
 use crate::server::keys::Keys;
 use crate::tokens::bytes_per_token::BytesPerToken;
 use crate::tokens::counter::Counter;
@@ -71,13 +71,13 @@ pub struct AppState {
     /// Metrics.
     pub metrics: Metrics,
     /// The latest requests.
-    pub table: Table,
+    pub request_log: RequestLog,
     /// Learned bytes a token, per model.
     pub bytes_per_token: BytesPerToken,
     /// Counts prompts' tokens, if a tokenizer is configured.
     pub counter: Option<Arc<Counter>>,
-    /// Figures of the shadow policies.
-    pub shadows: Figures,
+    /// SharedStats of the shadow policies.
+    pub shadows: SharedStats,
     /// Timeline capture.
     pub capture: Capture,
     /// Traces for an OpenTelemetry collector.
@@ -102,7 +102,7 @@ pub struct AppState {
 pub(crate) struct AppParts {
     pub(crate) driver: Driver,
     pub(crate) connector: Connector,
-    pub(crate) shadows: Figures,
+    pub(crate) shadows: SharedStats,
     pub(crate) config: Config,
     pub(crate) keys: Keys,
     pub(crate) counter: Option<Arc<Counter>>,
@@ -117,7 +117,7 @@ impl AppState {
             driver,
             connector,
             metrics: Metrics::default(),
-            table: Table::new(config.explain.rows),
+            request_log: RequestLog::new(config.explain.rows),
             bytes_per_token: BytesPerToken::default(),
             counter,
             shadows,

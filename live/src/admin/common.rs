@@ -2,7 +2,7 @@
 
 use super::levels::{healthy, latency as latency_of};
 use super::{Answer, Refusal, Shared, bad, read, tell};
-use crate::observe::capture::{Captured, Seen};
+use crate::observe::capture::{Captured, CapturedRequests};
 use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
@@ -144,7 +144,7 @@ pub(super) async fn trace_start(State(node): Shared) -> Answer {
 }
 
 pub(super) async fn trace_stop(State(node): Shared) -> Answer {
-    let Some(Seen { session, request_ids, records, replicas, dropped }) = node.capture.stop() else {
+    let Some(CapturedRequests { session, request_ids, records, replicas, dropped }) = node.capture.stop() else {
         return Err(bad("no capture is running; start one with POST trace/start"));
     };
     let replicas: Vec<String> = replicas.iter().map(ToString::to_string).collect();
@@ -182,16 +182,16 @@ pub(super) async fn export(State(node): Shared) -> Answer {
         node.clock().rfc3339(node.clock().now()).chars().filter(char::is_ascii_digit).take(14).collect();
     let (day, time) = stamp.split_at(8.min(stamp.len()));
     let name = format!("attachment; filename=\"proxy_metrics_{day}_{time}.csv\"");
-    let csv = node.table.csv(&node.names(), |at| node.clock().rfc3339(at));
+    let csv = node.request_log.csv(&node.names(), |at| node.clock().rfc3339(at));
     Ok(([(header::CONTENT_TYPE, "text/csv".to_owned()), (header::CONTENT_DISPOSITION, name)], csv).into_response())
 }
 
 pub(super) async fn summary(State(node): Shared) -> Answer {
-    tell(&node.table.summary())
+    tell(&node.request_log.summary())
 }
 
 pub(super) async fn clear_metrics(State(node): Shared) -> Answer {
-    tell(&json!({"success": true, "cleared": node.table.clear()}))
+    tell(&json!({"success": true, "cleared": node.request_log.clear()}))
 }
 
 pub(super) async fn enable_metrics(State(node): Shared, body: Bytes) -> Answer {
@@ -201,6 +201,6 @@ pub(super) async fn enable_metrics(State(node): Shared, body: Bytes) -> Answer {
         enabled: bool,
     }
     let ask: Ask = read(&body, "{\"enabled\": true}")?;
-    node.table.enable(ask.enabled);
+    node.request_log.enable(ask.enabled);
     tell(&json!({"success": true, "enabled": ask.enabled}))
 }

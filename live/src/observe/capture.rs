@@ -1,14 +1,14 @@
-//! Timeline capture: while it is on, every request that ends leaves a row in the format the simulator writes too.
+//! Timeline capture: while it is on, every request that ends is recorded in the simulator's format.
 
-use crate::observe::request_log::Row;
+use crate::observe::request_log::{RequestEntry, RoutedReplica};
 use gorgo_core::Time;
 use gorgo_core::record::RequestRecord;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Rows a capture may hold; what comes later is counted only.
-pub(crate) const MOST: usize = 100_000;
+/// Most requests of a capture; later ones are only counted.
+pub(crate) const MAX_RECORDS: usize = 100_000;
 
 /// One router's part of a timeline. Times in `records` are ns since `started_unix_ns`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub struct Captured {
 }
 
 #[derive(Debug)]
-struct Active {
+struct ActiveCapture {
     session: String,
     since: Time,
     request_ids: Vec<String>,
@@ -46,9 +46,9 @@ struct Active {
     dropped: u64,
 }
 
-/// What a capture saw.
+/// The requests of a finished capture.
 #[derive(Debug)]
-pub struct Seen {
+pub struct CapturedRequests {
     /// Its name.
     pub session: String,
     /// As of [`Captured`].
@@ -61,7 +61,7 @@ pub struct Seen {
     pub dropped: u64,
 }
 
-/// What stands in `trace/status`.
+/// The response of `trace/status`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CaptureStatus {
     /// Whether it is on.
@@ -78,13 +78,13 @@ pub struct CaptureStatus {
 
 /// The capture of one router.
 #[derive(Debug, Default)]
-pub struct Capture(Mutex<Option<Active>>);
+pub struct Capture(Mutex<Option<ActiveCapture>>);
 
 impl Capture {
-    /// Starts anew, forgetting what was captured before.
+    /// Starts a new capture; drops a running one.
     pub fn start(&self, now: Time, unix_ns: u64) -> String {
         let session = format!("trace-{unix_ns}");
-        let active = Active {
+        let active = ActiveCapture {
             session: session.clone(),
             since: now,
             request_ids: vec![],
@@ -96,7 +96,7 @@ impl Capture {
         session
     }
 
-    /// How it stands.
+    /// The capture's state.
     pub fn status(&self, now: Time) -> CaptureStatus {
         let guard = self.0.lock();
         let active = guard.as_ref();
@@ -108,24 +108,24 @@ impl Capture {
         }
     }
 
-    /// Ends it and hands out what it saw; the caller fills in the rest.
-    pub fn stop(&self) -> Option<Seen> {
-        let Active { session, request_ids, records, replicas, dropped, .. } = self.0.lock().take()?;
-        Some(Seen { session, request_ids, records, replicas, dropped })
+    /// Ends the capture and returns its requests.
+    pub fn stop(&self) -> Option<CapturedRequests> {
+        let ActiveCapture { session, request_ids, records, replicas, dropped, .. } = self.0.lock().take()?;
+        Some(CapturedRequests { session, request_ids, records, replicas, dropped })
     }
 
-    /// A request ended.
-    pub fn push(&self, row: &Row) {
+    /// Records a request that ended.
+    pub fn push(&self, row: &RequestEntry) {
         let mut guard = self.0.lock();
         let Some(active) = guard.as_mut().filter(|a| row.arrived >= a.since) else { return };
-        if active.records.len() >= MOST {
+        if active.records.len() >= MAX_RECORDS {
             active.dropped += 1;
             return;
         }
         let index = active.records.len() as u64;
         active.request_ids.push(row.id().to_owned());
         let mut record = record(row, index);
-        if let Some((_, name)) = &row.replica {
+        if let Some(RoutedReplica { name, .. }) = &row.replica {
             let known = active.replicas.iter().position(|there| there == name);
             let at = known.unwrap_or(active.replicas.len());
             if known.is_none() {
@@ -137,39 +137,39 @@ impl Capture {
     }
 }
 
-/// The row in the common format. What happens on the replica is not seen from here: its arrival there and its
-/// first token's departure are placed half a round trip inside what is seen.
-pub(crate) fn record(row: &Row, request: u64) -> RequestRecord {
-    let never = Time::NEVER;
+/// Converts an entry to the simulator's format. Times at the replica are not observed: a request's arrival and its first
+/// token are placed half a round trip inside the observed times.
+pub(crate) fn record(row: &RequestEntry, request: u64) -> RequestRecord {
     let half = gorgo_core::Span::from_ms(row.rtt_ms / 2.0);
-    let sooner = |at: Time| if at == never { never } else { Time(at.0.saturating_sub(half.0)) };
-    let accepted = if row.dispatched == never { never } else { (row.dispatched + half).min(row.done) };
-    let engine_first = if row.first_token == never { never } else { sooner(row.first_token).max(accepted) };
+    let sooner = |at: Time| Time(at.0.saturating_sub(half.0));
+    let accepted = row.dispatched.map_or(Time::NEVER, |at| (at + half).min(row.done));
+    let first_token = row.first_token.unwrap_or(Time::NEVER);
+    let engine_first = row.first_token.map_or(Time::NEVER, |at| sooner(at).max(accepted));
     RequestRecord {
         request,
         session: row.session,
         turn: 1,
         origin: 0,
         router: 0,
-        replica: row.replica.as_ref().map_or(u16::MAX, |(slot, _)| *slot),
+        replica: row.replica.as_ref().map_or(u16::MAX, |replica| replica.slot),
         status: row.end.status(),
         attempts: row.attempts,
         hops: row.hops,
         prompt_tokens: row.counted_tokens.unwrap_or(row.prompt_tokens),
         output_tokens: row.output_tokens,
-        predicted_cached_tokens: row.cached.0,
-        cached_tokens: row.cached.1.unwrap_or(0),
+        predicted_cached_tokens: row.predicted_cached_tokens,
+        cached_tokens: row.cached_tokens.unwrap_or(0),
         predicted_ttft_ms: row.predicted_ttft_ms.map_or(f32::NAN, |ms| ms as f32),
         scheduled: row.arrived,
         sent: row.arrived,
         arrived: row.arrived,
-        dispatched: row.dispatched,
+        dispatched: row.dispatched.unwrap_or(Time::NEVER),
         accepted,
         prefill: accepted,
         engine_first,
-        router_first: row.first_token,
-        first_token: row.first_token,
-        engine_done: if row.first_token == never { never } else { sooner(row.done).max(engine_first) },
+        router_first: first_token,
+        first_token,
+        engine_done: row.first_token.map_or(Time::NEVER, |_| sooner(row.done).max(engine_first)),
         done: row.done,
     }
 }
@@ -187,7 +187,7 @@ mod tests {
         capture.start(Time::from_ms(5.0), 7);
         capture.push(&row("during", 5.0));
         assert_eq!(capture.status(Time::from_ms(6.0)).event_count, 1);
-        let Seen { session, request_ids: ids, records, replicas, .. } = capture.stop().unwrap();
+        let CapturedRequests { session, request_ids: ids, records, replicas, .. } = capture.stop().unwrap();
         assert_eq!((replicas, records[0].replica), (vec!["a".into()], 0));
         assert_eq!((session.as_str(), ids), ("trace-7", vec!["during".to_owned()]));
         let r = &records[0];

@@ -1,7 +1,6 @@
-//! Why a request went where it went: the latest decisions with all their terms, and what came of them.
+//! Explains routing: the latest decisions with every term of every candidate, and the outcome of their requests.
 
-use crate::observe::request_log::Row;
-use gorgo_core::Time;
+use crate::observe::request_log::RequestEntry;
 use gorgo_core::decide::Key;
 use gorgo_core::decide::{ReplicaState, State};
 use gorgo_core::router::{DecisionRecord, ScoredCandidate};
@@ -12,17 +11,17 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// The ring. Bounded in requests; a request keeps at most eight decisions. They stay numbers until somebody asks.
+/// The latest requests with their decisions, bounded in number. Formatted only when asked for.
 #[derive(Debug)]
 pub struct Explanations {
     most: usize,
-    ring: Mutex<VecDeque<Explained>>,
+    ring: Mutex<VecDeque<ExplainedRequest>>,
 }
 
-/// A request and what was decided about it: last the decision by which it was dispatched.
+/// A request with the decision of its last dispatch and the others about it.
 #[derive(Debug)]
-struct Explained {
-    row: Arc<Row>,
+struct ExplainedRequest {
+    row: Arc<RequestEntry>,
     decision: Option<Arc<DecisionRecord>>,
     others: Vec<Arc<DecisionRecord>>,
 }
@@ -33,14 +32,19 @@ impl Explanations {
         Self { most, ring: Mutex::new(VecDeque::new()) }
     }
 
-    /// Notes a request that is over, the decision by which it was dispatched last, and others about it.
-    pub fn push(&self, row: &Arc<Row>, decision: Option<Arc<DecisionRecord>>, others: Vec<Arc<DecisionRecord>>) {
+    /// Adds a request that ended.
+    pub fn push(
+        &self,
+        row: &Arc<RequestEntry>,
+        decision: Option<Arc<DecisionRecord>>,
+        others: Vec<Arc<DecisionRecord>>,
+    ) {
         if self.most == 0 || (decision.is_none() && others.is_empty()) {
             return;
         }
         let mut ring = self.ring.lock();
         let old = if ring.len() >= self.most { ring.pop_front() } else { None };
-        ring.push_back(Explained { row: Arc::clone(row), decision, others });
+        ring.push_back(ExplainedRequest { row: Arc::clone(row), decision, others });
         drop(ring); // the old one is taken apart without the lock
         drop(old);
     }
@@ -49,17 +53,18 @@ impl Explanations {
     pub fn explain(&self, request_id: &str) -> Option<Value> {
         let (row, mut decisions) = {
             let ring = self.ring.lock();
-            let Explained { row, decision, others } = ring.iter().rev().find(|one| one.row.id() == request_id)?;
+            let ExplainedRequest { row, decision, others } =
+                ring.iter().rev().find(|one| one.row.id() == request_id)?;
             (Arc::clone(row), others.iter().chain(decision).cloned().collect::<Vec<_>>())
         };
         decisions.sort_by_key(|record| record.at);
         let decisions: Vec<Value> = decisions.iter().map(|record| explained(record)).collect();
-        let actual = (row.first_token != Time::NEVER).then(|| (row.first_token - row.dispatched).ms());
+        let actual = row.first_token.zip(row.dispatched).map(|(first, sent)| (first - sent).ms());
         Some(json!({
             "request_id": row.id(), "status": row.end.status().as_str(), "reason": row.end.as_str(),
-            "replica": row.replica.as_ref().map(|(_, name)| &**name), "attempts": row.attempts,
+            "replica": row.replica.as_ref().map(|replica| &*replica.name), "attempts": row.attempts,
             "predicted_ttft_ms": row.predicted_ttft_ms, "actual_ttft_ms": actual,
-            "predicted_cached_tokens": row.cached.0, "actual_cached_tokens": row.cached.1, "decisions": decisions,
+            "predicted_cached_tokens": row.predicted_cached_tokens, "actual_cached_tokens": row.cached_tokens, "decisions": decisions,
         }))
     }
 }
@@ -167,7 +172,7 @@ pub(crate) fn state(record: &DecisionRecord) -> Value {
 mod tests {
     use super::*;
     use gorgo_core::policy::{CostTerms, RequestInfo};
-    use gorgo_core::{ReplicaId, RequestId};
+    use gorgo_core::{ReplicaId, RequestId, Time};
 
     #[test]
     fn the_header_is_one_line_of_numbers_to_a_tenth() {

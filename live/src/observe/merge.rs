@@ -155,7 +155,8 @@ mod tests {
         let mut one = row("same", 30.0);
         one.hops = hops;
         capture.push(&one);
-        let crate::observe::capture::Seen { session, request_ids, records, dropped, .. } = capture.stop().unwrap();
+        let crate::observe::capture::CapturedRequests { session, request_ids, records, dropped, .. } =
+            capture.stop().unwrap();
         Captured {
             session,
             node: node.into(),

@@ -1,6 +1,6 @@
-//! The router's own metrics: typed families, bounded labels (replicas of the fleet, fixed words).
+//! The router's own Prometheus metrics. Labels are bounded: names of replicas, reasons, policies.
 
-use crate::observe::request_log::Row;
+use crate::observe::request_log::RequestEntry;
 use gorgo_core::fleet::Load;
 use gorgo_core::router::EndReason;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -16,27 +16,27 @@ use std::sync::atomic::AtomicU64;
 type Level = Gauge<f64, AtomicU64>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByReplica {
+struct ReplicaLabel {
     replica: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByReason {
+struct ReasonLabel {
     reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByPolicy {
+struct PolicyLabel {
     policy: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByEnd {
+struct EndLabels {
     status: String,
     reason: String,
 }
 
-impl From<EndReason> for ByEnd {
+impl From<EndReason> for EndLabels {
     fn from(end: EndReason) -> Self {
         Self { status: end.status().as_str().to_owned(), reason: end.as_str().to_owned() }
     }
@@ -95,9 +95,9 @@ pub struct ShadowGauges {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: Family<ByEnd, Counter>,
-    dispatches: Family<ByReplica, Counter>,
-    decisions: Family<ByReason, Counter>,
+    requests: Family<EndLabels, Counter>,
+    dispatches: Family<ReplicaLabel, Counter>,
+    decisions: Family<ReasonLabel, Counter>,
     /// The members of families that nearly every request counts in, so that it need not look them up.
     own_rule: Counter,
     finished: Counter,
@@ -115,18 +115,18 @@ pub struct Metrics {
     in_flight: Level,
     index_bytes: Level,
     index_nodes: Level,
-    usable: Family<ByReplica, Level>,
-    breaker: Family<ByReplica, Level>,
-    rtt: Family<ByReplica, Level>,
-    rtt_p95: Family<ByReplica, Level>,
-    waiting: Family<ByReplica, Level>,
-    running: Family<ByReplica, Level>,
-    waiting_tokens: Family<ByReplica, Level>,
-    running_tokens: Family<ByReplica, Level>,
-    index_tokens: Family<ByReplica, Level>,
-    shadow_hits: Family<ByPolicy, Level>,
-    shadow_busiest: Family<ByPolicy, Level>,
-    shadow_ttft: Family<ByPolicy, Level>,
+    usable: Family<ReplicaLabel, Level>,
+    breaker: Family<ReplicaLabel, Level>,
+    rtt: Family<ReplicaLabel, Level>,
+    rtt_p95: Family<ReplicaLabel, Level>,
+    waiting: Family<ReplicaLabel, Level>,
+    running: Family<ReplicaLabel, Level>,
+    waiting_tokens: Family<ReplicaLabel, Level>,
+    running_tokens: Family<ReplicaLabel, Level>,
+    index_tokens: Family<ReplicaLabel, Level>,
+    shadow_hits: Family<PolicyLabel, Level>,
+    shadow_busiest: Family<PolicyLabel, Level>,
+    shadow_ttft: Family<PolicyLabel, Level>,
 }
 
 const SECONDS: [f64; 18] =
@@ -150,14 +150,14 @@ impl Default for Metrics {
             }};
         }
         let seconds = || Histogram::new(SECONDS);
-        let requests: Family<ByEnd, Counter> =
+        let requests: Family<EndLabels, Counter> =
             add!(Family::default(), "requests", "Requests that are over, by how and why");
-        let decisions: Family<ByReason, Counter> =
+        let decisions: Family<ReasonLabel, Counter> =
             add!(Family::default(), "decisions", "Dispatches by what decided: own rule or a fallback");
-        let finished = ByEnd::from(EndReason::Finished);
+        let finished = EndLabels::from(EndReason::Finished);
         Self {
             finished: requests.get_or_create_owned(&finished),
-            own_rule: decisions.get_or_create_owned(&ByReason { reason: "own-rule".to_owned() }),
+            own_rule: decisions.get_or_create_owned(&ReasonLabel { reason: "own-rule".to_owned() }),
             requests,
             decisions,
             dispatches: add!(Family::default(), "dispatches", "Requests given to a replica, retries included"),
@@ -225,54 +225,54 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// What counts the dispatches to a replica.
+    /// The counter of dispatches to a replica.
     pub fn dispatches(&self, replica: &str) -> Counter {
-        self.dispatches.get_or_create_owned(&ByReplica { replica: replica.to_owned() })
+        self.dispatches.get_or_create_owned(&ReplicaLabel { replica: replica.to_owned() })
     }
 
-    /// A replica left for good: its label goes, so that labels stay as few as slots.
+    /// Removes the label of a replica that left for good, so that there are never more labels than slots.
     pub fn forget(&self, replica: &str) {
-        self.dispatches.remove(&ByReplica { replica: replica.to_owned() });
+        self.dispatches.remove(&ReplicaLabel { replica: replica.to_owned() });
     }
 
-    /// A request was given to the replica with this counter.
+    /// Counts a dispatch to the replica of this counter.
     pub fn dispatched(&self, dispatches: &Counter, attempt: u8, reason: Option<&'static str>) {
         dispatches.inc();
         match reason {
             None => self.own_rule.inc(),
-            Some(word) => self.decisions.get_or_create(&ByReason { reason: word.to_owned() }).inc(),
+            Some(word) => self.decisions.get_or_create(&ReasonLabel { reason: word.to_owned() }).inc(),
         };
         self.retries.inc_by(u64::from(attempt > 1));
     }
 
-    /// A request is over. `streamed`: its first token is known.
-    pub fn ended(&self, row: &Row, streamed: bool) {
+    /// Counts a request that ended. `streamed`: the time of its first token is known.
+    pub fn ended(&self, row: &RequestEntry, streamed: bool) {
         if row.end == EndReason::Finished {
             self.finished.inc();
         } else {
-            self.requests.get_or_create(&ByEnd::from(row.end)).inc();
+            self.requests.get_or_create(&EndLabels::from(row.end)).inc();
         }
-        let never = gorgo_core::Time::NEVER;
-        if row.dispatched != never {
-            self.queue_time.observe((row.dispatched - row.arrived).ms() / 1e3);
+        if let Some(at) = row.dispatched {
+            self.queue_time.observe((at - row.arrived).ms() / 1e3);
         }
-        if streamed && row.first_token != never {
-            self.ttft.observe((row.first_token - row.arrived).ms() / 1e3);
-            if let Some(expected) = row.predicted_ttft_ms {
-                self.ttft_error.observe((expected - (row.first_token - row.dispatched).ms()) / 1e3);
+        let first_token = row.first_token.filter(|_| streamed);
+        if let Some(first) = first_token {
+            self.ttft.observe((first - row.arrived).ms() / 1e3);
+            if let Some((expected, sent)) = row.predicted_ttft_ms.zip(row.dispatched) {
+                self.ttft_error.observe((expected - (first - sent).ms()) / 1e3);
             }
         }
         if row.end == EndReason::Finished {
             self.e2e.observe((row.done - row.arrived).ms() / 1e3);
-            if streamed && row.output_tokens > 1 && row.first_token != never {
-                self.itl.observe((row.done - row.first_token).ms() / 1e3 / f64::from(row.output_tokens - 1));
+            if let Some(first) = first_token.filter(|_| row.output_tokens > 1) {
+                self.itl.observe((row.done - first).ms() / 1e3 / f64::from(row.output_tokens - 1));
             }
         }
         self.prompt_tokens.inc_by(u64::from(row.counted_tokens.unwrap_or(row.prompt_tokens)));
         self.output_tokens.inc_by(u64::from(row.output_tokens));
-        if let Some(cached) = row.cached.1 {
+        if let Some(cached) = row.cached_tokens {
             self.cached.inc_by(u64::from(cached));
-            self.predicted_cached.inc_by(u64::from(row.cached.0));
+            self.predicted_cached.inc_by(u64::from(row.predicted_cached_tokens));
         }
     }
 
@@ -307,11 +307,11 @@ impl Metrics {
                 r.index_tokens,
             ];
             for (family, value) in families.iter().zip(values) {
-                family.get_or_create(&ByReplica { replica: r.name.clone() }).set(value);
+                family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
             }
         }
         for shadow in &levels.shadows {
-            let label = ByPolicy { policy: shadow.policy.clone() };
+            let label = PolicyLabel { policy: shadow.policy.clone() };
             self.shadow_hits.get_or_create(&label).set(shadow.hit_ratio);
             self.shadow_busiest.get_or_create(&label).set(shadow.busiest_ratio);
             if let Some(ttft) = shadow.predicted_ttft_s {

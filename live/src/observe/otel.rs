@@ -1,4 +1,4 @@
-//! OpenTelemetry: one trace a request, told to a collector by OTLP over HTTP in JSON.
+//! OpenTelemetry: exports one trace per request to a collector, as OTLP in JSON over HTTP.
 //!
 //! Spans are made from a request's finished row, with the instants it holds, under the names of the timeline:
 //! `request` with `queue`, `forward`, `first-token` and `stream` inside. While no collector is configured nothing is
@@ -12,7 +12,7 @@
 
 use crate::driver::clock::Clock;
 use crate::observe::capture::record;
-use crate::observe::request_log::Row;
+use crate::observe::request_log::RequestEntry;
 use crate::supervise;
 use crate::upstream::connect::PooledClient;
 use bytes::Bytes;
@@ -33,11 +33,11 @@ mod settings;
 pub use settings::Settings;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// Requests that may wait to be told; more are counted and dropped.
+/// Most requests that wait for export; more are dropped and counted.
 const QUEUE: usize = 2_048;
-/// Requests told at once.
+/// Most requests of one export.
 const BATCH: usize = 256;
-/// Tries of one batch, each twice as long after the one before.
+/// Attempts per batch, with the pause doubled each time.
 const TRIES: u32 = 3;
 
 /// Where a request stands in its trace.
@@ -84,37 +84,37 @@ fn parse(text: &[u8]) -> Option<(u128, u64, u8)> {
     (framed && ended && version != "ff").then(|| (trace, span, u8::from_str_radix(flags, 16).unwrap_or(0)))
 }
 
-enum Word {
-    Ended(Context, Arc<Row>),
+enum ExportMessage {
+    Ended(Context, Arc<RequestEntry>),
     Flush(oneshot::Sender<()>),
 }
 
 /// A router's way to its collector; does nothing until [`start`].
 #[derive(Default)]
 pub struct Otel {
-    words: OnceLock<mpsc::Sender<Word>>,
+    messages: OnceLock<mpsc::Sender<ExportMessage>>,
     dropped: AtomicU64,
 }
 
 impl std::fmt::Debug for Otel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Otel").field("on", &self.words.get().is_some()).finish_non_exhaustive()
+        f.debug_struct("Otel").field("on", &self.messages.get().is_some()).finish_non_exhaustive()
     }
 }
 
 impl Otel {
     /// A request arrived: its place, and the header that tells replicas. `None` while nobody listens.
     pub(crate) fn begin(&self, headers: &mut HeaderMap, seed: u64, id: RequestId) -> Option<Context> {
-        self.words.get()?;
+        self.messages.get()?;
         let context = Context::of(headers, seed, id);
         headers.insert(TRACEPARENT, context.header()?);
         Some(context)
     }
 
     /// It is over.
-    pub(crate) fn end(&self, context: Context, row: &Arc<Row>) {
-        if let Some(words) = self.words.get().filter(|_| context.sampled)
-            && words.try_send(Word::Ended(context, Arc::clone(row))).is_err()
+    pub(crate) fn end(&self, context: Context, row: &Arc<RequestEntry>) {
+        if let Some(messages) = self.messages.get().filter(|_| context.sampled)
+            && messages.try_send(ExportMessage::Ended(context, Arc::clone(row))).is_err()
         {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -127,10 +127,10 @@ impl Otel {
 
     /// Tells what waits, for at most `limit`.
     pub async fn flush(&self, limit: Duration) {
-        let Some(words) = self.words.get() else { return };
+        let Some(messages) = self.messages.get() else { return };
         let (done, told) = oneshot::channel();
         let _ = tokio::time::timeout(limit, async {
-            if words.send(Word::Flush(done)).await.is_ok() {
+            if messages.send(ExportMessage::Flush(done)).await.is_ok() {
                 let _ = told.await;
             }
         })
@@ -153,29 +153,29 @@ pub fn start(
     settings: Settings,
     pool: PooledClient,
 ) {
-    let (words, rest) = mpsc::channel(QUEUE);
-    if otel.words.set(words).is_ok() {
+    let (messages, rest) = mpsc::channel(QUEUE);
+    if otel.messages.set(messages).is_ok() {
         tracing::info!(endpoint = %settings.endpoint, "telling an OpenTelemetry collector of every request");
         let origin = Origin { clock, name: Box::new(name) };
         tokio::spawn(supervise::logged("OpenTelemetry exporter", run(origin, settings, pool, rest)));
     }
 }
 
-async fn run(origin: Origin, settings: Settings, pool: PooledClient, mut words: mpsc::Receiver<Word>) {
+async fn run(origin: Origin, settings: Settings, pool: PooledClient, mut messages: mpsc::Receiver<ExportMessage>) {
     let mut failing = false;
-    while let Some(first) = words.recv().await {
+    while let Some(first) = messages.recv().await {
         let (mut batch, mut flushes) = (Vec::new(), Vec::new());
-        let mut sort = |word, batch: &mut Vec<_>| match word {
-            Word::Ended(context, row) => batch.push((context, row)),
-            Word::Flush(done) => flushes.push(done),
+        let mut sort = |message, batch: &mut Vec<_>| match message {
+            ExportMessage::Ended(context, row) => batch.push((context, row)),
+            ExportMessage::Flush(done) => flushes.push(done),
         };
         let until = Instant::now() + settings.delay;
         sort(first, &mut batch);
         // One message for many, but for the last ones.
         while batch.len() < BATCH {
-            let Ok(Some(word)) = tokio::time::timeout_at(until, words.recv()).await else { break };
-            let last = matches!(word, Word::Flush(_));
-            sort(word, &mut batch);
+            let Ok(Some(message)) = tokio::time::timeout_at(until, messages.recv()).await else { break };
+            let last = matches!(message, ExportMessage::Flush(_));
+            sort(message, &mut batch);
             if last {
                 break;
             }
@@ -226,7 +226,7 @@ async fn post(settings: &Settings, pool: &PooledClient, body: Bytes) -> Result<(
 }
 
 /// An `ExportTraceServiceRequest` in OTLP's JSON: ids in hexadecimal, 64-bit integers as text.
-fn message(settings: &Settings, origin: &Origin, batch: &[(Context, Arc<Row>)]) -> Value {
+fn message(settings: &Settings, origin: &Origin, batch: &[(Context, Arc<RequestEntry>)]) -> Value {
     let mut spans = Vec::new();
     for (context, row) in batch {
         spans_of(origin.clock, context, row, &mut spans);
@@ -251,7 +251,7 @@ fn number(key: &str, value: u64) -> Value {
     json!({"key": key, "value": {"intValue": value.to_string()}})
 }
 
-fn spans_of(clock: Clock, context: &Context, row: &Row, spans: &mut Vec<Value>) {
+fn spans_of(clock: Clock, context: &Context, row: &RequestEntry, spans: &mut Vec<Value>) {
     let trace = format!("{:032x}", context.trace);
     let unix = |at: Time| clock.unix_ns(at).to_string();
     let mut about = vec![
@@ -262,10 +262,10 @@ fn spans_of(clock: Clock, context: &Context, row: &Row, spans: &mut Vec<Value>) 
         number("gorgo.hops", row.hops.into()),
         number("gen_ai.usage.input_tokens", row.counted_tokens.unwrap_or(row.prompt_tokens).into()),
         number("gen_ai.usage.output_tokens", row.output_tokens.into()),
-        number("gorgo.predicted_cached_tokens", row.cached.0.into()),
+        number("gorgo.predicted_cached_tokens", row.predicted_cached_tokens.into()),
     ];
-    about.extend(row.cached.1.map(|cached| number("gorgo.cached_tokens", cached.into())));
-    about.extend(row.replica.as_ref().map(|(_, name)| text("gorgo.replica", name)));
+    about.extend(row.cached_tokens.map(|cached| number("gorgo.cached_tokens", cached.into())));
+    about.extend(row.replica.as_ref().map(|replica| text("gorgo.replica", &replica.name)));
     let predicted = row.predicted_ttft_ms.filter(|ms| ms.is_finite());
     about.extend(predicted.map(|ms| json!({"key": "gorgo.predicted_ttft_ms", "value": {"doubleValue": ms}})));
     let failed = matches!(row.end.status(), Status::Failed | Status::TimedOut | Status::Rejected);
@@ -289,7 +289,7 @@ fn spans_of(clock: Clock, context: &Context, row: &Row, spans: &mut Vec<Value>) 
 }
 
 /// The timeline's stages: each from the end of the one before; a request that ended early ends in the stage it was in.
-fn stages(row: &Row) -> Vec<(&'static str, Time, Time)> {
+fn stages(row: &RequestEntry) -> Vec<(&'static str, Time, Time)> {
     let r = record(row, 0);
     let ends =
         [("queue", r.dispatched), ("forward", r.accepted), ("first-token", r.router_first), ("stream", Time::NEVER)];

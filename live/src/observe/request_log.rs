@@ -1,4 +1,4 @@
-//! The table of requests: one row each, the latest so many, with CSV export and a summary.
+//! The latest requests, one entry each, with CSV export and a summary.
 
 use gorgo_core::router::{DecisionRecord, EndReason, ScoredCandidate};
 use gorgo_core::{ReplicaId, Time};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One request as this router saw it.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub struct RequestEntry {
     /// `X-Request-ID`; nearly every one fits in place.
     pub request_id: SmallVec<[u8; 40]>,
     /// Hash of the conversation's key.
@@ -25,22 +25,24 @@ pub struct Row {
     pub counted_tokens: Option<u32>,
     /// Tokens generated.
     pub output_tokens: u32,
-    /// Cached prompt tokens as predicted and as reported.
-    pub cached: (u32, Option<u32>),
+    /// Cached prompt tokens as the index predicted.
+    pub predicted_cached_tokens: u32,
+    /// Cached prompt tokens as the engine reported.
+    pub cached_tokens: Option<u32>,
     /// Arrival.
     pub arrived: Time,
     /// Last dispatch.
-    pub dispatched: Time,
-    /// First content-bearing token.
-    pub first_token: Time,
+    pub dispatched: Option<Time>,
+    /// First token with content.
+    pub first_token: Option<Time>,
     /// Last byte.
     pub done: Time,
     /// Smoothed round trip to the replica at dispatch, ms.
     pub rtt_ms: f64,
     /// Time to first token the policy expected, ms.
     pub predicted_ttft_ms: Option<f64>,
-    /// Slot and name of the last replica.
-    pub replica: Option<(u16, Arc<str>)>,
+    /// The replica of the last dispatch.
+    pub replica: Option<RoutedReplica>,
     /// Dispatches.
     pub attempts: u8,
     /// Routers before this one.
@@ -49,33 +51,43 @@ pub struct Row {
     pub status_code: u16,
     /// Why it ended, and so how.
     pub end: EndReason,
-    /// Of the decision by which it was dispatched last.
-    pub verdict: Verdict,
+    /// The decision of the last dispatch.
+    pub decision: DecisionSummary,
 }
 
-/// What the table shows of a decision. Rows are kept far longer than decisions, which are several times as large.
+/// The replica that a request was dispatched to.
+#[derive(Debug, Clone)]
+pub struct RoutedReplica {
+    /// Its slot.
+    pub slot: u16,
+    /// Its name at that time.
+    pub name: Arc<str>,
+}
+
+/// The part of a decision that an entry keeps. Entries are kept far longer than decisions, which are several times as
+/// large.
 #[derive(Debug, Clone, Default)]
-pub struct Verdict {
+pub struct DecisionSummary {
     names: Option<Arc<[Arc<str>]>>,
-    scores: SmallVec<[Score; 4]>,
+    scores: SmallVec<[CandidateScore; 4]>,
     prefill_ms: Option<f64>,
     waiting_tokens: u64,
     running_tokens: u64,
 }
 
-/// A candidate's.
+/// A candidate of the decision.
 #[derive(Debug, Clone, Copy)]
-struct Score {
+struct CandidateScore {
     slot: ReplicaId,
     cached_tokens: u32,
     total_ms: f64,
 }
 
-impl Verdict {
-    /// What of this decision a row keeps.
+impl DecisionSummary {
+    /// Summarizes a decision.
     pub fn of(record: &DecisionRecord) -> Self {
         let chosen = record.chosen.and_then(|i| record.candidates.get(i));
-        let score = |one: &ScoredCandidate| Score {
+        let score = |one: &ScoredCandidate| CandidateScore {
             slot: one.candidate.id,
             cached_tokens: one.candidate.cached_tokens,
             total_ms: one.terms.total,
@@ -90,15 +102,15 @@ impl Verdict {
     }
 
     /// The candidates by the names they had then.
-    fn by_name(&self) -> BTreeMap<&str, &Score> {
+    fn by_name(&self) -> BTreeMap<&str, &CandidateScore> {
         let names = self.names.as_deref().unwrap_or_default();
-        let name = |score: &Score| names.get(score.slot.index()).map_or("", |name| &**name);
+        let name = |score: &CandidateScore| names.get(score.slot.index()).map_or("", |name| &**name);
         self.scores.iter().map(|score| (name(score), score)).collect()
     }
 }
 
-impl Default for Row {
-    /// A request of which nothing is known.
+impl Default for RequestEntry {
+    /// An entry without any value.
     fn default() -> Self {
         Self {
             request_id: SmallVec::new(),
@@ -107,11 +119,12 @@ impl Default for Row {
             prompt_tokens: 0,
             counted_tokens: None,
             output_tokens: 0,
-            cached: (0, None),
-            arrived: Time::NEVER,
-            dispatched: Time::NEVER,
-            first_token: Time::NEVER,
-            done: Time::NEVER,
+            predicted_cached_tokens: 0,
+            cached_tokens: None,
+            arrived: Time::ZERO,
+            dispatched: None,
+            first_token: None,
+            done: Time::ZERO,
             rtt_ms: 0.0,
             predicted_ttft_ms: None,
             replica: None,
@@ -119,12 +132,12 @@ impl Default for Row {
             hops: 0,
             status_code: 0,
             end: EndReason::default(),
-            verdict: Verdict::default(),
+            decision: DecisionSummary::default(),
         }
     }
 }
 
-impl Row {
+impl RequestEntry {
     /// `X-Request-ID` as text: one that is no text never gets in.
     pub fn id(&self) -> &str {
         std::str::from_utf8(&self.request_id).unwrap_or_default()
@@ -132,7 +145,7 @@ impl Row {
 
     /// First token after arrival, ms.
     pub fn ttft_ms(&self) -> Option<f64> {
-        (self.first_token != Time::NEVER).then(|| (self.first_token - self.arrived).ms())
+        self.first_token.map(|at| (at - self.arrived).ms())
     }
 
     fn total_ms(&self) -> f64 {
@@ -140,58 +153,58 @@ impl Row {
     }
 }
 
-/// The table. On by default, bounded.
+/// A bounded log of requests, on by default.
 #[derive(Debug)]
-pub struct Table {
+pub struct RequestLog {
     most: usize,
     enabled: AtomicBool,
-    rows: Mutex<VecDeque<Arc<Row>>>,
+    entries: Mutex<VecDeque<Arc<RequestEntry>>>,
 }
 
-impl Table {
-    /// Keeps the latest `most` rows.
+impl RequestLog {
+    /// Creates a log of the latest `most` requests.
     pub fn new(most: usize) -> Self {
-        Self { most, enabled: AtomicBool::new(true), rows: Mutex::new(VecDeque::new()) }
+        Self { most, enabled: AtomicBool::new(true), entries: Mutex::new(VecDeque::new()) }
     }
 
-    /// Whether rows are collected.
+    /// Whether requests are logged.
     pub fn enabled(&self) -> bool {
         self.enabled.load(Ordering::Relaxed)
     }
 
-    /// Turns collection on or off; rows stay.
+    /// Turns logging on or off; entries stay.
     pub fn enable(&self, enabled: bool) {
         self.enabled.store(enabled, Ordering::Relaxed);
     }
 
-    /// Adds a row, the oldest going if the table is full.
-    pub fn push(&self, row: Arc<Row>) {
+    /// Adds an entry, and drops the oldest if the log is full.
+    pub fn push(&self, row: Arc<RequestEntry>) {
         if self.most == 0 || !self.enabled() {
             return;
         }
-        let mut rows = self.rows.lock();
+        let mut rows = self.entries.lock();
         let old = if rows.len() >= self.most { rows.pop_front() } else { None };
         rows.push_back(row);
         drop(rows); // the old one is taken apart without the lock
         drop(old);
     }
 
-    /// Forgets all rows; returns how many there were.
+    /// Removes all entries; returns their number.
     pub fn clear(&self) -> usize {
-        std::mem::take(&mut *self.rows.lock()).len()
+        std::mem::take(&mut *self.entries.lock()).len()
     }
 
-    /// The rows, oldest first.
-    pub fn rows(&self) -> Vec<Arc<Row>> {
-        self.rows.lock().iter().cloned().collect()
+    /// The entries, oldest first.
+    pub fn entries(&self) -> Vec<Arc<RequestEntry>> {
+        self.entries.lock().iter().cloned().collect()
     }
 
     /// gotoni's columns and a few of our own: for each replica of `names` and each that a row's decision saw. Times are true: `ttft_ms` is the
     /// first content-bearing token, `queue_time_ms` the wait for the (last) dispatch.
     pub fn csv(&self, names: &[String], stamp: impl Fn(Time) -> String) -> String {
-        let rows = self.rows();
+        let rows = self.entries();
         let mut order: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-        order.extend(rows.iter().flat_map(|row| row.verdict.by_name().into_keys()));
+        order.extend(rows.iter().flat_map(|row| row.decision.by_name().into_keys()));
         let mut out = String::from(
             "request_id,timestamp,prompt_length,tokens,network_latency_ms,ttft_ms,total_latency_ms,queue_time_ms,\
              predicted_prefill_time_ms,queued_tokens_at_routing,running_tokens_at_routing,selected_server,selected_server_id",
@@ -214,17 +227,17 @@ impl Table {
 
     /// gotoni's summary with true figures.
     pub fn summary(&self) -> Value {
-        let rows = self.rows();
+        let rows = self.entries();
         let enabled = self.enabled();
         if rows.is_empty() {
             return json!({"count": 0, "message": "no requests yet", "metrics_collection_enabled": enabled});
         }
-        let finished: Vec<&Arc<Row>> = rows.iter().filter(|row| row.end == EndReason::Finished).collect();
+        let finished: Vec<&Arc<RequestEntry>> = rows.iter().filter(|row| row.end == EndReason::Finished).collect();
         let mut hits: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for row in &rows {
-            if let Some((_, name)) = &row.replica {
+            if let Some(RoutedReplica { name, .. }) = &row.replica {
                 let sums = hits.entry(name).or_default();
-                sums.0 += u64::from(row.cached.1.unwrap_or(row.cached.0));
+                sums.0 += u64::from(row.cached_tokens.unwrap_or(row.predicted_cached_tokens));
                 sums.1 += u64::from(row.counted_tokens.unwrap_or(row.prompt_tokens));
             }
         }
@@ -262,10 +275,10 @@ fn number(value: Option<f64>) -> String {
     value.map_or(String::new(), |v| format!("{v:.3}"))
 }
 
-fn line(out: &mut String, row: &Row, timestamp: &str, order: &BTreeSet<&str>) {
-    let (verdict, candidates) = (&row.verdict, row.verdict.by_name());
-    let name = row.replica.as_ref().map_or("", |(_, name)| name);
-    let queue = (row.dispatched != Time::NEVER).then(|| (row.dispatched - row.arrived).ms());
+fn line(out: &mut String, row: &RequestEntry, timestamp: &str, order: &BTreeSet<&str>) {
+    let (decision, candidates) = (&row.decision, row.decision.by_name());
+    let name = row.replica.as_ref().map_or("", |replica| &*replica.name);
+    let queue = row.dispatched.map(|at| (at - row.arrived).ms());
     let _ = write!(
         out,
         "{},{},{},{},{:.3},{},{:.3},{},{},{},{},{},{}",
@@ -277,9 +290,9 @@ fn line(out: &mut String, row: &Row, timestamp: &str, order: &BTreeSet<&str>) {
         number(row.ttft_ms()),
         row.total_ms(),
         number(queue),
-        number(verdict.prefill_ms),
-        verdict.waiting_tokens,
-        verdict.running_tokens,
+        number(decision.prefill_ms),
+        decision.waiting_tokens,
+        decision.running_tokens,
         cell(name),
         cell(name),
     );
@@ -298,8 +311,8 @@ fn line(out: &mut String, row: &Row, timestamp: &str, order: &BTreeSet<&str>) {
         row.end == EndReason::Finished,
         row.end.as_str(),
         number(row.predicted_ttft_ms),
-        row.cached.0,
-        whole(row.cached.1),
+        row.predicted_cached_tokens,
+        whole(row.cached_tokens),
         whole(row.counted_tokens),
         row.output_tokens,
         row.attempts,
@@ -312,33 +325,34 @@ fn line(out: &mut String, row: &Row, timestamp: &str, order: &BTreeSet<&str>) {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn row(id: &str, ttft: f64) -> Row {
-        Row {
+    pub(crate) fn row(id: &str, ttft: f64) -> RequestEntry {
+        RequestEntry {
             request_id: SmallVec::from_slice(id.as_bytes()),
             session: 0,
             prompt_bytes: 400,
             prompt_tokens: 100,
             counted_tokens: Some(110),
             output_tokens: 7,
-            cached: (64, Some(55)),
+            predicted_cached_tokens: 64,
+            cached_tokens: Some(55),
             arrived: Time::from_ms(10.0),
-            dispatched: Time::from_ms(12.0),
-            first_token: Time::from_ms(10.0 + ttft),
+            dispatched: Some(Time::from_ms(12.0)),
+            first_token: Some(Time::from_ms(10.0 + ttft)),
             done: Time::from_ms(100.0),
             rtt_ms: 5.0,
             predicted_ttft_ms: Some(20.0),
-            replica: Some((0, "a".into())),
+            replica: Some(RoutedReplica { slot: 0, name: "a".into() }),
             attempts: 1,
             hops: 0,
             status_code: 200,
             end: EndReason::Finished,
-            verdict: Verdict::default(),
+            decision: DecisionSummary::default(),
         }
     }
 
     #[test]
     fn rows_are_exported_quoted_and_bounded() {
-        let table = Table::new(2);
+        let table = RequestLog::new(2);
         for id in ["old", "x,\"y", "z"] {
             table.push(Arc::new(row(id, 30.0)));
         }
@@ -375,8 +389,8 @@ pub(crate) mod tests {
             names: Arc::from(["left".into(), "a".into()]),
             candidates: vec![seen(0, 0, 20.25), seen(1, 64, 10.5)],
         };
-        let table = Table::new(1);
-        table.push(Arc::new(Row { verdict: Verdict::of(&record), ..row("r", 30.0) }));
+        let table = RequestLog::new(1);
+        table.push(Arc::new(RequestEntry { decision: DecisionSummary::of(&record), ..row("r", 30.0) }));
         let csv = table.csv(&["a".to_owned()], |_| "t".to_owned());
         let (head, line) = csv.split_once('\n').unwrap();
         assert!(head.contains(",a_prefix_hit,a_matched_len,left_prefix_hit,left_matched_len,a_cost,left_cost,"));
@@ -385,10 +399,10 @@ pub(crate) mod tests {
 
     #[test]
     fn the_summary_has_true_means_and_quantiles() {
-        let table = Table::new(100);
+        let table = RequestLog::new(100);
         assert_eq!(table.summary()["count"], 0);
         (1..=100).for_each(|i| table.push(Arc::new(row("r", f64::from(i)))));
-        table.push(Arc::new(Row { end: EndReason::AfterFirstToken, ..row("f", 900.0) }));
+        table.push(Arc::new(RequestEntry { end: EndReason::AfterFirstToken, ..row("f", 900.0) }));
         let summary = table.summary();
         assert_eq!((&summary["count"], &summary["fail_count"]), (&json!(100), &json!(1)));
         assert_eq!(summary["ttft_ms"]["p50"], json!(51.0));

@@ -1,7 +1,7 @@
 //! Policies that decide on live requests without dispatching them.
 //!
-//! Each is a whole router of its own that hears what the real one hears: its index holds what it *would* have
-//! cached, its counters what it *would* have booked. A request runs in a shadow as long as it does in reality.
+//! Each is a complete core router that gets the events of the real one: its index holds what replicas *would* have
+//! cached, its counters the load they *would* have. A request runs in a shadow for as long as in reality.
 
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::rng;
@@ -13,12 +13,12 @@ use serde::Serialize;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// What shadows are told.
+/// An event for all shadows.
 #[derive(Debug)]
 pub enum ShadowEvent {
-    /// The real router was told this.
+    /// An event of the real router.
     Event(Time, Event),
-    /// A request is over.
+    /// A request ended.
     Done(Time, RequestId),
 }
 
@@ -59,7 +59,7 @@ impl ShadowStats {
     }
 }
 
-struct Shade {
+struct ShadowRouter {
     router: Router,
     attempts: FxHashMap<RequestId, u8>,
     tokens: FxHashMap<RequestId, u32>,
@@ -67,7 +67,7 @@ struct Shade {
 }
 
 /// The shadows' figures, shared with the admin API.
-pub(crate) type Figures = Arc<Mutex<Vec<ShadowStats>>>;
+pub(crate) type SharedStats = Arc<Mutex<Vec<ShadowStats>>>;
 
 /// Runs shadows until the channel closes.
 pub(crate) async fn run(
@@ -75,12 +75,12 @@ pub(crate) async fn run(
     config: &RouterConfig,
     seed: u64,
     mut events: mpsc::Receiver<ShadowEvent>,
-    figures: Figures,
+    figures: SharedStats,
 ) {
     let config = RouterConfig { record_decisions: false, ..config.clone() };
-    let mut shades: Vec<Shade> = policies
+    let mut shadows: Vec<ShadowRouter> = policies
         .iter()
-        .map(|policy| Shade {
+        .map(|policy| ShadowRouter {
             router: Router::new(config.clone(), policy.build(), None, rng::stream(seed, "policy", 0)),
             attempts: FxHashMap::default(),
             tokens: FxHashMap::default(),
@@ -90,15 +90,15 @@ pub(crate) async fn run(
     let mut batch = Vec::new();
     while events.recv_many(&mut batch, 256).await > 0 {
         for event in batch.drain(..) {
-            shades.iter_mut().for_each(|shade| shade.hear(&event));
+            shadows.iter_mut().for_each(|shadow| shadow.handle(&event));
         }
         let mut shown = figures.lock();
-        *shown = shades.iter().map(|shade| shade.stats.clone()).collect();
+        *shown = shadows.iter().map(|shadow| shadow.stats.clone()).collect();
     }
 }
 
-impl Shade {
-    fn hear(&mut self, event: &ShadowEvent) {
+impl ShadowRouter {
+    fn handle(&mut self, event: &ShadowEvent) {
         let (now, event) = match event {
             ShadowEvent::Event(now, event) => (*now, self.translated(event)),
             ShadowEvent::Done(now, id) => (*now, self.ended(*id)),
@@ -197,7 +197,7 @@ mod tests {
     #[tokio::test]
     async fn a_shadow_counts_what_it_would_have_hit() {
         let (sender, receiver) = mpsc::channel(1_000);
-        let figures = Figures::default();
+        let figures = SharedStats::default();
         let send = |at, event: Event| sender.try_send(ShadowEvent::Event(Time(at), event)).unwrap();
         for name in ["a", "b"] {
             let spec = ReplicaSpec { name: name.into(), kind: Kind::Remote, ms_per_token: None, kv_tokens: None };
@@ -224,7 +224,7 @@ mod tests {
     #[tokio::test]
     async fn a_shadow_sees_changes_of_the_configuration_and_a_cleared_index_but_keeps_its_policy() {
         let (sender, receiver) = mpsc::channel(1_000);
-        let figures = Figures::default();
+        let figures = SharedStats::default();
         let send = |at, event: Event| sender.try_send(ShadowEvent::Event(Time(at), event)).unwrap();
         let spec = ReplicaSpec { name: "a".into(), kind: Kind::Remote, ms_per_token: None, kv_tokens: None };
         send(0, ReplicaEvent::Added { replica: ReplicaId(0), spec }.into());

@@ -1,7 +1,7 @@
 //! A client's request: admitted by its head, read, and announced to the core.
 
 use crate::config::Config;
-use crate::observe::request_log::Row;
+use crate::observe::request_log::RequestEntry;
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
 use crate::request::endpoints;
@@ -177,14 +177,14 @@ impl ClientRequest {
     }
 }
 
-fn new_row(request_id: &HeaderValue, info: &RequestInfo, found: Option<&Extract>, arrived: Time, hops: u8) -> Row {
-    Row {
+fn new_row(request_id: &HeaderValue, info: &RequestInfo, found: Option<&Extract>, arrived: Time, hops: u8) -> RequestEntry {
+    RequestEntry {
         request_id: SmallVec::from_slice(request_id.as_bytes()),
         session: info.session,
         prompt_bytes: found.map_or(0, |f| f.prompt.bytes),
         prompt_tokens: info.prompt_tokens,
         arrived,
         hops,
-        ..Row::default()
+        ..RequestEntry::default()
     }
 }

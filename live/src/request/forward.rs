@@ -119,7 +119,7 @@ fn pass_on(
         return Err(guard);
     }
     if !guard.streamed || ready.tap.content() {
-        guard.row.first_token = guard.now();
+        guard.row.first_token = Some(guard.now());
     }
     let gap = Duration::from_millis(request.config.timeouts.idle_gap_ms);
     let body = ProxiedBody::new(ready.held, ready.body, ready.tap, guard, gap);
@@ -158,7 +158,7 @@ fn set_response_headers(map: &mut HeaderMap, guard: &RequestGuard, upstream: Opt
     let row = &guard.row;
     map.insert(headers::REQUEST_ID, guard.request_id.clone());
     if let Some(decision) = &guard.decision {
-        let name = row.replica.as_ref().map_or("-", |(_, name)| name);
+        let name = row.replica.as_ref().map_or("-", |replica| &*replica.name);
         if let Some(line) = explain::header(decision, name) {
             map.insert(headers::DECISION, line);
         }

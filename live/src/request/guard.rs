@@ -5,7 +5,7 @@
 //! before it was closed reports that the client left.
 
 use crate::driver::mailbox::{Command, Mailbox};
-use crate::observe::request_log::{Row, Verdict};
+use crate::observe::request_log::{DecisionSummary, RequestEntry, RoutedReplica};
 use crate::request::context::ConnectionContext;
 use crate::request::learning::Learning;
 use crate::state::Phase;
@@ -28,7 +28,7 @@ const MAX_OTHER_DECISIONS: usize = 7;
 pub(crate) struct RequestGuard {
     pub(super) context: Arc<ConnectionContext>,
     pub(super) request_id: HeaderValue,
-    pub(super) row: Row,
+    pub(super) row: RequestEntry,
     /// The decision by which the request was dispatched last.
     pub(super) decision: Option<Arc<DecisionRecord>>,
     /// `None` for a request without a prompt.
@@ -55,7 +55,7 @@ impl RequestGuard {
         context: Arc<ConnectionContext>,
         (id, mailbox): (RequestId, Arc<Mailbox>),
         request_id: HeaderValue,
-        row: Row,
+        row: RequestEntry,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Box<Self> {
         Box::new(Self {
@@ -113,14 +113,14 @@ impl RequestGuard {
         metrics.dispatched(dispatches, dispatch.attempt, dispatch.reason);
         to.count();
         let row = &mut self.row;
-        row.dispatched = self.context.state.clock().now();
+        row.dispatched = Some(self.context.state.clock().now());
         row.attempts = dispatch.attempt;
-        row.replica = Some((dispatch.replica.0, Arc::clone(&to.label)));
+        row.replica = Some(RoutedReplica { slot: dispatch.replica.0, name: Arc::clone(&to.label) });
         row.predicted_ttft_ms = dispatch.predicted_ttft_ms;
-        row.cached = (dispatch.cached_tokens, None);
+        (row.predicted_cached_tokens, row.cached_tokens) = (dispatch.cached_tokens, None);
         let chosen = decision.as_ref().and_then(|d| d.candidates.get(d.chosen?));
         row.rtt_ms = chosen.map_or(0.0, |one| one.candidate.rtt_ms);
-        row.verdict = decision.as_deref().map(Verdict::of).unwrap_or_default();
+        row.decision = decision.as_deref().map(DecisionSummary::of).unwrap_or_default();
         let former = std::mem::replace(&mut self.decision, decision);
         self.keep_decisions(former);
         self.current = Some((Arc::clone(to), dispatch));
@@ -153,10 +153,10 @@ impl RequestGuard {
         let event = self.finished_event(tap);
         self.mailbox.stop_waking();
         let Some(now) = self.context.state.driver.handle_if_quiet(&self.mailbox, event) else {
-            (self.row.counted_tokens, self.row.output_tokens, self.row.cached.1) = (None, 0, None);
+            (self.row.counted_tokens, self.row.output_tokens, self.row.cached_tokens) = (None, 0, None);
             return false;
         };
-        self.row.first_token = now;
+        self.row.first_token = Some(now);
         self.close_at(now, EndReason::Finished);
         true
     }
@@ -167,7 +167,7 @@ impl RequestGuard {
         let usage = tap.usage();
         self.row.counted_tokens = usage.prompt_tokens;
         self.row.output_tokens = usage.output_tokens.unwrap_or_else(|| u32::try_from(tap.events()).unwrap_or(u32::MAX));
-        self.row.cached.1 = usage.cached_tokens;
+        self.row.cached_tokens = usage.cached_tokens;
         let mut answer = None;
         if let Some(learning) = &self.learning {
             if let Some(counted) = usage.prompt_tokens {
@@ -250,7 +250,7 @@ impl RequestGuard {
         state.capture.push(&row);
         let others = std::mem::take(&mut self.other_decisions);
         state.driver.observers().explanations.push(&row, self.decision.take(), others);
-        state.table.push(row);
+        state.request_log.push(row);
     }
 }
 

@@ -10,7 +10,6 @@ use crate::state::Phase;
 use crate::upstream::connection::UpstreamBody;
 use crate::wire::answer_tap::Tap;
 use bytes::{Bytes, BytesMut};
-use gorgo_core::Time;
 use gorgo_core::router::{EndReason, Failure};
 use http_body::{Body as _, Frame, SizeHint};
 use std::collections::VecDeque;
@@ -213,10 +212,10 @@ impl ProxiedBody {
         }
         self.last_piece = Instant::now();
         if let Some(guard) = &mut self.guard
-            && guard.row.first_token == Time::NEVER
+            && guard.row.first_token.is_none()
             && self.tap.content()
         {
-            guard.row.first_token = guard.now();
+            guard.row.first_token = Some(guard.now());
         }
     }
 
@@ -235,8 +234,8 @@ impl ProxiedBody {
         self.ended = true;
         self.tap.end();
         let Some(mut guard) = self.guard.take() else { return };
-        if guard.row.first_token == Time::NEVER && self.tap.content() {
-            guard.row.first_token = guard.now();
+        if guard.row.first_token.is_none() && self.tap.content() {
+            guard.row.first_token = Some(guard.now());
         }
         if self.tap.error().is_some() {
             guard.fail(Failure::Server);

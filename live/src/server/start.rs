@@ -5,7 +5,7 @@ use crate::driver::Driver;
 use crate::driver::clock::Clock;
 use crate::driver::observers::Observers;
 use crate::observe::decision_log;
-use crate::observe::shadow::{self, Figures};
+use crate::observe::shadow::{self, SharedStats};
 use crate::server::fleet;
 use crate::server::keys::Keys;
 use crate::server::tls::{self, TlsError};
@@ -77,7 +77,7 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
     };
     let connect_limit = Duration::from_millis(config.timeouts.connect_ms);
     let connector = Connector::new(dial, tls::client_config(&config.tls)?, connect_limit);
-    let shadows = Figures::default();
+    let shadows = SharedStats::default();
     let observers = observers(&config, &shadows)?;
     let recorded = RouterConfig { record_decisions: true, index_bytes: index_bytes(&config), ..config.router.clone() };
     let driver = Driver::new(recorded, config.policy.clone(), config.seed, Clock::start(), observers);
@@ -95,7 +95,7 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
 }
 
 /// Starts the tasks that observe decisions: shadow policies and the decision log, each if configured.
-fn observers(config: &Config, shadows: &Figures) -> Result<Observers, StartError> {
+fn observers(config: &Config, shadows: &SharedStats) -> Result<Observers, StartError> {
     let shadow = (!config.shadow.policies.is_empty()).then(|| {
         let (sender, events) = mpsc::channel(65_536);
         let (policies, seed, figures) = (config.shadow.policies.clone(), config.seed, Arc::clone(shadows));

@@ -11,7 +11,7 @@ async fn leaves_before(stream: bool, early_head: bool) {
     ms(50).await;
     assert_eq!(world.engines[0].counts(), (0, 1, 0), "stream {stream}, early head {early_head}");
     assert_eq!(world.left(), (0, 0));
-    let row = world.state.table.rows().pop().unwrap();
+    let row = world.state.request_log.entries().pop().unwrap();
     assert_eq!((row.end.status().as_str(), row.status_code), ("cancelled", 499));
 }
 

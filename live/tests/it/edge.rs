@@ -45,7 +45,7 @@ async fn an_edge_forwards_what_it_has_no_room_for_and_never_twice() {
     let forwarded: Vec<_> = b.engines[0].seen();
     assert!(!forwarded.is_empty() && forwarded.len() < 4);
     assert_eq!(a.engines[0].seen().len() + forwarded.len(), 4, "each ran once");
-    let hops: Vec<u8> = b.state.table.rows().iter().map(|row| row.hops).collect();
+    let hops: Vec<u8> = b.state.request_log.entries().iter().map(|row| row.hops).collect();
     assert!(hops.iter().all(|&h| h == 1), "{hops:?}");
     assert_eq!(b.state.driver.read(|r, _, _| r.stats().forwarded), 0, "a forwarded request is not forwarded again");
     assert_eq!((a.left(), b.left()), ((0, 0), (0, 0)));

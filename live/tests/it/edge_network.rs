@@ -153,12 +153,12 @@ fn check(seed: u64, seen: &Seen, crashed: &[&str]) -> BTreeMap<How, usize> {
     let nodes = seen.nodes.lock().unwrap();
     let mut forwarded = 0;
     for (name, state) in nodes.iter() {
-        for row in state.table.rows() {
+        for row in state.request_log.entries() {
             assert!(row.hops <= 1, "seed {seed}: {name} got a request with {} hops", row.hops);
             if row.hops == 0 {
                 *attempts.entry(row.id().to_owned()).or_default() += usize::from(row.attempts);
-            } else if let Some((slot, replica)) = &row.replica {
-                assert_eq!(*slot, 0, "seed {seed}: {name} forwarded a forwarded request to {replica}");
+            } else if let Some(replica) = &row.replica {
+                assert_eq!(replica.slot, 0, "seed {seed}: {name} forwarded a forwarded request to {}", replica.name);
             }
         }
         if crashed.contains(&name.as_str()) {
@@ -263,7 +263,7 @@ fn a_peer_that_crashes_with_forwarded_streams_takes_only_what_had_begun() {
         told += ends.get(&How::Told).copied().unwrap_or(0);
         let again = seen.nodes.lock().unwrap().iter().filter(|(name, _)| name == "edge1").count();
         assert_eq!(again, 2);
-        let served = seen.nodes.lock().unwrap().last().unwrap().1.table.rows().len();
+        let served = seen.nodes.lock().unwrap().last().unwrap().1.request_log.entries().len();
         assert!(served > 0, "seed {seed}: the peer that returned is used again");
     }
     assert!(told > 0, "some stream was under way");

@@ -48,9 +48,9 @@ async fn a_stream_is_flushed_as_it_arrives_and_its_first_token_is_true() {
     assert!(text.ends_with(b"data: [DONE]\n\n"));
     // The role chunk comes with the first token (300 ms prefill, then 50 ms), then one every 50 ms.
     assert_eq!(times, [350, 350, 400, 450, 500, 550]);
-    let row = world.state.table.rows().pop().unwrap();
+    let row = world.state.request_log.entries().pop().unwrap();
     assert_eq!(row.ttft_ms().unwrap().round(), 350.0);
-    assert_eq!((row.output_tokens, row.cached.1), (4, Some(0)));
+    assert_eq!((row.output_tokens, row.cached_tokens), (4, Some(0)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,8 +91,12 @@ async fn the_next_turn_of_a_conversation_goes_where_its_prefix_is() {
         whole(world.send(other).await).await;
     }
     assert!(servers.iter().all(|s| *s == servers[0]), "{servers:?}");
-    let row = world.state.table.rows();
-    assert!(row[10].cached.0 > row[0].prompt_tokens, "the answers were learned: {}", row[10].cached.0);
+    let row = world.state.request_log.entries();
+    assert!(
+        row[10].predicted_cached_tokens > row[0].prompt_tokens,
+        "the answers were learned: {}",
+        row[10].predicted_cached_tokens
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,7 +139,7 @@ async fn a_whole_answer_that_breaks_halfway_or_is_an_error_comes_from_another_re
         ms(5_000).await;
     }
     assert!(!world.engines[0].seen().is_empty(), "the other was tried");
-    assert!(world.state.table.rows().iter().any(|row| row.attempts == 2));
+    assert!(world.state.request_log.entries().iter().any(|row| row.attempts == 2));
     assert_eq!(world.left(), (0, 0));
 }
 
@@ -166,7 +170,7 @@ async fn a_stream_that_breaks_ends_with_an_error_event_and_is_never_repeated() {
         assert_eq!(error["error"]["code"], "upstream_broke", "{script:?}: {text}");
         assert!(error["error"]["message"].as_str().unwrap().contains(why), "{script:?}: {text}");
         assert_eq!(world.engines.iter().map(|e| e.seen().len()).sum::<usize>(), 1);
-        let row = world.state.table.rows().pop().unwrap();
+        let row = world.state.request_log.entries().pop().unwrap();
         assert_eq!((row.end.status().as_str(), row.end.as_str()), ("failed", "after-first-token"));
         assert_eq!(world.left(), (0, 0));
     }
@@ -178,7 +182,7 @@ async fn a_stream_that_breaks_after_its_last_event_is_complete() {
     let world = World::new(1, script, |_| {}).await;
     let text = whole(world.send(chat("x", true)).await).await;
     assert!(text.ends_with(b"data: [DONE]\n\n"), "{text:?}");
-    assert_eq!(world.state.table.rows().pop().unwrap().end.status().as_str(), "finished");
+    assert_eq!(world.state.request_log.entries().pop().unwrap().end.status().as_str(), "finished");
 }
 
 #[tokio::test(start_paused = true)]

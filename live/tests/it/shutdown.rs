@@ -40,7 +40,7 @@ async fn streams_that_take_too_long_end_with_an_error_event_and_are_counted() {
     let said = String::from_utf8(stream.await.unwrap().to_vec()).unwrap();
     let last = said.trim_end().rsplit("\n\n").next().unwrap();
     assert!(last.starts_with("data: {\"error\":") && last.contains("router_stopped"), "{last}");
-    let rows = world.state.table.rows();
+    let rows = world.state.request_log.entries();
     let mut ends: Vec<_> = rows.iter().map(|row| (row.status_code, row.end.as_str())).collect();
     ends.sort_unstable();
     assert_eq!(ends, [(200, "router-stopped"), (503, "router-stopped")]);
@@ -65,7 +65,7 @@ async fn streams_and_waiting_requests_over_http2_are_told_why_they_end() {
     let said = String::from_utf8(stream.await.unwrap().to_vec()).unwrap();
     let last = said.trim_end().rsplit("\n\n").next().unwrap();
     assert!(last.starts_with("data: {\"error\":") && last.contains("router_stopped"), "{last}");
-    let rows = world.state.table.rows();
+    let rows = world.state.request_log.entries();
     let mut ends: Vec<_> = rows.iter().map(|row| (row.status_code, row.end.as_str())).collect();
     ends.sort_unstable();
     assert_eq!(ends, [(200, "router-stopped"), (503, "router-stopped")]);

@@ -45,7 +45,7 @@ fn stages_follow_each_other_and_end_with_the_request() {
     assert!(names.ends_with(&["first-token", "stream"]), "{whole:?}");
     assert!(whole.windows(2).all(|w| w[0].2 == w[1].1), "{whole:?}");
     let mut waiting = row("b", 5.0);
-    (waiting.dispatched, waiting.first_token) = (Time::NEVER, Time::NEVER);
+    (waiting.dispatched, waiting.first_token) = (None, None);
     assert_eq!(stages(&waiting), [("queue", waiting.arrived, waiting.done)]);
 }
 
