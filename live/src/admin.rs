@@ -24,7 +24,7 @@ mod proxy;
 
 type Shared = State<Arc<AppState>>;
 
-/// An answer, or a refusal with its reason.
+/// A response, or a refusal with its reason.
 type Answer = Result<Response, Refusal>;
 
 /// A refusal of the admin API.
@@ -62,7 +62,7 @@ pub(crate) fn is_admin(path: &str) -> bool {
         || ["/lb/", "/proxy/", "/explain/"].iter().any(|prefix| path.starts_with(prefix))
 }
 
-/// The routes.
+/// The routes of the admin API.
 pub(crate) fn routes(node: Arc<AppState>) -> Router {
     let common = || {
         Router::new()
@@ -120,7 +120,7 @@ async fn wrong_method(request: Request) -> Refusal {
     Refusal(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 
-/// Keys first.
+/// Checks the key of every request that is not a health check.
 async fn guard(State(node): Shared, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let open = matches!(path, "/health" | "/ready" | "/lb/health" | "/proxy/health");
@@ -133,7 +133,7 @@ async fn guard(State(node): Shared, request: Request, next: Next) -> Response {
     Refusal(StatusCode::UNAUTHORIZED, "send the admin key as `Authorization: Bearer KEY`".to_owned()).into_response()
 }
 
-/// Alive, and how many replicas can be used.
+/// `GET /health`: liveness, and the number of usable replicas.
 async fn health(State(node): Shared) -> Response {
     let (usable, all) = node.usable();
     let (status, word) =
@@ -141,7 +141,7 @@ async fn health(State(node): Shared) -> Response {
     (status, format!("{word}: {usable}/{all} servers available\n")).into_response()
 }
 
-/// Whether a balancer in front should send requests here.
+/// `GET /ready`: whether a load balancer should send requests to this router.
 async fn ready(State(node): Shared) -> Response {
     let (usable, _) = node.usable();
     match (node.phase(), usable) {

@@ -11,16 +11,16 @@ use serde_json::Value;
 use std::time::Duration;
 use thiserror::Error;
 
-/// Longest answer that is read.
+/// Longest response that is read, bytes.
 const ANSWER: usize = 256 << 20;
 
-/// Why a call failed.
+/// A failed call of the admin API.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CallError {
     /// The address or key cannot be used.
     #[error("{0}")]
     Usage(String),
-    /// Nobody answered.
+    /// No router answered.
     #[error("no router answers at {at}: {why}; is it running, and are --host and --port right?")]
     Silent {
         /// Where.
@@ -35,7 +35,7 @@ pub enum CallError {
         at: String,
         /// HTTP status.
         status: u16,
-        /// What it said.
+        /// The router's message.
         why: String,
     },
 }

@@ -1,4 +1,4 @@
-//! The router's file: one strict serde type, shared by TOML, command line and admin API.
+//! The router's configuration: one strict serde type for TOML, command line and admin API.
 
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::router::RouterConfig;
@@ -12,18 +12,18 @@ mod check;
 mod sections;
 pub use sections::{Explain, Limits, LogFile, PeerConfig, Probes, ReplicaConfig, Security, Shadow, Timeouts, Tls};
 
-/// What the router stands beside.
+/// Where the router runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
-    /// In the middle: all replicas are remote.
+    /// Central: all replicas are remote.
     #[default]
     Proxy,
-    /// Beside one replica: other edges are its peers, a request is forwarded once at most.
+    /// Next to one replica. Other edges are its peers, and a request is forwarded at most once.
     Edge,
 }
 
-/// Everything a router is told at its start. Unknown keys are errors.
+/// The configuration of a router. Unknown keys are errors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -38,7 +38,7 @@ pub struct Config {
     /// A `tokenizer.json` that counts prompts' tokens; else they are estimated. Needs the feature `tokenizer`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
-    /// How to decide.
+    /// The routing policy.
     pub policy: PolicyConfig,
     /// Gates, queue, retries, breaker, index.
     pub router: RouterConfig,
@@ -48,15 +48,15 @@ pub struct Config {
     pub peers: Vec<PeerConfig>,
     /// Probes and scrapes.
     pub probes: Probes,
-    /// Sizes and numbers that bound what clients can take.
+    /// Limits on what clients can use.
     pub limits: Limits,
-    /// Times after which something is given up.
+    /// Timeouts.
     pub timeouts: Timeouts,
     /// Keys.
     pub security: Security,
     /// Certificates.
     pub tls: Tls,
-    /// What is kept of decisions and requests.
+    /// How many decisions and requests are kept.
     pub explain: Explain,
     /// Policies that decide without dispatching.
     pub shadow: Shadow,
@@ -96,7 +96,7 @@ pub enum ConfigError {
         /// The system's reason.
         why: String,
     },
-    /// It is no TOML, or a key or type is wrong.
+    /// The text is not TOML, or a key or type is wrong.
     #[error("{file}{message}")]
     Text {
         /// The file and a colon, or nothing.
@@ -154,7 +154,7 @@ impl Config {
         })
     }
 
-    /// Checks what types cannot say.
+    /// Checks ranges and contradictions.
     ///
     /// # Errors
     /// The first value out of range.
@@ -162,7 +162,7 @@ impl Config {
         check::check(self)
     }
 
-    /// As TOML, keys left out that say nothing; secrets are never in it.
+    /// The configuration as TOML, without secrets and unset keys.
     pub fn to_toml(&self) -> String {
         let mut shown = self.clone();
         shown.security = shown.security.redacted();
@@ -170,12 +170,12 @@ impl Config {
         toml::to_string(&shown).unwrap_or_default()
     }
 
-    /// The name under which this router shows itself.
+    /// The router's name in records, traces and the admin API.
     pub fn shown_name(&self) -> String {
         if self.name.is_empty() { self.listen.to_string() } else { self.name.clone() }
     }
 
-    /// A file of a secret: its first line.
+    /// Reads a secret: the first line of a file.
     ///
     /// # Errors
     /// When it cannot be read or is empty.

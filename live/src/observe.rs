@@ -1,4 +1,5 @@
-//! What operators see of the router.
+//! Records for operators. Read `request_log` and `metrics` (every request), `explain` and `decision_log` (every
+//! decision), `shadow` (policies that only watch), `capture` and `merge` (timelines), `otel` (traces).
 
 pub(crate) mod capture;
 pub(crate) mod decision_log;

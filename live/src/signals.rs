@@ -1,4 +1,5 @@
-//! What replicas and peers report: probes, metrics, load.
+//! Signals from replicas and peers. Read `probe` (the tasks), then `scrape` and `prom_text` (engines' metrics) and
+//! `peer_report` (the message between edges).
 
 pub(crate) mod peer_report;
 pub(crate) mod probe;

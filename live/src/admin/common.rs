@@ -1,4 +1,4 @@
-//! What proxy and edge have in common.
+//! Endpoints under both `/proxy` and `/lb`.
 
 use super::levels::{healthy, latency as latency_of};
 use super::{Answer, Refusal, Shared, bad, read, tell};

@@ -1,4 +1,4 @@
-//! What only the edge's prefix has.
+//! Endpoints under `/lb` only: an edge's status, gotoni's keys, the peer report.
 
 use super::levels::{cost_keys, replicas};
 use super::{Answer, Shared, bad, read, tell};
@@ -125,7 +125,7 @@ pub(super) async fn set_config(State(node): Shared, body: Bytes) -> Answer {
     tell(&json!({"success": true, "changes": changes, "config": settings(&node)}))
 }
 
-/// How a text would be counted: by the learned ratio of bytes to tokens.
+/// Estimates the tokens of a text by the learned bytes per token.
 pub(super) async fn tokenizer(
     State(node): Shared,
     Query(query): Query<BTreeMap<String, String>>,

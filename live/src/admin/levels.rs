@@ -1,4 +1,4 @@
-//! What the router's state looks like from outside.
+//! The router's state in JSON and as gauges.
 
 use crate::observe::metrics::{Levels, ReplicaGauges, ShadowGauges};
 use crate::state::AppState;
@@ -8,7 +8,7 @@ use gorgo_core::{ReplicaId, Time};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 
-/// Levels for `/metrics`.
+/// The gauges of `/metrics`.
 pub(super) fn levels(node: &AppState) -> Levels {
     let shadows = node.shadows.lock();
     let shadows = shadows.iter().map(|s| ShadowGauges {
@@ -57,7 +57,7 @@ fn kv_use(r: &Replica) -> f64 {
     report.map_or(0.0, |report| report.used_tokens as f64 / report.kv_tokens as f64)
 }
 
-/// Whether it may be used, gates aside.
+/// Whether the replica is usable, gates aside.
 pub(super) fn healthy(r: &Replica, now: Time, gates: &gorgo_core::fleet::Gates) -> bool {
     r.closed(now, gates) != Some(Exclusion::Unhealthy)
 }

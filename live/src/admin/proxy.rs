@@ -1,4 +1,4 @@
-//! What only the proxy's prefix has.
+//! Endpoints under `/proxy` only: status and the whole configuration.
 
 use super::levels::{cost_keys, replicas};
 use super::{Answer, Shared, bad, tell};
@@ -31,14 +31,14 @@ pub(super) async fn status(State(node): Shared) -> Answer {
     }))
 }
 
-/// The configuration in force as TOML, without keys.
+/// `GET /proxy/config`: the configuration in force as TOML, without keys.
 pub(super) async fn config(State(node): Shared) -> Answer {
     let mut config = Config::clone(&node.config());
     config.policy = node.driver.policy();
     Ok(([(header::CONTENT_TYPE, "application/toml")], config.to_toml()).into_response())
 }
 
-/// Another configuration as TOML.
+/// `PUT /proxy/config`: applies another configuration.
 pub(super) async fn set_config(State(node): Shared, body: Bytes) -> Answer {
     let text = std::str::from_utf8(&body).map_err(|_| bad("the body is not UTF-8; send TOML"))?;
     let config = Config::parse(text).map_err(|e| bad(e.to_string()))?;

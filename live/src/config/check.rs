@@ -1,4 +1,4 @@
-//! Ranges and contradictions.
+//! Checks of a configuration that types cannot express: ranges and contradictions.
 
 use super::{Config, ConfigError, Role};
 use crate::upstream::connect::Endpoint;

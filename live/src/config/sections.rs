@@ -1,4 +1,4 @@
-//! The sections of the router's file.
+//! The sections of the configuration file.
 
 use gorgo_core::policy::PolicyConfig;
 use serde::{Deserialize, Serialize};
@@ -13,16 +13,16 @@ pub struct ReplicaConfig {
     /// Shown in records; host and port when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Where it stands.
+    /// Region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// Its own prefill rate, ms a token.
+    /// Prefill time per token, ms; overrides the policy's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ms_per_token: Option<f64>,
-    /// Its KV capacity in tokens, if no scrape tells.
+    /// KV capacity in tokens, if the engine's metrics do not report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_tokens: Option<u64>,
-    /// Sent to it as `Authorization: Bearer`.
+    /// Key sent to the engine as `Authorization: Bearer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<String>,
 }
@@ -38,21 +38,21 @@ pub struct PeerConfig {
     pub name: Option<String>,
 }
 
-/// How replicas are watched. A period of 0 turns that watch off.
+/// Probes and scrapes of replicas. A period of 0 turns one off.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Probes {
-    /// Light request that measures the round trip on a connection of its own.
+    /// Path of the probe, a cheap request on a connection of its own that measures the round trip.
     pub path: String,
     /// Time between probes, ms.
     pub period_ms: u64,
-    /// A probe without answer by then has failed, ms.
+    /// A probe without a response by then has failed, ms.
     pub timeout_ms: u64,
-    /// Time between reads of an engine's metrics, ms.
+    /// Time between scrapes of an engine's metrics, ms.
     pub scrape_ms: u64,
-    /// A read without answer by then has failed, ms.
+    /// A scrape without a response by then has failed, ms.
     pub scrape_timeout_ms: u64,
-    /// Time between reports of a peer, ms.
+    /// Time between requests for a peer's report, ms.
     pub peer_ms: u64,
 }
 
@@ -69,23 +69,23 @@ impl Default for Probes {
     }
 }
 
-/// What clients can take.
+/// Limits on what clients can use.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Longest request body, bytes.
     pub body_bytes: usize,
-    /// Bodies being read or held for dispatch, all together, bytes.
+    /// All request bodies being read or held for dispatch together, bytes.
     pub bodies_bytes: usize,
     /// Longest request head, bytes.
     pub header_bytes: usize,
     /// Most header lines.
     pub headers: usize,
-    /// Threads that drive connections, at most 8; 0 for one a core.
+    /// Worker threads for connections, at most 8; 0 for one per core.
     pub threads: usize,
-    /// Most connections; more are told 503.
+    /// Most connections; further ones get 503.
     pub connections: usize,
-    /// Most requests at once, waiting ones included; more are told 429.
+    /// Most requests at once, waiting ones included; further ones get 429.
     pub requests: usize,
     /// Counts of tokens kept for later turns, one each half kilobyte of prompt; about 40 bytes each.
     pub tokenizer_entries: usize,
@@ -106,7 +106,7 @@ impl Default for Limits {
     }
 }
 
-/// When something is given up, ms.
+/// Timeouts, ms.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
@@ -120,13 +120,13 @@ pub struct Timeouts {
     pub connect_ms: u64,
     /// From arrival to the first token; a request may ask for less with `X-Request-Timeout-Ms`.
     pub first_token_ms: u64,
-    /// Between two pieces of an answer that streams; a stream that goes on has no limit.
+    /// Between two pieces of a streamed response; its total time has no limit.
     pub idle_gap_ms: u64,
     /// After SIGTERM: readiness is off, the port still open.
     pub settle_ms: u64,
     /// Then for open requests to finish.
     pub drain_ms: u64,
-    /// An unused connection to a replica is closed after this long. SGLang closes after 5 s.
+    /// Idle connections to replicas are closed after this time. SGLang closes them after 5 s.
     pub keep_alive_ms: u64,
     /// Counting a prompt's tokens before a decision; after that they are estimated.
     pub tokenize_ms: u64,
@@ -153,13 +153,13 @@ impl Default for Timeouts {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Security {
-    /// What clients send as `Authorization: Bearer`; none: everybody may ask.
+    /// Key that clients send as `Authorization: Bearer`; without one every client may send requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key: Option<String>,
     /// A file whose first line is that key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key_file: Option<PathBuf>,
-    /// What operators and peers send.
+    /// Key that operators and peers send.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_key: Option<String>,
     /// A file whose first line is that key.
@@ -178,13 +178,13 @@ impl Security {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
-    /// PEM chain to listen with TLS.
+    /// PEM certificate chain of the listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cert: Option<PathBuf>,
-    /// PEM key to it.
+    /// PEM private key of the listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<PathBuf>,
-    /// PEM roots for replicas, in place of the system's.
+    /// PEM root certificates for replicas, in place of the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_ca: Option<PathBuf>,
     /// Do not check replicas' certificates.
@@ -215,13 +215,13 @@ impl LogFile {
     }
 }
 
-/// What is kept of decisions and requests.
+/// How many decisions and requests are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Explain {
-    /// Decisions that `/explain/ID` can tell.
+    /// Requests whose decisions `/explain/ID` can show.
     pub decisions: usize,
-    /// Rows of the table of requests.
+    /// Entries of the request log.
     pub rows: usize,
     /// Decisions as JSON lines that `gorgo decide` reads.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -240,7 +240,7 @@ impl Default for Explain {
 pub struct Shadow {
     /// The policies.
     pub policies: Vec<PolicyConfig>,
-    /// Memory of each one's index, bytes.
+    /// Memory of each policy's index, bytes.
     pub index_bytes: usize,
 }
 

@@ -56,8 +56,8 @@ impl Log {
         Ok(())
     }
 
-    /// Writes what comes until the channel closes. Files are written on this task: lines are short and buffered, and
-    /// what the disk cannot take is dropped at the channel, not waited for.
+    /// Writes records until the channel closes. The task may block on the disk: lines are short and buffered, and records
+    /// that a slow disk cannot take are dropped at the channel.
     pub(crate) async fn run(mut self, mut records: mpsc::Receiver<Arc<DecisionRecord>>) {
         let mut batch = Vec::new();
         while records.recv_many(&mut batch, 256).await > 0 {

@@ -1,4 +1,4 @@
-//! One timeline of several routers' captures: clocks aligned, the parts of forwarded requests joined.
+//! Merges several routers' captures into one timeline: aligns their clocks, joins the parts of forwarded requests.
 //!
 //! The first router's clock is the timeline's. Others are shifted by the offset its peer reports measured (good to
 //! half the asymmetry of the path); routers that it never measured by their wall clocks.
@@ -69,7 +69,7 @@ pub fn merge(parts: Vec<Captured>) -> Merged {
     merged
 }
 
-/// Peers that stood for their engines, and engines nobody used, get no lane.
+/// Removes lanes without requests: peers in place of their engines, and unused engines.
 fn drop_unused(merged: &mut Merged) {
     let mut kept = Vec::new();
     for record in &mut merged.records {
@@ -123,8 +123,8 @@ fn moved(r: &mut RequestRecord, by: i128) {
     }
 }
 
-/// The entry router's row takes what only the router beside the engine knows, kept between its own two ends: clocks
-/// are never aligned to the last microsecond, and effects do not come before causes.
+/// Adds to the entry router's record the times that only the router next to the engine knows, kept within the entry
+/// router's own: clocks are not aligned to the microsecond, and no effect may precede its cause.
 fn join(here: &mut RequestRecord, there: &RequestRecord) {
     here.replica = there.replica;
     here.hops = there.hops;

@@ -1,6 +1,6 @@
 //! OpenTelemetry: exports one trace per request to a collector, as OTLP in JSON over HTTP.
 //!
-//! Spans are made from a request's finished row, with the instants it holds, under the names of the timeline:
+//! Spans are built from the entry of a finished request, under the names of the timeline:
 //! `request` with `queue`, `forward`, `first-token` and `stream` inside. While no collector is configured nothing is
 //! done. The parent comes from the client's `traceparent`, and replicas get one that names the `request` span, so that
 //! an engine's own spans hang below it.
@@ -40,7 +40,7 @@ const BATCH: usize = 256;
 /// Attempts per batch, with the pause doubled each time.
 const TRIES: u32 = 3;
 
-/// Where a request stands in its trace.
+/// A request's position in its trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Context {
     trace: u128,
@@ -89,7 +89,7 @@ enum ExportMessage {
     Flush(oneshot::Sender<()>),
 }
 
-/// A router's way to its collector; does nothing until [`start`].
+/// Exports a router's requests; does nothing until [`start`].
 #[derive(Default)]
 pub struct Otel {
     messages: OnceLock<mpsc::Sender<ExportMessage>>,
@@ -111,7 +111,7 @@ impl Otel {
         Some(context)
     }
 
-    /// It is over.
+    /// Exports the trace of a request that ended.
     pub(crate) fn end(&self, context: Context, row: &Arc<RequestEntry>) {
         if let Some(messages) = self.messages.get().filter(|_| context.sampled)
             && messages.try_send(ExportMessage::Ended(context, Arc::clone(row))).is_err()
@@ -120,12 +120,12 @@ impl Otel {
         }
     }
 
-    /// Requests that were not told because too many waited.
+    /// Requests that were not exported because too many waited.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Tells what waits, for at most `limit`.
+    /// Exports all waiting requests, for at most `limit`.
     pub async fn flush(&self, limit: Duration) {
         let Some(messages) = self.messages.get() else { return };
         let (done, told) = oneshot::channel();
@@ -144,7 +144,7 @@ struct Origin {
     name: Box<dyn Fn() -> String + Send>,
 }
 
-/// Begins to tell the collector of `settings` of every request, over connections of `pool`. `name` gives the router's
+/// Starts to export every request to the collector of `settings`, over connections of `pool`. `name` gives the router's
 /// name.
 pub fn start(
     otel: &Otel,

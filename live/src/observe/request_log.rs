@@ -10,7 +10,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// One request as this router saw it.
+/// One request as observed by this router.
 #[derive(Debug, Clone)]
 pub struct RequestEntry {
     /// `X-Request-ID`; nearly every one fits in place.
@@ -47,7 +47,7 @@ pub struct RequestEntry {
     pub attempts: u8,
     /// Routers before this one.
     pub hops: u8,
-    /// Status told to the client.
+    /// HTTP status of the response.
     pub status_code: u16,
     /// Why it ended, and so how.
     pub end: EndReason,
@@ -199,8 +199,8 @@ impl RequestLog {
         self.entries.lock().iter().cloned().collect()
     }
 
-    /// gotoni's columns and a few of our own: for each replica of `names` and each that a row's decision saw. Times are true: `ttft_ms` is the
-    /// first content-bearing token, `queue_time_ms` the wait for the (last) dispatch.
+    /// The entries as CSV: gotoni's columns and some of our own, with columns for each replica of `names` and of the
+    /// entries' decisions. `ttft_ms` is the first token with content, `queue_time_ms` the wait for the last dispatch.
     pub fn csv(&self, names: &[String], stamp: impl Fn(Time) -> String) -> String {
         let rows = self.entries();
         let mut order: BTreeSet<&str> = names.iter().map(String::as_str).collect();

@@ -177,7 +177,13 @@ impl ClientRequest {
     }
 }
 
-fn new_row(request_id: &HeaderValue, info: &RequestInfo, found: Option<&Extract>, arrived: Time, hops: u8) -> RequestEntry {
+fn new_row(
+    request_id: &HeaderValue,
+    info: &RequestInfo,
+    found: Option<&Extract>,
+    arrived: Time,
+    hops: u8,
+) -> RequestEntry {
     RequestEntry {
         request_id: SmallVec::from_slice(request_id.as_bytes()),
         session: info.session,

@@ -1,4 +1,5 @@
-//! Watching replicas: round trips, loads, and peers' reports. Each is a task of its own that tells the core.
+//! Probes and scrapes: tasks per replica that measure its round trip and read its load or its peer report, and pass
+//! both to the core.
 
 use crate::signals::peer_report::PeerMessage;
 use crate::signals::scrape::{self, Restarts};
@@ -25,7 +26,7 @@ use tokio::time::Instant;
 /// Longest page of metrics that is read.
 const PAGE: usize = 8 << 20;
 
-/// Begins to watch a replica; the tasks end when it leaves.
+/// Starts the probes and scrapes of a replica; they end when it is removed.
 pub(crate) fn watch(node: &Arc<AppState>, upstream: &Arc<Upstream>) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     let mut tasks = upstream.tasks.lock();
@@ -58,7 +59,7 @@ impl Turns {
     }
 }
 
-/// Round trips on a connection of their own, so that neither set-up nor a busy pool is taken for distance.
+/// Measures round trips on a connection of its own, so that neither connection set-up nor a busy pool counts.
 async fn probes(node: Arc<AppState>, upstream: Arc<Upstream>) {
     let mut connection: Option<SendRequest<Empty<Bytes>>> = None;
     let mut turns = Turns::new(&node, &upstream, "probe-clock");
@@ -119,7 +120,7 @@ async fn round_trip(upstream: &Upstream, path: &str, sender: &mut SendRequest<Em
     if status.is_server_error() && upstream.kind != Kind::Peer { Err(()) } else { Ok(rtt) }
 }
 
-/// A request over the connections that clients' requests use: what is asked often keeps one open for them.
+/// Sends a request over the pool that clients' requests use, which keeps a connection open for them.
 async fn ask(
     node: &AppState,
     upstream: &Arc<Upstream>,
@@ -132,7 +133,7 @@ async fn ask(
     connection::send(&node.connector, upstream, keep_alive, request).await
 }
 
-/// A page and its status.
+/// Fetches a page: its status and body.
 async fn fetch(node: &AppState, upstream: &Arc<Upstream>, path: &'static str) -> Result<(StatusCode, Bytes), ()> {
     let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
     let page = async {
@@ -144,8 +145,8 @@ async fn fetch(node: &AppState, upstream: &Arc<Upstream>, path: &'static str) ->
     tokio::time::timeout(limit, page).await.map_err(drop)?
 }
 
-/// The engine's own word on its load: `/v1/loads` where offered (it is fresh), `/metrics` elsewhere, and `/metrics`
-/// every tenth turn in any case, since only there a restart shows.
+/// Reads an engine's load: from `/v1/loads` if the engine has it (it is fresh), else from `/metrics`; from `/metrics` every
+/// tenth time in any case, since only that reveals a restart.
 async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
     let (mut restarts, mut has_loads, mut count) = (Restarts::default(), None, 0u64);
     let replica = upstream.id;
@@ -190,7 +191,7 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
     }
 }
 
-/// A peer's word on its own engine and the requests there.
+/// Reads a peer's report on its engine and requests.
 async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
     let replica = upstream.id;
     let mut turns = Turns::new(&node, &upstream, "peer-clock");
@@ -221,7 +222,7 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
 /// Asks an engine to empty its KV cache, and on success forgets what the index holds for it.
 ///
 /// # Errors
-/// Why it did not.
+/// When the engine refuses or does not answer in time.
 pub(crate) async fn flush(node: &AppState, upstream: &Arc<Upstream>) -> Result<(), String> {
     let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
     let response = tokio::time::timeout(limit, ask(node, upstream, Method::POST, "/flush_cache")).await;

@@ -1,11 +1,11 @@
-//! Reads the Prometheus text format, as far as engines write it.
+//! Parses the Prometheus text format, as far as engines use it.
 
 /// One sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Sample<'a> {
     /// The metric.
     pub name: &'a str,
-    /// What stands between the braces, unread.
+    /// The text between the braces, not parsed.
     pub labels: &'a str,
     /// The value.
     pub value: f64,
@@ -37,7 +37,7 @@ fn closing_quote(text: &str) -> Option<usize> {
     })
 }
 
-/// The samples of a page; lines that are none are passed over.
+/// The samples of a page; other lines are skipped.
 pub(crate) fn samples(text: &str) -> impl Iterator<Item = Sample<'_>> {
     text.lines().filter_map(sample)
 }

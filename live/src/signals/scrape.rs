@@ -1,4 +1,4 @@
-//! What engines say of themselves: SGLang's and vLLM's metrics by their real names, and SGLang's `/v1/loads`.
+//! Reads the load that engines report: SGLang's and vLLM's metrics, and SGLang's `/v1/loads`.
 
 use crate::signals::prom_text::{Sample, samples};
 use gorgo_core::fleet::EngineReport;
@@ -11,14 +11,14 @@ pub(crate) struct Page {
     pub report: Option<EngineReport>,
     /// Whether it is SGLang's.
     pub sglang: bool,
-    /// When the process started, as far as told, s since 1970.
+    /// Start time of the process, if reported, s since 1970.
     pub started: Option<f64>,
-    /// Requests it has ever taken: a smaller number than before means a restart.
+    /// Requests since the start: a smaller number than before means a restart.
     pub requests: Option<f64>,
 }
 
 /// Reads a page. Data-parallel ranks are summed; of tensor and pipeline ranks only the first counts, since all
-/// tell of the same requests.
+/// report the same requests.
 pub(crate) fn metrics(text: &str) -> Page {
     let mut page = Page::default();
     let mut report = EngineReport::default();
@@ -108,7 +108,7 @@ pub(crate) struct Restarts {
 }
 
 impl Restarts {
-    /// Whether this page is of another process than the one before.
+    /// Whether the engine restarted since the previous page.
     pub(crate) fn restarted(&mut self, page: &Page) -> bool {
         let moved = matches!((self.started, page.started), (Some(a), Some(b)) if (a - b).abs() > 0.5);
         let fell = matches!((self.requests, page.requests), (Some(a), Some(b)) if b < a);
