@@ -38,7 +38,7 @@ fn serve(net: &Net) -> Arc<AtomicUsize> {
     accepted
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_request_on_a_connection_that_has_just_closed_goes_over_the_next() {
     let net = Net::default();
     let mut listener = net.listen("e", 80);
@@ -56,7 +56,7 @@ async fn a_request_on_a_connection_that_has_just_closed_goes_over_the_next() {
     assert_eq!(answer.collect().await.unwrap().to_bytes(), "a");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_idle_connection_that_its_other_end_closed_costs_no_request() {
     let net = Net::default();
     let mut listener = net.listen("e", 80);
