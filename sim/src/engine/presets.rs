@@ -1,4 +1,4 @@
-//! Engines by name: model, GPU and where the numbers come from.
+//! Engine presets: model and GPU, with the sources of their step times.
 //!
 //! Two independent sets of coefficients exist for the dense 7-8B models. The plain names take linear layers from
 //! Vidur's per-layer profiles and attention and bandwidth from single-GPU end-to-end results (AccelMark); the names

@@ -1,5 +1,5 @@
-//! What an engine does around the steps: packing, gauges, refusals, cancelling, flushing and crashing. The numbers
-//! are those of `harness::plain`: prefill 1 ms a token, a decode step 10 ms.
+//! Behaviour around the steps: batching, gauges, rejections, cancellation, flush and crash. The step times are
+//! those of `harness::plain`: prefill 1 ms a token, a decode step 10 ms.
 
 use super::harness::{Bench, ask, plain};
 use crate::engine::{Counters, EngineConfig, EngineError, EngineEvent, Health, Loads};

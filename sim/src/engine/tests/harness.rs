@@ -1,4 +1,4 @@
-//! What the tests of the engine share: requests from a few words, and a driver.
+//! Helpers of the engine's tests: short request constructors and a driver.
 
 use crate::engine::steps::mix;
 use crate::engine::{DecodeTimes, Engine, EngineConfig, EngineEvent, EngineRequest, PrefillTimes};
@@ -49,7 +49,7 @@ pub(super) fn ask(id: u64, chat: u64, input: u32, output: u32) -> EngineRequest 
     }
 }
 
-/// An engine and all it ever said.
+/// An engine and all its events so far.
 pub(super) struct Bench {
     pub(super) engine: Engine,
     pub(super) events: Vec<EngineEvent>,
@@ -86,7 +86,7 @@ impl Bench {
         self.events.iter().filter(|e| e.id() == RequestId(id)).find_map(pick).unwrap_or(f64::NAN)
     }
 
-    /// Start of its first prefill step, ms; NaN if it did not come to that. Likewise the others.
+    /// Start of the request's first prefill step, ms; NaN if it was not reached. The methods below are alike.
     pub(super) fn prefill(&self, id: u64) -> f64 {
         self.find(id, |e| matches!(e, EngineEvent::PrefillStarted { .. }).then(|| e.at().ms()))
     }

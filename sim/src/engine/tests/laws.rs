@@ -1,4 +1,4 @@
-//! Laws that hold for any workload.
+//! Properties that hold for every workload, tested on random ones.
 
 use super::harness::{ask, plain};
 use crate::engine::{Engine, EngineConfig, EngineError, EngineEvent, EngineRequest};
