@@ -1,25 +1,33 @@
-//! An SGLang server without a GPU: `gorgo_sim::engine` in real time behind SGLang's HTTP surface.
+//! An emulated SGLang server: `gorgo_sim::engine` in real time behind SGLang's HTTP API.
 //!
-//! Reading order: [`config`] → [`actor`] (the thread that owns the engine) → [`prompt`] (a request body becomes symbols
-//! and a token count) → [`answer`] (tokens become JSON and SSE bytes) → [`complete`] (the three generating paths) →
-//! [`admin`] (health, loads, flush, abort, tokenize) → [`metrics`] (Prometheus text) → [`faults`] (crash, hang and
-//! slow start on command) → [`server`] (sockets, and how they die).
+//! Reading order: [`config`] → [`messages`], [`handle`], [`actor`] (the thread that owns the engine) → [`bodies`],
+//! [`prompt`] (a request body becomes block ids and a token count) → [`response`] (tokens become JSON and SSE bytes) →
+//! [`app`] (state shared by the handlers) → [`complete`] (the three generating paths) → [`admin`] (health, loads,
+//! flush, abort, tokenize) → [`histograms`], [`metrics`] (Prometheus text) → [`errors`] → [`faults`] (crash, hang and
+//! slow start on command) → [`routes`] → [`server`] (sockets, crash and restart).
 //!
-//! Shapes and manners are those of SGLang 0.5.10, whose scheduler the engine model follows: the 200 of a stream comes
-//! with its first token, `null`s are written out, `prompt_tokens_details` is null when nothing was cached, errors are
-//! flat objects, `/health` takes a second, gauges are as old as the scheduler leaves them.
+//! Formats and behaviour are those of SGLang 0.5.10, whose scheduler the engine model follows: the status 200 of a
+//! stream is sent with its first token, `null`s are written out, `prompt_tokens_details` is null when nothing was
+//! cached, errors are flat objects, `/health` takes a second, gauges are as stale as the scheduler leaves them.
 
 pub mod actor;
 pub mod admin;
-pub mod answer;
+pub mod app;
+pub mod bodies;
 pub mod complete;
 pub mod config;
 pub mod errors;
 pub mod faults;
+pub mod handle;
+pub mod histograms;
+pub mod messages;
 pub mod metrics;
 pub mod prompt;
+pub mod response;
+pub mod routes;
 pub mod server;
 
-pub use actor::{EngineHandle, Progress};
 pub use config::EmulatorConfig;
+pub use handle::EngineHandle;
+pub use messages::RequestProgress;
 pub use server::{Emulator, StartError};

@@ -1,8 +1,8 @@
-//! The simulated parts in real time, and the load that is put on real ones.
+//! Emulated replicas, WAN relays and the load generator.
 //!
-//! Reading order: [`clock`] (wall-clock time as the core's time) → [`text`] (prompts and answers made from structure)
-//! → [`emulator`] (an SGLang server whose GPU is `gorgo_sim::engine`) → [`relay`] (round trips, jitter, resets and
-//! partitions between loopback ports, from `gorgo_sim::network`) → [`load`] (the load generator).
+//! Reading order: [`clock`] and [`timer`] (wall-clock time as the core's time, precise waiting) → [`text`] (prompts and
+//! answers generated from a trace's structure) → [`emulator`] (an SGLang server whose GPU is `gorgo_sim::engine`) →
+//! [`relay`] (TCP relays that delay bytes like `gorgo_sim::network`) → [`load`] (the load generator).
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -11,3 +11,4 @@ pub mod emulator;
 pub mod load;
 pub mod relay;
 pub mod text;
+pub mod timer;

@@ -1,28 +1,34 @@
 //! The load generator.
 //!
-//! Reading order: [`profile`] (when requests are sent) → [`target`] (where each enters) → [`source`], [`synthetic`]
-//! (what they say) → [`sse`], [`client`] (one request) → [`run`] (all of them), [`live`] (figures while it goes on) →
-//! [`distribution`], [`report`] (what came of it, with GuideLLM's names) → [`files`] (CSV and HTML) → [`ceiling`] (what
-//! this client can do at most).
+//! Reading order: [`profile`] (when requests are sent) → [`target`] (where they are sent) → [`source`], [`synthetic`]
+//! (what they contain) → [`sse`], [`client`] (one request) → [`bench`] (a benchmark and its strategies), `sender`
+//! (sending), [`run`] (results of a strategy), [`progress`] (counters while it runs) → [`distribution`], [`slo`], [`report`],
+//! `summarize` (the report, with GuideLLM's names) → [`files`] (JSON and CSV), [`table`] (terminal) → [`ceiling`] (the
+//! client's own limit).
 //!
-//! An open-loop schedule is computed before the first request, and a latency counts from the *scheduled* instant, so
-//! that a client that falls behind cannot make a server look good. How late requests were sent is in every report, and
-//! a run whose 99th percentile of lateness passes [`report::MAX_LATENESS_MS`] is marked invalid.
+//! An open-loop schedule is computed before the first request, and a latency counts from the *scheduled* time, so
+//! that a slow client cannot make a server look good. Every report contains how late requests were sent, and a run
+//! whose 99th percentile of lateness exceeds [`report::MAX_LATENESS_MS`] is marked invalid.
 
+pub mod bench;
 pub mod ceiling;
 pub mod client;
 pub mod distribution;
 pub mod files;
-pub mod live;
 pub mod profile;
+pub mod progress;
 pub mod report;
 pub mod run;
+mod sender;
+pub mod slo;
 pub mod source;
 pub mod sse;
+mod summarize;
 pub mod synthetic;
+pub mod table;
 pub mod target;
 
-pub use live::Live;
+pub use bench::{Bench, BenchError};
 pub use profile::{Limits, Profile, Strategy};
+pub use progress::Progress;
 pub use report::Report;
-pub use run::{Bench, BenchError};

@@ -1,12 +1,12 @@
-//! A wide-area network on loopback: TCP relays that hold bytes back as long as the simulator's network would.
+//! An emulated wide-area network on loopback: TCP relays that delay bytes like the simulator's network.
 //!
-//! Reading order: [`link`] (when a piece of bytes may leave, and what state a link is in) → [`pump`] (one direction of
-//! one connection) → [`Relay`] here (listeners, and faults on command).
+//! Reading order: [`link`] (delay and state of one link) → [`pump`] (moving the bytes of a connection) → [`Relay`]
+//! (listeners) → [`control`] (fault injection over HTTP).
 //!
-//! Round trips, their slow swing and the jitter of single messages are those of `gorgo_sim::network` at the wall
-//! clock's time, so a live run on relays and a simulated one see one network. Bytes never overtake one another. A new
-//! connection first waits one round trip, as its handshake would. What a link holds is bounded: a sender that is
-//! faster than the link feels it.
+//! Round-trip times, their slow variation and the jitter of single messages are those of `gorgo_sim::network` at the
+//! wall clock's time, so a run on relays and a simulated run see the same network. Bytes never overtake one another. A
+//! new connection waits one round trip first, as its handshake would. The buffers of a link are bounded: a sender
+//! faster than the link meets backpressure.
 
 pub mod control;
 pub mod link;
@@ -14,44 +14,46 @@ pub mod pump;
 
 pub use link::{LinkConfig, LinkState};
 
-use crate::clock::{Alarms, Clock};
+use crate::clock::Clock;
+use crate::timer::PreciseTimer;
 use gorgo_core::request::Place;
 use gorgo_sim::network::{Network, NetworkConfig};
 use link::Link;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// What relays share.
+/// Settings of a set of relays.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RelayConfig {
-    /// How links swing and jitter.
+    /// Variation and jitter of round-trip times.
     pub network: NetworkConfig,
-    /// Seed of all draws.
+    /// Seed of all random draws.
     pub seed: u64,
     /// The links.
     pub links: Vec<LinkConfig>,
-    /// Names of all places in the order in which a simulation numbers them, so that both draw the same swings; by name
-    /// when empty.
+    /// Names of all sites in the order in which a simulation numbers them, so that both draw the same variation. If
+    /// empty, the ends of the links in alphabetical order.
     pub sites: Vec<String>,
-    /// Connections of one link at a time; further ones wait in the backlog.
+    /// Open connections per link; further ones wait in the listen backlog.
     pub max_connections: usize,
 }
 
 /// Why relays did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    /// A link's setting.
+    /// A setting of a link.
     #[error("link {0}")]
     Setting(String),
-    /// An address.
+    /// The address of a link.
     #[error("cannot listen on {addr} ({source}); is the port taken? choose another address")]
     Listen {
-        /// Which.
+        /// The address.
         addr: SocketAddr,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
     /// No thread.
@@ -59,7 +61,7 @@ pub enum RelayError {
     Thread(#[from] std::io::Error),
 }
 
-/// Running relays. Dropping it stops them and cuts their connections.
+/// A set of running relays. Dropping it stops them and resets their connections.
 #[derive(Debug)]
 pub struct Relay {
     links: Vec<(Arc<Link>, SocketAddr)>,
@@ -67,10 +69,10 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts a listener for each link; port 0 takes a free one.
+    /// Starts a listener for each link; port 0 chooses a free port.
     ///
     /// # Errors
-    /// A link's settings are wrong or its address cannot be had.
+    /// A setting of a link is out of range, or its address cannot be bound.
     pub async fn start(config: RelayConfig) -> Result<Self, RelayError> {
         for link in &config.links {
             link.check().map_err(RelayError::Setting)?;
@@ -80,7 +82,7 @@ impl Relay {
             }
         }
         let network = network(&config);
-        let (clock, alarms) = (Clock::start(1.0), Alarms::start()?);
+        let (clock, timer) = (Clock::start(1.0), PreciseTimer::start()?);
         let shared = Arc::new(Mutex::new(network));
         let mut relay = Self { links: Vec::new(), tasks: Vec::new() };
         let sites = sites(&config);
@@ -91,12 +93,12 @@ impl Relay {
             let link =
                 Arc::new(Link::new(settings.clone(), ends, Arc::clone(&shared), clock, config.seed, index as u64));
             relay.links.push((Arc::clone(&link), listener.local_addr()?));
-            relay.tasks.push(tokio::spawn(pump::accept(link, listener, alarms.clone(), config.max_connections)));
+            relay.tasks.push(tokio::spawn(pump::accept(link, listener, timer.clone(), config.max_connections)));
         }
         Ok(relay)
     }
 
-    /// The links with the addresses they listen on.
+    /// The links with their listening addresses.
     pub fn links(&self) -> impl Iterator<Item = (&LinkConfig, SocketAddr)> {
         self.links.iter().map(|(link, addr)| (&link.config, *addr))
     }
@@ -106,7 +108,7 @@ impl Relay {
         self.links.iter().map(|(link, _)| link).find(|link| link.config.name == name)
     }
 
-    /// All links, to be steered from elsewhere.
+    /// Handles to all links, to control them from elsewhere.
     pub fn handles(&self) -> Vec<Arc<Link>> {
         self.links.iter().map(|(link, _)| Arc::clone(link)).collect()
     }
@@ -125,7 +127,7 @@ impl RelayConfig {
     }
 }
 
-/// Every end of a link is a site, numbered as told or by name.
+/// Numbers of the sites: the order in the settings, or the alphabetical order of the links' ends.
 fn sites(config: &RelayConfig) -> BTreeMap<String, usize> {
     if !config.sites.is_empty() {
         return config.sites.iter().cloned().enumerate().map(|(i, name)| (name, i)).collect();
@@ -158,7 +160,7 @@ mod tests {
     use gorgo_core::Time;
 
     #[tokio::test]
-    async fn relays_told_the_order_of_sites_swing_as_the_simulation_does_and_unknown_ends_are_named() {
+    async fn relays_with_an_order_of_sites_vary_as_the_simulation_does_and_unknown_ends_are_named() {
         let names = ["lambda:me-west-1", "lambda:europe-central-1", "lambda:us-west-1"].map(str::to_owned);
         let mut link = LinkConfig::parse("127.0.0.1:0=127.0.0.1:1,rtt=180", 0).unwrap();
         (link.from, link.to) = (names[2].clone(), names[0].clone());

@@ -1,51 +1,52 @@
-//! Text for requests that hold only structure, made so that equal structure gives equal bytes.
+//! Text for traces that contain only block ids: equal blocks give equal bytes.
 //!
-//! A token is [`TOKEN_BYTES`] bytes: a blank and a three-letter word that common vocabularies hold whole, so a real
-//! tokenizer counts about what the trace says. A block id gives the same words always, and ids of a trace are chained
-//! (equal ids mean equal whole prefixes), so two prompts share exactly the bytes of their common blocks.
+//! A token is [`TOKEN_BYTES`] bytes: a space and a three-letter word that common vocabularies contain whole, so a real
+//! tokenizer counts about as many tokens as the trace. A block id always gives the same words, and ids of a trace are
+//! chained (equal ids mean equal whole prefixes), so two prompts share exactly the bytes of their common blocks.
 //!
-//! Answers work the same way: the emulated model's answer is a function of its prompt ([`Answer`]), so the generator
-//! knows it in advance and puts it into the next turn's prompt ([`Texts`]).
+//! The emulated model's answer is a function of its prompt ([`Answer`]), so the load generator can compute it in
+//! advance and put it into the next turn's prompt ([`Texts`]).
 
 use gorgo_core::request::TraceRequest;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Bytes of a generated token.
+/// Bytes per generated token.
 pub const TOKEN_BYTES: usize = 4;
 
-/// Bytes of a block of the emulated engine: 16 tokens.
+/// Tokens per block of the emulated engine.
 pub const BLOCK_TOKENS: u32 = 16;
 
 const WORDS: &[u8; 192] = b"theandforarebutnotyouallcanherwasoneourouthasdayhimhishowmannewnowoldseetwowaywhoboyditgetletputsayshetoousewarfarfewgotofftopredrunhotcutsixtentrylowbigaskeyemenboxcarendfunjoblawmaypayagoair";
 
-fn word(hash: u64) -> [u8; TOKEN_BYTES] {
+/// The token that `hash` selects.
+fn token(hash: u64) -> [u8; TOKEN_BYTES] {
     let at = (hash & 63) as usize * 3;
     [b' ', WORDS[at], WORDS[at + 1], WORDS[at + 2]]
 }
 
-/// Appends `tokens` words drawn from `seed`, beginning with number `from`.
-fn words(seed: u64, from: u32, tokens: u32, out: &mut Vec<u8>) {
-    out.reserve(tokens as usize * TOKEN_BYTES);
-    for i in from..from + tokens {
-        out.extend_from_slice(&word(xxh3_64_with_seed(&i.to_le_bytes(), seed)));
+/// Appends `count` pseudo-random tokens of the sequence `seed`, starting with number `from`.
+fn append_tokens(seed: u64, from: u32, count: u32, out: &mut Vec<u8>) {
+    out.reserve(count as usize * TOKEN_BYTES);
+    for i in from..from + count {
+        out.extend_from_slice(&token(xxh3_64_with_seed(&i.to_le_bytes(), seed)));
     }
 }
 
 fn utf8(bytes: Vec<u8>) -> String {
-    // Only ASCII is ever put in.
+    // All bytes are ASCII.
     String::from_utf8(bytes).unwrap_or_default()
 }
 
-/// The emulated model's answer to one prompt, as long as anybody wants it.
+/// The emulated model's answer to one prompt, of unlimited length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
     seed: u64,
 }
 
 impl Answer {
-    /// The answer to the prompt that renders to `prompt`. Equal prompts get equal answers, as at temperature 0.
+    /// The answer to `prompt`, a rendered prompt. Equal prompts have equal answers, as at temperature 0.
     pub fn to(prompt: &[u8]) -> Self {
         Self { seed: xxh3_64_with_seed(prompt, 0x616e_7377_6572) }
     }
@@ -53,31 +54,31 @@ impl Answer {
     /// Tokens `from..to` as text.
     pub fn text(self, from: u32, to: u32) -> String {
         let mut out = Vec::new();
-        words(self.seed, from, to.saturating_sub(from), &mut out);
+        append_tokens(self.seed, from, to.saturating_sub(from), &mut out);
         utf8(out)
     }
 
-    /// How long the model would make it if nobody said: log-normal around 180 tokens, at least 1.
+    /// Length of the answer without a requested length: log-normal with median 180 tokens, at least 1.
     pub fn natural_tokens(self) -> u32 {
-        // Sum of four uniforms, centred: close enough to normal, and no logarithm of zero.
+        // The centred sum of four uniform draws is close enough to normal and needs no logarithm of zero.
         let draw = |i: u64| (xxh3_64_with_seed(&i.to_le_bytes(), !self.seed) >> 11) as f64 / (1u64 << 53) as f64;
         let z = (0..4).map(draw).sum::<f64>() - 2.0;
         (180.0 * (z * 3f64.sqrt() * 0.8).exp()).round().clamp(1.0, 4096.0) as u32
     }
 }
 
-/// Writes the prompts of a trace. Requests must come in the order of the trace, because an answer must be known
-/// before the turn that repeats it.
+/// Generates the prompts of a trace. Requests must be passed in the order of the trace, because the text of an answer
+/// must be known before the turn that repeats it.
 #[derive(Debug, Default)]
 pub struct Texts {
-    /// Changes every word, so that nothing of an earlier run is found in a warm cache.
+    /// Changes every token, so that a warm cache contains no prefix of this run.
     salt: u64,
-    /// Blocks that repeat an answer: their bytes. All others follow from their id.
+    /// Bytes of the blocks that repeat an answer. The bytes of other blocks follow from their id.
     answered: BTreeMap<u64, Arc<[u8]>>,
 }
 
 impl Texts {
-    /// A writer; prompts of different `salt`s share nothing.
+    /// Creates a generator. Prompts with different `salt`s share no prefix.
     pub fn new(salt: u64) -> Self {
         Self { salt, answered: BTreeMap::new() }
     }
@@ -89,14 +90,14 @@ impl Texts {
             let tokens = (request.input_tokens - i as u32 * request.block_tokens).min(request.block_tokens);
             match self.answered.get(&id) {
                 Some(bytes) => out.extend_from_slice(bytes),
-                None => words(xxh3_64_with_seed(&id.to_le_bytes(), self.salt), 0, tokens, &mut out),
+                None => append_tokens(xxh3_64_with_seed(&id.to_le_bytes(), self.salt), 0, tokens, &mut out),
             }
         }
         self.learn_answer(request, &out);
         utf8(out)
     }
 
-    /// Gives the blocks that repeat the answer its bytes, unless they were used otherwise before.
+    /// Stores the bytes of the blocks that repeat the answer, unless these blocks already have other bytes.
     fn learn_answer(&mut self, request: &TraceRequest, prompt: &[u8]) {
         if request.answer_blocks.is_empty() {
             return;
@@ -104,25 +105,25 @@ impl Texts {
         let block = request.block_tokens as usize * TOKEN_BYTES;
         let start = (request.input_tokens / request.block_tokens) as usize * block;
         let mut tail = prompt[start..].to_vec();
-        words(Answer::to(prompt).seed, 0, request.output_tokens, &mut tail);
+        append_tokens(Answer::to(prompt).seed, 0, request.output_tokens, &mut tail);
         for (&id, bytes) in request.answer_blocks.iter().zip(tail.chunks_exact(block)) {
             self.answered.entry(id).or_insert_with(|| bytes.into());
         }
     }
 }
 
-/// The bytes of a prompt as the engine model sees them: a token count and chained ids of 16-token blocks, so that
-/// equal leading bytes give equal leading ids.
+/// A prompt as the engine model sees it: a token count and chained ids of 16-token blocks. Equal leading bytes give
+/// equal leading ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocks {
-    /// Tokens: bytes over `bytes_per_token`, rounded up, at least 1.
+    /// Number of tokens: bytes over `bytes_per_token`, rounded up, at least 1.
     pub tokens: u32,
-    /// One id a block; the last may be partial.
+    /// One id per block; the last block may be partial.
     pub ids: Vec<u64>,
 }
 
-/// Cuts `bytes` into blocks of 16 tokens. Ids are 64 bits wide and unkeyed: somebody who wants two prompts to
-/// collide can do that, which harms only this emulated server.
+/// Divides `bytes` into blocks of 16 tokens. Ids are 64-bit hashes without a key: a client can construct collisions,
+/// which only affects this emulated server.
 pub fn blocks(bytes: &[u8], bytes_per_token: u32) -> Blocks {
     let per = bytes_per_token.max(1) as usize;
     let mut ids = Vec::with_capacity(bytes.len() / (per * BLOCK_TOKENS as usize) + 1);
@@ -135,7 +136,7 @@ pub fn blocks(bytes: &[u8], bytes_per_token: u32) -> Blocks {
     Blocks { tokens: u32::try_from(bytes.len().div_ceil(per)).unwrap_or(u32::MAX).max(1), ids }
 }
 
-/// The id of a block of bytes behind the block with id `before` (0 for the first).
+/// The id of a block that follows the block with id `before` (0 for the first).
 pub fn chained(block: &[u8], before: u64) -> u64 {
     xxh3_64_with_seed(block, before)
 }

@@ -14,7 +14,7 @@ use crate::results::{ArmRun, measured};
 use crate::spec::PlannedArm;
 use deployment::LiveDeployment;
 use gorgo_benchmark::load::source::{Output, SourceOptions};
-use gorgo_benchmark::load::{Bench, Limits, Live, Profile};
+use gorgo_benchmark::load::{Bench, Limits, Profile, Progress};
 use gorgo_core::request::TraceRequest;
 use gorgo_sim::world::Client;
 use std::sync::Arc;
@@ -102,7 +102,7 @@ async fn send_load(
     let begun = Instant::now();
     let faults = deployment.faults(&built, begun);
     let (stop, sampler) = deployment.sampler(&built, begun);
-    let mut runs = bench.run(&Arc::new(Live::default())).await.map_err(|e| LiveError::Load(e.to_string()))?;
+    let mut runs = bench.run(&Arc::new(Progress::default())).await.map_err(|e| LiveError::Load(e.to_string()))?;
     faults.abort();
     drop(stop);
     let samples = sampler.await.unwrap_or_default();

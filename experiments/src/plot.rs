@@ -10,6 +10,7 @@ mod sheet;
 mod sweep;
 
 use crate::results::{ResultError, Results};
+use crate::stats::Digest;
 use sheet::Sheet;
 
 /// Lines or groups of bars in one plot: more cannot be distinguished.
@@ -101,6 +102,13 @@ pub fn figures(results: &Results) -> Vec<Figure> {
         }
     }
     figures
+}
+
+/// The distribution of the time to first token for each (label, samples); `None` without samples.
+pub fn ttft_distribution(samples: &[(String, Digest)]) -> Option<Figure> {
+    let sheet = latency::cdf_of(&samples[..samples.len().min(MAX_ARMS)])?;
+    let caption = "Share of requests whose first token reached the user within the time.".to_owned();
+    Some(Figure { name: "ttft-cdf".to_owned(), caption, sheet })
 }
 
 #[cfg(test)]

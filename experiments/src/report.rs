@@ -1,15 +1,16 @@
 //! `report.html`: one self-contained page without scripts and external requests, light or dark as the reader's system
-//! is set, usable on a phone.
+//! is set, usable on a phone. `bench` makes `benchmarks.html`, the page of `gorgo bench`, from the same parts.
 
+mod bench;
 mod html;
 mod tables;
 
+pub use bench::html as bench_html;
+
 use crate::plot;
-use crate::results::{ResultError, Results, VERSION};
+use crate::results::{ResultError, Results};
 use html::escape;
 use std::fmt::Write;
-
-const STYLE: &str = include_str!("report/style.css");
 
 /// Arms in the tables of the page; a larger sweep is read in its plots and `summary.csv`.
 const MAX_ARMS: usize = 100;
@@ -19,15 +20,7 @@ const MAX_ARMS: usize = 100;
 /// # Errors
 /// When a plot cannot be drawn.
 pub fn html(results: &Results) -> Result<String, ResultError> {
-    let title = title(&results.spec);
-    let mut page = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <title>{0}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{0}</h1>\n",
-        escape(&title)
-    );
-    page.push_str(&lead(results));
+    let mut page = lead(results);
     let arms = &results.summary[..results.summary.len().min(MAX_ARMS)];
     page.push_str("<h2>Comparison</h2>\n");
     page.push_str(&tables::comparison(arms));
@@ -40,14 +33,7 @@ pub fn html(results: &Results) -> Result<String, ResultError> {
         page.push_str("<h2>Plots</h2>\n");
     }
     for figure in figures {
-        let svg = figure.svg()?;
-        // The header of a file has no place inside a page.
-        let svg = svg.find("<svg").map_or(svg.as_str(), |at| &svg[at..]);
-        let caption = escape(&figure.caption);
-        let label = svg.replacen("<svg ", &format!("<svg aria-label=\"{caption}\" "), 1);
-        page.push_str(&format!(
-            "<figure>\n<div class=\"scroll paper\">{label}</div>\n<figcaption>{caption}</figcaption>\n</figure>\n"
-        ));
+        page.push_str(&html::figure(&figure)?);
     }
     page.push_str("<h2>Latency</h2>\n");
     page.push_str(&tables::latency(arms));
@@ -66,8 +52,7 @@ pub fn html(results: &Results) -> Result<String, ResultError> {
     page.push_str("<h2>Experiment</h2>\n<p>Resolved, with seeds and version.</p>\n<pre class=\"scroll\">");
     page.push_str(&escape(&results.spec));
     page.push_str("</pre>\n");
-    let _ = writeln!(page, "<footer>gorgo {}</footer>\n</main>\n</body>\n</html>", escape(VERSION));
-    Ok(page)
+    Ok(html::page(&title(&results.spec), &page))
 }
 
 /// The `title` or `name` in the experiment's file.

@@ -7,11 +7,12 @@ use super::output::print_line;
 use super::process::StopSignal;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use gorgo_benchmark::load::report::{MAX_LATENESS_MS, Slo};
+use gorgo_benchmark::load::report::MAX_LATENESS_MS;
 use gorgo_benchmark::load::run::{Run, RunTotals};
+use gorgo_benchmark::load::slo::Slo;
 use gorgo_benchmark::load::source::{Api, Output, SourceOptions};
 use gorgo_benchmark::load::target::Target;
-use gorgo_benchmark::load::{Bench, Limits, Live, Profile, Report, ceiling, files, synthetic};
+use gorgo_benchmark::load::{Bench, Limits, Profile, Progress, Report, ceiling, synthetic, table};
 use gorgo_core::request::TraceRequest;
 use gorgo_live::config::Tls;
 use gorgo_traces::workload::{Format, Options, open};
@@ -224,18 +225,19 @@ impl BenchArgs {
 pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let runtime = super::process::runtime()?;
     if args.self_test {
-        let rate = runtime.block_on(ceiling::streams_per_second(5.0))?;
+        let limits = Limits { duration_s: Some(5.0), max_requests: None };
+        let rate = runtime.block_on(ceiling::streams_per_second(limits))?;
         print_line(format_args!("this client starts and reads {rate:.0} short streams a second on this machine"))?;
         return Ok(());
     }
     let bench = args.bench()?;
     let slo = args.slo.as_deref().map(Slo::parse).transpose().map_err(|e| anyhow::anyhow!("--slo: {e}"))?;
-    let live = Arc::new(Live::default());
+    let progress = Arc::new(Progress::default());
     let runs = runtime.block_on(async {
         let mut signal = StopSignal::install()?;
         tokio::select! {
-            runs = progress::run(&bench, &live) => runs,
-            stopped = progress::stop(&mut signal, &live) => stopped.map(|never| match never {}),
+            runs = progress::run(&bench, &progress) => runs,
+            stopped = progress::stop(&mut signal, &progress) => stopped.map(|never| match never {}),
         }
     })?;
     // The key stays out of files.
@@ -248,13 +250,13 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if args.json {
         print_line(serde_json::to_string_pretty(&report)?)?;
     } else {
-        print_line(files::table(&report))?;
+        print_line(table::table(&report))?;
         if let Some(dir) = &args.out {
             print_line(format_args!("\nresults in {}; open {}", dir.display(), dir.join("benchmarks.html").display()))?;
         }
     }
     let totals: RunTotals = runs.iter().map(Run::totals).sum();
-    if !report.valid() {
+    if !report.is_valid() {
         eprintln!(
             "invalid: 1 % of the requests were sent more than {MAX_LATENESS_MS} ms late, or some were dropped; the client was the limit"
         );
@@ -263,12 +265,12 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         let why = runs.iter().flat_map(|run| &run.rows).find_map(|row| row.error.as_deref()).unwrap_or("no answer");
         bail!("no request was answered ({why}); is a server listening at {}?", args.target.join(", "));
     }
-    if args.strict && (!report.valid() || totals.answered < totals.all) {
+    if args.strict && (!report.is_valid() || totals.answered < totals.all) {
         bail!(
             "{} of {} requests were answered, and the schedule was{} kept",
             totals.answered,
             totals.all,
-            if report.valid() { "" } else { " not" }
+            if report.is_valid() { "" } else { " not" }
         );
     }
     Ok(())

@@ -1,206 +1,39 @@
-//! The thread that owns the engine. It sleeps until the engine's next event is due, and hands what happened to whoever
-//! waits for it at the instant the engine says it left the server.
+//! The thread that owns the engine.
 //!
-//! A request's watcher holds only its newest [`Progress`], so nothing grows when a client reads slowly: it finds
-//! several tokens in one message, as behind a lagging SGLang.
+//! It sleeps until the engine's next event is due, and reports each event to the handler of its request at the time
+//! when the event leaves the server.
 
 use super::config::EmulatorConfig;
-use super::metrics::Histograms;
+use super::histograms::Histograms;
+use super::messages::{Command, Completed, RequestProgress, Snapshot};
 use crate::clock::Clock;
 use gorgo_core::{RequestId, Span, Time, TimeQueue};
-use gorgo_sim::engine::{
-    ConfigError, Counters, Engine, EngineConfig, EngineError, EngineEvent, EngineRequest, Gauges, Health, Loads,
-};
+use gorgo_sim::engine::{ConfigError, Engine, EngineConfig, EngineEvent, Health};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-/// How far a request is. Instants are of the engine's clock.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Progress {
-    /// When the engine took it.
-    pub accepted: Time,
-    /// When its prompt began to be computed.
-    pub prefill: Option<Time>,
-    /// When its first token left.
-    pub first: Option<Time>,
-    /// Tokens generated.
-    pub generated: u32,
-    /// Prompt tokens found in the cache.
-    pub cached_tokens: u32,
-    /// When and how it ended.
-    pub end: Option<(Time, Result<Done, EngineError>)>,
-}
+/// SGLang's API process first looks at an answer in one piece at its 50th token.
+const UNARY_REPORT_TOKENS: u32 = 50;
 
-/// A finished answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Done {
-    /// Tokens generated.
-    pub output_tokens: u32,
-    /// How often its KV was taken away meanwhile.
-    pub retractions: u32,
-}
-
-/// What the scheduler tells of itself.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Snapshot {
-    /// As `/metrics` shows them: maybe old.
-    pub gauges: Gauges,
-    /// Since the process started.
-    pub counters: Counters,
-    /// The truth now.
-    pub loads: Loads,
-    /// Whether it serves.
-    pub health: Health,
-    /// The engine's clock.
-    pub now: Time,
-}
-
-enum Command {
-    Submit {
-        request: EngineRequest,
-        stream: bool,
-        progress: watch::Sender<Progress>,
-        accepted: oneshot::Sender<Result<(), EngineError>>,
-    },
-    Cancel(RequestId),
-    Read(oneshot::Sender<Snapshot>),
-    Flush(oneshot::Sender<bool>),
-    Crash,
-    Restart {
-        cold_start_s: Option<f64>,
-    },
-    Hang(Duration),
-}
-
-/// Talks to the engine's thread. The thread ends with the last handle.
-#[derive(Debug, Clone)]
-pub struct EngineHandle {
-    commands: mpsc::Sender<Command>,
-    histograms: Arc<Mutex<Histograms>>,
-    next_id: Arc<AtomicU64>,
-    in_flight: Arc<AtomicUsize>,
-    most: usize,
-}
-
-/// A request in flight: its number and what is known of it.
-#[derive(Debug)]
-pub struct Ticket {
-    /// Its id.
-    pub id: RequestId,
-    /// Changes with every token.
-    pub progress: watch::Receiver<Progress>,
-}
-
-impl EngineHandle {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// An engine setting is out of range, or the system gives no thread.
-    pub fn start(config: &EmulatorConfig) -> Result<Self, super::StartError> {
-        let engine_config = EngineConfig { stream_tokens: true, ..config.engine.clone() };
-        let (commands, inbox) = mpsc::channel();
-        let histograms = Arc::new(Mutex::new(Histograms::default()));
-        let in_flight = Arc::new(AtomicUsize::new(0));
-        let mut actor = Actor {
-            engine: new_engine(engine_config, config.seed, config.cold)?,
-            seed: config.seed,
-            clock: Clock::start(config.speed),
-            lost: Span::ZERO,
-            flights: BTreeMap::new(),
-            outbox: TimeQueue::default(),
-            histograms: Arc::clone(&histograms),
-            in_flight: Arc::clone(&in_flight),
-        };
-        std::thread::Builder::new().name("engine".to_owned()).spawn(move || actor.run(&inbox))?;
-        let next_id = Arc::new(AtomicU64::new(1));
-        Ok(Self { commands, histograms, next_id, in_flight, most: config.max_in_flight })
-    }
-
-    /// Hands a request over; its id is made here.
-    ///
-    /// # Errors
-    /// The engine's refusal; too many requests in flight count as a full queue.
-    pub async fn submit(&self, mut request: EngineRequest, stream: bool) -> Result<Ticket, EngineError> {
-        if self.in_flight.fetch_add(1, Ordering::AcqRel) >= self.most {
-            self.in_flight.fetch_sub(1, Ordering::AcqRel);
-            return Err(EngineError::QueueFull);
-        }
-        let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
-        request.id = id;
-        let (progress, watcher) = watch::channel(Progress::default());
-        let (accepted, answer) = oneshot::channel();
-        let _ = self.commands.send(Command::Submit { request, stream, progress, accepted });
-        match answer.await {
-            Ok(Ok(())) => Ok(Ticket { id, progress: watcher }),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(EngineError::Down),
-        }
-    }
-
-    /// Aborts a request, if it is still in flight.
-    pub fn cancel(&self, id: RequestId) {
-        let _ = self.commands.send(Command::Cancel(id));
-    }
-
-    /// Asks the scheduler, which answers when it comes to it: never while it hangs.
-    pub async fn read(&self) -> Option<Snapshot> {
-        let (tell, answer) = oneshot::channel();
-        self.commands.send(Command::Read(tell)).ok()?;
-        answer.await.ok()
-    }
-
-    /// Empties the cache if nothing is in flight, and says whether it did.
-    pub async fn flush(&self) -> bool {
-        let (tell, answer) = oneshot::channel();
-        self.commands.send(Command::Flush(tell)).is_ok() && answer.await.unwrap_or(false)
-    }
-
-    /// The process dies: all requests are lost, the cache too.
-    pub fn crash(&self) {
-        let _ = self.commands.send(Command::Crash);
-    }
-
-    /// Starts a crashed engine; `cold_start_s` replaces the configured median time to ready.
-    pub fn restart(&self, cold_start_s: Option<f64>) {
-        let _ = self.commands.send(Command::Restart { cold_start_s });
-    }
-
-    /// The scheduler stands still for this long (real time), requests and all.
-    pub fn hang(&self, time: Duration) {
-        let _ = self.commands.send(Command::Hang(time));
-    }
-
-    /// Reads the histograms of requests.
-    pub fn with_histograms<T>(&self, read: impl FnOnce(&Histograms) -> T) -> T {
-        read(&self.histograms.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-fn new_engine(config: EngineConfig, seed: u64, cold: bool) -> Result<Engine, ConfigError> {
-    let mut engine = Engine::new(config, seed)?;
-    if cold {
-        engine.crash(Time::ZERO, &mut Vec::new());
-        engine.restart(Time::ZERO);
-    }
-    Ok(engine)
-}
-
+/// A request in flight.
 struct Flight {
-    progress: watch::Sender<Progress>,
+    progress: watch::Sender<RequestProgress>,
     stream: bool,
     input_tokens: u32,
     last_token: Time,
 }
 
-struct Actor {
+/// State of the engine's thread.
+pub(super) struct Actor {
     engine: Engine,
     seed: u64,
     clock: Clock,
-    /// Time that hangs took; the engine's clock is the wall's less this.
+    /// Time spent in hangs: the engine's clock is this much behind `clock`.
     lost: Span,
     flights: BTreeMap<RequestId, Flight>,
     /// Events that have not left the server yet.
@@ -210,18 +43,44 @@ struct Actor {
 }
 
 impl Actor {
+    /// Creates the engine. `in_flight` is decreased with every request that ends.
+    pub(super) fn new(
+        config: &EmulatorConfig,
+        histograms: Arc<Mutex<Histograms>>,
+        in_flight: Arc<AtomicUsize>,
+    ) -> Result<Self, ConfigError> {
+        let engine_config = EngineConfig { stream_tokens: true, ..config.engine.clone() };
+        let mut engine = Engine::new(engine_config, config.seed)?;
+        if config.cold {
+            engine.crash(Time::ZERO, &mut Vec::new());
+            engine.restart(Time::ZERO);
+        }
+        Ok(Self {
+            engine,
+            seed: config.seed,
+            clock: Clock::start(config.speed),
+            lost: Span::ZERO,
+            flights: BTreeMap::new(),
+            outbox: TimeQueue::default(),
+            histograms,
+            in_flight,
+        })
+    }
+
+    /// Time of the engine's clock.
     fn now(&self) -> Time {
         Time(self.clock.now().0.saturating_sub(self.lost.0))
     }
 
-    fn run(&mut self, inbox: &mpsc::Receiver<Command>) {
+    /// Serves commands and reports events until all handles are dropped.
+    pub(super) fn run(&mut self, inbox: &mpsc::Receiver<Command>) {
         let mut events = Vec::new();
         let mut held = VecDeque::new();
         loop {
             let now = self.now();
             self.engine.advance(now, &mut events);
-            self.post(&mut events);
-            self.deliver(now);
+            self.queue_events(&mut events);
+            self.report_due_events(now);
             let command = match held.pop_front() {
                 Some(command) => command,
                 None => {
@@ -241,18 +100,19 @@ impl Actor {
                 }
             };
             if let Command::Hang(time) = command {
-                if !self.stand_still(time, inbox, &mut held) {
+                if !self.hang(time, inbox, &mut held) {
                     return;
                 }
             } else {
-                self.obey(command, &mut events);
+                self.handle_command(command, &mut events);
             }
         }
     }
 
-    /// Holds everything back until `time` is over; a crash ends a hang too. False when all handles are gone.
-    fn stand_still(&mut self, time: Duration, inbox: &mpsc::Receiver<Command>, held: &mut VecDeque<Command>) -> bool {
-        let before = self.clock.now();
+    /// Holds all commands back in `held` until `time` is over or a crash ends the hang. False when all handles are
+    /// dropped.
+    fn hang(&mut self, time: Duration, inbox: &mpsc::Receiver<Command>, held: &mut VecDeque<Command>) -> bool {
+        let (before, engine_time) = (self.clock.now(), self.now());
         let until = Instant::now() + time;
         loop {
             let received = inbox.recv_timeout(until.saturating_duration_since(Instant::now()));
@@ -260,6 +120,9 @@ impl Actor {
                 Ok(Command::Crash) => {
                     held.push_front(Command::Crash);
                     break;
+                }
+                Ok(Command::ReadMetrics(reply)) => {
+                    let _ = reply.send(self.snapshot(engine_time));
                 }
                 // A second hang would hold back the first one's end.
                 Ok(Command::Hang(_)) => {}
@@ -272,7 +135,7 @@ impl Actor {
         true
     }
 
-    fn obey(&mut self, command: Command, events: &mut Vec<EngineEvent>) {
+    fn handle_command(&mut self, command: Command, events: &mut Vec<EngineEvent>) {
         let now = self.now();
         self.engine.advance(now, events);
         match command {
@@ -285,27 +148,20 @@ impl Actor {
                 } else {
                     self.in_flight.fetch_sub(1, Ordering::AcqRel);
                 }
-                let _ = accepted.send(result); // a client that left is found by its guard
+                let _ = accepted.send(result); // the handler cancels if its client disconnected
             }
             Command::Cancel(id) => {
                 self.engine.cancel(now, id, events);
             }
-            Command::Read(tell) => {
-                let snapshot = Snapshot {
-                    gauges: self.engine.metrics(now),
-                    counters: self.engine.counters(now),
-                    loads: self.engine.loads(now),
-                    health: self.engine.health(now),
-                    now,
-                };
-                let _ = tell.send(snapshot);
+            Command::Read(reply) | Command::ReadMetrics(reply) => {
+                let _ = reply.send(self.snapshot(now));
             }
-            Command::Flush(tell) => {
-                let _ = tell.send(self.engine.flush(now));
+            Command::Flush(reply) => {
+                let _ = reply.send(self.engine.flush(now));
             }
             Command::Crash => {
                 self.engine.crash(now, events);
-                *self.histograms.lock().unwrap_or_else(PoisonError::into_inner) = Histograms::default();
+                *self.histograms.lock() = Histograms::default();
             }
             Command::Restart { cold_start_s } => {
                 if let Some(s) = cold_start_s
@@ -313,7 +169,7 @@ impl Actor {
                 {
                     let config =
                         EngineConfig { cold_start_s: s, cold_start_sigma: 0.0, ..self.engine.config().clone() };
-                    // A crashed engine has nothing left that a new one would lack.
+                    // A crashed engine has no state, so a new one can replace it.
                     if let Ok(mut engine) = Engine::new(config, self.seed) {
                         engine.crash(now, events);
                         self.engine = engine;
@@ -323,28 +179,39 @@ impl Actor {
             }
             Command::Hang(_) => {}
         }
-        self.post(events);
+        self.queue_events(events);
     }
 
-    fn post(&mut self, events: &mut Vec<EngineEvent>) {
+    fn snapshot(&mut self, now: Time) -> Snapshot {
+        Snapshot {
+            gauges: self.engine.metrics(now),
+            counters: self.engine.counters(now),
+            loads: self.engine.loads(now),
+            health: self.engine.health(now),
+            now,
+        }
+    }
+
+    fn queue_events(&mut self, events: &mut Vec<EngineEvent>) {
         for event in events.drain(..) {
             self.outbox.push(event.at(), event);
         }
     }
 
-    fn deliver(&mut self, now: Time) {
+    fn report_due_events(&mut self, now: Time) {
         while let Some(entry) = self.outbox.pop_due(now) {
-            self.tell(entry.item);
+            self.report(entry.item);
         }
     }
 
-    fn tell(&mut self, event: EngineEvent) {
+    /// Counts an event and updates the progress of its request.
+    fn report(&mut self, event: EngineEvent) {
         let (id, at) = (event.id(), event.at());
         let Some(flight) = self.flights.get_mut(&id) else { return };
-        let mut histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut histograms = self.histograms.lock();
         let over = matches!(event, EngineEvent::Finished { .. } | EngineEvent::Aborted { .. });
         if over {
-            // Before anybody hears of it, so that whoever does finds room.
+            // Before the handler is notified, so that a request sent after this one's end is accepted.
             self.in_flight.fetch_sub(1, Ordering::AcqRel);
         }
         let (stream, input, last) = (flight.stream, flight.input_tokens, flight.last_token);
@@ -356,7 +223,7 @@ impl Actor {
                 }
                 EngineEvent::FirstToken { cached_tokens, .. } => {
                     (p.first, p.generated, p.cached_tokens) = (Some(at), 1, cached_tokens);
-                    // Answers in one piece are first seen by the API process at the 50th token or the end.
+                    // The TTFT of an answer in one piece is observed at its 50th token or its end.
                     if stream {
                         histograms.ttft.observe((at - p.accepted).ms() / 1e3);
                     }
@@ -364,15 +231,15 @@ impl Actor {
                 EngineEvent::Token { generated, .. } => {
                     p.generated = generated;
                     histograms.itl.observe((at - last).ms() / 1e3);
-                    if !stream && generated == 50 {
+                    if !stream && generated == UNARY_REPORT_TOKENS {
                         histograms.ttft.observe((at - p.accepted).ms() / 1e3);
                     }
                 }
                 EngineEvent::Finished { output_tokens, retractions, cached_tokens, .. } => {
                     (p.generated, p.cached_tokens) = (output_tokens, cached_tokens);
-                    p.end = Some((at, Ok(Done { output_tokens, retractions })));
+                    p.end = Some((at, Ok(Completed { output_tokens, retractions })));
                     let e2e = (at - p.accepted).ms() / 1e3;
-                    if !stream && output_tokens < 50 {
+                    if !stream && output_tokens < UNARY_REPORT_TOKENS {
                         histograms.ttft.observe(e2e);
                     }
                     histograms.finished(e2e, input, output_tokens, retractions);

@@ -1,9 +1,10 @@
-//! Everything that does not generate: health, models, loads, flush, abort, tokenize.
+//! The paths that do not generate: health, models, loads, flush, abort, tokenize.
 
-use super::actor::Snapshot;
-use super::errors::{Refusal, json_response, with_type};
-use super::prompt::{Message, render};
-use super::server::App;
+use super::app::App;
+use super::bodies::Message;
+use super::errors::{ApiError, json_response, with_type};
+use super::messages::Snapshot;
+use super::prompt::{render, token_ids};
 use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
 use axum::http::Response;
@@ -13,13 +14,13 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The version whose manners are emulated.
+/// The emulated version of SGLang.
 pub const VERSION: &str = "0.5.10";
 
-/// `GET /health` and `/health_generate`: 503 while starting or draining. Else it waits for a sign of life of the
-/// scheduler, looking once a second, so that even a healthy answer takes that long.
+/// `GET /health` and `/health_generate`: 503 while starting or draining. Otherwise SGLang waits for output of the
+/// scheduler and polls once a second, so that a healthy response also takes a second.
 pub async fn health(State(app): State<Arc<App>>) -> Response<Body> {
-    if app.draining() {
+    if app.is_draining() {
         return with_type(503, "text/plain", "");
     }
     let config = &app.config;
@@ -52,7 +53,7 @@ pub async fn model_info(State(app): State<Arc<App>>) -> Response<Body> {
     )
 }
 
-/// `GET /server_info` and `/get_server_info`: asks the scheduler, so it is slow when that is.
+/// `GET /server_info` and `/get_server_info`: reads the scheduler's state, so it waits for a busy scheduler.
 pub async fn server_info(State(app): State<Arc<App>>) -> Response<Body> {
     let Some(s) = app.engine.read().await else { return with_type(503, "text/plain", "") };
     let e = &app.config.engine;
@@ -87,7 +88,7 @@ pub async fn get_load(State(app): State<Arc<App>>) -> Response<Body> {
     )
 }
 
-/// `GET /v1/loads?include=...&format=json|prometheus`: the scheduler's truth.
+/// `GET /v1/loads?include=...&format=json|prometheus`: the scheduler's true load.
 pub async fn loads(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Response<Body> {
     let Some(s) = app.engine.read().await else { return with_type(503, "text/plain", "") };
     let (l, g) = (s.loads, s.gauges);
@@ -129,16 +130,15 @@ struct Abort {
     abort_all: bool,
 }
 
-/// `POST /abort_request`: by prefix of the id, and always 200.
+/// `POST /abort_request`: aborts the requests whose id starts with `rid`. Always answers 200.
 pub async fn abort_request(State(app): State<Arc<App>>, body: Bytes) -> Response<Body> {
     match serde_json::from_slice::<Abort>(&body) {
         Ok(abort) => {
-            for id in app.named(&abort.rid, abort.abort_all) {
-                app.engine.cancel(id);
-            }
+            let requests = if abort.abort_all { app.requests() } else { app.requests_with_prefix(&abort.rid) };
+            requests.into_iter().for_each(|id| app.engine.cancel(id));
             with_type(200, "text/plain", "")
         }
-        Err(e) => Refusal::bad(format!("the body cannot be read: {e}")).openai(),
+        Err(e) => ApiError::bad_request(format!("the body cannot be read: {e}")).openai(),
     }
 }
 
@@ -150,13 +150,13 @@ struct Tokenize {
     messages: Option<Vec<Message>>,
 }
 
-/// `POST /tokenize` and `/v1/tokenize`: an id holds the bytes of its token.
+/// `POST /tokenize` and `/v1/tokenize`: an id consists of the bytes of its token.
 pub async fn tokenize(State(app): State<Arc<App>>, body: Bytes) -> Response<Body> {
     let text = match serde_json::from_slice::<Tokenize>(&body) {
         Ok(Tokenize { prompt: Some(text), .. }) => text,
         Ok(Tokenize { messages: Some(messages), .. }) => render(&messages, None),
-        Ok(_) => return Refusal::bad("give a `prompt` or `messages`").openai(),
-        Err(e) => return Refusal::bad(format!("the body cannot be read: {e}")).openai(),
+        Ok(_) => return ApiError::bad_request("give a `prompt` or `messages`").openai(),
+        Err(e) => return ApiError::bad_request(format!("the body cannot be read: {e}")).openai(),
     };
     let tokens = token_ids(text.as_bytes(), app.config.bytes_per_token);
     let (count, len) = (tokens.len(), app.config.engine.context_len);
@@ -166,16 +166,10 @@ pub async fn tokenize(State(app): State<Arc<App>>, body: Bytes) -> Response<Body
 /// `POST /detokenize` and `/v1/detokenize`.
 pub async fn detokenize(body: Bytes) -> Response<Body> {
     let Ok(value) = serde_json::from_slice::<Value>(&body) else {
-        return Refusal::bad("the body is not JSON").openai();
+        return ApiError::bad_request("the body is not JSON").openai();
     };
     let ids = value.get("tokens").and_then(Value::as_array).map(|ids| ids.iter().filter_map(Value::as_u64));
-    let Some(ids) = ids else { return Refusal::bad("`tokens` must be a list of token ids").openai() };
+    let Some(ids) = ids else { return ApiError::bad_request("`tokens` must be a list of token ids").openai() };
     let bytes: Vec<u8> = ids.flat_map(|id| (id as u32).to_le_bytes()).filter(|&b| b != 0).collect();
     json_response(200, &json!({"text": String::from_utf8_lossy(&bytes)}))
-}
-
-/// One id a token: its first four bytes, little end first.
-pub fn token_ids(bytes: &[u8], bytes_per_token: u32) -> Vec<u32> {
-    let id = |chunk: &[u8]| chunk.iter().take(4).rev().fold(0u32, |id, &b| (id << 8) | u32::from(b));
-    bytes.chunks(bytes_per_token.max(1) as usize).map(id).collect()
 }

@@ -1,10 +1,12 @@
-//! The three generating paths: parse, submit, follow, answer.
+//! The three generating paths: parse the body, submit the request, follow its progress, write the response.
 
-use super::actor::{EngineHandle, Progress, Ticket};
-use super::answer::{Answering, DONE, Path};
-use super::errors::{Refusal, json_response, with_type};
-use super::prompt::{ChatBody, CompletionBody, CustomParams, GenerateBody, Prompt, PromptField, render};
-use super::server::App;
+use super::app::App;
+use super::bodies::{ChatBody, Common, CompletionBody, CustomParams, GenerateBody, PromptField};
+use super::errors::{ApiError, json_response, with_type};
+use super::handle::Ticket;
+use super::messages::RequestProgress;
+use super::prompt::{Prompt, render};
+use super::response::{DONE, Path, ResponseWriter};
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Response, header};
@@ -14,9 +16,10 @@ use gorgo_sim::engine::EngineError;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
 
-/// A request, whichever path it came by.
-struct Wanted {
+/// A parsed request of any of the three paths.
+struct GenerateRequest {
     path: Path,
     prompt: Prompt,
     model: Option<String>,
@@ -29,61 +32,70 @@ struct Wanted {
     continuous_usage: bool,
 }
 
-fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Refusal> {
+/// Parses a JSON body.
+fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, ApiError> {
     let json = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     if !json.split(';').next().unwrap_or("").trim().eq_ignore_ascii_case("application/json") {
-        return Err(Refusal::bad(format!("Unsupported Media Type: Only 'application/json' is allowed, not '{json}'")));
+        return Err(ApiError::bad_request(format!(
+            "Unsupported Media Type: Only 'application/json' is allowed, not '{json}'"
+        )));
     }
-    serde_json::from_slice(body).map_err(|e| Refusal::bad(format!("the body cannot be read: {e}")))
+    serde_json::from_slice(body).map_err(|e| ApiError::bad_request(format!("the body cannot be read: {e}")))
 }
 
-fn one<T>(mut many: Vec<T>) -> Result<T, Refusal> {
+/// The only element of a batch of one.
+fn only<T>(mut many: Vec<T>) -> Result<T, ApiError> {
     match (many.pop(), many.is_empty()) {
         (Some(only), true) => Ok(only),
-        _ => Err(Refusal::bad(format!("a batch of {} prompts: this server takes one a request", many.len() + 1))),
+        _ => Err(ApiError::bad_request(format!(
+            "a batch of {} prompts: this server takes one a request",
+            many.len() + 1
+        ))),
     }
 }
 
 /// `POST /v1/chat/completions`.
 pub async fn chat(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes) -> Response<Body> {
-    let wanted = parse::<ChatBody>(&headers, &body).and_then(|b| {
+    let request = parse::<ChatBody>(&headers, &body).and_then(|b| {
         if b.messages.is_empty() {
-            return Err(Refusal::bad("messages is empty: give at least one"));
+            return Err(ApiError::bad_request("messages is empty: give at least one"));
         }
         let prompt = Prompt::of_text(&render(&b.messages, b.tools.as_ref()), app.config.bytes_per_token);
         let max = b.max_completion_tokens.or(b.common.max_tokens);
-        Wanted::of_common(Path::Chat, prompt, b.common, max)
+        GenerateRequest::of_common(Path::Chat, prompt, b.common, max)
     });
-    app.openai(wanted).await
+    respond(&app, request, Path::Chat).await
 }
 
 /// `POST /v1/completions`.
 pub async fn completions(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes) -> Response<Body> {
-    let wanted = parse::<CompletionBody>(&headers, &body).and_then(|b| {
+    let request = parse::<CompletionBody>(&headers, &body).and_then(|b| {
         let text = |t: &str| Prompt::of_text(t, app.config.bytes_per_token);
         let prompt = match b.prompt {
             PromptField::Text(t) => text(&t),
-            PromptField::Texts(many) => text(&one(many)?),
+            PromptField::Texts(many) => text(&only(many)?),
             PromptField::Ids(ids) => Prompt::of_ids(&ids),
-            PromptField::ManyIds(many) => Prompt::of_ids(&one(many)?),
+            PromptField::ManyIds(many) => Prompt::of_ids(&only(many)?),
         };
-        // The old completions API ends after 16 tokens unless told otherwise.
+        // The completions API generates 16 tokens by default.
         let max = b.common.max_tokens.or(Some(16));
-        Wanted::of_common(Path::Completion, prompt, b.common, max)
+        GenerateRequest::of_common(Path::Completion, prompt, b.common, max)
     });
-    app.openai(wanted).await
+    respond(&app, request, Path::Completion).await
 }
 
 /// `POST` or `PUT /generate`.
 pub async fn generate(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes) -> Response<Body> {
-    let wanted = parse::<GenerateBody>(&headers, &body).and_then(|b| {
+    let request = parse::<GenerateBody>(&headers, &body).and_then(|b| {
         let prompt = match (b.text, b.input_ids) {
             (Some(text), None) => Prompt::of_text(&text, app.config.bytes_per_token),
             (None, Some(ids)) => Prompt::of_ids(&ids),
-            _ => return Err(Refusal::bad("Either text or input_ids should be provided, not both or neither.")),
+            _ => {
+                return Err(ApiError::bad_request("Either text or input_ids should be provided, not both or neither."));
+            }
         };
         let s = b.sampling_params;
-        Ok(Wanted {
+        Ok(GenerateRequest {
             path: Path::Generate,
             prompt,
             model: None,
@@ -96,16 +108,13 @@ pub async fn generate(State(app): State<Arc<App>>, headers: HeaderMap, body: Byt
             continuous_usage: false,
         })
     });
-    match wanted {
-        Ok(wanted) => app.answer(wanted).await,
-        Err(refusal) => refusal.native(),
-    }
+    respond(&app, request, Path::Generate).await
 }
 
-impl Wanted {
-    fn of_common(path: Path, prompt: Prompt, c: super::prompt::Common, max: Option<u32>) -> Result<Self, Refusal> {
+impl GenerateRequest {
+    fn of_common(path: Path, prompt: Prompt, c: Common, max: Option<u32>) -> Result<Self, ApiError> {
         if c.n.is_some_and(|n| n != 1) {
-            return Err(Refusal::bad("n must be 1: this server gives one answer a request"));
+            return Err(ApiError::bad_request("n must be 1: this server gives one answer a request"));
         }
         let options = c.stream_options.unwrap_or_default();
         Ok(Self {
@@ -123,24 +132,24 @@ impl Wanted {
     }
 }
 
-/// Aborts a request whose client went away, as late as SGLang notices it.
-struct Guard {
-    engine: EngineHandle,
+/// Cancels the request if its handler is dropped before the request ended, that is, if the client disconnected.
+struct CancelOnDrop {
     app: Arc<App>,
     id: RequestId,
     rid: String,
-    after: Duration,
-    over: bool,
+    /// SGLang notices a disconnected client only after this long.
+    delay: Duration,
+    ended: bool,
 }
 
-impl Drop for Guard {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.app.forget(&self.rid);
-        if !self.over {
-            let (engine, id, after) = (self.engine.clone(), self.id, self.after);
+        self.app.unregister(&self.rid);
+        if !self.ended {
+            let (engine, id, delay) = (self.app.engine.clone(), self.id, self.delay);
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(async move {
-                    tokio::time::sleep(after).await;
+                    tokio::time::sleep(delay).await;
                     engine.cancel(id);
                 });
             }
@@ -148,105 +157,131 @@ impl Drop for Guard {
     }
 }
 
-impl App {
-    async fn openai(self: &Arc<Self>, wanted: Result<Wanted, Refusal>) -> Response<Body> {
-        match wanted {
-            Ok(wanted) => self.answer(wanted).await,
-            Err(refusal) => refusal.openai(),
-        }
-    }
+/// A submitted request.
+struct Submitted {
+    writer: ResponseWriter,
+    progress: watch::Receiver<RequestProgress>,
+    guard: CancelOnDrop,
+    stream: bool,
+}
 
-    async fn answer(self: &Arc<Self>, wanted: Wanted) -> Response<Body> {
-        let Wanted { path, prompt, model, rid, max_new, ignore_eos, custom, stream, .. } = wanted;
-        let (request, answer) = prompt.into_request(max_new, ignore_eos, custom.output_tokens);
-        let answering = Answering {
-            path,
-            rid: rid.unwrap_or_else(|| self.fresh_rid()),
-            model: model.unwrap_or_else(|| self.config.model.clone()),
-            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-            answer,
-            prompt_tokens: request.input_tokens,
-            max_new,
-            include_usage: wanted.include_usage,
-            continuous_usage: wanted.continuous_usage,
-            cache_report: self.config.cache_report,
-        };
-        let refused = |error: &EngineError| {
-            let refusal = Refusal::of(error);
-            let late = matches!(error, EngineError::QueueFull | EngineError::ExceedsPool { .. });
-            match (path, stream) {
-                (Path::Generate, true) => event_stream(refusal.native_event() + DONE),
-                (Path::Generate, false) => refusal.native(),
-                // What only the scheduler finds out comes after the 200.
-                (_, true) if late => event_stream(refusal.event() + DONE),
-                _ => refusal.openai(),
-            }
-        };
-        let Ticket { id, mut progress } = match self.engine.submit(request, stream).await {
-            Ok(ticket) => ticket,
-            Err(error) => return refused(&error),
-        };
-        if !self.remember(&answering.rid, id) {
-            self.engine.cancel(id);
-            let refusal = Refusal::bad(format!("Duplicate request ID detected: {}", answering.rid));
-            return if path == Path::Generate { refusal.native() } else { refusal.openai() };
-        }
-        let config = &self.config;
-        let after = if stream { config.abort_stream_ms } else { config.abort_unary_ms };
-        let mut guard = Guard {
-            engine: self.engine.clone(),
-            app: Arc::clone(self),
-            id,
-            rid: answering.rid.clone(),
-            after: Duration::from_secs_f64(after / 1e3),
-            over: false,
-        };
-        if !stream {
-            let Ok(last) = progress.wait_for(|p| p.end.is_some()).await.map(|p| p.clone()) else {
-                return Refusal::of(&EngineError::Down).openai();
-            };
-            guard.over = true;
-            return match &last.end {
-                Some((_, Err(error))) if !matches!(error, EngineError::Cancelled) => refused(error),
-                Some((_, Ok(done))) => json_response(200, &answering.whole(&last, Some(*done))),
-                _ => json_response(200, &answering.whole(&last, None)),
-            };
-        }
-        if path != Path::Generate {
-            // The 200 comes with the first token, so what fails before it can still be an error.
-            let started = progress.wait_for(|p| p.generated > 0 || p.end.is_some()).await.map(|p| p.clone());
-            if let Ok(Progress { generated: 0, end: Some((_, Err(error))), .. }) = &started
-                && !matches!(error, EngineError::Cancelled)
-            {
-                guard.over = true;
-                return refused(error);
-            }
-        }
-        let state = Some((answering, progress, guard, 0u32));
-        let events = stream::unfold(state, |state| async move {
-            let (answering, mut progress, mut guard, sent) = state?;
-            let news = progress.wait_for(|p| p.generated > sent || p.end.is_some()).await.map(|p| p.clone());
-            let Ok(news) = news else { return Some((Err(std::io::Error::other("the engine is gone")), None)) };
-            let mut out = answering.events(sent, &news);
-            let Some((_, end)) = &news.end else {
-                let generated = news.generated;
-                return Some((Ok(Bytes::from(out)), Some((answering, progress, guard, generated))));
-            };
-            guard.over = true;
-            match end {
-                // A dead process sends nothing more, not even an end.
-                Err(EngineError::Crashed) => return Some((Err(std::io::Error::other("crashed")), None)),
-                Err(EngineError::Cancelled) => out += &answering.last_events(&news, None),
-                Err(error) if answering.path == Path::Generate => out += &(Refusal::of(error).native_event() + DONE),
-                Err(error) => out += &(Refusal::of(error).event() + DONE),
-                Ok(done) => out += &answering.last_events(&news, Some(*done)),
-            }
-            Some((Ok(Bytes::from(out)), None))
-        });
-        with_type(200, "text/event-stream; charset=utf-8", Body::from_stream(events))
+async fn respond(app: &Arc<App>, request: Result<GenerateRequest, ApiError>, path: Path) -> Response<Body> {
+    match request {
+        Ok(request) => match submit(app, request).await {
+            Ok(submitted) if submitted.stream => stream_response(submitted).await,
+            Ok(submitted) => whole_response(submitted).await,
+            Err(response) => response,
+        },
+        Err(error) => error_response(&error, path),
     }
 }
 
-fn event_stream(events: String) -> Response<Body> {
-    with_type(200, "text/event-stream; charset=utf-8", events)
+/// Submits a request to the engine; the error is the response to send.
+async fn submit(app: &Arc<App>, request: GenerateRequest) -> Result<Submitted, Response<Body>> {
+    let GenerateRequest { path, stream, max_new, .. } = request;
+    let (engine_request, answer) =
+        request.prompt.into_request(max_new, request.ignore_eos, request.custom.output_tokens);
+    let writer = ResponseWriter {
+        path,
+        rid: request.rid.unwrap_or_else(|| app.new_rid()),
+        model: request.model.unwrap_or_else(|| app.config.model.clone()),
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        answer,
+        prompt_tokens: engine_request.input_tokens,
+        max_new,
+        include_usage: request.include_usage,
+        continuous_usage: request.continuous_usage,
+        cache_report: app.config.cache_report,
+    };
+    let ticket = app.engine.submit(engine_request, stream).await;
+    let Ticket { id, progress } = ticket.map_err(|error| engine_error_response(&error, path, stream))?;
+    if !app.register(&writer.rid, id) {
+        app.engine.cancel(id);
+        let error = ApiError::bad_request(format!("Duplicate request ID detected: {}", writer.rid));
+        return Err(error_response(&error, path));
+    }
+    let delay_ms = if stream { app.config.abort_stream_ms } else { app.config.abort_unary_ms };
+    let guard = CancelOnDrop {
+        app: Arc::clone(app),
+        id,
+        rid: writer.rid.clone(),
+        delay: Duration::from_secs_f64(delay_ms / 1e3),
+        ended: false,
+    };
+    Ok(Submitted { writer, progress, guard, stream })
+}
+
+/// The response in one piece, once the request has ended.
+async fn whole_response(submitted: Submitted) -> Response<Body> {
+    let Submitted { writer, mut progress, mut guard, .. } = submitted;
+    let Ok(last) = progress.wait_for(|p| p.end.is_some()).await.map(|p| p.clone()) else {
+        return ApiError::from_engine(&EngineError::Down).openai();
+    };
+    guard.ended = true;
+    match &last.end {
+        Some((_, Err(error))) if !matches!(error, EngineError::Cancelled) => {
+            engine_error_response(error, writer.path, false)
+        }
+        Some((_, Ok(done))) => json_response(200, &writer.whole(&last, Some(*done))),
+        _ => json_response(200, &writer.whole(&last, None)),
+    }
+}
+
+/// The response as a stream of events.
+async fn stream_response(submitted: Submitted) -> Response<Body> {
+    let Submitted { writer, mut progress, mut guard, .. } = submitted;
+    if writer.path != Path::Generate {
+        // The status 200 is sent with the first token, so an error before it has its own status.
+        let started = progress.wait_for(|p| p.generated > 0 || p.end.is_some()).await.map(|p| p.clone());
+        if let Ok(RequestProgress { generated: 0, end: Some((_, Err(error))), .. }) = &started
+            && !matches!(error, EngineError::Cancelled)
+        {
+            guard.ended = true;
+            return engine_error_response(error, writer.path, true);
+        }
+    }
+    let state = Some((writer, progress, guard, 0u32));
+    let events = stream::unfold(state, |state| async move {
+        let (writer, mut progress, mut guard, sent) = state?;
+        let update = progress.wait_for(|p| p.generated > sent || p.end.is_some()).await.map(|p| p.clone());
+        let Ok(update) = update else { return Some((Err(std::io::Error::other("the engine is gone")), None)) };
+        let mut out = writer.events(sent, &update);
+        let Some((_, end)) = &update.end else {
+            let generated = update.generated;
+            return Some((Ok(Bytes::from(out)), Some((writer, progress, guard, generated))));
+        };
+        guard.ended = true;
+        match end {
+            // A process that crashed sends nothing more, not even an end.
+            Err(EngineError::Crashed) => return Some((Err(std::io::Error::other("crashed")), None)),
+            Err(EngineError::Cancelled) => out += &writer.last_events(&update, None),
+            Err(error) => out += &error_events(&ApiError::from_engine(error), writer.path),
+            Ok(done) => out += &writer.last_events(&update, Some(*done)),
+        }
+        Some((Ok(Bytes::from(out)), None))
+    });
+    with_type(200, EVENT_STREAM, Body::from_stream(events))
+}
+
+const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
+
+fn error_response(error: &ApiError, path: Path) -> Response<Body> {
+    if path == Path::Generate { error.native() } else { error.openai() }
+}
+
+/// The events that end a stream with an error.
+fn error_events(error: &ApiError, path: Path) -> String {
+    (if path == Path::Generate { error.native_event() } else { error.event() }) + DONE
+}
+
+/// The response to a request that the engine refused before its first token.
+fn engine_error_response(error: &EngineError, path: Path, stream: bool) -> Response<Body> {
+    let api_error = ApiError::from_engine(error);
+    // The scheduler finds these errors, after the API process has started the stream.
+    let found_by_scheduler = matches!(error, EngineError::QueueFull | EngineError::ExceedsPool { .. });
+    if stream && (path == Path::Generate || found_by_scheduler) {
+        with_type(200, EVENT_STREAM, error_events(&api_error, path))
+    } else {
+        error_response(&api_error, path)
+    }
 }

@@ -1,4 +1,4 @@
-//! What can be set about an emulated server.
+//! Settings of an emulated server, and their validation.
 
 use gorgo_sim::engine::EngineConfig;
 
@@ -7,38 +7,38 @@ use gorgo_sim::engine::EngineConfig;
 pub struct EmulatorConfig {
     /// The engine model.
     pub engine: EngineConfig,
-    /// Model name that `/v1/models` tells; others are served too.
+    /// Model name in `/v1/models`; requests for other names are served too.
     pub model: String,
     /// Seed of the engine's step noise.
     pub seed: u64,
-    /// Seconds of engine time a real second; 1 is real time.
+    /// Seconds of engine time per real second; 1 is real time.
     pub speed: f64,
     /// Bytes of rendered prompt that count as one token.
     pub bytes_per_token: u32,
-    /// Added to every request before it is handled, ms: a client that far away sees the same times.
+    /// Delay of every request before it is handled, ms; emulates a client at this round-trip time.
     pub rtt_ms: f64,
-    /// `--enable-cache-report`: `usage.prompt_tokens_details` is filled.
+    /// `--enable-cache-report`: fill `usage.prompt_tokens_details`.
     pub cache_report: bool,
-    /// `--enable-metrics`: `/metrics` answers.
+    /// `--enable-metrics`: serve `/metrics`.
     pub metrics: bool,
-    /// `/health` answers after this long, ms; SGLang polls once a second. 0: at once and without asking the scheduler
+    /// `/health` answers after this long, ms; SGLang polls once a second. 0: at once and without the scheduler
     /// (`SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION=0`).
     pub health_ms: f64,
-    /// A scheduler silent for this long is unhealthy, ms.
+    /// A scheduler that does not answer for this long is unhealthy, ms.
     pub health_timeout_ms: f64,
-    /// A stream whose client left is aborted after this long, ms.
+    /// A stream whose client disconnected is aborted after this long, ms.
     pub abort_stream_ms: f64,
-    /// The same for an answer in one piece, ms.
+    /// A request without streaming whose client disconnected is aborted after this long, ms.
     pub abort_unary_ms: f64,
-    /// Bearer token that generating and admin paths ask for.
+    /// Bearer token that generating and admin paths require.
     pub api_key: Option<String>,
-    /// Requests in flight beyond which new ones are answered as by a full queue; bounds memory.
+    /// Requests in flight beyond which new ones are answered like a full queue; bounds memory.
     pub max_in_flight: usize,
     /// Largest request body, bytes.
     pub max_body_bytes: usize,
-    /// Connections open at once; further ones wait in the backlog.
+    /// Open connections; further ones wait in the listen backlog.
     pub max_connections: usize,
-    /// Begin as after a restart: weights are loaded first (`cold_start_s` of the engine).
+    /// Start like a restarted engine: load the weights first (`cold_start_s` of the engine).
     pub cold: bool,
 }
 
@@ -67,7 +67,7 @@ impl Default for EmulatorConfig {
 }
 
 impl EmulatorConfig {
-    /// Checks every setting but the engine's, which its own constructor checks.
+    /// Checks every setting except the engine's, which the engine's constructor checks.
     ///
     /// # Errors
     /// One sentence that names the setting, its value and what to give.

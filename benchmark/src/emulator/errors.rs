@@ -1,29 +1,29 @@
-//! Errors in SGLang's shapes: flat objects in answers, wrapped ones in streams that have begun.
+//! Error responses in SGLang's formats: flat objects in responses, wrapped objects in streams that have begun.
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode, header};
 use gorgo_sim::engine::EngineError;
 use serde_json::{Value, json};
 
-/// A refusal, before it takes a shape.
+/// An error of the HTTP API, independent of its format.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ApiError {
     /// HTTP status.
     pub status: u16,
-    /// Text, which clients match on.
+    /// Message; clients match on it.
     pub message: String,
-    /// The `type` of the answer's object.
+    /// The `type` field of the error object.
     pub kind: &'static str,
 }
 
-impl Refusal {
-    /// The body or a field of it is not what it must be.
-    pub fn bad(message: impl Into<String>) -> Self {
+impl ApiError {
+    /// The body or one of its fields is invalid.
+    pub fn bad_request(message: impl Into<String>) -> Self {
         Self { status: 400, message: message.into(), kind: "Bad Request" }
     }
 
-    /// The engine said no.
-    pub fn of(error: &EngineError) -> Self {
+    /// The engine refused or dropped the request.
+    pub fn from_engine(error: &EngineError) -> Self {
         let (status, kind) = match error {
             EngineError::QueueFull => (503, "503"),
             EngineError::Crashed | EngineError::Down => (503, "ServiceUnavailable"),
@@ -37,17 +37,17 @@ impl Refusal {
         json!({"object": "error", "message": self.message, "type": self.kind, "param": null, "code": self.status})
     }
 
-    /// The answer of an OpenAI path.
+    /// The response of an OpenAI path.
     pub fn openai(&self) -> Response<Body> {
         json_response(self.status, &self.object())
     }
 
-    /// The answer of `/generate`.
+    /// The response of `/generate`.
     pub fn native(&self) -> Response<Body> {
         json_response(self.status, &json!({"error": {"message": self.message}}))
     }
 
-    /// The event of a stream that has its 200 already.
+    /// The event of a stream whose status 200 was already sent.
     pub fn event(&self) -> String {
         let mut object = self.object();
         if self.status == 503 {
@@ -56,18 +56,18 @@ impl Refusal {
         format!("data: {}\n\n", json!({ "error": object }))
     }
 
-    /// The same for `/generate`.
+    /// The event of a `/generate` stream.
     pub fn native_event(&self) -> String {
         format!("data: {}\n\n", json!({"error": {"message": self.message}}))
     }
 }
 
-/// A JSON answer.
+/// A JSON response.
 pub fn json_response(status: u16, value: &Value) -> Response<Body> {
     with_type(status, "application/json", value.to_string())
 }
 
-/// An answer of a content type.
+/// A response with a content type.
 pub fn with_type(status: u16, content_type: &'static str, body: impl Into<Body>) -> Response<Body> {
     let mut response = Response::new(body.into());
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -1,113 +1,27 @@
-//! `/metrics` in Prometheus text, with SGLang's names, labels and lateness. A family appears after its first value.
+//! `/metrics` in the Prometheus text format, with SGLang's names and labels. A family appears after its first value.
 
-use super::actor::Snapshot;
+use super::app::App;
 use super::errors::with_type;
-use super::server::App;
+use super::histograms::{Histogram, Histograms};
+use super::messages::Snapshot;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::Response;
 use gorgo_core::Time;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
-const TTFT: [f64; 18] =
-    [0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0, 200.0, 400.0];
-const ITL: [f64; 23] = [
-    0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0,
-    2.0, 4.0, 6.0, 8.0,
-];
-const E2E: [f64; 22] = [
-    0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0, 200.0, 400.0, 600.0, 1200.0,
-    1800.0, 2400.0,
-];
-const QUEUE: [f64; 19] =
-    [0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3000.0];
-const RETRACTIONS: [f64; 7] = [0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0];
-
-/// A Prometheus histogram.
-#[derive(Debug, Clone)]
-pub struct Histogram {
-    bounds: &'static [f64],
-    counts: Vec<u64>,
-    sum: f64,
-    total: u64,
-}
-
-impl Histogram {
-    fn new(bounds: &'static [f64]) -> Self {
-        Self { bounds, counts: vec![0; bounds.len()], sum: 0.0, total: 0 }
-    }
-
-    /// Counts a value.
-    pub fn observe(&mut self, value: f64) {
-        let slot = self.bounds.partition_point(|&bound| bound < value);
-        if let Some(count) = self.counts.get_mut(slot) {
-            *count += 1;
-        }
-        self.sum += value;
-        self.total += 1;
-    }
-}
-
-/// What the API process counts about requests. Values are seconds.
-#[derive(Debug, Clone)]
-pub struct Histograms {
-    /// First tokens.
-    pub ttft: Histogram,
-    /// Gaps between tokens.
-    pub itl: Histogram,
-    /// Whole answers.
-    pub e2e: Histogram,
-    /// From acceptance to the first step of the prefill.
-    pub queue: Histogram,
-    retractions: Histogram,
-    prompt_tokens: u64,
-    generation_tokens: u64,
-    requests: u64,
-    /// Requests that ended without an answer.
-    pub aborted: u64,
-}
-
-impl Default for Histograms {
-    fn default() -> Self {
-        Self {
-            ttft: Histogram::new(&TTFT),
-            itl: Histogram::new(&ITL),
-            e2e: Histogram::new(&E2E),
-            queue: Histogram::new(&QUEUE),
-            retractions: Histogram::new(&RETRACTIONS),
-            prompt_tokens: 0,
-            generation_tokens: 0,
-            requests: 0,
-            aborted: 0,
-        }
-    }
-}
-
-impl Histograms {
-    /// Counts an answer.
-    pub fn finished(&mut self, e2e_s: f64, prompt_tokens: u32, output_tokens: u32, retractions: u32) {
-        self.e2e.observe(e2e_s);
-        self.retractions.observe(f64::from(retractions));
-        self.prompt_tokens += u64::from(prompt_tokens);
-        self.generation_tokens += u64::from(output_tokens);
-        self.requests += 1;
-    }
-}
-
-/// `GET /metrics`. The gauges live in memory that the API process reads without asking, so a scheduler that hangs is
-/// seen with its last values.
+/// `GET /metrics`. As in SGLang, the values of a scheduler that hangs stay readable.
 pub async fn metrics(State(app): State<Arc<App>>) -> Response<Body> {
     if !app.config.metrics {
         return with_type(404, "application/json", "{\"detail\":\"Not Found\"}");
     }
-    let fresh = tokio::time::timeout(Duration::from_millis(100), app.engine.read()).await.ok().flatten();
-    let snapshot = app.last_snapshot(fresh);
+    let snapshot = app.engine.read_metrics().await;
     let body = app.engine.with_histograms(|h| render(&app.config.model, snapshot.as_ref(), h));
     with_type(200, "text/plain; version=0.0.4; charset=utf-8", body)
 }
 
+/// The text under construction.
 struct Text {
     out: String,
     /// Labels of the scheduler's families and of the API process's.

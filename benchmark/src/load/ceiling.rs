@@ -1,9 +1,10 @@
-//! What this client can do at most on this machine: closed-loop streams against a server that answers at once.
-//! A bench that asks for a rate near this figure measures the client.
+//! Self-test: the most streams per second that this client completes on this machine, measured with a closed loop
+//! against a server that answers immediately. A benchmark with a rate near this figure measures the client.
 
-use super::live::Live;
+use super::bench::{Bench, BenchError};
 use super::profile::{Limits, Profile};
-use super::run::{Bench, BenchError};
+use super::progress::Progress;
+use super::run::Run;
 use super::source::SourceOptions;
 use super::target::Target;
 use axum::Router;
@@ -22,20 +23,20 @@ const ANSWER: &str = concat!(
     "data: [DONE]\n\n"
 );
 
-async fn at_once() -> Response<Body> {
+async fn answer_immediately() -> Response<Body> {
     let mut answer = Response::new(Body::from(ANSWER));
     answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/event-stream"));
     answer
 }
 
-/// Streams started and finished a second with 64 at a time, over `duration_s`.
+/// Completed streams per second, 64 at a time, until one of the `limits`.
 ///
 /// # Errors
-/// No socket or thread can be had.
-pub async fn streams_per_second(duration_s: f64) -> Result<f64, BenchError> {
+/// The system has no socket or thread left, or a limit is out of range.
+pub async fn streams_per_second(limits: Limits) -> Result<f64, BenchError> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let target = Target { url: format!("http://{}", listener.local_addr()?), name: "self".to_owned(), place: None };
-    let app = Router::new().route("/v1/chat/completions", post(at_once));
+    let app = Router::new().route("/v1/chat/completions", post(answer_immediately));
     let serving = tokio::spawn(async move { axum::serve(listener, app).await });
     let row = TraceRequest {
         at: Time::ZERO,
@@ -55,7 +56,7 @@ pub async fn streams_per_second(duration_s: f64) -> Result<f64, BenchError> {
         rows: [row].into(),
         targets: [target].into(),
         profile: Profile::Concurrent(64),
-        limits: Limits { duration_s: Some(duration_s), max_requests: None },
+        limits,
         source: SourceOptions::default(),
         seed: 0,
         warmup_s: 0.0,
@@ -66,7 +67,7 @@ pub async fn streams_per_second(duration_s: f64) -> Result<f64, BenchError> {
         key: None,
         tls: None,
     };
-    let runs = bench.run(&Arc::new(Live::default())).await;
+    let runs = bench.run(&Arc::new(Progress::default())).await;
     serving.abort();
-    Ok(runs?.first().map_or(0.0, super::run::Run::per_second))
+    Ok(runs?.first().map_or(0.0, Run::per_second))
 }

@@ -1,6 +1,6 @@
-//! One request over a pooled HTTP/1.1 connection, with TLS to https targets, with the instants of its tokens.
+//! HTTP client of the load generator: pooled HTTP/1.1 connections, TLS to https targets, and the times of tokens.
 
-use super::sse::{Counts, Events, Said};
+use super::sse::{EventParser, StreamEvent, TokenCounts};
 use super::target::Target;
 use bytes::Bytes;
 use gorgo_core::record::Status;
@@ -16,9 +16,9 @@ use rustls::{ClientConfig, RootCertStore};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Idle connections are given up before the server (uvicorn: 5 s) does it.
+/// Idle connections are closed after this long, before the server (uvicorn: 5 s) closes them.
 const IDLE: Duration = Duration::from_secs(4);
-/// Bytes read of an error's body.
+/// Most bytes read from the body of an error.
 const ERROR_BYTES: usize = 64 << 10;
 
 /// Sends requests to one target.
@@ -30,33 +30,33 @@ pub struct Client {
     timeout: Duration,
 }
 
-/// What came of a request.
+/// Outcome of a request.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// How it ended.
     pub status: Status,
-    /// Just before it was handed to the connection.
+    /// When the request was handed to the connection.
     pub sent: Instant,
-    /// First text.
+    /// When the first text arrived.
     pub first: Option<Instant>,
-    /// Last text.
+    /// When the last text arrived.
     pub last: Option<Instant>,
-    /// The end of the answer, or the failure.
+    /// When the answer ended, or the request failed.
     pub done: Instant,
-    /// Events with text.
+    /// Number of events with text.
     pub chunks: u32,
-    /// What the server counted.
-    pub counts: Counts,
+    /// Token counts reported by the server.
+    pub counts: TokenCounts,
     /// Gaps between texts, ms.
     pub gaps_ms: Vec<f32>,
-    /// `X-Gorgo-Replica` of the answer.
+    /// `X-Gorgo-Replica` of the response.
     pub replica: Option<String>,
-    /// What went wrong.
+    /// Why the request failed.
     pub error: Option<String>,
 }
 
-/// What connections with TLS are made with.
-fn trust(tls: Option<&Arc<ClientConfig>>) -> Result<ClientConfig, String> {
+/// The TLS settings of connections. Without `tls` no root certificate is trusted.
+fn tls_config(tls: Option<&Arc<ClientConfig>>) -> Result<ClientConfig, String> {
     if let Some(tls) = tls {
         return Ok(ClientConfig::clone(tls));
     }
@@ -66,11 +66,11 @@ fn trust(tls: Option<&Arc<ClientConfig>>) -> Result<ClientConfig, String> {
 }
 
 impl Client {
-    /// A client of `target` for `path`; `key` is sent as a bearer token, `tls` says whom an https target must be
-    /// vouched for by (nobody, when it is absent: it is refused).
+    /// Creates a client of `target` for `path`. `key` is sent as a bearer token. `tls` has the root certificates for an
+    /// https target; without it, https targets are rejected.
     ///
     /// # Errors
-    /// The URL, path or key cannot be sent.
+    /// The URL, path or key is invalid.
     pub fn new(
         target: &Target,
         path: &str,
@@ -84,7 +84,7 @@ impl Client {
         connector.set_connect_timeout(Some(Duration::from_secs(10)));
         let pooled = Pooled::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE).build(
             HttpsConnectorBuilder::new()
-                .with_tls_config(trust(tls)?)
+                .with_tls_config(tls_config(tls)?)
                 .https_or_http()
                 .enable_http1()
                 .wrap_connector(connector),
@@ -96,7 +96,7 @@ impl Client {
         Ok(Self { pooled, uri, key, timeout })
     }
 
-    /// Sends `body` and reads the answer to its end. `id` becomes `X-Request-ID`.
+    /// Sends `body` with `id` as `X-Request-ID`, and reads the response to its end.
     pub async fn send(&self, body: Bytes, id: &str) -> Outcome {
         let sent = Instant::now();
         let mut outcome = Outcome {
@@ -106,12 +106,12 @@ impl Client {
             last: None,
             done: sent,
             chunks: 0,
-            counts: Counts::default(),
+            counts: TokenCounts::default(),
             gaps_ms: Vec::new(),
             replica: None,
             error: None,
         };
-        let result = tokio::time::timeout(self.timeout, self.exchange(body, id, &mut outcome)).await;
+        let result = tokio::time::timeout(self.timeout, self.send_and_read(body, id, &mut outcome)).await;
         match result {
             Ok(Ok(())) => outcome.status = Status::Finished,
             Ok(Err((status, error))) => (outcome.status, outcome.error) = (status, Some(error)),
@@ -124,7 +124,7 @@ impl Client {
         outcome
     }
 
-    async fn exchange(&self, body: Bytes, id: &str, outcome: &mut Outcome) -> Result<(), (Status, String)> {
+    async fn send_and_read(&self, body: Bytes, id: &str, outcome: &mut Outcome) -> Result<(), (Status, String)> {
         let failed = |e: String| (Status::Failed, e);
         let mut request = Request::post(self.uri.clone()).header(CONTENT_TYPE, "application/json");
         request = request.header("x-request-id", id);
@@ -132,21 +132,21 @@ impl Client {
             request = request.header(AUTHORIZATION, key);
         }
         let request = request.body(Full::new(body)).map_err(|e| failed(e.to_string()))?;
-        let answer = self.pooled.request(request).await.map_err(|e| failed(chain(&e)))?;
+        let answer = self.pooled.request(request).await.map_err(|e| failed(with_causes(&e)))?;
         let replica = answer.headers().get("x-gorgo-replica");
         outcome.replica = replica.and_then(|v| v.to_str().ok()).map(str::to_owned);
         if answer.status() != StatusCode::OK {
-            return Err(refusal(answer).await);
+            return Err(error_of(answer).await);
         }
         let mut body = answer.into_body();
-        let mut events = Events::default();
-        let (mut over, mut error) = (false, None);
+        let mut parser = EventParser::default();
+        let (mut done, mut error) = (false, None);
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|e| failed(chain(&e)))?;
+            let frame = frame.map_err(|e| failed(with_causes(&e)))?;
             let Some(bytes) = frame.data_ref() else { continue };
             let now = Instant::now();
-            let told = events.feed(bytes, |said| match said {
-                Said::Content => {
+            let parsed = parser.feed(bytes, |event| match event {
+                StreamEvent::Content => {
                     outcome.chunks += 1;
                     if let Some(last) = outcome.last.replace(now) {
                         outcome.gaps_ms.push((now - last).as_secs_f32() * 1e3);
@@ -154,23 +154,23 @@ impl Client {
                         outcome.first = Some(now);
                     }
                 }
-                Said::Other => {}
-                Said::Done => over = true,
-                Said::Error { message, status } => error = Some((message, status)),
+                StreamEvent::Other => {}
+                StreamEvent::Done => done = true,
+                StreamEvent::Error { message, status } => error = Some((message, status)),
             });
-            outcome.counts = events.counts;
-            told.map_err(failed)?;
+            outcome.counts = parser.counts;
+            parsed.map_err(failed)?;
         }
         match error {
             Some((message, status)) => Err((status.map_or(Status::Failed, status_of), message)),
-            None if !over => Err(failed("the stream ended without [DONE]".to_owned())),
+            None if !done => Err(failed("the stream ended without [DONE]".to_owned())),
             None if outcome.first.is_none() => Err(failed("the answer holds no text".to_owned())),
             None => Ok(()),
         }
     }
 }
 
-/// How a request ended that was answered with this HTTP status.
+/// Status of a request whose response has this HTTP status.
 fn status_of(http: u16) -> Status {
     match Failure::of_status(http) {
         Some(Failure::Overloaded) => Status::Rejected,
@@ -180,7 +180,8 @@ fn status_of(http: u16) -> Status {
     }
 }
 
-async fn refusal(answer: Response<Incoming>) -> (Status, String) {
+/// Status and message of a response that is not 200.
+async fn error_of(answer: Response<Incoming>) -> (Status, String) {
     let code = answer.status();
     let status = status_of(code.as_u16());
     let text = http_body_util::Limited::new(answer.into_body(), ERROR_BYTES).collect().await;
@@ -191,8 +192,8 @@ async fn refusal(answer: Response<Incoming>) -> (Status, String) {
     (status, format!("{}: {}", code.as_u16(), message.chars().take(200).collect::<String>()))
 }
 
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+/// The text of an error and its causes, on one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

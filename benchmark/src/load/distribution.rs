@@ -1,8 +1,8 @@
-//! A set of samples and the figures drawn from it, with GuideLLM's field names.
+//! Statistics of a set of samples, with GuideLLM's field names.
 
 use serde::Serialize;
 
-/// Figures of one quantity.
+/// Statistics of one quantity.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Distribution {
     /// Mean.
@@ -11,15 +11,15 @@ pub struct Distribution {
     pub median: f64,
     /// Population variance.
     pub variance: f64,
-    /// Its root.
+    /// Standard deviation.
     pub std_dev: f64,
-    /// Least sample.
+    /// Smallest sample.
     pub min: f64,
     /// Largest sample.
     pub max: f64,
-    /// Samples.
+    /// Number of samples.
     pub count: u64,
-    /// Their sum.
+    /// Sum of the samples.
     pub total_sum: f64,
     /// Percentiles.
     pub percentiles: Percentiles,
@@ -43,7 +43,7 @@ pub struct Percentiles {
 }
 
 impl Distribution {
-    /// Of any samples; those that are no numbers are left out. Without samples all figures are 0 and so is `count`.
+    /// Computes the statistics of the finite samples. Without samples, all fields are 0.
     pub fn of(samples: impl IntoIterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = samples.into_iter().filter(|x| x.is_finite()).collect();
         sorted.sort_by(f64::total_cmp);
@@ -79,7 +79,7 @@ impl Distribution {
     }
 }
 
-/// The `p` quantile of ascending samples; 0 without any.
+/// The `p` quantile of ascending samples, linearly interpolated at rank `(n - 1) p`; 0 without samples.
 pub fn quantile(sorted: &[f64], p: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
     let rank = p.clamp(0.0, 1.0) * last as f64;

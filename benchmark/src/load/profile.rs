@@ -1,57 +1,57 @@
-//! When requests are sent, by GuideLLM's names of profiles.
+//! When requests are sent: profiles with GuideLLM's names, and the schedules they produce.
 
 use gorgo_core::{Span, Time, rng};
 use rand::RngExt;
 
-/// A profile: one strategy, or several in a row.
+/// A profile: one strategy, or several one after another.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Profile {
     /// Open loop, exponential gaps with this mean rate, requests/s.
     Poisson(f64),
     /// Open loop, equal gaps, requests/s.
     Constant(f64),
-    /// Closed loop, one request after the other.
+    /// Closed loop, one request at a time.
     Synchronous,
-    /// Closed loop, this many at a time.
+    /// Closed loop, this many requests at a time.
     Concurrent(usize),
-    /// Closed loop, as many at a time as are allowed.
+    /// Closed loop, as many requests at a time as allowed.
     Throughput,
     /// Synchronous, throughput, and constant rates between the two: this many strategies in all, at least 3.
     Sweep(usize),
-    /// Open loop, at the trace's own times (which the reader has scaled).
+    /// Open loop, at the times of the trace, which the reader has scaled.
     Trace,
 }
 
-/// When a run ends: at whichever comes first. Without either, after one pass through the data.
+/// End of a run: the first limit that is reached. Without limits, one pass through the data.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Limits {
     /// No request is scheduled later than this, s.
     pub duration_s: Option<f64>,
-    /// Requests.
+    /// Most requests.
     pub max_requests: Option<usize>,
 }
 
-/// One run.
+/// One strategy: an open-loop schedule or a closed loop.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Strategy {
-    /// Requests at fixed instants.
+    /// Open loop: requests at fixed times.
     Open {
         /// Name of the profile.
         name: &'static str,
-        /// Requests/s asked for, where one number tells.
+        /// Requested rate, requests/s; `None` for a trace.
         rate: Option<f64>,
-        /// The instants, ascending.
+        /// The times, ascending.
         at: Vec<Time>,
     },
-    /// Workers that send their next request when the last is answered.
+    /// Closed loop: workers that send their next request when the previous one has ended.
     Closed {
         /// Name of the profile.
         name: &'static str,
-        /// How many.
+        /// Number of workers.
         workers: usize,
-        /// Requests at most.
+        /// Most requests.
         requests: usize,
-        /// No request starts later.
+        /// No request is sent later.
         until: Time,
     },
 }
@@ -77,11 +77,11 @@ impl Limits {
     }
 }
 
-/// Most requests of an open-loop schedule, which is held in memory.
+/// Most requests of an open-loop schedule, which is kept in memory.
 const MOST: usize = 10_000_000;
 
 impl Profile {
-    /// Its word on the command line and in reports.
+    /// Name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Poisson(_) => "poisson",
@@ -94,8 +94,8 @@ impl Profile {
         }
     }
 
-    /// The run of this profile over `data`, the times of the trace's rows; `seed` draws the gaps, `most_workers` bounds
-    /// closed loops. A sweep has no single run: see [`sweep_rates`].
+    /// The strategy of this profile over `data`, the times of the trace. `seed` draws the gaps, `most_workers` limits
+    /// closed loops. A sweep consists of several strategies: see [`sweep_rates`].
     ///
     /// # Errors
     /// A number is out of range, or the schedule would be empty or too long.
@@ -145,7 +145,7 @@ fn constant(rate: f64, most: usize, until: Time) -> Vec<Time> {
     (0..most.min(MOST + 1)).map(|i| Time::from_ms(i as f64 * 1e3 / rate)).take_while(|&at| at < until).collect()
 }
 
-/// The constant rates of a sweep of `strategies` runs, between what one worker reached and what all did.
+/// Constant rates of a sweep of `strategies` strategies, between the rate of one worker and that of all workers.
 pub fn sweep_rates(strategies: usize, slowest: f64, fastest: f64) -> Vec<f64> {
     let inner = strategies.saturating_sub(2).max(1);
     let step = (fastest - slowest).max(0.0) / (inner + 1) as f64;

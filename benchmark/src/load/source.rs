@@ -1,4 +1,4 @@
-//! What requests say: rows of a trace become bodies, in order, as many passes as it takes.
+//! Request bodies, generated from the rows of a trace in order, in as many passes as needed.
 
 use super::target::{Target, entry};
 use crate::text::Texts;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Which path is asked.
+/// API path of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Api {
     /// `/v1/chat/completions`, the prompt as one user message.
@@ -21,7 +21,7 @@ pub enum Api {
 }
 
 impl Api {
-    /// The path.
+    /// The path of the URL.
     pub fn path(self) -> &'static str {
         match self {
             Self::Chat => "/v1/chat/completions",
@@ -31,46 +31,46 @@ impl Api {
     }
 }
 
-/// How the length of an answer is asked for.
+/// How requests specify the length of their answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Output {
-    /// `max_tokens` is the recorded length and the end of sequence is ignored: the same work on every engine.
+    /// `max_tokens` is the recorded length and the end of sequence is ignored, so that every engine does the same work.
     #[default]
     Exact,
-    /// `max_tokens` as recorded or none, and the emulated model is told where to end. What admission reserves is then
-    /// what the simulator reserves; a real engine ends where its model does.
+    /// `max_tokens` as recorded, or none; the emulated model gets the length in its own field. Admission then reserves as
+    /// in the simulator; a real engine ends where its model does.
     Recorded,
 }
 
-/// What all bodies share.
+/// Settings common to all bodies.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SourceOptions {
-    /// Which path.
+    /// API path.
     pub api: Api,
     /// Answer lengths.
     pub output: Output,
-    /// Model name; the servers' own when empty.
+    /// Model name; `default` if empty.
     pub model: String,
-    /// Prompts of different salts share nothing.
+    /// Prompts with different salts share no prefix.
     pub salt: u64,
 }
 
-/// One request, ready to send.
+/// A request ready to send.
 #[derive(Debug, Clone)]
 pub struct Prepared {
-    /// Position in the run.
+    /// Number within the run.
     pub number: usize,
-    /// Its row in the trace.
+    /// Row of the trace.
     pub row: usize,
-    /// Where it enters.
+    /// Index of the target.
     pub target: usize,
-    /// Its user's round trip to there, ms.
+    /// Round trip between user and target, ms.
     pub user_rtt_ms: f64,
-    /// The body.
+    /// Request body.
     pub body: Bytes,
 }
 
-/// Makes requests in order.
+/// Generates requests in order.
 #[derive(Debug)]
 pub struct Source {
     rows: Arc<[TraceRequest]>,
@@ -81,7 +81,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Over the rows of a trace (at least one).
+    /// Creates a source over the rows of a trace, at least one.
     pub fn new(rows: Arc<[TraceRequest]>, targets: Arc<[Target]>, options: SourceOptions) -> Self {
         let texts = Texts::new(options.salt);
         Self { rows, targets, options, texts, next: 0 }
@@ -131,7 +131,7 @@ impl Iterator for Source {
         self.next += 1;
         let row_number = number % self.rows.len().max(1);
         if row_number == 0 && number > 0 {
-            // Another pass says other things, or everything would be in the cache.
+            // Every pass has its own salt: otherwise the cache would hold its prompts.
             let pass = (number / self.rows.len()) as u64;
             self.texts = Texts::new(xxh3_64_with_seed(&pass.to_le_bytes(), self.options.salt));
         }

@@ -1,21 +1,21 @@
-//! Server-sent events of a completion, found in whatever pieces the network delivers.
+//! Parser for the server-sent events of a completion, which arrive in arbitrary pieces.
 
 use serde::Deserialize;
 use std::borrow::Cow;
 
-/// The longest event that is kept; cumulative streams repeat a whole answer in each.
+/// Largest event; cumulative streams repeat the whole answer in each event.
 const MOST_BYTES: usize = 16 << 20;
 
-/// What one event says.
+/// One event of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
-    /// New text; with cumulative streams, more text than before.
+pub enum StreamEvent {
+    /// An event with new text; in cumulative streams, with more text than before.
     Content,
-    /// Something without text: a role, a finish.
+    /// An event without text: a role, a finish reason, the usage.
     Other,
-    /// The end mark.
+    /// `[DONE]`, the end of the stream.
     Done,
-    /// An error in place of an answer.
+    /// An error.
     Error {
         /// The server's message.
         message: String,
@@ -24,27 +24,27 @@ pub enum Said {
     },
 }
 
-/// Token counts that the server told.
+/// Token counts reported by the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Of the prompt.
+pub struct TokenCounts {
+    /// Prompt tokens.
     pub prompt: Option<u32>,
-    /// Of the answer.
+    /// Output tokens.
     pub output: Option<u32>,
-    /// Of the prompt, found in a cache.
+    /// Cached prompt tokens.
     pub cached: Option<u32>,
 }
 
-/// Collects bytes and hands out events.
+/// Parses a stream incrementally.
 #[derive(Debug, Default)]
-pub struct Events {
+pub struct EventParser {
     buffer: Vec<u8>,
-    /// Bytes of `buffer` known to hold no end of an event.
+    /// Leading bytes of `buffer` that contain no end of an event.
     searched: usize,
-    /// Characters of the cumulative text so far.
+    /// Length of the cumulative text so far.
     text: usize,
-    /// The newest counts.
-    pub counts: Counts,
+    /// The latest token counts.
+    pub counts: TokenCounts,
 }
 
 #[derive(Deserialize)]
@@ -54,7 +54,7 @@ struct Event<'a> {
     #[serde(default)]
     usage: Option<Usage>,
     #[serde(default)]
-    error: Option<Problem>,
+    error: Option<ErrorObject>,
     #[serde(borrow, default)]
     text: Option<Cow<'a, str>>,
     #[serde(default)]
@@ -91,7 +91,7 @@ struct Details {
 }
 
 #[derive(Deserialize)]
-struct Problem {
+struct ErrorObject {
     #[serde(default)]
     message: Option<String>,
     /// SGLang sends the HTTP status, others a word.
@@ -106,22 +106,22 @@ struct Meta {
     cached_tokens: Option<u32>,
 }
 
-impl Events {
-    /// Takes the next bytes and tells every event that they complete.
+impl EventParser {
+    /// Parses the next bytes and calls `on_event` for each event that they complete.
     ///
     /// # Errors
     /// An event is not JSON or longer than 16 MiB.
-    pub fn feed(&mut self, bytes: &[u8], mut tell: impl FnMut(Said)) -> Result<(), String> {
+    pub fn feed(&mut self, bytes: &[u8], mut on_event: impl FnMut(StreamEvent)) -> Result<(), String> {
         self.buffer.extend_from_slice(bytes);
         let mut start = 0;
-        // An end may lie across two pieces: look again at the last three bytes.
+        // The end of an event may be split over two pieces: search the last three bytes again.
         let mut from = self.searched.saturating_sub(3);
         while let Some((end, next)) = end_of_event(&self.buffer, from) {
             let event = std::mem::take(&mut self.buffer);
-            let said = self.event(&event[start..end]);
+            let parsed = self.parse_event(&event[start..end]);
             self.buffer = event;
-            if let Some(said) = said? {
-                tell(said);
+            if let Some(event) = parsed? {
+                on_event(event);
             }
             (start, from) = (next, next);
         }
@@ -133,24 +133,24 @@ impl Events {
         Ok(())
     }
 
-    fn event(&mut self, event: &[u8]) -> Result<Option<Said>, String> {
-        // Comments and other fields than `data` say nothing here.
+    fn parse_event(&mut self, event: &[u8]) -> Result<Option<StreamEvent>, String> {
+        // Comments and fields other than `data` are ignored.
         let mut lines = event.split(|&b| b == b'\n').filter_map(|line| line.strip_prefix(b"data:"));
         let Some(data) = lines.next() else { return Ok(None) };
         let data = data.trim_ascii();
         if data == b"[DONE]" {
-            return Ok(Some(Said::Done));
+            return Ok(Some(StreamEvent::Done));
         }
         let event: Event<'_> = serde_json::from_slice(data).map_err(|e| {
             format!("an event is not JSON ({e}): {}", String::from_utf8_lossy(&data[..data.len().min(80)]))
         })?;
-        if let Some(problem) = event.error {
-            let status = problem.code.and_then(|code| u16::try_from(code.as_u64()?).ok());
-            let message = problem.message.unwrap_or_else(|| "an error without a message".to_owned());
-            return Ok(Some(Said::Error { message, status }));
+        if let Some(error) = event.error {
+            let status = error.code.and_then(|code| u16::try_from(code.as_u64()?).ok());
+            let message = error.message.unwrap_or_else(|| "an error without a message".to_owned());
+            return Ok(Some(StreamEvent::Error { message, status }));
         }
         if let Some(usage) = event.usage {
-            self.counts = Counts {
+            self.counts = TokenCounts {
                 prompt: usage.prompt_tokens,
                 output: usage.completion_tokens,
                 cached: usage.prompt_tokens_details.and_then(|d| d.cached_tokens),
@@ -158,7 +158,7 @@ impl Events {
         }
         if let Some(meta) = event.meta_info {
             self.counts =
-                Counts { prompt: meta.prompt_tokens, output: meta.completion_tokens, cached: meta.cached_tokens };
+                TokenCounts { prompt: meta.prompt_tokens, output: meta.completion_tokens, cached: meta.cached_tokens };
         }
         let filled = |text: &Option<Cow<'_, str>>| text.as_ref().is_some_and(|t| !t.is_empty());
         let choice = |c: &Choice<'_>| {
@@ -167,11 +167,11 @@ impl Events {
         let longer = event.text.as_ref().is_some_and(|t| t.len() > self.text);
         self.text = event.text.map_or(self.text, |t| t.len());
         let content = longer || event.choices.is_some_and(|all| all.iter().any(choice));
-        Ok(Some(if content { Said::Content } else { Said::Other }))
+        Ok(Some(if content { StreamEvent::Content } else { StreamEvent::Other }))
     }
 }
 
-/// Where the first event at or after `from` ends, and where the next begins.
+/// End of the first event that ends at or after `from`, and start of the next event.
 fn end_of_event(bytes: &[u8], from: usize) -> Option<(usize, usize)> {
     (from..bytes.len()).filter(|&i| bytes[i] == b'\n').find_map(|i| match &bytes[i + 1..] {
         [b'\n', ..] => Some((i, i + 2)),
@@ -199,31 +199,41 @@ mod tests {
         fn the_pieces_do_not_matter(mut cuts in prop::collection::vec(0usize..STREAM.len(), 0..12)) {
             cuts.sort_unstable();
             cuts.push(STREAM.len());
-            let (mut events, mut said, mut start) = (Events::default(), Vec::new(), 0);
+            let (mut parser, mut events, mut start) = (EventParser::default(), Vec::new(), 0);
             for cut in cuts {
-                events.feed(&STREAM.as_bytes()[start..cut], |s| said.push(s)).unwrap();
+                parser.feed(&STREAM.as_bytes()[start..cut], |event| events.push(event)).unwrap();
                 start = cut;
             }
-            prop_assert_eq!(said, [Said::Other, Said::Content, Said::Content, Said::Other, Said::Done]);
-            prop_assert_eq!(events.counts, Counts { prompt: Some(9), output: Some(2), cached: Some(4) });
+            prop_assert_eq!(events, [StreamEvent::Other, StreamEvent::Content, StreamEvent::Content, StreamEvent::Other, StreamEvent::Done]);
+            prop_assert_eq!(parser.counts, TokenCounts { prompt: Some(9), output: Some(2), cached: Some(4) });
         }
 
         #[test]
-        fn no_bytes_break_it(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            let mut events = Events::default();
-            let _ = events.feed(&bytes, |_| {});
-            let _ = events.feed(b"\n\ndata: {\n\n", |_| {});
+        fn arbitrary_bytes_give_the_same_result_in_one_piece_and_byte_by_byte(
+            lines in prop::collection::vec(prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..20),
+                "data: ?(\\[DONE\\]|\\{\"text\":\"[ab]{0,3}\"\\}|\\{\\}|x)\r?\n\r?\n".prop_map(String::into_bytes),
+            ], 0..20)
+        ) {
+            let bytes = lines.concat();
+            let parse = |piece_bytes: usize| {
+                let (mut parser, mut events) = (EventParser::default(), Vec::new());
+                let mut pieces = bytes.chunks(piece_bytes);
+                let result = pieces.try_for_each(|piece| parser.feed(piece, |event| events.push(event)));
+                (events, result, parser.counts)
+            };
+            prop_assert_eq!(parse(bytes.len().max(1)), parse(1));
         }
     }
 
     #[test]
     fn cumulative_text_counts_when_it_grows_and_errors_are_errors() {
         let stream = "data: {\"text\":\"a\",\"meta_info\":{\"prompt_tokens\":3,\"completion_tokens\":1,\"cached_tokens\":0}}\n\ndata: {\"text\":\"a\",\"meta_info\":{}}\n\ndata: {\"error\":{\"message\":\"full\",\"code\":503}}\n\ndata: {\"error\":{\"code\":\"queue_full\"}}\n\n";
-        let mut said = Vec::new();
-        Events::default().feed(stream.as_bytes(), |s| said.push(s)).unwrap();
-        let full = Said::Error { message: "full".to_owned(), status: Some(503) };
-        let worded = Said::Error { message: "an error without a message".to_owned(), status: None };
-        assert_eq!(said, [Said::Content, Said::Other, full, worded]);
-        assert!(Events::default().feed(b"data: nonsense\n\n", |_| {}).unwrap_err().contains("nonsense"));
+        let mut events = Vec::new();
+        EventParser::default().feed(stream.as_bytes(), |event| events.push(event)).unwrap();
+        let full = StreamEvent::Error { message: "full".to_owned(), status: Some(503) };
+        let worded = StreamEvent::Error { message: "an error without a message".to_owned(), status: None };
+        assert_eq!(events, [StreamEvent::Content, StreamEvent::Other, full, worded]);
+        assert!(EventParser::default().feed(b"data: nonsense\n\n", |_| {}).unwrap_err().contains("nonsense"));
     }
 }

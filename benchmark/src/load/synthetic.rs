@@ -1,5 +1,5 @@
-//! Requests of given lengths where no trace is at hand, in GuideLLM's words:
-//! `prompt_tokens=512,output_tokens=128`, optionally with `prefix_tokens=` shared by all and `requests=`.
+//! Synthetic requests of given lengths, described as in GuideLLM: `prompt_tokens=512,output_tokens=128`, optionally
+//! with `prefix_tokens=`, a prefix shared by all, and `requests=`.
 
 use gorgo_core::Time;
 use gorgo_core::request::TraceRequest;
@@ -9,15 +9,15 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 const BLOCK: u32 = 16;
 const MOST_TOKENS: u64 = 1 << 20;
 
-/// Whether `text` is a description and no file name.
+/// Whether `text` is a description, not a file name.
 pub fn is_description(text: &str) -> bool {
     text.starts_with("prompt_tokens=") || text.starts_with("prefix_tokens=") || text.starts_with("output_tokens=")
 }
 
-/// Rows as described; their times are zero, so that a profile must say when they come.
+/// Generates the described requests. Their times are zero; the profile determines when they are sent.
 ///
 /// # Errors
-/// One sentence that names the part that cannot be read.
+/// One sentence that names the invalid part.
 pub fn rows(text: &str) -> Result<Vec<TraceRequest>, String> {
     let (mut prompt, mut output, mut prefix, mut requests) = (512, 128, 0, 1000);
     for part in text.split(',') {

@@ -1,30 +1,30 @@
-//! Where each request enters: at its user's nearest router, as gotoni's geo proxy sends it.
+//! Targets of requests: each user's requests go to the nearest target, as with gotoni's geo proxy.
 
 use gorgo_core::request::{Place, TraceRequest};
 use gorgo_sim::network::user_rtt_ms;
 use gorgo_traces::geo;
 
-/// A router or engine that takes requests.
+/// A router or engine that requests are sent to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
     /// Base URL without a path: `http://host:port` or `https://host`.
     pub url: String,
-    /// Shown in reports: the region, else the URL.
+    /// Name in reports: the region, or the URL.
     pub name: String,
-    /// Where it is; targets without a place are taken in turn.
+    /// Location. If any target has none, requests go to the targets in turn.
     pub place: Option<Place>,
 }
 
 impl Target {
-    /// Whether it is asked over TLS.
+    /// Whether it is reached over TLS.
     pub fn is_https(&self) -> bool {
         self.url.starts_with("https://")
     }
 
-    /// Reads `URL`, `URL@REGION` or `URL@LAT,LON`.
+    /// Parses `URL`, `URL@REGION` or `URL@LAT,LON`.
     ///
     /// # Errors
-    /// One sentence that names the text and says what to write.
+    /// One sentence that names the text and the expected format.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (url, region) = match text.rsplit_once('@') {
             Some((url, region)) => (url, Some(region)),
@@ -50,15 +50,16 @@ impl Target {
     }
 }
 
-/// The target a request enters at, and the round trip of its user there, ms. Users of unknown place are taken to be
-/// their country's access line away from every target, as in the simulator; without places requests go round.
+/// The target of a request, and the round trip between it and the user, ms. For users without a location the round
+/// trip is that of their country's access network, as in the simulator. If a target has no location, requests go to
+/// the targets in turn.
 pub fn entry(targets: &[Target], request: &TraceRequest, number: usize) -> (usize, f64) {
     let access = geo::access_ms(request.country);
     if targets.iter().any(|t| t.place.is_none()) {
         return (number % targets.len().max(1), access);
     }
     let rtt = |target: &Target| match (request.place, target.place) {
-        (Some(user), Some(there)) => user_rtt_ms(access, user.km_to(there)),
+        (Some(user), Some(site)) => user_rtt_ms(access, user.km_to(site)),
         _ => access,
     };
     let all = targets.iter().map(rtt).enumerate();

@@ -1,4 +1,4 @@
-//! Faults on command over HTTP: `GET /links`, `POST /links/NAME/partition|heal|reset`.
+//! Fault injection over HTTP: `GET /links`, `POST /links/NAME/partition|heal|reset`.
 
 use super::link::Link;
 use axum::extract::{Path, State};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 type Links = Arc<Vec<Arc<Link>>>;
 
-/// The paths; listen on loopback only.
+/// The routes of the control API, to be served on loopback only.
 pub fn control(links: Vec<Arc<Link>>) -> Router {
     Router::new().route("/links", get(list)).route("/links/{name}/{action}", post(act)).with_state(Arc::new(links))
 }
@@ -19,7 +19,7 @@ pub fn control(links: Vec<Arc<Link>>) -> Router {
 /// Serves [`control`] at `addr` until the runtime ends.
 ///
 /// # Errors
-/// The address cannot be had.
+/// The address cannot be bound.
 pub async fn serve(links: Vec<Arc<Link>>, addr: SocketAddr) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(addr).await?;
     let app = control(links);

@@ -1,53 +1,54 @@
-//! One pair of places: when a piece of bytes may leave, and what was done to the link on command.
+//! One link between two sites: its settings, the delay of its bytes, and its state.
 
 use crate::clock::Clock;
 use gorgo_core::request::Place;
 use gorgo_core::{Span, Time, rng};
 use gorgo_sim::network::Network;
 use gorgo_traces::geo;
+use parking_lot::Mutex;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 /// Settings of one link.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinkConfig {
-    /// What commands call it.
+    /// Name of the link.
     pub name: String,
-    /// Where clients connect; loopback only.
+    /// Address that clients connect to; loopback only.
     pub listen: SocketAddr,
-    /// Where they get to; loopback only.
+    /// Address that their bytes are relayed to; loopback only.
     pub target: SocketAddr,
     /// Region of the client's side.
     pub from: String,
     /// Region of the target's side.
     pub to: String,
-    /// Median round trip, ms; from measurements or the distance when absent.
+    /// Median round trip, ms; if absent, measured for the two regions or computed from their distance.
     #[serde(default)]
     pub rtt_ms: Option<f64>,
-    /// Connections are reset at random after this long on average, s; never when absent.
+    /// Mean time after which connections are reset at random, s; never if absent.
     #[serde(default)]
     pub mean_lifetime_s: Option<f64>,
 }
 
-/// What was done to a link.
+/// State of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LinkState {
-    /// Bytes flow.
+    /// Bytes pass.
     Up,
-    /// Nothing passes in either direction; what was sent arrives when it heals.
+    /// No bytes pass in either direction; what was sent is delivered when the link heals.
     Partitioned,
 }
 
-/// A link with its state.
+/// A running link.
 #[derive(Debug)]
 pub struct Link {
-    /// Its settings.
+    /// Settings of the link.
     pub config: LinkConfig,
     ends: (usize, usize),
     network: Arc<Mutex<Network>>,
@@ -57,12 +58,13 @@ pub struct Link {
     messages: AtomicU64,
     connections: AtomicU64,
     state: watch::Sender<LinkState>,
-    /// Counts resets.
+    /// Number of resets so far.
     resets: watch::Sender<u64>,
 }
 
 impl LinkConfig {
-    /// Reads `LISTEN=TARGET,rtt=MS` or `LISTEN=TARGET,from=REGION,to=REGION`; `number` names it unless `name=` does.
+    /// Parses `LISTEN=TARGET,rtt=MS` or `LISTEN=TARGET,from=REGION,to=REGION`. Without `name=` the link is named after
+    /// `number`.
     ///
     /// # Errors
     /// One sentence that names the part that cannot be read.
@@ -127,18 +129,18 @@ impl LinkConfig {
     }
 }
 
-/// Where a site lies; ends without a real place only need to be apart from each other.
+/// Location of a site. A site without a known region gets a location of its own.
 pub(super) fn place(name: &str, index: usize) -> Place {
     geo::place_of(name).unwrap_or(Place { lat: -60.0 + (index % 100) as f64, lon: -150.0 + (index / 100) as f64 })
 }
 
-/// Which way bytes go.
+/// Direction of bytes on a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// From the client to the target.
-    There,
+    ToTarget,
     /// From the target to the client.
-    Back,
+    ToClient,
 }
 
 impl Link {
@@ -155,20 +157,20 @@ impl Link {
         Self { config, ends, network, clock, seed, index, messages, connections, state, resets }
     }
 
-    /// When bytes that come now may leave: not before `after`, when those before them do, and as if they had come at
-    /// `sent` if that is later.
-    pub(super) fn due(&self, way: Way, after: Time, sent: Time) -> Time {
-        let (a, b) = if way == Way::There { self.ends } else { (self.ends.1, self.ends.0) };
+    /// When bytes that arrive now leave the link: not before `after`, when the bytes before them leave, and as if they
+    /// had arrived at `sent` if that is later.
+    pub(super) fn due(&self, direction: Direction, after: Time, sent: Time) -> Time {
+        let (a, b) = if direction == Direction::ToTarget { self.ends } else { (self.ends.1, self.ends.0) };
         // The lock is taken before the clock is read: the network must not be asked about the past.
-        let mut network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut network = self.network.lock();
         let now = self.clock.now();
         let message = self.messages.fetch_add(1, Ordering::Relaxed);
         (now.max(sent) + network.one_way(a, b, now, message)).max(after)
     }
 
-    /// When the handshake of a connection that is opened now would be over.
+    /// When the handshake of a connection that is opened now completes.
     pub(super) fn handshake(&self) -> Time {
-        let mut network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut network = self.network.lock();
         let now = self.clock.now();
         now + Span::from_ms(network.rtt_ms(self.ends.0, self.ends.1, now))
     }
@@ -177,20 +179,25 @@ impl Link {
         self.clock.instant(at)
     }
 
-    /// When a new connection breaks by itself.
-    pub(super) fn breaks(&self) -> Option<Time> {
-        let mean = self.config.mean_lifetime_s?;
+    /// When a connection that is opened now is reset at random.
+    pub(super) fn reset_time(&self) -> Option<Time> {
         let number = self.connections.fetch_add(1, Ordering::Relaxed);
-        let mut rng = rng::stream(self.seed, "relay-lifetime", (self.index << 32) | number);
-        Some(self.clock.now() + Span::from_secs(-(1.0 - rng.random::<f64>()).ln() * mean))
+        Some(self.clock.now() + self.lifetime(number)?)
     }
 
-    /// Stops all bytes until [`Self::heal`].
+    /// Lifetime of connection `number`.
+    fn lifetime(&self, number: u64) -> Option<Span> {
+        let mean = self.config.mean_lifetime_s?;
+        let mut rng = rng::stream(self.seed, "relay-lifetime", (self.index << 32) | number);
+        Some(Span::from_secs(-(1.0 - rng.random::<f64>()).ln() * mean))
+    }
+
+    /// Holds all bytes back until [`Self::heal`].
     pub fn partition(&self) {
         self.state.send_replace(LinkState::Partitioned);
     }
 
-    /// Lets bytes flow again.
+    /// Ends a partition.
     pub fn heal(&self) {
         self.state.send_replace(LinkState::Up);
     }
@@ -200,7 +207,7 @@ impl Link {
         self.resets.send_modify(|n| *n += 1);
     }
 
-    /// Its state.
+    /// State of the link.
     pub fn state(&self) -> LinkState {
         *self.state.borrow()
     }
@@ -235,7 +242,7 @@ mod tests {
             let mut last = Time::ZERO;
             for _ in 0..pieces {
                 let before = link.clock.now();
-                let due = link.due(Way::There, last, Time::ZERO);
+                let due = link.due(Direction::ToTarget, last, Time::ZERO);
                 prop_assert!(due >= last);
                 // Jitter is triangular: never more than root 6 standard deviations.
                 let least = Span::from_ms(rtt / 2.0 * (1.0 - jitter * 6f64.sqrt()).max(0.0));
@@ -251,11 +258,11 @@ mod tests {
     fn lifetimes_are_exponential_and_repeatable() {
         let mut one = link(10.0, 0.0);
         one.config.mean_lifetime_s = Some(5.0);
-        let now = one.clock.now();
-        let lives: Vec<f64> = (0..4000).map(|_| (one.breaks().unwrap() - now).ms() / 1e3).collect();
+        let lives: Vec<f64> = (0..4000).map(|number| one.lifetime(number).unwrap().ms() / 1e3).collect();
         let mean = lives.iter().sum::<f64>() / 4000.0;
         assert!((mean - 5.0).abs() < 0.5, "{mean}");
-        assert_eq!(link(10.0, 0.0).breaks(), None);
+        assert_eq!(one.lifetime(7), one.lifetime(7));
+        assert_eq!(link(10.0, 0.0).reset_time(), None);
     }
 
     #[test]

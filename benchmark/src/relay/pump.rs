@@ -1,7 +1,7 @@
-//! Moves the bytes of connections.
+//! Relays the bytes of connections, delayed by their link.
 
-use super::link::{Link, LinkState, Way};
-use crate::clock::Alarms;
+use super::link::{Direction, Link, LinkState};
+use crate::timer::PreciseTimer;
 use bytes::{Bytes, BytesMut};
 use gorgo_core::Time;
 use std::sync::Arc;
@@ -11,22 +11,22 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 
-/// Pieces on the way at a time, in one direction of one connection, and their largest size: 16 MiB at most.
+/// Limits of the bytes in transit in one direction of one connection: number of pieces and their size, 16 MiB in all.
 const PIECES: usize = 256;
 const PIECE_BYTES: usize = 64 << 10;
 /// Pause after a failed accept, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Takes connections of a link for ever.
-pub(super) async fn accept(link: Arc<Link>, listener: TcpListener, alarms: Alarms, most: usize) {
+/// Accepts connections of a link until its task is aborted; at most `most` are open at a time.
+pub(super) async fn accept(link: Arc<Link>, listener: TcpListener, timer: PreciseTimer, most: usize) {
     let open = Arc::new(Semaphore::new(most.max(1)));
     loop {
         let Ok(permit) = Arc::clone(&open).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((client, _)) => {
-                let (link, alarms) = (Arc::clone(&link), alarms.clone());
+                let (link, timer) = (Arc::clone(&link), timer.clone());
                 tokio::spawn(async move {
-                    connection(&link, client, &alarms).await;
+                    relay_connection(&link, client, &timer).await;
                     drop(permit);
                 });
             }
@@ -35,14 +35,15 @@ pub(super) async fn accept(link: Arc<Link>, listener: TcpListener, alarms: Alarm
     }
 }
 
-async fn connection(link: &Link, client: TcpStream, alarms: &Alarms) {
+/// Relays one connection until one side closes it or the link resets it.
+async fn relay_connection(link: &Link, client: TcpStream, timer: &PreciseTimer) {
     let mut resets = link.watch_resets();
     resets.mark_unchanged();
     let opened = link.handshake();
-    let breaks = link.breaks().unwrap_or(Time::NEVER);
-    // Whatever was done to the link, a new connection only begins once its target answers.
+    let reset_time = link.reset_time();
+    // A new connection waits for the end of a partition and until its target accepts.
     let connect = async {
-        pass(&mut link.watch_state()).await;
+        wait_until_up(&mut link.watch_state()).await;
         TcpStream::connect(link.config.target).await
     };
     let (mut client, mut server) = (client, None);
@@ -53,30 +54,38 @@ async fn connection(link: &Link, client: TcpStream, alarms: &Alarms) {
             server.set_nodelay(true)?;
             let (client, server) = (client.split(), server.split());
             tokio::try_join!(
-                direction(link, alarms, Way::There, client.0, server.1, opened),
-                direction(link, alarms, Way::Back, server.0, client.1, Time::ZERO),
+                relay_direction(link, timer, Direction::ToTarget, client.0, server.1, opened),
+                relay_direction(link, timer, Direction::ToClient, server.0, client.1, Time::ZERO),
             )
         } => relayed.is_ok(),
         _ = resets.changed() => false,
-        () = alarms.sleep_until(link.instant(breaks)), if breaks != Time::NEVER => false,
+        () = sleep_until(timer, link, reset_time) => false,
     };
     if !orderly {
-        // An error on one side, or a fault on command, is a reset on both.
+        // An error on one side, or a reset of the link, resets both sides.
         let _ = client.set_zero_linger();
         let _ = server.map(|server| server.set_zero_linger());
     }
 }
 
-/// Waits while the link is partitioned.
-async fn pass(state: &mut watch::Receiver<LinkState>) {
+/// Returns at `at`, or never.
+async fn sleep_until(timer: &PreciseTimer, link: &Link, at: Option<Time>) {
+    match at {
+        Some(at) => timer.sleep_until(link.instant(at)).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the link is not partitioned.
+async fn wait_until_up(state: &mut watch::Receiver<LinkState>) {
     let _ = state.wait_for(|s| *s == LinkState::Up).await; // fails only when the link is gone, and so is this task
 }
 
-/// One direction, to the end of its stream. The first bytes leave half a round trip after `opened` at the earliest.
-async fn direction(
+/// Relays one direction to the end of its stream. The first bytes leave half a round trip after `opened` or later.
+async fn relay_direction(
     link: &Link,
-    alarms: &Alarms,
-    way: Way,
+    timer: &PreciseTimer,
+    direction: Direction,
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut opened: Time,
@@ -88,11 +97,11 @@ async fn direction(
         loop {
             buffer.reserve(PIECE_BYTES);
             let piece = match from.read_buf(&mut buffer).await? {
-                0 => Bytes::new(), // the end travels like bytes do
+                0 => Bytes::new(), // the end of the stream is delayed like its bytes
                 _ => buffer.split().freeze(),
             };
-            // The first bytes could only be sent when the handshake was over.
-            let due = link.due(way, last, std::mem::take(&mut opened));
+            // A client cannot send its first bytes before the handshake completes.
+            let due = link.due(direction, last, std::mem::take(&mut opened));
             last = due;
             let over = piece.is_empty();
             if put.send((due, piece)).await.is_err() || over {
@@ -103,8 +112,8 @@ async fn direction(
     let write = async move {
         let mut state = link.watch_state();
         while let Some((due, piece)) = take.recv().await {
-            alarms.sleep_until(link.instant(due)).await;
-            pass(&mut state).await;
+            timer.sleep_until(link.instant(due)).await;
+            wait_until_up(&mut state).await;
             if piece.is_empty() {
                 return to.shutdown().await;
             }

@@ -27,22 +27,38 @@ pub(super) fn cdf(arms: &[ArmSummary], points: &[Point]) -> Option<Sheet> {
             seeds.fold(Digest::default(), |sum, p| sum.merge(&p.latency.ttft)).quantiles(&levels)
         })
         .collect();
+    distributions(&entries(arms, true), &levels, &curves)
+}
+
+/// Cumulative distributions of samples of the time to first token, one for each (label, samples).
+pub(super) fn cdf_of(samples: &[(String, Digest)]) -> Option<Sheet> {
+    let levels: Vec<f64> = (0..=STEPS).map(|i| i as f64 / STEPS as f64).collect();
+    let curves: Vec<Vec<f64>> = samples.iter().map(|(_, digest)| digest.quantiles(&levels)).collect();
+    let entry = |(i, (label, _)): (usize, &(String, Digest))| Entry {
+        label: label.clone(),
+        color: color(i),
+        dash: dash(i),
+        line: true,
+    };
+    distributions(&samples.iter().enumerate().map(entry).collect::<Vec<_>>(), &levels, &curves)
+}
+
+fn distributions(entries: &[Entry], levels: &[f64], curves: &[Vec<f64>]) -> Option<Sheet> {
     // A tenth of a millisecond is below any network; it keeps the logarithm off zero.
     let low = curves.iter().filter_map(|c| c.first()).fold(f64::INFINITY, |a, &b| a.min(b)).max(0.1);
     let high = curves.iter().filter_map(|c| c.last()).fold(0.0, |a: f64, &b| a.max(b));
     if !low.is_finite() {
         return None;
     }
-    let entries = entries(arms, true);
-    let top = head_height(&entries);
+    let top = head_height(entries);
     let height = top + 400.0;
     let mut sheet = Sheet::new(WIDTH, height);
-    head(&mut sheet, "Time to first token", &entries);
+    head(&mut sheet, "Time to first token", entries);
     let x = Axis::log("time to first token at the user (ms, logarithmic)", low, high.max(low * 1.1));
     let y = Axis::linear("share of requests", 0.0, 1.0, 5);
     let frame = Frame::draw(&mut sheet, (EDGE, top), (WIDTH - EDGE, height - EDGE), x, y);
     for (i, curve) in curves.iter().enumerate() {
-        let line = curve.iter().zip(&levels).map(|(&ms, &level)| frame.at((ms, level))).collect();
+        let line = curve.iter().zip(levels).map(|(&ms, &level)| frame.at((ms, level))).collect();
         sheet.line(line, color(i), 2.0, dash(i));
     }
     Some(sheet)

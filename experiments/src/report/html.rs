@@ -1,4 +1,32 @@
-//! Building blocks of HTML: escaping and tables.
+//! Building blocks of HTML: the frame of a page, escaping, tables and figures.
+
+use crate::plot::Figure;
+use crate::results::{ResultError, VERSION};
+
+const STYLE: &str = include_str!("style.css");
+
+/// A page that stands alone, with `body` below its title.
+pub(super) fn page(title: &str, body: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <title>{0}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{0}</h1>\n{body}\
+         <footer>gorgo {1}</footer>\n</main>\n</body>\n</html>\n",
+        escape(title),
+        escape(VERSION)
+    )
+}
+
+/// A plot with its caption.
+pub(super) fn figure(figure: &Figure) -> Result<String, ResultError> {
+    let svg = figure.svg()?;
+    // The header of a file has no place inside a page.
+    let svg = svg.find("<svg").map_or(svg.as_str(), |at| &svg[at..]);
+    let caption = escape(&figure.caption);
+    let label = svg.replacen("<svg ", &format!("<svg aria-label=\"{caption}\" "), 1);
+    Ok(format!("<figure>\n<div class=\"scroll paper\">{label}</div>\n<figcaption>{caption}</figcaption>\n</figure>\n"))
+}
 
 /// Text safe between tags and inside quoted attributes. Control characters but tab and line ends are dropped: no
 /// browser shows them.

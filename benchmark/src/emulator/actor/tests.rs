@@ -1,5 +1,9 @@
+//! The engine's thread, driven through its handle.
+
+use super::super::handle::{EngineHandle, Ticket};
 use super::*;
 use crate::text;
+use gorgo_sim::engine::{EngineError, EngineRequest};
 
 fn request(prompt: &str, output_tokens: u32) -> EngineRequest {
     let cut = text::blocks(prompt.as_bytes(), 4);
@@ -14,11 +18,15 @@ fn request(prompt: &str, output_tokens: u32) -> EngineRequest {
     }
 }
 
-fn fast() -> EmulatorConfig {
-    EmulatorConfig { speed: 100.0, ..EmulatorConfig::default() }
+fn at_speed(speed: f64) -> EmulatorConfig {
+    EmulatorConfig { speed, ..EmulatorConfig::default() }
 }
 
-async fn end(ticket: &mut Ticket) -> Progress {
+fn fast() -> EmulatorConfig {
+    at_speed(100.0)
+}
+
+async fn end(ticket: &mut Ticket) -> RequestProgress {
     ticket.progress.wait_for(|p| p.end.is_some()).await.unwrap().clone()
 }
 
@@ -64,8 +72,9 @@ async fn real_time_and_virtual_time_agree_to_the_bit() {
 }
 
 #[tokio::test]
-async fn a_crash_ends_what_is_in_flight_and_a_restart_is_cold() {
-    let handle = EngineHandle::start(&fast()).unwrap();
+async fn a_crash_ends_requests_in_flight_and_the_engine_refuses_others_until_its_restart() {
+    // So slow that nothing finishes by itself during the test.
+    let handle = EngineHandle::start(&at_speed(0.01)).unwrap();
     let mut long = handle.submit(request("a long story", 4000), true).await.unwrap();
     handle.crash();
     let progress = end(&mut long).await;
@@ -73,9 +82,18 @@ async fn a_crash_ends_what_is_in_flight_and_a_restart_is_cold() {
     assert_eq!(handle.submit(request("anybody?", 3), true).await.unwrap_err(), EngineError::Down);
     handle.restart(Some(20.0));
     assert!(matches!(handle.read().await.unwrap().health, Health::Starting(_)));
+    handle.submit(request("anybody?", 3), true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_restart_is_cold() {
+    let handle = EngineHandle::start(&fast()).unwrap();
+    handle.crash();
+    let down = handle.read().await.unwrap().now;
+    handle.restart(Some(20.0));
     let mut waits = handle.submit(request("anybody?", 3), true).await.unwrap();
     let progress = end(&mut waits).await;
-    assert!(progress.prefill.unwrap() - progress.accepted >= Span::from_secs(15.0), "{progress:?}");
+    assert!(progress.prefill.unwrap() >= down + Span::from_secs(20.0), "{progress:?} {down:?}");
 }
 
 #[tokio::test]
@@ -86,7 +104,7 @@ async fn a_hang_costs_no_engine_time_and_a_crash_ends_it() {
     let held = end(&mut before).await;
     let mut after = handle.submit(request("another", 20), true).await.unwrap();
     let free = end(&mut after).await;
-    let took = |p: &Progress| (p.end.clone().unwrap().0 - p.accepted).ms();
+    let took = |p: &RequestProgress| (p.end.clone().unwrap().0 - p.accepted).ms();
     assert!((took(&held) - took(&free)).abs() < 0.2 * took(&free), "{} {}", took(&held), took(&free));
     handle.hang(Duration::from_secs(3600));
     handle.crash();
@@ -95,7 +113,8 @@ async fn a_hang_costs_no_engine_time_and_a_crash_ends_it() {
 
 #[tokio::test]
 async fn cancelled_requests_end_and_too_many_are_refused() {
-    let handle = EngineHandle::start(&EmulatorConfig { max_in_flight: 2, ..fast() }).unwrap();
+    // In real time 4000 tokens take 43 s, far more than the test.
+    let handle = EngineHandle::start(&EmulatorConfig { max_in_flight: 2, ..at_speed(1.0) }).unwrap();
     let mut one = handle.submit(request("one", 4000), true).await.unwrap();
     let _two = handle.submit(request("two", 4000), true).await.unwrap();
     assert_eq!(handle.submit(request("three", 1), true).await.unwrap_err(), EngineError::QueueFull);

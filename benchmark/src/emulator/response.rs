@@ -1,11 +1,12 @@
-//! Tokens become bytes, exactly as SGLang writes them: JSON for answers in one piece, events for streams.
+//! Response bodies, byte for byte as SGLang writes them: JSON for whole answers, server-sent events for streams.
 
-use super::actor::{Done, Progress};
+use super::messages::{Completed, RequestProgress};
+use super::prompt::token_ids;
 use crate::text::Answer;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// Which of the three paths asked.
+/// Path of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
     /// `/v1/chat/completions`.
@@ -16,36 +17,37 @@ pub enum Path {
     Generate,
 }
 
-/// What an answer needs beside its tokens.
+/// Writes the response to one request, in the format of its path.
 #[derive(Debug, Clone)]
-pub struct Answering {
-    /// Which shape.
+pub struct ResponseWriter {
+    /// Path of the request.
     pub path: Path,
-    /// The request's id, hexadecimal unless the client named it.
+    /// Id of the request; hexadecimal unless set by the client.
     pub rid: String,
-    /// The model as the client called it.
+    /// Model name as sent by the client.
     pub model: String,
-    /// Unix time, s.
+    /// Unix time of the request, s.
     pub created: u64,
-    /// Its text.
+    /// Text of the answer.
     pub answer: Answer,
     /// Prompt tokens.
     pub prompt_tokens: u32,
-    /// The client's limit; an answer of that length ended by it.
+    /// The client's `max_tokens`; an answer of that length ends for reason `length`.
     pub max_new: Option<u32>,
-    /// The usage in a last chunk.
+    /// Send the usage in a last chunk.
     pub include_usage: bool,
-    /// The usage so far in every chunk.
+    /// Send the usage so far in every chunk.
     pub continuous_usage: bool,
-    /// `--enable-cache-report`.
+    /// `--enable-cache-report`: the usage includes cached tokens.
     pub cache_report: bool,
 }
 
-/// The end of every stream.
+/// Last event of every stream.
 pub const DONE: &str = "data: [DONE]\n\n";
 
-impl Answering {
-    fn finish(&self, done: Option<Done>) -> (&'static str, Option<u32>, Value) {
+impl ResponseWriter {
+    /// Finish reason, its token, and the reason as `/generate` reports it.
+    fn finish(&self, done: Option<Completed>) -> (&'static str, Option<u32>, Value) {
         let Some(done) = done else {
             let reason = json!({"type": "abort", "message": "Aborted", "status_code": null, "err_type": null});
             return ("abort", None, reason);
@@ -57,12 +59,12 @@ impl Answering {
         }
     }
 
-    fn usage(&self, progress: &Progress) -> Usage {
+    fn usage(&self, progress: &RequestProgress) -> Usage {
         Usage {
             prompt_tokens: self.prompt_tokens,
             total_tokens: self.prompt_tokens + progress.generated,
             completion_tokens: progress.generated,
-            // 0.5.10 does not tell "none" from "not reported".
+            // 0.5.10 sends null both for no cached tokens and without a cache report.
             prompt_tokens_details: (self.cache_report && progress.cached_tokens > 0)
                 .then_some(Details { cached_tokens: progress.cached_tokens }),
             reasoning_tokens: 0,
@@ -85,8 +87,8 @@ impl Answering {
         }
     }
 
-    /// Events for the step from `sent` tokens told to `progress`; the very first also says who speaks.
-    pub fn events(&self, sent: u32, progress: &Progress) -> String {
+    /// Events for the tokens between `sent` and `progress`. The first event of a chat stream carries the role.
+    pub fn events(&self, sent: u32, progress: &RequestProgress) -> String {
         if self.path == Path::Generate {
             return if progress.generated > sent { self.native(progress, None) } else { String::new() };
         }
@@ -101,15 +103,15 @@ impl Answering {
         out
     }
 
-    /// Events that end a stream; `done` is `None` when it was aborted.
-    pub fn last_events(&self, progress: &Progress, done: Option<Done>) -> String {
-        let (word, matched, _) = self.finish(done);
+    /// Events that end a stream; `done` is `None` if the request was aborted.
+    pub fn last_events(&self, progress: &RequestProgress, done: Option<Completed>) -> String {
+        let (reason, matched, _) = self.finish(done);
         let mut out = String::new();
         if self.path == Path::Generate {
             out += &self.native(progress, Some(done));
         } else {
             let usage = self.usage(progress);
-            out += &self.delta(None, None, (Some(word), matched), self.continuous_usage.then_some(&usage));
+            out += &self.delta(None, None, (Some(reason), matched), self.continuous_usage.then_some(&usage));
             if self.include_usage {
                 out += &self.chunk([(); 0], Some(&usage));
             }
@@ -117,11 +119,11 @@ impl Answering {
         out + DONE
     }
 
-    fn native(&self, progress: &Progress, end: Option<Option<Done>>) -> String {
+    fn native(&self, progress: &RequestProgress, end: Option<Option<Completed>>) -> String {
         format!("data: {}\n\n", self.native_value(progress, end))
     }
 
-    fn native_value(&self, progress: &Progress, end: Option<Option<Done>>) -> Value {
+    fn native_value(&self, progress: &RequestProgress, end: Option<Option<Completed>>) -> Value {
         let retractions = end.flatten().map_or(0, |d| d.retractions);
         let mut meta = json!({
             "id": self.rid,
@@ -143,15 +145,15 @@ impl Answering {
         json!({"text": self.answer.text(0, progress.generated), "output_ids": output_ids(&self.answer, progress.generated), "meta_info": meta})
     }
 
-    /// The answer in one piece; `done` is `None` when it was aborted.
-    pub fn whole(&self, progress: &Progress, done: Option<Done>) -> Value {
+    /// The whole response of a request without streaming; `done` is `None` if the request was aborted.
+    pub fn whole(&self, progress: &RequestProgress, done: Option<Completed>) -> Value {
         if self.path == Path::Generate {
             return self.native_value(progress, Some(done));
         }
-        let (word, matched, _) = self.finish(done);
+        let (reason, matched, _) = self.finish(done);
         let text = self.answer.text(0, progress.generated);
         let usage = self.usage(progress);
-        let mut choice = json!({"index": 0, "logprobs": null, "finish_reason": word, "matched_stop": matched});
+        let mut choice = json!({"index": 0, "logprobs": null, "finish_reason": reason, "matched_stop": matched});
         let object = if self.path == Path::Chat {
             choice["message"] =
                 json!({"role": "assistant", "content": text, "reasoning_content": null, "tool_calls": null});
@@ -172,7 +174,7 @@ fn event(value: &impl Serialize) -> String {
     format!("data: {}\n\n", serde_json::to_string(value).unwrap_or_default())
 }
 
-/// Why an answer ended, and by which token.
+/// Finish reason and the token that ended the answer.
 type Finish<'a> = (Option<&'a str>, Option<u32>);
 
 // Fields in the order in which SGLang writes them.
@@ -227,7 +229,7 @@ struct TextChoice<'a> {
     matched_stop: Option<u32>,
 }
 
-/// The token ids of an answer: the four bytes of each token.
+/// Token ids of an answer: the four bytes of each token.
 fn output_ids(answer: &Answer, tokens: u32) -> Vec<u32> {
-    super::admin::token_ids(answer.text(0, tokens).as_bytes(), 4)
+    token_ids(answer.text(0, tokens).as_bytes(), 4)
 }

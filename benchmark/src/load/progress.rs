@@ -1,13 +1,13 @@
-//! Figures of a run while it goes on, and the way to stop it.
+//! Progress of a running benchmark, and the means to stop it.
 
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_sim::engine::GapHistogram;
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
-/// Figures while it runs; shared with whoever shows them.
+/// Counters of a running benchmark, shared with the display, and its stop flag.
 #[derive(Debug, Default)]
-pub struct Live {
+pub struct Progress {
     sent: AtomicU64,
     finished: AtomicU64,
     failed: AtomicU64,
@@ -16,38 +16,38 @@ pub struct Live {
     ttft: Mutex<GapHistogram>,
 }
 
-/// What a [`Live`] shows.
+/// Values of a [`Progress`].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Now {
+pub struct Figures {
     /// Requests sent.
     pub sent: u64,
-    /// Answered in full.
+    /// Requests answered in full.
     pub finished: u64,
-    /// Ended otherwise.
+    /// Requests that ended otherwise.
     pub failed: u64,
-    /// Tokens of answers.
+    /// Output tokens.
     pub tokens: u64,
-    /// Median time to first token of the run, ms.
+    /// Median TTFT so far, ms.
     pub ttft_p50_ms: Option<f64>,
-    /// Its 99th percentile, ms.
+    /// 99th percentile of the TTFT so far, ms.
     pub ttft_p99_ms: Option<f64>,
 }
 
-impl Live {
-    /// Sends nothing more and gives up what is in flight.
+impl Progress {
+    /// Stops the benchmark: no more requests are sent, those in flight are abandoned.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Where it stands.
-    pub fn now(&self) -> Now {
-        let ttft = self.ttft.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The current values.
+    pub fn figures(&self) -> Figures {
+        let ttft = self.ttft.lock();
         let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        Now {
+        Figures {
             sent: load(&self.sent),
             finished: load(&self.finished),
             failed: load(&self.failed),
@@ -57,11 +57,11 @@ impl Live {
         }
     }
 
-    pub(super) fn sending(&self) {
+    pub(super) fn request_sent(&self) {
         self.sent.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn ended(&self, record: &RequestRecord) {
+    pub(super) fn request_ended(&self, record: &RequestRecord) {
         if record.status == Status::Finished {
             self.finished.fetch_add(1, Ordering::Relaxed);
         } else {
@@ -69,7 +69,7 @@ impl Live {
         }
         self.tokens.fetch_add(u64::from(record.output_tokens), Ordering::Relaxed);
         if let Some(ttft) = record.ttft() {
-            self.ttft.lock().unwrap_or_else(PoisonError::into_inner).add(ttft.ms(), 1);
+            self.ttft.lock().add(ttft.ms(), 1);
         }
     }
 }

@@ -1,0 +1,177 @@
+//! Sends the requests of one strategy: at their scheduled times, or from the workers of a closed loop.
+
+use super::bench::Bench;
+use super::client::{Client, Outcome};
+use super::progress::Progress;
+use super::run::{RequestResult, time_since};
+use super::source::Prepared;
+use crate::timer::PreciseTimer;
+use gorgo_core::record::{RequestRecord, Status};
+use gorgo_core::{Span, Time};
+use gorgo_sim::network::Network;
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// How often a waiting thread checks whether the benchmark was stopped.
+pub(super) const SLICE: Duration = Duration::from_millis(100);
+
+/// Sends the requests of one strategy and collects their results.
+pub(super) struct Sender {
+    pub(super) bench: Bench,
+    pub(super) clients: Vec<Client>,
+    pub(super) countries: Vec<[u8; 2]>,
+    pub(super) network: Network,
+    pub(super) timer: PreciseTimer,
+    /// Start of the schedule.
+    pub(super) epoch: Instant,
+    pub(super) progress: Arc<Progress>,
+    /// Number of the strategy within the benchmark.
+    pub(super) run: u64,
+    /// Records of requests in flight, by number: the run may end before they do.
+    pub(super) in_flight: Mutex<BTreeMap<usize, RequestRecord>>,
+}
+
+type Ready = mpsc::Receiver<Prepared>;
+
+impl Sender {
+    /// Sends each request at its scheduled time. Runs on its own thread, whose sleep is accurate to 0.1 ms.
+    pub(super) fn send_on_schedule(
+        self: Arc<Self>,
+        runtime: &tokio::runtime::Handle,
+        at: &[Time],
+        mut ready: Ready,
+    ) -> JoinSet<Vec<RequestResult>> {
+        let mut tasks = JoinSet::new();
+        for &at in at {
+            let Some(prepared) = ready.blocking_recv() else { break };
+            let due = self.epoch + Duration::from_nanos(at.0);
+            while let Some(rest) = due.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
+                if self.progress.is_stopped() {
+                    return tasks;
+                }
+                std::thread::sleep(rest.min(SLICE));
+            }
+            if self.progress.is_stopped() {
+                break;
+            }
+            tasks.spawn_on(Arc::clone(&self).send_one(prepared, at), runtime);
+        }
+        tasks
+    }
+
+    async fn send_one(self: Arc<Self>, prepared: Prepared, at: Time) -> Vec<RequestResult> {
+        vec![self.send(prepared, at).await]
+    }
+
+    /// Runs a worker of a closed loop: it sends its next request when the previous one has ended.
+    pub(super) async fn run_worker(
+        self: Arc<Self>,
+        ready: Arc<tokio::sync::Mutex<Ready>>,
+        until: Time,
+    ) -> Vec<RequestResult> {
+        let mut rows = Vec::new();
+        self.timer.sleep_until(self.epoch).await;
+        while !self.progress.is_stopped() {
+            let Some(prepared) = ready.lock().await.recv().await else { break };
+            let now = time_since(self.epoch, Instant::now());
+            if now >= until {
+                break;
+            }
+            rows.push(self.send(prepared, now).await);
+        }
+        rows
+    }
+
+    /// Sends one request, scheduled at `at`, and waits for its end.
+    async fn send(&self, prepared: Prepared, at: Time) -> RequestResult {
+        let (number, target, user_rtt_ms) = (prepared.number, prepared.target, prepared.user_rtt_ms);
+        let one_way = |leg: u64| match self.bench.user_rtt {
+            true => self.network.user_one_way(user_rtt_ms, ((number as u64) << 8) | leg),
+            false => Span::ZERO,
+        };
+        let mut record = self.record(&prepared, at);
+        {
+            let mut in_flight = self.in_flight();
+            if in_flight.len() >= self.bench.max_in_flight {
+                (record.status, record.done) = (Status::Rejected, at);
+                drop(in_flight);
+                let error = format!("dropped: {} requests were in flight", self.bench.max_in_flight);
+                return RequestResult { dropped: true, ..self.unanswered(record, Some(error)) };
+            }
+            in_flight.insert(number, record.clone());
+        }
+        // The user sends at `at`; the request reaches the router one way later.
+        let due = at + one_way(1);
+        if self.bench.user_rtt {
+            self.timer.sleep_until(self.epoch + Duration::from_nanos(due.0)).await;
+        }
+        self.progress.request_sent();
+        let id = format!("bench-{}-{:x}-{number}", self.bench.seed, self.run);
+        let outcome = self.clients[target].send(prepared.body, &id).await;
+        let row = self.result(record, due, one_way(2), one_way(3), outcome);
+        self.in_flight().remove(&number);
+        self.progress.request_ended(&row.record);
+        row
+    }
+
+    fn in_flight(&self) -> MutexGuard<'_, BTreeMap<usize, RequestRecord>> {
+        self.in_flight.lock()
+    }
+
+    /// The record of a request that is about to be sent.
+    fn record(&self, prepared: &Prepared, at: Time) -> RequestRecord {
+        let row = &self.bench.rows[prepared.row];
+        let origin = row.country.and_then(|c| self.countries.binary_search(&c).ok()).unwrap_or(self.countries.len());
+        RequestRecord {
+            origin: u16::try_from(origin).unwrap_or(u16::MAX),
+            router: u16::try_from(prepared.target).unwrap_or(u16::MAX),
+            status: Status::Cancelled,
+            attempts: 1,
+            ..RequestRecord::scheduled(prepared.number as u64, row, at)
+        }
+    }
+
+    /// The result of a request that has no answer.
+    fn unanswered(&self, record: RequestRecord, error: Option<String>) -> RequestResult {
+        let warmup = record.scheduled.secs() < self.bench.warmup_s;
+        RequestResult { error, ..RequestResult::new(record, warmup) }
+    }
+
+    /// The result of a request. `due` is when it should have reached the router; `first` and `last` are the one-way
+    /// times of its first and last token to the user.
+    fn result(&self, mut record: RequestRecord, due: Time, first: Span, last: Span, outcome: Outcome) -> RequestResult {
+        let at = |instant: Instant| time_since(self.epoch, instant);
+        let lateness = at(outcome.sent) - due;
+        record.status = outcome.status;
+        record.sent = record.scheduled + lateness;
+        record.arrived = at(outcome.sent);
+        if let Some(instant) = outcome.first {
+            (record.router_first, record.first_token) = (at(instant), at(instant) + first);
+        }
+        // One-way times differ: the end must not overtake the first token (`NEVER` if there was none).
+        record.done = (at(outcome.done) + last).max(record.first_token.min(at(outcome.done) + first));
+        record.prompt_tokens = outcome.counts.prompt.unwrap_or(record.prompt_tokens);
+        record.output_tokens = outcome.counts.output.unwrap_or(outcome.chunks);
+        record.cached_tokens = outcome.counts.cached.unwrap_or(0);
+        let mut row = self.unanswered(record, outcome.error);
+        row.lateness = lateness;
+        row.last = outcome.last.map_or(Time::NEVER, |instant| at(instant) + last);
+        (row.replica, row.gaps_ms) = (outcome.replica, outcome.gaps_ms);
+        row
+    }
+
+    /// Results of the requests still in flight, whose tasks were dropped.
+    pub(super) fn unfinished(&self) -> Vec<RequestResult> {
+        let now = time_since(self.epoch, Instant::now());
+        let in_flight = std::mem::take(&mut *self.in_flight());
+        let row = |mut record: RequestRecord| {
+            record.done = now.max(record.scheduled);
+            self.unanswered(record, Some("not over when the run ended".to_owned()))
+        };
+        in_flight.into_values().map(row).collect()
+    }
+}

@@ -1,0 +1,220 @@
+//! `benchmarks.html`: the report of `gorgo bench` as one page.
+
+use super::html::{HtmlTable, escape, figure, page};
+use crate::plot;
+use crate::results::ResultError;
+use crate::stats::Digest;
+use gorgo_benchmark::load::report::{Benchmark, Report};
+use gorgo_benchmark::load::run::Run;
+use gorgo_core::Span;
+use std::fmt::Write;
+
+/// The page for a report and the runs it was made from.
+///
+/// # Errors
+/// When the plot cannot be drawn.
+pub fn html(report: &Report, runs: &[Run]) -> Result<String, ResultError> {
+    let m = &report.metadata;
+    let mut body = format!(
+        "<pre class=\"scroll\">{}</pre>\n<p>Trace {}, seed {}, salt {}. Latencies count from the scheduled time.</p>\n",
+        escape(&m.command),
+        escape(&m.data),
+        m.seed,
+        m.salt
+    );
+    for benchmark in &report.benchmarks {
+        let _ = writeln!(body, "<h2>{}</h2>", escape(&label(benchmark)));
+        body.push_str(&summary(benchmark));
+        body.push_str(&metrics(benchmark));
+        body.push_str(&targets(benchmark));
+        body.push_str(&errors(benchmark));
+    }
+    let ttft = |run: &Run| {
+        let answered = run.rows.iter().filter(|r| !r.warmup && r.is_successful());
+        Digest::of(answered.filter_map(|r| r.ttft_ms()).map(Span::from_ms))
+    };
+    let samples: Vec<(String, Digest)> =
+        report.benchmarks.iter().zip(runs).map(|(benchmark, run)| (label(benchmark), ttft(run))).collect();
+    if let Some(plot) = plot::ttft_distribution(&samples) {
+        body.push_str("<h2>Time to first token</h2>\n");
+        body.push_str(&figure(&plot)?);
+    }
+    Ok(page("gorgo bench", &body))
+}
+
+/// The profile of a strategy with its rate or its number of workers.
+fn label(b: &Benchmark) -> String {
+    match (b.strategy.rate, b.strategy.streams) {
+        (Some(rate), _) => format!("{} at {rate:.2}/s", b.strategy.type_),
+        (None, Some(workers)) => format!("{}, {workers} at a time", b.strategy.type_),
+        (None, None) => b.strategy.type_.to_owned(),
+    }
+}
+
+fn summary(b: &Benchmark) -> String {
+    let (totals, schedule) = (&b.request_totals, &b.schedule);
+    let mut text = String::new();
+    if !schedule.valid {
+        let _ = writeln!(
+            text,
+            "<p class=\"worse\">Invalid: 1 % of the requests were sent more than {:.2} ms late, {} were dropped. The client was the limit.</p>",
+            schedule.lateness_ms.percentiles.p99, schedule.dropped
+        );
+    }
+    let _ = writeln!(
+        text,
+        "<p>{} of {} requests answered ({} failed, {} incomplete), {:.2}/s, {:.1} output tokens/s, {:.1} in flight on average, {:.1} % of prompt tokens cached.</p>",
+        totals.successful,
+        totals.total,
+        totals.errored,
+        totals.incomplete,
+        b.metrics.requests_per_second,
+        b.metrics.output_tokens_per_second,
+        b.metrics.request_concurrency,
+        100.0 * b.cache_hit_rate
+    );
+    if let Some(goodput) = &b.goodput {
+        let _ = writeln!(
+            text,
+            "<p>Objective met by {} requests ({:.1} %), {:.2}/s.</p>",
+            goodput.requests,
+            100.0 * goodput.share,
+            goodput.requests_per_second
+        );
+    }
+    text
+}
+
+fn metrics(b: &Benchmark) -> String {
+    let mut table = HtmlTable::new(&["metric", "mean", "p50", "p90", "p95", "p99", "max"]);
+    let lateness = [("lateness_ms", &b.schedule.lateness_ms)];
+    for (name, d) in b.metrics.distributions().into_iter().chain(lateness) {
+        let p = &d.percentiles;
+        table.row(&row(name, &[d.mean, p.p50, p.p90, p.p95, p.p99, d.max]));
+    }
+    table.finish("No metric.")
+}
+
+fn targets(b: &Benchmark) -> String {
+    let mut table = HtmlTable::new(&["target", "requests", "TTFT mean ms", "p50", "p95", "p99"]);
+    for target in &b.by_region {
+        let [mean, p50, p95, p99] = target.time_to_first_token_ms;
+        table.row(&row(&target.region, &[target.requests as f64, mean, p50, p95, p99]));
+    }
+    table.finish("No target.")
+}
+
+fn errors(b: &Benchmark) -> String {
+    let items: String =
+        b.errors.iter().map(|(error, count)| format!("<li>{count} × {}</li>\n", escape(error))).collect();
+    if items.is_empty() { items } else { format!("<ul class=\"worse\">\n{items}</ul>\n") }
+}
+
+fn row(name: &str, values: &[f64]) -> Vec<String> {
+    [name.to_owned()].into_iter().chain(values.iter().map(|&v| number(v))).collect()
+}
+
+fn number(v: f64) -> String {
+    match v.abs() {
+        a if a >= 1000.0 || v.fract() == 0.0 => format!("{v:.0}"),
+        a if a >= 10.0 => format!("{v:.1}"),
+        _ => format!("{v:.3}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gorgo_benchmark::load::distribution::Distribution;
+    use gorgo_benchmark::load::report::{Metadata, Metrics, Region, Schedule, StrategyInfo, Totals};
+    use gorgo_benchmark::load::run::RequestResult;
+    use gorgo_core::Time;
+    use gorgo_core::record::{RequestRecord, Status};
+    use gorgo_core::request::TraceRequest;
+    use std::collections::BTreeMap;
+
+    fn result(n: u64) -> RequestResult {
+        let request = TraceRequest {
+            at: Time::ZERO,
+            session: 0,
+            user: 0,
+            turn: 1,
+            place: None,
+            country: None,
+            input_tokens: 1,
+            output_tokens: 1,
+            max_tokens: None,
+            block_tokens: 16,
+            blocks: [1].into(),
+            answer_blocks: [].into(),
+        };
+        let mut record = RequestRecord::scheduled(n, &request, Time::ZERO);
+        (record.status, record.first_token, record.done) =
+            (Status::Finished, Time::from_ms(100.0 + n as f64), Time::from_ms(500.0));
+        RequestResult::new(record, false)
+    }
+
+    fn report(error: &str) -> Report {
+        let metadata = Metadata {
+            version: 1,
+            gorgo_version: "0",
+            command: format!("gorgo bench {error}"),
+            data: "t".to_owned(),
+            targets: vec![error.to_owned()],
+            seed: 1,
+            salt: 0,
+        };
+        let region = Region {
+            region: error.to_owned(),
+            requests: 7,
+            successful: 7,
+            time_to_first_token_ms: [1.0; 4],
+            request_latency: [1.0; 4],
+        };
+        let benchmark = Benchmark {
+            strategy: StrategyInfo { type_: "poisson", rate: Some(5.0), streams: None },
+            duration: 1.0,
+            warmup_duration: 0.0,
+            request_totals: Totals { successful: 7, errored: 1, incomplete: 0, total: 8 },
+            schedule: Schedule {
+                valid: false,
+                lateness_ms: Distribution::of([1234.0]),
+                achieved_rate: 5.0,
+                dropped: 1,
+            },
+            metrics: Metrics::default(),
+            cache_hit_rate: 0.5,
+            goodput: None,
+            by_region: vec![region],
+            by_replica: BTreeMap::new(),
+            errors: vec![(error.to_owned(), 1)],
+        };
+        Report { metadata, benchmarks: vec![benchmark] }
+    }
+
+    #[test]
+    fn the_page_has_the_figures_the_plot_and_no_foreign_markup() {
+        let run = Run {
+            name: "poisson",
+            rate: Some(5.0),
+            workers: None,
+            rows: (0..20).map(result).collect(),
+            gaps: Default::default(),
+            span: Span::ZERO,
+            replicas: Vec::new(),
+        };
+        let evil = "<script>alert('x')</script>";
+        let page = html(&report(evil), &[run]).unwrap();
+        assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"));
+        for part in [
+            "7 of 8 requests answered",
+            "Invalid: ",
+            "<th scope=\"row\">lateness_ms</th><td>1234</td>",
+            "<figure>",
+            "<svg ",
+        ] {
+            assert!(page.contains(part), "{part} in {page}");
+        }
+        assert!(!page.contains("<script") && page.contains("&lt;script&gt;"));
+    }
+}
