@@ -5,7 +5,7 @@ use crate::plot;
 use crate::results::ResultError;
 use crate::stats::Digest;
 use gorgo_benchmark::load::report::{Benchmark, Report};
-use gorgo_benchmark::load::run::Run;
+use gorgo_benchmark::load::run::{RequestResult, Run};
 use gorgo_core::Span;
 use std::fmt::Write;
 
@@ -31,7 +31,7 @@ pub fn html(report: &Report, runs: &[Run]) -> Result<String, ResultError> {
     }
     let ttft = |run: &Run| {
         let answered = run.rows.iter().filter(|r| !r.warmup && r.is_successful());
-        Digest::of(answered.filter_map(|r| r.ttft_ms()).map(Span::from_ms))
+        Digest::of(answered.filter_map(RequestResult::ttft_ms).map(Span::from_ms))
     };
     let samples: Vec<(String, Digest)> =
         report.benchmarks.iter().zip(runs).map(|(benchmark, run)| (label(benchmark), ttft(run))).collect();
@@ -127,7 +127,6 @@ mod tests {
     use super::*;
     use gorgo_benchmark::load::distribution::Distribution;
     use gorgo_benchmark::load::report::{Metadata, Metrics, Region, Schedule, StrategyInfo, Totals};
-    use gorgo_benchmark::load::run::RequestResult;
     use gorgo_core::Time;
     use gorgo_core::record::{RequestRecord, Status};
     use gorgo_core::request::TraceRequest;
