@@ -1,0 +1,123 @@
+//! Operations on a fleet that is set up: state, caches, traces, logs.
+
+use crate::error::{Error, Result};
+use crate::setup::verify::call;
+use crate::setup::{Engine, Member, Plan, engine_log, service};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// The file that keeps a cluster's plan between commands; the routers' keys stand in it.
+pub fn path(folder: &Path, cloud: &str, account: &str) -> PathBuf {
+    folder.join(format!("cluster-{cloud}-{}.json", &crate::digest::of(account.as_bytes())[..12]))
+}
+
+/// Keeps a plan for later commands, readable by its owner only.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn save(folder: &Path, cloud: &str, account: &str, plan: &Plan) -> Result<()> {
+    let path = path(folder, cloud, account);
+    let part = path.with_extension("part");
+    let text = serde_json::to_string_pretty(plan).unwrap_or_default();
+    let written = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part);
+    let written = written.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.and_then(|()| std::fs::rename(&part, &path)).map_err(|why| Error::file(&path, &why))
+}
+
+/// The plan of an earlier set-up, if there was one.
+///
+/// # Errors
+/// When the file is damaged.
+pub fn load(folder: &Path, cloud: &str, account: &str) -> Result<Option<Plan>> {
+    let path = path(folder, cloud, account);
+    let bytes = match std::fs::read(&path) {
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        bytes => bytes.map_err(|why| Error::file(&path, &why))?,
+    };
+    let damaged = |why: serde_json::Error| {
+        Error::usage(format!("`{}`", path.display()), why.to_string(), "remove it and set up again")
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+}
+
+/// State of one node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeState {
+    /// Whether the engine is healthy.
+    pub engine: Result<()>,
+    /// What the router says of itself.
+    pub router: Result<Value>,
+}
+
+/// State of a node's engine and router.
+pub async fn state(member: &Member, plan: &Plan) -> NodeState {
+    let ports = member.node.ports;
+    let shell = match &member.shell {
+        Ok(shell) => shell.as_ref(),
+        Err(error) => return NodeState { engine: Err(error.clone()), router: Err(error.clone()) },
+    };
+    NodeState {
+        engine: call(shell, ports.engine, &plan.keys.api, "/health", None).await.map(drop),
+        router: call(shell, ports.router, &plan.keys.admin, "/lb/status", None).await,
+    }
+}
+
+/// What a flush found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flushed {
+    /// Cache and index are empty.
+    Empty,
+    /// The engine runs requests and kept its cache; the index was kept too.
+    Busy,
+}
+
+/// Empties the engine's KV cache and then the router's prefix index.
+///
+/// # Errors
+/// When the node does not answer.
+pub async fn flush(member: &Member, plan: &Plan) -> Result<Flushed> {
+    let shell = member.shell.as_ref().map_err(Clone::clone)?.as_ref();
+    let ports = member.node.ports;
+    match call(shell, ports.engine, &plan.keys.api, "/flush_cache", Some(&json!({}))).await {
+        Err(error) if error.sign.contains("HTTP 400") => return Ok(Flushed::Busy),
+        done => done?,
+    };
+    call(shell, ports.router, &plan.keys.admin, "/lb/cache/clear", Some(&json!({}))).await?;
+    Ok(Flushed::Empty)
+}
+
+/// Starts a timeline on a node's router.
+///
+/// # Errors
+/// When the node does not answer.
+pub async fn start_trace(member: &Member, plan: &Plan) -> Result<Value> {
+    let shell = member.shell.as_ref().map_err(Clone::clone)?.as_ref();
+    call(shell, member.node.ports.router, &plan.keys.admin, "/lb/trace/start", Some(&json!({}))).await
+}
+
+/// Ends a node's timeline and writes it to `folder`.
+///
+/// # Errors
+/// When the node does not answer, no timeline was started, or the file cannot be written.
+pub async fn stop_trace(member: &Member, plan: &Plan, folder: &Path) -> Result<PathBuf> {
+    let shell = member.shell.as_ref().map_err(Clone::clone)?.as_ref();
+    let value = call(shell, member.node.ports.router, &plan.keys.admin, "/lb/trace/stop", Some(&json!({}))).await?;
+    let path = folder.join(format!("{}_trace.json", member.node.name));
+    std::fs::create_dir_all(folder).map_err(|why| Error::file(folder, &why))?;
+    std::fs::write(&path, value.to_string()).map_err(|why| Error::file(&path, &why))?;
+    Ok(path)
+}
+
+/// The last lines of a log: `engine`, `router` or `proxy`.
+///
+/// # Errors
+/// When the node cannot be reached.
+pub async fn log(member: &Member, plan: &Plan, what: &str, lines: usize) -> Result<String> {
+    let shell = member.shell.as_ref().map_err(Clone::clone)?.as_ref();
+    if what == "engine" && matches!(plan.engine, Engine::Docker { .. }) {
+        return engine_log(shell, lines).await;
+    }
+    service::log(shell, what, lines).await
+}

@@ -1,0 +1,129 @@
+//! The edge router beside each engine, and the central router on one node.
+
+use super::service::{self, Service};
+use super::{Done, Plan, Site};
+use crate::error::{Error, Kind, Result};
+use crate::provider::Node;
+use crate::shell::Shell;
+use std::collections::BTreeMap;
+use std::time::Instant;
+use toml::{Table, Value};
+
+const FILE: &str = ".gorgo/router.toml";
+const ENVIRONMENT: &str = ".gorgo/router.env";
+const PROXY_FILE: &str = ".gorgo/proxy.toml";
+
+/// URL at which the first node reaches the second one's router.
+pub(super) type Paths = BTreeMap<(String, String), String>;
+
+/// Opens every router to all others, one after the other: firewall rules are read, extended and written back.
+pub(super) async fn open_all(sites: &mut [Site<'_>]) -> Paths {
+    let nodes: Vec<Node> = sites.iter().filter(|site| site.fine()).map(|site| site.member.node.clone()).collect();
+    let mut paths = Paths::new();
+    for site in sites.iter_mut().filter(|site| site.fine()) {
+        let began = Instant::now();
+        let node = &site.member.node;
+        let peers: Vec<Node> = nodes.iter().filter(|other| other.id != node.id).cloned().collect();
+        match site.provider.open(node, node.ports.router, &peers).await {
+            Ok(urls) => {
+                paths.extend(peers.iter().zip(urls).map(|(peer, url)| ((peer.name.clone(), node.name.clone()), url)));
+            }
+            Err(error) => site.note("ports", began, Err(error)),
+        }
+    }
+    paths
+}
+
+fn row(url: &str, name: &str, region: Option<&str>) -> Value {
+    let mut row = Table::new();
+    row.insert("url".to_owned(), url.into());
+    row.insert("name".to_owned(), name.into());
+    if let Some(region) = region {
+        row.insert("region".to_owned(), region.into());
+    }
+    Value::Table(row)
+}
+
+/// The router's file on this node.
+fn file(plan: &Plan, node: &Node, loopback: bool, paths: &Paths) -> Table {
+    let mut table = plan.router.clone();
+    let listen = if loopback { "127.0.0.1" } else { "0.0.0.0" };
+    table.insert("role".to_owned(), "edge".into());
+    table.insert("name".to_owned(), node.name.clone().into());
+    table.insert("listen".to_owned(), format!("{listen}:{}", node.ports.router).into());
+    let engine = format!("http://127.0.0.1:{}", node.ports.engine);
+    let name = format!("{}-engine", node.name);
+    table.insert("replicas".to_owned(), Value::Array(vec![row(&engine, &name, Some(&node.region))]));
+    let peers = paths.iter().filter(|((from, _), _)| *from == node.name);
+    let peers: Vec<Value> = peers.map(|((_, to), url)| row(url, to, None)).collect();
+    table.insert("peers".to_owned(), Value::Array(peers));
+    table
+}
+
+pub(super) async fn step(site: &mut Site<'_>, paths: &Paths) -> Done {
+    let node = &site.member.node;
+    let table = file(site.plan, node, site.provider.capabilities().loopback, paths);
+    let changed = start(site.shell()?, site, "router", "lb", FILE, &table).await?;
+    Ok((
+        format!("port {}, {} peer(s)", node.ports.router, paths.keys().filter(|(from, _)| *from == node.name).count()),
+        changed,
+    ))
+}
+
+async fn start(
+    shell: &dyn Shell,
+    site: &Site<'_>,
+    name: &'static str,
+    word: &str,
+    file: &str,
+    table: &Table,
+) -> Result<bool> {
+    let wrong = |why: toml::ser::Error| Error::usage("router settings", why.to_string(), "correct the router's file");
+    let text = toml::to_string(table).map_err(wrong)?;
+    let keys = &site.plan.keys;
+    let environment = format!("GORGO_API_KEY={}\nGORGO_ADMIN_KEY={}\n", keys.api, keys.admin);
+    shell.put(file, 0o600, text.as_bytes()).await?;
+    shell.put(ENVIRONMENT, 0o600, environment.as_bytes()).await?;
+    let directory = &site.facts().directory;
+    let argv = [&site.binary, word, "start", "--config", &format!("{directory}/{file}"), "--pid-file"];
+    let mut argv: Vec<String> = argv.map(str::to_owned).to_vec();
+    argv.push(format!("{directory}/.gorgo/{name}.pid"));
+    let inputs = crate::digest::of(format!("{text}\0{environment}").as_bytes());
+    let service = Service { name, argv, environment: Some(ENVIRONMENT.to_owned()), inputs };
+    service::ensure(shell, &service, site.facts().systemd).await
+}
+
+/// Starts the central router on the first member, before the engines at `engines` (URL, name, region).
+///
+/// # Errors
+/// When it cannot be started.
+pub async fn deploy_proxy(
+    provider: &dyn crate::Provider,
+    member: &super::Member,
+    plan: &Plan,
+    engines: &[(String, String, String)],
+    show: &(dyn Fn(&super::Progress) + Sync),
+) -> Result<bool> {
+    let members = std::slice::from_ref(member);
+    let mut sites = super::sites(provider, members, plan, show);
+    let site = &mut sites[0];
+    super::facts::step(site).await?;
+    super::binary::step(site).await?;
+    let node = &member.node;
+    let mut table = plan.router.clone();
+    let listen = if provider.capabilities().loopback { "127.0.0.1" } else { "0.0.0.0" };
+    table.insert("role".to_owned(), "proxy".into());
+    table.insert("name".to_owned(), format!("{}-proxy", node.name).into());
+    table.insert("listen".to_owned(), format!("{listen}:{}", node.ports.proxy).into());
+    let replicas = engines.iter().map(|(url, name, region)| row(url, name, Some(region))).collect();
+    table.insert("replicas".to_owned(), Value::Array(replicas));
+    let changed = start(site.shell()?, site, "proxy", "proxy", PROXY_FILE, &table).await?;
+    super::verify::router(site.shell()?, "proxy", node.ports.proxy, &plan.keys).await?;
+    let log = || async { service::log(site.shell()?, "proxy", 5).await };
+    match super::verify::completion(site.shell()?, node.ports.proxy, &plan.keys, &plan.model).await {
+        Ok(_) => Ok(changed),
+        Err(error) => {
+            Err(Error::new(Kind::SetUp, error.sign, error.meaning, format!("{}: {}", error.remedy, log().await?)))
+        }
+    }
+}

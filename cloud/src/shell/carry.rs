@@ -1,0 +1,78 @@
+//! A child process carried to its end: input written, output collected, killed when silent or dropped.
+
+use super::{Command, Output};
+use crate::error::{Error, Kind, Result};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command as Process};
+use tokio::sync::watch;
+
+const KEPT: usize = 1 << 20;
+
+/// Runs `process`, which stands for `command`, to its end.
+pub(super) async fn carry(mut process: Process, command: &Command, place: &str) -> Result<Output> {
+    process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = process.spawn().map_err(|why| {
+        let program = process.as_std().get_program().to_string_lossy().into_owned();
+        Error::new(Kind::Command, format!("`{program}`"), format!("cannot be started ({why})"), "install it")
+    })?;
+    let (beat, mut beats) = watch::channel(());
+    let work = attend(&mut child, &command.stdin, &beat);
+    tokio::pin!(work);
+    tokio::select! {
+        ended = &mut work => {
+            ended.map_err(|why| Error::new(Kind::Unreachable, place, why.to_string(), "try again"))
+        }
+        () = silent(&mut beats, command.silence) => {
+            let shown = command.argv.join(" ");
+            let shown: String = shown.chars().take(80).collect();
+            let meaning = format!("`{shown}` wrote nothing for {} s", command.silence.as_secs());
+            Err(Error::new(Kind::Command, place, meaning, "look at the node; then run the command again"))
+        }
+    }
+}
+
+/// Returns once no byte has passed for `limit`.
+async fn silent(beats: &mut watch::Receiver<()>, limit: std::time::Duration) {
+    while let Ok(Ok(())) = tokio::time::timeout(limit, beats.changed()).await {}
+}
+
+async fn attend(child: &mut Child, input: &[u8], beat: &watch::Sender<()>) -> std::io::Result<Output> {
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let write = async {
+        if let Some(mut stdin) = stdin {
+            for piece in input.chunks(1 << 16) {
+                // A command that ends early closes its input; its status says why.
+                if stdin.write_all(piece).await.is_err() {
+                    return;
+                }
+                let _ = beat.send(());
+            }
+            let _ = stdin.shutdown().await;
+        }
+    };
+    let ((), stdout, stderr, status) = tokio::join!(write, collect(stdout, beat), collect(stderr, beat), child.wait());
+    Ok(Output { code: code(status?), stdout: stdout?, stderr: stderr? })
+}
+
+async fn collect(from: Option<impl AsyncRead + Unpin>, beat: &watch::Sender<()>) -> std::io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    let Some(mut from) = from else { return Ok(kept) };
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        let count = from.read(&mut piece).await?;
+        if count == 0 {
+            return Ok(kept);
+        }
+        let _ = beat.send(());
+        kept.extend_from_slice(&piece[..count]);
+        if kept.len() > 2 * KEPT {
+            kept.drain(..kept.len() - KEPT);
+        }
+    }
+}
+
+fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}

@@ -1,0 +1,6 @@
+//! Tests of the crate; they talk to loopback only and end what they start.
+#![allow(clippy::print_stderr)] // a skipped test says why
+
+mod fleets;
+mod lambda;
+mod sshd;

@@ -1,0 +1,269 @@
+//! Shells over a real `sshd` on loopback.
+
+use gorgo_cloud::shell::Command;
+use gorgo_cloud::shell::ssh::{SshShell, SshTarget};
+use gorgo_cloud::{Kind, Shell};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// An sshd of our own: its keys, its port, its log.
+struct Sshd {
+    child: Child,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn program() -> Option<PathBuf> {
+    let found =
+        ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/bin/sshd"].map(PathBuf::from).into_iter().find(|p| p.exists());
+    if found.is_none() {
+        eprintln!("skipped: no sshd on this machine (apt-get install openssh-server)");
+    }
+    found
+}
+
+fn keygen(path: &Path) -> String {
+    let made =
+        std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status();
+    assert!(made.unwrap().success());
+    std::fs::read_to_string(path.with_extension("pub")).unwrap()
+}
+
+fn script(path: &Path, text: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+impl Sshd {
+    fn start() -> Option<Self> {
+        let program = program()?;
+        // Where sshd drops privileges to, as its service file makes it.
+        let _ = std::fs::create_dir_all("/run/sshd");
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let host = keygen(&at("host"));
+        let user = keygen(&at("user"));
+        std::fs::write(at("authorized"), user).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        std::fs::write(at("known"), format!("[127.0.0.1]:{port} {host}")).unwrap();
+        // The folder is the host's home, and programs of its `bin` come first.
+        let login = "#!/bin/sh\ncd HOME_FOLDER || exit 1\nHOME=HOME_FOLDER; PATH=HOME_FOLDER/bin:$PATH; export HOME PATH\n\
+            unset XDG_RUNTIME_DIR\nexec sh -c \"$SSH_ORIGINAL_COMMAND\"\n";
+        script(&at("login"), &login.replace("HOME_FOLDER", folder.path().to_str().unwrap()));
+        let config = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
+             StrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nMaxSessions 64\nForceCommand {}\n",
+            at("host").display(),
+            at("authorized").display(),
+            at("login").display()
+        );
+        std::fs::write(at("config"), config).unwrap();
+        let log = std::fs::File::create(at("log")).unwrap();
+        let child = std::process::Command::new(program)
+            .args(["-D", "-e", "-f"])
+            .arg(at("config"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut sshd = Self { child, port, folder };
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let log = || std::fs::read_to_string(sshd.folder.path().join("log")).unwrap_or_default();
+            assert!(sshd.child.try_wait().unwrap().is_none(), "sshd ended: {}", log());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Some(sshd)
+    }
+
+    fn target(&self) -> SshTarget {
+        let at = |name: &str| self.folder.path().join(name);
+        SshTarget {
+            host: "127.0.0.1".to_owned(),
+            port: Some(self.port),
+            identity: Some(at("user")),
+            config: Some("none".into()),
+            known_hosts: Some(at("known")),
+            ..SshTarget::default()
+        }
+    }
+
+    async fn shell(&self) -> Box<dyn Shell> {
+        Box::new(SshShell::connect(self.target()).await.unwrap())
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+}
+
+#[tokio::test]
+async fn words_input_output_and_status_pass_unchanged() {
+    let Some(sshd) = Sshd::start() else { return };
+    let shell = sshd.shell().await;
+    let odd = "a 'quoted' \"word\" with $HOME, `ticks`; and\na line";
+    let command = Command::script(r#"printf '%s' "$1"; cat; printf err >&2; exit 3"#, &[odd]).stdin("input");
+    let output = shell.run(&command).await.unwrap();
+    assert_eq!((output.code, output.stderr.as_slice()), (3, b"err".as_slice()));
+    assert_eq!(output.stdout, format!("{odd}input").into_bytes());
+    // 255 is also how ssh reports a lost connection.
+    assert_eq!(shell.run(&Command::new(&["sh", "-c", "exit 255"])).await.unwrap().code, 254);
+}
+
+#[tokio::test]
+async fn a_file_is_put_whole_with_its_mode() {
+    let Some(sshd) = Sshd::start() else { return };
+    let shell = sshd.shell().await;
+    let bytes: Vec<u8> = (0..700_000_u32).map(|i| (i % 251) as u8).collect();
+    let path = sshd.path("new folder/file");
+    shell.put(&path, 0o640, &bytes).await.unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(shell.get(&path).await.unwrap(), bytes);
+    let error = shell.put("/proc/no/file", 0o600, b"x").await.unwrap_err();
+    assert_eq!(error.kind, Kind::Command);
+}
+
+#[tokio::test]
+async fn a_port_of_the_node_is_reached_through_the_login() {
+    let Some(sshd) = Sshd::start() else { return };
+    let shell = sshd.shell().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut text = Vec::new();
+                stream.read_to_end(&mut text).await.unwrap();
+                stream.write_all(&[b"got ", text.as_slice()].concat()).await.unwrap();
+            });
+        }
+    });
+    let address: SocketAddr = shell.address(port).await.unwrap();
+    assert_eq!(shell.address(port).await.unwrap(), address);
+    for word in ["one", "two"] {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(word.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, format!("got {word}"));
+    }
+}
+
+#[tokio::test]
+async fn a_changed_or_unknown_host_key_is_refused_and_explained() {
+    let Some(sshd) = Sshd::start() else { return };
+    let other = keygen(&sshd.folder.path().join("other"));
+    let changed = sshd.folder.path().join("changed");
+    std::fs::write(&changed, format!("[127.0.0.1]:{} {other}", sshd.port)).unwrap();
+    let target = SshTarget { known_hosts: Some(changed), ..sshd.target() };
+    let error = SshShell::connect(target).await.unwrap_err();
+    assert!(error.meaning.contains("another key"), "{error}");
+    let target = SshTarget { known_hosts: Some("/dev/null".into()), ..sshd.target() };
+    let error = SshShell::connect(target).await.unwrap_err();
+    assert!(error.meaning.contains("not known"), "{error}");
+    // A key noted under a name of its own, as for machines whose key was made here.
+    let host = std::fs::read_to_string(sshd.folder.path().join("host.pub")).unwrap();
+    let pinned = sshd.folder.path().join("pinned");
+    std::fs::write(&pinned, format!("nonce {host}")).unwrap();
+    let alias = Some("nonce".to_owned());
+    SshShell::connect(SshTarget { known_hosts: Some(pinned), host_key_alias: alias, ..sshd.target() }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_login_and_a_closed_port_are_explained() {
+    let Some(sshd) = Sshd::start() else { return };
+    keygen(&sshd.folder.path().join("stranger"));
+    let target = SshTarget { identity: Some(sshd.folder.path().join("stranger")), ..sshd.target() };
+    assert!(SshShell::connect(target).await.unwrap_err().meaning.contains("refused"));
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let error = SshShell::connect(SshTarget { port: Some(closed), ..sshd.target() }).await.unwrap_err();
+    assert!(error.meaning.contains("no ssh server"), "{error}");
+}
+
+#[tokio::test]
+async fn a_lost_connection_fails_its_command_and_the_next_one_logs_in_again() {
+    let Some(sshd) = Sshd::start() else { return };
+    let shell = sshd.shell().await;
+    // The command's own connection: the nearest server process above it.
+    let kill = r#"p=$$; until case $(cat /proc/$p/comm) in sshd*) ;; *) false ;; esac; do
+        p=$(awk '/^PPid/ {print $2}' /proc/$p/status); done; kill -9 $p; sleep 60"#;
+    let kill = Command::script(kill, &[] as &[&str]);
+    let error = shell.run(&kill).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Unreachable, "{error}");
+    let mut answer = shell.run(&Command::new(&["echo", "again"])).await;
+    // The master may take a moment to notice.
+    for _ in 0..100 {
+        if answer.is_ok() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        answer = shell.run(&Command::new(&["echo", "again"])).await;
+    }
+    assert_eq!(answer.unwrap().text(), "again");
+}
+
+#[tokio::test]
+async fn a_silent_command_is_ended() {
+    let Some(sshd) = Sshd::start() else { return };
+    let shell = sshd.shell().await;
+    let silent = Command::new(&["sleep", "600"]).silence(std::time::Duration::from_millis(300));
+    let error = shell.run(&silent).await.unwrap_err();
+    assert!(error.meaning.contains("`sleep 600` wrote nothing"), "{error}");
+}
+
+/// A systemd of the user that runs one unit: enough of its words for a service.
+const SYSTEMCTL: &str = r#"#!/bin/sh
+echo "$*" >> "$HOME/calls"
+[ "$1" = --user ] || exit 1; shift
+for last; do :; done
+u=$HOME/.config/systemd/user/$last.service; p=$HOME/unit.pid
+case "$1" in
+is-active) [ -s "$p" ] && kill -0 "$(cat "$p")" 2>/dev/null ;;
+restart) [ -s "$p" ] && kill "$(cat "$p")" 2>/dev/null
+    set -a; . "$HOME/$(sed -n 's/^EnvironmentFile=%h.//p' "$u")"; set +a
+    eval "setsid $(sed -n 's/^ExecStart=//p' "$u") > /dev/null 2>&1 < /dev/null &"; echo $! > "$p" ;;
+disable) kill "$(cat "$p")"; rm -f "$p" ;;
+esac
+"#;
+
+#[tokio::test]
+async fn where_systemd_runs_a_service_is_a_unit_of_it_that_outlives_the_login() {
+    use gorgo_cloud::setup::service::{Service, ensure, runs, stop};
+    let Some(sshd) = Sshd::start() else { return };
+    script(&sshd.folder.path().join("bin/systemctl"), SYSTEMCTL);
+    script(&sshd.folder.path().join("bin/loginctl"), "#!/bin/sh\necho \"loginctl $*\" >> \"$HOME/calls\"\n");
+    let calls = || std::fs::read_to_string(sshd.folder.path().join("calls")).unwrap();
+    let shell = sshd.shell().await;
+    shell.put("env", 0o600, b"SECONDS_TO_SLEEP=600\n").await.unwrap();
+    let service = |words: &[&str]| Service {
+        name: "router",
+        argv: words.iter().map(|&word| word.to_owned()).collect(),
+        environment: Some("env".to_owned()),
+        inputs: String::new(),
+    };
+    let sleep = service(&["sleep", "600"]);
+    assert!(ensure(shell.as_ref(), &sleep, true).await.unwrap());
+    assert!(calls().contains("loginctl enable-linger") && calls().contains("enable -q gorgo-router"));
+    assert!(!ensure(shell.as_ref(), &sleep, true).await.unwrap());
+    assert_eq!(calls().matches("restart gorgo-router").count(), 1);
+    assert!(runs(shell.as_ref(), "router").await.unwrap());
+    assert!(ensure(shell.as_ref(), &service(&["sleep", "601"]), true).await.unwrap());
+    let unit = sshd.folder.path().join(".config/systemd/user/gorgo-router.service");
+    assert!(std::fs::read_to_string(&unit).unwrap().contains("ExecStart=\"sleep\" \"601\""));
+    stop(shell.as_ref(), "router").await.unwrap();
+    assert!(!unit.exists() && !runs(shell.as_ref(), "router").await.unwrap());
+}
