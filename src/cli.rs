@@ -5,6 +5,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 mod bench;
+mod cloud;
 mod decide;
 mod engine;
 mod experiment;
@@ -91,6 +92,8 @@ enum Command {
     Lb(lb::LbArgs),
     /// Capture timelines of routers as one file for ui.perfetto.dev
     Trace(trace::TraceArgs),
+    #[command(flatten)]
+    Cloud(cloud::CloudCommand),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  gorgo completions bash > ~/.local/share/bash-completion/completions/gorgo")]
     Completions {
@@ -115,6 +118,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Command::Proxy(args) => proxy::run(args),
         Command::Lb(args) => lb::run(args),
         Command::Trace(args) => trace::run(args),
+        Command::Cloud(command) => cloud::run(command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "gorgo", &mut std::io::stdout());
             Ok(())

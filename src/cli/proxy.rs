@@ -33,6 +33,9 @@ enum ProxyCommand {
         #[command(subcommand)]
         command: Option<ServersCommand>,
     },
+    /// Start a central router on one of the machines that `gorgo cluster setup` set up
+    #[command(after_help = "Example:\n  gorgo proxy deploy us-west-2")]
+    Deploy(super::cloud::deploy::DeployArgs),
     #[command(flatten)]
     Admin(AdminCommand),
 }
@@ -68,6 +71,7 @@ pub(super) fn run(args: ProxyArgs) -> anyhow::Result<()> {
     let address = &args.address;
     match args.command {
         ProxyCommand::Start { start, servers } => start.listen_at(address)?.run(Role::Proxy, servers, Vec::new()),
+        ProxyCommand::Deploy(deploy) => super::cloud::deploy::run(&deploy),
         ProxyCommand::Admin(command) => run_admin_command(command, address, "/proxy"),
         ProxyCommand::Servers { command } => match command.unwrap_or(ServersCommand::List) {
             ServersCommand::List => address.call(&Method::GET, "/proxy/servers", None, replicas_table),

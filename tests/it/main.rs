@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // long tests print what they measured
 
 mod client;
+mod cloud;
 mod kill;
 mod load;
 mod processes;
@@ -35,11 +36,22 @@ fn text(bytes: &[u8]) -> String {
 fn help_names_every_command_and_each_has_an_example() {
     let out = gorgo(&["--help"], "");
     insta::assert_snapshot!("help", text(&out.stdout));
-    for command in
-        [&["run"][..], &["sweep"], &["merge"], &["plot"], &["report"], &["decide"], &["validate"], &["completions"]]
-            .into_iter()
-            .map(<[_]>::to_vec)
-            .chain(["stats", "convert", "generate", "prepare"].map(|c| vec!["workload", c]))
+    for command in [
+        &["run"][..],
+        &["sweep"],
+        &["merge"],
+        &["plot"],
+        &["report"],
+        &["decide"],
+        &["validate"],
+        &["completions"],
+        &["launch"],
+        &["kill"],
+        &["cluster"],
+    ]
+    .into_iter()
+    .map(<[_]>::to_vec)
+    .chain(["stats", "convert", "generate", "prepare"].map(|c| vec!["workload", c]))
     {
         let out = gorgo(&[command.as_slice(), &["--help"]].concat(), "");
         assert!(out.status.success() && text(&out.stdout).contains("Example"), "{command:?}");

@@ -1,0 +1,230 @@
+//! Commands on machines: `available`, `launch`, `list`, `cluster ...` and the others.
+
+use anyhow::{Context, bail};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use gorgo_cloud::lambda::{Lambda, LambdaConfig, SERVICE};
+use gorgo_cloud::local::Local;
+use gorgo_cloud::provider::Region;
+use gorgo_cloud::setup::{Member, Plan};
+use gorgo_cloud::ssh::Ssh;
+use gorgo_cloud::{Fleet, Ledger, Node, Provider, Time};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+mod account;
+mod cluster;
+pub(super) mod deploy;
+mod interrupt;
+mod launch;
+mod machines;
+mod nodes;
+mod table;
+
+/// A provider of machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Cloud {
+    /// Emulated replicas on this machine
+    Local,
+    /// Hosts you have, from hosts.toml
+    Ssh,
+    /// Lambda Cloud (not yet run against the real cloud)
+    Lambda,
+}
+
+/// What every command on machines takes.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct CloudArgs {
+    /// Provider; lambda when LAMBDA_API_KEY is set, else local
+    #[arg(long, value_enum, env = "GORGO_CLOUD")]
+    cloud: Option<Cloud>,
+    /// Folder of ledger, keys and node state; gorgo in XDG_STATE_HOME or ~/.local/state when absent
+    #[arg(long, value_name = "DIR", env = "GORGO_STATE")]
+    state: Option<PathBuf>,
+    /// File of your hosts; gorgo/hosts.toml in XDG_CONFIG_HOME or ~/.config when absent
+    #[arg(long, value_name = "FILE", env = "GORGO_HOSTS")]
+    hosts: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CloudCommand {
+    /// List types of machines with price and free regions
+    #[command(after_help = "Example:\n  gorgo available --cloud local")]
+    Available(machines::AvailableArgs),
+    /// Launch machines and wait until they are ready
+    #[command(
+        after_help = "Examples:\n  gorgo launch --type gpu_1x_a100 --name my-node --region us-east-1\n  gorgo launch --cloud local --type gpu_1x_a100 --region aws:us-east-1,aws:us-west-2,aws:eu-central-1\n  gorgo launch --cloud ssh --name rack-1,rack-2"
+    )]
+    Launch(launch::LaunchArgs),
+    /// List machines with their cost so far; fails while a machine that should have ended still runs
+    #[command(after_help = "Example:\n  gorgo list")]
+    List(machines::ListArgs),
+    /// Show engine and router of each machine
+    #[command(after_help = "Example:\n  gorgo status")]
+    Status(cluster::StatusArgs),
+    /// Show prices of types, or of what runs
+    #[command(after_help = "Example:\n  gorgo price --running")]
+    Price(machines::PriceArgs),
+    /// End machines and wait until the provider lists them as gone; hosts of yours are released
+    #[command(after_help = "Examples:\n  gorgo kill my-node\n  gorgo kill --all")]
+    Kill(machines::KillArgs),
+    /// Run a command on machines (`gorgo run` is the experiment)
+    #[command(after_help = "Example:\n  gorgo run-on my-node -- nvidia-smi")]
+    RunOn(nodes::RunOnArgs),
+    /// Log in to a machine
+    #[command(after_help = "Example:\n  gorgo connect my-node")]
+    Connect(nodes::ConnectArgs),
+    /// List, add and delete SSH keys of the account
+    #[command(after_help = "Example:\n  gorgo ssh-keys list")]
+    SshKeys(account::SshKeysArgs),
+    /// List, create and delete file systems of the account
+    #[command(after_help = "Example:\n  gorgo filesystems create models --region us-east-1")]
+    Filesystems(account::FilesystemsArgs),
+    /// List firewall rules; open a port of a machine
+    #[command(after_help = "Example:\n  gorgo firewall open my-node --port 8000 --from 203.0.113.7/32")]
+    Firewall(account::FirewallArgs),
+    /// End machines whose lease is over; `launch` starts this in the background
+    #[command(after_help = "Example:\n  gorgo watch --cloud lambda")]
+    Watch(machines::WatchArgs),
+    /// Set up engines and routers on all machines, and operate them
+    #[command(
+        after_help = "Examples:\n  gorgo cluster setup --strategy gorgo --max-concurrent 100\n  gorgo cluster flush-cache\n  gorgo cluster restart-lb --strategy prefix-tree"
+    )]
+    Cluster(cluster::ClusterArgs),
+    /// Check the account without changing it: key, types, keys, rates
+    #[command(name = "cloud", after_help = "Example:\n  gorgo cloud check --cloud lambda")]
+    Cloud(account::CheckArgs),
+}
+
+pub(super) fn run(command: CloudCommand) -> anyhow::Result<()> {
+    super::process::runtime()?.block_on(async {
+        match command {
+            CloudCommand::Available(args) => machines::available(&args).await,
+            CloudCommand::Launch(args) => launch::run(&args).await,
+            CloudCommand::List(args) => machines::list(&args).await,
+            CloudCommand::Status(args) => cluster::status(&args).await,
+            CloudCommand::Price(args) => machines::price(&args).await,
+            CloudCommand::Kill(args) => machines::kill(&args).await,
+            CloudCommand::RunOn(args) => nodes::run_on(&args).await,
+            CloudCommand::Connect(args) => nodes::connect(&args).await,
+            CloudCommand::SshKeys(args) => account::ssh_keys(&args).await,
+            CloudCommand::Filesystems(args) => account::filesystems(&args).await,
+            CloudCommand::Firewall(args) => account::firewall(&args).await,
+            CloudCommand::Watch(args) => machines::watch(&args).await,
+            CloudCommand::Cluster(args) => cluster::run(args).await,
+            CloudCommand::Cloud(args) => account::check(&args).await,
+        }
+    })
+}
+
+/// A provider with its ledger.
+pub(super) struct Session {
+    provider: Arc<dyn Provider>,
+    lambda: Option<Arc<Lambda>>,
+    ledger: Ledger,
+    folder: PathBuf,
+    cloud: Cloud,
+}
+
+fn home(variable: &str, below: &str) -> anyhow::Result<PathBuf> {
+    let folder = std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = folder.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(below)));
+    Ok(folder.with_context(|| format!("HOME is not set; name a folder with {variable}"))?.join("gorgo"))
+}
+
+impl CloudArgs {
+    fn key() -> Option<String> {
+        std::env::var("LAMBDA_API_KEY").ok().filter(|key| !key.trim().is_empty())
+    }
+
+    pub(super) fn session(&self) -> anyhow::Result<Session> {
+        let cloud = self.cloud.unwrap_or(if Self::key().is_some() { Cloud::Lambda } else { Cloud::Local });
+        let folder = self.state.clone().map_or_else(|| home("XDG_STATE_HOME", ".local/state"), Ok)?;
+        let ledger = Ledger::open(&folder)?;
+        let mut lambda = None;
+        let provider: Arc<dyn Provider> = match cloud {
+            Cloud::Local => {
+                let program = std::env::current_exe().context("cannot find this program's own file")?;
+                let regions = gorgo_traces::geo::regions().iter().map(|region| Region {
+                    name: format!("{}:{}", region.provider, region.name),
+                    description: region.location.clone(),
+                });
+                Arc::new(Local::new(folder.join("local"), program, regions.collect()))
+            }
+            Cloud::Ssh => {
+                let file = self
+                    .hosts
+                    .clone()
+                    .map_or_else(|| Ok(home("XDG_CONFIG_HOME", ".config")?.join("hosts.toml")), anyhow::Ok)?;
+                Arc::new(Ssh::new(gorgo_cloud::ssh::read(&file)?, folder.join("ssh")))
+            }
+            Cloud::Lambda => {
+                let Some(key) = Self::key() else {
+                    bail!("LAMBDA_API_KEY is not set; make a key in Lambda's console and export it")
+                };
+                let service = std::env::var("GORGO_LAMBDA_URL").unwrap_or_else(|_| SERVICE.to_owned());
+                let ssh_from = std::env::var("GORGO_SSH_FROM").unwrap_or_else(|_| "0.0.0.0/0".to_owned());
+                let folder = folder.join("lambda");
+                let config = LambdaConfig { service, key: key.into(), folder, ssh_from, time: Time::real() };
+                let provider = Arc::new(Lambda::new(config)?);
+                lambda = Some(provider.clone());
+                provider
+            }
+        };
+        Ok(Session { provider, lambda, ledger, folder, cloud })
+    }
+}
+
+impl Session {
+    fn fleet(&self) -> Fleet<'_> {
+        Fleet { provider: self.provider.as_ref(), ledger: &self.ledger, time: Time::real() }
+    }
+
+    /// Lambda alone has accounts with keys, file systems and firewalls.
+    fn lambda(&self) -> anyhow::Result<&Lambda> {
+        self.lambda.as_deref().with_context(|| format!("`{}` has no account; use --cloud lambda", self.provider.name()))
+    }
+
+    /// Machines of ours that run, in the order of their names.
+    async fn nodes(&self) -> anyhow::Result<Vec<Node>> {
+        let rows = self.fleet().rows().await?;
+        let open = rows.into_iter().filter(|row| row.entry.as_ref().is_some_and(gorgo_cloud::ledger::Entry::is_open));
+        let mut nodes: Vec<Node> = open.filter_map(|row| row.node).collect();
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(nodes)
+    }
+
+    async fn node(&self, name: &str) -> anyhow::Result<Node> {
+        let nodes = self.nodes().await?;
+        let known: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
+        let found = nodes.into_iter().find(|node| node.name == name || node.id == name);
+        found.with_context(|| match known.is_empty() {
+            true => "no machine runs; launch one with `gorgo launch`".to_owned(),
+            false => format!("no machine `{name}` runs; name one of: {}", known.join(", ")),
+        })
+    }
+
+    /// Nodes with their shells, opened at the same time.
+    async fn members(&self, nodes: Vec<Node>) -> Vec<Member> {
+        let open = nodes.into_iter().map(async |node| {
+            let shell = self.provider.reach(&node).await;
+            Member { node, shell }
+        });
+        futures_util::future::join_all(open).await
+    }
+
+    fn keys_file(&self) -> PathBuf {
+        gorgo_cloud::cluster::path(&self.folder, self.provider.name(), &self.provider.account())
+    }
+
+    fn plan(&self) -> anyhow::Result<Plan> {
+        let plan = gorgo_cloud::cluster::load(&self.folder, self.provider.name(), &self.provider.account())?;
+        plan.context("no cluster is set up; run `gorgo cluster setup`")
+    }
+
+    fn keep(&self, plan: &Plan) -> anyhow::Result<()> {
+        Ok(gorgo_cloud::cluster::save(&self.folder, self.provider.name(), &self.provider.account(), plan)?)
+    }
+}

@@ -1,0 +1,214 @@
+//! `gorgo ssh-keys`, `filesystems`, `firewall` and `cloud check`.
+
+use super::table::columns;
+use super::{Cloud, CloudArgs};
+use crate::cli::output::print_line;
+use anyhow::Context;
+use clap::{Args as ClapArgs, Subcommand};
+use gorgo_cloud::lambda::Rule;
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SshKeysArgs {
+    #[command(flatten)]
+    common: CloudArgs,
+    #[command(subcommand)]
+    command: SshKeysCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum SshKeysCommand {
+    /// List the account's keys
+    List,
+    /// Add a public key; one of this name is left as it is
+    Add {
+        /// Name
+        name: String,
+        /// File of the public key
+        file: PathBuf,
+    },
+    /// Delete a key
+    Delete {
+        /// Id
+        id: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct FilesystemsArgs {
+    #[command(flatten)]
+    common: CloudArgs,
+    #[command(subcommand)]
+    command: FilesystemsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum FilesystemsCommand {
+    /// List file systems; they cost money until they are deleted
+    List,
+    /// Create a file system; one of this name in the region is left as it is
+    Create {
+        /// Name
+        name: String,
+        /// Region
+        #[arg(long)]
+        region: String,
+    },
+    /// Delete a file system and all that it holds
+    Delete {
+        /// Id
+        id: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct FirewallArgs {
+    #[command(flatten)]
+    common: CloudArgs,
+    #[command(subcommand)]
+    command: FirewallCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum FirewallCommand {
+    /// List the account's rules and rulesets; the account's own rules are never changed
+    List,
+    /// Open a port of a machine that `gorgo launch` launched
+    Open {
+        /// Name or id
+        node: String,
+        /// Port
+        #[arg(long)]
+        port: u16,
+        /// Networks, as 203.0.113.7/32
+        #[arg(long, required = true, value_delimiter = ',')]
+        from: Vec<String>,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CheckArgs {
+    #[command(subcommand)]
+    command: CloudVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum CloudVerb {
+    /// Read the account's types, keys, machines and rules; nothing is changed
+    Check(CloudArgs),
+}
+
+pub(super) async fn ssh_keys(args: &SshKeysArgs) -> anyhow::Result<()> {
+    let session = args.common.session()?;
+    let lambda = session.lambda()?;
+    match &args.command {
+        SshKeysCommand::List => {
+            let keys = lambda.ssh_keys().await?;
+            if args.common.json {
+                return Ok(print_line(serde_json::to_string_pretty(&keys)?)?);
+            }
+            let rows: Vec<Vec<String>> = keys.into_iter().map(|key| vec![key.name, key.id]).collect();
+            Ok(print_line(columns(&["NAME", "ID"], &rows))?)
+        }
+        SshKeysCommand::Add { name, file } => {
+            let public = std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+            if !public.starts_with("ssh-") && !public.starts_with("ecdsa-") {
+                anyhow::bail!("`{}` holds no public key; name the file that ends in .pub", file.display());
+            }
+            lambda.add_ssh_key(name, public.trim()).await?;
+            Ok(print_line(format_args!("`{name}` is in the account"))?)
+        }
+        SshKeysCommand::Delete { id } => {
+            lambda.delete_ssh_key(id).await?;
+            Ok(print_line(format_args!("deleted {id}"))?)
+        }
+    }
+}
+
+pub(super) async fn filesystems(args: &FilesystemsArgs) -> anyhow::Result<()> {
+    let session = args.common.session()?;
+    let lambda = session.lambda()?;
+    match &args.command {
+        FilesystemsCommand::List => {
+            let list = lambda.filesystems().await?;
+            if args.common.json {
+                return Ok(print_line(serde_json::to_string_pretty(&list)?)?);
+            }
+            let row = |fs: gorgo_cloud::lambda::Filesystem| {
+                let used = format!("{:.1} GB", fs.bytes_used as f64 / 1e9);
+                vec![fs.name, fs.id, fs.region.name, used, if fs.is_in_use { "yes" } else { "no" }.to_owned()]
+            };
+            let rows: Vec<Vec<String>> = list.into_iter().map(row).collect();
+            Ok(print_line(columns(&["NAME", "ID", "REGION", "USED", "MOUNTED"], &rows))?)
+        }
+        FilesystemsCommand::Create { name, region } => {
+            lambda.create_filesystem(name, region).await?;
+            Ok(print_line(format_args!("`{name}` is in {region}; it costs money until it is deleted"))?)
+        }
+        FilesystemsCommand::Delete { id } => {
+            lambda.delete_filesystem(id).await?;
+            Ok(print_line(format_args!("deleted {id}"))?)
+        }
+    }
+}
+
+pub(super) async fn firewall(args: &FirewallArgs) -> anyhow::Result<()> {
+    let session = args.common.session()?;
+    let lambda = session.lambda()?;
+    match &args.command {
+        FirewallCommand::List => {
+            let (global, sets) = (lambda.global_rules().await?, lambda.rulesets().await?);
+            if args.common.json {
+                return Ok(print_line(serde_json::to_string_pretty(
+                    &serde_json::json!({"global": global, "rulesets": sets}),
+                )?)?);
+            }
+            let mut rows: Vec<Vec<String>> = global.iter().map(|rule| row("all machines", "-", rule)).collect();
+            for set in &sets {
+                let region = set.region.as_ref().map_or("-", |region| region.name.as_str());
+                rows.extend(set.rules.iter().map(|rule| row(&set.name, region, rule)));
+            }
+            print_line(columns(&["RULESET", "REGION", "PROTOCOL", "PORTS", "FROM", "DESCRIPTION"], &rows))?;
+            Ok(print_line("no rule applies in us-south-1: every port is open there")?)
+        }
+        FirewallCommand::Open { node, port, from } => {
+            let node = session.node(node).await?;
+            lambda.open_to(&node, *port, from).await?;
+            Ok(print_line(format_args!("port {port} of {} is open to {}", node.name, from.join(", ")))?)
+        }
+    }
+}
+
+fn row(set: &str, region: &str, rule: &Rule) -> Vec<String> {
+    let ports = rule.port_range.map_or_else(|| "-".to_owned(), |[first, last]| format!("{first}-{last}"));
+    let cells = [set, region, &rule.protocol, &ports, &rule.source_network, &rule.description];
+    cells.map(str::to_owned).to_vec()
+}
+
+pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
+    let CloudVerb::Check(common) = &args.command;
+    let session = common.session()?;
+    let began = Instant::now();
+    let offers = session.provider.offers().await?;
+    let free = offers.iter().filter(|offer| !offer.regions.is_empty()).count();
+    print_line(format_args!("types: {} of {} have a free machine", free, offers.len()))?;
+    let nodes = session.provider.list().await?;
+    let ours = nodes.iter().filter(|node| node.key.is_some()).count();
+    print_line(format_args!("machines: {} run, {ours} of them launched by gorgo", nodes.len()))?;
+    if session.cloud == Cloud::Lambda {
+        let lambda = session.lambda()?;
+        print_line(format_args!("ssh keys: {}", lambda.ssh_keys().await?.len()))?;
+        print_line(format_args!("file systems: {}", lambda.filesystems().await?.len()))?;
+        let rules = (lambda.global_rules().await?.len(), lambda.rulesets().await?.len());
+        print_line(format_args!("firewall: {} rules for all machines, {} rulesets", rules.0, rules.1))?;
+        print_line(format_args!("images: {}", lambda.images().await?.len()))?;
+        let seconds = began.elapsed().as_secs_f64();
+        print_line(format_args!("7 calls in {seconds:.1} s; gorgo sends one a second, and one launch in 12 s"))?;
+    }
+    if session.cloud == Cloud::Ssh {
+        let all: Vec<String> = offers.iter().map(|offer| offer.name.clone()).collect();
+        print_line(format_args!("free hosts: {}", all.join(", ")))?;
+    }
+    Ok(print_line(format_args!("`{}` can be used", session.provider.name()))?)
+}

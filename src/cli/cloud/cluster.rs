@@ -1,0 +1,414 @@
+//! `gorgo cluster` and `gorgo status`.
+
+use super::table::columns;
+use super::{CloudArgs, Session};
+use crate::cli::output::print_line;
+use anyhow::{Context, bail};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use gorgo_cloud::cluster::{self, Flushed};
+use gorgo_cloud::setup::{Engine, Keys, Member, Plan, Progress, Report, routers, run as set_up};
+use gorgo_core::settings::{parse_assignment, set_key};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ClusterArgs {
+    #[command(subcommand)]
+    command: ClusterCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    /// Install and start engine and router on all machines, then send a completion through every path
+    Setup(SetupArgs),
+    /// Show engine and router of each machine
+    Status(StatusArgs),
+    /// Upload this program and restart routers that ran another one
+    Upload(UploadArgs),
+    /// Change the routers' settings and restart them
+    RestartLb(RestartArgs),
+    /// Empty the engines' KV caches and the routers' indexes; busy engines are named
+    FlushCache(CloudArgs),
+    /// Start a timeline on every router
+    StartTrace(CloudArgs),
+    /// End the timelines and collect them; `gorgo trace merge` joins them
+    StopTrace {
+        #[command(flatten)]
+        common: CloudArgs,
+        /// Folder for the files, one a machine
+        #[arg(long, default_value = "benchmark_results")]
+        output_dir: PathBuf,
+    },
+    /// Print the end of a log
+    Logs {
+        #[command(flatten)]
+        common: CloudArgs,
+        /// Name or id
+        node: String,
+        /// Whose log
+        #[arg(long, value_enum, default_value_t = Log::Engine)]
+        of: Log,
+        /// Lines
+        #[arg(long, default_value_t = 100)]
+        lines: usize,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Log {
+    Engine,
+    Router,
+    Proxy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EngineKind {
+    /// `gorgo engine`: the model of SGLang, without a GPU
+    Emulated,
+    /// SGLang in Docker
+    Docker,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    common: CloudArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+struct UploadArgs {
+    #[command(flatten)]
+    common: CloudArgs,
+    #[command(flatten)]
+    program: ProgramArgs,
+}
+
+/// The program for the nodes.
+#[derive(Debug, ClapArgs)]
+struct ProgramArgs {
+    /// Program for x86-64 nodes; this one when absent. One that runs on older systems is built by
+    /// `cargo zigbuild --release --target x86_64-unknown-linux-gnu.2.28`
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Program for arm64 nodes
+    #[arg(long, value_name = "FILE")]
+    binary_arm64: Option<PathBuf>,
+}
+
+/// Settings of the routers.
+#[derive(Debug, ClapArgs)]
+struct RouterArgs {
+    /// Policy of the routers
+    #[arg(long)]
+    strategy: Option<String>,
+    /// Requests a router sends to its engine at a time
+    #[arg(long)]
+    max_concurrent: Option<u32>,
+    /// Any setting of the routers' file, for example policy.ms_per_token=0.058
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+struct RestartArgs {
+    #[command(flatten)]
+    common: CloudArgs,
+    #[command(flatten)]
+    router: RouterArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+struct SetupArgs {
+    #[command(flatten)]
+    common: CloudArgs,
+    #[command(flatten)]
+    router: RouterArgs,
+    #[command(flatten)]
+    program: ProgramArgs,
+    /// Engine; emulated with --cloud local, else docker
+    #[arg(long, value_enum)]
+    engine: Option<EngineKind>,
+    /// Command that serves the model on $PORT, in place of --engine, for example 'vllm serve M --port $PORT'
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["engine", "image", "engine_arg"])]
+    engine_command: Option<String>,
+    /// More words for the engine, one an option
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    engine_arg: Vec<String>,
+    /// Image of SGLang; chosen by the oldest NVIDIA driver when absent
+    #[arg(long)]
+    image: Option<String>,
+    /// Model
+    #[arg(long, default_value = "mistralai/Mistral-7B-Instruct-v0.3")]
+    model: String,
+    /// Requests an engine runs at a time
+    #[arg(long, default_value_t = 10)]
+    max_running: u32,
+    /// Free disk that a machine with Docker must have, GiB
+    #[arg(long, default_value_t = 60)]
+    disk_gib: u64,
+}
+
+fn show(progress: &Progress) {
+    eprintln!("{}: {}", progress.node, progress.step);
+}
+
+impl ProgramArgs {
+    fn choose(&self, plan: &mut Plan) -> anyhow::Result<()> {
+        if let Some(file) = &self.binary {
+            plan.binary.clone_from(file);
+        }
+        if self.binary_arm64.is_some() {
+            plan.binary_arm64.clone_from(&self.binary_arm64);
+        }
+        for file in plan.binary_arm64.iter().chain([&plan.binary]) {
+            std::fs::metadata(file).with_context(|| format!("cannot read the program `{}`", file.display()))?;
+        }
+        Ok(())
+    }
+}
+
+impl RouterArgs {
+    fn apply(&self, table: &mut toml::Table) -> anyhow::Result<()> {
+        let mut set = |key: &str, value: toml::Value| set_key(table, key, value).map_err(anyhow::Error::msg);
+        if let Some(policy) = &self.strategy {
+            set("policy", policy.as_str().into())?;
+        }
+        if let Some(most) = self.max_concurrent {
+            set("router.gates.max_running", i64::from(most).into())?;
+        }
+        for text in &self.sets {
+            let (key, value) = parse_assignment(text).map_err(anyhow::Error::msg)?;
+            set(&key, value)?;
+        }
+        // What no router would take is refused before any node is touched.
+        let mut whole = table.clone();
+        whole.insert("role".to_owned(), "proxy".into());
+        gorgo_live::config::Config::from_table(whole)?;
+        Ok(())
+    }
+}
+
+pub(super) async fn run(args: ClusterArgs) -> anyhow::Result<()> {
+    match args.command {
+        ClusterCommand::Setup(args) => setup(&args).await,
+        ClusterCommand::Status(args) => status(&args).await,
+        ClusterCommand::Upload(args) => upload(&args).await,
+        ClusterCommand::RestartLb(args) => restart(&args).await,
+        ClusterCommand::FlushCache(common) => flush(&common).await,
+        ClusterCommand::StartTrace(common) => {
+            let (_, plan, members) = open(&common).await?;
+            each(&members, async |member| {
+                cluster::start_trace(member, &plan).await.map(|_| "timeline started".to_owned())
+            })
+            .await
+        }
+        ClusterCommand::StopTrace { common, output_dir } => {
+            let (_, plan, members) = open(&common).await?;
+            each(&members, async |member| {
+                cluster::stop_trace(member, &plan, &output_dir).await.map(|path| path.display().to_string())
+            })
+            .await
+        }
+        ClusterCommand::Logs { common, node, of, lines } => {
+            let session = common.session()?;
+            let plan = session.plan()?;
+            let members = session.members(vec![session.node(&node).await?]).await;
+            let word = match of {
+                Log::Engine => "engine",
+                Log::Router => "router",
+                Log::Proxy => "proxy",
+            };
+            Ok(print_line(cluster::log(&members[0], &plan, word, lines).await?)?)
+        }
+    }
+}
+
+/// The cluster: its plan and all machines that run.
+pub(super) async fn open(common: &CloudArgs) -> anyhow::Result<(Session, Plan, Vec<Member>)> {
+    let session = common.session()?;
+    let plan = session.plan()?;
+    let members = all(&session).await?;
+    Ok((session, plan, members))
+}
+
+async fn all(session: &Session) -> anyhow::Result<Vec<Member>> {
+    let nodes = session.nodes().await?;
+    if nodes.is_empty() {
+        bail!("no machine runs; launch some with `gorgo launch`");
+    }
+    Ok(session.members(nodes).await)
+}
+
+/// Does `work` on all members at the same time and prints a line for each.
+async fn each(members: &[Member], work: impl AsyncFn(&Member) -> gorgo_cloud::Result<String>) -> anyhow::Result<()> {
+    let done = futures_util::future::join_all(members.iter().map(|member| work(member))).await;
+    let mut failed = 0;
+    for (member, done) in members.iter().zip(done) {
+        match done {
+            Ok(text) => print_line(format_args!("{}: {text}", member.node.name))?,
+            Err(error) => {
+                failed += 1;
+                print_line(format_args!("{}: {error}", member.node.name))?;
+            }
+        }
+    }
+    if failed > 0 {
+        bail!("{failed} of {} machines failed", members.len());
+    }
+    Ok(())
+}
+
+async fn setup(args: &SetupArgs) -> anyhow::Result<()> {
+    let session = args.common.session()?;
+    let earlier = session.plan().ok();
+    let emulated = session.provider.capabilities().emulated;
+    let kind = args.engine.unwrap_or(if emulated { EngineKind::Emulated } else { EngineKind::Docker });
+    let engine = match (&args.engine_command, kind) {
+        (Some(command), _) => Engine::Command { argv: ["sh", "-c", command].map(str::to_owned).to_vec() },
+        (None, EngineKind::Emulated) => Engine::Emulated { args: args.engine_arg.clone() },
+        (None, EngineKind::Docker) => Engine::Docker { image: args.image.clone(), args: args.engine_arg.clone() },
+    };
+    let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty());
+    let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:/".contains(c));
+    if token.as_deref().is_some_and(|token| !plain(token)) {
+        bail!("HF_TOKEN holds characters that no token has; export it again");
+    }
+    let mut plan = Plan {
+        engine,
+        model: args.model.clone(),
+        max_running: args.max_running,
+        router: earlier.as_ref().map(|plan| plan.router.clone()).unwrap_or_default(),
+        // Keys stay, so that routers that run need no restart and clients no new key.
+        keys: earlier.map_or_else(Keys::random, |plan| plan.keys),
+        binary: std::env::current_exe().context("cannot find this program's own file")?,
+        binary_arm64: None,
+        disk_gib: args.disk_gib,
+        hub_token: token.map(Into::into),
+        hub: std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_owned()),
+    };
+    args.program.choose(&mut plan)?;
+    args.router.apply(&mut plan.router)?;
+    let members = all(&session).await?;
+    session.keep(&plan)?;
+    let reports = set_up(session.provider.as_ref(), &members, &plan, &show).await;
+    summary(&reports, args.common.json)?;
+    if !args.common.json {
+        print_line(format_args!(
+            "keys of the routers (`api` for clients, `admin` for operators): {}",
+            session.keys_file().display()
+        ))?;
+    }
+    Ok(())
+}
+
+async fn upload(args: &UploadArgs) -> anyhow::Result<()> {
+    let (session, mut plan, members) = open(&args.common).await?;
+    plan.binary = std::env::current_exe().context("cannot find this program's own file")?;
+    args.program.choose(&mut plan)?;
+    session.keep(&plan)?;
+    summary(&routers(session.provider.as_ref(), &members, &plan, &show).await, args.common.json)
+}
+
+async fn restart(args: &RestartArgs) -> anyhow::Result<()> {
+    let (session, mut plan, members) = open(&args.common).await?;
+    args.router.apply(&mut plan.router)?;
+    session.keep(&plan)?;
+    summary(&routers(session.provider.as_ref(), &members, &plan, &show).await, args.common.json)
+}
+
+fn summary(reports: &[Report], as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        print_line(serde_json::to_string_pretty(reports)?)?;
+    } else {
+        let mut rows = Vec::new();
+        for report in reports {
+            for step in &report.steps {
+                let state = if step.changed { "changed" } else { "-" };
+                let seconds = format!("{:.1}", step.seconds);
+                rows.push(vec![
+                    report.node.clone(),
+                    step.name.to_owned(),
+                    state.to_owned(),
+                    seconds,
+                    step.note.clone(),
+                ]);
+            }
+            if let Some(failure) = &report.failure {
+                rows.push(vec![
+                    report.node.clone(),
+                    "FAILED".to_owned(),
+                    String::new(),
+                    String::new(),
+                    failure.to_string(),
+                ]);
+            }
+        }
+        print_line(columns(&["NODE", "STEP", "STATE", "S", "NOTE"], &rows))?;
+    }
+    let failed = reports.iter().filter(|report| report.failure.is_some()).count();
+    if failed > 0 {
+        bail!(
+            "{failed} of {} machines are not ready; run the same command again once the causes are removed",
+            reports.len()
+        );
+    }
+    Ok(())
+}
+
+pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
+    let (_, plan, members) = open(&args.common).await?;
+    let states = futures_util::future::join_all(members.iter().map(|member| cluster::state(member, &plan))).await;
+    let bad = states.iter().filter(|state| state.engine.is_err() || state.router.is_err()).count();
+    if args.common.json {
+        let row = |(member, state): (&Member, &cluster::NodeState)| {
+            let error = |e: &gorgo_cloud::Error| Value::String(e.to_string());
+            json!({
+                "name": member.node.name, "region": member.node.region, "address": member.node.address,
+                "engine": state.engine.as_ref().map_or_else(error, |()| json!("healthy")),
+                "router": state.router.as_ref().map_or_else(error, Clone::clone),
+            })
+        };
+        print_line(serde_json::to_string_pretty(&members.iter().zip(&states).map(row).collect::<Vec<_>>())?)?;
+    } else {
+        let row = |(member, state): (&Member, &cluster::NodeState)| {
+            let engine = state.engine.as_ref().map_or_else(ToString::to_string, |()| "healthy".to_owned());
+            let mut cells = vec![member.node.name.clone(), member.node.region.clone(), engine];
+            match &state.router {
+                Ok(router) => {
+                    let count = |key: &str| router[key].as_u64().unwrap_or(0);
+                    cells.push(router["policy"].as_str().unwrap_or("-").to_owned());
+                    cells.push(format!("{}/{}", count("healthy_peers"), count("peer_count")));
+                    cells.push(format!("{} running, {} waiting", count("running_reqs"), count("queue_size")));
+                }
+                Err(error) => cells.push(error.to_string()),
+            }
+            cells
+        };
+        let rows: Vec<Vec<String>> = members.iter().zip(&states).map(row).collect();
+        print_line(columns(&["NAME", "REGION", "ENGINE", "ROUTER", "PEERS", "LOAD"], &rows))?;
+    }
+    if bad > 0 {
+        bail!("{bad} of {} machines are not healthy; run `gorgo cluster setup` again", members.len());
+    }
+    Ok(())
+}
+
+async fn flush(common: &CloudArgs) -> anyhow::Result<()> {
+    let (_, plan, members) = open(common).await?;
+    let busy = std::cell::RefCell::new(Vec::new());
+    each(&members, async |member| {
+        Ok(match cluster::flush(member, &plan).await? {
+            Flushed::Empty => "cache and index are empty".to_owned(),
+            Flushed::Busy => {
+                busy.borrow_mut().push(member.node.name.clone());
+                "busy: the engine runs requests and kept its cache".to_owned()
+            }
+        })
+    })
+    .await?;
+    let busy = busy.into_inner();
+    if !busy.is_empty() {
+        bail!("not flushed: {}; wait until they are idle and flush again", busy.join(", "));
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! Hosts reached over a real `sshd`: the whole set-up, and what can go wrong in it.
+
+use super::stand_ins::{Host, hub, program};
+use super::{Ran, changes, command, must, processes, ran};
+use std::path::{Path, PathBuf};
+
+struct Field {
+    folder: tempfile::TempDir,
+    hosts: Vec<Host>,
+    program: PathBuf,
+    hub: String,
+}
+
+impl Field {
+    /// Hosts of these names, taken.
+    fn new(names: &[&str]) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts: Option<Vec<Host>> = names.iter().map(|name| Host::start(folder.path(), name)).collect();
+        let hosts = hosts?;
+        let regions = ["aws:us-east-1", "aws:us-west-2", "aws:eu-central-1"];
+        let entries: String = hosts.iter().zip(regions).map(|(host, region)| host.entry(region)).collect();
+        std::fs::write(folder.path().join("hosts.toml"), entries).unwrap();
+        let program = program(folder.path());
+        let field = Self { program, hub: hub("200 OK"), hosts, folder };
+        must(field.state(), "ssh", &["launch", "--name", &names.join(",")]);
+        Some(field)
+    }
+
+    fn state(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn setup_with(&self, hub: &str, more: &[&str]) -> Ran {
+        let program = self.program.to_str().unwrap();
+        let words = ["cluster", "setup", "--engine", "docker", "--json", "--binary", program];
+        let disk: &[&str] = if more.is_empty() { &["--disk-gib", "0"] } else { more };
+        let mut command = command(self.state(), "ssh", &[&words, disk].concat());
+        command.env("HF_ENDPOINT", hub).env("HF_TOKEN", "hf_secret");
+        ran(command)
+    }
+
+    fn setup(&self) -> String {
+        let ran = self.setup_with(&self.hub, &[]);
+        assert!(ran.ok, "{}\n{}", ran.out, ran.err);
+        ran.out
+    }
+}
+
+impl Drop for Field {
+    fn drop(&mut self) {
+        let _ = command(self.state(), "ssh", &["kill", "--all"]).output();
+    }
+}
+
+#[test]
+fn three_hosts_are_set_up_repaired_and_released() {
+    let Some(field) = Field::new(&["a", "b", "c"]) else { return };
+    // The tag moved while the hosts pulled: all must use the digest of the first.
+    field.hosts[2].mark("tag-points-to", "bbbb\n");
+    let first = field.setup();
+    assert_eq!(first.matches("engine, router and 2 peer(s) answer").count(), 3, "{first}");
+    assert_eq!(
+        std::fs::read_to_string(field.hosts[2].home.join("docker/pulls")).unwrap().lines().last(),
+        Some("Pulled lmsysorg/sglang@sha256:aaaa")
+    );
+    assert_eq!(changes(&field.setup()), []);
+    // A daemon-reload took the GPUs of one container.
+    field.hosts[1].mark("docker/lost", "");
+    assert_eq!(changes(&field.setup()), [("b".to_owned(), "engine".to_owned())]);
+    assert_eq!([1, 2, 1], [0, 1, 2].map(|i| field.hosts[i].lines("docker/runs")));
+    // The token reaches the container in a file that its owner alone reads, and nothing else of ours.
+    let secret = std::fs::read_to_string(field.hosts[0].home.join("docker/environment")).unwrap();
+    assert!(secret.contains("HF_TOKEN=hf_secret"));
+    for file in std::fs::read_dir(field.state())
+        .unwrap()
+        .flatten()
+        .filter(|file| file.path().extension().is_some_and(|e| e == "json" || e == "jsonl"))
+    {
+        assert!(!std::fs::read_to_string(file.path()).unwrap().contains("hf_secret"), "{:?}", file.path());
+    }
+    assert_eq!(must(field.state(), "ssh", &["cluster", "status"]).matches("healthy  gorgo").count(), 3);
+    assert_eq!(must(field.state(), "ssh", &["cluster", "flush-cache"]).matches("are empty").count(), 3);
+    assert!(must(field.state(), "ssh", &["run-on", "b", "--", "pwd"]).trim().ends_with("/b"));
+    assert!(must(field.state(), "ssh", &["cluster", "logs", "a"]).contains("emulated SGLang"));
+    must(field.state(), "ssh", &["kill", "--all"]);
+    for host in &field.hosts {
+        assert_eq!(processes(&host.home.join("")), Vec::<String>::new());
+    }
+    assert_eq!(must(field.state(), "ssh", &["list"]).trim(), "no machines");
+    assert!(must(field.state(), "ssh", &["available"]).contains("aws:eu-central-1"));
+}
+
+#[test]
+fn each_failure_is_explained_and_set_up_goes_on_once_its_cause_is_gone() {
+    let Some(field) = Field::new(&["a"]) else { return };
+    let host = &field.hosts[0];
+    let fails =
+        |ran: Ran, words: &str| assert!(!ran.ok && ran.out.contains(words), "{words}: {}\n{}", ran.out, ran.err);
+    host.mark("no-docker", "");
+    fails(field.setup_with(&field.hub, &[]), "passwordless sudo");
+    host.unmark("no-docker");
+    fails(field.setup_with(&hub("403 Forbidden"), &[]), "accept the model's terms");
+    assert_eq!(host.lines("docker/pulls"), 0, "access is asked for before the pull");
+    host.mark("full", "");
+    fails(field.setup_with(&field.hub, &[]), "the disk is full");
+    host.unmark("full");
+    fails(field.setup_with(&field.hub, &["--disk-gib", "999999"]), "GiB of disk are free");
+    let port = router_port(field.state());
+    let squatter = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap();
+    let taken = field.setup_with(&field.hub, &[]);
+    fails(taken, "another process has the port");
+    drop(squatter);
+    host.mark("docker/lost", ""); // so that the container is started anew
+    host.mark("bad-flag", "");
+    fails(field.setup_with(&field.hub, &[]), "ended 3 times before it was ready");
+    host.unmark("bad-flag");
+    assert!(field.setup().contains("engine, router and 0 peer(s) answer"));
+}
+
+fn router_port(state: &Path) -> u16 {
+    let text = std::fs::read_to_string(state.join("hosts.toml")).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("router_port = ")).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_connection_lost_at_any_command_leaves_nothing_that_the_next_run_does_not_finish() {
+    let Some(field) = Field::new(&["a"]) else { return };
+    let host = &field.hosts[0];
+    let mut lost = 0;
+    for at in (1..=24).step_by(2) {
+        host.mark("cut", &at.to_string());
+        let ran = field.setup_with(&field.hub, &[]);
+        if host.home.join("cut").exists() {
+            // Set-up ran fewer commands than that.
+            host.unmark("cut");
+            assert!(ran.ok, "{}", ran.out);
+            break;
+        }
+        lost += 1;
+        if !ran.ok {
+            assert!(ran.out.contains("connection was lost"), "{at}: {}\n{}", ran.out, ran.err);
+        }
+    }
+    assert!(lost >= 5, "{lost}");
+    assert!(field.setup().contains("engine, router and 0 peer(s) answer"));
+    assert_eq!(changes(&field.setup()), []);
+}
