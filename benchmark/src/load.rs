@@ -1,7 +1,7 @@
 //! The load generator.
 //!
 //! Reading order: [`profile`] (when requests are sent) → [`target`] (where they are sent) → [`source`], [`synthetic`]
-//! (what they contain) → [`sse`], [`client`] (one request) → [`bench`] (a benchmark and its strategies), `sender`
+//! (what they contain) → [`sse`], [`client`] (one request) → [`mod@bench`] (a benchmark and its strategies), `sender`
 //! (sending), [`run`] (results of a strategy), [`progress`] (counters while it runs) → [`distribution`], [`slo`], [`report`],
 //! `summarize` (the report, with GuideLLM's names) → [`files`] (JSON and CSV), [`table`] (terminal) → [`ceiling`] (the
 //! client's own limit).

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-/// As [`serve_on`], with all connections on the calling runtime.
+/// As `serve_on`, with all connections on the calling runtime.
 ///
 /// # Errors
 /// When the TLS certificates cannot be used.
