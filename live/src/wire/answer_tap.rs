@@ -166,6 +166,7 @@ impl Tap {
     }
 
     /// Reads the data of one event; false if it is not a complete JSON object.
+    #[inline]
     fn event(&mut self, data: &[u8]) -> bool {
         let mut json = Reader::new(data);
         if !matches!(json.kind(), Ok(Kind::Object)) {
@@ -218,6 +219,7 @@ impl Tap {
     }
 
     /// Reads a member of an event: choices take effect at once, other members at the end of the event.
+    #[inline]
     fn member<'a>(&mut self, json: &mut Reader<'a>, key: Text<'a>, event: &mut Event<'a>) -> Result<(), JsonError> {
         match key.plain().unwrap_or_default() {
             b"id" => event.id = json.text_or_null()?,
@@ -263,6 +265,7 @@ impl Tap {
         Ok(())
     }
 
+    #[inline]
     fn choice_member<'a>(&mut self, json: &mut Reader<'a>, key: Text<'a>) -> Result<(), JsonError> {
         match key.plain().unwrap_or_default() {
             b"delta" | b"message" if !json.null()? => json.object(|json, key| {
@@ -314,6 +317,7 @@ impl Tap {
         }
     }
 
+    #[inline]
     fn add_text(&mut self, text: Option<Text<'_>>) {
         let Some(text) = text.filter(|text| !text.is_empty()) else { return };
         self.content = true;

@@ -69,6 +69,7 @@ impl<'a> Reader<'a> {
         Err(JsonError { what, at: self.at })
     }
 
+    #[inline]
     fn peek(&mut self) -> Option<u8> {
         while let Some(&byte) = self.text.get(self.at) {
             if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
@@ -79,6 +80,7 @@ impl<'a> Reader<'a> {
         None
     }
 
+    #[inline]
     fn eat(&mut self, byte: u8) -> bool {
         let here = self.peek() == Some(byte);
         self.at += usize::from(here);
@@ -86,6 +88,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The kind of the next value.
+    #[inline]
     pub(crate) fn kind(&mut self) -> Read<Kind> {
         match self.peek() {
             Some(b'{') => Ok(Kind::Object),
@@ -98,6 +101,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Checks that only white space is left.
+    #[inline]
     pub(crate) fn end(&mut self) -> Read<()> {
         if self.peek().is_some() { self.wrong("more than one value") } else { Ok(()) }
     }
@@ -114,6 +118,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads an object; `member` must read each value.
+    #[inline]
     pub(crate) fn object(&mut self, mut member: impl FnMut(&mut Self, Text<'a>) -> Read<()>) -> Read<()> {
         self.list(b'{', b'}', |json| {
             let key = json.text()?;
@@ -125,10 +130,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads an array; `element` must read each element.
+    #[inline]
     pub(crate) fn array(&mut self, element: impl FnMut(&mut Self) -> Read<()>) -> Read<()> {
         self.list(b'[', b']', element)
     }
 
+    #[inline]
     fn list(&mut self, open: u8, close: u8, mut item: impl FnMut(&mut Self) -> Read<()>) -> Read<()> {
         if !self.eat(open) {
             return self.wrong("another kind of value");
@@ -233,6 +240,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether the next value is null; does not read it.
+    #[inline]
     pub(crate) fn null(&mut self) -> Read<bool> {
         Ok(self.kind()? == Kind::Literal && self.text[self.at] == b'n')
     }
@@ -243,11 +251,13 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a string or null.
+    #[inline]
     pub(crate) fn text_or_null(&mut self) -> Read<Option<Text<'a>>> {
         if self.null()? { self.skip().map(|_| None) } else { self.text().map(Some) }
     }
 
     /// Reads a 32-bit count or null.
+    #[inline]
     pub(crate) fn count_or_null(&mut self) -> Read<Option<u32>> {
         if self.null()? {
             return self.skip().map(|_| None);
