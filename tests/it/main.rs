@@ -5,6 +5,8 @@ mod client;
 mod cloud;
 mod kill;
 mod load;
+#[path = "../../cloud/tests/it/loopback_sshd.rs"]
+mod loopback_sshd;
 mod processes;
 mod prometheus;
 mod stop;

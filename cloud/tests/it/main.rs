@@ -3,4 +3,5 @@
 
 mod fleets;
 mod lambda;
+mod loopback_sshd;
 mod sshd;

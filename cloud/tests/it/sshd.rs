@@ -1,101 +1,37 @@
 //! Shells over a real `sshd` on loopback.
 
+use super::loopback_sshd::{Sshd, free_port, keygen, script};
 use gorgo_cloud::shell::Command;
 use gorgo_cloud::shell::ssh::{SshShell, SshTarget};
 use gorgo_cloud::{Kind, Shell};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// An sshd of our own: its keys, its port, its log.
-struct Sshd {
-    child: Child,
-    port: u16,
-    folder: tempfile::TempDir,
+/// A host in a folder of its own.
+struct Host {
+    sshd: Sshd,
+    _folder: tempfile::TempDir,
 }
 
-impl Drop for Sshd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn program() -> Option<PathBuf> {
-    let found =
-        ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/bin/sshd"].map(PathBuf::from).into_iter().find(|p| p.exists());
-    if found.is_none() {
-        eprintln!("skipped: no sshd on this machine (apt-get install openssh-server)");
-    }
-    found
-}
-
-fn keygen(path: &Path) -> String {
-    let made =
-        std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status();
-    assert!(made.unwrap().success());
-    std::fs::read_to_string(path.with_extension("pub")).unwrap()
-}
-
-fn script(path: &Path, text: &str) {
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, text).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-impl Sshd {
+impl Host {
     fn start() -> Option<Self> {
-        let program = program()?;
-        // Where sshd drops privileges to, as its service file makes it.
-        let _ = std::fs::create_dir_all("/run/sshd");
         let folder = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-        let at = |name: &str| folder.path().join(name);
-        let host = keygen(&at("host"));
-        let user = keygen(&at("user"));
-        std::fs::write(at("authorized"), user).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        std::fs::write(at("known"), format!("[127.0.0.1]:{port} {host}")).unwrap();
-        // The folder is the host's home, and programs of its `bin` come first.
-        let login = "#!/bin/sh\ncd HOME_FOLDER || exit 1\nHOME=HOME_FOLDER; PATH=HOME_FOLDER/bin:$PATH; export HOME PATH\n\
-            unset XDG_RUNTIME_DIR\nexec sh -c \"$SSH_ORIGINAL_COMMAND\"\n";
-        script(&at("login"), &login.replace("HOME_FOLDER", folder.path().to_str().unwrap()));
-        let config = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
-             StrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nMaxSessions 64\nForceCommand {}\n",
-            at("host").display(),
-            at("authorized").display(),
-            at("login").display()
-        );
-        std::fs::write(at("config"), config).unwrap();
-        let log = std::fs::File::create(at("log")).unwrap();
-        let child = std::process::Command::new(program)
-            .args(["-D", "-e", "-f"])
-            .arg(at("config"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut sshd = Self { child, port, folder };
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let log = || std::fs::read_to_string(sshd.folder.path().join("log")).unwrap_or_default();
-            assert!(sshd.child.try_wait().unwrap().is_none(), "sshd ended: {}", log());
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        Some(sshd)
+        Some(Self { sshd: Sshd::start(folder.path(), "host", "")?, _folder: folder })
+    }
+
+    fn at(&self, file: &str) -> PathBuf {
+        self.sshd.home.join(file)
     }
 
     fn target(&self) -> SshTarget {
-        let at = |name: &str| self.folder.path().join(name);
         SshTarget {
             host: "127.0.0.1".to_owned(),
-            port: Some(self.port),
-            identity: Some(at("user")),
+            port: Some(self.sshd.port),
+            identity: Some(self.sshd.identity.clone()),
             config: Some("none".into()),
-            known_hosts: Some(at("known")),
+            known_hosts: Some(self.sshd.known_hosts.clone()),
             ..SshTarget::default()
         }
     }
@@ -103,16 +39,12 @@ impl Sshd {
     async fn shell(&self) -> Box<dyn Shell> {
         Box::new(SshShell::connect(self.target()).await.unwrap())
     }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
 }
 
 #[tokio::test]
 async fn words_input_output_and_status_pass_unchanged() {
-    let Some(sshd) = Sshd::start() else { return };
-    let shell = sshd.shell().await;
+    let Some(host) = Host::start() else { return };
+    let shell = host.shell().await;
     let odd = "a 'quoted' \"word\" with $HOME, `ticks`; and\na line";
     let command = Command::script(r#"printf '%s' "$1"; cat; printf err >&2; exit 3"#, &[odd]).stdin("input");
     let output = shell.run(&command).await.unwrap();
@@ -124,10 +56,10 @@ async fn words_input_output_and_status_pass_unchanged() {
 
 #[tokio::test]
 async fn a_file_is_put_whole_with_its_mode() {
-    let Some(sshd) = Sshd::start() else { return };
-    let shell = sshd.shell().await;
+    let Some(host) = Host::start() else { return };
+    let shell = host.shell().await;
     let bytes: Vec<u8> = (0..700_000_u32).map(|i| (i % 251) as u8).collect();
-    let path = sshd.path("new folder/file");
+    let path = host.at("new folder/file").display().to_string();
     shell.put(&path, 0o640, &bytes).await.unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     assert_eq!(shell.get(&path).await.unwrap(), bytes);
@@ -137,8 +69,8 @@ async fn a_file_is_put_whole_with_its_mode() {
 
 #[tokio::test]
 async fn a_port_of_the_node_is_reached_through_the_login() {
-    let Some(sshd) = Sshd::start() else { return };
-    let shell = sshd.shell().await;
+    let Some(host) = Host::start() else { return };
+    let shell = host.shell().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -165,39 +97,38 @@ async fn a_port_of_the_node_is_reached_through_the_login() {
 
 #[tokio::test]
 async fn a_changed_or_unknown_host_key_is_refused_and_explained() {
-    let Some(sshd) = Sshd::start() else { return };
-    let other = keygen(&sshd.folder.path().join("other"));
-    let changed = sshd.folder.path().join("changed");
-    std::fs::write(&changed, format!("[127.0.0.1]:{} {other}", sshd.port)).unwrap();
-    let target = SshTarget { known_hosts: Some(changed), ..sshd.target() };
+    let Some(host) = Host::start() else { return };
+    let other = keygen(&host.at("other"));
+    let changed = host.at("changed");
+    std::fs::write(&changed, format!("[127.0.0.1]:{} {other}", host.sshd.port)).unwrap();
+    let target = SshTarget { known_hosts: Some(changed), ..host.target() };
     let error = SshShell::connect(target).await.unwrap_err();
     assert!(error.meaning.contains("another key"), "{error}");
-    let target = SshTarget { known_hosts: Some("/dev/null".into()), ..sshd.target() };
+    let target = SshTarget { known_hosts: Some("/dev/null".into()), ..host.target() };
     let error = SshShell::connect(target).await.unwrap_err();
     assert!(error.meaning.contains("not known"), "{error}");
     // A key noted under a name of its own, as for machines whose key was made here.
-    let host = std::fs::read_to_string(sshd.folder.path().join("host.pub")).unwrap();
-    let pinned = sshd.folder.path().join("pinned");
-    std::fs::write(&pinned, format!("nonce {host}")).unwrap();
+    let known = std::fs::read_to_string(&host.sshd.known_hosts).unwrap();
+    let pinned = host.at("pinned");
+    std::fs::write(&pinned, known.replace(&format!("[127.0.0.1]:{}", host.sshd.port), "nonce")).unwrap();
     let alias = Some("nonce".to_owned());
-    SshShell::connect(SshTarget { known_hosts: Some(pinned), host_key_alias: alias, ..sshd.target() }).await.unwrap();
+    SshShell::connect(SshTarget { known_hosts: Some(pinned), host_key_alias: alias, ..host.target() }).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_refused_login_and_a_closed_port_are_explained() {
-    let Some(sshd) = Sshd::start() else { return };
-    keygen(&sshd.folder.path().join("stranger"));
-    let target = SshTarget { identity: Some(sshd.folder.path().join("stranger")), ..sshd.target() };
+    let Some(host) = Host::start() else { return };
+    keygen(&host.at("stranger"));
+    let target = SshTarget { identity: Some(host.at("stranger")), ..host.target() };
     assert!(SshShell::connect(target).await.unwrap_err().meaning.contains("refused"));
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let error = SshShell::connect(SshTarget { port: Some(closed), ..sshd.target() }).await.unwrap_err();
+    let error = SshShell::connect(SshTarget { port: Some(free_port()), ..host.target() }).await.unwrap_err();
     assert!(error.meaning.contains("no ssh server"), "{error}");
 }
 
 #[tokio::test]
 async fn a_lost_connection_fails_its_command_and_the_next_one_logs_in_again() {
-    let Some(sshd) = Sshd::start() else { return };
-    let shell = sshd.shell().await;
+    let Some(host) = Host::start() else { return };
+    let shell = host.shell().await;
     // The command's own connection: the nearest server process above it.
     let kill = r#"p=$$; until case $(cat /proc/$p/comm) in sshd*) ;; *) false ;; esac; do
         p=$(awk '/^PPid/ {print $2}' /proc/$p/status); done; kill -9 $p; sleep 60"#;
@@ -218,8 +149,8 @@ async fn a_lost_connection_fails_its_command_and_the_next_one_logs_in_again() {
 
 #[tokio::test]
 async fn a_silent_command_is_ended() {
-    let Some(sshd) = Sshd::start() else { return };
-    let shell = sshd.shell().await;
+    let Some(host) = Host::start() else { return };
+    let shell = host.shell().await;
     let silent = Command::new(&["sleep", "600"]).silence(std::time::Duration::from_millis(300));
     let error = shell.run(&silent).await.unwrap_err();
     assert!(error.meaning.contains("`sleep 600` wrote nothing"), "{error}");
@@ -243,11 +174,11 @@ esac
 #[tokio::test]
 async fn where_systemd_runs_a_service_is_a_unit_of_it_that_outlives_the_login() {
     use gorgo_cloud::setup::service::{Service, ensure, runs, stop};
-    let Some(sshd) = Sshd::start() else { return };
-    script(&sshd.folder.path().join("bin/systemctl"), SYSTEMCTL);
-    script(&sshd.folder.path().join("bin/loginctl"), "#!/bin/sh\necho \"loginctl $*\" >> \"$HOME/calls\"\n");
-    let calls = || std::fs::read_to_string(sshd.folder.path().join("calls")).unwrap();
-    let shell = sshd.shell().await;
+    let Some(host) = Host::start() else { return };
+    script(&host.at("bin/systemctl"), SYSTEMCTL);
+    script(&host.at("bin/loginctl"), "#!/bin/sh\necho \"loginctl $*\" >> \"$HOME/calls\"\n");
+    let calls = || std::fs::read_to_string(host.at("calls")).unwrap();
+    let shell = host.shell().await;
     shell.put("env", 0o600, b"SECONDS_TO_SLEEP=600\n").await.unwrap();
     let service = |words: &[&str]| Service {
         name: "router",
@@ -262,7 +193,7 @@ async fn where_systemd_runs_a_service_is_a_unit_of_it_that_outlives_the_login() 
     assert_eq!(calls().matches("restart gorgo-router").count(), 1);
     assert!(runs(shell.as_ref(), "router").await.unwrap());
     assert!(ensure(shell.as_ref(), &service(&["sleep", "601"]), true).await.unwrap());
-    let unit = sshd.folder.path().join(".config/systemd/user/gorgo-router.service");
+    let unit = host.at(".config/systemd/user/gorgo-router.service");
     assert!(std::fs::read_to_string(&unit).unwrap().contains("ExecStart=\"sleep\" \"601\""));
     stop(shell.as_ref(), "router").await.unwrap();
     assert!(!unit.exists() && !runs(shell.as_ref(), "router").await.unwrap());

@@ -2,10 +2,10 @@
 //!
 //! The stand-in for Docker keeps images and one container as files and runs `gorgo engine` for SGLang.
 
+use crate::loopback_sshd::{Sshd, free_port, script};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 const DOCKER: &str = r#"#!/bin/sh
 d=$HOME/docker; mkdir -p "$d/images"
@@ -41,97 +41,36 @@ run*)
 esac
 "#;
 
-/// Every command passes here; the one whose number stands in `cut` loses its connection.
-const LOGIN: &str = r#"#!/bin/sh
-cd HOME_FOLDER || exit 1
-HOME=HOME_FOLDER; PATH=HOME_FOLDER/bin:$PATH; export HOME PATH; unset XDG_RUNTIME_DIR
-if [ -s cut ]; then
+/// The command whose number stands in `cut` loses its connection.
+const CUT: &str = r#"if [ -s cut ]; then
     n=$(cat cut); n=$((n-1)); if [ $n -le 0 ]; then rm -f cut; kill -9 $PPID; exit 1; fi; echo $n > cut
-fi
-exec sh -c "$SSH_ORIGINAL_COMMAND"
-"#;
+fi"#;
 
 /// One host.
 pub(super) struct Host {
-    child: Child,
+    sshd: Sshd,
     pub(super) home: PathBuf,
     pub(super) name: String,
-    port: u16,
-    known: PathBuf,
-    identity: PathBuf,
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
         if let Ok(pid) = std::fs::read_to_string(self.home.join("docker/pid")) {
             let _ = Command::new("kill").arg(pid.trim()).status();
         }
     }
 }
 
-fn sshd() -> Option<PathBuf> {
-    let paths = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/bin/sshd"].map(PathBuf::from);
-    let found = paths.into_iter().find(|path| path.exists());
-    if found.is_none() {
-        eprintln!("skipped: no sshd on this machine (apt-get install openssh-server)");
-    }
-    found
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn script(path: &Path, text: &str) {
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, text).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-fn keygen(path: &Path) -> String {
-    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status();
-    assert!(made.unwrap().success());
-    std::fs::read_to_string(path.with_extension("pub")).unwrap()
-}
-
 impl Host {
     pub(super) fn start(folder: &Path, name: &str) -> Option<Self> {
-        let program = sshd()?;
-        // Where sshd drops its privileges to, as its service file makes it.
-        let _ = std::fs::create_dir_all("/run/sshd");
-        let home = folder.join(name);
-        std::fs::create_dir_all(&home).unwrap();
-        let at = |file: &str| folder.join(format!("{name}-{file}"));
-        let (host_key, identity) = (keygen(&at("host")), at("user"));
-        std::fs::write(at("authorized"), keygen(&identity)).unwrap();
-        let port = free_port();
-        std::fs::write(at("known"), format!("[127.0.0.1]:{port} {host_key}")).unwrap();
-        script(&at("login"), &LOGIN.replace("HOME_FOLDER", home.to_str().unwrap()));
+        let sshd = Sshd::start(folder, name, CUT)?;
+        let home = sshd.home.clone();
         script(&home.join("bin/docker"), &DOCKER.replace("GORGO", env!("CARGO_BIN_EXE_gorgo")));
         script(&home.join("bin/nvidia-smi"), "#!/bin/sh\necho 580.95.05\n");
         script(&home.join("bin/sudo"), "#!/bin/sh\necho 'sudo: a password is required' >&2; exit 1\n");
         script(&home.join("bin/systemctl"), "#!/bin/sh\nexit 1\n");
         std::fs::write(home.join("tag-points-to"), "aaaa\n").unwrap();
-        let config = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
-             StrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nMaxSessions 64\nForceCommand {}\n",
-            at("host").display(),
-            at("authorized").display(),
-            at("login").display()
-        );
-        std::fs::write(at("config"), config).unwrap();
-        let log = std::fs::File::create(at("log")).unwrap();
-        let mut command = Command::new(program);
-        command.args(["-D", "-e", "-f"]).arg(at("config"));
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let mut host = Self { child, home, name: name.to_owned(), port, known: at("known"), identity };
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(host.child.try_wait().unwrap().is_none(), "{}", std::fs::read_to_string(at("log")).unwrap());
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        Some(host)
+        Some(Self { sshd, home, name: name.to_owned() })
     }
 
     /// Its entry in `hosts.toml`.
@@ -140,9 +79,9 @@ impl Host {
             "[[hosts]]\nname = \"{}\"\nhost = \"127.0.0.1\"\nport = {}\nidentity = \"{}\"\nknown_hosts = \"{}\"\n\
              region = \"{region}\"\ngpus = 1\nengine_port = {}\nrouter_port = {}\nproxy_port = {}\n",
             self.name,
-            self.port,
-            self.identity.display(),
-            self.known.display(),
+            self.sshd.port,
+            self.sshd.identity.display(),
+            self.sshd.known_hosts.display(),
             free_port(),
             free_port(),
             free_port()

@@ -1,0 +1,94 @@
+//! A real `sshd` on loopback, as one host of a test: its own keys, port and log, and a folder as its home.
+//!
+//! The tests of the `gorgo` command include this file, too.
+
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// The login shell: the host's home is the user's, and programs of its `bin` come first. `BEFORE` runs first.
+const LOGIN: &str = r#"#!/bin/sh
+cd HOME_FOLDER || exit 1
+HOME=HOME_FOLDER; PATH=HOME_FOLDER/bin:$PATH; export HOME PATH; unset XDG_RUNTIME_DIR
+BEFORE
+exec sh -c "$SSH_ORIGINAL_COMMAND"
+"#;
+
+/// One host; it ends with this value.
+pub(crate) struct Sshd {
+    child: Child,
+    pub(crate) port: u16,
+    pub(crate) home: PathBuf,
+    /// A file with the host's key.
+    pub(crate) known_hosts: PathBuf,
+    /// The user's private key.
+    pub(crate) identity: PathBuf,
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Sshd {
+    /// Starts a host with the home `folder`/`name` and its other files beside it. `before` is shell code that runs before
+    /// each command. `None` where no sshd is installed.
+    pub(crate) fn start(folder: &Path, name: &str, before: &str) -> Option<Self> {
+        let paths = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/bin/sshd"].map(PathBuf::from);
+        let Some(program) = paths.into_iter().find(|path| path.exists()) else {
+            eprintln!("skipped: no sshd on this machine (apt-get install openssh-server)");
+            return None;
+        };
+        // Where sshd drops its privileges to, as its service file makes it.
+        let _ = std::fs::create_dir_all("/run/sshd");
+        let home = folder.join(name);
+        std::fs::create_dir_all(&home).unwrap();
+        let at = |file: &str| folder.join(format!("{name}-{file}"));
+        let (host_key, identity) = (keygen(&at("host")), at("user"));
+        std::fs::write(at("authorized"), keygen(&identity)).unwrap();
+        let port = free_port();
+        std::fs::write(at("known"), format!("[127.0.0.1]:{port} {host_key}")).unwrap();
+        script(&at("login"), &LOGIN.replace("HOME_FOLDER", home.to_str().unwrap()).replace("BEFORE", before));
+        let config = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
+             StrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nMaxSessions 64\nForceCommand {}\n",
+            at("host").display(),
+            at("authorized").display(),
+            at("login").display()
+        );
+        std::fs::write(at("config"), config).unwrap();
+        let log = std::fs::File::create(at("log")).unwrap();
+        let mut command = Command::new(program);
+        command.args(["-D", "-e", "-f"]).arg(at("config"));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let mut sshd = Self { child, port, home, known_hosts: at("known"), identity };
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let log = || std::fs::read_to_string(at("log")).unwrap_or_default();
+            assert!(sshd.child.try_wait().unwrap().is_none(), "sshd ended: {}", log());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Some(sshd)
+    }
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Writes an executable file.
+pub(crate) fn script(path: &Path, text: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Makes a key pair; returns the public key.
+pub(crate) fn keygen(path: &Path) -> String {
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status();
+    assert!(made.unwrap().success());
+    std::fs::read_to_string(path.with_extension("pub")).unwrap()
+}
