@@ -217,9 +217,7 @@ pub async fn run(
     plan: &Plan,
     show: &(dyn Fn(&Progress) + Sync),
 ) -> Vec<Report> {
-    let mut sites = sites(provider, members, plan, show);
-    step!(sites, "look", facts::step);
-    step!(sites, "program", binary::step);
+    let mut sites = prepared_sites(provider, members, plan, show).await;
     let image = docker::image_for_all(plan, sites.iter().filter_map(|site| site.facts.as_ref()));
     for site in sites.iter_mut().filter(|site| site.fine()) {
         if let Err(error) = &image {
@@ -240,10 +238,21 @@ pub async fn routers(
     plan: &Plan,
     show: &(dyn Fn(&Progress) + Sync),
 ) -> Vec<Report> {
+    let sites = prepared_sites(provider, members, plan, show).await;
+    route_and_verify(sites, None).await
+}
+
+/// The nodes after the steps that every set-up begins with: facts looked at, program in place.
+async fn prepared_sites<'a>(
+    provider: &'a dyn Provider,
+    members: &'a [Member],
+    plan: &'a Plan,
+    show: &'a (dyn Fn(&Progress) + Sync),
+) -> Vec<Site<'a>> {
     let mut sites = sites(provider, members, plan, show);
     step!(sites, "look", facts::step);
     step!(sites, "program", binary::step);
-    route_and_verify(sites, None).await
+    sites
 }
 
 fn sites<'a>(
