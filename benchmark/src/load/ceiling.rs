@@ -38,20 +38,7 @@ pub async fn streams_per_second(limits: Limits) -> Result<f64, BenchError> {
     let target = Target { url: format!("http://{}", listener.local_addr()?), name: "self".to_owned(), place: None };
     let app = Router::new().route("/v1/chat/completions", post(answer_immediately));
     let serving = tokio::spawn(async move { axum::serve(listener, app).await });
-    let row = TraceRequest {
-        at: Time::ZERO,
-        session: 0,
-        user: 0,
-        turn: 1,
-        place: None,
-        country: None,
-        input_tokens: 16,
-        output_tokens: 1,
-        max_tokens: None,
-        block_tokens: 16,
-        blocks: [1].into(),
-        answer_blocks: [].into(),
-    };
+    let row = TraceRequest::lone(0, Time::ZERO, 16, 1, 16, [1].into());
     let bench = Bench {
         rows: [row].into(),
         targets: [target].into(),

@@ -72,20 +72,7 @@ mod tests {
     use gorgo_core::Time;
 
     fn from(place: Option<Place>) -> TraceRequest {
-        TraceRequest {
-            at: Time::ZERO,
-            session: 0,
-            user: 0,
-            turn: 1,
-            place,
-            country: None,
-            input_tokens: 1,
-            output_tokens: 1,
-            max_tokens: None,
-            block_tokens: 16,
-            blocks: [1].into(),
-            answer_blocks: [].into(),
-        }
+        TraceRequest { place, ..TraceRequest::lone(0, Time::ZERO, 1, 1, 16, [1].into()) }
     }
 
     #[test]

@@ -133,20 +133,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn result(n: u64) -> RequestResult {
-        let request = TraceRequest {
-            at: Time::ZERO,
-            session: 0,
-            user: 0,
-            turn: 1,
-            place: None,
-            country: None,
-            input_tokens: 1,
-            output_tokens: 1,
-            max_tokens: None,
-            block_tokens: 16,
-            blocks: [1].into(),
-            answer_blocks: [].into(),
-        };
+        let request = TraceRequest::lone(0, Time::ZERO, 1, 1, 16, [1].into());
         let mut record = RequestRecord::scheduled(n, &request, Time::ZERO);
         (record.status, record.first_token, record.done) =
             (Status::Finished, Time::from_ms(100.0 + n as f64), Time::from_ms(500.0));
