@@ -7,6 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 mod bench;
 mod cloud;
 mod decide;
+mod duration;
 mod engine;
 mod experiment;
 mod lb;

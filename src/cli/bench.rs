@@ -3,6 +3,7 @@
 mod progress;
 mod results;
 
+use super::duration::scaled;
 use super::output::print_line;
 use super::process::StopSignal;
 use anyhow::{Context, bail};
@@ -133,17 +134,8 @@ enum OutputLength {
 
 /// Seconds of `90`, `90s`, `1.5m`, `250ms`, `1h`.
 fn seconds(text: &str) -> Result<f64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..] {
-        "" | "s" => 1.0,
-        "ms" => 1e-3,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(format!("`{text}` is not a duration; write 90, 90s, 250ms, 5m or 1h")),
-    };
-    let value: f64 =
-        digits.parse().map_err(|_| format!("`{text}` is not a duration; write 90, 90s, 250ms, 5m or 1h"))?;
-    Ok(value * factor)
+    let units = [("", 1.0), ("s", 1.0), ("ms", 1e-3), ("m", 60.0), ("h", 3600.0)];
+    scaled(text, &units).ok_or_else(|| format!("`{text}` is not a duration; write 90, 90s, 250ms, 5m or 1h"))
 }
 
 impl BenchArgs {

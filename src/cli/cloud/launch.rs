@@ -3,6 +3,7 @@
 use super::interrupt::guarded;
 use super::machines::node_table;
 use super::{Cloud, CloudArgs, Session};
+use crate::cli::duration::scaled;
 use crate::cli::output::print_line;
 use crate::cli::process::StopSignal;
 use anyhow::{Context, bail};
@@ -55,15 +56,8 @@ pub(crate) struct LaunchArgs {
 
 /// Milliseconds of `90m`, `4h` or `2d`.
 fn lease(text: &str) -> Result<u64, String> {
-    let (number, unit) = text.split_at(text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len());
-    let unit = match unit {
-        "m" => 60_000.0,
-        "h" => 3_600_000.0,
-        "d" => 86_400_000.0,
-        _ => return Err("write a number and m, h or d".to_owned()),
-    };
-    let number: f64 = number.parse().map_err(|_| "write a number and m, h or d".to_owned())?;
-    let ms = number * unit;
+    let units = [("m", 60_000.0), ("h", 3_600_000.0), ("d", 86_400_000.0)];
+    let ms = scaled(text, &units).ok_or("write a number and m, h or d")?;
     if !(60_000.0..=30.0 * 86_400_000.0).contains(&ms) {
         return Err("a lease lasts one minute to 30 days".to_owned());
     }
@@ -251,7 +245,7 @@ fn confirm(quote: &Quote, yes: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
-        bail!("nobody can be asked whether to spend this; repeat with --yes");
+        bail!("standard input is not a terminal, so the cost cannot be confirmed; repeat with --yes");
     }
     eprint!("launch? [y/N] ");
     std::io::stderr().flush()?;
