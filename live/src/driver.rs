@@ -23,8 +23,8 @@ pub(crate) mod clock;
 pub(crate) mod mailbox;
 pub(crate) mod observers;
 
-/// Decisions without a replica that are kept for a request's next command.
-const MAX_UNDECIDED: usize = 7;
+/// Decisions kept of a request, besides the one it was dispatched by last.
+pub(crate) const MAX_OTHER_DECISIONS: usize = 7;
 
 /// A request that has not ended.
 #[derive(Default)]
@@ -275,7 +275,7 @@ impl Driver {
 
 impl InFlight {
     fn keep(&mut self, record: Arc<DecisionRecord>) {
-        if self.undecided.len() >= MAX_UNDECIDED {
+        if self.undecided.len() >= MAX_OTHER_DECISIONS {
             self.undecided.remove(0);
         }
         self.undecided.push(record);

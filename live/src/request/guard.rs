@@ -4,6 +4,7 @@
 //! captures, traces), and aborts the request at the engine when its answer is no longer wanted. A guard that is dropped
 //! before it was closed reports that the client left.
 
+use crate::driver::MAX_OTHER_DECISIONS;
 use crate::driver::mailbox::{Command, Mailbox};
 use crate::observe::request_log::{DecisionSummary, RequestEntry, RoutedReplica};
 use crate::request::context::ConnectionContext;
@@ -19,9 +20,6 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
-
-/// Decisions kept of a request, besides the one it was dispatched by last.
-const MAX_OTHER_DECISIONS: usize = 7;
 
 /// The account of one request.
 #[derive(Debug)]
