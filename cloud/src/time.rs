@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Wall-clock time, or a clock that moves only when somebody waits on it.
+/// Wall-clock time, or a clock that moves only by its waits.
 #[derive(Debug, Clone)]
 pub struct Time {
     stepped: Option<Arc<AtomicU64>>,

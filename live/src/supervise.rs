@@ -1,6 +1,6 @@
 //! Background tasks that panic: logged, and the end of the process where the router cannot work without the task.
 //!
-//! tokio keeps a task's panic for whoever joins the task. These tasks are joined by no code, so a panic would go
+//! tokio keeps a task's panic for the code that joins the task. Nothing joins these tasks, so a panic would go
 //! unnoticed.
 
 use futures_util::FutureExt;

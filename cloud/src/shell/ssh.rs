@@ -266,7 +266,7 @@ fn login_failure(host: &str, text: &str) -> Error {
     let (meaning, remedy) = if has("REMOTE HOST IDENTIFICATION HAS CHANGED") {
         (
             "the host presents another key than the one known",
-            "if the machine was reinstalled, remove the old key with `ssh-keygen -R`; else somebody may listen in",
+            "if the machine was reinstalled, remove the old key with `ssh-keygen -R`; otherwise the connection may be intercepted",
         )
     } else if has("Host key verification failed") {
         ("the host's key is not known", "log in once with `ssh` and compare its fingerprint")

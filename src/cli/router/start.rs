@@ -111,7 +111,7 @@ impl StartArgs {
         let source = ConfigSource::new(move || again.read_config(role, &replicas, &peers));
         let mut pid_file = None; // outlives the runtime: its lock is held until all threads have ended
         let cut = process::runtime()?.block_on(async {
-            // Before the pid file: whoever reads the file may send a signal at once.
+            // Before the pid file: a process that reads the file may send a signal at once.
             let signals = Signals::install()?;
             pid_file = pid_path.as_deref().map(PidFile::take).transpose()?;
             process::raise_file_limit(config.limits.connections);

@@ -44,7 +44,7 @@ async fn a_request_on_a_connection_that_has_just_closed_goes_over_the_next() {
     let mut listener = net.listen("e", 80);
     let (connector, upstream) = to_e(&net);
     upstream.pool.put(Connection::open(&connector, &upstream).await.unwrap());
-    drop(listener.accept().await.unwrap()); // closed, and nobody has looked since
+    drop(listener.accept().await.unwrap()); // closed, and not polled since
     tokio::spawn(async move {
         let (io, _) = listener.accept().await.unwrap();
         let service =
