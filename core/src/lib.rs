@@ -3,7 +3,8 @@
 //! Reading order: [`ids`], [`time`], [`time_queue`], [`request`] (input) → [`radix`], [`prefix`] (which replica holds
 //! which prefix) → [`fleet`] (state of each replica) → [`policy`] (which replica gets a request) → [`router`] (events in,
 //! actions out) → [`peering`] (reports between routers) → [`record`] (the record of one request). Beside them:
-//! [`settings`] (TOML tables and `--set`), [`range`] (bounds of numeric settings).
+//! [`settings`] (TOML tables and `--set`), [`range`] (bounds of numeric settings), [`optional`] (optional times and
+//! indices of a record).
 //!
 //! Nothing here reads a clock, does I/O, spawns, locks or draws from a global generator: time and randomness are
 //! arguments. The simulator and the live server differ only in where events come from and where actions go.
@@ -13,6 +14,7 @@
 pub mod decide;
 pub mod fleet;
 pub mod ids;
+pub mod optional;
 pub mod peering;
 pub mod policy;
 pub mod prefix;
@@ -28,5 +30,6 @@ pub mod time;
 pub mod time_queue;
 
 pub use ids::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId};
+pub use optional::{MaybeIndex, MaybeTime};
 pub use time::{Span, Time};
 pub use time_queue::TimeQueue;

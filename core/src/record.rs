@@ -1,5 +1,6 @@
 //! The record of one request, the same from simulator, live router and load generator.
 
+use crate::optional::{MaybeIndex, MaybeTime};
 use crate::request::TraceRequest;
 use crate::time::{Span, Time};
 use serde::{Deserialize, Serialize};
@@ -48,8 +49,8 @@ impl Status {
     }
 }
 
-/// One request, from the user's click to the last token. Instants are ns since the start of the run;
-/// [`Time::NEVER`] marks one that was not reached.
+/// One request, from the user's click to the last token. Times are ns since the start of the run; a time that the
+/// request did not reach is none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RequestRecord {
     /// Position of the request in the workload.
@@ -58,12 +59,12 @@ pub struct RequestRecord {
     pub session: u64,
     /// 1-based turn.
     pub turn: u32,
-    /// Index of the user's country or region in the run's name table.
-    pub origin: u16,
+    /// Index of the user's country or region in the run's name table; none when unknown.
+    pub origin: MaybeIndex,
     /// Index of the router that first received it.
     pub router: u16,
-    /// Index of the replica that answered (or tried last), `u16::MAX` when none was ever tried.
-    pub replica: u16,
+    /// Index of the replica that answered (or tried last); none when no replica was tried.
+    pub replica: MaybeIndex,
     /// How it ended.
     pub status: Status,
     /// Dispatches made, retries included.
@@ -78,42 +79,43 @@ pub struct RequestRecord {
     pub predicted_cached_tokens: u32,
     /// Prompt tokens the engine found in its cache.
     pub cached_tokens: u32,
-    /// Time to first token the policy expected, ms from dispatch; NaN when it has no such estimate.
-    pub predicted_ttft_ms: f32,
+    /// Time to first token the policy expected, ms from dispatch; `None` when it makes no such estimate.
+    pub predicted_ttft_ms: Option<f32>,
     /// When the schedule wanted it sent.
     pub scheduled: Time,
     /// When the user's client sent it (later than `scheduled` only for a bounded client).
     pub sent: Time,
     /// Arrival at the first router.
-    pub arrived: Time,
+    pub arrived: MaybeTime,
     /// Dispatch to the replica that answered, by the router that chose it.
-    pub dispatched: Time,
+    pub dispatched: MaybeTime,
     /// Arrival at that engine.
-    pub accepted: Time,
+    pub accepted: MaybeTime,
     /// Start of the first step that computes its prompt.
-    pub prefill: Time,
+    pub prefill: MaybeTime,
     /// First token leaves the engine.
-    pub engine_first: Time,
+    pub engine_first: MaybeTime,
     /// First token passes the first router.
-    pub router_first: Time,
+    pub router_first: MaybeTime,
     /// First token reaches the user.
-    pub first_token: Time,
+    pub first_token: MaybeTime,
     /// Last token leaves the engine.
-    pub engine_done: Time,
+    pub engine_done: MaybeTime,
     /// Last token reaches the user, or the failure does.
-    pub done: Time,
+    pub done: MaybeTime,
 }
 
 impl RequestRecord {
-    /// The record of a request that was not sent yet.
-    pub fn scheduled(request: u64, row: &TraceRequest, at: Time) -> Self {
+    /// The record of a request that was not sent yet: request number `request` of the workload, scheduled at `at`, to be
+    /// sent to the router with index `router`.
+    pub fn scheduled(request: u64, row: &TraceRequest, at: Time, router: u16) -> Self {
         Self {
             request,
             session: row.session,
             turn: row.turn,
-            origin: u16::MAX,
-            router: u16::MAX,
-            replica: u16::MAX,
+            origin: MaybeIndex::NONE,
+            router,
+            replica: MaybeIndex::NONE,
             status: Status::Failed,
             attempts: 0,
             hops: 0,
@@ -121,39 +123,79 @@ impl RequestRecord {
             output_tokens: 0,
             predicted_cached_tokens: 0,
             cached_tokens: 0,
-            predicted_ttft_ms: f32::NAN,
+            predicted_ttft_ms: None,
             scheduled: at,
             sent: at,
-            arrived: Time::NEVER,
-            dispatched: Time::NEVER,
-            accepted: Time::NEVER,
-            prefill: Time::NEVER,
-            engine_first: Time::NEVER,
-            router_first: Time::NEVER,
-            first_token: Time::NEVER,
-            engine_done: Time::NEVER,
-            done: Time::NEVER,
+            arrived: MaybeTime::NONE,
+            dispatched: MaybeTime::NONE,
+            accepted: MaybeTime::NONE,
+            prefill: MaybeTime::NONE,
+            engine_first: MaybeTime::NONE,
+            router_first: MaybeTime::NONE,
+            first_token: MaybeTime::NONE,
+            engine_done: MaybeTime::NONE,
+            done: MaybeTime::NONE,
         }
     }
 
-    /// Time to first token at the user, from sending; `None` if there was none.
+    /// Time to first token at the user, from sending; `None` without a first token.
     pub fn ttft(&self) -> Option<Span> {
-        (self.first_token != Time::NEVER).then(|| self.first_token - self.sent)
+        Some(self.first_token.get()? - self.sent)
     }
 
-    /// Time to first token at the router, from arrival there.
+    /// Time to first token at the router, from arrival there; `None` without a first token.
     pub fn router_ttft(&self) -> Option<Span> {
-        (self.router_first != Time::NEVER).then(|| self.router_first - self.arrived)
+        Some(self.router_first.get()? - self.arrived.get()?)
     }
 
-    /// End-to-end latency at the user of a finished request.
+    /// End-to-end latency at the user; `None` unless the request finished.
     pub fn e2e(&self) -> Option<Span> {
-        (self.status == Status::Finished).then(|| self.done - self.sent)
+        let done = self.done.get().filter(|_| self.status == Status::Finished)?;
+        Some(done - self.sent)
     }
 
-    /// Time per output token after the first, ms; `None` for answers of one token.
+    /// Time per output token after the first, ms; `None` for answers of one token and requests that did not finish.
     pub fn tpot_ms(&self) -> Option<f64> {
-        let rest = self.output_tokens.checked_sub(1).filter(|&n| n > 0)?;
-        (self.status == Status::Finished).then(|| (self.done - self.first_token).ms() / f64::from(rest))
+        let rest = self.output_tokens.checked_sub(1).filter(|&n| n > 0 && self.status == Status::Finished)?;
+        Some((self.done.get()? - self.first_token.get()?).ms() / f64::from(rest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scheduled() -> RequestRecord {
+        let request = TraceRequest::lone(0, Time::ZERO, 30, 3, 16, [1].into());
+        RequestRecord::scheduled(7, &request, Time(5), 2)
+    }
+
+    #[test]
+    fn a_record_stays_within_144_bytes() {
+        assert!(size_of::<RequestRecord>() <= 144, "{}", size_of::<RequestRecord>());
+    }
+
+    #[test]
+    fn a_request_that_was_not_sent_has_no_latency_and_survives_json() {
+        let record = scheduled();
+        assert_eq!((record.ttft(), record.router_ttft(), record.e2e(), record.tpot_ms()), (None, None, None, None));
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<RequestRecord>(&text).unwrap(), record);
+    }
+
+    #[test]
+    fn latencies_of_a_finished_request() {
+        let record = RequestRecord {
+            status: Status::Finished,
+            output_tokens: 3,
+            arrived: Time(7).into(),
+            router_first: Time(9).into(),
+            first_token: Time(2_000_010).into(),
+            done: Time(4_000_010).into(),
+            ..scheduled()
+        };
+        assert_eq!((record.ttft(), record.router_ttft()), (Some(Span(2_000_005)), Some(Span(2))));
+        assert_eq!((record.e2e(), record.tpot_ms()), (Some(Span(4_000_005)), Some(1.0)));
+        assert_eq!(RequestRecord { status: Status::Failed, ..record }.e2e(), None);
     }
 }

@@ -5,7 +5,7 @@ use crate::live::{self, LiveError};
 use crate::results::{ArmRun, ArmTiming, ResultError, ResultFolder, Results, Rows, Timing};
 use crate::spec::{Experiment, PlannedArm, SpecError};
 use gorgo_core::Time;
-use gorgo_core::record::Status;
+use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::request::TraceRequest;
 use gorgo_sim::world::{self, WorldError};
 use rayon::prelude::*;
@@ -207,7 +207,8 @@ pub fn simulate(
         records: outcome.records,
         ..ArmRun::empty(arm, seed, built.names)
     };
-    debug_assert!(run.records.iter().all(|r| r.status != Status::Finished || r.first_token <= r.done));
+    let in_order = |r: &RequestRecord| r.first_token.get().zip(r.done.get()).is_some_and(|(first, done)| first <= done);
+    debug_assert!(run.records.iter().all(|r| r.status != Status::Finished || in_order(r)));
     let rate = run.records.len() as f64 / wall_s.max(1e-9);
     let timing = ArmTiming { arm: run.arm.clone(), seed, wall_s, simulated_requests_per_second: rate };
     Ok((run, timing))

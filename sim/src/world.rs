@@ -266,7 +266,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             itl.merge(node.engine.gaps());
         }
         let (event_hash, events) = self.events.digest();
-        let span = self.records.iter().map(|r| r.done).filter(|&t| t != Time::NEVER).max().unwrap_or_default();
+        let span = self.records.iter().filter_map(|r| r.done.get()).max().unwrap_or_default();
         Outcome { records: self.records, itl, samples: self.samples, event_hash, events, span: span - Time::ZERO }
     }
 }

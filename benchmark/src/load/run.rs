@@ -34,8 +34,8 @@ pub struct RequestResult {
     pub lateness: Span,
     /// The request was scheduled during warm-up.
     pub warmup: bool,
-    /// When the last text reached the user.
-    pub last: Time,
+    /// When the last text reached the user; `None` without any text.
+    pub last: Option<Time>,
     /// Why the request failed.
     pub error: Option<String>,
     /// The request was not sent because `max_in_flight` requests were in flight.
@@ -51,7 +51,7 @@ impl RequestResult {
             record,
             lateness: Span::ZERO,
             warmup,
-            last: Time::NEVER,
+            last: None,
             error: None,
             dropped: false,
             replica: None,
@@ -64,27 +64,26 @@ impl RequestResult {
         self.record.status == Status::Finished
     }
 
-    /// End-to-end latency from the scheduled time, s.
-    pub fn latency_s(&self) -> f64 {
-        (self.record.done - self.record.scheduled).ms() / 1e3
+    /// End-to-end latency from the scheduled time, s; `None` before the end.
+    pub fn latency_s(&self) -> Option<f64> {
+        Some((self.record.done.get()? - self.record.scheduled).ms() / 1e3)
     }
 
     /// TTFT from the scheduled time, ms; `None` without a first token.
     pub fn ttft_ms(&self) -> Option<f64> {
-        let first = self.record.first_token;
-        (first != Time::NEVER).then(|| (first - self.record.scheduled).ms())
+        Some((self.record.first_token.get()? - self.record.scheduled).ms())
     }
 
     /// Mean inter-token latency, ms; `None` with fewer than two tokens.
     pub fn itl_ms(&self) -> Option<f64> {
-        let gaps = self.record.output_tokens.checked_sub(1).filter(|&n| n > 0 && self.last != Time::NEVER)?;
-        Some((self.last - self.record.first_token).ms() / f64::from(gaps))
+        let gaps = self.record.output_tokens.checked_sub(1).filter(|&n| n > 0)?;
+        Some((self.last? - self.record.first_token.get()?).ms() / f64::from(gaps))
     }
 
     /// Time per output token, the first included, ms; `None` without tokens.
     pub fn tpot_ms(&self) -> Option<f64> {
-        (self.record.output_tokens > 0 && self.last != Time::NEVER)
-            .then(|| (self.last - self.record.scheduled).ms() / f64::from(self.record.output_tokens))
+        let last = self.last.filter(|_| self.record.output_tokens > 0)?;
+        Some((last - self.record.scheduled).ms() / f64::from(self.record.output_tokens))
     }
 }
 
@@ -123,9 +122,9 @@ impl Run {
         let replicas: Vec<String> = replicas.into_iter().collect();
         for row in &mut rows {
             let index = row.replica.as_ref().and_then(|name| replicas.binary_search(name).ok());
-            row.record.replica = index.and_then(|i| u16::try_from(i).ok()).unwrap_or(u16::MAX);
+            row.record.replica = index.and_then(|i| u16::try_from(i).ok()).into();
         }
-        let last = rows.iter().map(|r| r.record.done).filter(|&at| at != Time::NEVER).max();
+        let last = rows.iter().filter_map(|r| r.record.done.get()).max();
         let span = last.unwrap_or(time_since(epoch, Instant::now())) - Time::ZERO;
         Self { name, rate, workers, rows, gaps, span, replicas }
     }

@@ -97,7 +97,7 @@ impl Sender {
         {
             let mut in_flight = self.in_flight();
             if in_flight.len() >= self.bench.max_in_flight {
-                (record.status, record.done) = (Status::Rejected, at);
+                (record.status, record.done) = (Status::Rejected, at.into());
                 drop(in_flight);
                 let error = format!("dropped: {} requests were in flight", self.bench.max_in_flight);
                 return RequestResult { dropped: true, ..self.unanswered(record, Some(error)) };
@@ -126,12 +126,12 @@ impl Sender {
     fn record(&self, prepared: &Prepared, at: Time) -> RequestRecord {
         let row = &self.bench.rows[prepared.row];
         let origin = row.country.and_then(|c| self.countries.binary_search(&c).ok()).unwrap_or(self.countries.len());
+        let router = u16::try_from(prepared.target).unwrap_or(u16::MAX);
         RequestRecord {
-            origin: u16::try_from(origin).unwrap_or(u16::MAX),
-            router: u16::try_from(prepared.target).unwrap_or(u16::MAX),
+            origin: u16::try_from(origin).ok().into(),
             status: Status::Cancelled,
             attempts: 1,
-            ..RequestRecord::scheduled(prepared.number as u64, row, at)
+            ..RequestRecord::scheduled(prepared.number as u64, row, at, router)
         }
     }
 
@@ -148,18 +148,19 @@ impl Sender {
         let lateness = at(outcome.sent) - due;
         record.status = outcome.status;
         record.sent = record.scheduled + lateness;
-        record.arrived = at(outcome.sent);
-        if let Some(instant) = outcome.first {
-            (record.router_first, record.first_token) = (at(instant), at(instant) + first);
-        }
-        // One-way times differ: the end must not overtake the first token (`NEVER` if there was none).
-        record.done = (at(outcome.done) + last).max(record.first_token.min(at(outcome.done) + first));
+        record.arrived = at(outcome.sent).into();
+        let router_first = outcome.first.map(at);
+        let first_token = router_first.map(|at| at + first);
+        (record.router_first, record.first_token) = (router_first.into(), first_token.into());
+        // One-way times differ: the end must not overtake the first token.
+        let ended = at(outcome.done);
+        record.done = (ended + last).max(first_token.unwrap_or(Time::NEVER).min(ended + first)).into();
         record.prompt_tokens = outcome.counts.prompt.unwrap_or(record.prompt_tokens);
         record.output_tokens = outcome.counts.output.unwrap_or(outcome.chunks);
         record.cached_tokens = outcome.counts.cached.unwrap_or(0);
         let mut row = self.unanswered(record, outcome.error);
         row.lateness = lateness;
-        row.last = outcome.last.map_or(Time::NEVER, |instant| at(instant) + last);
+        row.last = outcome.last.map(|instant| at(instant) + last);
         (row.replica, row.gaps_ms) = (outcome.replica, outcome.gaps_ms);
         row
     }
@@ -169,7 +170,7 @@ impl Sender {
         let now = time_since(self.epoch, Instant::now());
         let in_flight = std::mem::take(&mut *self.in_flight());
         let row = |mut record: RequestRecord| {
-            record.done = now.max(record.scheduled);
+            record.done = now.max(record.scheduled).into();
             self.unanswered(record, Some("not over when the run ended".to_owned()))
         };
         in_flight.into_values().map(row).collect()

@@ -46,7 +46,7 @@ impl Slo {
             && within(self.ttft, result.ttft_ms())
             && within(self.itl, result.itl_ms())
             && within(self.tpot, result.tpot_ms())
-            && within(self.e2e, Some(result.latency_s() * 1e3))
+            && within(self.e2e, result.latency_s().map(|s| s * 1e3))
     }
 }
 

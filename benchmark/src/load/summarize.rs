@@ -41,16 +41,16 @@ impl Benchmark {
         let gap = |q: f64| run.gaps.quantile(q).unwrap_or(0.0);
         let metrics = Metrics {
             requests_per_second: good.len() as f64 / duration,
-            request_concurrency: counted.iter().map(|r| r.latency_s()).sum::<f64>() / duration,
+            request_concurrency: counted.iter().filter_map(|r| r.latency_s()).sum::<f64>() / duration,
             output_tokens_per_second: output / duration,
             tokens_per_second: (prompt + output) / duration,
-            request_latency: of(&|r| Some(r.latency_s())),
+            request_latency: of(&RequestResult::latency_s),
             time_to_first_token_ms: of(&RequestResult::ttft_ms),
             time_per_output_token_ms: of(&RequestResult::tpot_ms),
             inter_token_latency_ms: of(&RequestResult::itl_ms),
             prompt_token_count: of(&|r| Some(f64::from(r.record.prompt_tokens))),
             output_token_count: of(&|r| Some(f64::from(r.record.output_tokens))),
-            service_request_latency: of(&|r| Some((r.record.done - r.record.sent).ms() / 1e3)),
+            service_request_latency: of(&|r| Some((r.record.done.get()? - r.record.sent).ms() / 1e3)),
             service_time_to_first_token_ms: of(&|r| r.record.ttft().map(Span::ms)),
             inter_text_gap_ms: [0.5, 0.9, 0.95, 0.99].map(gap),
         };
@@ -110,7 +110,7 @@ fn regions(bench: &Bench, rows: &[&RequestResult]) -> Vec<Region> {
             requests: mine.len() as u64,
             successful: good.len() as u64,
             time_to_first_token_ms: figures(good.iter().filter_map(|r| r.ttft_ms()).collect()),
-            request_latency: figures(good.iter().map(|r| r.latency_s()).collect()),
+            request_latency: figures(good.iter().filter_map(|r| r.latency_s()).collect()),
         }
     };
     bench.targets.iter().enumerate().map(region).collect()
@@ -118,7 +118,7 @@ fn regions(bench: &Bench, rows: &[&RequestResult]) -> Vec<Region> {
 
 fn replicas(run: &Run, rows: &[&RequestResult]) -> BTreeMap<String, u64> {
     let mut count = BTreeMap::new();
-    for name in rows.iter().filter_map(|r| run.replicas.get(usize::from(r.record.replica))) {
+    for name in rows.iter().filter_map(|r| run.replicas.get(usize::from(r.record.replica.get()?))) {
         *count.entry(name.clone()).or_default() += 1;
     }
     count

@@ -79,7 +79,7 @@ fn many_replicas_are_drawn_as_shades_and_their_queues_as_mean_and_fullest() {
         sample.replica = (i % 40) as u16;
     }
     for (i, r) in run.records.iter_mut().enumerate() {
-        r.replica = (i % 40) as u16;
+        r.replica = ((i % 40) as u16).into();
     }
     let all = figures(&results(vec![Point::of(0, &run)]));
     let svg = |name: &str| all.iter().find(|f| f.name == name).unwrap().svg().unwrap();

@@ -134,9 +134,9 @@ mod tests {
 
     fn result(n: u64) -> RequestResult {
         let request = TraceRequest::lone(0, Time::ZERO, 1, 1, 16, [1].into());
-        let mut record = RequestRecord::scheduled(n, &request, Time::ZERO);
+        let mut record = RequestRecord::scheduled(n, &request, Time::ZERO, 0);
         (record.status, record.first_token, record.done) =
-            (Status::Finished, Time::from_ms(100.0 + n as f64), Time::from_ms(500.0));
+            (Status::Finished, Time::from_ms(100.0 + n as f64).into(), Time::from_ms(500.0).into());
         RequestResult::new(record, false)
     }
 

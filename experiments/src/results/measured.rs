@@ -2,15 +2,17 @@
 
 use super::ArmRun;
 use gorgo_benchmark::load::run::Run;
+use gorgo_core::MaybeIndex;
 
 /// Fills `arm`, which has a name, a seed and the names of replicas, with the counted requests of `run`. A replica that
-/// `arm` does not name becomes `u16::MAX`.
+/// `arm` does not name becomes none.
 pub fn arm_run(arm: ArmRun, run: &Run) -> ArmRun {
-    let place = |name: &String| arm.names.replicas.iter().position(|r| r == name).map_or(u16::MAX, |i| i as u16);
-    let replicas: Vec<u16> = run.replicas.iter().map(place).collect();
+    let place =
+        |name: &String| arm.names.replicas.iter().position(|r| r == name).and_then(|i| u16::try_from(i).ok()).into();
+    let replicas: Vec<MaybeIndex> = run.replicas.iter().map(place).collect();
     let records = run.rows.iter().filter(|row| !row.warmup).map(|row| {
         let mut record = row.record.clone();
-        record.replica = replicas.get(usize::from(record.replica)).copied().unwrap_or(u16::MAX);
+        record.replica = record.replica.get().and_then(|i| replicas.get(usize::from(i))).copied().unwrap_or_default();
         record
     });
     ArmRun { records: records.collect(), itl: run.gaps.buckets().collect(), span: run.span, ..arm }

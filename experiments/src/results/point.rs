@@ -7,8 +7,8 @@ pub use queues::{MAX_CELLS, MAX_INSTANTS, Queues};
 
 use super::{ArmRun, Names};
 use crate::stats::Digest;
+use gorgo_core::Span;
 use gorgo_core::record::{RequestRecord, Status};
-use gorgo_core::{Span, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
@@ -198,13 +198,13 @@ impl Point {
 }
 
 fn ended(r: &RequestRecord) -> bool {
-    r.done != Time::NEVER && r.first_token != Time::NEVER
+    r.done.is_some() && r.first_token.is_some()
 }
 
 fn counts(records: &[RequestRecord]) -> Counts {
     let mut c = Counts { requests: records.len() as u64, ..Counts::default() };
     for r in records {
-        if r.done == Time::NEVER {
+        if r.done.is_none() {
             c.lost += 1;
         } else {
             match r.status {
@@ -220,7 +220,7 @@ fn counts(records: &[RequestRecord]) -> Counts {
         }
         c.forwarded += u64::from(r.hops > 0);
         c.retries += u64::from(r.attempts.saturating_sub(1));
-        if r.first_token != Time::NEVER {
+        if r.first_token.is_some() {
             c.prompt_tokens += u64::from(r.prompt_tokens);
             c.cached_tokens += u64::from(r.cached_tokens);
         }
@@ -229,20 +229,20 @@ fn counts(records: &[RequestRecord]) -> Counts {
 }
 
 fn queue_wait(r: &RequestRecord) -> Option<Span> {
-    (r.prefill != Time::NEVER && r.accepted != Time::NEVER && r.dispatched != Time::NEVER)
-        .then(|| (r.dispatched - r.arrived) + (r.prefill - r.accepted))
+    Some((r.dispatched.get()? - r.arrived.get()?) + (r.prefill.get()? - r.accepted.get()?))
 }
 
 fn prediction(records: &[RequestRecord]) -> Prediction {
     let mut p = Prediction::default();
     let mut errors = Vec::new();
-    for r in records.iter().filter(|r| r.engine_first != Time::NEVER) {
+    for r in records.iter().filter(|r| r.engine_first.is_some()) {
         p.cache_samples += 1;
         p.cache_abs_tokens += u64::from(r.predicted_cached_tokens.abs_diff(r.cached_tokens));
         p.cache_signed_tokens += i64::from(r.predicted_cached_tokens) - i64::from(r.cached_tokens);
-        if r.predicted_ttft_ms.is_finite() && r.router_first != Time::NEVER && r.dispatched != Time::NEVER {
-            let expected = Span::from_ms(f64::from(r.predicted_ttft_ms));
-            let actual = r.router_first - r.dispatched;
+        let predicted = r.predicted_ttft_ms.filter(|ms| ms.is_finite());
+        if let (Some(ms), Some(first), Some(dispatched)) = (predicted, r.router_first.get(), r.dispatched.get()) {
+            let expected = Span::from_ms(f64::from(ms));
+            let actual = first - dispatched;
             errors.push(Span(expected.0.abs_diff(actual.0)));
             p.ttft_signed_ns = p.ttft_signed_ns.saturating_add(expected.0 as i64).saturating_sub(actual.0 as i64);
         }
@@ -254,7 +254,7 @@ fn prediction(records: &[RequestRecord]) -> Prediction {
 fn per_replica(run: &ArmRun) -> Vec<u64> {
     let mut share = vec![0; run.names.replicas.len()];
     for r in &run.records {
-        if let Some(n) = share.get_mut(usize::from(r.replica)) {
+        if let Some(n) = r.replica.get().and_then(|i| share.get_mut(usize::from(i))) {
             *n += 1;
         }
     }
@@ -262,10 +262,10 @@ fn per_replica(run: &ArmRun) -> Vec<u64> {
 }
 
 fn origins(run: &ArmRun) -> Vec<OriginTtft> {
-    let mut by_origin: BTreeMap<u16, Vec<Span>> = BTreeMap::new();
+    let mut by_origin: BTreeMap<Option<u16>, Vec<Span>> = BTreeMap::new();
     for r in &run.records {
         if let Some(ttft) = r.ttft() {
-            by_origin.entry(r.origin).or_default().push(ttft);
+            by_origin.entry(r.origin.get()).or_default().push(ttft);
         }
     }
     let mut origins: Vec<OriginTtft> = by_origin
@@ -273,7 +273,8 @@ fn origins(run: &ArmRun) -> Vec<OriginTtft> {
         .filter_map(|(origin, spans)| {
             let digest = Digest::of(spans);
             let [p50_ms, p95_ms] = digest.quantiles(&[0.5, 0.95])[..] else { return None };
-            let origin = run.names.origins.get(usize::from(origin)).cloned().unwrap_or_else(|| "unknown".to_owned());
+            let name = origin.and_then(|i| run.names.origins.get(usize::from(i)));
+            let origin = name.cloned().unwrap_or_else(|| "unknown".to_owned());
             Some(OriginTtft { origin, samples: digest.samples(), mean_ms: digest.mean_ms()?, p50_ms, p95_ms })
         })
         .collect();

@@ -1,8 +1,8 @@
 //! `requests.csv`: one row per request, arm and seed; reading it back loses nothing.
 
 use super::{ArmRun, Names};
-use gorgo_core::Time;
 use gorgo_core::record::{RequestRecord, Status};
+use gorgo_core::{MaybeIndex, MaybeTime, Time};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 
@@ -68,7 +68,8 @@ pub(super) fn write(out: impl Write, run: &ArmRun, header: bool) -> std::io::Res
         csv.write_record(COLUMNS)?;
     }
     let seed = run.seed.to_string();
-    let name = |names: &[String], i: u16| names.get(usize::from(i)).cloned().unwrap_or_default();
+    let name =
+        |names: &[String], i: Option<u16>| i.and_then(|i| names.get(usize::from(i))).cloned().unwrap_or_default();
     for r in &run.records {
         for text in [&run.arm, &run.policy, &run.topology, &seed] {
             csv.write_field(text)?;
@@ -76,33 +77,31 @@ pub(super) fn write(out: impl Write, run: &ArmRun, header: bool) -> std::io::Res
         for number in [r.request, r.session, u64::from(r.turn)] {
             csv.write_field(number.to_string())?;
         }
-        csv.write_field(name(&run.names.origins, r.origin))?;
-        csv.write_field(name(&run.names.routers, r.router))?;
-        csv.write_field(name(&run.names.replicas, r.replica))?;
-        csv.write_field(if r.done == Time::NEVER { "lost" } else { r.status.as_str() })?;
+        csv.write_field(name(&run.names.origins, r.origin.get()))?;
+        csv.write_field(name(&run.names.routers, Some(r.router)))?;
+        csv.write_field(name(&run.names.replicas, r.replica.get()))?;
+        csv.write_field(if r.done.is_none() { "lost" } else { r.status.as_str() })?;
         let [attempts, hops] = [r.attempts, r.hops].map(u32::from);
         for number in [attempts, hops, r.prompt_tokens, r.output_tokens, r.predicted_cached_tokens, r.cached_tokens] {
             csv.write_field(number.to_string())?;
         }
-        csv.write_field(if r.predicted_ttft_ms.is_nan() { String::new() } else { r.predicted_ttft_ms.to_string() })?;
+        csv.write_field(r.predicted_ttft_ms.map_or_else(String::new, |ms| ms.to_string()))?;
         for at in instants(r) {
-            csv.write_field(ms(at.0))?;
+            csv.write_field(at.get().map_or_else(String::new, |at| ms(at.0)))?;
         }
-        let ended = r.done != Time::NEVER;
-        for span in [r.ttft(), r.router_ttft(), r.e2e().filter(|_| ended)] {
+        for span in [r.ttft(), r.router_ttft(), r.e2e()] {
             csv.write_field(span.map_or_else(String::new, |s| ms(s.0)))?;
         }
-        let tpot = r.tpot_ms().filter(|_| ended && r.first_token != Time::NEVER);
-        csv.write_field(tpot.map_or_else(String::new, |v| format!("{v:.6}")))?;
+        csv.write_field(r.tpot_ms().map_or_else(String::new, |v| format!("{v:.6}")))?;
         csv.write_record(None::<&[u8]>)?;
     }
     csv.flush()
 }
 
-fn instants(r: &RequestRecord) -> [Time; 11] {
+fn instants(r: &RequestRecord) -> [MaybeTime; 11] {
     [
-        r.scheduled,
-        r.sent,
+        r.scheduled.into(),
+        r.sent.into(),
         r.arrived,
         r.dispatched,
         r.accepted,
@@ -115,9 +114,9 @@ fn instants(r: &RequestRecord) -> [Time; 11] {
     ]
 }
 
-/// Nanoseconds as milliseconds with six decimals, exactly; empty for [`Time::NEVER`].
+/// Nanoseconds as milliseconds with six decimals, exactly.
 fn ms(ns: u64) -> String {
-    if ns == u64::MAX { String::new() } else { format!("{}.{:06}", ns / 1_000_000, ns % 1_000_000) }
+    format!("{}.{:06}", ns / 1_000_000, ns % 1_000_000)
 }
 
 /// Reads rows, arms and seeds in order of first appearance, at most `limit` rows of each; `known` names keep their
@@ -176,19 +175,25 @@ impl Cells<'_> {
     }
 
     fn time(&self, column: usize) -> Result<Time, String> {
-        let text = self.text(column)?;
-        if text.is_empty() {
-            return Ok(Time::NEVER);
-        }
-        nanos(text).map(Time).ok_or_else(|| self.bad(column, "milliseconds >= 0"))
+        nanos(self.text(column)?).map(Time).ok_or_else(|| self.bad(column, "milliseconds >= 0"))
     }
 
-    /// The place of a name; new names are added.
-    fn name(&self, column: usize, names: &mut Vec<String>) -> Result<u16, String> {
-        let text = self.text(column)?;
-        if text.is_empty() {
-            return Ok(u16::MAX);
+    /// The time in a column that is empty for requests that did not get so far.
+    fn reached(&self, column: usize) -> Result<MaybeTime, String> {
+        if self.text(column)?.is_empty() { Ok(MaybeTime::NONE) } else { self.time(column).map(MaybeTime::from) }
+    }
+
+    /// The index of the name in a column that may be empty.
+    fn name(&self, column: usize, names: &mut Vec<String>) -> Result<MaybeIndex, String> {
+        if self.text(column)?.is_empty() {
+            return Ok(MaybeIndex::NONE);
         }
+        self.index(column, names).map(MaybeIndex::from)
+    }
+
+    /// The index of a name; new names are added.
+    fn index(&self, column: usize, names: &mut Vec<String>) -> Result<u16, String> {
+        let text = self.text(column)?;
         let place = names.iter().position(|n| n == text).unwrap_or_else(|| {
             names.push(text.to_owned());
             names.len() - 1
@@ -207,15 +212,15 @@ impl Cells<'_> {
             _ => return Err(self.bad(10, "finished, rejected, timed-out, failed, cancelled or lost")),
         };
         let predicted_ttft_ms = match self.text(17)? {
-            "" => f32::NAN,
-            text => text.parse().map_err(|_| self.bad(17, "milliseconds"))?,
+            "" => None,
+            text => Some(text.parse().map_err(|_| self.bad(17, "milliseconds"))?),
         };
         Ok(RequestRecord {
             request: self.number(4)?,
             session: self.number(5)?,
             turn: self.number(6)?,
             origin: self.name(7, &mut names.origins)?,
-            router: self.name(8, &mut names.routers)?,
+            router: self.index(8, &mut names.routers)?,
             replica: self.name(9, &mut names.replicas)?,
             status,
             attempts: self.number(11)?,
@@ -227,15 +232,15 @@ impl Cells<'_> {
             predicted_ttft_ms,
             scheduled: self.time(18)?,
             sent: self.time(19)?,
-            arrived: self.time(20)?,
-            dispatched: self.time(21)?,
-            accepted: self.time(22)?,
-            prefill: self.time(23)?,
-            engine_first: self.time(24)?,
-            router_first: self.time(25)?,
-            first_token: self.time(26)?,
-            engine_done: self.time(27)?,
-            done: self.time(28)?,
+            arrived: self.reached(20)?,
+            dispatched: self.reached(21)?,
+            accepted: self.reached(22)?,
+            prefill: self.reached(23)?,
+            engine_first: self.reached(24)?,
+            router_first: self.reached(25)?,
+            first_token: self.reached(26)?,
+            engine_done: self.reached(27)?,
+            done: self.reached(28)?,
         })
     }
 }

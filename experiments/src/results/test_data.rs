@@ -45,9 +45,9 @@ pub(crate) fn run(arm: &str, seed: u64, n: u64) -> ArmRun {
             request,
             session,
             turn: 1 + (request / 40) as u32,
-            origin,
+            origin: origin.into(),
             router: origin,
-            replica,
+            replica: replica.into(),
             status: if finished { Status::Finished } else { Status::Cancelled },
             attempts: 1,
             hops: u8::from(replica != origin),
@@ -55,23 +55,23 @@ pub(crate) fn run(arm: &str, seed: u64, n: u64) -> ArmRun {
             output_tokens,
             predicted_cached_tokens: cached_tokens.saturating_sub(16),
             cached_tokens,
-            predicted_ttft_ms: if gorgo { (way + prefill) as f32 } else { f32::NAN },
+            predicted_ttft_ms: gorgo.then_some((way + prefill) as f32),
             scheduled: t(at),
             sent: t(at),
-            arrived: t(router),
-            dispatched: t(router),
-            accepted: t(arrival),
-            prefill: t(start),
-            engine_first: t(first),
-            router_first: t(first + way / 2.0),
-            first_token: t(first + way / 2.0 + 8.0),
-            engine_done: t(done),
-            done: t(done + way / 2.0 + 8.0),
+            arrived: t(router).into(),
+            dispatched: t(router).into(),
+            accepted: t(arrival).into(),
+            prefill: t(start).into(),
+            engine_first: t(first).into(),
+            router_first: t(first + way / 2.0).into(),
+            first_token: t(first + way / 2.0 + 8.0).into(),
+            engine_done: t(done).into(),
+            done: t(done + way / 2.0 + 8.0).into(),
         });
         samples.push(QueueSample { at: t(arrival), replica, waiting, running: 1, queued_at_router: waiting / 3 });
     }
     samples.sort_by_key(|s| s.at);
-    let last = records.iter().map(|r| r.done).max().unwrap_or(Time::ZERO);
+    let last = records.iter().filter_map(|r| r.done.get()).max().unwrap_or(Time::ZERO);
     ArmRun {
         arm: arm.to_owned(),
         baseline: String::new(),
@@ -99,9 +99,9 @@ pub(crate) fn swept(policy: &str, settings: &[(&str, f64)], seed: u64, n: u64) -
     let mut run = run(&format!("{policy} {}", pairs.join(" ")), seed, n);
     let factor: f64 = settings.iter().enumerate().map(|(i, (_, v))| (v - 0.6 - 0.2 * i as f64).powi(2) * 0.8).sum();
     for r in &mut run.records {
-        let longer = Span::from_ms((r.first_token - r.sent).ms() * factor);
+        let longer = Span::from_ms(r.ttft().unwrap_or_default().ms() * factor);
         for at in [&mut r.router_first, &mut r.first_token, &mut r.engine_done, &mut r.done] {
-            *at += longer;
+            *at = at.get().map(|at| at + longer).into();
         }
     }
     run.settings = settings.iter().map(|(k, v)| ((*k).to_owned(), v.to_string())).collect();

@@ -10,7 +10,7 @@ fn close(a: f64, b: f64) {
 fn with_ttft(arm: &str, position: u32, seed: u64, ttft_ms: &[f64]) -> Point {
     let mut run = run(arm, seed, ttft_ms.len() as u64);
     for (r, &ms) in run.records.iter_mut().zip(ttft_ms) {
-        r.first_token = r.sent + gorgo_core::Span::from_ms(ms);
+        r.first_token = (r.sent + gorgo_core::Span::from_ms(ms)).into();
     }
     run.baseline = "base".to_owned();
     Point::of(position, &run)

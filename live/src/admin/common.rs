@@ -2,7 +2,8 @@
 
 use super::levels::{healthy, latency as latency_of};
 use super::{Answer, Refusal, Shared, bad, read, tell};
-use crate::observe::capture::{Captured, CapturedRequests};
+use crate::observe::capture::{Captured, CapturedRequests, ClockOffset};
+use crate::upstream::replica::Upstream;
 use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
@@ -12,6 +13,7 @@ use gorgo_core::policy::PolicyConfig;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 const HINT: &str = "change it with POST {\"policy\": NAME}";
@@ -148,12 +150,14 @@ pub(super) async fn trace_stop(State(node): Shared) -> Answer {
         return Err(bad("no capture is running; start one with POST trace/start"));
     };
     let replicas: Vec<String> = replicas.iter().map(ToString::to_string).collect();
-    let (rtt_ms, clock_offsets_ns) = node.driver.read(|router, upstreams, _| {
+    let (rtt_ms, clock_offsets) = node.driver.read(|router, upstreams, _| {
         let rtts: BTreeMap<&str, f64> =
             router.replicas().iter().map(|r| (r.spec.name.as_str(), r.rtt.smoothed_ms())).collect();
         let rtt: Vec<f64> = replicas.iter().map(|name| rtts.get(name.as_str()).copied().unwrap_or(0.0)).collect();
         let peers = upstreams.iter().filter(|u| u.kind == Kind::Peer);
-        let offsets = peers.map(|u| (u.name.clone(), u.clock_offset_ns.load(Ordering::Relaxed))).collect();
+        let offset =
+            |u: &Arc<Upstream>| ClockOffset { peer: u.name.clone(), ns: u.clock_offset_ns.load(Ordering::Relaxed) };
+        let offsets = peers.map(offset).collect();
         (rtt, offsets)
     });
     let captured = Captured {
@@ -161,7 +165,7 @@ pub(super) async fn trace_stop(State(node): Shared) -> Answer {
         node: node.config().shown_name(),
         policy: node.driver.policy().name().to_owned(),
         started_unix_ns: node.clock().unix_ns(gorgo_core::Time::ZERO),
-        clock_offsets_ns,
+        clock_offsets,
         replicas,
         rtt_ms,
         request_ids,

@@ -21,8 +21,8 @@ pub struct Captured {
     pub policy: String,
     /// Wall clock of its time 0.
     pub started_unix_ns: u64,
-    /// Clocks of its peers less its own, ns, by replica name, from their reports.
-    pub clock_offsets_ns: Vec<(String, i64)>,
+    /// How far the clocks of its peers run ahead of its own, from their reports.
+    pub clock_offsets: Vec<ClockOffset>,
     /// Replicas behind `RequestRecord::replica`.
     pub replicas: Vec<String>,
     /// Round trip to each at the end, ms.
@@ -33,6 +33,15 @@ pub struct Captured {
     pub records: Vec<RequestRecord>,
     /// Requests that did not fit.
     pub dropped: u64,
+}
+
+/// How far a peer's clock runs ahead of the router's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockOffset {
+    /// The peer, by replica name.
+    pub peer: String,
+    /// The peer's clock less the router's, ns.
+    pub ns: i64,
 }
 
 #[derive(Debug)]
@@ -131,7 +140,7 @@ impl Capture {
             if known.is_none() {
                 active.replicas.push(Arc::clone(name));
             }
-            record.replica = u16::try_from(at).unwrap_or(u16::MAX);
+            record.replica = u16::try_from(at).ok().into();
         }
         active.records.push(record);
     }
@@ -142,16 +151,16 @@ impl Capture {
 pub(crate) fn record(row: &RequestEntry, request: u64) -> RequestRecord {
     let half = gorgo_core::Span::from_ms(row.rtt_ms / 2.0);
     let sooner = |at: Time| Time(at.0.saturating_sub(half.0));
-    let accepted = row.dispatched.map_or(Time::NEVER, |at| (at + half).min(row.done));
-    let first_token = row.first_token.unwrap_or(Time::NEVER);
-    let engine_first = row.first_token.map_or(Time::NEVER, |at| sooner(at).max(accepted));
+    let accepted = row.dispatched.map(|at| (at + half).min(row.done));
+    let engine_first = row.first_token.map(|at| sooner(at).max(accepted.unwrap_or(at)));
+    let engine_done = engine_first.map(|first| sooner(row.done).max(first));
     RequestRecord {
         request,
         session: row.session,
         turn: 1,
-        origin: 0,
+        origin: 0.into(),
         router: 0,
-        replica: row.replica.as_ref().map_or(u16::MAX, |replica| replica.slot),
+        replica: row.replica.as_ref().map(|replica| replica.slot).into(),
         status: row.end.status(),
         attempts: row.attempts,
         hops: row.hops,
@@ -159,18 +168,18 @@ pub(crate) fn record(row: &RequestEntry, request: u64) -> RequestRecord {
         output_tokens: row.output_tokens,
         predicted_cached_tokens: row.predicted_cached_tokens,
         cached_tokens: row.cached_tokens.unwrap_or(0),
-        predicted_ttft_ms: row.predicted_ttft_ms.map_or(f32::NAN, |ms| ms as f32),
+        predicted_ttft_ms: row.predicted_ttft_ms.map(|ms| ms as f32),
         scheduled: row.arrived,
         sent: row.arrived,
-        arrived: row.arrived,
-        dispatched: row.dispatched.unwrap_or(Time::NEVER),
-        accepted,
-        prefill: accepted,
-        engine_first,
-        router_first: first_token,
-        first_token,
-        engine_done: row.first_token.map_or(Time::NEVER, |_| sooner(row.done).max(engine_first)),
-        done: row.done,
+        arrived: row.arrived.into(),
+        dispatched: row.dispatched.into(),
+        accepted: accepted.into(),
+        prefill: accepted.into(),
+        engine_first: engine_first.into(),
+        router_first: row.first_token.into(),
+        first_token: row.first_token.into(),
+        engine_done: engine_done.into(),
+        done: row.done.into(),
     }
 }
 
@@ -178,6 +187,15 @@ pub(crate) fn record(row: &RequestEntry, request: u64) -> RequestRecord {
 mod tests {
     use super::*;
     use crate::observe::request_log::tests::row;
+
+    #[test]
+    fn a_capture_without_a_predicted_ttft_survives_json() {
+        let mut lone = row("a", 5.0);
+        lone.predicted_ttft_ms = None;
+        let record = record(&lone, 0);
+        let text = serde_json::to_value(&record).unwrap();
+        assert_eq!(serde_json::from_value::<RequestRecord>(text).unwrap(), record);
+    }
 
     #[test]
     fn only_what_arrives_while_it_is_on_is_captured_in_causal_order() {
@@ -188,10 +206,10 @@ mod tests {
         capture.push(&row("during", 5.0));
         assert_eq!(capture.status(Time::from_ms(6.0)).event_count, 1);
         let CapturedRequests { session, request_ids: ids, records, replicas, .. } = capture.stop().unwrap();
-        assert_eq!((replicas, records[0].replica), (vec!["a".into()], 0));
+        assert_eq!((replicas, records[0].replica), (vec!["a".into()], 0.into()));
         assert_eq!((session.as_str(), ids), ("trace-7", vec!["during".to_owned()]));
         let r = &records[0];
         let order = [r.arrived, r.dispatched, r.accepted, r.engine_first, r.router_first, r.engine_done, r.done];
-        assert!(order.is_sorted(), "{order:?}");
+        assert!(order.map(|at| at.get().unwrap()).is_sorted(), "{order:?}");
     }
 }

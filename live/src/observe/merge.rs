@@ -4,8 +4,8 @@
 //! half the asymmetry of the path); routers that it never measured by their wall clocks.
 
 use crate::observe::capture::Captured;
-use gorgo_core::Time;
 use gorgo_core::record::RequestRecord;
+use gorgo_core::{MaybeTime, Time};
 use std::collections::BTreeMap;
 
 /// A merged timeline.
@@ -36,7 +36,7 @@ pub fn merge(parts: Vec<Captured>) -> Merged {
         let slots: Vec<u16> = part.replicas.iter().map(|name| slot(&mut merged.replicas, name)).collect();
         for (nth, (id, mut record)) in part.request_ids.into_iter().zip(part.records).enumerate() {
             record.router = number as u16;
-            record.replica = slots.get(usize::from(record.replica)).copied().unwrap_or(u16::MAX);
+            record.replica = record.replica.get().and_then(|i| slots.get(usize::from(i))).copied().into();
             moved(&mut record, shift);
             let forwarded = record.hops > 0;
             let rows = if forwarded { &mut inner } else { &mut entries };
@@ -58,7 +58,7 @@ pub fn merge(parts: Vec<Captured>) -> Merged {
     }
     merged.records = entries.into_values().collect();
     // Time 0 of the timeline is its first event.
-    let first = merged.records.iter().map(|r| r.arrived.0).min().unwrap_or(0);
+    let first = merged.records.iter().filter_map(|r| r.arrived.get()).min().unwrap_or_default().0;
     merged.records.iter_mut().for_each(|r| moved(r, -i128::from(first)));
     merged.records.sort_by_key(|r| (r.sent, r.router));
     for (n, record) in merged.records.iter_mut().enumerate() {
@@ -73,8 +73,8 @@ pub fn merge(parts: Vec<Captured>) -> Merged {
 fn drop_unused(merged: &mut Merged) {
     let mut kept = Vec::new();
     for record in &mut merged.records {
-        if let Some(name) = merged.replicas.get(usize::from(record.replica)) {
-            record.replica = slot(&mut kept, name);
+        if let Some(name) = record.replica.get().and_then(|i| merged.replicas.get(usize::from(i))) {
+            record.replica = slot(&mut kept, name).into();
         }
     }
     merged.replicas = kept;
@@ -88,7 +88,7 @@ fn shifts(parts: &[Captured]) -> Vec<i128> {
         .iter()
         .map(|part| {
             let wall = i128::from(part.started_unix_ns) - i128::from(base);
-            let offset = first.clock_offsets_ns.iter().find(|(name, _)| *name == part.node).map_or(0, |(_, ns)| *ns);
+            let offset = first.clock_offsets.iter().find(|o| o.peer == part.node).map_or(0, |o| o.ns);
             wall - i128::from(offset)
         })
         .collect()
@@ -103,9 +103,12 @@ fn slot(names: &mut Vec<String>, name: &str) -> u16 {
 }
 
 fn moved(r: &mut RequestRecord, by: i128) {
+    let shift = |at: Time| {
+        let ns = (i128::from(at.0) + by).clamp(0, i128::from(u64::MAX - 1));
+        Time(u64::try_from(ns).unwrap_or(0))
+    };
+    (r.scheduled, r.sent) = (shift(r.scheduled), shift(r.sent));
     for at in [
-        &mut r.scheduled,
-        &mut r.sent,
         &mut r.arrived,
         &mut r.dispatched,
         &mut r.accepted,
@@ -116,10 +119,7 @@ fn moved(r: &mut RequestRecord, by: i128) {
         &mut r.engine_done,
         &mut r.done,
     ] {
-        if *at != Time::NEVER {
-            let ns = (i128::from(at.0) + by).clamp(0, i128::from(u64::MAX - 1));
-            *at = Time(u64::try_from(ns).unwrap_or(0));
-        }
+        *at = at.get().map(shift).into();
     }
 }
 
@@ -129,13 +129,13 @@ fn join(here: &mut RequestRecord, there: &RequestRecord) {
     here.replica = there.replica;
     here.hops = there.hops;
     (here.cached_tokens, here.predicted_cached_tokens) = (there.cached_tokens, there.predicted_cached_tokens);
-    let mut at = here.dispatched;
-    let mut within = |time: Time, end: Time| {
-        if time == Time::NEVER || end == Time::NEVER {
-            return Time::NEVER;
-        }
-        at = time.max(at).min(end);
-        at
+    let mut at = here.dispatched.get().unwrap_or(here.sent);
+    let mut within = |time: MaybeTime, end: MaybeTime| {
+        let time_and_end = time.get().zip(end.get());
+        MaybeTime::from(time_and_end.map(|(time, end)| {
+            at = time.max(at).min(end);
+            at
+        }))
     };
     here.accepted = within(there.accepted, here.done);
     here.prefill = within(there.prefill, here.done);
@@ -146,7 +146,7 @@ fn join(here: &mut RequestRecord, there: &RequestRecord) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::capture::Capture;
+    use crate::observe::capture::{Capture, ClockOffset};
     use crate::observe::request_log::tests::row;
 
     fn part(node: &str, unix: u64, hops: u8, replica: &str, offset: i64) -> Captured {
@@ -162,7 +162,7 @@ mod tests {
             node: node.into(),
             policy: "gorgo".into(),
             started_unix_ns: unix,
-            clock_offsets_ns: vec![("b".into(), offset)],
+            clock_offsets: vec![ClockOffset { peer: "b".into(), ns: offset }],
             replicas: vec![replica.into()],
             rtt_ms: vec![5.0],
             request_ids,
@@ -179,13 +179,16 @@ mod tests {
         assert_eq!((merged.routers.len(), merged.records.len(), merged.policy.as_str()), (2, 1, "gorgo"));
         let r = &merged.records[0];
         assert_eq!(merged.replicas.len(), 1);
-        assert_eq!((merged.replicas[usize::from(r.replica)].as_str(), r.router, r.hops), ("engine-b", 0, 1));
-        assert_eq!(r.arrived, Time::ZERO);
+        assert_eq!(
+            (merged.replicas[usize::from(r.replica.get().unwrap())].as_str(), r.router, r.hops),
+            ("engine-b", 0, 1)
+        );
+        assert_eq!(r.arrived, Time::ZERO.into());
         // There: dispatched at 12 ms + half of 5 ms, plus 3 ms, less the first arrival at 10 ms.
-        assert_eq!(r.accepted, Time::from_ms(7.5));
+        assert_eq!(r.accepted, Time::from_ms(7.5).into());
         let order =
             [r.arrived, r.dispatched, r.accepted, r.prefill, r.engine_first, r.router_first, r.engine_done, r.done];
-        assert!(order.is_sorted(), "{order:?}");
+        assert!(order.map(|at| at.get().unwrap()).is_sorted(), "{order:?}");
     }
 
     #[test]

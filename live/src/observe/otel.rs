@@ -17,7 +17,7 @@ use crate::supervise;
 use crate::upstream::connect::PooledClient;
 use bytes::Bytes;
 use gorgo_core::record::Status;
-use gorgo_core::{RequestId, Time};
+use gorgo_core::{MaybeTime, RequestId, Time};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::Full;
@@ -291,13 +291,17 @@ fn spans_of(clock: Clock, context: &Context, row: &RequestEntry, spans: &mut Vec
 /// The timeline's stages: each from the end of the one before; a request that ended early ends in the stage it was in.
 fn stages(row: &RequestEntry) -> Vec<(&'static str, Time, Time)> {
     let r = record(row, 0);
-    let ends =
-        [("queue", r.dispatched), ("forward", r.accepted), ("first-token", r.router_first), ("stream", Time::NEVER)];
-    let mut at = r.arrived;
+    let ends = [
+        ("queue", r.dispatched),
+        ("forward", r.accepted),
+        ("first-token", r.router_first),
+        ("stream", MaybeTime::NONE),
+    ];
+    let mut at = row.arrived;
     let mut out = Vec::new();
     for (name, end) in ends {
-        let last = end == Time::NEVER;
-        let end = end.min(r.done);
+        let last = end.is_none();
+        let end = end.get().map_or(row.done, |end| end.min(row.done));
         if end > at {
             out.push((name, at, end));
             at = end;

@@ -15,7 +15,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         }
         match node.engine.submit(self.now, EngineRequest::from_trace(RequestId(key.0), &flight.request)) {
             Ok(()) => {
-                self.records[key.index() as usize].accepted = self.now;
+                self.records[key.index() as usize].accepted = self.now.into();
                 self.drive(replica);
             }
             Err(error) => self.send_reply(replica, self.now, key, leg::DONE, Reply::Failed(failure(&error))),
@@ -56,20 +56,20 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         match *event {
             EngineEvent::PrefillStarted { id, at, .. } => {
                 if let Some(record) = self.record_of(Key(id.0)) {
-                    record.prefill = record.prefill.min(at);
+                    record.prefill = record.prefill.get().map_or(at, |earlier| earlier.min(at)).into();
                 }
             }
             EngineEvent::FirstToken { id, at, cached_tokens } => {
                 let key = Key(id.0);
                 if let Some(record) = self.record_of(key) {
-                    (record.engine_first, record.cached_tokens) = (at, cached_tokens);
+                    (record.engine_first, record.cached_tokens) = (at.into(), cached_tokens);
                 }
                 self.send_reply(replica, at, key, leg::FIRST, Reply::FirstToken);
             }
             EngineEvent::Finished { id, at, output_tokens, cached_tokens, .. } => {
                 let key = Key(id.0);
                 if let Some(record) = self.record_of(key) {
-                    (record.engine_done, record.output_tokens) = (at, output_tokens);
+                    (record.engine_done, record.output_tokens) = (at.into(), output_tokens);
                 }
                 self.send_reply(replica, at, key, leg::DONE, Reply::Finished { cached_tokens, output_tokens });
             }

@@ -2,9 +2,9 @@
 
 use super::queue::{Event, Reply};
 use super::{Client, Flight, Key, RequestId, RequestRecord, Span, Status, Time, TraceRequest, World};
-use gorgo_core::ReplicaId;
 use gorgo_core::policy::RequestInfo;
 use gorgo_core::router::{Answer, Dispatch, EndReason, Failure, Request, RequestEvent, Usage};
+use gorgo_core::{MaybeTime, ReplicaId};
 use std::sync::Arc;
 
 /// Messages of a request, told apart for their jitter.
@@ -45,11 +45,10 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let (origin, user_rtt_ms) = self.entry(&request);
         let index = self.records.len() as u64;
         self.records.push(RequestRecord {
-            origin: self.config.origin(request.country),
-            router: origin,
+            origin: self.config.origin(request.country).into(),
             output_tokens: request.output_tokens,
             sent: self.now,
-            ..RequestRecord::scheduled(index, &request, scheduled)
+            ..RequestRecord::scheduled(index, &request, scheduled, origin)
         });
         let last_reply = [Time::ZERO; 2];
         let flight =
@@ -80,7 +79,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     /// The flight of a key, unless the request is over and its slot holds another by now.
     fn flight(&self, key: Key) -> Option<&Flight> {
         let record = &self.records[key.index() as usize];
-        self.flights.get(key.slot()).filter(|f| f.live && record.done == Time::NEVER)
+        self.flights.get(key.slot()).filter(|f| f.live && record.done.is_none())
     }
 
     /// A request reaches a router: from its user, or forwarded by another.
@@ -103,7 +102,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             deadline: self.config.deadline_ms.map(|ms| self.now + Span::from_ms(ms)),
         };
         if hops == 0 {
-            self.records[key.index() as usize].arrived = self.now;
+            self.records[key.index() as usize].arrived = self.now.into();
         }
         self.handle(router, RequestEvent::Arrived(arrived));
     }
@@ -124,12 +123,12 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             return;
         }
         record.attempts = record.attempts.saturating_add(1);
-        record.replica = dispatch.replica.0;
+        record.replica = dispatch.replica.0.into();
         record.predicted_cached_tokens = dispatch.cached_tokens;
-        record.predicted_ttft_ms = dispatch.predicted_ttft_ms.map_or(f32::NAN, |ms| ms as f32);
-        record.dispatched = self.now;
+        record.predicted_ttft_ms = dispatch.predicted_ttft_ms.map(|ms| ms as f32);
+        record.dispatched = self.now.into();
         for later in [&mut record.accepted, &mut record.prefill, &mut record.engine_first, &mut record.engine_done] {
-            *later = Time::NEVER;
+            *later = MaybeTime::NONE;
         }
         self.flights[key.slot()].at_engine = sent;
         let to = self.replicas[dispatch.replica.index()].site;
@@ -206,7 +205,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             debug_assert_eq!(origin, router);
             let at = self.now + self.to_user(key, leg::USER_FIRST);
             let record = &mut self.records[key.index() as usize];
-            (record.router_first, record.first_token) = (self.now, at);
+            (record.router_first, record.first_token) = (self.now.into(), at.into());
         }
     }
 
@@ -245,11 +244,11 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let status = reason.status();
         record.status = status;
         // Jitter must not let the last token overtake the first.
-        record.done = if record.first_token == Time::NEVER { at } else { at.max(record.first_token) };
+        let done = record.first_token.get().map_or(at, |first| at.max(first));
+        record.done = done.into();
         if status != Status::Finished {
             record.output_tokens = 0;
         }
-        let done = record.done;
         self.flights[key.slot()].live = false;
         self.free.push(key.slot() as u32);
         self.live -= 1;
@@ -261,7 +260,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     /// The user's patience is over.
     pub(super) fn patience_over(&mut self, key: Key) {
         let record = &self.records[key.index() as usize];
-        if record.done == Time::NEVER && record.router_first == Time::NEVER && record.arrived != Time::NEVER {
+        if record.done.is_none() && record.router_first.is_none() && record.arrived.is_some() {
             let router = record.router;
             self.handle(router, RequestEvent::ClientGone { id: RequestId(key.0) });
         }

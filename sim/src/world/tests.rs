@@ -1,6 +1,7 @@
 use super::*;
 use crate::engine::EngineConfig;
 use crate::network::NetworkConfig;
+use gorgo_core::MaybeTime;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::router::RouterConfig;
 use rand::RngExt;
@@ -81,12 +82,14 @@ fn a_lone_request_costs_the_sum_of_its_legs() {
     let out = go(&config, "nearest", &[request(100.0, 1, 512, 3, FRANKFURT)]);
     let r = &out.records[0];
     // Access 20 ms round trip, router beside the replica (0 ms), 0.2 ms in the router.
-    assert_eq!((r.status, r.replica, r.attempts, r.hops), (Status::Finished, 0, 1, 0));
-    assert_eq!(r.arrived - r.sent, Span::from_ms(10.2));
+    assert_eq!((r.status, r.replica, r.attempts, r.hops), (Status::Finished, 0.into(), 1, 0));
+    let at = |time: MaybeTime| time.get().unwrap();
+    assert_eq!(at(r.arrived) - r.sent, Span::from_ms(10.2));
     assert_eq!((r.dispatched, r.accepted), (r.arrived, r.arrived));
-    assert!(r.prefill > r.accepted && r.engine_first > r.prefill && r.engine_done > r.engine_first);
-    assert_eq!((r.router_first, r.first_token - r.router_first), (r.engine_first, Span::from_ms(10.0)));
-    assert_eq!(r.done - r.engine_done, Span::from_ms(10.0));
+    let stages = [r.accepted, r.prefill, r.engine_first, r.engine_done].map(at);
+    assert!(stages.is_sorted_by(|a, b| a < b), "{stages:?}");
+    assert_eq!((r.router_first, at(r.first_token) - at(r.router_first)), (r.engine_first, Span::from_ms(10.0)));
+    assert_eq!(at(r.done) - at(r.engine_done), Span::from_ms(10.0));
     let engine = &config.replicas[0].engine;
     let prefill = engine.prefill.ms(512, 512.0 * 256.0);
     let waits =
@@ -132,7 +135,7 @@ fn users_enter_at_the_nearest_edge_and_a_forward_adds_one_hop() {
     assert_eq!(hops.iter().filter(|&&h| h == 1).count(), 1, "{hops:?}");
     let forwarded = out.records.iter().find(|r| r.hops == 1).unwrap();
     let local = out.records.iter().find(|r| r.hops == 0).unwrap();
-    assert_eq!((forwarded.replica, local.replica), (1, 0));
+    assert_eq!((forwarded.replica, local.replica), (1.into(), 0.into()));
     assert!(
         (forwarded.ttft().unwrap().ms() - local.ttft().unwrap().ms() - 300.2).abs() < 1.0,
         "one round trip to connect, one for the request"
@@ -161,8 +164,10 @@ fn every_policy_finishes_everything_in_both_topologies() {
             let out = go(&config, name, &trace);
             assert_eq!(finished(&out), 300, "{name} {topology:?}");
             for r in &out.records {
-                let order = [r.sent, r.arrived, r.dispatched, r.accepted, r.prefill, r.engine_first, r.router_first];
-                assert!(order.is_sorted() && r.first_token <= r.done, "{name}: {r:?}");
+                let reached = [r.arrived, r.dispatched, r.accepted, r.prefill, r.engine_first, r.router_first];
+                let order = reached.map(|time| time.get().unwrap());
+                assert!(r.sent <= order[0] && order.is_sorted(), "{name}: {r:?}");
+                assert!(r.first_token.get().unwrap() <= r.done.get().unwrap(), "{name}: {r:?}");
                 assert!(r.cached_tokens < r.prompt_tokens);
             }
         }
@@ -179,7 +184,7 @@ fn jitter_never_lets_the_last_token_overtake_the_first() {
         let out = go(&config, "random", &trace);
         assert_eq!(finished(&out), 300);
         for r in &out.records {
-            assert!(r.router_first != Time::NEVER && r.first_token <= r.done && r.done != Time::NEVER, "{r:?}");
+            assert!(r.router_first.is_some() && r.first_token.get().unwrap() <= r.done.get().unwrap(), "{r:?}");
         }
     }
 }
@@ -199,7 +204,7 @@ fn a_crash_loses_nothing_that_had_no_first_token() {
             match r.status {
                 Status::Finished => {}
                 Status::Failed => {
-                    assert!(r.router_first != Time::NEVER, "{topology:?}: lost before its first token: {r:?}");
+                    assert!(r.router_first.is_some(), "{topology:?}: lost before its first token: {r:?}");
                     failed += 1;
                 }
                 other => panic!("{topology:?}: {other:?} {r:?}"),
@@ -208,7 +213,12 @@ fn a_crash_loses_nothing_that_had_no_first_token() {
         assert!(failed > 0 && failed < 200, "{failed}");
         let retried = out.records.iter().filter(|r| r.attempts > 1).count();
         assert!(retried > 0, "{topology:?}: nobody was waiting there");
-        let back = |i: u16| out.records.iter().filter(|r| r.replica == i && r.dispatched.ms() > 14_000.0).count();
+        let back = |i: u16| {
+            out.records
+                .iter()
+                .filter(|r| r.replica == i.into() && r.dispatched.get().is_some_and(|at| at.ms() > 14_000.0))
+                .count()
+        };
         assert!(back(0) > 0 && back(1) > 0, "both are used again");
     }
 }
@@ -221,7 +231,7 @@ fn a_bounded_client_has_no_more_in_flight_than_workers() {
     assert_eq!(finished(&out), 200);
     let mut edges: Vec<(Time, i32)> = Vec::new();
     for r in &out.records {
-        edges.extend([(r.sent, 1), (r.done, -1)]);
+        edges.extend([(r.sent, 1), (r.done.get().unwrap(), -1)]);
     }
     edges.sort_unstable();
     let (mut open, mut most) = (0, 0);
@@ -251,7 +261,8 @@ fn drained_replicas_get_nothing_new() {
     let out = go(&config, "least-request", &traffic(11, 400, 25.0));
     assert_eq!(finished(&out), 400);
     let there = |from: f64, to: f64| {
-        out.records.iter().filter(|r| r.replica == 1 && (from..to).contains(&r.dispatched.ms())).count()
+        let within = |at: Time| (from..to).contains(&at.ms());
+        out.records.iter().filter(|r| r.replica == 1.into() && r.dispatched.get().is_some_and(within)).count()
     };
     assert!(there(0.0, 1_000.0) > 0 && there(6_500.0, 1e9) > 0);
     assert_eq!(there(1_200.0, 6_000.0), 0, "what was forwarded before the order may still arrive for 200 ms");

@@ -92,10 +92,19 @@ impl SpanEvent {
 pub struct Flow {
     /// Number of the arrow.
     pub id: u64,
-    /// Row and instant it leaves.
-    pub from: (u64, Time),
-    /// Row and instant it reaches.
-    pub to: (u64, Time),
+    /// Where it leaves.
+    pub from: FlowEnd,
+    /// Where it arrives.
+    pub to: FlowEnd,
+}
+
+/// One end of an arrow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowEnd {
+    /// Number of the row (`tid`).
+    pub tid: u64,
+    /// When.
+    pub at: Time,
 }
 
 /// A whole file. Spans are in order of process, row, start.
@@ -171,7 +180,7 @@ pub fn read(input: impl Read) -> Result<Timeline, TimelineError> {
     let text = unpack(input)?;
     let file: File<'_> = serde_json::from_slice(&text)?;
     let mut timeline = Timeline { runs: file.metadata.runs, ..Timeline::default() };
-    let mut arrows: BTreeMap<u64, [Vec<(u64, Time)>; 2]> = BTreeMap::new();
+    let mut arrows: BTreeMap<u64, [Vec<FlowEnd>; 2]> = BTreeMap::new();
     for (index, mut event) in file.events.into_iter().enumerate() {
         let at = |key: &str, raw: Option<&RawValue>| {
             let text = raw.map_or("nothing", RawValue::get);
@@ -203,7 +212,7 @@ pub fn read(input: impl Read) -> Result<Timeline, TimelineError> {
                 let at = Time(at("ts", event.ts)?);
                 let id =
                     event.id.ok_or_else(|| TimelineError::Event { index, why: "a flow without an `id`".to_owned() })?;
-                arrows.entry(id).or_default()[usize::from(end == "f")].push((event.tid, at));
+                arrows.entry(id).or_default()[usize::from(end == "f")].push(FlowEnd { tid: event.tid, at });
             }
             _ => {}
         }

@@ -1,8 +1,8 @@
 //! What is drawn of one request: its row at the router and its row at the replica.
 
 use super::write::Run;
-use gorgo_core::record::{RequestRecord, Status};
-use gorgo_core::{Span, Time};
+use gorgo_core::record::RequestRecord;
+use gorgo_core::{MaybeIndex, MaybeTime, Span, Time};
 
 /// One row's content: the outer span, its stages, and the end of the arrow that belongs to it.
 pub(super) struct TimelineRow<'a> {
@@ -22,8 +22,8 @@ pub(super) fn router_row<'a>(run: &Run<'_>, r: &'a RequestRecord, arrow: Option<
         &[("uplink", r.arrived), ("queue", r.dispatched), ("forward", r.accepted), ("first-token", r.router_first)],
         ("stream", r.done),
     );
-    let status = if r.done == Time::NEVER { "lost" } else { r.status.as_str() };
-    let name = |names: &[String], i: u16| names.get(usize::from(i)).cloned();
+    let status = if r.done.is_none() { "lost" } else { r.status.as_str() };
+    let name = |names: &[String], i: MaybeIndex| names.get(usize::from(i.get()?)).cloned();
     let mut args = serde_json::json!({
         "request": r.request,
         "session": r.session,
@@ -45,9 +45,9 @@ pub(super) fn router_row<'a>(run: &Run<'_>, r: &'a RequestRecord, arrow: Option<
         }
     };
     // By its digits: 119.6 is not to become 119.599998.
-    number("predicted_ttft_ms", r.predicted_ttft_ms.to_string().parse().ok());
+    number("predicted_ttft_ms", r.predicted_ttft_ms.and_then(|ms| ms.to_string().parse().ok()));
     number("ttft_ms", r.ttft().map(Span::ms));
-    number("e2e_ms", (r.done != Time::NEVER && r.status == Status::Finished).then(|| (r.done - r.sent).ms()));
+    number("e2e_ms", r.e2e().map(Span::ms));
     TimelineRow {
         record: r,
         start: r.sent,
@@ -56,13 +56,13 @@ pub(super) fn router_row<'a>(run: &Run<'_>, r: &'a RequestRecord, arrow: Option<
         category: "router",
         stages,
         args,
-        arrow: arrow.map(|id| ('s', id, r.dispatched)),
+        arrow: arrow.zip(r.dispatched.get()).map(|(id, dispatched)| ('s', id, dispatched)),
     }
 }
 
-pub(super) fn replica_row(r: &RequestRecord, id: u64) -> TimelineRow<'_> {
+pub(super) fn replica_row(r: &RequestRecord, accepted: Time, id: u64) -> TimelineRow<'_> {
     let (stages, end) =
-        chain(r.accepted, &[("engine-queue", r.prefill), ("prefill", r.engine_first)], ("decode", r.engine_done));
+        chain(accepted, &[("engine-queue", r.prefill), ("prefill", r.engine_first)], ("decode", r.engine_done));
     let args = serde_json::json!({
         "request": r.request,
         "prompt_tokens": r.prompt_tokens,
@@ -71,13 +71,13 @@ pub(super) fn replica_row(r: &RequestRecord, id: u64) -> TimelineRow<'_> {
     });
     TimelineRow {
         record: r,
-        start: r.accepted,
+        start: accepted,
         end,
         name: "serve",
         category: "replica",
         stages,
         args,
-        arrow: Some(('f', id, r.accepted)),
+        arrow: Some(('f', id, accepted)),
     }
 }
 
@@ -86,25 +86,25 @@ pub(super) fn replica_row(r: &RequestRecord, id: u64) -> TimelineRow<'_> {
 /// otherwise it belongs to the stage that was under way (a request that timed out in the queue shows its queue).
 fn chain(
     start: Time,
-    stages: &[(&'static str, Time)],
-    last: (&'static str, Time),
+    stages: &[(&'static str, MaybeTime)],
+    last: (&'static str, MaybeTime),
 ) -> (Vec<(&'static str, Time, Time)>, Time) {
     let mut spans = Vec::with_capacity(stages.len() + 1);
     let mut at = start;
     let mut open = last.0;
     for &(name, end) in stages {
-        if end == Time::NEVER {
+        let Some(end) = end.get() else {
             open = name;
             break;
-        }
+        };
         if end > at {
             spans.push((name, at, end));
             at = end;
         }
     }
-    if last.1 != Time::NEVER && last.1 > at {
-        spans.push((open, at, last.1));
-        at = last.1;
+    if let Some(end) = last.1.get().filter(|&end| end > at) {
+        spans.push((open, at, end));
+        at = end;
     }
     (spans, at)
 }
@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn a_request_that_timed_out_in_the_queue_shows_its_queue() {
-        let (spans, end) = chain(Time(0), &[("uplink", Time(5)), ("queue", Time::NEVER)], ("stream", Time(9)));
+        let (spans, end) =
+            chain(Time(0), &[("uplink", Time(5).into()), ("queue", MaybeTime::NONE)], ("stream", Time(9).into()));
         assert_eq!(spans, [("uplink", Time(0), Time(5)), ("queue", Time(5), Time(9))]);
         assert_eq!(end, Time(9));
     }
@@ -124,8 +125,8 @@ mod tests {
     fn a_request_without_an_end_stops_where_it_was_last_seen() {
         let (spans, end) = chain(
             Time(1),
-            &[("uplink", Time(5)), ("queue", Time(5)), ("forward", Time::NEVER)],
-            ("stream", Time::NEVER),
+            &[("uplink", Time(5).into()), ("queue", Time(5).into()), ("forward", MaybeTime::NONE)],
+            ("stream", MaybeTime::NONE),
         );
         assert_eq!((spans, end), (vec![("uplink", Time(1), Time(5))], Time(5)));
     }

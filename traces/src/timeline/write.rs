@@ -94,7 +94,7 @@ pub fn write(out: impl Write, runs: &[Run<'_>], limit: usize) -> io::Result<Vec<
 }
 
 fn pick(records: &[RequestRecord], limit: usize) -> Vec<&RequestRecord> {
-    let mut all: Vec<&RequestRecord> = records.iter().filter(|r| r.sent != Time::NEVER).collect();
+    let mut all: Vec<&RequestRecord> = records.iter().collect();
     all.sort_by_key(|r| (r.sent, r.request));
     all.truncate(limit);
     all
@@ -114,16 +114,15 @@ impl<W: Write> Writer<W> {
         let mut routers: Vec<Vec<TimelineRow<'_>>> = (0..=run.routers.len()).map(|_| Vec::new()).collect();
         let mut replicas: Vec<Vec<TimelineRow<'_>>> = (0..=run.replicas.len()).map(|_| Vec::new()).collect();
         for &record in records {
-            let served = record.accepted != Time::NEVER;
-            let arrow = served.then(|| {
+            let arrow = record.accepted.is_some().then(|| {
                 self.flow += 1;
                 self.flow
             });
             let router = usize::from(record.router).min(run.routers.len());
             routers[router].push(router_row(run, record, arrow));
-            if let Some(id) = arrow {
-                let replica = usize::from(record.replica).min(run.replicas.len());
-                replicas[replica].push(replica_row(record, id));
+            if let (Some(id), Some(accepted)) = (arrow, record.accepted.get()) {
+                let named = record.replica.get().map(usize::from).filter(|&i| i < run.replicas.len());
+                replicas[named.unwrap_or(run.replicas.len())].push(replica_row(record, accepted, id));
             }
         }
         for (kind, names, rows) in [("router", run.routers, routers), ("replica", run.replicas, replicas)] {

@@ -2,6 +2,7 @@ use super::queues::queues;
 use super::*;
 use crate::results::QueueSample;
 use crate::results::test_data::{points, run};
+use gorgo_core::{MaybeTime, Time};
 
 #[test]
 fn ends_are_counted_once_each_and_a_request_without_an_end_is_lost() {
@@ -12,7 +13,7 @@ fn ends_are_counted_once_each_and_a_request_without_an_end_is_lost() {
         r.hops = 1;
         r.attempts = 3;
     }
-    run.records[5].done = Time::NEVER;
+    run.records[5].done = MaybeTime::NONE;
     let c = counts(&run.records);
     assert_eq!((c.requests, c.rejected, c.timed_out, c.failed, c.cancelled, c.finished, c.lost), (6, 1, 1, 1, 1, 1, 1));
     assert_eq!((c.forwarded - u64::from(run.records[5].hops > 0), c.retries), (5, 10));
@@ -24,9 +25,10 @@ fn ends_are_counted_once_each_and_a_request_without_an_end_is_lost() {
 #[test]
 fn waiting_is_at_the_router_and_in_the_engine() {
     let mut r = run("gorgo", 1, 1).records.remove(0);
-    (r.arrived, r.dispatched, r.accepted, r.prefill) = (Time(10), Time(17), Time(30), Time(35));
+    (r.arrived, r.dispatched, r.accepted, r.prefill) =
+        (Time(10).into(), Time(17).into(), Time(30).into(), Time(35).into());
     assert_eq!(queue_wait(&r), Some(Span(12)));
-    r.prefill = Time::NEVER;
+    r.prefill = MaybeTime::NONE;
     assert_eq!(queue_wait(&r), None);
 }
 
@@ -35,9 +37,9 @@ fn expectation_errors_are_signed_and_absolute() {
     let mut run = run("gorgo", 1, 2);
     for (r, (expected, actual_ns)) in run.records.iter_mut().zip([(5.0, 3_000_000), (1.0, 2_500_000)]) {
         (r.predicted_cached_tokens, r.cached_tokens) = (30, 50);
-        r.predicted_ttft_ms = expected;
-        r.dispatched = Time(1000);
-        r.router_first = Time(1000 + actual_ns);
+        r.predicted_ttft_ms = Some(expected);
+        r.dispatched = Time(1000).into();
+        r.router_first = Time(1000 + actual_ns).into();
     }
     let p = prediction(&run.records);
     assert_eq!((p.cache_samples, p.cache_abs_tokens, p.cache_signed_tokens), (2, 40, -40));

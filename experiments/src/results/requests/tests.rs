@@ -4,7 +4,7 @@ use crate::results::test_data::run;
 #[test]
 fn rows_read_back_as_they_were() {
     let mut run = run("gorgo, \"a\"=1\n<script>", 7, 60);
-    run.records[3].done = Time::NEVER;
+    run.records[3].done = MaybeTime::NONE;
     run.records[3].status = Status::Failed;
     let mut text = Vec::new();
     write(&mut text, &run, true).unwrap();
