@@ -11,7 +11,7 @@ pub use breaker::{Breaker, BreakerConfig};
 pub use peer::{Peer, PeerReport};
 pub use rtt::Rtt;
 
-/// How a replica is reached.
+/// Type of a replica, seen from this router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -23,17 +23,17 @@ pub enum Kind {
     Peer,
 }
 
-/// A replica as it is made known to a router.
+/// The configuration of a replica.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReplicaSpec {
     /// Name in records and reports.
     pub name: String,
-    /// How it is reached.
+    /// Own engine, remote engine or peer router.
     pub kind: Kind,
-    /// Its own prefill rate, ms a token, overriding the policy's.
+    /// Prefill rate of this replica, ms per token; overrides the policy's.
     #[serde(default)]
     pub ms_per_token: Option<f64>,
-    /// Its KV capacity in tokens, which bounds its part of the prefix index; `None` until a scrape reports it.
+    /// KV capacity, tokens: the budget of the replica in the prefix index; `None` until a scrape reports it.
     #[serde(default)]
     pub kv_tokens: Option<u64>,
 }
@@ -41,40 +41,40 @@ pub struct ReplicaSpec {
 /// Requests of this router at a replica and their prompt tokens, by phase. Each request is subtracted exactly once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Load {
-    /// Sent, no first token yet.
+    /// Requests dispatched that have no first token yet.
     pub waiting_requests: u32,
     /// Prompt tokens of those: W.
     pub waiting_tokens: u64,
-    /// Those of them believed not cached when sent.
+    /// Those of the waiting tokens that were predicted not cached at dispatch.
     pub waiting_uncached_tokens: u64,
-    /// Past the first token.
+    /// Requests past their first token.
     pub running_requests: u32,
     /// Prompt tokens of those: D.
     pub running_tokens: u64,
 }
 
 impl Load {
-    /// A request was sent.
+    /// Counts a dispatched request.
     pub fn sent(&mut self, tokens: u32, uncached: u32) {
         self.waiting_requests += 1;
         self.waiting_tokens += u64::from(tokens);
         self.waiting_uncached_tokens += u64::from(uncached);
     }
 
-    /// A waiting request ended or moved on.
+    /// Subtracts a waiting request.
     pub fn stop_waiting(&mut self, tokens: u32, uncached: u32) {
         self.waiting_requests -= 1;
         self.waiting_tokens -= u64::from(tokens);
         self.waiting_uncached_tokens -= u64::from(uncached);
     }
 
-    /// A request got its first token.
+    /// Adds a running request.
     pub fn start_running(&mut self, tokens: u32) {
         self.running_requests += 1;
         self.running_tokens += u64::from(tokens);
     }
 
-    /// A running request ended.
+    /// Subtracts a running request.
     pub fn stop_running(&mut self, tokens: u32) {
         self.running_requests -= 1;
         self.running_tokens -= u64::from(tokens);
@@ -126,7 +126,7 @@ pub struct EngineReading {
     pub at: Time,
 }
 
-/// Whether a replica answers.
+/// Result of the last probes and scrapes of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
@@ -145,16 +145,16 @@ pub enum Health {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gates {
-    /// Most requests of ours at a replica (gotoni's `max_running_per_server`); `None` never gates.
+    /// Most requests of this router at a replica (gotoni's `max_running_per_server`); `None` never gates.
     pub max_running: Option<u32>,
     /// Closed when the engine reported this many queued requests; `None` never gates.
     pub max_engine_queue: Option<u32>,
     /// Closed when the engine reported at least this share of its KV tokens in use.
     pub max_kv_use: f64,
-    /// A replica back from the dead takes 1 request, then more in proportion, up to `slow_start_requests` after
-    /// this long; 0 turns it off.
+    /// Duration of slow start, ms: a recovered replica may hold 1 request at first, then linearly more, up to
+    /// `slow_start_requests` at the end; 0 turns slow start off.
     pub slow_start_ms: f64,
-    /// What a replica may hold at the end of slow start.
+    /// Requests that a replica may hold at the end of slow start.
     pub slow_start_requests: u32,
 }
 
@@ -173,23 +173,23 @@ impl Default for Gates {
 /// One replica of the fleet.
 #[derive(Debug, Clone)]
 pub struct Replica {
-    /// As it was announced.
+    /// Its configuration.
     pub spec: ReplicaSpec,
-    /// Round trip.
+    /// Round-trip statistics.
     pub rtt: Rtt,
     /// This router's requests at it.
     pub load: Load,
     /// The engine's last report and when it was received.
     pub engine: Option<EngineReading>,
-    /// For a peer: its load.
+    /// For a peer: its report and the requests forwarded since.
     pub peer: Peer,
-    /// Whether it answers.
+    /// Health by probes and scrapes.
     pub health: Health,
-    /// Probes or scrapes failed in a row.
+    /// Consecutive failures of probes and scrapes.
     pub failures: u32,
     /// Circuit breaker fed by request failures.
     pub breaker: Breaker,
-    /// Finishes its requests, gets no new ones.
+    /// Draining: it finishes its requests and gets no new ones.
     pub draining: bool,
     /// Removed from the fleet. Its slot is free once its last request ended.
     pub removed: bool,
@@ -198,7 +198,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A replica that was not probed yet.
+    /// Creates a replica that was not probed yet.
     pub fn new(spec: ReplicaSpec) -> Self {
         Self {
             spec,
@@ -221,7 +221,7 @@ impl Replica {
         Self { removed: true, ..Self::new(spec) }
     }
 
-    /// A probe or scrape succeeded; true if the replica was down before.
+    /// Records a successful probe or scrape; true if the replica was down before.
     pub fn succeeded(&mut self, now: Time) -> bool {
         self.failures = 0;
         let was_down = self.health == Health::Down;
@@ -232,7 +232,7 @@ impl Replica {
         was_down
     }
 
-    /// A probe or scrape failed; true if this made it down.
+    /// Records a failed probe or scrape; true if the replica is down now and was not before.
     pub fn failed(&mut self, limit: u32) -> bool {
         self.failures = self.failures.saturating_add(1);
         let was = self.health;
@@ -240,7 +240,7 @@ impl Replica {
         self.health == Health::Down && was != Health::Down
     }
 
-    /// Requests that count for the gates: this router's, and for a peer its own as well.
+    /// Requests that the gates count: this router's, and for a peer also those of its report.
     pub fn requests(&self) -> u32 {
         match self.spec.kind {
             Kind::Peer => self.peer.load().requests(),
@@ -259,10 +259,10 @@ impl Replica {
         self.is_full(now, gates).then_some(Exclusion::Full)
     }
 
-    /// Requests it may hold while it is in slow start at `now`; `None` when it is not.
+    /// Request limit of slow start at `now`; `None` when the replica is not in slow start.
     pub fn slow_start(&self, now: Time, gates: &Gates) -> Option<u32> {
         let share = (now - self.recovered?).ms() / gates.slow_start_ms;
-        // 0/0 when it is turned off: not below 1 either.
+        // 0/0 is NaN when slow start is off, and NaN is not below 1 either.
         (share < 1.0).then(|| 1 + (share * f64::from(gates.slow_start_requests)) as u32)
     }
 
@@ -312,7 +312,7 @@ impl Replica {
         }
     }
 
-    /// Counts a request sent to it.
+    /// Counts a request dispatched to this replica.
     pub fn book(&mut self, now: Time, id: RequestId, tokens: u32, uncached: u32) {
         self.load.sent(tokens, uncached);
         if self.spec.kind == Kind::Peer {
@@ -320,7 +320,7 @@ impl Replica {
         }
     }
 
-    /// When its open breaker lets a trial through; the router sets a timer for it.
+    /// When the open breaker admits a trial request; the router sets a timer for it.
     pub fn reopens(&self, now: Time) -> Option<Time> {
         self.breaker.reopens(now)
     }

@@ -1,4 +1,4 @@
-//! Identifiers: small integers that index arrays.
+//! Identifiers of replicas and requests: small integers that index arrays.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,6 @@
-//! Routing policies: one file a policy, one trait, one registry.
+//! Routing policies: one trait, one file per policy, one registry.
 //!
-//! A policy gets numbers only (never a URL, a header or a prompt). Its choice depends on its arguments, its own small
+//! A policy sees numbers only, never a URL, a header or a prompt. Its choice depends on its arguments, its own small
 //! state and the generator passed in. It never chooses an excluded candidate.
 
 use crate::ReplicaId;
@@ -87,8 +87,7 @@ pub struct RequestInfo {
     pub counted: bool,
 }
 
-/// The parts of a candidate's score. For the `gorgo` family they are ms; other policies say in their file what
-/// their total means. Less is better everywhere.
+/// Terms of a candidate's score; lower is better. In ms for `gorgo`; the file of each other policy defines its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct CostTerms {
     /// Network round trip.
@@ -99,11 +98,11 @@ pub struct CostTerms {
     pub waiting: f64,
     /// Requests running at the replica.
     pub running: f64,
-    /// What is compared.
+    /// The score that is compared.
     pub total: f64,
 }
 
-/// A policy's choice.
+/// The choice of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Selection {
     /// Index into the candidates; `None` if all are excluded.

@@ -1,63 +1,25 @@
-//! Which replica holds which prefix: the router's mirror of the engines' KV caches.
+//! The prefix index: which replica has which prompt prefix in its KV cache, as predicted by the router.
 //!
-//! One shared radix tree; every node lists the replicas that hold it. A replica that holds a node holds the whole
-//! path above it, so one walk yields the matched length for all replicas: at each node those that drop out are done.
-//! Each replica is bounded in tokens by its engine's KV capacity and the whole index in bytes; the least recently
-//! used *leaves* of a replica go first, as in the engine, so the index is a mirror and not a log.
+//! All replicas share one radix tree; each node lists the replicas that hold it. A replica that holds a node holds the
+//! whole path above it, so a single walk yields the matched length for all replicas: the match of a replica ends at the
+//! first node that it does not hold. Each replica is bounded in tokens by the KV capacity of its engine, and the whole
+//! index in bytes. Eviction removes the least recently used *leaves* of a replica first, as the engine does.
 
 use crate::radix::{NodeId, ROOT, Radix, Symbol};
 use crate::{ReplicaId, ReplicaSet, ids::MAX_REPLICAS};
-use smallvec::SmallVec;
 
 mod leaves;
+mod owners;
 mod stats;
 use leaves::{Entry, Leaves};
+use owners::{Holding, Owner, Owners};
 pub use stats::IndexStats;
 
-/// A point in the index's own history: later touches have greater stamps.
+/// Logical time of the index: a later touch has a greater stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Stamp(u64);
 
-#[derive(Debug, Clone, Copy)]
-struct Owner {
-    replica: ReplicaId,
-    /// Children of the node that this replica owns too; 0 makes it the replica's leaf.
-    children: u32,
-    used: Stamp,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Owners {
-    set: ReplicaSet,
-    list: SmallVec<[Owner; 1]>,
-}
-
-impl Owners {
-    fn get(&self, replica: ReplicaId) -> Option<&Owner> {
-        if !self.set.contains(replica) {
-            return None;
-        }
-        self.list.iter().find(|o| o.replica == replica)
-    }
-
-    fn get_mut(&mut self, replica: ReplicaId) -> Option<&mut Owner> {
-        if !self.set.contains(replica) {
-            return None;
-        }
-        self.list.iter_mut().find(|o| o.replica == replica)
-    }
-}
-
-/// What one replica holds.
-#[derive(Debug, Clone)]
-struct Holding {
-    tokens: u64,
-    nodes: usize,
-    budget: u64,
-    leaves: Leaves,
-}
-
-/// The index. See the module page.
+/// The prefix index over symbols `S`; see the module documentation.
 #[derive(Debug, Clone)]
 pub struct PrefixIndex<S> {
     tree: Radix<S, Owners>,
@@ -80,7 +42,7 @@ impl<S: Symbol> PrefixIndex<S> {
         }
     }
 
-    /// The present stamp: everything touched from now on has a greater one.
+    /// The current stamp; every later touch has a greater one.
     pub fn stamp(&self) -> Stamp {
         self.clock
     }
@@ -90,24 +52,24 @@ impl<S: Symbol> PrefixIndex<S> {
         self.holdings.get(replica.index()).map_or(0, |h| h.tokens)
     }
 
-    /// Bounds what `replica` may hold, evicting at once if it holds more.
+    /// Sets the token budget of `replica` and evicts at once if it holds more.
     pub fn set_budget(&mut self, replica: ReplicaId, tokens: u64) {
         self.holding(replica).budget = tokens;
         self.shrink(replica);
     }
 
-    /// Makes room for another replica in a slot: nothing is held for it, and it may hold `tokens`, or what all may.
+    /// Resets a slot for a new replica: it holds nothing, and its budget is `tokens`, or the default when `None`.
     pub fn reset(&mut self, replica: ReplicaId, tokens: Option<u64>) {
         self.forget(replica);
         self.holding(replica).budget = tokens.unwrap_or(self.default_budget);
     }
 
-    /// Nodes, the root not counted.
+    /// Number of nodes without the root.
     pub fn nodes(&self) -> usize {
         self.tree.len() - 1
     }
 
-    /// Memory in use, no less than what is really taken: the symbols, and for nodes and owners what they take at worst.
+    /// Upper bound of the memory in use, bytes: the symbols, and the worst case for nodes and owners.
     pub fn bytes(&self) -> usize {
         // A node of 120 bytes, its edge's rounding by the allocator, and an entry of 5 in a table half full.
         const NODE: usize = 176;
@@ -121,7 +83,7 @@ impl<S: Symbol> PrefixIndex<S> {
     pub fn lookup(&self, key: &[S], matched: &mut [u32]) {
         matched.fill(0);
         let (mut at, mut rest, mut depth) = (ROOT, key, 0u32);
-        // Owners of the last node reached that still have to be told their depth. The root belongs to all.
+        // Owners of the last node reached whose depth is not recorded yet. All replicas own the root.
         let mut active: Option<ReplicaSet> = None;
         while let Some(step) = self.tree.step(at, rest) {
             let here = &self.tree.value(step.node).set;
@@ -141,7 +103,7 @@ impl<S: Symbol> PrefixIndex<S> {
         }
     }
 
-    /// Notes that `replica` holds all of `key`, which weighs `tokens`; touches the whole path.
+    /// Records that `replica` holds all of `key`, which weighs `tokens`; touches the whole path.
     pub fn insert(&mut self, key: &[S], tokens: u32, replica: ReplicaId) {
         debug_assert!(replica.index() < MAX_REPLICAS);
         self.clock.0 += 1;
@@ -166,8 +128,8 @@ impl<S: Symbol> PrefixIndex<S> {
         self.shrink_bytes();
     }
 
-    /// Corrects the index after the engine reported that only `tokens` of `key` were cached on `replica`: what lies
-    /// deeper on that path and below it was evicted there, except what was touched after `since`.
+    /// Corrects the index after the engine reported that only `tokens` of `key` were cached at `replica`: removes the
+    /// deeper nodes of that path and their subtrees for this replica, except nodes touched after `since`.
     pub fn truncate(&mut self, key: &[S], tokens: u32, replica: ReplicaId, since: Stamp) {
         let (mut at, mut rest, mut depth) = (ROOT, key, 0u32);
         while let Some(step) = self.tree.step(at, rest) {
@@ -192,7 +154,7 @@ impl<S: Symbol> PrefixIndex<S> {
         }
     }
 
-    /// Forgets everything of `replica`: it restarted, was flushed or was lost.
+    /// Removes all entries of `replica`, because it restarted, was flushed or went down.
     pub fn forget(&mut self, replica: ReplicaId) {
         if self.holdings.get(replica.index()).is_none_or(|h| h.nodes == 0) {
             return;
@@ -205,7 +167,7 @@ impl<S: Symbol> PrefixIndex<S> {
         self.holdings[replica.index()].leaves.clear();
     }
 
-    /// Forgets every prefix of every replica.
+    /// Removes all entries of all replicas.
     pub fn clear(&mut self) {
         for slot in 0..self.holdings.len() {
             self.forget(ReplicaId(slot as u16));
@@ -220,7 +182,7 @@ impl<S: Symbol> PrefixIndex<S> {
         &mut self.holdings[replica.index()]
     }
 
-    /// Splits and sets the upper node's owners right: each owns exactly one child of it, the lower part.
+    /// Splits an edge and updates the owners of the upper node: each owns exactly one child of it, the lower part.
     fn split(&mut self, node: NodeId, symbols: usize) -> NodeId {
         let upper = self.tree.split(node, symbols);
         for owner in &mut self.tree.value_mut(upper).list {
@@ -247,7 +209,7 @@ impl<S: Symbol> PrefixIndex<S> {
         holding.nodes += 1;
     }
 
-    /// Takes `node`, a leaf of `replica`, from it. The parent may become its next leaf.
+    /// Removes `replica` from the owners of `node`, one of its leaves. The parent may become a leaf of the replica.
     fn disown(&mut self, node: NodeId, replica: ReplicaId) {
         let tokens = u64::from(self.tree.tokens(node));
         let parent = self.tree.parent(node).expect("the root has no owners");
@@ -258,7 +220,7 @@ impl<S: Symbol> PrefixIndex<S> {
         holding.tokens -= tokens;
         holding.nodes -= 1;
         if owners.set.is_empty() {
-            // Owners of a child own the node too, so nothing can hang below it.
+            // Owners of a child own the parent too, so the node has no children.
             self.tree.remove(node);
         }
         if let Some(above) = self.tree.value_mut(parent).get_mut(replica) {
@@ -269,7 +231,7 @@ impl<S: Symbol> PrefixIndex<S> {
         }
     }
 
-    /// Disowns `top` and what `replica` owns below it, except nodes touched after `since` (and so the path to them).
+    /// Removes `replica` from `top` and its subtree, except nodes touched after `since` and the paths to them.
     fn disown_stale(&mut self, top: NodeId, replica: ReplicaId, since: Stamp) {
         let mut path = vec![top];
         let mut at = 0;

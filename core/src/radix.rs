@@ -1,15 +1,14 @@
-//! A path-compressed radix tree over any symbols: bytes of a prompt, or 64-bit ids of token blocks.
+//! A path-compressed radix tree over any symbols, for example 64-bit ids of token blocks.
 //!
-//! It holds structure only; what a node *means* is its value `V`. The router's index keeps owners there
-//! ([`crate::prefix`]), the engine model keeps locks and last-use stamps. Nodes live in an arena and are named by
-//! [`NodeId`]; children are found through one hash table by (parent, first symbol), so a walk costs one probe an edge
-//! whatever the fan-out, and siblings are linked so that a subtree can be visited. The table holds bare ids, whose keys
-//! lie in the nodes, and short edges lie in their nodes too: what a prompt that nobody sent before costs is the lines
-//! of memory that have gone cold.
+//! The tree holds structure only; users store their data in the value `V` of a node. The router's index stores owners
+//! ([`crate::prefix`]), the engine model stores locks and last-use stamps. Nodes are allocated in an arena and named by
+//! [`NodeId`]. One hash table maps (parent, first symbol) to a child, so a walk costs one probe per edge at any fan-out;
+//! siblings are linked so that a subtree can be visited. The table stores ids only and reads the keys from the nodes,
+//! and short edges are stored inside their nodes: the cost of a new prompt is dominated by cache misses.
 //!
-//! Every node weighs a number of tokens. With `per_symbol = Some(w)` a symbol weighs `w`, but the last symbol of an
-//! inserted sequence may weigh less (a partial block); with `None` an edge's weight is spread evenly over it
-//! (bytes of text whose tokens were only counted as a whole).
+//! Every edge has a weight in tokens. With `per_symbol = Some(w)` a symbol weighs `w`, but the last symbol of an inserted
+//! sequence may weigh less (a partial block). With `None` the weight of an edge is spread evenly over its symbols (text
+//! whose tokens were counted only as a whole).
 
 use arena::Arena;
 use hashbrown::HashTable;
@@ -20,7 +19,7 @@ use std::hash::{BuildHasher, Hash};
 
 mod arena;
 
-/// What a tree can be built over.
+/// Types that can be symbols of a tree.
 pub trait Symbol: Copy + Eq + Hash + Debug {}
 impl<T: Copy + Eq + Hash + Debug> Symbol for T {}
 
@@ -47,7 +46,7 @@ struct Node<S, V> {
 }
 
 impl<S: Symbol, V> Node<S, V> {
-    /// What it is found by: where it hangs, and how its edge begins.
+    /// The key of the hash table: the parent and the first symbol of the edge.
     fn key(&self) -> (NodeId, S) {
         (self.parent, self.edge[0])
     }
@@ -57,7 +56,7 @@ fn hash<S: Symbol>(key: (NodeId, S)) -> u64 {
     FxBuildHasher.hash_one(key)
 }
 
-/// The tree. See the module page.
+/// A radix tree over symbols `S` with a value `V` per node; see the module documentation.
 #[derive(Debug, Clone)]
 pub struct Radix<S, V> {
     nodes: Arena<Node<S, V>>,
@@ -82,7 +81,7 @@ pub struct Step {
 }
 
 impl<S: Symbol, V> Radix<S, V> {
-    /// An empty tree; `root` is the root's value, `per_symbol` the tokens a whole symbol weighs.
+    /// Creates an empty tree; `root` is the value of the root, `per_symbol` the weight of a whole symbol in tokens.
     pub fn new(per_symbol: Option<u32>, root: V) -> Self {
         let root = Node {
             edge: Edge::new(),
@@ -122,7 +121,7 @@ impl<S: Symbol, V> Radix<S, V> {
         self.nodes.get(id.0 as usize).filter(|node| id == ROOT || !node.edge.is_empty()).map(|node| &node.value)
     }
 
-    /// The value of a node, to change.
+    /// Mutable access to the value of a node.
     pub fn value_mut(&mut self, id: NodeId) -> &mut V {
         &mut self.nodes[id.0 as usize].value
     }
@@ -147,12 +146,12 @@ impl<S: Symbol, V> Radix<S, V> {
         some(self.nodes[id.0 as usize].parent)
     }
 
-    /// How many children `id` has.
+    /// Number of children of `id`.
     pub fn child_count(&self, id: NodeId) -> usize {
         self.nodes[id.0 as usize].children as usize
     }
 
-    /// The children of `id`, latest first.
+    /// The children of `id`, the latest inserted first.
     pub fn children(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
         let mut next = self.nodes[id.0 as usize].first_child;
         std::iter::from_fn(move || {
@@ -174,7 +173,7 @@ impl<S: Symbol, V> Radix<S, V> {
         found
     }
 
-    /// Follows the edge of `at` that begins like `key`; `None` if there is none (or `key` is empty).
+    /// Follows the edge of `at` that starts with the first symbol of `key`; `None` without such an edge or with an empty key.
     pub fn step(&self, at: NodeId, key: &[S]) -> Option<Step> {
         let wanted = (at, *key.first()?);
         let node = *self.children.find(hash(wanted), |id| self.nodes[id.0 as usize].key() == wanted)?;
@@ -184,8 +183,8 @@ impl<S: Symbol, V> Radix<S, V> {
         Some(Step { node, symbols, tokens: if whole { inner.tokens } else { self.weigh(inner, symbols) }, whole })
     }
 
-    /// Cuts the edge into `id` after `symbols` symbols. A new node takes the upper part and a copy of the value;
-    /// `id` keeps the lower part, so that holders of `id` keep their place. Returns the upper node.
+    /// Splits the edge into `id` after `symbols` symbols. A new node gets the upper part and a copy of the value; `id`
+    /// keeps the lower part, so ids stored elsewhere stay valid. Returns the upper node.
     pub fn split(&mut self, id: NodeId, symbols: usize) -> NodeId
     where
         V: Clone,
@@ -198,7 +197,7 @@ impl<S: Symbol, V> Radix<S, V> {
         let lower = Edge::from_slice(&node.edge[symbols..]);
         let mut upper = std::mem::replace(&mut node.edge, lower);
         upper.truncate(symbols);
-        upper.shrink_to_fit(); // it keeps the room of both parts otherwise
+        upper.shrink_to_fit(); // otherwise it keeps the capacity of both parts
         node.tokens -= tokens;
         self.symbols -= upper.len(); // counted again by `attach`
         let top = self.attach(parent, upper, tokens, value);
@@ -206,13 +205,13 @@ impl<S: Symbol, V> Radix<S, V> {
         top
     }
 
-    /// Hangs a new leaf under `parent`. `edge` must not be empty and `parent` must have no child that begins with
+    /// Adds a leaf under `parent`. `edge` must not be empty and `parent` must have no child that begins with
     /// its first symbol.
     pub fn add(&mut self, parent: NodeId, edge: &[S], tokens: u32, value: V) -> NodeId {
         self.attach(parent, Edge::from_slice(edge), tokens, value)
     }
 
-    /// Takes a leaf away and returns its value.
+    /// Removes a leaf and returns its value.
     pub fn remove(&mut self, id: NodeId) -> V
     where
         V: Default,
@@ -294,8 +293,8 @@ fn some(id: NodeId) -> Option<NodeId> {
     (id != NONE).then_some(id)
 }
 
-/// Length of the common prefix. Whole chunks are compared at once, which becomes one `memcmp` a chunk for bytes
-/// and integers: an 80 kB prompt costs a few microseconds.
+/// Length of the common prefix in symbols. Compares whole chunks first, which compiles to one `memcmp` per chunk for
+/// bytes and integers: an 80 kB prompt costs a few microseconds.
 fn common_prefix<S: Symbol>(a: &[S], b: &[S]) -> usize {
     const CHUNK: usize = 64;
     let n = a.len().min(b.len());
@@ -307,71 +306,4 @@ fn common_prefix<S: Symbol>(a: &[S], b: &[S]) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Inserts like a user of the tree would: walk, split, add the rest.
-    fn insert(tree: &mut Radix<u8, ()>, key: &[u8]) {
-        let (mut at, mut rest) = (ROOT, key);
-        while let Some(step) = tree.step(at, rest) {
-            at = if step.whole { step.node } else { tree.split(step.node, step.symbols) };
-            rest = &rest[step.symbols..];
-        }
-        if !rest.is_empty() {
-            tree.add(at, rest, rest.len() as u32, ());
-        }
-    }
-
-    fn matched(tree: &Radix<u8, ()>, key: &[u8]) -> usize {
-        let (mut at, mut rest) = (ROOT, key);
-        while let Some(step) = tree.step(at, rest) {
-            rest = &rest[step.symbols..];
-            if !step.whole {
-                break;
-            }
-            at = step.node;
-        }
-        key.len() - rest.len()
-    }
-
-    proptest! {
-        #[test]
-        fn matches_like_a_list_of_strings(keys in prop::collection::vec("[ab]{0,9}", 1..40), probe in "[ab]{0,12}") {
-            let mut tree = Radix::new(Some(1), ());
-            for key in &keys {
-                insert(&mut tree, key.as_bytes());
-            }
-            let naive = keys.iter().map(|k| common_prefix(k.as_bytes(), probe.as_bytes())).max().unwrap_or(0);
-            prop_assert_eq!(matched(&tree, probe.as_bytes()), naive);
-            let nodes = tree.subtree(ROOT);
-            prop_assert_eq!(nodes.len(), tree.len());
-            prop_assert_eq!(nodes.iter().map(|&n| tree.edge(n).len()).sum::<usize>(), tree.symbols());
-            for &n in &nodes {
-                prop_assert_eq!(tree.tokens(n) as usize, tree.edge(n).len());
-                prop_assert_eq!(tree.children(n).count(), tree.child_count(n));
-            }
-        }
-    }
-
-    #[test]
-    fn partial_last_block_keeps_its_weight_when_split() {
-        let mut tree = Radix::new(Some(512), ());
-        let leaf = tree.add(ROOT, &[1u64, 2, 3], 2 * 512 + 100, ());
-        let top = tree.split(leaf, 2);
-        assert_eq!((tree.tokens(top), tree.tokens(leaf)), (1024, 100));
-        assert_eq!(tree.parent(leaf), Some(top));
-    }
-
-    #[test]
-    fn removed_ids_are_reused_and_siblings_stay_linked() {
-        let mut tree = Radix::new(Some(1), ());
-        let ids: Vec<_> = (0u8..4).map(|s| tree.add(ROOT, &[s], 1, ())).collect();
-        tree.remove(ids[1]);
-        tree.remove(ids[3]);
-        assert_eq!(tree.children(ROOT).collect::<Vec<_>>(), [ids[2], ids[0]]);
-        let again = tree.add(ROOT, &[9], 1, ());
-        assert_eq!(again, ids[3]);
-        assert_eq!((tree.len(), tree.symbols()), (4, 3));
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! A request as the router and the engine model see it: symbols and a token count.
+//! A request of a workload as the router and the engine model see it: block ids and token counts.
 
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ pub struct Place {
     pub lon: f64,
 }
 
-/// Mean Earth radius (IUGG), the value the haversine formula is used with.
+/// Mean Earth radius (IUGG), km.
 const EARTH_RADIUS_KM: f64 = 6_371.0;
 
 impl Place {
@@ -26,15 +26,15 @@ impl Place {
     }
 }
 
-/// One row of a workload: when a request comes, from whom and where, and what it holds. Text never travels here:
-/// a prompt is the chain of its block ids, so that equal ids mean equal whole prefixes.
+/// One row of a workload: arrival time, user, place and content of a request. A prompt is the chain of its block ids, not
+/// text; equal ids mean equal prefixes up to and including that block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TraceRequest {
     /// Scheduled instant since the start of the trace.
     pub at: Time,
     /// Conversation.
     pub session: u64,
-    /// Person or key behind the conversation.
+    /// User (or API key) of the conversation.
     pub user: u64,
     /// 1-based turn of the conversation.
     pub turn: u32,
@@ -46,19 +46,19 @@ pub struct TraceRequest {
     pub input_tokens: u32,
     /// Tokens the engine will generate, at least 1.
     pub output_tokens: u32,
-    /// The client's `max_tokens`, which the engine reserves for; `None` reserves as if unlimited.
+    /// The client's `max_tokens`, for which the engine reserves KV; `None` means no limit.
     pub max_tokens: Option<u32>,
     /// Tokens per block id.
     pub block_tokens: u32,
     /// Chained block ids of the prompt, `ceil(input_tokens / block_tokens)` of them; the last may be partial.
     pub blocks: Arc<[u64]>,
     /// Ids of the whole blocks that prompt and answer together add after the prompt's whole blocks
-    /// (`input_tokens / block_tokens` of them); empty when the trace does not tell. Lets a later turn hit the answer.
+    /// (`input_tokens / block_tokens` of them); empty when the trace has none. A later turn can hit them in the cache.
     pub answer_blocks: Arc<[u64]>,
 }
 
 impl TraceRequest {
-    /// A row that tells no more than times and lengths: one turn of a conversation and user of its own, nowhere.
+    /// A row with time and lengths only: a single turn with its own session and user, without a place.
     pub fn lone(
         id: u64,
         at: Time,

@@ -1,4 +1,4 @@
-//! One seeded generator per concern, so that turning one knob does not reshuffle the others.
+//! Random streams: one seeded generator per concern, so that changing one setting does not change the draws of others.
 
 use rand::SeedableRng;
 pub use rand::rngs::ChaCha8Rng;
@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// The generator of `concern` (for example `"network"`) number `index` in a run with `seed`.
 ///
-/// ChaCha8 is named on purpose: its output is the same on every machine and in every version of `rand`.
+/// ChaCha8 is named explicitly because its output is the same on every machine and in every version of `rand`.
 pub fn stream(seed: u64, concern: &str, index: u64) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ xxh3_64_with_seed(concern.as_bytes(), 0x676f_7267_6f00));
     rng.set_stream(index);

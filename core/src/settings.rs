@@ -1,18 +1,54 @@
 //! Settings as TOML tables: `--set key=value`, merging of tables, and values that have been renamed.
 
+use thiserror::Error;
 use toml::{Table, Value};
+
+/// Why a setting cannot be set.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SettingsError {
+    /// There is no `=`.
+    #[error("`{text}` sets nothing; write key=value, for example policy.running_cost_factor=0.5")]
+    NoAssignment {
+        /// The text given.
+        text: String,
+    },
+    /// The key, or a part of it, is empty.
+    #[error("`{text}` has no key before `=`; write key=value")]
+    NoKey {
+        /// The text given.
+        text: String,
+    },
+    /// The key leads through a value that is neither a table nor a list.
+    #[error("`{parent}` is {value}, so `{key}` cannot be set in it")]
+    NotATable {
+        /// The part of the key that names the value.
+        parent: String,
+        /// The value, as TOML.
+        value: String,
+        /// The rest of the key.
+        key: String,
+    },
+    /// The key has no valid index where it leads into a list.
+    #[error("`{list}` is a list of {length}; `{index}` is not an index of it")]
+    NoSuchIndex {
+        /// The part of the key that names the list.
+        list: String,
+        /// Number of entries.
+        length: usize,
+        /// The part of the key in place of an index.
+        index: String,
+    },
+}
 
 /// Splits `key=value`. The value is read as TOML if it is valid TOML, else as a string.
 ///
 /// # Errors
-/// One sentence when there is no `=` or a part of the key is empty.
-pub fn parse_assignment(text: &str) -> Result<(String, Value), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("`{text}` sets nothing; write key=value, for example policy.running_cost_factor=0.5"))?;
+/// There is no `=`, or a part of the key is empty.
+pub fn parse_assignment(text: &str) -> Result<(String, Value), SettingsError> {
+    let (key, value) = text.split_once('=').ok_or_else(|| SettingsError::NoAssignment { text: text.to_owned() })?;
     let key = key.trim();
     if key.is_empty() || key.split('.').any(str::is_empty) {
-        return Err(format!("`{text}` has no key before `=`; write key=value"));
+        return Err(SettingsError::NoKey { text: text.to_owned() });
     }
     Ok((key.to_owned(), parse_value(value)))
 }
@@ -28,8 +64,8 @@ pub fn parse_value(text: &str) -> Value {
 /// number in a key is an index into a list.
 ///
 /// # Errors
-/// One sentence when the key leads through a value that is neither a table nor a list, or past the end of a list.
-pub fn set_key(table: &mut Table, key: &str, value: Value) -> Result<(), String> {
+/// The key leads through a value that is neither a table nor a list, or past the end of a list.
+pub fn set_key(table: &mut Table, key: &str, value: Value) -> Result<(), SettingsError> {
     let (head, rest) = key.split_once('.').map_or((key, None), |(h, r)| (h, Some(r)));
     let Some(rest) = rest else {
         table.insert(head.to_owned(), value);
@@ -42,19 +78,24 @@ pub fn set_key(table: &mut Table, key: &str, value: Value) -> Result<(), String>
     match inner {
         Value::Table(inner) => set_key(inner, rest, value),
         Value::Array(list) => set_in_list(list, head, rest, value),
-        other => Err(format!("`{head}` is {other}, so `{key}` cannot be set in it")),
+        other => {
+            Err(SettingsError::NotATable { parent: head.to_owned(), value: other.to_string(), key: key.to_owned() })
+        }
     }
 }
 
-fn set_in_list(list: &mut [Value], head: &str, rest: &str, value: Value) -> Result<(), String> {
+fn set_in_list(list: &mut [Value], head: &str, rest: &str, value: Value) -> Result<(), SettingsError> {
     let (index, rest) = rest.split_once('.').map_or((rest, None), |(h, r)| (h, Some(r)));
     let length = list.len();
     let slot = index.parse::<usize>().ok().and_then(|i| list.get_mut(i));
-    let slot = slot.ok_or_else(|| format!("`{head}` is a list of {length}; `{index}` is not an index of it"))?;
-    match (slot, rest) {
+    let wrong = || SettingsError::NoSuchIndex { list: head.to_owned(), length, index: index.to_owned() };
+    match (slot.ok_or_else(wrong)?, rest) {
         (slot, None) => *slot = value,
         (Value::Table(inner), Some(rest)) => return set_key(inner, rest, value),
-        (other, Some(_)) => return Err(format!("`{head}.{index}` is {other}, nothing can be set in it")),
+        (other, Some(rest)) => {
+            let (parent, key) = (format!("{head}.{index}"), rest.to_owned());
+            return Err(SettingsError::NotATable { parent, value: other.to_string(), key });
+        }
     }
     Ok(())
 }
@@ -118,7 +159,7 @@ mod tests {
         assert_eq!(parse_assignment("a.b = 0.5"), Ok(("a.b".to_owned(), Value::Float(0.5))));
         assert_eq!(parse_assignment("a=gorgo"), Ok(("a".to_owned(), Value::String("gorgo".to_owned()))));
         for bad in ["a", "=1", "a..b=1"] {
-            assert!(parse_assignment(bad).unwrap_err().contains("write key=value"), "{bad}");
+            assert!(parse_assignment(bad).unwrap_err().to_string().contains("write key=value"), "{bad}");
         }
     }
 
@@ -132,8 +173,10 @@ mod tests {
             settings,
             table("policy = { name = \"gorgo\", tie_band = 3 }\narms = [{ a = 4 }]\nrate = 2\nnew = { inner = 5 }")
         );
-        assert!(set_key(&mut settings, "rate.x", Value::Integer(1)).unwrap_err().contains("`rate` is 2"));
-        assert!(set_key(&mut settings, "arms.7.x", Value::Integer(1)).unwrap_err().contains("list of 1"));
+        let mut error = |key| set_key(&mut settings, key, Value::Integer(1)).unwrap_err().to_string();
+        assert_eq!(error("rate.x"), "`rate` is 2, so `rate.x` cannot be set in it");
+        assert_eq!(error("arms.7.x"), "`arms` is a list of 1; `7` is not an index of it");
+        assert_eq!(error("arms.0.a.x"), "`a` is 4, so `a.x` cannot be set in it");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Integer time. Instants and spans are nanoseconds, so that equal seeds give equal bits; milliseconds as `f64`
-//! appear only in cost arithmetic and reports.
+//! Time as integer nanoseconds, so that equal seeds give identical results; milliseconds as `f64` appear only in costs and
+//! reports.
 
 use serde::{Deserialize, Serialize};
 use std::ops::{Add, AddAssign, Sub};
@@ -15,7 +15,7 @@ pub struct Span(pub u64);
 impl Time {
     /// The start of the run.
     pub const ZERO: Self = Self(0);
-    /// Later than any event.
+    /// Later than any event; limits of "no deadline" use it.
     pub const NEVER: Self = Self(u64::MAX);
 
     /// Milliseconds since the start.

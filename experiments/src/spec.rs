@@ -4,7 +4,7 @@
 //! `[vary]` that crosses the arms with values of any settings. `--set key=value` changes the table before anything is
 //! read. Reading is strict: an unknown key is an error that names the nearest known one.
 
-use gorgo_core::settings::{merge_tables, parse_assignment, renamed_presets, set_key};
+use gorgo_core::settings::{SettingsError, merge_tables, parse_assignment, renamed_presets, set_key};
 use gorgo_core::suggest::{nearest, with_suggestion};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -50,8 +50,11 @@ pub enum SpecError {
         message: String,
     },
     /// An override is wrong.
+    #[error(transparent)]
+    Set(#[from] SettingsError),
+    /// A varied setting is wrong.
     #[error("{0}")]
-    Set(String),
+    Vary(String),
     /// The workload cannot be read.
     #[error(transparent)]
     Trace(#[from] gorgo_traces::TraceError),
@@ -139,8 +142,8 @@ impl Experiment {
         let syntax = |e: toml::de::Error| SpecError::Syntax { file: file.to_owned(), message: one_line(&e, text) };
         let mut base: Table = text.parse().map_err(syntax)?;
         for set in sets {
-            let (key, value) = parse_assignment(set).map_err(SpecError::Set)?;
-            set_key(&mut base, &key, value).map_err(SpecError::Set)?;
+            let (key, value) = parse_assignment(set)?;
+            set_key(&mut base, &key, value)?;
         }
         let mut notes = renamed_presets(&base);
         let bad =
@@ -162,7 +165,7 @@ impl Experiment {
         };
         let mut crossed = vary::from_table(base.remove("vary")).map_err(|m| bad("vary", m))?;
         for text in vary {
-            let (key, values) = vary::parse(text).map_err(SpecError::Set)?;
+            let (key, values) = vary::parse(text).map_err(SpecError::Vary)?;
             crossed.retain(|(k, _)| *k != key);
             notes.extend(renamed_presets(&Table::from_iter([(key.clone(), Value::Array(values.clone()))])));
             crossed.push((key, values));
@@ -213,7 +216,7 @@ impl Experiment {
             for combination in vary::combinations(&self.vary, &crossed) {
                 let mut settings = arm.clone();
                 for (key, value) in &combination {
-                    set_key(&mut settings, key, value.clone()).map_err(SpecError::Set)?;
+                    set_key(&mut settings, key, value.clone())?;
                 }
                 let label = vary::label(name, &combination);
                 let spec = self.read(&label, settings)?;

@@ -104,6 +104,9 @@ pub enum ConfigError {
         /// Line, key and what is wrong.
         message: String,
     },
+    /// A setting of the command line cannot be set.
+    #[error(transparent)]
+    Set(#[from] gorgo_core::settings::SettingsError),
     /// A value is out of range or contradicts another.
     #[error("`{key}` is {value}; {advice}")]
     Value {

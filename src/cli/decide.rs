@@ -40,11 +40,11 @@ pub(super) fn run(args: &DecideArgs) -> anyhow::Result<()> {
         }
     }
     for set in &args.sets {
-        let (key, value) = parse_assignment(set).map_err(anyhow::Error::msg)?;
+        let (key, value) = parse_assignment(set)?;
         if !key.starts_with("policy.") {
             bail!("--set {set}: decide has only policy settings; write policy.{key}=...");
         }
-        set_key(&mut settings, &key, value).map_err(anyhow::Error::msg)?;
+        set_key(&mut settings, &key, value)?;
     }
     renamed_presets(&settings).iter().for_each(|note| eprintln!("note: {note}"));
     let config: PolicyConfig = match settings.remove("policy") {

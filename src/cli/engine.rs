@@ -82,8 +82,8 @@ fn config(args: &EngineArgs) -> anyhow::Result<EmulatorConfig> {
     }
     let mut settings = toml::Table::try_from(EngineConfig::preset(&preset)?).context("engine preset")?;
     for set in &args.sets {
-        let (key, value) = parse_assignment(set).map_err(anyhow::Error::msg)?;
-        set_key(&mut settings, &key, value).map_err(anyhow::Error::msg)?;
+        let (key, value) = parse_assignment(set)?;
+        set_key(&mut settings, &key, value)?;
     }
     let engine = toml::Value::Table(settings)
         .try_into()

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Why a line cannot be decided. The caller adds the number of the line.
+/// Errors in a recorded state. The caller adds the line number.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DecideError {
     /// The line is not one JSON object.
@@ -21,12 +21,12 @@ pub enum DecideError {
     Field {
         /// Its path, for example `replicas[1].rtt_ms`.
         field: String,
-        /// The value and what would be right.
+        /// The value and the accepted values.
         message: String,
     },
 }
 
-/// A caller's key or a hash of one. Text is hashed with xxh3; a number is used as it is, and 0 means none.
+/// A session or prompt key: text is hashed with xxh3, a number is used unchanged, 0 means none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "text or a whole number of 0 or more")]
 pub enum Key {
@@ -37,7 +37,7 @@ pub enum Key {
 }
 
 impl Key {
-    /// As policies see it.
+    /// The hash that policies see.
     pub fn hash(&self) -> u64 {
         match self {
             Self::Hash(hash) => *hash,
@@ -60,22 +60,22 @@ pub struct ReplicaState {
     pub excluded: Option<Exclusion>,
     /// Smoothed round trip router → replica, ms.
     pub rtt_ms: f64,
-    /// Prompt tokens of this request believed cached there.
+    /// Prompt tokens of this request predicted cached at the replica.
     pub cached_tokens: u32,
-    /// Requests there without a first token yet.
+    /// Requests at the replica without a first token.
     pub waiting_requests: u32,
     /// Their prompt tokens.
     pub waiting_tokens: u64,
-    /// Those of them not cached when they were sent.
+    /// Those of the waiting tokens not cached at dispatch.
     pub waiting_uncached_tokens: u64,
-    /// Requests there past their first token.
+    /// Requests at the replica past their first token.
     pub running_requests: u32,
     /// Their prompt tokens.
     pub running_tokens: u64,
     /// The engine's last report; absent if never scraped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineView>,
-    /// Its own prefill rate, in place of the policy's.
+    /// Prefill rate of the replica, ms per token; overrides the policy's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ms_per_token: Option<f64>,
 }
@@ -100,7 +100,7 @@ impl Default for ReplicaState {
 }
 
 impl ReplicaState {
-    /// As policies see it, in slot `slot`.
+    /// The candidate that policies see, in slot `slot`.
     pub fn candidate(&self, slot: ReplicaId) -> Candidate {
         Candidate {
             id: slot,
@@ -139,7 +139,7 @@ impl ReplicaState {
     }
 }
 
-/// What a router knew at the moment of one decision.
+/// The inputs of one decision.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct State {
     /// The request's name, copied to the decision.
@@ -164,10 +164,10 @@ struct Request {
     prompt_tokens: u32,
     session: Option<Key>,
     head: Option<Key>,
-    // Taken out before; here so that the list of known fields is whole.
+    // Parsed separately; declared here so that the list of known fields is complete.
     #[serde(rename = "replicas")]
     _replicas: Option<Value>,
-    // What a router's log says was decided; replaying decides anew.
+    // The decision in a router's log; a replay ignores it.
     #[serde(rename = "decision")]
     _decision: Option<Value>,
 }
@@ -205,7 +205,7 @@ impl State {
         Ok(Self { id, prompt_tokens, session, head, replicas })
     }
 
-    /// What a policy may know of the request.
+    /// The request as policies see it.
     pub fn info(&self) -> RequestInfo {
         let hash = |key: &Option<Key>| key.as_ref().map_or(0, Key::hash);
         RequestInfo {

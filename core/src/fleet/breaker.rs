@@ -1,4 +1,4 @@
-//! Circuit breaker: opens after failures in a row, then lets single trial requests through.
+//! Circuit breaker of a replica: opens after consecutive failures, then admits one trial request at a time.
 
 use crate::{Span, Time};
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
-//! Load of a peer: its last report plus the requests forwarded to it since. Without the second part all arrivals between
-//! two reports would choose the same idle peer.
+//! Load of a peer router: its last report plus the requests forwarded to it since. Without the second part all arrivals
+//! between two reports would choose the same idle peer.
 
 use super::Load;
 use crate::{RequestId, Time};
@@ -31,20 +31,20 @@ struct Forwarded {
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
     report: PeerReport,
-    /// In order of time.
+    /// In order of forwarding.
     since: VecDeque<Forwarded>,
     extra: Load,
 }
 
 impl Peer {
-    /// The peer's load as best known now.
+    /// The estimated load of the peer: its report plus the forwarded requests that the report does not count.
     pub fn load(&self) -> Load {
         let mut load = self.report.load.plus(&self.extra);
         load.waiting_requests = load.waiting_requests.saturating_add(self.report.queued);
         load
     }
 
-    /// Takes over a new report, in which all requests forwarded up to `seen` are counted.
+    /// Stores a new report that counts all requests forwarded up to `seen`.
     pub fn reported(&mut self, report: PeerReport, seen: Time) {
         self.report = report;
         while self.since.front().is_some_and(|f| f.at <= seen) {
@@ -58,8 +58,8 @@ impl Peer {
         self.extra.sent(tokens, uncached);
     }
 
-    /// A forwarded request got its first token. It runs there until a report says so itself: dropping it now would
-    /// show an idle peer in between.
+    /// Counts a forwarded request as running after its first token. It stays until a report counts it; otherwise the
+    /// peer would look idle in between.
     pub fn started(&mut self, id: RequestId) {
         if let Some(f) = self.since.iter_mut().find(|f| f.id == id && !f.running) {
             f.running = true;
@@ -68,7 +68,7 @@ impl Peer {
         }
     }
 
-    /// A forwarded request ended.
+    /// Removes a forwarded request that ended.
     pub fn ended(&mut self, id: RequestId) {
         if let Some(at) = self.since.iter().position(|f| f.id == id) {
             let ended = self.since.remove(at).expect("position is valid");

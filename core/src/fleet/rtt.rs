@@ -1,4 +1,4 @@
-//! Round-trip time to a replica, smoothed.
+//! Round-trip time to a replica: EWMA, extremes and recent samples of the probes.
 
 use crate::Time;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ const ALPHA: f64 = 0.3;
 /// Samples kept for the 95th percentile.
 const HISTORY: usize = 32;
 
-/// EWMA, extremes and a short history of probes; ms.
+/// Round-trip statistics of one replica, ms.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Rtt {
     ewma: f64,
@@ -22,7 +22,7 @@ pub struct Rtt {
 }
 
 impl Rtt {
-    /// Adds a probe's result; the first is taken as it is. Negative and non-finite samples are dropped.
+    /// Adds the round trip of a probe, ms; the first sample initializes the average. Ignores negative and non-finite values.
     pub fn add(&mut self, now: Time, ms: f64) {
         if !ms.is_finite() || ms < 0.0 {
             return;
@@ -44,22 +44,22 @@ impl Rtt {
         self.at = Some(now);
     }
 
-    /// The moving average, 0 before the first sample.
+    /// The moving average, ms; 0 before the first sample.
     pub fn smoothed_ms(&self) -> f64 {
         self.ewma
     }
 
-    /// The latest sample.
+    /// The latest sample, ms; 0 before the first.
     pub fn last_ms(&self) -> f64 {
         self.last
     }
 
-    /// The least sample.
+    /// The least sample, ms; 0 before the first.
     pub fn min_ms(&self) -> f64 {
         self.min
     }
 
-    /// The greatest sample.
+    /// The greatest sample, ms; 0 before the first.
     pub fn max_ms(&self) -> f64 {
         self.max
     }
@@ -72,7 +72,7 @@ impl Rtt {
         sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
     }
 
-    /// When the latest sample came.
+    /// Time of the latest sample.
     pub fn updated(&self) -> Option<Time> {
         self.at
     }

@@ -1,7 +1,7 @@
-//! SGLang router cache_aware: prefix affinity while the loads are even, else the shortest queue.
+//! SGLang router `cache_aware`: prefix affinity while loads are balanced, otherwise the shortest queue.
 //!
 //! ```text
-//! q(u) = requests of ours there, waiting or running
+//! q(u) = requests of this router at replica u, waiting or running
 //! max q - min q > balance_abs and max q > balance_rel * min q      -> least q   (reason "imbalance")
 //! C = greatest cached tokens; C / prompt tokens > cache_threshold  -> a candidate with C cached tokens, of least q
 //! else                                                             -> least q   (reason "no-prefix")
@@ -9,7 +9,7 @@
 //!
 //! Ties at random. The total is q. Source: `cache_aware.rs` of sglang-router 0.3.2, with its command line's
 //! defaults. Differences: it measures in characters, breaks ties by dispatched requests, and sends requests of a
-//! vanished owner to the first worker, which makes a hot spot; here an excluded owner owns nothing.
+//! removed owner to the first worker, which makes a hot spot; here an excluded owner is ignored.
 
 use super::select::{eligible, least_of, reason};
 use super::settings::{Settings, weight, within};
@@ -42,14 +42,14 @@ impl Settings for CacheAwareConfig {
     }
 }
 
-/// The policy. See the module page.
+/// The SGLang router `cache_aware` policy; stateless, scores are requests per replica.
 #[derive(Debug, Clone)]
 pub struct CacheAware {
     config: CacheAwareConfig,
 }
 
 impl CacheAware {
-    /// With these settings.
+    /// Creates the policy with these settings.
     pub fn new(config: &CacheAwareConfig) -> Self {
         Self { config: config.clone() }
     }

@@ -1,24 +1,24 @@
-//! GORGO: the least expected time to first token.
+//! GORGO: chooses the replica with the least expected time to first token.
 //!
 //! ```text
-//! t        = ms_per_token of the candidate if it has its own, else of the policy
+//! t        = ms_per_token of the candidate if set, else of the policy
 //! network  = rtt_weight * RTT
-//! prefill  = t * U                                    U = prompt tokens not cached there
+//! prefill  = t * U                                    U = prompt tokens not cached at the replica
 //! waiting  = t * queue_factor * W                     W = tokens without a first token yet: all, or only uncached
 //! running  = t * (running_cost_factor * D + used_factor * K) + ms_per_running_request * n
 //!                                                     D, n = prompt tokens, requests past their first token
-//!                                                     K = KV tokens the engine says are in use; 0 if never scraped
+//!                                                     K = KV tokens in use in the last engine report; 0 if never scraped
 //! total    = network + prefill + waiting + running
 //! ```
 //!
-//! The least total wins and exact ties go at random. With `tie_band > 0`, all candidates within `tie_band` of the
-//! least are near ties: two of them are drawn and the one with less W + D (then the lesser total) wins, which breaks
-//! the runs of equal targets that a deterministic argmin makes of a burst.
+//! The least total wins; exact ties are broken at random. With `tie_band > 0`, all candidates within `tie_band` of the
+//! least total are near ties: two of them are drawn at random, and the one with less W + D (then the lesser total)
+//! wins. Without it a deterministic argmin sends all requests of a burst to one replica.
 //!
-//! One formula covers every published version; the presets name them. Sources: gotoni's README (`gotoni`); the GORGO
+//! One formula covers every published version; each preset is one version. Sources: gotoni's README (`gotoni`); the GORGO
 //! paper, version 3 ("2D": `rtt_w rtt + U + queue_w Q`, tuned) and version 1 (RTT in seconds, K counted: the form
 //! that made the recorded runs); `physical` is a least-squares fit of TTFT on those runs (2 x L40S, R2 0.59).
-//! The published Q is released when a request ends, so there W and D weigh the same.
+//! The published versions subtract a request from Q when it ends, so W and D have equal weight in their presets.
 
 use super::select::{eligible, two_of};
 use super::settings::{Settings, weight};
@@ -33,7 +33,7 @@ pub enum Waiting {
     /// Whole prompts, as published.
     #[default]
     All,
-    /// Only what was not cached when they were sent: what the engine has to compute.
+    /// Only tokens that were not cached at dispatch, which the engine has to prefill.
     Uncached,
 }
 
@@ -54,7 +54,7 @@ pub enum Preset {
 }
 
 impl Preset {
-    /// Its weights.
+    /// The weights of this version.
     pub fn weights(self) -> Weights {
         match self {
             Self::Gotoni => GOTONI,
@@ -65,24 +65,24 @@ impl Preset {
     }
 }
 
-/// Everything the formula needs. See the module page.
+/// Weights of the cost formula in the module documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Weights {
-    /// Cost of a ms of round trip; 1 keeps the total in ms.
+    /// Cost of one ms of round trip; with 1 the total is in ms.
     pub rtt_weight: f64,
-    /// Cost of computing a token (ms when `rtt_weight` is 1).
+    /// Cost of prefilling one token; ms when `rtt_weight` is 1.
     pub ms_per_token: f64,
-    /// A waiting token against one of this request.
+    /// Weight of a waiting token relative to a token of this request.
     pub queue_factor: f64,
     /// Which waiting tokens count.
     pub waiting: Waiting,
-    /// A token of a running request against one of this request.
+    /// Weight of a token of a running request relative to a token of this request.
     pub running_cost_factor: f64,
-    /// A KV token in use against one of this request.
+    /// Weight of a KV token in use relative to a token of this request.
     pub used_factor: f64,
-    /// Cost of a running request whatever its length.
+    /// Cost of a running request independent of its length; ms when `rtt_weight` is 1.
     pub ms_per_running_request: f64,
-    /// Totals this near to the least are ties, in the unit of the total; 0 is off.
+    /// Totals within this distance of the least are ties, in the unit of the total; 0 turns ties off.
     pub tie_band: f64,
 }
 
@@ -139,7 +139,7 @@ impl Weights {
         CostTerms { network, prefill, waiting, running, total: network + prefill + waiting + running }
     }
 
-    /// Whether totals are ms, that is predictions of TTFT.
+    /// Whether totals are in ms and so predict the TTFT.
     pub fn in_ms(&self) -> bool {
         self.rtt_weight == 1.0
     }
@@ -170,7 +170,7 @@ pub struct GorgoConfig {
 }
 
 impl GorgoConfig {
-    /// The preset's weights with this configuration's own laid over them.
+    /// The preset's weights, overridden by the weights that this configuration sets.
     pub fn weights(&self) -> Weights {
         let preset = self.preset.weights();
         Weights {
@@ -199,14 +199,14 @@ impl Settings for GorgoConfig {
     }
 }
 
-/// The policy. See the module page.
+/// The GORGO policy; stateless, scores as defined in the module documentation.
 #[derive(Debug, Clone)]
 pub struct Gorgo {
     weights: Weights,
 }
 
 impl Gorgo {
-    /// With these settings.
+    /// Creates the policy with these settings.
     pub fn new(config: &GorgoConfig) -> Self {
         Self { weights: config.weights() }
     }
@@ -256,101 +256,4 @@ impl Policy for Gorgo {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fleet::Load;
-    use crate::policy::EngineView;
-    use crate::policy::select::tests::{fleet, idle};
-    use crate::rng::stream;
-
-    fn choose(config: &GorgoConfig, request: u32, candidates: &[Candidate]) -> (Selection, Vec<CostTerms>) {
-        let mut terms = vec![CostTerms::default(); candidates.len()];
-        let request = RequestInfo { prompt_tokens: request, ..RequestInfo::default() };
-        let choice = Gorgo::new(config).choose(&request, candidates, &mut terms, &mut stream(1, "policy", 0));
-        (choice, terms)
-    }
-
-    fn loaded() -> Candidate {
-        Candidate {
-            rtt_ms: 25.6,
-            cached_tokens: 4096,
-            load: Load {
-                waiting_requests: 1,
-                waiting_tokens: 900,
-                waiting_uncached_tokens: 300,
-                running_requests: 3,
-                running_tokens: 15_000,
-            },
-            engine: Some(EngineView { running: 3, queued: 0, used_tokens: 48_000, age_ms: 12_000.0 }),
-            ..idle(0)
-        }
-    }
-
-    fn near(a: f64, b: f64) -> bool {
-        (a - b).abs() < 1e-9 * b.abs().max(1.0)
-    }
-
-    #[test]
-    fn each_preset_weighs_the_worked_example_as_published() {
-        for (preset, expected) in [
-            (Preset::Gotoni, [25.6, 103.776, 84.6, 705.0]),
-            (Preset::PaperV3, [0.276 * 25.6, 1104.0, 450.0, 7500.0]),
-            (Preset::PaperV1, [0.0256, 0.07 * 1104.0, 54.0, 0.06 * 63_000.0]),
-            (Preset::Physical, [25.6, 0.058 * 1104.0, 0.058 * 0.31 * 300.0, 27.0]),
-        ] {
-            let config = GorgoConfig { preset, ..GorgoConfig::default() };
-            let (_, terms) = choose(&config, 5200, &[loaded()]);
-            let got = [terms[0].network, terms[0].prefill, terms[0].waiting, terms[0].running];
-            assert!(got.iter().zip(expected).all(|(a, b)| near(*a, b)), "{preset:?}: {got:?} != {expected:?}");
-            assert!(near(terms[0].total, expected.iter().sum()), "{preset:?}");
-        }
-    }
-
-    #[test]
-    fn the_old_name_of_gotonis_preset_is_still_read_and_written_as_the_new_one() {
-        let config: GorgoConfig = serde_json::from_str(r#"{"preset": "seed"}"#).unwrap();
-        assert_eq!(config, GorgoConfig { preset: Preset::Gotoni, ..GorgoConfig::default() });
-        assert_eq!(serde_json::to_string(&config).unwrap(), r#"{"preset":"gotoni"}"#);
-    }
-
-    #[test]
-    fn a_key_overrides_its_preset_and_a_candidate_overrides_the_rate() {
-        let config = GorgoConfig { preset: Preset::Physical, ms_per_token: Some(0.1), ..GorgoConfig::default() };
-        assert_eq!(config.weights(), Weights { ms_per_token: 0.1, ..PHYSICAL });
-        let mut fast = idle(0);
-        fast.ms_per_token = Some(0.05);
-        let mut broken = idle(1);
-        broken.ms_per_token = Some(f64::NAN);
-        let (choice, terms) = choose(&config, 1000, &[fast, broken]);
-        assert_eq!(choice, Selection::own(Some(0)));
-        assert!(near(terms[0].total, 50.0) && near(terms[1].total, 100.0), "{terms:?}");
-    }
-
-    #[test]
-    fn a_far_cached_replica_beats_a_near_cold_one_only_for_long_prompts() {
-        let mut fleet = fleet(2);
-        (fleet[1].rtt_ms, fleet[1].cached_tokens) = (200.0, 100_000);
-        assert_eq!(choose(&GorgoConfig::default(), 2000, &fleet).0.chosen, Some(0)); // 188 < 200
-        assert_eq!(choose(&GorgoConfig::default(), 2200, &fleet).0.chosen, Some(1)); // 206.8 > 200
-    }
-
-    #[test]
-    fn a_tie_band_takes_the_less_loaded_of_two_near_ties_and_never_a_far_one() {
-        let config = GorgoConfig { tie_band: Some(5.0), running_cost_factor: Some(0.0), ..GorgoConfig::default() };
-        let mut fleet = fleet(3);
-        (fleet[0].rtt_ms, fleet[0].load.running_tokens) = (10.0, 9000);
-        (fleet[1].rtt_ms, fleet[1].load.running_tokens) = (14.0, 100);
-        fleet[2].rtt_ms = 16.0;
-        assert_eq!(choose(&config, 0, &fleet).0.chosen, Some(1));
-        assert_eq!(choose(&GorgoConfig { tie_band: None, ..config }, 0, &fleet).0.chosen, Some(0));
-    }
-
-    #[test]
-    fn only_totals_in_ms_predict_ttft() {
-        for (preset, expected) in
-            [(Preset::Gotoni, true), (Preset::Physical, true), (Preset::PaperV3, false), (Preset::PaperV1, false)]
-        {
-            assert_eq!(Gorgo::new(&GorgoConfig { preset, ..GorgoConfig::default() }).predicts_ttft(), expected);
-        }
-    }
-}
+mod tests;

@@ -1,11 +1,11 @@
-//! Dynamo KV router: cost in KV blocks.
+//! Dynamo KV router: the least cost in KV blocks.
 //!
 //! ```text
 //! b        = block_tokens
 //! prefill  = prefill_weight * max(0, (A + S) / b - overlap_weight * floor(C / b))
-//!            A = uncached tokens of waiting requests, S = prompt tokens, C = min(cached tokens there, S)
-//! waiting  = W / b                                      } the blocks active there
-//! running  = D / b + active_weight * requests there     }
+//!            A = uncached tokens of waiting requests, S = prompt tokens, C = min(cached tokens at the replica, S)
+//! waiting  = W / b                                      } blocks in use at the replica
+//! running  = D / b + active_weight * requests at it     }
 //! total    = prefill + waiting + running
 //! ```
 //!
@@ -25,15 +25,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KvCostConfig {
-    /// Blocks saved by a cached block.
+    /// Blocks of prefill saved by one cached block; 0 ignores the cache.
     pub overlap_weight: f64,
-    /// A block to compute against a block held.
+    /// Weight of a block to prefill relative to a block in use.
     pub prefill_weight: f64,
-    /// Blocks a request there weighs besides its own.
+    /// Blocks added for each running request besides its own blocks.
     pub active_weight: f64,
-    /// Tokens of a KV block, at least 1.
+    /// Tokens per KV block, at least 1.
     pub block_tokens: u32,
-    /// Spread of the choice; 0 is argmin.
+    /// Temperature of the softmax; 0 chooses the least total.
     pub temperature: f64,
 }
 
@@ -53,14 +53,14 @@ impl Settings for KvCostConfig {
     }
 }
 
-/// The policy. See the module page.
+/// The Dynamo KV router policy; stateless, scores are KV blocks.
 #[derive(Debug, Clone)]
 pub struct KvCost {
     config: KvCostConfig,
 }
 
 impl KvCost {
-    /// With these settings.
+    /// Creates the policy with these settings.
     pub fn new(config: &KvCostConfig) -> Self {
         Self { config: config.clone() }
     }

@@ -1,16 +1,16 @@
-//! Least load.
+//! Chooses the replica with the least load.
 //!
 //! ```text
-//! signal = own     tokens: load = W + D             requests: load = requests of ours there
+//! signal = own     tokens: load = W + D             requests: load = requests of this router at the replica
 //! signal = engine  tokens: load = running + queued + K + W + D
-//!                  requests: load = max(running + queued, requests of ours there)
+//!                  requests: load = max(running + queued, requests of this router at it)
 //! signal = gauges  tokens: load = running + queued + K
 //!                  requests: load = running + queued
 //! ```
 //!
-//! The least load wins, then the least RTT, then random. With `engine` and `gauges`, candidates that were never scraped are left
-//! out of the rule; if none is left, one at random (reason "empty-candidates"). The total is the load. Sources:
-//! gotoni's least-loaded; `engine` in tokens is the baseline of the recorded GORGO runs, whose one token counter is
+//! Ties are broken by the least RTT, then at random. With `engine` and `gauges`, candidates that were never scraped are
+//! left out; if none remains, one is chosen at random (reason "empty-candidates"). The total is the load. Sources:
+//! gotoni's least-loaded; `engine` in tokens is the baseline of the recorded GORGO runs, whose single token counter is
 //! released at the end of a request, like W + D.
 
 use super::select::{Signal, Unit, least_of, load, reason, uniform};
@@ -23,28 +23,28 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LeastLoadConfig {
-    /// What the load is counted in.
+    /// Unit of the load.
     pub unit: Unit,
-    /// Whose counters.
+    /// Source of the counters.
     pub signal: Signal,
 }
 
 impl Settings for LeastLoadConfig {}
 
-/// The policy. See the module page.
+/// The least-load policy; stateless, scores are tokens or requests.
 #[derive(Debug, Clone)]
 pub struct LeastLoad {
     config: LeastLoadConfig,
 }
 
 impl LeastLoad {
-    /// With these settings.
+    /// Creates the policy with these settings.
     pub fn new(config: &LeastLoadConfig) -> Self {
         Self { config: config.clone() }
     }
 }
 
-/// The parts of a load: what waits, what runs (or is reported), and their sum in `unit`.
+/// The waiting part, the running (or reported) part and the sum of a load, in `unit`.
 pub(super) fn explain(candidate: &Candidate, unit: Unit, signal: Signal) -> CostTerms {
     let (waiting, running) = match unit {
         Unit::Tokens => (candidate.load.waiting_tokens as f64, candidate.load.running_tokens as f64),

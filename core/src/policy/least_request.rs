@@ -1,22 +1,23 @@
-//! Fewest requests.
+//! Chooses the replica with the fewest requests.
 //!
 //! ```text
-//! total = max(running as the engine last said, waiting + running requests of ours there)
+//! total = max(running in the engine's last report, waiting + running requests of this router at the replica)
 //! ```
 //!
-//! The least wins, then the least RTT, then random; without a report the router's own count stands. Source:
-//! least-request of the GORGO repository since May 2026; before, it trusted the stale report alone and herded.
+//! Ties are broken by the least RTT, then at random; without a report the total is the router's own count. Source:
+//! least-request of the GORGO repository since May 2026. Earlier versions used the stale report alone, so a burst of
+//! arrivals went to one replica.
 
 use super::select::{busy, least_of};
 use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
 
-/// The policy. See the module page.
+/// The least-request policy; stateless, scores are requests per replica.
 #[derive(Debug, Clone)]
 pub struct LeastRequest;
 
 impl LeastRequest {
-    /// It has no settings.
+    /// Creates the policy; it has no settings.
     pub fn new(_: &NoSettings) -> Self {
         Self
     }

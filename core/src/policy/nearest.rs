@@ -1,14 +1,14 @@
-//! Least round trip, exact ties at random. `total = RTT` in ms.
+//! Chooses the replica with the least round trip; exact ties are broken at random. `total = RTT` in ms.
 
 use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection, least};
 use crate::rng::ChaCha8Rng;
 
-/// The policy. See the module page.
+/// The least-RTT policy; stateless, scores are ms.
 #[derive(Debug, Clone)]
 pub struct Nearest;
 
 impl Nearest {
-    /// It has no settings.
+    /// Creates the policy; it has no settings.
     pub fn new(_: &NoSettings) -> Self {
         Self
     }

@@ -1,12 +1,12 @@
-//! Power of two choices: two distinct candidates at random, the less loaded one wins, the first drawn on a tie.
+//! Power of two choices: draws two distinct candidates at random and chooses the less loaded one, the first on a tie.
 //!
 //! ```text
-//! signal = own     total = W + D (unit = tokens) or requests of ours there (unit = requests)
-//! signal = engine  total = K + W + D, or max(running + queued, requests of ours there)
+//! signal = own     total = W + D (unit = tokens) or requests of this router at the replica (unit = requests)
+//! signal = engine  total = K + W + D, or max(running + queued, requests of this router at it)
 //! ```
 //!
-//! A lone candidate wins. With `engine`, candidates that were never scraped are left out; if none is left, one at
-//! random (reason "empty-candidates"). Source: Mitzenmacher, "The power of two choices in randomized load
+//! A single candidate is chosen. With `engine`, candidates that were never scraped are left out; if none remains, one
+//! is chosen at random (reason "empty-candidates"). Source: Mitzenmacher, "The power of two choices in randomized load
 //! balancing", 2001; `engine` in tokens is the GORGO repository's variant.
 
 use super::select::{Signal, Unit, eligible, load, reason, two_of, uniform};
@@ -19,22 +19,22 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PowerOfTwoConfig {
-    /// What the load is counted in.
+    /// Unit of the load.
     pub unit: Unit,
-    /// Whose counters.
+    /// Source of the counters.
     pub signal: Signal,
 }
 
 impl Settings for PowerOfTwoConfig {}
 
-/// The policy. See the module page.
+/// The power-of-two-choices policy; stateless, scores are tokens or requests.
 #[derive(Debug, Clone)]
 pub struct PowerOfTwo {
     config: PowerOfTwoConfig,
 }
 
 impl PowerOfTwo {
-    /// With these settings.
+    /// Creates the policy with these settings.
     pub fn new(config: &PowerOfTwoConfig) -> Self {
         Self { config: config.clone() }
     }

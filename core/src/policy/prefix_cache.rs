@@ -1,7 +1,7 @@
 //! AIBrix prefix-cache: the longest cached prefix among replicas that are not overloaded.
 //!
 //! ```text
-//! r(u) = max(running as the engine last said, waiting + running requests of ours there)
+//! r(u) = max(running in the engine's last report, waiting + running requests of this router at replica u)
 //! 1. max r - min r > imbalance            -> least r                           (reason "imbalance")
 //! 2. no prompt tokens                     -> least running + queued + K + W + D   (reason "no-prompt")
 //! 3. the best cached length is 0          -> least r                           (reason "no-prefix")
@@ -9,9 +9,9 @@
 //!    of those the least r                 (mean and sample standard deviation s over all eligible candidates)
 //! ```
 //!
-//! Ties at random. The total is the key of the step that decided; in step 4, r. Source: AIBrix prefix-cache as
-//! ported by the GORGO repository, whose recorded runs it decided with a factor of 2 (AIBrix's readme; its code has
-//! 1). With 3 replicas a factor above 1.155 can exclude nobody.
+//! Ties are broken at random. The total is the key of the step that decided; in step 4, r. Source: AIBrix prefix-cache
+//! as ported by the GORGO repository. Its recorded runs used a factor of 2 (as in AIBrix's readme; AIBrix's code has
+//! 1). With 3 replicas a factor above 1.155 excludes no replica.
 
 use super::select::{Signal, Unit, busy, eligible, least_of, load, reason};
 use super::settings::{Settings, weight};
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrefixCacheConfig {
-    /// Greatest difference in requests at which caches still count.
+    /// Greatest difference in requests between replicas at which cached prefixes are considered.
     pub imbalance: u32,
     /// Standard deviations above the mean at which a replica is overloaded.
     pub stdev_factor: f64,
@@ -41,14 +41,14 @@ impl Settings for PrefixCacheConfig {
     }
 }
 
-/// The policy. See the module page.
+/// The AIBrix prefix-cache policy; stateless, scores are requests or tokens.
 #[derive(Debug, Clone)]
 pub struct PrefixCache {
     config: PrefixCacheConfig,
 }
 
 impl PrefixCache {
-    /// With these settings.
+    /// Creates the policy with these settings.
     pub fn new(config: &PrefixCacheConfig) -> Self {
         Self { config: config.clone() }
     }

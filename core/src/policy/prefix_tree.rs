@@ -1,13 +1,13 @@
-//! Longest cached prefix first.
+//! Chooses the replica with the longest cached prefix.
 //!
 //! ```text
-//! C = min(cached tokens there, prompt tokens)
+//! C = min(cached tokens at the replica, prompt tokens)
 //! the candidates with the greatest C decide by least load, if C > 0 and C >= min_match * prompt tokens
 //! else all candidates by least load                                            (reason "no-prefix")
 //! ```
 //!
-//! Least load is W + D in `unit`, then RTT, then random. The total is the tokens left to compute after a hit, the
-//! load after a miss. Source: gotoni's central proxy (longest match over length, no minimum, misses by least-load),
+//! Least load is W + D in `unit`, then RTT, then random. The total is the number of tokens to prefill after a hit, and
+//! the load after a miss. Source: gotoni's central proxy (longest match over length, no minimum, misses by least-load),
 //! with the minimum as in SkyWalker's prefix tree (EuroSys'26, there 0.5).
 
 use super::select::{Signal, Unit, eligible, least_of, load, reason};
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub struct PrefixTreeConfig {
     /// Least share of the prompt, 0 to 1, that a match must cover.
     pub min_match: f64,
-    /// What the load of ties and misses is counted in.
+    /// Unit of the load that decides ties and misses.
     pub unit: Unit,
 }
 
@@ -32,14 +32,14 @@ impl Settings for PrefixTreeConfig {
     }
 }
 
-/// The policy. See the module page.
+/// The longest-prefix policy; stateless, scores are tokens (or requests after a miss).
 #[derive(Debug, Clone)]
 pub struct PrefixTree {
     config: PrefixTreeConfig,
 }
 
 impl PrefixTree {
-    /// With these settings.
+    /// Creates the policy with these settings.
     pub fn new(config: &PrefixTreeConfig) -> Self {
         Self { config: config.clone() }
     }

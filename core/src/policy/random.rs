@@ -1,16 +1,16 @@
-//! Uniformly random among the candidates that are not excluded: the control of every experiment. It scores nothing,
-//! so all terms stay 0.
+//! Chooses uniformly at random among the candidates that are not excluded: the control in every experiment. All terms
+//! stay 0.
 
 use super::select::uniform;
 use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
 
-/// The policy. See the module page.
+/// The uniformly random policy; stateless, all scores are 0.
 #[derive(Debug, Clone)]
 pub struct Random;
 
 impl Random {
-    /// It has no settings.
+    /// Creates the policy; it has no settings.
     pub fn new(_: &NoSettings) -> Self {
         Self
     }

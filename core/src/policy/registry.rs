@@ -1,4 +1,4 @@
-//! The policies by name: one line each, and everything configuration needs follows from it.
+//! Registry of policies: each line names a policy, its settings and its constructor; parsing and listing derive from it.
 
 use super::settings::{Settings, strict};
 use super::{NoSettings, Policy};
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-/// Why a policy cannot be configured so.
+/// Errors in the configuration of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PolicyError {
-    /// No such policy.
+    /// The name is not in the registry.
     #[error("unknown policy `{given}`; did you mean `{nearest}`? (known: {})", PolicyConfig::names().join(", "))]
     Unknown {
         /// The name as given.
@@ -29,15 +29,15 @@ pub enum PolicyError {
         /// The key, its value and what would be right.
         message: String,
     },
-    /// The table does not say which policy.
+    /// The table has no `name`.
     #[error("a policy needs a `name`, one of {}", PolicyConfig::names().join(", "))]
     Nameless,
 }
 
 macro_rules! registry {
     ($($(#[$doc:meta])* $variant:ident($settings:ty) = $name:literal => $policy:path,)*) => {
-        /// A policy and its settings, as every configuration holds it: a bare name, or a table with `name` and any
-        /// of that policy's keys. Reading is strict; every key has a default.
+        /// A policy and its settings as written in every configuration: a name, or a table with `name` and any of that
+        /// policy's keys. Unknown keys are errors; every key has a default.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "name", try_from = "Spec")]
         pub enum PolicyConfig {
@@ -52,7 +52,7 @@ macro_rules! registry {
                 match self { $(Self::$variant(_) => $name,)* }
             }
 
-            /// The policy itself, in its initial state.
+            /// Creates the policy in its initial state.
             pub fn build(&self) -> Box<dyn Policy> {
                 match self { $(Self::$variant(settings) => Box::new(<$policy>::new(settings)),)* }
             }

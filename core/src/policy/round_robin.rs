@@ -1,19 +1,19 @@
-//! Each in turn: the eligible candidate whose id follows that of the last one chosen, the lowest id after the highest.
-//! The order of the candidates does not matter, and replicas may come and go. It scores nothing: all terms stay 0.
+//! Round robin: chooses the eligible candidate with the next higher id than the last choice, the lowest id after the
+//! highest. The order of the candidates does not matter, and the fleet may change. All terms stay 0.
 
 use super::select::eligible;
 use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection};
 use crate::ReplicaId;
 use crate::rng::ChaCha8Rng;
 
-/// The policy. See the module page.
+/// The round-robin policy; remembers the replica it chose last, all scores are 0.
 #[derive(Debug, Clone)]
 pub struct RoundRobin {
     last: Option<ReplicaId>,
 }
 
 impl RoundRobin {
-    /// It has no settings.
+    /// Creates the policy; it has no settings.
     pub fn new(_: &NoSettings) -> Self {
         Self { last: None }
     }
@@ -31,7 +31,7 @@ impl Policy for RoundRobin {
         _: &mut [CostTerms],
         _: &mut ChaCha8Rng,
     ) -> Selection {
-        // `false` sorts first: those after the last one before those that start a new round.
+        // `false` sorts first: ids above the last choice come before ids that start a new round.
         let turn = |candidate: &Candidate| (self.last.is_some_and(|last| candidate.id <= last), candidate.id);
         let next = eligible(candidates).min_by_key(|(_, candidate)| turn(candidate));
         if let Some((_, candidate)) = next {

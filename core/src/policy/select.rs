@@ -1,4 +1,4 @@
-//! Picking among candidates: what every policy shares. Excluded candidates never come back from here.
+//! Selection among candidates, shared by all policies. No function here returns an excluded candidate.
 
 use super::{Candidate, EngineView};
 use crate::rng::ChaCha8Rng;
@@ -6,7 +6,7 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 
-/// Why a fallback decided instead of the policy's own rule.
+/// Reasons why a fallback decided instead of the policy's own rule.
 pub mod reason {
     /// No candidate has the engine report the rule needs: one at random.
     pub const EMPTY_CANDIDATES: &str = "empty-candidates";
@@ -22,7 +22,7 @@ pub mod reason {
     pub const OWNER_EXCLUDED: &str = "owner-excluded";
 }
 
-/// What a load is counted in.
+/// Unit of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
@@ -33,7 +33,7 @@ pub enum Unit {
     Requests,
 }
 
-/// Where a load comes from.
+/// Source of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Signal {
@@ -42,7 +42,7 @@ pub enum Signal {
     Own,
     /// The engine's last report, corrected by the router's own counters.
     Engine,
-    /// The engine's last report alone: what a balancer does that only polls.
+    /// The engine's last report alone, as in a load balancer that only polls.
     Gauges,
 }
 
@@ -75,8 +75,8 @@ pub(crate) fn reported(engine: &EngineView) -> f64 {
     f64::from(engine.running) + f64::from(engine.queued) + engine.used_tokens as f64
 }
 
-/// Requests on a candidate: the greater of what its engine said and what this router has there. The report may be
-/// old and the router may not be the only one, so each corrects the other.
+/// Requests at a candidate: the greater of the engine's report and this router's own count. The report may be old, and
+/// other routers may use the engine, so each corrects the other.
 pub(crate) fn busy(candidate: &Candidate) -> u32 {
     candidate.requests().max(candidate.engine.map_or(0, |engine| engine.running))
 }

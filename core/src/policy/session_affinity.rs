@@ -4,8 +4,8 @@
 //! total = 1 - hash / 2^64
 //! ```
 //!
-//! A replica that leaves moves only its own sessions, each to the next in that session's own order; one that comes
-//! takes an equal share from all. No session: one at random (reason "no-session"). Source: Thaler and Ravishankar,
+//! When a replica leaves, only its sessions move, each to the next replica in the order of that session; a new replica
+//! takes an equal share from each. Without a session one is chosen at random (reason "no-session"). Source: Thaler and Ravishankar,
 //! "Using name-based mappings to increase hit rates", 1998.
 
 use super::select::{reason, uniform};
@@ -14,12 +14,12 @@ use crate::ReplicaId;
 use crate::rng::ChaCha8Rng;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// The policy. See the module page.
+/// The rendezvous-hashing policy; stateless, scores are in 0..=1.
 #[derive(Debug, Clone)]
 pub struct SessionAffinity;
 
 impl SessionAffinity {
-    /// It has no settings.
+    /// Creates the policy; it has no settings.
     pub fn new(_: &NoSettings) -> Self {
         Self
     }

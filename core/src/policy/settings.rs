@@ -1,4 +1,4 @@
-//! Strict settings: from a map of values to a checked struct, with errors that name the key.
+//! Strict parsing of policy settings: a map of values becomes a checked struct; errors name the key.
 
 use crate::suggest::with_suggestion;
 use serde::de::DeserializeOwned;
@@ -8,9 +8,12 @@ use serde_json::{Map, Value};
 /// The greatest weight or time a setting may have; keeps sums of products finite.
 pub(crate) const MOST: f64 = 1e9;
 
-/// What a policy's settings can do besides serde.
+/// Settings of a policy: serde plus a check of ranges.
 pub(crate) trait Settings: DeserializeOwned + Default {
-    /// One sentence for the first value out of range.
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// One sentence about the first value out of range.
     fn check(&self) -> Result<(), String> {
         Ok(())
     }
@@ -39,14 +42,14 @@ pub(crate) fn weight(key: &str, value: f64) -> Result<(), String> {
 /// A value that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
-    /// The key that holds it; `None` when the message names it.
+    /// The key of the value; `None` when the message names it.
     pub(crate) key: Option<String>,
-    /// What is wrong and what would be right.
+    /// The problem and the accepted values.
     pub(crate) message: String,
 }
 
-/// Reads `T` from `map`. `T` must have a default for every field, so that a key can be tried alone: that is how
-/// the guilty one is found, which serde's own message does not name.
+/// Parses `T` from `map`. `T` must have a default for every field: serde's message does not name the wrong key, so each
+/// key is parsed alone to find it.
 pub(crate) fn strict<T: DeserializeOwned>(mut map: Map<String, Value>) -> Result<T, Fault> {
     map.values_mut().for_each(whole);
     let error = match serde_json::from_value(Value::Object(map.clone())) {

@@ -1,14 +1,14 @@
-//! The prompt's head modulo the number of replicas.
+//! Chooses the replica by the hash of the prompt's first 256 tokens modulo the number of replicas.
 //!
 //! ```text
 //! owner = head mod n of all n candidates in the order of their ids    (head = hash of the first 256 tokens)
 //! ```
 //!
-//! It looks at no load and no cache, and a fleet of another size reshuffles nearly all heads: that is what it is.
-//! The total is 0 for the owner, 1 for the others. If the owner is excluded: head mod the eligible ones (reason
-//! "owner-excluded"), so that heads of healthy owners stay. No prompt: one at random (reason "no-prompt").
-//! Source: `simple-session-affinity` of the GORGO repository, which hashes with Python's tuple hash: which replica
-//! owns a head differs from its runs, that equal heads share an owner does not.
+//! The rule ignores load and caches, and a change of the fleet's size moves nearly all heads. The total is 0 for the
+//! owner and 1 for the others. If the owner is excluded, the choice is head modulo the eligible candidates (reason
+//! "owner-excluded"), so that heads with a healthy owner do not move. Without a prompt one is chosen at random (reason
+//! "no-prompt"). Source: `simple-session-affinity` of the GORGO repository. That version uses Python's tuple hash, so
+//! the owner of a given head differs; equal heads share an owner in both.
 
 use super::select::{reason, uniform};
 use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection};
@@ -16,18 +16,18 @@ use crate::ReplicaId;
 use crate::rng::ChaCha8Rng;
 use smallvec::SmallVec;
 
-/// The policy. See the module page.
+/// The prompt-hash policy; stateless, the score is 0 for the owner and 1 for the others.
 #[derive(Debug, Clone)]
 pub struct SimpleSessionAffinity;
 
 impl SimpleSessionAffinity {
-    /// It has no settings.
+    /// Creates the policy; it has no settings.
     pub fn new(_: &NoSettings) -> Self {
         Self
     }
 }
 
-/// The index of the owner among the candidates that `keep` keeps.
+/// Index of the owner among the candidates that satisfy `keep`.
 fn owner(head: u64, candidates: &[Candidate], keep: impl Fn(&Candidate) -> bool) -> Option<usize> {
     let mut ids: SmallVec<[(ReplicaId, usize); 64]> =
         candidates.iter().enumerate().filter(|(_, c)| keep(c)).map(|(i, c)| (c.id, i)).collect();

@@ -1,19 +1,20 @@
-//! The leaves of one replica, the least recently used first.
+//! The LRU queue of one replica's leaves in the prefix index.
 
 use super::Stamp;
 use crate::radix::NodeId;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-/// A leaf and when it was used last.
+/// The time of a leaf's last use, and the leaf.
 pub(super) type Entry = (Stamp, NodeId);
 
-/// Leaves by last use. Most become leaves in the order of their use, so a queue holds them, which costs nothing to
-/// pop; parents that lost their last child come late and go into a heap. Entries go stale when a leaf is touched,
-/// grows a child or is dropped; who pops skips them, and sweeps when they outnumber the live ones.
+/// Leaves ordered by last use. Most nodes become leaves in the order of their use, so they go into a FIFO queue with
+/// O(1) pops; a parent that lost its last child is out of order and goes into a heap. An entry is stale once its leaf
+/// was touched, got a child or was removed. The caller of `pop` skips stale entries and calls `retain` when they
+/// outnumber the live ones.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Leaves {
-    /// Sorted.
+    /// In ascending order of use.
     queue: VecDeque<Entry>,
     late: BinaryHeap<Reverse<Entry>>,
 }
@@ -31,19 +32,19 @@ impl Leaves {
         }
     }
 
-    /// The least recently used.
+    /// The least recently used entry.
     pub(super) fn first(&self) -> Option<Entry> {
         let late = self.late.peek().map(|&Reverse(entry)| entry);
         self.queue.front().copied().into_iter().chain(late).min()
     }
 
-    /// Takes the least recently used.
+    /// Removes and returns the least recently used entry.
     pub(super) fn pop(&mut self) -> Option<Entry> {
         let first = self.first()?;
         if self.queue.front() == Some(&first) { self.queue.pop_front() } else { self.late.pop().map(|late| late.0) }
     }
 
-    /// Drops all but `live` entries, and the room they took.
+    /// Removes the entries that are not `live` and frees their memory.
     pub(super) fn retain(&mut self, live: impl Fn(Entry) -> bool) {
         self.queue.retain(|&entry| live(entry));
         self.late.retain(|&Reverse(entry)| live(entry));

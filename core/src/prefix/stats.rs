@@ -1,11 +1,11 @@
-//! The eight figures of `prefix-stats`.
+//! Shape statistics of the prefix index, as shown by `prefix-stats`.
 
 use super::PrefixIndex;
 use crate::ReplicaSet;
 use crate::radix::{NodeId, ROOT, Symbol};
 use serde::{Deserialize, Serialize};
 
-/// Shape of the index. Depths and lengths are in symbols (bytes live, blocks in simulation), as gotoni counts them.
+/// Shape of the index. Depths and lengths are in symbols: one symbol is a block of the prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct IndexStats {
     /// Nodes, the root included.

@@ -1,16 +1,16 @@
-//! Where nodes lie: in chunks, so that growing never moves them. A vector would copy megabytes at a time, while every
-//! request of a router waits.
+//! Chunked storage for the nodes of a tree: growing never moves a node. A vector would copy megabytes when it grows, and
+//! every request of the router would wait for the copy.
 
-/// Nodes a chunk, as a power of two.
+/// Nodes per chunk, as a power of two.
 const BITS: u32 = 10;
 const CHUNK: usize = 1 << BITS;
 
-/// A list that only grows.
+/// An append-only list.
 #[derive(Debug, Clone)]
 pub(super) struct Arena<T>(Vec<Vec<T>>);
 
 impl<T> Arena<T> {
-    /// One node.
+    /// An arena with one node.
     pub(super) fn new(first: T) -> Self {
         Self(vec![vec![first]])
     }
@@ -19,7 +19,7 @@ impl<T> Arena<T> {
         (self.0.len() - 1) * CHUNK + self.0[self.0.len() - 1].len()
     }
 
-    /// Adds a node and returns its place.
+    /// Adds a node and returns its index.
     pub(super) fn push(&mut self, node: T) -> usize {
         let place = self.len();
         if place.is_multiple_of(CHUNK) {

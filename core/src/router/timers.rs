@@ -1,15 +1,15 @@
-//! Deadlines by time, then by order of setting.
+//! The router's timers, ordered by time and then by insertion.
 
 use crate::{ReplicaId, RequestId, Time, TimeQueue};
 
-/// What may be due.
+/// A deadline that may be due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Timer {
-    /// A request has waited in the queue for too long; the ticket names its stay.
+    /// The queue timeout of a request; the ticket names the stay in the queue.
     Queue(RequestId, u64),
-    /// A request has no first token yet.
+    /// The deadline of a request for its first token.
     Deadline(RequestId),
-    /// A breaker lets a trial through.
+    /// An open breaker admits a trial request.
     Reopen(ReplicaId),
 }
 
@@ -29,7 +29,7 @@ impl Timers {
         self.queue.pop_due(now).map(|entry| entry.item)
     }
 
-    /// The instant to ask the host for, if it changed since it was last asked.
+    /// The next timer to set at the driver; `None` if it did not change since the last call.
     pub(super) fn rearm(&mut self, now: Time) -> Option<Time> {
         let next = self.queue.next_time()?;
         let stands = self.armed.is_some_and(|armed| armed <= next && armed > now);

@@ -169,7 +169,7 @@ impl ProgramArgs {
 
 impl RouterArgs {
     fn apply(&self, table: &mut toml::Table) -> anyhow::Result<()> {
-        let mut set = |key: &str, value: toml::Value| set_key(table, key, value).map_err(anyhow::Error::msg);
+        let mut set = |key: &str, value: toml::Value| set_key(table, key, value);
         if let Some(policy) = &self.strategy {
             set("policy", policy.as_str().into())?;
         }
@@ -177,7 +177,7 @@ impl RouterArgs {
             set("router.gates.max_running", i64::from(most).into())?;
         }
         for text in &self.sets {
-            let (key, value) = parse_assignment(text).map_err(anyhow::Error::msg)?;
+            let (key, value) = parse_assignment(text)?;
             set(&key, value)?;
         }
         // What no router would take is refused before any node is touched.

@@ -163,7 +163,7 @@ pub(in crate::cli) fn run_admin_command(
         AdminCommand::Tune { keys } => {
             let mut body = Map::new();
             for key in keys {
-                let (key, value) = parse_assignment(&key).map_err(anyhow::Error::msg)?;
+                let (key, value) = parse_assignment(&key)?;
                 body.insert(key, serde_json::to_value(value)?);
             }
             post("/tune", Value::Object(body))

@@ -44,7 +44,6 @@ pub(crate) struct StartArgs {
 impl StartArgs {
     /// The checked configuration from file, options and environment; `replicas` and `peers` are URL[@REGION].
     fn read_config(&self, role: Role, replicas: &[String], peers: &[String]) -> Result<Config, ConfigError> {
-        let text = |message: String| ConfigError::Text { file: String::new(), message };
         let mut settings = toml::Table::new();
         if let Some(path) = &self.config {
             settings = Config::table(path)?;
@@ -58,7 +57,7 @@ impl StartArgs {
             settings.insert("policy".to_owned(), toml::Value::String(policy.clone()));
         }
         if self.tls_insecure {
-            set_key(&mut settings, "tls.insecure", toml::Value::Boolean(true)).map_err(text)?;
+            set_key(&mut settings, "tls.insecure", toml::Value::Boolean(true))?;
         }
         for (key, urls) in [("replicas", replicas), ("peers", peers)] {
             if !urls.is_empty() {
@@ -67,13 +66,13 @@ impl StartArgs {
             }
         }
         for set in &self.sets {
-            let (key, value) = parse_assignment(set).map_err(text)?;
+            let (key, value) = parse_assignment(set)?;
             // A weight of the default policy can be set without naming that policy.
             if key.starts_with("policy.") && !settings.contains_key("policy") {
                 let name = Config::default().policy.name().to_owned();
                 settings.insert("policy".to_owned(), toml::Value::String(name));
             }
-            set_key(&mut settings, &key, value).map_err(text)?;
+            set_key(&mut settings, &key, value)?;
         }
         renamed_presets(&settings).iter().for_each(|note| tracing::warn!("{note}"));
         let mut config = Config::from_table(settings)?;
