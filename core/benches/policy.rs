@@ -4,6 +4,7 @@
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use gorgo_core::ReplicaId;
 use gorgo_core::fleet::Load;
+use gorgo_core::network::Path;
 use gorgo_core::policy::{Candidate, CostTerms, EngineView, PolicyConfig, RequestInfo};
 use gorgo_core::rng::stream;
 use rand::RngExt;
@@ -16,6 +17,7 @@ fn fleet(count: u16) -> Vec<Candidate> {
             id: ReplicaId(slot),
             excluded: None,
             rtt_ms: rng.random_range(1.0..400.0),
+            path: Path { rounds: f64::from(rng.random_range(1..6u8)), opening: 0.0 },
             cached_tokens: rng.random_range(0..8000),
             load: Load {
                 waiting_requests: rng.random_range(0..8),
@@ -31,7 +33,7 @@ fn fleet(count: u16) -> Vec<Candidate> {
 }
 
 fn decisions(c: &mut Criterion) {
-    let request = RequestInfo { prompt_tokens: 8000, session: 77, head: 99, counted: true };
+    let request = RequestInfo { prompt_tokens: 8000, bytes: 32_000, session: 77, head: 99, counted: true };
     let mut group = c.benchmark_group("decision");
     for name in PolicyConfig::names() {
         for count in [3u16, 16, 64] {

@@ -1,5 +1,6 @@
 //! State of each replica as the router knows it: RTT, load, engine report, peer report, health, breaker.
 
+use crate::network::{Connection, Connections, HEAD_BYTES, Path, Transport};
 use crate::policy::{Candidate, EngineView, Exclusion};
 use crate::{ReplicaId, RequestId, Span, Time};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,16 @@ pub struct ReplicaSpec {
     /// KV capacity, tokens: the budget of the replica in the prefix index; `None` until a scrape reports it.
     #[serde(default)]
     pub kv_tokens: Option<u64>,
+    /// How connections to it behave.
+    #[serde(default)]
+    pub transport: Transport,
+}
+
+impl ReplicaSpec {
+    /// A replica of which nothing but name and kind is known.
+    pub fn new(name: impl Into<String>, kind: Kind) -> Self {
+        Self { name: name.into(), kind, ms_per_token: None, kv_tokens: None, transport: Transport::default() }
+    }
 }
 
 /// Requests of this router at a replica and their prompt tokens, by phase. Each request is subtracted exactly once.
@@ -177,6 +188,8 @@ pub struct Replica {
     pub spec: ReplicaSpec,
     /// Round-trip statistics.
     pub rtt: Rtt,
+    /// This router's idle connections to it, as far as its requests tell.
+    pub connections: Connections,
     /// This router's requests at it.
     pub load: Load,
     /// The engine's last report and when it was received.
@@ -203,6 +216,7 @@ impl Replica {
         Self {
             spec,
             rtt: Rtt::default(),
+            connections: Connections::default(),
             load: Load::default(),
             engine: None,
             peer: Peer::default(),
@@ -217,8 +231,7 @@ impl Replica {
 
     /// A slot without a replica.
     pub(crate) fn vacant() -> Self {
-        let spec = ReplicaSpec { name: String::new(), kind: Kind::Remote, ms_per_token: None, kv_tokens: None };
-        Self { removed: true, ..Self::new(spec) }
+        Self { removed: true, ..Self::new(ReplicaSpec::new("", Kind::Remote)) }
     }
 
     /// Records a successful probe or scrape; true if the replica was down before.
@@ -290,8 +303,15 @@ impl Replica {
         gates.max_engine_queue.is_some_and(|most| engine.queued >= most) || self.is_kv_full(gates)
     }
 
-    /// The replica as a policy sees it, for a request with `cached_tokens` there.
-    pub fn candidate(&self, id: ReplicaId, now: Time, excluded: Option<Exclusion>, cached_tokens: u32) -> Candidate {
+    /// The replica as a policy sees it, for a request of `bytes` with `cached_tokens` there.
+    pub fn candidate(
+        &self,
+        id: ReplicaId,
+        now: Time,
+        excluded: Option<Exclusion>,
+        cached_tokens: u32,
+        bytes: u64,
+    ) -> Candidate {
         let load = match self.spec.kind {
             Kind::Peer => self.peer.load(),
             Kind::Local | Kind::Remote => self.load,
@@ -300,6 +320,7 @@ impl Replica {
             id,
             excluded,
             rtt_ms: self.rtt.smoothed_ms(),
+            path: self.path(now, bytes),
             cached_tokens,
             load,
             engine: self.engine.map(|EngineReading { report, at }| EngineView {
@@ -312,12 +333,24 @@ impl Replica {
         }
     }
 
-    /// Counts a request dispatched to this replica.
-    pub fn book(&mut self, now: Time, id: RequestId, tokens: u32, uncached: u32) {
+    /// Round trips of a request of `bytes` sent at `now`.
+    fn path(&self, now: Time, bytes: u64) -> Path {
+        self.connections.path(&self.spec.transport, bytes, now, self.rtt.smoothed_ms())
+    }
+
+    /// Counts a request of `tokens` and `bytes` dispatched to this replica; returns the connection that carries it.
+    pub fn book(&mut self, now: Time, id: RequestId, tokens: u32, uncached: u32, bytes: u64) -> Connection {
         self.load.sent(tokens, uncached);
         if self.spec.kind == Kind::Peer {
             self.peer.forwarded(now, id, tokens, uncached);
         }
+        self.connections.send(&self.spec.transport, bytes, now, self.rtt.smoothed_ms()).1
+    }
+
+    /// A scrape or a peer's report was answered: they use the connections of requests and so keep one open.
+    pub fn asked(&mut self, now: Time) {
+        let (_, used) = self.connections.send(&self.spec.transport, HEAD_BYTES, now, self.rtt.smoothed_ms());
+        self.connections.put(used, now);
     }
 
     /// When the open breaker admits a trial request; the router sets a timer for it.

@@ -14,6 +14,7 @@
 pub mod decide;
 pub mod fleet;
 pub mod ids;
+pub mod network;
 pub mod optional;
 pub mod peering;
 pub mod policy;

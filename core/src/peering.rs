@@ -41,7 +41,7 @@ mod tests {
             RouterConfig { gates: Gates { slow_start_ms: 0.0, ..Gates::default() }, ..RouterConfig::default() };
         let mut router = Router::new(config, PolicyConfig::default().build(), None, stream(1, "policy", 0));
         for (replica, kind) in [(ReplicaId(0), Kind::Local), (ReplicaId(1), Kind::Peer)] {
-            let spec = ReplicaSpec { name: "r".into(), kind, ms_per_token: None, kv_tokens: None };
+            let spec = ReplicaSpec::new("r", kind);
             router.handle(Time(0), ReplicaEvent::Added { replica, spec }, &mut Vec::new());
         }
         router

@@ -5,6 +5,7 @@
 
 use crate::ReplicaId;
 use crate::fleet::Load;
+use crate::network::Path;
 use crate::rng::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,8 @@ pub struct Candidate {
     pub excluded: Option<Exclusion>,
     /// Smoothed round trip router → replica, ms. RTT_u
     pub rtt_ms: f64,
+    /// Round trips that this request pays on the way there and back.
+    pub path: Path,
     /// Prompt tokens of this request that the index predicts cached at the replica.
     pub cached_tokens: u32,
     /// Requests and prompt tokens at the replica: W_u is `waiting_tokens`, D_u is `running_tokens`.
@@ -79,6 +82,8 @@ impl Candidate {
 pub struct RequestInfo {
     /// Prompt length.
     pub prompt_tokens: u32,
+    /// Bytes on the wire, head and body; 0 when they are unknown, which counts as one round trip.
+    pub bytes: u64,
     /// Hash of the caller's key, user or conversation; 0 when there is none.
     pub session: u64,
     /// Hash of the first 256 tokens of the prompt; 0 for an empty prompt.
@@ -90,7 +95,7 @@ pub struct RequestInfo {
 /// Terms of a candidate's score; lower is better. In ms for `gorgo`; the file of each other policy defines its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct CostTerms {
-    /// Network round trip.
+    /// Network round trips.
     pub network: f64,
     /// Computing this request's uncached tokens.
     pub prefill: f64,

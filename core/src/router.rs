@@ -7,6 +7,7 @@
 #[cfg(test)]
 use crate::fleet::Gates;
 use crate::fleet::{Health, Replica};
+use crate::network::Connection;
 use crate::policy::{Candidate, CostTerms, Policy};
 use crate::prefix::{PrefixIndex, Stamp};
 use crate::rng::ChaCha8Rng;
@@ -64,6 +65,8 @@ enum State {
         cached: u32,
         stamp: Stamp,
         running: bool,
+        /// The connection that carries the request, as the router believes.
+        connection: Connection,
     },
 }
 

@@ -12,6 +12,7 @@ use crate::tokens::bytes_per_token::BytesPerToken;
 use crate::tokens::counter::Counter;
 use crate::upstream::connect::{Connector, Endpoint};
 use crate::upstream::replica::Upstream;
+use crate::upstream::transport::transport;
 use gorgo_core::MAX_REPLICAS;
 use gorgo_core::fleet::{Kind, ReplicaSpec};
 use gorgo_core::policy::Exclusion;
@@ -210,8 +211,9 @@ impl AppState {
             (None, Kind::Peer, Some(admin)) => Some(bearer(admin)?),
             _ => None,
         };
-        let spec =
-            ReplicaSpec { name: name.clone(), kind, ms_per_token: replica.ms_per_token, kv_tokens: replica.kv_tokens };
+        let (ms_per_token, kv_tokens) = (replica.ms_per_token, replica.kv_tokens);
+        let transport = transport(&self.config(), &endpoint);
+        let spec = ReplicaSpec { name: name.clone(), kind, ms_per_token, kv_tokens, transport };
         let region = replica.region.clone();
         let added = self.driver.add(&spec, |id| {
             let mut upstream = Upstream::new(id, name, kind, region, endpoint);

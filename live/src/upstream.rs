@@ -1,6 +1,6 @@
 //! Connections to replicas. Read [`replica`] (what is known of one), [`connect`] (its address, TCP and TLS), then
 //! `connection` (one request on one connection), `pool` (idle connections) and `self_wake` (how a connection is
-//! polled); `abort` cancels a request at an engine.
+//! polled); `transport` (what distance costs); `abort` cancels a request at an engine.
 
 pub(crate) mod connect;
 pub(crate) mod replica;
@@ -9,6 +9,7 @@ pub(crate) mod abort;
 pub(crate) mod connection;
 pub(crate) mod pool;
 pub(crate) mod self_wake;
+pub(crate) mod transport;
 
 #[cfg(test)]
 mod self_wake_tests;

@@ -4,8 +4,10 @@
 //! lognormal(0.25) drawn once a pair (fit over 5,310 measured region pairs, residual sd 36-47 ms). From a user:
 //! the country's access latency plus `0.0155 ms/km`. On top, each link swings as an AR(1) process in log space with
 //! 30 s steps (`sigma` 0.05 for a backbone; 0.30 is what GORGO's HTTP probes show), and each message has a small
-//! jitter of its own. Every draw is a function of (seed, link, step or message), so all arms see one network.
+//! jitter of its own. Every draw is a function of (seed, link, step or message), so all arms see one network. A request
+//! pays as many round trips as its bytes need: see [`gorgo_core::network`].
 
+use gorgo_core::network::{Congestion, HEAD_BYTES, Transport};
 use gorgo_core::range::{DURATION_MS, OutOfRange, check_ranges};
 use gorgo_core::request::Place;
 use gorgo_core::{Span, Time, rng};
@@ -28,8 +30,21 @@ pub struct NetworkConfig {
     /// Access latency of users whose country is unknown, ms.
     pub access_ms: f64,
     /// A router's idle connection to a replica or peer is closed after this long, ms. A request that finds none open
-    /// pays one round trip more for the handshake.
+    /// pays for opening one.
     pub keep_alive_ms: f64,
+    /// Round trips to open a connection from a router to a replica or peer: 1 for TCP, 2 with TLS 1.3.
+    pub opening_rounds: f64,
+    /// Congestion control of routers.
+    pub congestion: Congestion,
+    /// Bytes in flight on a new connection.
+    pub initial_window: u64,
+    /// Bytes of a prompt token on the wire. 0 lets every request fit into one round trip.
+    pub bytes_per_token: f64,
+    /// Round trips that a user pays to open a connection to a router; 0 when users keep connections.
+    pub user_opening_rounds: f64,
+    /// Round trips that probes show, as a multiple of those that requests pay. Recorded probes over a provider's tunnel
+    /// showed 1.5 to 2.5.
+    pub probe_scale: f64,
 }
 
 impl NetworkConfig {
@@ -45,13 +60,50 @@ impl NetworkConfig {
             ("scale", self.scale, 0.0..=1_000.0),
             ("access_ms", self.access_ms, DURATION_MS),
             ("keep_alive_ms", self.keep_alive_ms, DURATION_MS),
+            ("opening_rounds", self.opening_rounds, 0.0..=100.0),
+            ("initial_window", self.initial_window as f64, 1.0..=1e12),
+            ("bytes_per_token", self.bytes_per_token, 0.0..=1e6),
+            ("user_opening_rounds", self.user_opening_rounds, 0.0..=100.0),
+            ("probe_scale", self.probe_scale, 0.0..=1_000.0),
         ])
+    }
+
+    /// How connections between routers and replicas behave.
+    pub fn transport(&self) -> Transport {
+        Transport {
+            congestion: self.congestion,
+            initial_window: self.initial_window,
+            opening_rounds: self.opening_rounds,
+            keep_alive_ms: self.keep_alive_ms,
+        }
+    }
+
+    /// Bytes on the wire of a request of `tokens` prompt tokens.
+    pub fn request_bytes(&self, tokens: u32) -> u64 {
+        if self.bytes_per_token == 0.0 {
+            return 0;
+        }
+        HEAD_BYTES + (f64::from(tokens) * self.bytes_per_token) as u64
     }
 }
 
 impl Default for NetworkConfig {
     fn default() -> Self {
-        Self { sigma: 0.05, rho: 0.8, jitter: 0.02, scale: 1.0, access_ms: 25.0, keep_alive_ms: 4_000.0 }
+        let Transport { congestion, initial_window, opening_rounds, keep_alive_ms } = Transport::default();
+        Self {
+            sigma: 0.05,
+            rho: 0.8,
+            jitter: 0.02,
+            scale: 1.0,
+            access_ms: 25.0,
+            keep_alive_ms,
+            opening_rounds,
+            congestion,
+            initial_window,
+            bytes_per_token: 4.5,
+            user_opening_rounds: 0.0,
+            probe_scale: 1.0,
+        }
     }
 }
 

@@ -7,12 +7,13 @@
 
 use crate::engine::{Engine, EngineEvent, GapHistogram};
 use crate::network::{Network, user_rtt_ms};
+use gorgo_core::network::{Connection, Connections, Transport};
 use gorgo_core::policy::Policy;
 pub use gorgo_core::record::QueueSample;
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::request::{Place, TraceRequest};
 use gorgo_core::router::{Action, Event as RouterEvent, RequestEvent, Router};
-use gorgo_core::{RequestId, Span, Time, rng};
+use gorgo_core::{ReplicaId, RequestId, Span, Time, rng};
 use rand::Rng;
 use std::collections::VecDeque;
 
@@ -20,7 +21,6 @@ mod config;
 mod faults;
 mod key;
 mod peer_message;
-mod pool;
 mod queue;
 mod replicas;
 mod requests;
@@ -30,7 +30,6 @@ pub use config::{
 };
 use key::Key;
 pub use peer_message::PeerMessage;
-use pool::Pool;
 use queue::{Event, EventQueue};
 
 /// The results of a run.
@@ -61,16 +60,25 @@ struct Flight {
     /// When its latest reply reaches the router that dispatched it, and the entry router. Replies share a connection, so
     /// jitter must not reorder them.
     last_reply: [Time; 2],
-    /// Where its latest dispatch went: by the entry router, and by the peer it was forwarded to.
-    sent_to: [u16; 2],
+    /// Its latest dispatch by the entry router, and by the peer it was forwarded to.
+    sent: [Option<Sent>; 2],
     live: bool,
+}
+
+/// Where a dispatch went, and the connection that carries it.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    to: ReplicaId,
+    connection: Connection,
 }
 
 struct RouterNode {
     router: Router,
     site: usize,
-    /// Indexed by replica or peer.
-    pools: Vec<Pool>,
+    /// Idle connections, indexed by replica or peer.
+    connections: Vec<Connections>,
+    /// The connections of scrapes and reports under way, indexed likewise.
+    asking: Vec<Option<Connection>>,
 }
 
 struct ReplicaNode {
@@ -82,6 +90,7 @@ struct ReplicaNode {
 
 struct World<'a, I: Iterator<Item = TraceRequest>> {
     config: &'a WorldConfig,
+    transport: Transport,
     trace: std::iter::Peekable<I>,
     now: Time,
     events: EventQueue,
@@ -128,7 +137,8 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
                 rng::stream(config.seed, "policy", i as u64),
             ),
             site,
-            pools: vec![Pool::default(); config.replicas.len()],
+            connections: vec![Connections::default(); config.replicas.len()],
+            asking: vec![None; config.replicas.len()],
         };
         let routers = match config.topology {
             Topology::Proxy { site } => vec![router(0, site)],
@@ -143,6 +153,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
         let replicas: Result<Vec<_>, WorldError> = config.replicas.iter().enumerate().map(replica).collect();
         Ok(Self {
             config,
+            transport: config.network.transport(),
             trace: trace.peekable(),
             now: Time::ZERO,
             events: EventQueue::default(),

@@ -3,6 +3,7 @@
 use crate::ReplicaId;
 use crate::fleet::Load;
 use crate::ids::MAX_REPLICAS;
+use crate::network::Path;
 use crate::policy::settings::{MOST, strict};
 use crate::policy::{Candidate, EngineView, Exclusion, RequestInfo};
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,10 @@ pub struct ReplicaState {
     pub excluded: Option<Exclusion>,
     /// Smoothed round trip router → replica, ms.
     pub rtt_ms: f64,
+    /// Round trips until the answer's first byte, by the request's size; 1 when absent.
+    pub rounds: f64,
+    /// Round trips to open a connection; 0 when one is kept.
+    pub opening: f64,
     /// Prompt tokens of this request predicted cached at the replica.
     pub cached_tokens: u32,
     /// Requests at the replica without a first token.
@@ -87,6 +92,8 @@ impl Default for ReplicaState {
             healthy: true,
             excluded: None,
             rtt_ms: 0.0,
+            rounds: 1.0,
+            opening: 0.0,
             cached_tokens: 0,
             waiting_requests: 0,
             waiting_tokens: 0,
@@ -106,6 +113,7 @@ impl ReplicaState {
             id: slot,
             excluded: if self.healthy { self.excluded } else { Some(Exclusion::Unhealthy) },
             rtt_ms: self.rtt_ms,
+            path: Path { rounds: self.rounds, opening: self.opening },
             cached_tokens: self.cached_tokens,
             load: Load {
                 waiting_requests: self.waiting_requests,
@@ -121,12 +129,14 @@ impl ReplicaState {
 
     /// The state of a candidate with this name.
     pub fn of(id: String, candidate: &Candidate) -> Self {
-        let Candidate { id: _, excluded, rtt_ms, cached_tokens, load, engine, ms_per_token } = *candidate;
+        let Candidate { id: _, excluded, rtt_ms, path, cached_tokens, load, engine, ms_per_token } = *candidate;
         Self {
             id,
             healthy: true,
             excluded,
             rtt_ms,
+            rounds: path.rounds,
+            opening: path.opening,
             cached_tokens,
             waiting_requests: load.waiting_requests,
             waiting_tokens: load.waiting_tokens,
@@ -146,6 +156,9 @@ pub struct State {
     pub id: String,
     /// Its prompt length.
     pub prompt_tokens: u32,
+    /// Its bytes on the wire; 0 when unknown.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub bytes: u64,
     /// The caller's key, user or conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<Key>,
@@ -162,6 +175,7 @@ pub struct State {
 struct Request {
     id: Option<String>,
     prompt_tokens: u32,
+    bytes: u64,
     session: Option<Key>,
     head: Option<Key>,
     // Parsed separately; declared here so that the list of known fields is complete.
@@ -201,8 +215,8 @@ impl State {
             }
             replicas.push(replica);
         }
-        let Request { prompt_tokens, session, head, .. } = request;
-        Ok(Self { id, prompt_tokens, session, head, replicas })
+        let Request { prompt_tokens, bytes, session, head, .. } = request;
+        Ok(Self { id, prompt_tokens, bytes, session, head, replicas })
     }
 
     /// The request as policies see it.
@@ -210,6 +224,7 @@ impl State {
         let hash = |key: &Option<Key>| key.as_ref().map_or(0, Key::hash);
         RequestInfo {
             prompt_tokens: self.prompt_tokens,
+            bytes: self.bytes,
             session: hash(&self.session),
             head: hash(&self.head),
             counted: false,
@@ -234,9 +249,13 @@ fn parse_replica(path: &str, value: Value) -> Result<ReplicaState, DecideError> 
         return Err(fault(format!("{path}.id"), "is missing or empty; name the replica"));
     }
     let age = replica.engine.map(|engine| engine.age_ms);
-    for (key, number) in
-        [("rtt_ms", Some(replica.rtt_ms)), ("ms_per_token", replica.ms_per_token), ("engine.age_ms", age)]
-    {
+    for (key, number) in [
+        ("rtt_ms", Some(replica.rtt_ms)),
+        ("rounds", Some(replica.rounds)),
+        ("opening", Some(replica.opening)),
+        ("ms_per_token", replica.ms_per_token),
+        ("engine.age_ms", age),
+    ] {
         if let Some(number) = number.filter(|number| !(0.0..=MOST).contains(number)) {
             return Err(fault(format!("{path}.{key}"), format!("is {number}; it must lie between 0 and {MOST}")));
         }
@@ -251,6 +270,10 @@ fn read<T: serde::de::DeserializeOwned>(path: &str, map: Map<String, Value>) -> 
         let field = parts.into_iter().flatten().collect::<Vec<_>>().join(".");
         fault(if field.is_empty() { "line".to_owned() } else { field }, error.message)
     })
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn fault(field: impl Into<String>, message: impl Into<String>) -> DecideError {

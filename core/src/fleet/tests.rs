@@ -1,7 +1,7 @@
 use super::*;
 
 fn replica(kind: Kind) -> Replica {
-    Replica::new(ReplicaSpec { name: "a".into(), kind, ms_per_token: None, kv_tokens: None })
+    Replica::new(ReplicaSpec::new("a", kind))
 }
 
 fn at(ms: u64) -> Time {
@@ -88,8 +88,8 @@ fn gates_close_on_own_count_engine_queue_and_kv_use() {
 #[test]
 fn a_peer_shows_its_report_plus_what_we_forwarded_since() {
     let mut r = replica(Kind::Peer);
-    r.book(at(10), RequestId(1), 100, 60);
-    r.book(at(20), RequestId(2), 50, 50);
+    r.book(at(10), RequestId(1), 100, 60, 0);
+    r.book(at(20), RequestId(2), 50, 50, 0);
     assert_eq!(r.peer.load().waiting_tokens, 150);
     let mut said = Load::default();
     said.sent(100, 60);
@@ -114,9 +114,9 @@ fn the_largest_numbers_of_a_peer_never_make_it_look_idle() {
         running_tokens: u64::MAX,
     };
     r.peer.reported(PeerReport { load: most, queued: u32::MAX, healthy: true }, at(0));
-    r.book(at(1), RequestId(1), 100, 60);
+    r.book(at(1), RequestId(1), 100, 60, 0);
     let load = r.peer.load();
     assert_eq!((load, r.requests(), load.tokens()), (most, u32::MAX, u64::MAX));
-    let candidate = r.candidate(ReplicaId(0), at(1), None, 0);
+    let candidate = r.candidate(ReplicaId(0), at(1), None, 0, 0);
     assert_eq!((candidate.requests(), candidate.tokens()), (u32::MAX, u64::MAX));
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! t        = ms_per_token of the candidate if set, else of the policy
-//! network  = rtt_weight * RTT
+//! network  = rtt_weight * RTT * trips                 trips = 1 (`network = "rtt"`, as published), or the round trips
+//!                                                     by bytes, window and opening (`network = "rounds"`)
 //! prefill  = t * U                                    U = prompt tokens not cached at the replica
 //! waiting  = t * queue_factor * W                     W = tokens without a first token yet: all, or only uncached
 //! running  = t * (running_cost_factor * D + used_factor * K) + ms_per_running_request * n
@@ -35,6 +36,17 @@ pub enum Waiting {
     All,
     /// Only tokens that were not cached at dispatch, which the engine has to prefill.
     Uncached,
+}
+
+/// How often a request pays the round trip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkForm {
+    /// As often as TCP makes it pay: see [`crate::network`].
+    #[default]
+    Rounds,
+    /// Once, as published.
+    Rtt,
 }
 
 /// A published set of weights.
@@ -70,6 +82,8 @@ impl Preset {
 pub struct Weights {
     /// Cost of one ms of round trip; with 1 the total is in ms.
     pub rtt_weight: f64,
+    /// How often a request pays the round trip.
+    pub network: NetworkForm,
     /// Cost of prefilling one token; ms when `rtt_weight` is 1.
     pub ms_per_token: f64,
     /// Weight of a waiting token relative to a token of this request.
@@ -89,6 +103,7 @@ pub struct Weights {
 /// gotoni: 0.094 ms a token (Mistral-7B on A100) and half weight for running requests.
 pub const GOTONI: Weights = Weights {
     rtt_weight: 1.0,
+    network: NetworkForm::Rounds,
     ms_per_token: 0.094,
     queue_factor: 1.0,
     waiting: Waiting::All,
@@ -100,11 +115,12 @@ pub const GOTONI: Weights = Weights {
 
 /// GORGO paper, version 3: the weights its online search found; totals are in tokens.
 pub const PAPER_V3: Weights =
-    Weights { rtt_weight: 0.276, ms_per_token: 1.0, queue_factor: 0.5, running_cost_factor: 0.5, ..GOTONI };
+    Weights { rtt_weight: 0.276, network: NetworkForm::Rtt, ms_per_token: 1.0, queue_factor: 0.5, ..GOTONI };
 
 /// GORGO paper, version 1: RTT in seconds, 0.07 a token to compute, 0.06 a token queued or in use.
 pub const PAPER_V1: Weights = Weights {
     rtt_weight: 0.001,
+    network: NetworkForm::Rtt,
     ms_per_token: 0.07,
     queue_factor: 0.06 / 0.07,
     running_cost_factor: 0.06 / 0.07,
@@ -131,7 +147,11 @@ impl Weights {
             Waiting::Uncached => candidate.load.waiting_uncached_tokens,
         };
         let used = candidate.engine.map_or(0.0, |engine| engine.used_tokens as f64);
-        let network = self.rtt_weight * candidate.rtt_ms;
+        let trips = match self.network {
+            NetworkForm::Rounds => candidate.path.trips(),
+            NetworkForm::Rtt => 1.0,
+        };
+        let network = self.rtt_weight * candidate.rtt_ms * trips;
         let prefill = t * f64::from(candidate.uncached(request.prompt_tokens));
         let waiting = t * self.queue_factor * waiting_tokens as f64;
         let running = t * (self.running_cost_factor * candidate.load.running_tokens as f64 + self.used_factor * used)
@@ -154,6 +174,8 @@ pub struct GorgoConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_weight: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkForm>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ms_per_token: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_factor: Option<f64>,
@@ -175,6 +197,7 @@ impl GorgoConfig {
         let preset = self.preset.weights();
         Weights {
             rtt_weight: self.rtt_weight.unwrap_or(preset.rtt_weight),
+            network: self.network.unwrap_or(preset.network),
             ms_per_token: self.ms_per_token.unwrap_or(preset.ms_per_token),
             queue_factor: self.queue_factor.unwrap_or(preset.queue_factor),
             waiting: self.waiting.unwrap_or(preset.waiting),

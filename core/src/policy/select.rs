@@ -145,6 +145,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::ReplicaId;
     use crate::fleet::Load;
+    use crate::network::Path;
     use crate::policy::{Exclusion, least};
     use crate::rng::stream;
 
@@ -154,6 +155,7 @@ pub(crate) mod tests {
             id: ReplicaId(id),
             excluded: None,
             rtt_ms: 0.0,
+            path: Path::default(),
             cached_tokens: 0,
             load: Load::default(),
             engine: None,

@@ -85,6 +85,11 @@ impl Failure {
         matches!(self, Self::Connection | Self::Timeout | Self::Server)
     }
 
+    /// Whether the replica answered in HTTP, so that the connection can carry another request.
+    pub fn keeps_connection(self) -> bool {
+        matches!(self, Self::Server | Self::Overloaded | Self::Client)
+    }
+
     /// Whether another replica may succeed where this one failed.
     pub fn may_retry(self) -> bool {
         self != Self::Client

@@ -49,7 +49,8 @@ impl Router {
         // A response may be complete before its first content-bearing token is seen.
         let unlearned = self.started(now, id, attempt);
         let Some(flight) = self.flights.get(&id).filter(|f| f.attempts == attempt) else { return };
-        let State::Sent { replica, cached, stamp, .. } = flight.state else { return };
+        let State::Sent { replica, cached, stamp, connection, .. } = flight.state else { return };
+        self.replicas[replica.index()].connections.put(connection, now);
         // Do not learn for removed replicas: nothing would ever evict those entries.
         let learns = self.config.learn_answers && !self.replicas[replica.index()].removed;
         let answer = answer.filter(|_| learns);
@@ -86,7 +87,10 @@ impl Router {
         actions: &mut Vec<Action>,
     ) {
         let Some(flight) = self.flights.get(&id).filter(|f| f.attempts == attempt) else { return };
-        let State::Sent { replica, running, .. } = flight.state else { return };
+        let State::Sent { replica, running, connection, .. } = flight.state else { return };
+        if failure.keeps_connection() {
+            self.replicas[replica.index()].connections.put(connection, now);
+        }
         if failure.is_replica_fault() {
             self.record_failure(now, replica);
         }

@@ -10,6 +10,7 @@ impl Router {
             ReplicaEvent::Scraped { replica, report } => {
                 let Some(at) = self.replica_alive(now, replica) else { return };
                 at.engine = Some(EngineReading { report, at: now });
+                at.asked(now);
                 if report.kv_tokens > 0 && at.spec.kv_tokens != Some(report.kv_tokens) {
                     at.spec.kv_tokens = Some(report.kv_tokens);
                     self.index.set_budget(replica, report.kv_tokens);
@@ -22,7 +23,9 @@ impl Router {
             }
             ReplicaEvent::ScrapeFailed { replica } | ReplicaEvent::ProbeFailed { replica } => {
                 let limit = self.config.unhealthy_after;
-                if self.replica_mut(replica).is_some_and(|at| at.failed(limit)) {
+                let Some(at) = self.replica_mut(replica) else { return };
+                if at.failed(limit) {
+                    at.connections.clear();
                     self.index.forget(replica);
                     self.evacuate(now, replica, actions);
                 }
@@ -30,6 +33,7 @@ impl Router {
             ReplicaEvent::PeerReported { replica, report, seen } => {
                 let Some(at) = self.replica_mut(replica).filter(|at| at.spec.kind == Kind::Peer) else { return };
                 at.peer.reported(report, seen);
+                at.asked(now);
                 if report.healthy {
                     at.succeeded(now);
                 } else {

@@ -48,11 +48,11 @@ impl Router {
         let candidate = &self.candidates[chosen];
         let (replica, uncached) = (candidate.id, candidate.uncached(info.prompt_tokens));
         let booked = &mut self.replicas[replica.index()];
-        booked.book(now, id, info.prompt_tokens, uncached);
+        let connection = booked.book(now, id, info.prompt_tokens, uncached, info.bytes);
         let forward = booked.spec.kind == Kind::Peer;
         flight.attempts += 1;
         let cached = info.prompt_tokens - uncached;
-        flight.state = State::Sent { replica, uncached, cached, stamp: self.index.stamp(), running: false };
+        flight.state = State::Sent { replica, uncached, cached, stamp: self.index.stamp(), running: false, connection };
         let dispatch = Dispatch {
             id,
             replica,
@@ -91,7 +91,7 @@ impl Router {
                 excluded = Some(Exclusion::Tried);
             }
             let cached = self.matched[slot].min(request.info.prompt_tokens);
-            self.candidates.push(replica.candidate(id, now, excluded, cached));
+            self.candidates.push(replica.candidate(id, now, excluded, cached, request.info.bytes));
         }
     }
 

@@ -33,7 +33,7 @@ fn at(ms: u64) -> Time {
 }
 
 fn spec(name: &str, kind: Kind) -> ReplicaSpec {
-    ReplicaSpec { name: name.into(), kind, ms_per_token: None, kv_tokens: Some(1_000) }
+    ReplicaSpec { kv_tokens: Some(1_000), ..ReplicaSpec::new(name, kind) }
 }
 
 fn router(config: RouterConfig, kinds: &[Kind]) -> Router {

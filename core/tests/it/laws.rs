@@ -1,6 +1,7 @@
 //! Laws that hold for every policy, on any input.
 
 use gorgo_core::fleet::Load;
+use gorgo_core::network::Path;
 use gorgo_core::policy::{Candidate, CostTerms, EngineView, Exclusion, PolicyConfig, RequestInfo, Selection};
 use gorgo_core::rng::stream;
 use gorgo_core::{ReplicaId, ReplicaSet};
@@ -55,11 +56,12 @@ fn candidate(wild: bool) -> impl Strategy<Value = Candidate> {
     let token = move || prop_oneof![Just(0), 0..=tokens, Just(tokens)];
     let engine = prop::option::of((count(), count(), token(), float(1e6)));
     let own = (count(), token(), token(), count(), token());
-    (exclusion(), float(2000.0), count(), own, engine, prop::option::of(float(1.0))).prop_map(
-        |(excluded, rtt_ms, cached_tokens, own, engine, ms_per_token)| Candidate {
+    (exclusion(), float(2000.0), (float(64.0), float(2.0)), count(), own, engine, prop::option::of(float(1.0)))
+        .prop_map(|(excluded, rtt_ms, path, cached_tokens, own, engine, ms_per_token)| Candidate {
             id: ReplicaId(0),
             excluded,
             rtt_ms,
+            path: Path { rounds: path.0, opening: path.1 },
             cached_tokens,
             load: Load {
                 waiting_requests: own.0,
@@ -75,8 +77,7 @@ fn candidate(wild: bool) -> impl Strategy<Value = Candidate> {
                 age_ms,
             }),
             ms_per_token,
-        },
-    )
+        })
 }
 
 fn fleet(wild: bool) -> impl Strategy<Value = Vec<Candidate>> {
@@ -93,6 +94,7 @@ fn request() -> impl Strategy<Value = RequestInfo> {
     let tokens = prop_oneof![Just(0u32), Just(1), 0..30_000u32, Just(u32::MAX)];
     (tokens, key(), key()).prop_map(|(prompt_tokens, session, head)| RequestInfo {
         prompt_tokens,
+        bytes: 4 * u64::from(prompt_tokens),
         session,
         head,
         counted: false,

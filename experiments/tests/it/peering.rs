@@ -15,7 +15,7 @@ const OWN: ReplicaId = ReplicaId(0);
 /// Adds the edge's own engine and one peer to both worlds.
 fn add_replicas(driver: &Driver, router: &mut Router) {
     for (slot, kind) in [(0, Kind::Local), (1, Kind::Peer)] {
-        let spec = ReplicaSpec { name: format!("r{slot}"), kind, ms_per_token: None, kv_tokens: None };
+        let spec = ReplicaSpec::new(format!("r{slot}"), kind);
         let endpoint = Endpoint::parse("http://127.0.0.1:1").unwrap();
         driver.add(&spec, |id| Upstream::new(id, spec.name.clone(), kind, None, endpoint)).unwrap();
         let event = ReplicaEvent::Added { replica: ReplicaId(slot), spec };

@@ -129,11 +129,11 @@ fn the_same_file_runs_on_real_routers_and_emulated_replicas() {
 #[test]
 fn a_crash_in_the_file_fails_only_streams_that_had_begun() {
     let dir = tempfile::tempdir().unwrap();
-    let sets = ["seeds=1", "workload.duration_s=100", "arms=[{ policy = \"gorgo\" }]", "baseline=gorgo"];
+    let sets = ["seeds=3", "workload.duration_s=100", "arms=[{ policy = \"gorgo\" }]", "baseline=gorgo"];
     let results = run(&here().join("node-loss.toml"), &sets, dir.path(), 1);
     let c = results.summary[0].counts;
     assert_eq!(c.lost + c.rejected + c.timed_out + c.cancelled, 0, "{c:?}");
-    assert!(c.failed > 0 && c.failed < 20 && c.finished + c.failed == c.requests, "{c:?}");
+    assert!(c.failed > 0 && c.failed < 60 && c.finished + c.failed == c.requests, "{c:?}");
     let rows = std::fs::read_to_string(dir.path().join("requests.csv")).unwrap();
     let mut table = csv::Reader::from_reader(rows.as_bytes());
     let column = |name: &str, h: &csv::StringRecord| h.iter().position(|x| x == name).unwrap();

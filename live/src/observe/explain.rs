@@ -157,6 +157,7 @@ pub(crate) fn state(record: &DecisionRecord) -> Value {
     let state = State {
         id: record.id.0.to_string(),
         prompt_tokens: record.info.prompt_tokens,
+        bytes: record.info.bytes,
         session: key(record.info.session),
         head: key(record.info.head),
         replicas: replicas.collect(),

@@ -200,7 +200,7 @@ mod tests {
         let figures = SharedStats::default();
         let send = |at, event: Event| sender.try_send(ShadowEvent::Event(Time(at), event)).unwrap();
         for name in ["a", "b"] {
-            let spec = ReplicaSpec { name: name.into(), kind: Kind::Remote, ms_per_token: None, kv_tokens: None };
+            let spec = ReplicaSpec::new(name, Kind::Remote);
             let replica = ReplicaId(u16::from(name == "b"));
             send(0, ReplicaEvent::Added { replica, spec }.into());
         }
@@ -226,7 +226,7 @@ mod tests {
         let (sender, receiver) = mpsc::channel(1_000);
         let figures = SharedStats::default();
         let send = |at, event: Event| sender.try_send(ShadowEvent::Event(Time(at), event)).unwrap();
-        let spec = ReplicaSpec { name: "a".into(), kind: Kind::Remote, ms_per_token: None, kv_tokens: None };
+        let spec = ReplicaSpec::new("a", Kind::Remote);
         send(0, ReplicaEvent::Added { replica: ReplicaId(0), spec }.into());
         let request = |n: u64| {
             let info = RequestInfo { prompt_tokens: 100, head: 1, ..RequestInfo::default() };

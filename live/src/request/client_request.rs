@@ -14,6 +14,7 @@ use crate::tokens::count_tokens;
 use crate::upstream::replica::Upstream;
 use crate::wire::request_fields::{Extract, extract, session_hash};
 use bytes::Bytes;
+use gorgo_core::network::HEAD_BYTES;
 use gorgo_core::policy::RequestInfo;
 use gorgo_core::router::{Dispatch, Request as CoreRequest};
 use gorgo_core::{Span, Time};
@@ -128,6 +129,7 @@ impl ClientRequest {
         };
         let info = RequestInfo {
             prompt_tokens: tokens.all,
+            bytes: HEAD_BYTES + self.body.len() as u64,
             counted: tokens.exact,
             session,
             head: found.as_ref().map_or(0, |f| f.prompt.head),

@@ -1,7 +1,8 @@
 //! The life of a request: sent, routed, forwarded, answered, received by the user.
 
 use super::queue::{Event, Reply};
-use super::{Client, Flight, Key, RequestId, RequestRecord, Span, Status, Time, TraceRequest, World};
+use super::{Client, Flight, Key, RequestId, RequestRecord, Sent, Span, Status, Time, TraceRequest, World};
+use gorgo_core::network::{Connection, rounds};
 use gorgo_core::policy::RequestInfo;
 use gorgo_core::router::{Answer, Dispatch, EndReason, Failure, Request, RequestEvent, Usage};
 use gorgo_core::{MaybeTime, ReplicaId};
@@ -51,8 +52,8 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             ..RequestRecord::scheduled(index, &request, scheduled, origin)
         });
         let last_reply = [Time::ZERO; 2];
-        let flight =
-            Flight { request, user_rtt_ms, origin, at_engine: Key::default(), last_reply, sent_to: [0; 2], live: true };
+        let at_engine = Key::default();
+        let flight = Flight { request, user_rtt_ms, origin, at_engine, last_reply, sent: [None; 2], live: true };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.flights[slot as usize] = flight;
@@ -65,11 +66,20 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         };
         self.live += 1;
         let key = Key::new(index, slot);
-        let way = self.to_user(key, leg::USER_IN) + Span::from_ms(self.config.router_ms);
+        let way = self.user_upload(key) + Span::from_ms(self.config.router_ms);
         self.events.push(self.now + way, Event::AtRouter { router: origin, key });
         if let Some(patience) = self.config.patience_ms {
             self.events.push(self.now + Span::from_ms(patience), Event::PatienceOver { key });
         }
+    }
+
+    /// Time until a router has read the request of a user, whose connection was idle while the user typed.
+    fn user_upload(&self, key: Key) -> Span {
+        let Flight { request, user_rtt_ms, .. } = &self.flights[key.slot()];
+        let network = &self.config.network;
+        let rounds = rounds(network.request_bytes(request.input_tokens), network.initial_window);
+        let trips = rounds - 1.0 + network.user_opening_rounds;
+        self.to_user(key, leg::USER_IN) + Span::from_ms(user_rtt_ms * network.scale * trips)
     }
 
     fn to_user(&self, key: Key, leg: u64) -> Span {
@@ -89,6 +99,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let head = request.blocks.len().min(256usize.div_ceil(request.block_tokens as usize));
         let info = RequestInfo {
             prompt_tokens: request.input_tokens,
+            bytes: self.config.network.request_bytes(request.input_tokens),
             session: request.user,
             head: head.checked_sub(1).map_or(0, |last| request.blocks[last]),
             counted: true,
@@ -112,13 +123,14 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let by_peer = key.first() > 0;
         let sent = key.sent(dispatch.attempt, by_peer);
         let from = self.routers[usize::from(router)].site;
-        self.flights[key.slot()].sent_to[usize::from(by_peer)] = dispatch.replica.0;
-        let handshake = self.handshake(router, dispatch.replica);
+        let bytes = self.config.network.request_bytes(self.flights[key.slot()].request.input_tokens);
+        let (upload, connection) = self.upload(router, dispatch.replica, bytes);
+        self.flights[key.slot()].sent[usize::from(by_peer)] = Some(Sent { to: dispatch.replica, connection });
         let record = &mut self.records[key.index() as usize];
         if dispatch.forward {
             record.hops += 1;
             let to = self.routers[dispatch.replica.index()].site;
-            let way = handshake + self.one_way(from, to, key, leg::TO_PEER) + Span::from_ms(self.config.router_ms);
+            let way = upload + self.one_way(from, to, key, leg::TO_PEER) + Span::from_ms(self.config.router_ms);
             self.events.push(self.now + way, Event::AtRouter { router: dispatch.replica.0, key: sent });
             return;
         }
@@ -132,24 +144,21 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         }
         self.flights[key.slot()].at_engine = sent;
         let to = self.replicas[dispatch.replica.index()].site;
-        let way = handshake + self.one_way(from, to, key, leg::TO_ENGINE);
+        let way = upload + self.one_way(from, to, key, leg::TO_ENGINE);
         self.events.push(self.now + way, Event::AtEngine { replica: dispatch.replica.0, key: sent });
     }
 
     /// A connection is idle again. Scrapes and peers' reports use the same ones as requests, and so keep one open.
-    pub(super) fn return_connection(&mut self, router: u16, target: ReplicaId) {
-        self.routers[usize::from(router)].pools[target.index()].put(self.now);
+    pub(super) fn return_connection(&mut self, router: u16, target: ReplicaId, connection: Connection) {
+        self.routers[usize::from(router)].connections[target.index()].put(connection, self.now);
     }
 
-    /// Time to open a connection, none if one is open and idle.
-    pub(super) fn handshake(&mut self, router: u16, target: ReplicaId) -> Span {
-        let keep_alive = Span::from_ms(self.config.network.keep_alive_ms);
+    /// Takes a connection for a request of `bytes`, or opens one: time beyond one way until its last byte has arrived.
+    pub(super) fn upload(&mut self, router: u16, target: ReplicaId, bytes: u64) -> (Span, Connection) {
         let node = &mut self.routers[usize::from(router)];
-        if node.pools[target.index()].take(self.now, keep_alive) {
-            return Span::ZERO;
-        }
-        let (from, to) = (node.site, self.replicas[target.index()].site);
-        Span::from_ms(self.network.rtt_ms(from, to, self.now))
+        let rtt_ms = self.network.rtt_ms(node.site, self.replicas[target.index()].site, self.now);
+        let (path, connection) = node.connections[target.index()].send(&self.transport, bytes, self.now, rtt_ms);
+        (Span::from_ms(rtt_ms * (path.trips() - 1.0)), connection)
     }
 
     pub(super) fn cancel(&mut self, router: u16, key: Key, replica: ReplicaId, attempt: u8) {
@@ -174,8 +183,9 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             Reply::Finished { .. } | Reply::Failed(Failure::Overloaded | Failure::Server | Failure::Client)
         ) {
             // The answer is read to its end: its connection is free again.
-            let target = self.flights[key.slot()].sent_to[usize::from(key.first() > 0)];
-            self.return_connection(router, ReplicaId(target));
+            if let Some(Sent { to, connection }) = self.flights[key.slot()].sent[usize::from(key.first() > 0)].take() {
+                self.return_connection(router, to, connection);
+            }
         }
         match reply {
             Reply::FirstToken => {

@@ -5,6 +5,7 @@ use super::queue::{Event, Signal};
 use super::{Span, TraceRequest, World};
 use crate::engine::Health as EngineHealth;
 use gorgo_core::fleet::{EngineReport, Kind, PeerReport, ReplicaSpec};
+use gorgo_core::network::HEAD_BYTES;
 use gorgo_core::router::ReplicaEvent;
 use gorgo_core::{ReplicaId, Time, rng};
 use rand::RngExt;
@@ -26,12 +27,16 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                     kind,
                     ms_per_token: config.ms_per_token,
                     kv_tokens: Some(u64::from(config.engine.kv_tokens)),
+                    transport: self.transport,
                 };
                 self.handle(router, ReplicaEvent::Added { replica: ReplicaId(replica), spec });
                 let (from, to) = self.sites(router, replica);
                 let rtt_ms = self.network.rtt_ms(from, to, self.now);
                 let id = ReplicaId(replica);
-                self.handle(router, ReplicaEvent::Probed { replica: id, rtt_ms });
+                self.handle(
+                    router,
+                    ReplicaEvent::Probed { replica: id, rtt_ms: rtt_ms * self.config.network.probe_scale },
+                );
                 if kind == Kind::Peer {
                     let report = PeerReport { healthy: true, ..PeerReport::default() };
                     self.handle(router, ReplicaEvent::PeerReported { replica: id, report, seen: self.now });
@@ -73,10 +78,17 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         Span::from_ms(self.network.rtt_ms(from, to, self.now) / 2.0)
     }
 
+    /// Sends a scrape or asks for a report over the connections that requests use: time until it is read.
+    fn ask(&mut self, router: u16, target: u16) -> Span {
+        let (upload, connection) = self.upload(router, ReplicaId(target), HEAD_BYTES);
+        self.routers[usize::from(router)].asking[usize::from(target)] = Some(connection);
+        upload + self.half_rtt(router, target)
+    }
+
     pub(super) fn signal(&mut self, signal: Signal) {
         match signal {
             Signal::Scrape { router, replica } => {
-                let way = self.handshake(router, ReplicaId(replica)) + self.half_rtt(router, replica);
+                let way = self.ask(router, replica);
                 self.events.push(self.now + way, Signal::ScrapeRead { router, replica, asked: self.now });
             }
             Signal::ScrapeRead { router, replica, asked } => {
@@ -96,9 +108,10 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             }
             Signal::Scraped { router, replica, asked, report } => {
                 self.schedule_next(self.config.scrape_ms, asked, Signal::Scrape { router, replica });
+                let asking = self.routers[usize::from(router)].asking[usize::from(replica)].take();
                 let replica = ReplicaId(replica);
-                if report.is_some() {
-                    self.return_connection(router, replica);
+                if let Some(connection) = asking.filter(|_| report.is_some()) {
+                    self.return_connection(router, replica, connection);
                 }
                 let event = match report {
                     Some(report) => ReplicaEvent::Scraped { replica, report },
@@ -113,6 +126,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 // A probe between edges meets the peer's router, which lives on when its engine dies.
                 let rtt_ms = (edge || self.replicas[usize::from(replica)].engine.health(self.now) == EngineHealth::Up)
                     .then_some(rtt as f32);
+                let rtt_ms = rtt_ms.map(|rtt| rtt * self.config.network.probe_scale as f32);
                 self.events.push(self.now + Span::from_ms(rtt), Signal::Probed { router, replica, rtt_ms });
                 self.events.push(self.now + Span::from_ms(self.config.probe_ms), signal);
             }
@@ -125,7 +139,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 self.handle(router, event);
             }
             Signal::AskPeer { router, peer } => {
-                let way = self.handshake(router, ReplicaId(peer)) + self.half_rtt(router, peer);
+                let way = self.ask(router, peer);
                 self.events.push(self.now + way, Signal::PeerReportRead { router, peer, asked: self.now });
             }
             Signal::PeerReportRead { router, peer, asked } => {
@@ -136,7 +150,9 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             Signal::PeerReportArrived { router, peer, asked, message } => {
                 self.schedule_next(self.config.peer_ms, asked, Signal::AskPeer { router, peer });
                 let replica = ReplicaId(peer);
-                self.return_connection(router, replica);
+                if let Some(connection) = self.routers[usize::from(router)].asking[replica.index()].take() {
+                    self.return_connection(router, replica, connection);
+                }
                 let seen = self.routers[usize::from(router)].router.counted_until(replica, asked);
                 self.handle(router, ReplicaEvent::PeerReported { replica, report: message.report(), seen });
             }

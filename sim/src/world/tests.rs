@@ -2,6 +2,7 @@ use super::*;
 use crate::engine::EngineConfig;
 use crate::network::NetworkConfig;
 use gorgo_core::MaybeTime;
+use gorgo_core::network::Congestion;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::router::RouterConfig;
 use rand::RngExt;
@@ -120,6 +121,59 @@ fn a_far_replica_costs_a_round_trip_more_and_another_to_connect() {
     };
     assert_eq!(extra(&seldom), [300.0, 150.0, 300.0]);
     assert_eq!(extra(&often), [300.0, 150.0, 150.0], "scrapes keep a connection open");
+}
+
+#[test]
+fn a_long_prompt_pays_more_round_trips_and_a_warm_or_bbr_connection_fewer() {
+    // 26,000 tokens are 117 kB: 4 round trips from a user and over an idle connection of 150 ms.
+    let extra = |congestion, second_at_ms: f64| {
+        let ttft = |site: usize| {
+            let mut config = world(&TWO, Topology::Proxy { site: 0 });
+            config.replicas[0].site = site;
+            config.replicas.truncate(1);
+            config.network.congestion = congestion;
+            config.network.keep_alive_ms = 60_000.0;
+            let trace = [request(0.0, 0, 26_000, 1, FRANKFURT), request(second_at_ms, 1, 26_000, 1, FRANKFURT)];
+            go(&config, "nearest", &trace).records.iter().map(|r| r.ttft().unwrap().ms()).collect::<Vec<_>>()
+        };
+        let (far, near) = (ttft(1), ttft(0));
+        [far[0] - near[0], far[1] - near[1]].map(|ms| (ms / 15.0).round() / 10.0)
+    };
+    // The first finds the connection of a scrape or opens one; both send from the initial window.
+    let [first, idle] = extra(Congestion::Cubic, 20_000.0);
+    assert!((first == 4.0 || first == 5.0) && idle == 4.0, "{first} {idle}");
+    assert_eq!(extra(Congestion::CubicKept, 20_000.0)[1], 1.0);
+    assert_eq!(extra(Congestion::Bbr, 20_000.0)[1], 1.5);
+    let mut config = world(&TWO, Topology::Proxy { site: 0 });
+    let alone = |config: &WorldConfig| {
+        let out = go(config, "nearest", &[request(0.0, 0, 26_000, 1, FRANKFURT)]);
+        (out.records[0].arrived.get().unwrap() - out.records[0].sent).ms()
+    };
+    assert_eq!(alone(&config), 10.2 + 3.0 * 20.0, "the user's own upload");
+    config.network.user_opening_rounds = 2.0;
+    assert_eq!(alone(&config), 10.2 + 5.0 * 20.0);
+    config.network.bytes_per_token = 0.0;
+    assert_eq!(alone(&config), 10.2 + 2.0 * 20.0);
+}
+
+#[test]
+fn a_routers_network_term_is_what_the_request_pays() {
+    let mut config = world(&TWO, Topology::Proxy { site: 0 });
+    config.replicas.remove(0);
+    config.scrape_ms = 1e6; // a scrape under way holds a connection, of which the router's belief knows nothing
+    let trace: Vec<_> = (0..30).map(|i| request(700.0 * i as f64, i, 500 + 900 * i as u32, 1, FRANKFURT)).collect();
+    let weights = serde_json::json!({"rtt_weight": 1.0, "ms_per_token": 0.0, "running_cost_factor": 0.0});
+    let policy = PolicyConfig::parse("gorgo", weights.as_object().unwrap().clone()).unwrap();
+    let out = run(&config, &|| policy.build(), trace.into_iter()).unwrap();
+    for r in &out.records[1..] {
+        let paid = (r.accepted.get().unwrap() - r.dispatched.get().unwrap()).ms() + 75.0;
+        let predicted = f64::from(r.predicted_ttft_ms.unwrap());
+        assert!(
+            (paid - predicted).abs() < 0.01,
+            "request of {} tokens: paid {paid}, predicted {predicted}",
+            r.prompt_tokens
+        );
+    }
 }
 
 #[test]
