@@ -42,12 +42,12 @@ pub(crate) struct Args {
 enum Command {
     /// Run an experiment: every arm with every seed
     #[command(
-        after_help = "Examples:\n  gorgo run experiments/three-regions.toml\n  gorgo run experiments/three-regions.toml --set workload.rate=20 --seed 7 --out /tmp/r\n  gorgo run experiments/three-regions.toml --mode live --seed 1"
+        after_help = "What wins: the file < an arm < [vary] < the command line. A key without effect is an error.\n\nExamples:\n  gorgo run experiments/three-regions.toml\n  gorgo run experiments/three-regions.toml --set workload.rate=4.5 --set policy.running_cost_factor=0.1 --seed 7 --out results/tuned\n  gorgo run experiments/three-regions.toml --set arms.physical.policy.tie_band=5 --out results/one-arm\n  gorgo run experiments/three-regions.toml --mode live --seed 1"
     )]
     Run(run::RunArgs),
     /// Run an experiment over a grid of settings
     #[command(
-        after_help = "Examples:\n  gorgo sweep experiments/ms-per-token.toml --vary policy.ms_per_token=0.01..1:*2 --vary policy.running_cost_factor=0..2:0.1\n  gorgo sweep FILE --vary workload.rate=5,10,20 --shard 0/4   # then gorgo merge"
+        after_help = "Examples:\n  gorgo sweep experiments/ms-per-token.toml --vary policy.ms_per_token=0.01..1:*2 --vary policy.running_cost_factor=0..2:0.1\n  gorgo sweep experiments/three-regions.toml --vary workload.rate=3,4,5 --shard 0/2 --out results/grid-0\n  gorgo sweep experiments/three-regions.toml --vary workload.rate=3,4,5 --shard 1/2 --out results/grid-1   # then gorgo merge"
     )]
     Sweep(sweep::SweepArgs),
     /// Merge the results of shards into the first folder
@@ -61,7 +61,7 @@ enum Command {
     Report(report::ReportArgs),
     /// Compare two results percentile by percentile; fails if an error exceeds --max-error
     #[command(
-        after_help = "Example:\n  gorgo validate --measured results/live --simulated results/three-regions --max-error 5"
+        after_help = "Example:\n  gorgo validate --measured results/three-regions-live --simulated results/three-regions --max-error 5"
     )]
     Validate(validate::ValidateArgs),
     /// Choose replicas for recorded states: JSON lines in, decisions with all terms out
@@ -121,7 +121,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Command::Trace(args) => trace::run(args),
         Command::Cloud(command) => cloud::run(command),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "gorgo", &mut std::io::stdout());
+            // Into memory first: the generator panics when a pipe is closed.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "gorgo", &mut script);
+            std::io::Write::write_all(&mut std::io::stdout(), &script)?;
             Ok(())
         }
     }
@@ -134,5 +137,36 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    /// All `gorgo ...` lines of a text, as words; comments and what a shell does behind the command are cut off.
+    fn commands(text: &str) -> Vec<Vec<String>> {
+        let words = |line: &str| -> Vec<String> {
+            let line = line.split(" #").next().unwrap_or(line);
+            let line =
+                [" < ", " > ", " && ", " | "].iter().fold(line, |line, end| line.split(end).next().unwrap_or(line));
+            // Quotes hold no spaces in any of the examples, but braces and double quotes.
+            line.split_whitespace().map(|word| word.replace('\'', "")).collect()
+        };
+        text.lines().map(str::trim).filter(|line| line.starts_with("gorgo ")).map(words).collect()
+    }
+
+    fn helps(command: &clap::Command, found: &mut Vec<Vec<String>>) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        found.extend(commands(&help));
+        command.get_subcommands().for_each(|inner| helps(inner, found));
+    }
+
+    #[test]
+    fn every_example_of_readme_and_help_is_a_command() {
+        let mut found = commands(include_str!("../README.md"));
+        assert!(found.len() > 20);
+        helps(&Args::command(), &mut found);
+        assert!(found.len() > 60);
+        for words in found {
+            if let Err(e) = Args::try_parse_from(&words) {
+                panic!("{}: {e}", words.join(" "));
+            }
+        }
     }
 }

@@ -1,4 +1,9 @@
-//! Settings as TOML tables: `--set key=value`, merging of tables, and values that have been renamed.
+//! Settings as TOML tables: `--set key=value`, merging of tables, values that have been renamed, and `field_names`: the
+//! keys that a struct reads.
+
+mod field_names;
+
+pub use field_names::field_names;
 
 use thiserror::Error;
 use toml::{Table, Value};

@@ -21,6 +21,35 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     known.into_iter().min_by_key(|name| distance(given, name))
 }
 
+/// As [`nearest`], but only a name that a slip of the keyboard could have made of `given`: at most two changed
+/// characters, a third of them in long names, or a beginning of the name.
+pub fn near<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let (given, length) = (given.to_lowercase(), given.chars().count());
+    let limit = if length < 4 { 1 } else { (length / 3).max(2) };
+    let rank = |name: &'a str| {
+        let other = name.to_lowercase();
+        // `us-east-1` stands for `aws:us-east-1`.
+        let last = other.rsplit(':').next().unwrap_or(&other);
+        let apart = distance(&given, &other).min(distance(&given, last));
+        (apart <= limit || (length >= 3 && other.starts_with(&given))).then_some((apart, name))
+    };
+    known.into_iter().filter_map(rank).min_by_key(|(apart, _)| *apart).map(|(_, name)| name)
+}
+
+/// The end of an error about an unknown name: the name that is near, else the known ones.
+pub fn did_you_mean<'a>(given: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
+    if let Some(name) = near(given, known.clone()) {
+        return format!("did you mean `{name}`?");
+    }
+    let mut known = known.into_iter();
+    let names: Vec<&str> = known.by_ref().take(MOST_NAMES).collect();
+    let more = if known.next().is_some() { ", ..." } else { "" };
+    if names.is_empty() { "there is none".to_owned() } else { format!("it must be one of {}{more}", names.join(", ")) }
+}
+
+/// Names that [`did_you_mean`] lists when none is near.
+const MOST_NAMES: usize = 30;
+
 /// Turns serde's "unknown field `x`, expected one of `a`, `b`" into one that names the nearest field.
 /// Other messages pass through unchanged.
 pub fn with_suggestion(message: &str) -> String {
@@ -30,7 +59,7 @@ pub fn with_suggestion(message: &str) -> String {
     }
     let Some(given) = head.split('`').nth(1) else { return message.to_owned() };
     let list = tail.split('\n').next().unwrap_or(tail);
-    match nearest(given, list.split('`').skip(1).step_by(2)) {
+    match near(given, list.split('`').skip(1).step_by(2)) {
         Some(name) => format!("{head}; did you mean `{name}`? (expected {tail})"),
         None => message.to_owned(),
     }
@@ -44,6 +73,22 @@ mod tests {
     fn finds_the_nearest_name() {
         assert_eq!(nearest("ms_per_tokn", ["rtt_weight", "ms_per_token", "seed"]), Some("ms_per_token"));
         assert_eq!(nearest("x", []), None);
+    }
+
+    #[test]
+    fn only_near_names_are_suggested_and_else_all_are_listed() {
+        let near = |given| near(given, ["gotoni", "physical", "paper-v3", "aws:us-east-1", "max_running"]);
+        assert_eq!(
+            (near("phys"), near("paper"), near("us-east-9")),
+            (Some("physical"), Some("paper-v3"), Some("aws:us-east-1"))
+        );
+        assert_eq!(
+            (near("h200"), near("marsbase"), near("x"), near("max_runing")),
+            (None, None, None, Some("max_running"))
+        );
+        assert_eq!(did_you_mean("gotini", ["gotoni", "physical"]), "did you mean `gotoni`?");
+        assert_eq!(did_you_mean("h200", ["gotoni", "physical"]), "it must be one of gotoni, physical");
+        assert_eq!(did_you_mean("h200", []), "there is none");
     }
 
     #[test]

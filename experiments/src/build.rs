@@ -5,7 +5,7 @@ use crate::spec::SpecError;
 use crate::spec::run::{FaultKindSpec, RunSpec, TopologySpec};
 use gorgo_core::request::TraceRequest;
 use gorgo_core::settings::merge_tables;
-use gorgo_core::suggest::{nearest, with_suggestion};
+use gorgo_core::suggest::{did_you_mean, with_suggestion};
 use gorgo_core::{Span, Time};
 use gorgo_sim::engine::EngineConfig;
 use gorgo_sim::world::{Client, Country, Fault, FaultKind, MeasuredRtt, ReplicaConfig, Site, Topology, WorldConfig};
@@ -122,7 +122,7 @@ impl Sites<'_> {
                 file: self.file.to_owned(),
                 replica: replica.to_owned(),
                 region: key.to_owned(),
-                nearest: nearest(key, all.iter().map(String::as_str)).unwrap_or_default().to_owned(),
+                hint: did_you_mean(key, all.iter().map(String::as_str)),
             });
         };
         self.keys.push(key.to_owned());

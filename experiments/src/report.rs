@@ -57,10 +57,8 @@ pub fn html(results: &Results) -> Result<String, ResultError> {
 
 /// The `title` or `name` in the experiment's file.
 fn title(spec: &str) -> String {
-    let value = |key: &str| {
-        let line = spec.lines().take_while(|l| !l.trim_start().starts_with('['));
-        line.filter_map(|l| l.split_once('=')).find(|(k, _)| k.trim() == key).map(|(_, v)| v.trim().trim_matches('"'))
-    };
+    let table: toml::Table = spec.parse().unwrap_or_default();
+    let value = |key: &str| table.get(key).and_then(toml::Value::as_str).filter(|text| !text.is_empty());
     let name = value("title").or_else(|| value("name")).unwrap_or("Experiment");
     name.chars().take(120).collect()
 }
@@ -95,6 +93,9 @@ fn lead(results: &Results) -> String {
             escape(tail_arm),
             crate::table::ms(tail)
         );
+    }
+    if let Some(gap) = results.gap() {
+        let _ = write!(text, " <strong>{}</strong>.", escape(&gap));
     }
     text.push_str("</p>\n");
     text

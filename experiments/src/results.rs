@@ -2,10 +2,11 @@
 //!
 //! Reading order: the types here (output of a run) → [`measured`] (the same from a bench) → [`point`] (stored figures of
 //! one arm and seed, with the thinned `queues`) → `requests` (rows as CSV) → [`folder`] (files, written atomically and
-//! read back by later commands).
+//! read back by later commands) with [`own_files`] (which of them gorgo may delete).
 
 pub mod folder;
 pub mod measured;
+pub mod own_files;
 pub mod point;
 mod requests;
 #[cfg(test)]
@@ -148,10 +149,22 @@ pub enum ResultError {
         why: String,
     },
     /// The folder belongs to something else.
-    #[error("`{}` holds the results of another experiment; choose another folder with --out or delete this one", path.display())]
+    #[error("`{}` holds the results of another experiment, other settings or another trace; choose another folder with --out, or replace them with --fresh", path.display())]
     Other {
         /// Which folder.
         path: PathBuf,
+    },
+    /// The folder holds files under the names of result files.
+    #[error("`{}` holds files such as experiment.toml that gorgo did not write; choose another folder with --out", path.display())]
+    Foreign {
+        /// Which folder.
+        path: PathBuf,
+    },
+    /// Shards of different experiments.
+    #[error("`{}` and `{}` hold results of different experiments; merge only shards of one experiment made by one version", paths[0].display(), paths[1].display())]
+    Mixed {
+        /// The two folders.
+        paths: [PathBuf; 2],
     },
     /// Nothing was recorded.
     #[error("`{}` holds no finished runs (points/*.json); run the experiment into it first", path.display())]

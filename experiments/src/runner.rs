@@ -109,6 +109,10 @@ pub fn run(
         points = points.into_iter().enumerate().filter(|(i, _)| i % of == shard).map(|(_, p)| p).collect();
     }
     let all = points.len();
+    if all == 0 && options.shard.is_some() {
+        // More shards than runs: this one has nothing to do.
+        return Ok(Results::of(experiment.resolved(), Vec::new()));
+    }
     points.retain(|(_, arm, seed)| !folder.holds(&arm.label, *seed, options.rows));
     // Each workload is read once and shared by the arms that run it, so they get the same requests.
     let workloads: BTreeMap<String, OnceLock<Workload>> =
@@ -157,6 +161,15 @@ pub fn run(
         folder.write_timing(&Timing::of(timings, started.elapsed().as_secs_f64()))?;
     }
     Ok(folder.finish()?)
+}
+
+/// Builds every arm without running it, so that a mistake in regions or engine settings is found before results are
+/// touched.
+///
+/// # Errors
+/// The first mistake.
+pub fn check(experiment: &Experiment, plan: &[PlannedArm]) -> Result<(), SpecError> {
+    plan.iter().try_for_each(|arm| build(&experiment.file, &arm.spec, 1, &[]).map(|_| ()))
 }
 
 /// Runs one arm with one seed in real time.

@@ -1,84 +1,31 @@
 //! Experiment files: settings, arms, varied settings and seeds.
 //!
 //! The file is a table of settings shared by all arms, a list of `[[arms]]` that change some of them, and an optional
-//! `[vary]` that crosses the arms with values of any settings. `--set key=value` changes the table before anything is
-//! read. Reading is strict: an unknown key is an error that names the nearest known one.
+//! `[vary]` that crosses the arms with values of any settings. What is written later in this list wins: the file, an arm,
+//! `[vary]`, the command line (`overrides`). Reading is strict: an unknown key, or one that reaches no arm, is an error that
+//! names the nearest known one.
 
-use gorgo_core::settings::{SettingsError, merge_tables, parse_assignment, renamed_presets, set_key};
-use gorgo_core::suggest::{nearest, with_suggestion};
+use gorgo_core::settings::{merge_tables, parse_assignment, renamed_presets, set_key};
+use gorgo_core::suggest::{did_you_mean, with_suggestion};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
-mod field_names;
+mod error;
 pub mod live;
+mod overrides;
+mod policy;
 pub mod run;
 mod vary;
 pub mod workload;
 
+use overrides::Parts;
+
+pub use error::SpecError;
 pub use live::LiveSpec;
 pub use run::RunSpec;
 pub use workload::WorkloadSpec;
-
-/// Why an experiment cannot be run. Each message is one sentence with the place and the remedy.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SpecError {
-    /// The file cannot be read.
-    #[error("cannot read `{}`: {source}; give the path of an experiment file, such as experiments/three-regions.toml", path.display())]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is not TOML.
-    #[error("`{file}`: {message}")]
-    Syntax {
-        /// Which file.
-        file: String,
-        /// The parser's message, with the line.
-        message: String,
-    },
-    /// A key or value is wrong.
-    #[error("`{file}`, {place}: {message}")]
-    Key {
-        /// Which file.
-        file: String,
-        /// Arm or table.
-        place: String,
-        /// What is wrong.
-        message: String,
-    },
-    /// An override is wrong.
-    #[error(transparent)]
-    Set(#[from] SettingsError),
-    /// A varied setting is wrong.
-    #[error("{0}")]
-    Vary(String),
-    /// The workload cannot be read.
-    #[error(transparent)]
-    Trace(#[from] gorgo_traces::TraceError),
-    /// A region is not known.
-    #[error("`{file}`, replica `{replica}`: no region `{region}`; did you mean `{nearest}`? (or give \"lat,lon\")")]
-    Region {
-        /// Which file.
-        file: String,
-        /// Whose region.
-        replica: String,
-        /// What was asked for.
-        region: String,
-        /// The nearest known.
-        nearest: String,
-    },
-    /// Engine settings are wrong.
-    #[error("`{file}`, fleet: {message}")]
-    Engine {
-        /// Which file.
-        file: String,
-        /// What is wrong.
-        message: String,
-    },
-}
 
 /// Keys of the file that are not settings of a run.
 const FILE_KEYS: [&str; 7] = ["title", "question", "expect", "seeds", "baseline", "arms", "vary"];
@@ -102,6 +49,8 @@ pub struct Experiment {
     pub baseline: Option<String>,
     /// Remarks for the user: settings under old names.
     pub notes: Vec<String>,
+    /// Trace files with a digest of their content, see [`Self::read_digests`].
+    digests: Vec<(String, u64)>,
     /// Settings of all arms.
     base: Table,
     /// Name and settings of each arm.
@@ -141,9 +90,11 @@ impl Experiment {
     pub fn parse(file: &str, dir: PathBuf, text: &str, sets: &[String], vary: &[String]) -> Result<Self, SpecError> {
         let syntax = |e: toml::de::Error| SpecError::Syntax { file: file.to_owned(), message: one_line(&e, text) };
         let mut base: Table = text.parse().map_err(syntax)?;
-        for set in sets {
-            let (key, value) = parse_assignment(set)?;
-            set_key(&mut base, &key, value)?;
+        let sets = sets.iter().map(|set| parse_assignment(set)).collect::<Result<Vec<_>, _>>()?;
+        let (of_file, of_runs): (Vec<_>, Vec<_>) =
+            sets.into_iter().partition(|(key, _)| FILE_KEYS.contains(&key.as_str()));
+        for (key, value) in of_file {
+            base.insert(key, value);
         }
         let mut notes = renamed_presets(&base);
         let bad =
@@ -156,7 +107,7 @@ impl Experiment {
         let (title, question, expect, baseline) =
             (word("title")?, word("question")?, word("expect")?, word("baseline")?);
         let seeds = seeds(base.remove("seeds")).map_err(|m| bad("seeds", m))?;
-        let arms = match base.remove("arms") {
+        let mut arms: Vec<(Option<String>, Table)> = match base.remove("arms") {
             None => vec![(None, Table::new())],
             Some(Value::Array(list)) if !list.is_empty() => {
                 list.into_iter().map(arm).collect::<Result<_, _>>().map_err(|m| bad("arms", m))?
@@ -164,17 +115,28 @@ impl Experiment {
             Some(other) => return Err(bad("arms", format!("is {other}; write one [[arms]] table for each arm"))),
         };
         let mut crossed = vary::from_table(base.remove("vary")).map_err(|m| bad("vary", m))?;
+        let mut given: Vec<String> = Vec::new();
         for text in vary {
             let (key, values) = vary::parse(text).map_err(SpecError::Vary)?;
+            if of_runs.iter().any(|(set, _)| *set == key) || given.contains(&key) {
+                return Err(SpecError::Vary(format!("`{key}` is given twice, by --vary {text} and before; keep one")));
+            }
+            given.push(key.clone());
             crossed.retain(|(k, _)| *k != key);
             notes.extend(renamed_presets(&Table::from_iter([(key.clone(), Value::Array(values.clone()))])));
             crossed.push((key, values));
         }
+        for (key, value) in &of_runs {
+            notes.extend(renamed_presets(&Table::from_iter([(key.clone(), value.clone())])));
+            let names = arm_names(&base, &arms);
+            let mut parts = Parts { base: &mut base, arms: &mut arms, vary: &mut crossed };
+            parts.set(key, value, &names).map_err(|message| SpecError::Override { key: key.clone(), message })?;
+        }
         let known: Vec<&str> = RunSpec::keys().iter().copied().chain(FILE_KEYS).collect();
         for (place, keys) in std::iter::once(("the file", &base)).chain(arms.iter().map(|(_, t)| ("an arm", t))) {
             if let Some(key) = keys.keys().find(|k| !RunSpec::keys().contains(&k.as_str())) {
-                let hint = nearest(key, known.iter().copied()).unwrap_or_default();
-                return Err(bad(place, format!("unknown key `{key}`; did you mean `{hint}`?")));
+                let hint = did_you_mean(key, known.iter().copied());
+                return Err(bad(place, format!("unknown key `{key}`; {hint}")));
             }
         }
         let baseline = Some(baseline).filter(|b| !b.is_empty());
@@ -187,6 +149,7 @@ impl Experiment {
             seeds,
             baseline,
             notes,
+            digests: Vec::new(),
             base,
             arms,
             vary: crossed,
@@ -202,16 +165,20 @@ impl Experiment {
         let names = self.names();
         let base_name = self.baseline.clone().unwrap_or_else(|| names[0].clone());
         if !names.contains(&base_name) {
-            let hint = nearest(&base_name, names.iter().map(String::as_str)).unwrap_or_default();
-            return Err(self.key("baseline", format!("no arm is called `{base_name}`; did you mean `{hint}`?")));
+            let hint = did_you_mean(&base_name, names.iter().map(String::as_str));
+            return Err(self.key("baseline", format!("no arm is called `{base_name}`; {hint}")));
         }
         let mut fits = vec![false; self.vary.len()];
-        for ((_, settings), name) in self.arms.iter().zip(&names) {
-            let mut arm = self.base.clone();
-            merge_tables(&mut arm, settings);
+        let arms: Vec<Table> = self.arms.iter().map(|(_, own)| settings_of(&self.base, own)).collect();
+        let varies_policy = self.vary.iter().any(|(key, _)| key == "policy");
+        let policies: Vec<&str> = arms.iter().map(|arm| policy::name(arm.get("policy"))).collect();
+        if let Some(key) = policy::unused(self.base.get("policy"), &policies).filter(|_| !varies_policy) {
+            let policies: Vec<String> = policies.iter().map(|&name| name.to_owned()).collect();
+            return Err(self.key("[policy]", overrides::no_policy_knows(key, &policies)));
+        }
+        for (arm, name) in arms.iter().zip(&names) {
             // A policy's setting is varied only for arms whose policy has it; other arms are not crossed with it.
-            let crossed: Vec<usize> =
-                (0..self.vary.len()).filter(|&i| run::accepts(&arm, &self.vary[i].0, &self.vary[i].1[0])).collect();
+            let crossed: Vec<usize> = (0..self.vary.len()).filter(|&i| run::accepts(arm, &self.vary[i].0)).collect();
             crossed.iter().for_each(|&i| fits[i] = true);
             for combination in vary::combinations(&self.vary, &crossed) {
                 let mut settings = arm.clone();
@@ -226,8 +193,15 @@ impl Experiment {
             }
         }
         if let Some(i) = fits.iter().position(|fit| !fit) {
-            let key = &self.vary[i].0;
-            return Err(self.key("vary", format!("`{key}` is a setting of no arm; check its name")));
+            let policies: Vec<String> = policies.iter().map(|&name| name.to_owned()).collect();
+            let setting = self.vary[i].0.trim_start_matches("policy.");
+            return Err(self.key("vary", overrides::no_policy_knows(setting, &policies)));
+        }
+        let proxies = planned.iter().any(|arm| arm.spec.topology == run::TopologySpec::Proxy);
+        if let Some(arm) = planned.iter().find(|arm| arm.spec.proxy_region.is_some()).filter(|_| !proxies) {
+            let message =
+                "proxy_region has no effect, because no arm has topology = \"proxy\"; drop it or add such an arm";
+            return Err(self.key(&format!("arm `{}`", arm.label), message.to_owned()));
         }
         let labels: Vec<String> = planned.iter().map(|p| p.label.clone()).collect();
         if let Some(twice) = labels.iter().enumerate().find(|(i, l)| labels[..*i].contains(l)) {
@@ -246,15 +220,7 @@ impl Experiment {
     }
 
     fn names(&self) -> Vec<String> {
-        let describe = |(name, settings): &(Option<String>, Table)| {
-            name.clone().unwrap_or_else(|| {
-                let mut arm = self.base.clone();
-                merge_tables(&mut arm, settings);
-                let own = settings.contains_key("topology");
-                run::default_name(&arm, own)
-            })
-        };
-        self.arms.iter().map(describe).collect()
+        arm_names(&self.base, &self.arms)
     }
 
     fn read(&self, label: &str, settings: Table) -> Result<RunSpec, SpecError> {
@@ -265,7 +231,25 @@ impl Experiment {
         SpecError::Key { file: self.file.clone(), place: place.to_owned(), message }
     }
 
-    /// The experiment with all overrides applied, as stored with the results.
+    /// Reads the content of all trace files, so that it is part of what the results are of: [`Self::resolved`] names
+    /// each file with its digest.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn read_digests(&mut self, plan: &[PlannedArm]) -> Result<(), SpecError> {
+        let mut digests = BTreeMap::new();
+        for file in plan.iter().flat_map(|arm| arm.spec.workload.files(&self.dir)) {
+            if let Entry::Vacant(slot) = digests.entry(file) {
+                let digest = gorgo_traces::workload::digest(slot.key())?;
+                slot.insert(digest);
+            }
+        }
+        self.digests = digests.into_iter().collect();
+        Ok(())
+    }
+
+    /// The experiment with all overrides applied, as stored with the results. Trace files are named as from the
+    /// current folder, so that the stored file runs from there, too.
     pub fn resolved(&self) -> String {
         let mut all = Table::new();
         for (key, text) in [("title", &self.title), ("question", &self.question), ("expect", &self.expect)] {
@@ -274,24 +258,56 @@ impl Experiment {
         if let Some(baseline) = &self.baseline {
             all.insert("baseline".to_owned(), Value::String(baseline.clone()));
         }
-        let seeds = self.seeds.iter().map(|&s| Value::Integer(s as i64)).collect();
+        // TOML's integers end at 2^63 - 1; a larger seed is written as text.
+        let seed = |&s: &u64| i64::try_from(s).map_or_else(|_| Value::String(s.to_string()), Value::Integer);
+        let seeds = self.seeds.iter().map(seed).collect();
         all.insert("seeds".to_owned(), Value::Array(seeds));
         all.extend(self.base.clone());
+        workload::name_files(&mut all, &self.dir);
         if !self.vary.is_empty() {
-            let vary = self.vary.iter().map(|(k, v)| (k.clone(), Value::Array(v.clone()))).collect();
+            let vary = self.vary.iter().map(|(key, values)| {
+                let mut values = values.clone();
+                if key == "workload.trace" {
+                    values.iter_mut().for_each(|value| workload::name_file(value, &self.dir));
+                }
+                (key.clone(), Value::Array(values))
+            });
+            let vary = vary.collect();
             all.insert("vary".to_owned(), Value::Table(vary));
         }
         let arms = self.arms.iter().map(|(name, settings)| {
             let mut arm = settings.clone();
+            workload::name_files(&mut arm, &self.dir);
             if let Some(name) = name {
                 arm.insert("name".to_owned(), Value::String(name.clone()));
             }
             Value::Table(arm)
         });
         all.insert("arms".to_owned(), Value::Array(arms.collect()));
-        let head = format!("# Resolved by gorgo {}.\n", env!("CARGO_PKG_VERSION"));
+        let mut head = format!("{}{}.\n", crate::results::own_files::HEAD, env!("CARGO_PKG_VERSION"));
+        for (file, digest) in &self.digests {
+            head += &format!("# Content of {}: {digest:016x}.\n", file.escape_debug());
+        }
         head + &toml::to_string(&all).unwrap_or_default()
     }
+}
+
+/// The settings of an arm: its own laid over those of all arms.
+fn settings_of(base: &Table, own: &Table) -> Table {
+    let mut arm = base.clone();
+    let policy = policy::merged(base.get("policy"), own.get("policy"));
+    merge_tables(&mut arm, own);
+    arm.extend(policy.map(|policy| ("policy".to_owned(), policy)));
+    arm
+}
+
+/// The names of the arms, given or made from what sets them apart.
+fn arm_names(base: &Table, arms: &[(Option<String>, Table)]) -> Vec<String> {
+    let describe = |(name, own): &(Option<String>, Table)| {
+        let describe = || run::default_name(&settings_of(base, own), own.contains_key("topology"));
+        name.clone().unwrap_or_else(describe)
+    };
+    arms.iter().map(describe).collect()
 }
 
 fn seeds(value: Option<Value>) -> Result<Vec<u64>, String> {
@@ -304,7 +320,8 @@ fn seeds(value: Option<Value>) -> Result<Vec<u64>, String> {
         Some(Value::Array(list)) if !list.is_empty() => {
             let mut seeds = Vec::new();
             for v in list {
-                let seed = v.as_integer().and_then(|i| u64::try_from(i).ok()).ok_or_else(|| wrong(&v))?;
+                let number = v.as_integer().and_then(|i| u64::try_from(i).ok());
+                let seed = number.or_else(|| v.as_str()?.parse().ok()).ok_or_else(|| wrong(&v))?;
                 if seeds.contains(&seed) {
                     return Err(format!("seed {seed} is listed twice"));
                 }

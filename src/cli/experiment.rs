@@ -3,8 +3,8 @@
 mod progress;
 
 use super::output::print_line;
-use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
+use gorgo_experiments::results::own_files::{self, Owner};
 use gorgo_experiments::results::{ResultFolder, Results, Rows};
 use gorgo_experiments::runner::{self, RunOptions};
 use gorgo_experiments::spec::Experiment;
@@ -22,6 +22,9 @@ pub(crate) struct ExperimentArgs {
     #[arg(long)]
     out: Option<PathBuf>,
     /// Override any setting, for example policy.running_cost_factor=0.5
+    ///
+    /// What stands later here wins: the file, an arm, [vary], the command line. `policy.K=v` reaches every arm whose
+    /// policy knows K, `arms.NAME.key=v` one arm, and a key in [vary] stops varying.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
     /// Run this seed only
@@ -30,7 +33,7 @@ pub(crate) struct ExperimentArgs {
     /// Threads; all cores when absent
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
-    /// Delete earlier results in the folder instead of continuing from them
+    /// Delete earlier results in the folder (only files that gorgo wrote) instead of continuing from them
     #[arg(long)]
     fresh: bool,
     /// Print the table as JSON
@@ -51,15 +54,25 @@ pub(super) struct Plan<'a> {
 
 /// Reads the experiment, runs what its result folder does not hold yet, and prints the comparison.
 pub(super) fn execute(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<()> {
-    let experiment = args.load(plan.vary)?;
+    let mut experiment = args.load(plan.vary)?;
     let arms = experiment.plan()?;
+    runner::check(&experiment, &arms)?;
+    experiment.read_digests(&arms)?;
     let (dir, folder) = args.open_folder(&experiment, plan.real_time)?;
     let bar = ProgressBar::new();
     let jobs = args.jobs.map(usize::from);
     let options = RunOptions { jobs, rows: plan.rows, live: plan.real_time, shard: plan.shard };
     let results = runner::run(&experiment, &arms, &folder, options, &|news| bar.update(news));
     bar.finish();
-    print_results(&experiment, &results?, &dir, args.json)
+    let results = results?;
+    if let (true, Some((shard, of))) = (results.points.is_empty(), plan.shard) {
+        eprintln!("shard {shard}/{of} holds none of the {} runs", results.missing.len());
+        if !args.json {
+            return Ok(());
+        }
+    }
+    note_gap(&results);
+    print_results(&experiment, &results, &dir, args.json)
 }
 
 impl ExperimentArgs {
@@ -78,25 +91,27 @@ impl ExperimentArgs {
         let dir = self.out.clone().unwrap_or_else(|| Path::new("results").join(name));
         // The mode is part of the experiment: a folder does not mix measured and simulated runs.
         let resolved = experiment.resolved() + if real_time { "# Run live, on emulated replicas.\n" } else { "" };
-        let differs = std::fs::read_to_string(dir.join("experiment.toml")).is_ok_and(|found| found != resolved);
-        // The default folder belongs to the file: an edited experiment starts it anew. A folder given by --out is kept.
-        if self.fresh || (differs && self.out.is_none()) {
-            clear_folder(&dir)?;
+        let differs = matches!(own_files::owner(&dir)?, Owner::Results(found) if found != resolved);
+        if self.fresh {
+            own_files::clear(&dir)?;
+        } else if differs && self.out.is_none() {
+            // The default folder belongs to the file: results of other settings make room, but are not lost.
+            let aside = own_files::keep_aside(&dir)?;
+            let (dir, aside) = (dir.display(), aside.display());
+            eprintln!(
+                "note: `{dir}` held results of other settings, of another trace or version; they are in `{aside}` now"
+            );
         }
         let folder = ResultFolder::create(&dir, &resolved)?;
         Ok((dir, folder))
     }
 }
 
-/// Deletes a result folder; refuses any other folder that is not empty.
-fn clear_folder(dir: &Path) -> anyhow::Result<()> {
-    if !dir.exists() {
-        return Ok(());
+/// Names the runs that the results lack.
+pub(super) fn note_gap(results: &Results) {
+    if let Some(gap) = results.gap() {
+        eprintln!("note: {gap}");
     }
-    if !dir.join("experiment.toml").exists() && dir.read_dir()?.next().is_some() {
-        bail!("`{}` is not a result folder, so it is not deleted; choose another with --out", dir.display());
-    }
-    std::fs::remove_dir_all(dir).with_context(|| format!("cannot delete `{}`", dir.display()))
 }
 
 fn print_results(experiment: &Experiment, results: &Results, dir: &Path, json: bool) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! `gorgo merge`: shards of one experiment into one result folder.
 
+use super::experiment::note_gap;
 use super::output::print_line;
 use clap::Args as ClapArgs;
 use gorgo_experiments::results::ResultFolder;
@@ -21,6 +22,7 @@ pub(super) fn run(args: &MergeArgs) -> anyhow::Result<()> {
         points += folder.absorb(&ResultFolder::open(dir)?)?;
     }
     let results = folder.finish()?;
+    note_gap(&results);
     print_line(format_args!("{points} points copied into {}\n", args.dirs[0].display()))?;
     print_line(format_args!("{}\n{PERCENTILES}", table::comparison(&results.summary)))?;
     Ok(())

@@ -1,5 +1,6 @@
 //! `gorgo plot`: the plots of result folders again.
 
+use super::experiment::note_gap;
 use super::output::print_line;
 use clap::Args as ClapArgs;
 use gorgo_experiments::plot::Format;
@@ -30,7 +31,9 @@ pub(super) fn run(args: &PlotArgs) -> anyhow::Result<()> {
     };
     for dir in &args.dirs {
         let folder = ResultFolder::open(dir)?;
-        for path in folder.write_plots(&folder.load()?, formats)? {
+        let results = folder.load()?;
+        note_gap(&results);
+        for path in folder.write_plots(&results, formats)? {
             print_line(path.display())?;
         }
     }

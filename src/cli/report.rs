@@ -1,5 +1,6 @@
 //! `gorgo report`: the report of a result folder again.
 
+use super::experiment::note_gap;
 use super::output::print_line;
 use clap::Args as ClapArgs;
 use gorgo_experiments::results::ResultFolder;
@@ -13,6 +14,8 @@ pub(crate) struct ReportArgs {
 
 pub(super) fn run(args: &ReportArgs) -> anyhow::Result<()> {
     let folder = ResultFolder::open(&args.dir)?;
-    print_line(folder.write_report(&folder.load()?)?.display())?;
+    let results = folder.load()?;
+    note_gap(&results);
+    print_line(folder.write_report(&results)?.display())?;
     Ok(())
 }

@@ -3,12 +3,14 @@
 
 mod client;
 mod cloud;
+mod examples;
 mod kill;
 mod load;
 #[path = "../../cloud/tests/it/loopback_sshd.rs"]
 mod loopback_sshd;
 mod processes;
 mod prometheus;
+mod result_folders;
 mod stop;
 mod streams;
 

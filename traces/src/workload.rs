@@ -106,6 +106,23 @@ pub fn reader(name: &str, options: &Options) -> Result<Reader, TraceError> {
     }
 }
 
+/// A digest of a file's bytes: another content, another digest.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn digest(name: &str) -> Result<u64, TraceError> {
+    let fail = |source| TraceError::Open { file: name.to_owned(), builtin: crate::shipped::names(), source };
+    let mut file = File::open(name).map_err(fail)?;
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer).map_err(fail)? {
+            0 => return Ok(hash.digest()),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
 /// Kind of a file, from its first bytes.
 pub(crate) enum Source {
     /// Lines of text, unpacked.

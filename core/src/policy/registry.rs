@@ -6,6 +6,8 @@ use super::{
     cache_aware, gorgo, kv_cost, least_load, least_request, nearest, power_of_two, prefix_cache, prefix_tree, random,
     round_robin, session_affinity, simple_session_affinity,
 };
+use crate::settings::field_names;
+use crate::suggest::did_you_mean;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -14,12 +16,10 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PolicyError {
     /// The name is not in the registry.
-    #[error("unknown policy `{given}`; did you mean `{nearest}`? (known: {})", PolicyConfig::names().join(", "))]
+    #[error("unknown policy `{given}`; {}", did_you_mean(given, NAMES.iter().copied()))]
     Unknown {
         /// The name as given.
         given: String,
-        /// The known name nearest to it.
-        nearest: &'static str,
     },
     /// A key is unknown, or its value is of the wrong type or out of range.
     #[error("policy `{policy}`: {message}")]
@@ -55,6 +55,14 @@ macro_rules! registry {
             /// Creates the policy in its initial state.
             pub fn build(&self) -> Box<dyn Policy> {
                 match self { $(Self::$variant(settings) => Box::new(<$policy>::new(settings)),)* }
+            }
+
+            /// The keys that the policy `name` reads; none for an unknown name.
+            pub fn keys(name: &str) -> &'static [&'static str] {
+                match Self::canonical(name) {
+                    $(Ok($name) => field_names::<$settings>(),)*
+                    _ => &[],
+                }
             }
 
             fn read(name: &'static str, settings: Map<String, Value>) -> Result<Self, String> {
@@ -126,10 +134,7 @@ impl PolicyConfig {
         let given = plain(name.trim());
         let own = NAMES.iter().find(|known| plain(known) == given).copied();
         let alias = || ALIASES.iter().find(|(alias, _)| *alias == given).map(|&(_, known)| known);
-        own.or_else(alias).ok_or_else(|| PolicyError::Unknown {
-            given: name.to_owned(),
-            nearest: crate::suggest::nearest(name, NAMES.iter().copied()).unwrap_or("gorgo"),
-        })
+        own.or_else(alias).ok_or_else(|| PolicyError::Unknown { given: name.to_owned() })
     }
 
     /// The policy `name` with `settings`; keys that are absent have their defaults.
@@ -215,7 +220,15 @@ mod tests {
             let text = serde_json::to_string(&config).unwrap();
             assert_eq!(serde_json::from_str::<PolicyConfig>(&text).unwrap(), config, "{text}");
             assert_eq!(serde_json::from_value::<PolicyConfig>(json!(name)).unwrap(), config);
+            assert!(config.settings().keys().all(|key| PolicyConfig::keys(name).contains(&key.as_str())), "{name}");
         }
+    }
+
+    #[test]
+    fn keys_are_known_by_the_policy_that_reads_them_under_all_its_names() {
+        assert!(PolicyConfig::keys("gorgo").contains(&"ms_per_token"));
+        assert_eq!(PolicyConfig::keys("leastloaded"), PolicyConfig::keys("least-load"));
+        assert!(PolicyConfig::keys("random").is_empty() && PolicyConfig::keys("nonsense").is_empty());
     }
 
     #[test]
@@ -236,9 +249,9 @@ mod tests {
 
     #[test]
     fn misspelt_names_and_keys_name_the_nearest() {
-        assert!(
-            message("gorog", json!({})).starts_with("unknown policy `gorog`; did you mean `gorgo`? (known: gorgo,")
-        );
+        assert_eq!(message("gorog", json!({})), "unknown policy `gorog`; did you mean `gorgo`?");
+        let text = message("best", json!({}));
+        assert!(text.starts_with("unknown policy `best`; it must be one of gorgo, prefix-tree,"), "{text}");
         let text = message("gorgo", json!({"ms_per_tokn": 0.1}));
         assert!(
             text.starts_with("policy `gorgo`: unknown field `ms_per_tokn`; did you mean `ms_per_token`?"),

@@ -1,10 +1,9 @@
 use super::*;
 use crate::results::Point;
 use crate::results::test_data::points;
-use crate::summary::summarize;
 
 fn results(points: Vec<Point>, spec: &str) -> Results {
-    Results { spec: spec.to_owned(), summary: summarize(&points), points }
+    Results::of(spec.to_owned(), points)
 }
 
 #[test]

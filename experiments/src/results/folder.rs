@@ -3,9 +3,11 @@
 //! `points/<key>.json` (and `points/<key>.requests.csv.gz`, where rows are kept) are written when an arm and seed ends.
 //! [`ResultFolder::finish`] makes all other files from them, and can do so again at any time.
 
+use super::own_files::{Owner, owner};
 use super::{ArmRun, Point, ResultError, Timing, requests};
 use crate::plot::{self, Format};
 use crate::report;
+use crate::spec::Experiment;
 use crate::summary::{self, ArmSummary};
 use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
 use gorgo_traces::timeline;
@@ -43,23 +45,57 @@ pub struct Results {
     pub points: Vec<Point>,
     /// One row per arm, in the same order.
     pub summary: Vec<ArmSummary>,
+    /// Arm and seed of the experiment's runs that the folder does not hold.
+    pub missing: Vec<(String, u64)>,
+}
+
+impl Results {
+    /// The results of `spec` from its points, which are ordered by position, arm and seed.
+    pub fn of(spec: String, points: Vec<Point>) -> Self {
+        let summary = summary::summarize(&points);
+        let mut missing = planned(&spec);
+        missing.retain(|(arm, seed)| !points.iter().any(|point| point.arm == *arm && point.seed == *seed));
+        Self { spec, points, summary, missing }
+    }
+
+    /// One sentence that names the runs that are missing; `None` when all are there.
+    pub fn gap(&self) -> Option<String> {
+        let of = self.points.len() + self.missing.len();
+        let named: Vec<String> =
+            self.missing.iter().take(NAMED).map(|(arm, seed)| format!("{arm} seed {seed}")).collect();
+        let more = if self.missing.len() > NAMED { ", ..." } else { "" };
+        (!self.missing.is_empty())
+            .then(|| format!("{} of {of} runs are missing: {}{more}", self.missing.len(), named.join(", ")))
+    }
+}
+
+/// Missing runs that are named.
+const NAMED: usize = 12;
+
+/// Arm and seed of every run of the experiment; none if the text is no experiment of this version.
+fn planned(spec: &str) -> Vec<(String, u64)> {
+    let Ok(experiment) = Experiment::parse("experiment.toml", PathBuf::new(), spec, &[], &[]) else {
+        return Vec::new();
+    };
+    let Ok(plan) = experiment.plan() else { return Vec::new() };
+    plan.iter().flat_map(|arm| experiment.seeds.iter().map(|&seed| (arm.label.clone(), seed))).collect()
 }
 
 impl ResultFolder {
     /// Creates `dir` with the resolved experiment `spec`, or opens a folder that holds the same experiment.
     ///
     /// # Errors
-    /// When the folder holds another experiment or cannot be written.
+    /// When the folder holds another experiment, or files that gorgo did not write, or cannot be written.
     pub fn create(dir: &Path, spec: &str) -> Result<Self, ResultError> {
+        match owner(dir)? {
+            Owner::Results(there) if there == spec => {}
+            Owner::Results(_) => return Err(ResultError::Other { path: dir.to_owned() }),
+            Owner::Foreign => return Err(ResultError::Foreign { path: dir.to_owned() }),
+            Owner::Free => {}
+        }
         let points = dir.join("points");
         fs::create_dir_all(&points).map_err(ResultError::io("create", &points))?;
-        let path = dir.join("experiment.toml");
-        match fs::read_to_string(&path) {
-            Ok(there) if there == spec => {}
-            Ok(_) => return Err(ResultError::Other { path: dir.to_owned() }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => atomic(&path, |out| out.write_all(spec.as_bytes()))?,
-            Err(e) => return Err(ResultError::io("read", &path)(e)),
-        }
+        atomic(&dir.join("experiment.toml"), |out| out.write_all(spec.as_bytes()))?;
         Ok(Self { dir: dir.to_owned(), spec: spec.to_owned() })
     }
 
@@ -109,7 +145,7 @@ impl ResultFolder {
     /// When the folders hold different experiments, or different results for one arm and seed.
     pub fn absorb(&self, other: &Self) -> Result<usize, ResultError> {
         if other.spec != self.spec {
-            return Err(ResultError::Other { path: other.dir.clone() });
+            return Err(ResultError::Mixed { paths: [self.dir.clone(), other.dir.clone()] });
         }
         let theirs = other.points()?;
         for point in &theirs {
@@ -145,8 +181,7 @@ impl ResultFolder {
         if points.is_empty() {
             return Err(ResultError::Empty { path: self.dir.clone() });
         }
-        let summary = summary::summarize(&points);
-        Ok(Results { spec: self.spec.clone(), points, summary })
+        Ok(Results::of(self.spec.clone(), points))
     }
 
     /// Writes summary, joined rows, timeline, plots and report from the points, and returns the results.

@@ -120,5 +120,5 @@ pub(crate) fn points(arms: &[&str], seeds: u64, n: u64) -> Vec<Point> {
 
 /// Points as if read from a folder.
 pub(crate) fn results(points: Vec<Point>) -> Results {
-    Results { spec: String::new(), summary: crate::summary::summarize(&points), points }
+    Results::of(String::new(), points)
 }

@@ -46,8 +46,8 @@ impl LiveSpec {
         for (i, node) in self.nodes.iter().enumerate() {
             let name = node.name.as_str();
             if !names.contains(&name) {
-                let hint = gorgo_core::suggest::nearest(name, names.iter().copied()).unwrap_or_default();
-                return Err(format!("[live] node `{name}` is not in the fleet; did you mean `{hint}`?"));
+                let hint = gorgo_core::suggest::did_you_mean(name, names.iter().copied());
+                return Err(format!("[live] node `{name}` is not in the fleet; {hint}"));
             }
             if self.nodes[..i].iter().any(|other| other.name == name) {
                 return Err(format!("[live] lists node `{name}` twice"));

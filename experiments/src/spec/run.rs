@@ -1,11 +1,11 @@
 //! Settings of one run. Reading is strict: unknown keys are errors.
 
 use super::WorkloadSpec;
-use super::field_names::field_names;
 use super::live::LiveSpec;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};
 use gorgo_core::router::RouterConfig;
+use gorgo_core::settings::field_names;
 use gorgo_sim::network::NetworkConfig;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -190,6 +190,15 @@ impl RunSpec {
         if !table.contains_key("fleet") {
             return Err("there is no [fleet]; list its replicas with name and region".into());
         }
+        let fleet = table.get("fleet").and_then(Value::as_table);
+        let replicas = fleet.and_then(|f| f.get("replicas")).and_then(Value::as_array);
+        if fleet.is_some_and(|f| f.contains_key("engine"))
+            && replicas.is_some_and(|list| !list.is_empty() && list.iter().all(|r| r.get("engine").is_some()))
+        {
+            return Err(
+                "[fleet] engine has no effect, because every replica names its own; drop it there or here".into()
+            );
+        }
         let gated = table.get("router").and_then(|r| r.get("gates")).and_then(|g| g.get("max_running")).is_some();
         let tables: Vec<String> = table.iter().filter(|(_, v)| v.is_table()).map(|(key, _)| key.clone()).collect();
         let mut spec: Self = Value::Table(table).try_into().map_err(|e| explain_key(&e, &tables))?;
@@ -214,11 +223,8 @@ impl RunSpec {
         self.live.check(&names)?;
         for fault in &self.faults {
             if !names.contains(&fault.replica.as_str()) {
-                let hint = gorgo_core::suggest::nearest(&fault.replica, names.iter().copied()).unwrap_or_default();
-                return Err(format!(
-                    "[[faults]] replica `{}` is not in the fleet; did you mean `{hint}`?",
-                    fault.replica
-                ));
+                let hint = gorgo_core::suggest::did_you_mean(&fault.replica, names.iter().copied());
+                return Err(format!("[[faults]] replica `{}` is not in the fleet; {hint}", fault.replica));
             }
         }
         self.check_ranges().map_err(|error| error.to_string())
@@ -241,6 +247,8 @@ impl RunSpec {
         let patience = self.client.patience_ms.map(|ms| ("client.patience_ms", ms, PERIOD_MS));
         let deadline = self.client.deadline_ms.map(|ms| ("client.deadline_ms", ms, PERIOD_MS));
         check_ranges([sample, patience, deadline].into_iter().flatten())?;
+        let rates = self.fleet.replicas.iter().filter_map(|r| r.ms_per_token);
+        check_ranges(rates.map(|rate| ("fleet.replicas.ms_per_token", rate, 0.0..=1e9)))?;
         check_ranges(
             self.faults
                 .iter()
@@ -271,25 +279,14 @@ fn explain_key(error: &toml::de::Error, tables: &[String]) -> String {
 }
 
 /// Whether a varied key is a setting of this arm: always, except a policy setting that its policy does not have.
-pub(super) fn accepts(arm: &Table, key: &str, value: &Value) -> bool {
-    if !key.starts_with("policy.") {
-        return true;
-    }
-    let mut probe = arm.clone();
-    if gorgo_core::settings::set_key(&mut probe, key, value.clone()).is_err() {
-        return false;
-    }
-    let reads = |t: &Table| t.get("policy").cloned().is_none_or(|p| p.try_into::<PolicyConfig>().is_ok());
-    reads(&probe) || !reads(arm)
+pub(super) fn accepts(arm: &Table, key: &str) -> bool {
+    let setting = key.strip_prefix("policy.");
+    setting.is_none_or(|setting| super::policy::knows(super::policy::name(arm.get("policy")), setting))
 }
 
 /// Default name of an arm: its policy, with `-proxy` if the arm itself chooses that topology.
 pub(super) fn default_name(arm: &Table, own_topology: bool) -> String {
-    let policy = match arm.get("policy") {
-        Some(Value::String(name)) => name.clone(),
-        Some(Value::Table(t)) => t.get("name").and_then(Value::as_str).unwrap_or("gorgo").to_owned(),
-        _ => "gorgo".to_owned(),
-    };
+    let policy = super::policy::name(arm.get("policy")).to_owned();
     match arm.get("topology").and_then(Value::as_str) {
         Some("proxy") if own_topology => format!("{policy}-proxy"),
         _ => policy,

@@ -85,6 +85,18 @@ fn mistakes_are_one_sentence_that_names_the_key_and_the_nearest() {
         error("live = { nodes = [{ name = \"c\", engine = \"http://h:1\" }] }", &[], &[]),
         error("live = { nodes = [{ name = \"a\", engine = \"http://h:1\" }] }", &[], &[]),
         error("live = { nodes = [{ name = \"a\" }, { name = \"b\" }] }", &[], &[]),
+        error(ARMS, &["policy.ms_per_tokn=1"], &[]),
+        error(ARMS, &["policy.ms_per_token=fast"], &[]),
+        error(ARMS, &["arms.gorga.policy.tie_band=1"], &[]),
+        error(ARMS, &["arms.least-load.policy.ms_per_token=1"], &[]),
+        error(ARMS, &["workload.rate=3"], &["workload.rate=1,2"]),
+        error(ARMS, &[], &["workload.rate=1,2", "workload.rate=3"]),
+        error("vary = { workload = { rate = [1, 2] } }", &["arms.gorgo.workload.rate=3"], &[]),
+        error(&format!("policy = {{ ms_per_tokn = 1 }}\n{ARMS}"), &[], &[]),
+        error(&format!("policy = {{ name = \"random\", ms_per_token = 1 }}\n{ARMS}"), &[], &[]),
+        error("proxy_region = \"aws:us-east-1\"", &[], &[]),
+        error("", &["fleet.engine=h100", "fleet.replicas.0.engine=x", "fleet.replicas.1.engine=x"], &[]),
+        error("", &["fleet.replicas.0.ms_per_token=nan"], &[]),
     ];
     insta::assert_snapshot!(all.join("\n"));
 }
@@ -95,6 +107,8 @@ fn ranges_are_counted_not_summed() {
     assert_eq!(values("k=0..0.3:0.1"), ["0.0", "0.1", "0.2", "0.3"]);
     assert_eq!(values("k=1..4:1"), ["1", "2", "3", "4"]);
     assert_eq!(values("k=0.01..0.1:*2"), ["0.01", "0.02", "0.04", "0.08"]);
+    assert_eq!(values("k=2..64:*2"), ["2", "4", "8", "16", "32", "64"]);
+    assert_eq!(values("k=2..5:*1.5"), ["2.0", "3.0", "4.5"]);
     assert_eq!(values("k=edge,proxy"), ["edge", "proxy"]);
 }
 
@@ -145,4 +159,72 @@ fn periods_and_durations_that_no_clock_can_keep_are_refused_by_key() {
     }
     assert!(parse("", &["signals.sample_ms=0"], &[]).is_ok(), "0 turns sampling off");
     assert!(parse(&fault("down_s = 0.0"), &[], &[]).is_ok());
+}
+
+/// Each arm's label with its rate and its policy's settings.
+fn what(arms: &[PlannedArm]) -> Vec<String> {
+    let show = |arm: &PlannedArm| {
+        let settings: Vec<String> = arm.spec.policy.settings().iter().map(|(k, v)| format!("{k}={v}")).collect();
+        format!("{}: {:?} {}", arm.label, arm.spec.workload.rate.unwrap_or_default(), settings.join(" "))
+    };
+    arms.iter().map(show).collect()
+}
+
+#[test]
+fn the_command_line_is_stronger_than_variations_arms_and_the_file() {
+    let arms = r#"vary = { "workload.rate" = [3.0, 5.0] }
+        arms = [{ policy = "random" }, { policy = "gorgo" }, { name = "own", policy = { name = "gorgo", preset = "physical" }, workload = { rate = 9.0 } }]"#;
+    let plan = |sets: &[&str], vary: &[&str]| what(&parse(arms, sets, vary).unwrap());
+    assert_eq!(
+        plan(&[], &[])[..2],
+        ["random rate=3.0: 3.0 ", "gorgo rate=3.0: 3.0 preset=\"gotoni\""],
+        "a variation is stronger than the file"
+    );
+    assert_eq!(plan(&[], &[])[2], "own rate=3.0: 3.0 preset=\"physical\"", "and than an arm");
+    let tuned = "preset=\"gotoni\" tie_band=2.0";
+    assert_eq!(
+        plan(&["workload.rate=4.5", "policy.tie_band=2"], &[]),
+        ["random: 4.5 ", &format!("gorgo: 4.5 {tuned}"), "own: 4.5 preset=\"physical\" tie_band=2.0"]
+    );
+    assert_eq!(plan(&["workload.rate=4.5", "arms.own.policy.tie_band=2"], &[])[1], "gorgo: 4.5 preset=\"gotoni\"");
+    assert_eq!(plan(&["workload.rate=4.5", "arms.1.policy.tie_band=2"], &[])[1], format!("gorgo: 4.5 {tuned}"));
+    assert_eq!(plan(&["vary.workload.rate=[1.5]"], &[])[0], "random rate=1.5: 1.5 ");
+    assert_eq!(plan(&[], &["workload.rate=7,8"])[0], "random rate=7: 7.0 ");
+    let varied = plan(&["vary={policy=[\"random\", \"gorgo\"]}", "arms=[{name=\"x\"}]", "policy.tie_band=2"], &[]);
+    assert_eq!(
+        varied,
+        ["x policy=random: 5.0 ", &format!("x policy={{ name = \"gorgo\", tie_band = 2 }}: 5.0 {tuned}")]
+    );
+}
+
+#[test]
+fn lists_of_arms_and_of_the_file_are_both_reached() {
+    let text =
+        r#"arms = [{ name = "a" }, { name = "b", fleet = { replicas = [{ name = "x", region = "aws:us-east-1" }] } }]"#;
+    let arms = parse(text, &["fleet.replicas.0.ms_per_token=0.5"], &[]).unwrap();
+    assert!(arms.iter().all(|arm| arm.spec.fleet.replicas[0].ms_per_token == Some(0.5)));
+}
+
+#[test]
+fn the_kept_experiment_plans_the_same_arms_again() {
+    let text = format!("{ARMS}\nvary = {{ \"workload.rate\" = [3.0, 5.0] }}\n{FLEET}");
+    for sets in [
+        &["policy.ms_per_token=1.0", "workload.rate=4.5"][..],
+        &[
+            "seeds=[\"18446744073709551615\", 3]",
+            "fleet.max_running=3",
+            "arms.gorgo-proxy.name=a.b",
+            "arms.a.b.topology=edge",
+        ],
+        &["vary={policy=[\"random\", {name=\"gorgo\"}]}", "arms=[{name=\"x\"}]", "policy.tie_band=2"],
+    ] {
+        let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
+        let first = Experiment::parse("x.toml", PathBuf::new(), &text, &sets, &[]).unwrap();
+        let again = Experiment::parse("y.toml", PathBuf::new(), &first.resolved(), &[], &[]).unwrap();
+        assert_eq!(again.resolved(), first.resolved());
+        assert_eq!(again.seeds, first.seeds);
+        let specs =
+            |e: &Experiment| e.plan().unwrap().into_iter().map(|a| (a.label, a.baseline, a.spec)).collect::<Vec<_>>();
+        assert_eq!(specs(&again), specs(&first), "{sets:?}");
+    }
 }

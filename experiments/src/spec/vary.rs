@@ -22,12 +22,25 @@ fn flatten(prefix: &str, table: Table, found: &mut Vec<(String, Vec<Value>)>) ->
         let key = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
         match value {
             Value::Table(inner) => flatten(&key, inner, found)?,
-            Value::Array(list) if !list.is_empty() => found.push((key, list)),
-            Value::String(text) => found.push((key, values(&text)?)),
-            other => return Err(format!("`{key}` is {other}; give a list or a range such as \"0..2:0.1\"")),
+            other => {
+                let values = values_of(&key, other)?;
+                if found.iter().any(|(k, _)| *k == key) {
+                    return Err(format!("`{key}` stands twice; keep one"));
+                }
+                found.push((key, values));
+            }
         }
     }
     Ok(())
+}
+
+/// The values that `key` takes: a list, or the text of a range.
+pub(super) fn values_of(key: &str, value: Value) -> Result<Vec<Value>, String> {
+    match value {
+        Value::Array(list) if !list.is_empty() => Ok(list),
+        Value::String(text) => values(&text),
+        other => Err(format!("`{key}` is {other}; give a list or a range such as \"0..2:0.1\"")),
+    }
 }
 
 /// Reads `key=from..to:step` or `key=a,b,c`.
@@ -46,7 +59,7 @@ fn values(text: &str) -> Result<Vec<Value>, String> {
     };
     let wrong = || format!("`{text}` is not a range; write from..to:step, or from..to:*factor for a geometric one");
     let (to, step) = rest.split_once(':').ok_or_else(wrong)?;
-    let whole = [from, to, step].iter().all(|part| part.trim().parse::<i64>().is_ok());
+    let whole = [from, to, step.trim().trim_start_matches('*')].iter().all(|part| part.trim().parse::<i64>().is_ok());
     let number = |s: &str| s.trim().parse::<f64>().ok().filter(|x| x.is_finite()).ok_or_else(wrong);
     let (from, to) = (number(from)?, number(to)?);
     let factor = step.trim().strip_prefix('*').map(number).transpose()?;

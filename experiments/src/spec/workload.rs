@@ -1,8 +1,8 @@
 //! `[workload]`: the requests of a run and their arrival times.
 
 use super::SpecError;
-use super::field_names::field_names;
 use gorgo_core::request::TraceRequest;
+use gorgo_core::settings::field_names;
 use gorgo_core::{Span, Time};
 use gorgo_traces::workload::blocks::mix;
 use gorgo_traces::workload::generate::{Generate, wildchat_like};
@@ -107,6 +107,13 @@ impl WorkloadSpec {
         Ok(())
     }
 
+    /// The files that the requests come from; none for a built-in or generated trace.
+    pub(super) fn files(&self, dir: &Path) -> Vec<String> {
+        let trace = self.trace.iter().filter(|name| gorgo_traces::shipped::find(name).is_none());
+        let lookup = self.options.lookup.iter().map(|path| path.display().to_string());
+        trace.map(|name| located(name, dir)).chain(lookup).collect()
+    }
+
     /// Reads or generates the requests for one seed. Relative paths start from `dir`.
     ///
     /// # Errors
@@ -126,23 +133,21 @@ impl WorkloadSpec {
         }
         let drawn = options.arrivals != Arrivals::Recorded;
         let mut requests = match &self.trace {
-            Some(name) => {
-                let beside = dir.join(name);
-                let known = gorgo_traces::shipped::find(name).is_some() || !beside.exists();
-                let name = if known { name.clone() } else { beside.display().to_string() };
-                gorgo_traces::workload::open(&name, &options)?.requests
-            }
+            Some(name) => gorgo_traces::workload::open(&located(name, dir), &options)?.requests,
             None => self.generate(seed, &options)?,
         };
         if let Some(duration) = self.duration_s {
             let end = Time::ZERO + Span::from_secs(duration);
             if drawn {
-                prolong(&mut requests, end);
+                prolong(&mut requests, end, self.requests.unwrap_or(usize::MAX));
             }
             requests.retain(|r| r.at <= end);
         }
         if let Some(limit) = self.requests {
             requests.truncate(limit);
+        }
+        if requests.is_empty() {
+            return Err(SpecError::NoRequest);
         }
         Ok(requests)
     }
@@ -169,20 +174,42 @@ impl WorkloadSpec {
     }
 }
 
+/// The path of a trace: beside the experiment's file if it is there, else from the current folder. A built-in trace
+/// keeps its name.
+fn located(name: &str, dir: &Path) -> String {
+    let beside = dir.join(name);
+    let known = gorgo_traces::shipped::find(name).is_some() || !beside.exists();
+    if known { name.to_owned() } else { beside.display().to_string() }
+}
+
+/// Writes the path of a trace as from the current folder.
+pub(super) fn name_file(trace: &mut Value, dir: &Path) {
+    if let Value::String(name) = trace {
+        *name = located(name, dir);
+    }
+}
+
+/// As [`name_file`], in settings of a run.
+pub(super) fn name_files(settings: &mut Table, dir: &Path) {
+    if let Some(trace) = settings.get_mut("workload").and_then(|workload| workload.get_mut("trace")) {
+        name_file(trace, dir);
+    }
+}
+
 /// Reads `[workload]` inside [`super::RunSpec`].
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<WorkloadSpec, D::Error> {
     WorkloadSpec::parse(Table::deserialize(input)?).map_err(D::Error::custom)
 }
 
 /// Appends copies of the trace with new ids and users until it lasts to `end`.
-fn prolong(requests: &mut Vec<TraceRequest>, end: Time) {
+fn prolong(requests: &mut Vec<TraceRequest>, end: Time, limit: usize) {
     let copy = requests.clone();
     let (Some(first), Some(last)) = (copy.first(), copy.last()) else { return };
     // One mean gap between copies keeps the rate.
     let period = Span((last.at - first.at).0 + (last.at - first.at).0 / copy.len() as u64 + 1);
     let mut shift = period;
     let mut round = 0u64;
-    while requests.last().is_some_and(|r| r.at < end) {
+    while requests.len() < limit && requests.last().is_some_and(|r| r.at < end) {
         round += 1;
         let fresh = |ids: &Arc<[u64]>| ids.iter().map(|&id| mix(id, round)).collect::<Arc<[u64]>>();
         requests.extend(copy.iter().map(|r| TraceRequest {

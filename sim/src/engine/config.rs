@@ -80,14 +80,12 @@ pub enum ConfigError {
         advice: &'static str,
     },
     /// No preset of that name.
-    #[error("no engine preset `{name}`; did you mean `{nearest}`? (known: {known})")]
+    #[error("no engine preset `{name}`; {hint}")]
     UnknownPreset {
         /// The name that was given.
         name: String,
-        /// The nearest known name.
-        nearest: String,
-        /// All names.
-        known: String,
+        /// The one that is near, or all.
+        hint: String,
     },
 }
 

@@ -10,7 +10,7 @@
 use super::config::{ConfigError, EngineConfig};
 use super::steps::{DecodeTimes, PrefillTimes};
 use gorgo_core::settings::current_preset_name;
-use gorgo_core::suggest::nearest;
+use gorgo_core::suggest::did_you_mean;
 
 type Preset = (&'static str, fn() -> EngineConfig);
 
@@ -39,8 +39,7 @@ impl EngineConfig {
         }
         Err(ConfigError::UnknownPreset {
             name: name.to_owned(),
-            nearest: nearest(name, Self::preset_names()).unwrap_or_default().to_owned(),
-            known: Self::preset_names().collect::<Vec<_>>().join(", "),
+            hint: did_you_mean(name, PRESETS.iter().map(|&(name, _)| name)),
         })
     }
 

@@ -42,7 +42,7 @@ impl ProgressBar {
         match news {
             Progress::Start { points, kept, real_time_s } => {
                 self.bar.set_length(points as u64);
-                if self.plain && kept > 0 {
+                if kept > 0 {
                     eprintln!("{kept} runs are in the folder already, {points} to go");
                 }
                 if let Some(s) = real_time_s.filter(|_| points > 0) {

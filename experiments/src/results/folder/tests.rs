@@ -3,7 +3,7 @@ use crate::results::test_data::{run, swept};
 use crate::results::{ArmTiming, Timing};
 use std::collections::BTreeMap;
 
-const SPEC: &str = "name = \"three regions\"\nversion = \"0.1.0\"\n";
+const SPEC: &str = "# Resolved by gorgo 0.1.0.\nname = \"three regions\"\n";
 
 fn filled(dir: &Path, arms: &[&str], n: u64) -> ResultFolder {
     let folder = ResultFolder::create(dir, SPEC).unwrap();
@@ -102,8 +102,12 @@ fn an_interrupted_run_goes_on_and_another_experiment_is_refused() {
     folder.add(0, &run("gorgo", 3, 5), Rows::Drop).unwrap();
     assert!(again.holds("gorgo", 3, Rows::Drop) && !again.holds("gorgo", 3, Rows::Keep));
     assert_eq!(again.load().unwrap().summary[0].seeds, [1, 2, 3]);
-    let other = ResultFolder::create(dir.path(), "name = \"other\"\n").unwrap_err().to_string();
-    assert!(other.contains("another experiment") && other.contains("--out"), "{other}");
+    let other = ResultFolder::create(dir.path(), "# Resolved by gorgo 0.1.0.\nname = \"other\"\n");
+    let other = other.unwrap_err().to_string();
+    assert!(other.contains("another experiment") && other.contains("--out") && other.contains("--fresh"), "{other}");
+    fs::write(dir.path().join("experiment.toml"), "title = \"not by gorgo\"\n").unwrap();
+    let foreign = ResultFolder::create(dir.path(), SPEC).unwrap_err().to_string();
+    assert!(foreign.contains("did not write"), "{foreign}");
 }
 
 #[test]
@@ -170,4 +174,23 @@ fn timing_is_a_file_of_its_own() {
     assert_eq!(timing.simulated_requests_per_second, 2e5);
     let text = fs::read_to_string(dir.path().join("timing.json")).unwrap();
     assert_eq!(serde_json::from_str::<Timing>(&text).unwrap(), timing);
+}
+
+#[test]
+fn runs_of_the_experiment_that_are_not_there_are_named() {
+    let spec = "# Resolved by gorgo 0.1.0.\nseeds = 3\narms = [{ name = \"a\" }, { name = \"b\" }]\n\
+                workload = { trace = \"wildchat-located\" }\n\
+                fleet = { replicas = [{ name = \"r\", region = \"aws:us-east-1\" }] }\n";
+    let dir = tempfile::tempdir().unwrap();
+    let folder = ResultFolder::create(dir.path(), spec).unwrap();
+    for (arm, seed) in [("a", 1), ("a", 2), ("b", 3)] {
+        folder.add(u32::from(arm == "b"), &run(arm, seed, 5), Rows::Drop).unwrap();
+    }
+    let results = folder.load().unwrap();
+    assert_eq!(results.gap().unwrap(), "3 of 6 runs are missing: a seed 3, b seed 1, b seed 2");
+    assert!(report::html(&results).unwrap().contains("3 of 6 runs are missing: a seed 3"));
+    for (arm, seed) in results.missing {
+        folder.add(u32::from(arm == "b"), &run(&arm, seed, 5), Rows::Drop).unwrap();
+    }
+    assert_eq!(folder.load().unwrap().gap(), None);
 }

@@ -4,7 +4,7 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor, value};
 use serde::forward_to_deserialize_any;
 
 /// The names of the fields of `T`; none if `T` is not a struct.
-pub(super) fn field_names<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+pub fn field_names<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     let mut names: &'static [&'static str] = &[];
     // Fails by design: a struct passes its field names on before it asks for values.
     let _ = T::deserialize(Recorder { names: &mut names });

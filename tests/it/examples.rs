@@ -1,0 +1,112 @@
+//! The commands of the README and of `--help` on experiments and traces, run verbatim on few requests.
+
+use super::{gorgo, text};
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs a line of a shell in `dir`; runs and sweeps get one seed and few requests.
+fn shell(dir: &Path, line: &str) -> Output {
+    let short = r#"
+        gorgo() {
+            case "$*" in
+                *--jobs*) ;;
+                *--mode\ live*) set -- "$@" --jobs 6;;
+            esac
+            case $1 in
+                run|sweep) "$GORGO" "$@" --set seeds=1 --set workload.requests=12 \
+                    --set workload.max_output_tokens=4 --set workload.time_scale=0.05;;
+                *) "$GORGO" "$@";;
+            esac
+        }
+        open() { test -s "$1"; }
+        "#;
+    Command::new("bash")
+        .args(["-c", &format!("{short}\n{line}")])
+        .env("GORGO", env!("CARGO_BIN_EXE_gorgo"))
+        .env("HOME", dir)
+        .current_dir(dir)
+        .output()
+        .unwrap()
+}
+
+/// A folder with the experiments and the files that the examples name.
+fn workplace() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments");
+    std::fs::create_dir(dir.path().join("experiments")).unwrap();
+    for entry in std::fs::read_dir(here).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            std::fs::copy(&path, dir.path().join("experiments").join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    std::fs::create_dir_all(dir.path().join(".local/share/bash-completion/completions")).unwrap();
+    let state = r#"{"id": "r1", "prompt_tokens": 5200, "replicas": [{"id": "a", "rtt_ms": 25}, {"id": "b"}]}"#;
+    std::fs::write(dir.path().join("states.jsonl"), state).unwrap();
+    let message =
+        |role: &str, at: &str| format!(r#"{{"role":"{role}","content":"what is a router?","timestamp":{at}}}"#);
+    let row = format!(
+        r#"{{"conversation_hash":"c","model":"m","timestamp":"2023-04-09T00:02:53Z","conversation":[{},{}],"turn":1,"country":"France","state":"Paris","hashed_ip":"x"}}"#,
+        message("user", "null"),
+        message("assistant", "\"2023-04-09T00:02:53Z\"")
+    );
+    for name in ["wildchat.jsonl", "WildChat-1M.jsonl"] {
+        std::fs::write(dir.path().join(name), &row).unwrap();
+    }
+    let made = shell(dir.path(), "gorgo workload generate wildchat-like --requests 20 --to my-trace.jsonl.gz");
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    dir
+}
+
+/// The lines of a text that begin with one of these commands.
+fn lines(text: &str) -> Vec<String> {
+    const RUN_HERE: [&str; 9] =
+        ["run", "sweep", "merge", "plot", "report", "validate", "workload", "decide", "completions"];
+    let mut found: Vec<String> = Vec::new();
+    let mut whole = false;
+    for line in text.lines().map(str::trim) {
+        if let Some(rest) = line.strip_prefix("gorgo ") {
+            whole = RUN_HERE.contains(&rest.split(' ').next().unwrap_or_default());
+            found.extend(whole.then(|| line.to_owned()));
+        } else if let (true, false, Some(last)) =
+            (whole && !line.is_empty(), line.starts_with("curl "), found.last_mut())
+        {
+            *last += &format!(" {line}"); // `--help` breaks long lines
+        } else {
+            whole = false;
+        }
+    }
+    found
+}
+
+fn run_all(dir: &Path, lines: &[String]) {
+    for line in lines {
+        let out = shell(dir, line);
+        let message = text(&out.stderr);
+        // So few requests measure nothing: a comparison may well fail, but it must have compared.
+        let compared = line.contains("--max-error") && message.contains("has an error of");
+        assert!(out.status.success() || compared, "{line}: {message}");
+    }
+}
+
+#[test]
+fn the_commands_of_the_readme_run_as_they_stand() {
+    let dir = workplace();
+    let lines = lines(include_str!("../../README.md"));
+    assert!(lines.len() >= 14, "{lines:?}");
+    run_all(dir.path(), &lines);
+}
+
+#[test]
+fn the_examples_of_help_run_as_they_stand() {
+    let dir = workplace();
+    let mut all = Vec::new();
+    for command in ["run", "sweep", "merge", "plot", "report", "validate", "decide", "completions"] {
+        all.extend(lines(&text(&gorgo(&[command, "--help"], "").stdout)));
+    }
+    for command in ["stats", "convert", "generate", "prepare"] {
+        all.extend(lines(&text(&gorgo(&["workload", command, "--help"], "").stdout)));
+    }
+    assert!(all.len() >= 16, "{all:?}");
+    run_all(dir.path(), &all);
+}
