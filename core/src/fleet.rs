@@ -234,9 +234,13 @@ impl Replica {
         Self { removed: true, ..Self::new(ReplicaSpec::new("", Kind::Remote)) }
     }
 
-    /// Records a successful probe or scrape; true if the replica was down before.
-    pub fn succeeded(&mut self, now: Time) -> bool {
+    /// A probe or scrape succeeded; true if the replica was down before. Probes alone do not bring back a peer whose
+    /// reports cannot be read, `limit` of them in a row.
+    pub fn succeeded(&mut self, now: Time, limit: u32) -> bool {
         self.failures = 0;
+        if self.spec.kind == Kind::Peer && self.peer.is_unread(limit) {
+            return false;
+        }
         let was_down = self.health == Health::Down;
         self.health = Health::Up;
         if was_down {
@@ -245,12 +249,27 @@ impl Replica {
         was_down
     }
 
-    /// Records a failed probe or scrape; true if the replica is down now and was not before.
+    /// A probe failed; true if this made it down.
     pub fn failed(&mut self, limit: u32) -> bool {
         self.failures = self.failures.saturating_add(1);
+        let is_down = self.failures >= limit || self.health == Health::Down;
+        self.set_failed(is_down)
+    }
+
+    /// A scrape failed, or a peer's report could not be read; true if this made it down.
+    pub fn scrape_failed(&mut self, limit: u32) -> bool {
+        if self.spec.kind != Kind::Peer {
+            return self.failed(limit);
+        }
+        self.peer.not_read();
+        let is_down = self.peer.is_unread(limit) || self.health == Health::Down;
+        self.set_failed(is_down)
+    }
+
+    fn set_failed(&mut self, is_down: bool) -> bool {
         let was = self.health;
-        self.health = if self.failures >= limit { Health::Down } else { Health::Suspect };
-        self.health == Health::Down && was != Health::Down
+        self.health = if is_down { Health::Down } else { Health::Suspect };
+        is_down && was != Health::Down
     }
 
     /// Requests that the gates count: this router's, and for a peer also those of its report.

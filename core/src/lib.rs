@@ -4,13 +4,14 @@
 //! which prefix) → [`fleet`] (state of each replica) → [`policy`] (which replica gets a request) → [`router`] (events in,
 //! actions out) → [`peering`] (reports between routers) → [`record`] (the record of one request). Beside them:
 //! [`settings`] (TOML tables and `--set`), [`range`] (bounds of numeric settings), [`optional`] (optional times and
-//! indices of a record).
+//! indices of a record), [`csv`] (text in CSV files).
 //!
 //! Nothing here reads a clock, does I/O, spawns, locks or draws from a global generator: time and randomness are
 //! arguments. The simulator and the live server differ only in where events come from and where actions go.
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod csv;
 pub mod decide;
 pub mod fleet;
 pub mod ids;

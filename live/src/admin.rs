@@ -3,19 +3,21 @@
 //! Both roles serve the common part under both prefixes. GET never changes anything. Beyond health and readiness a
 //! key is asked for whenever one is set.
 
+use crate::config::Config;
 use crate::request::body::Body;
 use crate::request::errors::refusal;
-use crate::request::headers;
+use crate::request::read_body;
 use crate::state::{AppState, Phase};
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::Value;
 use std::sync::Arc;
+use tower::ServiceExt;
 
+mod access;
 mod common;
 mod fleet;
 mod lb;
@@ -54,6 +56,31 @@ fn read<T: serde::de::DeserializeOwned>(body: &[u8], example: &str) -> Result<T,
         let text = gorgo_core::suggest::with_suggestion(&error.to_string());
         bad(format!("the body cannot be used ({text}); send for example {example}"))
     })
+}
+
+/// Longest body of a request to this API, bytes.
+const BODY: usize = 2 << 20;
+
+/// Answers one request: first who asks is checked, then the body is read within the limits of every body.
+pub(crate) async fn answer(
+    state: &Arc<AppState>,
+    config: &Config,
+    routes: Router,
+    request: http::Request<hyper::body::Incoming>,
+) -> http::Response<Body> {
+    let (parts, mut incoming) = request.into_parts();
+    if let Err(refused) = access::check(config, &state.keys(), &parts) {
+        return refused.into_response().map(Body::Admin);
+    }
+    let most = BODY.min(config.limits.body_bytes);
+    let (body, _permit) = match read_body::read_up_to(most, state, config, &parts.headers, &mut incoming).await {
+        Ok(read) => read,
+        Err(refused) => return *refused,
+    };
+    match routes.oneshot(Request::from_parts(parts, axum::body::Body::from(body))).await {
+        Ok(answer) => answer.map(Body::Admin),
+        Err(never) => match never {},
+    }
 }
 
 /// Whether a path belongs to this API.
@@ -103,7 +130,6 @@ pub(crate) fn routes(node: Arc<AppState>) -> Router {
         .route("/ready", get(ready))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn_with_state(Arc::clone(&node), guard))
         .with_state(node)
 }
 
@@ -118,19 +144,6 @@ async fn wrong_method(request: Request) -> Refusal {
     let message =
         format!("{} is not for `{}`; GET reads, POST changes, DELETE removes", request.method(), request.uri().path());
     Refusal(StatusCode::METHOD_NOT_ALLOWED, message)
-}
-
-/// Checks the key of every request that is not a health check.
-async fn guard(State(node): Shared, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let open = matches!(path, "/health" | "/ready" | "/lb/health" | "/proxy/health");
-    let keys = node.keys();
-    let key = headers::shown_key(request.headers());
-    let may = open || if path == "/metrics" { keys.may_ask(key) } else { keys.may_administrate(key) };
-    if may {
-        return next.run(request).await;
-    }
-    Refusal(StatusCode::UNAUTHORIZED, "send the admin key as `Authorization: Bearer KEY`".to_owned()).into_response()
 }
 
 /// `GET /health`: liveness, and the number of usable replicas.

@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 mod check;
+mod keys_in_force;
+mod secret;
 mod sections;
+pub use secret::Secret;
 pub use sections::{Explain, Limits, LogFile, PeerConfig, Probes, ReplicaConfig, Security, Shadow, Timeouts, Tls};
 
 /// Where the router runs.
@@ -125,9 +128,17 @@ impl Config {
     /// # Errors
     /// The line and key that are wrong, or the value that is out of range.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let config: Self = typed(text)?;
+        let config = Self::parse_unchecked(text)?;
         config.check()?;
         Ok(config)
+    }
+
+    /// Reads TOML text whose keys may be left out or be placeholders.
+    ///
+    /// # Errors
+    /// The line and key that are wrong.
+    pub(crate) fn parse_unchecked(text: &str) -> Result<Self, ConfigError> {
+        typed(text)
     }
 
     /// A file as a table on which a command line can lay its settings. Keys and types are checked here, where the
@@ -165,12 +176,9 @@ impl Config {
         check::check(self)
     }
 
-    /// The configuration as TOML, without secrets and unset keys.
+    /// The configuration as TOML: a placeholder for each key that is set, nothing for settings without a value.
     pub fn to_toml(&self) -> String {
-        let mut shown = self.clone();
-        shown.security = shown.security.redacted();
-        shown.replicas.iter_mut().for_each(|r| r.api_key = r.api_key.as_ref().map(|_| "(set)".to_owned()));
-        toml::to_string(&shown).unwrap_or_default()
+        toml::to_string(self).unwrap_or_default()
     }
 
     /// The router's name in records, traces and the admin API.

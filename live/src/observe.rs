@@ -9,4 +9,5 @@ pub(crate) mod metrics;
 #[cfg(feature = "otel")]
 pub mod otel;
 pub(crate) mod request_log;
+pub(crate) mod seldom;
 pub(crate) mod shadow;

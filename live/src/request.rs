@@ -18,4 +18,4 @@ mod client_request;
 mod endpoints;
 mod guard;
 mod learning;
-mod read_body;
+pub(crate) mod read_body;

@@ -1,6 +1,7 @@
 //! A router as a process: real sockets, signal handlers, keys from the environment.
 
-use crate::config::Config;
+use crate::config::{Config, Secret};
+use crate::server::drain::Ending;
 use crate::server::reload::reload;
 use crate::server::serve::serve_on;
 use crate::server::start::{StartError, start};
@@ -12,15 +13,13 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Fills keys that no file gives from `GORGO_API_KEY` and `GORGO_ADMIN_KEY`.
+/// Fills keys that no file gives from `GORGO_API_KEY`, `GORGO_ADMIN_KEY`, `GORGO_PEER_KEY` and `GORGO_READ_KEY`.
 pub fn keys_from_environment(config: &mut Config) {
-    let security = &mut config.security;
-    let from = |name| std::env::var(name).ok().filter(|key| !key.is_empty());
-    if security.api_key.is_none() && security.api_key_file.is_none() {
-        security.api_key = from("GORGO_API_KEY");
-    }
-    if security.admin_key.is_none() && security.admin_key_file.is_none() {
-        security.admin_key = from("GORGO_ADMIN_KEY");
+    for (kind, key, file) in config.security.kinds_mut() {
+        if key.is_none() && file.is_none() {
+            let name = format!("GORGO_{}", kind.to_ascii_uppercase());
+            *key = std::env::var(name).ok().filter(|key| !key.is_empty()).map(Secret::from);
+        }
     }
 }
 
@@ -49,7 +48,7 @@ impl Signals {
     }
 }
 
-/// Serves until SIGTERM or SIGINT; SIGHUP reloads the configuration. `ready` gets the address once it is listened on.
+/// Serves until SIGTERM or SIGINT; a second one ends open requests at once. SIGHUP reloads the configuration. `ready` gets the address once it is listened on.
 /// Returns the number of connections that were cut at the end.
 ///
 /// # Errors
@@ -60,7 +59,7 @@ pub async fn run(
     signals: Signals,
     ready: impl FnOnce(std::net::SocketAddr),
 ) -> Result<usize, StartError> {
-    let Signals { mut terminate, mut interrupt, mut hangup } = signals;
+    let Signals { terminate, interrupt, mut hangup } = signals;
     let listen = config.listen;
     let listener = TcpListener::bind(listen).await.map_err(|why| StartError::Listen { listen, why })?;
     let workers = Workers::start(config.limits.threads).map_err(StartError::Threads)?;
@@ -85,13 +84,24 @@ pub async fn run(
         }
     }));
     ready(listener.local_addr().unwrap_or(listen));
-    let stop = async move {
+    let signals = tokio::sync::Mutex::new((terminate, interrupt));
+    let next = async || {
+        let (terminate, interrupt) = &mut *signals.lock().await;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
-    let cut = serve_on(&workers, Arc::clone(&state), listener, stop).await;
+    let first = tokio::sync::Notify::new();
+    let stop = async {
+        next().await;
+        first.notify_one();
+    };
+    let hurry = async {
+        first.notified().await;
+        next().await;
+    };
+    let cut = serve_on(&workers, Arc::clone(&state), listener, Ending { stop, hurry }).await;
     reloads.abort();
     #[cfg(feature = "otel")]
     state.otel.flush(std::time::Duration::from_secs(5)).await;

@@ -1,8 +1,9 @@
 //! The HTTP server: starts the router, accepts connections, and stops without losing open requests.
 //!
 //! Reading order: [`start`] (state and background tasks) and [`fleet`] (replicas that join) → [`serve`] (the accept
-//! loop), fed by a [`listener`], with [`tls`] and [`keys`] → [`connection`] (one client's HTTP/1 or HTTP/2 connection),
-//! driven by one of the [`workers`] → [`drain`] (shutdown) and [`reload`] (a new
+//! loop), fed by a [`listener`], with [`tls`], [`keys`], [`descriptors`] (how many connections fit) and [`reserve`] (those
+//! beyond) → [`connection`] (one client's HTTP/1 or HTTP/2 connection) over [`client_io`], with its [`activity`] and
+//! [`stalled_stream`], driven by one of the [`workers`] → [`drain`] (shutdown) and [`reload`] (a new
 //! configuration while running).
 
 pub(crate) mod keys;
@@ -13,7 +14,13 @@ pub(crate) mod start;
 pub(crate) mod tls;
 pub(crate) mod workers;
 
+pub(crate) mod activity;
 pub(crate) mod fleet;
 
+pub(crate) mod drain;
+
+mod client_io;
 mod connection;
-mod drain;
+mod descriptors;
+mod reserve;
+mod stalled_stream;

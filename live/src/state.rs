@@ -11,7 +11,7 @@ use crate::server::keys::Keys;
 use crate::tokens::bytes_per_token::BytesPerToken;
 use crate::tokens::counter::Counter;
 use crate::upstream::connect::{Connector, Endpoint};
-use crate::upstream::replica::Upstream;
+use crate::upstream::replica::{Authorization, Upstream};
 use crate::upstream::transport::transport;
 use gorgo_core::MAX_REPLICAS;
 use gorgo_core::fleet::{Kind, ReplicaSpec};
@@ -94,6 +94,8 @@ pub struct AppState {
     pub config_source: Option<ConfigSource>,
     config: RwLock<Arc<Config>>,
     keys: RwLock<Arc<Keys>>,
+    /// The `Authorization` header of all peers, which follows the keys in force.
+    peer_authorization: Arc<RwLock<Option<HeaderValue>>>,
     phase: AtomicU8,
     /// Held while a replica is added or removed.
     pub(crate) fleet_lock: Mutex<()>,
@@ -114,6 +116,7 @@ impl AppState {
     pub(crate) fn new(parts: AppParts) -> Self {
         use std::hash::BuildHasher;
         let AppParts { driver, connector, shadows, config, keys, counter, config_source } = parts;
+        let peer_authorization = Arc::new(RwLock::new(keys.for_peers().and_then(|key| bearer(key).ok())));
         Self {
             driver,
             connector,
@@ -132,6 +135,7 @@ impl AppState {
             config_source,
             config: RwLock::new(Arc::new(config)),
             keys: RwLock::new(Arc::new(keys)),
+            peer_authorization,
             phase: AtomicU8::new(0),
             fleet_lock: Mutex::new(()),
         }
@@ -156,7 +160,9 @@ impl AppState {
         f(&self.keys.read())
     }
 
+    /// Puts other keys in force, here and towards peers.
     pub(crate) fn set_keys(&self, keys: Keys) {
+        *self.peer_authorization.write() = keys.for_peers().and_then(|key| bearer(key).ok());
         *self.keys.write() = Arc::new(keys);
     }
 
@@ -202,14 +208,18 @@ impl AppState {
         let _held = self.fleet_lock.lock();
         let endpoint = Endpoint::parse(&replica.url)
             .map_err(|advice| AddError::Wrong(format!("`{}` is no address of a replica; {advice}", replica.url)))?;
+        if endpoint.leads_to(self.config().listen) {
+            let why = format!("`{}` is the address this router listens on; name an engine", replica.url);
+            return Err(AddError::Wrong(why));
+        }
         let name = replica.name.clone().unwrap_or_else(|| endpoint.name());
         if let Some(there) = self.find(&name).or_else(|| self.find(&endpoint.name())) {
             return Err(AddError::Exists(there.name.clone()));
         }
-        let authorization = match (&replica.api_key, kind, &self.keys().admin) {
-            (Some(key), ..) => Some(bearer(key)?),
-            (None, Kind::Peer, Some(admin)) => Some(bearer(admin)?),
-            _ => None,
+        let authorization = match (&replica.api_key, kind) {
+            (Some(key), _) => Authorization::Own(bearer(key.expose())?),
+            (None, Kind::Peer) => Authorization::Peers(Arc::clone(&self.peer_authorization)),
+            _ => Authorization::None,
         };
         let (ms_per_token, kv_tokens) = (replica.ms_per_token, replica.kv_tokens);
         let transport = transport(&self.config(), &endpoint);
@@ -270,4 +280,32 @@ fn bearer(key: &str) -> Result<HeaderValue, AddError> {
     let mut value = value.map_err(|_| AddError::Wrong("the API key holds characters no header can".to_owned()))?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{PeerConfig, Security};
+    use http::header::{AUTHORIZATION, HeaderMap};
+    use http::uri::PathAndQuery;
+
+    #[tokio::test]
+    async fn peers_are_shown_the_key_in_force() {
+        let mut config = Config::parse("role = \"edge\"\nreplicas = [{url = \"http://127.0.0.1:9\"}]").unwrap();
+        config.peers = vec![PeerConfig { url: "http://127.0.0.1:10".to_owned(), name: Some("p".to_owned()) }];
+        config.security = Security { admin_key: Some("old".into()), ..Security::default() };
+        let state = crate::start(config.clone(), None, crate::tcp()).unwrap();
+        let peer = state.find("p").unwrap();
+        let shown = || {
+            let request = peer.request(http::Method::GET, &PathAndQuery::from_static("/"), HeaderMap::new(), ());
+            request.headers().get(AUTHORIZATION).and_then(|key| key.to_str().ok().map(str::to_owned))
+        };
+        assert_eq!(shown().as_deref(), Some("Bearer old"));
+        config.security.admin_key = Some("new".into());
+        crate::server::reload::apply(&state, config.clone()).unwrap();
+        assert_eq!(shown().as_deref(), Some("Bearer new"));
+        config.security.peer_key = Some("peers".into());
+        crate::server::reload::apply(&state, config).unwrap();
+        assert_eq!(shown().as_deref(), Some("Bearer peers"), "an edge does not show others the key that rules it");
+    }
 }

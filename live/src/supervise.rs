@@ -44,17 +44,6 @@ fn log(name: &str, panic: &(dyn Any + Send)) {
     tracing::error!(task = name, panic = message, "a task panicked; this is a bug, please report it");
 }
 
-/// Spawns hyper's tasks on the calling runtime, with their panics logged under this name.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LoggedExecutor(pub(crate) &'static str);
-
-impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for LoggedExecutor {
-    fn execute(&self, task: F) {
-        let name = self.0;
-        tokio::spawn(logged(name, async move { drop(task.await) }));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,9 +1,10 @@
 //! Routers from the command line: what `gorgo proxy`, `gorgo lb` and `gorgo trace` share.
 //!
-//! Reading order: `start` (configuration and the running process) → `pid_file` (its lock) → `stop` → `admin` (calls to the
+//! Reading order: `start` (configuration and the running process) → `log` (where it logs) → `pid_file` (its lock) → `stop` → `admin` (calls to the
 //! admin API of routers that run) → `show` (JSON answers as text).
 
 mod admin;
+mod log;
 mod pid_file;
 mod show;
 mod start;

@@ -34,6 +34,9 @@ pub struct Peer {
     /// In order of forwarding.
     since: VecDeque<Forwarded>,
     extra: Load,
+    /// Reports that could not be read since the last one that could.
+    unread: u32,
+    has_reported: bool,
 }
 
 impl Peer {
@@ -47,10 +50,22 @@ impl Peer {
     /// Stores a new report that counts all requests forwarded up to `seen`.
     pub fn reported(&mut self, report: PeerReport, seen: Time) {
         self.report = report;
+        (self.unread, self.has_reported) = (0, true);
         while self.since.front().is_some_and(|f| f.at <= seen) {
             let counted = self.since.pop_front().expect("there is a front");
             self.drop(counted);
         }
+    }
+
+    /// A report could not be read.
+    pub(super) fn not_read(&mut self) {
+        self.unread = self.unread.saturating_add(1);
+    }
+
+    /// Whether nothing is known of its load: its last `limit` reports, or its very first, could not be read. Without a
+    /// report it looks idle.
+    pub(super) fn is_unread(&self, limit: u32) -> bool {
+        self.unread >= limit.max(1) || (self.unread > 0 && !self.has_reported)
     }
 
     pub(super) fn forwarded(&mut self, at: Time, id: RequestId, tokens: u32, uncached: u32) {

@@ -28,7 +28,7 @@ fn three_failures_bring_it_down_and_one_success_back() {
     let mut r = replica(Kind::Remote);
     assert!(!r.failed(3) && r.health == Health::Suspect && !r.failed(3) && r.failed(3) && !r.failed(3));
     assert_eq!(r.closed(at(1), &Gates::default()), Some(Exclusion::Unhealthy));
-    assert!(r.succeeded(at(2)) && !r.succeeded(at(3)));
+    assert!(r.succeeded(at(2), 3) && !r.succeeded(at(3), 3));
     assert_eq!(r.closed(at(3), &Gates::default()), None);
 }
 
@@ -38,7 +38,7 @@ fn slow_start_lets_a_returned_replica_take_more_and_more() {
     for _ in 0..3 {
         r.failed(3);
     }
-    r.succeeded(at(0));
+    r.succeeded(at(0), 3);
     let gates = Gates { slow_start_ms: 1000.0, slow_start_requests: 10, ..Gates::default() };
     let room = |r: &Replica, ms| r.closed(at(ms), &gates).is_none();
     assert!(room(&r, 0));
@@ -119,4 +119,20 @@ fn the_largest_numbers_of_a_peer_never_make_it_look_idle() {
     assert_eq!((load, r.requests(), load.tokens()), (most, u32::MAX, u64::MAX));
     let candidate = r.candidate(ReplicaId(0), at(1), None, 0, 0);
     assert_eq!((candidate.requests(), candidate.tokens()), (u32::MAX, u64::MAX));
+}
+
+#[test]
+fn a_peer_whose_reports_cannot_be_read_is_down_though_it_answers_probes() {
+    let spec = ReplicaSpec { name: "p".into(), kind: Kind::Peer, ms_per_token: None, kv_tokens: None };
+    let mut never = Replica::new(spec.clone());
+    assert!(never.scrape_failed(3), "it has never said how loaded it is");
+    never.succeeded(at(1), 3);
+    assert_eq!(never.health, Health::Down, "a probe proves that it lives, not that it is idle");
+    let mut once = Replica::new(spec);
+    once.peer.reported(PeerReport { healthy: true, ..PeerReport::default() }, at(0));
+    assert!(!once.scrape_failed(3) && !once.scrape_failed(3));
+    once.succeeded(at(2), 3);
+    assert!(once.scrape_failed(3), "probes in between do not start the count anew");
+    once.peer.reported(PeerReport { healthy: true, ..PeerReport::default() }, at(3));
+    assert!(once.succeeded(at(3), 3) && once.health == Health::Up);
 }

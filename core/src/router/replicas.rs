@@ -21,21 +21,22 @@ impl Router {
                     at.rtt.add(now, rtt_ms);
                 }
             }
-            ReplicaEvent::ScrapeFailed { replica } | ReplicaEvent::ProbeFailed { replica } => {
+            ReplicaEvent::ProbeFailed { replica } => {
                 let limit = self.config.unhealthy_after;
-                let Some(at) = self.replica_mut(replica) else { return };
-                if at.failed(limit) {
-                    at.connections.clear();
-                    self.index.forget(replica);
-                    self.evacuate(now, replica, actions);
-                }
+                let is_down = self.replica_mut(replica).is_some_and(|at| at.failed(limit));
+                self.went_down(now, replica, is_down, actions);
+            }
+            ReplicaEvent::ScrapeFailed { replica } => {
+                let limit = self.config.unhealthy_after;
+                let is_down = self.replica_mut(replica).is_some_and(|at| at.scrape_failed(limit));
+                self.went_down(now, replica, is_down, actions);
             }
             ReplicaEvent::PeerReported { replica, report, seen } => {
                 let Some(at) = self.replica_mut(replica).filter(|at| at.spec.kind == Kind::Peer) else { return };
                 at.peer.reported(report, seen);
                 at.asked(now);
                 if report.healthy {
-                    at.succeeded(now);
+                    at.succeeded(now, u32::MAX);
                 } else {
                     at.health = Health::Down;
                 }
@@ -51,14 +52,26 @@ impl Router {
         }
     }
 
+    /// Acts on a replica that went down with this event.
+    fn went_down(&mut self, now: Time, replica: ReplicaId, is_down: bool, actions: &mut Vec<Action>) {
+        if is_down {
+            if let Some(at) = self.replica_mut(replica) {
+                at.connections.clear();
+            }
+            self.index.forget(replica);
+            self.evacuate(now, replica, actions);
+        }
+    }
+
     fn replica_mut(&mut self, replica: ReplicaId) -> Option<&mut Replica> {
         self.replicas.get_mut(replica.index()).filter(|r| !r.removed)
     }
 
     /// Records that a replica answered a probe or scrape.
     fn replica_alive(&mut self, now: Time, replica: ReplicaId) -> Option<&mut Replica> {
+        let limit = self.config.unhealthy_after;
         let at = self.replica_mut(replica)?;
-        if at.succeeded(now) {
+        if at.succeeded(now, limit) {
             at.breaker.half_open(now);
         }
         Some(at)

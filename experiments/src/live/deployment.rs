@@ -104,7 +104,7 @@ impl LiveDeployment {
         let mut routers = Vec::new();
         for (i, listener) in listeners.into_iter().enumerate() {
             let mut config = config(arm, seed, built, i, doors[i], &find);
-            config.replicas.iter_mut().for_each(|replica| replica.api_key.clone_from(&engine_key));
+            config.replicas.iter_mut().for_each(|replica| replica.api_key = engine_key.as_deref().map(Into::into));
             let node =
                 gorgo_live::start(config, None, gorgo_live::tcp()).map_err(|e| start(format!("router {i}"))(&e))?;
             nodes.push(Arc::clone(&node));

@@ -1,6 +1,7 @@
 //! `requests.csv`: one row per request, arm and seed; reading it back loses nothing.
 
 use super::{ArmRun, Names};
+use gorgo_core::csv::{text_cell, text_of_cell};
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::{MaybeIndex, MaybeTime, Time};
 use std::collections::HashMap;
@@ -72,14 +73,14 @@ pub(super) fn write(out: impl Write, run: &ArmRun, header: bool) -> std::io::Res
         |names: &[String], i: Option<u16>| i.and_then(|i| names.get(usize::from(i))).cloned().unwrap_or_default();
     for r in &run.records {
         for text in [&run.arm, &run.policy, &run.topology, &seed] {
-            csv.write_field(text)?;
+            csv.write_field(&*text_cell(text))?;
         }
         for number in [r.request, r.session, u64::from(r.turn)] {
             csv.write_field(number.to_string())?;
         }
-        csv.write_field(name(&run.names.origins, r.origin.get()))?;
-        csv.write_field(name(&run.names.routers, Some(r.router)))?;
-        csv.write_field(name(&run.names.replicas, r.replica.get()))?;
+        csv.write_field(&*text_cell(&name(&run.names.origins, r.origin.get())))?;
+        csv.write_field(&*text_cell(&name(&run.names.routers, Some(r.router))))?;
+        csv.write_field(&*text_cell(&name(&run.names.replicas, r.replica.get())))?;
         csv.write_field(if r.done.is_none() { "lost" } else { r.status.as_str() })?;
         let [attempts, hops] = [r.attempts, r.hops].map(u32::from);
         for number in [attempts, hops, r.prompt_tokens, r.output_tokens, r.predicted_cached_tokens, r.cached_tokens] {
@@ -142,7 +143,7 @@ pub(super) fn read(input: impl Read, known: &Names, limit: usize) -> Result<Vec<
         let cells = Cells { row: &row, line };
         let key = (cells.text(0)?.to_owned(), cells.number(3)?);
         let place = *places.entry(key).or_insert_with_key(|(arm, seed)| {
-            let (arm, policy) = (arm.clone(), row.get(1).unwrap_or("").to_owned());
+            let (arm, policy) = (arm.clone(), text_of_cell(row.get(1).unwrap_or("")).to_owned());
             arms.push(ArmRows { arm, policy, seed: *seed, names: known.clone(), records: Vec::new() });
             arms.len() - 1
         });
@@ -162,7 +163,10 @@ struct Cells<'a> {
 
 impl Cells<'_> {
     fn text(&self, column: usize) -> Result<&str, String> {
-        self.row.get(column).ok_or_else(|| format!("line {} ends before column `{}`", self.line, COLUMNS[column]))
+        self.row
+            .get(column)
+            .map(text_of_cell)
+            .ok_or_else(|| format!("line {} ends before column `{}`", self.line, COLUMNS[column]))
     }
 
     fn bad(&self, column: usize, wanted: &str) -> String {

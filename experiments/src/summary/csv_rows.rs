@@ -2,6 +2,7 @@
 
 use super::{ArmSummary, Differences, Spread};
 use crate::stats::{Difference, Estimate};
+use gorgo_core::csv::text_cell;
 use std::io::{self, Write};
 
 /// Writes a header and one row per arm; absent figures are empty cells.
@@ -24,7 +25,7 @@ type Cells = Vec<(String, String)>;
 
 fn cells(arm: &ArmSummary) -> Cells {
     let mut cells = Cells::new();
-    let mut text = |name: &str, value: String| cells.push((name.to_owned(), value));
+    let mut text = |name: &str, value: String| cells.push((name.to_owned(), text_cell(&value).into_owned()));
     text("arm", arm.arm.clone());
     text("policy", arm.policy.clone());
     text("topology", arm.topology.clone());
@@ -73,11 +74,12 @@ fn cells(arm: &ArmSummary) -> Cells {
         cells.push((name.to_owned(), number(value)));
     }
     let share: Vec<String> = arm.share.iter().map(|s| format!("{}={}", s.replica, number(Some(s.share)))).collect();
-    cells.push(("share".to_owned(), share.join(" ")));
+    cells.push(("share".to_owned(), text_cell(&share.join(" ")).into_owned()));
     cells.push(("max_waiting".to_owned(), arm.max_waiting.to_string()));
     cells.push(("max_router_queue".to_owned(), arm.max_router_queue.to_string()));
     let against = arm.against_baseline.as_ref();
-    cells.push(("baseline".to_owned(), against.map_or_else(String::new, |a| a.baseline.clone())));
+    let baseline = against.map_or("", |a| &a.baseline);
+    cells.push(("baseline".to_owned(), text_cell(baseline).into_owned()));
     differences(&mut cells, "ttft", against.map(|a| a.ttft).unwrap_or_default());
     differences(&mut cells, "e2e", against.map(|a| a.e2e).unwrap_or_default());
     cells.push(("event_hashes".to_owned(), arm.event_hashes.join(" ")));

@@ -2,7 +2,7 @@
 
 use super::levels::replicas;
 use super::{Answer, Refusal, Shared, bad, read, tell};
-use crate::config::{ReplicaConfig, Role};
+use crate::config::{ReplicaConfig, Role, Secret};
 use crate::server::fleet::join;
 use crate::state::AddError;
 use axum::body::Bytes;
@@ -34,7 +34,7 @@ struct Address {
     #[serde(default)]
     kv_tokens: Option<u64>,
     #[serde(default)]
-    api_key: Option<String>,
+    api_key: Option<Secret>,
 }
 
 impl Address {
@@ -53,6 +53,9 @@ impl Address {
         };
         if let Some(rate) = self.ms_per_token.filter(|rate| !(0.0..=1e6).contains(rate)) {
             return Err(bad(format!("`ms_per_token` is {rate}; it must lie between 0 and 1000000")));
+        }
+        if self.api_key.as_ref().is_some_and(Secret::is_placeholder) {
+            return Err(bad("`api_key` is \"(set)\", which stands for a key that is not shown; give the key itself"));
         }
         Ok(ReplicaConfig {
             url,

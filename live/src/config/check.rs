@@ -23,6 +23,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("limits.tokenizer_entries", limits.tokenizer_entries as u64, 2, 1 << 28),
         ("timeouts.tokenize_ms", times.tokenize_ms, 1, 10_000),
         ("timeouts.header_ms", times.header_ms, 10, 600_000),
+        ("timeouts.idle_ms", times.idle_ms, 10, 86_400_000),
         ("timeouts.body_gap_ms", times.body_gap_ms, 10, 600_000),
         ("timeouts.body_ms", times.body_ms, 10, 3_600_000),
         ("timeouts.connect_ms", times.connect_ms, 1, 600_000),
@@ -58,16 +59,37 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if config.tls.cert.is_some() != config.tls.key.is_some() {
         return bad("tls", &"incomplete", "give both `tls.cert` and `tls.key`, or neither");
     }
-    let security = &config.security;
-    let (api, admin) = (
-        security.api_key.is_some() || security.api_key_file.is_some(),
-        security.admin_key.is_some() || security.admin_key_file.is_some(),
-    );
-    let guarded = api && admin;
+    keys(config)?;
+    let guarded = config.security.has("api_key") && config.security.has("admin_key");
     if !config.listen.ip().is_loopback() && !guarded {
         let advice = "beyond loopback an API key and an admin key are needed: set security.api_key_file and \
                       security.admin_key_file (or GORGO_API_KEY and GORGO_ADMIN_KEY)";
         return bad("listen", &config.listen, advice);
+    }
+    Ok(())
+}
+
+fn keys(config: &Config) -> Result<(), ConfigError> {
+    let bad = |key: String, value: &str, advice: &str| {
+        Err(ConfigError::Value { key, value: value.to_owned(), advice: advice.to_owned() })
+    };
+    let inline = config.security.kinds().map(|(name, key, _)| (format!("security.{name}"), key));
+    let engines = config.replicas.iter().enumerate().map(|(i, r)| (format!("replicas[{i}].api_key"), &r.api_key));
+    for (name, key) in inline.into_iter().chain(engines) {
+        let Some(key) = key else { continue };
+        if key.is_placeholder() {
+            return bad(name, "\"(set)\"", "this stands for a key that is not shown; give the key, or leave it out");
+        }
+        if key.expose().is_empty() || !key.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+            return bad(name, "not usable", "a key is one word of visible ASCII characters");
+        }
+    }
+    for kind in ["peer_key", "read_key"] {
+        if config.security.has(kind) && !config.security.has("admin_key") {
+            let advice = "without an admin key everybody may do all that this key allows; set security.admin_key_file \
+                          (or GORGO_ADMIN_KEY)";
+            return bad(format!("security.{kind}"), "set", advice);
+        }
     }
     Ok(())
 }
@@ -94,6 +116,10 @@ fn fleet(config: &Config) -> Result<(), ConfigError> {
             Ok(endpoint) => endpoint,
             Err(advice) => return bad(format!("{key}.url"), format!("\"{url}\""), advice),
         };
+        if endpoint.leads_to(config.listen) {
+            let advice = "that is the address this router listens on; name an engine".to_owned();
+            return bad(format!("{key}.url"), format!("\"{url}\""), advice);
+        }
         let name = name.clone().unwrap_or_else(|| endpoint.name());
         if names.contains(&name) {
             return bad(format!("{key}.name"), format!("\"{name}\""), "another has it; names must differ".to_owned());

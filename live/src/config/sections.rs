@@ -1,5 +1,6 @@
 //! The sections of the configuration file.
 
+use super::secret::Secret;
 use gorgo_core::policy::PolicyConfig;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ pub struct ReplicaConfig {
     pub kv_tokens: Option<u64>,
     /// Key sent to the engine as `Authorization: Bearer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub api_key: Option<String>,
+    pub api_key: Option<Secret>,
 }
 
 /// Another edge.
@@ -110,8 +111,10 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
-    /// Reading a request's head.
+    /// Reading a request's head. HTTP/2 connections are asked for a sign of life (a ping) as often.
     pub header_ms: u64,
+    /// A connection without a request is closed after this time. Balancers and SDKs keep theirs open for 60 s.
+    pub idle_ms: u64,
     /// Between two pieces of a request's body.
     pub body_gap_ms: u64,
     /// Reading the whole body.
@@ -120,7 +123,8 @@ pub struct Timeouts {
     pub connect_ms: u64,
     /// From arrival to the first token; a request may ask for less with `X-Request-Timeout-Ms`.
     pub first_token_ms: u64,
-    /// Between two pieces of a streamed response; its total time has no limit.
+    /// Between two pieces of a streamed response, and for the client to take what was written to it; the response's
+    /// total time has no limit.
     pub idle_gap_ms: u64,
     /// After SIGTERM: readiness is off, the port still open.
     pub settle_ms: u64,
@@ -136,6 +140,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             header_ms: 10_000,
+            idle_ms: 75_000,
             body_gap_ms: 10_000,
             body_ms: 120_000,
             connect_ms: 2_000,
@@ -149,28 +154,65 @@ impl Default for Timeouts {
     }
 }
 
-/// Keys, each in a file or in the environment, never on the command line.
+/// Keys, each in a file or in the environment, never on the command line. A reload or a `PUT /proxy/config` that is
+/// silent about a key leaves it as it is: a key in force can be replaced while the router runs, but not removed.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Security {
     /// Key that clients send as `Authorization: Bearer`; without one every client may send requests.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_key: Option<String>,
+    pub api_key: Option<Secret>,
     /// A file whose first line is that key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key_file: Option<PathBuf>,
-    /// Key that operators and peers send.
+    /// Key of operators: the whole admin API.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub admin_key: Option<String>,
+    pub admin_key: Option<Secret>,
     /// A file whose first line is that key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_key_file: Option<PathBuf>,
+    /// Key that edges show each other: requests and `GET /lb/report`. Without one they show the admin key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_key: Option<Secret>,
+    /// A file whose first line is that key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_key_file: Option<PathBuf>,
+    /// Key that may read `/metrics` and every GET of the admin API, and change nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_key: Option<Secret>,
+    /// A file whose first line is that key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_key_file: Option<PathBuf>,
+    /// Host names with a dot under which the admin API is reached without a key. IP addresses and names without a dot
+    /// need no entry: a page in a browser cannot make them lead here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
 }
 
 impl Security {
-    pub(super) fn redacted(&self) -> Self {
-        let hide = |key: &Option<String>| key.as_ref().map(|_| "(set)".to_owned());
-        Self { api_key: hide(&self.api_key), admin_key: hide(&self.admin_key), ..self.clone() }
+    /// Each kind of key: its name, the key itself, and its file.
+    pub(crate) fn kinds(&self) -> [(&'static str, &Option<Secret>, &Option<PathBuf>); 4] {
+        [
+            ("api_key", &self.api_key, &self.api_key_file),
+            ("admin_key", &self.admin_key, &self.admin_key_file),
+            ("peer_key", &self.peer_key, &self.peer_key_file),
+            ("read_key", &self.read_key, &self.read_key_file),
+        ]
+    }
+
+    /// As [`Self::kinds`], to be changed.
+    pub(crate) fn kinds_mut(&mut self) -> [(&'static str, &mut Option<Secret>, &mut Option<PathBuf>); 4] {
+        [
+            ("api_key", &mut self.api_key, &mut self.api_key_file),
+            ("admin_key", &mut self.admin_key, &mut self.admin_key_file),
+            ("peer_key", &mut self.peer_key, &mut self.peer_key_file),
+            ("read_key", &mut self.read_key, &mut self.read_key_file),
+        ]
+    }
+
+    /// Whether a key of this kind is given, in place or in a file.
+    pub(crate) fn has(&self, kind: &str) -> bool {
+        self.kinds().iter().any(|(name, key, file)| *name == kind && (key.is_some() || file.is_some()))
     }
 }
 

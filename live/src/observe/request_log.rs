@@ -267,8 +267,10 @@ fn quantiles(mut values: Vec<f64>) -> Value {
     json!({"mean": mean(values.iter().copied()), "p50": at(0.5), "p90": at(0.9), "p95": at(0.95), "p99": at(0.99), "max": at(1.0)})
 }
 
+/// A cell of text. A spreadsheet runs what begins like a formula, and clients choose ids: such text gets an apostrophe.
 fn cell(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+    let text = gorgo_core::csv::text_cell(text);
+    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into_owned() }
 }
 
 fn number(value: Option<f64>) -> String {

@@ -1,6 +1,7 @@
 //! What all requests of one client connection share.
 
 use crate::request::headers::ClientAddress;
+use crate::server::activity::Activity;
 use crate::state::AppState;
 use std::sync::Arc;
 
@@ -10,4 +11,5 @@ use std::sync::Arc;
 pub(crate) struct ConnectionContext {
     pub(crate) state: Arc<AppState>,
     pub(crate) client: ClientAddress,
+    pub(crate) activity: Activity,
 }

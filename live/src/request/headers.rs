@@ -97,10 +97,15 @@ pub(crate) fn to_upstream(
         headers.remove(API_KEY);
     }
     headers.insert(REQUEST_ID, request_id.clone());
-    let before = headers.get(FORWARDED_FOR).and_then(|value| value.to_str().ok());
-    let chain = match before {
-        Some(before) => HeaderValue::try_from(format!("{before}, {}", from.ip)).unwrap_or(from.shown.clone()),
-        None => from.shown.clone(),
+    // A balancer in front may add a line of its own: the last lines are the ones that no client chose.
+    let mut before = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).peekable();
+    let chain = if before.peek().is_none() {
+        from.shown.clone()
+    } else {
+        let mut chain = String::new();
+        before.for_each(|line| chain.extend([line, ", "]));
+        chain.push_str(&from.ip.to_string());
+        HeaderValue::try_from(chain).unwrap_or(from.shown.clone())
     };
     headers.insert(FORWARDED_FOR, chain);
 }
@@ -215,6 +220,17 @@ mod tests {
         names.sort_unstable();
         assert_eq!(names, ["authorization", "host", "x-custom", "x-forwarded-for", "x-request-id"]);
         assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 10.0.0.1");
+    }
+
+    #[test]
+    fn every_line_of_forwarded_addresses_is_passed_on_in_order() {
+        let mut headers = HeaderMap::new();
+        for line in ["6.6.6.6", "203.0.113.9, 10.1.1.1"] {
+            headers.append(FORWARDED_FOR, HeaderValue::from_static(line));
+        }
+        to_upstream(&mut headers, 0, &HeaderValue::from_static("r"), &ClientAddress::new([10, 0, 0, 1].into()), false);
+        let lines: Vec<_> = headers.get_all(FORWARDED_FOR).iter().collect();
+        assert_eq!(lines, ["6.6.6.6, 203.0.113.9, 10.1.1.1, 10.0.0.1"]);
     }
 
     #[test]

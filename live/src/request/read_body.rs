@@ -18,15 +18,25 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-/// Reads the whole body. The permit holds its bytes of `limits.bodies_bytes`.
+/// Reads the whole body, up to `limits.body_bytes`. The permit holds its bytes of `limits.bodies_bytes`.
 pub(crate) async fn read(
     state: &AppState,
     config: &Config,
     headers: &HeaderMap,
     body: &mut Incoming,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Box<Response<Body>>> {
+    read_up_to(config.limits.body_bytes, state, config, headers, body).await
+}
+
+/// As [`read`], up to `most` bytes.
+pub(crate) async fn read_up_to(
+    most: usize,
+    state: &AppState,
+    config: &Config,
+    headers: &HeaderMap,
+    body: &mut Incoming,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Box<Response<Body>>> {
     let refuse = |status, code: &str, message: &str| Err(Box::new(refusal(status, code, message)));
-    let most = config.limits.body_bytes;
     let too_long = || {
         let message = format!("the body is longer than {most} bytes; send a shorter one or raise limits.body_bytes");
         refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", &message)

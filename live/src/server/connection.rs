@@ -3,23 +3,27 @@
 use crate::admin;
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
-use crate::request::errors::refusal;
+use crate::request::errors::{BoxError, refusal};
 use crate::request::forward;
 use crate::request::headers::{ClientAddress, HeaderFlags};
+use crate::server::activity::Activity;
+use crate::server::client_io::ClientIo;
+use crate::server::stalled_stream::{self, StreamExecutor};
 use crate::state::AppState;
-use crate::supervise::LoggedExecutor;
 use crate::upstream::connect::Io;
-use http::{Request, StatusCode};
+use bytes::Bytes;
+use http::{Request, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use std::convert::Infallible;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
-use tower::ServiceExt;
 
 /// Most bytes read from a client at once. A long prompt then arrives in one piece and needs no copy to join pieces.
 const READ_BYTES: usize = 96 << 10;
@@ -29,6 +33,8 @@ pub(super) struct Connection {
     context: Arc<ConnectionContext>,
     admin: axum::Router,
     closing: watch::Receiver<bool>,
+    /// Whether the connection is beyond the limit: it gets one answer, and only of the admin API.
+    is_reserve: bool,
 }
 
 impl Connection {
@@ -37,15 +43,22 @@ impl Connection {
         admin: &axum::Router,
         from: IpAddr,
         closing: watch::Receiver<bool>,
+        is_reserve: bool,
     ) -> Self {
-        let context = ConnectionContext { state: Arc::clone(state), client: ClientAddress::new(from) };
-        Self { context: Arc::new(context), admin: admin.clone(), closing }
+        let (state, client, activity) = (Arc::clone(state), ClientAddress::new(from), Activity::new());
+        Self {
+            context: Arc::new(ConnectionContext { state, client, activity }),
+            admin: admin.clone(),
+            closing,
+            is_reserve,
+        }
     }
 
     /// Serves requests until either side closes the connection.
     pub(super) async fn run(mut self, io: Io, tls: Option<tokio_rustls::TlsAcceptor>) {
         let config = self.context.state.config();
         let head_limit = Duration::from_millis(config.timeouts.header_ms);
+        let io: Io = Box::new(ClientIo::new(io, Arc::clone(&self.context), &config.timeouts));
         let io: Io = match tls {
             Some(tls) => match tokio::time::timeout(head_limit, tls.accept(io)).await {
                 Ok(Ok(stream)) => Box::new(stream),
@@ -53,27 +66,36 @@ impl Connection {
             },
             None => io,
         };
-        let mut builder = auto::Builder::new(LoggedExecutor("HTTP/2 stream"));
+        let mut builder =
+            auto::Builder::new(StreamExecutor { gap: Duration::from_millis(config.timeouts.idle_gap_ms) });
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(head_limit)
+            .header_read_timeout(None) // ClientIo has that limit, and another for idle connections
+            .keep_alive(!self.is_reserve)
             .max_buf_size(config.limits.header_bytes.max(READ_BYTES))
             .max_headers(config.limits.headers);
         builder
             .http2()
             .timer(TokioTimer::new())
+            .keep_alive_interval(Some(head_limit))
+            .keep_alive_timeout(head_limit)
             .max_concurrent_streams(1_000)
             .max_header_list_size(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX));
-        let has_asked = Arc::new(AtomicBool::new(false));
-        let (context, admin, asked) = (self.context, self.admin, Arc::clone(&has_asked));
+        let (context, admin, is_reserve) = (Arc::clone(&self.context), self.admin, self.is_reserve);
         let service = service_fn(move |request| {
-            asked.store(true, Ordering::Relaxed);
-            answer(&context, &admin, request)
+            let open = OpenRequest::begin(&context, request.version() == Version::HTTP_2);
+            let answering = answer(&context, &admin, request, is_reserve);
+            async move {
+                let response = answering.await?;
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    open.0.activity.upgrade();
+                }
+                Ok::<_, Infallible>(response.map(|body| Tracked { body, _open: open }))
+            }
         });
-        let connection = builder.serve_connection(TokioIo::new(io), service);
-        let first_head = tokio::time::sleep(head_limit);
-        tokio::pin!(connection, first_head);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
+        tokio::pin!(connection);
         if *self.closing.borrow() {
             connection.as_mut().graceful_shutdown();
         }
@@ -85,27 +107,81 @@ impl Connection {
                     Ok(()) => connection.as_mut().graceful_shutdown(), // no request may follow
                     Err(_) => break,
                 },
-                // hyper sets no timer before it knows which version of HTTP the client speaks.
-                () = first_head.as_mut(), if !first_head.is_elapsed() => if !has_asked.load(Ordering::Relaxed) { return },
+                () = self.context.activity.idle.notified() => connection.as_mut().graceful_shutdown(),
             }
         }
         let _ = connection.await;
     }
 }
 
-fn answer(context: &Arc<ConnectionContext>, admin: &axum::Router, request: Request<Incoming>) -> forward::Answering {
+/// A request that was begun; ended when dropped.
+struct OpenRequest(Arc<ConnectionContext>);
+
+impl OpenRequest {
+    fn begin(context: &Arc<ConnectionContext>, is_http2: bool) -> Self {
+        context.activity.begin(is_http2);
+        Self(Arc::clone(context))
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.activity.end();
+    }
+}
+
+/// The body of an answer, with which its request ends.
+struct Tracked {
+    body: Body,
+    _open: OpenRequest,
+}
+
+impl http_body::Body for Tracked {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        stalled_stream::body_polled(matches!(polled, Poll::Ready(Some(_))));
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn answer(
+    context: &Arc<ConnectionContext>,
+    admin: &axum::Router,
+    request: Request<Incoming>,
+    is_reserve: bool,
+) -> forward::Answering {
+    let refuse = |status, code: &str, message: &str| -> forward::Answering {
+        Box::pin(std::future::ready(Ok(refusal(status, code, message))))
+    };
     let flags = HeaderFlags::of(request.headers());
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let config = context.state.config();
     let (head, most) = (target + flags.bytes, config.limits.header_bytes);
     if head > most {
         let message = format!("the request's head is longer than {most} bytes; send fewer or shorter headers");
-        let refused = refusal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", &message);
-        return Box::pin(std::future::ready(Ok(refused)));
+        return refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", &message);
     }
-    if !admin::is_admin(request.uri().path()) {
-        return forward::handle(Arc::clone(context), config, request, flags);
+    if admin::is_admin(request.uri().path()) {
+        let (context, admin) = (Arc::clone(context), admin.clone());
+        return Box::pin(async move { Ok(admin::answer(&context.state, &config, admin, request).await) });
     }
-    let answer = admin.clone().oneshot(request.map(axum::body::Body::new));
-    Box::pin(async { Ok(answer.await?.map(Body::Admin)) })
+    if is_reserve {
+        let message = "the router holds as many connections as it may (limits.connections); try again soon";
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "too_many_connections", message);
+    }
+    forward::handle(Arc::clone(context), config, request, flags)
 }

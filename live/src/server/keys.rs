@@ -8,8 +8,12 @@ use subtle::ConstantTimeEq;
 pub struct Keys {
     /// The key of clients.
     pub api: Option<String>,
-    /// The key of operators and peers.
+    /// The key of operators.
     pub admin: Option<String>,
+    /// The key that edges show each other; the admin key when there is none.
+    pub peer: Option<String>,
+    /// The key that may read and change nothing.
+    pub read: Option<String>,
 }
 
 impl std::fmt::Debug for Keys {
@@ -24,20 +28,31 @@ impl Keys {
     /// # Errors
     /// When a file cannot be read.
     pub fn load(config: &Config) -> Result<Self, ConfigError> {
-        let one = |inline: &Option<String>, file: &Option<std::path::PathBuf>| match file {
-            Some(path) => Config::secret(path).map(Some),
-            None => Ok(inline.clone()),
-        };
-        let security = &config.security;
-        Ok(Self {
-            api: one(&security.api_key, &security.api_key_file)?,
-            admin: one(&security.admin_key, &security.admin_key_file)?,
-        })
+        let mut keys = Self::default();
+        let into = [&mut keys.api, &mut keys.admin, &mut keys.peer, &mut keys.read];
+        for ((_, inline, file), key) in config.security.kinds().into_iter().zip(into) {
+            *key = match file {
+                Some(path) => Some(Config::secret(path)?),
+                None => inline.as_ref().map(|key| key.expose().to_owned()),
+            };
+        }
+        Ok(keys)
     }
 
-    /// Whether a client with this key may send requests. The admin key also allows what the API key allows.
+    /// The key that this router shows to its peers.
+    pub(crate) fn for_peers(&self) -> Option<&str> {
+        self.peer.as_deref().or(self.admin.as_deref())
+    }
+
+    /// Whether a client with this key may send requests. The admin key and the peers' key also allow what the API key
+    /// allows.
     pub fn may_ask(&self, key: Option<&[u8]>) -> bool {
-        self.api.is_none() || matches(self.api.as_deref(), key) || matches(self.admin.as_deref(), key)
+        self.api.is_none() || [&self.api, &self.admin, &self.peer].iter().any(|known| matches(known.as_deref(), key))
+    }
+
+    /// Whether this is the API key.
+    pub(crate) fn is_api_key(&self, key: Option<&[u8]>) -> bool {
+        matches(self.api.as_deref(), key)
     }
 
     /// Whether a client with this key may use the admin API.
@@ -48,6 +63,16 @@ impl Keys {
             (None, Some(_)) => matches(self.api.as_deref(), key),
             (None, None) => true,
         }
+    }
+
+    /// Whether a client with this key may read the state that the admin API shows.
+    pub fn may_read(&self, key: Option<&[u8]>) -> bool {
+        self.may_administrate(key) || matches(self.read.as_deref(), key)
+    }
+
+    /// Whether a client with this key may read the report that peers ask for.
+    pub fn may_read_report(&self, key: Option<&[u8]>) -> bool {
+        self.may_administrate(key) || matches(self.peer.as_deref(), key)
     }
 }
 
@@ -67,6 +92,7 @@ mod tests {
         let keys = |api: &str, admin: &str| Keys {
             api: (!api.is_empty()).then(|| api.to_owned()),
             admin: (!admin.is_empty()).then(|| admin.to_owned()),
+            ..Keys::default()
         };
         let both = keys("a", "b");
         assert!(
@@ -79,5 +105,20 @@ mod tests {
         assert!(keys("", "b").may_ask(None) && !keys("", "b").may_administrate(None));
         assert!(!keys("a", "").may_administrate(None) && keys("a", "").may_administrate(Some(b"a")));
         assert_eq!(format!("{both:?}"), "Keys(..)");
+    }
+
+    #[test]
+    fn peers_and_readers_have_keys_that_rule_nothing() {
+        let key = |text: &str| Some(text.to_owned());
+        let keys = Keys { api: key("a"), admin: key("b"), peer: key("p"), read: key("r") };
+        let rights = |shown: &[u8]| {
+            let shown = Some(shown);
+            (keys.may_ask(shown), keys.may_read(shown), keys.may_read_report(shown), keys.may_administrate(shown))
+        };
+        assert_eq!(rights(b"p"), (true, false, true, false));
+        assert_eq!(rights(b"r"), (false, true, false, false));
+        assert_eq!(rights(b"b"), (true, true, true, true));
+        assert_eq!(keys.for_peers(), Some("p"));
+        assert_eq!(Keys { peer: None, ..keys }.for_peers(), Some("b"));
     }
 }

@@ -25,9 +25,10 @@ pub(crate) fn reload(state: &Arc<AppState>) -> Result<Vec<String>, ConfigError> 
 ///
 /// # Errors
 /// When a value is wrong, or differs and can only change with a restart.
-pub(crate) fn apply(state: &Arc<AppState>, new: Config) -> Result<Vec<String>, ConfigError> {
-    new.check()?;
+pub(crate) fn apply(state: &Arc<AppState>, mut new: Config) -> Result<Vec<String>, ConfigError> {
     let old = state.config();
+    new.keep_keys(&old);
+    new.check()?;
     refuse_fixed_keys(&old, &new)?;
     let keys = Keys::load(&new)?;
     let mut changes = Vec::new();

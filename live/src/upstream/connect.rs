@@ -85,6 +85,19 @@ impl Endpoint {
         self.authority.port_u16().unwrap_or(if self.scheme == Scheme::HTTPS { 443 } else { 80 })
     }
 
+    /// Whether this is evidently the address `listen` of this process: the same port, and the same IP address or a name
+    /// of loopback.
+    pub(crate) fn leads_to(&self, listen: std::net::SocketAddr) -> bool {
+        let host = self.host();
+        let same = match host.parse::<std::net::IpAddr>() {
+            Ok(ip) => ip == listen.ip() || (listen.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified())),
+            Err(_) => {
+                host.eq_ignore_ascii_case("localhost") && (listen.ip().is_loopback() || listen.ip().is_unspecified())
+            }
+        };
+        same && listen.port() != 0 && self.port() == listen.port()
+    }
+
     /// Whether connections use TLS.
     pub fn is_https(&self) -> bool {
         self.scheme == Scheme::HTTPS

@@ -8,11 +8,23 @@ use gorgo_core::fleet::Kind;
 use http::header::{AUTHORIZATION, HOST, HeaderMap};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::metrics::counter::Counter;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::task::AbortHandle;
+
+/// The `Authorization` header of requests to a replica.
+#[derive(Debug, Clone, Default)]
+pub enum Authorization {
+    /// None: the replica asks for no key.
+    #[default]
+    None,
+    /// The replica's own key.
+    Own(HeaderValue),
+    /// The key of all peers, which changes when the configuration does.
+    Peers(Arc<RwLock<Option<HeaderValue>>>),
+}
 
 /// A replica or peer. Removed ones live until their last request ends.
 #[derive(Debug)]
@@ -33,8 +45,8 @@ pub struct Upstream {
     pub endpoint: Endpoint,
     /// `Host` header of requests to it.
     pub host: HeaderValue,
-    /// `Authorization` header of requests to it, if it needs a key.
-    pub authorization: Option<HeaderValue>,
+    /// `Authorization` header of requests to it.
+    pub authorization: Authorization,
     /// Clock of a peer minus our clock, ns, from the last peer report.
     pub clock_offset_ns: AtomicI64,
     /// Whether the engine's metrics are SGLang's.
@@ -62,7 +74,7 @@ impl Upstream {
             region,
             endpoint,
             host,
-            authorization: None,
+            authorization: Authorization::None,
             clock_offset_ns: AtomicI64::new(0),
             sglang: AtomicBool::new(false),
             dispatched: AtomicU64::new(0),
@@ -79,8 +91,14 @@ impl Upstream {
         *request.uri_mut() = self.endpoint.target(path);
         *request.headers_mut() = headers;
         request.headers_mut().insert(HOST, self.host.clone());
-        if let Some(key) = &self.authorization {
-            request.headers_mut().insert(AUTHORIZATION, key.clone());
+        match &self.authorization {
+            Authorization::None => {}
+            Authorization::Own(key) => drop(request.headers_mut().insert(AUTHORIZATION, key.clone())),
+            Authorization::Peers(key) => {
+                if let Some(key) = key.read().clone() {
+                    request.headers_mut().insert(AUTHORIZATION, key);
+                }
+            }
         }
         request
     }

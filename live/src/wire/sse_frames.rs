@@ -8,13 +8,19 @@ pub(super) const MAX_EVENT: usize = 1 << 20;
 /// The state between two chunks of a stream.
 ///
 /// Data that is complete in one line, as engines send it, is passed on in place. `event` gets the data and whether it
-/// is the event's first line, and returns whether the data was complete; if not, the next line is appended to it.
+/// is the event's first line, and returns whether the data was complete. If not, the following lines are joined to it
+/// and passed on once, at the end of the event: to read them after each line would cost time in the square of their
+/// number, and the engine chooses that number.
 #[derive(Debug, Default)]
 pub(super) struct SseFrames {
     /// The beginning of a line whose end has not come.
     pending: Vec<u8>,
-    /// The data of an event that spans several lines.
+    /// The data of an event whose first line was not complete.
     joined: Vec<u8>,
+    /// Whether lines were added to `joined` after the first.
+    is_joined: bool,
+    /// Whether the current event is longer than [`MAX_EVENT`]: its lines are not kept.
+    too_long: bool,
     /// Whether the current line is longer than [`MAX_EVENT`] and is skipped.
     skipping: bool,
 }
@@ -45,12 +51,13 @@ impl SseFrames {
         }
     }
 
-    /// Reads a last line without an end.
+    /// Reads a last line without an end, and a last event without the empty line that ends it.
     pub(super) fn end(&mut self, event: &mut dyn FnMut(&[u8], bool) -> bool) {
         let rest = std::mem::take(&mut self.pending);
         if !self.skipping {
             self.line(&rest, event);
         }
+        self.end_event(event);
     }
 
     /// Bytes kept of the current event.
@@ -62,21 +69,70 @@ impl SseFrames {
     fn line(&mut self, line: &[u8], event: &mut dyn FnMut(&[u8], bool) -> bool) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
-            self.joined.clear();
+            self.end_event(event);
             return;
         }
         let Some(data) = line.strip_prefix(b"data:") else { return };
         let data = data.strip_prefix(b" ").unwrap_or(data);
         if self.joined.is_empty() {
-            if !event(data, true) {
+            if !self.too_long && !event(data, true) {
                 self.joined.extend_from_slice(data);
             }
         } else if self.joined.len() + data.len() < MAX_EVENT {
+            self.is_joined = true;
             self.joined.push(b'\n');
             self.joined.extend_from_slice(data);
-            if event(&self.joined, false) {
-                self.joined.clear();
-            }
+        } else {
+            self.too_long = true;
+            self.joined.clear();
         }
+    }
+
+    /// Passes on the lines of an event that were joined.
+    fn end_event(&mut self, event: &mut dyn FnMut(&[u8], bool) -> bool) {
+        if std::mem::take(&mut self.is_joined) && !self.too_long {
+            event(&self.joined, false);
+        }
+        self.too_long = false;
+        self.joined.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes handed to the reader of events, for a stream of one event in `lines` lines.
+    fn bytes_read(lines: usize) -> usize {
+        let text = format!("data: {{\"a\":[1,\n{}data: 1]}}\n\n", "data: 1,\n".repeat(lines));
+        let mut frames = SseFrames::default();
+        let mut read = 0;
+        frames.feed(text.as_bytes(), &mut |data, _| {
+            read += data.len();
+            data.ends_with(b"}")
+        });
+        assert_eq!(frames.buffered(), 0);
+        read
+    }
+
+    #[test]
+    fn an_event_of_many_lines_is_read_once() {
+        for lines in [10, 100, 1_000, 10_000, 100_000] {
+            let whole = "{\"a\":[1,".len() * 2 + 3 * lines + 4;
+            assert!((whole - 1..=whole).contains(&bytes_read(lines)), "{lines}: {} of {whole}", bytes_read(lines));
+        }
+    }
+
+    #[test]
+    fn an_event_beyond_the_limit_is_dropped_and_the_next_one_read() {
+        let long = format!("data: {{\n{}\ndata: {{}}\n\n", "data: 12345678\n".repeat(MAX_EVENT / 8));
+        let mut frames = SseFrames::default();
+        let (mut whole, mut joined) = (0, 0);
+        frames.feed(long.as_bytes(), &mut |data, first| {
+            joined += usize::from(!first);
+            whole += usize::from(data == b"{}");
+            data == b"{}"
+        });
+        assert_eq!((whole, joined), (1, 0));
     }
 }

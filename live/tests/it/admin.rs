@@ -151,8 +151,10 @@ async fn a_configuration_is_taken_over_whole_or_not_at_all() {
     let world = World::new(1, Script::default(), |_| {}).await;
     let _late = Engine::start(&world.net, "late", Script::default());
     let put = |text: String| async {
-        let request =
-            http::Request::put("http://router:8000/proxy/config").body(http_body_util::Full::new(text.into())).unwrap();
+        let request = http::Request::put("http://router:8000/proxy/config")
+            .header("content-type", "application/toml")
+            .body(http_body_util::Full::new(text.into()))
+            .unwrap();
         let response = world.send(request).await;
         (response.status().as_u16(), String::from_utf8_lossy(&whole(response).await).into_owned())
     };
@@ -185,8 +187,10 @@ async fn what_cannot_change_while_running_is_refused_with_a_sentence() {
             Some((section, _)) => text.push_str(&format!("[{section}]\n{value}\n")),
             None => text.insert_str(0, &format!("{value}\n")),
         }
-        let request =
-            http::Request::put("http://router:8000/proxy/config").body(http_body_util::Full::new(text.into())).unwrap();
+        let request = http::Request::put("http://router:8000/proxy/config")
+            .header("content-type", "application/toml")
+            .body(http_body_util::Full::new(text.into()))
+            .unwrap();
         let response = world.send(request).await;
         assert_eq!(response.status(), 400, "{key}");
         let told: serde_json::Value = serde_json::from_slice(&crate::fixture::whole(response).await).unwrap();

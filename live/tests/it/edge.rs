@@ -59,7 +59,10 @@ async fn peers_tell_their_load_and_clock_and_can_be_changed_while_running() {
     let peer = a.state.driver.read(|router, _, _| router.replicas()[1].peer.load());
     assert_eq!(peer.waiting_requests, 1, "{peer:?}");
     let get = |path: &'static str, method: http::Method, body: serde_json::Value| {
-        let request = http::Request::builder().method(method).uri(format!("http://edge0:8000{path}"));
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("http://edge0:8000{path}"))
+            .header("content-type", "application/json");
         let sent = a.client.request(request.body(http_body_util::Full::new(body.to_string().into())).unwrap());
         async move { serde_json::from_slice::<serde_json::Value>(&whole(sent.await.unwrap()).await).unwrap() }
     };

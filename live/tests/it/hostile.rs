@@ -131,3 +131,99 @@ async fn too_many_connections_and_requests_are_told_to_come_back() {
     });
     assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 429));
 }
+
+/// A client that asks and then reads nothing.
+#[tokio::test(start_paused = true)]
+async fn clients_that_read_nothing_are_given_up() {
+    let flood = Script { tokens: 100_000, gap: Duration::ZERO, ..Script::default() };
+    let world = World::new(1, flood, |config| config.timeouts.idle_gap_ms = 3_000).await;
+    let body = "{\"prompt\":\"x\",\"stream\":true}";
+    let ask = format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut io = world.net.connect("router", 8000).unwrap();
+    io.write_all(ask.as_bytes()).await.unwrap();
+    ms(1_000).await;
+    assert_eq!(world.left().1, 1);
+    ms(10_000).await;
+    assert_eq!(world.left(), (0, 0), "the stream was ended");
+    assert_eq!(world.state.request_log.entries().pop().unwrap().end.as_str(), "client-gone");
+    // Over HTTP/2 the socket is read, but the stream gets no window.
+    let io = hyper_util::rt::TokioIo::new(world.net.connect("router", 8000).unwrap());
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+        .initial_stream_window_size(1_000)
+        .handshake(io)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let unread = sender.send_request(chat("x", true)).await.unwrap();
+    ms(1_000).await;
+    assert_eq!(world.left().1, 1);
+    ms(10_000).await;
+    assert_eq!(world.left(), (0, 0), "the stream was reset");
+    drop(unread);
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connections_have_a_limit_of_their_own() {
+    let world = World::new(1, Script::default(), |config| config.timeouts.idle_ms = 40_000).await;
+    let ask = "GET /health HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut io = world.net.connect("router", 8000).unwrap();
+    let mut answer = vec![0; 1_000];
+    for pause in [0, 15_000, 39_000] {
+        ms(pause).await; // longer than a head may take
+        io.write_all(ask.as_bytes()).await.unwrap();
+        let length = io.read(&mut answer).await.unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200"), "after {pause} ms");
+    }
+    let began = tokio::time::Instant::now();
+    assert_eq!(io.read(&mut answer).await.unwrap(), 0);
+    assert_eq!(began.elapsed().as_secs(), 40);
+    // A head that was begun has the limit of heads.
+    let mut io = world.net.connect("router", 8000).unwrap();
+    io.write_all(ask.as_bytes()).await.unwrap();
+    io.read(&mut answer).await.unwrap();
+    ms(20_000).await;
+    io.write_all(&ask.as_bytes()[..10]).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let _ = io.read(&mut answer).await;
+    assert_eq!(began.elapsed().as_secs(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_http2_connections_are_pinged_and_then_closed() {
+    let world = World::new(1, Script::default(), |config| config.timeouts.idle_ms = 40_000).await;
+    let io = hyper_util::rt::TokioIo::new(world.net.connect("router", 8000).unwrap());
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await.unwrap();
+    let driven = tokio::spawn(connection);
+    whole(sender.send_request(chat("x", false)).await.unwrap()).await;
+    ms(35_000).await;
+    assert!(!driven.is_finished(), "it answers pings, and is idle for less than the limit");
+    ms(10_000).await;
+    assert!(driven.is_finished(), "closed though it answers pings");
+    // A peer that vanished answers nothing.
+    let mut gone = world.net.connect("router", 8000).unwrap();
+    let frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x0e\x01\x05\0\0\0\x01\x82\x86\x04\x07/health\x01\x01a";
+    gone.write_all(frames).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(60), gone.read_to_end(&mut rest)).await;
+    assert!(closed.is_ok() && rest.windows(7).any(|said| said == b"healthy"), "{closed:?} {rest:?}");
+    assert!((10..=21).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn operators_have_room_when_all_connections_are_taken() {
+    let world = World::new(1, Script::default(), |config| config.limits.connections = 2).await;
+    let held: Vec<_> = (0..60).map(|_| world.net.connect("router", 8000).unwrap()).collect();
+    ms(1).await;
+    for path in ["/health", "/proxy/status", "/metrics"] {
+        let answer = raw(&world, &format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    }
+    let answer = raw(&world, "GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("too_many_connections"), "{answer}");
+    drop(held);
+}

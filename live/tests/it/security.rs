@@ -30,6 +30,58 @@ async fn keys_are_asked_for_compared_and_kept_from_engines() {
     assert_eq!((world.get("/health").await.0, world.get("/ready").await.0), (200, 200));
 }
 
+async fn ask(world: &World, method: Method, path: &str, key: &str, body: &str) -> (u16, String) {
+    let request = http::Request::builder().method(method).uri(format!("http://router:8000{path}"));
+    let request = request.header("authorization", format!("Bearer {key}")).header("content-type", "application/toml");
+    let response = world.send(request.body(http_body_util::Full::new(body.to_owned().into())).unwrap()).await;
+    (response.status().as_u16(), String::from_utf8(whole(response).await.to_vec()).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_configuration_that_is_read_and_written_back_leaves_every_key_as_it_was() {
+    let world = World::new(1, Script::default(), |config| {
+        keys(config);
+        config.replicas[0].api_key = Some("engine".into());
+    })
+    .await;
+    let (status, shown) = ask(&world, Method::GET, "/proxy/config", "rule", "").await;
+    assert!(status == 200 && shown.contains("(set)"), "{shown}");
+    assert!(["ask", "rule", "engine"].iter().all(|key| !shown.contains(&format!("\"{key}\""))), "{shown}");
+    let (status, told) = ask(&world, Method::PUT, "/proxy/config", "rule", &shown).await;
+    assert_eq!((status, told.as_str()), (200, "{\"changes\":[],\"success\":true}"));
+    assert_eq!(ask(&world, Method::GET, "/proxy/status", "(set)", "").await.0, 401);
+    // Silence about keys opens nothing; a new key takes the place of the old.
+    let silent = "replicas = [{url = \"http://e0:8080\", name = \"e0\"}]\n";
+    assert_eq!(ask(&world, Method::PUT, "/proxy/config", "rule", silent).await.0, 200);
+    assert_eq!(world.get("/proxy/status").await.0, 401);
+    assert_eq!(world.send(chat("x", false)).await.status(), 401);
+    let rotated = format!("{silent}[security]\nadmin_key = \"new\"\nread_key = \"look\"\n");
+    assert_eq!(ask(&world, Method::PUT, "/proxy/config", "rule", &rotated).await.0, 200);
+    let status = async |key| ask(&world, Method::GET, "/proxy/status", key, "").await.0;
+    assert_eq!((status("rule").await, status("new").await, status("look").await), (401, 200, 200));
+    assert_eq!(ask(&world, Method::PUT, "/proxy/config", "look", silent).await.0, 401);
+    let mut request = chat("x", false);
+    request.headers_mut().insert("authorization", HeaderValue::from_static("Bearer ask"));
+    assert_eq!(world.send(request).await.status(), 200);
+    assert_eq!(world.engines[0].seen().last().unwrap().headers["authorization"], "Bearer engine");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_of_the_admin_api_has_the_time_and_length_of_other_bodies() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let world = World::new(1, Script::default(), |_| {}).await;
+    for (length, status) in [("1000", "408"), ("99999999", "413")] {
+        let mut io = world.net.connect("router", 8000).unwrap();
+        let head = format!(
+            "POST /proxy/tune HTTP/1.1\r\nhost: router\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{{"
+        );
+        io.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        io.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{}", String::from_utf8_lossy(&answer));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn tls_listens_and_reaches_replicas_and_unknown_roots_are_refused() {
     use gorgo_live::testkit::{Connector, Io};

@@ -1,6 +1,7 @@
 //! `gorgo proxy start`, `gorgo lb start`: a router as a process.
 
 use super::admin::RouterAddress;
+use super::log;
 use super::pid_file::{self, PidFile};
 use crate::cli::output::print_line;
 use crate::cli::process;
@@ -99,7 +100,7 @@ impl StartArgs {
 
     /// Runs the router until SIGTERM or SIGINT.
     pub(in crate::cli) fn run(self, role: Role, replicas: Vec<String>, peers: Vec<String>) -> anyhow::Result<()> {
-        start_log(self.log_json);
+        log::start(self.log_json);
         let config = self.read_config(role, &replicas, &peers)?;
         if self.check {
             let (replicas, peers) = (config.replicas.len(), config.peers.len());
@@ -129,17 +130,6 @@ impl StartArgs {
             bail!("{cut} connections were cut because draining took too long");
         }
         Ok(())
-    }
-}
-
-/// Logs to standard error, at the level of `GORGO_LOG` or `info`.
-fn start_log(json: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("GORGO_LOG").unwrap_or_else(|_| "info".into());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if json {
-        log.json().init();
-    } else {
-        log.init();
     }
 }
 

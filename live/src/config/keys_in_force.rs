@@ -1,0 +1,87 @@
+//! Carries the keys in force over to a new configuration that is silent about them.
+
+use super::{Config, ConfigError, Secret};
+use crate::upstream::connect::Endpoint;
+
+impl Config {
+    /// Fills in what a new configuration does not say of the router's own keys: they stay as they are in `old`. So
+    /// neither a reload nor a `PUT` that leaves them out opens the router.
+    pub(crate) fn keep_keys(&mut self, old: &Self) {
+        let old = old.security.kinds();
+        for ((_, key, file), (_, old_key, old_file)) in self.security.kinds_mut().into_iter().zip(old) {
+            if key.as_ref().is_some_and(Secret::is_placeholder) {
+                *key = None;
+            }
+            if key.is_none() && file.is_none() {
+                key.clone_from(old_key);
+                file.clone_from(old_file);
+            }
+        }
+    }
+
+    /// Replaces placeholders of engines' keys by the keys in force, each only for the URL that has it now: a key never
+    /// goes to another host. A replica of a known URL that is silent about its key keeps it.
+    ///
+    /// # Errors
+    /// When a placeholder stands beside a URL that has no key.
+    pub(crate) fn keep_engine_keys(&mut self, old: &Self) -> Result<(), ConfigError> {
+        for (i, replica) in self.replicas.iter_mut().enumerate() {
+            if replica.api_key.as_ref().is_some_and(|key| !key.is_placeholder()) {
+                continue;
+            }
+            let here = Endpoint::parse(&replica.url).ok();
+            let same = |other: &str| here.is_some() && Endpoint::parse(other).ok() == here;
+            let known = old.replicas.iter().find(|other| same(&other.url)).and_then(|other| other.api_key.clone());
+            if known.is_none() && replica.api_key.is_some() {
+                return Err(ConfigError::Value {
+                    key: format!("replicas[{i}].api_key"),
+                    value: format!("\"{}\"", Secret::PLACEHOLDER),
+                    advice: format!("no key is in force for `{}`; give the key itself", replica.url),
+                });
+            }
+            replica.api_key = known;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = "security = {api_key = \"ask\", admin_key_file = \"/k\"}\n\
+        replicas = [{url = \"http://a:1\", api_key = \"engine\"}, {url = \"http://b:1\"}]";
+
+    fn key(key: Option<&Secret>) -> Option<&str> {
+        key.map(Secret::expose)
+    }
+
+    #[test]
+    fn what_was_shown_reads_back_as_what_is_in_force() {
+        let old = Config::parse(OLD).unwrap();
+        let mut new = Config::parse_unchecked(&old.to_toml()).unwrap();
+        new.keep_keys(&old);
+        new.keep_engine_keys(&old).unwrap();
+        assert_eq!(new, old);
+    }
+
+    #[test]
+    fn silence_keeps_keys_and_a_new_key_replaces_a_file() {
+        let old = Config::parse(OLD).unwrap();
+        let mut new = Config::parse_unchecked("security = {admin_key = \"rule\"}").unwrap();
+        new.keep_keys(&old);
+        let security = &new.security;
+        assert_eq!((key(security.api_key.as_ref()), key(security.admin_key.as_ref())), (Some("ask"), Some("rule")));
+        assert_eq!(security.admin_key_file, None);
+    }
+
+    #[test]
+    fn a_placeholder_sends_no_key_to_another_host() {
+        let old = Config::parse(OLD).unwrap();
+        for url in ["http://evil:1", "https://a:1", "http://a:2", "http://b:1"] {
+            let text = format!("replicas = [{{url = \"{url}\", api_key = \"(set)\"}}]");
+            let error = Config::parse_unchecked(&text).unwrap().keep_engine_keys(&old).unwrap_err().to_string();
+            assert!(error.starts_with("`replicas[0].api_key` is \"(set)\"; no key is in force for"), "{error}");
+        }
+    }
+}

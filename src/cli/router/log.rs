@@ -1,0 +1,76 @@
+//! The log of a running router.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use tracing_subscriber::EnvFilter;
+
+/// Logs to standard error, at the level of `GORGO_LOG` or `info`. Colours only for a terminal.
+pub(super) fn start(json: bool) {
+    let filter = EnvFilter::try_from_env("GORGO_LOG").unwrap_or_else(|_| "info".into());
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        // It would tell of a failed write by writing to the same file, and panic when that fails, too.
+        .log_internal_errors(false)
+        .with_writer(|| Lossy(io::stderr().lock()));
+    if json {
+        log.json().init();
+    } else {
+        log.init();
+    }
+}
+
+/// Lines that could not be written since the last that could.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// A log that loses lines rather than fail: the disk under it may be full. The next line that can be written tells
+/// how many were lost.
+struct Lossy<W>(W);
+
+impl<W: Write> Write for Lossy<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let lost = LOST.swap(0, Ordering::Relaxed);
+        let told = if lost == 0 { Ok(()) } else { writeln!(self.0, "({lost} lines of log could not be written)") };
+        if told.and_then(|()| self.0.write_all(line)).is_err() {
+            LOST.fetch_add(lost + 1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that is full for its first writes.
+    struct Full(u32, Vec<u8>);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.0 > 0 {
+                self.0 -= 1;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.1.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_loses_lines_and_the_next_line_tells_how_many() {
+        let mut log = Lossy(Full(2, Vec::new()));
+        for line in ["a\n", "b\n", "c\n", "d\n"] {
+            log.write_all(line.as_bytes()).unwrap();
+        }
+        assert_eq!(log.0.1, b"(2 lines of log could not be written)\nc\nd\n");
+    }
+}
