@@ -123,7 +123,7 @@ fn the_largest_numbers_of_a_peer_never_make_it_look_idle() {
 
 #[test]
 fn a_peer_whose_reports_cannot_be_read_is_down_though_it_answers_probes() {
-    let spec = ReplicaSpec { name: "p".into(), kind: Kind::Peer, ms_per_token: None, kv_tokens: None };
+    let spec = ReplicaSpec::new("p", Kind::Peer);
     let mut never = Replica::new(spec.clone());
     assert!(never.scrape_failed(3), "it has never said how loaded it is");
     never.succeeded(at(1), 3);
