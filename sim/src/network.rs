@@ -1,4 +1,4 @@
-//! Network model: round trips between sites and from users, with slow swings and jitter.
+//! Network model: round trips between sites and from users to sites, with slow variation and jitter.
 //!
 //! Between two sites: a measured median where there is one, else `24 + 0.0150 ms/km` over the great circle times a
 //! lognormal(0.25) drawn once a pair (fit over 5,310 measured region pairs, residual sd 36-47 ms). From a user:
@@ -19,18 +19,18 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkConfig {
-    /// Standard deviation of the slow swing, in log space.
+    /// Standard deviation of the slow variation, in log space.
     pub sigma: f64,
-    /// Correlation of the swing from one 30 s step to the next.
+    /// Correlation of the slow variation between consecutive 30 s steps.
     pub rho: f64,
-    /// Standard deviation of a message's own jitter, as a share of the one-way time.
+    /// Standard deviation of the jitter of a message, as a share of the one-way time.
     pub jitter: f64,
-    /// All round trips are multiplied by this (2.5 turns backbone medians into GORGO's HTTP probes).
+    /// Factor on all round trips (2.5 scales backbone medians to GORGO's HTTP probes).
     pub scale: f64,
-    /// Access latency of users whose country is unknown, ms.
+    /// Access latency of users with unknown country, ms.
     pub access_ms: f64,
-    /// A router's idle connection to a replica or peer is closed after this long, ms. A request that finds none open
-    /// pays for opening one.
+    /// Idle timeout of a router's connections to replicas and peers, ms. A request without an open connection waits until
+    /// a new one is open.
     pub keep_alive_ms: f64,
     /// Round trips to open a connection from a router to a replica or peer: 1 for TCP, 2 with TLS 1.3.
     pub opening_rounds: f64,
@@ -48,7 +48,7 @@ pub struct NetworkConfig {
 }
 
 impl NetworkConfig {
-    /// Checks the numbers.
+    /// Checks the ranges of the settings.
     ///
     /// # Errors
     /// The first one out of bounds.
@@ -119,7 +119,7 @@ pub fn user_rtt_ms(access_ms: f64, km: f64) -> f64 {
     access_ms + 0.0155 * km
 }
 
-/// One link with its slow swing.
+/// A link with its slow variation.
 #[derive(Debug)]
 struct Link {
     base_ms: f64,
@@ -127,7 +127,7 @@ struct Link {
     /// Next step to draw, and the log deviation of the last one drawn.
     step: u64,
     log: f64,
-    /// `base_ms` times the present swing.
+    /// `base_ms` times the current variation.
     rtt_ms: f64,
 }
 
@@ -153,7 +153,7 @@ impl Network {
         let mut links = Vec::with_capacity(sites * sites);
         for a in 0..sites {
             for b in 0..sites {
-                // Both directions share one base and one swing: what is known of a path is its round trip.
+                // Both directions share base and variation, because measurements give round trips only.
                 let (low, high) = (a.min(b), a.max(b));
                 let index = (low * sites + high) as u64;
                 let mut draw = rng::stream(seed, "network-base", index);
@@ -209,14 +209,14 @@ impl Network {
         link.rtt_ms
     }
 
-    /// Time of one message from `a` to `b` sent at `now`; `message` makes its jitter its own.
+    /// One-way time of a message from `a` to `b` sent at `now`; `message` selects its jitter.
     pub fn one_way(&mut self, a: usize, b: usize, now: Time, message: u64) -> Span {
         let half = self.rtt_ms(a, b, now) / 2.0;
         let link = (a * self.sites + b) as u64;
         Span::from_ms(half * self.jitter(message, link))
     }
 
-    /// Time of one message between a user with round trip `rtt_ms` and a router.
+    /// One-way time of a message between a user with round trip `rtt_ms` and a router.
     pub fn user_one_way(&self, rtt_ms: f64, message: u64) -> Span {
         Span::from_ms(rtt_ms / 2.0 * self.config.scale * self.jitter(message, u64::MAX))
     }

@@ -1,9 +1,9 @@
-//! One run: users, routers, replicas and the network between them, in virtual time.
+//! A simulation run in virtual time: users, routers, replicas and the network between them.
 //!
-//! Events have a total order (time, then the order in which they were scheduled; arrivals before anything else due at
-//! the same instant), so equal seeds give equal runs bit for bit; a running hash over all events proves it.
-//! Every wait a real request meets is an event or a stretch of time here: user → router, the router's queue,
-//! router → replica (or peer router → replica), the engine, and all the way back.
+//! Events are totally ordered: by time, then by order of scheduling; arrivals come before all other events of the same
+//! time. So equal seeds give identical runs, which a running hash over all events verifies. Every delay of a real request
+//! is modelled: user → router, the router's queue, router → replica (or peer router → replica), the engine, and the way
+//! back.
 
 use crate::engine::{Engine, EngineEvent, GapHistogram};
 use crate::network::{Network, user_rtt_ms};
@@ -35,7 +35,7 @@ use queue::{Event, EventQueue};
 /// The results of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// One row a request, in order of the trace.
+    /// One record per request, in the order of the trace.
     pub records: Vec<RequestRecord>,
     /// Gaps between tokens of one request, over all engines.
     pub itl: GapHistogram,
@@ -102,17 +102,17 @@ struct World<'a, I: Iterator<Item = TraceRequest>> {
     live: usize,
     records: Vec<RequestRecord>,
     samples: Vec<QueueSample>,
-    /// Bounded client: requests due but without a worker, and workers at work.
+    /// Bounded client: requests that wait for a worker, and the number of busy workers.
     due: VecDeque<(Time, TraceRequest)>,
     busy: usize,
     engine_events: Vec<EngineEvent>,
     actions: Vec<Action>,
 }
 
-/// Runs `trace` (in order of time) through the world of `config`; `policy` makes each router's own copy.
+/// Simulates `trace`, which must be in order of time, in the world of `config`; `policy` creates the policy of a router.
 ///
 /// # Errors
-/// When the configuration contradicts itself, the trace is not in order, or requests are left that can never end.
+/// The configuration is invalid, the trace is not in order, or requests remain that never end.
 pub fn run(
     config: &WorldConfig,
     policy: &dyn Fn() -> Box<dyn Policy>,
@@ -190,7 +190,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
                 continue;
             }
             if arrival.is_none() && self.live == 0 && self.due.is_empty() {
-                return Ok(()); // only clocks are left
+                return Ok(()); // only periodic signals are left
             }
             let Some((at, event)) = self.events.pop() else { return Err(self.stuck()) };
             if arrival.is_none() && at > last_arrival + Span::from_secs(self.config.drain_limit_s) {
@@ -240,9 +240,9 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
         self.actions = actions;
     }
 
-    /// Time of one message of a request between two sites. `leg` numbers the messages of a request.
-    fn one_way(&mut self, from: usize, to: usize, key: Key, leg: u64) -> Span {
-        self.network.one_way(from, to, self.now, (key.index() << 8) | leg)
+    /// Time of one message of a request between two sites. `message` numbers the messages of a request.
+    fn one_way(&mut self, from: usize, to: usize, key: Key, message: u64) -> Span {
+        self.network.one_way(from, to, self.now, (key.index() << 8) | message)
     }
 
     /// The nearest router to a user and the round trip there.

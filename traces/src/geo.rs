@@ -1,7 +1,7 @@
-//! Where things are: users by country and state, data-centre regions, distances and measured round trips.
+//! Geography: locations of users by country and state, data-centre regions, measured round trips.
 //!
 //! Reading order: [`names`] (how place names are compared) → [`places`] (name to coordinates) → [`mod@regions`]
-//! (data centres, RTT between them, access lines) → [`weights`] (how often users come from where).
+//! (data centres, RTT between them, access lines) → [`weights`] (shares of users per country).
 
 pub mod names;
 pub mod places;
@@ -13,7 +13,7 @@ pub use places::{Located, Source, country_name, iso2, locate, utc_offset_h};
 pub use regions::{Region, access_ms, measured_between, measured_ms, nearest_measured, place_of, region, regions, rtt};
 pub use weights::Weights;
 
-/// Whether `place` can be a user's: inside the globe and not the (0, 0) that stands for "unknown" in many files.
+/// Whether `place` is a valid location of a user: valid degrees, and not (0, 0), which many files use for "unknown".
 pub fn is_real(place: Place) -> bool {
     let inside = place.lat.abs() <= 90.0 && place.lon.abs() <= 180.0; // false for NaN
     inside && !(place.lat.abs() < 1e-3 && place.lon.abs() < 1e-3)

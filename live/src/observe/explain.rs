@@ -1,4 +1,4 @@
-//! Explains routing: the latest decisions with every term of every candidate, and the outcome of their requests.
+//! Explanations of routing: the latest decisions with all terms of all candidates, and the outcome of the requests.
 
 use crate::observe::request_log::RequestEntry;
 use gorgo_core::decide::Key;
@@ -45,11 +45,11 @@ impl Explanations {
         let mut ring = self.ring.lock();
         let old = if ring.len() >= self.most { ring.pop_front() } else { None };
         ring.push_back(ExplainedRequest { row: Arc::clone(row), decision, others });
-        drop(ring); // the old one is taken apart without the lock
+        drop(ring); // the old entry is deallocated without the lock
         drop(old);
     }
 
-    /// Everything about the latest request with this `X-Request-ID`, once it is over.
+    /// The explanation of the latest ended request with this `X-Request-ID`.
     pub fn explain(&self, request_id: &str) -> Option<Value> {
         let (row, mut decisions) = {
             let ring = self.ring.lock();
@@ -69,7 +69,7 @@ impl Explanations {
     }
 }
 
-/// How the prompt's tokens were known.
+/// How the prompt tokens were determined.
 fn counted(record: &DecisionRecord) -> &'static str {
     if record.info.counted { "counted" } else { "estimated" }
 }
@@ -109,7 +109,7 @@ pub(crate) fn header(record: &DecisionRecord, name: &str) -> Option<HeaderValue>
 }
 
 thread_local! {
-    /// Room for a line, so that the header's value is all that is allocated.
+    /// Buffer of a line, so that only the header value is allocated.
     static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -149,7 +149,7 @@ fn write(line: &mut Vec<u8>, record: &DecisionRecord, name: &str) {
     }
 }
 
-/// A decision as a state that `gorgo decide` reads; what was decided stands in `decision`.
+/// A decision as a state for `gorgo decide`; the field `decision` holds the result.
 pub(crate) fn state(record: &DecisionRecord) -> Value {
     let replicas =
         record.candidates.iter().map(|one| ReplicaState::of(record.name(one.candidate.id).to_owned(), &one.candidate));

@@ -1,7 +1,8 @@
-//! Merges several routers' captures into one timeline: aligns their clocks, joins the parts of forwarded requests.
+//! Merges captures of several routers into one timeline: aligns clocks and joins the parts of forwarded requests.
 //!
-//! The first router's clock is the timeline's. Others are shifted by the offset its peer reports measured (good to
-//! half the asymmetry of the path); routers that it never measured by their wall clocks.
+//! Times are on the clock of the first router. The times of another router are shifted by the offset that the first
+//! router measured with its peer reports (the error is half the asymmetry of the path), or by the difference of the wall
+//! clocks if there is no measurement.
 
 use crate::observe::capture::Captured;
 use gorgo_core::record::RequestRecord;
@@ -29,7 +30,7 @@ pub fn merge(parts: Vec<Captured>) -> Merged {
         Merged { routers: Vec::new(), replicas: Vec::new(), records: Vec::new(), policy: String::new(), dropped: 0 };
     let shifts = shifts(&parts);
     let mut policies: Vec<String> = Vec::new();
-    // A request seen by two routers is the first one's; the second one's part tells where it ran.
+    // A forwarded request has two records: the entry router's is kept, the peer's adds the replica and its times.
     let mut entries: BTreeMap<String, RequestRecord> = BTreeMap::new();
     let mut inner: BTreeMap<String, RequestRecord> = BTreeMap::new();
     for (number, (part, shift)) in parts.into_iter().zip(shifts).enumerate() {
@@ -37,10 +38,10 @@ pub fn merge(parts: Vec<Captured>) -> Merged {
         for (nth, (id, mut record)) in part.request_ids.into_iter().zip(part.records).enumerate() {
             record.router = number as u16;
             record.replica = record.replica.get().and_then(|i| slots.get(usize::from(i))).copied().into();
-            moved(&mut record, shift);
+            shift_times(&mut record, shift);
             let forwarded = record.hops > 0;
             let rows = if forwarded { &mut inner } else { &mut entries };
-            // A client may use an id twice: then the rows differ in their number.
+            // A client may reuse an id; later records then get a key of their own.
             let key = if rows.contains_key(&id) { format!("{id}#{number}.{nth}") } else { id };
             rows.insert(key, record);
         }
@@ -57,9 +58,9 @@ pub fn merge(parts: Vec<Captured>) -> Merged {
         }
     }
     merged.records = entries.into_values().collect();
-    // Time 0 of the timeline is its first event.
+    // Time 0 of the timeline is the first arrival.
     let first = merged.records.iter().filter_map(|r| r.arrived.get()).min().unwrap_or_default().0;
-    merged.records.iter_mut().for_each(|r| moved(r, -i128::from(first)));
+    merged.records.iter_mut().for_each(|r| shift_times(r, -i128::from(first)));
     merged.records.sort_by_key(|r| (r.sent, r.router));
     for (n, record) in merged.records.iter_mut().enumerate() {
         record.request = n as u64;
@@ -80,7 +81,7 @@ fn drop_unused(merged: &mut Merged) {
     merged.replicas = kept;
 }
 
-/// What to add to each part's times, ns: to absolute time by the first router's wall clock.
+/// Offset of each part's times, ns, relative to the earliest start on the first router's wall clock.
 fn shifts(parts: &[Captured]) -> Vec<i128> {
     let Some(first) = parts.first() else { return Vec::new() };
     let base = parts.iter().map(|p| p.started_unix_ns).min().unwrap_or(0);
@@ -102,7 +103,7 @@ fn slot(names: &mut Vec<String>, name: &str) -> u16 {
     at as u16
 }
 
-fn moved(r: &mut RequestRecord, by: i128) {
+fn shift_times(r: &mut RequestRecord, by: i128) {
     let shift = |at: Time| {
         let ns = (i128::from(at.0) + by).clamp(0, i128::from(u64::MAX - 1));
         Time(u64::try_from(ns).unwrap_or(0))
@@ -123,8 +124,8 @@ fn moved(r: &mut RequestRecord, by: i128) {
     }
 }
 
-/// Adds to the entry router's record the times that only the router next to the engine knows, kept within the entry
-/// router's own: clocks are not aligned to the microsecond, and no effect may precede its cause.
+/// Adds to the entry router's record the times that only the router beside the engine observed. They are clamped to the
+/// entry router's times, because clocks are not aligned exactly and the stages must stay in order.
 fn join(here: &mut RequestRecord, there: &RequestRecord) {
     here.replica = there.replica;
     here.hops = there.hops;

@@ -1,14 +1,15 @@
 //! OpenTelemetry: exports one trace per request to a collector, as OTLP in JSON over HTTP.
 //!
-//! Spans are built from the entry of a finished request, under the names of the timeline:
-//! `request` with `queue`, `forward`, `first-token` and `stream` inside. While no collector is configured nothing is
-//! done. The parent comes from the client's `traceparent`, and replicas get one that names the `request` span, so that
-//! an engine's own spans hang below it.
+//! Spans are built from the log entry of a finished request and have the names of the timeline: `request` with the
+//! children `queue`, `forward`, `first-token` and `stream`. Without a configured collector the exporter does nothing. The
+//! parent span is taken from the client's `traceparent` header. Replicas receive a `traceparent` that names the `request`
+//! span, so spans of the engine become its children.
 //!
-//! Not built on the `opentelemetry` crates (0.33): they add 18 crates to the build (`opentelemetry_sdk`, `prost`,
-//! `async-trait` ...) for these 380 lines. Their stable batch processor is a thread of its own on the wall clock, which
-//! tests on a paused clock cannot drive; the one on tokio and the retry after 503 are features marked experimental. And
-//! a span would have to be kept for every request in flight, where here all are made from its finished entry.
+//! The `opentelemetry` crates (0.33) are not used. They add 18 crates to the build (`opentelemetry_sdk`, `prost`,
+//! `async-trait` ...) in place of these 380 lines. Their stable batch processor runs in a thread on the wall clock, which
+//! tests with a paused clock cannot drive; the processor on tokio is behind a feature marked experimental. They also
+//! need a span object per request in flight, while this module builds all spans from the finished entry. Their exporter
+//! retries after 429 and 503 by default, as this module does.
 
 use crate::driver::clock::Clock;
 use crate::observe::capture::record;
@@ -40,7 +41,7 @@ const BATCH: usize = 256;
 /// Attempts per batch, with the pause doubled each time.
 const TRIES: u32 = 3;
 
-/// A request's position in its trace.
+/// Trace context of a request: trace id, own span id, parent span id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Context {
     trace: u128,
@@ -50,7 +51,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// The trace the client names, or a new one.
+    /// Continues the trace of the client's `traceparent`, or starts a new one.
     fn of(headers: &HeaderMap, seed: u64, id: RequestId) -> Self {
         let name = id.0.to_le_bytes();
         let span = xxh3_64_with_seed(&name, seed).max(1);
@@ -68,7 +69,7 @@ impl Context {
     }
 }
 
-/// Trace, span and flags of a `traceparent`, as W3C's Trace Context says; later versions may be longer.
+/// Parses trace id, span id and flags of a `traceparent` (W3C Trace Context); later versions may be longer.
 fn parse(text: &[u8]) -> Option<(u128, u64, u8)> {
     let text = std::str::from_utf8(text).ok()?;
     let fields = text.as_bytes();
@@ -89,7 +90,7 @@ enum ExportMessage {
     Flush(oneshot::Sender<()>),
 }
 
-/// Exports a router's requests; does nothing until [`start`].
+/// Exporter of a router's requests; does nothing until [`start`].
 #[derive(Default)]
 pub struct Otel {
     messages: OnceLock<mpsc::Sender<ExportMessage>>,
@@ -103,7 +104,7 @@ impl std::fmt::Debug for Otel {
 }
 
 impl Otel {
-    /// A request arrived: its place, and the header that tells replicas. `None` while nobody listens.
+    /// The context of a request that arrived, and the `traceparent` for replicas; `None` while the exporter is off.
     pub(crate) fn begin(&self, headers: &mut HeaderMap, seed: u64, id: RequestId) -> Option<Context> {
         self.messages.get()?;
         let context = Context::of(headers, seed, id);
@@ -120,7 +121,7 @@ impl Otel {
         }
     }
 
-    /// Requests that were not exported because too many waited.
+    /// Number of requests that were not exported because the queue was full.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -138,7 +139,7 @@ impl Otel {
     }
 }
 
-/// Where spans come from: the clock of their times, and the router's name at the time they are sent.
+/// Origin of the spans: the clock of their times, and a function that returns the router's name at export.
 struct Origin {
     clock: Clock,
     name: Box<dyn Fn() -> String + Send>,
@@ -192,7 +193,7 @@ async fn run(origin: Origin, settings: Settings, pool: PooledClient, mut message
             }
         }
         for done in flushes {
-            let _ = done.send(()); // who waited for it may have given up
+            let _ = done.send(()); // the caller of `flush` may have timed out
         }
     }
 }
@@ -212,7 +213,7 @@ async fn post(settings: &Settings, pool: &PooledClient, body: Bytes) -> Result<(
             Ok(Ok(response)) if response.status().is_success() => return Ok(()),
             Ok(Ok(response)) => {
                 why = format!("it answered {}", response.status());
-                // Others will be refused the next time too.
+                // Other statuses are permanent, so a retry would fail, too.
                 let again = [429, 502, 503, 504].map(|code| StatusCode::from_u16(code).unwrap_or_default());
                 if !again.contains(&response.status()) {
                     break;
@@ -288,7 +289,7 @@ fn spans_of(clock: Clock, context: &Context, row: &RequestEntry, spans: &mut Vec
     }
 }
 
-/// The timeline's stages: each from the end of the one before; a request that ended early ends in the stage it was in.
+/// The stages of the timeline, each from the end of the previous one; a request that ended early ends in its current stage.
 fn stages(row: &RequestEntry) -> Vec<(&'static str, Time, Time)> {
     let r = record(row, 0);
     let ends = [

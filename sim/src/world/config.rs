@@ -1,4 +1,4 @@
-//! Configuration of a simulated world.
+//! Configuration of a simulation run, and its errors.
 
 use super::key::Key;
 use crate::engine::{ConfigError, EngineConfig};
@@ -8,7 +8,7 @@ use gorgo_core::request::Place;
 use gorgo_core::router::RouterConfig;
 use gorgo_core::{MAX_REPLICAS, Time};
 
-/// A place where routers and replicas stand.
+/// A location of routers and replicas.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Site {
     /// Shown in reports.
@@ -30,25 +30,25 @@ pub struct ReplicaConfig {
     pub ms_per_token: Option<f64>,
 }
 
-/// Where the routers are.
+/// Placement of the routers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Topology {
-    /// One beside each replica; users enter at the nearest; one forward at most.
+    /// One router beside each replica; users enter at the nearest; a request is forwarded at most once.
     Edge,
-    /// One for all, at a site.
+    /// One router for all replicas, at a site.
     Proxy {
         /// Index of the site.
         site: usize,
     },
 }
 
-/// Who sends the requests.
+/// Model of the client that sends the requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Client {
-    /// Each at its scheduled instant, whatever happened to those before.
+    /// Open loop: each request is sent at its scheduled time.
     Open,
-    /// `workers` of them back to back: a request whose instant has come waits for a free one, as in GORGO's recorded
-    /// runs. (Their feeder queue of twice that length changes nothing: requests are taken in order either way.)
+    /// Closed loop of `workers`: a due request waits for a free worker, as in GORGO's recorded runs. (Their feeder queue
+    /// of twice that length has no effect, because requests are taken in order.)
     Bounded {
         /// Requests in flight at most.
         workers: usize,
@@ -58,20 +58,20 @@ pub enum Client {
 /// A fault of a replica.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fault {
-    /// When.
+    /// Time of the fault.
     pub at: Time,
-    /// To which.
+    /// Index of the replica.
     pub replica: u16,
-    /// What.
+    /// Kind of the fault.
     pub kind: FaultKind,
 }
 
 /// Kinds of faults.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FaultKind {
-    /// Its process dies and is started again with an empty cache.
+    /// The engine's process dies and restarts with an empty cache.
     Crash {
-        /// How long it is away, ms.
+        /// Time until the restart, ms.
         down_ms: f64,
     },
     /// Routers stop sending it new requests.
@@ -100,12 +100,12 @@ pub struct Country {
     pub access_ms: f64,
 }
 
-/// A world. Periods are ms.
+/// Configuration of a run. Periods are in ms.
 #[derive(Debug, Clone)]
 pub struct WorldConfig {
     /// Seed of every stream.
     pub seed: u64,
-    /// How links behave.
+    /// Parameters of the network model.
     pub network: NetworkConfig,
     /// Places of routers and replicas.
     pub sites: Vec<Site>,
@@ -116,47 +116,47 @@ pub struct WorldConfig {
     pub countries: Vec<Country>,
     /// The replicas.
     pub replicas: Vec<ReplicaConfig>,
-    /// Where routers are.
+    /// Placement of the routers.
     pub topology: Topology,
-    /// Their settings.
+    /// Settings of the routers.
     pub router: RouterConfig,
-    /// Tokens a block id of the trace stands for.
+    /// Tokens per block id of the trace.
     pub block_tokens: u32,
-    /// Metrics of each replica are read this often.
+    /// Period of the scrapes of each replica.
     pub scrape_ms: f64,
-    /// Round trips are probed this often.
+    /// Period of the RTT probes.
     pub probe_ms: f64,
-    /// Edges ask each other for their load this often.
+    /// Period of the load reports between edges.
     pub peer_ms: f64,
-    /// Queues are sampled for plots this often; 0 never.
+    /// Period of the queue samples for plots; 0 turns sampling off.
     pub sample_ms: f64,
-    /// Time a router spends on a request before it decides.
+    /// Processing time of a router per request, before its decision.
     pub router_ms: f64,
-    /// Who sends.
+    /// The client model.
     pub client: Client,
-    /// A user without a first token leaves after this long; `None` never.
+    /// Time after which a user without a first token leaves; `None` for never.
     pub patience_ms: Option<f64>,
-    /// A router gives a request up without a first token after this long; `None` never.
+    /// Deadline at the router for the first token; `None` for none.
     pub deadline_ms: Option<f64>,
     /// Faults.
     pub faults: Vec<Fault>,
-    /// The run fails if requests are left this long after the last arrival, s.
+    /// The run fails if requests remain this long after the last arrival, s.
     pub drain_limit_s: f64,
 }
 
-/// Why a run could not be made or did not end.
+/// Errors of a configuration or a run.
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[non_exhaustive]
 pub enum WorldError {
-    /// Nothing to run on.
+    /// There is no replica.
     #[error("the fleet has {0} replicas; it needs 1 to {MAX_REPLICAS}")]
     Replicas(usize),
-    /// A name that points nowhere.
+    /// A reference to an entry that does not exist.
     #[error("{what} refers to site {site}, but there are {sites} sites")]
     Site {
         /// Who refers to it.
         what: String,
-        /// To which.
+        /// Index of the replica.
         site: usize,
         /// How many there are.
         sites: usize,
@@ -174,7 +174,7 @@ pub enum WorldError {
         /// What it should be.
         must: &'static str,
     },
-    /// A fault for a replica that is not there.
+    /// A fault of a replica that does not exist.
     #[error("fault {index} names replica {replica}, but there are {replicas}")]
     Fault {
         /// Position of the fault.
@@ -184,7 +184,7 @@ pub enum WorldError {
         /// How many there are.
         replicas: usize,
     },
-    /// An engine that cannot be.
+    /// The configuration of an engine is invalid.
     #[error("replica {replica}: {source}")]
     Engine {
         /// Which replica.
@@ -192,7 +192,7 @@ pub enum WorldError {
         /// Why.
         source: ConfigError,
     },
-    /// The trace goes back in time.
+    /// The trace is not in order of time.
     #[error("request {request} of the trace comes at {:.3} s, before the one in front of it; sort the trace by time", .at.secs())]
     TraceOrder {
         /// Position in the trace.

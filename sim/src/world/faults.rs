@@ -1,7 +1,7 @@
-//! Scheduled faults.
+//! Scheduled faults of replicas: crash, restart, drain.
 
 use super::queue::{Event, Reply};
-use super::requests::leg;
+use super::requests::message;
 use super::{FaultKind, Key, Span, TraceRequest, World};
 use crate::engine::EngineEvent;
 use gorgo_core::ReplicaId;
@@ -20,7 +20,13 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 for event in events.drain(..) {
                     // Connections break: each request at the engine fails at its router one way later.
                     if let EngineEvent::Aborted { id, .. } = event {
-                        self.send_reply(replica, self.now, Key(id.0), leg::DONE, Reply::Failed(Failure::Connection));
+                        self.send_reply(
+                            replica,
+                            self.now,
+                            Key(id.0),
+                            message::DONE,
+                            Reply::Failed(Failure::Connection),
+                        );
                     }
                 }
                 self.engine_events = events;

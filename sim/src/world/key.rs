@@ -1,7 +1,8 @@
-//! Keys of requests: index in the trace, slot in memory, and number of the dispatch in 64 bits.
+//! Keys of requests and their dispatches, packed into 64 bits.
 
-/// `first attempt : 5 | second attempt : 5 | index in the trace : 30 | slot : 24`. The first attempt is the dispatch
-/// by the entry router, the second the one by the peer it forwarded to; both 0 name the request itself.
+/// `entry attempt : 5 | peer attempt : 5 | index in the trace : 30 | slot in memory : 24`. The entry attempt numbers the
+/// dispatch by the entry router, the peer attempt the dispatch by the peer that it forwarded to. Both are 0 in the key of
+/// the request itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Key(pub(super) u64);
 
@@ -25,29 +26,29 @@ impl Key {
         (self.0 >> 24) & (Self::MAX_REQUESTS - 1)
     }
 
-    /// The entry router's dispatch, 0 for none.
-    pub(super) fn first(self) -> u8 {
+    /// Number of the dispatch by the entry router; 0 for none.
+    pub(super) fn entry_attempt(self) -> u8 {
         (self.0 >> 59) as u8
     }
 
-    /// The peer's dispatch, 0 for none.
-    pub(super) fn second(self) -> u8 {
+    /// Number of the dispatch by the peer; 0 for none.
+    pub(super) fn peer_attempt(self) -> u8 {
         ((self.0 >> 54) & 31) as u8
     }
 
-    /// The key of dispatch `attempt`, made by the entry router or (when `self` is a forwarded request) by a peer.
+    /// The key of dispatch `attempt` by the entry router, or by a peer when `self` is a forwarded request.
     pub(super) fn sent(self, attempt: u8, by_peer: bool) -> Self {
         Self(self.0 | (u64::from(attempt & 31) << if by_peer { 54 } else { 59 }))
     }
 
-    /// The request itself, whoever dispatched it.
+    /// The key of the request itself.
     pub(super) fn plain(self) -> Self {
         Self(self.0 & ((1 << 54) - 1))
     }
 
-    /// The request as the router that made the last dispatch knows it.
+    /// The key under which the router that made the last dispatch knows the request.
     pub(super) fn parent(self) -> Self {
-        if self.second() > 0 { Self(self.0 & !(31 << 54)) } else { self.plain() }
+        if self.peer_attempt() > 0 { Self(self.0 & !(31 << 54)) } else { self.plain() }
     }
 }
 
@@ -60,7 +61,10 @@ mod tests {
         let key = Key::new(1_000_000, 77);
         let forwarded = key.sent(3, false);
         let engine = forwarded.sent(9, true);
-        assert_eq!((engine.index(), engine.slot(), engine.first(), engine.second()), (1_000_000, 77, 3, 9));
+        assert_eq!(
+            (engine.index(), engine.slot(), engine.entry_attempt(), engine.peer_attempt()),
+            (1_000_000, 77, 3, 9)
+        );
         assert_eq!((engine.parent(), forwarded.parent(), engine.plain()), (forwarded, key, key));
     }
 }

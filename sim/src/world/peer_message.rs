@@ -1,4 +1,4 @@
-//! A peer's report as an event carries it: 32-bit counts, so that an event fits a cache line.
+//! A peer's report in compact form: 32-bit counts, so that an event fits into a cache line.
 
 use gorgo_core::Time;
 use gorgo_core::fleet::{Load, PeerReport};
@@ -17,7 +17,7 @@ pub struct PeerMessage {
 }
 
 impl PeerMessage {
-    /// What `router` sends at `now`.
+    /// The report of `router` at `now`.
     pub fn of(router: &Router, now: Time) -> Self {
         let PeerReport { load, queued, healthy } = router.report(now);
         let narrow = |tokens: u64| u32::try_from(tokens).unwrap_or(u32::MAX);
@@ -32,7 +32,7 @@ impl PeerMessage {
         }
     }
 
-    /// The report at the router that asked.
+    /// The report in the form that the router's event takes.
     pub fn report(self) -> PeerReport {
         let load = Load {
             waiting_requests: self.waiting,

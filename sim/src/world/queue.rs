@@ -37,7 +37,7 @@ impl From<Signal> for Event {
     }
 }
 
-/// Scrapes, probes and peer reports on their way. `asked` is when the router sent its question.
+/// Scrapes, probes and peer reports in transit. `asked` is the time when the router sent its request.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Signal {
     Scrape { router: u16, replica: u16 },
@@ -72,8 +72,8 @@ impl EventQueue {
         Some((entry.at, entry.item))
     }
 
-    /// Mixes an event into the hash. The sequence number stands for the event: two runs that schedule different
-    /// things give the same number at the same time only by having done the same until then.
+    /// Mixes an event into the hash. Its sequence number identifies it: two runs have the same number at the same time only
+    /// if they scheduled the same events before.
     pub(super) fn hash_event(&mut self, at: Time, what: u64) {
         self.count += 1;
         for word in [at.0, what] {

@@ -1,7 +1,7 @@
 //! Engines: submitting and cancelling requests, and sending replies to routers.
 
 use super::queue::{Event, Reply};
-use super::requests::leg;
+use super::requests::message;
 use super::{EngineEvent, Key, RequestId, Time, TraceRequest, World};
 use crate::engine::{EngineError, EngineRequest};
 use gorgo_core::router::Failure;
@@ -18,7 +18,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 self.records[key.index() as usize].accepted = self.now.into();
                 self.drive(replica);
             }
-            Err(error) => self.send_reply(replica, self.now, key, leg::DONE, Reply::Failed(failure(&error))),
+            Err(error) => self.send_reply(replica, self.now, key, message::DONE, Reply::Failed(failure(&error))),
         }
     }
 
@@ -64,18 +64,18 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 if let Some(record) = self.record_of(key) {
                     (record.engine_first, record.cached_tokens) = (at.into(), cached_tokens);
                 }
-                self.send_reply(replica, at, key, leg::FIRST, Reply::FirstToken);
+                self.send_reply(replica, at, key, message::FIRST, Reply::FirstToken);
             }
             EngineEvent::Finished { id, at, output_tokens, cached_tokens, .. } => {
                 let key = Key(id.0);
                 if let Some(record) = self.record_of(key) {
                     (record.engine_done, record.output_tokens) = (at.into(), output_tokens);
                 }
-                self.send_reply(replica, at, key, leg::DONE, Reply::Finished { cached_tokens, output_tokens });
+                self.send_reply(replica, at, key, message::DONE, Reply::Finished { cached_tokens, output_tokens });
             }
             EngineEvent::Aborted { id, at, ref error } => {
                 if *error != EngineError::Cancelled {
-                    self.send_reply(replica, at, Key(id.0), leg::DONE, Reply::Failed(failure(error)));
+                    self.send_reply(replica, at, Key(id.0), message::DONE, Reply::Failed(failure(error)));
                 }
             }
             EngineEvent::Token { .. } => {}
@@ -89,12 +89,12 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     }
 
     /// Sends a reply from a replica to the router that dispatched the request.
-    pub(super) fn send_reply(&mut self, replica: u16, at: Time, key: Key, leg: u64, reply: Reply) {
-        let by_peer = key.second() > 0;
+    pub(super) fn send_reply(&mut self, replica: u16, at: Time, key: Key, message: u64, reply: Reply) {
+        let by_peer = key.peer_attempt() > 0;
         let router = if by_peer { replica } else { self.records[key.index() as usize].router };
-        let attempt = if by_peer { key.second() } else { key.first() };
+        let attempt = if by_peer { key.peer_attempt() } else { key.entry_attempt() };
         let (from, to) = (self.replicas[usize::from(replica)].site, self.routers[usize::from(router)].site);
-        let at = at.max(self.now) + self.one_way(from, to, key, leg);
+        let at = at.max(self.now) + self.one_way(from, to, key, message);
         let at = self.in_order(key, 0, at);
         self.events.push(at, Event::ReplyAtRouter { router, key: key.parent(), attempt, reply });
     }

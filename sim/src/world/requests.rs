@@ -1,4 +1,4 @@
-//! The life of a request: sent, routed, forwarded, answered, received by the user.
+//! The life of a request: send, route, forward, answer, and delivery to the user.
 
 use super::queue::{Event, Reply};
 use super::{Client, Flight, Key, RequestId, RequestRecord, Sent, Span, Status, Time, TraceRequest, World};
@@ -8,8 +8,8 @@ use gorgo_core::router::{Answer, Dispatch, EndReason, Failure, Request, RequestE
 use gorgo_core::{MaybeTime, ReplicaId};
 use std::sync::Arc;
 
-/// Messages of a request, told apart for their jitter.
-pub(super) mod leg {
+/// Numbers of the messages of a request; each message draws its own jitter.
+pub(super) mod message {
     pub(crate) const USER_IN: u64 = 1;
     pub(crate) const USER_FIRST: u64 = 2;
     pub(crate) const USER_DONE: u64 = 3;
@@ -22,7 +22,7 @@ pub(super) mod leg {
 }
 
 impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
-    /// A request is due now.
+    /// Sends a request that is due, or queues it until a worker is free.
     pub(super) fn scheduled(&mut self, request: TraceRequest) {
         match self.config.client {
             Client::Open => self.send(request.at, request),
@@ -34,7 +34,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         }
     }
 
-    /// A worker of the bounded client is free.
+    /// Gives the next due request to a free worker of the bounded client.
     pub(super) fn worker_free(&mut self) {
         match self.due.pop_front() {
             Some((scheduled, request)) => self.send(scheduled, request),
@@ -79,20 +79,20 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let network = &self.config.network;
         let rounds = rounds(network.request_bytes(request.input_tokens), network.initial_window);
         let trips = rounds - 1.0 + network.user_opening_rounds;
-        self.to_user(key, leg::USER_IN) + Span::from_ms(user_rtt_ms * network.scale * trips)
+        self.to_user(key, message::USER_IN) + Span::from_ms(user_rtt_ms * network.scale * trips)
     }
 
-    fn to_user(&self, key: Key, leg: u64) -> Span {
-        self.network.user_one_way(self.flights[key.slot()].user_rtt_ms, (key.index() << 8) | leg)
+    fn to_user(&self, key: Key, message: u64) -> Span {
+        self.network.user_one_way(self.flights[key.slot()].user_rtt_ms, (key.index() << 8) | message)
     }
 
-    /// The flight of a key, unless the request is over and its slot holds another by now.
+    /// The flight of a key; `None` if the request has ended (its slot may hold another request).
     fn flight(&self, key: Key) -> Option<&Flight> {
         let record = &self.records[key.index() as usize];
         self.flights.get(key.slot()).filter(|f| f.live && record.done.is_none())
     }
 
-    /// A request reaches a router: from its user, or forwarded by another.
+    /// A request arrives at a router, from its user or from another router.
     pub(super) fn at_router(&mut self, router: u16, key: Key) {
         let Some(flight) = self.flight(key) else { return };
         let request = &flight.request;
@@ -104,7 +104,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             head: head.checked_sub(1).map_or(0, |last| request.blocks[last]),
             counted: true,
         };
-        let hops = u8::from(key.first() > 0);
+        let hops = u8::from(key.entry_attempt() > 0);
         let arrived = Request {
             id: RequestId(key.0),
             symbols: Arc::clone(&request.blocks),
@@ -120,7 +120,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
 
     pub(super) fn dispatch(&mut self, router: u16, dispatch: &Dispatch) {
         let key = Key(dispatch.id.0);
-        let by_peer = key.first() > 0;
+        let by_peer = key.entry_attempt() > 0;
         let sent = key.sent(dispatch.attempt, by_peer);
         let from = self.routers[usize::from(router)].site;
         let bytes = self.config.network.request_bytes(self.flights[key.slot()].request.input_tokens);
@@ -130,7 +130,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         if dispatch.forward {
             record.hops += 1;
             let to = self.routers[dispatch.replica.index()].site;
-            let way = upload + self.one_way(from, to, key, leg::TO_PEER) + Span::from_ms(self.config.router_ms);
+            let way = upload + self.one_way(from, to, key, message::TO_PEER) + Span::from_ms(self.config.router_ms);
             self.events.push(self.now + way, Event::AtRouter { router: dispatch.replica.0, key: sent });
             return;
         }
@@ -144,7 +144,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         }
         self.flights[key.slot()].at_engine = sent;
         let to = self.replicas[dispatch.replica.index()].site;
-        let way = upload + self.one_way(from, to, key, leg::TO_ENGINE);
+        let way = upload + self.one_way(from, to, key, message::TO_ENGINE);
         self.events.push(self.now + way, Event::AtEngine { replica: dispatch.replica.0, key: sent });
     }
 
@@ -162,11 +162,11 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     }
 
     pub(super) fn cancel(&mut self, router: u16, key: Key, replica: ReplicaId, attempt: u8) {
-        let sent = key.sent(attempt, key.first() > 0);
+        let sent = key.sent(attempt, key.entry_attempt() > 0);
         let from = self.routers[usize::from(router)].site;
         let forwarded = self.routers.len() > 1 && usize::from(router) != replica.index();
         let to = self.replicas[replica.index()].site;
-        let at = self.now + self.one_way(from, to, key, leg::TO_ENGINE);
+        let at = self.now + self.one_way(from, to, key, message::TO_ENGINE);
         let event = if forwarded {
             Event::CancelPeer { router: replica.0, key: sent }
         } else {
@@ -175,7 +175,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         self.events.push(at, event);
     }
 
-    /// A reply reaches the router that dispatched the request.
+    /// A reply arrives at the router that dispatched the request.
     pub(super) fn reply_at_router(&mut self, router: u16, key: Key, attempt: u8, reply: Reply) {
         let id = RequestId(key.0);
         if matches!(
@@ -183,7 +183,9 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             Reply::Finished { .. } | Reply::Failed(Failure::Overloaded | Failure::Server | Failure::Client)
         ) {
             // The answer is read to its end: its connection is free again.
-            if let Some(Sent { to, connection }) = self.flights[key.slot()].sent[usize::from(key.first() > 0)].take() {
+            if let Some(Sent { to, connection }) =
+                self.flights[key.slot()].sent[usize::from(key.entry_attempt() > 0)].take()
+            {
                 self.return_connection(router, to, connection);
             }
         }
@@ -209,23 +211,24 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             return;
         }
         let origin = flight.origin;
-        if key.first() > 0 {
-            self.return_to_origin(router, key, leg::PEER_FIRST, Reply::FirstToken);
+        if key.entry_attempt() > 0 {
+            self.return_to_origin(router, key, message::PEER_FIRST, Reply::FirstToken);
         } else {
             debug_assert_eq!(origin, router);
-            let at = self.now + self.to_user(key, leg::USER_FIRST);
+            let at = self.now + self.to_user(key, message::USER_FIRST);
             let record = &mut self.records[key.index() as usize];
             (record.router_first, record.first_token) = (self.now.into(), at.into());
         }
     }
 
-    fn return_to_origin(&mut self, router: u16, key: Key, leg: u64, reply: Reply) {
+    fn return_to_origin(&mut self, router: u16, key: Key, message: u64, reply: Reply) {
         let Some(flight) = self.flight(key) else { return };
         let origin = flight.origin;
         let (from, to) = (self.routers[usize::from(router)].site, self.routers[usize::from(origin)].site);
-        let at = self.now + self.one_way(from, to, key, leg);
+        let at = self.now + self.one_way(from, to, key, message);
         let at = self.in_order(key, 1, at);
-        self.events.push(at, Event::ReplyAtRouter { router: origin, key: key.parent(), attempt: key.first(), reply });
+        self.events
+            .push(at, Event::ReplyAtRouter { router: origin, key: key.parent(), attempt: key.entry_attempt(), reply });
     }
 
     /// The instant `at`, but not before the previous reply on the same connection.
@@ -237,7 +240,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
 
     /// A router ended a request.
     pub(super) fn request_ended(&mut self, router: u16, key: Key, reason: EndReason) {
-        if key.first() > 0 {
+        if key.entry_attempt() > 0 {
             let record = &self.records[key.index() as usize];
             let reply = match (reason, reason.failure_at_sender()) {
                 (_, Some(failure)) => Reply::Failed(failure),
@@ -246,10 +249,10 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 }
                 (_, None) => return, // the entry router cancelled the request itself
             };
-            self.return_to_origin(router, key, leg::PEER_DONE, reply);
+            self.return_to_origin(router, key, message::PEER_DONE, reply);
             return;
         }
-        let at = self.now + self.to_user(key, leg::USER_DONE);
+        let at = self.now + self.to_user(key, message::USER_DONE);
         let record = &mut self.records[key.index() as usize];
         let status = reason.status();
         record.status = status;
@@ -267,7 +270,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         }
     }
 
-    /// The user's patience is over.
+    /// The user leaves if there is no first token yet.
     pub(super) fn patience_over(&mut self, key: Key) {
         let record = &self.records[key.index() as usize];
         if record.done.is_none() && record.router_first.is_none() && record.arrived.is_some() {
@@ -279,10 +282,11 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
 
 /// Whether a reply to dispatch `attempt` of the request `key` belongs to the latest dispatch.
 fn is_current_dispatch(at_engine: Key, key: Key, attempt: u8) -> bool {
-    at_engine == key.sent(attempt, key.first() > 0) || (key.first() == 0 && at_engine.first() == attempt)
+    at_engine == key.sent(attempt, key.entry_attempt() > 0)
+        || (key.entry_attempt() == 0 && at_engine.entry_attempt() == attempt)
 }
 
-/// The whole blocks of prompt and answer, if the trace contains the answer's.
+/// The answer's blocks for the prefix index; `None` if the trace has none.
 fn answer(request: &TraceRequest) -> Option<Answer> {
     if request.answer_blocks.is_empty() {
         return None;

@@ -1,4 +1,4 @@
-//! Scrapes, probes and peer reports: each has its own period and is as old at the router as the network makes it.
+//! Scrapes, probes and peer reports: each is periodic, and the network delays its result.
 
 use super::peer_message::PeerMessage;
 use super::queue::{Event, Signal};
@@ -11,7 +11,7 @@ use gorgo_core::{ReplicaId, Time, rng};
 use rand::RngExt;
 
 impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
-    /// Announces the fleet and starts the clocks. Routers probe and scrape once before they serve.
+    /// Adds the fleet to every router and starts the periodic signals. Routers probe and scrape once before they serve.
     pub(super) fn start(&mut self) {
         let edge = self.routers.len() > 1 || matches!(self.config.topology, super::Topology::Edge);
         for router in 0..self.routers.len() as u16 {
@@ -55,8 +55,8 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         }
     }
 
-    /// Schedules the first turn of a periodic signal. The phases of different pairs are random: in lockstep, or spread
-    /// evenly, all signals would have the same age.
+    /// Schedules the first turn of a periodic signal at a random phase per pair of sites. With equal or evenly spread
+    /// phases all signals would have the same age.
     fn start_clock(&mut self, period_ms: f64, router: u16, replica: u16, first: Signal) {
         let pair = u64::from(router) * self.replicas.len() as u64 + u64::from(replica);
         let clock = match first {
@@ -72,7 +72,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         (self.routers[usize::from(router)].site, self.replicas[usize::from(replica)].site)
     }
 
-    /// Half the present round trip, without a message's own jitter.
+    /// Half the current round trip, without the jitter of a message.
     fn half_rtt(&mut self, router: u16, replica: u16) -> Span {
         let (from, to) = self.sites(router, replica);
         Span::from_ms(self.network.rtt_ms(from, to, self.now) / 2.0)
@@ -123,7 +123,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 let (from, to) = self.sites(router, replica);
                 let rtt = self.network.rtt_ms(from, to, self.now);
                 let edge = self.routers.len() > 1 && router != replica;
-                // A probe between edges meets the peer's router, which lives on when its engine dies.
+                // A probe between edges is answered by the peer's router, which survives a crash of its engine.
                 let rtt_ms = (edge || self.replicas[usize::from(replica)].engine.health(self.now) == EngineHealth::Up)
                     .then_some(rtt as f32);
                 let rtt_ms = rtt_ms.map(|rtt| rtt * self.config.network.probe_scale as f32);

@@ -1,6 +1,6 @@
-//! How place names are compared: GeoIP, GeoNames and ISO write the same place in different ways.
+//! Normalization of place names, because GeoIP, GeoNames and ISO spell the same place differently.
 
-/// The form names are compared in: lower case, no accents, no leading "Province of" and the like, no trailing
+/// Normalizes a name for comparison: lower case, no accents, no leading "Province of" and the like, no trailing
 /// "Oblast", "Province" and the like, letters and digits only.
 pub fn normalise(name: &str) -> String {
     let lower: String = name.chars().flat_map(char::to_lowercase).map(plain).collect();
@@ -22,7 +22,7 @@ pub fn normalise(name: &str) -> String {
     rest.chars().filter(|c| c.is_alphanumeric()).collect()
 }
 
-/// One of these is dropped from the end, so that "Kaliningrad Oblast" meets "Kaliningrad".
+/// Suffixes that are removed, so that "Kaliningrad Oblast" equals "Kaliningrad".
 const TRAILS: [&str; 16] = [
     "oblast",
     "krai",

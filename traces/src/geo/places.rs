@@ -1,6 +1,6 @@
-//! Place names to coordinates: the state, else the city, else the country's centroid, else unknown.
+//! Maps place names to coordinates: of the state, else of the city, else the country's centroid, else unknown.
 //!
-//! Centroids are weighted by population, which puts Russia at 57° N 51° E, near its users, and not in Siberia.
+//! Centroids are weighted by population: Russia's is at 57° N 51° E, near its users, and not in Siberia.
 
 use super::{names::normalise, table};
 use gorgo_core::request::Place;
@@ -14,9 +14,9 @@ pub enum Source {
     State,
     /// A city above 100,000 people of that name.
     City,
-    /// Only the country was known, or its state in no table.
+    /// The centroid of the country, because the state is missing or in no table.
     Country,
-    /// Neither.
+    /// The country is missing or in no table.
     Unknown,
 }
 
@@ -134,7 +134,7 @@ pub fn utc_offset_h(code: [u8; 2]) -> f64 {
 }
 
 /// Finds a user's coordinates. A state or city counts only inside its country, so that Georgia is the state in the
-/// United States and the country elsewhere. Without a country the user stays unknown: nothing is guessed.
+/// United States and the country elsewhere. Without a country the result is unknown.
 pub fn locate(country: Option<&str>, state: Option<&str>, city: Option<&str>) -> Located {
     let Some(code) = country.and_then(iso2) else {
         return Located { country: None, place: None, source: Source::Unknown };

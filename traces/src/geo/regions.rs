@@ -31,14 +31,14 @@ pub struct Rtt {
     pub p95_ms: Option<f64>,
 }
 
-/// A round trip that stands in for two places without a measurement of their own.
+/// A measured round trip used as an estimate for two places without a measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct StandIn {
     /// The measured round trip.
     pub rtt: Rtt,
-    /// The region that stands in for the first place.
+    /// The region used for the first place.
     pub from: &'static Region,
-    /// The region that stands in for the second.
+    /// The region used for the second place.
     pub to: &'static Region,
     /// Distance from the places to their regions, summed, in km.
     pub off_km: f64,
@@ -48,7 +48,7 @@ pub struct StandIn {
 pub const DEFAULT_ACCESS_MS: f64 = 25.0;
 const ACCESS_BOUNDS_MS: (f64, f64) = (8.0, 90.0);
 
-/// Measured regions stand in for places this far from them.
+/// Greatest distance between a place and the region used for it, km.
 const STAND_IN_KM: f64 = 150.0;
 
 /// Regions this close to each other are in one metropolitan area.
@@ -137,7 +137,7 @@ pub fn nearest_measured(place: Place, provider: Option<&str>, max_km: f64) -> Op
 
 /// The round trip between two free places through the nearest measured regions of one provider: the provider whose
 /// regions lie nearest to both, each within `max_km`. `None` when no provider is near both, or its pair was never
-/// measured; a distance model has to do then.
+/// measured; the caller then uses a distance model.
 pub fn measured_between(a: Place, b: Place, max_km: f64) -> Option<StandIn> {
     let candidates = ["aws", "azure", "gcp"].into_iter().filter_map(|provider| {
         let (from, near) = nearest_measured(a, Some(provider), max_km)?;
@@ -145,12 +145,12 @@ pub fn measured_between(a: Place, b: Place, max_km: f64) -> Option<StandIn> {
         let rtt = rtt(&format!("{provider}:{}", from.name), &format!("{provider}:{}", to.name))?;
         Some(StandIn { rtt, from, to, off_km: near + far })
     });
-    // Differences within a metropolitan area are noise of the coordinates: the first provider wins there.
+    // Differences within a metropolitan area are noise of the coordinates, so the first provider is kept.
     candidates.min_by_key(|c| (c.off_km / METRO_KM) as u64)
 }
 
-/// One-way-and-back delay in ms that a user's own access line adds in this country: an additive fit to public
-/// probes, clamped to [8, 90] because single countries are noisy; 25 when the country is not in the table.
+/// Round-trip delay of a user's access network in this country, ms: an additive fit to public probes, clamped to
+/// [8, 90] because estimates of single countries are noisy; 25 for countries not in the table.
 pub fn access_ms(country: Option<[u8; 2]>) -> f64 {
     static ACCESS: OnceLock<BTreeMap<[u8; 2], f64>> = OnceLock::new();
     let access = ACCESS.get_or_init(|| {

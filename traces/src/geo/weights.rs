@@ -1,4 +1,4 @@
-//! How often users come from where, after the published country tables of WildChat.
+//! Shares of users per country and state, from the published tables of WildChat.
 
 use super::places::{code, country_place, locate};
 use super::table;
@@ -7,14 +7,14 @@ use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 use std::sync::OnceLock;
 
-/// Which cut of WildChat the country weights follow.
+/// Subset of WildChat that the country weights are from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Weights {
     /// The whole of WildChat-1M (some shares are estimates, see `DATA.md`).
     #[default]
     Full1m,
-    /// Its first 10,000 rows: the cut behind gotoni's location-tagged trace (published counts).
+    /// Its first 10,000 rows, the subset of gotoni's location-tagged trace (published counts).
     First10k,
 }
 

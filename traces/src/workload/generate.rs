@@ -1,8 +1,8 @@
-//! `wildchat-like`: traffic with WildChat's published marginals, of any size and rate, without any text.
+//! Generator `wildchat-like`: traffic of any size and rate with WildChat's published marginals, without text.
 //!
-//! A conversation has a country, a user, turns, message lengths and pauses. Its opening is new, a near-duplicate of an
-//! earlier one of the same user, or begins with one of a pool of templates that many users paste. Block ids follow
-//! from that: a prompt is the chain of its pieces, so history, near-duplicates and templates share real prefixes.
+//! Each conversation has a country, a user, a number of turns, message lengths and think times. Its opening is new, a
+//! near-duplicate of an earlier opening of the same user, or starts with a template from a pool shared by all users. A
+//! prompt is the chain of its pieces, so history, near-duplicates and templates share block ids as prefixes.
 
 mod laws;
 mod openings;
@@ -25,11 +25,11 @@ use serde::{Deserialize, Serialize};
 /// Think time: median in s and sigma of its logarithm (estimate).
 const THINK_S: f64 = 40.0;
 const THINK_SIGMA: f64 = 1.2;
-/// What to generate.
+/// Parameters of the generator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Generate {
-    /// Requests (turns of all conversations together).
+    /// Number of requests: the turns of all conversations.
     pub requests: usize,
     /// Mean requests per second over the time in which conversations start, `requests / rate`. The last turns of long
     /// conversations come after it: cut or redraw arrivals ([`super::arrange::redraw`]) for an even load to the end.
@@ -38,19 +38,18 @@ pub struct Generate {
     pub seed: u64,
     /// Country shares to follow.
     pub weights: Weights,
-    /// Mean conversations of a user.
+    /// Mean number of conversations per user.
     pub conversations_per_user: f64,
-    /// Chance that an opening which repeats nothing begins with a template. Tuned so that the reuse over all users is
-    /// the published one.
+    /// Probability that a new opening starts with a template. Fitted to the published prefix reuse across users.
     pub template_share: f64,
     /// Coefficient of variation of the gaps between conversations: 1 is a Poisson process, more is bursty.
     pub gap_cv: f64,
-    /// UTC hour the trace begins at. With it, each country's traffic follows its local day; without, all hours are
-    /// alike, so that a short trace has the published country shares.
+    /// UTC hour at the start of the trace. If set, the traffic of each country follows its local time of day; if not, the
+    /// rate is constant, so that a short trace has the published country shares.
     pub start_hour: Option<f64>,
     /// Seconds of the trace that a day takes: 86,400 in real time; the trace's length to see a day in it.
     pub day_s: f64,
-    /// Cuts answers to this length (tokens).
+    /// Limit of the length of an answer, tokens.
     pub max_output_tokens: Option<u32>,
     /// Tokens per block.
     pub block_tokens: u32,
@@ -79,7 +78,7 @@ impl Default for Generate {
 pub struct Generated {
     /// Requests by arrival, the first at zero.
     pub requests: Vec<TraceRequest>,
-    /// Its marginals beside the published ones.
+    /// The marginals of the trace beside the published ones.
     pub marginals: Marginals,
 }
 
@@ -108,7 +107,7 @@ impl Generate {
 /// Generates a trace.
 ///
 /// # Errors
-/// When an option is out of range.
+/// A parameter is out of range.
 pub fn wildchat_like(options: &Generate) -> Result<Generated, TraceError> {
     options.check()?;
     let rng = |concern| stream(options.seed, concern, 0);
@@ -131,7 +130,7 @@ pub fn wildchat_like(options: &Generate) -> Result<Generated, TraceError> {
     Ok(Generated { requests, marginals })
 }
 
-/// Plays the conversations: prompts with their history, answers, pauses.
+/// Generates the requests of all conversations: prompts with history, answers and think times.
 fn converse(
     talks: &[Talk],
     later: &[u32],

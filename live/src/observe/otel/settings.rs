@@ -1,21 +1,21 @@
-//! OpenTelemetry's own environment variables.
+//! Settings of the exporter, read from OpenTelemetry's standard environment variables.
 
 use http::header::{HeaderMap, HeaderName};
 use http::{HeaderValue, Uri};
 use std::time::Duration;
 
-/// Where spans go, and under which name.
+/// Destination of the spans and the name of the service.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where batches are posted.
+    /// URL that batches are posted to.
     pub endpoint: Uri,
     /// `service.name`.
     pub service: String,
-    /// Sent with every batch, for collectors that ask for a key.
+    /// Headers of every request to the collector, for example an API key.
     pub headers: HeaderMap,
-    /// A batch is given up after this long.
+    /// Timeout of one attempt to send a batch.
     pub timeout: Duration,
-    /// Spans wait at most this long for others.
+    /// Longest time that a span waits for a batch to fill.
     pub delay: Duration,
 }
 

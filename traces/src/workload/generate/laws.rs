@@ -1,4 +1,4 @@
-//! The published laws of WildChat traffic and stratified draws from them.
+//! Published distributions of WildChat traffic, and stratified sampling from them.
 //!
 //! Figures: turns over 529,428 conversations of the first release; first user messages of 68,667 American English
 //! conversations, near-duplicates removed; later user messages and answers of 568 conversations (Mistral tokens);
@@ -16,7 +16,7 @@ pub(crate) const TURN_SURVIVAL: [f64; 52] = [
     4e-5, 3e-5, 3e-5, 2e-5, 2e-5, 1e-5, 1e-5, 1e-5, 1e-5, 1e-5, 1e-5,
 ];
 
-/// Relative rate of conversations by the user's local hour.
+/// Relative rate of conversations per local hour of the user.
 pub(crate) const HOURS: [f64; 24] = [
     0.99, 0.82, 0.65, 0.5, 0.4, 0.36, 0.39, 0.48, 0.62, 0.79, 0.97, 1.12, 1.24, 1.32, 1.37, 1.39, 1.39, 1.39, 1.39,
     1.38, 1.36, 1.32, 1.25, 1.13,
@@ -26,7 +26,7 @@ pub(crate) const HOURS: [f64; 24] = [
 #[derive(Debug)]
 pub(crate) struct Quantiles(&'static [(f64, f64)]);
 
-/// First user message. The table is used itself: the two-lognormal fit that is also published misses its 95th
+/// First user message, tokens. The table is used directly, because the published two-lognormal fit misses the 95th
 /// percentile by 17 %. The ends (1 and 12,000) are chosen so that the mean comes near the published 251.8.
 pub(crate) const FIRST_USER: Quantiles = Quantiles(&[
     (0.0, 2.0),
@@ -38,7 +38,7 @@ pub(crate) const FIRST_USER: Quantiles = Quantiles(&[
     (0.99, 2_750.0),
     (1.0, 12_000.0),
 ]);
-/// Later user messages; mean 159.
+/// Later user messages, tokens; mean 159.
 pub(crate) const LATER_USER: Quantiles = Quantiles(&[
     (0.0, 1.0),
     (0.05, 5.0),
@@ -51,7 +51,7 @@ pub(crate) const LATER_USER: Quantiles = Quantiles(&[
     (0.99, 2_164.0),
     (1.0, 6_000.0),
 ]);
-/// Answers; mean 401.
+/// Answers, tokens; mean 401.
 pub(crate) const ANSWER: Quantiles = Quantiles(&[
     (0.0, 4.0),
     (0.05, 21.0),
@@ -74,7 +74,7 @@ impl Quantiles {
         (x0.ln() + (x1.ln() - x0.ln()) * part).exp().round().max(1.0) as u32
     }
 
-    /// `n` stratified draws: every n-th part of the distribution once, in random order, so that even a short trace
+    /// `n` stratified draws: one from each n-th part of the distribution, in random order, so that even a short trace
     /// has the published quantiles.
     pub(crate) fn draw(&self, n: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
         strata(n, rng).into_iter().map(|u| self.at(u)).collect()
@@ -88,17 +88,17 @@ pub(crate) fn strata(n: usize, rng: &mut ChaCha8Rng) -> Vec<f64> {
     u
 }
 
-/// Turns of a conversation at quantile `u`.
+/// Number of turns of a conversation at quantile `u`.
 pub(crate) fn turns_at(u: f64) -> u32 {
     TURN_SURVIVAL.iter().take_while(|&&s| s > 1.0 - u).count().max(1) as u32
 }
 
-/// Mean turns of the law: the sum of its survival function.
+/// Mean number of turns: the sum of the survival function.
 pub(crate) fn mean_turns() -> f64 {
     TURN_SURVIVAL.iter().sum()
 }
 
-/// How many of `n` fall to each share: exact quotas by largest remainder.
+/// Divides `n` by shares: quotas by the largest-remainder method.
 pub(crate) fn quotas(n: usize, shares: &[f64]) -> Vec<usize> {
     let mut counts: Vec<usize> = shares.iter().map(|s| (s * n as f64) as usize).collect();
     let mut order: Vec<usize> = (0..shares.len()).collect();
@@ -129,8 +129,8 @@ pub(crate) fn rank_at(running: &[f64], u: f64) -> usize {
     running.partition_point(|&w| w <= u).min(running.len().saturating_sub(1))
 }
 
-/// Where in a span of `days` days, from UTC hour `start`, the part `u` of a country's conversations has come.
-/// Both are fractions: of the count and of the span.
+/// The fraction of a span of `days` days, starting at UTC hour `start`, after which the fraction `u` of a country's
+/// conversations has started.
 pub(crate) fn part_of_span(u: f64, start: f64, offset_h: f64, days: f64) -> f64 {
     const STEPS: usize = 240;
     let rate = |i: usize| {

@@ -1,4 +1,4 @@
-//! How conversations open: with a text of their own, with most of an earlier one, with a template.
+//! Openings of conversations: new text, near-duplicate of an earlier opening, or template.
 
 use super::Generate;
 use super::laws::{self, FIRST_USER, LATER_USER};
@@ -7,12 +7,12 @@ use gorgo_core::rng::ChaCha8Rng;
 use rand::RngExt;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Chance that a later opening of a user repeats most of the one before. Published is that 45.7 % of all openings do
-/// (American English, whole corpus); this chance makes it 39 % and is tuned to the published own reuse.
+/// Probability that a later opening of a user repeats most of the previous one. The published share is 45.7 % of all
+/// openings (American English, whole corpus); this value yields 39 % and is fitted to the published reuse per user.
 const NEAR_DUPLICATES: f64 = 0.57;
-/// Part of the earlier opening that a near-duplicate keeps.
+/// Share of the earlier opening that a near-duplicate keeps.
 const KEPT_PART: std::ops::Range<f64> = 0.85..1.0;
-/// Templates in the pool and their lengths in tokens.
+/// Number of templates in the pool, and their lengths in tokens.
 const TEMPLATES: usize = 40;
 const TEMPLATE_TOKENS: std::ops::Range<f64> = 300.0..3_300.0;
 /// Zipf exponent over templates.
@@ -30,21 +30,21 @@ impl Piece {
     }
 }
 
-/// How a conversation opens.
+/// Kind of the opening of a conversation.
 #[derive(Debug)]
 enum Kind {
-    /// With a text of its own.
+    /// New text.
     New,
-    /// With most of the opening of conversation number ...
+    /// Most of the opening of the conversation with this number.
     Repeats(usize),
-    /// With the template of popularity rank ...
+    /// The template with this popularity rank.
     Template(usize),
 }
 
-/// Lengths of the new openings, in order. Those that are repeated most get lengths spread evenly over the law, so that
-/// not one long opening of a busy user decides how much the trace repeats.
+/// Lengths of the new openings, in order. The most repeated openings get lengths spread evenly over the distribution, so
+/// that the reuse of the trace does not depend on one long opening of a busy user.
 fn new_lengths(kinds: &[Kind], rng: &mut ChaCha8Rng) -> Vec<u32> {
-    let mut origin: Vec<usize> = Vec::with_capacity(kinds.len()); // the new opening each conversation goes back to
+    let mut origin: Vec<usize> = Vec::with_capacity(kinds.len()); // the new opening that each conversation repeats
     let mut repeats = vec![0usize; kinds.len()];
     for (i, kind) in kinds.iter().enumerate() {
         origin.push(if let Kind::Repeats(before) = kind { origin[*before] } else { i });
@@ -77,7 +77,7 @@ pub(super) fn draw_openings(talks: &mut [Talk], options: &Generate, rng: &mut Ch
     for (i, talk) in talks.iter().enumerate() {
         let before = latest.get(&talk.user).copied().filter(|_| rng.random_bool(NEAR_DUPLICATES));
         let template = laws::rank_at(&popular, rng.random());
-        // A user pastes a template once; else the own reuse would be far above the published one.
+        // A user sends a template once; otherwise the reuse per user would be far above the published value.
         let kind = if let Some(before) = before {
             Kind::Repeats(before)
         } else if rng.random_bool(options.template_share) && pasted.insert((talk.user, template)) {
@@ -108,14 +108,14 @@ pub(super) fn draw_openings(talks: &mut [Talk], options: &Generate, rng: &mut Ch
     (new, repeats)
 }
 
-/// Length of the template of that popularity rank. The pool is the same for every seed: its most popular members
-/// decide the trace's reuse, and chance should not.
+/// Length of the template with that popularity rank. The pool is the same for every seed, because its most popular
+/// templates determine the reuse of the trace.
 fn template_tokens(rank: usize) -> u32 {
     let part = (0.5 + rank as f64 * GOLDEN).fract();
     (TEMPLATE_TOKENS.start + (TEMPLATE_TOKENS.end - TEMPLATE_TOKENS.start) * part) as u32
 }
 
-/// The first `part` of an opening with a new end, as long as it was.
+/// The first share `part` of an opening with new text behind it, of the same total length.
 fn repeat(opening: &[Piece], part: f64, text: u64) -> Vec<Piece> {
     let total: u32 = opening.iter().map(|p| p.tokens).sum();
     let mut left = (f64::from(total) * part) as u32;

@@ -1,4 +1,4 @@
-//! Who converses, from where, when and for how long.
+//! Users and conversations: country, place, start time and number of turns.
 
 use super::Generate;
 use super::laws;
@@ -12,12 +12,12 @@ use rand::seq::SliceRandom;
 use rand_distr::{Distribution, Gamma};
 use std::collections::BTreeMap;
 
-/// Zipf exponent over a country's users.
+/// Zipf exponent over the users of a country.
 const USER_ZIPF: f64 = 1.1;
 /// Share of conversations without a country.
 const MISSING_PLACE: f64 = 0.001_15;
 
-/// A conversation before its messages.
+/// A conversation without its messages.
 #[derive(Debug)]
 pub(super) struct Talk {
     pub(super) start: Time,
@@ -33,7 +33,7 @@ pub(super) fn draw_turns(requests: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
     let n = ((requests as f64 / laws::mean_turns()).round() as usize).clamp(1, requests);
     let mut turns: Vec<u32> = laws::strata(n, rng).into_iter().map(laws::turns_at).collect();
     let sum: usize = turns.iter().map(|&t| t as usize).sum();
-    // The few turns that are missing or too many go to conversations in random (that is: this) order.
+    // Missing or surplus turns are distributed over the conversations, which are in random order.
     (0..requests.saturating_sub(sum)).for_each(|i| turns[i % n] += 1);
     let mut excess = sum.saturating_sub(requests);
     while excess > 0 {
@@ -99,8 +99,8 @@ struct Crowd {
 }
 
 impl Crowd {
-    /// Rank of the next conversation's user: every user comes once, so that their number holds, then the busy ones
-    /// come again. Conversations are in random order, so "once" happens anywhere in the trace.
+    /// Rank of the user of the next conversation: every user occurs once, so that their number is exact, and then busy
+    /// users repeat. Conversations are in random order, so the first occurrences are spread over the trace.
     fn next(&mut self, rng: &mut ChaCha8Rng) -> usize {
         self.come += 1;
         if self.come <= self.running.len() { self.come - 1 } else { laws::rank_at(&self.running, rng.random()) }
