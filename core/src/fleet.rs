@@ -1,5 +1,6 @@
 //! State of each replica as the router knows it: RTT, load, engine report, peer report, health, breaker.
 
+use crate::judgement::Failure;
 use crate::network::{Connection, Connections, HEAD_BYTES, Path, Transport};
 use crate::policy::{Candidate, EngineView, Exclusion};
 use crate::{ReplicaId, RequestId, Span, Time};
@@ -206,8 +207,12 @@ pub struct Replica {
     pub draining: bool,
     /// Removed from the fleet. Its slot is free once its last request ended.
     pub removed: bool,
-    /// When it last came back from [`Health::Down`] or an open breaker.
+    /// When it last came back from [`Health::Down`] or from a breaker that was open because it was unreachable.
     pub recovered: Option<Time>,
+    /// Gets no request before then if others are open: it failed or had no room a moment ago.
+    pub rests_until: Option<Time>,
+    /// Failures of requests since the last success, whoever was at fault.
+    pub failed_in_row: u32,
 }
 
 impl Replica {
@@ -226,6 +231,8 @@ impl Replica {
             draining: false,
             removed: false,
             recovered: None,
+            rests_until: None,
+            failed_in_row: 0,
         }
     }
 
@@ -285,10 +292,46 @@ impl Replica {
         if self.draining {
             return Some(Exclusion::Draining);
         }
-        if self.health == Health::Down || self.breaker.is_open(now, self.load.requests()) {
+        if self.health == Health::Down || self.is_open_breaker(now) {
+            return Some(Exclusion::Unhealthy);
+        }
+        if self.is_full(now, gates) {
+            return Some(Exclusion::Full);
+        }
+        self.rests_until.is_some_and(|until| now < until).then_some(Exclusion::Resting)
+    }
+
+    /// The same for a fleet of which no replica is open: what is only known from failed requests does not count, since
+    /// one client's requests must not close the fleet for the others.
+    pub fn closed_for_all(&self, now: Time, gates: &Gates) -> Option<Exclusion> {
+        if self.draining {
+            return Some(Exclusion::Draining);
+        }
+        if self.health == Health::Down || (self.breaker.is_unreachable() && self.is_open_breaker(now)) {
             return Some(Exclusion::Unhealthy);
         }
         self.is_full(now, gates).then_some(Exclusion::Full)
+    }
+
+    fn is_open_breaker(&self, now: Time) -> bool {
+        self.breaker.is_open(now, self.load.requests())
+    }
+
+    /// A dispatch failed: the replica rests, whoever is at fault. Returns when the rest ends; `None` without one.
+    pub fn rest(&mut self, now: Time, failure: Failure, longest_ms: f64) -> Option<Time> {
+        let in_row = self.failed_in_row.saturating_add(1);
+        let until = now + failure.rest(in_row, longest_ms)?;
+        self.failed_in_row = in_row;
+        self.rests_until = Some(self.rests_until.map_or(until, |before| before.max(until)));
+        self.rests_until
+    }
+
+    /// A request got its first token.
+    pub fn answered(&mut self, now: Time) {
+        (self.rests_until, self.failed_in_row) = (None, 0);
+        if self.breaker.succeeded() {
+            self.recovered = Some(now);
+        }
     }
 
     /// Request limit of slow start at `now`; `None` when the replica is not in slow start.
@@ -300,7 +343,7 @@ impl Replica {
 
     /// Whether it works: a closed capacity gate opens again by itself, other exclusions may not.
     pub fn is_usable(&self, now: Time, gates: &Gates) -> bool {
-        matches!(self.closed(now, gates), None | Some(Exclusion::Full))
+        matches!(self.closed(now, gates), None | Some(Exclusion::Full | Exclusion::Resting))
     }
 
     /// Whether the engine's last report closes the gate on KV use.

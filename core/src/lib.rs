@@ -1,10 +1,11 @@
 //! The GORGO router as a pure state machine.
 //!
 //! Reading order: [`ids`], [`time`], [`time_queue`], [`request`] (input) → [`radix`], [`prefix`] (which replica holds
-//! which prefix) → [`fleet`] (state of each replica) → [`policy`] (which replica gets a request) → [`router`] (events in,
-//! actions out) → [`peering`] (reports between routers) → [`record`] (the record of one request). Beside them:
-//! [`settings`] (TOML tables and `--set`), [`range`] (bounds of numeric settings), [`optional`] (optional times and
-//! indices of a record), [`csv`] (text in CSV files).
+//! which prefix) → [`judgement`] (whose fault a failure is) → [`fleet`] (state of each replica) → [`policy`] (which
+//! replica gets a request) → [`router`] (events in, actions out) → [`peering`] (reports between routers) → [`record`]
+//! (the record of one request). Beside them: [`settings`] (TOML tables and `--set`), [`range`] (bounds of numeric
+//! settings), [`optional`] (optional times and indices of a record), [`csv`]
+//! (text in CSV files).
 //!
 //! Nothing here reads a clock, does I/O, spawns, locks or draws from a global generator: time and randomness are
 //! arguments. The simulator and the live server differ only in where events come from and where actions go.
@@ -15,6 +16,7 @@ pub mod csv;
 pub mod decide;
 pub mod fleet;
 pub mod ids;
+pub mod judgement;
 pub mod network;
 pub mod optional;
 pub mod peering;

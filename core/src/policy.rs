@@ -19,6 +19,8 @@ pub enum Exclusion {
     Draining,
     /// A capacity gate (running requests, engine queue, KV use) is closed.
     Full,
+    /// It failed or had no room a moment ago; others are asked first.
+    Resting,
     /// This request already failed at it.
     Tried,
     /// It is behind another router and the request has no hop left.

@@ -7,6 +7,7 @@
 #[cfg(test)]
 use crate::fleet::Gates;
 use crate::fleet::{Health, Replica};
+use crate::judgement::FailedAttempts;
 use crate::network::Connection;
 use crate::policy::{Candidate, CostTerms, Policy};
 use crate::prefix::{PrefixIndex, Stamp};
@@ -23,11 +24,12 @@ mod outcome;
 mod replicas;
 mod route;
 mod timers;
+pub use crate::judgement::Failure;
 pub use config::{LearnAt, RouterConfig};
 pub use end_reason::EndReason;
 pub use event::{
-    Action, AdminEvent, Answer, DecisionRecord, Dispatch, Event, Failure, ReplicaEvent, Request, RequestEvent,
-    ScoredCandidate, Usage,
+    Action, AdminEvent, Answer, DecisionRecord, Dispatch, Event, ReplicaEvent, Request, RequestEvent, ScoredCandidate,
+    Usage,
 };
 use timers::{Timer, Timers};
 
@@ -73,7 +75,11 @@ enum State {
 #[derive(Debug)]
 struct Flight {
     request: Request,
+    /// Replicas that are not asked again before a pause.
     tried: ReplicaSet,
+    failed: FailedAttempts,
+    /// The client has got a part of a response, so that no other replica can answer.
+    committed: bool,
     attempts: u8,
     state: State,
 }
@@ -153,6 +159,11 @@ impl Router {
         match event {
             RequestEvent::Arrived(request) => return self.arrived(now, request, actions),
             RequestEvent::FirstToken { id, attempt } => self.first_token(now, id, attempt),
+            RequestEvent::Committed { id, attempt } => {
+                if let Some(flight) = self.flights.get_mut(&id).filter(|f| f.attempts == attempt) {
+                    flight.committed = true;
+                }
+            }
             RequestEvent::Finished { id, attempt, usage, answer } => {
                 self.finished(now, id, attempt, usage, answer.as_ref(), actions);
             }
@@ -230,7 +241,14 @@ impl Router {
             self.timers.set(deadline, Timer::Deadline(id));
             self.sweep_timers();
         }
-        let flight = Flight { request, tried: ReplicaSet::EMPTY, attempts: 0, state: State::Unplaced };
+        let flight = Flight {
+            request,
+            tried: ReplicaSet::EMPTY,
+            failed: FailedAttempts::default(),
+            committed: false,
+            attempts: 0,
+            state: State::Unplaced,
+        };
         self.flights.insert(id, flight);
         if self.replicas.iter().all(|r| r.removed) {
             self.end(id, EndReason::NoReplicas, actions);
@@ -269,11 +287,31 @@ impl Router {
         self.watch_slow_start(now);
     }
 
+    /// Lets a request wait outside the queue's order until `again`, so that nobody waits behind it.
+    fn pause(&mut self, now: Time, id: RequestId, again: Time, actions: &mut Vec<Action>) {
+        self.ticket += 1;
+        let ticket = self.ticket;
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        flight.state = State::Queued { ticket };
+        self.queued += 1;
+        self.timers.set(again, Timer::Again(id, ticket));
+        self.timers.set(now + Span::from_ms(self.config.queue_timeout_ms), Timer::Queue(id, ticket));
+        self.sweep_timers();
+        actions.push(Action::Queued { id });
+    }
+
+    /// Puts a request whose pause is over at the head of the queue.
+    fn resume(&mut self, id: RequestId, ticket: u64) {
+        if is_queued(&self.flights, id, ticket) {
+            self.queue.push_front((id, ticket));
+        }
+    }
+
     /// Drops timers of ended requests, so that long deadlines do not accumulate.
     fn sweep_timers(&mut self) {
         let flights = &self.flights;
         self.timers.sweep(flights.len(), |timer| match timer {
-            Timer::Queue(id, stay) => is_queued(flights, *id, *stay),
+            Timer::Queue(id, stay) | Timer::Again(id, stay) => is_queued(flights, *id, *stay),
             Timer::Deadline(id) => flights.contains_key(id),
             Timer::Reopen(_) => true,
         });
@@ -290,6 +328,7 @@ impl Router {
                 Timer::Deadline(id) if !self.is_running(id) => {
                     self.give_up(id, EndReason::Deadline, actions);
                 }
+                Timer::Again(id, ticket) => self.resume(id, ticket),
                 Timer::Queue(..) | Timer::Deadline(_) | Timer::Reopen(_) => {}
             }
         }

@@ -173,10 +173,10 @@ impl Client {
 /// Status of a request whose response has this HTTP status.
 fn status_of(http: u16) -> Status {
     match Failure::of_status(http) {
-        Some(Failure::Overloaded) => Status::Rejected,
+        Some(Failure::Overloaded { .. }) => Status::Rejected,
         Some(Failure::Timeout) => Status::TimedOut,
         Some(Failure::Client) if http == StatusCode::REQUEST_TIMEOUT.as_u16() => Status::TimedOut,
-        Some(Failure::Client | Failure::Server | Failure::Connection) | None => Status::Failed,
+        Some(_) | None => Status::Failed,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Circuit breaker of a replica: opens after consecutive failures, then admits one trial request at a time.
 
+use crate::judgement::Failure;
 use crate::{Span, Time};
 use serde::{Deserialize, Serialize};
 
@@ -13,11 +14,13 @@ pub struct BreakerConfig {
     pub open_ms: f64,
     /// Longest time it stays open, ms.
     pub max_open_ms: f64,
+    /// How long a replica that refuses this router's key stays set aside, ms.
+    pub key_refused_ms: f64,
 }
 
 impl Default for BreakerConfig {
     fn default() -> Self {
-        Self { failures: 3, open_ms: 500.0, max_open_ms: 2_000.0 }
+        Self { failures: 3, open_ms: 500.0, max_open_ms: 2_000.0, key_refused_ms: 30_000.0 }
     }
 }
 
@@ -28,6 +31,8 @@ pub struct Breaker {
     /// Openings since the last success.
     opened: u32,
     until: Option<Time>,
+    /// The failure that opened it last.
+    cause: Option<Failure>,
 }
 
 impl Breaker {
@@ -37,23 +42,43 @@ impl Breaker {
         self.until.is_some_and(|until| now < until || in_flight > 0)
     }
 
-    /// A request got its first token; true if this closed an open breaker.
-    pub fn succeeded(&mut self) -> bool {
-        let was_open = self.until.is_some();
-        *self = Self::default();
-        was_open
+    /// Whether it was opened and has not been closed since, half open included.
+    pub fn is_tripped(&self) -> bool {
+        self.until.is_some()
     }
 
-    /// A request failed and the replica is at fault; true if this opened the breaker.
-    pub fn failed(&mut self, now: Time, config: &BreakerConfig) -> bool {
+    /// The failure that opened it; `None` while it is closed.
+    pub fn cause(&self) -> Option<Failure> {
+        self.cause
+    }
+
+    /// Whether it is open because no connection could be made. Other causes are judged from requests, which one client
+    /// may have crafted, and never close the whole fleet.
+    pub fn is_unreachable(&self) -> bool {
+        self.cause == Some(Failure::Unreachable)
+    }
+
+    /// A request got its first token, or the replica proved otherwise that it works; true if it was unreachable.
+    pub fn succeeded(&mut self) -> bool {
+        let was_unreachable = self.is_unreachable();
+        *self = Self::default();
+        was_unreachable
+    }
+
+    /// A request failed and the replica is at fault; true if this opened the breaker. Without `may_open` the failure is
+    /// counted only.
+    pub fn failed(&mut self, now: Time, failure: Failure, may_open: bool, config: &BreakerConfig) -> bool {
         self.failures = self.failures.saturating_add(1);
+        let refused = failure == Failure::KeyRefused;
         let trial_failed = self.until.is_some_and(|until| now >= until);
-        if !(trial_failed || (self.until.is_none() && self.failures >= config.failures)) {
+        let opens = trial_failed || (self.until.is_none() && (refused || self.failures >= config.failures));
+        if !opens || !may_open {
             return false;
         }
         let open = (config.open_ms * 2f64.powi(self.opened.min(30) as i32)).min(config.max_open_ms);
         self.opened = self.opened.saturating_add(1);
-        self.until = Some(now + Span::from_ms(open));
+        self.until = Some(now + Span::from_ms(if refused { config.key_refused_ms } else { open }));
+        self.cause = Some(failure);
         true
     }
 

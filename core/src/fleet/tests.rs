@@ -50,14 +50,15 @@ fn slow_start_lets_a_returned_replica_take_more_and_more() {
 
 #[test]
 fn breaker_opens_lets_one_trial_through_and_doubles_its_time() {
-    let config = BreakerConfig { failures: 2, open_ms: 100.0, max_open_ms: 300.0 };
+    let config = BreakerConfig { failures: 2, open_ms: 100.0, max_open_ms: 300.0, ..BreakerConfig::default() };
+    let fail = |b: &mut Breaker, ms| b.failed(at(ms), Failure::Unreachable, true, &config);
     let mut b = Breaker::default();
-    assert!(!b.failed(at(0), &config) && b.failed(at(0), &config));
+    assert!(!fail(&mut b, 0) && fail(&mut b, 0));
     assert!(b.is_open(at(99), 0) && !b.is_open(at(100), 0) && b.is_open(at(100), 1));
-    assert!(!b.failed(at(50), &config), "late failures of the old batch change nothing");
-    assert!(b.failed(at(100), &config));
+    assert!(!fail(&mut b, 50), "late failures of the old batch change nothing");
+    assert!(fail(&mut b, 100));
     assert_eq!(b.reopens(at(100)), Some(at(300)));
-    assert!(b.failed(at(300), &config));
+    assert!(fail(&mut b, 300));
     assert_eq!(b.reopens(at(300)), Some(at(600)), "bounded by max_open_ms");
     assert!(b.succeeded() && !b.is_open(at(300), 9));
 }

@@ -31,6 +31,8 @@ pub struct RouterConfig {
     pub retry_ratio: f64,
     /// Retries that may be made at once beyond the average.
     pub retry_burst: f64,
+    /// Longest pause that a replica may ask for with `Retry-After`, ms.
+    pub max_rest_ms: f64,
     /// Times a request may be forwarded between routers.
     pub max_hops: u8,
     /// Probes or scrapes failed in a row that bring a replica down.
@@ -65,6 +67,8 @@ impl RouterConfig {
             ("gates.slow_start_ms", self.gates.slow_start_ms, DURATION_MS),
             ("breaker.open_ms", self.breaker.open_ms, DURATION_MS),
             ("breaker.max_open_ms", self.breaker.max_open_ms, DURATION_MS),
+            ("breaker.key_refused_ms", self.breaker.key_refused_ms, DURATION_MS),
+            ("max_rest_ms", self.max_rest_ms, DURATION_MS),
         ])
     }
 }
@@ -78,6 +82,7 @@ impl Default for RouterConfig {
             max_attempts: 5,
             retry_ratio: 0.2,
             retry_burst: 1_000.0,
+            max_rest_ms: 30_000.0,
             max_hops: 1,
             unhealthy_after: 3,
             breaker: BreakerConfig::default(),

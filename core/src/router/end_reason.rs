@@ -25,6 +25,8 @@ pub enum EndReason {
     AfterFirstToken,
     /// The replica refused the request itself (4xx).
     ClientError,
+    /// Every replica that was asked failed it alike.
+    RequestFault(Failure),
     /// The dispatch that `max_attempts` allows last failed this way.
     Attempts(Failure),
     /// A dispatch failed this way, and the retry budget was empty.
@@ -94,6 +96,7 @@ impl EndReason {
             }
             Self::AfterFirstToken => entry(Failed, "after-first-token", 502, NO_ANSWER.0, NO_ANSWER.1),
             Self::ClientError => entry(Failed, "client-error", 400, NO_ANSWER.0, NO_ANSWER.1),
+            Self::RequestFault(last) => entry(Failed, "request-fault", last.http_status(), NO_ANSWER.0, NO_ANSWER.1),
             Self::Attempts(last) => entry(Failed, "attempts", last.http_status(), NO_ANSWER.0, NO_ANSWER.1),
             Self::RetryBudget(last) => entry(Failed, "retry-budget", last.http_status(), NO_ANSWER.0, NO_ANSWER.1),
             Self::ClientGone => entry(Cancelled, "client-gone", 499, "client_gone", "the client closed its connection"),
@@ -176,15 +179,16 @@ mod tests {
     #[test]
     fn the_sender_counts_the_failure_that_the_http_status_says() {
         let at_sender = EndReason::failure_at_sender;
+        let overloaded = Failure::Overloaded { retry_after_s: None };
         assert_eq!(at_sender(EndReason::Deadline), Some(Failure::Timeout));
         for full in [EndReason::QueueFull, EndReason::QueueTimeout, EndReason::Unavailable, EndReason::NoReplicas] {
-            assert_eq!(at_sender(full), Some(Failure::Overloaded), "{full:?}");
+            assert_eq!(at_sender(full), Some(overloaded), "{full:?}");
         }
         assert_eq!(at_sender(EndReason::ClientError), Some(Failure::Client));
-        assert_eq!(at_sender(EndReason::AfterFirstToken), Some(Failure::Server));
+        assert_eq!(at_sender(EndReason::AfterFirstToken), Some(Failure::Server(502)));
         // The engine's own response is passed on, and with it its status.
-        assert_eq!(at_sender(EndReason::Attempts(Failure::Overloaded)), Some(Failure::Overloaded));
-        assert_eq!(at_sender(EndReason::RetryBudget(Failure::Connection)), Some(Failure::Server));
+        assert_eq!(at_sender(EndReason::Attempts(overloaded)), Some(overloaded));
+        assert_eq!(at_sender(EndReason::RetryBudget(Failure::Connection)), Some(Failure::Server(502)));
         for gone in [EndReason::Finished, EndReason::ClientGone, EndReason::RouterStopped] {
             assert_eq!(at_sender(gone), None, "{gone:?}");
         }

@@ -2,9 +2,9 @@
 
 use super::RouterConfig;
 use crate::fleet::{EngineReport, PeerReport, ReplicaSpec};
+use crate::judgement::Failure;
 use crate::policy::{Candidate, CostTerms, PolicyConfig, RequestInfo};
 use crate::{ReplicaId, RequestId, Time};
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// A request at its arrival.
@@ -40,60 +40,6 @@ pub struct Answer {
     pub tail: Arc<[u64]>,
     /// Tokens of prompt and answer together, as far as `keep` and `tail` cover them.
     pub tokens: u32,
-}
-
-/// How a dispatch failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Failure {
-    /// No connection, or it broke.
-    Connection,
-    /// No answer in time.
-    Timeout,
-    /// The engine answered 5xx, or 200 with an error event.
-    Server,
-    /// 429 or 503: the engine is full, not broken.
-    Overloaded,
-    /// 4xx: the request itself is wrong; every replica would refuse it.
-    Client,
-}
-
-impl Failure {
-    /// The failure that an HTTP status stands for; `None` for a status that is no failure.
-    pub fn of_status(status: u16) -> Option<Self> {
-        match status {
-            429 | 503 => Some(Self::Overloaded),
-            504 => Some(Self::Timeout),
-            500..=599 => Some(Self::Server),
-            400..=499 => Some(Self::Client),
-            _ => None,
-        }
-    }
-
-    /// Status of the response that a client gets for it: a replica's own response is passed on, and 502 stands for
-    /// the lack of one.
-    pub fn http_status(self) -> u16 {
-        match self {
-            Self::Connection | Self::Timeout | Self::Server => 502,
-            Self::Overloaded => 503,
-            Self::Client => 400,
-        }
-    }
-
-    /// Whether it counts for the replica's circuit breaker.
-    pub fn is_replica_fault(self) -> bool {
-        matches!(self, Self::Connection | Self::Timeout | Self::Server)
-    }
-
-    /// Whether the replica answered in HTTP, so that the connection can carry another request.
-    pub fn keeps_connection(self) -> bool {
-        matches!(self, Self::Server | Self::Overloaded | Self::Client)
-    }
-
-    /// Whether another replica may succeed where this one failed.
-    pub fn may_retry(self) -> bool {
-        self != Self::Client
-    }
 }
 
 /// What happened.
@@ -134,6 +80,13 @@ pub enum RequestEvent {
     Arrived(Request),
     /// The first content-bearing token passed the router.
     FirstToken {
+        /// Which request.
+        id: RequestId,
+        /// Which dispatch of it.
+        attempt: u8,
+    },
+    /// A part of the response has passed the router before any token, so that it cannot be sent to another replica.
+    Committed {
         /// Which request.
         id: RequestId,
         /// Which dispatch of it.

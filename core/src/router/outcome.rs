@@ -1,8 +1,9 @@
 //! First tokens, ends, failures and retries of requests.
 
 use super::{Action, Answer, EndReason, Failure, Flight, LearnAt, Router, State, Timer, Usage};
-use crate::fleet::Kind;
-use crate::{ReplicaId, RequestId, Time};
+use crate::fleet::{Health, Kind, Replica};
+use crate::policy::{Candidate, Exclusion};
+use crate::{ReplicaId, RequestId, Span, Time};
 
 impl Router {
     pub(super) fn first_token(&mut self, now: Time, id: RequestId, attempt: u8) {
@@ -23,9 +24,8 @@ impl Router {
         at.load.stop_waiting(tokens, uncached);
         at.load.start_running(tokens);
         at.peer.started(id);
-        if at.breaker.succeeded() {
-            at.recovered = Some(now);
-        }
+        at.answered(now);
+        self.blame(now, id, Some(replica));
         true
     }
 
@@ -88,23 +88,64 @@ impl Router {
     ) {
         let Some(flight) = self.flights.get(&id).filter(|f| f.attempts == attempt) else { return };
         let State::Sent { replica, running, connection, .. } = flight.state else { return };
-        if failure.keeps_connection() {
+        if failure.is_answer() {
             self.replicas[replica.index()].connections.put(connection, now);
         }
-        if failure.is_replica_fault() {
-            self.record_failure(now, replica);
+        let begun = running || flight.committed;
+        self.note_failure(now, replica, failure);
+        if let Some(flight) = self.flights.get_mut(&id).filter(|_| !running) {
+            flight.failed.add(replica, failure);
         }
-        if running {
-            self.end(id, EndReason::AfterFirstToken, actions);
+        let reason = if begun {
+            Some(EndReason::AfterFirstToken)
         } else if !failure.may_retry() {
-            self.end(id, EndReason::ClientError, actions);
+            Some(EndReason::ClientError)
         } else if attempt >= self.config.max_attempts {
-            self.end(id, EndReason::Attempts(failure), actions);
+            Some(EndReason::Attempts(failure))
         } else if self.retry_tokens < 1.0 {
-            self.end(id, EndReason::RetryBudget(failure), actions);
+            Some(EndReason::RetryBudget(failure))
         } else {
-            self.retry_tokens -= 1.0;
-            self.retry(now, id, failure, actions);
+            None
+        };
+        if running && !failure.is_answer() {
+            self.record_failure(now, replica, failure);
+        }
+        match reason {
+            Some(reason) => {
+                self.blame(now, id, None);
+                self.end(id, reason, actions);
+            }
+            None => {
+                self.retry_tokens -= 1.0;
+                self.retry(now, id, failure, actions);
+            }
+        }
+    }
+
+    /// What a failure says of its replica whoever is at fault: it rests, and an answer proves that it can be reached.
+    fn note_failure(&mut self, now: Time, replica: ReplicaId, failure: Failure) {
+        let longest = match failure {
+            Failure::Overloaded { retry_after_s: Some(_) } => self.config.max_rest_ms,
+            _ => self.config.breaker.open_ms,
+        };
+        let at = &mut self.replicas[replica.index()];
+        if failure.is_answer() && at.breaker.is_unreachable() && at.breaker.succeeded() {
+            at.recovered = Some(now);
+        }
+        if let Some(until) = at.rest(now, failure, longest) {
+            self.timers.set(until, Timer::Reopen(replica));
+        }
+        if failure == Failure::Unreachable {
+            self.record_failure(now, replica, failure);
+        }
+    }
+
+    /// Counts the failures of a request for the replicas at fault, once it is known who answered it, if one did.
+    fn blame(&mut self, now: Time, id: RequestId, answered: Option<ReplicaId>) {
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        let failed = std::mem::take(&mut flight.failed);
+        for (replica, failure) in failed.at_fault(answered) {
+            self.record_failure(now, replica, failure);
         }
     }
 
@@ -123,20 +164,70 @@ impl Router {
         flight.state = State::Unplaced;
         if self.is_stranded(now, id) {
             self.end(id, EndReason::Unavailable, actions);
+        } else if self.is_at_fault(id, false) {
+            self.blame(now, id, None);
+            self.end(id, EndReason::RequestFault(failure), actions);
         } else if !self.route(now, id, actions) {
-            self.enqueue(now, id, true, actions);
+            self.wait(now, id, failure, actions);
         }
     }
 
-    /// Counts a failure for the replica's breaker; when the breaker opens, forgets the replica's prefixes.
-    fn record_failure(&mut self, now: Time, replica: ReplicaId) {
+    fn is_at_fault(&self, id: RequestId, none_left: bool) -> bool {
+        self.flights.get(&id).is_some_and(|f| f.failed.are_the_requests_fault(none_left))
+    }
+
+    /// Lets a request wait that no replica can take now: in the queue for one that is closed, or, when it has failed at
+    /// every open one, for a pause after which those may be asked again.
+    fn wait(&mut self, now: Time, id: RequestId, failure: Failure, actions: &mut Vec<Action>) {
+        /// First pause, ms; doubled at each attempt.
+        const PAUSE_MS: f64 = 50.0;
+        /// A client that would wait longer gets the replica's own refusal.
+        const LONGEST_MS: f64 = 2_000.0;
+        if !self.has_candidate(Exclusion::Tried) {
+            return self.enqueue(now, id, true, actions);
+        }
+        let none_left = !self.has_candidate(Exclusion::Full);
+        if self.is_at_fault(id, none_left) {
+            self.blame(now, id, None);
+            return self.end(id, EndReason::RequestFault(failure), actions);
+        }
+        let Some(flight) = self.flights.get(&id) else { return };
+        let attempts = i32::from(flight.attempts);
+        let rests = |c: &Candidate| self.replicas[c.id.index()].rests_until.filter(|_| flight.tried.contains(c.id));
+        let rested = self.candidates.iter().filter_map(rests).min().filter(|_| none_left).unwrap_or(now);
+        let pause = now + Span::from_ms((PAUSE_MS * 2f64.powi((attempts - 1).clamp(0, 30))).min(LONGEST_MS));
+        let again = pause.max(rested);
+        if again > now + Span::from_ms(LONGEST_MS) {
+            self.blame(now, id, None);
+            return self.end(id, EndReason::Attempts(failure), actions);
+        }
+        self.stats.queued += 1;
+        self.pause(now, id, again, actions);
+    }
+
+    /// Counts a failure for the replica's breaker. When the breaker opens because the replica cannot be reached, its
+    /// prefixes are forgotten; a process that answers still has them.
+    fn record_failure(&mut self, now: Time, replica: ReplicaId, failure: Failure) {
+        let may_open = failure == Failure::Unreachable || self.may_set_aside(replica);
         let at = &mut self.replicas[replica.index()];
-        if at.breaker.failed(now, &self.config.breaker) {
+        if at.breaker.failed(now, failure, may_open, &self.config.breaker) {
             if let Some(reopens) = at.reopens(now) {
                 self.timers.set(reopens, Timer::Reopen(replica));
             }
-            self.index.forget(replica);
+            if failure == Failure::Unreachable {
+                self.index.forget(replica);
+            }
         }
+    }
+
+    /// Whether a breaker may open by what requests met: at most half of the fleet is set aside that way, so that one
+    /// client's requests cannot take it from the others.
+    fn may_set_aside(&self, replica: ReplicaId) -> bool {
+        let works = |r: &&Replica| !r.removed && !r.draining && r.health != Health::Down && !r.breaker.is_unreachable();
+        let fleet = self.replicas.iter().filter(works).count();
+        let tripped = |&(slot, r): &(usize, &Replica)| slot != replica.index() && works(&r) && r.breaker.is_tripped();
+        let aside = self.replicas.iter().enumerate().filter(tripped).count();
+        2 * (aside + 1) <= fleet
     }
 
     /// Ends a request from this side and cancels its dispatch: the client left or a timeout expired.

@@ -1,6 +1,6 @@
 //! Replica events: scrapes, probes, peer reports, and changes of the fleet.
 
-use super::{Action, EndReason, Failure, ReplicaEvent, Router, State};
+use super::{Action, EndReason, Failure, Flight, ReplicaEvent, Router, State};
 use crate::fleet::{EngineReading, Health, Kind, Replica, ReplicaSpec};
 use crate::{MAX_REPLICAS, ReplicaId, RequestId, Time};
 
@@ -100,6 +100,7 @@ impl Router {
         let mut here = Vec::new();
         for (&id, flight) in &mut self.flights {
             flight.tried.remove(replica);
+            flight.failed.remove(replica);
             if matches!(flight.state, State::Sent { replica: r, .. } if r == replica) {
                 here.push(id);
             }
@@ -128,14 +129,16 @@ impl Router {
 
     /// Sends every request that has no first token from `replica` elsewhere.
     fn call_back(&mut self, now: Time, replica: ReplicaId, actions: &mut Vec<Action>) {
-        let here = |state: &State| matches!(*state, State::Sent { replica: r, running: false, .. } if r == replica);
-        let mut waiting: Vec<RequestId> =
-            self.flights.iter().filter(|(_, f)| here(&f.state)).map(|(&id, _)| id).collect();
+        let here = |f: &Flight| match f.state {
+            State::Sent { replica: r, running, .. } => r == replica && !running && !f.committed,
+            State::Queued { .. } | State::Unplaced => false,
+        };
+        let mut waiting: Vec<RequestId> = self.flights.iter().filter(|(_, f)| here(f)).map(|(&id, _)| id).collect();
         waiting.sort_unstable();
         for id in waiting {
             let attempt = self.flights[&id].attempts;
             actions.push(Action::Cancel { id, replica, attempt });
-            self.retry(now, id, Failure::Connection, actions);
+            self.retry(now, id, Failure::Unreachable, actions);
         }
     }
 }

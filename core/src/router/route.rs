@@ -1,22 +1,19 @@
 //! Routing one request, and draining the queue.
 
-use super::{Action, DecisionRecord, Dispatch, EndReason, LearnAt, Router, ScoredCandidate, State, is_queued};
-use crate::fleet::Kind;
+use super::{Action, DecisionRecord, Dispatch, EndReason, LearnAt, Router, ScoredCandidate, State, Timer, is_queued};
+use crate::fleet::{Kind, Replica};
 use crate::policy::{CostTerms, Exclusion};
 use crate::{ReplicaId, ReplicaSet, RequestId, Span, Time};
 use std::sync::Arc;
 
+/// How often a request that failed at every replica but full ones looks for room at those.
+const RECHECK: Span = Span(200_000_000);
+
 impl Router {
-    /// Lets the policy choose a replica for request `id` and dispatches it; false if every replica is excluded.
+    /// Lets the policy choose a replica for request `id` and dispatches it; false if every replica is excluded, for the
+    /// reasons left in `candidates`.
     pub(super) fn route(&mut self, now: Time, id: RequestId, actions: &mut Vec<Action>) -> bool {
         self.collect_candidates(now, id);
-        if self.candidates.iter().all(|c| c.excluded.is_some()) {
-            // Every open replica was tried: allow them again, they may have recovered.
-            let tried = self.candidates.iter().any(|c| c.excluded == Some(Exclusion::Tried));
-            let Some(flight) = self.flights.get_mut(&id).filter(|_| tried) else { return false };
-            flight.tried = ReplicaSet::EMPTY;
-            self.collect_candidates(now, id);
-        }
         let Some(flight) = self.flights.get_mut(&id) else { return true };
         self.terms.clear();
         self.terms.resize(self.candidates.len(), CostTerms::default());
@@ -75,16 +72,34 @@ impl Router {
         true
     }
 
+    /// Routes a queued request to a replica at which it failed before it waited, if no other can take it later.
+    fn route_again(&mut self, now: Time, id: RequestId, actions: &mut Vec<Action>) -> bool {
+        if !self.has_candidate(Exclusion::Tried) || self.has_candidate(Exclusion::Full) {
+            return false;
+        }
+        if let Some(flight) = self.flights.get_mut(&id) {
+            flight.tried = ReplicaSet::EMPTY;
+        }
+        self.route(now, id, actions)
+    }
+
+    /// Whether a candidate of the last decision was excluded for this reason.
+    pub(super) fn has_candidate(&self, excluded: Exclusion) -> bool {
+        self.candidates.iter().any(|c| c.excluded == Some(excluded))
+    }
+
     /// Fills `candidates` with the present state of every replica.
     fn collect_candidates(&mut self, now: Time, id: RequestId) {
         self.candidates.clear();
         let Some(flight) = self.flights.get(&id) else { return };
         let request = &flight.request;
+        let gates = &self.config.gates;
+        let closed = if self.is_closed_by_failures(now) { Replica::closed_for_all } else { Replica::closed };
         self.matched.resize(self.replicas.len(), 0);
         self.index.lookup(&request.symbols, &mut self.matched);
         for (slot, replica) in self.replicas.iter().enumerate().filter(|(_, r)| !r.removed) {
             let id = ReplicaId(slot as u16);
-            let mut excluded = replica.closed(now, &self.config.gates);
+            let mut excluded = closed(replica, now, gates);
             if replica.spec.kind == Kind::Peer && request.hops >= self.config.max_hops {
                 excluded = Some(Exclusion::Hops);
             } else if excluded.is_none() && flight.tried.contains(id) {
@@ -93,6 +108,18 @@ impl Router {
             let cached = self.matched[slot].min(request.info.prompt_tokens);
             self.candidates.push(replica.candidate(id, now, excluded, cached, request.info.bytes));
         }
+    }
+
+    /// Whether no replica is open or full, and some only rest or have a breaker opened by failed requests.
+    fn is_closed_by_failures(&self, now: Time) -> bool {
+        let gates = &self.config.gates;
+        let closed = |r: &Replica| match r.closed(now, gates) {
+            None | Some(Exclusion::Full) => false,
+            Some(_) => true,
+        };
+        let mut here = self.replicas.iter().filter(|r| !r.removed);
+        // Mostly the first one is open.
+        here.clone().all(closed) && here.any(|r| r.closed_for_all(now, gates).is_none())
     }
 
     /// Whether a forwarded request finds no working engine at this router. The router that sent it has other replicas, so
@@ -131,13 +158,8 @@ impl Router {
             return;
         }
         let gates = &self.config.gates;
-        // Requests that may go anywhere need any open replica; those without a hop left need one that is no peer.
-        let open = |peers: bool| {
-            self.replicas
-                .iter()
-                .any(|r| !r.removed && (peers || r.spec.kind != Kind::Peer) && r.closed(now, gates).is_none())
-        };
-        if !open(true) {
+        let open = self.replicas.iter().any(|r| !r.removed && r.closed(now, gates).is_none());
+        if !open && !self.is_closed_by_failures(now) {
             return;
         }
         let mut kept = Vec::new();
@@ -145,13 +167,18 @@ impl Router {
             if !is_queued(&self.flights, id, ticket) {
                 continue;
             }
-            if self.route(now, id, actions) {
+            if self.route(now, id, actions) || self.route_again(now, id, actions) {
                 self.queued -= 1;
+                continue;
+            }
+            if self.has_candidate(Exclusion::Tried) {
+                // Nobody waits behind a request that only a full replica may still answer.
+                self.timers.set(now + RECHECK, Timer::Again(id, ticket));
                 continue;
             }
             kept.push((id, ticket));
             // If this request may use any replica, no request behind it can be dispatched either.
-            if self.candidates.iter().all(|c| c.excluded != Some(Exclusion::Hops)) {
+            if !self.has_candidate(Exclusion::Hops) {
                 break;
             }
         }

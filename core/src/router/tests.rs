@@ -182,10 +182,10 @@ fn a_dead_replica_is_left_alone_then_tried_with_one_request() {
     }
     // Three failures in a row open the breaker; the requests wait, none is lost.
     for id in 1..=3 {
-        tell(&mut r, 10, fail(id, 1, Failure::Connection));
+        tell(&mut r, 10, fail(id, 1, Failure::Unreachable));
     }
     for id in 1..=2 {
-        tell(&mut r, 10, fail(id, 2, Failure::Connection));
+        tell(&mut r, 10, fail(id, 2, Failure::Unreachable));
     }
     assert_eq!(tell(&mut r, 400, ask(4, "a")), [Action::Queued { id: RequestId(4) }]);
     let trial = sent(&tell(&mut r, 600, Event::Timer));
@@ -270,7 +270,7 @@ fn a_request_that_is_called_back_again_and_again_ends_after_max_attempts() {
         let called_back = tell(&mut r, ms, ReplicaEvent::Removed { replica });
         if r.in_flight() == 0 {
             let cancel = Action::Cancel { id: RequestId(1), replica, attempt: 3 };
-            assert_eq!(called_back, [cancel, done(1, EndReason::Attempts(Failure::Connection))]);
+            assert_eq!(called_back, [cancel, done(1, EndReason::Attempts(Failure::Unreachable))]);
             break;
         }
         dispatched += sent(&tell(&mut r, ms, ReplicaEvent::Added { replica, spec: spec("next", REMOTE) })).len();
@@ -342,6 +342,7 @@ fn a_deadline_passes_before_the_first_token_only() {
     assert_eq!(tell(&mut r, 101, finish(1, 1)), [done(1, EndReason::Finished)]);
 }
 
+mod faults;
 mod slots;
 mod soak;
 

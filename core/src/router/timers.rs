@@ -7,9 +7,11 @@ use crate::{ReplicaId, RequestId, Time, TimeQueue};
 pub(super) enum Timer {
     /// The queue timeout of a request; the ticket names the stay in the queue.
     Queue(RequestId, u64),
+    /// A request that every open replica failed has paused long enough; the ticket names its stay.
+    Again(RequestId, u64),
     /// The deadline of a request for its first token.
     Deadline(RequestId),
-    /// An open breaker admits a trial request.
+    /// An open breaker admits a trial request, or a rest ends.
     Reopen(ReplicaId),
 }
 

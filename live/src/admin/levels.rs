@@ -3,6 +3,7 @@
 use crate::observe::metrics::{Levels, ReplicaGauges, ShadowGauges};
 use crate::state::AppState;
 use gorgo_core::fleet::{Kind, Replica};
+use gorgo_core::judgement::Failure;
 use gorgo_core::policy::{Exclusion, PolicyConfig};
 use gorgo_core::{ReplicaId, Time};
 use serde_json::{Value, json};
@@ -90,6 +91,7 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
                 "ip": u.endpoint.host(), "port": u.endpoint.port(), "region": u.region,
                 "healthy": healthy(r, now, gates), "available": r.closed(now, gates).is_none(), "health": r.health,
                 "draining": r.draining, "excluded": r.closed(now, gates), "breaker": r.breaker,
+                "key_refused": r.breaker.cause() == Some(Failure::KeyRefused),
                 "running_reqs": running, "waiting_reqs": queued, "total_reqs": running + queued,
                 "gpu_cache": kv_use(r), "gpu_cache_usage": kv_use(r), "max_running": most, "max_load": most,
                 "latency": latency(r, now), "latency_ms": r.rtt.smoothed_ms(),

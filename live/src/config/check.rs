@@ -28,6 +28,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("timeouts.body_ms", times.body_ms, 10, 3_600_000),
         ("timeouts.connect_ms", times.connect_ms, 1, 600_000),
         ("timeouts.first_token_ms", times.first_token_ms, 1, 86_400_000),
+        ("timeouts.hold_ms", times.hold_ms, 0, 60_000),
         ("timeouts.idle_gap_ms", times.idle_gap_ms, 1, 86_400_000),
         ("timeouts.settle_ms", times.settle_ms, 0, 600_000),
         ("timeouts.drain_ms", times.drain_ms, 0, 86_400_000),

@@ -123,6 +123,9 @@ pub struct Timeouts {
     pub connect_ms: u64,
     /// From arrival to the first token; a request may ask for less with `X-Request-Timeout-Ms`.
     pub first_token_ms: u64,
+    /// The beginning of a stream is held back for so long before its first token, so that another replica can still
+    /// answer.
+    pub hold_ms: u64,
     /// Between two pieces of a streamed response, and for the client to take what was written to it; the response's
     /// total time has no limit.
     pub idle_gap_ms: u64,
@@ -145,6 +148,7 @@ impl Default for Timeouts {
             body_ms: 120_000,
             connect_ms: 2_000,
             first_token_ms: 600_000,
+            hold_ms: 50,
             idle_gap_ms: 120_000,
             settle_ms: 1_000,
             drain_ms: 600_000,

@@ -175,7 +175,7 @@ impl ShadowRouter {
                 usage: Usage::default(), // the engine's counts concern the real replica's cache
                 answer: answer.clone(),
             }),
-            RequestEvent::Failed { .. } => None,
+            RequestEvent::Committed { .. } | RequestEvent::Failed { .. } => None,
             RequestEvent::ClientGone { .. } => Some(event.clone()),
         }
     }

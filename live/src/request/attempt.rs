@@ -1,27 +1,31 @@
 //! One attempt at one replica, up to the point where its answer can be passed on or has failed.
 //!
-//! Until the first content-bearing token the request can still be retried elsewhere, so what arrives before is held
-//! back, up to 64 kB. An answer in one piece is held to its end if it is as short.
+//! Until the first content-bearing token the request can still be sent to another replica, so what arrives before is
+//! held back: a stream for at most `timeouts.hold_ms` and 64 kB, an answer in one piece to its end if it is as short.
+//! Comments of an event stream are heartbeats: they pass at once, and leave the choice of the replica open.
 
 use crate::request::body::Body;
-use crate::upstream::connect::Connector;
+use crate::request::client_request::ClientRequest;
+use crate::request::json_end::JsonEnd;
+use crate::request::rest_body::RestBody;
 use crate::upstream::connection::{self, ConnectionError, UpstreamBody};
 use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::{Framing, Tap};
 use bytes::{Bytes, BytesMut};
-use gorgo_core::router::Failure;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
-use http::{Request, Response};
+use gorgo_core::router::{Dispatch, Failure};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING};
+use http::{Response, StatusCode};
 use http_body::{Body as _, Frame};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// Most bytes held back: of a stream before its first content-bearing token, or of an answer in one piece.
 const HOLD: usize = 64 << 10;
 
-/// An answer that can be passed on to the client.
+/// An answer that can be passed on to the client, or the beginning of a stream.
 pub(crate) struct Ready {
     pub(crate) head: http::response::Parts,
     /// The whole body, if it has arrived; `held` and `body` are empty then.
@@ -30,6 +34,24 @@ pub(crate) struct Ready {
     pub(crate) body: UpstreamBody,
     pub(crate) tap: Tap,
     pub(crate) framing: Framing,
+    /// Whether a part of it that is no comment has been passed on.
+    pub(crate) is_committed: bool,
+    /// Finds the end of a JSON text that only the end of the connection delimits.
+    pub(crate) json_end: Option<JsonEnd>,
+    /// Whether only the end of the connection ends the body.
+    pub(crate) until_close: bool,
+    /// When the first byte came that is held back.
+    held_since: Option<Instant>,
+    /// When the last byte came.
+    last_piece: Option<Instant>,
+}
+
+/// How far an attempt has come.
+pub(crate) enum Begun {
+    /// The answer's first token, or its end, is here.
+    Answer(Box<Ready>),
+    /// A stream of which `held` must pass now, though its first token has not come.
+    Stream(Box<Ready>),
 }
 
 /// An attempt that gave no answer to pass on.
@@ -40,24 +62,32 @@ pub(crate) struct FailedAttempt {
     pub(crate) why: String,
 }
 
-/// Sends a request to a replica. `request` makes it, once for each connection that is tried. With `has_prompt` the
-/// answer is read for tokens and errors; else it is passed on unread.
+type Attempted<T> = Result<T, Box<FailedAttempt>>;
+
+/// Sends a request to a replica, or goes on with a stream that has `begun` there. With a prompt the answer is read for
+/// tokens and errors; else it is passed on unread.
 pub(crate) async fn attempt(
-    connector: &Connector,
+    request: &ClientRequest,
     upstream: &Arc<Upstream>,
-    keep_alive: Duration,
-    request: impl Fn() -> Request<Full<Bytes>>,
-    has_prompt: bool,
-) -> Result<Box<Ready>, Box<FailedAttempt>> {
-    let answer = connection::send(connector, upstream, keep_alive, request).await;
-    let ready = check_head(answer, upstream, has_prompt)?;
-    match ready.framing {
-        Framing::Events => hold_until_token(ready, upstream).await,
-        // An engine sends such an answer at once, and it has no place for an error of the router's.
-        Framing::Json if ready.body.size_hint().exact().is_some_and(|length| length <= HOLD as u64) => {
-            read_whole(ready, upstream).await
+    dispatch: &Dispatch,
+    begun: Option<Box<Ready>>,
+) -> Attempted<Begun> {
+    let ready = match begun {
+        Some(ready) => ready,
+        None => {
+            let keep_alive = Duration::from_millis(request.config.timeouts.keep_alive_ms);
+            let make = || request.to_replica(upstream, dispatch);
+            let answer = connection::send(&request.context.state.connector, upstream, keep_alive, make).await;
+            check_head(answer, upstream, request)?
         }
-        _ => Ok(ready),
+    };
+    match ready.framing {
+        Framing::Events => hold_until_token(ready, upstream, request).await,
+        // Most engines send such an answer at once, and it has no place for an error of the router's.
+        Framing::Json if ready.body.size_hint().exact().is_none_or(|length| length <= HOLD as u64) => {
+            read_whole(ready, upstream, request).await.map(Begun::Answer)
+        }
+        _ => Ok(Begun::Answer(ready)),
     }
 }
 
@@ -65,97 +95,215 @@ pub(crate) async fn attempt(
 fn check_head(
     answer: Result<Response<UpstreamBody>, ConnectionError>,
     upstream: &Upstream,
-    has_prompt: bool,
-) -> Result<Box<Ready>, Box<FailedAttempt>> {
+    request: &ClientRequest,
+) -> Attempted<Box<Ready>> {
     let response = answer.map_err(|error| {
         let why = format!("no answer from replica `{}` ({error})", upstream.name);
-        let failure = if error.is_timeout() { Failure::Timeout } else { Failure::Connection };
-        Box::new(FailedAttempt { failure, response: None, why })
+        Box::new(FailedAttempt { failure: error.failure(), response: None, why })
     })?;
-    if let Some(failure) = Failure::of_status(response.status().as_u16()) {
-        let why = format!("replica `{}` answered {}", upstream.name, response.status());
-        return Err(Box::new(FailedAttempt { failure, response: Some(response.map(Body::Plain)), why }));
+    let (mut head, body) = response.into_parts();
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let why = format!("replica `{}` switched protocols, which the request had not asked for", upstream.name);
+        return Err(Box::new(FailedAttempt { failure: Failure::Server(502), response: None, why }));
     }
-    let (head, body) = response.into_parts();
-    let framing = if has_prompt { framing(&head.headers) } else { Framing::Opaque };
-    let tap = Tap::new(framing, has_prompt);
-    Ok(Box::new(Ready { head, whole: None, held: VecDeque::new(), body, tap, framing }))
+    if head.headers.contains_key(TRANSFER_ENCODING) {
+        head.headers.remove(CONTENT_LENGTH); // RFC 9112, 6.3: it does not count, and the client would cut the body
+    }
+    if let Some(failure) = Failure::of_status(head.status.as_u16()) {
+        let why = format!("replica `{}` answered {}", upstream.name, head.status);
+        let failure = match failure {
+            Failure::KeyRefused if request.passes_key(upstream) => Failure::Client,
+            Failure::Overloaded { .. } => Failure::Overloaded { retry_after_s: retry_after(&head.headers) },
+            other => other,
+        };
+        let response = Some(Response::from_parts(head, rest(VecDeque::new(), body, request)));
+        return Err(Box::new(FailedAttempt { failure, response, why }));
+    }
+    let framing = if request.has_prompt { framing(&head.headers) } else { Framing::Opaque };
+    let tap = Tap::new(framing, request.has_prompt);
+    let until_close = body.size_hint().exact().is_none() && !head.headers.contains_key(TRANSFER_ENCODING);
+    let json_end = (until_close && framing == Framing::Json).then(JsonEnd::default);
+    Ok(Box::new(Ready {
+        head,
+        whole: None,
+        held: VecDeque::new(),
+        body,
+        tap,
+        framing,
+        is_committed: false,
+        json_end,
+        until_close,
+        held_since: None,
+        last_piece: None,
+    }))
 }
 
-/// Reads the body to its end.
-async fn read_whole(mut ready: Box<Ready>, upstream: &Upstream) -> Result<Box<Ready>, Box<FailedAttempt>> {
-    let (mut first, mut more) = (Bytes::new(), BytesMut::new());
-    while !ready.body.is_end_stream() {
-        match ready.body.frame().await {
-            Some(Ok(frame)) => {
-                let Ok(data) = frame.into_data() else { continue };
-                if first.is_empty() {
-                    first = data;
-                    continue;
-                }
-                if more.is_empty() {
-                    more.extend_from_slice(&first);
-                }
-                more.extend_from_slice(&data);
+/// Seconds of a `Retry-After`; `None` for a date or none.
+fn retry_after(headers: &HeaderMap) -> Option<u32> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// The body of an error: what was read of it, and the rest.
+fn rest(held: VecDeque<Frame<Bytes>>, body: UpstreamBody, request: &ClientRequest) -> Body {
+    Body::Rest(Box::new(RestBody::new(held, body, gap(request))))
+}
+
+fn gap(request: &ClientRequest) -> Duration {
+    Duration::from_millis(request.config.timeouts.idle_gap_ms)
+}
+
+impl Ready {
+    /// The next frame, read by the tap; `Err(None)` when none came until `limit`.
+    async fn next(&mut self, limit: Option<Instant>) -> Result<Option<Frame<Bytes>>, Option<hyper::Error>> {
+        let frame = match limit {
+            Some(limit) => timeout_at(limit, self.body.frame()).await.map_err(|_| None)?,
+            None => self.body.frame().await,
+        };
+        let frame = frame.transpose().map_err(Some)?;
+        if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
+            self.last_piece = Some(Instant::now());
+            if let Some(end) = &mut self.json_end {
+                end.feed(data);
             }
-            Some(Err(error)) => return Err(connection_lost(upstream, &error)),
-            None => break,
+        }
+        Ok(frame)
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.held.iter().filter_map(Frame::data_ref).map(Bytes::len).sum()
+    }
+}
+
+/// Reads a JSON answer to its end, and judges it. A longer one than [`HOLD`], or one that an engine streams, is passed
+/// on in pieces.
+async fn read_whole(mut ready: Box<Ready>, upstream: &Upstream, request: &ClientRequest) -> Attempted<Box<Ready>> {
+    let (mut length, mut whole, gap) = (0, None, gap(request));
+    // Only an answer without a length may be a stream in disguise.
+    let streams = request.streams && ready.body.size_hint().exact().is_none();
+    let hold = streams.then(|| Duration::from_millis(request.config.timeouts.hold_ms));
+    while !ready.body.is_end_stream() {
+        let limit = ready.last_piece.map(|last| last + gap);
+        let until = hold.and_then(|hold| Some(ready.held_since? + hold));
+        match ready.next(until.or(limit)).await {
+            Ok(Some(frame)) => {
+                let Some(data) = frame.data_ref() else { continue };
+                length += data.len();
+                if length == data.len() && ready.body.is_end_stream() {
+                    whole = frame.into_data().ok(); // nearly every answer is one piece
+                    break;
+                }
+                ready.held_since = ready.held_since.or(ready.last_piece);
+                ready.held.push_back(frame);
+                if length > HOLD {
+                    return Ok(feed_held(ready));
+                }
+            }
+            Ok(None) => break,
+            Err(None) if until.is_some() => return Ok(feed_held(ready)),
+            Err(error) => return Err(connection_lost(upstream, error.as_ref())),
         }
     }
-    let body = if more.is_empty() { first } else { more.freeze() };
-    ready.tap.whole(&body);
-    if let Some(code) = ready.tap.error() {
+    let body = whole.unwrap_or_else(|| joined(std::mem::take(&mut ready.held)));
+    if !ready.tap.whole(&body) && ready.until_close && ready.json_end.take().is_some_and(|end| !end.is_complete()) {
+        let why = format!("replica `{}` closed the connection in the middle of its answer", upstream.name);
+        return Err(Box::new(FailedAttempt { failure: Failure::Connection, response: None, why }));
+    }
+    if let Some(failure) = ready.tap.error() {
         ready.held.push_back(Frame::data(body));
-        return Err(Box::pin(error_in_answer(*ready, upstream, code)).await); // rare, and large
+        return Err(error_in_answer(ready, upstream, request, failure));
     }
     ready.whole = Some(body);
     Ok(ready)
 }
 
-fn connection_lost(upstream: &Upstream, error: &hyper::Error) -> Box<FailedAttempt> {
-    let why = format!("replica `{}` broke off before anything was passed on ({error})", upstream.name);
-    Box::new(FailedAttempt { failure: Failure::Connection, response: None, why })
+/// Lets the tap read what is passed on in pieces after all.
+fn feed_held(mut ready: Box<Ready>) -> Box<Ready> {
+    for frame in &ready.held {
+        if let Some(data) = frame.data_ref() {
+            ready.tap.feed(data);
+        }
+    }
+    ready
 }
 
-/// Reads until the first token, an error, the end, or [`HOLD`] bytes.
-async fn hold_until_token(mut ready: Box<Ready>, upstream: &Upstream) -> Result<Box<Ready>, Box<FailedAttempt>> {
-    let mut bytes = 0;
-    while !ready.tap.content() && bytes < HOLD {
-        match ready.body.frame().await {
-            Some(Ok(frame)) => {
+/// The frames' bytes; a single frame is not copied.
+fn joined(mut held: VecDeque<Frame<Bytes>>) -> Bytes {
+    if held.len() == 1 {
+        return held.pop_front().and_then(|frame| frame.into_data().ok()).unwrap_or_default();
+    }
+    let mut all = BytesMut::new();
+    held.iter().filter_map(Frame::data_ref).for_each(|data| all.extend_from_slice(data));
+    all.freeze()
+}
+
+fn connection_lost(upstream: &Upstream, error: Option<&hyper::Error>) -> Box<FailedAttempt> {
+    let (failure, why) = match error {
+        Some(error) => (Failure::Connection, format!("broke off before anything was passed on ({error})")),
+        None => (Failure::Timeout, "sent nothing for too long".to_owned()),
+    };
+    Box::new(FailedAttempt { failure, response: None, why: format!("replica `{}` {why}", upstream.name) })
+}
+
+/// Reads until the first token, an error, the end, or until what has come must be passed on.
+async fn hold_until_token(mut ready: Box<Ready>, upstream: &Upstream, request: &ClientRequest) -> Attempted<Begun> {
+    let hold = Duration::from_millis(request.config.timeouts.hold_ms);
+    let mut bytes = ready.held_bytes();
+    loop {
+        let until = ready.held_since.map(|since| since + hold);
+        let limit = ready.last_piece.map(|last| last + gap(request));
+        match ready.next(until.or(limit)).await {
+            Ok(Some(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     bytes += data.len();
                     ready.tap.feed(data);
+                    ready.held_since = ready.held_since.or(ready.last_piece);
                 }
                 ready.held.push_back(frame);
             }
-            Some(Err(error)) => return Err(connection_lost(upstream, &error)),
-            None => break,
+            Ok(None) => {
+                // A body that ends with its connection has told its end only if the stream has.
+                if ready.until_close && ready.tap.lacks_end() {
+                    let why = format!("replica `{}` closed the connection in the middle of its answer", upstream.name);
+                    return Err(Box::new(FailedAttempt { failure: Failure::Connection, response: None, why }));
+                }
+                return Ok(Begun::Answer(ready));
+            }
+            Err(None) if until.is_some() => {
+                ready.held_since = None;
+                return Ok(Begun::Stream(ready));
+            }
+            Err(error) => return Err(connection_lost(upstream, error.as_ref())),
         }
-        if let Some(code) = ready.tap.error() {
-            return Err(Box::pin(error_in_answer(*ready, upstream, code)).await); // rare, and large
+        if let Some(failure) = ready.tap.error() {
+            return Err(error_in_answer(ready, upstream, request, failure));
+        }
+        if ready.tap.content() {
+            return Ok(Begun::Answer(ready));
+        }
+        if ready.tap.has_only_comments() || ready.is_committed || bytes >= HOLD {
+            ready.held_since = None;
+            return Ok(Begun::Stream(ready));
         }
     }
-    Ok(ready)
 }
 
-/// The failure of an answer with status 200 that begins with an error.
-async fn error_in_answer(mut ready: Ready, upstream: &Upstream, code: u16) -> Box<FailedAttempt> {
-    let mut whole = BytesMut::new();
-    for frame in ready.held {
-        whole.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
-    }
-    while whole.len() < HOLD {
-        match ready.body.frame().await {
-            Some(Ok(frame)) => whole.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
-            _ => break,
-        }
-    }
-    ready.head.headers.remove(CONTENT_LENGTH);
+/// The failure of an answer with status 200 that tells an error. What follows the error is not waited for.
+fn error_in_answer(
+    ready: Box<Ready>,
+    upstream: &Upstream,
+    request: &ClientRequest,
+    failure: Failure,
+) -> Box<FailedAttempt> {
+    let Ready { mut head, held, body, .. } = *ready;
+    head.headers.remove(CONTENT_LENGTH);
+    let failure = match failure {
+        Failure::KeyRefused if request.passes_key(upstream) => Failure::Client,
+        other => other,
+    };
     Box::new(FailedAttempt {
-        failure: Failure::of_status(code).unwrap_or(Failure::Server),
-        response: Some(Response::from_parts(ready.head, Body::Full(whole.freeze()))),
-        why: format!("replica `{}` sent an error in its answer (code {code})", upstream.name),
+        failure,
+        response: Some(Response::from_parts(head, rest(held, body, request))),
+        why: format!("replica `{}` sent an error in its answer ({failure:?})", upstream.name),
     })
 }
 

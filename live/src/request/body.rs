@@ -1,8 +1,9 @@
 //! The body of a response: the router's own, a replica's, or the admin API's.
 
-use crate::request::errors::BoxError;
+use crate::request::early_body::EarlyBody;
+use crate::request::error_json::BoxError;
 use crate::request::response_body::ProxiedBody;
-use crate::upstream::connection::UpstreamBody;
+use crate::request::rest_body::RestBody;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use std::pin::Pin;
@@ -15,8 +16,10 @@ pub(crate) enum Body {
     Full(Bytes),
     /// A replica's answer, accounted for by its guard.
     Proxied(Box<ProxiedBody>),
-    /// A replica's error, which needs no accounting.
-    Plain(UpstreamBody),
+    /// A stream that was begun before its first token.
+    Early(Box<EarlyBody>),
+    /// A replica's error, which the core has accounted for.
+    Rest(Box<RestBody>),
     /// The admin API's.
     Admin(axum::body::Body),
 }
@@ -30,7 +33,8 @@ impl http_body::Body for Body {
             Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Proxied(body) => body.poll_frame(cx),
-            Self::Plain(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            Self::Early(body) => body.poll_frame(cx),
+            Self::Rest(body) => body.poll_frame(cx),
             Self::Admin(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
         }
     }
@@ -39,7 +43,8 @@ impl http_body::Body for Body {
         match self {
             Self::Full(bytes) => bytes.is_empty(),
             Self::Proxied(body) => body.is_end_stream(),
-            Self::Plain(body) => body.is_end_stream(),
+            Self::Early(body) => body.is_end_stream(),
+            Self::Rest(body) => body.is_end_stream(),
             Self::Admin(body) => body.is_end_stream(),
         }
     }
@@ -48,7 +53,8 @@ impl http_body::Body for Body {
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Proxied(body) => body.size_hint(),
-            Self::Plain(body) => body.size_hint(),
+            Self::Early(_) => SizeHint::new(),
+            Self::Rest(body) => body.size_hint(),
             Self::Admin(body) => body.size_hint(),
         }
     }

@@ -11,7 +11,7 @@ use crate::request::headers::{self, HeaderFlags};
 use crate::request::learning::Learning;
 use crate::request::read_body;
 use crate::tokens::count_tokens;
-use crate::upstream::replica::Upstream;
+use crate::upstream::replica::{Authorization, Upstream};
 use crate::wire::request_fields::{Extract, extract, session_hash};
 use bytes::Bytes;
 use gorgo_core::network::HEAD_BYTES;
@@ -33,6 +33,8 @@ pub(super) struct ClientRequest {
     pub(super) parts: http::request::Parts,
     /// Whether its body holds a prompt.
     pub(super) has_prompt: bool,
+    /// Whether it asks for a stream.
+    pub(super) streams: bool,
     flags: HeaderFlags,
     /// Whether this router checks keys, so that replicas must not get the client's.
     checks_keys: bool,
@@ -83,6 +85,7 @@ impl ClientRequest {
             config,
             parts,
             has_prompt,
+            streams: false,
             flags,
             checks_keys,
             permit,
@@ -147,6 +150,7 @@ impl ClientRequest {
         };
         let row = new_row(&request_id, &info, found.as_ref(), arrived, hops);
         self.hops = hops;
+        self.streams = found.as_ref().is_some_and(|found| found.streams);
         headers::to_upstream(&mut parts.headers, self.body.len(), &request_id, &context.client, self.checks_keys);
         let permit = self.permit.take();
         let mut guard = RequestGuard::new(Arc::clone(context), (id, mailbox), request_id, row, permit);
@@ -164,6 +168,11 @@ impl ClientRequest {
             guard.trace = state.otel.begin(&mut parts.headers, state.seed, id);
         }
         Ok(guard)
+    }
+
+    /// Whether this replica gets a key of the client's, and not one of this router's.
+    pub(super) fn passes_key(&self, upstream: &Upstream) -> bool {
+        matches!(upstream.authorization, Authorization::None) && headers::has_key(&self.parts.headers)
     }
 
     /// The request as this replica gets it.

@@ -1,14 +1,11 @@
 //! The router's own error responses, in OpenAI's shape.
 
 use crate::request::body::Body;
+use crate::request::error_json::error_json;
 use bytes::Bytes;
 use gorgo_core::router::EndReason;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
-use serde_json::json;
-
-/// Any error of a body. The connection is then closed early, so that a client cannot take a part for the whole.
-pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The router's own error response. Its type follows the status as OpenAI's do; 429 and 503 carry `Retry-After`.
 #[cold]
@@ -21,7 +18,7 @@ pub(crate) fn refusal(status: StatusCode, code: &str, message: &str) -> Response
         status if status.is_client_error() => "invalid_request_error",
         _ => "server_error",
     };
-    let mut response = Response::new(Body::Full(Bytes::from(body(kind, code, message))));
+    let mut response = Response::new(Body::Full(Bytes::from(error_json(kind, code, message))));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
@@ -34,9 +31,4 @@ pub(crate) fn refusal(status: StatusCode, code: &str, message: &str) -> Response
 pub(crate) fn ended(reason: EndReason, message: &str) -> Response<Body> {
     let status = StatusCode::from_u16(reason.http_status()).unwrap_or(StatusCode::BAD_GATEWAY);
     refusal(status, reason.code(), message)
-}
-
-/// The JSON of an error.
-pub(crate) fn body(kind: &str, code: &str, message: &str) -> String {
-    json!({"error": {"message": message, "type": kind, "param": null, "code": code}}).to_string()
 }

@@ -3,27 +3,29 @@
 use crate::config::Config;
 use crate::driver::mailbox::Command;
 use crate::observe::explain;
-use crate::request::attempt::{FailedAttempt, Ready, attempt};
+use crate::request::attempt::{Begun, FailedAttempt, Ready, attempt};
 use crate::request::body::Body;
 use crate::request::client_request::ClientRequest;
 use crate::request::context::ConnectionContext;
+use crate::request::early_body::{EarlyBody, Passed};
 use crate::request::errors;
 use crate::request::guard::RequestGuard;
 use crate::request::headers::{self, HeaderFlags};
-use crate::request::response_body::ProxiedBody;
+use crate::request::response_body::{BROKE, ProxiedBody};
 use crate::state::Phase;
 use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::Framing;
 use gorgo_core::fleet::Kind;
 use gorgo_core::record::Status;
-use gorgo_core::router::EndReason;
-use http::header::HeaderMap;
-use http::{Request, Response};
+use gorgo_core::router::{Dispatch, EndReason};
+use http::header::{CONTENT_LENGTH, HeaderMap};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The future of an answer. Boxed, since hyper moves it and keeps room for one in every connection.
@@ -47,53 +49,130 @@ async fn answer(mut request: Box<ClientRequest>) -> Result<Response<Body>, Infal
         Ok(guard) => guard,
         Err(refused) => return Ok(*refused),
     };
-    Ok(carry_out(guard, &request).await)
+    if request.context.state.phase() == Phase::Ending {
+        return Ok(stopped_response(guard)); // it arrived after the driver had stopped all requests
+    }
+    Ok(carry_out(guard, request, None).await)
 }
 
-/// Carries out the core's commands until there is a response.
-async fn carry_out(mut guard: Box<RequestGuard>, request: &ClientRequest) -> Response<Body> {
-    if request.context.state.phase() == Phase::Ending {
-        return stopped_response(guard); // it arrived after the driver had stopped all requests
-    }
+/// A dispatch at its replica, and the stream that has begun there.
+struct Attempt {
+    dispatch: Dispatch,
+    upstream: Arc<Upstream>,
+    begun: Option<Box<Ready>>,
+}
+
+/// A response of which the head and a part of the body have been passed on, and its attempt.
+struct Early {
+    passed: Arc<Passed>,
+    attempt: Attempt,
+}
+
+/// The rest of a response whose head has been passed on.
+fn go_on(
+    guard: Box<RequestGuard>,
+    request: Box<ClientRequest>,
+    early: Early,
+) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+    Box::pin(carry_out(guard, request, Some(early)))
+}
+
+/// Carries out the core's commands until there is a response: all of it, or, once a part was passed on `early`, the
+/// rest.
+async fn carry_out(mut guard: Box<RequestGuard>, request: Box<ClientRequest>, early: Option<Early>) -> Response<Body> {
     let mut failed: Option<Box<FailedAttempt>> = None;
-    let mut next = guard.next_command().await;
+    let (passed, mut resumed) = match early {
+        Some(Early { passed, attempt }) => (Some(passed), Some(attempt)),
+        None => (None, None),
+    };
     loop {
-        next = match next {
-            Command::Stop => return stopped_response(guard),
-            Command::Queued | Command::Cancel => guard.next_command().await,
-            Command::Done { reason, .. } => return end_response(guard, reason, failed),
-            Command::Dispatch { dispatch, upstream, decision, .. } => {
-                failed = None;
-                guard.record_dispatch(dispatch, &upstream, decision);
-                let keep_alive = Duration::from_millis(request.config.timeouts.keep_alive_ms);
-                let make = || request.to_replica(&upstream, &dispatch);
-                let trying = attempt(&request.context.state.connector, &upstream, keep_alive, make, request.has_prompt);
-                tokio::select! {
-                    biased;
-                    result = trying => {
-                        match result {
-                            Ok(ready) => match pass_on(guard, *ready, &upstream, request) {
-                                Ok(response) => return response,
-                                Err(back) => guard = back,
-                            },
-                            Err(attempt) => {
-                                guard.report_failure(attempt.failure);
-                                failed = Some(attempt);
-                            }
-                        }
-                        guard.next_command().await
-                    },
-                    command = guard.next_command() => {
-                        // The attempt was dropped, which closed its connection. `Stop` aborts the request itself.
-                        if !matches!(command, Command::Stop) {
-                            guard.abort_upstream();
-                        }
-                        command
-                    }
+        let Attempt { dispatch, upstream, begun } = match resumed.take() {
+            Some(attempt) => attempt,
+            None => match guard.next_command().await {
+                Command::Stop => return stopped_response(guard),
+                Command::Queued | Command::Cancel => continue,
+                Command::Done { reason, .. } => return end_response(guard, reason, failed, passed.is_some()),
+                Command::Dispatch { dispatch, upstream, decision, .. } => {
+                    failed = None;
+                    guard.record_dispatch(dispatch, &upstream, decision);
+                    Attempt { dispatch, upstream, begun: None }
                 }
-            }
+            },
         };
+        let trying = attempt(&request, &upstream, &dispatch, begun);
+        tokio::select! {
+            biased;
+            result = trying => match result {
+                Ok(Begun::Answer(ready)) => match pass_on(guard, *ready, &upstream, &request) {
+                    Ok(response) => return response,
+                    Err(back) => guard = back,
+                },
+                Ok(Begun::Stream(mut ready)) => {
+                    let commits = !ready.tap.has_only_comments();
+                    if commits && !ready.is_committed && !guard.commit() {
+                        continue; // the core has withdrawn this attempt
+                    }
+                    ready.is_committed = commits;
+                    guard.stream_id = ready.tap.id().map(str::to_owned);
+                    let held = std::mem::take(&mut ready.held);
+                    let attempt = |ready| Attempt { dispatch, upstream: Arc::clone(&upstream), begun: Some(ready) };
+                    if let Some(passed) = &passed {
+                        passed.push(held);
+                        resumed = Some(attempt(ready));
+                        continue;
+                    }
+                    let head = stream_head(&mut guard, &ready, &upstream, &request);
+                    let passed = Passed::new(held);
+                    let early = Early { passed: Arc::clone(&passed), attempt: attempt(ready) };
+                    let body = EarlyBody::new(passed, go_on(guard, request, early));
+                    return Response::from_parts(head, Body::Early(Box::new(body)));
+                }
+                Err(attempt) => {
+                    if let Some(passed) = &passed {
+                        passed.end_event();
+                    }
+                    guard.report_failure(attempt.failure, &upstream);
+                    failed = Some(attempt);
+                }
+            },
+            command = guard.next_command() => {
+                // The attempt was dropped, which closed its connection. `Stop` aborts the request itself.
+                if !matches!(command, Command::Stop) {
+                    guard.abort_upstream();
+                }
+                guard.put_back(command);
+            }
+        }
     }
+}
+
+/// The head of a stream whose first token has not come.
+fn stream_head(
+    guard: &mut RequestGuard,
+    ready: &Ready,
+    upstream: &Upstream,
+    request: &ClientRequest,
+) -> http::response::Parts {
+    guard.streamed = true;
+    guard.row.status_code = ready.head.status.as_u16();
+    let mut head = Response::new(()).into_parts().0;
+    head.status = ready.head.status;
+    head.headers = ready.head.headers.clone();
+    head.headers.remove(CONTENT_LENGTH); // another replica may answer
+    finish_head(&mut head, guard, Some(upstream), request);
+    head
+}
+
+fn finish_head(
+    head: &mut http::response::Parts,
+    guard: &RequestGuard,
+    upstream: Option<&Upstream>,
+    request: &ClientRequest,
+) {
+    // HTTP/2 frames its own bodies.
+    let http2 = request.parts.version == http::Version::HTTP_2;
+    head.version = if http2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
+    set_response_headers(&mut head.headers, guard, upstream);
 }
 
 /// The replica's answer as the client's response; the guard back if the core has withdrawn this attempt meanwhile.
@@ -105,10 +184,7 @@ fn pass_on(
 ) -> Result<Response<Body>, Box<RequestGuard>> {
     guard.streamed = ready.framing == Framing::Events;
     guard.row.status_code = ready.head.status.as_u16();
-    // HTTP/2 frames its own bodies.
-    let http2 = request.parts.version == http::Version::HTTP_2;
-    ready.head.version = if http2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
-    set_response_headers(&mut ready.head.headers, &guard, Some(upstream));
+    finish_head(&mut ready.head, &guard, Some(upstream), request);
     if let Some(whole) = ready.whole {
         return match guard.finish_at_once(&ready.tap) {
             true => Ok(Response::from_parts(ready.head, Body::Full(whole))),
@@ -118,12 +194,17 @@ fn pass_on(
     if !guard.report_first_token() {
         return Err(guard);
     }
+    if upstream.refuses_key.load(Ordering::Relaxed) {
+        upstream.refuses_key.store(false, Ordering::Relaxed);
+    }
     if !guard.streamed || ready.tap.content() {
         guard.row.first_token = Some(guard.now());
     }
     let gap = Duration::from_millis(request.config.timeouts.idle_gap_ms);
-    let body = ProxiedBody::new(ready.held, ready.body, ready.tap, guard, gap);
-    Ok(Response::from_parts(ready.head, Body::Proxied(Box::new(body))))
+    let head = ready.head;
+    let ends = (ready.json_end, ready.until_close);
+    let body = ProxiedBody::new(ready.held, ready.body, ready.tap, guard, gap, ends);
+    Ok(Response::from_parts(head, Body::Proxied(Box::new(body))))
 }
 
 /// The response to a request that waits for its answer when the router ends open requests.
@@ -135,13 +216,26 @@ fn stopped_response(mut guard: Box<RequestGuard>) -> Response<Body> {
     response
 }
 
-/// The response to a request that ended without an answer: the last replica's own error, or the router's.
-fn end_response(mut guard: Box<RequestGuard>, reason: EndReason, failed: Option<Box<FailedAttempt>>) -> Response<Body> {
+/// The response to a request that ended without an answer: the last replica's own error, or the router's. Once a
+/// stream has begun, only an error that is told in a stream can be passed on.
+fn end_response(
+    mut guard: Box<RequestGuard>,
+    reason: EndReason,
+    failed: Option<Box<FailedAttempt>>,
+    has_begun: bool,
+) -> Response<Body> {
     let failed = failed.filter(|_| reason.status() == Status::Failed).map(|failed| *failed);
+    let passes = |response: &Response<Body>| !has_begun || EarlyBody::can_carry(response);
     let mut response = match failed {
-        Some(FailedAttempt { response: Some(mut response), .. }) => {
+        Some(FailedAttempt { response: Some(mut response), .. }) if passes(&response) => {
             headers::strip_hop_by_hop(response.headers_mut());
+            if let Body::Rest(rest) = response.body_mut() {
+                rest.hold(guard.take_permit());
+            }
             response
+        }
+        Some(FailedAttempt { why, .. }) if reason == EndReason::AfterFirstToken => {
+            errors::refusal(StatusCode::BAD_GATEWAY, BROKE, &why)
         }
         Some(FailedAttempt { why, .. }) => errors::ended(reason, &why),
         None => errors::ended(reason, reason.sentence()),

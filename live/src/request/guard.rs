@@ -17,6 +17,7 @@ use gorgo_core::router::{DecisionRecord, Dispatch, EndReason, Failure, RequestEv
 use gorgo_core::{RequestId, Time};
 use http::HeaderValue;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -35,6 +36,8 @@ pub(crate) struct RequestGuard {
     pub(super) streamed: bool,
     /// The id by which the engine can abort the request.
     pub(super) engine_id: Option<String>,
+    /// The engine's own id of the stream that has begun, at the current replica.
+    pub(super) stream_id: Option<String>,
     #[cfg(feature = "otel")]
     pub(super) trace: Option<crate::observe::otel::Context>,
     id: RequestId,
@@ -44,7 +47,7 @@ pub(crate) struct RequestGuard {
     pending: Option<Command>,
     other_decisions: Vec<Arc<DecisionRecord>>,
     is_closed: bool,
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl RequestGuard {
@@ -64,6 +67,7 @@ impl RequestGuard {
             learning: None,
             streamed: false,
             engine_id: None,
+            stream_id: None,
             #[cfg(feature = "otel")]
             trace: None,
             id,
@@ -72,7 +76,7 @@ impl RequestGuard {
             pending: None,
             other_decisions: Vec::new(),
             is_closed: false,
-            _permit: permit,
+            permit,
         })
     }
 
@@ -122,6 +126,7 @@ impl RequestGuard {
         let former = std::mem::replace(&mut self.decision, decision);
         self.keep_decisions(former);
         self.current = Some((Arc::clone(to), dispatch));
+        self.stream_id = None;
     }
 
     fn attempt(&self) -> u8 {
@@ -135,6 +140,24 @@ impl RequestGuard {
         self.context.state.driver.handle(RequestEvent::FirstToken { id: self.id, attempt });
         self.pending = self.mailbox.try_next();
         self.pending.is_none()
+    }
+
+    /// Reports to the core that a part of the answer passes before its first token. False as for the first token.
+    pub(super) fn commit(&mut self) -> bool {
+        let attempt = self.attempt();
+        self.context.state.driver.handle(RequestEvent::Committed { id: self.id, attempt });
+        self.pending = self.pending.take().or_else(|| self.mailbox.try_next());
+        self.pending.is_none()
+    }
+
+    /// Keeps a command that was read for the next call of [`Self::next_command`].
+    pub(super) fn put_back(&mut self, command: Command) {
+        self.pending = Some(command);
+    }
+
+    /// The request's place in `limits.requests`, for a body that outlives the request.
+    pub(super) fn take_permit(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.permit.take()
     }
 
     /// Reports a complete answer that has been passed on, and closes the request.
@@ -179,14 +202,18 @@ impl RequestGuard {
     }
 
     /// Reports that this attempt failed; the core's next command is another attempt or the end.
-    pub(super) fn report_failure(&mut self, failure: Failure) {
+    pub(super) fn report_failure(&mut self, failure: Failure, upstream: &Upstream) {
         let attempt = self.attempt();
+        if failure == Failure::KeyRefused && !upstream.refuses_key.swap(true, Ordering::Relaxed) {
+            tracing::warn!(replica = upstream.name, "refuses this router's key; set `api_key` of the replica");
+        }
         self.context.state.driver.handle(RequestEvent::Failed { id: self.id, attempt, failure });
     }
 
     /// Reports that an answer broke off after its first token, and closes the request: it cannot be retried.
     pub(super) fn fail(&mut self, failure: Failure) {
-        self.report_failure(failure);
+        let attempt = self.attempt();
+        self.context.state.driver.handle(RequestEvent::Failed { id: self.id, attempt, failure });
         self.close(EndReason::AfterFirstToken);
     }
 
@@ -211,7 +238,8 @@ impl RequestGuard {
     /// Aborts the current attempt at the engine by the engine's id for it. Most engines notice that the connection was
     /// closed, which the caller does by dropping it; SGLang notices only seconds later.
     pub(super) fn abort_upstream(&self) {
-        let (Some((upstream, _)), Some(id)) = (&self.current, &self.engine_id) else { return };
+        let id = self.engine_id.as_ref().or(self.stream_id.as_ref());
+        let (Some((upstream, _)), Some(id)) = (&self.current, id) else { return };
         let state = &self.context.state;
         let keep_alive = Duration::from_millis(state.config().timeouts.keep_alive_ms);
         abort::abort(&state.connector, keep_alive, upstream, id);

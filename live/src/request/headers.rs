@@ -183,6 +183,11 @@ pub(crate) fn new_id(process: u64, id: RequestId) -> HeaderValue {
     HeaderValue::from_bytes(&text[..18 + more as usize]).unwrap_or(HeaderValue::from_static("none"))
 }
 
+/// Whether a key is among the headers, of whatever scheme.
+pub(crate) fn has_key(headers: &HeaderMap) -> bool {
+    headers.contains_key(AUTHORIZATION) || headers.contains_key(API_KEY)
+}
+
 /// The client's key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
 pub(crate) fn shown_key(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| {

@@ -4,8 +4,9 @@
 //! kind is cut, since it has no place for an error.
 
 use crate::idle_timer::IdleTimer;
-use crate::request::errors::{self, BoxError};
+use crate::request::error_json::{BoxError, error_json};
 use crate::request::guard::RequestGuard;
+use crate::request::json_end::JsonEnd;
 use crate::state::Phase;
 use crate::upstream::connection::UpstreamBody;
 use crate::wire::answer_tap::Tap;
@@ -22,7 +23,8 @@ use tokio::time::Instant;
 const JOIN_BYTES: usize = 8 << 10;
 
 /// The code of errors that the replica caused.
-const BROKE: &str = "upstream_broke";
+pub(super) const BROKE: &str = "upstream_broke";
+const TORN: &str = "the replica broke off in the middle of its answer";
 
 /// The body of a replica's answer.
 #[derive(Debug)]
@@ -45,6 +47,12 @@ pub(crate) struct ProxiedBody {
     /// The task that a stop of the router wakes.
     stop_wakes: Option<Waker>,
     broken: Option<hyper::Error>,
+    /// Finds the end of a JSON text that only the end of the connection delimits.
+    json_end: Option<JsonEnd>,
+    /// Whether only the end of the connection ends the body.
+    until_close: bool,
+    /// Whether that cut the answer, and the client has not been told.
+    torn: bool,
 }
 
 impl ProxiedBody {
@@ -54,6 +62,7 @@ impl ProxiedBody {
         tap: Tap,
         guard: Box<RequestGuard>,
         gap: Duration,
+        (json_end, until_close): (Option<JsonEnd>, bool),
     ) -> Self {
         let ended = body.is_end_stream();
         let carries_errors = guard.streamed && body.size_hint().exact().is_none();
@@ -74,6 +83,9 @@ impl ProxiedBody {
             timer,
             stop_wakes,
             broken,
+            json_end,
+            until_close,
+            torn: false,
         };
         if proxied.ended {
             proxied.end();
@@ -82,7 +94,7 @@ impl ProxiedBody {
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.ended && self.held.is_empty() && self.broken.is_none()
+        self.ended && self.held.is_empty() && self.broken.is_none() && !self.torn
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
@@ -103,6 +115,9 @@ impl ProxiedBody {
         if let Some(error) = self.broken.take() {
             return self.end_broken(error);
         }
+        if std::mem::take(&mut self.torn) {
+            return Poll::Ready(Some(self.error_event(BROKE, TORN, TORN.into())));
+        }
         if self.ended {
             return Poll::Ready(None);
         }
@@ -115,6 +130,9 @@ impl ProxiedBody {
                 }
             }
             Poll::Ready(Some(Err(error))) => self.end_broken(error),
+            Poll::Ready(None) if std::mem::take(&mut self.torn) => {
+                Poll::Ready(Some(self.error_event(BROKE, TORN, TORN.into())))
+            }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending if self.is_stopped(cx.waker()) => self.stop(),
             Poll::Pending => self.poll_gap(cx),
@@ -150,7 +168,7 @@ impl ProxiedBody {
             return Poll::Ready(None);
         }
         self.fail(Failure::Connection);
-        Poll::Ready(Some(self.error_event(BROKE, "the replica broke off in the middle of its answer", error.into())))
+        Poll::Ready(Some(self.error_event(BROKE, TORN, error.into())))
     }
 
     /// Reads the next frame and feeds it to the tap.
@@ -161,12 +179,25 @@ impl ProxiedBody {
         {
             self.at_event_end = ends_event(data);
             self.tap.feed(data);
+            if let Some(end) = &mut self.json_end {
+                end.feed(data);
+            }
         }
         // With a content length hyper does not poll again after the last byte.
         if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.end();
+            if !self.is_torn() {
+                self.end();
+            } else if !self.ended {
+                self.fail(Failure::Connection);
+                self.torn = true;
+            }
         }
         polled
+    }
+
+    /// Whether the connection ended the body before the answer's own end.
+    fn is_torn(&self) -> bool {
+        self.until_close && (self.json_end.is_some_and(|end| !end.is_complete()) || self.tap.lacks_end())
     }
 
     /// Joins what has arrived meanwhile to a small piece: an engine that writes faster than this task reads sends many
@@ -226,7 +257,7 @@ impl ProxiedBody {
         }
         // Ends an event that was begun, so that the error is an event of its own.
         let before = if self.at_event_end { "" } else { "\n\n" };
-        let error = errors::body("server_error", code, why);
+        let error = error_json("server_error", code, why);
         Ok(Frame::data(Bytes::from(format!("{before}data: {error}\n\n"))))
     }
 
@@ -237,10 +268,9 @@ impl ProxiedBody {
         if guard.row.first_token.is_none() && self.tap.content() {
             guard.row.first_token = Some(guard.now());
         }
-        if self.tap.error().is_some() {
-            guard.fail(Failure::Server);
-        } else {
-            guard.finish(&self.tap);
+        match self.tap.error() {
+            Some(failure) => guard.fail(failure),
+            None => guard.finish(&self.tap),
         }
     }
 
@@ -262,7 +292,7 @@ impl Drop for ProxiedBody {
         if self.tap.done() && self.tap.error().is_none() {
             self.end();
         } else if let Some(guard) = &mut self.guard {
-            guard.engine_id = guard.engine_id.take().or_else(|| self.tap.id().map(str::to_owned));
+            guard.stream_id = self.tap.id().map(str::to_owned);
         }
     }
 }

@@ -3,7 +3,8 @@
 use crate::admin;
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
-use crate::request::errors::{BoxError, refusal};
+use crate::request::error_json::BoxError;
+use crate::request::errors::refusal;
 use crate::request::forward;
 use crate::request::headers::{ClientAddress, HeaderFlags};
 use crate::server::activity::Activity;

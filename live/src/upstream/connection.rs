@@ -11,12 +11,14 @@ use crate::upstream::connect::{Connector, Io};
 use crate::upstream::replica::Upstream;
 use crate::upstream::self_wake::SelfWakePoller;
 use bytes::Bytes;
+use gorgo_core::router::Failure;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -46,15 +48,26 @@ impl ConnectionError {
         Self::Http { error }
     }
 
-    /// Whether the error is a timeout.
-    pub(crate) fn is_timeout(&self) -> bool {
+    /// What the core judges.
+    pub(crate) fn failure(&self) -> Failure {
         match self {
-            Self::Connect(error) => error.kind() == io::ErrorKind::TimedOut,
-            Self::Http { error } => std::error::Error::source(error)
-                .and_then(|source| source.downcast_ref::<io::Error>())
-                .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut),
+            Self::Connect(error) if is_own_lack(error) => Failure::Local,
+            Self::Connect(_) => Failure::Unreachable,
+            Self::Http { error } => {
+                let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+                match cause.map(io::Error::kind) {
+                    Some(io::ErrorKind::TimedOut) => Failure::Timeout,
+                    _ => Failure::Connection,
+                }
+            }
         }
     }
+}
+
+/// Whether a connection could not be opened because this process or machine has no descriptor, port or memory left.
+pub(crate) fn is_own_lack(error: &io::Error) -> bool {
+    let lacks = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| lacks.iter().any(|lack| lack.raw_os_error() == code))
 }
 
 fn cause(error: &hyper::Error) -> String {

@@ -51,6 +51,8 @@ pub struct Upstream {
     pub clock_offset_ns: AtomicI64,
     /// Whether the engine's metrics are SGLang's.
     pub sglang: AtomicBool,
+    /// Whether it has refused this router's key since it answered last; for the log.
+    pub(crate) refuses_key: AtomicBool,
     /// Requests dispatched to it since the router started.
     pub dispatched: AtomicU64,
     /// The same as a metric.
@@ -77,6 +79,7 @@ impl Upstream {
             authorization: Authorization::None,
             clock_offset_ns: AtomicI64::new(0),
             sglang: AtomicBool::new(false),
+            refuses_key: AtomicBool::new(false),
             dispatched: AtomicU64::new(0),
             dispatches: OnceLock::new(),
             pool: IdlePool::default(),

@@ -1,14 +1,17 @@
 //! Observes an engine's response without altering it: first content, usage, errors, text and request id.
 //!
-//! Knows the vocabularies of OpenAI's chat, completions and Responses APIs and of SGLang's `/generate`. Memory is
-//! bounded: an event of more than a megabyte is not read, and text is kept up to 256 kB.
+//! Knows the vocabularies of OpenAI's chat, completions and Responses APIs, of Anthropic's messages and of SGLang's
+//! `/generate`. Of any other dialect every event counts as content, since a stream must not be held back for a word
+//! that never comes. Memory is bounded: an event of more than a megabyte is not read, and text is kept up to 256 kB.
 
-use crate::wire::json::{JsonError, Kind, Reader, Text};
-use crate::wire::sse_frames::{MAX_EVENT, SseFrames};
-use event::{Event, error_code, non_null, usage};
+use crate::wire::json::{Kind, Reader, Text};
+use crate::wire::sse_frames::{MAX_EVENT, Part, SseFrames};
+use event::{Event, told, told_at_top};
+use gorgo_core::router::Failure;
 use memchr::memmem;
 
 mod event;
+mod members;
 
 const MAX_ANSWER: usize = 256 << 10;
 
@@ -46,12 +49,19 @@ pub struct Tap {
     events: u64,
     content: bool,
     done: bool,
-    error: Option<u16>,
+    /// Whether a choice had a reason to finish.
+    finished: bool,
+    /// Whether something was generated that is no part of the next turn's prompt as it stands: reasoning, tool calls.
+    generated_other: bool,
+    /// Whether events had choices, which end with `[DONE]` or a reason to finish.
+    has_choices: bool,
+    error: Option<Failure>,
     usage: Usage,
     answer: String,
     keep_answer: bool,
     choices: u32,
     id: Option<String>,
+    response_id: Option<String>,
 }
 
 impl Tap {
@@ -65,12 +75,16 @@ impl Tap {
             events: 0,
             content: false,
             done: false,
+            finished: false,
+            generated_other: false,
+            has_choices: false,
             error: None,
             usage: Usage::default(),
             answer: String::new(),
             keep_answer,
             choices: 1,
             id: None,
+            response_id: None,
         }
     }
 
@@ -90,12 +104,23 @@ impl Tap {
         }
     }
 
-    /// Observes a complete JSON body without copying it, instead of [`Self::feed`] and [`Self::end`].
-    pub fn whole(&mut self, body: &[u8]) {
+    /// Observes a complete JSON body without copying it, instead of [`Self::feed`] and [`Self::end`]; false if it is
+    /// no complete JSON text.
+    pub fn whole(&mut self, body: &[u8]) -> bool {
         debug_assert!(self.framing == Framing::Json && self.body.is_empty());
         self.content |= !body.is_empty();
         self.events += 1;
-        self.event(body);
+        self.event(body) || is_json(body)
+    }
+
+    /// Whether nothing but comments of an event stream has come.
+    pub fn has_only_comments(&self) -> bool {
+        self.framing == Framing::Events && self.frames.has_only_comments()
+    }
+
+    /// Whether a stream that ends here lacks its end, as far as its dialect has one.
+    pub fn lacks_end(&self) -> bool {
+        self.has_choices && !self.done && !self.finished
     }
 
     /// Observes the end of the body.
@@ -116,8 +141,8 @@ impl Tap {
         self.content
     }
 
-    /// The code of an error inside the body.
-    pub fn error(&self) -> Option<u16> {
+    /// The error inside the body.
+    pub fn error(&self) -> Option<Failure> {
         self.error
     }
 
@@ -141,9 +166,15 @@ impl Tap {
         self.choices
     }
 
-    /// The text of the first choice; `None` if it is too long to keep.
+    /// The text of the first choice; `None` if it is too long to keep, or if it is not all that was generated: the
+    /// engine's cache then holds reasoning or tool calls between prompt and text.
     pub fn answer(&self) -> Option<&str> {
-        (self.keep_answer && !self.answer.is_empty()).then_some(self.answer.as_str())
+        (self.keep_answer && !self.generated_other && !self.answer.is_empty()).then_some(self.answer.as_str())
+    }
+
+    /// The id of a response that the engine may keep.
+    pub fn response_id(&self) -> Option<&str> {
+        self.response_id.as_deref()
     }
 
     /// The engine's id of the request, if the answer is a stream.
@@ -152,15 +183,19 @@ impl Tap {
     }
 
     /// Runs `read` with the frames and a callback for the data of each event.
-    fn read_frames(&mut self, read: impl FnOnce(&mut SseFrames, &mut dyn FnMut(&[u8], bool) -> bool)) {
+    fn read_frames(&mut self, read: impl FnOnce(&mut SseFrames, &mut dyn FnMut(&[u8], Part) -> bool)) {
         let mut frames = std::mem::take(&mut self.frames);
-        read(&mut frames, &mut |data, first| {
-            self.events += u64::from(first);
-            if first && data == b"[DONE]" {
+        read(&mut frames, &mut |data, part| {
+            self.events += u64::from(part == Part::First);
+            if part == Part::First && data == b"[DONE]" {
                 self.done = true;
                 return true;
             }
-            self.event(data)
+            // Data of several lines is read at its end; what is no JSON object is content of an unknown dialect.
+            let is_read = self.event(data);
+            let may_go_on = part == Part::First && matches!(data.first(), Some(b'{' | b'['));
+            self.content |= !is_read && !may_go_on && (part == Part::TooLong || !data.is_empty());
+            is_read || !may_go_on
         });
         self.frames = frames;
     }
@@ -172,125 +207,49 @@ impl Tap {
         if !matches!(json.kind(), Ok(Kind::Object)) {
             return false;
         }
-        let (content, length) = (self.content, self.answer.len());
+        let before = (self.content, self.finished, self.generated_other);
+        let length = self.answer.len();
         let mut event = Event::default();
         let read = json.object(|json, key| self.member(json, key, &mut event)).and_then(|()| json.end());
         if read.is_err() {
-            self.content = content;
+            (self.content, self.finished, self.generated_other) = before;
             self.answer.truncate(length);
             // An object of an unknown shape counts as content: otherwise the first token would never come.
-            let mut json = Reader::new(data);
-            let object = json.skip().and_then(|_| json.end()).is_ok();
+            let object = is_json(data);
             self.content |= object;
             return object;
         }
+        self.finish_event(&event);
+        true
+    }
+
+    /// Takes over what an event says beside its choices.
+    #[inline]
+    fn finish_event(&mut self, event: &Event<'_>) {
+        let kind = event.kind.and_then(|kind| kind.plain()).unwrap_or_default();
         if let Some(error) = event.error {
-            self.error = Some(error_code(error));
-        } else if event.object.is_some_and(|object| object.is(b"error")) {
-            self.error = Some(event.code.map_or(500, error_code));
+            self.error = Some(told(error));
+        } else if kind == b"error" || event.object.is_some_and(|object| object.is(b"error")) {
+            self.error = Some(told_at_top(event.code, event.kind));
         }
         // Only streams are aborted by id.
         if self.id.is_none() && self.framing == Framing::Events {
             self.id = event.id.or(event.meta.id).map(|id| id.short(129)).filter(|id| id.len() <= 128);
         }
-        self.generated(&event);
-        // The Responses API: typed events with a text delta, and the whole response at the end.
-        let kind = event.kind.and_then(|kind| kind.plain()).unwrap_or_default();
-        if kind.ends_with(b".delta") {
-            if kind == b"response.output_text.delta" {
-                self.add_text(event.delta);
-            } else {
-                self.content |= event.delta.is_some_and(|text| !text.is_empty());
-            }
+        let is_response = event.object.is_some_and(|object| object.is(b"response"));
+        let response_id = event.response_id.or(event.id.filter(|_| is_response));
+        if let Some(id) = response_id.filter(|_| self.response_id.is_none()) {
+            self.response_id = Some(id.short(129)).filter(|id| id.len() <= 128);
         }
-        match kind {
-            b"response.completed" | b"response.incomplete" => self.done = true,
-            b"response.failed" | b"error" => self.error = self.error.or(Some(500)),
-            _ => {}
-        }
+        self.generated(event);
+        self.typed(kind, event);
         if let Some(usage) = event.usage {
-            self.usage = usage;
+            self.usage = self.usage.with(usage, kind == b"message_delta");
         }
         if self.answer.len() > MAX_ANSWER {
             self.keep_answer = false;
             self.answer = String::new();
         }
-        true
-    }
-
-    /// Reads a member of an event: choices take effect at once, other members at the end of the event.
-    #[inline]
-    fn member<'a>(&mut self, json: &mut Reader<'a>, key: Text<'a>, event: &mut Event<'a>) -> Result<(), JsonError> {
-        match key.plain().unwrap_or_default() {
-            b"id" => event.id = json.text_or_null()?,
-            b"choices" if !json.null()? => json.array(|json| self.choice(json))?,
-            b"text" => event.text = json.text_or_null()?,
-            b"output_ids" => event.output_ids = json.skip()?.len() > 2,
-            b"meta_info" if !json.null()? => json.object(|json, key| event.meta.member(json, key))?,
-            b"usage" if !json.null()? => event.usage = Some(usage(json)?),
-            b"error" => event.error = non_null(json)?,
-            b"code" => event.code = non_null(json)?,
-            b"object" => event.object = json.text_or_null()?,
-            b"type" => event.kind = json.text_or_null()?,
-            b"delta" => {
-                event.delta = if json.kind()? == Kind::Text { Some(json.text()?) } else { json.skip().map(|_| None)? }
-            }
-            b"response" if !json.null()? => json.object(|json, key| {
-                match key.plain().unwrap_or_default() {
-                    b"usage" if !json.null()? => event.usage = Some(usage(json)?),
-                    _ => json.pass()?,
-                }
-                Ok(())
-            })?,
-            _ => json.pass()?,
-        }
-        Ok(())
-    }
-
-    /// Reads one choice. Only the text of the first is kept: the next turn continues one of them, and mixed text
-    /// would match none.
-    fn choice(&mut self, json: &mut Reader<'_>) -> Result<(), JsonError> {
-        let (length, mut index) = (self.answer.len(), 0);
-        json.object(|json, key| {
-            if key.is(b"index") {
-                index = json.count_or_null()?.unwrap_or(0);
-                return Ok(());
-            }
-            self.choice_member(json, key)
-        })?;
-        if index > 0 {
-            self.answer.truncate(length);
-            self.choices = self.choices.max(index.saturating_add(1));
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn choice_member<'a>(&mut self, json: &mut Reader<'a>, key: Text<'a>) -> Result<(), JsonError> {
-        match key.plain().unwrap_or_default() {
-            b"delta" | b"message" if !json.null()? => json.object(|json, key| {
-                match key.plain().unwrap_or_default() {
-                    b"content" => {
-                        let text = json.text_or_null()?;
-                        self.add_text(text);
-                    }
-                    b"reasoning_content" | b"reasoning" => {
-                        self.content |= json.text_or_null()?.is_some_and(|text| !text.is_empty());
-                    }
-                    b"tool_calls" | b"function_call" => {
-                        self.content |= !matches!(json.skip()?, b"null" | b"[]" | b"{}" | b"\"\"");
-                    }
-                    _ => drop(json.skip()?),
-                }
-                Ok(())
-            })?,
-            b"text" => {
-                let text = json.text_or_null()?;
-                self.add_text(text);
-            }
-            _ => json.pass()?,
-        }
-        Ok(())
     }
 
     /// SGLang's `/generate`: `text` is all so far, or with `--incremental-streaming-output` only what is new.
@@ -313,8 +272,15 @@ impl Tap {
         self.usage = event.meta.usage;
         let reason = event.meta.finish_reason.unwrap_or_default();
         if memmem::find(reason, b"\"abort\"").is_some() {
-            self.error = Some(error_code(reason));
+            self.error = Some(told(reason));
         }
+    }
+
+    /// Notes that something other than text was generated.
+    #[inline]
+    fn add_other(&mut self, generated: bool) {
+        self.content |= generated;
+        self.generated_other |= generated;
     }
 
     #[inline]
@@ -327,6 +293,33 @@ impl Tap {
         let answer = &mut self.answer;
         text.pieces(|piece| answer.push_str(std::str::from_utf8(piece).unwrap_or_default()));
     }
+}
+
+impl Usage {
+    /// The counts after a later report. `of_answer` reports count the answer; what they say of the prompt lacks its
+    /// cached part.
+    fn with(self, later: Self, of_answer: bool) -> Self {
+        let prompt_is_known = of_answer && self.prompt_tokens.is_some();
+        Self {
+            prompt_tokens: if prompt_is_known {
+                self.prompt_tokens
+            } else {
+                later.prompt_tokens.or(self.prompt_tokens)
+            },
+            output_tokens: later.output_tokens.or(self.output_tokens),
+            cached_tokens: if prompt_is_known {
+                self.cached_tokens
+            } else {
+                later.cached_tokens.or(self.cached_tokens)
+            },
+        }
+    }
+}
+
+/// Whether this is one complete JSON text.
+fn is_json(data: &[u8]) -> bool {
+    let mut json = Reader::new(data);
+    json.skip().and_then(|_| json.end()).is_ok()
 }
 
 /// Entry point of the fuzzer: however the bytes are cut, the tap sees the same.

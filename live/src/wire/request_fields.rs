@@ -18,6 +18,8 @@ pub(crate) struct Extract {
     pub session: u64,
     /// SGLang's request id, with which the request can be aborted.
     pub rid: Option<String>,
+    /// Whether the answer is to be a stream.
+    pub streams: bool,
 }
 
 /// Longest name, role or id that is read, bytes.
@@ -51,17 +53,18 @@ struct Fields {
     model: Option<String>,
     session: u64,
     rid: Option<String>,
+    streams: bool,
 }
 
 impl Fields {
     fn with(self, prompt: Prompt) -> Extract {
-        let Self { model, session, rid } = self;
-        Extract { prompt, model, session, rid }
+        let Self { model, session, rid, streams } = self;
+        Extract { prompt, model, session, rid, streams }
     }
 }
 
 fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, JsonError> {
-    let (mut model, mut rid, mut session) = (None, None, 0);
+    let (mut model, mut rid, mut session, mut streams) = (None, None, 0, false);
     let mut json = Reader::new(body);
     json.object(|json, key| {
         match name(key) {
@@ -79,6 +82,7 @@ fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, JsonError> {
                 }
             }
             b"rid" => rid = short(json)?,
+            b"stream" => streams = json.skip()? == b"true",
             b"tools" | b"functions" => before(json, blocks, TOOLS, true)?,
             b"instructions" => before(json, blocks, INSTRUCTIONS, true)?,
             b"extra_key" | b"cache_salt" | b"chat_template_kwargs" | b"lora_path" => {
@@ -89,7 +93,7 @@ fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, JsonError> {
         Ok(())
     })?;
     json.end()?;
-    Ok(Fields { model, session, rid })
+    Ok(Fields { model, session, rid, streams })
 }
 
 /// A session's key as policies see it, never 0.

@@ -5,34 +5,44 @@ use memchr::memchr;
 /// Longest event that is read, bytes.
 pub(super) const MAX_EVENT: usize = 1 << 20;
 
+/// What an event's data is passed on as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Its first line, which is mostly all of it.
+    First,
+    /// All of its lines, at its end.
+    All,
+    /// Nothing: it is longer than [`MAX_EVENT`].
+    TooLong,
+}
+
 /// The state between two chunks of a stream.
 ///
-/// Data that is complete in one line, as engines send it, is passed on in place. `event` gets the data and whether it
-/// is the event's first line, and returns whether the data was complete. If not, the following lines are joined to it
-/// and passed on once, at the end of the event: to read them after each line would cost time in the square of their
-/// number, and the engine chooses that number.
+/// Data that is complete in one line, as engines send it, is passed on in place. `event` returns whether the data was
+/// complete; if not, all lines of the event are passed on at its end, once, so that the cost stays linear.
 #[derive(Debug, Default)]
 pub(super) struct SseFrames {
     /// The beginning of a line whose end has not come.
     pending: Vec<u8>,
-    /// The data of an event whose first line was not complete.
+    /// The data of an event that spans several lines.
     joined: Vec<u8>,
-    /// Whether lines were added to `joined` after the first.
-    is_joined: bool,
-    /// Whether the current event is longer than [`MAX_EVENT`]: its lines are not kept.
-    too_long: bool,
     /// Whether the current line is longer than [`MAX_EVENT`] and is skipped.
     skipping: bool,
+    /// Whether the current event is too long to join.
+    too_long: bool,
+    /// Whether a line was read that is no comment.
+    has_fields: bool,
 }
 
 impl SseFrames {
     /// Reads the next bytes of the stream.
-    pub(super) fn feed(&mut self, mut chunk: &[u8], event: &mut dyn FnMut(&[u8], bool) -> bool) {
+    pub(super) fn feed(&mut self, mut chunk: &[u8], event: &mut dyn FnMut(&[u8], Part) -> bool) {
         while let Some(end) = memchr(b'\n', chunk) {
             let (line, rest) = (&chunk[..end], &chunk[end + 1..]);
             chunk = rest;
             if std::mem::take(&mut self.skipping) {
                 self.pending.clear();
+                event(&[], Part::TooLong);
             } else if self.pending.is_empty() {
                 self.line(line, event);
             } else {
@@ -45,19 +55,25 @@ impl SseFrames {
         }
         if self.pending.len() + chunk.len() > MAX_EVENT {
             self.skipping = true;
+            self.has_fields = true;
             self.pending.clear();
         } else if !self.skipping {
             self.pending.extend_from_slice(chunk);
         }
     }
 
-    /// Reads a last line without an end, and a last event without the empty line that ends it.
-    pub(super) fn end(&mut self, event: &mut dyn FnMut(&[u8], bool) -> bool) {
+    /// Reads a last line without an end, and an event that no empty line ends.
+    pub(super) fn end(&mut self, event: &mut dyn FnMut(&[u8], Part) -> bool) {
         let rest = std::mem::take(&mut self.pending);
         if !self.skipping {
             self.line(&rest, event);
         }
-        self.end_event(event);
+        self.event_end(event);
+    }
+
+    /// Whether nothing but comments has come.
+    pub(super) fn has_only_comments(&self) -> bool {
+        !self.has_fields && self.pending.first().is_none_or(|&byte| byte == b':')
     }
 
     /// Bytes kept of the current event.
@@ -66,34 +82,35 @@ impl SseFrames {
         self.pending.len() + self.joined.len()
     }
 
-    fn line(&mut self, line: &[u8], event: &mut dyn FnMut(&[u8], bool) -> bool) {
+    fn line(&mut self, line: &[u8], event: &mut dyn FnMut(&[u8], Part) -> bool) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
-            self.end_event(event);
-            return;
+            return self.event_end(event);
         }
+        self.has_fields |= line[0] != b':';
         let Some(data) = line.strip_prefix(b"data:") else { return };
         let data = data.strip_prefix(b" ").unwrap_or(data);
+        if self.too_long {
+            return;
+        }
         if self.joined.is_empty() {
-            if !self.too_long && !event(data, true) {
+            if !event(data, Part::First) {
                 self.joined.extend_from_slice(data);
             }
         } else if self.joined.len() + data.len() < MAX_EVENT {
-            self.is_joined = true;
             self.joined.push(b'\n');
             self.joined.extend_from_slice(data);
         } else {
             self.too_long = true;
-            self.joined.clear();
         }
     }
 
-    /// Passes on the lines of an event that were joined.
-    fn end_event(&mut self, event: &mut dyn FnMut(&[u8], bool) -> bool) {
-        if std::mem::take(&mut self.is_joined) && !self.too_long {
-            event(&self.joined, false);
+    fn event_end(&mut self, event: &mut dyn FnMut(&[u8], Part) -> bool) {
+        if std::mem::take(&mut self.too_long) {
+            event(&[], Part::TooLong);
+        } else if !self.joined.is_empty() {
+            event(&self.joined, Part::All);
         }
-        self.too_long = false;
         self.joined.clear();
     }
 }
@@ -128,8 +145,8 @@ mod tests {
         let long = format!("data: {{\n{}\ndata: {{}}\n\n", "data: 12345678\n".repeat(MAX_EVENT / 8));
         let mut frames = SseFrames::default();
         let (mut whole, mut joined) = (0, 0);
-        frames.feed(long.as_bytes(), &mut |data, first| {
-            joined += usize::from(!first);
+        frames.feed(long.as_bytes(), &mut |data, part| {
+            joined += usize::from(part == Part::All);
             whole += usize::from(data == b"{}");
             data == b"{}"
         });

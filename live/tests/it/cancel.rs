@@ -6,8 +6,8 @@ use std::time::Duration;
 async fn leaves_before(stream: bool, early_head: bool) {
     let script = Script { prefill: Duration::from_secs(10), early_head, ..Script::default() };
     let world = World::new(1, script, |_| {}).await;
-    let request = world.client.request(chat("x", stream));
-    assert!(tokio::time::timeout(Duration::from_millis(300), request).await.is_err());
+    let answer = async { world.client.request(chat("x", stream)).await.unwrap().into_body().collect().await };
+    assert!(tokio::time::timeout(Duration::from_millis(300), answer).await.is_err());
     ms(50).await;
     assert_eq!(world.engines[0].counts(), (0, 1, 0), "stream {stream}, early head {early_head}");
     assert_eq!(world.left(), (0, 0));
@@ -16,7 +16,7 @@ async fn leaves_before(stream: bool, early_head: bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_leaves_before_the_first_byte_aborts_the_engine_within_50_ms() {
+async fn a_client_that_leaves_before_the_first_token_aborts_the_engine_within_50_ms() {
     leaves_before(true, false).await;
     leaves_before(true, true).await;
     leaves_before(false, false).await;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod blame;
 mod cancel;
 mod edge;
 mod edge_network;

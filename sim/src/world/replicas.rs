@@ -100,7 +100,12 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     }
 }
 
-/// The failure that a router counts for an engine's error. An error without a status broke the connection.
+/// The failure that a router counts for an engine's error. An engine that is down takes no connection; one that crashes
+/// breaks those it has.
 fn failure(error: &EngineError) -> Failure {
-    error.status().map_or(Failure::Connection, |status| Failure::of_status(status).unwrap_or(Failure::Server))
+    match error.status() {
+        Some(status) => Failure::of_status(status).unwrap_or(Failure::Server(status)),
+        None if *error == EngineError::Down => Failure::Unreachable,
+        None => Failure::Connection,
+    }
 }

@@ -4,7 +4,7 @@ use super::queue::{Event, Reply};
 use super::{Client, Flight, Key, RequestId, RequestRecord, Sent, Span, Status, Time, TraceRequest, World};
 use gorgo_core::network::{Connection, rounds};
 use gorgo_core::policy::RequestInfo;
-use gorgo_core::router::{Answer, Dispatch, EndReason, Failure, Request, RequestEvent, Usage};
+use gorgo_core::router::{Answer, Dispatch, EndReason, Request, RequestEvent, Usage};
 use gorgo_core::{MaybeTime, ReplicaId};
 use std::sync::Arc;
 
@@ -178,10 +178,11 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     /// A reply arrives at the router that dispatched the request.
     pub(super) fn reply_at_router(&mut self, router: u16, key: Key, attempt: u8, reply: Reply) {
         let id = RequestId(key.0);
-        if matches!(
-            reply,
-            Reply::Finished { .. } | Reply::Failed(Failure::Overloaded | Failure::Server | Failure::Client)
-        ) {
+        if match reply {
+            Reply::Finished { .. } => true,
+            Reply::Failed(failure) => failure.is_answer(),
+            Reply::FirstToken => false,
+        } {
             // The answer is read to its end: its connection is free again.
             if let Some(Sent { to, connection }) =
                 self.flights[key.slot()].sent[usize::from(key.entry_attempt() > 0)].take()

@@ -53,8 +53,17 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
             },
             72..77 => match pick(&open, nth) {
                 Some((id, (_, attempt, _))) => {
-                    let kinds = [Failure::Connection, Failure::Server, Failure::Overloaded, Failure::Client];
-                    fail(id, attempt, kinds[rng.random_range(0..4usize)]).into()
+                    let kinds = [
+                        Failure::Unreachable,
+                        Failure::Connection,
+                        Failure::Timeout,
+                        Failure::Server(500),
+                        Failure::Overloaded { retry_after_s: Some(1) },
+                        Failure::KeyRefused,
+                        Failure::Local,
+                        Failure::Client,
+                    ];
+                    fail(id, attempt, kinds[rng.random_range(0..kinds.len())]).into()
                 }
                 None => Event::Timer,
             },

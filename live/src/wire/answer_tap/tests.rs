@@ -66,13 +66,153 @@ fn a_role_after_content_and_other_choices_leave_the_answer_as_it_is() {
 #[test]
 fn errors_inside_a_200_are_seen_with_their_code() {
     let full = "data: {\"error\":{\"object\":\"error\",\"message\":\"The request queue is full.\",\"type\":\"SERVICE_UNAVAILABLE\",\"param\":null,\"code\":503}}\n\ndata: [DONE]\n\n";
-    assert_eq!(tap(full).error(), Some(503));
-    assert_eq!(tap("data: {\"error\":{\"message\":\"boom 42\"}}\n\n").error(), Some(500));
+    assert_eq!(tap(full).error(), Some(Failure::Overloaded { retry_after_s: None }));
+    assert_eq!(tap("data: {\"error\":{\"message\":\"boom 42\"}}\n\n").error(), Some(Failure::Server(500)));
     assert_eq!(
         tap("data: {\"text\":\"\",\"meta_info\":{\"finish_reason\":{\"type\":\"abort\",\"status_code\":400}}}\n\n")
             .error(),
-        Some(400)
+        Some(Failure::Client)
     );
+}
+
+#[test]
+fn told_errors_are_judged_by_type_and_code_wherever_the_dialect_puts_them() {
+    let full = Failure::Overloaded { retry_after_s: None };
+    for (event, failure) in [
+        (
+            r#"{"error":{"message":"maximum is 4096","type":"invalid_request_error","code":"context_length_exceeded"}}"#,
+            Failure::Client,
+        ),
+        (r#"{"error":{"message":"try 500 tokens","type":"BadRequestError","code":null}}"#, Failure::Client),
+        (r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#, full),
+        (r#"{"type":"error","code":"rate_limit_exceeded","message":"slow down"}"#, full),
+        (
+            r#"{"type":"response.failed","response":{"id":"r","error":{"code":"server_error","message":"503"}}}"#,
+            Failure::Server(500),
+        ),
+        (r#"{"object":"error","message":"m","type":"NotFoundError","code":404}"#, Failure::Client),
+        (r#"{"error":"out of memory at 404"}"#, Failure::Server(500)),
+        (r#"{"text":"","meta_info":{"finish_reason":{"type":"abort","err_type":"BadRequestError"}}}"#, Failure::Client),
+    ] {
+        let tap = tap(&format!("data: {event}\n\n"));
+        assert_eq!((tap.error(), tap.content()), (Some(failure), false), "{event}");
+    }
+    for event in
+        [r#"{"error":null,"choices":[]}"#, r#"{"error":{},"choices":[]}"#, r#"{"code":"500 lines","choices":[]}"#]
+    {
+        assert_eq!(tap(&format!("data: {event}\n\n")).error(), None, "{event}");
+    }
+}
+
+/// Anthropic's messages, as an engine streams them.
+const MESSAGES: &str = concat!(
+    "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"type\":\"message\",\"content\":[],",
+    "\"usage\":{\"input_tokens\":5,\"cache_read_input_tokens\":20,\"output_tokens\":0}}}\n\n",
+    "event: ping\ndata: {\"type\":\"ping\"}\n\n",
+    "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n",
+    "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"Hi \"}}\n\n",
+    "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"you\"}}\n\n",
+    "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"input_tokens\":5,\"output_tokens\":2}}\n\n",
+    "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+);
+
+#[test]
+fn anthropics_messages_have_their_first_token_text_and_usage() {
+    let (preamble, rest) = MESSAGES.split_at(MESSAGES.find("event: content_block_delta").unwrap());
+    let mut tap = tap(preamble);
+    assert!(!tap.content() && !tap.has_only_comments());
+    tap.feed(rest.as_bytes());
+    assert!(tap.content() && tap.done());
+    assert_eq!((tap.answer(), tap.error()), (Some("Hi you"), None));
+    assert_eq!(tap.usage(), Usage { prompt_tokens: Some(25), output_tokens: Some(2), cached_tokens: Some(20) });
+}
+
+#[test]
+fn whole_answers_of_every_dialect_have_their_text() {
+    for (body, text) in [
+        (r#"{"choices":[{"message":{"role":"assistant","content":"hi","tool_calls":null}}]}"#, Some("hi")),
+        (
+            r#"{"object":"response","id":"r","error":null,"output":[{"type":"message","content":[{"type":"output_text","text":"hi"}]}]}"#,
+            Some("hi"),
+        ),
+        (
+            r#"{"type":"message","content":[{"type":"text","text":"hi"}],"usage":{"input_tokens":1,"output_tokens":1}}"#,
+            Some("hi"),
+        ),
+        // Reasoning and tool calls lie between the prompt and the text in the engine's cache.
+        (r#"{"choices":[{"message":{"content":"hi","reasoning_content":"hm"}}]}"#, None),
+        (r#"{"choices":[{"message":{"content":"hi","audio":{"id":"a"}}}]}"#, None),
+        (
+            r#"{"object":"response","output":[{"type":"reasoning","summary":[]},{"type":"message","content":[{"type":"output_text","text":"hi"}]}]}"#,
+            None,
+        ),
+        (r#"{"type":"message","content":[{"type":"thinking","thinking":"hm"},{"type":"text","text":"hi"}]}"#, None),
+    ] {
+        let mut tap = Tap::new(Framing::Json, true);
+        assert!(tap.whole(body.as_bytes()));
+        assert_eq!((tap.answer(), tap.error(), tap.content()), (text, None, true), "{body}");
+    }
+}
+
+#[test]
+fn what_is_no_known_preamble_is_content() {
+    for event in [
+        r#"{"choices":[{"delta":{"role":"assistant","refusal":"I cannot"}}]}"#,
+        r#"{"choices":[{"delta":{"audio":{"data":"AAA"}}}]}"#,
+        r#"{"choices":[{"delta":{"reasoning":"hm"}}]}"#,
+        r#"{"choices":[{"delta":{"content":[{"type":"thinking"}]}}]}"#,
+        r#"{"type":"response.refusal.delta","delta":"no"}"#,
+        r#"{"type":"response.web_search_call.searching","item_id":"w"}"#,
+        r#"{"type":"content_block_delta","delta":{"type":"thinking_delta","thinking":"hm"}}"#,
+        r#"{"type":"content_block_delta","delta":{"type":"input_json_delta","partial_json":"{"}}"#,
+        r#"{"token":{"id":5,"text":"x"},"generated_text":null}"#,
+        r#"{"x":1}"#,
+        "hello",
+        "[1,2]",
+    ] {
+        assert!(tap(&format!("data: {event}\n\n")).content(), "{event}");
+    }
+    for event in [
+        r#"{"choices":[{"delta":{"role":"assistant","content":"","refusal":null,"annotations":[],"audio":null}}]}"#,
+        r#"{"type":"response.in_progress","response":{"id":"r","error":null}}"#,
+        r#"{"type":"response.output_item.added","item":{"type":"message"}}"#,
+        r#"{"text":"","meta_info":{"id":"a"},"output_ids":[]}"#,
+        r#"{"usage":{"prompt_tokens":1}}"#,
+        "",
+    ] {
+        assert!(!tap(&format!("data: {event}\n\n")).content(), "{event}");
+    }
+}
+
+#[test]
+fn comments_are_told_from_a_beginning() {
+    for (text, only) in
+        [(": hm\n\n:", true), ("", true), ("da", false), ("event: x\n", false), (": a\n\nretry: 5\n", false)]
+    {
+        assert_eq!(tap(text).has_only_comments(), only, "{text:?}");
+    }
+}
+
+#[test]
+fn an_event_of_many_lines_costs_no_more_than_its_length() {
+    // Each line made the parser read all lines before it again: 4 MB of them took minutes.
+    let mut tap = Tap::new(Framing::Events, true);
+    tap.feed("data: {\"a\": [\n".as_bytes());
+    for _ in 0..100_000 {
+        tap.feed(b"data: 1,\n");
+    }
+    assert!(!tap.content() && tap.frames.buffered() <= MAX_EVENT);
+    tap.feed(b"data: 1]}\n\n");
+    assert_eq!((tap.content(), tap.events()), (true, 1));
+}
+
+#[test]
+fn a_stream_with_choices_lacks_its_end_until_it_has_one() {
+    let begun = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
+    assert!(tap(begun).lacks_end() && !tap("data: hello\n\n").lacks_end());
+    assert!(!tap(&format!("{begun}data: [DONE]\n\n")).lacks_end());
+    let finish = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    assert!(!tap(&format!("{begun}{finish}")).lacks_end());
 }
 
 #[test]

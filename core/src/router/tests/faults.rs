@@ -1,0 +1,203 @@
+//! Whose fault failures are, and that one client's requests leave the fleet to the others.
+
+use super::*;
+use proptest::prelude::*;
+
+const BROKEN: Failure = Failure::Server(500);
+
+fn open_breakers(router: &Router) -> usize {
+    router.replicas().iter().filter(|r| r.breaker.is_tripped()).count()
+}
+
+fn refs(router: &Router) -> u64 {
+    (0..router.replicas().len() as u16).map(|slot| router.index().tokens(ReplicaId(slot))).sum()
+}
+
+/// Fails each dispatch of request `id` with what `failure` says of its replica, until it ends or waits. Returns how
+/// many dispatches there were, and how it ended.
+fn fail_all(
+    router: &mut Router,
+    ms: u64,
+    id: u64,
+    mut actions: Vec<Action>,
+    failure: impl Fn(u16) -> Failure,
+) -> (usize, Option<EndReason>) {
+    let mut dispatches = 0;
+    loop {
+        let Some(&(id, replica, attempt)) = sent(&actions).iter().find(|&&(sent, ..)| sent == id) else {
+            let end = actions.iter().find_map(|action| match action {
+                Action::Done { id: done, reason } if done.0 == id => Some(*reason),
+                _ => None,
+            });
+            return (dispatches, end);
+        };
+        dispatches += 1;
+        actions = tell(router, ms, fail(id, attempt, failure(replica)));
+    }
+}
+
+/// A fleet in which every replica holds some prefix.
+fn warm(replicas: usize) -> Router {
+    let mut router = router(RouterConfig::default(), &vec![REMOTE; replicas]);
+    for id in 1..=replicas as u64 {
+        tell(&mut router, 0, ask(id, &format!("{id} a prompt")));
+    }
+    for id in 1..=replicas as u64 {
+        tell(&mut router, 0, finish(id, 1));
+    }
+    router
+}
+
+#[test]
+fn a_request_that_every_replica_answers_with_the_same_5xx_is_at_fault_itself() {
+    let mut r = warm(4);
+    let before = refs(&r);
+    for id in 10..14 {
+        let actions = tell(&mut r, 1, ask(id, "poison"));
+        let (dispatches, end) = fail_all(&mut r, 1, id, actions, |_| BROKEN);
+        assert_eq!((dispatches, end), (3, Some(EndReason::RequestFault(BROKEN))));
+    }
+    assert_eq!((open_breakers(&r), refs(&r)), (0, before));
+    assert_eq!(sent(&tell(&mut r, 1, ask(20, "another"))).len(), 1, "others are served meanwhile");
+}
+
+#[test]
+fn a_replica_whose_5xx_no_other_gives_is_set_aside_and_keeps_its_prefixes() {
+    let mut r = warm(3);
+    let before = refs(&r);
+    let mut broken = 0;
+    for id in 10..60 {
+        let mut next = sent(&tell(&mut r, id * 30, ask(id, "fine")))[0];
+        while next.1 == 0 {
+            broken += 1;
+            next = sent(&tell(&mut r, id * 30, fail(next.0, next.2, BROKEN)))[0];
+        }
+        tell(&mut r, id * 30, finish(id, next.2));
+    }
+    assert!(r.replicas()[0].breaker.is_tripped() && open_breakers(&r) == 1);
+    assert!(broken <= 8, "a replica that fails fast drew {broken} of 50 requests");
+    assert!(refs(&r) >= before);
+}
+
+#[test]
+fn a_refused_key_sets_the_replica_aside_unless_every_replica_refuses_it() {
+    let mut r = warm(2);
+    let (first, second) = (sent(&tell(&mut r, 1, ask(10, "x"))), |r: &mut Router, (id, _, attempt): (u64, u16, u8)| {
+        sent(&tell(r, 1, fail(id, attempt, Failure::KeyRefused)))
+    });
+    let retry = second(&mut r, first[0])[0];
+    tell(&mut r, 2, finish(10, retry.2));
+    let refusing = usize::from(first[0].1);
+    assert_eq!(r.replicas()[refusing].breaker.cause(), Some(Failure::KeyRefused));
+    for ms in [100, 5_000, 29_000] {
+        assert_eq!(sent(&tell(&mut r, ms, ask(ms, "y")))[0].1, retry.1);
+    }
+    let mut r = warm(2);
+    let actions = tell(&mut r, 1, ask(10, "x"));
+    let (dispatches, end) = fail_all(&mut r, 1, 10, actions, |_| Failure::KeyRefused);
+    assert_eq!((dispatches, end), (2, Some(EndReason::RequestFault(Failure::KeyRefused))));
+    assert_eq!(open_breakers(&r), 0);
+}
+
+#[test]
+fn a_replica_without_room_is_asked_after_the_others_and_after_the_pause_it_asked_for() {
+    let mut r = warm(2);
+    let full = Failure::Overloaded { retry_after_s: Some(5) };
+    let (id, refused, attempt) = sent(&tell(&mut r, 1_000, ask(10, "x")))[0];
+    let (_, other, _) = sent(&tell(&mut r, 1_000, fail(id, attempt, full)))[0];
+    assert_ne!(refused, other);
+    // The other one is busier and still preferred until the pause is over.
+    let asked: Vec<u16> = (11..15).map(|id| sent(&tell(&mut r, 1_000 + id, ask(id, "y")))[0].1).collect();
+    assert_eq!(asked, [other; 4]);
+    assert_eq!(sent(&tell(&mut r, 6_001, ask(20, "z")))[0].1, refused);
+    assert_eq!(open_breakers(&r), 0);
+}
+
+#[test]
+fn a_request_that_all_replicas_had_no_room_for_is_tried_again_after_a_pause_and_holds_up_nobody() {
+    let mut r = warm(2);
+    let full = Failure::Overloaded { retry_after_s: None };
+    let actions = tell(&mut r, 1_000, ask(10, "x"));
+    assert_eq!(fail_all(&mut r, 1_000, 10, actions, |_| full), (2, None), "not again at once");
+    assert_eq!(sent(&tell(&mut r, 1_001, ask(11, "y"))).len(), 1, "nobody waits behind it");
+    assert_eq!(sent(&tell(&mut r, 1_200, Event::Timer)).len(), 1);
+    // A pause longer than a client should wait for ends it with the replicas' own answer.
+    let mut r = warm(2);
+    let full = Failure::Overloaded { retry_after_s: Some(20) };
+    let actions = tell(&mut r, 1_000, ask(10, "x"));
+    assert_eq!(fail_all(&mut r, 1_000, 10, actions, |_| full), (2, Some(EndReason::Attempts(full))));
+}
+
+#[test]
+fn a_part_that_has_passed_binds_the_request_to_its_replica() {
+    let mut r = warm(2);
+    let (id, replica, attempt) = sent(&tell(&mut r, 1, ask(10, "x")))[0];
+    tell(&mut r, 2, RequestEvent::Committed { id: RequestId(id), attempt });
+    let actions = tell(&mut r, 3, ReplicaEvent::Removed { replica: ReplicaId(replica) });
+    assert!(actions.is_empty(), "not called back: {actions:?}");
+    let end = tell(&mut r, 4, fail(id, attempt, Failure::Connection));
+    assert_eq!(end, [done(id, EndReason::AfterFirstToken)]);
+}
+
+#[test]
+fn our_own_lack_of_descriptors_is_no_replicas_fault() {
+    let mut r = warm(1);
+    for id in 10..20 {
+        let actions = tell(&mut r, 1, ask(id, "x"));
+        assert_eq!(fail_all(&mut r, 1, id, actions, |_| Failure::Local).1, None, "it waits");
+    }
+    assert_eq!((open_breakers(&r), r.replicas()[0].failed_in_row), (0, 0));
+}
+
+/// What a hostile client can make a dispatch of its own request end with. A refused connection is not among them:
+/// nothing of the request was sent then.
+fn ending() -> impl Strategy<Value = Option<Failure>> {
+    prop_oneof![
+        Just(None),
+        Just(Some(Failure::Connection)),
+        Just(Some(Failure::Timeout)),
+        Just(Some(Failure::KeyRefused)),
+        Just(Some(Failure::Client)),
+        (500u16..504).prop_map(|status| Some(Failure::Server(status))),
+        prop::option::of(0u32..100).prop_map(|retry_after_s| Some(Failure::Overloaded { retry_after_s })),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_one_clients_requests_meet_the_fleet_stays_open_for_the_others(
+        replicas in 1usize..6,
+        steps in prop::collection::vec((ending(), 0u64..400, any::<bool>()), 1..120),
+    ) {
+        let mut r = warm(replicas);
+        let before = refs(&r);
+        let (mut now, mut next) = (1, 100);
+        let mut hostile: Vec<(u64, u16, u8)> = Vec::new();
+        for (ending, pause, arrives) in steps {
+            now += pause;
+            // The hostile client's dispatches that timers or other events started count, too.
+            let mut actions = tell(&mut r, now, Event::Timer);
+            if arrives {
+                next += 1;
+                actions.extend(tell(&mut r, now, ask(next, "poison")));
+            }
+            hostile.extend(sent(&actions));
+            if let Some((id, _, attempt)) = hostile.pop() {
+                let event = match ending {
+                    Some(failure) => fail(id, attempt, failure),
+                    None => RequestEvent::FirstToken { id: RequestId(id), attempt },
+                };
+                let more = tell(&mut r, now, event);
+                hostile.extend(sent(&more));
+            }
+            // Another client's request goes out in the same step, and its answer comes.
+            next += 1;
+            let actions = tell(&mut r, now, ask(next, "mine"));
+            let mine: Vec<_> = sent(&actions).into_iter().filter(|&(id, ..)| id == next).collect();
+            prop_assert_eq!(mine.len(), 1, "the other client's request was not sent at once: {:?}", actions);
+            prop_assert!(2 * open_breakers(&r) <= replicas);
+            hostile.extend(sent(&tell(&mut r, now, finish(next, 1))));
+        }
+        prop_assert!(refs(&r) >= before, "prefixes are kept");
+    }
+}

@@ -1,0 +1,161 @@
+//! Reads the members of an event: choices, parts and deltas of each dialect.
+
+use super::Tap;
+use super::event::{Delta, Event, delta, is_nothing, something, usage};
+use crate::wire::json::{JsonError, Kind, Reader, Text};
+use gorgo_core::router::Failure;
+
+impl Tap {
+    /// Reads the events that name their type, of the Responses API and of Anthropic's messages. What is none of the
+    /// events that come before the first token is content.
+    pub(super) fn typed(&mut self, kind: &[u8], event: &Event<'_>) {
+        match kind {
+            b"" => self.content |= !event.is_known && self.error.is_none() && event.usage.is_none(),
+            b"response.completed" | b"response.incomplete" | b"message_stop" => self.done = true,
+            b"response.failed" | b"error" => self.error = self.error.or(Some(Failure::Server(500))),
+            b"response.created"
+            | b"response.in_progress"
+            | b"response.queued"
+            | b"response.output_item.added"
+            | b"response.content_part.added"
+            | b"response.reasoning_summary_part.added"
+            | b"message_start"
+            | b"message_delta"
+            | b"message"
+            | b"content_block_start"
+            | b"content_block_stop"
+            | b"ping" => {}
+            _ => match event.delta {
+                Some(Delta::Text(text)) if kind == b"response.output_text.delta" => self.add_text(Some(text)),
+                Some(Delta::Text(text)) => self.add_other(!text.is_empty()),
+                Some(Delta::Object { text, other }) => {
+                    self.add_text(text);
+                    self.add_other(other);
+                }
+                None => self.content |= self.error.is_none(),
+            },
+        }
+    }
+
+    /// Reads a member of an event: choices take effect at once, other members at the end of the event.
+    #[inline]
+    pub(super) fn member<'a>(
+        &mut self,
+        json: &mut Reader<'a>,
+        key: Text<'a>,
+        event: &mut Event<'a>,
+    ) -> Result<(), JsonError> {
+        match key.plain().unwrap_or_default() {
+            b"id" => event.id = json.text_or_null()?,
+            b"choices" if !json.null()? => {
+                (event.is_known, self.has_choices) = (true, true);
+                json.array(|json| self.choice(json))?;
+            }
+            b"text" => {
+                event.is_known = true;
+                event.text = json.text_or_null()?;
+            }
+            b"output_ids" => {
+                event.is_known = true;
+                event.output_ids = json.skip()?.len() > 2;
+            }
+            b"meta_info" if !json.null()? => {
+                event.is_known = true;
+                json.object(|json, key| event.meta.member(json, key))?;
+            }
+            b"usage" if !json.null()? => event.usage = Some(usage(json)?),
+            b"error" => event.error = something(json)?,
+            b"code" => event.code = something(json)?,
+            b"object" => event.object = json.text_or_null()?,
+            b"type" => event.kind = json.text_or_null()?,
+            b"delta" => event.delta = delta(json)?,
+            b"content" | b"output" if json.kind()? == Kind::Array => {
+                event.is_known = true;
+                json.array(|json| self.part(json))?;
+            }
+            b"content_block" if json.kind()? == Kind::Object => self.part(json)?,
+            b"response" | b"message" if json.kind()? == Kind::Object => json.object(|json, key| {
+                match key.plain().unwrap_or_default() {
+                    b"id" => event.response_id = json.text_or_null()?,
+                    b"usage" if !json.null()? => event.usage = Some(usage(json)?),
+                    b"error" => event.error = something(json)?,
+                    _ => json.pass()?,
+                }
+                Ok(())
+            })?,
+            _ => json.pass()?,
+        }
+        Ok(())
+    }
+
+    /// Reads a part of an answer in one piece (an output item of the Responses API or a content block of Anthropic's),
+    /// or the start of one.
+    fn part(&mut self, json: &mut Reader<'_>) -> Result<(), JsonError> {
+        if json.kind()? != Kind::Object {
+            return json.pass();
+        }
+        let (mut text, mut is_text) = (None, false);
+        json.object(|json, key| {
+            match key.plain().unwrap_or_default() {
+                b"type" => {
+                    let kind = json.text_or_null()?.and_then(|kind| kind.plain()).unwrap_or_default();
+                    is_text = matches!(kind, b"text" | b"output_text" | b"message");
+                }
+                b"text" => text = json.text_or_null()?,
+                b"content" if json.kind()? == Kind::Array => json.array(|json| self.part(json))?,
+                _ => json.pass()?,
+            }
+            Ok(())
+        })?;
+        self.add_text(text.filter(|_| is_text));
+        self.add_other(!is_text);
+        Ok(())
+    }
+
+    /// Reads one choice. Only the text of the first is kept: the next turn continues one of them, and mixed text
+    /// would match none.
+    fn choice(&mut self, json: &mut Reader<'_>) -> Result<(), JsonError> {
+        let (length, mut index) = (self.answer.len(), 0);
+        json.object(|json, key| {
+            if key.is(b"index") {
+                index = json.count_or_null()?.unwrap_or(0);
+                return Ok(());
+            }
+            self.choice_member(json, key)
+        })?;
+        if index > 0 {
+            self.answer.truncate(length);
+            self.choices = self.choices.max(index.saturating_add(1));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn choice_member<'a>(&mut self, json: &mut Reader<'a>, key: Text<'a>) -> Result<(), JsonError> {
+        match key.plain().unwrap_or_default() {
+            b"delta" | b"message" if json.kind()? == Kind::Object => json.object(|json, key| {
+                match key.plain().unwrap_or_default() {
+                    b"content" if json.kind()? == Kind::Text => {
+                        let text = json.text()?;
+                        self.add_text(Some(text));
+                    }
+                    b"role" | b"name" | b"annotations" | b"provider_specific_fields" => json.pass()?,
+                    // Reasoning, tool calls, refusals, audio, and what engines may generate yet.
+                    _ => {
+                        let generated = !is_nothing(json.skip()?);
+                        self.add_other(generated);
+                    }
+                }
+                Ok(())
+            })?,
+            b"text" => {
+                let text = json.text_or_null()?;
+                self.add_text(text);
+            }
+            b"token_ids" => self.content |= !is_nothing(json.skip()?),
+            b"finish_reason" => self.finished |= !is_nothing(json.skip()?),
+            _ => json.pass()?,
+        }
+        Ok(())
+    }
+}
