@@ -12,8 +12,10 @@ mod check;
 mod keys_in_force;
 mod secret;
 mod sections;
+mod upstream;
 pub use secret::Secret;
 pub use sections::{Explain, Limits, LogFile, PeerConfig, Probes, ReplicaConfig, Security, Shadow, Timeouts, Tls};
+pub use upstream::{CongestionControl, Upstreams};
 
 /// Where the router runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -55,6 +57,8 @@ pub struct Config {
     pub limits: Limits,
     /// Timeouts.
     pub timeouts: Timeouts,
+    /// Connections to replicas and peers.
+    pub upstream: Upstreams,
     /// Keys.
     pub security: Security,
     /// Certificates.
@@ -80,6 +84,7 @@ impl Default for Config {
             probes: Probes::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            upstream: Upstreams::default(),
             security: Security::default(),
             tls: Tls::default(),
             explain: Explain::default(),

@@ -63,7 +63,8 @@ pub async fn run(
     let listen = config.listen;
     let listener = TcpListener::bind(listen).await.map_err(|why| StartError::Listen { listen, why })?;
     let workers = Workers::start(config.limits.threads).map_err(StartError::Threads)?;
-    let state = start(config, source, connect::tcp())?;
+    let dial = connect::tcp_with(config.upstream.congestion);
+    let state = start(config, source, dial)?;
     #[cfg(feature = "otel")]
     if let Some(settings) = crate::observe::otel::Settings::from_environment(|name| std::env::var(name).ok())
         .map_err(StartError::Environment)?

@@ -21,6 +21,7 @@ use http::HeaderValue;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
@@ -222,7 +223,9 @@ impl AppState {
             _ => Authorization::None,
         };
         let (ms_per_token, kv_tokens) = (replica.ms_per_token, replica.kv_tokens);
-        let transport = transport(&self.config(), &endpoint);
+        let config = self.config();
+        let keep_alive = Duration::from_millis(config.timeouts.keep_alive_ms);
+        let transport = transport(&config, &endpoint, keep_alive);
         let spec = ReplicaSpec { name: name.clone(), kind, ms_per_token, kv_tokens, transport };
         let region = replica.region.clone();
         let added = self.driver.add(&spec, |id| {

@@ -1,5 +1,6 @@
 //! Connections to replicas. Read [`replica`] (what is known of one), [`connect`] (its address, TCP and TLS), then
-//! `connection` (one request on one connection), `pool` (idle connections) and `self_wake` (how a connection is
+//! `connection` (one request on one connection), `pool` (idle connections), `idle_limit` (how long
+//! the replica keeps them) and `self_wake` (how a connection is
 //! polled); `transport` (what distance costs); `abort` cancels a request at an engine.
 
 pub(crate) mod connect;
@@ -7,6 +8,7 @@ pub(crate) mod replica;
 
 pub(crate) mod abort;
 pub(crate) mod connection;
+pub(crate) mod idle_limit;
 pub(crate) mod pool;
 pub(crate) mod self_wake;
 pub(crate) mod transport;

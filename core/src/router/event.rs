@@ -3,6 +3,7 @@
 use super::RouterConfig;
 use crate::fleet::{EngineReport, PeerReport, ReplicaSpec};
 use crate::judgement::Failure;
+use crate::network::Transport;
 use crate::policy::{Candidate, CostTerms, PolicyConfig, RequestInfo};
 use crate::{ReplicaId, RequestId, Time};
 use std::sync::Arc;
@@ -140,6 +141,13 @@ pub enum ReplicaEvent {
         replica: ReplicaId,
         /// Round trip without connection set-up, ms.
         rtt_ms: f64,
+    },
+    /// How connections to a replica behave was learned.
+    TransportLearned {
+        /// Which replica.
+        replica: ReplicaId,
+        /// What was learned.
+        transport: Transport,
     },
     /// A probe was not answered.
     ProbeFailed {

@@ -21,6 +21,11 @@ impl Router {
                     at.rtt.add(now, rtt_ms);
                 }
             }
+            ReplicaEvent::TransportLearned { replica, transport } => {
+                if let Some(at) = self.replica_mut(replica) {
+                    at.spec.transport = transport;
+                }
+            }
             ReplicaEvent::ProbeFailed { replica } => {
                 let limit = self.config.unhealthy_after;
                 let is_down = self.replica_mut(replica).is_some_and(|at| at.failed(limit));

@@ -94,7 +94,7 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
                 "key_refused": r.breaker.cause() == Some(Failure::KeyRefused),
                 "running_reqs": running, "waiting_reqs": queued, "total_reqs": running + queued,
                 "gpu_cache": kv_use(r), "gpu_cache_usage": kv_use(r), "max_running": most, "max_load": most,
-                "latency": latency(r, now), "latency_ms": r.rtt.smoothed_ms(),
+                "latency": latency(r, now), "latency_ms": r.rtt.smoothed_ms(), "transport": r.spec.transport,
                 "metrics": {
                     "num_running_reqs": running, "num_waiting_reqs": queued, "num_total_reqs": running + queued,
                     "gpu_cache_usage": kv_use(r), "max_running_reqs": most, "healthy": healthy(r, now, gates),

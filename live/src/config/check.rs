@@ -33,6 +33,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("timeouts.settle_ms", times.settle_ms, 0, 600_000),
         ("timeouts.drain_ms", times.drain_ms, 0, 86_400_000),
         ("timeouts.keep_alive_ms", times.keep_alive_ms, 0, 3_600_000),
+        ("upstream.max_keep_alive_ms", config.upstream.max_keep_alive_ms, 0, 3_600_000),
         ("probes.timeout_ms", config.probes.timeout_ms, 1, 600_000),
         ("probes.scrape_timeout_ms", config.probes.scrape_timeout_ms, 1, 600_000),
         ("explain.decisions", config.explain.decisions as u64, 0, 1_000_000),

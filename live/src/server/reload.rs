@@ -65,6 +65,7 @@ fn refuse_fixed_keys(old: &Config, new: &Config) -> Result<(), ConfigError> {
         ("limits.bodies_bytes", old.limits.bodies_bytes == new.limits.bodies_bytes),
         ("timeouts.connect_ms", old.timeouts.connect_ms == new.timeouts.connect_ms),
         ("timeouts.keep_alive_ms", old.timeouts.keep_alive_ms == new.timeouts.keep_alive_ms),
+        ("upstream", old.upstream == new.upstream),
         ("seed", old.seed == new.seed),
         ("tokenizer", old.tokenizer == new.tokenizer),
         ("limits.tokenizer_entries", old.limits.tokenizer_entries == new.limits.tokenizer_entries),

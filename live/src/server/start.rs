@@ -13,7 +13,8 @@ use crate::state::{AppParts, AppState, ConfigSource};
 use crate::supervise;
 use crate::tokens::counter::Counter;
 use crate::upstream::connect::{Connector, Dial};
-use gorgo_core::router::RouterConfig;
+use crate::upstream::transport::transport;
+use gorgo_core::router::{ReplicaEvent, RouterConfig};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -131,14 +132,26 @@ fn index_bytes(config: &Config) -> usize {
     all.saturating_sub(kept + BUFFERS).max(all / 4)
 }
 
-/// Closes connections to replicas that were idle for `timeouts.keep_alive_ms`, until the router is dropped.
+/// Closes idle connections to replicas, learns how long each replica keeps them, and tells the core; until the router is
+/// dropped.
 async fn close_idle(state: Weak<AppState>) {
     loop {
-        let keep_alive = state.upgrade().map(|state| Duration::from_millis(state.config().timeouts.keep_alive_ms));
-        let Some(keep_alive) = keep_alive else { return };
-        tokio::time::sleep((keep_alive / 4).max(Duration::from_millis(100))).await;
+        let Some(config) = state.upgrade().map(|state| state.config()) else { return };
+        let keep_alive = Duration::from_millis(config.timeouts.keep_alive_ms);
+        let most = Duration::from_millis(config.upstream.max_keep_alive_ms).max(keep_alive);
+        let period = (keep_alive / 4).max(Duration::from_millis(100));
+        tokio::time::sleep(period).await;
         let Some(state) = state.upgrade() else { return };
         let upstreams = state.driver.read(|_, upstreams, _| upstreams.to_vec());
-        upstreams.iter().for_each(|upstream| upstream.pool.close_expired(keep_alive));
+        for upstream in &upstreams {
+            let before = upstream.pool.usable(keep_alive);
+            upstream.pool.close_expired(keep_alive, most, period);
+            let usable = upstream.pool.usable(keep_alive);
+            if usable != before {
+                let transport = transport(&config, &upstream.endpoint, usable);
+                let learned = ReplicaEvent::TransportLearned { replica: upstream.id, transport };
+                state.driver.handle_for(upstream, learned);
+            }
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Addresses of replicas, and how connections to them are opened: TCP, TLS, timeout.
 
+use crate::config::CongestionControl;
+use crate::upstream::transport::set_congestion;
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Uri};
@@ -25,12 +27,18 @@ pub type Io = Box<dyn Stream>;
 /// Opens a connection to host and port.
 pub type Dial = Arc<dyn Fn(String, u16) -> Pin<Box<dyn Future<Output = io::Result<Io>> + Send>> + Send + Sync>;
 
-/// Dials over TCP. `TCP_NODELAY` is set: Nagle's algorithm would delay tokens by a round trip.
+/// Dials over TCP with the system's congestion control.
 pub fn tcp() -> Dial {
-    Arc::new(|host, port| {
+    tcp_with(CongestionControl::System)
+}
+
+/// Dials over TCP. `TCP_NODELAY` is set: Nagle's algorithm would delay tokens by a round trip.
+pub(crate) fn tcp_with(congestion: CongestionControl) -> Dial {
+    Arc::new(move |host, port| {
         Box::pin(async move {
             let stream = tokio::net::TcpStream::connect((host.as_str(), port)).await?;
             stream.set_nodelay(true)?;
+            set_congestion(&stream, congestion);
             Ok(Box::new(stream) as Io)
         })
     })

@@ -82,7 +82,13 @@ pub(super) struct Connection {
     driver: Option<Driver>,
     poller: SelfWakePoller,
     idle_since: Instant,
+    /// Bytes of the longest request among those sent in quick succession: the congestion window follows them.
+    carried: u64,
+    sent: Instant,
 }
+
+/// A congestion window shrinks when nothing is sent for a retransmission timeout, at least this long.
+const WINDOW_KEPT: Duration = Duration::from_millis(200);
 
 type Driver = http1::Connection<TokioIo<Io>, Full<Bytes>>;
 
@@ -91,7 +97,25 @@ impl Connection {
         let at = &upstream.endpoint;
         let io = connector.connect(at.is_https(), at.host(), at.port()).await.map_err(ConnectionError::Connect)?;
         let (sender, driver) = http1::handshake(TokioIo::new(io)).await.map_err(ConnectionError::http)?;
-        Ok(Box::new(Self { sender, driver: Some(driver), poller: SelfWakePoller::new(), idle_since: Instant::now() }))
+        let (poller, now) = (SelfWakePoller::new(), Instant::now());
+        Ok(Box::new(Self { sender, driver: Some(driver), poller, idle_since: now, carried: 0, sent: now }))
+    }
+
+    /// Notes a request of `bytes`.
+    fn sends(&mut self, bytes: u64) {
+        let kept = if self.sent.elapsed() < WINDOW_KEPT { self.carried } else { 0 };
+        (self.carried, self.sent) = (kept.max(bytes), Instant::now());
+    }
+
+    /// Bytes that the congestion window is known to have carried, 0 once it has shrunk.
+    pub(super) fn window(&self) -> u64 {
+        if self.sent.elapsed() < WINDOW_KEPT { self.carried } else { 0 }
+    }
+
+    /// Whether an idle connection is still open at the other side, as far as this side was told.
+    pub(super) fn is_open(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.is_ready()
     }
 
     /// Reads and writes as much as the socket allows. Errors surface through the request or the body in progress.
@@ -140,9 +164,11 @@ pub(crate) async fn send(
             Some(connection) => (connection, true),
             None => (Box::pin(Connection::open(connector, to)).await?, false), // rare, and a large future
         };
+        let request = request();
+        connection.sends(request.body().size_hint().exact().unwrap_or(0));
         let answer = {
             let Connection { sender, driver, poller, .. } = &mut *connection;
-            let mut sent = pin!(sender.try_send_request(request()));
+            let mut sent = pin!(sender.try_send_request(request));
             poll_fn(|cx| {
                 poller.poll(cx, |cx| {
                     poll_driver(driver, cx);

@@ -1,15 +1,57 @@
-//! How connections to a replica behave: what the core needs to price distance.
+//! How connections to replicas behave: congestion control, and what the core needs to price distance.
 
-use crate::config::Config;
+use crate::config::{Config, CongestionControl};
 use crate::upstream::connect::Endpoint;
-use gorgo_core::network::Transport;
+use gorgo_core::network::{Congestion, Transport};
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
+use std::time::Duration;
 
-/// The transport to a replica at `endpoint`.
-pub(crate) fn transport(config: &Config, endpoint: &Endpoint) -> Transport {
+/// Sets the congestion control of a socket; a kernel that refuses keeps the system's.
+pub(crate) fn set_congestion(socket: impl AsFd, wanted: CongestionControl) {
+    if wanted == CongestionControl::Bbr {
+        let _ = rustix::net::sockopt::set_tcp_congestion(socket, "bbr");
+    }
+}
+
+/// What a socket of this process gets.
+pub(crate) fn congestion(wanted: CongestionControl) -> Congestion {
+    static GOT: [OnceLock<Congestion>; 2] = [const { OnceLock::new() }; 2];
+    *GOT[wanted as usize].get_or_init(|| {
+        let Ok(socket) = std::net::TcpListener::bind(("127.0.0.1", 0)) else { return Congestion::Cubic };
+        set_congestion(&socket, wanted);
+        let name = rustix::net::sockopt::tcp_congestion(&socket).unwrap_or_default();
+        let kept = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_slow_start_after_idle");
+        match name.as_str() {
+            "bbr" => Congestion::Bbr,
+            _ if kept.is_ok_and(|text| text.trim() == "0") => Congestion::CubicKept,
+            _ => Congestion::Cubic,
+        }
+    })
+}
+
+/// The transport to a replica at `endpoint` that keeps idle connections for `keep_alive`.
+pub(crate) fn transport(config: &Config, endpoint: &Endpoint, keep_alive: Duration) -> Transport {
     Transport {
+        congestion: congestion(config.upstream.congestion),
         // TCP, then TLS 1.3.
         opening_rounds: if endpoint.is_https() { 2.0 } else { 1.0 },
-        keep_alive_ms: config.timeouts.keep_alive_ms as f64,
+        keep_alive_ms: keep_alive.as_secs_f64() * 1e3,
         ..Transport::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_gets_what_the_transport_says() {
+        for wanted in [CongestionControl::Bbr, CongestionControl::System] {
+            let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+            set_congestion(&socket, wanted);
+            let name = rustix::net::sockopt::tcp_congestion(&socket).unwrap();
+            assert_eq!(name == "bbr", congestion(wanted) == Congestion::Bbr, "{wanted:?}: {name}");
+        }
     }
 }

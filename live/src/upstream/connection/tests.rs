@@ -109,8 +109,18 @@ async fn a_connection_is_used_again_unless_it_is_closed_old_or_left_in_mid_answe
     assert_eq!(made(), 3);
     tokio::time::advance(Duration::from_secs(5)).await;
     drop(ask("/").await.collect().await);
-    assert_eq!((made(), upstream.pool.len_here()), (4, 1));
+    assert_eq!((made(), upstream.pool.len_here()), (4, 2), "the old one is not used");
     tokio::time::advance(Duration::from_secs(5)).await;
-    upstream.pool.close_expired(keep_alive);
+    let (most, period) = (Duration::from_secs(60), Duration::from_secs(1));
+    upstream.pool.close_expired(keep_alive, most, period);
+    assert_eq!(upstream.pool.len_here(), 2, "the oldest stays to show how long the replica keeps it");
+    assert_eq!(upstream.pool.usable(keep_alive), Duration::from_secs(8), "four fifths of 10 s");
+    tokio::time::advance(Duration::from_secs(10)).await;
+    upstream.pool.close_expired(keep_alive, most, period);
+    assert_eq!(upstream.pool.usable(keep_alive), Duration::from_secs(16), "four fifths of 20 s");
+    drop(ask("/").await.collect().await);
+    assert_eq!(made(), 4, "a connection idle for 15 s is used now");
+    tokio::time::advance(most).await;
+    upstream.pool.close_expired(keep_alive, most, period);
     assert_eq!(upstream.pool.len_here(), 0);
 }

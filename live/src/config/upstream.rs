@@ -1,0 +1,32 @@
+//! The section `[upstream]`: connections to replicas and peers.
+
+use serde::{Deserialize, Serialize};
+
+/// Congestion control of connections to replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CongestionControl {
+    /// BBR where the kernel offers it to this process, else the system's: a long prompt on an idle connection takes
+    /// about one and a half round trips instead of up to six.
+    #[default]
+    Bbr,
+    /// What the system uses.
+    System,
+}
+
+/// Connections to replicas and peers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upstreams {
+    /// Congestion control.
+    pub congestion: CongestionControl,
+    /// Idle connections are used for at most this long, ms, where a replica has shown that it keeps them for longer
+    /// than `timeouts.keep_alive_ms`.
+    pub max_keep_alive_ms: u64,
+}
+
+impl Default for Upstreams {
+    fn default() -> Self {
+        Self { congestion: CongestionControl::Bbr, max_keep_alive_ms: 300_000 }
+    }
+}

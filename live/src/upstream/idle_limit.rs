@@ -1,0 +1,83 @@
+//! How long the other side keeps an idle connection, learned without risk.
+//!
+//! A request on a connection that the replica is closing is lost, so a connection is used only while it is younger
+//! than the limit: `timeouts.keep_alive_ms` at first. One older connection per thread stays open, unused. As long as
+//! it survives, the limit follows at four fifths of its age; when the replica closes it, the limit stays below that
+//! age. A far replica then needs no new connection, and no handshakes, for requests that are minutes apart.
+
+use parking_lot::Mutex;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A close may have been a restart, so that it bounds the limit only for this long.
+const CLOSE_COUNTS: Duration = Duration::from_secs(600);
+
+/// What idle connections to one replica showed.
+#[derive(Debug, Default)]
+pub(crate) struct IdleLimit(Mutex<Shown>);
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Shown {
+    /// The greatest age at which an idle connection was open.
+    open_at: Duration,
+    /// The least age, from the configured limit on, at which one was found closed, and when.
+    closed_at: Option<(Duration, Instant)>,
+}
+
+impl IdleLimit {
+    /// An idle connection of this age is open.
+    pub(crate) fn open(&self, age: Duration) {
+        let mut shown = self.0.lock();
+        shown.open_at = shown.open_at.max(age);
+    }
+
+    /// An idle connection of this age was found closed; it may have been closed up to `period` ago. A close before
+    /// `configured` is the replica's own business: the next use finds it.
+    pub(crate) fn closed(&self, age: Duration, period: Duration, configured: Duration) {
+        let age = age.saturating_sub(period);
+        if age < configured {
+            return;
+        }
+        let mut shown = self.0.lock();
+        let now = Instant::now();
+        let least = shown.closed_at.filter(|(_, at)| now - *at < CLOSE_COUNTS).map_or(age, |(least, _)| least.min(age));
+        (shown.closed_at, shown.open_at) = (Some((least, now)), shown.open_at.min(least));
+    }
+
+    /// The age below which an idle connection may be used.
+    pub(crate) fn usable(&self, configured: Duration) -> Duration {
+        let shown = *self.0.lock();
+        let closed =
+            shown.closed_at.filter(|(_, at)| at.elapsed() < CLOSE_COUNTS).map_or(Duration::MAX, |(age, _)| age);
+        configured.max(shown.open_at.min(closed).mul_f64(0.8))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIGURED: Duration = Duration::from_secs(4);
+    const PERIOD: Duration = Duration::from_secs(1);
+
+    fn secs(s: u64) -> Duration {
+        Duration::from_secs(s)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limit_follows_the_oldest_open_connection_and_stays_below_a_close() {
+        let limit = IdleLimit::default();
+        assert_eq!(limit.usable(CONFIGURED), CONFIGURED);
+        limit.open(secs(5));
+        assert_eq!(limit.usable(CONFIGURED), CONFIGURED, "four fifths of 5 s");
+        limit.open(secs(60));
+        assert_eq!(limit.usable(CONFIGURED), secs(48));
+        limit.closed(secs(2), PERIOD, CONFIGURED);
+        assert_eq!(limit.usable(CONFIGURED), secs(48), "sooner than configured: a restart, or found at the next use");
+        limit.closed(secs(31), PERIOD, CONFIGURED);
+        assert_eq!(limit.usable(CONFIGURED), secs(24));
+        tokio::time::advance(CLOSE_COUNTS).await;
+        limit.open(secs(50));
+        assert_eq!(limit.usable(CONFIGURED), secs(40), "the close may have been a restart");
+    }
+}
