@@ -139,7 +139,9 @@ impl Router {
         match event.into() {
             Event::Request(event) => self.request_event(now, event, actions),
             Event::Replica(event) => {
+                let was_down = self.is_down();
                 self.replica_event(now, event, actions);
+                self.watch_down(now, was_down);
                 self.reject_stranded(now, actions);
                 self.drain_queue(now, actions);
             }
@@ -282,6 +284,9 @@ impl Router {
             self.queue.retain(|&(id, ticket)| is_queued(flights, id, ticket));
         }
         self.timers.set(now + Span::from_ms(self.config.queue_timeout_ms), Timer::Queue(id, ticket));
+        if self.is_down() {
+            self.timers.set(now + Span::from_ms(self.config.down_timeout_ms), Timer::Down(id, ticket));
+        }
         self.sweep_timers();
         actions.push(Action::Queued { id });
         self.watch_slow_start(now);
@@ -311,7 +316,7 @@ impl Router {
     fn sweep_timers(&mut self) {
         let flights = &self.flights;
         self.timers.sweep(flights.len(), |timer| match timer {
-            Timer::Queue(id, stay) | Timer::Again(id, stay) => is_queued(flights, *id, *stay),
+            Timer::Queue(id, stay) | Timer::Down(id, stay) | Timer::Again(id, stay) => is_queued(flights, *id, *stay),
             Timer::Deadline(id) => flights.contains_key(id),
             Timer::Reopen(_) => true,
         });
@@ -321,19 +326,39 @@ impl Router {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Queue(id, ticket) if is_queued(&self.flights, id, ticket) => {
-                    let none = self.replicas.iter().all(|r| r.removed || r.health == Health::Down);
-                    let reason = if none { EndReason::NoHealthyReplica } else { EndReason::QueueTimeout };
+                    let reason = if self.is_down() { EndReason::NoHealthyReplica } else { EndReason::QueueTimeout };
                     self.give_up(id, reason, actions);
+                }
+                Timer::Down(id, ticket) if is_queued(&self.flights, id, ticket) && self.is_down() => {
+                    self.give_up(id, EndReason::NoHealthyReplica, actions);
                 }
                 Timer::Deadline(id) if !self.is_running(id) => {
                     self.give_up(id, EndReason::Deadline, actions);
                 }
                 Timer::Again(id, ticket) => self.resume(id, ticket),
-                Timer::Queue(..) | Timer::Deadline(_) | Timer::Reopen(_) => {}
+                Timer::Queue(..) | Timer::Down(..) | Timer::Deadline(_) | Timer::Reopen(_) => {}
             }
         }
         self.drain_queue(now, actions);
         self.watch_slow_start(now);
+    }
+
+    /// Whether every replica is down, draining or gone: none of them takes requests again by itself.
+    fn is_down(&self) -> bool {
+        self.replicas.iter().all(|r| r.removed || r.draining || r.health == Health::Down)
+    }
+
+    /// Limits the wait of the queued requests if the event before this made the last replica unusable.
+    fn watch_down(&mut self, now: Time, was_down: bool) {
+        if was_down || self.queued == 0 || !self.is_down() {
+            return;
+        }
+        let at = now + Span::from_ms(self.config.down_timeout_ms);
+        for &(id, ticket) in &self.queue {
+            if is_queued(&self.flights, id, ticket) {
+                self.timers.set(at, Timer::Down(id, ticket));
+            }
+        }
     }
 
     /// Sets a timer for the next step of a slow start while requests are queued: a gate that time opens causes no event.

@@ -146,12 +146,12 @@ async fn wrong_method(request: Request) -> Refusal {
     Refusal(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 
-/// `GET /health`: liveness, and the number of usable replicas.
+/// `GET /health`: 200 for as long as the process answers, with the number of usable replicas. To restart a router whose
+/// replicas are away mends nothing; `/ready` is for balancers.
 async fn health(State(node): Shared) -> Response {
     let (usable, all) = node.usable();
-    let (status, word) =
-        if usable > 0 { (StatusCode::OK, "healthy") } else { (StatusCode::SERVICE_UNAVAILABLE, "unhealthy") };
-    (status, format!("{word}: {usable}/{all} servers available\n")).into_response()
+    let word = if usable > 0 { "healthy" } else { "unhealthy" };
+    format!("{word}: {usable}/{all} servers available\n").into_response()
 }
 
 /// `GET /ready`: whether a load balancer should send requests to this router.

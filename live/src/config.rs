@@ -65,6 +65,9 @@ pub struct Config {
     pub tls: Tls,
     /// How many decisions and requests are kept.
     pub explain: Explain,
+    /// A JSON line for each request that ended; none when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<LogFile>,
     /// Policies that decide without dispatching.
     pub shadow: Shadow,
 }
@@ -88,6 +91,7 @@ impl Default for Config {
             security: Security::default(),
             tls: Tls::default(),
             explain: Explain::default(),
+            access_log: None,
             shadow: Shadow::default(),
         }
     }

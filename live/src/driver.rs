@@ -7,10 +7,12 @@
 use crate::driver::clock::Clock;
 use crate::driver::mailbox::{Command, Mailbox};
 use crate::driver::observers::Observers;
+use crate::observe::changes::{Change, Tracker};
 use crate::upstream::replica::Upstream;
 use gorgo_core::fleet::{PeerReport, ReplicaSpec};
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::rng;
+use gorgo_core::router::EndReason;
 use gorgo_core::router::{Action, AdminEvent, DecisionRecord, Event, ReplicaEvent, RequestEvent, Router, RouterConfig};
 use gorgo_core::{ReplicaId, RequestId, Time};
 use parking_lot::Mutex;
@@ -40,6 +42,7 @@ struct Inner {
     upstreams: Vec<Arc<Upstream>>,
     requests: FxHashMap<RequestId, InFlight>,
     actions: Vec<Action>,
+    tracker: Tracker,
     last: Time,
 }
 
@@ -69,6 +72,7 @@ impl Driver {
             upstreams: Vec::new(),
             requests: FxHashMap::default(),
             actions: Vec::new(),
+            tracker: Tracker::default(),
             last: Time::ZERO,
         };
         let (timer, _) = watch::channel(Time::NEVER);
@@ -166,6 +170,7 @@ impl Driver {
         let mut inner = self.inner.lock();
         let nodes = inner.router.index().nodes();
         self.process(&mut inner, AdminEvent::IndexCleared);
+        self.observers.tell(Change::IndexCleared { nodes });
         nodes
     }
 
@@ -188,6 +193,10 @@ impl Driver {
     pub fn set_policy(&self, policy: PolicyConfig) {
         let mut inner = self.inner.lock();
         self.process(&mut inner, AdminEvent::PolicySet(policy.clone()));
+        if policy != inner.policy {
+            let (old, new) = (shown(&inner.policy), shown(&policy));
+            self.observers.tell(Change::Policy { old, new });
+        }
         inner.policy = policy;
     }
 
@@ -236,8 +245,13 @@ impl Driver {
     fn process_at(&self, now: Time, inner: &mut Inner, event: impl Into<Event>) {
         let event = event.into();
         self.observers.event(now, &event);
+        let changes = self.observers.changes.as_ref().filter(|_| inner.tracker.concerns(&event));
+        inner.tracker.adding(&event);
         let mut actions = std::mem::take(&mut inner.actions);
         inner.router.handle(now, event, &mut actions);
+        if let Some(changes) = changes {
+            inner.tracker.compare(&inner.router, &inner.upstreams, |change| changes.tell(change));
+        }
         let mut decided = None; // a decision for a replica comes right before its dispatch
         for action in actions.drain(..) {
             match action {
@@ -259,6 +273,9 @@ impl Driver {
                 Action::Queued { id } => inner.send(id, Command::Queued),
                 Action::Cancel { id, .. } => inner.send(id, Command::Cancel),
                 Action::Done { id, reason } => {
+                    if reason == EndReason::QueueFull {
+                        self.observers.tell(Change::QueueFull);
+                    }
                     if let Some(InFlight { mailbox, undecided }) = inner.requests.remove(&id) {
                         mailbox.put(Command::Done { reason, undecided });
                     }
@@ -271,6 +288,12 @@ impl Driver {
         }
         inner.actions = actions;
     }
+}
+
+/// A policy with its settings, for the log.
+fn shown(policy: &PolicyConfig) -> String {
+    let settings: Vec<String> = policy.settings().iter().map(|(key, value)| format!("{key}={value}")).collect();
+    if settings.is_empty() { policy.name().to_owned() } else { format!("{} ({})", policy.name(), settings.join(" ")) }
 }
 
 impl InFlight {

@@ -1,9 +1,11 @@
-//! Records for operators. Read `request_log` and `metrics` (every request), `explain` and `decision_log` (every
+//! Records for operators. Read `request_log` and `metrics` (every request), `explain` (every
 //! decision), `shadow` (policies that only watch), `capture` and `merge` (timelines), `otel` (traces).
 
+pub(crate) mod access_log;
 pub(crate) mod capture;
-pub(crate) mod decision_log;
+pub(crate) mod changes;
 pub(crate) mod explain;
+pub(crate) mod line_log;
 pub(crate) mod merge;
 pub(crate) mod metrics;
 #[cfg(feature = "otel")]

@@ -1,12 +1,12 @@
 //! A router as a process: real sockets, signal handlers, keys from the environment.
 
-use crate::config::{Config, Secret};
+use crate::config::{Config, Role, Secret};
 use crate::server::drain::Ending;
 use crate::server::reload::reload;
 use crate::server::serve::serve_on;
 use crate::server::start::{StartError, start};
 use crate::server::workers::Workers;
-use crate::state::ConfigSource;
+use crate::state::{AppState, ConfigSource};
 use crate::supervise;
 use crate::upstream::connect;
 use std::sync::Arc;
@@ -79,12 +79,15 @@ pub async fn run(
     let reloaded = Arc::clone(&state);
     let reloads = tokio::spawn(supervise::logged("reload on SIGHUP", async move {
         while hangup.recv().await.is_some() {
+            reloaded.driver.observers().reopen_logs();
             if let Err(error) = reload(&reloaded) {
                 tracing::error!(%error, "cannot reload the configuration; the old one stays");
             }
         }
     }));
-    ready(listener.local_addr().unwrap_or(listen));
+    let at = listener.local_addr().unwrap_or(listen);
+    ready(at);
+    banner(&state, at);
     let signals = tokio::sync::Mutex::new((terminate, interrupt));
     let next = async || {
         let (terminate, interrupt) = &mut *signals.lock().await;
@@ -107,6 +110,39 @@ pub async fn run(
     #[cfg(feature = "otel")]
     state.otel.flush(std::time::Duration::from_secs(5)).await;
     cut
+}
+
+/// Says in the log what runs, where, and what is missing.
+fn banner(state: &AppState, at: std::net::SocketAddr) {
+    let config = state.config();
+    let (role, scheme) = match config.role {
+        Role::Proxy => ("proxy", if config.tls.cert.is_some() { "https" } else { "http" }),
+        Role::Edge => ("edge", if config.tls.cert.is_some() { "https" } else { "http" }),
+    };
+    let names: Vec<&str> = config.replicas.iter().map(|r| r.name.as_deref().unwrap_or(&r.url)).collect();
+    let policy = state.driver.policy();
+    tracing::info!(
+        "gorgo {} {role}: policy {}, {} replicas ({}), {} peers; requests to {scheme}://{at}/v1, metrics at \
+         {scheme}://{at}/metrics",
+        env!("CARGO_PKG_VERSION"),
+        policy.name(),
+        names.len(),
+        names.join(", "),
+        config.peers.len(),
+    );
+    if names.is_empty() {
+        tracing::warn!("no replica is configured: add one with `gorgo proxy servers add URL` or --servers");
+    }
+    if !config.security.has("admin_key") {
+        tracing::info!(
+            "no admin key is set (GORGO_ADMIN_KEY): every program on this machine may administrate the router"
+        );
+    } else if !config.peers.is_empty() && !config.security.has("peer_key") {
+        tracing::warn!("no key for peers is set (GORGO_PEER_KEY): this edge shows them the admin key");
+    }
+    if config.probes.period_ms == 0 {
+        tracing::warn!("probes are off (probes.period_ms = 0): dead replicas are found by failing requests only");
+    }
 }
 
 #[cfg(test)]

@@ -91,6 +91,8 @@ pub struct AppState {
     pub body_kib: Arc<Semaphore>,
     /// Seed of the prompts' hashes; random per process.
     pub seed: u64,
+    /// This router's id, random per process: how it is found in a loop of routers.
+    pub router_id: HeaderValue,
     /// Where a reload reads the configuration; `None` without a file.
     pub config_source: Option<ConfigSource>,
     config: RwLock<Arc<Config>>,
@@ -133,6 +135,8 @@ impl AppState {
             body_kib: Arc::new(Semaphore::new(config.limits.bodies_bytes >> 10)),
             // The standard library keys its hasher at random per process.
             seed: std::hash::RandomState::new().hash_one(std::process::id()),
+            router_id: HeaderValue::try_from(format!("{:016x}", std::hash::RandomState::new().hash_one("router")))
+                .unwrap_or(HeaderValue::from_static("router")),
             config_source,
             config: RwLock::new(Arc::new(config)),
             keys: RwLock::new(Arc::new(keys)),

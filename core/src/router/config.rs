@@ -25,6 +25,10 @@ pub struct RouterConfig {
     pub queue_limit: usize,
     /// How long a request may wait there, ms.
     pub queue_timeout_ms: f64,
+    /// How long a request may wait there while every replica is down or draining, ms: room comes back by itself, a dead
+    /// fleet may not.
+    #[serde(alias = "down_timeout")]
+    pub down_timeout_ms: f64,
     /// Most dispatches of one request.
     pub max_attempts: u8,
     /// Retries allowed per arrival on average, so that a sick fleet is not buried in retries.
@@ -61,6 +65,7 @@ impl RouterConfig {
     pub fn check(&self) -> Result<(), OutOfRange> {
         check_ranges([
             ("queue_timeout_ms", self.queue_timeout_ms, DURATION_MS),
+            ("down_timeout_ms", self.down_timeout_ms, DURATION_MS),
             ("retry_ratio", self.retry_ratio, 0.0..=1e9),
             ("retry_burst", self.retry_burst, 0.0..=1e9),
             ("gates.max_kv_use", self.gates.max_kv_use, 0.0..=1e9),
@@ -79,6 +84,7 @@ impl Default for RouterConfig {
             gates: Gates::default(),
             queue_limit: 10_000,
             queue_timeout_ms: 60_000.0,
+            down_timeout_ms: 2_000.0,
             max_attempts: 5,
             retry_ratio: 0.2,
             retry_burst: 1_000.0,

@@ -15,7 +15,7 @@ pub enum EndReason {
     Unavailable,
     /// The router's queue is full.
     QueueFull,
-    /// It waited in the queue for `queue_timeout_ms` while every replica was down.
+    /// It waited in the queue for `down_timeout_ms` while every replica was down.
     NoHealthyReplica,
     /// It waited in the queue for `queue_timeout_ms` while every gate was closed.
     QueueTimeout,

@@ -162,6 +162,27 @@ fn a_request_that_waited_for_dead_replicas_is_told_so() {
 }
 
 #[test]
+fn requests_wait_shorter_for_a_dead_fleet_than_for_a_full_one() {
+    let mut config = RouterConfig { down_timeout_ms: 20.0, ..RouterConfig::default() };
+    config.gates.max_running = Some(1);
+    let mut r = router(config, &[REMOTE, REMOTE]);
+    (1..=3).for_each(|id| drop(tell(&mut r, 0, ask(id, "a"))));
+    assert_eq!(r.queue_len(), 1);
+    let fails = |r: &mut Router, from: u64, replica| {
+        (from..from + 3).for_each(|ms| drop(tell(r, ms, ReplicaEvent::ProbeFailed { replica: ReplicaId(replica) })));
+    };
+    fails(&mut r, 1, 0);
+    tell(&mut r, 10, ReplicaEvent::Draining { replica: ReplicaId(1), draining: true });
+    assert_eq!(tell(&mut r, 29, Event::Timer), []);
+    let queued = RequestId(3);
+    assert!(tell(&mut r, 30, Event::Timer).contains(&Action::Done { id: queued, reason: EndReason::NoHealthyReplica }));
+    // One that comes later waits as long, and not at all if a replica is back.
+    tell(&mut r, 40, ask(4, "a"));
+    tell(&mut r, 41, ReplicaEvent::Draining { replica: ReplicaId(1), draining: false });
+    assert_eq!(tell(&mut r, 60, Event::Timer), [], "full, not dead");
+}
+
+#[test]
 fn retries_elsewhere_before_the_first_token_and_never_after() {
     let mut r = router(RouterConfig::default(), &[REMOTE, REMOTE]);
     let first = sent(&tell(&mut r, 0, ask(1, "a")))[0].1;

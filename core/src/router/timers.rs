@@ -9,6 +9,8 @@ pub(super) enum Timer {
     Queue(RequestId, u64),
     /// A request that every open replica failed has paused long enough; the ticket names its stay.
     Again(RequestId, u64),
+    /// A request has waited in the queue for as long as it may while every replica is down; the ticket names its stay.
+    Down(RequestId, u64),
     /// The deadline of a request for its first token.
     Deadline(RequestId),
     /// An open breaker admits a trial request, or a rest ends.

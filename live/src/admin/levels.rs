@@ -92,6 +92,8 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
                 "healthy": healthy(r, now, gates), "available": r.closed(now, gates).is_none(), "health": r.health,
                 "draining": r.draining, "excluded": r.closed(now, gates), "breaker": r.breaker,
                 "key_refused": r.breaker.cause() == Some(Failure::KeyRefused),
+                "last_error": u.last_error().map(|error| error.why),
+                "last_error_age_ms": u.last_error().map(|error| (now - error.at).ms()),
                 "running_reqs": running, "waiting_reqs": queued, "total_reqs": running + queued,
                 "gpu_cache": kv_use(r), "gpu_cache_usage": kv_use(r), "max_running": most, "max_load": most,
                 "latency": latency(r, now), "latency_ms": r.rtt.smoothed_ms(), "transport": r.spec.transport,

@@ -3,12 +3,14 @@
 //! They are off the hot path: the driver passes them a shared record or a copy of an event and goes on. Channels are
 //! bounded; what does not fit is dropped and counted.
 
+use crate::observe::access_log::AccessEntry;
+use crate::observe::changes::{Change, Changes};
 use crate::observe::explain::Explanations;
 use crate::observe::shadow::ShadowEvent;
 use gorgo_core::router::{DecisionRecord, Event};
 use gorgo_core::{RequestId, Time};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
 /// The observers of one router's decisions.
@@ -18,6 +20,12 @@ pub struct Observers {
     pub explanations: Explanations,
     log: Option<mpsc::Sender<Arc<DecisionRecord>>>,
     shadow: Option<mpsc::Sender<ShadowEvent>>,
+    /// Where changes of state are told.
+    pub(crate) changes: Option<Changes>,
+    /// Where requests that ended are written.
+    pub(crate) access: Option<mpsc::Sender<AccessEntry>>,
+    /// Set when the files of the logs were moved away; one flag a file.
+    pub(crate) reopen: Vec<Arc<AtomicBool>>,
     /// Decisions and events that did not fit into a channel.
     pub dropped: AtomicU64,
 }
@@ -29,7 +37,35 @@ impl Observers {
         log: Option<mpsc::Sender<Arc<DecisionRecord>>>,
         shadow: Option<mpsc::Sender<ShadowEvent>>,
     ) -> Self {
-        Self { explanations: Explanations::new(decisions), log, shadow, dropped: AtomicU64::new(0) }
+        Self {
+            explanations: Explanations::new(decisions),
+            log,
+            shadow,
+            changes: None,
+            access: None,
+            reopen: Vec::new(),
+            dropped: AtomicU64::new(0),
+        }
+    }
+
+    /// Begins the files of the logs anew, since they were moved away.
+    pub(crate) fn reopen_logs(&self) {
+        self.reopen.iter().for_each(|reopen| reopen.store(true, Ordering::Relaxed));
+    }
+
+    /// Tells of a change of state.
+    pub(crate) fn tell(&self, change: Change) {
+        if let Some(changes) = &self.changes {
+            changes.tell(change);
+        }
+    }
+
+    /// Logs a request that ended. `entry` is made only if there is a log.
+    pub(crate) fn ended(&self, entry: impl FnOnce() -> AccessEntry) {
+        if let Some(access) = &self.access {
+            let sent = access.try_send(entry());
+            self.dropped.fetch_add(u64::from(sent.is_err()), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn event(&self, now: Time, event: &Event) {

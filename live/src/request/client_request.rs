@@ -1,6 +1,7 @@
 //! A client's request: admitted by its head, read, and announced to the core.
 
 use crate::config::Config;
+use crate::observe::changes::Change;
 use crate::observe::request_log::RequestEntry;
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
@@ -61,6 +62,7 @@ impl ClientRequest {
         let (may_ask, checks_keys) =
             state.with_keys(|keys| (keys.may_ask(shown), keys.api.is_some() || keys.admin.is_some()));
         if !may_ask {
+            state.driver.observers().tell(Change::ClientRefused { from: context.client.to_string() });
             return refuse(
                 StatusCode::UNAUTHORIZED,
                 "invalid_api_key",
@@ -181,6 +183,9 @@ impl ClientRequest {
         let root = PathAndQuery::from_static("/");
         let path = parts.uri.path_and_query().unwrap_or(&root);
         let mut request = upstream.request(parts.method.clone(), path, parts.headers.clone(), body);
+        if upstream.may_be_router() {
+            request.headers_mut().append(headers::ROUTER, self.context.state.router_id.clone());
+        }
         if dispatch.forward {
             request.headers_mut().insert(headers::HOP, HeaderValue::from(u16::from(self.hops.saturating_add(1))));
         }

@@ -6,6 +6,8 @@
 
 use crate::driver::MAX_OTHER_DECISIONS;
 use crate::driver::mailbox::{Command, Mailbox};
+use crate::observe::access_log::AccessEntry;
+use crate::observe::changes::Change;
 use crate::observe::request_log::{DecisionSummary, RequestEntry, RoutedReplica};
 use crate::request::context::ConnectionContext;
 use crate::request::learning::Learning;
@@ -273,6 +275,19 @@ impl RequestGuard {
             state.otel.end(trace, &row);
         }
         state.metrics.ended(&row, self.streamed);
+        state.driver.observers().ended(|| AccessEntry {
+            row: Arc::clone(&row),
+            model: self.learning.as_ref().and_then(|learning| learning.model.clone()),
+            policy: self.decision.as_ref().map_or("", |decision| decision.policy),
+        });
+        if !matches!(
+            reason,
+            EndReason::Finished | EndReason::ClientGone | EndReason::QueueFull | EndReason::ClientError
+        ) {
+            let replica = row.replica.as_ref().map_or(String::new(), |replica| replica.name.to_string());
+            let why = reason.sentence().to_owned();
+            state.driver.observers().tell(Change::RequestFailed { reason: reason.as_str(), replica, why });
+        }
         state.capture.push(&row);
         let others = std::mem::take(&mut self.other_decisions);
         state.driver.observers().explanations.push(&row, self.decision.take(), others);

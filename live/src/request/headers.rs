@@ -20,6 +20,9 @@ pub(crate) const DECISION: HeaderName = HeaderName::from_static("x-gorgo-decisio
 pub(crate) const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 /// The conversation's key.
 pub(crate) const SESSION: HeaderName = HeaderName::from_static("x-session-id");
+/// The routers that a request has passed, one line each; in answers to routers, the answering one and those that it
+/// dispatches to.
+pub(crate) const ROUTER: HeaderName = HeaderName::from_static("x-gorgo-router");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -123,6 +126,12 @@ pub(crate) struct ClientAddress {
     shown: HeaderValue,
 }
 
+impl std::fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.ip.fmt(f)
+    }
+}
+
 impl ClientAddress {
     /// The client with this address.
     pub(crate) fn new(ip: IpAddr) -> Self {
@@ -139,6 +148,8 @@ pub(crate) struct HeaderFlags {
     pub(crate) hop: bool,
     pub(crate) timeout: bool,
     pub(crate) session: bool,
+    /// Whether the request comes from a router.
+    pub(crate) router: bool,
     /// Bytes of all header lines.
     pub(crate) bytes: usize,
 }
@@ -154,6 +165,7 @@ impl HeaderFlags {
                 "x-lb-hop" => flags.hop = true,
                 "x-request-timeout-ms" => flags.timeout = true,
                 "x-session-id" => flags.session = true,
+                "x-gorgo-router" => flags.router = true,
                 _ => {}
             }
         }

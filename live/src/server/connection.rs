@@ -1,15 +1,17 @@
 //! Serves one client connection: TLS, then HTTP/1 or HTTP/2, each request to the admin API or to a replica.
 
 use crate::admin;
+use crate::config::Config;
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
 use crate::request::error_json::BoxError;
 use crate::request::errors::refusal;
 use crate::request::forward;
-use crate::request::headers::{ClientAddress, HeaderFlags};
+use crate::request::headers::{self, ClientAddress, HeaderFlags};
 use crate::server::activity::Activity;
 use crate::server::client_io::ClientIo;
 use crate::server::stalled_stream::{self, StreamExecutor};
+use crate::signals::loops;
 use crate::state::AppState;
 use crate::upstream::connect::Io;
 use bytes::Bytes;
@@ -165,24 +167,48 @@ fn answer(
     request: Request<Incoming>,
     is_reserve: bool,
 ) -> forward::Answering {
-    let refuse = |status, code: &str, message: &str| -> forward::Answering {
-        Box::pin(std::future::ready(Ok(refusal(status, code, message))))
-    };
     let flags = HeaderFlags::of(request.headers());
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let config = context.state.config();
     let (head, most) = (target + flags.bytes, config.limits.header_bytes);
     if head > most {
         let message = format!("the request's head is longer than {most} bytes; send fewer or shorter headers");
-        return refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", &message);
+        let refused = refusal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", &message);
+        return Box::pin(std::future::ready(Ok(refused)));
     }
+    if flags.router {
+        if let Some(why) = loops::refusal(&context.state.router_id, request.headers()) {
+            let mut refused = refusal(StatusCode::LOOP_DETECTED, "router_loop", why);
+            refused.headers_mut().insert(headers::ROUTER, loops::announcement(&context.state));
+            return Box::pin(std::future::ready(Ok(refused)));
+        }
+        let (context, admin) = (Arc::clone(context), admin.clone());
+        return Box::pin(async move {
+            let mut response = dispatch(&context, &admin, request, config, flags, is_reserve).await?;
+            response.headers_mut().insert(headers::ROUTER, loops::announcement(&context.state));
+            Ok(response)
+        });
+    }
+    dispatch(context, admin, request, config, flags, is_reserve)
+}
+
+/// To the admin API, or to a replica.
+fn dispatch(
+    context: &Arc<ConnectionContext>,
+    admin: &axum::Router,
+    request: Request<Incoming>,
+    config: Arc<Config>,
+    flags: HeaderFlags,
+    is_reserve: bool,
+) -> forward::Answering {
     if admin::is_admin(request.uri().path()) {
         let (context, admin) = (Arc::clone(context), admin.clone());
         return Box::pin(async move { Ok(admin::answer(&context.state, &config, admin, request).await) });
     }
     if is_reserve {
         let message = "the router holds as many connections as it may (limits.connections); try again soon";
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "too_many_connections", message);
+        let refused = refusal(StatusCode::SERVICE_UNAVAILABLE, "too_many_connections", message);
+        return Box::pin(std::future::ready(Ok(refused)));
     }
     forward::handle(Arc::clone(context), config, request, flags)
 }

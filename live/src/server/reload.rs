@@ -1,6 +1,7 @@
 //! Replaces the configuration while the router runs: all of it, or nothing if a value is wrong.
 
 use crate::config::{Config, ConfigError, ReplicaConfig};
+use crate::observe::changes::Change;
 use crate::server::fleet;
 use crate::server::keys::Keys;
 use crate::state::AppState;
@@ -47,7 +48,8 @@ pub(crate) fn apply(state: &Arc<AppState>, mut new: Config) -> Result<Vec<String
         changes.push("limits, timeouts or probes".to_owned());
     }
     state.set_config(new);
-    tracing::info!(?changes, "configuration applied");
+    let what = if changes.is_empty() { "none (the configuration is as before)".to_owned() } else { changes.join("; ") };
+    state.driver.observers().tell(Change::Settings { what });
     Ok(changes)
 }
 
@@ -58,6 +60,7 @@ fn refuse_fixed_keys(old: &Config, new: &Config) -> Result<(), ConfigError> {
         ("tls", old.tls == new.tls),
         ("shadow", old.shadow == new.shadow),
         ("explain", old.explain == new.explain),
+        ("access_log", old.access_log == new.access_log),
         ("router.index_bytes", old.router.index_bytes == new.router.index_bytes),
         ("limits.threads", old.limits.threads == new.limits.threads),
         ("limits.connections", old.limits.connections == new.limits.connections),

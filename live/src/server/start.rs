@@ -1,10 +1,13 @@
 //! Builds a router from its configuration and starts its background tasks.
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, LogFile};
 use crate::driver::Driver;
 use crate::driver::clock::Clock;
 use crate::driver::observers::Observers;
-use crate::observe::decision_log;
+use crate::observe::access_log::{self, AccessEntry};
+use crate::observe::changes::Changes;
+use crate::observe::explain;
+use crate::observe::line_log::LineLog;
 use crate::observe::shadow::{self, SharedStats};
 use crate::server::fleet;
 use crate::server::keys::Keys;
@@ -17,6 +20,7 @@ use crate::upstream::transport::transport;
 use gorgo_core::router::{ReplicaEvent, RouterConfig};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use thiserror::Error;
@@ -37,9 +41,13 @@ pub enum StartError {
     /// An environment variable cannot be used.
     #[error("{0}")]
     Environment(String),
-    /// The decision log cannot be written.
-    #[error("cannot write the decision log `{path}`: {why}; choose another with explain.log.path")]
+    /// A log cannot be written.
+    #[error("cannot write the {what} `{path}`: {why}; choose another with {key}")]
     Log {
+        /// Which log.
+        what: &'static str,
+        /// The setting that names the file.
+        key: &'static str,
         /// The file.
         path: String,
         /// The system's reason.
@@ -79,9 +87,10 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
     let connect_limit = Duration::from_millis(config.timeouts.connect_ms);
     let connector = Connector::new(dial, tls::client_config(&config.tls)?, connect_limit);
     let shadows = SharedStats::default();
-    let observers = observers(&config, &shadows)?;
+    let clock = Clock::start();
+    let observers = observers(&config, &shadows, clock)?;
     let recorded = RouterConfig { record_decisions: true, index_bytes: index_bytes(&config), ..config.router.clone() };
-    let driver = Driver::new(recorded, config.policy.clone(), config.seed, Clock::start(), observers);
+    let driver = Driver::new(recorded, config.policy.clone(), config.seed, clock, observers);
     let replicas = fleet::configured(&config);
     let parts = AppParts { driver, connector, shadows, config, keys, counter, config_source: source };
     let state = Arc::new(AppState::new(parts));
@@ -95,8 +104,10 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
     Ok(state)
 }
 
-/// Starts the tasks that observe decisions: shadow policies and the decision log, each if configured.
-fn observers(config: &Config, shadows: &SharedStats) -> Result<Observers, StartError> {
+/// Starts the tasks that observe: shadow policies, the decision log and the access log, each if configured, and the log
+/// of changes.
+fn observers(config: &Config, shadows: &SharedStats, clock: Clock) -> Result<Observers, StartError> {
+    let mut reopen = Vec::new();
     let shadow = (!config.shadow.policies.is_empty()).then(|| {
         let (sender, events) = mpsc::channel(65_536);
         let (policies, seed, figures) = (config.shadow.policies.clone(), config.seed, Arc::clone(shadows));
@@ -107,15 +118,38 @@ fn observers(config: &Config, shadows: &SharedStats) -> Result<Observers, StartE
     });
     let log = match &config.explain.log {
         Some(log) => {
-            let file = decision_log::Log::open(log)
-                .map_err(|why| StartError::Log { path: log.path.display().to_string(), why })?;
+            let (file, flag) = open_log("decision log", "explain.log.path", log)?;
+            reopen.push(flag);
             let (sender, records) = mpsc::channel(4_096);
-            tokio::spawn(supervise::logged("decision log", file.run(records)));
+            let run = file.run(records, |record: &Arc<_>| explain::state(record).to_string());
+            tokio::spawn(supervise::logged("decision log", run));
             Some(sender)
         }
         None => None,
     };
-    Ok(Observers::new(config.explain.decisions, log, shadow))
+    let access = match &config.access_log {
+        Some(log) => {
+            let (file, flag) = open_log("access log", "access_log.path", log)?;
+            reopen.push(flag);
+            let (sender, entries) = mpsc::channel(4_096);
+            let run =
+                file.run(entries, move |entry: &AccessEntry| access_log::line(entry, clock.rfc3339(entry.row.arrived)));
+            tokio::spawn(supervise::logged("access log", run));
+            Some(sender)
+        }
+        None => None,
+    };
+    let mut observers = Observers::new(config.explain.decisions, log, shadow);
+    (observers.changes, observers.access, observers.reopen) = (Some(Changes::start()), access, reopen);
+    Ok(observers)
+}
+
+/// Opens the file of a log; with it the flag that has it begun anew.
+fn open_log(what: &'static str, key: &'static str, log: &LogFile) -> Result<(LineLog, Arc<AtomicBool>), StartError> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let file = LineLog::open(what, log, Arc::clone(&flag));
+    let file = file.map_err(|why| StartError::Log { what, key, path: log.path.display().to_string(), why })?;
+    Ok((file, flag))
 }
 
 /// Bytes of `router.index_bytes` for the index itself. The rest is for request rows, decisions, connection buffers and

@@ -1,8 +1,11 @@
 //! Probes and scrapes: tasks per replica that measure its round trip and read its load or its peer report, and pass
 //! both to the core.
 
+use crate::observe::changes::Change;
+use crate::request::headers::ROUTER;
+use crate::signals::loops::Routers;
 use crate::signals::peer_report::PeerMessage;
-use crate::signals::scrape::{self, Restarts};
+use crate::signals::scrape::{self, Restarts, Seen};
 use crate::state::AppState;
 use crate::supervise;
 use crate::upstream::connection::{self, ConnectionError, UpstreamBody};
@@ -70,10 +73,13 @@ async fn probes(node: Arc<AppState>, upstream: Arc<Upstream>) {
             let path = if upstream.kind == Kind::Peer { "/health" } else { config.probes.path.as_str() };
             let limit = Duration::from_millis(config.probes.timeout_ms);
             let result = tokio::time::timeout(limit, probe(&node, &upstream, path, &mut connection)).await;
+            let result =
+                result.unwrap_or_else(|_| Err(format!("no answer to a probe within {} ms", limit.as_millis())));
             let event = match result {
-                Ok(Ok(rtt)) => ReplicaEvent::Probed { replica: upstream.id, rtt_ms: rtt.as_secs_f64() * 1e3 },
-                Ok(Err(())) | Err(_) => {
+                Ok(rtt) => ReplicaEvent::Probed { replica: upstream.id, rtt_ms: rtt.as_secs_f64() * 1e3 },
+                Err(why) => {
                     connection = None;
+                    upstream.note_error(node.clock().now(), why);
                     ReplicaEvent::ProbeFailed { replica: upstream.id }
                 }
             };
@@ -88,36 +94,70 @@ async fn probe(
     upstream: &Upstream,
     path: &str,
     connection: &mut Option<SendRequest<Empty<Bytes>>>,
-) -> Result<Duration, ()> {
+) -> Result<Duration, String> {
     let reused = connection.as_ref().is_some_and(|c| !c.is_closed());
     if reused
         && let Some(sender) = connection
-        && let Ok(rtt) = round_trip(upstream, path, sender).await
+        && let Ok(rtt) = round_trip(node, upstream, path, sender).await
     {
         return Ok(rtt);
     }
     // The engine may have closed it between two probes: that is no failure.
     let endpoint = &upstream.endpoint;
     let https = endpoint.scheme == Scheme::HTTPS;
-    let io = node.connector.connect(https, endpoint.host(), endpoint.port()).await.map_err(drop)?;
-    let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(drop)?;
+    let io = node.connector.connect(https, endpoint.host(), endpoint.port()).await;
+    let io = io.map_err(|error| format!("cannot connect: {error}"))?;
+    let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(told)?;
     tokio::spawn(driver);
-    let rtt = round_trip(upstream, path, &mut sender).await?;
+    let rtt = round_trip(node, upstream, path, &mut sender).await?;
     *connection = Some(sender);
     Ok(rtt)
 }
 
-async fn round_trip(upstream: &Upstream, path: &str, sender: &mut SendRequest<Empty<Bytes>>) -> Result<Duration, ()> {
-    let path = PathAndQuery::try_from(path).map_err(drop)?;
-    let request = upstream.request(Method::GET, &path, HeaderMap::new(), Empty::new());
-    sender.ready().await.map_err(drop)?;
+fn told(error: impl std::error::Error) -> String {
+    let source = error.source().map_or(String::new(), |source| format!(": {source}"));
+    format!("the probe was not answered: {error}{source}")
+}
+
+async fn round_trip(
+    node: &AppState,
+    upstream: &Upstream,
+    path: &str,
+    sender: &mut SendRequest<Empty<Bytes>>,
+) -> Result<Duration, String> {
+    let path = PathAndQuery::try_from(path).map_err(told)?;
+    let mut request = upstream.request(Method::GET, &path, HeaderMap::new(), Empty::new());
+    if upstream.kind != Kind::Peer {
+        request.headers_mut().insert(ROUTER, node.router_id.clone());
+    }
+    sender.ready().await.map_err(told)?;
     let sent = Instant::now();
-    let response = sender.send_request(request).await.map_err(drop)?;
+    let response = sender.send_request(request).await.map_err(told)?;
     let rtt = sent.elapsed();
     let status = response.status();
-    Limited::new(response.into_body(), PAGE).collect().await.map_err(drop)?;
+    let routers = Routers::of(response.headers());
+    let is_loop = routers.0.iter().any(|id| *id == node.router_id);
+    if upstream.kind != Kind::Peer {
+        upstream.set_routers(routers);
+    }
+    Limited::new(response.into_body(), PAGE)
+        .collect()
+        .await
+        .map_err(|error| format!("a probe's answer broke off: {error}"))?;
+    let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    if upstream.set_refused(is_refused) && is_refused {
+        let change = Change::KeyRefused { replica: upstream.name.clone(), status: status.as_u16() };
+        node.driver.observers().tell(change);
+    }
+    if is_loop {
+        return Err("it leads back to this router; take it out of the replicas of one of the two".to_owned());
+    }
     // An engine without this path is alive too; a peer that says 503 is for its reports to tell.
-    if status.is_server_error() && upstream.kind != Kind::Peer { Err(()) } else { Ok(rtt) }
+    if status.is_server_error() && upstream.kind != Kind::Peer {
+        Err(format!("a probe of `{path}` was answered with {status}"))
+    } else {
+        Ok(rtt)
+    }
 }
 
 /// Sends a request over the pool that clients' requests use, which keeps a connection open for them.
@@ -148,6 +188,7 @@ async fn fetch(node: &AppState, upstream: &Arc<Upstream>, path: &'static str) ->
 /// Reads an engine's load: from `/v1/loads` if the engine has it (it is fresh), else from `/metrics`; from `/metrics` every
 /// tenth time in any case, since only that reveals a restart.
 async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
+    let mut told_several = false;
     let (mut restarts, mut has_loads, mut count) = (Restarts::default(), None, 0u64);
     let replica = upstream.id;
     let mut turns = Turns::new(&node, &upstream, "scrape-clock");
@@ -172,8 +213,18 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
                     Ok((status, body)) if status.is_success() => {
                         let page = scrape::metrics(&String::from_utf8_lossy(&body));
                         upstream.sglang.store(page.sglang, Ordering::Relaxed);
-                        if restarts.restarted(&page) {
-                            node.driver.handle_for(&upstream, ReplicaEvent::Flushed { replica });
+                        match restarts.look(&page) {
+                            Seen::Same => {}
+                            Seen::Restarted => {
+                                node.driver.observers().tell(Change::Restarted { replica: upstream.name.clone() });
+                                node.driver.handle_for(&upstream, ReplicaEvent::Flushed { replica });
+                            }
+                            Seen::Several => {
+                                if !std::mem::replace(&mut told_several, true) {
+                                    let replica = upstream.name.clone();
+                                    node.driver.observers().tell(Change::SeveralEngines { replica });
+                                }
+                            }
                         }
                         report = report.or(page.report);
                     }
@@ -183,7 +234,10 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
             }
             match report {
                 Some(report) => node.driver.handle_for(&upstream, ReplicaEvent::Scraped { replica, report }),
-                None if failed => node.driver.handle_for(&upstream, ReplicaEvent::ScrapeFailed { replica }),
+                None if failed => {
+                    upstream.note_error(node.clock().now(), "its metrics could not be read");
+                    node.driver.handle_for(&upstream, ReplicaEvent::ScrapeFailed { replica });
+                }
                 None => {} // it exports no metrics: probes tell its health, our own counters its load
             }
         }
@@ -211,7 +265,10 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
                     let seen = node.driver.read(|router, _, _| router.counted_until(replica, asked));
                     ReplicaEvent::PeerReported { replica, report: word.report, seen }
                 }
-                None => ReplicaEvent::ScrapeFailed { replica },
+                None => {
+                    upstream.note_error(node.clock().now(), "its report could not be read");
+                    ReplicaEvent::ScrapeFailed { replica }
+                }
             };
             node.driver.handle_for(&upstream, event);
         }

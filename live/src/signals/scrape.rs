@@ -17,28 +17,76 @@ pub(crate) struct Page {
     pub requests: Option<f64>,
 }
 
-/// Reads a page. Data-parallel ranks are summed; of tensor and pipeline ranks only the first counts, since all
-/// report the same requests.
+/// A gauge or counter of the engine, and what its labels say of who reports it.
+struct Series<'a> {
+    /// Data-parallel rank.
+    group: &'a str,
+    /// Tensor and pipeline rank within it.
+    rank: (u32, u32),
+    /// The class of requests that it counts; empty for all classes together.
+    priority: &'a str,
+    value: f64,
+}
+
+/// The samples of one metric.
+#[derive(Default)]
+struct Metric<'a>(Vec<Series<'a>>);
+
+impl<'a> Metric<'a> {
+    fn add(&mut self, sample: &Sample<'a>) {
+        let number = |name| sample.label(name).and_then(|rank| rank.parse().ok()).unwrap_or(0);
+        self.0.push(Series {
+            group: sample.label("dp_rank").unwrap_or_default(),
+            rank: (number("pp_rank"), number("tp_rank")),
+            priority: sample.label("priority").unwrap_or_default(),
+            value: sample.value,
+        });
+    }
+
+    /// The samples that count: of each data-parallel rank the first tensor and pipeline rank, since all of them report
+    /// the same requests; and either the classes of requests or their sum, not both. With DP attention the tensor rank
+    /// runs on over the data-parallel ranks, so the first rank of a group need not be 0.
+    fn counted(&mut self) -> impl Iterator<Item = f64> + '_ {
+        if self.0.iter().any(|series| series.priority.is_empty()) {
+            self.0.retain(|series| series.priority.is_empty());
+        }
+        self.0.sort_by(|a, b| (a.group, a.rank).cmp(&(b.group, b.rank)));
+        let mut first = None;
+        self.0.iter().filter_map(move |series| {
+            let (group, rank) = *first.get_or_insert((series.group, series.rank));
+            if group != series.group {
+                first = Some((series.group, series.rank));
+            }
+            (group != series.group || rank == series.rank).then_some(series.value)
+        })
+    }
+
+    fn sum(&mut self) -> f64 {
+        self.counted().sum()
+    }
+}
+
+/// Reads a page. Data-parallel ranks are summed; of tensor and pipeline ranks only the first counts.
 pub(crate) fn metrics(text: &str) -> Page {
     let mut page = Page::default();
-    let mut report = EngineReport::default();
+    let [mut running, mut queued, mut used, mut most, mut requests] = [const { Metric(Vec::new()) }; 5];
     let (mut known, mut blocks, mut block_size, mut use_share, mut shares) = (false, 0.0, 0.0, 0.0, 0.0);
     for sample in samples(text) {
-        if !sample.value.is_finite() || sample.value < 0.0 || !first_rank(&sample) {
+        if !sample.value.is_finite() || sample.value < 0.0 {
             continue;
         }
         let value = sample.value;
         match sample.name {
             "sglang:num_running_reqs" | "vllm:num_requests_running" => {
                 known = true;
-                report.running = add(report.running, value);
+                running.add(&sample);
             }
             "sglang:num_queue_reqs" | "vllm:num_requests_waiting" => {
                 known = true;
-                report.queued = add(report.queued, value);
+                queued.add(&sample);
             }
-            "sglang:num_used_tokens" => report.used_tokens += value as u64,
-            "sglang:max_total_num_tokens" => report.kv_tokens += value as u64,
+            "sglang:num_used_tokens" => used.add(&sample),
+            "sglang:max_total_num_tokens" => most.add(&sample),
             "vllm:kv_cache_usage_perc" | "vllm:gpu_cache_usage_perc" => {
                 use_share += value;
                 shares += 1.0;
@@ -48,26 +96,25 @@ pub(crate) fn metrics(text: &str) -> Page {
                 blocks += number("num_gpu_blocks");
                 block_size = number("block_size");
             }
-            "sglang:num_requests_total" | "vllm:request_success_total" => *page.requests.get_or_insert(0.0) += value,
+            "sglang:num_requests_total" | "vllm:request_success_total" => requests.add(&sample),
             "process_start_time_seconds" => page.started = Some(page.started.map_or(value, |v| v.max(value))),
             _ => {}
         }
         page.sglang |= sample.name.starts_with("sglang:");
     }
+    let mut report = EngineReport {
+        running: running.sum() as u32,
+        queued: queued.sum() as u32,
+        used_tokens: used.sum() as u64,
+        kv_tokens: most.sum() as u64,
+    };
     if blocks > 0.0 {
         report.kv_tokens = (blocks * block_size) as u64;
         report.used_tokens = (use_share / f64::max(shares, 1.0) * blocks * block_size) as u64;
     }
+    page.requests = (!requests.0.is_empty()).then(|| requests.sum());
     page.report = known.then_some(report);
     page
-}
-
-fn add(sum: u32, value: f64) -> u32 {
-    sum.saturating_add(value as u32)
-}
-
-fn first_rank(sample: &Sample<'_>) -> bool {
-    ["tp_rank", "pp_rank"].iter().all(|name| sample.label(name).is_none_or(|rank| rank == "0"))
 }
 
 #[derive(Deserialize)]
@@ -100,20 +147,99 @@ pub(crate) fn loads(body: &[u8]) -> Option<EngineReport> {
     })
 }
 
-/// Finds restarts: the start time changed or the count of requests fell.
-#[derive(Debug, Clone, Copy, Default)]
+/// What a page shows of the process that made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// The same process as before, as far as can be seen.
+    Same,
+    /// The process was restarted, so its cache is empty.
+    Restarted,
+    /// Pages of several processes come in turn: several engines stand behind one name.
+    Several,
+}
+
+/// Start times that are remembered.
+const STARTS: usize = 8;
+/// Pages without a change after which several processes are taken for one again.
+const CALM: u32 = 300;
+
+/// Finds restarts: the start time is later than any before, or the count of requests fell. A start time that was seen
+/// before, or an earlier one, is no restart: then several processes answer in turn.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Restarts {
-    started: Option<f64>,
+    /// Start times seen, the last one at the end.
+    started: Vec<f64>,
     requests: Option<f64>,
+    /// The count before it fell last.
+    fell_from: Option<f64>,
+    /// Times that the count was back above where it fell from.
+    bounces: u32,
+    /// Pages since the process last seemed to change, while several are known.
+    calm: Option<u32>,
 }
 
 impl Restarts {
-    /// Whether the engine restarted since the previous page.
-    pub(crate) fn restarted(&mut self, page: &Page) -> bool {
-        let moved = matches!((self.started, page.started), (Some(a), Some(b)) if (a - b).abs() > 0.5);
-        let fell = matches!((self.requests, page.requests), (Some(a), Some(b)) if b < a);
-        *self = Self { started: page.started.or(self.started), requests: page.requests.or(self.requests) };
-        moved || fell
+    /// Looks at the next page.
+    pub(crate) fn look(&mut self, page: &Page) -> Seen {
+        let by_start = page.started.map_or(Seen::Same, |started| self.start_time(started));
+        let by_count = page.requests.map_or(Seen::Same, |requests| self.count(requests));
+        // The start time tells more than the count.
+        let seen = if self.started.is_empty() { by_count } else { by_start };
+        if seen == Seen::Several {
+            self.calm = Some(0);
+        }
+        match &mut self.calm {
+            None => seen,
+            Some(_) if seen == Seen::Several => seen,
+            Some(pages) if seen == Seen::Same => {
+                *pages += 1;
+                if *pages >= CALM {
+                    *self = Self {
+                        requests: self.requests,
+                        started: self.started.pop().into_iter().collect(),
+                        ..Self::default()
+                    };
+                }
+                Seen::Same
+            }
+            // One more process in turn, or a restart of one of them: the index holds what all of them hold together.
+            Some(pages) => {
+                *pages = 0;
+                Seen::Several
+            }
+        }
+    }
+
+    fn start_time(&mut self, started: f64) -> Seen {
+        let is_same = |known: &f64| (known - started).abs() <= 0.5;
+        let Some(last) = self.started.last() else {
+            self.started.push(started);
+            return Seen::Same;
+        };
+        if is_same(last) {
+            return Seen::Same;
+        }
+        let is_later = self.started.iter().all(|known| started > *known);
+        self.started.retain(|known| !is_same(known));
+        if self.started.len() >= STARTS {
+            self.started.remove(0);
+        }
+        self.started.push(started);
+        if is_later { Seen::Restarted } else { Seen::Several }
+    }
+
+    fn count(&mut self, requests: f64) -> Seen {
+        let before = self.requests.replace(requests);
+        if before.is_some_and(|before| requests < before) {
+            self.fell_from = before;
+            return if self.bounces > 1 { Seen::Several } else { Seen::Restarted };
+        }
+        // A restarted engine does not regain all of its count at once, again and again.
+        if self.fell_from.is_some_and(|from| requests >= from) {
+            self.fell_from = None;
+            self.bounces += 1;
+        }
+        Seen::Same
     }
 }
 
@@ -160,13 +286,65 @@ mod tests {
     }
 
     #[test]
+    fn every_data_parallel_rank_counts_once_whatever_its_tensor_rank() {
+        let line = |name: &str, dp: u32, tp: u32, value: u32| {
+            format!("sglang:{name}{{model_name=\"m\",pp_rank=\"0\",tp_rank=\"{tp}\",dp_rank=\"{dp}\"}} {value}\n")
+        };
+        // DP attention: the tensor rank runs on.
+        let page: String =
+            (0..4).map(|d| line("num_running_reqs", d, d, d + 1) + &line("num_queue_reqs", d, d, 2)).collect();
+        let report = metrics(&page).report.unwrap();
+        assert_eq!((report.running, report.queued), (10, 8));
+        // Two tensor ranks in each of two groups.
+        let page: String = (0..4).map(|rank| line("num_running_reqs", rank / 2, rank, 5)).collect();
+        assert_eq!(metrics(&page).report.unwrap().running, 10);
+    }
+
+    #[test]
+    fn classes_of_requests_and_their_sum_are_not_both_counted() {
+        let class = |priority: &str, value: u32| {
+            format!("sglang:num_queue_reqs{{tp_rank=\"0\",priority=\"{priority}\"}} {value}\n")
+        };
+        let classes = class("0", 2) + &class("5", 3);
+        assert_eq!(metrics(&classes).report.unwrap().queued, 5);
+        assert_eq!(metrics(&(class("", 5) + &classes)).report.unwrap().queued, 5);
+        assert_eq!(
+            metrics(&("sglang:num_queue_reqs{tp_rank=\"0\"} 5\n".to_owned() + &classes)).report.unwrap().queued,
+            5
+        );
+    }
+
+    fn page(started: Option<f64>, requests: Option<f64>) -> Page {
+        Page { started, requests, ..Page::default() }
+    }
+
+    #[test]
     fn restarts_are_seen_by_start_time_or_falling_counts() {
-        let page = |started, requests| Page { started, requests, ..Page::default() };
         let mut restarts = Restarts::default();
-        assert!(!restarts.restarted(&page(Some(10.0), Some(5.0))));
-        assert!(!restarts.restarted(&page(None, Some(9.0))));
-        assert!(restarts.restarted(&page(None, Some(1.0))));
-        assert!(restarts.restarted(&page(Some(99.0), Some(2.0))));
-        assert!(!restarts.restarted(&page(Some(99.0), Some(2.0))));
+        for (requests, seen) in [(5.0, Seen::Same), (9.0, Seen::Same), (1.0, Seen::Restarted), (3.0, Seen::Same)] {
+            assert_eq!(restarts.look(&page(None, Some(requests))), seen, "{requests}");
+        }
+        let mut restarts = Restarts::default();
+        for (started, seen) in [(10.0, Seen::Same), (10.2, Seen::Same), (99.0, Seen::Restarted), (99.0, Seen::Same)] {
+            assert_eq!(restarts.look(&page(Some(started), Some(2.0))), seen, "{started}");
+        }
+    }
+
+    #[test]
+    fn several_processes_in_turn_are_no_restart_each() {
+        let mut restarts = Restarts::default();
+        let seen: Vec<Seen> = (0..6).map(|n| restarts.look(&page(Some([1_000.0, 1_500.0][n % 2]), None))).collect();
+        assert_eq!(seen[..2], [Seen::Same, Seen::Restarted]);
+        assert!(seen[2..].iter().all(|seen| *seen == Seen::Several), "{seen:?}");
+        let mut restarts = Restarts::default();
+        let counts = [100.0, 7.0, 101.0, 8.0, 102.0, 9.0, 103.0, 9.0];
+        let seen: Vec<Seen> = counts.iter().map(|&count| restarts.look(&page(None, Some(count)))).collect();
+        assert_eq!(seen.iter().filter(|seen| **seen == Seen::Restarted).count(), 2, "{seen:?}");
+        assert_eq!(seen[7], Seen::Several);
+        // Long after the last change there is one process again, and its restart is one.
+        for _ in 0..CALM {
+            restarts.look(&page(None, Some(200.0)));
+        }
+        assert_eq!(restarts.look(&page(None, Some(1.0))), Seen::Restarted);
     }
 }

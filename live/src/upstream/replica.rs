@@ -1,10 +1,11 @@
 //! A replica as this process connects to it: address, headers, connection pool, probes. Its load and health are the
 //! core's `Replica`.
 
+use crate::signals::loops::Routers;
 use crate::upstream::connect::Endpoint;
 use crate::upstream::pool::IdlePool;
-use gorgo_core::ReplicaId;
 use gorgo_core::fleet::Kind;
+use gorgo_core::{ReplicaId, Time};
 use http::header::{AUTHORIZATION, HOST, HeaderMap};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request};
@@ -24,6 +25,15 @@ pub enum Authorization {
     Own(HeaderValue),
     /// The key of all peers, which changes when the configuration does.
     Peers(Arc<RwLock<Option<HeaderValue>>>),
+}
+
+/// An error of a replica.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LastError {
+    /// When.
+    pub at: Time,
+    /// What, in a few words.
+    pub why: String,
 }
 
 /// A replica or peer. Removed ones live until their last request ends.
@@ -59,6 +69,14 @@ pub struct Upstream {
     pub(crate) dispatches: OnceLock<Counter>,
     /// Idle connections for requests.
     pub(crate) pool: IdlePool,
+    /// What the last answer to a probe showed of routers; `None` before the first.
+    routers: RwLock<Option<Routers>>,
+    /// Whether it refused our key at the last probe.
+    refused: AtomicBool,
+    /// Whether it may be a router: until a probe shows that it is an engine.
+    may_be_router: AtomicBool,
+    /// The last error of a probe, a scrape or a request, and when.
+    last_error: Mutex<Option<LastError>>,
     /// Probe and scrape tasks, stopped when the replica is removed.
     pub tasks: Mutex<Vec<AbortHandle>>,
 }
@@ -83,6 +101,10 @@ impl Upstream {
             dispatched: AtomicU64::new(0),
             dispatches: OnceLock::new(),
             pool: IdlePool::default(),
+            routers: RwLock::new(None),
+            refused: AtomicBool::new(false),
+            may_be_router: AtomicBool::new(true),
+            last_error: Mutex::new(None),
             tasks: Mutex::new(Vec::new()),
         }
     }
@@ -104,6 +126,37 @@ impl Upstream {
             }
         }
         request
+    }
+
+    /// Whether requests to it must carry the routers they have passed.
+    pub(crate) fn may_be_router(&self) -> bool {
+        self.may_be_router.load(Ordering::Relaxed)
+    }
+
+    /// The routers behind it, by its last answer.
+    pub(crate) fn routers(&self) -> Routers {
+        self.routers.read().clone().unwrap_or_default()
+    }
+
+    /// Keeps what an answer showed of routers.
+    pub(crate) fn set_routers(&self, routers: Routers) {
+        self.may_be_router.store(!routers.0.is_empty(), Ordering::Relaxed);
+        *self.routers.write() = Some(routers);
+    }
+
+    /// Keeps whether it refuses our key; true if that changed.
+    pub(crate) fn set_refused(&self, refused: bool) -> bool {
+        self.refused.swap(refused, Ordering::Relaxed) != refused
+    }
+
+    /// Keeps an error, to be told with the state that follows from it.
+    pub(crate) fn note_error(&self, at: Time, why: impl Into<String>) {
+        *self.last_error.lock() = Some(LastError { at, why: why.into() });
+    }
+
+    /// The last error.
+    pub fn last_error(&self) -> Option<LastError> {
+        self.last_error.lock().clone()
     }
 
     /// Stops probes and scrapes.

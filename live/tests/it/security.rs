@@ -1,6 +1,6 @@
-use crate::fixture::{World, chat, whole};
+use crate::fixture::{World, chat, ms, replica, whole};
 use gorgo_live::config::{Config, Security};
-use gorgo_live::testkit::Script;
+use gorgo_live::testkit::{Engine, Net, Script};
 use gorgo_live::tls_client_config;
 use http::{HeaderValue, Method};
 use serde_json::{Value, json};
@@ -113,4 +113,85 @@ async fn tls_listens_and_reaches_replicas_and_unknown_roots_are_refused() {
     assert!(connect(None, false).await.is_err(), "an unknown root is refused");
     let missing = tls_client_config(&gorgo_live::config::Tls { upstream_ca: Some(key), ..Default::default() });
     assert!(missing.unwrap_err().to_string().ends_with("holds no PEM certificate"));
+}
+
+/// Routers at these hosts, each with the replicas named beside it.
+async fn routers(net: &Net, hosts: &[(&str, &[&str])]) -> Vec<World> {
+    let mut all = Vec::new();
+    for (host, replicas) in hosts {
+        let replicas = replicas.iter().map(|name| gorgo_live::config::ReplicaConfig {
+            url: if name.starts_with('e') { format!("http://{name}:8080") } else { format!("http://{name}:8000") },
+            ..replica(name)
+        });
+        let config = Config { replicas: replicas.collect(), ..Config::default() };
+        all.push(World::with(net.clone(), Vec::new(), config, host).await);
+    }
+    all
+}
+
+/// What a router says of its replica at this place.
+async fn server(world: &World, host: &str, place: usize) -> Value {
+    let request = http::Request::get(format!("http://{host}:8000/proxy/servers"));
+    let response = world.send(request.body(http_body_util::Full::default()).unwrap()).await;
+    serde_json::from_slice::<Value>(&whole(response).await).unwrap()[place].clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn loops_of_routers_are_found_and_named() {
+    let net = Net::default();
+    let _engine = Engine::start(&net, "e0", Script::default());
+    // A router as its own replica, two that are each other's, three in a circle; each but the first has an engine too.
+    let hosts: [(&str, &[&str]); 7] = [
+        ("self", &["self"]),
+        ("a", &["b", "e0"]),
+        ("b", &["a", "e0"]),
+        ("x", &["y", "e0"]),
+        ("y", &["z", "e0"]),
+        ("z", &["x", "e0"]),
+        ("above", &["a"]),
+    ];
+    let worlds = routers(&net, &hosts).await;
+    ms(5_000).await;
+    for (world, (host, _)) in worlds.iter().zip(&hosts) {
+        let shown = server(world, host, 0).await;
+        let is_loop = *host != "above";
+        assert_eq!(shown["health"] == "down", is_loop, "{host}: {shown}");
+        if is_loop {
+            assert!(shown["last_error"].as_str().unwrap().contains("leads back to this router"), "{host}: {shown}");
+        }
+    }
+    // Requests go to the engines, also from a router above.
+    for host in ["a", "b", "x", "above"] {
+        let mut request = chat("hello", false);
+        *request.uri_mut() = format!("http://{host}:8000/v1/chat/completions").parse().unwrap();
+        assert_eq!(worlds[0].send(request).await.status(), 200, "{host}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_back_is_refused_before_any_probe_has_shown_the_loop() {
+    let net = Net::default();
+    let replicas = vec![gorgo_live::config::ReplicaConfig { url: "http://router:8000".into(), ..replica("myself") }];
+    let mut config = Config { replicas, ..Config::default() };
+    config.probes.period_ms = 0;
+    let world = World::with(net, Vec::new(), config, "router").await;
+    let response = world.send(chat("hello", false)).await;
+    assert_eq!(response.status(), 508);
+    assert!(String::from_utf8_lossy(&whole(response).await).contains("router_loop"));
+    assert_eq!(world.left(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_router_without_replicas_is_alive_and_not_ready() {
+    let mut world = World::new(1, Script::default(), |_| {}).await;
+    world.engines.clear();
+    ms(5_000).await;
+    assert_eq!((world.get("/health").await.0, world.get("/ready").await.0), (200, 503));
+    let began = tokio::time::Instant::now();
+    let response = world.send(chat("x", false)).await;
+    assert_eq!(response.status(), 503);
+    assert!(String::from_utf8_lossy(&whole(response).await).contains("no_healthy_replica"));
+    assert_eq!(began.elapsed().as_secs(), 2, "router.down_timeout_ms");
+    let (_, servers) = world.get("/proxy/servers").await;
+    assert!(servers[0]["last_error"].as_str().unwrap().starts_with("cannot connect"), "{servers}");
 }
