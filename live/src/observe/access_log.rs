@@ -14,7 +14,7 @@ pub(crate) struct AccessEntry {
 }
 
 /// The line of a request; `stamp` writes its arrival.
-pub(crate) fn line(entry: &AccessEntry, stamp: String) -> String {
+pub(crate) fn line(entry: &AccessEntry, stamp: &str) -> String {
     let AccessEntry { row, model, policy } = entry;
     let ms = |ms: f64| (ms * 1e3).round() / 1e3;
     let value: Value = json!({
@@ -37,7 +37,7 @@ mod tests {
     #[test]
     fn a_line_is_json_with_all_that_is_asked_for() {
         let entry = AccessEntry { row: Arc::new(row("a\"b", 30.0)), model: Some("llama".into()), policy: "gorgo" };
-        let line = line(&entry, "2024-02-29T12:34:56.789Z".to_owned());
+        let line = line(&entry, "2024-02-29T12:34:56.789Z");
         let value: Value = serde_json::from_str(&line).unwrap();
         assert!(!line.contains('\n'));
         for (key, expected) in [

@@ -332,7 +332,7 @@ mod tests {
         Arc::new(Upstream::new(ReplicaId(slot), format!("r{slot}"), Kind::Remote, None, endpoint))
     }
 
-    fn event(word: u8, slot: u16, sent: &mut Vec<(RequestId, u8, bool)>, next: &mut u64) -> Event {
+    fn event(word: u8, slot: u16, sent: &[(RequestId, u8, bool)], next: &mut u64) -> Event {
         let replica = ReplicaId(slot);
         match word {
             0 | 1 => ReplicaEvent::Probed { replica, rtt_ms: 1.0 }.into(),
@@ -371,14 +371,14 @@ mod tests {
             let (mut tracker, mut told) = (Tracker::default(), vec![Known::default(); usize::from(REPLICAS)]);
             let (mut sent, mut next, mut now) = (Vec::new(), 0, Time::ZERO);
             for slot in 0..REPLICAS {
-                let added = event(8, slot, &mut sent, &mut next);
+                let added = event(8, slot, &sent, &mut next);
                 tracker.adding(&added);
                 router.handle(now, added, &mut Vec::new());
             }
             tracker.compare(&router, &upstreams, |change| replay(&mut told, &change));
             for (word, slot, ms) in words {
                 now = Time(now.0 + ms * 1_000_000);
-                let event = event(word, slot, &mut sent, &mut next);
+                let event = event(word, slot, &sent, &mut next);
                 let (concerns, mut actions) = (tracker.concerns(&event), Vec::new());
                 tracker.adding(&event);
                 if matches!(&event, Event::Replica(ReplicaEvent::Added { .. })) {

@@ -132,8 +132,8 @@ fn observers(config: &Config, shadows: &SharedStats, clock: Clock) -> Result<Obs
             let (file, flag) = open_log("access log", "access_log.path", log)?;
             reopen.push(flag);
             let (sender, entries) = mpsc::channel(4_096);
-            let run =
-                file.run(entries, move |entry: &AccessEntry| access_log::line(entry, clock.rfc3339(entry.row.arrived)));
+            let run = file
+                .run(entries, move |entry: &AccessEntry| access_log::line(entry, &clock.rfc3339(entry.row.arrived)));
             tokio::spawn(supervise::logged("access log", run));
             Some(sender)
         }
