@@ -17,15 +17,9 @@ const MOST: usize = 16;
 /// Longest id that is read.
 const LENGTH: usize = 32;
 
-/// What an answer shows of the replica that gave it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Routers(pub(crate) Vec<String>);
-
-impl Routers {
-    /// The routers that an answer names; none for an engine's.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
-        Self(ids(headers).take(MOST).map(str::to_owned).collect())
-    }
+/// The routers that an answer names; none for an engine's.
+pub(crate) fn routers(headers: &HeaderMap) -> Vec<String> {
+    ids(headers).take(MOST).map(str::to_owned).collect()
 }
 
 fn ids(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -49,7 +43,7 @@ pub(crate) fn announcement(state: &AppState) -> HeaderValue {
     let mut all = vec![state.router_id.to_str().unwrap_or_default().to_owned()];
     state.driver.read(|router, upstreams, _| {
         let here = upstreams.iter().zip(router.replicas()).filter(|(u, r)| !r.removed && u.kind != Kind::Peer);
-        for id in here.flat_map(|(u, _)| u.routers().0) {
+        for id in here.flat_map(|(u, _)| u.routers()) {
             if all.len() < MOST && !all.contains(&id) {
                 all.push(id);
             }
@@ -81,8 +75,8 @@ mod tests {
     fn what_an_answer_names_is_bounded() {
         let long = "x".repeat(LENGTH + 1);
         let many = vec!["y"; 100].join(",");
-        assert_eq!(Routers::of(&map(&["a,b", &long, ""])), Routers(vec!["a".to_owned(), "b".to_owned()]));
-        assert_eq!(Routers::of(&map(&[&many])).0.len(), MOST);
-        assert_eq!(Routers::of(&HeaderMap::new()), Routers::default());
+        assert_eq!(routers(&map(&["a,b", &long, ""])), ["a", "b"]);
+        assert_eq!(routers(&map(&[&many])).len(), MOST);
+        assert!(routers(&HeaderMap::new()).is_empty());
     }
 }

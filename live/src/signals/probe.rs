@@ -3,7 +3,7 @@
 
 use crate::observe::changes::Change;
 use crate::request::headers::ROUTER;
-use crate::signals::loops::Routers;
+use crate::signals::loops;
 use crate::signals::peer_report::PeerMessage;
 use crate::signals::scrape::{self, Restarts, Seen};
 use crate::state::AppState;
@@ -135,8 +135,8 @@ async fn round_trip(
     let response = sender.send_request(request).await.map_err(told)?;
     let rtt = sent.elapsed();
     let status = response.status();
-    let routers = Routers::of(response.headers());
-    let is_loop = routers.0.iter().any(|id| *id == node.router_id);
+    let routers = loops::routers(response.headers());
+    let is_loop = routers.iter().any(|id| *id == node.router_id);
     if upstream.kind != Kind::Peer {
         upstream.set_routers(routers);
     }

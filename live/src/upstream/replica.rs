@@ -1,7 +1,6 @@
 //! A replica as this process connects to it: address, headers, connection pool, probes. Its load and health are the
 //! core's `Replica`.
 
-use crate::signals::loops::Routers;
 use crate::upstream::connect::Endpoint;
 use crate::upstream::pool::IdlePool;
 use gorgo_core::fleet::Kind;
@@ -69,8 +68,8 @@ pub struct Upstream {
     pub(crate) dispatches: OnceLock<Counter>,
     /// Idle connections for requests.
     pub(crate) pool: IdlePool,
-    /// What the last answer to a probe showed of routers; `None` before the first.
-    routers: RwLock<Option<Routers>>,
+    /// Ids of the routers behind it, by the last answer to a probe.
+    routers: RwLock<Vec<String>>,
     /// Whether it refused our key at the last probe.
     refused: AtomicBool,
     /// Whether it may be a router: until a probe shows that it is an engine.
@@ -101,7 +100,7 @@ impl Upstream {
             dispatched: AtomicU64::new(0),
             dispatches: OnceLock::new(),
             pool: IdlePool::default(),
-            routers: RwLock::new(None),
+            routers: RwLock::new(Vec::new()),
             refused: AtomicBool::new(false),
             may_be_router: AtomicBool::new(true),
             last_error: Mutex::new(None),
@@ -134,14 +133,14 @@ impl Upstream {
     }
 
     /// The routers behind it, by its last answer.
-    pub(crate) fn routers(&self) -> Routers {
-        self.routers.read().clone().unwrap_or_default()
+    pub(crate) fn routers(&self) -> Vec<String> {
+        self.routers.read().clone()
     }
 
     /// Keeps what an answer showed of routers.
-    pub(crate) fn set_routers(&self, routers: Routers) {
-        self.may_be_router.store(!routers.0.is_empty(), Ordering::Relaxed);
-        *self.routers.write() = Some(routers);
+    pub(crate) fn set_routers(&self, routers: Vec<String>) {
+        self.may_be_router.store(!routers.is_empty(), Ordering::Relaxed);
+        *self.routers.write() = routers;
     }
 
     /// Keeps whether it refuses our key; true if that changed.
