@@ -258,7 +258,9 @@ impl Tracker {
         match event {
             Event::Replica(_) | Event::Request(RequestEvent::Failed { .. }) => true,
             // Only a success closes a breaker.
-            Event::Request(RequestEvent::FirstToken { .. } | RequestEvent::Finished { .. }) => self.open_breakers > 0,
+            Event::Request(
+                RequestEvent::FirstToken { .. } | RequestEvent::Committed { .. } | RequestEvent::Finished { .. },
+            ) => self.open_breakers > 0,
             Event::Request(RequestEvent::Arrived(_) | RequestEvent::ClientGone { .. })
             | Event::Admin(_)
             | Event::Timer => false,
