@@ -19,10 +19,23 @@ fn main() -> ExitCode {
         Err(error) => {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             let (on, off) = if colour { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-            eprintln!("{on}error:{off} {error:#}");
+            eprintln!("{on}error:{off} {}", once(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error with its causes, each said once: many messages hold the text of their cause.
+fn once(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut said, cause| {
+        let cause = cause.to_string();
+        if !said.contains(&cause) {
+            let colon = if said.is_empty() { "" } else { ": " };
+            said += colon;
+            said += &cause;
+        }
+        said
+    })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

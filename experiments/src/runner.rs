@@ -8,6 +8,7 @@ use gorgo_core::Time;
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::request::TraceRequest;
 use gorgo_sim::world::{self, WorldError};
+use gorgo_traces::workload::Workload;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -77,6 +78,11 @@ pub enum Progress {
         /// Least duration of live runs, s: until each has sent its last request. `None` in simulation.
         real_time_s: Option<f64>,
     },
+    /// Remarks on a trace: rows that were skipped or left out, changed times.
+    Notes {
+        /// One sentence each.
+        notes: Vec<String>,
+    },
     /// A point is done.
     Point {
         /// Which arm.
@@ -88,7 +94,8 @@ pub enum Progress {
     },
 }
 
-type Workload = Result<Arc<Vec<TraceRequest>>, String>;
+type Reading = Result<Option<Workload>, String>;
+type Drawn = Result<Arc<Vec<TraceRequest>>, String>;
 
 /// Runs every arm with every seed, skips points that `folder` already holds, and writes all its files.
 ///
@@ -114,16 +121,27 @@ pub fn run(
         return Ok(Results::of(experiment.resolved(), Vec::new()));
     }
     points.retain(|(_, arm, seed)| !folder.holds(&arm.label, *seed, options.rows));
-    // Each workload is read once and shared by the arms that run it, so they get the same requests.
-    let workloads: BTreeMap<String, OnceLock<Workload>> =
+    // Each trace is read once, and each workload drawn once and shared by the arms that run it, so they get the same
+    // requests.
+    let readings: BTreeMap<String, OnceLock<Reading>> =
+        points.iter().map(|(_, arm, _)| (arm.spec.workload.reading_key(), OnceLock::new())).collect();
+    let workloads: BTreeMap<String, OnceLock<Drawn>> =
         points.iter().map(|(_, arm, seed)| (workload_key(arm, *seed), OnceLock::new())).collect();
     let requests = |arm: &PlannedArm, seed: u64| {
-        let slot = &workloads[&workload_key(arm, seed)];
-        let loaded = slot.get_or_init(|| match arm.spec.workload.load(&experiment.dir, seed) {
-            Ok(requests) => Ok(Arc::new(requests)),
-            Err(error) => Err(error.to_string()),
+        let workload = &arm.spec.workload;
+        let drawn = workloads[&workload_key(arm, seed)].get_or_init(|| {
+            let reading = readings[&workload.reading_key()].get_or_init(|| {
+                let reading = workload.read(&experiment.dir).map_err(|error| error.to_string())?;
+                let notes = reading.iter().flat_map(|read| read.notes.iter().cloned()).collect::<Vec<_>>();
+                if !notes.is_empty() {
+                    progress(Progress::Notes { notes });
+                }
+                Ok(reading)
+            });
+            let reading = reading.as_ref().map_err(Clone::clone)?;
+            workload.draw(reading.as_ref(), seed).map(Arc::new).map_err(|error| error.to_string())
         });
-        loaded.clone().map_err(|message| SpecError::Key {
+        drawn.clone().map_err(|message| SpecError::Key {
             file: experiment.file.clone(),
             place: "[workload]".to_owned(),
             message,

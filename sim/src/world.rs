@@ -30,7 +30,12 @@ pub use config::{
 };
 use key::Key;
 pub use peer_message::PeerMessage;
-use queue::{Event, EventQueue};
+use queue::{Event, EventQueue, Signal};
+
+/// Clocks wake this long before the arrival that ends an idle time: some of the longest periods, so that every belief
+/// is renewed and a replica that died is noticed, and a little more.
+const IDLE_LEAD_PERIODS: f64 = 10.0;
+const IDLE_LEAD_MS: f64 = 10_000.0;
 
 /// The results of a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -196,9 +201,35 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             if arrival.is_none() && at > last_arrival + Span::from_secs(self.config.drain_limit_s) {
                 return Err(self.stuck());
             }
+            if let Some(later) = self.after_idle_time(at, &event, arrival) {
+                self.events.push(later, event);
+                continue;
+            }
             self.now = at;
             self.process(event);
         }
+    }
+
+    /// When the clock `event`, due at `at`, ticks next if nothing is there to hear it: in a world without requests,
+    /// clocks rest until shortly before the next arrival. They keep their phases, and what routers know is as fresh
+    /// at the arrival as if the clocks had ticked through.
+    fn after_idle_time(&self, at: Time, event: &Event, arrival: Option<Time>) -> Option<Time> {
+        if self.live > 0 || self.busy > 0 || !self.due.is_empty() {
+            return None;
+        }
+        let config = self.config;
+        let period_ms = match event {
+            Event::Sample => config.sample_ms,
+            Event::Signal(Signal::Scrape { .. }) => config.scrape_ms,
+            Event::Signal(Signal::Probe { .. }) => config.probe_ms,
+            Event::Signal(Signal::AskPeer { .. }) => config.peer_ms,
+            _ => return None,
+        };
+        let longest = config.scrape_ms.max(config.probe_ms).max(config.peer_ms);
+        let lead = Span::from_ms(IDLE_LEAD_MS + IDLE_LEAD_PERIODS * longest);
+        let period = Span::from_ms(period_ms).0.max(1);
+        let ticks = arrival?.since(at + lead).0 / period;
+        (ticks > 0).then(|| at + Span(ticks * period))
     }
 
     fn stuck(&self) -> WorldError {

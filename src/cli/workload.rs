@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use gorgo_traces::workload::generate::{Generate, wildchat_like};
 use gorgo_traces::workload::prepare::{Prepare, prepare};
 use gorgo_traces::workload::stats::Stats;
-use gorgo_traces::workload::{Format, Options, Per, Workload, native, open};
+use gorgo_traces::workload::{Format, Options, Per, TimeUnit, Workload, native, open};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub(crate) enum WorkloadCommand {
     /// Describe a trace: rate, lengths, turns, users, places, prefix reuse
     #[command(
-        after_help = "Examples:\n  gorgo workload stats wildchat-located\n  gorgo workload stats my-trace.jsonl.gz --skip-bad --json"
+        after_help = "Examples:\n  gorgo workload stats wildchat-located\n  gorgo workload stats my-trace.jsonl.gz --skip-bad --json\n  gorgo workload stats my-table.csv --columns timestamp=Time,input_tokens=Prompt,output_tokens=Answer --time-unit s"
     )]
     Stats {
         #[command(flatten)]
@@ -29,7 +29,7 @@ pub(crate) enum WorkloadCommand {
     Convert {
         #[command(flatten)]
         read: ReadArgs,
-        /// File to write; .gz compresses
+        /// File to write; .gz compresses, - is standard output
         #[arg(long)]
         to: PathBuf,
     },
@@ -91,7 +91,7 @@ pub(crate) enum WorkloadCommand {
 /// How a trace is read.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ReadArgs {
-    /// File, or the name of a built-in trace
+    /// File, the name of a built-in trace, or - for standard input
     file: String,
     /// Format; recognised from the content when absent
     #[arg(long)]
@@ -114,6 +114,40 @@ pub(crate) struct ReadArgs {
     /// Factor on all times: larger is slower
     #[arg(long, default_value_t = 1.0)]
     time_scale: f64,
+    /// Tokens per block of the file's block ids
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    block_tokens: Option<u32>,
+    /// Columns under other names: timestamp=Time,input_length=Prompt,output_length=Answer
+    #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',', value_parser = column)]
+    columns: Vec<(String, String)>,
+    /// Unit of the file's times; the format's own when absent
+    #[arg(long, value_enum)]
+    time_unit: Option<Unit>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Unit {
+    S,
+    Ms,
+    Us,
+    Ns,
+}
+
+/// A pair of a native column and the file's.
+fn column(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        // The names that the tables of other tools use are understood, too.
+        Some((name, theirs)) if !name.is_empty() && !theirs.is_empty() => {
+            let name = match name.trim() {
+                "input_tokens" | "prompt_tokens" => "input_length",
+                "output_tokens" | "answer_tokens" => "output_length",
+                "session" => "session_id",
+                name => name,
+            };
+            Ok((name.to_owned(), theirs.trim().to_owned()))
+        }
+        _ => Err("write NAME=COLUMN, for example timestamp=Time".to_owned()),
+    }
 }
 
 impl ReadArgs {
@@ -130,6 +164,14 @@ impl ReadArgs {
             min_chars: self.min_chars,
             max_input_tokens: self.max_input_tokens,
             time_scale: self.time_scale,
+            block_tokens: self.block_tokens,
+            columns: self.columns.iter().cloned().collect(),
+            time_unit: self.time_unit.map(|unit| match unit {
+                Unit::S => TimeUnit::S,
+                Unit::Ms => TimeUnit::Ms,
+                Unit::Us => TimeUnit::Us,
+                Unit::Ns => TimeUnit::Ns,
+            }),
             ..Options::default()
         };
         let workload = open(&self.file, &options)?;
@@ -146,17 +188,16 @@ pub(super) fn run(command: WorkloadCommand) -> anyhow::Result<()> {
         WorkloadCommand::Convert { read, to } => {
             let workload = read.open()?;
             write(&to, &workload.requests)?;
-            print_line(format_args!("{} requests written to {}", workload.requests.len(), to.display()))?;
-            Ok(())
+            told(&to, workload.requests.len())
         }
         WorkloadCommand::Generate { requests, rate, seed, to, .. } => {
             let made = wildchat_like(&Generate { requests, rate, seed, ..Generate::default() })?;
-            print_line(&made.marginals)?;
-            if let Some(to) = to {
-                write(&to, &made.requests)?;
-                print_line(format_args!("{} requests written to {}", made.requests.len(), to.display()))?;
+            if to.as_deref() != Some(Path::new("-")) {
+                print_line(&made.marginals)?;
             }
-            Ok(())
+            let Some(to) = to else { return Ok(()) };
+            write(&to, &made.requests)?;
+            told(&to, made.requests.len())
         }
         WorkloadCommand::Prepare {
             file,
@@ -195,7 +236,21 @@ fn stats(read: &ReadArgs, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Says what was written, unless it went to standard output.
+fn told(to: &Path, requests: usize) -> anyhow::Result<()> {
+    if to != Path::new("-") {
+        print_line(format_args!("{requests} requests written to {}", to.display()))?;
+    }
+    Ok(())
+}
+
+/// Writes a trace; `-` is standard output.
 fn write(to: &Path, requests: &[gorgo_core::request::TraceRequest]) -> anyhow::Result<()> {
+    if to == Path::new("-") {
+        let mut out = BufWriter::new(std::io::stdout());
+        native::write("standard output", &mut out, requests)?;
+        return Ok(out.flush()?);
+    }
     let name = to.display().to_string();
     let file = File::create(to).with_context(|| format!("cannot create `{name}`"))?;
     let mut out = BufWriter::new(file);

@@ -53,6 +53,7 @@ fn workplace() -> tempfile::TempDir {
     for name in ["wildchat.jsonl", "WildChat-1M.jsonl"] {
         std::fs::write(dir.path().join(name), &row).unwrap();
     }
+    std::fs::write(dir.path().join("my-table.csv"), "Time,Prompt,Answer\n0.5,100,10\n1.5,90,7\n").unwrap();
     let made = shell(dir.path(), "gorgo workload generate wildchat-like --requests 20 --to my-trace.jsonl.gz");
     assert!(made.status.success(), "{}", text(&made.stderr));
     dir

@@ -64,7 +64,10 @@ pub enum TraceError {
         problem: String,
     },
     /// Nothing was left to replay.
-    #[error("{file} holds no usable request ({read} rows read, {skipped} skipped); check the format and the filters")]
+    #[error(
+        "{file} holds no usable request ({read} rows read, {skipped} bad and skipped{}{left_out}); check the format and the filters",
+        if left_out.is_empty() { "" } else { ", " }
+    )]
     Empty {
         /// Path as given.
         file: String,
@@ -72,6 +75,32 @@ pub enum TraceError {
         read: u64,
         /// Rows skipped as bad.
         skipped: u64,
+        /// What was left out, with the reasons.
+        left_out: String,
+    },
+    /// The file is packed, or no trace but something that stands for one.
+    #[error("{file} is {what}; {remedy}")]
+    Kind {
+        /// Path as given.
+        file: String,
+        /// What it is.
+        what: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Blocks of sizes that cannot be brought to one.
+    #[error(
+        "{file}:{line}: blocks of {size} tokens, but others have {other}: one trace needs one block size, or sizes that divide one another"
+    )]
+    BlockSizes {
+        /// Path as given.
+        file: String,
+        /// First line with that size.
+        line: u64,
+        /// Its size.
+        size: u32,
+        /// The size before it.
+        other: u32,
     },
     /// A result could not be written.
     #[error("{file} cannot be written ({source})")]

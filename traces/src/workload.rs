@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`options`] (what can be asked) → [`lines`], [`mod@reader`] (streaming), `parser` (what each
 //! format implements), `row`, `table`, `messages` (rows of JSON and of CSV, chat messages), [`blocks`] (block ids) → the formats ([`native`],
-//! [`mooncake`], [`bailian`], [`azure`], [`burstgpt`], [`wildchat`], [`guidellm_pair`]) → [`arrange`] (arrival times,
+//! [`mooncake`], [`bailian`], [`azure`], [`burstgpt`], `columns`, [`wildchat`], [`guidellm_pair`]) → [`arrange`] (arrival times,
 //! places, answers) → [`stats`], [`generate`] and [`marginals`], [`prepare`].
 
 pub mod arrange;
@@ -10,6 +10,7 @@ pub mod azure;
 pub mod bailian;
 pub mod blocks;
 pub mod burstgpt;
+mod columns;
 pub mod generate;
 pub mod guidellm_pair;
 pub mod lines;
@@ -26,7 +27,7 @@ pub mod stats;
 mod table;
 pub mod wildchat;
 
-pub use options::{Arrivals, Format, Options, Per, UnknownPlaces};
+pub use options::{Arrivals, Format, Options, Per, TimeUnit, UnknownPlaces};
 pub use parser::Seen;
 pub use reader::Reader;
 
@@ -61,6 +62,14 @@ pub struct Workload {
 /// no request is left.
 pub fn open(name: &str, options: &Options) -> Result<Workload, TraceError> {
     arrange::arrange(reader(name, options)?, options)
+}
+
+/// As [`open`], without what depends on a seed: [`arrange::draw`] completes it, as often as wanted.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_undrawn(name: &str, options: &Options) -> Result<Workload, TraceError> {
+    arrange::collect(reader(name, options)?, options)
 }
 
 /// Reads a trace in any format and writes it as native rows; gzip when the target's name ends in `.gz`.
@@ -99,6 +108,9 @@ pub fn reader(name: &str, options: &Options) -> Result<Reader, TraceError> {
         return Reader::new(Lines::new(name, trace.bytes)?, options);
     }
     options.check()?;
+    if name == "-" {
+        return Reader::new(Lines::new("standard input", std::io::stdin())?, options);
+    }
     match source(name)? {
         Source::Parquet => parquet_reader(name, options),
         Source::Text(_) if options.format == Some(Format::Parquet) => parquet_reader(name, options),
@@ -138,8 +150,8 @@ pub(crate) fn source(name: &str) -> Result<Source, TraceError> {
         return Err(fail(std::io::Error::other("it is a folder")));
     }
     let mut magic = Vec::new();
-    (&mut file).take(4).read_to_end(&mut magic).map_err(fail)?;
-    if magic == *b"PAR1" {
+    (&mut file).take(512).read_to_end(&mut magic).map_err(fail)?;
+    if magic.starts_with(b"PAR1") {
         return Ok(Source::Parquet);
     }
     Ok(Source::Text(Lines::new(name, std::io::Cursor::new(magic).chain(file))?))

@@ -4,14 +4,18 @@ use super::SpecError;
 use gorgo_core::request::TraceRequest;
 use gorgo_core::settings::field_names;
 use gorgo_core::{Span, Time};
+use gorgo_traces::workload::arrange::redraw;
 use gorgo_traces::workload::blocks::mix;
 use gorgo_traces::workload::generate::{Generate, wildchat_like};
-use gorgo_traces::workload::{Arrivals, Options, UnknownPlaces};
+use gorgo_traces::workload::{Arrivals, Options, UnknownPlaces, Workload};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::path::Path;
 use std::sync::Arc;
 use toml::{Table, Value};
+
+/// Time in which conversations of a generated trace fill up to its rate, s.
+const WARM_S: f64 = 900.0;
 
 /// A trace or a generator, with limits and arrival rates. The keys of the trace reader's options may stand beside
 /// these.
@@ -92,6 +96,17 @@ impl WorkloadSpec {
             }
             _ => {}
         }
+        if self.trace.is_none() {
+            let plain = Options {
+                max_input_tokens: self.options.max_input_tokens,
+                max_output_tokens: self.options.max_output_tokens,
+                time_scale: self.options.time_scale,
+                ..Options::default()
+            };
+            if self.options != plain {
+                return Err("[workload] generate takes rate, session_rate, requests, duration_s, max_input_tokens, max_output_tokens and time_scale; other keys are options of a trace".into());
+            }
+        }
         if self.rate.is_some() && self.session_rate.is_some() {
             return Err("[workload] has both `rate` and `session_rate`; keep one".into());
         }
@@ -114,11 +129,8 @@ impl WorkloadSpec {
         trace.map(|name| located(name, dir)).chain(lookup).collect()
     }
 
-    /// Reads or generates the requests for one seed. Relative paths start from `dir`.
-    ///
-    /// # Errors
-    /// When the trace cannot be read.
-    pub fn load(&self, dir: &Path, seed: u64) -> Result<Vec<TraceRequest>, SpecError> {
+    /// The reader's options for one seed.
+    fn reading(&self, seed: u64) -> Options {
         let mut options = self.options.clone();
         options.seed = seed;
         if let Some(rate) = self.rate {
@@ -131,15 +143,52 @@ impl WorkloadSpec {
             // A simulated user needs a place; unknown places are drawn from the published shares.
             options.unknown_places = UnknownPlaces::Draw(gorgo_traces::geo::Weights::default());
         }
+        options
+    }
+
+    /// Reads the trace, once for all seeds and rates; `None` when the requests are generated. Relative paths start
+    /// from `dir`.
+    ///
+    /// # Errors
+    /// When the trace cannot be read.
+    pub fn read(&self, dir: &Path) -> Result<Option<Workload>, SpecError> {
+        let Some(name) = &self.trace else { return Ok(None) };
+        Ok(Some(gorgo_traces::workload::open_undrawn(&located(name, dir), &self.reading(0))?))
+    }
+
+    /// What [`Self::read`] depends on: workloads with equal keys share one reading.
+    pub(crate) fn reading_key(&self) -> String {
+        let drawn = self.rate.is_some() || self.session_rate.is_some();
+        format!("{:?} {drawn} {}", self.trace, serde_json::to_string(&self.options).unwrap_or_default())
+    }
+
+    /// Reads and draws, or generates the requests for one seed. Relative paths start from `dir`.
+    ///
+    /// # Errors
+    /// When the trace cannot be read, or leaves no request.
+    pub fn load(&self, dir: &Path, seed: u64) -> Result<Vec<TraceRequest>, SpecError> {
+        self.draw(self.read(dir)?.as_ref(), seed)
+    }
+
+    /// The requests for one seed, from what [`Self::read`] gave.
+    ///
+    /// # Errors
+    /// When no request is left.
+    pub fn draw(&self, read: Option<&Workload>, seed: u64) -> Result<Vec<TraceRequest>, SpecError> {
+        let options = self.reading(seed);
         let drawn = options.arrivals != Arrivals::Recorded;
-        let mut requests = match &self.trace {
-            Some(name) => gorgo_traces::workload::open(&located(name, dir), &options)?.requests,
+        let mut requests = match read {
+            Some(read) => {
+                let mut workload = read.clone();
+                gorgo_traces::workload::arrange::draw(&mut workload, &options)?;
+                workload.requests
+            }
             None => self.generate(seed, &options)?,
         };
         if let Some(duration) = self.duration_s {
             let end = Time::ZERO + Span::from_secs(duration);
-            if drawn {
-                prolong(&mut requests, end, self.requests.unwrap_or(usize::MAX));
+            if drawn && read.is_some() {
+                prolong(&mut requests, end, self.requests.unwrap_or(usize::MAX), &options);
             }
             requests.retain(|r| r.at <= end);
         }
@@ -160,10 +209,13 @@ impl WorkloadSpec {
         if let Some(requests) = self.requests {
             generator.requests = requests;
         } else if let Some(duration) = self.duration_s {
-            // Turns go on after the last conversation has begun; generate enough to cut that tail off.
-            generator.requests = (generator.rate * duration * 2.0) as usize + 100;
+            // Conversations last minutes: enough to fill up before the window that is kept, and to outlast it.
+            generator.requests = (generator.rate * (duration * 1.5 + WARM_S * 2.0)) as usize + 100;
         }
         let mut requests = wildchat_like(&generator)?.requests;
+        if let Some(duration) = self.duration_s {
+            keep_the_rate(&mut requests, generator.rate, duration);
+        }
         if let Some(most) = options.max_input_tokens {
             requests.retain(|r| r.input_tokens <= most);
         }
@@ -172,6 +224,18 @@ impl WorkloadSpec {
         }
         Ok(requests)
     }
+}
+
+/// Takes a window of a long generated trace in which as many conversations go on as in the long run: a trace that
+/// begins with nothing but first turns has a fraction of its rate in the first minutes. Later turns of conversations
+/// that began before the window keep their whole history in their prompts.
+fn keep_the_rate(requests: &mut Vec<TraceRequest>, rate: f64, duration_s: f64) {
+    let last = requests.last().map_or(0.0, |r| r.at.secs());
+    // Where the rate has been reached: the middle of the time in which conversations start.
+    let from = (last / 2.0).min((requests.len() as f64 / rate - duration_s) * 0.75).max(0.0);
+    let start = Time::ZERO + Span::from_secs(from);
+    requests.retain(|r| r.at >= start);
+    requests.iter_mut().for_each(|r| r.at = Time(r.at.since(start).0));
 }
 
 /// The path of a trace: beside the experiment's file if it is there, else from the current folder. A built-in trace
@@ -201,25 +265,40 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Workloa
     WorkloadSpec::parse(Table::deserialize(input)?).map_err(D::Error::custom)
 }
 
-/// Appends copies of the trace with new ids and users until it lasts to `end`.
-fn prolong(requests: &mut Vec<TraceRequest>, end: Time, limit: usize) {
-    let copy = requests.clone();
-    let (Some(first), Some(last)) = (copy.first(), copy.last()) else { return };
-    // One mean gap between copies keeps the rate.
-    let period = Span((last.at - first.at).0 + (last.at - first.at).0 / copy.len() as u64 + 1);
-    let mut shift = period;
+/// Appends copies of the trace with new ids, users and gaps until it lasts to `end`.
+fn prolong(requests: &mut Vec<TraceRequest>, end: Time, limit: usize, options: &Options) {
+    let original = requests.clone();
     let mut round = 0u64;
-    while requests.len() < limit && requests.last().is_some_and(|r| r.at < end) {
+    while requests.len() < limit {
+        let Some(last) = requests.iter().map(|r| r.at).max().filter(|&last| last < end) else { return };
         round += 1;
         let fresh = |ids: &Arc<[u64]>| ids.iter().map(|&id| mix(id, round)).collect::<Arc<[u64]>>();
-        requests.extend(copy.iter().map(|r| TraceRequest {
-            at: r.at + shift,
+        let copy = original.iter().map(|r| TraceRequest {
             session: mix(r.session, round),
             user: mix(r.user, round),
             blocks: fresh(&r.blocks),
             answer_blocks: fresh(&r.answer_blocks),
             ..r.clone()
-        }));
-        shift = shift + period;
+        });
+        let mut copy: Vec<TraceRequest> = copy.collect();
+        // Gaps of its own, so that no rate is off by the same share in every copy.
+        redraw(&mut copy, options.arrivals, mix(options.seed, round));
+        let begin = match options.arrivals {
+            // Sessions overlap: the next copy begins where the starts of the sessions of the last one ended.
+            Arrivals::PoissonSessions(rate) => {
+                Time::ZERO + Span::from_secs(original.len() as f64 / rate * options.time_scale * round as f64)
+            }
+            _ => last,
+        };
+        for request in &mut copy {
+            request.at = begin + Span(Time::from_ms(request.at.ms() * options.time_scale).0);
+        }
+        requests.extend(copy);
+        if matches!(options.arrivals, Arrivals::PoissonSessions(_)) {
+            if begin > end {
+                break;
+            }
+            requests.sort_by_key(|r| r.at);
+        }
     }
 }

@@ -369,3 +369,20 @@ fn queue_samples_cover_the_run() {
     assert!(out.samples.is_sorted_by_key(|s| s.at));
     assert!(out.itl.count() > 0);
 }
+
+#[test]
+fn idle_months_cost_nothing_and_change_nothing() {
+    let config = world(&TWO, Topology::Edge);
+    let trace = |pause_s: f64| -> Vec<TraceRequest> {
+        let late = |i: u64| request(100.0 + i as f64 * 300.0, i, 900, 20, SAN_FRANCISCO);
+        (0..4)
+            .map(late)
+            .chain((4..8).map(|i| TraceRequest { at: late(i).at + Span::from_secs(pause_s), ..late(i) }))
+            .collect()
+    };
+    let (short, long) = (go(&config, "gorgo", &trace(40.0)), go(&config, "gorgo", &trace(100.0 * 86_400.0)));
+    assert!(long.events < short.events * 2, "{} events in 40 s, {} in 100 days", short.events, long.events);
+    assert!(long.samples.len() < short.samples.len() * 2);
+    let ttft = |outcome: &Outcome| outcome.records.iter().map(|r| r.ttft().unwrap()).collect::<Vec<_>>();
+    assert_eq!(ttft(&short), ttft(&long));
+}

@@ -50,6 +50,11 @@ impl ProgressBar {
                     eprintln!("{}", real_time_note(points, s));
                 }
             }
+            Progress::Notes { notes } => {
+                for note in notes {
+                    self.bar.suspend(|| eprintln!("note: {note}"));
+                }
+            }
             Progress::Point { arm, seed, requests } => {
                 self.bar.inc(1);
                 let (done, all) = (self.bar.position(), self.bar.length().unwrap_or(0));

@@ -2,8 +2,9 @@
 //! places if asked, and link answers to the turns that repeat them.
 
 use super::Workload;
+use super::blocks::mix;
 use super::guidellm_pair::RATE_WITHOUT_TIMES;
-use super::options::{Arrivals, Format, Options, UnknownPlaces};
+use super::options::{Arrivals, Format, Options, Per, UnknownPlaces};
 use super::parser::answer_len;
 use super::reader::Reader;
 use crate::error::TraceError;
@@ -11,36 +12,66 @@ use gorgo_core::request::TraceRequest;
 use gorgo_core::rng::stream;
 use gorgo_core::{Span, Time};
 use rand::RngExt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Reads `reader` to its end and arranges what came.
 ///
 /// # Errors
 /// The reader's, or that nothing is left.
-pub fn arrange(mut reader: Reader, options: &Options) -> Result<Workload, TraceError> {
+pub fn arrange(reader: Reader, options: &Options) -> Result<Workload, TraceError> {
+    let mut workload = collect(reader, options)?;
+    draw(&mut workload, options)?;
+    Ok(workload)
+}
+
+/// Reads `reader` to its end: requests at their recorded times, counted from the first. What depends on a seed is left
+/// to [`draw`], so that many runs can share one reading.
+///
+/// # Errors
+/// The reader's, or that nothing is left.
+pub fn collect(mut reader: Reader, options: &Options) -> Result<Workload, TraceError> {
     let mut requests = reader.by_ref().collect::<Result<Vec<_>, _>>()?;
     let seen = reader.seen().clone();
     let (name, format) = (reader.file().to_owned(), reader.format());
+    let empty =
+        |left_out: String| TraceError::Empty { file: name.clone(), read: seen.rows, skipped: seen.skipped, left_out };
     if requests.is_empty() {
-        return Err(TraceError::Empty { file: name, read: seen.rows, skipped: seen.skipped });
+        return Err(empty(seen.left_out()));
     }
     let mut notes = seen.notes();
     requests.sort_by_key(|r| r.at);
-    if matches!(format, Format::Azure | Format::Wildchat | Format::Parquet) {
-        let start = requests[0].at;
-        requests.iter_mut().for_each(|r| r.at = Time(r.at.since(start).0));
+    if !matches!(format, Format::Wildchat | Format::Sharegpt | Format::Parquet | Format::GuidellmPair) {
+        notes.extend(cut_conversations(&mut requests, options.per));
     }
-    if format == Format::GuidellmPair && options.arrivals == Arrivals::Recorded {
+    if requests.is_empty() {
+        return Err(empty("all but the turns that `per` asks for".to_owned()));
+    }
+    let start = requests[0].at;
+    requests.iter_mut().for_each(|r| r.at = Time(r.at.since(start).0));
+    if format == Format::GuidellmPair {
         for (i, request) in requests.iter_mut().enumerate() {
             request.at = Time::from_ms(i as f64 * 1e3 / RATE_WITHOUT_TIMES);
         }
-        notes.push(format!("the format has no times: {RATE_WITHOUT_TIMES} requests per second, evenly"));
+        if options.arrivals == Arrivals::Recorded {
+            notes.push(format!("the format has no times: {RATE_WITHOUT_TIMES} requests per second, evenly"));
+        }
     }
     let coarse = matches!(format, Format::Mooncake | Format::Burstgpt | Format::Bailian);
     if coarse && options.spread {
         notes.extend(spread(&mut requests));
     }
-    redraw(&mut requests, options.arrivals, options.seed);
+    notes.extend(one_block_size(&name, &mut requests, &seen.block_sizes)?);
+    link_answers(&mut requests);
+    Ok(Workload { name, format, requests, seen, notes })
+}
+
+/// Draws arrivals and places as the options ask, scales times and cuts what comes later than `duration_s`.
+///
+/// # Errors
+/// When nothing arrives in time.
+pub fn draw(workload: &mut Workload, options: &Options) -> Result<(), TraceError> {
+    let Workload { name, requests, notes, .. } = workload;
+    redraw(requests, options.arrivals, options.seed);
     if options.time_scale != 1.0 {
         requests.iter_mut().for_each(|r| r.at = Time::from_ms(r.at.ms() * options.time_scale));
     }
@@ -54,24 +85,88 @@ pub fn arrange(mut reader: Reader, options: &Options) -> Result<Workload, TraceE
         notes.push(format!("{} left out: later than duration_s", before - requests.len()));
     }
     if let UnknownPlaces::Draw(weights) = options.unknown_places {
-        notes.extend(draw_places(&mut requests, weights, options.seed));
+        notes.extend(draw_places(requests, weights, options.seed));
     }
-    link_answers(&mut requests);
-    Ok(Workload { name, format, requests, seen, notes })
+    Ok(())
 }
 
-/// Spreads requests of equal stamp evenly over one tick: the smallest step between two stamps, so that a quiet hour
-/// after a stamp pulls nothing into it.
+/// Keeps one request of each conversation: its first, or its last.
+fn cut_conversations(requests: &mut Vec<TraceRequest>, per: Per) -> Option<String> {
+    let before = requests.len();
+    let mut sessions = BTreeSet::new();
+    match per {
+        Per::Turn => return None,
+        Per::FirstPrompt => requests.retain(|r| sessions.insert(r.session)),
+        Per::Conversation => {
+            requests.reverse();
+            requests.retain(|r| sessions.insert(r.session));
+            requests.reverse();
+        }
+    }
+    // The one turn that is left says nothing about the next.
+    requests.iter_mut().for_each(|r| r.answer_blocks = [].into());
+    let left_out = before - requests.len();
+    (left_out > 0).then(|| format!("{left_out} left out: other turns of their conversations"))
+}
+
+/// Least block size that two sizes are brought to, tokens.
+const LEAST_BLOCK: u32 = 16;
+
+/// Brings blocks of several sizes to their greatest common divisor: a block becomes several, which share a prefix with
+/// each other exactly as before. Answers are linked anew.
+fn one_block_size(
+    file: &str,
+    requests: &mut [TraceRequest],
+    lines: &BTreeMap<u32, u64>,
+) -> Result<Option<String>, TraceError> {
+    let sizes: BTreeSet<u32> = requests.iter().map(|r| r.block_tokens).collect();
+    if sizes.len() < 2 {
+        return Ok(None);
+    }
+    let common = sizes.iter().fold(0, |a, &b| gcd(a, b));
+    let mut by_line: Vec<(u64, u32)> =
+        sizes.iter().map(|&size| (lines.get(&size).copied().unwrap_or(0), size)).collect();
+    by_line.sort_unstable();
+    if common < LEAST_BLOCK && !sizes.contains(&common) {
+        let [(_, other), (line, size), ..] = by_line[..] else { return Ok(None) };
+        return Err(TraceError::BlockSizes { file: file.to_owned(), line, size, other });
+    }
+    for request in requests.iter_mut().filter(|r| r.block_tokens != common) {
+        let parts = u64::from(request.block_tokens / common);
+        let whole = request.input_tokens.div_ceil(common) as usize;
+        let split = request.blocks.iter().flat_map(|&id| (0..parts).map(move |part| mix(id, part)));
+        request.blocks = split.take(whole).collect();
+        request.answer_blocks = [].into();
+        request.block_tokens = common;
+    }
+    let sizes: Vec<String> = sizes.iter().map(u32::to_string).collect();
+    Ok(Some(format!("blocks of {} tokens were brought to {common}", sizes.join(" and "))))
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Spreads requests of equal stamp evenly over one tick, the most frequent step between two stamps; the smaller of
+/// equally frequent ones. So neither a quiet hour after a stamp nor one odd stamp changes how all others are spread.
 fn spread(requests: &mut [TraceRequest]) -> Option<String> {
-    let steps = requests.windows(2).map(|w| w[1].at - w[0].at).filter(|&step| step > Span::ZERO);
-    let tick = steps.min().unwrap_or(Span::ZERO);
+    let mut steps: BTreeMap<Span, usize> = BTreeMap::new();
+    for pair in requests.windows(2) {
+        let step = pair[1].at - pair[0].at;
+        if step > Span::ZERO {
+            *steps.entry(step).or_default() += 1;
+        }
+    }
+    let most = steps.values().copied().max().unwrap_or(0);
+    let tick = steps.into_iter().find(|&(_, n)| n == most).map_or(Span::ZERO, |(step, _)| step);
     let (mut start, mut stamps) = (0, 0);
     while start < requests.len() {
         let at = requests[start].at;
         let end = start + requests[start..].iter().take_while(|r| r.at == at).count();
+        let room = requests.get(end).map_or(tick, |next| tick.min(next.at - at));
         let n = (end - start) as u64;
         for (i, request) in requests[start..end].iter_mut().enumerate() {
-            request.at = at + Span((u128::from(tick.0) * i as u128 / u128::from(n)) as u64);
+            request.at = at + Span((u128::from(room.0) * i as u128 / u128::from(n)) as u64);
         }
         (start, stamps) = (end, stamps + 1);
     }
@@ -142,5 +237,98 @@ fn link_answers(requests: &mut [TraceRequest]) {
         if a.answer_blocks.is_empty() && extends && whole + more <= (b.input_tokens / b.block_tokens) as usize {
             a.answer_blocks = b.blocks[whole..whole + more].into();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::workload::{Options, Per, read_bytes};
+
+    fn row(at: u64, more: &str) -> String {
+        format!(r#"{{"timestamp":{at},"output_length":5,{more}}}"#)
+    }
+
+    #[test]
+    fn times_count_from_the_first_row_in_every_format() {
+        for text in [
+            "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5270407,x,4,2,6,a\n5270450,x,4,2,6,a\n".to_owned(),
+            [row(1_714_000_000_000, "\"input_length\":9"), row(1_714_000_043_000, "\"input_length\":9")].join("\n"),
+            [row(1_714_000_000_000, "\"input_length\":9,\"hash_ids\":[1]"), row(1_714_000_043_000, "\"input_length\":9,\"hash_ids\":[1]")].join("\n"),
+        ] {
+            let times: Vec<f64> =
+                read_bytes("t", text.as_bytes(), &Options::default()).unwrap().requests.iter().map(|r| r.at.secs()).collect();
+            assert_eq!(times, [0.0, 43.0], "{text}");
+        }
+    }
+
+    #[test]
+    fn one_odd_stamp_leaves_the_spread_of_all_others() {
+        let rows = |odd: bool| -> String {
+            let mut rows: Vec<String> =
+                (0..100).map(|i| row(3000 * (i / 10), &format!("\"input_length\":9,\"hash_ids\":[{i}]"))).collect();
+            rows.extend(odd.then(|| row(1, "\"input_length\":9,\"hash_ids\":[999]")));
+            rows.join("\n")
+        };
+        let times = |odd| -> Vec<u64> {
+            let requests = read_bytes("t", rows(odd).as_bytes(), &Options::default()).unwrap().requests;
+            requests.iter().map(|r| r.at.0).filter(|&at| at >= 3_000_000_000).collect()
+        };
+        assert_eq!(times(true), times(false));
+        let first = read_bytes("t", rows(true).as_bytes(), &Options::default()).unwrap().requests;
+        assert!(first[..10].iter().all(|r| r.at.ms() < 1.0), "no request passes the next stamp");
+    }
+
+    #[test]
+    fn per_holds_where_rows_know_their_conversations_and_is_refused_elsewhere() {
+        let rows: Vec<String> = [(0, "a", 10), (5, "b", 20), (9, "a", 30), (12, "a", 50)]
+            .map(|(at, session, n)| row(at, &format!("\"session_id\":\"{session}\",\"input_length\":{n}")))
+            .to_vec();
+        let lengths = |per| -> Vec<u32> {
+            let options = Options { per, ..Options::default() };
+            read_bytes("t", rows.join("\n").as_bytes(), &options)
+                .unwrap()
+                .requests
+                .iter()
+                .map(|r| r.input_tokens)
+                .collect()
+        };
+        assert_eq!(lengths(Per::Turn), [10, 20, 30, 50]);
+        assert_eq!(lengths(Per::FirstPrompt), [10, 20]);
+        assert_eq!(lengths(Per::Conversation), [20, 50]);
+        let azure = b"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,3,4\n";
+        let refuse = |options: Options| read_bytes("t", azure, &options).unwrap_err().to_string();
+        assert!(refuse(Options { per: Per::FirstPrompt, ..Options::default() }).contains("rows of azure have none"));
+        assert!(refuse(Options { min_chars: 3, ..Options::default() }).contains("min_chars needs texts"));
+        let native = read_bytes("t", rows[0].as_bytes(), &Options { min_chars: 3, ..Options::default() });
+        assert!(native.unwrap_err().to_string().contains("min_chars needs texts"));
+    }
+
+    #[test]
+    fn first_counts_rows_and_nothing_left_says_why() {
+        let text = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,3,0\n2023-11-16 18:15:47,3,4\n2023-11-16 18:15:48,3,4\n";
+        let read = |first| read_bytes("t", text.as_bytes(), &Options { first: Some(first), ..Options::default() });
+        assert_eq!(read(2).unwrap().requests.len(), 1);
+        let message = read(1).unwrap_err().to_string();
+        assert!(
+            message.contains("1 rows read") && message.contains("1 left out: no prompt or no answer tokens"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn two_block_sizes_become_one_that_keeps_the_shared_prefixes_or_are_refused_with_the_line() {
+        let rows = [
+            row(0, "\"input_length\":600,\"hash_ids\":[900,901],\"block_size\":512"),
+            row(1, "\"input_length\":640,\"hash_ids\":[0,1,2,3,4,5,6,7,8,9],\"block_size\":64"),
+            row(2, "\"input_length\":600,\"hash_ids\":[900,902],\"block_size\":512"),
+        ];
+        let workload = read_bytes("t", rows.join("\n").as_bytes(), &Options::default()).unwrap();
+        let [a, b, c] = workload.requests.as_slice() else { panic!("three rows") };
+        assert_eq!((a.block_tokens, a.blocks.len(), b.blocks.len()), (64, 10, 10));
+        assert_eq!(a.blocks.iter().zip(&c.blocks[..]).take_while(|(x, y)| x == y).count(), 8, "512 tokens are shared");
+        assert_eq!(workload.notes, ["blocks of 64 and 512 tokens were brought to 64"]);
+        let odd = [rows[0].clone(), row(1, "\"input_length\":30,\"hash_ids\":[1,2],\"block_size\":15")].join("\n");
+        let message = read_bytes("t", odd.as_bytes(), &Options::default()).unwrap_err().to_string();
+        assert!(message.starts_with("t:2: blocks of 15 tokens, but others have 512"), "{message}");
     }
 }

@@ -28,6 +28,7 @@ impl Azure {
 impl Parser for Azure {
     fn row(&mut self, number: u64, text: &str, sink: &mut Sink) -> Result<(), Bad> {
         if !self.table.line(text, &COLUMNS)? {
+            sink.header = true;
             return Ok(());
         }
         let stamp = self.table.get("TIMESTAMP").unwrap_or_default();

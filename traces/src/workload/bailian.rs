@@ -2,7 +2,7 @@
 //! of 16 tokens a block. Rows of one conversation are linked by their parents.
 
 use super::blocks::BLOCK_TOKENS;
-use super::options::Options;
+use super::options::{Options, TimeUnit};
 use super::parser::{Parser, Sink};
 use super::row::{JsonRow, check_blocks, missing, wrong};
 use crate::error::Bad;
@@ -17,12 +17,17 @@ const KNOWN: [&str; 8] =
 #[derive(Debug)]
 pub(crate) struct Bailian {
     block_tokens: u32,
+    unit_ms: f64,
     root: BTreeMap<u64, u64>, // chat -> first chat of its conversation
 }
 
 impl Bailian {
     pub(crate) fn new(options: &Options) -> Self {
-        Self { block_tokens: options.block_tokens.unwrap_or(BLOCK_TOKENS), root: BTreeMap::new() }
+        Self {
+            block_tokens: options.block_tokens.unwrap_or(BLOCK_TOKENS),
+            unit_ms: options.time_unit.map_or(1e3, TimeUnit::ms),
+            root: BTreeMap::new(),
+        }
     }
 }
 
@@ -36,7 +41,7 @@ impl Parser for Bailian {
             Some(Value::Number(n)) if n.is_u64() => n.as_u64(),
             Some(other) => return Err(wrong("parent_chat_id", other, "must be a chat id or -1")),
         };
-        let at = row.time_ms("timestamp", 1e3)?.ok_or_else(|| missing("timestamp", "s since the start"))?;
+        let at = row.time_ms("timestamp", self.unit_ms)?.ok_or_else(|| missing("timestamp", "s since the start"))?;
         let input_tokens = row.need_tokens("input_length", 1)?;
         let output_tokens = row.need_tokens("output_length", 1)?;
         let ids = row.ids("hash_ids")?.ok_or_else(|| missing("hash_ids", "a list of block ids"))?;
@@ -67,7 +72,7 @@ mod tests {
         let workload = read_bytes("q", text.as_bytes(), &Options::default()).unwrap();
         assert_eq!(workload.format, Format::Bailian);
         assert_eq!(workload.requests.iter().map(|r| r.session).collect::<Vec<_>>(), [7, 7, 7, 10]);
-        assert_eq!(workload.requests[0].at.ms(), 500.0);
+        assert_eq!(workload.requests[1].at.ms(), 9_000.0);
         assert_eq!(
             workload.requests[0].answer_blocks[..],
             [3],

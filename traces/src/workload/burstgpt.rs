@@ -4,7 +4,7 @@
 
 use super::blocks::BLOCK_TOKENS;
 use super::native::own_blocks;
-use super::options::Options;
+use super::options::{Options, TimeUnit};
 use super::parser::{Parser, Sink};
 use super::table::Table;
 use crate::error::{Bad, excerpt};
@@ -28,19 +28,26 @@ const OTHERS: [&str; 8] = [
 pub(crate) struct Burstgpt {
     table: Table,
     block_tokens: u32,
+    unit_ms: f64,
     sessions: BTreeMap<String, (u64, u32)>, // name -> (row of its first request, turns)
 }
 
 impl Burstgpt {
     pub(crate) fn new(options: &Options) -> Self {
         let block_tokens = options.block_tokens.unwrap_or(BLOCK_TOKENS);
-        Self { table: Table::default(), block_tokens, sessions: BTreeMap::new() }
+        Self {
+            table: Table::default(),
+            block_tokens,
+            unit_ms: options.time_unit.map_or(1e3, TimeUnit::ms),
+            sessions: BTreeMap::new(),
+        }
     }
 }
 
 impl Parser for Burstgpt {
     fn row(&mut self, number: u64, text: &str, sink: &mut Sink) -> Result<(), Bad> {
         if !self.table.line(text, &COLUMNS)? {
+            sink.header = true;
             return Ok(());
         }
         let stamp = self.table.get("Timestamp").unwrap_or_default();
@@ -68,7 +75,7 @@ impl Parser for Burstgpt {
             turn,
             ..TraceRequest::lone(
                 session,
-                Time::from_ms(at * 1e3),
+                Time::from_ms(at * self.unit_ms),
                 input_tokens,
                 output_tokens,
                 self.block_tokens,
@@ -93,7 +100,7 @@ mod tests {
         let eight = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n\
                      5,a,1.2,GPT-4,10,18,28,Conversation log\n9,,1.2,GPT-4,10,18,28,API log\n12,a,3,GPT-4,30,18,48,Conversation log\n";
         let requests = read_bytes("b.csv", eight.as_bytes(), &Options::default()).unwrap().requests;
-        assert_eq!(requests.iter().map(|r| (r.session, r.turn)).collect::<Vec<_>>(), [(1, 1), (2, 1), (1, 2)]);
+        assert_eq!(requests.iter().map(|r| (r.session, r.turn)).collect::<Vec<_>>(), [(0, 1), (1, 1), (0, 2)]);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Lines of a trace: plain or gzip (told by the first bytes), numbered, and bounded in length.
 
 use crate::error::{TraceError, excerpt};
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
+use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read};
+use std::rc::Rc;
 
 /// The longest line that is read. WildChat's longest conversations are below 2 MB; anything near this bound is not
 /// a line of a trace.
@@ -15,6 +17,58 @@ pub struct Lines {
     limit: usize,
     line: u64,
     over: bool,
+    trailing: Rc<Cell<bool>>,
+}
+
+/// Packed or stored forms that are not unpacked here, by their first bytes.
+const KINDS: [(&[u8], &str, &str); 7] = [
+    (&[0x28, 0xb5, 0x2f, 0xfd], "packed with zstd", "unpack it with `zstd -d` first, or pack it with gzip"),
+    (&[0xfd, b'7', b'z', b'X', b'Z'], "packed with xz", "unpack it with `xz -d` first, or pack it with gzip"),
+    (b"BZh", "packed with bzip2", "unpack it with `bunzip2` first, or pack it with gzip"),
+    (b"PK\x03\x04", "a zip archive", "unpack it with `unzip` and name a file of it"),
+    (&[0xff, 0xfe], "UTF-16 text", "convert it to UTF-8, for example with `iconv -f UTF-16 -t UTF-8`"),
+    (&[0xfe, 0xff], "UTF-16 text", "convert it to UTF-8, for example with `iconv -f UTF-16 -t UTF-8`"),
+    (
+        b"version https://git-lfs.github.com/spec/",
+        "a Git LFS pointer, not the file itself",
+        "fetch the content with `git lfs pull`",
+    ),
+];
+
+/// The kind of a file that holds no lines of rows.
+fn kind(head: &[u8]) -> Option<(&'static str, &'static str)> {
+    if let Some((_, what, remedy)) = KINDS.iter().find(|(magic, _, _)| head.starts_with(magic)) {
+        return Some((what, remedy));
+    }
+    let text = head.strip_prefix("\u{feff}".as_bytes()).unwrap_or(head).trim_ascii_start();
+    text.starts_with(b"[")
+        .then_some(("one JSON array", "write one object a line, for example with `jq -c '.[]' FILE > FILE.jsonl`"))
+}
+
+/// The members of a gzip file one after the other. Bytes after the last member are left alone, as gzip does it.
+struct Members<R: BufRead> {
+    member: Option<GzDecoder<R>>,
+    trailing: Rc<Cell<bool>>,
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            let Some(member) = &mut self.member else { return Ok(0) };
+            match member.read(out)? {
+                0 if !out.is_empty() => {}
+                n => return Ok(n),
+            }
+            let Some(ended) = self.member.take() else { return Ok(0) };
+            let mut rest = ended.into_inner();
+            let next = rest.fill_buf()?;
+            if next.starts_with(&[0x1f, 0x8b]) || next == [0x1f] {
+                self.member = Some(GzDecoder::new(rest));
+            } else if !next.is_empty() {
+                self.trailing.set(true);
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Lines {
@@ -31,12 +85,23 @@ impl Lines {
     pub fn new(file: &str, source: impl Read + 'static) -> Result<Self, TraceError> {
         let mut source = BufReader::new(source);
         let head = source.fill_buf().map_err(|source| TraceError::Read { file: file.to_owned(), line: 1, source })?;
-        let source: Box<dyn BufRead> = if head.starts_with(&[0x1f, 0x8b]) {
-            Box::new(BufReader::new(MultiGzDecoder::new(source)))
+        let trailing = Rc::new(Cell::new(false));
+        let mut source: Box<dyn BufRead> = if head.starts_with(&[0x1f, 0x8b]) {
+            let member = Some(GzDecoder::new(source));
+            Box::new(BufReader::new(Members { member, trailing: Rc::clone(&trailing) }))
         } else {
             Box::new(source)
         };
-        Ok(Self { file: file.to_owned(), source, limit: MAX_LINE_BYTES, line: 0, over: false })
+        // An error here comes again with its line when the lines are read.
+        if let Some((what, remedy)) = source.fill_buf().ok().and_then(kind) {
+            return Err(TraceError::Kind { file: file.to_owned(), what, remedy });
+        }
+        Ok(Self { file: file.to_owned(), source, limit: MAX_LINE_BYTES, line: 0, over: false, trailing })
+    }
+
+    /// Whether bytes that are not gzip followed the last gzip member; known at the end.
+    pub(crate) fn trailing(&self) -> Rc<Cell<bool>> {
+        Rc::clone(&self.trailing)
     }
 
     /// The file's name.
@@ -141,6 +206,36 @@ mod tests {
     }
 
     #[test]
+    fn members_follow_one_another_and_other_bytes_after_them_are_only_noted() {
+        let pack = |text: &[u8]| {
+            let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
+            gz.write_all(text).unwrap();
+            gz.finish().unwrap()
+        };
+        let two = [pack(b"one\n"), pack(b"two\n")].concat();
+        for (bytes, noted) in [(two.clone(), false), ([two, b"\0\0 junk\n".to_vec()].concat(), true)] {
+            let lines = Lines::new("t", Cursor::new(bytes)).unwrap();
+            let trailing = lines.trailing();
+            let texts: Vec<String> = lines.map(|l| l.unwrap().1).collect();
+            assert_eq!((texts, trailing.get()), (vec!["one".to_owned(), "two".to_owned()], noted));
+        }
+    }
+
+    #[test]
+    fn what_holds_no_lines_is_told_by_its_kind() {
+        let message = |bytes: &[u8]| Lines::new("t", Cursor::new(bytes.to_vec())).unwrap_err().to_string();
+        for (bytes, word) in [
+            (&b"\x28\xb5\x2f\xfd rest"[..], "zstd -d"),
+            (b"\xfd7zXZ\0", "xz -d"),
+            (b"PK\x03\x04", "unzip"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+            (b"\xef\xbb\xbf [{\"a\": 1}]", "one object a line"),
+        ] {
+            assert!(message(bytes).contains(word), "{}", message(bytes));
+        }
+    }
+
+    #[test]
     fn an_endless_line_is_refused_and_the_next_one_read() {
         let mut lines = Lines::new("t", Cursor::new(b"0123456789abcdef\nok\n".to_vec())).unwrap();
         lines.limit = 8;
@@ -151,7 +246,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_are_a_bad_row() {
-        let found = lines(b"\xff\xfe\nok");
+        let found = lines(b"\xfe\xfd\nok");
         assert!(found[0].as_ref().unwrap_err().starts_with("t:1: row is not UTF-8 text"));
         assert_eq!(found[1], Ok((2, "ok".into())));
     }

@@ -2,7 +2,7 @@
 //! No users and no sessions: each row is its own.
 
 use super::native::DEFAULT_BLOCK_SIZE;
-use super::options::Options;
+use super::options::{Options, TimeUnit};
 use super::parser::{Parser, Sink};
 use super::row::{JsonRow, check_blocks, missing};
 use crate::error::Bad;
@@ -14,18 +14,22 @@ const KNOWN: [&str; 4] = ["timestamp", "input_length", "output_length", "hash_id
 #[derive(Debug)]
 pub(crate) struct Mooncake {
     block_tokens: u32,
+    unit_ms: f64,
 }
 
 impl Mooncake {
     pub(crate) fn new(options: &Options) -> Self {
-        Self { block_tokens: options.block_tokens.unwrap_or(DEFAULT_BLOCK_SIZE) }
+        Self {
+            block_tokens: options.block_tokens.unwrap_or(DEFAULT_BLOCK_SIZE),
+            unit_ms: options.time_unit.map_or(1.0, TimeUnit::ms),
+        }
     }
 }
 
 impl Parser for Mooncake {
     fn row(&mut self, number: u64, text: &str, sink: &mut Sink) -> Result<(), Bad> {
         let row = JsonRow::parse(text)?;
-        let at = row.time_ms("timestamp", 1.0)?.ok_or_else(|| missing("timestamp", "ms since the start"))?;
+        let at = row.time_ms("timestamp", self.unit_ms)?.ok_or_else(|| missing("timestamp", "ms since the start"))?;
         let input_tokens = row.need_tokens("input_length", 1)?;
         let output_tokens = row.need_tokens("output_length", 1)?;
         let ids = row.ids("hash_ids")?.ok_or_else(|| missing("hash_ids", "a list of block ids"))?;
@@ -70,7 +74,7 @@ mod tests {
         let message = read_bytes("m.jsonl", text.as_bytes(), &Options::default()).unwrap_err().to_string();
         assert_eq!(
             message,
-            "m.jsonl:2: hash_ids holds 1 ids: 900 tokens in blocks of 512 make 2; check the block size"
+            "m.jsonl:2: hash_ids holds 1 ids: 900 tokens in blocks of 512 make 2; block_tokens = 1024 (--block-tokens 1024) would fit"
         );
         let kept = read_bytes("m.jsonl", text.as_bytes(), &Options { skip_bad: true, ..Options::default() }).unwrap();
         assert_eq!((kept.requests.len(), kept.seen.rows, kept.seen.skipped), (1, 3, 2));

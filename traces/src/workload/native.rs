@@ -16,7 +16,7 @@
 
 use super::blocks::{BLOCK_TOKENS, BlockChain, Counting, mix};
 use super::messages::{self, Message};
-use super::options::Options;
+use super::options::{Options, TimeUnit};
 use super::parser::{Parser, Sink, answer_len};
 use super::row::{JsonRow, check_blocks, missing, wrong};
 use crate::error::{Bad, TraceError};
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
 
-const KNOWN: [&str; 18] = [
+pub(crate) const KNOWN: [&str; 18] = [
     "timestamp",
     "session_id",
     "user_id",
@@ -91,11 +91,19 @@ pub(crate) fn whereabouts(row: &JsonRow) -> Result<(Option<[u8; 2]>, Option<Plac
 
 impl Parser for Native {
     fn row(&mut self, number: u64, text: &str, sink: &mut Sink) -> Result<(), Bad> {
-        let row = JsonRow::parse(text)?;
-        let at = row.time_ms("timestamp", 1.0)?.ok_or_else(|| missing("timestamp", "ms since the start"))?;
+        let mut row = JsonRow::parse(text)?;
+        row.rename(&self.options.columns);
+        self.parsed(number, &row, self.options.time_unit.map_or(1.0, TimeUnit::ms), sink)
+    }
+}
+
+impl Native {
+    /// Reads a row whose times are in units of `unit_ms`.
+    pub(crate) fn parsed(&mut self, number: u64, row: &JsonRow, unit_ms: f64, sink: &mut Sink) -> Result<(), Bad> {
+        let at = row.time_ms("timestamp", unit_ms)?.ok_or_else(|| missing("timestamp", "a time"))?;
         let session = row.id("session_id")?.unwrap_or(number);
         let user = row.id("user_id")?.unwrap_or(session);
-        let (country, place) = whereabouts(&row)?;
+        let (country, place) = whereabouts(row)?;
         let output_tokens = row.need_tokens("output_length", 1)?;
         let given_block = row.tokens("block_size", 1)?;
         let (input_tokens, block_tokens, blocks) = if let Some(ids) = row.ids("hash_ids")? {
@@ -117,6 +125,9 @@ impl Parser for Native {
             let tokens = u32::try_from(chain.tokens()).unwrap_or(u32::MAX);
             (tokens, block, chain.ids())
         } else {
+            if self.options.min_chars > 0 {
+                return Err(Bad::new("messages", "are missing: min_chars needs texts, and this row has lengths only"));
+            }
             let block = given_block.or(self.options.block_tokens).unwrap_or(BLOCK_TOKENS);
             let input = row.need_tokens("input_length", 1)?;
             (input, block, own_blocks(number, input, block))
@@ -235,11 +246,11 @@ mod tests {
             r#"{"timestamp":0,"input_length":30,"output_length":40,"answer_hash_ids":[1]}"#,
             r#"{"timestamp":"#,
         ].map(bad).join("\n"), @r#"
-t.jsonl:1: timestamp is missing: every row needs ms since the start
+t.jsonl:1: timestamp is missing: every row needs a time
 t.jsonl:1: timestamp is -5: it must be a time since the start of the trace, not negative
 t.jsonl:1: input_length is 0: it must be a whole number of tokens from 1 to 4194304
 t.jsonl:1: output_length is "x": it must be a whole number of tokens from 1 to 4194304
-t.jsonl:1: hash_ids holds 2 ids: 30 tokens in blocks of 512 make 1; check the block size
+t.jsonl:1: hash_ids holds 2 ids: 30 tokens in blocks of 512 make 1; block_tokens = 16 (--block-tokens 16) would fit
 t.jsonl:1: hash_ids[0] is 1.5: it must be a block id: a whole number, not negative
 t.jsonl:1: lat is 95: it must be degrees from -90 to 90
 t.jsonl:1: session_id is []: it must be text or a whole number, not negative

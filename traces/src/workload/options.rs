@@ -3,6 +3,7 @@
 use crate::error::TraceError;
 use crate::geo::Weights;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Formats of request traces.
@@ -19,6 +20,18 @@ pub enum Format {
     Azure,
     /// BurstGPT: CSV, columns by name.
     Burstgpt,
+    /// Vidur: CSV of arrival (s), prefill and decode tokens.
+    Vidur,
+    /// splitwise-sim: CSV of arrival (s), prompt and token size.
+    Splitwise,
+    /// LLMServingSim: JSON lines of arrival (ns), input and output tokens.
+    Llmservingsim,
+    /// BLIS (inference-sim): CSV of arrival (us), input and output tokens.
+    Blis,
+    /// CSV or JSON lines whose columns the option `columns` names.
+    Columns,
+    /// ShareGPT conversations as JSON lines, without times.
+    Sharegpt,
     /// WildChat conversations as JSON lines.
     Wildchat,
     /// gotoni's `wildchat_guidellm.jsonl` with its location lookup.
@@ -29,12 +42,18 @@ pub enum Format {
 
 impl Format {
     /// Every format, in the order they are tried.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 14] = [
         Self::Native,
         Self::Mooncake,
         Self::Bailian,
         Self::Azure,
         Self::Burstgpt,
+        Self::Vidur,
+        Self::Splitwise,
+        Self::Llmservingsim,
+        Self::Blis,
+        Self::Columns,
+        Self::Sharegpt,
         Self::Wildchat,
         Self::GuidellmPair,
         Self::Parquet,
@@ -48,6 +67,12 @@ impl Format {
             Self::Bailian => "bailian",
             Self::Azure => "azure",
             Self::Burstgpt => "burstgpt",
+            Self::Vidur => "vidur",
+            Self::Splitwise => "splitwise",
+            Self::Llmservingsim => "llmservingsim",
+            Self::Blis => "blis",
+            Self::Columns => "columns",
+            Self::Sharegpt => "sharegpt",
             Self::Wildchat => "wildchat",
             Self::GuidellmPair => "guidellm-pair",
             Self::Parquet => "parquet",
@@ -83,6 +108,57 @@ pub enum Per {
     Conversation,
     /// One request a conversation: the first user message alone.
     FirstPrompt,
+}
+
+/// Unit of a trace's times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeUnit {
+    /// Seconds.
+    S,
+    /// Milliseconds.
+    Ms,
+    /// Microseconds.
+    Us,
+    /// Nanoseconds.
+    Ns,
+}
+
+impl TimeUnit {
+    /// Its length in ms.
+    pub fn ms(self) -> f64 {
+        match self {
+            Self::S => 1e3,
+            Self::Ms => 1.0,
+            Self::Us => 1e-3,
+            Self::Ns => 1e-6,
+        }
+    }
+}
+
+/// Refuses options that a format could not follow.
+pub(crate) fn fits(format: Format, options: &Options) -> Result<(), TraceError> {
+    use Format::{Azure, Bailian, Blis, Burstgpt, Columns, Llmservingsim, Mooncake, Native, Splitwise, Vidur};
+    let name = format.as_str();
+    let refuse = |option, problem: String| Err(TraceError::Option { option, problem });
+    let lone = matches!(format, Mooncake | Azure | Vidur | Splitwise | Llmservingsim);
+    if options.per != Per::Turn && lone {
+        return refuse("per", format!("needs conversations, and rows of {name} have none; leave it at turn"));
+    }
+    let textless = lone || matches!(format, Bailian | Burstgpt | Blis);
+    if options.min_chars > 0 && textless {
+        return refuse("min_chars", format!("needs texts, and rows of {name} hold lengths only; leave it out"));
+    }
+    let numbered =
+        matches!(format, Native | Mooncake | Bailian | Burstgpt | Vidur | Splitwise | Llmservingsim | Blis | Columns);
+    if options.time_unit.is_some() && !numbered {
+        return refuse("time_unit", format!("is of no use for {name}: its times are calendar times; leave it out"));
+    }
+    let mapped = matches!(format, Native | Columns);
+    if !options.columns.is_empty() && !mapped {
+        return refuse("columns", format!("renames columns of native rows only, not of {name}; leave `format` out"));
+    }
+    Ok(())
 }
 
 /// When requests arrive.
@@ -135,6 +211,10 @@ pub struct Options {
     pub block_tokens: Option<u32>,
     /// Bytes per token of text without stored counts; by script when absent.
     pub bytes_per_token: Option<f64>,
+    /// Columns under other names: native name to the file's name, for example `timestamp = "Time"`.
+    pub columns: BTreeMap<String, String>,
+    /// Unit of the times; the format's own when absent.
+    pub time_unit: Option<TimeUnit>,
     /// Location lookup of a guidellm pair; `wildchat_location_lookup.json` beside the file when absent.
     pub lookup: Option<PathBuf>,
     /// Spread requests with equal stamps evenly over one tick of the format's clock, where it is coarse (Mooncake has
@@ -165,6 +245,8 @@ impl Default for Options {
             default_output_tokens: 256,
             block_tokens: None,
             bytes_per_token: None,
+            columns: BTreeMap::new(),
+            time_unit: None,
             lookup: None,
             spread: true,
             arrivals: Arrivals::Recorded,
@@ -183,6 +265,10 @@ impl Options {
     /// Names the first option out of its range.
     pub fn check(&self) -> Result<(), TraceError> {
         let bad = |option, problem| Err(TraceError::Option { option, problem });
+        if let Some(name) = self.columns.keys().find(|name| !super::native::KNOWN.contains(&name.as_str())) {
+            let hint = gorgo_core::suggest::did_you_mean(name, super::native::KNOWN);
+            return bad("columns", format!("names `{name}`, which no row has; {hint}"));
+        }
         if !(self.time_scale.is_finite() && self.time_scale > 0.0) {
             return bad(
                 "time_scale",

@@ -17,6 +17,10 @@ pub struct Seen {
     pub dropped: BTreeMap<String, u64>,
     /// Rows per field name that no reader knows.
     pub unknown_fields: BTreeMap<String, u64>,
+    /// Block sizes (tokens) with the line of the first request in each.
+    pub block_sizes: BTreeMap<u32, u64>,
+    /// Further remarks, one sentence each.
+    pub remarks: Vec<String>,
 }
 
 /// Names of unknown fields that are kept.
@@ -26,6 +30,19 @@ impl Seen {
     /// Counts a request that is left out.
     pub(crate) fn drop_one(&mut self, reason: &str) {
         *self.dropped.entry(reason.to_owned()).or_default() += 1;
+    }
+
+    /// Adds a remark once.
+    pub(crate) fn remark(&mut self, text: &str) {
+        if !self.remarks.iter().any(|known| known == text) {
+            self.remarks.push(text.to_owned());
+        }
+    }
+
+    /// Requests that were left out, with the reasons; empty when there are none.
+    pub(crate) fn left_out(&self) -> String {
+        let reasons: Vec<String> = self.dropped.iter().map(|(reason, n)| format!("{n} left out: {reason}")).collect();
+        reasons.join(", ")
     }
 
     /// Counts a field that no reader knows. Only the first names are kept, so that a hostile file cannot fill the memory.
@@ -39,7 +56,7 @@ impl Seen {
 
     /// Remarks for the user, one sentence each.
     pub fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
+        let mut notes = self.remarks.clone();
         if self.skipped > 0 {
             notes.push(format!(
                 "{} of {} rows were bad and skipped; the first: {}",
@@ -59,6 +76,8 @@ impl Seen {
 #[derive(Debug, Default)]
 pub(crate) struct Sink {
     pub(crate) ready: VecDeque<TraceRequest>,
+    /// The last line was a header, not a row.
+    pub(crate) header: bool,
     pub(crate) seen: Seen,
 }
 

@@ -3,9 +3,12 @@
 use super::lines::Lines;
 use super::options::{Format, Options};
 use super::parser::{Parser, Rows, Seen, Sink, answer_len};
-use super::{azure, bailian, burstgpt, guidellm_pair, mooncake, native, wildchat};
+use super::table;
+use super::{azure, bailian, burstgpt, columns, guidellm_pair, mooncake, native, row, wildchat};
 use crate::error::{TraceError, excerpt};
 use gorgo_core::request::TraceRequest;
+use std::cell::Cell;
+use std::rc::Rc;
 
 /// Sentences about skipped rows that are kept.
 const KEPT_MESSAGES: usize = 5;
@@ -20,6 +23,8 @@ pub struct Reader {
     sink: Sink,
     options: Options,
     over: bool,
+    trailing: Rc<Cell<bool>>,
+    line: u64,
 }
 
 impl std::fmt::Debug for Reader {
@@ -37,8 +42,10 @@ impl Reader {
         options.check()?;
         let file = lines.file().to_owned();
         let mut head = Vec::new();
+        let trailing = lines.trailing();
         let format = match options.format {
             Some(format) => format,
+            None if !options.columns.is_empty() => Format::Columns,
             None => loop {
                 // A bad first line must not hide the format.
                 let Some(line) = lines.next() else {
@@ -54,27 +61,48 @@ impl Reader {
                         if let Some(Err(e)) = head.pop_if(|l| l.is_err()) {
                             return Err(e);
                         }
+                        if let Some(Ok((line, text))) = head.first()
+                            && let Err(bad) = row::JsonRow::parse(text)
+                            && text.starts_with('{')
+                        {
+                            return Err(TraceError::Row { file, line: *line, field: bad.field, problem: bad.problem });
+                        }
                         return Err(TraceError::Format { file, found: shown(&head), known: Format::words() });
                     }
                     None => {}
                 }
             },
         };
-        Self::over_rows(file, format, Box::new(head.into_iter().chain(lines)), options)
+        let reader = Self::over_rows(file, format, Box::new(head.into_iter().chain(lines)), options)?;
+        Ok(Self { trailing, ..reader })
     }
 
     /// A reader of rows that are already text.
     pub(crate) fn over_rows(file: String, format: Format, rows: Rows, options: &Options) -> Result<Self, TraceError> {
+        super::options::fits(format, options)?;
         let parser: Box<dyn Parser> = match format {
             Format::Native => Box::new(native::Native::new(options)),
             Format::Mooncake => Box::new(mooncake::Mooncake::new(options)),
             Format::Bailian => Box::new(bailian::Bailian::new(options)),
             Format::Azure => Box::new(azure::Azure::new(options)),
             Format::Burstgpt => Box::new(burstgpt::Burstgpt::new(options)),
-            Format::Wildchat | Format::Parquet => Box::new(wildchat::Wildchat::new(options)),
+            Format::Vidur | Format::Splitwise | Format::Llmservingsim | Format::Blis | Format::Columns => {
+                Box::new(columns::Columns::new(format, options))
+            }
+            Format::Wildchat | Format::Sharegpt | Format::Parquet => Box::new(wildchat::Wildchat::new(options)),
             Format::GuidellmPair => Box::new(guidellm_pair::GuidellmPair::new(&file, options)?),
         };
-        Ok(Self { file, format, rows, parser, sink: Sink::default(), options: options.clone(), over: false })
+        Ok(Self {
+            file,
+            format,
+            rows,
+            parser,
+            sink: Sink::default(),
+            options: options.clone(),
+            over: false,
+            trailing: Rc::default(),
+            line: 0,
+        })
     }
 
     /// The file's name.
@@ -120,20 +148,22 @@ fn shown(head: &[Result<(u64, String), TraceError>]) -> String {
 /// Recognises the format from a first line. The order matters: a native row is a superset of others.
 fn detect(line: &str) -> Option<Format> {
     if !line.starts_with('{') {
-        return [(Format::Azure, azure::COLUMNS.as_slice()), (Format::Burstgpt, burstgpt::COLUMNS.as_slice())]
-            .into_iter()
-            .find(|(_, columns)| {
-                columns.iter().all(|c| line.split(',').any(|name| name.trim().eq_ignore_ascii_case(c)))
-            })
-            .map(|(format, _)| format);
+        let header = table::header(line);
+        let has = |columns: &[&str]| columns.iter().all(|c| header.iter().any(|name| name.eq_ignore_ascii_case(c)));
+        let tables = [(Format::Azure, &azure::COLUMNS[..]), (Format::Burstgpt, &burstgpt::COLUMNS)];
+        let known = tables.into_iter().find(|(_, columns)| has(columns)).map(|(format, _)| format);
+        return known.or_else(|| columns::detect(|name| has(&[name])));
     }
     let serde_json::Value::Object(row) = serde_json::from_str(line).ok()? else { return None };
     let has = |names: &[&str]| names.iter().all(|n| row.contains_key(*n));
-    let native_only = ["session_id", "user_id", "turn", "country", "lat", "block_size", "answer_hash_ids"];
+    let native_only =
+        ["session_id", "user_id", "turn", "country", "lat", "block_size", "answer_hash_ids", "delay", "messages"];
     if has(&["chat_id", "parent_chat_id"]) {
         Some(Format::Bailian)
     } else if has(&["prompt", "hash"]) {
         Some(Format::GuidellmPair)
+    } else if has(&["conversations"]) {
+        Some(Format::Sharegpt)
     } else if has(&["conversation"]) || has(&["conversation_hash", "messages"]) {
         Some(Format::Wildchat)
     } else if has(&["timestamp", "hash_ids"]) && !native_only.iter().any(|n| row.contains_key(*n)) {
@@ -141,7 +171,7 @@ fn detect(line: &str) -> Option<Format> {
     } else if has(&["timestamp", "messages"]) || has(&["timestamp", "input_length"]) {
         Some(Format::Native)
     } else {
-        None
+        columns::detect(|name| row.contains_key(name))
     }
 }
 
@@ -152,6 +182,7 @@ impl Iterator for Reader {
         loop {
             while let Some(request) = self.sink.ready.pop_front() {
                 if let Some(request) = self.admit(request) {
+                    self.sink.seen.block_sizes.entry(request.block_tokens).or_insert(self.line);
                     return Some(Ok(request));
                 }
             }
@@ -162,9 +193,13 @@ impl Iterator for Reader {
             let Some(row) = wanted.then(|| self.rows.next()).flatten() else {
                 self.over = true;
                 self.parser.finish(&mut self.sink);
+                if self.trailing.get() {
+                    self.sink.seen.remark("bytes after the gzip stream were ignored, as gzip itself does");
+                }
                 continue;
             };
             let result = row.and_then(|(line, text)| {
+                self.line = line;
                 let parsed = self.parser.row(self.sink.seen.rows, &text, &mut self.sink);
                 parsed.map_err(|bad| TraceError::Row {
                     file: self.file.clone(),
@@ -173,7 +208,9 @@ impl Iterator for Reader {
                     problem: bad.problem,
                 })
             });
-            self.sink.seen.rows += 1;
+            if !std::mem::take(&mut self.sink.header) {
+                self.sink.seen.rows += 1;
+            }
             match result {
                 Ok(()) => {}
                 Err(e) if self.options.skip_bad && e.is_row() => {

@@ -2,6 +2,7 @@
 
 use crate::error::{Bad, excerpt};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The most tokens a prompt or answer may have: far above any context window, far below overflow.
@@ -18,6 +19,15 @@ impl JsonRow {
             Ok(_) => Err(Bad::new("row", format!("{:?} is not a JSON object: each line must be one", excerpt(text)))),
             Err(e) => {
                 Err(Bad::new("row", format!("{:?} is not JSON ({e}): each line must be one object", excerpt(text))))
+            }
+        }
+    }
+
+    /// Gives fields their native names; `columns` maps native names to the file's.
+    pub(crate) fn rename(&mut self, columns: &BTreeMap<String, String>) {
+        for (name, theirs) in columns {
+            if let Some(value) = self.0.remove(theirs) {
+                self.0.insert(name.clone(), value);
             }
         }
     }
@@ -116,7 +126,14 @@ pub(crate) fn check_blocks(field: &str, ids: usize, tokens: u32, block_tokens: u
     if ids == need {
         return Ok(());
     }
-    let problem =
-        format!("holds {ids} ids: {tokens} tokens in blocks of {block_tokens} make {need}; check the block size");
+    let fits = |size: u32| size > 0 && tokens.div_ceil(size) as usize == ids;
+    let usual = [16, 32, 64, 128, 256, 512, 1024].into_iter().find(|&size| fits(size));
+    let size =
+        usual.or_else(|| u32::try_from(ids).ok().filter(|&n| n > 0).map(|n| tokens.div_ceil(n)).filter(|&s| fits(s)));
+    let advice = size.map_or_else(
+        || "no block size fits".to_owned(),
+        |size| format!("block_tokens = {size} (--block-tokens {size}) would fit"),
+    );
+    let problem = format!("holds {ids} ids: {tokens} tokens in blocks of {block_tokens} make {need}; {advice}");
     Err(Bad::new(field, problem))
 }

@@ -22,7 +22,9 @@ pub const THINK: Span = Span(40_000_000_000);
 /// Duration of an answer, ns per token: 25 ms, about what chat services of 2023 streamed at (estimate).
 pub const ANSWER_NS_PER_TOKEN: u64 = 25_000_000;
 
-const KNOWN: [&str; 29] = [
+const KNOWN: [&str; 31] = [
+    "id",
+    "conversation_id",
     "conversation_hash",
     "conversation",
     "messages",
@@ -72,7 +74,11 @@ pub(crate) struct Conversation {
 
 impl Conversation {
     pub(crate) fn parse(text: &str) -> Result<Self, Bad> {
-        let row = JsonRow::parse(text)?;
+        let mut row = JsonRow::parse(text)?;
+        if let Some(Value::Array(mut list)) = row.0.remove("conversations") {
+            list.iter_mut().for_each(chat_message);
+            row.0.insert("conversation".to_owned(), Value::Array(list));
+        }
         let field = if row.get("conversation").is_some() { "conversation" } else { "messages" };
         let list = row.get(field).ok_or_else(|| missing("conversation", "the list of its messages"))?;
         let messages = messages::parse(field, list)?;
@@ -104,17 +110,30 @@ impl Conversation {
         row
     }
 
-    /// End of the last turn, ns since 1970.
-    fn end(&self) -> Result<u64, Bad> {
+    /// End of the last turn, ns since 1970; `None` for a conversation without times.
+    fn end(&self) -> Result<Option<u64>, Bad> {
         match self.row.get("timestamp") {
-            Some(value) => instant(value).ok_or_else(|| {
+            Some(value) => instant(value).map(Some).ok_or_else(|| {
                 wrong("timestamp", value, "must be a calendar time such as 2023-04-09T00:02:53Z or a Unix time")
             }),
-            None => {
-                let last = self.stamps.iter().rev().flatten().next();
-                last.copied().ok_or_else(|| missing("timestamp", "the time of its last turn"))
-            }
+            None => Ok(self.stamps.iter().rev().flatten().next().copied()),
         }
+    }
+}
+
+/// ShareGPT's `from` and `value` as role and content.
+fn chat_message(message: &mut Value) {
+    let Some(fields) = message.as_object_mut() else { return };
+    if let Some(content) = fields.remove("value") {
+        fields.entry("content").or_insert(content);
+    }
+    if let Some(Value::String(from)) = fields.remove("from") {
+        let role = match from.as_str() {
+            "human" => "user",
+            "gpt" | "chatgpt" | "bing" | "bard" => "assistant",
+            other => other,
+        };
+        fields.entry("role").or_insert_with(|| role.into());
     }
 }
 
@@ -155,6 +174,13 @@ impl Parser for Wildchat {
         let turns = Turns::new(&conversation.messages, self.options.per, self.options.min_chars, counting);
         let block_tokens = self.options.block_tokens.unwrap_or(BLOCK_TOKENS);
         let mut found = turns.requests(block_tokens, sink);
+        // Without times, conversations begin one a second.
+        let end = end.unwrap_or_else(|| {
+            sink.seen.remark("conversations without times: they begin one a second, their turns follow by estimated pauses; give a rate for another load");
+            let lasts = |(request, _): &(TraceRequest, usize)| u64::from(request.output_tokens) * ANSWER_NS_PER_TOKEN;
+            let pauses = (found.len() as u64).saturating_sub(1) * THINK.0;
+            number * 1_000_000_000 + found.iter().map(lasts).sum::<u64>() + pauses
+        });
         // Walk back from the end for turns without a stamp of their own.
         let mut end_of_turn = end;
         for (request, answer_at) in found.iter_mut().rev() {
@@ -250,6 +276,20 @@ mod tests {
 
     fn read(options: &Options) -> Vec<TraceRequest> {
         read_bytes("w", ROW.replace('\n', " ").as_bytes(), options).unwrap().requests
+    }
+
+    #[test]
+    fn conversations_of_sharegpt_and_lmsys_need_no_times() {
+        let sharegpt = r#"{"id":"a","conversations":[{"from":"human","value":"hello there"},{"from":"gpt","value":"hi"},{"from":"human","value":"more"},{"from":"gpt","value":"fine"}]}
+{"id":"b","conversations":[{"from":"human","value":"hello there"},{"from":"gpt","value":"hi"}]}"#;
+        let workload = read_bytes("s", sharegpt.as_bytes(), &Options::default()).unwrap();
+        assert_eq!(workload.format, Format::Sharegpt);
+        let found: Vec<_> = workload.requests.iter().map(|r| (r.session, r.turn)).collect();
+        assert_eq!(found, [(0, 1), (1, 1), (0, 2)]);
+        assert_eq!((workload.requests[0].at.secs(), workload.requests[1].at.secs()), (0.0, 1.0));
+        assert!(workload.notes[0].starts_with("conversations without times"), "{:?}", workload.notes);
+        let lmsys = r#"{"conversation_id":"x","model":"m","conversation":[{"role":"user","content":"hello"},{"role":"assistant","content":"hi"}],"turn":1}"#;
+        assert_eq!(read_bytes("l", lmsys.as_bytes(), &Options::default()).unwrap().requests.len(), 1);
     }
 
     #[test]
