@@ -14,7 +14,9 @@ mod secret;
 mod sections;
 mod upstream;
 pub use secret::Secret;
-pub use sections::{Explain, Limits, LogFile, PeerConfig, Probes, ReplicaConfig, Security, Shadow, Timeouts, Tls};
+pub use sections::{
+    Cors, Explain, Limits, LogFile, PeerConfig, Probes, ReplicaConfig, Security, Shadow, Timeouts, Tls,
+};
 pub use upstream::{CongestionControl, Upstreams};
 
 /// Where the router runs.
@@ -61,6 +63,8 @@ pub struct Config {
     pub upstream: Upstreams,
     /// Keys.
     pub security: Security,
+    /// What pages of other sites may do.
+    pub cors: Cors,
     /// Certificates.
     pub tls: Tls,
     /// How many decisions and requests are kept.
@@ -89,6 +93,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             upstream: Upstreams::default(),
             security: Security::default(),
+            cors: Cors::default(),
             tls: Tls::default(),
             explain: Explain::default(),
             access_log: None,

@@ -57,6 +57,13 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
                       the key out to estimate them";
         return bad("tokenizer", &format!("\"{}\"", path.display()), advice);
     }
+    for (i, origin) in config.cors.origins.iter().enumerate() {
+        let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        if origin != "*" && rest.is_none_or(|host| host.is_empty() || host.contains(['/', ' '])) {
+            let advice = "write an origin as browsers send it, https://host[:port], or *";
+            return bad(&format!("cors.origins[{i}]"), &format!("\"{origin}\""), advice);
+        }
+    }
     fleet(config)?;
     if config.tls.cert.is_some() != config.tls.key.is_some() {
         return bad("tls", &"incomplete", "give both `tls.cert` and `tls.key`, or neither");

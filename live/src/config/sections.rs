@@ -220,6 +220,15 @@ impl Security {
     }
 }
 
+/// What pages of other sites may do.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cors {
+    /// Origins (`https://app.example`, or `*`) whose pages may send requests and read answers. Empty: the engines
+    /// decide.
+    pub origins: Vec<String>,
+}
+
 /// Certificates.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -5,12 +5,14 @@ use crate::observe::changes::Change;
 use crate::observe::request_log::RequestEntry;
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
-use crate::request::endpoints;
+use crate::request::cors;
+use crate::request::endpoints::{self, Endpoint};
 use crate::request::errors::refusal;
 use crate::request::guard::RequestGuard;
 use crate::request::headers::{self, HeaderFlags};
 use crate::request::learning::Learning;
 use crate::request::read_body;
+use crate::request::unpack::unpack;
 use crate::tokens::count_tokens;
 use crate::upstream::replica::{Authorization, Upstream};
 use crate::wire::request_fields::{Extract, extract, session_hash};
@@ -19,6 +21,7 @@ use gorgo_core::network::HEAD_BYTES;
 use gorgo_core::policy::RequestInfo;
 use gorgo_core::router::{Dispatch, Request as CoreRequest};
 use gorgo_core::{Span, Time};
+use http::header::CONTENT_ENCODING;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -37,8 +40,6 @@ pub(super) struct ClientRequest {
     /// Whether it asks for a stream.
     pub(super) streams: bool,
     flags: HeaderFlags,
-    /// Whether this router checks keys, so that replicas must not get the client's.
-    checks_keys: bool,
     permit: Option<OwnedSemaphorePermit>,
     incoming: Incoming,
     /// The whole of `incoming`.
@@ -55,13 +56,14 @@ impl ClientRequest {
         config: Arc<Config>,
         request: Request<Incoming>,
         flags: HeaderFlags,
+        endpoint: Endpoint,
     ) -> Result<Box<Self>, Box<Response<Body>>> {
         let state = &context.state;
         let refuse = |status, code: &str, message: &str| Err(Box::new(refusal(status, code, message)));
         let shown = if flags.key { headers::shown_key(request.headers()) } else { None };
-        let (may_ask, checks_keys) =
-            state.with_keys(|keys| (keys.may_ask(shown), keys.api.is_some() || keys.admin.is_some()));
-        if !may_ask {
+        // Browsers send no key with a preflight.
+        let is_preflight = flags.origin && cors::is_preflight(request.method(), request.headers());
+        if !is_preflight && !state.with_keys(|keys| keys.may_ask(shown)) {
             state.driver.observers().tell(Change::ClientRefused { from: context.client.to_string() });
             return refuse(
                 StatusCode::UNAUTHORIZED,
@@ -69,10 +71,7 @@ impl ClientRequest {
                 "send this router's API key as `Authorization: Bearer KEY`",
             );
         }
-        let Some(has_prompt) = endpoints::has_prompt(request.uri().path()) else {
-            let message = format!("`{}` is not served here; see /v1/models for what is", request.uri().path());
-            return refuse(StatusCode::NOT_FOUND, "unknown_endpoint", &message);
-        };
+        let has_prompt = endpoint == Endpoint::Prompt && request.method() == Method::POST;
         let Ok(permit) = Arc::clone(&state.request_permits).try_acquire_owned() else {
             return refuse(
                 StatusCode::TOO_MANY_REQUESTS,
@@ -89,7 +88,6 @@ impl ClientRequest {
             has_prompt,
             streams: false,
             flags,
-            checks_keys,
             permit,
             incoming,
             body,
@@ -103,8 +101,14 @@ impl ClientRequest {
         let Self { context, config, parts, flags, .. } = self;
         let state = &context.state;
         (self.body, self._body_permit) = read_body::read(state, config, &parts.headers, &mut self.incoming).await?;
-        let found = if self.has_prompt && parts.method == Method::POST {
+        let found = if self.has_prompt {
             endpoints::check_content_type(&parts.headers)?;
+            if flags.encoding
+                && let Some(plain) = unpack(state, config, &parts.headers, &self.body, &mut self._body_permit).await?
+            {
+                self.body = plain;
+                parts.headers.remove(CONTENT_ENCODING);
+            }
             match extract(&self.body, state.seed) {
                 Ok(found) => Some(found),
                 Err(message) => {
@@ -153,7 +157,8 @@ impl ClientRequest {
         let row = new_row(&request_id, &info, found.as_ref(), arrived, hops);
         self.hops = hops;
         self.streams = found.as_ref().is_some_and(|found| found.streams);
-        headers::to_upstream(&mut parts.headers, self.body.len(), &request_id, &context.client, self.checks_keys);
+        let length = self.body.len();
+        state.with_keys(|keys| headers::to_upstream(&mut parts.headers, length, &request_id, &context.client, keys));
         let permit = self.permit.take();
         let mut guard = RequestGuard::new(Arc::clone(context), (id, mailbox), request_id, row, permit);
         if let Some(found) = found {

@@ -1,26 +1,187 @@
-//! The paths that are served, and which of them hold prompts.
+//! The paths that are served, and which of them hold prompts, change an engine, or name what an engine keeps.
 
 use crate::request::body::Body;
 use crate::request::errors::refusal;
 use http::header::{CONTENT_TYPE, HeaderMap};
 use http::{Response, StatusCode};
+use std::borrow::Cow;
 
-/// Whether requests to `path` hold a prompt; `None` if the path is not served. Engines' admin endpoints (`/flush_cache`,
-/// `/update_weights...`) are not served.
-pub(crate) fn has_prompt(path: &str) -> Option<bool> {
-    match path {
-        "/v1/chat/completions"
-        | "/v1/completions"
-        | "/v1/responses"
-        | "/v1/embeddings"
-        | "/v1/messages"
-        | "/generate"
-        | "/v1/score"
-        | "/v1/rerank" => Some(true),
-        "/tokenize" | "/detokenize" | "/get_model_info" | "/model_info" => Some(false),
-        path if path.starts_with("/v1/") => Some(false),
-        _ => None,
+/// What a path is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    /// Its requests hold a prompt.
+    Prompt,
+    /// Anything else that any client may ask an engine for.
+    Other,
+    /// It changes an engine: for operators only, and for every engine.
+    Administration,
+}
+
+/// Why a path is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PathError {
+    /// It is not served.
+    Unknown,
+    /// Readers behind the router may take it for another path.
+    Ambiguous,
+}
+
+/// Paths outside `/v1/` that hold prompts, and those under it.
+const PROMPTS: [&str; 16] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/messages",
+    "/generate",
+    "/v1/score",
+    "/v1/rerank",
+    "/v2/rerank",
+    "/rerank",
+    "/score",
+    "/v1/pooling",
+    "/pooling",
+    "/v1/classify",
+    "/classify",
+    "/v1/generate",
+];
+
+/// Names of engines' administration (SGLang, vLLM), wherever in a path they stand.
+const ADMINISTRATION: [&str; 20] = [
+    "flush_cache",
+    "load_lora_adapter",
+    "load_lora_adapter_from_tensors",
+    "unload_lora_adapter",
+    "abort_request",
+    "sleep",
+    "wake_up",
+    "start_profile",
+    "stop_profile",
+    "reset_prefix_cache",
+    "reset_mm_cache",
+    "reset_encoder_cache",
+    "collective_rpc",
+    "pause_generation",
+    "continue_generation",
+    "release_memory_occupation",
+    "resume_memory_occupation",
+    "set_internal_state",
+    "configure_logging",
+    "shutdown",
+];
+
+/// How the names of further ones begin, where they stand first in a path or right after `/v1/`.
+const ADMINISTRATION_VERBS: [&str; 24] = [
+    "update_",
+    "load_",
+    "unload_",
+    "init_",
+    "destroy_",
+    "reset_",
+    "flush_",
+    "start_",
+    "stop_",
+    "pause_",
+    "resume_",
+    "release_",
+    "set_",
+    "configure_",
+    "dump_",
+    "abort_",
+    "freeze_",
+    "scale_",
+    "clear_",
+    "attach_",
+    "detach_",
+    "slow_down",
+    "add_",
+    "remove_",
+];
+
+/// What a path is for, judged as the last reader of it will: percent-encoding resolved.
+pub(crate) fn judge(path: &str) -> Result<Endpoint, PathError> {
+    let path = resolved(path)?;
+    let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(&path);
+    if PROMPTS.contains(&path) {
+        return Ok(Endpoint::Prompt);
     }
+    if is_administration(path) {
+        return Ok(Endpoint::Administration);
+    }
+    match path {
+        "/tokenize" | "/detokenize" | "/get_model_info" | "/model_info" => Ok(Endpoint::Other),
+        path if path.starts_with("/v1/") => Ok(Endpoint::Other),
+        _ => Err(PathError::Unknown),
+    }
+}
+
+/// The path with its percent-encoding resolved. Refused are paths that some readers resolve further: dot segments,
+/// empty segments, encoded slashes, backslashes, parameters of segments, and anything encoded twice.
+fn resolved(path: &str) -> Result<Cow<'_, str>, PathError> {
+    let bytes = path.as_bytes();
+    let plain = if bytes.contains(&b'%') { Cow::Owned(decoded(bytes)?) } else { Cow::Borrowed(path) };
+    let inner = plain.strip_prefix('/').unwrap_or(&plain);
+    let inner = inner.strip_suffix('/').unwrap_or(inner);
+    let is_odd = |segment: &str| matches!(segment, "" | "." | "..");
+    let is_bad = |byte: u8| matches!(byte, b'\\' | b';' | b'%' | 0..=0x20 | 0x7f);
+    if plain.bytes().any(is_bad) || (!inner.is_empty() && inner.split('/').any(is_odd)) {
+        return Err(PathError::Ambiguous);
+    }
+    Ok(plain)
+}
+
+fn decoded(path: &[u8]) -> Result<String, PathError> {
+    let digit = |byte: Option<&u8>| byte.and_then(|&byte| char::from(byte).to_digit(16)).map(|digit| digit as u8);
+    let (mut out, mut at) = (Vec::with_capacity(path.len()), 0);
+    while let Some(&byte) = path.get(at) {
+        if byte != b'%' {
+            out.push(byte);
+            at += 1;
+            continue;
+        }
+        let (Some(high), Some(low)) = (digit(path.get(at + 1)), digit(path.get(at + 2))) else {
+            return Err(PathError::Ambiguous);
+        };
+        match high << 4 | low {
+            b'/' => return Err(PathError::Ambiguous),
+            byte => out.push(byte),
+        }
+        at += 3;
+    }
+    String::from_utf8(out).map_err(|_| PathError::Ambiguous)
+}
+
+fn is_administration(path: &str) -> bool {
+    let first = path.strip_prefix("/v1/").unwrap_or(path.trim_start_matches('/')).split('/').next().unwrap_or_default();
+    let first = first.to_ascii_lowercase();
+    ADMINISTRATION_VERBS.iter().any(|verb| first.starts_with(verb))
+        || path.split('/').any(|segment| ADMINISTRATION.iter().any(|name| segment.eq_ignore_ascii_case(name)))
+}
+
+/// Whether an engine's administration at this path empties its KV cache.
+pub(crate) fn empties_cache(path: &str) -> bool {
+    let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    matches!(name, "flush_cache" | "reset_prefix_cache" | "sleep" | "release_memory_occupation")
+        || name.starts_with("update_weights")
+}
+
+/// Kinds of things that an engine keeps by an id of its own.
+const KEPT: [&str; 9] =
+    ["responses", "files", "batches", "conversations", "vector_stores", "uploads", "threads", "assistants", "videos"];
+
+/// The id of something that an engine keeps, if the path names one: `/v1/responses/ID`.
+pub(crate) fn kept_id(path: &str) -> Option<&str> {
+    let (kind, rest) = path.strip_prefix("/v1/")?.split_once('/')?;
+    let id = rest.split('/').next().unwrap_or_default();
+    (KEPT.contains(&kind) && !id.is_empty()).then_some(id)
+}
+
+/// Whether a POST to the path makes something that the engine keeps.
+pub(crate) fn makes_kept(path: &str) -> bool {
+    path.strip_prefix("/v1/").is_some_and(|rest| {
+        let kind = rest.split('/').next().unwrap_or_default();
+        KEPT.contains(&kind)
+    })
 }
 
 /// Whether an answer becomes a message of the next turn's prompt.
@@ -47,15 +208,79 @@ mod tests {
 
     #[test]
     fn paths_that_are_served() {
-        for path in ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/generate"] {
-            assert_eq!(has_prompt(path), Some(true), "{path}");
+        for path in PROMPTS {
+            assert_eq!(judge(path), Ok(Endpoint::Prompt), "{path}");
         }
-        for path in ["/v1/models", "/tokenize", "/v1/models/x"] {
-            assert_eq!(has_prompt(path), Some(false), "{path}");
+        assert_eq!(judge("/v1/chat/completions/"), Ok(Endpoint::Prompt));
+        assert_eq!(judge("/v1/chat%2Dtest"), Ok(Endpoint::Other));
+        for path in
+            ["/v1/models", "/tokenize", "/v1/models/x", "/v1/models/org/name", "/v1/files/reset_1", "/v1/realtime"]
+        {
+            assert_eq!(judge(path), Ok(Endpoint::Other), "{path}");
         }
-        for path in ["/", "/flush_cache", "/abort_request", "/update_weights_from_disk", "/v1", "/V1/models"] {
-            assert_eq!(has_prompt(path), None, "{path}");
+        for path in ["/", "", "/v1", "/V1/models", "/metrics2", "/v3/rerank", "/docs"] {
+            assert_eq!(judge(path), Err(PathError::Unknown), "{path}");
         }
+    }
+
+    #[test]
+    fn administration_is_told_wherever_it_lies_and_however_it_is_written() {
+        for path in [
+            "/flush_cache",
+            "/v1/flush_cache",
+            "/v1/Flush_Cache/",
+            "/v1/%66lush_cache",
+            "/v1/load_lora_adapter",
+            "/v1/unload_lora_adapter",
+            "/update_weights_from_disk",
+            "/update_weights_from_anything_new",
+            "/sleep",
+            "/v1/x/sleep",
+            "/start_profile",
+            "/abort_request",
+            "/collective_rpc",
+        ] {
+            assert_eq!(judge(path), Ok(Endpoint::Administration), "{path}");
+        }
+        assert!(empties_cache("/flush_cache") && empties_cache("/update_weights_from_disk") && !empties_cache("/v1/x"));
+    }
+
+    #[test]
+    fn paths_that_others_read_differently_are_refused() {
+        for path in [
+            "/v1/../flush_cache",
+            "/v1/%2e%2e/flush_cache",
+            "/v1/%2E./flush_cache",
+            "/v1/.%2e/flush_cache",
+            "/v1/..%2fflush_cache",
+            "/v1/x/../../flush_cache",
+            "/v1/./models",
+            "/v1//models",
+            "//v1/models",
+            "/v1/models//",
+            "/v1\\..\\flush_cache",
+            "/v1/%5c..%5cflush_cache",
+            "/v1/%252e%252e/flush_cache",
+            "/v1/..;/flush_cache",
+            "/v1/a%00b",
+            "/v1/a%zz",
+            "/v1/a%2",
+            "/v1/%ff",
+            "/v1/..",
+            "/v1/%2e%2e",
+        ] {
+            assert_eq!(judge(path), Err(PathError::Ambiguous), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_engines_keep_is_named_by_paths() {
+        assert_eq!(kept_id("/v1/responses/resp_1"), Some("resp_1"));
+        assert_eq!(kept_id("/v1/files/f/content"), Some("f"));
+        for path in ["/v1/responses", "/v1/responses/", "/v1/models/m", "/generate"] {
+            assert_eq!(kept_id(path), None, "{path}");
+        }
+        assert!(makes_kept("/v1/files") && makes_kept("/v1/responses/r/cancel") && !makes_kept("/v1/models"));
     }
 
     #[test]

@@ -7,6 +7,10 @@ use gorgo_core::router::EndReason;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
+/// Marks a response as the router's own, in its extensions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OwnRefusal;
+
 /// The router's own error response. Its type follows the status as OpenAI's do; 429 and 503 carry `Retry-After`.
 #[cold]
 pub(crate) fn refusal(status: StatusCode, code: &str, message: &str) -> Response<Body> {
@@ -20,6 +24,7 @@ pub(crate) fn refusal(status: StatusCode, code: &str, message: &str) -> Response
     };
     let mut response = Response::new(Body::Full(Bytes::from(error_json(kind, code, message))));
     *response.status_mut() = status;
+    response.extensions_mut().insert(OwnRefusal);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));

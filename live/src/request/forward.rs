@@ -7,10 +7,14 @@ use crate::request::attempt::{Begun, FailedAttempt, Ready, attempt};
 use crate::request::body::Body;
 use crate::request::client_request::ClientRequest;
 use crate::request::context::ConnectionContext;
+use crate::request::cors;
 use crate::request::early_body::{EarlyBody, Passed};
+use crate::request::endpoints::{self, Endpoint, PathError};
+use crate::request::engine_admin;
 use crate::request::errors;
 use crate::request::guard::RequestGuard;
 use crate::request::headers::{self, HeaderFlags};
+use crate::request::location;
 use crate::request::response_body::{BROKE, ProxiedBody};
 use crate::state::Phase;
 use crate::upstream::replica::Upstream;
@@ -18,8 +22,8 @@ use crate::wire::answer_tap::Framing;
 use gorgo_core::fleet::Kind;
 use gorgo_core::record::Status;
 use gorgo_core::router::{Dispatch, EndReason};
-use http::header::{CONTENT_LENGTH, HeaderMap};
-use http::{Request, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, HeaderMap, LOCATION, ORIGIN};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::future::Future;
@@ -38,9 +42,54 @@ pub(crate) fn handle(
     request: Request<Incoming>,
     flags: HeaderFlags,
 ) -> Answering {
-    match ClientRequest::admit(context, config, request, flags) {
-        Ok(request) => Box::pin(answer(request)),
-        Err(refused) => Box::pin(std::future::ready(Ok(*refused))),
+    let Some(origin) = request.headers().get(ORIGIN).filter(|_| flags.origin).cloned() else {
+        return judge_and_answer(context, config, request, flags);
+    };
+    Box::pin(async move {
+        let answered = match Some(&request).filter(|r| cors::is_preflight(r.method(), r.headers())) {
+            Some(request) => cors::preflight(&config, request.headers()),
+            None => None,
+        };
+        let mut response = match answered {
+            Some(response) => response,
+            None => judge_and_answer(context, Arc::clone(&config), request, flags).await?,
+        };
+        cors::allow(&config, &origin, &mut response);
+        Ok(response)
+    })
+}
+
+/// Answers a request as its path asks for.
+fn judge_and_answer(
+    context: Arc<ConnectionContext>,
+    config: Arc<Config>,
+    request: Request<Incoming>,
+    flags: HeaderFlags,
+) -> Answering {
+    let refused = |status, code: &str, message: &str| -> Answering {
+        Box::pin(std::future::ready(Ok(errors::refusal(status, code, message))))
+    };
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        let message = format!("{} is not served here; use GET or POST", request.method());
+        return refused(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message);
+    }
+    match endpoints::judge(request.uri().path()) {
+        Ok(Endpoint::Administration) => {
+            Box::pin(async move { Ok(engine_admin::answer(context, config, request, flags).await) })
+        }
+        Ok(endpoint) => match ClientRequest::admit(context, config, request, flags, endpoint) {
+            Ok(request) => Box::pin(answer(request)),
+            Err(refused) => Box::pin(std::future::ready(Ok(*refused))),
+        },
+        Err(PathError::Ambiguous) => {
+            let message = "the path has dot segments, empty segments or characters that servers read differently; \
+                           write it plainly";
+            refused(StatusCode::BAD_REQUEST, "bad_path", message)
+        }
+        Err(PathError::Unknown) => {
+            let message = format!("`{}` is not served here; see /v1/models for what is", request.uri().path());
+            refused(StatusCode::NOT_FOUND, "unknown_endpoint", &message)
+        }
     }
 }
 
@@ -173,6 +222,9 @@ fn finish_head(
     // HTTP/2 frames its own bodies.
     let http2 = request.parts.version == http::Version::HTTP_2;
     head.version = if http2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
+    if let Some(upstream) = upstream.filter(|_| !head.status.is_success() || head.headers.contains_key(LOCATION)) {
+        location::hide_engine(&mut head.headers, &upstream.endpoint, request.parts.uri.path());
+    }
     set_response_headers(&mut head.headers, guard, upstream);
 }
 

@@ -1,5 +1,6 @@
 //! Request headers: which are passed to a replica, and which the router reads.
 
+use crate::server::keys::Keys;
 use gorgo_core::RequestId;
 use http::HeaderValue;
 use http::header::{
@@ -74,14 +75,14 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Turns a client's headers into those of a request to a replica with a body of `length` bytes. With `drop_keys` the
-/// client's key is left out, since it was meant for this router. `Host` is replaced when the request is sent.
+/// Turns a client's headers into those of a request to a replica with a body of `length` bytes. A key of this router's is
+/// left out: only a key that the router asked for was meant for it. `Host` is replaced when the request is sent.
 pub(crate) fn to_upstream(
     headers: &mut HeaderMap,
     length: usize,
     request_id: &HeaderValue,
     from: &ClientAddress,
-    drop_keys: bool,
+    ours: &Keys,
 ) {
     strip_hop_by_hop(headers);
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
@@ -95,9 +96,10 @@ pub(crate) fn to_upstream(
             headers.remove(name);
         }
     }
-    if drop_keys {
-        headers.remove(AUTHORIZATION);
-        headers.remove(API_KEY);
+    for name in [AUTHORIZATION, API_KEY] {
+        if headers.get(&name).is_some_and(|value| ours.is_ours(key_of(value))) {
+            headers.remove(name);
+        }
     }
     headers.insert(REQUEST_ID, request_id.clone());
     // A balancer in front may add a line of its own: the last lines are the ones that no client chose.
@@ -150,6 +152,8 @@ pub(crate) struct HeaderFlags {
     pub(crate) session: bool,
     /// Whether the request comes from a router.
     pub(crate) router: bool,
+    pub(crate) origin: bool,
+    pub(crate) encoding: bool,
     /// Bytes of all header lines.
     pub(crate) bytes: usize,
 }
@@ -166,6 +170,8 @@ impl HeaderFlags {
                 "x-request-timeout-ms" => flags.timeout = true,
                 "x-session-id" => flags.session = true,
                 "x-gorgo-router" => flags.router = true,
+                "origin" => flags.origin = true,
+                "content-encoding" => flags.encoding = true,
                 _ => {}
             }
         }
@@ -195,6 +201,16 @@ pub(crate) fn new_id(process: u64, id: RequestId) -> HeaderValue {
     HeaderValue::from_bytes(&text[..18 + more as usize]).unwrap_or(HeaderValue::from_static("none"))
 }
 
+/// The key in a header's value, without the word `Bearer`.
+fn key_of(value: &HeaderValue) -> &[u8] {
+    let bytes = value.as_bytes();
+    if is_bearer(value) { bytes[7..].trim_ascii() } else { bytes.trim_ascii() }
+}
+
+fn is_bearer(value: &HeaderValue) -> bool {
+    value.as_bytes().get(..7).is_some_and(|word| word.eq_ignore_ascii_case(b"bearer "))
+}
+
 /// Whether a key is among the headers, of whatever scheme.
 pub(crate) fn has_key(headers: &HeaderMap) -> bool {
     headers.contains_key(AUTHORIZATION) || headers.contains_key(API_KEY)
@@ -202,10 +218,7 @@ pub(crate) fn has_key(headers: &HeaderMap) -> bool {
 
 /// The client's key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
 pub(crate) fn shown_key(headers: &HeaderMap) -> Option<&[u8]> {
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
-        let bytes = value.as_bytes();
-        bytes.get(..7).filter(|word| word.eq_ignore_ascii_case(b"bearer ")).map(|_| &bytes[7..])
-    });
+    let bearer = headers.get(AUTHORIZATION).filter(|value| is_bearer(value)).map(key_of);
     bearer.or_else(|| headers.get(API_KEY).map(HeaderValue::as_bytes))
 }
 
@@ -232,7 +245,13 @@ mod tests {
             ("authorization", "Bearer k"),
             ("x-forwarded-for", "1.2.3.4"),
         ]);
-        to_upstream(&mut headers, 7, &HeaderValue::from_static("r"), &ClientAddress::new([10, 0, 0, 1].into()), false);
+        to_upstream(
+            &mut headers,
+            7,
+            &HeaderValue::from_static("r"),
+            &ClientAddress::new([10, 0, 0, 1].into()),
+            &Keys::default(),
+        );
         let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["authorization", "host", "x-custom", "x-forwarded-for", "x-request-id"]);
@@ -245,7 +264,13 @@ mod tests {
         for line in ["6.6.6.6", "203.0.113.9, 10.1.1.1"] {
             headers.append(FORWARDED_FOR, HeaderValue::from_static(line));
         }
-        to_upstream(&mut headers, 0, &HeaderValue::from_static("r"), &ClientAddress::new([10, 0, 0, 1].into()), false);
+        to_upstream(
+            &mut headers,
+            0,
+            &HeaderValue::from_static("r"),
+            &ClientAddress::new([10, 0, 0, 1].into()),
+            &Keys::default(),
+        );
         let lines: Vec<_> = headers.get_all(FORWARDED_FOR).iter().collect();
         assert_eq!(lines, ["6.6.6.6, 203.0.113.9, 10.1.1.1, 10.0.0.1"]);
     }
@@ -260,17 +285,40 @@ mod tests {
             for value in told {
                 headers.append(CONTENT_LENGTH, HeaderValue::from_static(value));
             }
-            to_upstream(&mut headers, 5, &HeaderValue::from_static("r"), &from, false);
+            to_upstream(&mut headers, 5, &HeaderValue::from_static("r"), &from, &Keys::default());
             assert_eq!(headers.contains_key(CONTENT_LENGTH), passes, "{told:?}");
         }
     }
 
     #[test]
-    fn our_own_key_is_not_passed_on() {
-        let mut headers = map(&[("authorization", "Bearer k"), ("x-api-key", "k")]);
-        assert_eq!(shown_key(&headers), Some(&b"k"[..]));
-        to_upstream(&mut headers, 0, &HeaderValue::from_static("r"), &ClientAddress::new([10, 0, 0, 1].into()), true);
-        assert_eq!(shown_key(&headers), None);
+    fn only_keys_of_this_router_are_kept_from_engines() {
+        let keys = Keys { api: Some("k".into()), admin: Some("a".into()), ..Keys::default() };
+        for (authorization, api_key, keys, passed) in [
+            ("Bearer k", "k", &keys, &[][..]),
+            ("bearer  k", "engine", &keys, &["x-api-key"]),
+            ("Bearer engine", "k", &keys, &["authorization"]),
+            ("Bearer a", "a", &keys, &[]),
+            ("k", "x", &keys, &["x-api-key"]),
+            (
+                "Bearer engine",
+                "other",
+                &Keys { admin: Some("a".into()), ..Keys::default() },
+                &["authorization", "x-api-key"],
+            ),
+            ("Bearer a", "other", &Keys { admin: Some("a".into()), ..Keys::default() }, &["x-api-key"]),
+        ] {
+            let mut headers = map(&[("authorization", authorization), ("x-api-key", api_key)]);
+            to_upstream(
+                &mut headers,
+                0,
+                &HeaderValue::from_static("r"),
+                &ClientAddress::new([10, 0, 0, 1].into()),
+                keys,
+            );
+            let left: Vec<_> =
+                ["authorization", "x-api-key"].into_iter().filter(|name| headers.contains_key(*name)).collect();
+            assert_eq!(left, passed, "{authorization}, {api_key}");
+        }
     }
 
     #[test]

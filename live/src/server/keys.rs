@@ -50,6 +50,11 @@ impl Keys {
         self.api.is_none() || [&self.api, &self.admin, &self.peer].iter().any(|known| matches(known.as_deref(), key))
     }
 
+    /// Whether this is any key of this router, which no engine may see.
+    pub(crate) fn is_ours(&self, key: &[u8]) -> bool {
+        [&self.api, &self.admin, &self.peer, &self.read].iter().any(|known| matches(known.as_deref(), Some(key)))
+    }
+
     /// Whether this is the API key.
     pub(crate) fn is_api_key(&self, key: Option<&[u8]>) -> bool {
         matches(self.api.as_deref(), key)

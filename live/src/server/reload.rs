@@ -47,6 +47,9 @@ pub(crate) fn apply(state: &Arc<AppState>, mut new: Config) -> Result<Vec<String
     if (&old.limits, &old.timeouts, &old.probes) != (&new.limits, &new.timeouts, &new.probes) {
         changes.push("limits, timeouts or probes".to_owned());
     }
+    if old.cors != new.cors {
+        changes.push("cors".to_owned());
+    }
     state.set_config(new);
     let what = if changes.is_empty() { "none (the configuration is as before)".to_owned() } else { changes.join("; ") };
     state.driver.observers().tell(Change::Settings { what });

@@ -74,7 +74,9 @@ impl Endpoint {
         if path.query().is_some() {
             return Err("leave out what follows `?`".to_owned());
         }
-        let base = path.path().trim_end_matches('/').to_owned();
+        // Users know an engine by its OpenAI base URL, too; every path of a request begins with /v1 itself.
+        let base = path.path().trim_end_matches('/');
+        let base = base.strip_suffix("/v1").unwrap_or(base).trim_end_matches('/').to_owned();
         Ok(Self { scheme, authority, base })
     }
 
@@ -275,6 +277,14 @@ mod tests {
         let uri = based.uri(&PathAndQuery::from_static("/v1/models?a=b"));
         assert_eq!(uri.to_string(), "https://x.modal.host/base/v1/models?a=b");
         assert_eq!(Endpoint::parse("http://[::1]:80").unwrap().host(), "::1");
+        for (url, name) in [
+            ("http://a:1/v1", "a:1"),
+            ("http://a:1/v1/", "a:1"),
+            ("http://a:1/x/v1", "a:1/x"),
+            ("a:1/v1beta", "a:1/v1beta"),
+        ] {
+            assert_eq!(Endpoint::parse(url).unwrap().name(), name);
+        }
         for bad in ["", "ftp://a", "http://user@a", "http://", "http://a b", "http://a/?x=1"] {
             assert!(Endpoint::parse(bad).is_err(), "{bad}");
         }

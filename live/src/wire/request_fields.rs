@@ -64,11 +64,13 @@ impl Fields {
 }
 
 fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, JsonError> {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body); // a byte order mark, which engines read over
     let (mut model, mut rid, mut session, mut streams) = (None, None, 0, false);
     let mut json = Reader::new(body);
     json.object(|json, key| {
         match name(key) {
-            b"messages" | b"prompt" | b"input" | b"text" | b"input_ids" => prompt_text(json, blocks)?,
+            b"messages" | b"prompt" | b"input" | b"text" | b"input_ids" | b"query" | b"documents" | b"text_1"
+            | b"text_2" => prompt_text(json, blocks)?,
             b"model" => {
                 if let Some(name) = short(json)? {
                     blocks.before(MODEL, name.as_bytes(), false);

@@ -12,5 +12,6 @@ mod hostile;
 mod network;
 #[cfg(feature = "otel")]
 mod otel;
+mod paths;
 mod security;
 mod shutdown;

@@ -1,0 +1,65 @@
+//! What pages of other sites may read of answers, and the preflights that browsers send before a request.
+//!
+//! Without `cors.origins` the engines decide: preflights pass, without a key, since browsers send none. With it the
+//! router answers preflights and names the allowed origin in every answer. Its own refusals can be read by any page
+//! that may send requests, so that people see why a request failed.
+
+use crate::config::Config;
+use crate::request::body::Body;
+use crate::request::errors::{OwnRefusal, refusal};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, ORIGIN, VARY,
+};
+use http::{HeaderValue, Method, Response, StatusCode};
+
+/// Whether a browser asks with this request if it may send another.
+pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+    method == Method::OPTIONS && headers.contains_key(ORIGIN) && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// The answer to a preflight; `None` if the engines are to answer.
+pub(crate) fn preflight(config: &Config, headers: &HeaderMap) -> Option<Response<Body>> {
+    if config.cors.origins.is_empty() {
+        return None;
+    }
+    let origin = headers.get(ORIGIN)?;
+    if allowed(config, origin).is_none() {
+        let message = "this origin may not send requests here; add it to cors.origins";
+        return Some(refusal(StatusCode::FORBIDDEN, "origin_not_allowed", message));
+    }
+    let mut response = Response::new(Body::Full(bytes::Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let answer = response.headers_mut();
+    answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE, OPTIONS"));
+    answer.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    if let Some(wanted) = headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+        answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
+    }
+    Some(response)
+}
+
+/// Names in an answer to a page of `origin` that the page may read it.
+pub(crate) fn allow(config: &Config, origin: &HeaderValue, response: &mut Response<Body>) {
+    let is_ours = response.extensions().get::<OwnRefusal>().is_some();
+    let value = match allowed(config, origin) {
+        Some(value) => value,
+        None if config.cors.origins.is_empty() && is_ours => HeaderValue::from_static("*"),
+        None => return,
+    };
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, value);
+    headers.append(VARY, HeaderValue::from_static("Origin"));
+    let exposed = HeaderValue::from_static("x-request-id, x-gorgo-replica, x-gorgo-decision, retry-after");
+    headers.entry(ACCESS_CONTROL_EXPOSE_HEADERS).or_insert(exposed);
+}
+
+/// The value that allows an origin, by `cors.origins`.
+fn allowed(config: &Config, origin: &HeaderValue) -> Option<HeaderValue> {
+    let origins = &config.cors.origins;
+    if origins.iter().any(|known| known == "*") {
+        return Some(HeaderValue::from_static("*"));
+    }
+    origins.iter().any(|known| known.as_bytes() == origin.as_bytes()).then(|| origin.clone())
+}

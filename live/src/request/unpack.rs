@@ -1,0 +1,82 @@
+//! Unpacks request bodies with a `Content-Encoding`: the router reads the prompt, and engines read plain JSON only.
+
+use crate::config::Config;
+use crate::request::body::Body;
+use crate::request::errors::refusal;
+use crate::state::AppState;
+use bytes::Bytes;
+use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap};
+use http::{HeaderValue, Response, StatusCode};
+use std::io::Read;
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// Bytes unpacked before other tasks of the thread get their turn.
+const PIECE: usize = 256 << 10;
+
+/// Unpacks `body` as its `Content-Encoding` says; `None` if it has none. The unpacked bytes count towards the same
+/// limits as those that came.
+///
+/// # Errors
+/// 415 with the name of an encoding that is not read, 400 for a body that is not what its encoding says, 413 and 503 by
+/// the limits.
+pub(crate) async fn unpack(
+    state: &AppState,
+    config: &Config,
+    headers: &HeaderMap,
+    body: &Bytes,
+    permit: &mut Option<OwnedSemaphorePermit>,
+) -> Result<Option<Bytes>, Box<Response<Body>>> {
+    let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
+    let Some(named) = encodings.next() else { return Ok(None) };
+    let name = named.to_str().unwrap_or("?").trim().to_ascii_lowercase();
+    let mut reader: Box<dyn Read + Send + '_> = match name.as_str() {
+        _ if encodings.next().is_some() => return Err(unknown("more than one")),
+        "" | "identity" => return Ok(None),
+        "gzip" | "x-gzip" => Box::new(MultiGzDecoder::new(&body[..])),
+        // Some clients leave out the frame of zlib that RFC 9110 asks for.
+        "deflate" if has_zlib_head(body) => Box::new(ZlibDecoder::new(&body[..])),
+        "deflate" => Box::new(DeflateDecoder::new(&body[..])),
+        other => return Err(unknown(other)),
+    };
+    let most = config.limits.body_bytes;
+    let mut out = Vec::new();
+    loop {
+        let before = out.len();
+        let read = reader.by_ref().take(PIECE as u64).read_to_end(&mut out);
+        if let Err(error) = read {
+            let message = format!("the body is not the {name} that its Content-Encoding says ({error})");
+            return Err(Box::new(refusal(StatusCode::BAD_REQUEST, "invalid_body", &message)));
+        }
+        if out.len() == before {
+            return Ok(Some(Bytes::from(out)));
+        }
+        if out.len() > most {
+            let message = format!("the unpacked body is longer than {most} bytes; send a shorter one");
+            return Err(Box::new(refusal(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", &message)));
+        }
+        let Ok(more) = Arc::clone(&state.body_kib).try_acquire_many_owned(((out.len() - before) >> 10) as u32 + 1)
+        else {
+            let message = "the router holds as many bytes of bodies as it may (limits.bodies_bytes); try again soon";
+            return Err(Box::new(refusal(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)));
+        };
+        match permit {
+            Some(permit) => permit.merge(more),
+            None => *permit = Some(more),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+fn has_zlib_head(body: &[u8]) -> bool {
+    matches!(*body, [first, second, ..] if first & 15 == 8 && u16::from_be_bytes([first, second]).is_multiple_of(31))
+}
+
+fn unknown(name: &str) -> Box<Response<Body>> {
+    let shown: String = name.chars().take(40).collect();
+    let message = format!("the body's Content-Encoding is `{shown}`; send gzip, deflate, or no encoding");
+    let mut response = refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding", &message);
+    response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
+    Box::new(response)
+}
