@@ -67,6 +67,12 @@ impl ReplicaSet {
         Self(std::array::from_fn(|i| self.0[i] & !other.0[i]))
     }
 
+    /// Members of either.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] | other.0[i]))
+    }
+
     /// Members of both.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {

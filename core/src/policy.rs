@@ -23,6 +23,8 @@ pub enum Exclusion {
     Resting,
     /// This request already failed at it.
     Tried,
+    /// It does not serve the request's model, or has not made what the request names.
+    Unserved,
     /// It is behind another router and the request has no hop left.
     Hops,
 }

@@ -24,6 +24,8 @@ mod admin;
 mod client;
 mod driver;
 mod idle_timer;
+mod kept_ids;
+mod models;
 mod observe;
 mod request;
 mod run;

@@ -1,7 +1,8 @@
-//! Signals from replicas and peers. Read `probe` (the tasks), then `scrape` and `prom_text` (engines' metrics) and
-//! `peer_report` (the message between edges).
+//! Signals from replicas and peers. Read `probe` (the tasks), then `scrape` and `prom_text` (engines' metrics),
+//! `model_list` (what they serve) and `peer_report` (the message between edges).
 
 pub(crate) mod loops;
+mod model_list;
 pub(crate) mod peer_report;
 pub(crate) mod probe;
 pub(crate) mod prom_text;

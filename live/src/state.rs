@@ -3,6 +3,8 @@
 use crate::config::{Config, ConfigError, ReplicaConfig, Role};
 use crate::driver::Driver;
 use crate::driver::clock::Clock;
+use crate::kept_ids::KeptIds;
+use crate::models::Models;
 use crate::observe::capture::Capture;
 use crate::observe::metrics::Metrics;
 use crate::observe::request_log::RequestLog;
@@ -78,6 +80,10 @@ pub struct AppState {
     pub bytes_per_token: BytesPerToken,
     /// Counts prompts' tokens, if a tokenizer is configured.
     pub counter: Option<Arc<Counter>>,
+    /// Which replicas serve which models.
+    pub(crate) models: Models,
+    /// Which engine made what clients name by an id.
+    pub(crate) kept_ids: KeptIds,
     /// SharedStats of the shadow policies.
     pub shadows: SharedStats,
     /// Timeline capture.
@@ -126,6 +132,8 @@ impl AppState {
             metrics: Metrics::default(),
             request_log: RequestLog::new(config.explain.rows),
             bytes_per_token: BytesPerToken::default(),
+            models: Models::default(),
+            kept_ids: KeptIds::default(),
             counter,
             shadows,
             capture: Capture::default(),
@@ -205,6 +213,14 @@ impl AppState {
         })
     }
 
+    /// Whether a replica is in the fleet.
+    pub(crate) fn has(&self, upstream: &Arc<Upstream>) -> bool {
+        self.driver.read(|router, upstreams, _| {
+            let slot = upstream.id.index();
+            upstreams.get(slot).is_some_and(|u| Arc::ptr_eq(u, upstream)) && !router.replicas()[slot].removed
+        })
+    }
+
     /// Adds a replica. It is not probed yet: see `server::fleet::join`.
     ///
     /// # Errors
@@ -245,6 +261,7 @@ impl AppState {
         if let Some(old) = old.filter(|old| !self.names().contains(&old.name)) {
             self.metrics.forget(&old.name);
         }
+        self.models.joined(&upstream, &replica.models);
         Ok(upstream)
     }
 
@@ -252,6 +269,7 @@ impl AppState {
     pub fn remove(&self, upstream: &Upstream) {
         let _held = self.fleet_lock.lock();
         upstream.stop();
+        self.models.left(upstream);
         self.driver.handle_for(upstream, ReplicaEvent::Removed { replica: upstream.id });
     }
 

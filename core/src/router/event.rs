@@ -5,7 +5,7 @@ use crate::fleet::{EngineReport, PeerReport, ReplicaSpec};
 use crate::judgement::Failure;
 use crate::network::Transport;
 use crate::policy::{Candidate, CostTerms, PolicyConfig, RequestInfo};
-use crate::{ReplicaId, RequestId, Time};
+use crate::{ReplicaId, ReplicaSet, RequestId, Time};
 use std::sync::Arc;
 
 /// A request at its arrival.
@@ -21,6 +21,8 @@ pub struct Request {
     pub hops: u8,
     /// The request ends when it has no first token by then.
     pub deadline: Option<Time>,
+    /// The only replicas that can answer it; `None` for all.
+    pub only: Option<ReplicaSet>,
 }
 
 /// Token counts that the engine reported for a finished request.

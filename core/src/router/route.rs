@@ -1,7 +1,7 @@
 //! Routing one request, and draining the queue.
 
 use super::{Action, DecisionRecord, Dispatch, EndReason, LearnAt, Router, ScoredCandidate, State, Timer, is_queued};
-use crate::fleet::{Kind, Replica};
+use crate::fleet::{Gates, Kind, Replica};
 use crate::policy::{CostTerms, Exclusion};
 use crate::{ReplicaId, ReplicaSet, RequestId, Span, Time};
 use std::sync::Arc;
@@ -72,6 +72,16 @@ impl Router {
         true
     }
 
+    /// Replicas that may take a request now, those included that only failed requests have closed.
+    fn open_replicas(&self, now: Time, gates: &Gates) -> ReplicaSet {
+        let mut open = ReplicaSet::EMPTY;
+        let here = self.replicas.iter().enumerate();
+        for (slot, _) in here.filter(|(_, r)| !r.removed && r.closed_for_all(now, gates).is_none()) {
+            open.insert(ReplicaId(slot as u16));
+        }
+        open
+    }
+
     /// Routes a queued request to a replica at which it failed before it waited, if no other can take it later.
     fn route_again(&mut self, now: Time, id: RequestId, actions: &mut Vec<Action>) -> bool {
         if !self.has_candidate(Exclusion::Tried) || self.has_candidate(Exclusion::Full) {
@@ -94,13 +104,17 @@ impl Router {
         let Some(flight) = self.flights.get(&id) else { return };
         let request = &flight.request;
         let gates = &self.config.gates;
-        let closed = if self.is_closed_by_failures(now) { Replica::closed_for_all } else { Replica::closed };
+        let only = request.only;
+        let closed =
+            if self.is_closed_by_failures(now, only.as_ref()) { Replica::closed_for_all } else { Replica::closed };
         self.matched.resize(self.replicas.len(), 0);
         self.index.lookup(&request.symbols, &mut self.matched);
         for (slot, replica) in self.replicas.iter().enumerate().filter(|(_, r)| !r.removed) {
             let id = ReplicaId(slot as u16);
             let mut excluded = closed(replica, now, gates);
-            if replica.spec.kind == Kind::Peer && request.hops >= self.config.max_hops {
+            if only.is_some_and(|only| !only.contains(id)) {
+                excluded = Some(Exclusion::Unserved);
+            } else if replica.spec.kind == Kind::Peer && request.hops >= self.config.max_hops {
                 excluded = Some(Exclusion::Hops);
             } else if excluded.is_none() && flight.tried.contains(id) {
                 excluded = Some(Exclusion::Tried);
@@ -110,14 +124,15 @@ impl Router {
         }
     }
 
-    /// Whether no replica is open or full, and some only rest or have a breaker opened by failed requests.
-    fn is_closed_by_failures(&self, now: Time) -> bool {
+    /// Whether no replica (of `only`) is open or full, and some only rest or have a breaker opened by failed requests.
+    fn is_closed_by_failures(&self, now: Time, only: Option<&ReplicaSet>) -> bool {
         let gates = &self.config.gates;
         let closed = |r: &Replica| match r.closed(now, gates) {
             None | Some(Exclusion::Full) => false,
             Some(_) => true,
         };
-        let mut here = self.replicas.iter().filter(|r| !r.removed);
+        let may = |slot: usize| only.is_none_or(|only| only.contains(ReplicaId(slot as u16)));
+        let mut here = self.replicas.iter().enumerate().filter(|(slot, r)| !r.removed && may(*slot)).map(|(_, r)| r);
         // Mostly the first one is open.
         here.clone().all(closed) && here.any(|r| r.closed_for_all(now, gates).is_none())
     }
@@ -158,8 +173,9 @@ impl Router {
             return;
         }
         let gates = &self.config.gates;
-        let open = self.replicas.iter().any(|r| !r.removed && r.closed(now, gates).is_none());
-        if !open && !self.is_closed_by_failures(now) {
+        let gates = gates.clone();
+        let mut open = self.open_replicas(now, &gates);
+        if open.is_empty() {
             return;
         }
         let mut kept = Vec::new();
@@ -167,8 +183,15 @@ impl Router {
             if !is_queued(&self.flights, id, ticket) {
                 continue;
             }
+            // Requests that only closed replicas can answer wait without a decision, and hold up no others.
+            let only = self.flights.get(&id).and_then(|flight| flight.request.only);
+            if only.is_some_and(|only| only.and(&open).is_empty()) {
+                kept.push((id, ticket));
+                continue;
+            }
             if self.route(now, id, actions) || self.route_again(now, id, actions) {
                 self.queued -= 1;
+                open = self.open_replicas(now, &gates);
                 continue;
             }
             if self.has_candidate(Exclusion::Tried) {
@@ -178,7 +201,7 @@ impl Router {
             }
             kept.push((id, ticket));
             // If this request may use any replica, no request behind it can be dispatched either.
-            if !self.has_candidate(Exclusion::Hops) {
+            if only.is_none() && !self.has_candidate(Exclusion::Hops) {
                 break;
             }
         }

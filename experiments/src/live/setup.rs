@@ -60,6 +60,7 @@ pub(super) fn config(
         region: None,
         ms_per_token: world.replicas[u].ms_per_token,
         kv_tokens: Some(u64::from(world.replicas[u].engine.kv_tokens)),
+        models: Vec::new(),
         api_key: None,
     };
     let all = 0..world.replicas.len();

@@ -25,7 +25,15 @@ fn add_replicas(driver: &Driver, router: &mut Router) {
 
 fn arrived(id: u64) -> Event {
     let info = RequestInfo { prompt_tokens: 100, ..RequestInfo::default() };
-    RequestEvent::Arrived(Request { id: RequestId(id), symbols: vec![id].into(), info, hops: 1, deadline: None }).into()
+    RequestEvent::Arrived(Request {
+        id: RequestId(id),
+        symbols: vec![id].into(),
+        info,
+        hops: 1,
+        deadline: None,
+        only: None,
+    })
+    .into()
 }
 
 fn scraped(used_tokens: u64) -> Event {

@@ -100,6 +100,7 @@ pub(crate) async fn router(port: u16, engine: u16) {
         region: None,
         ms_per_token: None,
         kv_tokens: Some(1 << 40),
+        models: Vec::new(),
         api_key: None,
     };
     let config = Config { listen: ([127, 0, 0, 1], port).into(), replicas: vec![replica], ..Config::default() };

@@ -34,6 +34,8 @@ struct Address {
     #[serde(default)]
     kv_tokens: Option<u64>,
     #[serde(default)]
+    models: Vec<String>,
+    #[serde(default)]
     api_key: Option<Secret>,
 }
 
@@ -63,6 +65,7 @@ impl Address {
             region: self.region,
             ms_per_token: self.ms_per_token,
             kv_tokens: self.kv_tokens,
+            models: self.models,
             api_key: self.api_key,
         })
     }

@@ -23,6 +23,9 @@ pub struct ReplicaConfig {
     /// KV capacity in tokens, if the engine's metrics do not report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_tokens: Option<u64>,
+    /// Names of models that it serves besides those of its own `/v1/models`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
     /// Key sent to the engine as `Authorization: Bearer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<Secret>,

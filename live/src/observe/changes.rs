@@ -350,7 +350,8 @@ mod tests {
                 *next += 1;
                 let id = RequestId(*next);
                 let info = RequestInfo { prompt_tokens: 10, ..RequestInfo::default() };
-                RequestEvent::Arrived(Request { id, symbols: Arc::from([]), info, hops: 0, deadline: None }).into()
+                RequestEvent::Arrived(Request { id, symbols: Arc::from([]), info, hops: 0, deadline: None, only: None })
+                    .into()
             }
             13..=16 if !sent.is_empty() => {
                 let (id, attempt, _) = sent[usize::from(slot) % sent.len()];

@@ -119,8 +119,8 @@ fn check_head(
         let response = Some(Response::from_parts(head, rest(VecDeque::new(), body, request)));
         return Err(Box::new(FailedAttempt { failure, response, why }));
     }
-    let framing = if request.has_prompt { framing(&head.headers) } else { Framing::Opaque };
-    let tap = Tap::new(framing, request.has_prompt);
+    let framing = if request.has_prompt || request.makes_kept { framing(&head.headers) } else { Framing::Opaque };
+    let tap = Tap::new(framing, request.has_prompt).with_id(request.makes_kept);
     let until_close = body.size_hint().exact().is_none() && !head.headers.contains_key(TRANSFER_ENCODING);
     let json_end = (until_close && framing == Framing::Json).then(JsonEnd::default);
     Ok(Box::new(Ready {

@@ -1,29 +1,32 @@
 //! A client's request: admitted by its head, read, and announced to the core.
 
 use crate::config::Config;
+use crate::kept_ids;
+use crate::models::Unserved;
 use crate::observe::changes::Change;
 use crate::observe::request_log::RequestEntry;
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
 use crate::request::cors;
 use crate::request::endpoints::{self, Endpoint};
-use crate::request::errors::refusal;
+use crate::request::errors::{model_not_found, refusal};
 use crate::request::guard::RequestGuard;
 use crate::request::headers::{self, HeaderFlags};
 use crate::request::learning::Learning;
 use crate::request::read_body;
 use crate::request::unpack::unpack;
+use crate::state::AppState;
 use crate::tokens::count_tokens;
 use crate::upstream::replica::{Authorization, Upstream};
-use crate::wire::request_fields::{Extract, extract, session_hash};
+use crate::wire::request_fields::{Extract, extract, named_in, session_hash};
 use bytes::Bytes;
 use gorgo_core::network::HEAD_BYTES;
 use gorgo_core::policy::RequestInfo;
 use gorgo_core::router::{Dispatch, Request as CoreRequest};
-use gorgo_core::{Span, Time};
+use gorgo_core::{ReplicaSet, Span, Time};
 use http::header::CONTENT_ENCODING;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use smallvec::SmallVec;
@@ -39,6 +42,8 @@ pub(super) struct ClientRequest {
     pub(super) has_prompt: bool,
     /// Whether it asks for a stream.
     pub(super) streams: bool,
+    /// Whether it makes something that the engine keeps by an id.
+    pub(super) makes_kept: bool,
     flags: HeaderFlags,
     permit: Option<OwnedSemaphorePermit>,
     incoming: Incoming,
@@ -71,7 +76,9 @@ impl ClientRequest {
                 "send this router's API key as `Authorization: Bearer KEY`",
             );
         }
-        let has_prompt = endpoint == Endpoint::Prompt && request.method() == Method::POST;
+        let is_post = request.method() == Method::POST;
+        let has_prompt = endpoint == Endpoint::Prompt && is_post;
+        let makes_kept = is_post && endpoints::makes_kept(request.uri().path());
         let Ok(permit) = Arc::clone(&state.request_permits).try_acquire_owned() else {
             return refuse(
                 StatusCode::TOO_MANY_REQUESTS,
@@ -87,6 +94,7 @@ impl ClientRequest {
             parts,
             has_prompt,
             streams: false,
+            makes_kept,
             flags,
             permit,
             incoming,
@@ -144,10 +152,11 @@ impl ClientRequest {
             head: found.as_ref().map_or(0, |f| f.prompt.head),
         };
         let symbols = found.as_ref().map_or_else(|| Arc::from([]), |f| Arc::clone(&f.prompt.symbols));
+        let only = replicas_for(state, &parts.uri, found.as_ref(), &self.body, self.makes_kept, hops > 0)?;
         let mut arrived = Time::ZERO;
         let (id, mailbox) = state.driver.arrive(|id, now| {
             arrived = now;
-            CoreRequest { id, symbols, info, hops, deadline: Some(now + Span::from_ms(wait as f64)) }
+            CoreRequest { id, symbols, info, hops, deadline: Some(now + Span::from_ms(wait as f64)), only }
         });
         let request_id = if flags.request_id {
             headers::request_id(&parts.headers, state.seed, id)
@@ -196,6 +205,27 @@ impl ClientRequest {
         }
         request
     }
+}
+
+/// The only replicas that can answer a request: that which made what the request names, or those that serve its model.
+/// `None` for all.
+fn replicas_for(
+    state: &AppState,
+    uri: &Uri,
+    found: Option<&Extract>,
+    body: &[u8],
+    makes_kept: bool,
+    is_forwarded: bool,
+) -> Result<Option<ReplicaSet>, Box<Response<Body>>> {
+    let by_body = || found.map_or_else(|| makes_kept.then(|| named_in(body)).flatten(), |found| found.kept);
+    let key = endpoints::kept_id(uri.path()).map(|id| kept_ids::key(id.as_bytes())).or_else(by_body);
+    if let Some(engine) = key.and_then(|key| state.kept_ids.engine(key)).filter(|engine| state.has(engine)) {
+        let mut one = ReplicaSet::EMPTY;
+        one.insert(engine.id);
+        return Ok(Some(one));
+    }
+    let Some(model) = found.and_then(|found| found.model.as_deref()) else { return Ok(None) };
+    state.models.replicas_of(model, is_forwarded).map_err(|Unserved| Box::new(model_not_found(model)))
 }
 
 fn new_row(

@@ -32,6 +32,17 @@ pub(crate) fn refusal(status: StatusCode, code: &str, message: &str) -> Response
     response
 }
 
+/// The response to a request for a model that no replica serves, as OpenAI words it.
+#[cold]
+pub(crate) fn model_not_found(model: &str) -> Response<Body> {
+    let shown: String = model.chars().take(128).collect();
+    let message = format!("The model `{shown}` does not exist here; GET /v1/models lists those that are served");
+    let mut response = refusal(StatusCode::NOT_FOUND, "model_not_found", &message);
+    let text = error_json("invalid_request_error", "model_not_found", &message);
+    *response.body_mut() = Body::Full(Bytes::from(text));
+    response
+}
+
 /// The response to a request that ended for `reason`.
 pub(crate) fn ended(reason: EndReason, message: &str) -> Response<Body> {
     let status = StatusCode::from_u16(reason.http_status()).unwrap_or(StatusCode::BAD_GATEWAY);

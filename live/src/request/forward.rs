@@ -15,6 +15,7 @@ use crate::request::errors;
 use crate::request::guard::RequestGuard;
 use crate::request::headers::{self, HeaderFlags};
 use crate::request::location;
+use crate::request::model_pages;
 use crate::request::response_body::{BROKE, ProxiedBody};
 use crate::state::Phase;
 use crate::upstream::replica::Upstream;
@@ -59,6 +60,20 @@ pub(crate) fn handle(
     })
 }
 
+/// Passes a request on to a replica.
+fn pass(
+    context: Arc<ConnectionContext>,
+    config: Arc<Config>,
+    request: Request<Incoming>,
+    flags: HeaderFlags,
+    endpoint: Endpoint,
+) -> Answering {
+    match ClientRequest::admit(context, config, request, flags, endpoint) {
+        Ok(request) => Box::pin(answer(request)),
+        Err(refused) => Box::pin(std::future::ready(Ok(*refused))),
+    }
+}
+
 /// Answers a request as its path asks for.
 fn judge_and_answer(
     context: Arc<ConnectionContext>,
@@ -77,10 +92,14 @@ fn judge_and_answer(
         Ok(Endpoint::Administration) => {
             Box::pin(async move { Ok(engine_admin::answer(context, config, request, flags).await) })
         }
-        Ok(endpoint) => match ClientRequest::admit(context, config, request, flags, endpoint) {
-            Ok(request) => Box::pin(answer(request)),
-            Err(refused) => Box::pin(std::future::ready(Ok(*refused))),
-        },
+        Ok(endpoint) if request.uri().path().starts_with("/v1/models") => {
+            let key = if flags.key { headers::shown_key(request.headers()) } else { None };
+            match model_pages::answer(&context, request.method(), request.uri().path(), key) {
+                Some(response) => Box::pin(std::future::ready(Ok(response))),
+                None => pass(context, config, request, flags, endpoint),
+            }
+        }
+        Ok(endpoint) => pass(context, config, request, flags, endpoint),
         Err(PathError::Ambiguous) => {
             let message = "the path has dot segments, empty segments or characters that servers read differently; \
                            write it plainly";

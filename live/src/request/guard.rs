@@ -187,6 +187,9 @@ impl RequestGuard {
     /// The event of a complete answer, with what the router learns from it.
     fn finished_event(&mut self, tap: &Tap) -> RequestEvent {
         let state = &self.context.state;
+        if let (Some(id), Some((engine, _))) = (tap.made_id(), &self.current) {
+            state.kept_ids.learn(id, engine);
+        }
         let usage = tap.usage();
         self.row.counted_tokens = usage.prompt_tokens;
         self.row.output_tokens = usage.output_tokens.unwrap_or_else(|| u32::try_from(tap.events()).unwrap_or(u32::MAX));

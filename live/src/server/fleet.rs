@@ -27,6 +27,7 @@ pub(super) fn configured(config: &Config) -> Vec<(ReplicaConfig, Kind)> {
             region: None,
             ms_per_token: None,
             kv_tokens: None,
+            models: Vec::new(),
             api_key: None,
         };
         (replica, Kind::Peer)

@@ -4,6 +4,7 @@
 use crate::observe::changes::Change;
 use crate::request::headers::ROUTER;
 use crate::signals::loops;
+use crate::signals::model_list;
 use crate::signals::peer_report::PeerMessage;
 use crate::signals::scrape::{self, Restarts, Seen};
 use crate::state::AppState;
@@ -174,7 +175,11 @@ async fn ask(
 }
 
 /// Fetches a page: its status and body.
-async fn fetch(node: &AppState, upstream: &Arc<Upstream>, path: &'static str) -> Result<(StatusCode, Bytes), ()> {
+pub(super) async fn fetch(
+    node: &AppState,
+    upstream: &Arc<Upstream>,
+    path: &'static str,
+) -> Result<(StatusCode, Bytes), ()> {
     let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
     let page = async {
         let response = ask(node, upstream, Method::GET, path).await.map_err(drop)?;
@@ -195,6 +200,7 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
     loop {
         let began = Instant::now();
         let period = node.config().probes.scrape_ms;
+        model_list::read(&node, &upstream).await;
         if period > 0 {
             count += 1;
             let mut report = None;
@@ -248,10 +254,15 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
 /// Reads a peer's report on its engine and requests.
 async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
     let replica = upstream.id;
+    let mut count = 0u64;
     let mut turns = Turns::new(&node, &upstream, "peer-clock");
     loop {
         let began = Instant::now();
         let period = node.config().probes.peer_ms;
+        if count.is_multiple_of(10) {
+            model_list::read(&node, &upstream).await;
+        }
+        count += 1;
         if period > 0 {
             let asked = node.clock().now();
             let word = fetch(&node, &upstream, "/lb/report").await.ok();

@@ -40,6 +40,8 @@ pub struct Script {
     pub cached: Option<u32>,
     /// Send headers and the role chunk at once, long before the first token.
     pub early_head: bool,
+    /// The models of its `/v1/models`.
+    pub models: Vec<String>,
 }
 
 impl Default for Script {
@@ -54,6 +56,7 @@ impl Default for Script {
             torn: false,
             cached: Some(0),
             early_head: false,
+            models: ["mock", "m", "llama"].map(str::to_owned).to_vec(),
         }
     }
 }
@@ -178,7 +181,7 @@ impl Engine {
 
 fn routes(inner: Arc<Inner>) -> Router {
     Router::new()
-        .route("/v1/models", get(|| async { axum::Json(json!({"object": "list", "data": [{"id": "mock"}]})) }))
+        .route("/v1/models", get(models))
         .route("/metrics", get(metrics))
         .route("/flush_cache", post(flush))
         .route("/abort_request", post(abort))
@@ -186,6 +189,12 @@ fn routes(inner: Arc<Inner>) -> Router {
         .route("/v1/{*rest}", get(echo).post(answer))
         .route("/tokenize", post(echo_body))
         .with_state(inner)
+}
+
+async fn models(State(inner): State<Arc<Inner>>) -> axum::Json<Value> {
+    let names = inner.script.lock().models.clone();
+    let data: Vec<Value> = names.iter().map(|name| json!({"id": name, "object": "model"})).collect();
+    axum::Json(json!({"object": "list", "data": data}))
 }
 
 async fn metrics(State(inner): State<Arc<Inner>>) -> String {
@@ -254,8 +263,9 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
         return ([(header::CONTENT_TYPE, "application/json")], error).into_response();
     }
     let text = "tok ".repeat(script.tokens);
+    let made = format!("made-by-{}-{}", inner.name, inner.log.lock().seen.len());
     let whole = json!({
-        "id": "0123456789abcdef0123456789abcdef", "object": "chat.completion", "served_by": inner.name,
+        "id": made, "object": "chat.completion", "served_by": inner.name,
         "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
         "usage": usage,
     });

@@ -47,6 +47,6 @@ mod tests {
         assert_eq!((overhead.tokens(Some("a"), 3), overhead.tokens(Some("a"), 0)), (12, 1));
         assert_eq!((overhead.tokens(Some("a"), 9), overhead.tokens(Some("b"), 3)), (30, 20));
         (0..1_000).for_each(|i| overhead.learn(Some(&i.to_string()), 1, 10, 90));
-        assert_eq!((overhead.tokens(Some("999"), 1), overhead.chats.all().len()), (10, MAX_MODELS));
+        assert_eq!((overhead.tokens(Some("0"), 1), overhead.chats.all().len()), (10, MAX_MODELS));
     }
 }

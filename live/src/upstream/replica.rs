@@ -40,6 +40,8 @@ pub struct LastError {
 pub struct Upstream {
     /// The replica's slot in the router.
     pub id: ReplicaId,
+    /// A number that no other replica of this process has; a slot is used again.
+    pub(crate) serial: u64,
     /// Name in logs, metrics and the admin API.
     pub name: String,
     /// The name, shared with entries of the request log.
@@ -83,9 +85,11 @@ pub struct Upstream {
 impl Upstream {
     /// Creates a replica without probes.
     pub fn new(id: ReplicaId, name: String, kind: Kind, region: Option<String>, endpoint: Endpoint) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let host = endpoint.host_header();
         Self {
             id,
+            serial: NEXT.fetch_add(1, Ordering::Relaxed),
             label: name.as_str().into(),
             shown: HeaderValue::try_from(name.as_str()).ok(),
             name,

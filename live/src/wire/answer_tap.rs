@@ -61,7 +61,8 @@ pub struct Tap {
     keep_answer: bool,
     choices: u32,
     id: Option<String>,
-    response_id: Option<String>,
+    wants_id: bool,
+    made_id: Option<String>,
 }
 
 impl Tap {
@@ -84,7 +85,8 @@ impl Tap {
             keep_answer,
             choices: 1,
             id: None,
-            response_id: None,
+            wants_id: false,
+            made_id: None,
         }
     }
 
@@ -172,9 +174,16 @@ impl Tap {
         (self.keep_answer && !self.generated_other && !self.answer.is_empty()).then_some(self.answer.as_str())
     }
 
-    /// The id of a response that the engine may keep.
-    pub fn response_id(&self) -> Option<&str> {
-        self.response_id.as_deref()
+    /// Reads the id of what the engine made and may keep.
+    #[must_use]
+    pub fn with_id(mut self, wants_id: bool) -> Self {
+        self.wants_id = wants_id;
+        self
+    }
+
+    /// The id of what the engine made, if it was to be read.
+    pub fn made_id(&self) -> Option<&str> {
+        self.made_id.as_deref()
     }
 
     /// The engine's id of the request, if the answer is a stream.
@@ -236,10 +245,9 @@ impl Tap {
         if self.id.is_none() && self.framing == Framing::Events {
             self.id = event.id.or(event.meta.id).map(|id| id.short(129)).filter(|id| id.len() <= 128);
         }
-        let is_response = event.object.is_some_and(|object| object.is(b"response"));
-        let response_id = event.response_id.or(event.id.filter(|_| is_response));
-        if let Some(id) = response_id.filter(|_| self.response_id.is_none()) {
-            self.response_id = Some(id.short(129)).filter(|id| id.len() <= 128);
+        if self.wants_id && self.made_id.is_none() {
+            let whole = event.id.filter(|_| self.framing == Framing::Json);
+            self.made_id = event.response_id.or(whole).map(|id| id.short(129)).filter(|id| id.len() <= 128);
         }
         self.generated(event);
         self.typed(kind, event);

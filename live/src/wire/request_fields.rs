@@ -2,6 +2,7 @@
 //!
 //! The body goes on to the engine byte for byte. Strings without escapes are hashed in place.
 
+use crate::kept_ids;
 use crate::wire::json::{JsonError, Kind, Reader, Text};
 use crate::wire::prompt_blocks::{Blocks, Prompt, Texts};
 use xxhash_rust::xxh3::xxh3_64;
@@ -20,6 +21,8 @@ pub(crate) struct Extract {
     pub rid: Option<String>,
     /// Whether the answer is to be a stream.
     pub streams: bool,
+    /// The key of what an engine keeps and the request names: `previous_response_id`, `conversation`, `input_file_id`.
+    pub kept: Option<u64>,
 }
 
 /// Longest name, role or id that is read, bytes.
@@ -54,18 +57,19 @@ struct Fields {
     session: u64,
     rid: Option<String>,
     streams: bool,
+    kept: Option<u64>,
 }
 
 impl Fields {
     fn with(self, prompt: Prompt) -> Extract {
-        let Self { model, session, rid, streams } = self;
-        Extract { prompt, model, session, rid, streams }
+        let Self { model, session, rid, streams, kept } = self;
+        Extract { prompt, model, session, rid, streams, kept }
     }
 }
 
 fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, JsonError> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body); // a byte order mark, which engines read over
-    let (mut model, mut rid, mut session, mut streams) = (None, None, 0, false);
+    let (mut model, mut rid, mut session, mut streams, mut kept) = (None, None, 0, false, None);
     let mut json = Reader::new(body);
     json.object(|json, key| {
         match name(key) {
@@ -77,13 +81,20 @@ fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, JsonError> {
                     model = Some(name);
                 }
             }
-            b"user" | b"session_id" | b"conversation_id" | b"prompt_cache_key" | b"safety_identifier" => {
+            b"user" | b"session_id" | b"prompt_cache_key" | b"safety_identifier" => {
                 let name = short(json)?.filter(|name| !name.is_empty());
                 if let Some(name) = name.filter(|_| session == 0) {
                     session = session_hash(name.as_bytes());
                 }
             }
             b"rid" => rid = short(json)?,
+            key @ (b"previous_response_id" | b"input_file_id" | b"conversation" | b"conversation_id") => {
+                let id = kept_id(json)?;
+                if key == b"conversation_id" && session == 0 {
+                    session = id.as_ref().map_or(0, |id| session_hash(id.as_bytes()));
+                }
+                kept = kept.or(id.map(|id| kept_ids::key(id.as_bytes())));
+            }
             b"stream" => streams = json.skip()? == b"true",
             b"tools" | b"functions" => before(json, blocks, TOOLS, true)?,
             b"instructions" => before(json, blocks, INSTRUCTIONS, true)?,
@@ -95,7 +106,39 @@ fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, JsonError> {
         Ok(())
     })?;
     json.end()?;
-    Ok(Fields { model, session, rid, streams })
+    Ok(Fields { model, session, rid, streams, kept })
+}
+
+/// The key of what an engine keeps and a body without a prompt names; `None` if it names nothing.
+pub(crate) fn named_in(body: &[u8]) -> Option<u64> {
+    let mut kept = None;
+    let mut json = Reader::new(body);
+    let read = json.object(|json, key| {
+        match name(key) {
+            b"input_file_id" | b"file_id" | b"previous_response_id" | b"conversation" => {
+                kept = kept.or(kept_id(json)?.map(|id| kept_ids::key(id.as_bytes())));
+            }
+            _ => json.pass()?,
+        }
+        Ok(())
+    });
+    kept.filter(|_| read.is_ok())
+}
+
+/// An id, or an object with one.
+fn kept_id(json: &mut Reader<'_>) -> Result<Option<String>, JsonError> {
+    if json.kind()? != Kind::Object {
+        return short(json).map(|id| id.filter(|id| !id.is_empty()));
+    }
+    let mut id = None;
+    json.object(|json, key| {
+        match name(key) {
+            b"id" => id = short(json)?,
+            _ => json.pass()?,
+        }
+        Ok(())
+    })?;
+    Ok(id)
 }
 
 /// A session's key as policies see it, never 0.

@@ -32,6 +32,7 @@ pub(crate) fn replica(name: &str) -> ReplicaConfig {
         region: None,
         ms_per_token: None,
         kv_tokens: None,
+        models: Vec::new(),
         api_key: None,
     }
 }

@@ -67,7 +67,7 @@ async fn every_endpoint_of_the_list_is_served() {
         let response = world.send(post(path, &body.to_string())).await;
         assert_eq!(response.status(), 200, "{path}");
     }
-    assert_eq!(world.get("/v1/models").await.1["data"][0]["id"], "mock");
+    assert_eq!(world.get("/v1/models/mock").await.1["id"], "mock");
     let (status, error) = world.get("/flush_cache").await;
     assert_eq!((status, &error["error"]["code"]), (404, &json!("unknown_endpoint")));
     assert_eq!(world.engines.iter().map(Engine::flushed).sum::<usize>(), 0);

@@ -9,6 +9,7 @@ mod edge_network;
 mod fixture;
 mod front;
 mod hostile;
+mod models;
 mod network;
 #[cfg(feature = "otel")]
 mod otel;

@@ -14,11 +14,7 @@ use std::io::Write;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn with_keys(config: &mut Config) {
-    config.security = Security {
-        api_key: Some("ask".into()),
-        admin_key: Some("rule".into()),
-        ..Security::default()
-    };
+    config.security = Security { api_key: Some("ask".into()), admin_key: Some("rule".into()), ..Security::default() };
 }
 
 fn asked(world: &World) -> usize {
@@ -128,7 +124,9 @@ async fn send_packed(world: &World, encoding: &str, body: Vec<u8>) -> Response<I
 async fn packed_bodies_are_unpacked_within_the_limit_or_refused_by_name() {
     let world = World::new(1, Script::default(), |config| config.limits.body_bytes = 100_000).await;
     let body = json!({"model": "mock", "messages": [{"role": "user", "content": "word ".repeat(2_000)}]}).to_string();
-    for (name, packing) in [("gzip", "gzip"), ("x-gzip", "gzip"), ("deflate", "deflate"), ("deflate", "raw"), ("GZIP", "gzip")] {
+    for (name, packing) in
+        [("gzip", "gzip"), ("x-gzip", "gzip"), ("deflate", "deflate"), ("deflate", "raw"), ("GZIP", "gzip")]
+    {
         assert_eq!(send_packed(&world, name, packed(packing, body.as_bytes())).await.status(), 200, "{name}");
         let seen = world.engines[0].seen().pop().unwrap();
         assert!(seen.body == body && !seen.headers.contains_key("content-encoding"), "{name}");
@@ -177,7 +175,10 @@ async fn preflights_need_no_key_and_refusals_can_be_read() {
     let response = send(&world, Method::OPTIONS, "/v1/chat/completions", &PREFLIGHT, "").await;
     assert_eq!((response.status().as_u16(), asked(&world) - before), (405, 0), "the mock engine's own answer");
     let refused = send(&world, Method::POST, "/v1/chat/completions", &PREFLIGHT[..1], "{}").await;
-    assert_eq!((refused.status().as_u16(), &refused.headers()["access-control-allow-origin"]), (401, &"*".parse().unwrap()));
+    assert_eq!(
+        (refused.status().as_u16(), &refused.headers()["access-control-allow-origin"]),
+        (401, &"*".parse().unwrap())
+    );
     assert_eq!(send(&world, Method::OPTIONS, "/v1/chat/completions", &PREFLIGHT[..1], "").await.status(), 401);
     // The router decides.
     let world = World::new(1, Script::default(), |config| {
@@ -232,5 +233,8 @@ async fn a_redirect_of_an_engine_names_no_engine() {
     let world = World::with(net, Vec::new(), config, "router").await;
     let body = json!({"model": "m", "messages": []}).to_string();
     let response = world.send(post("/v1/chat/completions/", &body)).await;
-    assert_eq!((response.status().as_u16(), &response.headers()["location"]), (307, &"/v1/chat/completions".parse().unwrap()));
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["location"]),
+        (307, &"/v1/chat/completions".parse().unwrap())
+    );
 }

@@ -1,0 +1,82 @@
+//! Which engine made what clients name by an id: responses, files, batches.
+//!
+//! Two generations of entries: those that were not used while the younger one filled up are dropped with the older one,
+//! so that memory is bounded and ids in use stay.
+
+use crate::upstream::replica::Upstream;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use std::sync::{Arc, Weak};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Most entries of a generation, 32 bytes each.
+const MOST: usize = 32_768;
+
+/// An id as it is kept.
+pub(crate) fn key(id: &[u8]) -> u64 {
+    xxh3_64(id)
+}
+
+/// The engines by the ids they made.
+#[derive(Debug, Default)]
+pub(crate) struct KeptIds(Mutex<Generations>);
+
+#[derive(Debug, Default)]
+struct Generations {
+    young: FxHashMap<u64, Weak<Upstream>>,
+    old: FxHashMap<u64, Weak<Upstream>>,
+}
+
+impl KeptIds {
+    /// An engine made something with this id.
+    pub(crate) fn learn(&self, id: &str, engine: &Arc<Upstream>) {
+        self.0.lock().put(key(id.as_bytes()), Arc::downgrade(engine));
+    }
+
+    /// The engine that made it, if it is known.
+    pub(crate) fn engine(&self, key: u64) -> Option<Arc<Upstream>> {
+        let mut both = self.0.lock();
+        if let Some(engine) = both.young.get(&key) {
+            return engine.upgrade();
+        }
+        let engine = both.old.remove(&key)?;
+        let strong = engine.upgrade()?;
+        both.put(key, engine);
+        Some(strong)
+    }
+}
+
+impl Generations {
+    fn put(&mut self, key: u64, engine: Weak<Upstream>) {
+        if self.young.len() >= MOST {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, engine);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::connect::Endpoint;
+    use gorgo_core::ReplicaId;
+    use gorgo_core::fleet::Kind;
+
+    #[test]
+    fn ids_lead_to_their_engine_and_are_bounded() {
+        let endpoint = Endpoint::parse("http://e:1").unwrap();
+        let engine = Arc::new(Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, None, endpoint));
+        let ids = KeptIds::default();
+        ids.learn("used", &engine);
+        for n in 0..5 * MOST {
+            ids.learn(&n.to_string(), &engine);
+            assert!(ids.engine(key(b"used")).is_some());
+        }
+        assert!(ids.engine(key(b"0")).is_none());
+        let both = ids.0.lock();
+        assert!(both.young.len() <= MOST && both.old.len() <= MOST);
+        drop(both);
+        drop(engine);
+        assert!(ids.engine(key(b"used")).is_none(), "an engine that is gone is not kept alive");
+    }
+}

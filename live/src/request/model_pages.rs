@@ -1,0 +1,40 @@
+//! `/v1/models` and `/v1/models/NAME`: the union of what the replicas serve.
+
+use crate::request::body::Body;
+use crate::request::context::ConnectionContext;
+use crate::request::errors::{model_not_found, refusal};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Response, StatusCode};
+use serde_json::Value;
+
+/// The answer to a request for the models; `None` if no replica has a list yet, so that one is to be asked.
+pub(crate) fn answer(
+    context: &ConnectionContext,
+    method: &Method,
+    path: &str,
+    shown_key: Option<&[u8]>,
+) -> Option<Response<Body>> {
+    let wanted = path.strip_prefix("/v1/models").filter(|_| method == Method::GET)?.trim_matches('/');
+    let state = &context.state;
+    if !state.with_keys(|keys| keys.may_ask(shown_key)) {
+        let message = "send this router's API key as `Authorization: Bearer KEY`";
+        return Some(refusal(StatusCode::UNAUTHORIZED, "invalid_api_key", message));
+    }
+    let list = state.models.list()?;
+    if wanted.is_empty() {
+        return Some(page(&list));
+    }
+    let entry = list["data"].as_array()?.iter().find(|entry| entry["id"] == wanted);
+    match entry {
+        Some(entry) => Some(page(entry)),
+        None if state.models.replicas_of(wanted, false).is_err() => Some(model_not_found(wanted)),
+        None => None,
+    }
+}
+
+fn page(value: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::Full(Bytes::from(value.to_string())));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

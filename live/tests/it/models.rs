@@ -1,0 +1,104 @@
+//! Several models, and what engines keep by an id.
+
+use crate::fixture::{World, ms, post, whole};
+use gorgo_live::testkit::Script;
+use http::Response;
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+/// Two engines that serve `a` and `b`, and both `both`.
+async fn two_models() -> World {
+    let world = World::new(2, Script::default(), |config| config.replicas[1].models = vec!["nick".to_owned()]).await;
+    for (engine, name) in world.engines.iter().zip(["a", "b"]) {
+        engine.script(|s| s.models = vec![name.to_owned(), "both".to_owned()]);
+    }
+    ms(2_500).await; // their lists are read each second
+    world
+}
+
+async fn ask(world: &World, path: &str, body: Value) -> Response<Incoming> {
+    world.send(post(path, &body.to_string())).await
+}
+
+fn replica(response: &Response<Incoming>) -> String {
+    response.headers()["x-gorgo-replica"].to_str().unwrap().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_goes_where_it_is_served_and_one_that_nobody_serves_is_a_404() {
+    let world = two_models().await;
+    for n in 0..6 {
+        for (model, expected) in [("a", "e0"), ("b", "e1"), ("nick", "e1"), ("a:adapter", "e0")] {
+            let response =
+                ask(&world, "/v1/completions", json!({"model": model, "prompt": format!("{model} {n}")})).await;
+            assert_eq!((response.status().as_u16(), replica(&response)), (200, expected.to_owned()), "{model}");
+        }
+    }
+    let before: usize = world.engines.iter().map(|engine| engine.seen().len()).sum();
+    let response = ask(&world, "/v1/completions", json!({"model": "c", "prompt": "x"})).await;
+    assert_eq!(response.status(), 404);
+    let error: Value = serde_json::from_slice(&whole(response).await).unwrap();
+    assert_eq!(
+        (&error["error"]["code"], &error["error"]["type"]),
+        (&json!("model_not_found"), &json!("invalid_request_error"))
+    );
+    assert_eq!(world.engines.iter().map(|engine| engine.seen().len()).sum::<usize>(), before);
+    assert_eq!(ask(&world, "/v1/completions", json!({"prompt": "no model"})).await.status(), 200);
+    let (_, list) = world.get("/v1/models").await;
+    let names: Vec<_> = list["data"].as_array().unwrap().iter().map(|entry| entry["id"].clone()).collect();
+    assert_eq!(names, ["a", "b", "both", "nick"]);
+    assert_eq!((world.get("/v1/models/b").await.1["id"].clone(), world.get("/v1/models/c").await.0), (json!("b"), 404));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_whose_replica_is_down_waits_and_holds_up_no_other() {
+    let mut world = two_models().await;
+    drop(world.engines.remove(0));
+    ms(3_000).await; // its probes have failed
+    let waiting = tokio::spawn(world.client.request(post("/v1/completions", r#"{"model":"a","prompt":"x"}"#)));
+    ms(10).await;
+    for n in 0..5 {
+        let response = ask(&world, "/v1/completions", json!({"model": "b", "prompt": format!("{n}")})).await;
+        assert_eq!(response.status(), 200);
+    }
+    assert!(!waiting.is_finished());
+    let _back = gorgo_live::testkit::Engine::start(&world.net, "e0", Script::default());
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+    assert_eq!(world.left(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_names_an_id_goes_to_the_engine_that_made_it() {
+    let world = World::new(3, Script::default(), |_| {}).await;
+    for path in ["/v1/responses", "/v1/files", "/v1/batches", "/v1/conversations"] {
+        let mut makers = std::collections::BTreeSet::new();
+        let bodies = (0..6).map(|n| json!({"model": "m", "input": format!("{n} {}", "words ".repeat(40))}));
+        let made = futures_util::future::join_all(bodies.map(|body| ask(&world, path, body))).await;
+        for response in made {
+            let maker = replica(&response);
+            let id =
+                serde_json::from_slice::<Value>(&whole(response).await).unwrap()["id"].as_str().unwrap().to_owned();
+            assert!(id.starts_with(&format!("made-by-{maker}-")), "{id}");
+            let (status, _) = world.get(&format!("{path}/{id}")).await;
+            let engine = world
+                .engines
+                .iter()
+                .find(|engine| engine.seen().iter().any(|seen| seen.path == format!("{path}/{id}")));
+            assert_eq!((status, engine.is_some()), (200, true));
+            let asked_here = world.engines[maker[1..].parse::<usize>().unwrap()].seen();
+            assert!(asked_here.iter().any(|seen| seen.path == format!("{path}/{id}")), "{path}/{id} at {maker}");
+            for body in [
+                json!({"model": "m", "input": "and?", "previous_response_id": id}),
+                json!({"model": "m", "input": "and?", "conversation": {"id": id}}),
+            ] {
+                assert_eq!(replica(&ask(&world, "/v1/responses", body).await), maker);
+            }
+            let batch = ask(&world, "/v1/batches", json!({"input_file_id": id, "endpoint": "/v1/completions"})).await;
+            assert_eq!(replica(&batch), maker);
+            makers.insert(maker);
+        }
+        assert!(makers.len() > 1, "{path}: all were made at one engine");
+    }
+    // A stream tells its response's id, too; an id that is not known goes anywhere.
+    assert_eq!(world.get("/v1/responses/unknown").await.0, 200);
+}
