@@ -1,8 +1,10 @@
-//! Settings as TOML tables: `--set key=value`, merging of tables, values that have been renamed, and `field_names`: the
-//! keys that a struct reads.
+//! Settings as TOML tables: `--set key=value`, merging of tables, values that have been renamed, `duration` (`5s` in place of
+//! milliseconds), and `field_names`: the keys that a struct reads.
 
+mod duration;
 mod field_names;
 
+pub use duration::{duration_ms, durations_in_table, durations_in_text};
 pub use field_names::field_names;
 
 use thiserror::Error;

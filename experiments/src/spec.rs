@@ -5,7 +5,7 @@
 //! `[vary]`, the command line (`overrides`). Reading is strict: an unknown key, or one that reaches no arm, is an error that
 //! names the nearest known one.
 
-use gorgo_core::settings::{merge_tables, parse_assignment, renamed_presets, set_key};
+use gorgo_core::settings::{durations_in_table, merge_tables, parse_assignment, renamed_presets, set_key};
 use gorgo_core::suggest::{did_you_mean, with_suggestion};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -90,6 +90,7 @@ impl Experiment {
     pub fn parse(file: &str, dir: PathBuf, text: &str, sets: &[String], vary: &[String]) -> Result<Self, SpecError> {
         let syntax = |e: toml::de::Error| SpecError::Syntax { file: file.to_owned(), message: one_line(&e, text) };
         let mut base: Table = text.parse().map_err(syntax)?;
+        durations_in_table(&mut base);
         let sets = sets.iter().map(|set| parse_assignment(set)).collect::<Result<Vec<_>, _>>()?;
         let (of_file, of_runs): (Vec<_>, Vec<_>) =
             sets.into_iter().partition(|(key, _)| FILE_KEYS.contains(&key.as_str()));

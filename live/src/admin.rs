@@ -4,16 +4,19 @@
 //! key is asked for whenever one is set.
 
 use crate::config::Config;
+use crate::observe::explain::Order;
 use crate::request::body::Body;
 use crate::request::errors::refusal;
 use crate::request::read_body;
+use crate::server::saved;
 use crate::state::{AppState, Phase};
 use axum::Router;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tower::ServiceExt;
 
@@ -77,15 +80,21 @@ pub(crate) async fn answer(
         Ok(read) => read,
         Err(refused) => return *refused,
     };
+    let reads = matches!(parts.method, http::Method::GET | http::Method::HEAD);
     match routes.oneshot(Request::from_parts(parts, axum::body::Body::from(body))).await {
-        Ok(answer) => answer.map(Body::Admin),
+        Ok(answer) => {
+            if !reads && answer.status().is_success() {
+                saved::save(state);
+            }
+            answer.map(Body::Admin)
+        }
         Err(never) => match never {},
     }
 }
 
 /// Whether a path belongs to this API.
 pub(crate) fn is_admin(path: &str) -> bool {
-    matches!(path, "/health" | "/ready" | "/metrics" | "/lb" | "/proxy")
+    matches!(path, "/health" | "/ready" | "/metrics" | "/lb" | "/proxy" | "/explain")
         || ["/lb/", "/proxy/", "/explain/"].iter().any(|prefix| path.starts_with(prefix))
 }
 
@@ -124,6 +133,7 @@ pub(crate) fn routes(node: Arc<AppState>) -> Router {
     Router::new()
         .nest("/lb", lb)
         .nest("/proxy", proxy)
+        .route("/explain", get(explain_one))
         .route("/explain/{id}", get(explain))
         .route("/metrics", get(prometheus))
         .route("/health", get(health))
@@ -167,6 +177,20 @@ async fn ready(State(node): Shared) -> Response {
 async fn prometheus(State(node): Shared) -> Response {
     let text = node.metrics.text(&levels::levels(&node));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+/// `GET /explain?order=latest`: the latest request, the `slowest` or the one predicted `worst`, of those that are kept.
+async fn explain_one(State(node): Shared, Query(query): Query<BTreeMap<String, String>>) -> Answer {
+    let order = match query.get("order").map_or("latest", String::as_str) {
+        "latest" => Order::Latest,
+        "slowest" => Order::Slowest,
+        "worst" => Order::Worst,
+        other => return Err(bad(format!("`order` is `{other}`; it is latest, slowest or worst"))),
+    };
+    match node.driver.observers().explanations.pick(order) {
+        Some(value) => tell(&value),
+        None => Err(Refusal(StatusCode::NOT_FOUND, "no request has been decided yet, or none is kept".to_owned())),
+    }
 }
 
 async fn explain(State(node): Shared, Path(id): Path<String>) -> Answer {

@@ -2,6 +2,7 @@
 
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::router::RouterConfig;
+use gorgo_core::settings::{durations_in_table, durations_in_text};
 use gorgo_core::suggest::with_suggestion;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -69,6 +70,9 @@ pub struct Config {
     pub tls: Tls,
     /// How many decisions and requests are kept.
     pub explain: Explain,
+    /// A file that keeps changes over the admin API across restarts; they last until the router ends when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<PathBuf>,
     /// A JSON line for each request that ended; none when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_log: Option<LogFile>,
@@ -96,6 +100,7 @@ impl Default for Config {
             cors: Cors::default(),
             tls: Tls::default(),
             explain: Explain::default(),
+            state: None,
             access_log: None,
             shadow: Shadow::default(),
         }
@@ -175,7 +180,8 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::parse`], without lines.
-    pub fn from_table(table: toml::Table) -> Result<Self, ConfigError> {
+    pub fn from_table(mut table: toml::Table) -> Result<Self, ConfigError> {
+        durations_in_table(&mut table);
         table.try_into().map_err(|error: toml::de::Error| ConfigError::Text {
             file: String::new(),
             message: with_suggestion(error.message()),
@@ -216,6 +222,7 @@ impl Config {
 }
 
 fn typed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
+    let text = &*durations_in_text(text);
     toml::from_str(text).map_err(|error| {
         let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
         let place = line.map_or(String::new(), |line| format!("line {line}: "));

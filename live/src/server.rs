@@ -4,11 +4,12 @@
 //! loop), fed by a [`listener`], with [`tls`], [`keys`], [`descriptors`] (how many connections fit) and [`reserve`] (those
 //! beyond) → [`connection`] (one client's HTTP/1 or HTTP/2 connection) over [`client_io`], with its [`activity`] and
 //! [`stalled_stream`], driven by one of the [`workers`] → [`drain`] (shutdown) and [`reload`] (a new
-//! configuration while running).
+//! configuration while running), [`saved`] (changes that survive a restart).
 
 pub(crate) mod keys;
 pub(crate) mod listener;
 pub(crate) mod reload;
+pub(crate) mod saved;
 pub(crate) mod serve;
 pub(crate) mod start;
 pub(crate) mod tls;

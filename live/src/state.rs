@@ -21,8 +21,9 @@ use gorgo_core::policy::Exclusion;
 use gorgo_core::router::ReplicaEvent;
 use http::HeaderValue;
 use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -91,6 +92,8 @@ pub struct AppState {
     /// Traces for an OpenTelemetry collector.
     #[cfg(feature = "otel")]
     pub otel: crate::observe::otel::Otel,
+    /// Open connections of clients.
+    pub(crate) connections: AtomicUsize,
     /// A permit for each further request.
     pub request_permits: Arc<Semaphore>,
     /// A permit for each further KiB of request bodies.
@@ -106,6 +109,12 @@ pub struct AppState {
     /// The `Authorization` header of all peers, which follows the keys in force.
     peer_authorization: Arc<RwLock<Option<HeaderValue>>>,
     phase: AtomicU8,
+    /// The configuration that changes over the admin API are compared with: that of the start, or of the last reload.
+    base: RwLock<Arc<Config>>,
+    /// How each replica joined, by name.
+    pub(crate) joined: Mutex<FxHashMap<String, (ReplicaConfig, Kind)>>,
+    /// Held while changes are written to the file that keeps them.
+    pub(crate) saving: Mutex<()>,
     /// Held while a replica is added or removed.
     pub(crate) fleet_lock: Mutex<()>,
 }
@@ -116,6 +125,7 @@ pub(crate) struct AppParts {
     pub(crate) connector: Connector,
     pub(crate) shadows: SharedStats,
     pub(crate) config: Config,
+    pub(crate) base: Config,
     pub(crate) keys: Keys,
     pub(crate) counter: Option<Arc<Counter>>,
     pub(crate) config_source: Option<ConfigSource>,
@@ -124,7 +134,7 @@ pub(crate) struct AppParts {
 impl AppState {
     pub(crate) fn new(parts: AppParts) -> Self {
         use std::hash::BuildHasher;
-        let AppParts { driver, connector, shadows, config, keys, counter, config_source } = parts;
+        let AppParts { driver, connector, shadows, config, base, keys, counter, config_source } = parts;
         let peer_authorization = Arc::new(RwLock::new(keys.for_peers().and_then(|key| bearer(key).ok())));
         Self {
             driver,
@@ -139,6 +149,7 @@ impl AppState {
             capture: Capture::default(),
             #[cfg(feature = "otel")]
             otel: crate::observe::otel::Otel::default(),
+            connections: AtomicUsize::new(0),
             request_permits: Arc::new(Semaphore::new(config.limits.requests)),
             body_kib: Arc::new(Semaphore::new(config.limits.bodies_bytes >> 10)),
             // The standard library keys its hasher at random per process.
@@ -150,6 +161,9 @@ impl AppState {
             keys: RwLock::new(Arc::new(keys)),
             peer_authorization,
             phase: AtomicU8::new(0),
+            base: RwLock::new(Arc::new(base)),
+            joined: Mutex::default(),
+            saving: Mutex::new(()),
             fleet_lock: Mutex::new(()),
         }
     }
@@ -157,6 +171,15 @@ impl AppState {
     /// The configuration in force.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.read())
+    }
+
+    /// The configuration that changes are compared with.
+    pub(crate) fn base(&self) -> Arc<Config> {
+        Arc::clone(&self.base.read())
+    }
+
+    pub(crate) fn set_base(&self, config: Config) {
+        *self.base.write() = Arc::new(config);
     }
 
     pub(crate) fn set_config(&self, config: Config) {
@@ -268,6 +291,7 @@ impl AppState {
     /// Removes a replica from the fleet: requests that wait at it are dispatched to others, those that run finish.
     pub fn remove(&self, upstream: &Upstream) {
         let _held = self.fleet_lock.lock();
+        self.joined.lock().remove(&upstream.name);
         upstream.stop();
         self.models.left(upstream);
         self.driver.handle_for(upstream, ReplicaEvent::Removed { replica: upstream.id });

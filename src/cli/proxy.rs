@@ -61,9 +61,14 @@ enum ServersCommand {
     Drain {
         /// Name or host:port
         name: String,
-        /// Send it requests again
+        /// Send it requests again; the same as `undrain`
         #[arg(long)]
         undo: bool,
+    },
+    /// Send a drained engine requests again
+    Undrain {
+        /// Name or host:port
+        name: String,
     },
 }
 
@@ -84,10 +89,13 @@ pub(super) fn run(args: ProxyArgs) -> anyhow::Result<()> {
             ServersCommand::Remove { name } => {
                 address.call(&Method::DELETE, &format!("/proxy/servers?id={name}"), None, fields)
             }
-            ServersCommand::Drain { name, undo } => {
-                let body = json!({"id": name, "draining": !undo});
-                address.call(&Method::POST, "/proxy/servers/drain", Some(&body), fields)
-            }
+            ServersCommand::Drain { name, undo } => drain(address, &name, !undo),
+            ServersCommand::Undrain { name } => drain(address, &name, false),
         },
     }
+}
+
+fn drain(address: &RouterAddress, name: &str, draining: bool) -> anyhow::Result<()> {
+    let body = json!({"id": name, "draining": draining});
+    address.call(&Method::POST, "/proxy/servers/drain", Some(&body), fields)
 }

@@ -1,13 +1,14 @@
 //! Routers from the command line: what `gorgo proxy`, `gorgo lb` and `gorgo trace` share.
 //!
 //! Reading order: `start` (configuration and the running process) → `log` (where it logs) → `pid_file` (its lock) → `stop` → `admin` (calls to the
-//! admin API of routers that run) → `show` (JSON answers as text).
+//! admin API of routers that run) → `status` and `show` (JSON answers as text).
 
 mod admin;
 mod log;
 mod pid_file;
 mod show;
 mod start;
+mod status;
 mod stop;
 
 pub(super) use admin::{AdminCommand, RouterAddress, block_on, run_admin_command};

@@ -19,6 +19,52 @@ fn complaints(page: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&out.stderr).into_owned())
 }
 
+/// A file of `deploy/`.
+fn deployed(name: &str) -> String {
+    std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)).unwrap()
+}
+
+/// The names of metrics in a text.
+fn names(text: &str) -> std::collections::BTreeSet<&str> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| word.starts_with("gorgo_") || word.starts_with("process_")).collect()
+}
+
+#[tokio::test]
+async fn the_dashboard_and_the_alerts_ask_for_metrics_that_a_router_has() {
+    let addrs = ports(1);
+    let _engine = Process::engine(addrs[0], &[]);
+    let (_proxy, router) = Process::proxy(&addrs, &["--set", "probes.scrape_ms=100"]);
+    let body = r#"{"prompt": "hello", "stream": true, "max_tokens": 5}"#;
+    assert!(send(router, "POST", "/v1/completions", body, Duration::from_secs(30)).await.whole);
+    tokio::time::sleep(Duration::from_millis(500)).await; // a scrape
+    let page = send(router, "GET", "/metrics", "", Duration::from_secs(10)).await.body;
+    let here = names(&page);
+    for file in ["grafana.json", "alerts.yml"] {
+        let text = deployed(file);
+        let asked: Vec<&str> = names(&text).into_iter().filter(|name| name.len() > "process_".len()).collect();
+        assert!(asked.len() >= 8, "{file}: {asked:?}");
+        let missing: Vec<&&str> = asked.iter().filter(|name| !here.contains(**name)).collect();
+        assert!(missing.is_empty(), "{file} asks for {missing:?}, which are not in\n{page}");
+    }
+    let dashboard: serde_json::Value = serde_json::from_str(&deployed("grafana.json")).unwrap();
+    assert!(dashboard["panels"].as_array().unwrap().len() >= 15);
+}
+
+#[test]
+fn promtool_accepts_the_alert_rules_and_their_tests() {
+    let rules = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/alerts_test.yml");
+    match Command::new("promtool").args(["test", "rules"]).arg(rules).output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("skipped: there is no promtool here (apt-get install prometheus)");
+        }
+        out => {
+            let out = out.unwrap();
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        }
+    }
+}
+
 #[tokio::test]
 async fn promtool_accepts_the_metrics_of_routers_and_engines() {
     let Some(nonsense) = complaints("up{ 1\n") else {

@@ -18,11 +18,32 @@ pub(super) fn levels(node: &AppState) -> Levels {
         busiest_ratio: s.busiest(),
         predicted_ttft_s: s.mean_ttft_ms().map(|ms| ms / 1e3),
     });
-    let mut levels = Levels { shadows: shadows.collect(), ..Levels::default() };
+    let config = node.config();
+    let (limits, free) = (&config.limits, node.request_permits.available_permits());
+    let bodies = limits.bodies_bytes.saturating_sub(node.body_kib.available_permits() << 10);
+    let open = node.connections.load(Ordering::Relaxed);
+    let mut levels = Levels {
+        shadows: shadows.collect(),
+        policy: node.driver.policy().name().to_owned(),
+        dropped: node.driver.observers().dropped.load(Ordering::Relaxed),
+        started_s: node.clock().unix_ns(Time::ZERO) as f64 / 1e9,
+        limits: vec![
+            ("connections", limits.connections as f64, open as f64),
+            ("requests", limits.requests as f64, limits.requests.saturating_sub(free) as f64),
+            ("bodies_bytes", limits.bodies_bytes as f64, bodies as f64),
+            ("queue", config.router.queue_limit as f64, 0.0),
+            ("index_bytes", config.router.index_bytes as f64, 0.0),
+        ],
+        ..Levels::default()
+    };
     node.driver.read(|router, upstreams, now| {
         levels.queued = router.queue_len() as f64;
         levels.in_flight = router.in_flight() as f64;
         levels.index_bytes = router.index().bytes() as f64;
+        let used = [("queue", levels.queued), ("index_bytes", levels.index_bytes)];
+        for (limit, _, value) in &mut levels.limits {
+            *value = used.iter().find(|(name, _)| name == limit).map_or(*value, |(_, used)| *used);
+        }
         levels.index_nodes = router.index().nodes() as f64;
         let gates = &router.config().gates;
         for (slot, (r, u)) in router.replicas().iter().zip(upstreams).enumerate().filter(|(_, (r, _))| !r.removed) {
@@ -35,6 +56,8 @@ pub(super) fn levels(node: &AppState) -> Levels {
                 rtt_p95_s: r.rtt.p95_ms() / 1e3,
                 load: r.load,
                 index_tokens: router.index().tokens(ReplicaId(slot as u16)) as f64,
+                rtt_age_s: r.rtt_age(now).map(|age| age.ms() / 1e3),
+                engine: r.engine.map(|reading| (reading.report, (now - reading.at).ms() / 1e3)),
             });
         }
     });
@@ -52,10 +75,10 @@ pub(super) fn cost_keys(policy: &PolicyConfig) -> (Option<f64>, Option<f64>) {
     }
 }
 
-/// Share of the KV tokens in use by the engine's last report.
-fn kv_use(r: &Replica) -> f64 {
+/// Share of the KV tokens in use by the engine's last report; `None` if it is not known.
+fn kv_use(r: &Replica) -> Option<f64> {
     let report = r.engine.map(|reading| reading.report).filter(|report| report.kv_tokens > 0);
-    report.map_or(0.0, |report| report.used_tokens as f64 / report.kv_tokens as f64)
+    report.map(|report| report.used_tokens as f64 / report.kv_tokens as f64)
 }
 
 /// Whether the replica is usable, gates aside.
@@ -85,7 +108,10 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
         let gates = &router.config().gates;
         let here = router.replicas().iter().zip(upstreams).filter(|(r, u)| !r.removed && wanted(u.kind));
         here.map(|(r, u)| {
-            let (running, queued) = r.engine.map_or((0, 0), |e| (e.report.running, e.report.queued));
+            // What no report has told is null, not 0.
+            let (running, queued) = (r.engine.map(|e| e.report.running), r.engine.map(|e| e.report.queued));
+            let both = running.zip(queued).map(|(running, queued)| running.saturating_add(queued));
+            let rtt_ms = r.rtt_age(now).map(|_| r.rtt.smoothed_ms());
             json!({
                 "id": u.name, "url": format!("{}://{}", u.endpoint.scheme, u.endpoint.name()), "kind": kind(u.kind),
                 "ip": u.endpoint.host(), "port": u.endpoint.port(), "region": u.region,
@@ -94,11 +120,11 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
                 "key_refused": r.breaker.cause() == Some(Failure::KeyRefused),
                 "last_error": u.last_error().map(|error| error.why),
                 "last_error_age_ms": u.last_error().map(|error| (now - error.at).ms()),
-                "running_reqs": running, "waiting_reqs": queued, "total_reqs": running + queued,
+                "running_reqs": running, "waiting_reqs": queued, "total_reqs": both,
                 "gpu_cache": kv_use(r), "gpu_cache_usage": kv_use(r), "max_running": most, "max_load": most,
-                "latency": latency(r, now), "latency_ms": r.rtt.smoothed_ms(), "transport": r.spec.transport,
+                "latency": latency(r, now), "latency_ms": rtt_ms, "transport": r.spec.transport,
                 "metrics": {
-                    "num_running_reqs": running, "num_waiting_reqs": queued, "num_total_reqs": running + queued,
+                    "num_running_reqs": running, "num_waiting_reqs": queued, "num_total_reqs": both,
                     "gpu_cache_usage": kv_use(r), "max_running_reqs": most, "healthy": healthy(r, now, gates),
                     "consecutive_fails": r.failures, "age_ms": r.engine.map(|e| (now - e.at).ms()),
                     "max_total_num_tokens": r.engine.map(|e| e.report.kv_tokens),

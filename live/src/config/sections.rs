@@ -1,6 +1,7 @@
 //! The sections of the configuration file.
 
 use super::secret::Secret;
+use crate::upstream::connect::Endpoint;
 use gorgo_core::policy::PolicyConfig;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -29,6 +30,15 @@ pub struct ReplicaConfig {
     /// Key sent to the engine as `Authorization: Bearer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<Secret>,
+}
+
+impl ReplicaConfig {
+    /// Its name in records: the configured one, else host and port.
+    pub(crate) fn shown_name(&self) -> String {
+        self.name
+            .clone()
+            .unwrap_or_else(|| Endpoint::parse(&self.url).map_or_else(|_| self.url.clone(), |at| at.name()))
+    }
 }
 
 /// Another edge.

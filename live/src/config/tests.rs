@@ -54,6 +54,17 @@ fn beyond_loopback_both_keys_are_needed() {
 }
 
 #[test]
+fn durations_may_have_a_unit() {
+    let text = "timeouts.idle_ms = \"2min\"\nrouter.down_timeout = \"3s\"\nprobes = {period_ms = \"200ms\"}";
+    let config = Config::parse(text).unwrap();
+    let (timeouts, router) = (&config.timeouts, &config.router);
+    assert_eq!((timeouts.idle_ms, router.down_timeout_ms, config.probes.period_ms), (120_000, 3_000.0, 200));
+    let error = message("seed = 1\n[timeouts]\nidle_ms = \"2 fortnights\"");
+    assert!(error.starts_with("line 3: "), "{error}");
+    assert!(message("timeouts.idle_ms = \"1ms\"").contains("`timeouts.idle_ms` is 1"));
+}
+
+#[test]
 fn keys_are_never_shown() {
     let config =
         Config::parse("security = {api_key = \"sesame\"}\nreplicas = [{url = \"http://a\", api_key = \"sesame\"}]");

@@ -256,14 +256,15 @@ impl Tracker {
     /// Whether the event can change what is told.
     pub(crate) fn concerns(&self, event: &Event) -> bool {
         match event {
-            Event::Replica(_) | Event::Request(RequestEvent::Failed { .. }) => true,
-            // Only a success closes a breaker.
+            Event::Replica(_) | Event::Timer => true,
+            Event::Request(RequestEvent::Failed { .. } | RequestEvent::ClientGone { .. }) => true,
+            // A success closes a breaker. After a retry it also shows that the replica before was at fault.
             Event::Request(
-                RequestEvent::FirstToken { .. } | RequestEvent::Committed { .. } | RequestEvent::Finished { .. },
-            ) => self.open_breakers > 0,
-            Event::Request(RequestEvent::Arrived(_) | RequestEvent::ClientGone { .. })
-            | Event::Admin(_)
-            | Event::Timer => false,
+                RequestEvent::FirstToken { attempt, .. }
+                | RequestEvent::Committed { attempt, .. }
+                | RequestEvent::Finished { attempt, .. },
+            ) => self.open_breakers > 0 || *attempt > 1,
+            Event::Request(RequestEvent::Arrived(_)) | Event::Admin(_) => false,
         }
     }
 
@@ -357,10 +358,15 @@ mod tests {
                 let (id, attempt, _) = sent[usize::from(slot) % sent.len()];
                 RequestEvent::Failed { id, attempt, failure: Failure::Connection }.into()
             }
-            17 if !sent.is_empty() => {
+            17 | 18 if !sent.is_empty() => {
                 let (id, attempt, _) = sent[usize::from(slot) % sent.len()];
-                RequestEvent::FirstToken { id, attempt }.into()
+                let usage = gorgo_core::router::Usage::default();
+                match word {
+                    17 => RequestEvent::FirstToken { id, attempt }.into(),
+                    _ => RequestEvent::Finished { id, attempt, usage, answer: None }.into(),
+                }
             }
+            19 => RequestEvent::ClientGone { id: RequestId(*next) }.into(),
             _ => Event::Timer,
         }
     }
@@ -368,7 +374,7 @@ mod tests {
     proptest! {
         /// Whatever happens, the log tells of exactly the changes: replaying its lines gives the state.
         #[test]
-        fn no_state_changes_unsaid(words in proptest::collection::vec((0u8..19, 0u16..REPLICAS, 0u64..700), 1..120)) {
+        fn no_state_changes_unsaid(words in proptest::collection::vec((0u8..21, 0u16..REPLICAS, 0u64..700), 1..120)) {
             let mut router = Router::new(RouterConfig::default(), PolicyConfig::default().build(), None, rng::stream(1, "policy", 0));
             let upstreams: Vec<_> = (0..REPLICAS).map(upstream).collect();
             let (mut tracker, mut told) = (Tracker::default(), vec![Known::default(); usize::from(REPLICAS)]);

@@ -11,6 +11,17 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// Which of the kept requests is explained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The one that ended last.
+    Latest,
+    /// The longest time to first token.
+    Slowest,
+    /// The largest difference between the predicted and the actual time to first token.
+    Worst,
+}
+
 /// The latest requests with their decisions, bounded in number. Formatted only when asked for.
 #[derive(Debug)]
 pub struct Explanations {
@@ -51,10 +62,31 @@ impl Explanations {
 
     /// The explanation of the latest ended request with this `X-Request-ID`.
     pub fn explain(&self, request_id: &str) -> Option<Value> {
+        self.describe(|ring| ring.iter().rev().find(|one| one.row.id() == request_id))
+    }
+
+    /// Everything about the kept request that comes first in this order.
+    pub fn pick(&self, order: Order) -> Option<Value> {
+        let ttft = |one: &&ExplainedRequest| one.row.ttft_ms();
+        let error = |one: &&ExplainedRequest| {
+            let actual = one.row.first_token.zip(one.row.dispatched).map(|(first, sent)| (first - sent).ms())?;
+            Some((one.row.predicted_ttft_ms? - actual).abs())
+        };
+        let most = |ring: &VecDeque<ExplainedRequest>, of: &dyn Fn(&&ExplainedRequest) -> Option<f64>| {
+            let known = ring.iter().enumerate().filter_map(|(i, one)| Some((i, of(&one)?)));
+            known.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(i, _)| i)
+        };
+        self.describe(|ring| match order {
+            Order::Latest => ring.back(),
+            Order::Slowest => ring.get(most(ring, &ttft)?),
+            Order::Worst => ring.get(most(ring, &error)?),
+        })
+    }
+
+    fn describe(&self, find: impl FnOnce(&VecDeque<ExplainedRequest>) -> Option<&ExplainedRequest>) -> Option<Value> {
         let (row, mut decisions) = {
             let ring = self.ring.lock();
-            let ExplainedRequest { row, decision, others } =
-                ring.iter().rev().find(|one| one.row.id() == request_id)?;
+            let ExplainedRequest { row, decision, others } = find(&ring)?;
             (Arc::clone(row), others.iter().chain(decision).cloned().collect::<Vec<_>>())
         };
         decisions.sort_by_key(|record| record.at);
@@ -174,6 +206,33 @@ mod tests {
     use super::*;
     use gorgo_core::policy::{CostTerms, RequestInfo};
     use gorgo_core::{ReplicaId, RequestId, Time};
+
+    #[test]
+    fn the_latest_the_slowest_and_the_worst_predicted_are_found() {
+        let kept = Explanations::new(10);
+        let record = || {
+            Arc::new(DecisionRecord {
+                id: RequestId(1),
+                at: Time::ZERO,
+                info: RequestInfo::default(),
+                policy: "gorgo",
+                chosen: None,
+                reason: None,
+                names: Arc::from([]),
+                candidates: Vec::new(),
+            })
+        };
+        assert!(kept.pick(Order::Latest).is_none());
+        for (id, ttft, predicted) in [("slow", 90.0, Some(85.0)), ("wrong", 30.0, Some(500.0)), ("last", 10.0, None)] {
+            let mut row = crate::observe::request_log::tests::row(id, ttft);
+            row.predicted_ttft_ms = predicted;
+            kept.push(&Arc::new(row), Some(record()), Vec::new());
+        }
+        let picked = |order| kept.pick(order).unwrap()["request_id"].clone();
+        assert_eq!(picked(Order::Latest), "last");
+        assert_eq!(picked(Order::Slowest), "slow");
+        assert_eq!(picked(Order::Worst), "wrong");
+    }
 
     #[test]
     fn the_header_is_one_line_of_numbers_to_a_tenth() {

@@ -1,17 +1,21 @@
-//! The router's own Prometheus metrics. Labels are bounded: names of replicas, reasons, policies.
+//! The router's own Prometheus metrics. Labels are bounded: names of replicas, reasons, policies,
+//! limits, and models as [`series`] counts them.
 
 use crate::observe::request_log::RequestEntry;
-use gorgo_core::fleet::Load;
-use gorgo_core::router::EndReason;
+use gorgo_core::fleet::{EngineReport, Load};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use series::RequestSeries;
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::sync::atomic::AtomicU64;
+
+mod process;
+mod series;
 
 type Level = Gauge<f64, AtomicU64>;
 
@@ -26,20 +30,13 @@ struct ReasonLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PolicyLabel {
-    policy: String,
+struct LimitLabel {
+    limit: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EndLabels {
-    status: String,
-    reason: String,
-}
-
-impl From<EndReason> for EndLabels {
-    fn from(end: EndReason) -> Self {
-        Self { status: end.status().as_str().to_owned(), reason: end.as_str().to_owned() }
-    }
+struct PolicyLabel {
+    policy: String,
 }
 
 /// A gauge's value for one replica at the time of a scrape.
@@ -59,6 +56,10 @@ pub struct ReplicaGauges {
     pub load: Load,
     /// Tokens in its part of the index.
     pub index_tokens: f64,
+    /// Age of the smoothed round trip, seconds; `None` before the first probe.
+    pub rtt_age_s: Option<f64>,
+    /// The engine's last report, and its age in seconds; `None` before the first.
+    pub engine: Option<(EngineReport, f64)>,
 }
 
 /// Levels read from the router at the time of a scrape.
@@ -72,6 +73,14 @@ pub struct Levels {
     pub index_bytes: f64,
     /// Nodes of the index.
     pub index_nodes: f64,
+    /// The policy in force.
+    pub policy: String,
+    /// Records of decisions and requests that did not fit into a log.
+    pub dropped: u64,
+    /// The process's start, seconds since 1970.
+    pub started_s: f64,
+    /// Each limit by its name, with its use.
+    pub limits: Vec<(&'static str, f64, f64)>,
     /// One entry a replica.
     pub replicas: Vec<ReplicaGauges>,
     /// One entry a shadow policy.
@@ -95,22 +104,12 @@ pub struct ShadowGauges {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: Family<EndLabels, Counter>,
+    series: RequestSeries,
     dispatches: Family<ReplicaLabel, Counter>,
     decisions: Family<ReasonLabel, Counter>,
     /// The members of families that nearly every request counts in, so that it need not look them up.
     own_rule: Counter,
-    finished: Counter,
     retries: Counter,
-    ttft: Histogram,
-    e2e: Histogram,
-    itl: Histogram,
-    queue_time: Histogram,
-    ttft_error: Histogram,
-    prompt_tokens: Counter,
-    predicted_cached: Counter,
-    cached: Counter,
-    output_tokens: Counter,
     queued: Level,
     in_flight: Level,
     index_bytes: Level,
@@ -124,6 +123,16 @@ pub struct Metrics {
     waiting_tokens: Family<ReplicaLabel, Level>,
     running_tokens: Family<ReplicaLabel, Level>,
     index_tokens: Family<ReplicaLabel, Level>,
+    rtt_age: Family<ReplicaLabel, Level>,
+    engine_running: Family<ReplicaLabel, Level>,
+    engine_queued: Family<ReplicaLabel, Level>,
+    engine_used: Family<ReplicaLabel, Level>,
+    engine_capacity: Family<ReplicaLabel, Level>,
+    engine_age: Family<ReplicaLabel, Level>,
+    limits: Family<LimitLabel, Level>,
+    limits_used: Family<LimitLabel, Level>,
+    policy: Family<PolicyLabel, Level>,
+    dropped: Level,
     shadow_hits: Family<PolicyLabel, Level>,
     shadow_busiest: Family<PolicyLabel, Level>,
     shadow_ttft: Family<PolicyLabel, Level>,
@@ -132,7 +141,7 @@ pub struct Metrics {
 const SECONDS: [f64; 18] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0];
 const GAPS: [f64; 15] = [0.001, 0.002, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
-const ERRORS: [f64; 13] = [-10.0, -2.0, -0.5, -0.1, -0.05, -0.01, 0.0, 0.01, 0.05, 0.1, 0.5, 2.0, 10.0];
+const ERRORS: [f64; 8] = [0.005, 0.01, 0.05, 0.1, 0.5, 2.0, 10.0, 60.0];
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -149,42 +158,15 @@ impl Default for Metrics {
                 metric
             }};
         }
-        let seconds = || Histogram::new(SECONDS);
-        let requests: Family<EndLabels, Counter> =
-            add!(Family::default(), "requests", "Requests that are over, by how and why");
         let decisions: Family<ReasonLabel, Counter> =
             add!(Family::default(), "decisions", "Dispatches by what decided: own rule or a fallback");
-        let finished = EndLabels::from(EndReason::Finished);
+        let series = RequestSeries::new(&mut registry);
         Self {
-            finished: requests.get_or_create_owned(&finished),
+            series,
             own_rule: decisions.get_or_create_owned(&ReasonLabel { reason: "own-rule".to_owned() }),
-            requests,
             decisions,
             dispatches: add!(Family::default(), "dispatches", "Requests given to a replica, retries included"),
             retries: add!(Counter::default(), "retries", "Dispatches after a request's first"),
-            ttft: add!(seconds(), "time_to_first_token", "Arrival to first content-bearing token", Unit::Seconds),
-            e2e: add!(seconds(), "e2e_request_latency", "Arrival to last byte of finished requests", Unit::Seconds),
-            itl: add!(
-                Histogram::new(GAPS),
-                "inter_token_latency",
-                "Mean gap between tokens of an answer",
-                Unit::Seconds
-            ),
-            queue_time: add!(seconds(), "queue_time", "Arrival to last dispatch", Unit::Seconds),
-            ttft_error: add!(
-                Histogram::new(ERRORS),
-                "ttft_prediction_error",
-                "Predicted less actual time from dispatch to first token",
-                Unit::Seconds
-            ),
-            prompt_tokens: add!(Counter::default(), "prompt_tokens", "Prompt tokens of requests that are over"),
-            predicted_cached: add!(
-                Counter::default(),
-                "predicted_cached_tokens",
-                "Prompt tokens the index expected cached, where the engine told"
-            ),
-            cached: add!(Counter::default(), "cached_tokens", "Prompt tokens engines found cached"),
-            output_tokens: add!(Counter::default(), "output_tokens", "Tokens generated"),
             queued: add!(Level::default(), "queue_requests", "Requests waiting in the router"),
             in_flight: add!(Level::default(), "in_flight_requests", "Requests not over"),
             index_bytes: add!(Level::default(), "index", "Memory of the prefix index", Unit::Bytes),
@@ -203,6 +185,33 @@ impl Default for Metrics {
             waiting_tokens: add!(Family::default(), "replica_waiting_tokens", "Prompt tokens of our waiting requests"),
             running_tokens: add!(Family::default(), "replica_running_tokens", "Prompt tokens of our running requests"),
             index_tokens: add!(Family::default(), "replica_index_tokens", "Tokens the index holds for it"),
+            rtt_age: add!(Family::default(), "replica_rtt_age", "Age of its smoothed round trip", Unit::Seconds),
+            engine_running: add!(
+                Family::default(),
+                "replica_engine_running_requests",
+                "Running, by the engine's report"
+            ),
+            engine_queued: add!(Family::default(), "replica_engine_queued_requests", "Queued, by the engine's report"),
+            engine_used: add!(
+                Family::default(),
+                "replica_engine_used_tokens",
+                "KV tokens in use, by the engine's report"
+            ),
+            engine_capacity: add!(
+                Family::default(),
+                "replica_engine_kv_tokens",
+                "KV tokens the engine has, if reported"
+            ),
+            engine_age: add!(
+                Family::default(),
+                "replica_engine_report_age",
+                "Age of the engine's report",
+                Unit::Seconds
+            ),
+            limits: add!(Family::default(), "limit", "A limit of this router"),
+            limits_used: add!(Family::default(), "limit_used", "How much of a limit is in use"),
+            policy: add!(Family::default(), "policy_info", "The policy in force"),
+            dropped: add!(Level::default(), "dropped_records", "Records of decisions and requests that no log took"),
             shadow_hits: add!(
                 Family::default(),
                 "shadow_hit_ratio",
@@ -233,6 +242,7 @@ impl Metrics {
     /// Removes the label of a replica that left for good, so that there are never more labels than slots.
     pub fn forget(&self, replica: &str) {
         self.dispatches.remove(&ReplicaLabel { replica: replica.to_owned() });
+        self.series.forget(replica);
     }
 
     /// Counts a dispatch to the replica of this counter.
@@ -246,34 +256,8 @@ impl Metrics {
     }
 
     /// Counts a request that ended. `streamed`: the time of its first token is known.
-    pub fn ended(&self, row: &RequestEntry, streamed: bool) {
-        if row.end == EndReason::Finished {
-            self.finished.inc();
-        } else {
-            self.requests.get_or_create(&EndLabels::from(row.end)).inc();
-        }
-        if let Some(at) = row.dispatched {
-            self.queue_time.observe((at - row.arrived).ms() / 1e3);
-        }
-        let first_token = row.first_token.filter(|_| streamed);
-        if let Some(first) = first_token {
-            self.ttft.observe((first - row.arrived).ms() / 1e3);
-            if let Some((expected, sent)) = row.predicted_ttft_ms.zip(row.dispatched) {
-                self.ttft_error.observe((expected - (first - sent).ms()) / 1e3);
-            }
-        }
-        if row.end == EndReason::Finished {
-            self.e2e.observe((row.done - row.arrived).ms() / 1e3);
-            if let Some(first) = first_token.filter(|_| row.output_tokens > 1) {
-                self.itl.observe((row.done - first).ms() / 1e3 / f64::from(row.output_tokens - 1));
-            }
-        }
-        self.prompt_tokens.inc_by(u64::from(row.counted_tokens.unwrap_or(row.prompt_tokens)));
-        self.output_tokens.inc_by(u64::from(row.output_tokens));
-        if let Some(cached) = row.cached_tokens {
-            self.cached.inc_by(u64::from(cached));
-            self.predicted_cached.inc_by(u64::from(row.predicted_cached_tokens));
-        }
+    pub fn ended(&self, row: &RequestEntry, streamed: bool, model: Option<&str>, policy: &'static str) {
+        self.series.ended(row, streamed, model, policy);
     }
 
     /// The text of all families, in Prometheus' format 0.0.4.
@@ -282,6 +266,14 @@ impl Metrics {
         self.in_flight.set(levels.in_flight);
         self.index_bytes.set(levels.index_bytes);
         self.index_nodes.set(levels.index_nodes);
+        self.dropped.set(levels.dropped as f64);
+        self.policy.clear();
+        self.policy.get_or_create(&PolicyLabel { policy: levels.policy.clone() }).set(1.0);
+        for (limit, most, used) in &levels.limits {
+            let label = LimitLabel { limit: (*limit).to_owned() };
+            self.limits.get_or_create(&label).set(*most);
+            self.limits_used.get_or_create(&label).set(*used);
+        }
         let families = [
             &self.usable,
             &self.breaker,
@@ -294,6 +286,15 @@ impl Metrics {
             &self.index_tokens,
         ];
         families.iter().for_each(|family| family.clear());
+        let beliefs = [
+            &self.rtt_age,
+            &self.engine_running,
+            &self.engine_queued,
+            &self.engine_used,
+            &self.engine_capacity,
+            &self.engine_age,
+        ];
+        beliefs.iter().for_each(|family| family.clear());
         for r in &levels.replicas {
             let values = [
                 r.usable,
@@ -310,6 +311,23 @@ impl Metrics {
                 family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
             }
         }
+        // What is not known has no value, rather than 0.
+        for r in &levels.replicas {
+            let report = r.engine.map(|(report, _)| report);
+            let values = [
+                r.rtt_age_s,
+                report.map(|report| f64::from(report.running)),
+                report.map(|report| f64::from(report.queued)),
+                report.filter(|report| report.kv_tokens > 0).map(|report| report.used_tokens as f64),
+                report.filter(|report| report.kv_tokens > 0).map(|report| report.kv_tokens as f64),
+                r.engine.map(|(_, age)| age),
+            ];
+            for (family, value) in beliefs.iter().zip(values) {
+                if let Some(value) = value {
+                    family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
+                }
+            }
+        }
         for shadow in &levels.shadows {
             let label = PolicyLabel { policy: shadow.policy.clone() };
             self.shadow_hits.get_or_create(&label).set(shadow.hit_ratio);
@@ -320,7 +338,14 @@ impl Metrics {
         }
         let mut text = String::new();
         let _ = encode(&mut text, &self.registry); // writing to a string cannot fail
-        classic(&text)
+        let mut page = classic(&text);
+        let _ = write!(
+            page,
+            "# HELP gorgo_build_info The program that runs.\n# TYPE gorgo_build_info gauge\ngorgo_build_info{{version=\"{}\"}} 1\n",
+            env!("CARGO_PKG_VERSION")
+        );
+        process::write(&mut page, levels.started_s);
+        page
     }
 }
 

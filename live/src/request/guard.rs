@@ -277,11 +277,13 @@ impl RequestGuard {
         if let Some(trace) = self.trace.take() {
             state.otel.end(trace, &row);
         }
-        state.metrics.ended(&row, self.streamed);
+        let model = self.learning.as_ref().and_then(|learning| learning.model.as_deref());
+        let policy = self.decision.as_ref().map_or("", |decision| decision.policy);
+        state.metrics.ended(&row, self.streamed, model, policy);
         state.driver.observers().ended(|| AccessEntry {
             row: Arc::clone(&row),
-            model: self.learning.as_ref().and_then(|learning| learning.model.clone()),
-            policy: self.decision.as_ref().map_or("", |decision| decision.policy),
+            model: model.map(str::to_owned),
+            policy,
         });
         if !matches!(
             reason,

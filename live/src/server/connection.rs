@@ -8,7 +8,6 @@ use crate::request::error_json::BoxError;
 use crate::request::errors::refusal;
 use crate::request::forward;
 use crate::request::headers::{self, ClientAddress, HeaderFlags};
-use crate::server::activity::Activity;
 use crate::server::client_io::ClientIo;
 use crate::server::stalled_stream::{self, StreamExecutor};
 use crate::signals::loops;
@@ -48,13 +47,8 @@ impl Connection {
         closing: watch::Receiver<bool>,
         is_reserve: bool,
     ) -> Self {
-        let (state, client, activity) = (Arc::clone(state), ClientAddress::new(from), Activity::new());
-        Self {
-            context: Arc::new(ConnectionContext { state, client, activity }),
-            admin: admin.clone(),
-            closing,
-            is_reserve,
-        }
+        let context = ConnectionContext::new(state, ClientAddress::new(from));
+        Self { context: Arc::new(context), admin: admin.clone(), closing, is_reserve }
     }
 
     /// Serves requests until either side closes the connection.

@@ -13,13 +13,19 @@ use std::sync::Arc;
 /// As [`AppState::add`].
 pub(crate) fn join(state: &Arc<AppState>, replica: &ReplicaConfig, kind: Kind) -> Result<Arc<Upstream>, AddError> {
     let upstream = state.add(replica, kind)?;
+    state.joined.lock().insert(upstream.name.clone(), (replica.clone(), kind));
     probe::watch(state, &upstream);
     Ok(upstream)
 }
 
+/// How engines of a router with this role are reached.
+pub(super) fn kind(role: Role) -> Kind {
+    if role == Role::Edge { Kind::Local } else { Kind::Remote }
+}
+
 /// Every replica and peer of a configuration.
 pub(super) fn configured(config: &Config) -> Vec<(ReplicaConfig, Kind)> {
-    let kind = if config.role == Role::Edge { Kind::Local } else { Kind::Remote };
+    let kind = kind(config.role);
     let peers = config.peers.iter().map(|peer| {
         let replica = ReplicaConfig {
             url: peer.url.clone(),

@@ -4,6 +4,7 @@ use crate::config::{Config, ConfigError, ReplicaConfig};
 use crate::observe::changes::Change;
 use crate::server::fleet;
 use crate::server::keys::Keys;
+use crate::server::saved;
 use crate::state::AppState;
 use gorgo_core::fleet::Kind;
 use gorgo_core::router::RouterConfig;
@@ -18,7 +19,11 @@ pub(crate) fn reload(state: &Arc<AppState>) -> Result<Vec<String>, ConfigError> 
         let why = "the router was started without --config".to_owned();
         return Err(ConfigError::Read { path: "(none)".to_owned(), why });
     };
-    apply(state, source.read()?)
+    let read = source.read()?;
+    let changes = apply(state, read.clone())?;
+    state.set_base(read);
+    saved::save(state);
+    Ok(changes)
 }
 
 /// Applies another configuration: policy, router settings, timeouts, limits of new requests, probes, keys and the
@@ -63,6 +68,7 @@ fn refuse_fixed_keys(old: &Config, new: &Config) -> Result<(), ConfigError> {
         ("tls", old.tls == new.tls),
         ("shadow", old.shadow == new.shadow),
         ("explain", old.explain == new.explain),
+        ("state", old.state == new.state),
         ("access_log", old.access_log == new.access_log),
         ("router.index_bytes", old.router.index_bytes == new.router.index_bytes),
         ("limits.threads", old.limits.threads == new.limits.threads),

@@ -11,6 +11,7 @@ use crate::observe::line_log::LineLog;
 use crate::observe::shadow::{self, SharedStats};
 use crate::server::fleet;
 use crate::server::keys::Keys;
+use crate::server::saved::Saved;
 use crate::server::tls::{self, TlsError};
 use crate::state::{AppParts, AppState, ConfigSource};
 use crate::supervise;
@@ -75,6 +76,10 @@ pub enum StartError {
 /// # Errors
 /// See [`StartError`].
 pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result<Arc<AppState>, StartError> {
+    let base = config.clone();
+    let mut config = config;
+    let saved = config.state.as_deref().map_or_else(|| Ok(Saved::default()), Saved::read)?;
+    saved.apply(&mut config);
     config.check()?;
     let keys = Keys::load(&config)?;
     let counter = match &config.tokenizer {
@@ -91,15 +96,18 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
     let observers = observers(&config, &shadows, clock)?;
     let recorded = RouterConfig { record_decisions: true, index_bytes: index_bytes(&config), ..config.router.clone() };
     let driver = Driver::new(recorded, config.policy.clone(), config.seed, clock, observers);
-    let replicas = fleet::configured(&config);
-    let parts = AppParts { driver, connector, shadows, config, keys, counter, config_source: source };
+    let replicas = saved.fleet(&config);
+    let parts = AppParts { driver, connector, shadows, config, base, keys, counter, config_source: source };
     let state = Arc::new(AppState::new(parts));
     let timer = Arc::clone(&state);
     // Without its timer the router would never end a queued request or close a breaker.
     tokio::spawn(supervise::essential("router timer", async move { timer.driver.run_timer().await }));
     tokio::spawn(supervise::logged("idle connections", close_idle(Arc::downgrade(&state))));
     for (replica, kind) in &replicas {
-        fleet::join(&state, replica, *kind).map_err(|error| StartError::Replica(error.to_string()))?;
+        let upstream = fleet::join(&state, replica, *kind).map_err(|error| StartError::Replica(error.to_string()))?;
+        if saved.drains(&upstream.name) {
+            state.driver.handle_for(&upstream, ReplicaEvent::Draining { replica: upstream.id, draining: true });
+        }
     }
     Ok(state)
 }

@@ -134,12 +134,22 @@ async fn tables_metrics_shadows_and_captures_tell_of_every_request() {
     let (_, text) = world.get("/metrics").await;
     let text = text.as_str().unwrap();
     for line in [
-        "gorgo_requests_total{status=\"finished\",reason=\"\"} 9",
-        "gorgo_time_to_first_token_seconds_count 9",
         "gorgo_in_flight_requests 0.0",
+        "gorgo_build_info{version=\"0.1.0\"} 1",
+        "gorgo_limit_used{limit=\"requests\"} 0.0",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }
+    for family in ["gorgo_requests_total{status=\"finished\"", "gorgo_time_to_first_token_seconds_count{"] {
+        let of = text.lines().filter(|line| line.starts_with(family));
+        let counts = of.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        assert_eq!(counts.sum::<f64>(), 9.0, "{family}\n{text}");
+    }
+    assert!(text.contains("replica=\"e0\",model=\"mock\",policy=\"gorgo\""), "{text}");
+    let latest = world.get("/explain").await.1;
+    assert_eq!(world.get("/explain?order=latest").await.1, latest);
+    assert!(latest["decisions"][0]["chosen"].is_string(), "{latest}");
+    assert_eq!(world.get("/explain?order=best").await.0, 400);
     let (_, part) = world.call(Method::POST, "/proxy/trace/stop", &Value::Null).await;
     assert_eq!((part["records"].as_array().unwrap().len(), part["request_ids"].as_array().unwrap().len()), (9, 9));
     assert_eq!(world.call(Method::POST, "/proxy/trace/stop", &Value::Null).await.0, 400);
@@ -198,4 +208,41 @@ async fn what_cannot_change_while_running_is_refused_with_a_sentence() {
         assert!(message.contains(key) && message.contains("restart it"), "{message}");
         assert_eq!(*world.state.config(), *before, "{key}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_over_the_admin_api_survive_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.toml");
+    let net = gorgo_live::testkit::Net::default();
+    let engines = || ["e0", "e1", "late"].map(|name| Engine::start(&net, name, Script::default()));
+    let config = || {
+        let replicas = vec![crate::fixture::replica("e0"), crate::fixture::replica("e1")];
+        gorgo_live::config::Config { replicas, state: Some(path.clone()), ..Default::default() }
+    };
+    let world = World::with(net.clone(), engines().into(), config(), "router").await;
+    assert!(!path.exists(), "nothing has changed");
+    world.call(Method::POST, "/proxy/policy", &json!({"policy": "least-load"})).await;
+    let late = json!({"url": "http://late:8080", "id": "late", "region": "us", "api_key": "engine-key"});
+    assert_eq!(world.call(Method::POST, "/proxy/servers", &late).await.0, 201);
+    assert_eq!(world.call(Method::DELETE, "/proxy/servers?id=e1", &Value::Null).await.0, 200);
+    world.call(Method::POST, "/proxy/servers/drain", &json!({"id": "late"})).await;
+    world.call(Method::POST, "/lb/config", &json!({"max_concurrent": 7})).await;
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
+    assert_eq!(mode & 0o777, 0o600, "a replica's key stands in it");
+    drop(world);
+    let world = World::with(net.clone(), engines().into(), config(), "router").await;
+    let (_, servers) = world.get("/proxy/servers").await;
+    let shown: Vec<_> = servers.as_array().unwrap().iter().map(|s| (&s["id"], &s["draining"], &s["region"])).collect();
+    let (us, no) = (json!("us"), json!(null));
+    assert_eq!(shown, [(&json!("e0"), &json!(false), &no), (&json!("late"), &json!(true), &us)]);
+    assert_eq!(world.get("/proxy/policy").await.1["current"], "least-load");
+    assert_eq!(world.get("/lb/config").await.1["max_concurrent"], 7);
+    // What is as it was configured needs no file any more.
+    world.call(Method::POST, "/proxy/policy", &json!({"policy": "gorgo"})).await;
+    assert!(!std::fs::read_to_string(&path).unwrap().contains("least-load"));
+    drop(world);
+    std::fs::write(&path, "polic = 1").unwrap();
+    let error = gorgo_live::start(config(), None, net.dial()).unwrap_err().to_string();
+    assert!(error.contains("state.toml") && error.contains("remove the file"), "{error}");
 }

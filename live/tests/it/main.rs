@@ -14,5 +14,6 @@ mod network;
 #[cfg(feature = "otel")]
 mod otel;
 mod paths;
+mod sample;
 mod security;
 mod shutdown;

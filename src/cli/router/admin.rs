@@ -1,6 +1,7 @@
 //! Calls to the admin API of running routers.
 
 use super::show::{explanation, fields, prefix_index_shape};
+use super::status;
 use super::stop::{self, StopArgs};
 use crate::cli::output::print_line;
 use anyhow::Context;
@@ -12,7 +13,7 @@ use http::Method;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
-/// Options that select the routers to call.
+/// Options that select the routers to call. The key is taken from `GORGO_ADMIN_KEY`, or `GORGO_READ_KEY` to read only.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct RouterAddress {
     /// Host, or several with commas
@@ -39,7 +40,8 @@ impl RouterAddress {
 
     /// One client for each host.
     pub(in crate::cli) fn clients(&self) -> anyhow::Result<Vec<AdminClient>> {
-        let key = std::env::var("GORGO_ADMIN_KEY").ok().filter(|key| !key.is_empty());
+        let key = |name| std::env::var(name).ok().filter(|key| !key.is_empty());
+        let key = key("GORGO_ADMIN_KEY").or_else(|| key("GORGO_READ_KEY"));
         let tls = Tls { upstream_ca: self.ca.clone(), ..Tls::default() };
         let scheme = if self.tls { "https" } else { "http" };
         let url = |host: &String| {
@@ -83,8 +85,15 @@ pub(in crate::cli) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>)
 /// Commands that call a running router; `proxy` and `lb` share them.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AdminCommand {
-    /// State of the router: queue, replicas, connections
-    Status,
+    /// State of the router and of each replica: why it is down, what it does, how old that is
+    #[command(
+        after_help = "Examples:\n  gorgo proxy status\n  gorgo proxy status --watch\n  gorgo proxy status --json"
+    )]
+    Status {
+        /// Show it again every so many seconds
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+        watch: Option<f64>,
+    },
     /// Show the policy, or switch to another one
     Policy {
         /// Its name
@@ -110,10 +119,18 @@ pub(crate) enum AdminCommand {
     /// What the shadow policies would have chosen
     Shadow,
     /// Why a request went to its replica
-    #[command(after_help = "Example:\n  gorgo proxy explain 0f3a-1   # the answer's X-Request-ID")]
+    #[command(
+        after_help = "Examples:\n  gorgo proxy explain 0f3a-1   # the answer's X-Request-ID\n  gorgo proxy explain          # the latest request\n  gorgo proxy explain --worst  # the one whose time to first token was predicted worst"
+    )]
     Explain {
-        /// X-Request-ID
-        id: String,
+        /// X-Request-ID; the latest request when absent
+        id: Option<String>,
+        /// The kept request with the longest time to first token
+        #[arg(long, conflicts_with = "id")]
+        slowest: bool,
+        /// The kept request whose time to first token was predicted worst
+        #[arg(long, conflicts_with_all = ["id", "slowest"])]
+        worst: bool,
     },
     /// Read the configuration file again
     Reload,
@@ -157,7 +174,7 @@ pub(in crate::cli) fn run_admin_command(
     let get = |path: &str, show| address.call(&Method::GET, &format!("{prefix}{path}"), None, show);
     let post = |path: &str, body: Value| address.call(&Method::POST, &format!("{prefix}{path}"), Some(&body), fields);
     match command {
-        AdminCommand::Status => get("/status", fields),
+        AdminCommand::Status { watch } => status::run(address, prefix, watch),
         AdminCommand::Policy { name: None } => get("/policy", fields),
         AdminCommand::Policy { name: Some(name) } => post("/policy", json!({"policy": name})),
         AdminCommand::Tune { keys } => {
@@ -172,7 +189,15 @@ pub(in crate::cli) fn run_admin_command(
         AdminCommand::PrefixStats => get("/prefix/stats", prefix_index_shape),
         AdminCommand::Latency => get("/latency", fields),
         AdminCommand::Shadow => get("/shadow", fields),
-        AdminCommand::Explain { id } => address.call(&Method::GET, &format!("/explain/{id}"), None, explanation),
+        AdminCommand::Explain { id, slowest, worst } => {
+            let path = match (id, slowest, worst) {
+                (Some(id), ..) => format!("/explain/{id}"),
+                (None, true, _) => "/explain?order=slowest".to_owned(),
+                (None, _, true) => "/explain?order=worst".to_owned(),
+                (None, false, false) => "/explain?order=latest".to_owned(),
+            };
+            address.call(&Method::GET, &path, None, explanation)
+        }
         AdminCommand::Reload => post("/reload", Value::Null),
         AdminCommand::Stop(args) => stop::run(&args, address, prefix.trim_start_matches('/')),
         AdminCommand::Metrics { command: MetricsCommand::Summary } => get("/metrics/summary", fields),

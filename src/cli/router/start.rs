@@ -37,6 +37,9 @@ pub(crate) struct StartArgs {
     /// File for its process id, which `stop` reads; by port in the runtime directory when absent
     #[arg(long)]
     pid_file: Option<PathBuf>,
+    /// Keep changes over the admin API (policy, engines, settings) in this file, so that they survive a restart
+    #[arg(long)]
+    state: Option<PathBuf>,
     /// Check the configuration and end
     #[arg(long)]
     check: bool,
@@ -53,6 +56,9 @@ impl StartArgs {
         settings.insert("role".to_owned(), toml::Value::String(role.to_owned()));
         if let Some(listen) = self.listen {
             settings.insert("listen".to_owned(), toml::Value::String(listen.to_string()));
+        }
+        if let Some(state) = &self.state {
+            settings.insert("state".to_owned(), toml::Value::String(state.display().to_string()));
         }
         if let Some(policy) = &self.policy {
             settings.insert("policy".to_owned(), toml::Value::String(policy.clone()));

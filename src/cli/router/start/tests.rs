@@ -14,6 +14,7 @@ fn the_command_line_overrides_the_file() {
         tls_insecure: false,
         log_json: false,
         pid_file: None,
+        state: None,
         check: false,
     };
     let config = args.read_config(Role::Proxy, &["http://a:1@eu".to_owned()], &[]).unwrap();
@@ -34,6 +35,7 @@ fn a_weight_of_the_default_policy_needs_no_policy_named() {
             pid_file: None,
             tls_insecure: false,
             log_json: false,
+            state: None,
             check: false,
         };
         args.read_config(Role::Proxy, &["http://a:1".to_owned()], &[])
@@ -54,6 +56,7 @@ fn a_start_listens_on_the_port_it_is_given_and_on_no_other_machine() {
         tls_insecure: false,
         log_json: false,
         pid_file: None,
+        state: None,
         check: false,
     };
     let address =

@@ -1,0 +1,166 @@
+//! Changes made over the admin API, kept in a file so that they survive a restart.
+//!
+//! The file holds what differs from the configuration that the router was started with: policy, router settings, limits,
+//! timeouts, probes, replicas added, removed and drained. It is computed from the state in force after each change and
+//! replaced as a whole, so it never holds a part of one. Keys of added replicas stand in it: it is readable by its owner
+//! only.
+
+use crate::config::{Config, ConfigError, Limits, Probes, ReplicaConfig, Timeouts};
+use crate::server::fleet;
+use crate::state::AppState;
+use gorgo_core::fleet::Kind;
+use gorgo_core::policy::PolicyConfig;
+use gorgo_core::router::RouterConfig;
+use serde::{Deserialize, Serialize};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// The differences from the configuration of the start.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Saved {
+    /// Names of configured replicas and peers that were removed.
+    removed: Vec<String>,
+    /// Names of replicas that get no new requests.
+    draining: Vec<String>,
+    policy: Option<PolicyConfig>,
+    router: Option<RouterConfig>,
+    limits: Option<Limits>,
+    timeouts: Option<Timeouts>,
+    probes: Option<Probes>,
+    /// Replicas and peers that were added.
+    added: Vec<Added>,
+}
+
+/// A replica or peer that was added, with its key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Added {
+    url: String,
+    name: String,
+    peer: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    region: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ms_per_token: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kv_tokens: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    api_key: Option<String>,
+}
+
+impl Saved {
+    /// Reads the file; a file that does not exist holds nothing.
+    ///
+    /// # Errors
+    /// When it cannot be read or is damaged.
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let shown = path.display().to_string();
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(ConfigError::Read { path: shown, why: error.to_string() }),
+        };
+        toml::from_str(&text).map_err(|error| ConfigError::Read {
+            path: shown,
+            why: format!("{}; remove the file to start without the changes it holds", error.message()),
+        })
+    }
+
+    /// Lays the settings over those of the configuration file.
+    pub(crate) fn apply(&self, config: &mut Config) {
+        let Self { policy, router, limits, timeouts, probes, .. } = self.clone();
+        config.policy = policy.unwrap_or(std::mem::take(&mut config.policy));
+        config.router = router.unwrap_or(std::mem::take(&mut config.router));
+        config.limits = limits.unwrap_or(std::mem::take(&mut config.limits));
+        config.timeouts = timeouts.unwrap_or(std::mem::take(&mut config.timeouts));
+        config.probes = probes.unwrap_or(std::mem::take(&mut config.probes));
+    }
+
+    /// The replicas and peers to begin with: the configured ones less those removed, and those added.
+    pub(crate) fn fleet(&self, config: &Config) -> Vec<(ReplicaConfig, Kind)> {
+        let mut all = fleet::configured(config);
+        all.retain(|(replica, _)| !self.removed.contains(&replica.shown_name()));
+        let remote = fleet::kind(config.role);
+        all.extend(self.added.iter().cloned().map(|one| {
+            let replica = ReplicaConfig {
+                url: one.url,
+                name: Some(one.name),
+                region: one.region,
+                ms_per_token: one.ms_per_token,
+                kv_tokens: one.kv_tokens,
+                api_key: one.api_key.map(Into::into),
+            };
+            (replica, if one.peer { Kind::Peer } else { remote })
+        }));
+        all
+    }
+
+    /// Whether a replica is to be drained.
+    pub(crate) fn drains(&self, name: &str) -> bool {
+        self.draining.iter().any(|one| one == name)
+    }
+
+    /// What differs now from the configuration of the start.
+    pub(crate) fn of(state: &AppState) -> Self {
+        let (base, config, policy) = (state.base(), state.config(), state.driver.policy());
+        let configured: Vec<String> = fleet::configured(&base).iter().map(|(one, _)| one.shown_name()).collect();
+        let mut saved = Self {
+            policy: (policy != base.policy).then_some(policy),
+            router: (config.router != base.router).then(|| config.router.clone()),
+            limits: (config.limits != base.limits).then(|| config.limits.clone()),
+            timeouts: (config.timeouts != base.timeouts).then(|| config.timeouts.clone()),
+            probes: (config.probes != base.probes).then(|| config.probes.clone()),
+            ..Self::default()
+        };
+        let mut here = Vec::new();
+        state.driver.read(|router, upstreams, _| {
+            for (upstream, _) in upstreams.iter().zip(router.replicas()).filter(|(_, r)| !r.removed) {
+                here.push(upstream.name.clone());
+            }
+            let drained = upstreams.iter().zip(router.replicas()).filter(|(_, r)| !r.removed && r.draining);
+            saved.draining = drained.map(|(upstream, _)| upstream.name.clone()).collect();
+        });
+        saved.removed = configured.iter().filter(|name| !here.contains(name)).cloned().collect();
+        let joined = state.joined.lock();
+        for name in here.iter().filter(|name| !configured.contains(name)) {
+            let Some((replica, kind)) = joined.get(name) else { continue };
+            saved.added.push(Added {
+                url: replica.url.clone(),
+                name: name.clone(),
+                peer: *kind == Kind::Peer,
+                region: replica.region.clone(),
+                ms_per_token: replica.ms_per_token,
+                kv_tokens: replica.kv_tokens,
+                api_key: replica.api_key.as_ref().map(|key| key.expose().to_owned()),
+            });
+        }
+        saved
+    }
+
+    /// Replaces the file.
+    ///
+    /// # Errors
+    /// Those of the file system; the file before stays then.
+    pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        let text = toml::to_string(self).map_err(io::Error::other)?;
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(b"# Changes over the admin API of a router; written by it.\n")?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)
+    }
+}
+
+/// Saves the changes in force if there is a file for them.
+pub(crate) fn save(state: &AppState) {
+    let Some(path) = &state.config().state else { return };
+    let _held = state.saving.lock(); // in the order of the changes
+    if let Err(error) = Saved::of(state).write(path) {
+        tracing::warn!(%error, path = %path.display(), "cannot keep the changes; they last until the next start");
+    }
+}

@@ -1,0 +1,223 @@
+//! `gorgo proxy status`, `gorgo lb status`: the state of a router for people.
+
+use super::admin::{RouterAddress, block_on};
+use crate::cli::output::print_line;
+use gorgo_live::AdminClient;
+use http::Method;
+use serde_json::Value;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+/// Prints the state of every router that `address` names, once or every `watch` seconds.
+pub(super) fn run(address: &RouterAddress, prefix: &str, watch: Option<f64>) -> anyhow::Result<()> {
+    let pause = watch.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.1, 86_400.0)));
+    let clients = address.clients()?;
+    let is_terminal = std::io::stdout().is_terminal();
+    block_on(async {
+        loop {
+            let mut page = String::new();
+            for client in &clients {
+                let (status, rows) = fetch(client, prefix).await?;
+                if address.json {
+                    page.push_str(&serde_json::to_string_pretty(&status)?);
+                } else {
+                    page.push_str(&view(&client.name(), &status, &rows, width(is_terminal)));
+                }
+                page.push('\n');
+            }
+            let clear = if pause.is_some() && is_terminal { "\x1b[H\x1b[2J" } else { "" };
+            print_line(format_args!("{clear}{}", page.trim_end()))?;
+            let Some(pause) = pause else { return Ok(()) };
+            tokio::time::sleep(pause).await;
+        }
+    })
+}
+
+/// The status of a router, and one row for each of its replicas and peers.
+async fn fetch(client: &AdminClient, prefix: &str) -> anyhow::Result<(Value, Vec<Value>)> {
+    let status = client.call(Method::GET, &format!("{prefix}/status"), None).await?;
+    if let Some(rows) = status["servers"].as_array() {
+        let rows = rows.clone();
+        return Ok((status, rows));
+    }
+    let all = client.call(Method::GET, &format!("{prefix}/metrics"), None).await?;
+    let own = all["local"].as_object().filter(|own| !own.is_empty()).map(|own| Value::Object(own.clone()));
+    let peers = all["peers"].as_object().into_iter().flat_map(|peers| peers.values().cloned());
+    Ok((status, own.into_iter().chain(peers).collect()))
+}
+
+/// Columns of the terminal; all there are when the output is no terminal.
+fn width(is_terminal: bool) -> usize {
+    if !is_terminal {
+        return usize::MAX;
+    }
+    let told = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_col));
+    if told > 0 { told } else { 80 }
+}
+
+/// A time in its natural unit.
+fn time(ms: &Value) -> String {
+    match ms.as_f64() {
+        None => "unknown".to_owned(),
+        Some(ms) if ms < 10.0 => format!("{ms:.1} ms"),
+        Some(ms) if ms < 1_000.0 => format!("{ms:.0} ms"),
+        Some(ms) if ms < 100_000.0 => format!("{:.1} s", ms / 1e3),
+        Some(ms) if ms < 6_000_000.0 => format!("{:.0} min", ms / 6e4),
+        Some(ms) => format!("{:.0} h", ms / 3.6e6),
+    }
+}
+
+fn count(value: &Value) -> String {
+    value.as_u64().map_or_else(|| "?".to_owned(), |count| count.to_string())
+}
+
+/// What a replica is doing, in a word or two.
+fn state(row: &Value) -> &'static str {
+    match (row["health"].as_str(), row["excluded"].as_str()) {
+        (Some("down"), _) => "down",
+        _ if row["draining"] == true => "draining",
+        (_, Some("unhealthy")) => "breaker open",
+        (_, Some("full")) => "full",
+        (Some("unknown"), _) => "not probed yet",
+        (Some("suspect"), _) => "suspect",
+        _ => "up",
+    }
+}
+
+/// The last error, if it explains the state or is recent.
+fn note(row: &Value) -> String {
+    let age = row["last_error_age_ms"].as_f64().unwrap_or(f64::MAX);
+    match row["last_error"].as_str() {
+        Some(why) if state(row) != "up" || age < 60_000.0 => format!("{why} ({} ago)", time(&row["last_error_age_ms"])),
+        _ => String::new(),
+    }
+}
+
+/// The columns of the table of replicas, the ones left out first on narrow terminals last.
+const COLUMNS: [(&str, fn(&Value) -> String); 8] = [
+    ("replica", |row| {
+        let (id, region) = (row["id"].as_str().unwrap_or("?"), row["region"].as_str());
+        region.map_or_else(|| id.to_owned(), |region| format!("{id} ({region})"))
+    }),
+    ("state", |row| state(row).to_owned()),
+    ("note", note),
+    ("round trip", |row| time(&row["latency_ms"])),
+    ("ours waiting/running", |row| {
+        format!("{}/{}", count(&row["load"]["waiting_requests"]), count(&row["load"]["running_requests"]))
+    }),
+    ("engine queued/running", |row| format!("{}/{}", count(&row["waiting_reqs"]), count(&row["running_reqs"]))),
+    ("KV used", |row| {
+        row["gpu_cache_usage"].as_f64().map_or("unknown".to_owned(), |share| format!("{:.0} %", share * 1e2))
+    }),
+    ("reported", |row| match &row["metrics"]["age_ms"] {
+        Value::Null => "never".to_owned(),
+        age => format!("{} ago", time(age)),
+    }),
+];
+/// Where the note stands among [`COLUMNS`].
+const NOTE: usize = 2;
+
+fn view(name: &str, status: &Value, rows: &[Value], width: usize) -> String {
+    let text = |key: &str| status[key].as_str().unwrap_or_default();
+    let policy = if text("routing_policy").is_empty() { text("policy") } else { text("routing_policy") };
+    let sums = if status["aggregate"].is_object() { &status["aggregate"] } else { status };
+    let either =
+        |keys: [&str; 2]| keys.iter().map(|key| count(&sums[*key])).find(|count| count != "?").unwrap_or("?".into());
+    let up = sums["uptime_seconds"].as_f64().map_or(Value::Null, |seconds| Value::from(seconds * 1e3));
+    let mut out = format!("{name}: policy {policy}, up for {}", time(&up));
+    if !text("phase").is_empty() && text("phase") != "serving" {
+        out.push_str(&format!(", {}", text("phase")));
+    }
+    out.push_str(&format!(
+        "\nrequests: {} since the start, {} queued, {} failed, {} timed out\n\n",
+        either(["total_handled", "total_requests"]),
+        count(&status["queue_size"]),
+        either(["total_failed", "requests_failed"]),
+        either(["total_timed_out", "requests_timed_out"]),
+    ));
+    out.push_str(&table(rows, width));
+    out
+}
+
+/// The table of replicas, in `width` columns: the note is cut, then columns are left out from the end.
+fn table(rows: &[Value], width: usize) -> String {
+    if rows.is_empty() {
+        return "no replicas: add one with `gorgo proxy servers add URL`".to_owned();
+    }
+    let cells: Vec<Vec<String>> = rows.iter().map(|row| COLUMNS.iter().map(|(_, cell)| cell(row)).collect()).collect();
+    let has_notes = cells.iter().any(|row| !row[NOTE].is_empty());
+    let long = |i: usize| {
+        let cells = cells.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
+        cells.max(COLUMNS[i].0.chars().count())
+    };
+    let room_for_note = if has_notes { 20 } else { 0 };
+    let mut shown: Vec<usize> = (0..COLUMNS.len()).filter(|&i| i != NOTE).collect();
+    while shown.len() > 2 && shown.iter().map(|&i| long(i) + 2).sum::<usize>() + room_for_note > width {
+        shown.pop();
+    }
+    let used: usize = shown.iter().map(|&i| long(i) + 2).sum();
+    let mut out = String::new();
+    let line = |out: &mut String, cell: &dyn Fn(usize) -> String| {
+        let mut line: String = shown.iter().map(|&i| format!("{:<1$}  ", cell(i), long(i))).collect();
+        if has_notes {
+            line.push_str(&cell(NOTE));
+        }
+        out.push_str(&shortened(line.trim_end(), width.max(used.min(width))));
+        out.push('\n');
+    };
+    line(&mut out, &|i| COLUMNS[i].0.to_owned());
+    for row in &cells {
+        line(&mut out, &|i| row[i].clone());
+    }
+    out.trim_end().to_owned()
+}
+
+/// `text` in at most `width` characters.
+fn shortened(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn rows() -> Vec<Value> {
+        vec![
+            json!({"id": "a", "region": "us", "health": "up", "draining": false, "excluded": null, "latency_ms": 25.04,
+                "load": {"waiting_requests": 1, "running_requests": 3}, "waiting_reqs": 0, "running_reqs": 4,
+                "gpu_cache_usage": 0.4, "metrics": {"age_ms": 310.0}, "last_error": "old", "last_error_age_ms": 1e7}),
+            json!({"id": "10.0.0.2:8080", "health": "down", "draining": false, "excluded": "unhealthy", "latency_ms": null,
+                "load": {"waiting_requests": 0, "running_requests": 0}, "waiting_reqs": null, "running_reqs": null,
+                "gpu_cache_usage": null, "metrics": {"age_ms": null},
+                "last_error": "cannot connect: Connection refused (os error 111)", "last_error_age_ms": 12_000.0}),
+        ]
+    }
+
+    #[test]
+    fn a_dead_replica_says_why_and_what_is_unknown_is_no_zero() {
+        let status = json!({"routing_policy": "gorgo", "uptime_seconds": 754.0, "phase": "serving", "queue_size": 0,
+            "total_handled": 100, "total_failed": 3, "total_timed_out": 0});
+        let text = view("localhost:8000", &status, &rows(), usize::MAX);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "localhost:8000: policy gorgo, up for 13 min");
+        assert_eq!(lines[1], "requests: 100 since the start, 0 queued, 3 failed, 0 timed out");
+        assert!(lines[4].starts_with("a (us)") && lines[4].contains("25 ms") && !lines[4].contains("old"), "{text}");
+        assert!(lines[5].contains("down") && lines[5].contains("unknown") && lines[5].contains("never"), "{text}");
+        assert!(lines[5].ends_with("cannot connect: Connection refused (os error 111) (12.0 s ago)"), "{text}");
+        assert!(lines[5].contains("?/?") && !lines[5].contains("0.000"), "{text}");
+    }
+
+    #[test]
+    fn the_table_fits_the_terminal() {
+        for width in [30, 60, 80, 100, 120, 200] {
+            let text = table(&rows(), width);
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
+            assert!(text.contains("down"), "{width}:\n{text}");
+        }
+        assert!(table(&[], 80).contains("gorgo proxy servers add"));
+    }
+}
