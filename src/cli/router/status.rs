@@ -93,8 +93,11 @@ fn note(row: &Value) -> String {
     }
 }
 
+/// A column: its title, and what it shows of a replica.
+type Column = (&'static str, fn(&Value) -> String);
+
 /// The columns of the table of replicas, the ones left out first on narrow terminals last.
-const COLUMNS: [(&str, fn(&Value) -> String); 8] = [
+const COLUMNS: [Column; 8] = [
     ("replica", |row| {
         let (id, region) = (row["id"].as_str().unwrap_or("?"), row["region"].as_str());
         region.map_or_else(|| id.to_owned(), |region| format!("{id} ({region})"))
