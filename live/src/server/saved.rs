@@ -47,6 +47,8 @@ struct Added {
     ms_per_token: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kv_tokens: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    models: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     api_key: Option<String>,
 }
@@ -92,6 +94,7 @@ impl Saved {
                 ms_per_token: one.ms_per_token,
                 kv_tokens: one.kv_tokens,
                 api_key: one.api_key.map(Into::into),
+                models: one.models,
             };
             (replica, if one.peer { Kind::Peer } else { remote })
         }));
@@ -135,6 +138,7 @@ impl Saved {
                 ms_per_token: replica.ms_per_token,
                 kv_tokens: replica.kv_tokens,
                 api_key: replica.api_key.as_ref().map(|key| key.expose().to_owned()),
+                models: replica.models.clone(),
             });
         }
         saved

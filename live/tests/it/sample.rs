@@ -4,7 +4,7 @@ use gorgo_live::config::Config;
 use std::path::{Path, PathBuf};
 
 /// Each table of the file, the struct that reads it, and the struct's source.
-const TABLES: [(&str, &str, &str); 12] = [
+const TABLES: [(&str, &str, &str); 13] = [
     ("", "Config", "live/src/config.rs"),
     ("router", "RouterConfig", "core/src/router/config.rs"),
     ("router.gates", "Gates", "core/src/fleet.rs"),
@@ -14,6 +14,7 @@ const TABLES: [(&str, &str, &str); 12] = [
     ("timeouts", "Timeouts", "live/src/config/sections.rs"),
     ("upstream", "Upstreams", "live/src/config/upstream.rs"),
     ("security", "Security", "live/src/config/sections.rs"),
+    ("cors", "Cors", "live/src/config/sections.rs"),
     ("tls", "Tls", "live/src/config/sections.rs"),
     ("explain", "Explain", "live/src/config/sections.rs"),
     ("shadow", "Shadow", "live/src/config/sections.rs"),
@@ -30,6 +31,7 @@ const HEAD: &str = "\
 # region = \"us\"
 # api_key = \"...\"       # the engine's own key
 # ms_per_token = 0.09   # prefill time per token, ms
+# models = [\"m\"]        # besides those of its own /v1/models
 # kv_tokens = 400000    # if the engine's metrics do not report it
 
 # policy = \"gorgo\"      # or [policy] with name = \"gorgo\" and its settings; `gorgo proxy policy` lists the names
