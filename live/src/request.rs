@@ -6,7 +6,7 @@
 //! `rest_body` a replica's error ([`body`] is any response's body); `guard` reports the request's end to the core and to
 //! operators, once, whatever happens, with what `learning` takes from the answer. [`errors`] are the router's own
 //! responses (`error_json` their text), `cors` what pages of other sites may read, `location` no engine's address.
-//! `engine_admin` sends administration to all engines, `model_pages` lists the models; `context` is what a connection's requests share.
+//! `tunnel` passes WebSockets, `engine_admin` sends administration to all engines, `model_pages` lists the models; `context` is what a connection's requests share.
 
 pub(crate) mod body;
 pub(crate) mod context;
@@ -29,4 +29,5 @@ mod learning;
 mod location;
 mod model_pages;
 mod rest_body;
+mod tunnel;
 mod unpack;

@@ -224,7 +224,10 @@ fn replicas_for(
         one.insert(engine.id);
         return Ok(Some(one));
     }
-    let Some(model) = found.and_then(|found| found.model.as_deref()) else { return Ok(None) };
+    // A WebSocket names its model in the query.
+    let in_query = || uri.query()?.split('&').find_map(|pair| pair.strip_prefix("model="));
+    let named = found.map_or_else(in_query, |found| found.model.as_deref()).filter(|name| !name.contains('%'));
+    let Some(model) = named else { return Ok(None) };
     state.models.replicas_of(model, is_forwarded).map_err(|Unserved| Box::new(model_not_found(model)))
 }
 

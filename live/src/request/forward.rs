@@ -17,6 +17,7 @@ use crate::request::headers::{self, HeaderFlags};
 use crate::request::location;
 use crate::request::model_pages;
 use crate::request::response_body::{BROKE, ProxiedBody};
+use crate::request::tunnel;
 use crate::state::Phase;
 use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::Framing;
@@ -68,7 +69,9 @@ fn pass(
     flags: HeaderFlags,
     endpoint: Endpoint,
 ) -> Answering {
+    let switches = flags.upgrade && tunnel::is_asked_for(request.headers());
     match ClientRequest::admit(context, config, request, flags, endpoint) {
+        Ok(request) if switches => Box::pin(async move { Ok(tunnel::answer(request).await) }),
         Ok(request) => Box::pin(answer(request)),
         Err(refused) => Box::pin(std::future::ready(Ok(*refused))),
     }
@@ -232,7 +235,7 @@ fn stream_head(
     head
 }
 
-fn finish_head(
+pub(super) fn finish_head(
     head: &mut http::response::Parts,
     guard: &RequestGuard,
     upstream: Option<&Upstream>,
@@ -280,7 +283,7 @@ fn pass_on(
 }
 
 /// The response to a request that waits for its answer when the router ends open requests.
-fn stopped_response(mut guard: Box<RequestGuard>) -> Response<Body> {
+pub(super) fn stopped_response(mut guard: Box<RequestGuard>) -> Response<Body> {
     let reason = EndReason::RouterStopped;
     let response = errors::ended(reason, reason.sentence());
     guard.row.status_code = response.status().as_u16();
@@ -290,7 +293,7 @@ fn stopped_response(mut guard: Box<RequestGuard>) -> Response<Body> {
 
 /// The response to a request that ended without an answer: the last replica's own error, or the router's. Once a
 /// stream has begun, only an error that is told in a stream can be passed on.
-fn end_response(
+pub(super) fn end_response(
     mut guard: Box<RequestGuard>,
     reason: EndReason,
     failed: Option<Box<FailedAttempt>>,

@@ -228,6 +228,11 @@ impl RequestGuard {
         !self.mailbox.wake_on_command(waker)
     }
 
+    /// Waits until the router ends open requests.
+    pub(super) async fn wait_for_stop(&mut self) {
+        while !matches!(self.next_command().await, Command::Stop) {}
+    }
+
     /// Ends the request because the router stops.
     pub(super) fn stop(&mut self) {
         self.cancel(EndReason::RouterStopped);

@@ -153,6 +153,7 @@ pub(crate) struct HeaderFlags {
     /// Whether the request comes from a router.
     pub(crate) router: bool,
     pub(crate) origin: bool,
+    pub(crate) upgrade: bool,
     pub(crate) encoding: bool,
     /// Bytes of all header lines.
     pub(crate) bytes: usize,
@@ -171,6 +172,7 @@ impl HeaderFlags {
                 "x-session-id" => flags.session = true,
                 "x-gorgo-router" => flags.router = true,
                 "origin" => flags.origin = true,
+                "upgrade" => flags.upgrade = true,
                 "content-encoding" => flags.encoding = true,
                 _ => {}
             }

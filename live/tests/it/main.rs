@@ -17,3 +17,4 @@ mod paths;
 mod sample;
 mod security;
 mod shutdown;
+mod websocket;

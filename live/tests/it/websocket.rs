@@ -1,0 +1,104 @@
+//! Connections that switch to WebSocket.
+
+use crate::fixture::{World, ms, replica};
+use gorgo_live::config::Config;
+use gorgo_live::testkit::{Io, Listener, Net};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+/// An engine that answers an upgrade with `answer` and then echoes what comes.
+fn echo(net: &Net, name: &str, answer: &'static str) {
+    let mut listener = net.listen(name, 8080);
+    tokio::spawn(async move {
+        while let Ok((mut io, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buf = [0; 8192];
+                while let Ok(n @ 1..) = io.read(&mut buf).await {
+                    let text = String::from_utf8_lossy(&buf[..n]).to_lowercase();
+                    if text.contains("upgrade: websocket") {
+                        assert!(text.contains("connection: upgrade") && text.contains("sec-websocket-key: abc"));
+                        let _ = io.write_all(answer.as_bytes()).await;
+                    } else if text.starts_with("get ") {
+                        let _ = io.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
+                    } else {
+                        let _ = io.write_all(&buf[..n]).await;
+                    }
+                }
+            });
+        }
+    });
+}
+
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+                      sec-websocket-accept: xyz\r\n\r\n";
+
+async fn world(net: Net, replicas: &[&str]) -> World {
+    let mut config = Config { replicas: replicas.iter().map(|name| replica(name)).collect(), ..Config::default() };
+    config.timeouts.idle_gap_ms = 5_000;
+    World::with(net, Vec::new(), config, "router").await
+}
+
+/// Asks for a WebSocket; the connection and the head of the answer.
+async fn ask(world: &World) -> (Io, String) {
+    let mut io = world.net.connect("router", 8000).unwrap();
+    let head = "GET /v1/realtime?model=m HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+                sec-websocket-key: abc\r\nsec-websocket-version: 13\r\n\r\n";
+    io.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(io.read_u8().await.unwrap());
+    }
+    (io, String::from_utf8(answer).unwrap().to_lowercase())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_websocket_passes_both_ways_and_ends_with_either_end() {
+    let net = Net::default();
+    echo(&net, "e0", SWITCH);
+    let world = world(net, &["e0"]).await;
+    let (mut io, head) = ask(&world).await;
+    assert!(head.starts_with("http/1.1 101") && head.contains("sec-websocket-accept: xyz"), "{head}");
+    assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
+    for n in 0..20 {
+        let sent = format!("frame {n}");
+        io.write_all(sent.as_bytes()).await.unwrap();
+        let mut back = vec![0; sent.len()];
+        io.read_exact(&mut back).await.unwrap();
+        assert_eq!(back, sent.as_bytes());
+        ms(1_000).await; // longer than the gap in all, but never silent for so long
+    }
+    assert_eq!(world.left(), (1, 1));
+    drop(io);
+    ms(10).await;
+    assert_eq!(world.left(), (0, 0));
+    let row = world.state.request_log.entries().pop().unwrap();
+    assert_eq!((row.status_code, row.end.status().as_str()), (101, "finished"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_websocket_is_closed() {
+    let net = Net::default();
+    echo(&net, "e0", SWITCH);
+    let world = world(net, &["e0"]).await;
+    let (mut io, _) = ask(&world).await;
+    let began = Instant::now();
+    assert_eq!(io.read(&mut [0; 8]).await.unwrap_or(0), 0);
+    assert!(began.elapsed() <= Duration::from_secs(6));
+    assert_eq!(world.left(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_does_not_switch_is_told_and_one_that_is_gone_is_passed_over() {
+    let net = Net::default();
+    echo(&net, "e0", "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+    let refused = world(net, &["e0"]).await;
+    assert!(ask(&refused).await.1.starts_with("http/1.1 404"));
+    assert_eq!(refused.left(), (0, 0));
+    let net = Net::default();
+    echo(&net, "e1", SWITCH);
+    let world = world(net, &["e0", "e1"]).await;
+    for _ in 0..2 {
+        assert!(ask(&world).await.1.starts_with("http/1.1 101"));
+    }
+}
