@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-const HINT: &str = "change it with POST {\"policy\": NAME}";
+const HINT: &str = "change it with `gorgo proxy policy NAME`";
 
 pub(super) async fn policy(State(node): Shared, Query(query): Query<BTreeMap<String, String>>) -> Answer {
     if query.contains_key("set") {
@@ -141,13 +141,13 @@ pub(super) async fn trace_start(State(node): Shared) -> Answer {
     let session = node.capture.start(now, node.clock().unix_ns(now));
     tell(&json!({
         "status": "started", "session_id": session, "node_id": node.config().shown_name(),
-        "hint": "stop and collect with POST trace/stop",
+        "hint": "stop and collect with `gorgo trace stop`",
     }))
 }
 
 pub(super) async fn trace_stop(State(node): Shared) -> Answer {
     let Some(CapturedRequests { session, request_ids, records, replicas, dropped }) = node.capture.stop() else {
-        return Err(bad("no capture is running; start one with POST trace/start"));
+        return Err(bad("no capture is running; start one with `gorgo trace start`"));
     };
     let replicas: Vec<String> = replicas.iter().map(ToString::to_string).collect();
     let (rtt_ms, clock_offsets) = node.driver.read(|router, upstreams, _| {

@@ -79,7 +79,7 @@ pub(super) async fn servers(State(node): Shared) -> Answer {
 
 pub(super) async fn add_server(State(node): Shared, body: Bytes) -> Answer {
     if node.role() == Role::Edge {
-        return Err(bad("an edge stands beside one engine; add other edges with POST /lb/peers"));
+        return Err(bad("an edge stands beside one engine; add other edges with `gorgo lb peers add URL`"));
     }
     let replica = read::<Address>(&body, EXAMPLE)?.replica()?;
     match join(&node, &replica, Kind::Remote) {
@@ -93,11 +93,13 @@ pub(super) async fn add_server(State(node): Shared, body: Bytes) -> Answer {
 }
 
 pub(super) async fn remove_server(State(node): Shared, Query(query): Query<BTreeMap<String, String>>) -> Answer {
-    let Some(id) = query.get("id") else { return Err(bad("name the server: DELETE /proxy/servers?id=NAME")) };
+    let Some(id) = query.get("id") else {
+        return Err(bad("name the server: `gorgo proxy servers remove NAME`, or ?id=NAME"));
+    };
     let Some(upstream) = node.find(id).filter(|u| u.kind == Kind::Remote) else {
         return Err(Refusal(
             StatusCode::NOT_FOUND,
-            format!("`{id}` is not in the fleet; GET /proxy/servers lists who is"),
+            format!("`{id}` is not in the fleet; `gorgo proxy servers` lists it"),
         ));
     };
     node.remove(&upstream);
@@ -119,7 +121,7 @@ pub(super) async fn drain(State(node): Shared, body: Bytes) -> Answer {
     let Some(upstream) = node.find(&ask.id) else {
         return Err(Refusal(
             StatusCode::NOT_FOUND,
-            format!("`{}` is not in the fleet; GET /proxy/servers lists who is", ask.id),
+            format!("`{}` is not in the fleet; `gorgo proxy servers` lists it", ask.id),
         ));
     };
     node.driver.handle_for(&upstream, ReplicaEvent::Draining { replica: upstream.id, draining: ask.draining });
@@ -133,7 +135,7 @@ pub(super) async fn peers(State(node): Shared) -> Answer {
 
 pub(super) async fn add_peer(State(node): Shared, body: Bytes) -> Answer {
     if node.role() != Role::Edge {
-        return Err(bad("only an edge has peers; add engines with POST /proxy/servers"));
+        return Err(bad("only an edge has peers; add engines with `gorgo proxy servers add URL`"));
     }
     let mut peer = read::<Address>(&body, EXAMPLE)?;
     if peer.url.is_none() && peer.port.is_none() {
@@ -170,7 +172,8 @@ pub(super) async fn remove_peer(State(node): Shared, body: Bytes) -> Answer {
             tell(&json!({"status": "removed", "message": format!("{} is no peer any more", upstream.name)}))
         }
         None => {
-            let answer = json!({"status": "not_found", "message": "there is no such peer; GET /lb/peers lists them"});
+            let answer =
+                json!({"status": "not_found", "message": "there is no such peer; `gorgo lb peers` lists them"});
             Ok((StatusCode::NOT_FOUND, axum::Json(answer)).into_response())
         }
     }
