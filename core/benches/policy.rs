@@ -3,7 +3,7 @@
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use gorgo_core::ReplicaId;
-use gorgo_core::fleet::Load;
+use gorgo_core::fleet::{Learned, Load};
 use gorgo_core::network::Path;
 use gorgo_core::policy::{Candidate, CostTerms, EngineView, PolicyConfig, RequestInfo};
 use gorgo_core::rng::stream;
@@ -28,6 +28,7 @@ fn fleet(count: u16) -> Vec<Candidate> {
             },
             engine: Some(EngineView { running: rng.random_range(0..8), queued: 0, used_tokens: 40_000, age_ms: 900.0 }),
             ms_per_token: None,
+            learned: Learned::default(),
         })
         .collect()
 }

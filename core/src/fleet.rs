@@ -8,9 +8,13 @@ use serde::{Deserialize, Serialize};
 
 mod breaker;
 mod peer;
+mod rates;
+mod rls;
 mod rtt;
 pub use breaker::{Breaker, BreakerConfig};
 pub use peer::{Peer, PeerReport};
+pub(crate) use rates::{Booked, Started};
+pub use rates::{Learned, Rates};
 pub use rtt::Rtt;
 
 /// Type of a replica, seen from this router.
@@ -373,6 +377,7 @@ impl Replica {
         excluded: Option<Exclusion>,
         cached_tokens: u32,
         bytes: u64,
+        learned: Learned,
     ) -> Candidate {
         let load = match self.spec.kind {
             Kind::Peer => self.peer.load(),
@@ -392,6 +397,7 @@ impl Replica {
                 age_ms: (now - at).ms(),
             }),
             ms_per_token: self.spec.ms_per_token,
+            learned,
         }
     }
 

@@ -4,7 +4,7 @@
 //! state and the generator passed in. It never chooses an excluded candidate.
 
 use crate::ReplicaId;
-use crate::fleet::Load;
+use crate::fleet::{Learned, Load};
 use crate::network::Path;
 use crate::rng::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,8 @@ pub struct Candidate {
     pub engine: Option<EngineView>,
     /// This replica's own prefill rate, overriding the policy's `ms_per_token` (mixed fleets).
     pub ms_per_token: Option<f64>,
+    /// What the router learned of it.
+    pub learned: Learned,
 }
 
 impl Candidate {
@@ -137,9 +139,10 @@ pub trait Policy: std::fmt::Debug + Send {
     /// Its name in the registry.
     fn name(&self) -> &'static str;
 
-    /// Whether the total of a candidate's [`CostTerms`] is a prediction of its time to first token in ms.
-    fn predicts_ttft(&self) -> bool {
-        false
+    /// The predicted time to first token of `request` at `candidate`, ms, given the terms that [`Policy::choose`] wrote;
+    /// `None` for a policy that does not predict it.
+    fn predict_ttft(&self, _request: &RequestInfo, _candidate: &Candidate, _terms: &CostTerms) -> Option<f64> {
+        None
     }
 
     /// Scores every candidate into `terms` (same length as `candidates`, zeroed) and chooses one that is not
@@ -167,13 +170,16 @@ mod registry;
 mod select;
 pub(crate) mod settings;
 
+pub mod bounded_hash;
 pub mod cache_aware;
 pub mod gorgo;
 pub mod kv_cost;
 pub mod least_load;
 pub mod least_request;
+pub mod lmetric;
 pub mod nearest;
 pub mod power_of_two;
+pub mod predictive;
 pub mod prefix_cache;
 pub mod prefix_tree;
 pub mod random;

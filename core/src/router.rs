@@ -6,7 +6,7 @@
 
 #[cfg(test)]
 use crate::fleet::Gates;
-use crate::fleet::{Health, Replica};
+use crate::fleet::{Booked, Health, Rates, Replica, Started};
 use crate::judgement::FailedAttempts;
 use crate::network::Connection;
 use crate::policy::{Candidate, CostTerms, Policy};
@@ -69,6 +69,10 @@ enum State {
         running: bool,
         /// The connection that carries the request, as the router believes.
         connection: Connection,
+        /// The terms of the prediction, as booked.
+        booked: Booked,
+        /// Set at the first token.
+        started: Option<Started>,
     },
 }
 
@@ -81,6 +85,7 @@ struct Flight {
     /// The client has got a part of a response, so that no other replica can answer.
     committed: bool,
     attempts: u8,
+    arrived: Time,
     state: State,
 }
 
@@ -102,6 +107,9 @@ pub struct Router {
     timers: Timers,
     retry_tokens: f64,
     stats: RouterStats,
+    rates: Rates,
+    /// Time of the event in progress.
+    now: Time,
     // Scratch space of one decision.
     matched: Vec<u32>,
     candidates: Vec<Candidate>,
@@ -127,6 +135,8 @@ impl Router {
             ticket: 0,
             timers: Timers::default(),
             stats: RouterStats::default(),
+            rates: Rates::default(),
+            now: Time::ZERO,
             matched: Vec::new(),
             candidates: Vec::new(),
             terms: Vec::new(),
@@ -136,6 +146,7 @@ impl Router {
 
     /// Processes one event at `now`, which must not decrease between calls, and appends the resulting actions.
     pub fn handle(&mut self, now: Time, event: impl Into<Event>, actions: &mut Vec<Action>) {
+        self.now = now;
         match event.into() {
             Event::Request(event) => self.request_event(now, event, actions),
             Event::Replica(event) => {
@@ -214,6 +225,11 @@ impl Router {
         self.flights.len()
     }
 
+    /// Rates learned from the router's own requests.
+    pub fn rates(&self) -> &Rates {
+        &self.rates
+    }
+
     /// The prefix index.
     pub fn index(&self) -> &PrefixIndex<u64> {
         &self.index
@@ -249,6 +265,7 @@ impl Router {
             failed: FailedAttempts::default(),
             committed: false,
             attempts: 0,
+            arrived: now,
             state: State::Unplaced,
         };
         self.flights.insert(id, flight);

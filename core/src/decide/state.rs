@@ -1,7 +1,7 @@
 //! The fleet state of one decision as a line of JSON, parsed strictly.
 
 use crate::ReplicaId;
-use crate::fleet::Load;
+use crate::fleet::{Learned, Load};
 use crate::ids::MAX_REPLICAS;
 use crate::network::Path;
 use crate::policy::settings::{MOST, strict};
@@ -83,6 +83,9 @@ pub struct ReplicaState {
     /// Prefill rate of the replica, ms per token; overrides the policy's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ms_per_token: Option<f64>,
+    /// What the router had learned of it; the priors when absent.
+    #[serde(skip_serializing_if = "is_prior")]
+    pub learned: Learned,
 }
 
 impl Default for ReplicaState {
@@ -102,6 +105,7 @@ impl Default for ReplicaState {
             running_tokens: 0,
             engine: None,
             ms_per_token: None,
+            learned: Learned::default(),
         }
     }
 }
@@ -124,12 +128,14 @@ impl ReplicaState {
             },
             engine: self.engine,
             ms_per_token: self.ms_per_token,
+            learned: self.learned,
         }
     }
 
     /// The state of a candidate with this name.
     pub fn of(id: String, candidate: &Candidate) -> Self {
-        let Candidate { id: _, excluded, rtt_ms, path, cached_tokens, load, engine, ms_per_token } = *candidate;
+        let Candidate { id: _, excluded, rtt_ms, path, cached_tokens, load, engine, ms_per_token, learned } =
+            *candidate;
         Self {
             id,
             healthy: true,
@@ -145,6 +151,7 @@ impl ReplicaState {
             running_tokens: load.running_tokens,
             engine,
             ms_per_token,
+            learned,
         }
     }
 }
@@ -270,6 +277,10 @@ fn read<T: serde::de::DeserializeOwned>(path: &str, map: Map<String, Value>) -> 
         let field = parts.into_iter().flatten().collect::<Vec<_>>().join(".");
         fault(if field.is_empty() { "line".to_owned() } else { field }, error.message)
     })
+}
+
+fn is_prior(learned: &Learned) -> bool {
+    *learned == Learned::default()
 }
 
 fn is_zero(number: &u64) -> bool {

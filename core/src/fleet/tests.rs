@@ -118,7 +118,7 @@ fn the_largest_numbers_of_a_peer_never_make_it_look_idle() {
     r.book(at(1), RequestId(1), 100, 60, 0);
     let load = r.peer.load();
     assert_eq!((load, r.requests(), load.tokens()), (most, u32::MAX, u64::MAX));
-    let candidate = r.candidate(ReplicaId(0), at(1), None, 0, 0);
+    let candidate = r.candidate(ReplicaId(0), at(1), None, 0, 0, Learned::default());
     assert_eq!((candidate.requests(), candidate.tokens()), (u32::MAX, u64::MAX));
 }
 

@@ -255,8 +255,8 @@ impl Policy for Gorgo {
         "gorgo"
     }
 
-    fn predicts_ttft(&self) -> bool {
-        self.weights.in_ms()
+    fn predict_ttft(&self, _: &RequestInfo, _: &Candidate, terms: &CostTerms) -> Option<f64> {
+        self.weights.in_ms().then_some(terms.total)
     }
 
     fn choose(

@@ -3,8 +3,8 @@
 use super::settings::{Settings, strict};
 use super::{NoSettings, Policy};
 use super::{
-    cache_aware, gorgo, kv_cost, least_load, least_request, nearest, power_of_two, prefix_cache, prefix_tree, random,
-    round_robin, session_affinity, simple_session_affinity,
+    bounded_hash, cache_aware, gorgo, kv_cost, least_load, least_request, lmetric, nearest, power_of_two, predictive,
+    prefix_cache, prefix_tree, random, round_robin, session_affinity, simple_session_affinity,
 };
 use crate::settings::field_names;
 use crate::suggest::did_you_mean;
@@ -85,6 +85,8 @@ macro_rules! registry {
 registry! {
     /// Least expected time to first token.
     Gorgo(gorgo::GorgoConfig) = "gorgo" => gorgo::Gorgo,
+    /// Least expected time to first token plus harm to others, with learned rates.
+    Predictive(predictive::PredictiveConfig) = "predictive" => predictive::Predictive,
     /// Longest cached prefix.
     PrefixTree(prefix_tree::PrefixTreeConfig) = "prefix-tree" => prefix_tree::PrefixTree,
     /// Least load.
@@ -109,6 +111,10 @@ registry! {
     CacheAware(cache_aware::CacheAwareConfig) = "cache-aware" => cache_aware::CacheAware,
     /// Dynamo KV router.
     KvCost(kv_cost::KvCostConfig) = "kv-cost" => kv_cost::KvCost,
+    /// LMetric: new prefill work times batch size.
+    LMetric(NoSettings) = "lmetric" => lmetric::LMetric,
+    /// Consistent hashing with bounded loads.
+    BoundedHash(bounded_hash::BoundedHashConfig) = "bounded-hash" => bounded_hash::BoundedHash,
 }
 
 /// Other names of gotoni and its papers, spelt without hyphens.
@@ -213,7 +219,7 @@ mod tests {
 
     #[test]
     fn every_name_builds_a_policy_of_that_name_and_survives_a_round_trip() {
-        assert_eq!(PolicyConfig::names().len(), 13);
+        assert_eq!(PolicyConfig::names().len(), 16);
         for name in PolicyConfig::names() {
             let config = parse(name, json!({})).unwrap();
             assert_eq!((config.name(), config.build().name()), (*name, *name));
@@ -251,7 +257,7 @@ mod tests {
     fn misspelt_names_and_keys_name_the_nearest() {
         assert_eq!(message("gorog", json!({})), "unknown policy `gorog`; did you mean `gorgo`?");
         let text = message("best", json!({}));
-        assert!(text.starts_with("unknown policy `best`; it must be one of gorgo, prefix-tree,"), "{text}");
+        assert!(text.starts_with("unknown policy `best`; it must be one of gorgo, predictive, prefix-tree,"), "{text}");
         let text = message("gorgo", json!({"ms_per_tokn": 0.1}));
         assert!(
             text.starts_with("policy `gorgo`: unknown field `ms_per_tokn`; did you mean `ms_per_token`?"),
@@ -312,7 +318,7 @@ mod tests {
     #[test]
     fn a_table_without_a_name_says_so() {
         let error = serde_json::from_value::<PolicyConfig>(json!({"ms_per_token": 1})).unwrap_err().to_string();
-        assert!(error.starts_with("a policy needs a `name`, one of gorgo, prefix-tree"), "{error}");
+        assert!(error.starts_with("a policy needs a `name`, one of gorgo, predictive, prefix-tree"), "{error}");
         let error = serde_json::from_value::<PolicyConfig>(json!(7)).unwrap_err().to_string();
         assert!(error.contains("a policy's name, or a table"), "{error}");
     }

@@ -144,7 +144,7 @@ pub(crate) fn two_of(count: usize, rng: &mut ChaCha8Rng) -> (usize, usize) {
 pub(crate) mod tests {
     use super::*;
     use crate::ReplicaId;
-    use crate::fleet::Load;
+    use crate::fleet::{Learned, Load};
     use crate::network::Path;
     use crate::policy::{Exclusion, least};
     use crate::rng::stream;
@@ -160,6 +160,7 @@ pub(crate) mod tests {
             load: Load::default(),
             engine: None,
             ms_per_token: None,
+            learned: Learned::default(),
         }
     }
 

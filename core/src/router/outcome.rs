@@ -15,11 +15,19 @@ impl Router {
     /// Counts a request as running; false if it was already, or if the event is of an earlier attempt.
     fn started(&mut self, now: Time, id: RequestId, attempt: u8) -> bool {
         let Some(flight) = self.flights.get_mut(&id).filter(|f| f.attempts == attempt) else { return false };
-        let State::Sent { replica, uncached, ref mut running, .. } = flight.state else { return false };
+        let State::Sent { replica, uncached, ref mut running, booked, ref mut started, .. } = flight.state else {
+            return false;
+        };
         if std::mem::replace(running, true) {
             return false;
         }
         let at = &mut self.replicas[replica.index()];
+        if at.spec.kind != Kind::Peer {
+            // A retry waited elsewhere first: it says nothing about this replica.
+            let learns = (attempt == 1).then_some(&booked);
+            let running = at.load.running_requests;
+            *started = Some(self.rates.first_token(replica.index(), now, running, learns, uncached));
+        }
         let tokens = flight.request.info.prompt_tokens;
         at.load.stop_waiting(tokens, uncached);
         at.load.start_running(tokens);
@@ -27,6 +35,16 @@ impl Router {
         at.answered(now);
         self.blame(now, id, Some(replica));
         true
+    }
+
+    /// Learns from the end of a request that ran: its decode steps, if it `finished` with so many output tokens. Once.
+    fn learn_steps(&mut self, id: RequestId, finished: Option<u32>) {
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        let State::Sent { replica, ref mut started, .. } = flight.state else { return };
+        let Some(started) = started.take() else { return };
+        let finished = finished.filter(|_| flight.attempts == 1).map(|outputs| (flight.arrived, outputs));
+        let running = self.replicas[replica.index()].load.running_requests;
+        self.rates.ended(replica.index(), self.now, running, started, finished);
     }
 
     fn learn_prompt(&mut self, id: RequestId) {
@@ -48,6 +66,9 @@ impl Router {
     ) {
         // A response may be complete before its first content-bearing token is seen.
         let unlearned = self.started(now, id, attempt);
+        if self.flights.get(&id).is_some_and(|f| f.attempts == attempt) {
+            self.learn_steps(id, Some(usage.output_tokens));
+        }
         let Some(flight) = self.flights.get(&id).filter(|f| f.attempts == attempt) else { return };
         let State::Sent { replica, cached, stamp, connection, .. } = flight.state else { return };
         self.replicas[replica.index()].connections.put(connection, now);
@@ -255,6 +276,8 @@ impl Router {
     fn release(&mut self, id: RequestId) {
         let Some(flight) = self.flights.get(&id) else { return };
         let State::Sent { replica, uncached, running, .. } = flight.state else { return };
+        self.learn_steps(id, None);
+        let Some(flight) = self.flights.get(&id) else { return };
         let at = &mut self.replicas[replica.index()];
         let tokens = flight.request.info.prompt_tokens;
         if running {

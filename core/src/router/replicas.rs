@@ -92,6 +92,7 @@ impl Router {
         while self.replicas.len() <= replica.index() {
             self.replicas.push(Replica::vacant());
         }
+        self.rates.joined(replica.index(), spec.ms_per_token);
         let mut fresh = Replica::new(spec);
         // Joining a fleet at work, its cache is cold; at start-up all are.
         fresh.recovered = (self.stats.arrived > 0).then_some(now);

@@ -1,7 +1,7 @@
 //! Routing one request, and draining the queue.
 
 use super::{Action, DecisionRecord, Dispatch, EndReason, LearnAt, Router, ScoredCandidate, State, Timer, is_queued};
-use crate::fleet::{Gates, Kind, Replica};
+use crate::fleet::{Booked, Gates, Kind, Load, Replica};
 use crate::policy::{CostTerms, Exclusion};
 use crate::{ReplicaId, ReplicaSet, RequestId, Span, Time};
 use std::sync::Arc;
@@ -44,19 +44,32 @@ impl Router {
         let Some(chosen) = chosen else { return false };
         let candidate = &self.candidates[chosen];
         let (replica, uncached) = (candidate.id, candidate.uncached(info.prompt_tokens));
-        let booked = &mut self.replicas[replica.index()];
-        let connection = booked.book(now, id, info.prompt_tokens, uncached, info.bytes);
-        let forward = booked.spec.kind == Kind::Peer;
+        let Load { waiting_requests: waiting, running_requests: running, .. } = candidate.load;
+        let waiting_uncached = candidate.load.waiting_uncached_tokens;
+        let booked = Booked {
+            at: now,
+            network_ms: candidate.rtt_ms * candidate.path.trips(),
+            uncached,
+            waiting_uncached,
+            running,
+            waiting,
+            predicted_ms: candidate.learned.ttft_ms(uncached, waiting_uncached, running, waiting),
+        };
+        let predicted_ttft_ms = self.policy.predict_ttft(&info, candidate, &self.terms[chosen]);
+        let at = &mut self.replicas[replica.index()];
+        let connection = at.book(now, id, info.prompt_tokens, uncached, info.bytes);
+        let forward = at.spec.kind == Kind::Peer;
         flight.attempts += 1;
         let cached = info.prompt_tokens - uncached;
-        flight.state = State::Sent { replica, uncached, cached, stamp: self.index.stamp(), running: false, connection };
+        let (stamp, started) = (self.index.stamp(), None);
+        flight.state = State::Sent { replica, uncached, cached, stamp, running: false, connection, booked, started };
         let dispatch = Dispatch {
             id,
             replica,
             attempt: flight.attempts,
             forward,
             cached_tokens: cached,
-            predicted_ttft_ms: self.policy.predicts_ttft().then_some(self.terms[chosen].total),
+            predicted_ttft_ms,
             reason: choice.reason,
         };
         if self.config.learn_at == LearnAt::Dispatch {
@@ -120,7 +133,8 @@ impl Router {
                 excluded = Some(Exclusion::Tried);
             }
             let cached = self.matched[slot].min(request.info.prompt_tokens);
-            self.candidates.push(replica.candidate(id, now, excluded, cached, request.info.bytes));
+            let learned = self.rates.learned(slot, replica.spec.ms_per_token);
+            self.candidates.push(replica.candidate(id, now, excluded, cached, request.info.bytes, learned));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Laws that hold for every policy, on any input.
 
-use gorgo_core::fleet::Load;
+use gorgo_core::fleet::{Learned, Load};
 use gorgo_core::network::Path;
 use gorgo_core::policy::{Candidate, CostTerms, EngineView, Exclusion, PolicyConfig, RequestInfo, Selection};
 use gorgo_core::rng::stream;
@@ -77,6 +77,7 @@ fn candidate(wild: bool) -> impl Strategy<Value = Candidate> {
                 age_ms,
             }),
             ms_per_token,
+            learned: Learned::default(),
         })
 }
 

@@ -91,6 +91,8 @@ fn only_totals_in_ms_predict_ttft() {
     for (preset, expected) in
         [(Preset::Gotoni, true), (Preset::Physical, true), (Preset::PaperV3, false), (Preset::PaperV1, false)]
     {
-        assert_eq!(Gorgo::new(&GorgoConfig { preset, ..GorgoConfig::default() }).predicts_ttft(), expected);
+        let policy = Gorgo::new(&GorgoConfig { preset, ..GorgoConfig::default() });
+        let predicted = policy.predict_ttft(&RequestInfo::default(), &idle(0), &CostTerms::default());
+        assert_eq!(predicted.is_some(), expected);
     }
 }
