@@ -96,9 +96,8 @@ impl Rls {
         let xpx: f64 = x.iter().map(|&(i, value)| px[i] * value).sum();
         let trust = (HUBER * s / e.abs()).min(1.0) / (s * s);
         let scale = 1.0 / (1.0 / trust + xpx);
-        for i in 0..n {
-            let Prior { low, high, .. } = self.priors[i];
-            self.theta[i] = (self.theta[i] + px[i] * scale * e).clamp(low, high);
+        for ((theta, prior), gain) in self.theta.iter_mut().zip(&self.priors).zip(&px) {
+            *theta = (*theta + gain * scale * e).clamp(prior.low, prior.high);
         }
         for row in 0..n {
             for column in 0..n {
