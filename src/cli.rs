@@ -74,7 +74,7 @@ enum Command {
     Engine(engine::EngineArgs),
     /// Generate load on a router or an engine
     #[command(
-        after_help = "Examples:\n  gorgo bench --target http://127.0.0.1:8000 --profile poisson --rate 5 --duration 60s --out results/bench\n  gorgo bench --target http://127.0.0.1:8001@aws:eu-central-1 --target http://127.0.0.1:8002@aws:us-west-1 --profile trace --user-rtt"
+        after_help = "Examples:\n  gorgo bench --target http://127.0.0.1:8000 --profile poisson --rate 5 --duration 60s --out results/bench\n  gorgo bench --target http://127.0.0.1:8001@aws:eu-central-1 --target http://127.0.0.1:8002@aws:us-west-1 --profile trace --user-rtt --duration 60s"
     )]
     Bench(Box<bench::BenchArgs>),
     /// Emulate a wide-area network between loopback ports

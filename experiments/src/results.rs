@@ -13,6 +13,7 @@ mod requests;
 pub(crate) mod test_data;
 
 use crate::spec::PlannedArm;
+use crate::spec::measure::MeasureSpec;
 use gorgo_core::Span;
 pub use gorgo_core::record::QueueSample;
 use gorgo_core::record::RequestRecord;
@@ -54,6 +55,8 @@ pub struct ArmRun {
     pub seed: u64,
     /// Names behind the records' indices.
     pub names: Names,
+    /// Which requests count.
+    pub measure: MeasureSpec,
     /// One record per request, in order of the request's number.
     pub records: Vec<RequestRecord>,
     /// Inter-token latencies: `(upper edge ms, tokens)`.
@@ -79,6 +82,7 @@ impl ArmRun {
             settings: arm.settings.iter().cloned().collect(),
             seed,
             names,
+            measure: arm.spec.measure,
             records: Vec::new(),
             itl: Vec::new(),
             samples: Vec::new(),

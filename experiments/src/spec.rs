@@ -14,6 +14,7 @@ use toml::{Table, Value};
 
 mod error;
 pub mod live;
+pub mod measure;
 mod overrides;
 mod policy;
 pub mod run;

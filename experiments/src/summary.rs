@@ -37,7 +37,15 @@ pub struct ArmSummary {
     pub tpot_ms: Option<Spread>,
     /// Waiting at routers and in the engine.
     pub queue_wait_ms: Option<Spread>,
-    /// Finished requests a second.
+    /// Share of requests that finished.
+    pub finished_share: Option<Estimate>,
+    /// Requests that finished within the objective, a second.
+    pub goodput_per_second: Option<Estimate>,
+    /// The objective in words; without one, every finished request is a good one.
+    pub slo: Option<String>,
+    /// Requests that did not finish, by reason.
+    pub reasons: BTreeMap<String, u64>,
+    /// Finished requests a second of the loaded span.
     pub requests_per_second: Option<Estimate>,
     /// Tokens of finished requests a second.
     pub output_tokens_per_second: Option<Estimate>,
@@ -179,8 +187,15 @@ fn row(group: &[Point]) -> ArmSummary {
         itl_ms: spread(&|p| &p.latency.itl),
         tpot_ms: spread(&|p| &p.latency.tpot),
         queue_wait_ms: spread(&|p| &p.latency.queue_wait),
-        requests_per_second: over(&|p| p.per_second(p.counts.finished)),
-        output_tokens_per_second: over(&|p| p.per_second(p.counts.output_tokens)),
+        finished_share: over(&Point::finished_share),
+        goodput_per_second: over(&|p| p.per_second(p.loaded.good)),
+        slo: first.loaded.slo.clone(),
+        reasons: group.iter().flat_map(|p| &p.reasons).fold(BTreeMap::new(), |mut sum, (reason, n)| {
+            *sum.entry(reason.clone()).or_default() += n;
+            sum
+        }),
+        requests_per_second: over(&|p| p.per_second(p.loaded.finished)),
+        output_tokens_per_second: over(&|p| p.per_second(p.loaded.output_tokens)),
         hit_rate: over(&Point::hit_rate),
         prediction: prediction(group),
         share: share(group),
@@ -246,6 +261,60 @@ fn against(group: &[Point], baseline: &[Point]) -> Option<Against> {
     };
     let (ttft, e2e) = (differences(&|p| &p.latency.ttft), differences(&|p| &p.latency.e2e));
     (!pairs.is_empty()).then(|| Against { baseline: baseline[0].arm.clone(), ttft, e2e })
+}
+
+impl ArmSummary {
+    /// Requests that did not finish.
+    pub fn undone(&self) -> u64 {
+        self.counts.requests.saturating_sub(self.counts.finished)
+    }
+
+    /// Share of requests that finished, 0..1.
+    pub fn share_done(&self) -> f64 {
+        self.counts.finished as f64 / self.counts.requests.max(1) as f64
+    }
+
+    /// Requests that did not finish by reason, most first: `12 deadline, 3 queue-timeout`.
+    pub fn reasons_in_words(&self) -> String {
+        let mut reasons: Vec<_> = self.reasons.iter().collect();
+        reasons.sort_by_key(|&(reason, n)| (std::cmp::Reverse(*n), reason.clone()));
+        reasons.into_iter().map(|(reason, n)| format!("{n} {reason}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Shares of finished requests that differ by more than this are told: latencies are then of different requests.
+const UNEQUAL: f64 = 0.01;
+
+/// Whether `arm` finishes clearly less of its requests than `than`.
+pub(crate) fn finishes_less(arm: &ArmSummary, than: &ArmSummary) -> bool {
+    than.share_done() - arm.share_done() > UNEQUAL
+}
+
+/// What arms are ranked by: goodput where they finish unequal shares of their requests.
+pub(crate) fn by_goodput(arms: &[ArmSummary]) -> Vec<&ArmSummary> {
+    let mut ranked: Vec<&ArmSummary> = arms.iter().collect();
+    let goodput = |arm: &ArmSummary| arm.goodput_per_second.map_or(0.0, |e| e.value);
+    ranked.sort_by(|a, b| goodput(b).total_cmp(&goodput(a)));
+    ranked
+}
+
+/// One sentence when arms finish unequal shares of their requests.
+pub(crate) fn unequal(arms: &[ArmSummary]) -> Option<String> {
+    let least = arms.iter().min_by(|a, b| a.share_done().total_cmp(&b.share_done()))?;
+    let most = arms.iter().max_by(|a, b| a.share_done().total_cmp(&b.share_done()))?;
+    finishes_less(least, most).then(|| {
+        let reasons = least.reasons_in_words();
+        format!(
+            "arms finish unequal shares of their requests: {} leaves {} of {} undone ({:.1} % finish{}), {} finishes {:.1} %; latencies are of the requests that got that far, so arms are ranked by goodput",
+            least.arm,
+            least.undone(),
+            least.counts.requests,
+            100.0 * least.share_done(),
+            if reasons.is_empty() { String::new() } else { format!("; {reasons}") },
+            most.arm,
+            100.0 * most.share_done()
+        )
+    })
 }
 
 /// Short names of arms: the first word, and every word that another name of two words or more lacks. Settings that all

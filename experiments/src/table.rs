@@ -1,7 +1,7 @@
 //! The comparison table of the terminal: one row per arm, at most 120 columns wide.
 
 use crate::stats::{Difference, Estimate, Verdict};
-use crate::summary::{ArmSummary, short_names};
+use crate::summary::{ArmSummary, by_goodput, finishes_less, short_names, unequal};
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 /// The most columns the table takes.
@@ -18,13 +18,13 @@ const HEADER: [&str; 12] = [
     "E2E p95\nms",
     "TPOT\nms",
     "hit\n%",
-    "busiest\n/ mean",
+    "good\n/s",
     "TTFT mean\nvs baseline",
 ];
 
 /// The table; each line ends without blanks.
 pub fn comparison(arms: &[ArmSummary]) -> String {
-    let rows: Vec<[String; 12]> = arms.iter().map(row).collect();
+    let rows: Vec<[String; 12]> = arms.iter().map(|arm| row(arm, arms)).collect();
     // The arm's name takes what the figures leave.
     let figures: usize = (1..HEADER.len())
         .map(|c| {
@@ -47,10 +47,32 @@ pub fn comparison(arms: &[ArmSummary]) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    let mut lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    if let Some(sentence) = unequal(arms) {
+        let ranked: Vec<String> = by_goodput(arms)
+            .into_iter()
+            .take(RANKED)
+            .map(|arm| format!("{} {:.2}/s", plain(&arm.arm), arm.goodput_per_second.map_or(0.0, |e| e.value)))
+            .collect();
+        lines.extend(fold(&format!("{}. Goodput: {}", plain(&sentence), ranked.join(", "))));
+    }
+    lines.join("\n")
 }
 
-fn row(arm: &ArmSummary) -> [String; 12] {
+/// Arms that a ranking names.
+const RANKED: usize = 6;
+
+/// The difference from the baseline; an arm that finishes less of its requests is never called better.
+pub(crate) fn verdict(arm: &ArmSummary, all: &[ArmSummary], d: Difference) -> String {
+    let name = arm.against_baseline.as_ref().map_or("", |against| against.baseline.as_str());
+    let fewer = all.iter().find(|other| other.arm == name).is_some_and(|baseline| finishes_less(arm, baseline));
+    match d.verdict {
+        Some(Verdict::Better) if fewer => against(Difference { verdict: None, ..d }) + " of fewer",
+        _ => against(d),
+    }
+}
+
+fn row(arm: &ArmSummary, all: &[ArmSummary]) -> [String; 12] {
     let ttft = |pick: fn(&crate::summary::Spread) -> Estimate| arm.ttft_ms.as_ref().map(pick);
     let value = |e: Option<Estimate>| e.map_or_else(none, |e| ms(e.value));
     let difference = arm.against_baseline.as_ref().and_then(|a| a.ttft.mean);
@@ -66,8 +88,8 @@ fn row(arm: &ArmSummary) -> [String; 12] {
         value(arm.e2e_ms.map(|s| s.p95)),
         value(arm.tpot_ms.map(|s| s.mean)),
         arm.hit_rate.map_or_else(none, |e| format!("{:.1}", 100.0 * e.value)),
-        arm.busiest_over_mean.map_or_else(none, |e| format!("{:.2}", e.value)),
-        difference.map_or_else(none, against),
+        arm.goodput_per_second.map_or_else(none, |e| format!("{:.2}", e.value)),
+        difference.map_or_else(none, |d| verdict(arm, all, d)),
     ]
 }
 
@@ -101,6 +123,23 @@ pub(crate) fn against(d: Difference) -> String {
 /// Control characters would break the table or the terminal.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// A sentence in lines of the table's width.
+fn fold(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().map_or(0, |line| line.chars().count());
+        if line > 0 && line + 1 + word.chars().count() > WIDTH {
+            lines.push(word.to_owned());
+        } else if let Some(last) = lines.last_mut() {
+            if line > 0 {
+                last.push(' ');
+            }
+            *last += &shorten(word, WIDTH);
+        }
+    }
+    lines
 }
 
 /// Breaks a name between words; a word longer than a line loses its middle.
@@ -156,7 +195,7 @@ mod tests {
         assert!(widest <= WIDTH, "{widest}\n{table}");
         assert!(table.contains("gorgo") && table.contains("…"), "{table}");
         // Only the name takes more lines.
-        let figures = table.lines().skip(3).filter(|l| l.contains(" / "));
+        let figures = table.lines().skip(3).filter(|l| l.contains(" / ") && !l.contains("finish"));
         assert_eq!(figures.count(), arms.len(), "{table}");
     }
 

@@ -35,6 +35,28 @@ pub struct ArmErrors {
     pub arm: String,
     /// The figures.
     pub figures: Vec<Figure>,
+    /// Judged figures that one of the runs does not have: nothing to compare is no agreement.
+    pub missing: Vec<String>,
+}
+
+/// Two results side by side.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// The arms that both have.
+    pub arms: Vec<ArmErrors>,
+    /// Arms of one result only.
+    pub unmatched: Vec<String>,
+}
+
+impl Comparison {
+    /// Why this comparison shows no agreement, whatever its errors are; one sentence each.
+    pub fn gaps(&self) -> Vec<String> {
+        let mut gaps: Vec<String> = self.unmatched.clone();
+        for arm in &self.arms {
+            gaps.extend(arm.missing.iter().map(|figure| format!("{}: {figure}", arm.arm)));
+        }
+        gaps
+    }
 }
 
 /// Why two results cannot be compared.
@@ -56,7 +78,7 @@ pub enum ValidateError {
 ///
 /// # Errors
 /// When they have no arm in common.
-pub fn compare(measured: &Results, simulated: &Results) -> Result<Vec<ArmErrors>, ValidateError> {
+pub fn compare(measured: &Results, simulated: &Results) -> Result<Comparison, ValidateError> {
     let groups = |results: &'_ Results| -> Vec<(String, Vec<Point>)> {
         let chunks = results.points.chunk_by(|a, b| a.arm == b.arm);
         chunks.map(|points| (points[0].arm.clone(), points.to_vec())).collect()
@@ -66,7 +88,9 @@ pub fn compare(measured: &Results, simulated: &Results) -> Result<Vec<ArmErrors>
         .iter()
         .filter_map(|(arm, a)| {
             let (_, b) = theirs.iter().find(|(other, _)| other == arm)?;
-            Some(ArmErrors { arm: arm.clone(), figures: with_intervals(a, b) })
+            let figures = with_intervals(a, b);
+            let missing = missing(&figures, a, b);
+            Some(ArmErrors { arm: arm.clone(), figures, missing })
         })
         .collect();
     if common.is_empty() {
@@ -74,7 +98,31 @@ pub fn compare(measured: &Results, simulated: &Results) -> Result<Vec<ArmErrors>
             |groups: &[(String, Vec<Point>)]| groups.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ");
         return Err(ValidateError::NoCommonArm { measured: names(&ours), simulated: names(&theirs) });
     }
-    Ok(common)
+    let only = |all: &[(String, Vec<Point>)], other: &[(String, Vec<Point>)], which: &str| -> Vec<String> {
+        let alone = all.iter().filter(|(arm, _)| !other.iter().any(|(o, _)| o == arm));
+        alone.map(|(arm, _)| format!("arm `{arm}` is in the {which} result only")).collect()
+    };
+    let mut unmatched = only(&ours, &theirs, "measured");
+    unmatched.extend(only(&theirs, &ours, "simulated"));
+    Ok(Comparison { arms: common, unmatched })
+}
+
+/// Judged figures without a value or an error.
+fn missing(figures: &[Figure], a: &[Point], b: &[Point]) -> Vec<String> {
+    let none = |points: &[Point]| points.iter().all(|p| p.counts.finished == 0);
+    let mut missing = Vec::new();
+    for (which, points) in [("measured", a), ("simulated", b)] {
+        if none(points) {
+            missing.push(format!("no request of the {which} run finished"));
+        }
+    }
+    for name in ["TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms"] {
+        let known = figures.iter().find(|f| f.name == name).and_then(|f| f.error).is_some_and(f64::is_finite);
+        if !known {
+            missing.push(format!("{name} cannot be compared"));
+        }
+    }
+    missing
 }
 
 /// All figures with their intervals: each error is computed again without each common seed.
@@ -180,6 +228,8 @@ mod tests {
     fn a_run_against_itself_has_no_error() {
         let run = results(points(&["least-load", "gorgo"], 2, 200));
         let arms = compare(&run, &run).unwrap();
+        assert!(arms.gaps().is_empty());
+        let arms = arms.arms;
         assert_eq!(arms.len(), 2);
         assert!(arms.iter().flat_map(|a| &a.figures).all(|f| f.error == Some(0.0)));
         assert_eq!(worst(&arms).map(|w| w.0), Some(0.0));
@@ -193,7 +243,7 @@ mod tests {
         let slower = points(&["least-load"], 1, 200).remove(0);
         b.points[0].latency = slower.latency;
         b.points[0].per_replica = vec![200, 0, 0];
-        let arms = compare(&a, &b).unwrap();
+        let arms = compare(&a, &b).unwrap().arms;
         let of = |name: &str| arms[0].figures.iter().find(|f| f.name.starts_with(name)).unwrap();
         let p50 = of("TTFT p50");
         assert!(
@@ -213,13 +263,17 @@ mod tests {
             point.latency = slow.latency.clone();
         }
         let p50 = |arms: &[ArmErrors]| arms[0].figures.iter().find(|f| f.name == "TTFT p50, ms").unwrap().clone();
-        let all = p50(&compare(&a, &b).unwrap());
+        let all = p50(&compare(&a, &b).unwrap().arms);
         assert!(all.ci95.unwrap() < all.error.unwrap(), "the interval does not hold 0: {all:?}");
         let mut one = a.clone();
         one.points[2].latency = slower[2].latency.clone();
-        let one = p50(&compare(&a, &one).unwrap());
+        let one = p50(&compare(&a, &one).unwrap().arms);
         assert!(one.ci95.unwrap() > one.error.unwrap(), "{one:?}");
-        assert_eq!(p50(&compare(&results(a.points[..2].to_vec()), &a).unwrap()).ci95, None, "two seeds are too few");
+        assert_eq!(
+            p50(&compare(&results(a.points[..2].to_vec()), &a).unwrap().arms).ci95,
+            None,
+            "two seeds are too few"
+        );
     }
 
     #[test]
@@ -227,5 +281,24 @@ mod tests {
         let (a, b) = (results(points(&["x"], 1, 5)), results(points(&["y"], 1, 5)));
         let message = compare(&a, &b).unwrap_err().to_string();
         assert!(message.contains("measured: x; simulated: y"), "{message}");
+    }
+
+    #[test]
+    fn nothing_to_compare_and_arms_without_a_partner_are_gaps() {
+        let a = results(points(&["x", "y"], 1, 50));
+        let mut dead = results(points(&["x", "z"], 1, 50));
+        for point in &mut dead.points {
+            point.latency = Default::default();
+            point.counts.finished = 0;
+        }
+        let gaps = compare(&a, &dead).unwrap().gaps().join("\n");
+        for gap in [
+            "arm `y` is in the measured result only",
+            "arm `z` is in the simulated result only",
+            "x: no request of the simulated run finished",
+            "x: TTFT p50, ms cannot be compared",
+        ] {
+            assert!(gaps.contains(gap), "{gap}: {gaps}");
+        }
     }
 }

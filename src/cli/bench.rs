@@ -8,7 +8,8 @@ use super::output::print_line;
 use super::process::StopSignal;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use gorgo_benchmark::load::report::MAX_LATENESS_MS;
+use gorgo_benchmark::load::client::served_models;
+use gorgo_benchmark::load::report::{MAX_LATENESS_MS, MAX_LATENESS_SHARE};
 use gorgo_benchmark::load::run::{Run, RunTotals};
 use gorgo_benchmark::load::slo::Slo;
 use gorgo_benchmark::load::source::{Api, Output, SourceOptions};
@@ -19,6 +20,7 @@ use gorgo_live::config::Tls;
 use gorgo_traces::workload::{Format, Options, open};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct BenchArgs {
@@ -28,9 +30,15 @@ pub(crate) struct BenchArgs {
     /// When requests are sent
     #[arg(long, value_enum, default_value_t = ProfileName::Poisson)]
     profile: ProfileName,
-    /// Requests a second (poisson, constant), requests at a time (concurrent), runs (sweep)
+    /// Requests a second, for the profiles poisson and constant
     #[arg(long)]
     rate: Option<f64>,
+    /// Requests at a time, for the profile concurrent
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..1_000_000))]
+    concurrency: Option<u32>,
+    /// Runs of the profile sweep; 10 when absent
+    #[arg(long, value_parser = clap::value_parser!(u32).range(3..1_000))]
+    runs: Option<u32>,
     /// Send for this long: 60, 60s, 5m
     #[arg(long, visible_alias = "max-seconds", value_parser = seconds)]
     duration: Option<f64>,
@@ -58,7 +66,7 @@ pub(crate) struct BenchArgs {
     /// Request the recorded answer lengths exactly, or send max_tokens as recorded
     #[arg(long, value_enum, default_value_t = OutputLength::Exact)]
     output_length: OutputLength,
-    /// Model name in requests
+    /// Model name in requests; the first that the target names at /v1/models when absent
     #[arg(long, default_value = "")]
     model: String,
     /// Objective that goodput counts, ms: ttft=500,itl=50
@@ -82,9 +90,12 @@ pub(crate) struct BenchArgs {
     /// Seed of arrival times
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Varies the text of prompts, so that no earlier run has filled a cache
-    #[arg(long, default_value_t = 0)]
-    salt: u64,
+    /// Varies the text of prompts; drawn anew for every run when absent, so that no earlier run has filled a cache
+    #[arg(long)]
+    salt: Option<u64>,
+    /// Tokens per block of the trace's block ids
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    block_tokens: Option<u32>,
     /// Bearer token to send
     #[arg(long, env = "GORGO_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
@@ -140,18 +151,32 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 impl BenchArgs {
     fn profile(&self) -> anyhow::Result<Profile> {
-        let rate = || self.rate.context("--rate is missing; give requests a second, or requests at a time");
-        let whole = |least: f64| match rate()? {
-            n if n.fract() == 0.0 && n >= least && n < 1e6 => Ok(n as usize),
-            n => bail!("--rate {n}: this profile takes a whole number from {least}"),
+        use ProfileName::{Concurrent, Constant, Poisson, Sweep};
+        let name = self.profile.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
+        for (option, given, fits) in [
+            ("--rate", self.rate.is_some(), matches!(self.profile, Poisson | Constant)),
+            ("--concurrency", self.concurrency.is_some(), matches!(self.profile, Concurrent)),
+            ("--runs", self.runs.is_some(), matches!(self.profile, Sweep)),
+        ] {
+            if given && !fits {
+                bail!(
+                    "{option} has no effect on the profile {name}; --rate is for poisson and constant, --concurrency for concurrent, --runs for sweep"
+                );
+            }
+        }
+        let rate = || match self.rate {
+            Some(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+            Some(rate) => bail!("--rate {rate} is no rate; give requests a second, above 0"),
+            None => bail!("--rate is missing; give requests a second"),
         };
+        let workers = || self.concurrency.context("--concurrency is missing; give requests at a time");
         Ok(match self.profile {
             ProfileName::Poisson => Profile::Poisson(rate()?),
             ProfileName::Constant => Profile::Constant(rate()?),
             ProfileName::Synchronous => Profile::Synchronous,
-            ProfileName::Concurrent => Profile::Concurrent(whole(1.0)?),
+            ProfileName::Concurrent => Profile::Concurrent(workers()? as usize),
             ProfileName::Throughput => Profile::Throughput,
-            ProfileName::Sweep => Profile::Sweep(if self.rate.is_some() { whole(3.0)? } else { 10 }),
+            ProfileName::Sweep => Profile::Sweep(self.runs.unwrap_or(10) as usize),
             ProfileName::Trace => Profile::Trace,
         })
     }
@@ -165,6 +190,7 @@ impl BenchArgs {
             lookup: self.lookup.clone(),
             time_scale: self.time_scale,
             max_input_tokens: self.max_input_tokens,
+            block_tokens: self.block_tokens,
             ..Options::default()
         };
         let workload = open(&self.data, &options)?;
@@ -200,7 +226,7 @@ impl BenchArgs {
                     OutputLength::Recorded => Output::Recorded,
                 },
                 model: self.model.clone(),
-                salt: self.salt,
+                salt: self.salt.unwrap_or_else(fresh_salt),
             },
             seed: self.seed,
             warmup_s: self.warmup,
@@ -214,6 +240,43 @@ impl BenchArgs {
     }
 }
 
+/// A salt of its own for every run. It fits a TOML integer, so that it can be given again.
+fn fresh_salt() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (since.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(40)) & (u64::MAX >> 16)
+}
+
+/// The model to ask for: the first that the target names. A target that names none gets `default`, as before.
+async fn model(bench: &Bench) -> String {
+    let found = served_models(&bench.targets[0], bench.key.as_deref(), bench.tls.as_ref()).await;
+    let url = &bench.targets[0].url;
+    match found {
+        Ok(models) if models.len() > 1 => {
+            eprintln!("note: {url} serves {} models; asking for `{}`, or give --model", models.len(), models[0]);
+            models[0].clone()
+        }
+        Ok(mut models) => models.pop().unwrap_or_default(),
+        Err(why) => {
+            eprintln!("note: {url} names no model at /v1/models ({why}); asking for `default`, or give --model");
+            String::new()
+        }
+    }
+}
+
+/// Says beforehand how long a trace lasts that is replayed at its own times.
+fn note_length(args: &BenchArgs, bench: &Bench) {
+    if !matches!(bench.profile, Profile::Trace) {
+        return;
+    }
+    let rows = args.max_requests.unwrap_or(usize::MAX).min(bench.rows.len());
+    let whole = rows.checked_sub(1).and_then(|last| bench.rows.get(last)).map_or(0.0, |last| last.at.secs());
+    let lasts = args.duration.map_or(whole, |limit| limit.min(whole));
+    let shown = if lasts < 7200.0 { format!("{lasts:.0} s") } else { format!("{:.1} h", lasts / 3600.0) };
+    eprintln!(
+        "note: the trace is replayed at its own times for {shown}; for less: --duration, --max-requests, --time-scale"
+    );
+}
+
 pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let runtime = super::process::runtime()?;
     if args.self_test {
@@ -222,7 +285,11 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         print_line(format_args!("this client starts and reads {rate:.0} short streams a second on this machine"))?;
         return Ok(());
     }
-    let bench = args.bench()?;
+    let mut bench = args.bench()?;
+    if args.model.is_empty() && !matches!(args.api, ApiName::Generate) {
+        bench.source.model = runtime.block_on(model(&bench));
+    }
+    note_length(args, &bench);
     let slo = args.slo.as_deref().map(Slo::parse).transpose().map_err(|e| anyhow::anyhow!("--slo: {e}"))?;
     let progress = Arc::new(Progress::default());
     let runs = runtime.block_on(async {
@@ -250,7 +317,8 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let totals: RunTotals = runs.iter().map(Run::totals).sum();
     if !report.is_valid() {
         eprintln!(
-            "invalid: 1 % of the requests were sent more than {MAX_LATENESS_MS} ms late, or some were dropped; the client was the limit"
+            "warning: the schedule was not kept: 1 % of the requests were sent late by more than {:.0} % of the median time to first token (and more than {MAX_LATENESS_MS} ms), or some were dropped; the client was the limit",
+            100.0 * MAX_LATENESS_SHARE
         );
     }
     if totals.answered == 0 {

@@ -17,7 +17,7 @@ pub(crate) struct ValidateArgs {
     #[arg(long)]
     simulated: PathBuf,
     /// Fail if the error of p50 or p95 of TTFT or E2E is larger, per cent
-    #[arg(long, value_name = "PCT")]
+    #[arg(long, value_name = "PCT", value_parser = percent)]
     max_error: Option<f64>,
     /// Print JSON
     #[arg(long)]
@@ -26,16 +26,27 @@ pub(crate) struct ValidateArgs {
 
 pub(super) fn run(args: &ValidateArgs) -> anyhow::Result<()> {
     let load = |dir: &Path| ResultFolder::open(dir)?.load();
-    let arms = validate::compare(&load(&args.measured)?, &load(&args.simulated)?)?;
+    let comparison = validate::compare(&load(&args.measured)?, &load(&args.simulated)?)?;
+    let arms = &comparison.arms;
     if args.json {
-        print_line(serde_json::to_string_pretty(&arms)?)?;
+        print_line(serde_json::to_string_pretty(&comparison)?)?;
     } else {
-        print_line(format_args!("{}\n{PERCENTILES}", validate::table(&arms)))?;
+        print_line(format_args!("{}\n{PERCENTILES}", validate::table(arms)))?;
     }
-    if let (Some(limit), Some((error, arm, figure))) = (args.max_error, validate::worst(&arms))
+    let gaps = comparison.gaps();
+    if !gaps.is_empty() {
+        bail!("the results do not match: {}", gaps.join("; "));
+    }
+    if let (Some(limit), Some((error, arm, figure))) = (args.max_error, validate::worst(arms))
         && error > limit
     {
         bail!("{figure} of {arm} has an error of {error:.1} %, more than --max-error {limit}");
     }
     Ok(())
+}
+
+/// A limit in per cent, from 0 on.
+fn percent(text: &str) -> Result<f64, String> {
+    let limit = text.parse().ok().filter(|limit: &f64| limit.is_finite() && *limit >= 0.0);
+    limit.ok_or_else(|| format!("`{text}` is no limit; write per cent, from 0 on, for example 5"))
 }

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// Idle connections are closed after this long, before the server (uvicorn: 5 s) closes them.
 const IDLE: Duration = Duration::from_secs(4);
+/// Most bytes read from a list of models.
+const MODELS_BYTES: usize = 4 << 20;
 /// Most bytes read from the body of an error.
 const ERROR_BYTES: usize = 64 << 10;
 
@@ -141,11 +143,10 @@ impl Client {
         let mut body = answer.into_body();
         let mut parser = EventParser::default();
         let (mut done, mut error) = (false, None);
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|e| failed(with_causes(&e)))?;
-            let Some(bytes) = frame.data_ref() else { continue };
+        loop {
+            let frame = body.frame().await.transpose().map_err(|e| failed(with_causes(&e)))?;
             let now = Instant::now();
-            let parsed = parser.feed(bytes, |event| match event {
+            let on_event = |event| match event {
                 StreamEvent::Content => {
                     outcome.chunks += 1;
                     if let Some(last) = outcome.last.replace(now) {
@@ -157,17 +158,55 @@ impl Client {
                 StreamEvent::Other => {}
                 StreamEvent::Done => done = true,
                 StreamEvent::Error { message, status } => error = Some((message, status)),
-            });
+            };
+            let parsed = match &frame {
+                Some(frame) => frame.data_ref().map_or(Ok(()), |bytes| parser.feed(bytes, on_event)),
+                None => parser.end(on_event),
+            };
             outcome.counts = parser.counts;
             parsed.map_err(failed)?;
+            if frame.is_none() {
+                break;
+            }
         }
         match error {
             Some((message, status)) => Err((status.map_or(Status::Failed, status_of), message)),
-            None if !done => Err(failed("the stream ended without [DONE]".to_owned())),
-            None if outcome.first.is_none() => Err(failed("the answer holds no text".to_owned())),
+            None if !done && !parser.finished => {
+                Err(failed("the stream ended without [DONE] and without a finish reason".to_owned()))
+            }
+            None if outcome.first.is_none() => Err(failed("the answer holds no token".to_owned())),
             None => Ok(()),
         }
     }
+}
+
+/// The models that a target names at `/v1/models`.
+///
+/// # Errors
+/// The target cannot be reached, or answers otherwise.
+pub async fn served_models(
+    target: &Target,
+    key: Option<&str>,
+    tls: Option<&Arc<ClientConfig>>,
+) -> Result<Vec<String>, String> {
+    let client = Client::new(target, "/v1/models", key, Duration::from_secs(10), tls)?;
+    let mut request = Request::get(client.uri.clone());
+    if let Some(key) = &client.key {
+        request = request.header(AUTHORIZATION, key);
+    }
+    let request = request.body(Full::new(Bytes::new())).map_err(|e| e.to_string())?;
+    let ask = async {
+        let answer = client.pooled.request(request).await.map_err(|e| with_causes(&e))?;
+        if answer.status() != StatusCode::OK {
+            return Err(error_of(answer).await.1);
+        }
+        let text = http_body_util::Limited::new(answer.into_body(), MODELS_BYTES).collect().await;
+        let text = text.map_err(|e| e.to_string())?.to_bytes();
+        let parsed: serde_json::Value = serde_json::from_slice(&text).map_err(|e| format!("no JSON ({e})"))?;
+        let list = parsed.get("data").and_then(serde_json::Value::as_array).into_iter().flatten();
+        Ok(list.filter_map(|model| Some(model.get("id")?.as_str()?.to_owned())).collect())
+    };
+    tokio::time::timeout(client.timeout, ask).await.unwrap_or_else(|_| Err("no answer in 10 s".to_owned()))
 }
 
 /// Status of a request whose response has this HTTP status.

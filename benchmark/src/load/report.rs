@@ -10,8 +10,10 @@ use super::slo::Slo;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// A run is invalid if 1 % of its requests were sent later than this, ms.
+/// Lateness that never matters, ms.
 pub const MAX_LATENESS_MS: f64 = 1.0;
+/// A run is invalid if 1 % of its requests were sent late by more than this share of the median time to first token.
+pub const MAX_LATENESS_SHARE: f64 = 0.05;
 
 /// Report of a benchmark: the file `benchmarks.json`.
 #[derive(Debug, Clone, Serialize)]
@@ -95,8 +97,10 @@ pub struct Totals {
 /// How well the schedule was kept.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Schedule {
-    /// Whether 99 % of the requests were sent within [`MAX_LATENESS_MS`] and none was dropped.
+    /// Whether 99 % of the requests were sent within `allowed_lateness_ms` and none was dropped.
     pub valid: bool,
+    /// [`MAX_LATENESS_SHARE`] of the median time to first token, at least [`MAX_LATENESS_MS`].
+    pub allowed_lateness_ms: f64,
     /// Delay of sending behind the schedule, ms.
     pub lateness_ms: Distribution,
     /// Requests sent per second.

@@ -1,7 +1,7 @@
 //! Parser for the server-sent events of a completion, which arrive in arbitrary pieces.
 
 use serde::Deserialize;
-use std::borrow::Cow;
+use serde_json::Value;
 
 /// Largest event; cumulative streams repeat the whole answer in each event.
 const MOST_BYTES: usize = 16 << 20;
@@ -41,40 +41,78 @@ pub struct EventParser {
     buffer: Vec<u8>,
     /// Leading bytes of `buffer` that contain no end of an event.
     searched: usize,
+    /// The last byte was a carriage return, which ended a line.
+    carriage_return: bool,
     /// Length of the cumulative text so far.
     text: usize,
+    /// An event has told why the answer ended; some servers send no `[DONE]` after it.
+    pub finished: bool,
     /// The latest token counts.
     pub counts: TokenCounts,
 }
 
 #[derive(Deserialize)]
-struct Event<'a> {
-    #[serde(borrow, default)]
-    choices: Option<Vec<Choice<'a>>>,
+struct Event {
+    #[serde(default)]
+    choices: Option<Vec<Choice>>,
     #[serde(default)]
     usage: Option<Usage>,
     #[serde(default)]
-    error: Option<ErrorObject>,
-    #[serde(borrow, default)]
-    text: Option<Cow<'a, str>>,
+    error: Option<Value>,
+    #[serde(default)]
+    text: Option<String>,
     #[serde(default)]
     meta_info: Option<Meta>,
 }
 
 #[derive(Deserialize)]
-struct Choice<'a> {
-    #[serde(borrow, default)]
-    delta: Option<Delta<'a>>,
-    #[serde(borrow, default)]
-    text: Option<Cow<'a, str>>,
+struct Choice {
+    #[serde(default)]
+    delta: Option<Delta>,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    finish_reason: Option<Value>,
 }
 
+/// What a model may generate; engines differ in the name of what it thinks.
 #[derive(Deserialize)]
-struct Delta<'a> {
-    #[serde(borrow, default)]
-    content: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    reasoning_content: Option<Cow<'a, str>>,
+struct Delta {
+    #[serde(default)]
+    content: Option<Value>,
+    #[serde(default)]
+    reasoning: Option<Value>,
+    #[serde(default)]
+    reasoning_content: Option<Value>,
+    #[serde(default)]
+    refusal: Option<Value>,
+    #[serde(default)]
+    tool_calls: Option<Value>,
+    #[serde(default)]
+    function_call: Option<Value>,
+    #[serde(default)]
+    audio: Option<Value>,
+}
+
+impl Delta {
+    /// Whether it carries anything that was generated.
+    fn is_generated(&self) -> bool {
+        let parts = [
+            &self.content,
+            &self.reasoning,
+            &self.reasoning_content,
+            &self.refusal,
+            &self.tool_calls,
+            &self.function_call,
+            &self.audio,
+        ];
+        parts.into_iter().flatten().any(|part| match part {
+            Value::String(text) => !text.is_empty(),
+            Value::Array(list) => !list.is_empty(),
+            Value::Object(fields) => !fields.is_empty(),
+            _ => false,
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -91,19 +129,12 @@ struct Details {
 }
 
 #[derive(Deserialize)]
-struct ErrorObject {
-    #[serde(default)]
-    message: Option<String>,
-    /// SGLang sends the HTTP status, others a word.
-    #[serde(default)]
-    code: Option<serde_json::Value>,
-}
-
-#[derive(Deserialize)]
 struct Meta {
     prompt_tokens: Option<u32>,
     completion_tokens: Option<u32>,
     cached_tokens: Option<u32>,
+    #[serde(default)]
+    finish_reason: Option<Value>,
 }
 
 impl EventParser {
@@ -112,10 +143,18 @@ impl EventParser {
     /// # Errors
     /// An event is not JSON or longer than 16 MiB.
     pub fn feed(&mut self, bytes: &[u8], mut on_event: impl FnMut(StreamEvent)) -> Result<(), String> {
-        self.buffer.extend_from_slice(bytes);
+        for &byte in bytes {
+            // A line ends with CR, LF or both.
+            let after_return = std::mem::replace(&mut self.carriage_return, byte == b'\r');
+            match byte {
+                b'\n' if after_return => {}
+                b'\r' | b'\n' => self.buffer.push(b'\n'),
+                other => self.buffer.push(other),
+            }
+        }
         let mut start = 0;
-        // The end of an event may be split over two pieces: search the last three bytes again.
-        let mut from = self.searched.saturating_sub(3);
+        // The end of an event may be split over two pieces: search the last byte again.
+        let mut from = self.searched.saturating_sub(1);
         while let Some((end, next)) = end_of_event(&self.buffer, from) {
             let event = std::mem::take(&mut self.buffer);
             let parsed = self.parse_event(&event[start..end]);
@@ -133,20 +172,50 @@ impl EventParser {
         Ok(())
     }
 
+    /// Parses what the stream ended with: an event without an empty line behind it.
+    ///
+    /// # Errors
+    /// The event is not JSON.
+    pub fn end(&mut self, mut on_event: impl FnMut(StreamEvent)) -> Result<(), String> {
+        let event = std::mem::take(&mut self.buffer);
+        self.searched = 0;
+        if let Some(event) = self.parse_event(&event)? {
+            on_event(event);
+        }
+        Ok(())
+    }
+
     fn parse_event(&mut self, event: &[u8]) -> Result<Option<StreamEvent>, String> {
-        // Comments and fields other than `data` are ignored.
-        let mut lines = event.split(|&b| b == b'\n').filter_map(|line| line.strip_prefix(b"data:"));
-        let Some(data) = lines.next() else { return Ok(None) };
+        // Comments and fields other than `data` are ignored; data over several lines is one text.
+        let value = |line| {
+            let rest: &[u8] = strip_field(line)?;
+            Some(rest.strip_prefix(b" ").unwrap_or(rest))
+        };
+        let lines: Vec<&[u8]> = event.split(|&b| b == b'\n').filter_map(value).collect();
+        let joined: Vec<u8>;
+        let data = match lines[..] {
+            [] => return Ok(None),
+            [line] => line,
+            _ => {
+                joined = lines.join(&b'\n');
+                &joined
+            }
+        };
         let data = data.trim_ascii();
+        if data.is_empty() {
+            return Ok(None); // a heartbeat
+        }
         if data == b"[DONE]" {
             return Ok(Some(StreamEvent::Done));
         }
-        let event: Event<'_> = serde_json::from_slice(data).map_err(|e| {
+        let event: Event = serde_json::from_slice(data).map_err(|e| {
             format!("an event is not JSON ({e}): {}", String::from_utf8_lossy(&data[..data.len().min(80)]))
         })?;
         if let Some(error) = event.error {
-            let status = error.code.and_then(|code| u16::try_from(code.as_u64()?).ok());
-            let message = error.message.unwrap_or_else(|| "an error without a message".to_owned());
+            // SGLang sends the HTTP status as `code`, others a word; some send only a text.
+            let status = error.get("code").and_then(|code| u16::try_from(code.as_u64()?).ok());
+            let message = error.as_str().or_else(|| error.get("message")?.as_str());
+            let message = message.unwrap_or("an error without a message").to_owned();
             return Ok(Some(StreamEvent::Error { message, status }));
         }
         if let Some(usage) = event.usage {
@@ -157,27 +226,35 @@ impl EventParser {
             };
         }
         if let Some(meta) = event.meta_info {
+            self.finished |= meta.finish_reason.is_some();
             self.counts =
                 TokenCounts { prompt: meta.prompt_tokens, output: meta.completion_tokens, cached: meta.cached_tokens };
         }
-        let filled = |text: &Option<Cow<'_, str>>| text.as_ref().is_some_and(|t| !t.is_empty());
-        let choice = |c: &Choice<'_>| {
-            filled(&c.text) || c.delta.as_ref().is_some_and(|d| filled(&d.content) || filled(&d.reasoning_content))
-        };
+        let choices = event.choices.unwrap_or_default();
+        self.finished |= choices.iter().any(|choice| choice.finish_reason.is_some());
+        let filled = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
+        let choice = |c: &Choice| filled(&c.text) || c.delta.as_ref().is_some_and(Delta::is_generated);
         let longer = event.text.as_ref().is_some_and(|t| t.len() > self.text);
         self.text = event.text.map_or(self.text, |t| t.len());
-        let content = longer || event.choices.is_some_and(|all| all.iter().any(choice));
+        let content = longer || choices.iter().any(choice);
         Ok(Some(if content { StreamEvent::Content } else { StreamEvent::Other }))
+    }
+}
+
+/// The value of a line `data` or `data:VALUE`; a byte order mark may stand before the first.
+fn strip_field(line: &[u8]) -> Option<&[u8]> {
+    let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
+    match line.strip_prefix(b"data") {
+        Some([]) => Some(&[]),
+        Some([b':', rest @ ..]) => Some(rest),
+        _ => None,
     }
 }
 
 /// End of the first event that ends at or after `from`, and start of the next event.
 fn end_of_event(bytes: &[u8], from: usize) -> Option<(usize, usize)> {
-    (from..bytes.len()).filter(|&i| bytes[i] == b'\n').find_map(|i| match &bytes[i + 1..] {
-        [b'\n', ..] => Some((i, i + 2)),
-        [b'\r', b'\n', ..] => Some((i, i + 3)),
-        _ => None,
-    })
+    let rest = bytes.get(from..)?;
+    rest.windows(2).position(|pair| pair == b"\n\n").map(|at| (from + at, from + at + 2))
 }
 
 #[cfg(test)]
@@ -235,5 +312,56 @@ mod tests {
         let worded = StreamEvent::Error { message: "an error without a message".to_owned(), status: None };
         assert_eq!(events, [StreamEvent::Content, StreamEvent::Other, full, worded]);
         assert!(EventParser::default().feed(b"data: nonsense\n\n", |_| {}).unwrap_err().contains("nonsense"));
+    }
+
+    /// Events and whether the answer is complete.
+    fn read(stream: &str) -> (Vec<StreamEvent>, bool) {
+        let (mut parser, mut events) = (EventParser::default(), Vec::new());
+        parser.feed(stream.as_bytes(), |event| events.push(event)).unwrap();
+        parser.end(|event| events.push(event)).unwrap();
+        (events, parser.finished)
+    }
+
+    #[test]
+    fn whatever_a_model_generates_is_content_and_a_role_is_not() {
+        for delta in [
+            r#"{"content":"a"}"#,
+            r#"{"reasoning":"a"}"#,
+            r#"{"reasoning_content":"a","content":null}"#,
+            r#"{"refusal":"no"}"#,
+            r#"{"tool_calls":[{"index":0,"function":{"name":"f"}}]}"#,
+            r#"{"content":[{"type":"text","text":"a"}]}"#,
+        ] {
+            let (events, _) = read(&format!("data: {{\"choices\":[{{\"delta\":{delta}}}]}}\n\n"));
+            assert_eq!(events, [StreamEvent::Content], "{delta}");
+        }
+        for delta in [r#"{"role":"assistant","content":""}"#, r#"{"tool_calls":[],"refusal":null}"#, "null"] {
+            let (events, _) = read(&format!("data: {{\"choices\":[{{\"delta\":{delta}}}]}}\n\n"));
+            assert_eq!(events, [StreamEvent::Other], "{delta}");
+        }
+    }
+
+    #[test]
+    fn every_valid_event_stream_is_read() {
+        let token = r#"{"choices":[{"delta":{"content":"a"}}]}"#;
+        for (stream, contents) in [
+            (format!("data:\n\ndata: {token}\n\n"), 1),
+            (format!("data\n\nretry: 1000\nid: 1\n\ndata:{token}\n\n"), 1),
+            ("event: x\ndata: {\"choices\":\ndata: [{\"text\":\"a\"}]}\n\n".to_owned(), 1),
+            (format!("\u{feff}data: {token}\r\rdata: {token}\r\n\r\n"), 2),
+            (format!(": ping\n\ndata: {token}\n\ndata: {token}"), 2),
+        ] {
+            let (events, _) = read(&stream);
+            assert_eq!(events, vec![StreamEvent::Content; contents], "{stream:?}");
+        }
+        let (events, _) = read("data: {\"error\":\"overloaded\"}\n\n");
+        assert_eq!(events, [StreamEvent::Error { message: "overloaded".to_owned(), status: None }]);
+    }
+
+    #[test]
+    fn a_finish_reason_ends_an_answer_as_done_does() {
+        assert!(!read("data: {\"choices\":[{\"text\":\"a\",\"finish_reason\":null}]}\n\n").1);
+        assert!(read("data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n").1);
+        assert!(read("data: {\"text\":\"a\",\"meta_info\":{\"finish_reason\":{\"type\":\"length\"}}}\n\n").1);
     }
 }

@@ -3,7 +3,8 @@
 use super::bench::Bench;
 use super::distribution::{Distribution, quantile};
 use super::report::{
-    Benchmark, Goodput, MAX_LATENESS_MS, Metadata, Metrics, Region, Report, Schedule, StrategyInfo, Totals,
+    Benchmark, Goodput, MAX_LATENESS_MS, MAX_LATENESS_SHARE, Metadata, Metrics, Region, Report, Schedule, StrategyInfo,
+    Totals,
 };
 use super::run::{RequestResult, Run};
 use super::slo::Slo;
@@ -86,13 +87,15 @@ fn schedule(run: &Run, rows: &[&RequestResult], duration: f64) -> Schedule {
     let dropped = rows.iter().filter(|r| r.dropped).count() as u64;
     let lateness_ms = Distribution::of(rows.iter().map(|r| r.lateness.ms()));
     // A closed loop has no schedule to keep.
-    let valid = run.workers.is_some() || (lateness_ms.percentiles.p99 <= MAX_LATENESS_MS && dropped == 0);
+    let ttft = Distribution::of(rows.iter().filter(|r| r.is_successful()).filter_map(|r| r.ttft_ms()));
+    let allowed_lateness_ms = (MAX_LATENESS_SHARE * ttft.percentiles.p50).max(MAX_LATENESS_MS);
+    let valid = run.workers.is_some() || (lateness_ms.percentiles.p99 <= allowed_lateness_ms && dropped == 0);
     let last = rows.iter().map(|r| r.record.sent).max().unwrap_or_default();
     let first = rows.iter().map(|r| r.record.sent).min().unwrap_or_default();
     let window = (last - first).ms() / 1e3;
     let gaps = rows.len().saturating_sub(1) as f64;
     let achieved_rate = if window > 0.0 { gaps / window } else { rows.len() as f64 / duration };
-    Schedule { valid, lateness_ms, achieved_rate, dropped }
+    Schedule { valid, allowed_lateness_ms, lateness_ms, achieved_rate, dropped }
 }
 
 fn figures(mut values: Vec<f64>) -> [f64; 4] {

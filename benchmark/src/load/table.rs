@@ -15,24 +15,28 @@ pub fn table(report: &Report) -> String {
             (None, Some(n)) => format!("x{n}"),
             (None, None) => "-".to_owned(),
         };
+        // A run without an answer has no latencies.
+        let known = |value: f64, digits: usize| {
+            if t.successful > 0 { format!("{value:.digits$}") } else { "-".to_owned() }
+        };
         let (ttft, e2e) = (&m.time_to_first_token_ms.percentiles, &m.request_latency.percentiles);
         let _ = writeln!(
             out,
-            "{:12} {asked:>8} {:>8.2} {:>6} {:>7} {:>9.1} {:>7.1} {:>10.1} {:>12.2} {:>8.2} {:>9.2} {:>10.1} {:>6.1} {:>12.3}{}",
+            "{:12} {asked:>8} {:>8.2} {:>6} {:>7} {:>9} {:>7} {:>10} {:>12} {:>8} {:>9} {:>10} {:>6} {:>12.3}{}",
             b.strategy.type_,
             b.schedule.achieved_rate,
             t.successful,
             t.errored + t.incomplete,
-            ttft.p50,
-            ttft.p95,
-            ttft.p99,
-            m.inter_token_latency_ms.median,
-            e2e.p50,
-            e2e.p99,
-            m.output_tokens_per_second,
-            100.0 * b.cache_hit_rate,
+            known(ttft.p50, 1),
+            known(ttft.p95, 1),
+            known(ttft.p99, 1),
+            known(m.inter_token_latency_ms.median, 2),
+            known(e2e.p50, 2),
+            known(e2e.p99, 2),
+            known(m.output_tokens_per_second, 1),
+            known(100.0 * b.cache_hit_rate, 1),
             b.schedule.lateness_ms.percentiles.p99,
-            if b.schedule.valid { "" } else { "  INVALID" },
+            if b.schedule.valid { "" } else { "  LATE" },
         );
         if let Some(g) = &b.goodput {
             let _ = writeln!(

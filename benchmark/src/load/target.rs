@@ -30,7 +30,9 @@ impl Target {
             Some((url, region)) => (url, Some(region)),
             None => (text, None),
         };
+        // Clients of the OpenAI API are given the URL with its /v1.
         let url = url.trim_end_matches('/');
+        let url = url.strip_suffix("/v1").unwrap_or(url).trim_end_matches('/');
         let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
         let authority = authority.filter(|a| !a.is_empty() && !a.contains('/'));
         if authority.is_none() || url.parse::<hyper::Uri>().is_err() {
@@ -42,8 +44,8 @@ impl Target {
             None => None,
             Some(region) => Some(geo::place_of(region).ok_or_else(|| {
                 let all: Vec<String> = geo::regions().iter().map(|r| format!("{}:{}", r.provider, r.name)).collect();
-                let nearest = gorgo_core::suggest::nearest(region, all.iter().map(String::as_str)).unwrap_or_default();
-                format!("target `{text}`: no region `{region}`; did you mean `{nearest}`? Or write LAT,LON")
+                let hint = gorgo_core::suggest::did_you_mean(region, all.iter().map(String::as_str));
+                format!("target `{text}`: no region `{region}`; {hint} Or write LAT,LON")
             })?),
         };
         Ok(Self { url: url.to_owned(), name: region.unwrap_or(url).to_owned(), place })
@@ -76,6 +78,14 @@ mod tests {
     }
 
     #[test]
+    fn the_url_may_end_in_v1() {
+        for text in ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"] {
+            assert_eq!(Target::parse(text).unwrap().url, "http://h:1", "{text}");
+        }
+        assert!(Target::parse("http://h:1/v2").is_err());
+    }
+
+    #[test]
     fn users_enter_at_the_nearest_router() {
         let targets: Vec<Target> = ["http://a:1@aws:eu-central-1", "http://b:1@aws:us-west-1", "http://c:1@32.1,34.8"]
             .map(|t| Target::parse(t).unwrap())
@@ -96,7 +106,7 @@ mod tests {
 
     #[test]
     fn bad_targets_are_named() {
-        for bad in ["localhost:8000", "ftp://x", "http://", "http://h/v1"] {
+        for bad in ["localhost:8000", "ftp://x", "http://", "http://h/v2"] {
             assert!(
                 Target::parse(bad).unwrap_err().starts_with(&format!("target `{bad}` is no URL of a server")),
                 "{bad}"

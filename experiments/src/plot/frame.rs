@@ -47,10 +47,16 @@ impl Axis {
         let decades = (high / low).log10();
         let marks: &[f64] = if decades < 3.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
         let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
-        let ticks = (first..=last)
+        let mut ticks: Vec<f64> = (first..=last)
             .flat_map(|e| marks.iter().map(move |m| m * 10f64.powi(e)))
             .filter(|t| (low..=high).contains(t))
             .collect();
+        if ticks.len() < 3 {
+            // Too narrow for 1, 2 and 5: even steps, which lie close to even on so short a piece.
+            let by = step((high - low) / 5.0);
+            let from = (low / by).ceil() as i64;
+            ticks = (from..).map(|i| i as f64 * by).take_while(|t| *t <= high).take(20).collect();
+        }
         Self { title: title.to_owned(), low, high, log: true, ticks }
     }
 
@@ -224,6 +230,11 @@ mod tests {
     fn log_ticks_lie_within_the_data() {
         assert_eq!(Axis::log("", 30.0, 700.0).ticks, [50.0, 100.0, 200.0, 500.0]);
         assert_eq!(Axis::log("", 1.0, 1e6).ticks.len(), 7);
+        assert_eq!(Axis::log("", 190.0, 340.0).ticks, [200.0, 250.0, 300.0]);
+        for (low, high) in [(160.0, 190.0), (0.98, 1.07), (1020.0, 1900.0)] {
+            let ticks = Axis::log("", low, high).ticks;
+            assert!((2..=20).contains(&ticks.len()) && ticks.iter().all(|t| (low..=high).contains(t)), "{ticks:?}");
+        }
     }
 
     #[test]

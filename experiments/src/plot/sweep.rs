@@ -46,10 +46,12 @@ fn knobs(arms: &[ArmSummary]) -> Vec<String> {
     varied
 }
 
-/// What distinguishes an arm besides the swept settings.
+/// The arm that a line stands for: its name without the swept settings.
 fn series(arm: &ArmSummary, knobs: &[String]) -> String {
-    let rest = arm.settings.iter().filter(|(k, _)| !knobs.contains(k)).map(|(k, v)| format!(" {k}={v}"));
-    format!("{} {}{}", arm.policy, arm.topology, rest.collect::<String>()).trim().to_owned()
+    let swept = arm.settings.iter().filter(|(key, _)| knobs.contains(key));
+    let words: Vec<String> =
+        swept.map(|(key, value)| format!(" {}={value}", key.rsplit('.').next().unwrap_or(key))).collect();
+    words.iter().fold(arm.arm.clone(), |name, word| name.replacen(word.as_str(), "", 1))
 }
 
 /// The plots of a sweep over one or two settings; none for other results.

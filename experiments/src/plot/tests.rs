@@ -91,3 +91,20 @@ fn many_replicas_are_drawn_as_shades_and_their_queues_as_mean_and_fullest() {
     );
     assert!(all.iter().all(|figure| figure.sheet.outside().is_empty()));
 }
+
+#[test]
+fn a_line_of_a_sweep_is_an_arm_by_its_name() {
+    let mut points = Vec::new();
+    for (i, (arm, preset)) in [("published", "a"), ("fitted", "b")].into_iter().enumerate() {
+        for rate in [3.0, 5.0] {
+            let mut run = crate::results::test_data::swept("gorgo", &[("workload.rate", rate)], 1, 60);
+            run.arm = format!("{arm} rate={rate}");
+            run.settings.insert("policy.preset".to_owned(), preset.to_owned());
+            points.push(Point::of(i as u32, &run));
+        }
+    }
+    let figures = figures(&crate::results::test_data::results(points));
+    let sweep = figures.into_iter().find(|f| f.name == "sweep-workload-rate").unwrap();
+    let svg = String::from_utf8(sweep.render(Format::Svg).unwrap()).unwrap();
+    assert!(svg.contains("published") && svg.contains("fitted") && !svg.contains("rate=3"), "two arms, two lines");
+}

@@ -163,6 +163,7 @@ mod tests {
             warmup_duration: 0.0,
             request_totals: Totals { successful: 7, errored: 1, incomplete: 0, total: 8 },
             schedule: Schedule {
+                allowed_lateness_ms: 1.0,
                 valid: false,
                 lateness_ms: Distribution::of([1234.0]),
                 achieved_rate: 5.0,

@@ -4,7 +4,7 @@ use super::html::HtmlTable;
 use crate::results::Point;
 use crate::stats::{Difference, Estimate};
 use crate::summary::{ArmSummary, Spread};
-use crate::table::{against as versus, ms, with_interval};
+use crate::table::{ms, verdict, with_interval};
 
 fn dash() -> String {
     "–".to_owned()
@@ -19,6 +19,7 @@ pub(super) fn comparison(arms: &[ArmSummary]) -> String {
     let mut table = HtmlTable::new(&[
         "arm",
         "requests",
+        "not finished",
         "lost",
         "TTFT mean, ms",
         "TTFT p50",
@@ -27,6 +28,7 @@ pub(super) fn comparison(arms: &[ArmSummary]) -> String {
         "E2E p95, ms",
         "TPOT, ms",
         "hit rate, %",
+        "goodput, /s",
         "busiest / mean",
         "TTFT mean vs baseline",
     ]);
@@ -36,6 +38,7 @@ pub(super) fn comparison(arms: &[ArmSummary]) -> String {
         table.row(&[
             arm.arm.clone(),
             arm.counts.requests.to_string(),
+            arm.undone().saturating_sub(arm.counts.lost).to_string(),
             arm.counts.lost.to_string(),
             or_dash(arm.ttft_ms.map(|s| s.mean), with_interval),
             ttft(|s| s.p50),
@@ -44,8 +47,9 @@ pub(super) fn comparison(arms: &[ArmSummary]) -> String {
             or_dash(arm.e2e_ms.map(|s| s.p95), |e| ms(e.value)),
             or_dash(arm.tpot_ms.map(|s| s.mean), |e| ms(e.value)),
             or_dash(arm.hit_rate, |e| format!("{:.1}", 100.0 * e.value)),
+            or_dash(arm.goodput_per_second, |e| format!("{:.2}", e.value)),
             or_dash(arm.busiest_over_mean, |e| format!("{:.2}", e.value)),
-            difference.map_or_else(dash, versus),
+            difference.map_or_else(dash, |d| verdict(arm, arms, d)),
         ]);
     }
     table.finish("No arm was run.")
@@ -121,6 +125,7 @@ pub(super) fn ends(arms: &[ArmSummary]) -> String {
         "failed",
         "cancelled",
         "lost",
+        "reasons",
         "forwarded",
         "retries",
         "requests/s",
@@ -132,10 +137,9 @@ pub(super) fn ends(arms: &[ArmSummary]) -> String {
     for arm in arms {
         let c = &arm.counts;
         let mut cells = vec![arm.arm.clone()];
-        cells.extend(
-            [c.finished, c.rejected, c.timed_out, c.failed, c.cancelled, c.lost, c.forwarded, c.retries]
-                .map(|n| n.to_string()),
-        );
+        cells.extend([c.finished, c.rejected, c.timed_out, c.failed, c.cancelled, c.lost].map(|n| n.to_string()));
+        cells.push(arm.reasons_in_words());
+        cells.extend([c.forwarded, c.retries].map(|n| n.to_string()));
         cells.push(or_dash(arm.requests_per_second, |e| format!("{:.2}", e.value)));
         cells.push(or_dash(arm.output_tokens_per_second, |e| format!("{:.1}", e.value)));
         cells.push(arm.max_waiting.to_string());

@@ -5,12 +5,23 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// First words of every `experiment.toml` that gorgo writes.
+/// First words of the `experiment.toml` of an experiment.
 pub const HEAD: &str = "# Resolved by gorgo ";
+/// First words of the `experiment.toml` of a bench.
+pub const BENCH_HEAD: &str = "# gorgo bench";
 
 /// The files beside `experiment.toml`, which is deleted last: an interrupted deletion can go on.
-const FILES: [&str; 6] =
-    ["summary.json", "summary.csv", "requests.csv", "timeline.json.gz", "report.html", "timing.json"];
+const FILES: [&str; 9] = [
+    "summary.json",
+    "summary.csv",
+    "requests.csv",
+    "timeline.json.gz",
+    "report.html",
+    "timing.json",
+    "benchmarks.json",
+    "benchmarks.csv",
+    "benchmarks.html",
+];
 
 /// What a folder is to gorgo.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +41,7 @@ pub enum Owner {
 pub fn owner(dir: &Path) -> Result<Owner, ResultError> {
     let path = dir.join("experiment.toml");
     match fs::read_to_string(&path) {
-        Ok(text) if text.starts_with(HEAD) => Ok(Owner::Results(text)),
+        Ok(text) if text.starts_with(HEAD) || text.starts_with(BENCH_HEAD) => Ok(Owner::Results(text)),
         Ok(_) => Ok(Owner::Foreign),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let taken = FILES.iter().chain(&["points", "plots"]).any(|name| dir.join(name).exists());

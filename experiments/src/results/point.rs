@@ -7,8 +7,9 @@ pub use queues::{MAX_CELLS, MAX_INSTANTS, Queues};
 
 use super::{ArmRun, Names};
 use crate::stats::Digest;
-use gorgo_core::Span;
 use gorgo_core::record::{RequestRecord, Status};
+use gorgo_core::router::EndReason;
+use gorgo_core::{Span, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
@@ -41,8 +42,12 @@ pub struct Point {
     pub events: u64,
     /// Length of the run, ns.
     pub span_ns: u64,
-    /// How requests ended.
+    /// How requests ended. These and the latencies are of the counted requests.
     pub counts: Counts,
+    /// What was done while requests arrived.
+    pub loaded: Loaded,
+    /// Requests that did not finish, by reason.
+    pub reasons: BTreeMap<String, u64>,
     /// Latencies.
     pub latency: Latencies,
     /// The policy's predictions against the outcome.
@@ -83,6 +88,23 @@ pub struct Counts {
     pub cached_tokens: u64,
     /// Tokens generated for finished requests.
     pub output_tokens: u64,
+}
+
+/// What was done in the loaded span, from the first to the last counted arrival. An idle tail, in which the last
+/// answers end, belongs to no rate.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Loaded {
+    /// Its length, ns.
+    pub span_ns: u64,
+    /// Requests that finished in it.
+    pub finished: u64,
+    /// Tokens of their answers.
+    pub output_tokens: u64,
+    /// Counted requests that finished within the objective, whenever they ended.
+    pub good: u64,
+    /// The objective in words.
+    pub slo: Option<String>,
 }
 
 /// Digests of latencies.
@@ -142,6 +164,10 @@ pub const MAX_ORIGINS: usize = 24;
 impl Point {
     /// The point of `run`, the arm at `position` of the experiment.
     pub fn of(position: u32, run: &ArmRun) -> Self {
+        let all = &run.records;
+        let (from, to) = window(run);
+        let counted: Vec<&RequestRecord> = all.iter().filter(|r| (from..=to).contains(&r.scheduled)).collect();
+        let latency = |value: fn(&RequestRecord) -> Option<Span>| Digest::of(counted.iter().filter_map(|r| value(r)));
         Self {
             version: super::VERSION.to_owned(),
             position,
@@ -155,20 +181,20 @@ impl Point {
             event_hash: format!("{:016x}", run.event_hash),
             events: run.events,
             span_ns: run.span.0,
-            counts: counts(&run.records),
+            counts: counts(&counted),
+            loaded: loaded(run, &counted, from, to),
+            reasons: reasons(&counted),
             latency: Latencies {
-                ttft: Digest::of(run.records.iter().filter_map(RequestRecord::ttft)),
-                router_ttft: Digest::of(run.records.iter().filter_map(RequestRecord::router_ttft)),
-                e2e: Digest::of(run.records.iter().filter(|r| ended(r)).filter_map(RequestRecord::e2e)),
+                ttft: latency(RequestRecord::ttft),
+                router_ttft: latency(RequestRecord::router_ttft),
+                e2e: latency(|r| r.e2e().filter(|_| ended(r))),
                 itl: Digest::of_histogram(&run.itl),
-                tpot: Digest::of(
-                    run.records.iter().filter(|r| ended(r)).filter_map(|r| r.tpot_ms().map(Span::from_ms)),
-                ),
-                queue_wait: Digest::of(run.records.iter().filter_map(queue_wait)),
+                tpot: latency(|r| r.tpot_ms().filter(|_| ended(r)).map(Span::from_ms)),
+                queue_wait: latency(queue_wait),
             },
-            prediction: prediction(&run.records),
-            per_replica: per_replica(run),
-            origins: origins(run),
+            prediction: prediction(&counted),
+            per_replica: per_replica(run, &counted),
+            origins: origins(run, &counted),
             queues: queues::queues(run.names.replicas.len(), &run.samples),
         }
     }
@@ -186,9 +212,14 @@ impl Point {
         (total > 0).then(|| busiest as f64 * self.per_replica.len() as f64 / total as f64)
     }
 
-    /// `count` a second of the run; `None` for a run of no length.
+    /// `count` a second of the loaded span; `None` for a span of no length.
     pub fn per_second(&self, count: u64) -> Option<f64> {
-        (self.span_ns > 0).then(|| count as f64 / (self.span_ns as f64 / 1e9))
+        (self.loaded.span_ns > 0).then(|| count as f64 / (self.loaded.span_ns as f64 / 1e9))
+    }
+
+    /// Share of the counted requests that finished; `None` without requests.
+    pub fn finished_share(&self) -> Option<f64> {
+        (self.counts.requests > 0).then(|| self.counts.finished as f64 / self.counts.requests as f64)
     }
 
     /// Share of prompt tokens found in caches; `None` without any prompt.
@@ -201,7 +232,40 @@ fn ended(r: &RequestRecord) -> bool {
     r.done.is_some() && r.first_token.is_some()
 }
 
-fn counts(records: &[RequestRecord]) -> Counts {
+/// From when to when scheduled requests count.
+fn window(run: &ArmRun) -> (Time, Time) {
+    let last = run.records.iter().map(|r| r.scheduled).max().unwrap_or_default();
+    let cool_down = Span::from_secs(run.measure.cool_down_s);
+    (Time::ZERO + Span::from_secs(run.measure.warm_up_s), Time(last.0.saturating_sub(cool_down.0)))
+}
+
+fn loaded(run: &ArmRun, counted: &[&RequestRecord], from: Time, to: Time) -> Loaded {
+    let first = counted.iter().map(|r| r.scheduled).min().unwrap_or(from).max(from);
+    let good = counted.iter().filter(|r| run.measure.slo.is_met_by(r)).count() as u64;
+    let slo = run.measure.slo.words();
+    let done =
+        |r: &&RequestRecord| r.status == Status::Finished && r.done.get().is_some_and(|at| (first..=to).contains(&at));
+    // Of a single arrival, or of a handful that all end after the last one, the whole run is the span.
+    let within: Vec<&RequestRecord> = run.records.iter().filter(done).collect();
+    let span = Span(to.0.saturating_sub(first.0));
+    if span == Span::ZERO || within.is_empty() {
+        let c = counts(counted);
+        return Loaded { span_ns: run.span.0, finished: c.finished, output_tokens: c.output_tokens, good, slo };
+    }
+    let output_tokens = within.iter().map(|r| u64::from(r.output_tokens)).sum();
+    Loaded { span_ns: span.0, finished: within.len() as u64, output_tokens, good, slo }
+}
+
+fn reasons(records: &[&RequestRecord]) -> BTreeMap<String, u64> {
+    let mut reasons = BTreeMap::new();
+    for r in records.iter().filter(|r| r.status != Status::Finished) {
+        let reason = r.reason.map_or_else(|| r.status.as_str(), EndReason::as_str);
+        *reasons.entry(reason.to_owned()).or_default() += 1;
+    }
+    reasons
+}
+
+fn counts(records: &[&RequestRecord]) -> Counts {
     let mut c = Counts { requests: records.len() as u64, ..Counts::default() };
     for r in records {
         if r.done.is_none() {
@@ -232,7 +296,7 @@ fn queue_wait(r: &RequestRecord) -> Option<Span> {
     Some((r.dispatched.get()? - r.arrived.get()?) + (r.prefill.get()? - r.accepted.get()?))
 }
 
-fn prediction(records: &[RequestRecord]) -> Prediction {
+fn prediction(records: &[&RequestRecord]) -> Prediction {
     let mut p = Prediction::default();
     let mut errors = Vec::new();
     for r in records.iter().filter(|r| r.engine_first.is_some()) {
@@ -251,9 +315,9 @@ fn prediction(records: &[RequestRecord]) -> Prediction {
     p
 }
 
-fn per_replica(run: &ArmRun) -> Vec<u64> {
+fn per_replica(run: &ArmRun, counted: &[&RequestRecord]) -> Vec<u64> {
     let mut share = vec![0; run.names.replicas.len()];
-    for r in &run.records {
+    for r in counted {
         if let Some(n) = r.replica.get().and_then(|i| share.get_mut(usize::from(i))) {
             *n += 1;
         }
@@ -261,9 +325,9 @@ fn per_replica(run: &ArmRun) -> Vec<u64> {
     share
 }
 
-fn origins(run: &ArmRun) -> Vec<OriginTtft> {
+fn origins(run: &ArmRun, counted: &[&RequestRecord]) -> Vec<OriginTtft> {
     let mut by_origin: BTreeMap<Option<u16>, Vec<Span>> = BTreeMap::new();
-    for r in &run.records {
+    for r in counted {
         if let Some(ttft) = r.ttft() {
             by_origin.entry(r.origin.get()).or_default().push(ttft);
         }

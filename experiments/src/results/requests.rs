@@ -3,12 +3,13 @@
 use super::{ArmRun, Names};
 use gorgo_core::csv::{text_cell, text_of_cell};
 use gorgo_core::record::{RequestRecord, Status};
+use gorgo_core::router::EndReason;
 use gorgo_core::{MaybeIndex, MaybeTime, Time};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 
 /// The columns. Instants are ms since the start of the run, empty when not reached.
-const COLUMNS: [&str; 33] = [
+const COLUMNS: [&str; 34] = [
     "arm",
     "policy",
     "topology",
@@ -42,6 +43,7 @@ const COLUMNS: [&str; 33] = [
     "router_ttft_ms",
     "e2e_ms",
     "tpot_ms",
+    "reason",
 ];
 
 /// Rows of one arm and seed, read back.
@@ -94,6 +96,7 @@ pub(super) fn write(out: impl Write, run: &ArmRun, header: bool) -> std::io::Res
             csv.write_field(span.map_or_else(String::new, |s| ms(s.0)))?;
         }
         csv.write_field(r.tpot_ms().map_or_else(String::new, |v| format!("{v:.6}")))?;
+        csv.write_field(r.reason.map_or("", EndReason::as_str))?;
         csv.write_record(None::<&[u8]>)?;
     }
     csv.flush()
@@ -121,14 +124,14 @@ fn ms(ns: u64) -> String {
 }
 
 /// Reads rows, arms and seeds in order of first appearance, at most `limit` rows of each; `known` names keep their
-/// places. The header may come again (joined files) and may lack the last four columns, which follow from the others.
+/// places. The header may come again (joined files) and may lack the last five columns, which are not read.
 ///
 /// # Errors
 /// One sentence that names the line, the column and the value; the caller names the file.
 pub(super) fn read(input: impl Read, known: &Names, limit: usize) -> Result<Vec<ArmRows>, String> {
     let mut csv = csv::ReaderBuilder::new().flexible(true).from_reader(input);
     let header = csv.headers().map_err(|e| format!("is not CSV: {e}"))?.clone();
-    let needed = COLUMNS.len() - 4;
+    let needed = COLUMNS.len() - 5;
     if header.iter().take(needed).ne(COLUMNS[..needed].iter().copied()) {
         return Err(format!("has other columns than requests.csv (`{}` ...)", COLUMNS[..5].join(",")));
     }
@@ -227,6 +230,7 @@ impl Cells<'_> {
             router: self.index(8, &mut names.routers)?,
             replica: self.name(9, &mut names.replicas)?,
             status,
+            reason: None,
             attempts: self.number(11)?,
             hops: self.number(12)?,
             prompt_tokens: self.number(13)?,

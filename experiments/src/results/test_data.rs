@@ -49,6 +49,7 @@ pub(crate) fn run(arm: &str, seed: u64, n: u64) -> ArmRun {
             router: origin,
             replica: replica.into(),
             status: if finished { Status::Finished } else { Status::Cancelled },
+            reason: None,
             attempts: 1,
             hops: u8::from(replica != origin),
             prompt_tokens,
@@ -73,6 +74,7 @@ pub(crate) fn run(arm: &str, seed: u64, n: u64) -> ArmRun {
     samples.sort_by_key(|s| s.at);
     let last = records.iter().filter_map(|r| r.done.get()).max().unwrap_or(Time::ZERO);
     ArmRun {
+        measure: Default::default(),
         arm: arm.to_owned(),
         baseline: String::new(),
         policy: if gorgo { "gorgo" } else { "least-load" }.to_owned(),

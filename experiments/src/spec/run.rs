@@ -2,6 +2,7 @@
 
 use super::WorkloadSpec;
 use super::live::LiveSpec;
+use super::measure::MeasureSpec;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};
 use gorgo_core::router::RouterConfig;
@@ -165,6 +166,9 @@ pub struct RunSpec {
     /// A run fails if requests are left this long after the last arrival, s.
     #[serde(default = "default_drain_limit")]
     pub drain_limit_s: f64,
+    /// Which requests count, and the objective of goodput.
+    #[serde(default)]
+    pub measure: MeasureSpec,
     /// Servers of live runs.
     #[serde(default)]
     pub live: LiveSpec,
@@ -232,6 +236,7 @@ impl RunSpec {
 
     /// Simulated and live runs use these settings: what one of them refuses, the other refuses, too.
     fn check_ranges(&self) -> Result<(), OutOfRange> {
+        self.measure.check_ranges()?;
         self.network.check().map_err(|e| e.within("network"))?;
         self.router.check().map_err(|e| e.within("router"))?;
         let signals = &self.signals;

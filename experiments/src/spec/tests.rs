@@ -152,6 +152,9 @@ fn periods_and_durations_that_no_clock_can_keep_are_refused_by_key() {
         "router.queue_timeout_ms",
         "router.gates.slow_start_ms",
         "router.breaker.open_ms",
+        "measure.warm_up_s",
+        "measure.cool_down_s",
+        "measure.slo.ttft_ms",
     ] {
         for value in ["-1.0", "nan", "inf", "1e300"] {
             let message = error("", &[&format!("{key}={value}")], &[]);

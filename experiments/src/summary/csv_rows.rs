@@ -58,6 +58,10 @@ fn cells(arm: &ArmSummary) -> Cells {
     ] {
         spread(&mut cells, name, latency.as_ref());
     }
+    cells.push(("reasons".to_owned(), arm.reasons_in_words()));
+    estimate(&mut cells, "finished_share", arm.finished_share);
+    cells.push(("slo".to_owned(), arm.slo.clone().unwrap_or_default()));
+    estimate(&mut cells, "goodput_per_second", arm.goodput_per_second);
     estimate(&mut cells, "requests_per_second", arm.requests_per_second);
     estimate(&mut cells, "output_tokens_per_second", arm.output_tokens_per_second);
     estimate(&mut cells, "hit_rate", arm.hit_rate);

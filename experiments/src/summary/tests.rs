@@ -111,3 +111,24 @@ fn short_names_keep_what_tells_arms_apart() {
     assert_eq!(short_names(&["gorgo a=1", "x"]), ["gorgo a=1", "x"], "one long name shares nothing");
     assert!(short_names(&[]).is_empty());
 }
+
+#[test]
+fn an_arm_that_drops_requests_is_never_called_better() {
+    let mut points = crate::results::test_data::points(&["patient", "gorgo"], 3, 200);
+    for point in points.iter_mut().filter(|p| p.arm == "gorgo") {
+        point.counts.finished /= 2;
+        point.loaded.good /= 2;
+        point.reasons.insert("deadline".to_owned(), 90);
+    }
+    let arms = summarize(&points);
+    let sentence = unequal(&arms).unwrap();
+    assert!(sentence.contains("gorgo leaves") && sentence.contains("270 deadline"), "{sentence}");
+    assert_eq!(by_goodput(&arms)[0].arm, "patient");
+    let table = crate::table::comparison(&arms);
+    assert!(table.contains("unequal shares") && !table.contains("better"), "{table}");
+    let page = crate::report::html(&crate::results::test_data::results(points)).unwrap();
+    assert!(page.contains("unequal shares") && page.contains("Most goodput: <strong>patient</strong>"));
+    assert!(!page.contains("Lowest mean time to first token"));
+    let fair = summarize(&crate::results::test_data::points(&["least-load", "gorgo"], 3, 200));
+    assert_eq!(unequal(&fair), None);
+}

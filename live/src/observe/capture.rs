@@ -162,6 +162,7 @@ pub(crate) fn record(row: &RequestEntry, request: u64) -> RequestRecord {
         router: 0,
         replica: row.replica.as_ref().map(|replica| replica.slot).into(),
         status: row.end.status(),
+        reason: Some(row.end),
         attempts: row.attempts,
         hops: row.hops,
         prompt_tokens: row.counted_tokens.unwrap_or(row.prompt_tokens),

@@ -255,11 +255,16 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             return;
         }
         let at = self.now + self.to_user(key, message::USER_DONE);
-        let record = &mut self.records[key.index() as usize];
-        let status = reason.status();
-        record.status = status;
         // Jitter must not let the last token overtake the first.
-        let done = record.first_token.get().map_or(at, |first| at.max(first));
+        let first = self.records[key.index() as usize].first_token.get();
+        self.records[key.index() as usize].reason = Some(reason);
+        self.ended(key, first.map_or(at, |first| at.max(first)), reason.status());
+    }
+
+    /// A request ends for its user.
+    fn ended(&mut self, key: Key, done: Time, status: Status) {
+        let record = &mut self.records[key.index() as usize];
+        record.status = status;
         record.done = done.into();
         if status != Status::Finished {
             record.output_tokens = 0;
@@ -274,10 +279,19 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
 
     /// The user leaves if there is no first token yet.
     pub(super) fn patience_over(&mut self, key: Key) {
-        let record = &self.records[key.index() as usize];
-        if record.done.is_none() && record.router_first.is_none() && record.arrived.is_some() {
-            let router = record.router;
+        let record = &mut self.records[key.index() as usize];
+        if record.done.is_some() || record.first_token.get().is_some_and(|at| at <= self.now) {
+            return;
+        }
+        // A first token that is still on its way finds nobody.
+        record.first_token = MaybeTime::NONE;
+        let router = record.router;
+        if record.arrived.is_some() {
             self.handle(router, RequestEvent::ClientGone { id: RequestId(key.0) });
+        } else {
+            // On its way to the router: the connection is closed before the request is read.
+            record.reason = Some(EndReason::ClientGone);
+            self.ended(key, self.now, Status::Cancelled);
         }
     }
 }

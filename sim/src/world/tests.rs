@@ -308,6 +308,24 @@ fn an_impatient_user_leaves_and_frees_the_engine() {
 }
 
 #[test]
+fn less_patience_never_leaves_fewer_requests_undone() {
+    let undone = |ms: f64| {
+        let mut config = world(&TWO, Topology::Proxy { site: 0 });
+        config.patience_ms = Some(ms);
+        let trace: Vec<_> = (0..60).map(|i| request(i as f64 * 20.0, i, 1_500, 30, SAN_FRANCISCO)).collect();
+        let out = go(&config, "gorgo", &trace);
+        let left = |r: &&RequestRecord| r.status == Status::Cancelled && r.first_token.is_none();
+        let left = out.records.iter().filter(left).count();
+        assert_eq!(finished(&out) + left, 60);
+        assert!(out.records.iter().filter_map(RequestRecord::ttft).all(|ttft| ttft.ms() <= ms), "nobody waited longer");
+        left
+    };
+    let undone: Vec<usize> = [1.0, 20.0, 80.0, 200.0, 1_000.0, 100_000.0].map(undone).to_vec();
+    assert_eq!(undone[0], 60, "they leave while the request is on its way to the router");
+    assert!(undone.is_sorted_by(|a, b| a >= b) && undone[5] == 0, "{undone:?}");
+}
+
+#[test]
 fn drained_replicas_get_nothing_new() {
     let mut config = world(&TWO, Topology::Edge);
     let fault = |at, kind| Fault { at: Time::from_ms(at), replica: 1, kind };

@@ -4,7 +4,7 @@ use anyhow::Context;
 use gorgo_benchmark::load::run::Run;
 use gorgo_benchmark::load::{Bench, Report, files};
 use gorgo_experiments::report::bench_html;
-use gorgo_experiments::results::{ArmRun, Names, ResultFolder, Rows, measured};
+use gorgo_experiments::results::{ArmRun, Names, ResultFolder, Rows, measured, own_files};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -20,7 +20,8 @@ pub(super) fn write(dir: &Path, bench: &Bench, runs: &[Run], report: &Report) ->
     };
     // First, since it refuses a folder that holds something else.
     let spec = format!(
-        "# gorgo bench\n{}\n",
+        "{}\n{}\n",
+        own_files::BENCH_HEAD,
         toml::to_string(&toml::Table::from_iter([
             ("command".to_owned(), toml::Value::String(report.metadata.command.clone())),
             ("data".to_owned(), toml::Value::String(report.metadata.data.clone())),

@@ -33,6 +33,7 @@ fn records(n: u64, seed: u64) -> Vec<RequestRecord> {
                 router: (request % 2) as u16,
                 replica: dispatched.get().map(|_| (request % 3) as u16).into(),
                 status: if reached == 8 { Status::Finished } else { Status::Failed },
+                reason: None,
                 attempts: 1,
                 hops: 0,
                 prompt_tokens: 100,

@@ -14,7 +14,7 @@ fn ends_are_counted_once_each_and_a_request_without_an_end_is_lost() {
         r.attempts = 3;
     }
     run.records[5].done = MaybeTime::NONE;
-    let c = counts(&run.records);
+    let c = counts(&run.records.iter().collect::<Vec<_>>());
     assert_eq!((c.requests, c.rejected, c.timed_out, c.failed, c.cancelled, c.finished, c.lost), (6, 1, 1, 1, 1, 1, 1));
     assert_eq!((c.forwarded - u64::from(run.records[5].hops > 0), c.retries), (5, 10));
     let latency = Point::of(0, &run).latency;
@@ -41,7 +41,7 @@ fn expectation_errors_are_signed_and_absolute() {
         r.dispatched = Time(1000).into();
         r.router_first = Time(1000 + actual_ns).into();
     }
-    let p = prediction(&run.records);
+    let p = prediction(&run.records.iter().collect::<Vec<_>>());
     assert_eq!((p.cache_samples, p.cache_abs_tokens, p.cache_signed_tokens), (2, 40, -40));
     assert_eq!((p.ttft_abs.mean_ms(), p.ttft_signed_ns), (Some(1.75), 500_000));
 }
@@ -85,4 +85,36 @@ fn keys_tell_arms_and_seeds_apart() {
     assert_ne!(Point::key("a:1", 2), Point::key("a", 12));
     assert_ne!(Point::key("a", 1), Point::key("a", 2));
     assert_eq!(Point::key("a", 1).len(), 16);
+}
+
+#[test]
+fn only_counted_requests_make_figures_and_goodput_asks_for_the_objective() {
+    let mut run = run("gorgo", 1, 400);
+    let whole = Point::of(0, &run);
+    let last = run.records.iter().map(|r| r.scheduled).max().unwrap();
+    run.measure.warm_up_s = 10.0;
+    run.measure.cool_down_s = 5.0;
+    run.measure.slo = crate::spec::measure::Slo { ttft_ms: Some(120.0), ..Default::default() };
+    let part = Point::of(0, &run);
+    let counted = |r: &&RequestRecord| r.scheduled.secs() >= 10.0 && r.scheduled + Span::from_secs(5.0) <= last;
+    let expected: Vec<&RequestRecord> = run.records.iter().filter(counted).collect();
+    assert!(expected.len() < 390 && part.counts.requests == expected.len() as u64, "{}", part.counts.requests);
+    let good = |r: &&&RequestRecord| r.status == Status::Finished && r.ttft().unwrap().ms() <= 120.0;
+    let good = expected.iter().filter(good).count() as u64;
+    assert!(good > 0 && good < part.counts.finished && part.loaded.good == good);
+    assert_eq!((whole.loaded.good, whole.loaded.slo), (whole.counts.finished, None));
+    assert_eq!(part.loaded.slo.as_deref(), Some("TTFT <= 120 ms"));
+    let span = part.loaded.span_ns as f64 / 1e9;
+    assert!(span < last.secs() - 14.0, "the rate is over the loaded span: {span}");
+}
+
+#[test]
+fn requests_that_did_not_finish_carry_their_reason() {
+    let mut run = run("gorgo", 1, 50);
+    for r in &mut run.records[..3] {
+        (r.status, r.reason) = (Status::TimedOut, Some(EndReason::Deadline));
+    }
+    let point = Point::of(0, &run);
+    assert_eq!(point.reasons[EndReason::Deadline.as_str()], 3);
+    assert_eq!(point.reasons.values().sum::<u64>(), point.counts.requests - point.counts.finished);
 }
