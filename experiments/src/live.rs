@@ -13,6 +13,7 @@ use crate::build::Built;
 use crate::results::{ArmRun, measured};
 use crate::spec::PlannedArm;
 use deployment::LiveDeployment;
+use gorgo_benchmark::load::client::served_models;
 use gorgo_benchmark::load::source::{Output, SourceOptions};
 use gorgo_benchmark::load::{Bench, Limits, Profile, Progress};
 use gorgo_core::request::TraceRequest;
@@ -81,6 +82,15 @@ async fn send_load(
     let (world, live) = (&built.world, &arm.spec.live);
     // An emulated engine ends at the recorded length by itself; a real one is asked for exactly that length.
     let output = if live.nodes.is_empty() { Output::Recorded } else { Output::Exact };
+    let (key, tls) = (servers::key(live.router_key_env.as_deref())?, servers::trust(&deployment.targets)?);
+    let model = match (&live.model, deployment.targets.first()) {
+        // Routers refuse models that no replica serves: ask for one that is served.
+        (named, Some(target)) if named.is_empty() => {
+            let models = served_models(target, key.as_deref(), tls.as_ref()).await;
+            models.map_err(LiveError::Load)?.into_iter().next().unwrap_or_default()
+        }
+        (named, _) => named.clone(),
+    };
     let bench = Bench {
         rows: requests.to_vec().into(),
         targets: deployment.targets.clone().into(),
@@ -89,15 +99,15 @@ async fn send_load(
             Client::Bounded { workers } => Profile::Concurrent(workers),
         },
         limits: Limits { duration_s: None, max_requests: Some(requests.len()) },
-        source: SourceOptions { output, salt: seed, model: live.model.clone(), ..SourceOptions::default() },
+        source: SourceOptions { output, salt: seed, model, ..SourceOptions::default() },
         seed,
         warmup_s: 0.0,
         timeout_s: world.patience_ms.map_or(3_600.0, |ms| ms / 1e3),
         drain_s: world.drain_limit_s,
         max_in_flight: 100_000,
         user_rtt: true,
-        key: servers::key(live.router_key_env.as_deref())?,
-        tls: servers::trust(&deployment.targets)?,
+        key,
+        tls,
     };
     let begun = Instant::now();
     let faults = deployment.faults(&built, begun);
