@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::OpenOptions;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,9 @@ pub(crate) struct StopArgs {
     #[arg(long)]
     wait: Option<u64>,
 }
+
+/// The pid file's second line once a router was told to stop.
+const STOPPING: &str = "stopping";
 
 /// Stops a router on this machine and returns when its process has ended.
 pub(super) fn run(args: &StopArgs, address: &RouterAddress, kind: &str) -> anyhow::Result<()> {
@@ -41,6 +44,10 @@ pub(super) fn run(args: &StopArgs, address: &RouterAddress, kind: &str) -> anyho
         .take(64)
         .read_to_string(&mut text)
         .with_context(|| format!("cannot read the pid file `{shown}`"))?;
+    let (text, is_stopping) = match text.trim().split_once('\n') {
+        Some((first, STOPPING)) => (first.to_owned(), true),
+        _ => (text, false),
+    };
     let pid = text.trim().parse().ok().filter(|&pid| pid > 1).and_then(Pid::from_raw);
     let Some(pid) = pid else {
         bail!("`{shown}` holds no process id (`{}`); name the right file with --pid-file", text.trim())
@@ -52,9 +59,15 @@ pub(super) fn run(args: &StopArgs, address: &RouterAddress, kind: &str) -> anyho
             "no router runs behind `{shown}`: {number} has ended, or is another program now; the stale file is removed"
         );
     }
-    let signal = if args.force { Signal::KILL } else { Signal::TERM };
-    kill_process(pid, signal)
-        .with_context(|| format!("cannot stop process {number}; run this command as the user who started it"))?;
+    // A second SIGTERM would end the open requests that the first lets finish.
+    if args.force || !is_stopping {
+        let signal = if args.force { Signal::KILL } else { Signal::TERM };
+        kill_process(pid, signal)
+            .with_context(|| format!("cannot stop process {number}; run this command as the user who started it"))?;
+        if let Ok(mut file) = pid_file::open(&path, OpenOptions::new().append(true)) {
+            let _ = writeln!(file, "{STOPPING}"); // without it the next `stop` signals again
+        }
+    }
     let began = Instant::now();
     let mut noted = false;
     while !pid_file::has_ended(&file)? {
