@@ -1,9 +1,15 @@
 //! Plots as SVG and as PNG of twice the size. The font is embedded, so they are the same on every machine.
 //!
+//! A line or bar is an arm by its name, with one colour and line style in all pictures; arms under different loads lie
+//! in panels of their own. What a picture leaves out is said in it.
+//!
 //! Reading order: [`figures`] (which plots a set of results calls for) → `sheet` (a list of shapes and how it becomes
-//! SVG or PNG) → `frame` (axes, ticks, legend) → `latency`, `balance`, `sweep` (the plots themselves).
+//! SVG or PNG) → `frame` (axes, ticks, legend) → `arms` (which arm has which colour, and what is left out) → `latency`,
+//! `balance`, `sweep` (the plots themselves); `charts` (the same lines as data for the page).
 
+mod arms;
 mod balance;
+pub mod charts;
 mod frame;
 mod latency;
 mod sheet;
@@ -11,10 +17,12 @@ mod sweep;
 
 use crate::results::{ResultError, Results};
 use crate::stats::Digest;
+use crate::summary::loads::{Load, loads};
+use arms::Styles;
 use sheet::Sheet;
 
-/// Lines or groups of bars in one plot: more cannot be distinguished.
-const MAX_ARMS: usize = 12;
+/// Loads with pictures; a sweep of more is read in its lines or heat map.
+const MAX_LOADS: usize = 24;
 
 /// File format of a plot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +50,7 @@ pub struct Figure {
     /// What the plot shows and how it was computed.
     pub caption: String,
     sheet: Sheet,
+    charted: bool,
 }
 
 impl Figure {
@@ -64,41 +73,76 @@ impl Figure {
         self.sheet.svg().map_err(|why| self.failed(why))
     }
 
+    /// Whether [`charts`] hold the same lines.
+    pub(crate) fn has_chart(&self) -> bool {
+        self.charted
+    }
+
     fn failed(&self, why: String) -> ResultError {
         ResultError::Plot { name: self.name.clone(), why }
     }
 }
 
+/// A kind of plot with a panel a load: name, loads of one picture, caption, how it is drawn.
+struct Kind {
+    name: &'static str,
+    loads: usize,
+    caption: &'static str,
+    draw: fn(&[Load<'_>], &Results, &Styles) -> Option<Sheet>,
+}
+
+const KINDS: [Kind; 5] = [
+    Kind {
+        name: "ttft-cdf",
+        loads: 4,
+        caption: "Share of requests whose first token reached the user within the time; all seeds together.",
+        draw: |loads, results, styles| latency::cdf(loads, &results.points, styles),
+    },
+    Kind {
+        name: "ttft",
+        loads: 4,
+        caption: "Percentiles of time to first token: mean over seeds, whiskers are 95 % intervals.",
+        draw: |loads, _, styles| latency::bars(loads, styles, "Time to first token", "TTFT (ms)", |arm| arm.ttft_ms),
+    },
+    Kind {
+        name: "e2e",
+        loads: 4,
+        caption: "Percentiles of end-to-end latency: mean over seeds, whiskers are 95 % intervals.",
+        draw: |loads, _, styles| latency::bars(loads, styles, "End-to-end latency", "E2E (ms)", |arm| arm.e2e_ms),
+    },
+    Kind {
+        name: "share",
+        loads: 4,
+        caption: "Requests by replica that answered, all seeds together.",
+        draw: |loads, _, _| balance::shares(loads),
+    },
+    Kind {
+        name: "queues",
+        loads: 1,
+        caption: "Requests waiting in each replica's engine and at the fullest router over time, first seed of each arm; neighbouring instants are drawn at their largest value.",
+        draw: |loads, results, _| balance::queues(loads, &results.points),
+    },
+];
+
 /// The plots of `results` in the order of the report; plots without data are left out.
 pub fn figures(results: &Results) -> Vec<Figure> {
-    let arms = &results.summary[..results.summary.len().min(MAX_ARMS)];
-    let cut = if arms.len() < results.summary.len() {
-        format!(" The first {} of {} arms.", arms.len(), results.summary.len())
+    let styles = Styles::of(&results.summary);
+    let mut figures = sweep::figures(&results.summary, &styles);
+    let all = loads(&results.summary);
+    let shown = &all[..all.len().min(MAX_LOADS)];
+    let cut = if shown.len() < all.len() {
+        format!(" The first {} of {} loads; all are in the tables.", shown.len(), all.len())
     } else {
         String::new()
     };
-    let mut figures = sweep::figures(&results.summary);
-    let sheets = [
-        (
-            "ttft-cdf",
-            latency::cdf(arms, &results.points),
-            "Share of requests whose first token reached the user within the time; all seeds together.",
-        ),
-        (
-            "latency",
-            latency::bars(arms),
-            "Percentiles of time to first token and of end-to-end latency: mean over seeds, whiskers are 95 % intervals.",
-        ),
-        ("share", balance::shares(arms), "Requests by replica that answered, all seeds together."),
-        (
-            "queues",
-            balance::queues(arms, &results.points),
-            "Requests waiting in each replica's engine and at the fullest router over time, first seed of each arm; neighbouring instants are drawn at their largest value.",
-        ),
-    ];
-    for (name, sheet, caption) in sheets {
-        if let Some(sheet) = sheet {
-            figures.push(Figure { name: name.to_owned(), caption: format!("{caption}{cut}"), sheet });
+    for kind in &KINDS {
+        for (i, loads) in shown.chunks(kind.loads).enumerate() {
+            let name = if i == 0 { kind.name.to_owned() } else { format!("{}-{}", kind.name, i + 1) };
+            let sheet = (kind.draw)(loads, results, &styles);
+            // Loads with too many arms for a chart keep their picture.
+            let charted = kind.name == "ttft-cdf" && loads.iter().all(|load| load.arms.len() <= sheet::DISTINCT);
+            let caption = format!("{}{cut}", kind.caption);
+            figures.extend(sheet.map(|sheet| Figure { name, caption, sheet, charted }));
         }
     }
     figures
@@ -106,9 +150,9 @@ pub fn figures(results: &Results) -> Vec<Figure> {
 
 /// The distribution of the time to first token for each (label, samples); `None` without samples.
 pub fn ttft_distribution(samples: &[(String, Digest)]) -> Option<Figure> {
-    let sheet = latency::cdf_of(&samples[..samples.len().min(MAX_ARMS)])?;
+    let sheet = latency::cdf_of(samples)?;
     let caption = "Share of requests whose first token reached the user within the time.".to_owned();
-    Some(Figure { name: "ttft-cdf".to_owned(), caption, sheet })
+    Some(Figure { name: "ttft-cdf".to_owned(), caption, sheet, charted: false })
 }
 
 #[cfg(test)]

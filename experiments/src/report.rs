@@ -1,15 +1,21 @@
-//! `report.html`: one self-contained page without scripts and external requests, light or dark as the reader's system
-//! is set, usable on a phone. `bench` makes `benchmarks.html`, the page of `gorgo bench`, from the same parts.
+//! `report.html`: one self-contained page, light or dark as the reader's system is set, usable on a phone. It asks for
+//! nothing elsewhere; its one script is embedded and named by its hash, so that no other can run. Without scripts the page
+//! shows the same tables and pictures.
+//!
+//! `html` (the frame, tables, figures), `sections` (the parts of the page), `tables` (their tables). `bench` makes
+//! `benchmarks.html`, the page of `gorgo bench`, from the same parts.
 
 mod bench;
 mod html;
+mod sections;
 mod tables;
 
 pub use bench::html as bench_html;
 
-use crate::plot;
+use crate::markup::escape;
 use crate::results::{ResultError, Results};
-use html::escape;
+use crate::summary::loads::loads;
+use html::Section;
 use std::fmt::Write;
 
 /// Arms in the tables of the page; a larger sweep is read in its plots and `summary.csv`.
@@ -20,96 +26,82 @@ const MAX_ARMS: usize = 100;
 /// # Errors
 /// When a plot cannot be drawn.
 pub fn html(results: &Results) -> Result<String, ResultError> {
-    let mut page = lead(results);
     let arms = &results.summary[..results.summary.len().min(MAX_ARMS)];
-    page.push_str("<h2>Comparison</h2>\n");
-    page.push_str(&tables::comparison(arms));
-    if arms.len() < results.summary.len() {
-        let all = results.summary.len();
-        let _ = writeln!(page, "<p>The first {MAX_ARMS} of {all} arms; all are in summary.csv.</p>");
-    }
-    let figures = plot::figures(results);
-    if !figures.is_empty() {
-        page.push_str("<h2>Plots</h2>\n");
-    }
-    for figure in figures {
-        page.push_str(&html::figure(&figure)?);
-    }
-    page.push_str("<h2>Latency</h2>\n");
-    page.push_str(&tables::latency(arms));
-    page.push_str("<h2>Against the baseline</h2>\n");
-    page.push_str(&tables::against(arms));
-    page.push_str("<h2>Ends, throughput and balance</h2>\n");
-    page.push_str(&tables::ends(arms));
-    page.push_str("<h2>What the router expected and what came</h2>\n");
-    page.push_str(&tables::prediction(arms));
-    page.push_str("<h2>Time to first token by origin</h2>\n");
-    page.push_str(&tables::origins(&results.points));
-    page.push_str("<h2>Runs</h2>\n");
-    page.push_str(&tables::runs(&results.points));
-    page.push_str("<h2>How the figures are made</h2>\n");
-    page.push_str(include_str!("report/method.html"));
-    page.push_str("<h2>Experiment</h2>\n<p>Resolved, with seeds and version.</p>\n<pre class=\"scroll\">");
-    page.push_str(&escape(&results.spec));
-    page.push_str("</pre>\n");
-    Ok(html::page(&title(&results.spec), &page))
+    let cut = if arms.len() < results.summary.len() {
+        format!("<p>The first {MAX_ARMS} of {} arms; all are in summary.csv.</p>\n", results.summary.len())
+    } else {
+        String::new()
+    };
+    let of_arms = |table: String| table + &cut;
+    let (main, queues) = sections::plots(results)?;
+    let mut parts = vec![
+        Section::open("Verdict", sections::verdict(results)),
+        Section::open("Comparison", of_arms(tables::comparison(arms))),
+    ];
+    parts.extend(sections::best(results).map(|best| Section::open("Ten best", best)));
+    parts.push(Section::open("Plots", main));
+    parts.extend([
+        Section::closed("Queues over time", queues),
+        Section::closed("Latency", of_arms(tables::latency(arms))),
+        Section::closed("Against the baseline", of_arms(tables::against(arms))),
+        Section::closed("Ends, throughput and balance", of_arms(tables::ends(arms))),
+        Section::closed("What the router expected and what came", of_arms(tables::prediction(arms))),
+        Section::closed("Time to first token by origin", tables::origins(&results.points)),
+        Section::closed("Runs", tables::runs(&results.points)),
+        Section::closed("How the figures are made", include_str!("report/method.html").to_owned()),
+        Section::closed(
+            "Experiment",
+            format!(
+                "<p>Resolved, with seeds and version.</p>\n<pre class=\"scroll\">{}</pre>\n",
+                escape(&results.spec)
+            ),
+        ),
+    ]);
+    parts.retain(|part| !part.is_empty());
+    Ok(html::page(&text_of(&results.spec, "title"), &lead(results), &parts))
 }
 
-/// The `title` or `name` in the experiment's file.
-fn title(spec: &str) -> String {
+/// A text of the experiment's file; for `title` also its `name`, and a word if it has none.
+fn text_of(spec: &str, key: &str) -> String {
     let table: toml::Table = spec.parse().unwrap_or_default();
     let value = |key: &str| table.get(key).and_then(toml::Value::as_str).filter(|text| !text.is_empty());
-    let name = value("title").or_else(|| value("name")).unwrap_or("Experiment");
-    name.chars().take(120).collect()
+    let text = match key {
+        "title" => value("title").or_else(|| value("name")).unwrap_or("Experiment"),
+        other => value(other).unwrap_or_default(),
+    };
+    text.chars().take(500).collect()
 }
 
-/// The opening paragraph: how much was run, whether all requests ended, which arm was best.
+/// The opening paragraphs: question, expectation, how much was run, how many requests did not finish.
 fn lead(results: &Results) -> String {
     let arms = &results.summary;
-    let requests: u64 = arms.iter().map(|a| a.counts.requests).sum();
-    let lost: u64 = arms.iter().map(|a| a.counts.lost).sum();
+    let mut text = String::new();
+    for (name, key) in [("Question", "question"), ("Expected", "expect")] {
+        let said = text_of(&results.spec, key);
+        if !said.is_empty() {
+            let _ = writeln!(text, "<p><b>{name}:</b> {}</p>", escape(&said));
+        }
+    }
+    let sum = |count: fn(&crate::summary::ArmSummary) -> u64| arms.iter().map(count).sum::<u64>();
+    let (requests, finished, lost) = (sum(|a| a.counts.requests), sum(|a| a.counts.finished), sum(|a| a.counts.lost));
     let seeds = arms.iter().map(|a| a.seeds.len()).max().unwrap_or(0);
     let plural = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
-    let mut text = format!(
-        "<p class=\"lead\">{} with {}, {requests} requests in all",
-        plural(arms.len(), "arm"),
-        plural(seeds, "seed")
-    );
-    let _ = if lost == 0 {
-        write!(text, ", none lost.")
-    } else {
-        write!(text, ", <strong>{lost} without an end: this is a fault of the run</strong>.")
-    };
-    let lowest = |pick: fn(&crate::summary::Spread) -> f64| {
-        let known = arms.iter().filter_map(|a| Some((a.arm.as_str(), pick(a.ttft_ms.as_ref()?))));
-        known.min_by(|a, b| a.1.total_cmp(&b.1))
-    };
-    let unequal = crate::summary::unequal(arms);
-    if let Some(sentence) = &unequal {
-        let best = crate::summary::by_goodput(arms).into_iter().next();
-        let _ = write!(text, " <strong>{}</strong>.", escape(sentence));
-        if let Some((arm, rate)) = best.and_then(|arm| Some((arm, arm.goodput_per_second?))) {
-            let slo =
-                arm.slo.as_ref().map_or_else(|| "finished requests".to_owned(), |slo| format!("requests with {slo}"));
-            let _ = write!(
-                text,
-                " Most goodput: <strong>{}</strong> ({:.2} {} a second).",
-                escape(&arm.arm),
-                rate.value,
-                escape(&slo)
-            );
-        }
-    } else if let (Some((mean_arm, mean)), Some((tail_arm, tail))) = (lowest(|s| s.mean.value), lowest(|s| s.p99.value))
-    {
-        let _ = write!(
-            text,
-            " Lowest mean time to first token: <strong>{}</strong> ({} ms); lowest 99th percentile: <strong>{}</strong> ({} ms).",
-            escape(mean_arm),
-            crate::table::ms(mean),
-            escape(tail_arm),
-            crate::table::ms(tail)
-        );
+    let _ = write!(text, "<p class=\"lead\">{} ", plural(arms.len(), "arm"));
+    let all = loads(arms).len();
+    if all > 1 {
+        let _ = write!(text, "(one for each policy and load, {all} loads) ");
     }
+    let _ = write!(text, "with {}, {requests} requests in all", plural(seeds, "seed"));
+    let undone = requests.saturating_sub(finished + lost);
+    if undone > 0 {
+        let percent = 100.0 * undone as f64 / requests as f64;
+        let _ = write!(text, ", {undone} did not finish ({percent:.1} %: refused, timed out, failed or cancelled)");
+    }
+    text += &if lost == 0 {
+        ", none lost.".to_owned()
+    } else {
+        format!(", <strong>{lost} without an end: this is a fault of the run</strong>.")
+    };
     if let Some(gap) = results.gap() {
         let _ = write!(text, " <strong>{}</strong>.", escape(&gap));
     }

@@ -1,6 +1,8 @@
-//! Summary of each arm over its seeds; [`crate::stats`] defines the figures. `csv_rows` writes it as CSV.
+//! Summary of each arm over its seeds; [`crate::stats`] defines the figures. `csv_rows` writes it as CSV, `loads` takes the
+//! name of an arm apart.
 
 mod csv_rows;
+pub(crate) mod loads;
 
 pub use csv_rows::write_csv;
 

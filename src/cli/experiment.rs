@@ -9,7 +9,7 @@ use gorgo_experiments::results::{ResultFolder, Results, Rows};
 use gorgo_experiments::runner::{self, RunOptions};
 use gorgo_experiments::spec::Experiment;
 use gorgo_experiments::stats::PERCENTILES;
-use gorgo_experiments::table;
+use gorgo_experiments::{table, verdict};
 use progress::ProgressBar;
 use std::path::{Path, PathBuf};
 
@@ -114,6 +114,15 @@ pub(super) fn note_gap(results: &Results) {
     }
 }
 
+/// The best arm of each load and objective, as the report says it.
+pub(super) fn print_verdict(results: &Results) -> anyhow::Result<()> {
+    let lines = verdict::lines(&verdict::verdicts(&results.points));
+    if !lines.is_empty() {
+        print_line(format_args!("\n{lines}"))?;
+    }
+    Ok(())
+}
+
 fn print_results(experiment: &Experiment, results: &Results, dir: &Path, json: bool) -> anyhow::Result<()> {
     if json {
         print_line(serde_json::to_string_pretty(&results.summary)?)?;
@@ -126,6 +135,7 @@ fn print_results(experiment: &Experiment, results: &Results, dir: &Path, json: b
         print_line(&experiment.question)?;
     }
     print_line(format_args!("\n{}\n{PERCENTILES}", table::comparison(&results.summary)))?;
+    print_verdict(results)?;
     print_line(format_args!("\nresults in {}; open {} for plots", dir.display(), dir.join("report.html").display()))?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `gorgo merge`: shards of one experiment into one result folder.
 
-use super::experiment::note_gap;
+use super::experiment::{note_gap, print_verdict};
 use super::output::print_line;
 use clap::Args as ClapArgs;
 use gorgo_experiments::results::ResultFolder;
@@ -25,5 +25,6 @@ pub(super) fn run(args: &MergeArgs) -> anyhow::Result<()> {
     note_gap(&results);
     print_line(format_args!("{points} points copied into {}\n", args.dirs[0].display()))?;
     print_line(format_args!("{}\n{PERCENTILES}", table::comparison(&results.summary)))?;
+    print_verdict(&results)?;
     Ok(())
 }

@@ -2,14 +2,15 @@
 
 use super::sheet::{Anchor, GREY, GRID, INK, Paint, Sheet, shorten, text_width};
 
-/// Size of tick labels and legend.
-pub(in crate::plot) const SMALL: f64 = 12.0;
+/// Size of tick labels and legend: a letter of the SVG is 1.24 times smaller, and so 11.7 pixels where the page shows the
+/// plot in full width.
+pub(in crate::plot) const SMALL: f64 = 14.5;
 /// Size of axis titles.
-pub(in crate::plot) const MEDIUM: f64 = 13.0;
+pub(in crate::plot) const MEDIUM: f64 = 15.5;
 /// Size of plot titles.
-pub(in crate::plot) const LARGE: f64 = 16.0;
+pub(in crate::plot) const LARGE: f64 = 19.0;
 /// Width of every plot.
-pub(in crate::plot) const WIDTH: f64 = 860.0;
+pub(in crate::plot) const WIDTH: f64 = 960.0;
 /// Free edge around every plot.
 pub(in crate::plot) const EDGE: f64 = 18.0;
 
@@ -44,19 +45,7 @@ impl Axis {
     /// A logarithmic axis; `low` must be above 0.
     pub(in crate::plot) fn log(title: &str, low: f64, high: f64) -> Self {
         let high = if high > low { high } else { low * 2.0 };
-        let decades = (high / low).log10();
-        let marks: &[f64] = if decades < 3.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
-        let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
-        let mut ticks: Vec<f64> = (first..=last)
-            .flat_map(|e| marks.iter().map(move |m| m * 10f64.powi(e)))
-            .filter(|t| (low..=high).contains(t))
-            .collect();
-        if ticks.len() < 3 {
-            // Too narrow for 1, 2 and 5: even steps, which lie close to even on so short a piece.
-            let by = step((high - low) / 5.0);
-            let from = (low / by).ceil() as i64;
-            ticks = (from..).map(|i| i as f64 * by).take_while(|t| *t <= high).take(20).collect();
-        }
+        let ticks = log_ticks(low, high);
         Self { title: title.to_owned(), low, high, log: true, ticks }
     }
 
@@ -74,6 +63,32 @@ impl Axis {
         };
         part.clamp(0.0, 1.0)
     }
+}
+
+/// Round values within `low..=high` for a logarithmic axis: at least three, however narrow the range.
+fn log_ticks(low: f64, high: f64) -> Vec<f64> {
+    let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
+    let of = |marks: &[f64]| -> Vec<f64> {
+        let all = (first..=last).flat_map(|e| marks.iter().map(move |m| m * 10f64.powi(e)));
+        all.filter(|t| (low..=high).contains(t)).collect()
+    };
+    let marks: [&[f64]; 3] = [&[1.0], &[1.0, 2.0, 5.0], &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]];
+    let decades = (high / low).log10();
+    let coarsest = usize::from(decades < 3.5);
+    // Less than a decade may hold none of these: then the ticks are as far apart as on a linear axis.
+    marks[coarsest..].iter().map(|marks| of(marks)).find(|ticks| ticks.len() >= 3).unwrap_or_else(|| {
+        let step = step((high - low) / 5.0);
+        let from = (low / step).ceil();
+        (0..=20).map(|i| (from + f64::from(i)) * step).take_while(|t| *t <= high).collect()
+    })
+}
+
+/// Labels of ticks, with as many digits as tell neighbours apart.
+fn labels(ticks: &[f64]) -> Vec<String> {
+    let apart = |labels: &[String]| labels.windows(2).all(|pair| pair[0] != pair[1]);
+    let short: Vec<String> = ticks.iter().map(|&t| number(t)).collect();
+    let longer = (1..=6).map(|digits| ticks.iter().map(|t| format!("{t:.digits$}")).collect::<Vec<_>>());
+    std::iter::once(short).chain(longer).find(|labels| apart(labels)).unwrap_or_default()
 }
 
 /// The smallest of 1, 2, 5 and their tens that is not below `rough`.
@@ -120,7 +135,7 @@ impl Frame {
         x: Axis,
         y: Axis,
     ) -> Self {
-        let widest = y.ticks.iter().map(|t| text_width(&number(*t), SMALL)).fold(0.0, f64::max);
+        let widest = labels(&y.ticks).iter().map(|label| text_width(label, SMALL)).fold(0.0, f64::max);
         let y_title = if y.title.is_empty() { 0.0 } else { MEDIUM + 8.0 };
         let x_title = if x.title.is_empty() { 0.0 } else { MEDIUM + 4.0 };
         let x_ticks = if x.ticks.is_empty() { 4.0 } else { SMALL + 10.0 };
@@ -134,14 +149,14 @@ impl Frame {
     }
 
     fn grid(&self, sheet: &mut Sheet) {
-        for &tick in &self.y.ticks {
+        for (&tick, label) in self.y.ticks.iter().zip(labels(&self.y.ticks)) {
             let y = self.y(tick);
             sheet.line(vec![(self.left, y), (self.right, y)], GRID, 1.0, None);
-            sheet.text(number(tick), (self.left - 6.0, y), SMALL, GREY, Anchor::Right);
+            sheet.text(label, (self.left - 6.0, y), SMALL, GREY, Anchor::Right);
         }
         let mut free = f64::NEG_INFINITY;
-        for &tick in &self.x.ticks {
-            let (x, label) = (self.x(tick), number(tick));
+        for (&tick, label) in self.x.ticks.iter().zip(labels(&self.x.ticks)) {
+            let x = self.x(tick);
             sheet.line(vec![(x, self.top), (x, self.bottom)], GRID, 1.0, None);
             // Labels that would touch their neighbour are left out; the line stays.
             let half = text_width(&label, SMALL) / 2.0;
@@ -235,6 +250,21 @@ mod tests {
             let ticks = Axis::log("", low, high).ticks;
             assert!((2..=20).contains(&ticks.len()) && ticks.iter().all(|t| (low..=high).contains(t)), "{ticks:?}");
         }
+    }
+
+    #[test]
+    fn a_logarithmic_axis_is_labelled_however_narrow_it_is() {
+        for (low, high) in
+            [(220.0, 461.0), (220.0, 261.0), (320.1, 320.9), (0.1, 0.11), (9.9, 10.1), (1.0, 1.1), (3.0, 3e5)]
+        {
+            let ticks = Axis::log("", low, high).ticks;
+            assert!((3..=14).contains(&ticks.len()), "{low}..{high}: {ticks:?}");
+            assert!(ticks.iter().all(|t| (low..=high).contains(t)), "{low}..{high}: {ticks:?}");
+            let mut shown = labels(&ticks);
+            shown.dedup();
+            assert_eq!(shown.len(), ticks.len(), "{low}..{high}: {shown:?}");
+        }
+        assert_eq!(labels(&[320.2, 320.4, 320.6]), ["320.2", "320.4", "320.6"]);
     }
 
     #[test]

@@ -1,119 +1,196 @@
-//! Distribution of the time to first token, and percentiles side by side.
+//! Distribution of the time to first token, and percentiles side by side; a panel a load.
 
+use super::arms::{Styles, coloured, names_of, panel_title, rows};
 use super::frame::{Axis, EDGE, Entry, Frame, MEDIUM, SMALL, WIDTH, head, head_height, number};
-use super::sheet::{Anchor, GREY, INK, Sheet, area_color, color, dash, text_width};
+use super::sheet::{Anchor, GREY, INK, PALE, Paint, Sheet, color, dash, shorten, text_width};
 use crate::results::Point;
 use crate::stats::{Digest, Estimate};
+use crate::summary::loads::Load;
 use crate::summary::{ArmSummary, Spread};
+use std::collections::BTreeMap;
 
-/// Steps of a drawn distribution.
+/// Steps of a drawn distribution, and of one among many grey ones.
 const STEPS: usize = 400;
+const GREY_STEPS: usize = 60;
 
-pub(super) fn entries(arms: &[ArmSummary], line: bool) -> Vec<Entry> {
-    let entry = |(i, arm): (usize, &ArmSummary)| {
-        let (color, dash) = if line { (color(i), dash(i)) } else { (area_color(i), None) };
-        Entry { label: arm.arm.clone(), color, dash, line }
-    };
-    arms.iter().enumerate().map(entry).collect()
+struct Curve {
+    name: String,
+    values: Vec<f64>,
+    color: Paint,
+    width: f64,
+    dash: Option<f64>,
 }
 
-/// Cumulative distribution of the time to first token, logarithmic in time.
-pub(super) fn cdf(arms: &[ArmSummary], points: &[Point]) -> Option<Sheet> {
-    let levels: Vec<f64> = (0..=STEPS).map(|i| i as f64 / STEPS as f64).collect();
-    let curves: Vec<Vec<f64>> = arms
-        .iter()
-        .map(|arm| {
-            let seeds = points.iter().filter(|p| p.arm == arm.arm);
-            seeds.fold(Digest::default(), |sum, p| sum.merge(&p.latency.ttft)).quantiles(&levels)
-        })
-        .collect();
-    distributions(&entries(arms, true), &levels, &curves)
+struct Panel {
+    title: String,
+    curves: Vec<Curve>,
+}
+
+fn levels(steps: usize) -> Vec<f64> {
+    (0..=steps).map(|i| i as f64 / steps as f64).collect()
+}
+
+/// Cumulative distributions of the time to first token, logarithmic in time.
+pub(super) fn cdf(loads: &[Load<'_>], points: &[Point], styles: &Styles) -> Option<Sheet> {
+    let mut seeds: BTreeMap<&str, Vec<&Digest>> = BTreeMap::new();
+    points.iter().for_each(|p| seeds.entry(&p.arm).or_default().push(&p.latency.ttft));
+    let values = |arm: &ArmSummary, steps: usize| {
+        let all = seeds.get(arm.arm.as_str()).into_iter().flatten();
+        all.fold(Digest::default(), |sum, digest| sum.merge(digest)).quantiles(&levels(steps))
+    };
+    let panel = |load: &Load<'_>| {
+        let (named, rest) = coloured(load);
+        let note = if rest.is_empty() {
+            String::new()
+        } else {
+            format!("{} arms, the lowest means and the baseline in colour", load.arms.len())
+        };
+        let pale = rest.into_iter().map(|(name, arm)| Curve {
+            values: values(arm, GREY_STEPS),
+            name,
+            color: PALE,
+            width: 1.0,
+            dash: None,
+        });
+        let bright = named.into_iter().map(|(name, arm)| Curve {
+            values: values(arm, STEPS),
+            color: styles.color(&name),
+            dash: styles.dash(&name),
+            name,
+            width: 2.0,
+        });
+        Panel { title: panel_title(load, &note), curves: pale.chain(bright).collect() }
+    };
+    let panels: Vec<Panel> = loads.iter().map(panel).collect();
+    let named = panels.iter().flat_map(|p| &p.curves).filter(|c| c.color != PALE).map(|c| c.name.as_str());
+    distributions(&styles.legend(&names_of(named), true), &panels)
 }
 
 /// Cumulative distributions of samples of the time to first token, one for each (label, samples).
 pub(super) fn cdf_of(samples: &[(String, Digest)]) -> Option<Sheet> {
-    let levels: Vec<f64> = (0..=STEPS).map(|i| i as f64 / STEPS as f64).collect();
-    let curves: Vec<Vec<f64>> = samples.iter().map(|(_, digest)| digest.quantiles(&levels)).collect();
     let entry = |(i, (label, _)): (usize, &(String, Digest))| Entry {
         label: label.clone(),
         color: color(i),
         dash: dash(i),
         line: true,
     };
-    distributions(&samples.iter().enumerate().map(entry).collect::<Vec<_>>(), &levels, &curves)
+    let curve = |(i, (name, digest)): (usize, &(String, Digest))| Curve {
+        name: name.clone(),
+        values: digest.quantiles(&levels(STEPS)),
+        color: color(i),
+        width: 2.0,
+        dash: dash(i),
+    };
+    let entries: Vec<Entry> = samples.iter().enumerate().map(entry).collect();
+    distributions(&entries, &[Panel { title: String::new(), curves: samples.iter().enumerate().map(curve).collect() }])
 }
 
-fn distributions(entries: &[Entry], levels: &[f64], curves: &[Vec<f64>]) -> Option<Sheet> {
+fn distributions(entries: &[Entry], panels: &[Panel]) -> Option<Sheet> {
+    let curves = || panels.iter().flat_map(|panel| &panel.curves).map(|curve| &curve.values);
     // A tenth of a millisecond is below any network; it keeps the logarithm off zero.
-    let low = curves.iter().filter_map(|c| c.first()).fold(f64::INFINITY, |a, &b| a.min(b)).max(0.1);
-    let high = curves.iter().filter_map(|c| c.last()).fold(0.0, |a: f64, &b| a.max(b));
+    let low = curves().filter_map(|c| c.first()).fold(f64::INFINITY, |a, &b| a.min(b)).max(0.1);
+    let high = curves().filter_map(|c| c.last()).fold(0.0, |a: f64, &b| a.max(b));
     if !low.is_finite() {
         return None;
     }
     let top = head_height(entries);
-    let height = top + 400.0;
-    let mut sheet = Sheet::new(WIDTH, height);
+    let tall = if panels.len() == 1 { 420.0 } else { 300.0 };
+    let mut sheet = Sheet::new(WIDTH, top + tall * panels.len() as f64 + EDGE);
     head(&mut sheet, "Time to first token", entries);
-    let x = Axis::log("time to first token at the user (ms, logarithmic)", low, high.max(low * 1.1));
-    let y = Axis::linear("share of requests", 0.0, 1.0, 5);
-    let frame = Frame::draw(&mut sheet, (EDGE, top), (WIDTH - EDGE, height - EDGE), x, y);
-    for (i, curve) in curves.iter().enumerate() {
-        let line = curve.iter().zip(levels).map(|(&ms, &level)| frame.at((ms, level))).collect();
-        sheet.line(line, color(i), 2.0, dash(i));
+    for (i, panel) in panels.iter().enumerate() {
+        let from = top + tall * i as f64;
+        let start = panel_head(&mut sheet, from, &panel.title);
+        // One scale for all panels, so that they compare.
+        let x = Axis::log("time to first token at the user (ms, logarithmic)", low, high.max(low * 1.1));
+        let y = Axis::linear("share of requests", 0.0, 1.0, 5);
+        let frame = Frame::draw(&mut sheet, (EDGE, start), (WIDTH - EDGE, from + tall), x, y);
+        for curve in &panel.curves {
+            let steps = levels(curve.values.len().saturating_sub(1).max(1));
+            let line: Vec<(f64, f64)> =
+                curve.values.iter().zip(&steps).map(|(&ms, &level)| frame.at((ms, level))).collect();
+            sheet.hover(curve.name.clone(), |sheet| sheet.line(line, curve.color, curve.width, curve.dash));
+        }
     }
     Some(sheet)
 }
 
-/// Bars of p50, p95 and p99 of time to first token and of end-to-end latency, with interval whiskers.
-pub(super) fn bars(arms: &[ArmSummary]) -> Option<Sheet> {
-    type Pick = fn(&ArmSummary) -> Option<&Spread>;
-    let panels: [(&str, Pick); 2] =
-        [("time to first token (ms)", |a| a.ttft_ms.as_ref()), ("end-to-end latency (ms)", |a| a.e2e_ms.as_ref())];
-    if !arms.iter().any(|arm| arm.ttft_ms.is_some()) {
+/// The title of a panel; returns where the panel begins.
+fn panel_head(sheet: &mut Sheet, from: f64, title: &str) -> f64 {
+    if title.is_empty() {
+        return from;
+    }
+    sheet.text(shorten(title, MEDIUM, WIDTH - 2.0 * EDGE), (EDGE, from + MEDIUM), MEDIUM, INK, Anchor::Left);
+    from + 2.0 * MEDIUM
+}
+
+/// Bars of p50, p95 and p99 of one latency, with interval whiskers.
+pub(super) fn bars(
+    loads: &[Load<'_>],
+    styles: &Styles,
+    title: &str,
+    axis: &str,
+    pick: fn(&ArmSummary) -> Option<Spread>,
+) -> Option<Sheet> {
+    let panels: Vec<_> = loads.iter().map(|load| (load, rows(load))).collect();
+    if !panels.iter().any(|(_, (arms, _))| arms.iter().any(|(_, arm)| pick(arm).is_some())) {
         return None;
     }
-    let entries = entries(arms, false);
+    let named = panels.iter().flat_map(|(_, (arms, _))| arms).map(|(name, _)| name.as_str());
+    let entries = styles.legend(&names_of(named), false);
     let top = head_height(&entries);
-    let panel = 270.0;
-    let mut sheet = Sheet::new(WIDTH, top + 2.0 * panel + EDGE);
-    head(&mut sheet, "Latency: mean over seeds, whiskers 95 % interval", &entries);
-    for (i, (title, pick)) in panels.into_iter().enumerate() {
-        let from = top + i as f64 * panel;
-        bar_panel(&mut sheet, (from, from + panel - 14.0), title, &arms.iter().map(pick).collect::<Vec<_>>());
+    let tall = 270.0;
+    let mut sheet = Sheet::new(WIDTH, top + tall * panels.len() as f64 + EDGE);
+    head(&mut sheet, &format!("{title}: mean over seeds, whiskers 95 % interval"), &entries);
+    for (i, (load, (arms, note))) in panels.iter().enumerate() {
+        let from = top + i as f64 * tall;
+        let start = panel_head(&mut sheet, from, &panel_title(load, note));
+        let bars: Vec<_> = arms.iter().map(|(name, arm)| (name.as_str(), pick(arm))).collect();
+        bar_panel(&mut sheet, (start, from + tall - 14.0), axis, &bars, styles);
     }
     Some(sheet)
 }
 
-fn bar_panel(sheet: &mut Sheet, (top, bottom): (f64, f64), title: &str, arms: &[Option<&Spread>]) {
+type Bars<'a> = [(&'a str, Option<Spread>)];
+
+fn bar_panel(sheet: &mut Sheet, (top, bottom): (f64, f64), title: &str, arms: &Bars<'_>, styles: &Styles) {
     type Pick = fn(&Spread) -> Estimate;
     let statistics: [(&str, Pick); 3] = [("p50", |s| s.p50), ("p95", |s| s.p95), ("p99", |s| s.p99)];
-    let highest = arms.iter().flatten().flat_map(|s| statistics.map(|(_, pick)| pick(s).range().1)).fold(0.0, f64::max);
+    let known = arms.iter().filter_map(|(_, spread)| spread.as_ref());
+    let highest = known.flat_map(|s| statistics.map(|(_, pick)| pick(s).range().1)).fold(0.0, f64::max);
     let label_room = MEDIUM + 6.0;
     let y = Axis::linear(title, 0.0, highest.max(1e-3), 5);
     // The free line on top is for the numbers over the highest bars.
     let frame = Frame::draw(sheet, (EDGE, top + SMALL), (WIDTH - EDGE, bottom - label_room), Axis::places("", 3), y);
     let group = (frame.right - frame.left) / 3.0;
     let width = (group * 0.86 / arms.len() as f64).min(90.0);
-    for (g, (name, pick)) in statistics.into_iter().enumerate() {
+    for (g, (statistic, pick)) in statistics.into_iter().enumerate() {
         let middle = frame.x(g as f64 + 0.5);
-        sheet.text(name, (middle, frame.bottom + 4.0 + MEDIUM / 2.0), MEDIUM, INK, Anchor::Centre);
-        for (a, estimate) in arms.iter().enumerate().filter_map(|(a, s)| Some((a, pick((*s)?)))) {
+        sheet.text(statistic, (middle, frame.bottom + 4.0 + MEDIUM / 2.0), MEDIUM, INK, Anchor::Centre);
+        for (a, (name, estimate)) in
+            arms.iter().enumerate().filter_map(|(a, (n, s))| Some((a, (*n, pick(s.as_ref()?)))))
+        {
             let left = middle + (a as f64 - arms.len() as f64 / 2.0) * width;
-            let (from, to) = (left + width * 0.06, left + width * 0.94);
-            let centre = (from + to) / 2.0;
-            sheet.fill((from, frame.y(estimate.value)), (to, frame.bottom), area_color(a));
-            let (low, high) = estimate.range();
-            if estimate.ci95.is_some() {
-                let (low, high, cap) = (frame.y(low.max(0.0)), frame.y(high), (width * 0.18).min(6.0));
-                sheet.line(vec![(centre, low), (centre, high)], INK, 1.25, None);
-                for y in [low, high] {
-                    sheet.line(vec![(centre - cap, y), (centre + cap, y)], INK, 1.25, None);
-                }
-            }
-            let label = number(estimate.value);
-            if text_width(&label, SMALL) + 2.0 < width {
-                sheet.text(label, (centre, frame.y(high) - SMALL / 2.0 - 3.0), SMALL, GREY, Anchor::Centre);
-            }
+            let half = estimate.ci95.map_or_else(String::new, |half| format!(" ± {}", number(half)));
+            let said = format!("{name}, {statistic}: {}{half} ms", number(estimate.value));
+            sheet.hover(said, |sheet| bar(sheet, &frame, (left, width), estimate, styles.area(name)));
         }
+    }
+}
+
+fn bar(sheet: &mut Sheet, frame: &Frame, (left, width): (f64, f64), estimate: Estimate, color: Paint) {
+    let (from, to) = (left + width * 0.06, left + width * 0.94);
+    let centre = (from + to) / 2.0;
+    sheet.fill((from, frame.y(estimate.value)), (to, frame.bottom), color);
+    let (low, high) = estimate.range();
+    if estimate.ci95.is_some() {
+        let (low, high, cap) = (frame.y(low.max(0.0)), frame.y(high), (width * 0.18).min(6.0));
+        sheet.line(vec![(centre, low), (centre, high)], INK, 1.25, None);
+        for y in [low, high] {
+            sheet.line(vec![(centre - cap, y), (centre + cap, y)], INK, 1.25, None);
+        }
+    }
+    let label = number(estimate.value);
+    if text_width(&label, SMALL) + 2.0 < width {
+        sheet.text(label, (centre, frame.y(high) - SMALL / 2.0 - 3.0), SMALL, GREY, Anchor::Centre);
     }
 }

@@ -21,6 +21,8 @@ pub(in crate::plot) const INK: Paint = RGBAColor(34, 38, 43, 1.0);
 pub(in crate::plot) const GREY: Paint = RGBAColor(96, 103, 112, 1.0);
 /// Grid lines.
 pub(in crate::plot) const GRID: Paint = RGBAColor(226, 229, 233, 1.0);
+/// One of many lines that have no colour.
+pub(in crate::plot) const PALE: Paint = RGBAColor(170, 176, 184, 1.0);
 pub(in crate::plot) const WHITE_PAPER: Paint = RGBAColor(255, 255, 255, 1.0);
 
 /// Okabe and Ito's colours for all kinds of sight, less the yellow, which is too pale on white for lines.
@@ -33,6 +35,11 @@ pub(in crate::plot) fn color(i: usize) -> Paint {
     RGBAColor(r, g, b, 1.0)
 }
 
+/// A colour as in HTML.
+pub(in crate::plot) fn hex(color: Paint) -> String {
+    format!("#{:02X}{:02X}{:02X}", color.0, color.1, color.2)
+}
+
 /// The colour of area `i`: areas cannot be dashed, so they come again paler.
 pub(in crate::plot) fn area_color(i: usize) -> Paint {
     let pale = [0.0, 0.5, 0.75][(i / PALETTE.len()) % 3];
@@ -40,6 +47,9 @@ pub(in crate::plot) fn area_color(i: usize) -> Paint {
     let mix = |c: u8| (f64::from(c) + (255.0 - f64::from(c)) * pale).round() as u8;
     RGBAColor(mix(r), mix(g), mix(b), 1.0)
 }
+
+/// Series that differ in colour or dash.
+pub(in crate::plot) const DISTINCT: usize = 3 * PALETTE.len();
 
 /// The dash length of series `i`.
 pub(in crate::plot) fn dash(i: usize) -> Option<f64> {
@@ -51,10 +61,13 @@ pub(in crate::plot) fn faint(color: Paint, alpha: f64) -> Paint {
     RGBAColor(color.0, color.1, color.2, alpha)
 }
 
+/// Dark ink on areas, which keep their colours where a dark page inverts [`INK`].
+const INK_ON_AREA: Paint = RGBAColor(34, 38, 42, 1.0);
+
 /// Dark or white, whichever reads better on `ground`.
 pub(in crate::plot) fn ink_on(ground: Paint) -> Paint {
     let brightness = 0.299 * f64::from(ground.0) + 0.587 * f64::from(ground.1) + 0.114 * f64::from(ground.2);
-    if brightness > 150.0 { INK } else { WHITE_PAPER }
+    if brightness > 150.0 { INK_ON_AREA } else { WHITE_PAPER }
 }
 
 /// Where a text's point lies within it.
@@ -83,11 +96,13 @@ pub(in crate::plot) struct Sheet {
     width: u32,
     height: u32,
     shapes: Vec<Shape>,
+    /// What a browser shows when the pointer rests on the shapes of a range.
+    hovers: Vec<(std::ops::Range<usize>, String)>,
 }
 
 impl Sheet {
     pub(in crate::plot) fn new(width: f64, height: f64) -> Self {
-        Self { width: width.ceil() as u32, height: height.ceil() as u32, shapes: Vec::new() }
+        Self { width: width.ceil() as u32, height: height.ceil() as u32, shapes: Vec::new(), hovers: Vec::new() }
     }
 
     pub(in crate::plot) fn line(&mut self, points: Vec<(f64, f64)>, color: Paint, width: f64, dash: Option<f64>) {
@@ -121,6 +136,13 @@ impl Sheet {
         anchor: Anchor,
     ) {
         self.shapes.push(Shape::Text { text: text.into(), at, size, color, anchor });
+    }
+
+    /// Gives all shapes that `draw` adds one text, shown by a browser when the pointer rests on one of them.
+    pub(in crate::plot) fn hover(&mut self, text: String, draw: impl FnOnce(&mut Self)) {
+        let from = self.shapes.len();
+        draw(self);
+        self.hovers.push((from..self.shapes.len(), text));
     }
 
     /// Texts and corners that lie outside the sheet, for tests: nothing may be clipped.
@@ -161,9 +183,19 @@ fn font() -> Result<(), String> {
 
 /// Width of a text in units.
 pub(in crate::plot) fn text_width(text: &str, size: f64) -> f64 {
-    let measured = font().ok().and_then(|()| (FAMILY, size * f64::from(FINE)).into_font().box_size(text).ok());
+    // The embedded font has no East Asian letters; the browser's are squares.
+    let (wide, narrow): (Vec<char>, Vec<char>) = text.chars().partition(|&c| is_wide(c));
+    let narrow: String = narrow.into_iter().collect();
+    let measured = font().ok().and_then(|()| (FAMILY, size * f64::from(FINE)).into_font().box_size(&narrow).ok());
     // Without a font nothing will be drawn, and `paint` says why.
-    measured.map_or(0.0, |(width, _)| f64::from(width) / f64::from(FINE))
+    let measured = measured.map_or(0.0, |(width, _)| f64::from(width) / f64::from(FINE));
+    measured + wide.len() as f64 * size
+}
+
+/// Letters as wide as high: Chinese, Japanese, Korean, full-width forms and pictographs.
+fn is_wide(c: char) -> bool {
+    matches!(c as u32, 0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xfe30..=0xfe6f
+        | 0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x1f300..=0x1faff | 0x20000..=0x3fffd)
 }
 
 /// The text, its middle left out if it is wider than `room` units.

@@ -4,13 +4,16 @@ mod heat;
 mod lines;
 
 use super::Figure;
+use super::arms::Styles;
+use super::charts::Chart;
 use super::sheet::Paint;
 use crate::summary::ArmSummary;
+use crate::summary::loads::{is_load, load_name, without};
 use plotters::style::RGBAColor;
 use std::collections::BTreeMap;
 
-/// Series of a line plot and heat maps of one sweep.
-const MAX_SERIES: usize = 12;
+/// Panels of a line plot and heat maps of one sweep.
+const MAX_PANELS: usize = 12;
 
 /// Five points of viridis, which stays readable without colour.
 const VIRIDIS: [(f64, f64, f64); 5] =
@@ -46,29 +49,38 @@ fn knobs(arms: &[ArmSummary]) -> Vec<String> {
     varied
 }
 
-/// The arm that a line stands for: its name without the swept settings.
-fn series(arm: &ArmSummary, knobs: &[String]) -> String {
-    let swept = arm.settings.iter().filter(|(key, _)| knobs.contains(key));
-    let words: Vec<String> =
-        swept.map(|(key, value)| format!(" {}={value}", key.rsplit('.').next().unwrap_or(key))).collect();
-    words.iter().fold(arm.arm.clone(), |name, word| name.replacen(word.as_str(), "", 1))
+/// The line or grid that an arm's point belongs to: the arm by its name, without the settings of the axes and the load.
+fn series(arm: &ArmSummary, axes: &[&str]) -> String {
+    without(&arm.arm, &arm.settings, |key| axes.contains(&key) || is_load(key))
 }
 
-/// The plots of a sweep over one or two settings; none for other results.
-pub(super) fn figures(arms: &[ArmSummary]) -> Vec<Figure> {
+/// What remains of the load beside the settings of the axes: points of different ones lie in panels of their own.
+fn rest_of_load(arm: &ArmSummary, axes: &[&str]) -> String {
+    let rest = arm.settings.iter().filter(|(key, _)| !axes.contains(&key.as_str()));
+    load_name(&rest.map(|(k, v)| (k.clone(), v.clone())).collect())
+}
+
+/// The plots of a sweep over one or two settings; none for other results. Where a policy's setting and the load vary,
+/// each has its lines.
+pub(super) fn figures(arms: &[ArmSummary], styles: &Styles) -> Vec<Figure> {
+    let knobs = knobs(arms);
+    let one = |x: &str| lines::figures(arms, x, styles);
+    match knobs.as_slice() {
+        [x] => one(x),
+        [x, y] if is_load(x) == is_load(y) => heat::heat_maps(arms, x, y),
+        [x, y] => one(x).into_iter().chain(one(y)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The lines of [`figures`] as charts.
+pub(super) fn charts(arms: &[ArmSummary], styles: &Styles) -> Vec<Chart> {
     let knobs = knobs(arms);
     match knobs.as_slice() {
-        [x] => lines::lines(arms, x)
-            .map(|sheet| Figure {
-                name: format!("sweep-{}", file_part(x)),
-                caption: format!(
-                    "Time to first token against {x}: mean over seeds, bands are 95 % intervals, dots mark the lowest point; arms without this setting are drawn as level lines."
-                ),
-                sheet,
-            })
-            .into_iter()
-            .collect(),
-        [x, y] => heat::heat_maps(arms, x, y),
+        [x] => lines::charts(arms, x, styles),
+        [x, y] if is_load(x) != is_load(y) => {
+            lines::charts(arms, x, styles).into_iter().chain(lines::charts(arms, y, styles)).collect()
+        }
         _ => Vec::new(),
     }
 }

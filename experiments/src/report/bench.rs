@@ -1,6 +1,7 @@
 //! `benchmarks.html`: the report of `gorgo bench` as one page.
 
-use super::html::{HtmlTable, escape, figure, page};
+use super::html::{HtmlTable, Section, figure, page};
+use crate::markup::escape;
 use crate::plot;
 use crate::results::ResultError;
 use crate::stats::Digest;
@@ -15,19 +16,17 @@ use std::fmt::Write;
 /// When the plot cannot be drawn.
 pub fn html(report: &Report, runs: &[Run]) -> Result<String, ResultError> {
     let m = &report.metadata;
-    let mut body = format!(
+    let lead = format!(
         "<pre class=\"scroll\">{}</pre>\n<p>Trace {}, seed {}, salt {}. Latencies count from the scheduled time.</p>\n",
         escape(&m.command),
         escape(&m.data),
         m.seed,
         m.salt
     );
+    let mut parts = Vec::new();
     for benchmark in &report.benchmarks {
-        let _ = writeln!(body, "<h2>{}</h2>", escape(&label(benchmark)));
-        body.push_str(&summary(benchmark));
-        body.push_str(&metrics(benchmark));
-        body.push_str(&targets(benchmark));
-        body.push_str(&errors(benchmark));
+        let body = summary(benchmark) + &metrics(benchmark) + &targets(benchmark) + &errors(benchmark);
+        parts.push(Section::open(label(benchmark), body));
     }
     let ttft = |run: &Run| {
         let answered = run.rows.iter().filter(|r| !r.warmup && r.is_successful());
@@ -36,10 +35,9 @@ pub fn html(report: &Report, runs: &[Run]) -> Result<String, ResultError> {
     let samples: Vec<(String, Digest)> =
         report.benchmarks.iter().zip(runs).map(|(benchmark, run)| (label(benchmark), ttft(run))).collect();
     if let Some(plot) = plot::ttft_distribution(&samples) {
-        body.push_str("<h2>Time to first token</h2>\n");
-        body.push_str(&figure(&plot)?);
+        parts.push(Section::open("Time to first token", figure(&plot)?));
     }
-    Ok(page("gorgo bench", &body))
+    Ok(page("gorgo bench", &lead, &parts))
 }
 
 /// The profile of a strategy with its rate or its number of workers.
@@ -202,6 +200,6 @@ mod tests {
         ] {
             assert!(page.contains(part), "{part} in {page}");
         }
-        assert!(!page.contains("<script") && page.contains("&lt;script&gt;"));
+        assert!(!page.contains("<script>alert") && page.contains("&lt;script&gt;"));
     }
 }

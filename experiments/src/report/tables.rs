@@ -2,9 +2,12 @@
 
 use super::html::HtmlTable;
 use crate::results::Point;
+use crate::results::point::OriginTtft;
 use crate::stats::{Difference, Estimate};
+use crate::summary::loads::{Load, arm_name};
 use crate::summary::{ArmSummary, Spread};
-use crate::table::{ms, verdict, with_interval};
+use crate::table::{against as versus, ms, verdict, with_interval};
+use std::collections::BTreeMap;
 
 fn dash() -> String {
     "–".to_owned()
@@ -12,6 +15,28 @@ fn dash() -> String {
 
 fn or_dash(value: Option<Estimate>, show: impl Fn(Estimate) -> String) -> String {
     value.map_or_else(dash, show)
+}
+
+fn name(arm: &ArmSummary) -> String {
+    arm_name(&arm.arm, &arm.settings)
+}
+
+/// The ten arms of a load with the lowest mean TTFT.
+pub(super) fn best(load: &Load<'_>) -> String {
+    let mut table = HtmlTable::new(&["arm", "TTFT mean, ms", "TTFT p95, ms", "E2E p95, ms", "TTFT mean vs baseline"]);
+    let mut arms: Vec<_> = load.arms.iter().filter_map(|(name, arm)| Some((name, arm, arm.ttft_ms?))).collect();
+    arms.sort_by(|a, b| a.2.mean.value.total_cmp(&b.2.mean.value));
+    for (name, arm, ttft) in arms.into_iter().take(10) {
+        let difference = arm.against_baseline.as_ref().and_then(|a| a.ttft.mean);
+        table.row(&[
+            name.clone(),
+            with_interval(ttft.mean),
+            with_interval(ttft.p95),
+            or_dash(arm.e2e_ms.map(|s| s.p95), with_interval),
+            difference.map_or_else(dash, versus),
+        ]);
+    }
+    table.finish("No request reached its first token.")
 }
 
 /// The short table, as on the terminal.
@@ -22,9 +47,9 @@ pub(super) fn comparison(arms: &[ArmSummary]) -> String {
         "not finished",
         "lost",
         "TTFT mean, ms",
-        "TTFT p50",
-        "TTFT p95",
-        "TTFT p99",
+        "TTFT p50, ms",
+        "TTFT p95, ms",
+        "TTFT p99, ms",
         "E2E p95, ms",
         "TPOT, ms",
         "hit rate, %",
@@ -35,22 +60,25 @@ pub(super) fn comparison(arms: &[ArmSummary]) -> String {
     for arm in arms {
         let ttft = |pick: fn(&Spread) -> Estimate| or_dash(arm.ttft_ms.as_ref().map(pick), |e| ms(e.value));
         let difference = arm.against_baseline.as_ref().and_then(|a| a.ttft.mean);
-        table.row(&[
-            arm.arm.clone(),
-            arm.counts.requests.to_string(),
-            arm.undone().saturating_sub(arm.counts.lost).to_string(),
-            arm.counts.lost.to_string(),
-            or_dash(arm.ttft_ms.map(|s| s.mean), with_interval),
-            ttft(|s| s.p50),
-            ttft(|s| s.p95),
-            ttft(|s| s.p99),
-            or_dash(arm.e2e_ms.map(|s| s.p95), |e| ms(e.value)),
-            or_dash(arm.tpot_ms.map(|s| s.mean), |e| ms(e.value)),
-            or_dash(arm.hit_rate, |e| format!("{:.1}", 100.0 * e.value)),
-            or_dash(arm.goodput_per_second, |e| format!("{:.2}", e.value)),
-            or_dash(arm.busiest_over_mean, |e| format!("{:.2}", e.value)),
-            difference.map_or_else(dash, |d| verdict(arm, arms, d)),
-        ]);
+        table.row_of(
+            &name(arm),
+            &[
+                arm.arm.clone(),
+                arm.counts.requests.to_string(),
+                arm.undone().saturating_sub(arm.counts.lost).to_string(),
+                arm.counts.lost.to_string(),
+                or_dash(arm.ttft_ms.map(|s| s.mean), with_interval),
+                ttft(|s| s.p50),
+                ttft(|s| s.p95),
+                ttft(|s| s.p99),
+                or_dash(arm.e2e_ms.map(|s| s.p95), |e| ms(e.value)),
+                or_dash(arm.tpot_ms.map(|s| s.mean), |e| ms(e.value)),
+                or_dash(arm.hit_rate, |e| format!("{:.1}", 100.0 * e.value)),
+                or_dash(arm.goodput_per_second, |e| format!("{:.2}", e.value)),
+                or_dash(arm.busiest_over_mean, |e| format!("{:.2}", e.value)),
+                difference.map_or_else(dash, |d| verdict(arm, arms, d)),
+            ],
+        );
     }
     table.finish("No arm was run.")
 }
@@ -59,7 +87,7 @@ pub(super) fn comparison(arms: &[ArmSummary]) -> String {
 pub(super) fn latency(arms: &[ArmSummary]) -> String {
     let mut table = HtmlTable::new(&["arm", "latency, ms", "samples", "mean", "p50", "p90", "p95", "p99", "max"]);
     for arm in arms {
-        for (name, spread) in [
+        for (latency, spread) in [
             ("TTFT at the user", &arm.ttft_ms),
             ("TTFT at the router", &arm.router_ttft_ms),
             ("E2E", &arm.e2e_ms),
@@ -68,10 +96,10 @@ pub(super) fn latency(arms: &[ArmSummary]) -> String {
             ("queue wait", &arm.queue_wait_ms),
         ] {
             let Some(s) = spread else { continue };
-            let mut cells = vec![arm.arm.clone(), name.to_owned(), s.samples.to_string()];
+            let mut cells = vec![arm.arm.clone(), latency.to_owned(), s.samples.to_string()];
             cells.extend([s.mean, s.p50, s.p90, s.p95, s.p99].map(with_interval));
             cells.push(ms(s.max));
-            table.row(&cells);
+            table.row_of(&name(arm), &cells);
         }
     }
     table.finish("No request reached its first token.")
@@ -82,7 +110,7 @@ pub(super) fn against(arms: &[ArmSummary]) -> String {
     let mut table = HtmlTable::new(&["arm", "baseline", "seeds", "statistic", "difference, ms", "in %", "verdict"]);
     for arm in arms {
         let Some(against) = &arm.against_baseline else { continue };
-        for (name, d) in [
+        for (statistic, d) in [
             ("TTFT mean", against.ttft.mean),
             ("TTFT p50", against.ttft.p50),
             ("TTFT p95", against.ttft.p95),
@@ -93,15 +121,18 @@ pub(super) fn against(arms: &[ArmSummary]) -> String {
             ("E2E p99", against.e2e.p99),
         ] {
             let Some(d) = d else { continue };
-            table.row(&[
-                arm.arm.clone(),
-                against.baseline.clone(),
-                d.seeds.to_string(),
-                name.to_owned(),
-                signed(d.value, d.ci95),
-                percent(d),
-                d.verdict.map_or("needs two seeds", |v| v.as_str()).to_owned(),
-            ]);
+            table.row_of(
+                &name(arm),
+                &[
+                    arm.arm.clone(),
+                    against.baseline.clone(),
+                    d.seeds.to_string(),
+                    statistic.to_owned(),
+                    signed(d.value, d.ci95),
+                    percent(d),
+                    d.verdict.map_or("needs two seeds", |v| v.as_str()).to_owned(),
+                ],
+            );
         }
     }
     table.finish("There is only one arm, or no seed in common.")
@@ -150,7 +181,7 @@ pub(super) fn ends(arms: &[ArmSummary]) -> String {
             shares.push(format!("and {} more", arm.share.len() - shares.len()));
         }
         cells.push(shares.join(", "));
-        table.row(&cells);
+        table.row_of(&name(arm), &cells);
     }
     table.finish("No arm was run.")
 }
@@ -183,40 +214,47 @@ pub(super) fn prediction(arms: &[ArmSummary]) -> String {
     table.finish("No arm was run.")
 }
 
-/// Time to first token per origin, first seed of each arm.
+/// Time to first token per origin and arm over seeds, the origins of most requests first.
 pub(super) fn origins(points: &[Point]) -> String {
-    let mut table = HtmlTable::new(&["origin", "arm", "seed", "requests", "TTFT mean, ms", "p50", "p95"]);
-    let mut firsts: Vec<&Point> = Vec::new();
-    for point in points {
-        if firsts.last().is_none_or(|last| last.arm != point.arm) {
-            firsts.push(point);
-        }
+    const ORIGINS: usize = 12;
+    const ARMS: usize = 100;
+    let mut table = HtmlTable::new(&["origin", "arm", "seeds", "requests", "TTFT mean, ms", "p50, ms", "p95, ms"]);
+    let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+    for origin in points.iter().flat_map(|p| &p.origins) {
+        *sums.entry(&origin.origin).or_default() += origin.samples;
     }
-    firsts.truncate(12);
-    let mut names: Vec<&str> = Vec::new();
-    for point in &firsts {
-        for origin in point.origins.iter().take(12) {
-            if !names.contains(&origin.origin.as_str()) && names.len() < 12 {
-                names.push(&origin.origin);
+    let mut names: Vec<(&str, u64)> = sums.into_iter().collect();
+    names.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0)));
+    let arms: Vec<&[Point]> = points.chunk_by(|a, b| a.arm == b.arm).collect();
+    for (name, _) in names.iter().take(ORIGINS) {
+        for seeds in arms.iter().take(ARMS) {
+            let found: Vec<_> = seeds.iter().flat_map(|p| &p.origins).filter(|o| o.origin == *name).collect();
+            let over =
+                |pick: fn(&OriginTtft) -> f64| or_dash(Estimate::over(found.iter().map(|o| pick(o))), with_interval);
+            if !found.is_empty() {
+                let arm = &seeds[0];
+                table.row_of(
+                    &arm_name(&arm.arm, &arm.settings),
+                    &[
+                        (*name).to_owned(),
+                        arm.arm.clone(),
+                        found.len().to_string(),
+                        found.iter().map(|o| o.samples).sum::<u64>().to_string(),
+                        over(|o| o.mean_ms),
+                        over(|o| o.p50_ms),
+                        over(|o| o.p95_ms),
+                    ],
+                );
             }
         }
     }
-    for name in names {
-        for point in &firsts {
-            for o in point.origins.iter().filter(|o| o.origin == name) {
-                table.row(&[
-                    o.origin.clone(),
-                    point.arm.clone(),
-                    point.seed.to_string(),
-                    o.samples.to_string(),
-                    ms(o.mean_ms),
-                    ms(o.p50_ms),
-                    ms(o.p95_ms),
-                ]);
-            }
+    let mut text = table.finish("No request reached its first token.");
+    for (shown, all, what) in [(ORIGINS, names.len(), "origins"), (ARMS, arms.len(), "arms")] {
+        if all > shown {
+            text += &format!("<p>The first {shown} of {all} {what}; requests.csv holds all.</p>\n");
         }
     }
-    table.finish("No request reached its first token.")
+    text
 }
 
 /// What identifies each run.

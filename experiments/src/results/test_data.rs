@@ -97,7 +97,8 @@ pub(crate) fn run(arm: &str, seed: u64, n: u64) -> ArmRun {
 
 /// A run of an arm `policy x=.. y=..` whose latencies depend on the settings, with a valley.
 pub(crate) fn swept(policy: &str, settings: &[(&str, f64)], seed: u64, n: u64) -> ArmRun {
-    let pairs: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let pairs: Vec<String> =
+        settings.iter().map(|(k, v)| format!("{}={v}", k.rsplit('.').next().unwrap_or(k))).collect();
     let mut run = run(&format!("{policy} {}", pairs.join(" ")), seed, n);
     let factor: f64 = settings.iter().enumerate().map(|(i, (_, v))| (v - 0.6 - 0.2 * i as f64).powi(2) * 0.8).sum();
     for r in &mut run.records {

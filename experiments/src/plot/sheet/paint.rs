@@ -1,28 +1,47 @@
 //! Shapes become SVG or PNG.
 
-use super::{Anchor, FAMILY, FINE, Shape, Sheet, WHITE_PAPER, font};
+use super::{Anchor, FAMILY, FINE, Shape, Sheet, font};
+use crate::markup::escape;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
+use std::fmt::Write;
+use std::ops::Range;
 
 impl Sheet {
     /// The drawing as SVG.
     pub(in crate::plot) fn svg(&self) -> Result<String, String> {
         let (width, height) = (self.width, self.height);
         let (fine_width, fine_height) = (width * FINE, height * FINE);
+        // The size in units; the view box keeps the painted size.
+        let mut text = format!(
+            "<svg width=\"{width}\" height=\"{height}\" role=\"img\" viewBox=\"0 0 {fine_width} {fine_height}\" \
+             xmlns=\"http://www.w3.org/2000/svg\">\n\
+             <rect x=\"0\" y=\"0\" width=\"{fine_width}\" height=\"{fine_height}\" fill=\"#FFFFFF\" stroke=\"none\"/>\n"
+        );
+        let mut from = 0;
+        for (range, hover) in &self.hovers {
+            text += &self.elements(from..range.start)?;
+            let inner = self.elements(range.clone())?;
+            let _ = write!(text, "<g>\n<title>{}</title>\n{inner}</g>\n", escape(hover));
+            from = range.end;
+        }
+        text += &self.elements(from..self.shapes.len())?;
+        text.push_str("</svg>\n");
+        Ok(text)
+    }
+
+    /// Some of the shapes as elements of SVG.
+    fn elements(&self, shapes: Range<usize>) -> Result<String, String> {
         let mut text = String::new();
         {
-            let area = SVGBackend::with_string(&mut text, (fine_width, fine_height)).into_drawing_area();
-            area.fill(&WHITE_PAPER).map_err(|e| e.to_string())?;
-            self.paint(&area, true)?;
+            let size = (self.width * FINE, self.height * FINE);
+            let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
+            paint(&self.shapes[shapes], &area, true)?;
         }
-        // The size in units; the view box keeps the painted size.
-        let painted = format!("width=\"{fine_width}\" height=\"{fine_height}\" viewBox");
-        let wanted = format!("width=\"{width}\" height=\"{height}\" role=\"img\" viewBox");
-        if !text.contains(&painted) {
-            return Err("the SVG writer changed its header".to_owned());
-        }
-        Ok(text.replacen(&painted, &wanted, 1))
+        let inner = text.find("<svg").and_then(|at| Some(at + text[at..].find('>')? + 1)).zip(text.rfind("</svg>"));
+        let (start, end) = inner.ok_or("the SVG writer changed its header")?;
+        Ok(text[start..end].trim_start().to_owned())
     }
 
     /// The drawing as PNG.
@@ -32,7 +51,7 @@ impl Sheet {
         let mut pixels = vec![255u8; (width * height * 3) as usize];
         {
             let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
-            self.paint(&area, false)?;
+            paint(&self.shapes, &area, false)?;
         }
         let (small, size) = halve(&pixels, (width, height));
         let mut bytes = Vec::new();
@@ -46,53 +65,52 @@ impl Sheet {
         writer.finish().map_err(|e| e.to_string())?;
         Ok(bytes)
     }
+}
 
-    fn paint<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, vector: bool) -> Result<(), String> {
-        font()?;
-        let text = |e: DrawingAreaErrorKind<DB::ErrorType>| e.to_string();
-        let fine = |v: f64| (v * f64::from(FINE)).round() as i32;
-        let at = |p: (f64, f64)| (fine(p.0), fine(p.1));
-        for shape in &self.shapes {
-            match shape {
-                Shape::Line { points, color, width, dash } => {
-                    let points: Vec<_> = points.iter().map(|&p| at(p)).collect();
-                    let style = color.stroke_width(fine(*width).max(1) as u32);
-                    let pieces =
-                        dash.map_or_else(|| vec![points.clone()], |on| dashes(&points, fine(on), fine(on * 0.7)));
-                    pieces.into_iter().try_for_each(|piece| match vector {
-                        true => area.draw(&PathElement::new(piece, style)),
-                        false => segments(area, &piece, style),
-                    })
-                }
-                Shape::Area { points, color } => {
-                    area.draw(&Polygon::new(points.iter().map(|&p| at(p)).collect::<Vec<_>>(), color.filled()))
-                }
-                Shape::Rect { corners: [a, b], color, width } => {
-                    let style = width.map_or_else(|| color.filled(), |w| color.stroke_width(fine(w).max(1) as u32));
-                    area.draw(&Rectangle::new([at(*a), at(*b)], style))
-                }
-                Shape::Dot { at: centre, radius, color } => {
-                    area.draw(&Circle::new(at(*centre), fine(*radius), color.filled()))
-                }
-                Shape::Text { text, at: point, size, color, anchor } => {
-                    let (h, turn) = match anchor {
-                        Anchor::Left => (HPos::Left, FontTransform::None),
-                        Anchor::Right => (HPos::Right, FontTransform::None),
-                        Anchor::Centre => (HPos::Center, FontTransform::None),
-                        Anchor::Upwards => (HPos::Center, FontTransform::Rotate270),
-                    };
-                    let font = (FAMILY, size * f64::from(FINE)).into_font().transform(turn);
-                    let style = TextStyle::from(font).color(color).pos(Pos::new(h, VPos::Center));
-                    // In pixels, plotters centres letters with the room below their line.
-                    let drop = if vector { 0.0 } else { size * 0.15 };
-                    let (dx, dy) = if matches!(anchor, Anchor::Upwards) { (drop, 0.0) } else { (0.0, drop) };
-                    area.draw(&Text::new(text.as_str(), at((point.0 + dx, point.1 + dy)), style))
-                }
+fn paint<DB: DrawingBackend>(shapes: &[Shape], area: &DrawingArea<DB, Shift>, vector: bool) -> Result<(), String> {
+    font()?;
+    let text = |e: DrawingAreaErrorKind<DB::ErrorType>| e.to_string();
+    let fine = |v: f64| (v * f64::from(FINE)).round() as i32;
+    let at = |p: (f64, f64)| (fine(p.0), fine(p.1));
+    for shape in shapes {
+        match shape {
+            Shape::Line { points, color, width, dash } => {
+                let points: Vec<_> = points.iter().map(|&p| at(p)).collect();
+                let style = color.stroke_width(fine(*width).max(1) as u32);
+                let pieces = dash.map_or_else(|| vec![points.clone()], |on| dashes(&points, fine(on), fine(on * 0.7)));
+                pieces.into_iter().try_for_each(|piece| match vector {
+                    true => area.draw(&PathElement::new(piece, style)),
+                    false => segments(area, &piece, style),
+                })
             }
-            .map_err(text)?;
+            Shape::Area { points, color } => {
+                area.draw(&Polygon::new(points.iter().map(|&p| at(p)).collect::<Vec<_>>(), color.filled()))
+            }
+            Shape::Rect { corners: [a, b], color, width } => {
+                let style = width.map_or_else(|| color.filled(), |w| color.stroke_width(fine(w).max(1) as u32));
+                area.draw(&Rectangle::new([at(*a), at(*b)], style))
+            }
+            Shape::Dot { at: centre, radius, color } => {
+                area.draw(&Circle::new(at(*centre), fine(*radius), color.filled()))
+            }
+            Shape::Text { text, at: point, size, color, anchor } => {
+                let (h, turn) = match anchor {
+                    Anchor::Left => (HPos::Left, FontTransform::None),
+                    Anchor::Right => (HPos::Right, FontTransform::None),
+                    Anchor::Centre => (HPos::Center, FontTransform::None),
+                    Anchor::Upwards => (HPos::Center, FontTransform::Rotate270),
+                };
+                let font = (FAMILY, size * f64::from(FINE)).into_font().transform(turn);
+                let style = TextStyle::from(font).color(color).pos(Pos::new(h, VPos::Center));
+                // In pixels, plotters centres letters with the room below their line.
+                let drop = if vector { 0.0 } else { size * 0.15 };
+                let (dx, dy) = if matches!(anchor, Anchor::Upwards) { (drop, 0.0) } else { (0.0, drop) };
+                area.draw(&Text::new(text.as_str(), at((point.0 + dx, point.1 + dy)), style))
+            }
         }
-        area.present().map_err(text)
+        .map_err(text)?;
     }
+    area.present().map_err(text)
 }
 
 /// The parts of a line that show when `on` pixels are drawn and `off` are not, in turns.

@@ -49,14 +49,16 @@ fn equal_runs_make_equal_folders_in_whatever_order_they_end() {
     let names: Vec<String> = one.keys().map(|p| p.display().to_string()).filter(|p| !p.starts_with("points")).collect();
     insta::assert_snapshot!(names.join("\n"), @r"
     experiment.toml
-    plots/latency.png
-    plots/latency.svg
+    plots/e2e.png
+    plots/e2e.svg
     plots/queues.png
     plots/queues.svg
     plots/share.png
     plots/share.svg
     plots/ttft-cdf.png
     plots/ttft-cdf.svg
+    plots/ttft.png
+    plots/ttft.svg
     report.html
     requests.csv
     summary.csv
