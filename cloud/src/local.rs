@@ -8,7 +8,7 @@ use crate::setup::service::{self, Service};
 use crate::shell::Shell;
 use crate::shell::local::LocalShell;
 use async_trait::async_trait;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use tokio::sync::Mutex;
@@ -68,7 +68,7 @@ impl Local {
             let remedy = "name a region of `gorgo available --cloud local`";
             return Err(Error::usage(format!("region `{}`", spec.region), "its round trips are not known", remedy));
         }
-        let ports = free_ports(3)?;
+        let ports = free_ports(3, &self.taken()?)?;
         let id = format!("local-{key}");
         let node = Node {
             id: id.clone(),
@@ -88,13 +88,29 @@ impl Local {
         Ok(id)
     }
 
+    /// Ports given to nodes and links so far, whether anything listens on them yet or not.
+    fn taken(&self) -> Result<BTreeSet<u16>> {
+        let mut taken = BTreeSet::new();
+        for node in self.read()? {
+            taken.extend([node.ports.engine, node.ports.router, node.ports.proxy]);
+            for entry in std::fs::read_dir(self.place(&node.id)).into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy().starts_with("links-") {
+                    let links = std::fs::read(entry.path()).ok();
+                    let links = links.and_then(|b| serde_json::from_slice::<BTreeMap<String, u16>>(&b).ok());
+                    taken.extend(links.unwrap_or_default().into_values());
+                }
+            }
+        }
+        Ok(taken)
+    }
+
     /// The relay's ports on `node`, one a peer, kept so that URLs stay the same.
     fn links(&self, node: &Node, port: u16, peers: &[&Node]) -> Result<BTreeMap<String, u16>> {
         let path = self.place(&node.id).join(format!("links-{port}.json"));
         let old: BTreeMap<String, u16> =
             std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let missing = peers.iter().filter(|peer| !old.contains_key(&peer.id)).count();
-        let mut fresh = free_ports(missing)?.into_iter();
+        let mut fresh = free_ports(missing, &self.taken()?)?.into_iter();
         let link = |peer: &&Node| {
             let port = old.get(&peer.id).copied().or_else(|| fresh.next());
             (peer.id.clone(), port.unwrap_or_default())
@@ -197,12 +213,45 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path)).map_err(failed)
 }
 
-/// Ports that are free now.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
+/// Ports that are free now and not `taken`: the system may offer a port again before its engine listens.
+fn free_ports(count: usize, taken: &BTreeSet<u16>) -> Result<Vec<u16>> {
     let failed =
         |why: std::io::Error| Error::new(Kind::Usage, "a port on 127.0.0.1", why.to_string(), "free local ports");
-    // All are held until all are known, so that they differ.
-    let listeners: std::io::Result<Vec<TcpListener>> =
-        (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect();
-    listeners.map_err(failed)?.iter().map(|listener| Ok(listener.local_addr().map_err(failed)?.port())).collect()
+    // All are held until all are known, so that they differ and each of `taken` is offered once at most.
+    let (mut held, mut ports): (Vec<TcpListener>, Vec<u16>) = (Vec::new(), Vec::new());
+    while ports.len() < count {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
+        ports.extend(Some(port).filter(|port| !taken.contains(port)));
+        held.push(listener);
+    }
+    Ok(ports)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_given_to_a_node_is_not_given_again_before_anything_listens_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let regions = vec![Region { name: "here".to_owned(), description: String::new() }];
+        let local = Local::new(folder.path().to_owned(), PathBuf::from("gorgo"), regions);
+        let spec = |name: &str| Spec {
+            name: name.to_owned(),
+            run: "run".to_owned(),
+            machine: MACHINES[0].0.to_owned(),
+            region: "here".to_owned(),
+            filesystem: None,
+            expires_ms: 0,
+        };
+        local.create(&spec("a"), "a").unwrap();
+        local.create(&spec("b"), "b").unwrap();
+        let nodes = local.read().unwrap();
+        let links = local.links(&nodes[0], 1, &[&nodes[1]]).unwrap();
+        assert_eq!(local.taken().unwrap().len(), 7, "three a node and a link");
+        assert!(local.taken().unwrap().contains(&links[&nodes[1].id]));
+        let all: BTreeSet<u16> = (1_024..=u16::MAX).filter(|port| port % 2 == 0).collect();
+        assert!(free_ports(20, &all).unwrap().iter().all(|port| port % 2 == 1));
+    }
 }

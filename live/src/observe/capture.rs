@@ -195,7 +195,8 @@ mod tests {
         lone.predicted_ttft_ms = None;
         let record = record(&lone, 0);
         let text = serde_json::to_value(&record).unwrap();
-        assert_eq!(serde_json::from_value::<RequestRecord>(text).unwrap(), record);
+        let read = serde_json::from_value::<RequestRecord>(text).unwrap();
+        assert_eq!(read, RequestRecord { reason: None, ..record }, "the status travels, the reason behind it does not");
     }
 
     #[test]
