@@ -19,6 +19,9 @@ use super::{Candidate, CostTerms, Policy, RequestInfo, Selection, least};
 use crate::rng::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+/// Its name in the registry.
+pub const NAME: &str = "predictive";
+
 /// Settings of [`Predictive`].
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -77,7 +80,7 @@ impl Predictive {
 
 impl Policy for Predictive {
     fn name(&self) -> &'static str {
-        "predictive"
+        NAME
     }
 
     fn predict_ttft(&self, request: &RequestInfo, candidate: &Candidate, _: &CostTerms) -> Option<f64> {

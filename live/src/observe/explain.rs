@@ -3,6 +3,8 @@
 use crate::observe::request_log::RequestEntry;
 use gorgo_core::decide::Key;
 use gorgo_core::decide::{ReplicaState, State};
+use gorgo_core::fleet::Learned;
+use gorgo_core::policy::predictive;
 use gorgo_core::router::{DecisionRecord, ScoredCandidate};
 use http::HeaderValue;
 use parking_lot::Mutex;
@@ -183,8 +185,12 @@ fn write(line: &mut Vec<u8>, record: &DecisionRecord, name: &str) {
 
 /// A decision as a state for `gorgo decide`; the field `decision` holds the result.
 pub(crate) fn state(record: &DecisionRecord) -> Value {
-    let replicas =
-        record.candidates.iter().map(|one| ReplicaState::of(record.name(one.candidate.id).to_owned(), &one.candidate));
+    // Learned rates take half a line, and this policy alone reads them.
+    let keeps_learned = record.policy == predictive::NAME;
+    let replicas = record.candidates.iter().map(|one| {
+        let state = ReplicaState::of(record.name(one.candidate.id).to_owned(), &one.candidate);
+        ReplicaState { learned: if keeps_learned { state.learned } else { Learned::default() }, ..state }
+    });
     let key = |hash: u64| (hash != 0).then_some(Key::Hash(hash));
     let state = State {
         id: record.id.0.to_string(),
@@ -206,6 +212,27 @@ mod tests {
     use super::*;
     use gorgo_core::policy::{CostTerms, RequestInfo};
     use gorgo_core::{ReplicaId, RequestId, Time};
+
+    #[test]
+    fn learned_rates_are_logged_for_the_policy_that_reads_them() {
+        let learned = Learned { offset_ms: -7.25, ..Learned::default() };
+        let candidate = ReplicaState { learned, ..ReplicaState::default() }.candidate(ReplicaId(0));
+        let scored = ScoredCandidate { candidate, terms: CostTerms::default(), rtt_age_ms: None };
+        let logged = |policy| {
+            let record = DecisionRecord {
+                id: RequestId(1),
+                at: Time::ZERO,
+                info: RequestInfo::default(),
+                policy,
+                chosen: Some(0),
+                reason: None,
+                names: Arc::from([Arc::from("a")]),
+                candidates: vec![scored.clone()],
+            };
+            state(&record)["replicas"][0]["learned"]["offset_ms"].as_f64()
+        };
+        assert_eq!((logged("predictive"), logged("gorgo")), (Some(-7.25), None));
+    }
 
     #[test]
     fn the_latest_the_slowest_and_the_worst_predicted_are_found() {
