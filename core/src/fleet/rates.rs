@@ -116,6 +116,8 @@ struct PerReplica {
     meter: Meter,
     /// ln of the multipliers for 0.5, 0.9 and 0.95, and the samples behind them.
     log: [f64; 3],
+    /// Their exponentials, which every decision reads.
+    quantiles: [f64; 3],
     samples: u32,
 }
 
@@ -173,7 +175,7 @@ impl Rates {
             rls.push(OFFSET);
         }
         rls.reset(SHARED + slot);
-        let fresh = PerReplica { kind, meter: Meter::default(), log: [0.0; 3], samples: 0 };
+        let fresh = PerReplica { kind, meter: Meter::default(), log: [0.0; 3], quantiles: [1.0; 3], samples: 0 };
         while self.replicas.len() <= slot {
             self.replicas.push(fresh.clone());
         }
@@ -212,7 +214,7 @@ impl Rates {
             step_ms_per_running: decode.get(1),
             output_tokens,
             kappa,
-            quantiles: replica.log.map(f64::exp),
+            quantiles: replica.quantiles,
         }
     }
 
@@ -255,6 +257,7 @@ impl Rates {
             for (log, tau) in replica.log.iter_mut().zip(TAUS) {
                 *log = (*log + step * (tau - f64::from(u8::from(ratio <= *log)))).clamp(-5.0, 5.0);
             }
+            replica.quantiles = replica.log.map(f64::exp);
         }
         Started { at: now, running_ms, prefilled }
     }

@@ -103,8 +103,7 @@ impl Connection {
 
     /// Notes a request of `bytes`.
     fn sends(&mut self, bytes: u64) {
-        let kept = if self.sent.elapsed() < WINDOW_KEPT { self.carried } else { 0 };
-        (self.carried, self.sent) = (kept.max(bytes), Instant::now());
+        (self.carried, self.sent) = (self.window().max(bytes), Instant::now());
     }
 
     /// Bytes that the congestion window is known to have carried, 0 once it has shrunk.

@@ -24,6 +24,13 @@ struct Shown {
     closed_at: Option<(Duration, Instant)>,
 }
 
+impl Shown {
+    /// The least age of a close that still counts.
+    fn closed(&self) -> Option<Duration> {
+        self.closed_at.filter(|(_, at)| at.elapsed() < CLOSE_COUNTS).map(|(age, _)| age)
+    }
+}
+
 impl IdleLimit {
     /// An idle connection of this age is open.
     pub(crate) fn open(&self, age: Duration) {
@@ -39,17 +46,14 @@ impl IdleLimit {
             return;
         }
         let mut shown = self.0.lock();
-        let now = Instant::now();
-        let least = shown.closed_at.filter(|(_, at)| now - *at < CLOSE_COUNTS).map_or(age, |(least, _)| least.min(age));
-        (shown.closed_at, shown.open_at) = (Some((least, now)), shown.open_at.min(least));
+        let least = shown.closed().map_or(age, |least| least.min(age));
+        (shown.closed_at, shown.open_at) = (Some((least, Instant::now())), shown.open_at.min(least));
     }
 
     /// The age below which an idle connection may be used.
     pub(crate) fn usable(&self, configured: Duration) -> Duration {
         let shown = *self.0.lock();
-        let closed =
-            shown.closed_at.filter(|(_, at)| at.elapsed() < CLOSE_COUNTS).map_or(Duration::MAX, |(age, _)| age);
-        configured.max(shown.open_at.min(closed).mul_f64(0.8))
+        configured.max(shown.open_at.min(shown.closed().unwrap_or(Duration::MAX)).mul_f64(0.8))
     }
 }
 
