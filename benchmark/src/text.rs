@@ -160,6 +160,8 @@ mod tests {
             max_tokens: None,
             block_tokens: block,
             blocks: ids.into(),
+            router_tokens: None,
+            refused: false,
             answer_blocks: answer.into(),
         }
     }

@@ -55,6 +55,11 @@ pub struct TraceRequest {
     /// Ids of the whole blocks that prompt and answer together add after the prompt's whole blocks
     /// (`input_tokens / block_tokens` of them); empty when the trace has none. A later turn can hit them in the cache.
     pub answer_blocks: Arc<[u64]>,
+    /// Prompt tokens as the router counts them, where it counts other than the engine (no chat template, another
+    /// tokenizer); `None`: as `input_tokens`.
+    pub router_tokens: Option<u32>,
+    /// Engines answer this request with 400 before any work.
+    pub refused: bool,
 }
 
 impl TraceRequest {
@@ -80,7 +85,14 @@ impl TraceRequest {
             block_tokens,
             blocks,
             answer_blocks: Arc::from([]),
+            router_tokens: None,
+            refused: false,
         }
+    }
+
+    /// Prompt tokens as routers count them.
+    pub fn tokens_at_router(&self) -> u32 {
+        self.router_tokens.unwrap_or(self.input_tokens)
     }
 }
 

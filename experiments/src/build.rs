@@ -2,7 +2,7 @@
 
 use crate::results::Names;
 use crate::spec::SpecError;
-use crate::spec::run::{FaultKindSpec, RunSpec, TopologySpec};
+use crate::spec::run::{FaultKindSpec, ReplicaSpec, RunSpec, TopologySpec};
 use gorgo_core::request::TraceRequest;
 use gorgo_core::settings::merge_tables;
 use gorgo_core::suggest::{did_you_mean, with_suggestion};
@@ -31,7 +31,7 @@ pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -
     let mut replicas = Vec::new();
     for replica in &spec.fleet.replicas {
         let preset = replica.engine.as_deref().unwrap_or(&spec.fleet.engine);
-        let engine = engine(file, preset, spec)?;
+        let engine = engine(file, preset, spec, replica)?;
         let own = spec.fleet.own_rates.then(|| engine.ms_per_token());
         replicas.push(ReplicaConfig {
             name: replica.name.clone(),
@@ -74,6 +74,7 @@ pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -
         topology,
         router: spec.router.clone(),
         block_tokens: workload.first().map_or(16, |r| r.block_tokens),
+        routers_count: workload.iter().any(|r| r.router_tokens.is_some()),
         scrape_ms: spec.signals.scrape_ms,
         probe_ms: spec.signals.probe_ms,
         peer_ms: spec.signals.peer_ms,
@@ -89,16 +90,20 @@ pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -
     Ok(Built { world, names })
 }
 
-/// The engine of a preset with the fleet's settings on top.
-fn engine(file: &str, preset: &str, spec: &RunSpec) -> Result<EngineConfig, SpecError> {
-    let fail = |message: String| SpecError::Engine { file: file.to_owned(), message };
+/// The engine of a preset with the fleet's settings on top, and the replica's own on top of those.
+fn engine(file: &str, preset: &str, spec: &RunSpec, replica: &ReplicaSpec) -> Result<EngineConfig, SpecError> {
+    let fail = |message: String| {
+        let message = format!("replica `{}`: {message}", replica.name);
+        SpecError::Engine { file: file.to_owned(), message }
+    };
     let base = EngineConfig::preset(preset).map_err(|e| fail(e.to_string()))?;
     let mut settings = Table::try_from(&base).map_err(|e| fail(e.to_string()))?;
     merge_tables(&mut settings, &spec.fleet.settings);
+    merge_tables(&mut settings, &replica.settings);
     let mut engine: EngineConfig = Value::Table(settings)
         .try_into()
         .map_err(|e: toml::de::Error| fail(format!("settings: {}", with_suggestion(e.message()))))?;
-    if let Some(most) = spec.fleet.max_running {
+    if let Some(most) = replica.max_running.or(spec.fleet.max_running) {
         engine.max_running_requests = most;
     }
     engine.validate().map_err(|e| fail(e.to_string()))?;

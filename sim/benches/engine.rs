@@ -33,6 +33,7 @@ fn workload() -> Vec<EngineRequest> {
                 output_tokens: output,
                 max_new_tokens: None,
                 block_tokens: BLOCK,
+                refused: false,
                 blocks: blocks.into(),
                 answer_blocks: (whole..u64::from((input + output) / BLOCK)).map(id).collect(),
             }

@@ -66,6 +66,8 @@ pub struct Engine {
     starts: u64,
     /// The next prefill step compiles kernels first.
     cold: bool,
+    /// Start of the first prefill step of a cold engine, until it is warm.
+    warming_since: Option<Time>,
 
     requests: RequestTable,
     /// With the tokenizer and on the way to the scheduler: (when it can be received, slot), ascending.
@@ -96,7 +98,8 @@ impl Engine {
             down: false,
             up_at: Time::ZERO,
             starts: 0,
-            cold: false,
+            cold: config.cold_at_start,
+            warming_since: None,
             requests: RequestTable::default(),
             inbox: VecDeque::new(),
             tokenizer_free: Time::ZERO,

@@ -138,7 +138,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             router: Router::new(
                 config.router.clone(),
                 policy(),
-                Some(config.block_tokens),
+                Some(config.block_tokens).filter(|_| !config.routers_count),
                 rng::stream(config.seed, "policy", i as u64),
             ),
             site,

@@ -47,6 +47,9 @@ pub struct Common {
     /// Generate `max_tokens` tokens, without an end of sequence before.
     #[serde(default)]
     pub ignore_eos: bool,
+    /// Sampling temperature; below 0 the request is refused.
+    #[serde(default)]
+    pub temperature: Option<f64>,
     /// Number of answers; only 1 is supported.
     #[serde(default)]
     pub n: Option<u32>,
@@ -143,6 +146,9 @@ pub struct SamplingParams {
     /// Generate `max_tokens` tokens, without an end of sequence before.
     #[serde(default)]
     pub ignore_eos: bool,
+    /// Sampling temperature; below 0 the request is refused.
+    #[serde(default)]
+    pub temperature: Option<f64>,
     /// Parameters of the emulated model.
     #[serde(default)]
     pub custom_params: Option<CustomParams>,

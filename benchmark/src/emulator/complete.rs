@@ -43,6 +43,14 @@ fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Api
     serde_json::from_slice(body).map_err(|e| ApiError::bad_request(format!("the body cannot be read: {e}")))
 }
 
+/// Refuses a temperature that sampling cannot use, in the engines' words.
+fn check_temperature(temperature: Option<f64>) -> Result<(), ApiError> {
+    match temperature.filter(|t| *t < 0.0) {
+        Some(t) => Err(ApiError::bad_request(format!("temperature must be non-negative, got {t:?}."))),
+        None => Ok(()),
+    }
+}
+
 /// The only element of a batch of one.
 fn only<T>(mut many: Vec<T>) -> Result<T, ApiError> {
     match (many.pop(), many.is_empty()) {
@@ -95,6 +103,7 @@ pub async fn generate(State(app): State<Arc<App>>, headers: HeaderMap, body: Byt
             }
         };
         let s = b.sampling_params;
+        check_temperature(s.temperature)?;
         Ok(GenerateRequest {
             path: Path::Generate,
             prompt,
@@ -116,6 +125,7 @@ impl GenerateRequest {
         if c.n.is_some_and(|n| n != 1) {
             return Err(ApiError::bad_request("n must be 1: this server gives one answer a request"));
         }
+        check_temperature(c.temperature)?;
         let options = c.stream_options.unwrap_or_default();
         Ok(Self {
             path,

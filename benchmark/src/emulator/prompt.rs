@@ -59,6 +59,7 @@ impl Prompt {
             output_tokens,
             max_new_tokens: max_new,
             block_tokens: BLOCK_TOKENS,
+            refused: false,
             answer_blocks: answer_blocks.collect(),
             blocks: ids.into(),
         };

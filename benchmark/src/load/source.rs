@@ -88,12 +88,14 @@ impl Source {
     }
 
     fn body(&self, row: &TraceRequest, prompt: &str) -> Value {
+        // No engine samples below temperature 0: it answers 400 before any work.
+        let temperature = if row.refused { -1.0 } else { 0.0 };
         let (max, custom) = match self.options.output {
             Output::Exact => (Some(row.output_tokens), None),
             Output::Recorded => (row.max_tokens, Some(json!({"output_tokens": row.output_tokens}))),
         };
         if self.options.api == Api::Generate {
-            let mut sampling = json!({"temperature": 0.0});
+            let mut sampling = json!({"temperature": temperature});
             // Without a limit this path would stop after 128 tokens.
             sampling["max_new_tokens"] = max.unwrap_or(row.output_tokens).into();
             match custom {
@@ -102,7 +104,7 @@ impl Source {
             }
             return json!({"text": prompt, "sampling_params": sampling, "stream": true});
         }
-        let mut body = json!({"stream": true, "stream_options": {"include_usage": true}, "temperature": 0.0});
+        let mut body = json!({"stream": true, "stream_options": {"include_usage": true}, "temperature": temperature});
         match self.options.api {
             Api::Chat => body["messages"] = json!([{"role": "user", "content": prompt}]),
             _ => body["prompt"] = prompt.into(),

@@ -55,6 +55,8 @@ pub fn rows(text: &str) -> Result<Vec<TraceRequest>, String> {
             max_tokens: Some(output as u32),
             block_tokens: BLOCK,
             blocks,
+            router_tokens: None,
+            refused: false,
             answer_blocks: [].into(),
         }
     };

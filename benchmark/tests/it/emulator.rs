@@ -124,6 +124,15 @@ async fn bad_requests_get_flat_errors() {
     assert!(message(&broken).starts_with("400 the body cannot be read: EOF"), "{}", broken.body);
     let empty = post(&url, &json!({"messages": []})).await;
     assert_eq!(message(&empty), "400 messages is empty: give at least one");
+    for path in ["/v1/chat/completions", "/generate"] {
+        let body = json!({"messages": [{"role": "user", "content": "x"}], "text": "x", "temperature": -1.0,
+            "sampling_params": {"temperature": -1.0}});
+        let refused = post(&(server.url() + path), &body).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.body.contains("temperature must be non-negative, got -1.0.")),
+            (400, true)
+        );
+    }
     for stream in [false, true] {
         let long = post(&url, &chat(&"x".repeat(500), json!({"stream": stream}))).await;
         assert_eq!(

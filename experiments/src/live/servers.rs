@@ -23,9 +23,14 @@ fn has_routers(arm: &PlannedArm) -> bool {
     edge && !arm.spec.live.nodes.is_empty() && of(arm).all(|node| node.router.is_some())
 }
 
-/// Refuses faults that cannot be injected into existing servers.
+/// Refuses what has no effect in a live run, and faults that cannot be injected into existing servers.
 pub(super) fn check(arm: &PlannedArm) -> Result<(), LiveError> {
     let wrong = |message: String| Err(LiveError::Setting(message));
+    if let Some(factor) = arm.spec.workload.router_token_factor {
+        return wrong(format!(
+            "routers count tokens by themselves, so workload.router_token_factor = {factor} has no effect; drop it"
+        ));
+    }
     if arm.spec.live.nodes.is_empty() {
         return Ok(());
     }

@@ -44,6 +44,11 @@ pub struct ReplicaSpec {
     pub engine: Option<String>,
     /// Prefill rate that routers are configured with, ms per token; the policy's when absent.
     pub ms_per_token: Option<f64>,
+    /// Requests this engine runs at once; the fleet's when absent.
+    pub max_running: Option<u32>,
+    /// Further settings of this engine, on top of the fleet's.
+    #[serde(default)]
+    pub settings: Table,
 }
 
 /// The replicas and their engines.
@@ -223,6 +228,12 @@ impl RunSpec {
         }
         if self.fleet.max_running == Some(0) {
             return Err("[fleet] max_running = 0 would run nothing; give at least 1".into());
+        }
+        if let Some(replica) = self.fleet.replicas.iter().find(|r| r.max_running == Some(0)) {
+            return Err(format!(
+                "[fleet] replica `{}` has max_running = 0 and would run nothing; give at least 1",
+                replica.name
+            ));
         }
         self.live.check(&names)?;
         for fault in &self.faults {

@@ -236,3 +236,42 @@ fn the_kept_experiment_plans_the_same_arms_again() {
         assert_eq!(specs(&again), specs(&first), "{sets:?}");
     }
 }
+
+#[test]
+fn a_replica_has_engine_settings_of_its_own_on_top_of_the_fleets() {
+    let sets = [
+        "fleet.settings.kv_tokens=50000",
+        "fleet.replicas.1.engine=l40s-2-qwen3.5-recorded",
+        "fleet.replicas.1.max_running=3",
+        "fleet.replicas.1.settings.prefill.floor_ms=70",
+        "fleet.replicas.1.settings.cold_at_start=true",
+    ];
+    let built = |sets: &[&str]| {
+        let arm = parse("", sets, &[])?.remove(0);
+        crate::build::build("x.toml", &arm.spec, 1, &[])
+    };
+    let world = built(&sets).unwrap().world;
+    let [a, b] = [0, 1].map(|i| &world.replicas[i].engine);
+    assert_eq!((a.kv_tokens, a.prefill.floor_ms, a.max_running_requests, a.cold_at_start), (50_000, 0.0, 10, false));
+    assert_eq!((b.kv_tokens, b.prefill.floor_ms, b.max_running_requests, b.cold_at_start), (50_000, 70.0, 3, true));
+    assert_eq!((b.prefill.ms_per_token, b.warm_up_s), (0.057, 15.0), "the rest is its preset's");
+    let wrong = |set: &str| built(&[set]).unwrap_err().to_string();
+    let message = wrong("fleet.replicas.1.settings.resume_token=4");
+    assert!(message.contains("replica `b`") && message.contains("did you mean `resume_tokens`"), "{message}");
+    let message = wrong("fleet.replicas.0.settings.resume_tokens=0");
+    assert!(message.contains("replica `a`: engine setting `resume_tokens` is 0"), "{message}");
+    let message = wrong("fleet.replicas.1.max_running=0");
+    assert!(message.contains("replica `b` has max_running = 0"), "{message}");
+}
+
+#[test]
+fn a_factor_gives_rows_the_routers_count_of_their_tokens() {
+    let load = |sets: &[&str]| parse("", sets, &[]).unwrap().remove(0).spec.workload.load(Path::new(""), 1).unwrap();
+    assert!(load(&[]).iter().all(|r| r.router_tokens.is_none()));
+    let counted = load(&["workload.router_token_factor=0.55"]);
+    assert!(
+        counted.iter().all(|r| r.router_tokens == Some(((f64::from(r.input_tokens) * 0.55).round() as u32).max(1)))
+    );
+    let message = error("", &["workload.router_token_factor=0"], &[]);
+    assert!(message.contains("router_token_factor = 0 must lie between 0.01 and 100"), "{message}");
+}

@@ -34,6 +34,9 @@ pub struct WorkloadSpec {
     /// Keep only requests that arrive within this time. A drawn arrival process goes on through fresh copies of the trace (other
     /// ids, other users) when the trace is too short for it.
     pub duration_s: Option<f64>,
+    /// Tokens that routers count for each token of the engine, where the trace has no `router_tokens`. Simulation only: a
+    /// real router counts by itself.
+    pub router_token_factor: Option<f64>,
     /// The reader's options.
     pub options: Options,
 }
@@ -46,6 +49,7 @@ struct Own {
     rate: Option<f64>,
     session_rate: Option<f64>,
     duration_s: Option<f64>,
+    router_token_factor: Option<f64>,
 }
 
 impl WorkloadSpec {
@@ -77,6 +81,7 @@ impl WorkloadSpec {
             rate: own.rate,
             session_rate: own.session_rate,
             duration_s: own.duration_s,
+            router_token_factor: own.router_token_factor,
             options,
         };
         spec.check()?;
@@ -115,6 +120,10 @@ impl WorkloadSpec {
             if value.is_some_and(|v| !(v.is_finite() && v > 0.0)) {
                 return Err(format!("[workload] {key} = {} must be above 0", value.unwrap_or_default()));
             }
+        }
+        if self.router_token_factor.is_some_and(|f| !(0.01..=100.0).contains(&f)) {
+            let factor = self.router_token_factor.unwrap_or_default();
+            return Err(format!("[workload] router_token_factor = {factor} must lie between 0.01 and 100"));
         }
         if self.requests == Some(0) {
             return Err("[workload] requests = 0 leaves nothing to run".into());
@@ -197,6 +206,11 @@ impl WorkloadSpec {
         }
         if requests.is_empty() {
             return Err(SpecError::NoRequest);
+        }
+        if let Some(factor) = self.router_token_factor {
+            for request in requests.iter_mut().filter(|r| r.router_tokens.is_none()) {
+                request.router_tokens = Some(((f64::from(request.input_tokens) * factor).round() as u32).max(1));
+            }
         }
         Ok(requests)
     }

@@ -114,6 +114,7 @@ impl Engine {
         let (node, symbols, tokens) =
             if self.config.radix_cache { self.pool.cache.find(&blocks) } else { (ROOT, 0, 0) };
         let past = tokens.min(fill - 1);
+        let past = past - past % self.config.resume_tokens;
         let extend = fill - past;
         let total = f64::from(extend) + f64::from(needed);
         if total >= self.available() - budget.offset {

@@ -39,6 +39,9 @@ pub struct EngineConfig {
     pub overlap: bool,
     /// Keep the KV of past requests (`--disable-radix-cache` is `false`).
     pub radix_cache: bool,
+    /// A cached prefix is reused up to a multiple of so many tokens. 1: up to any token. Hybrid models (Mamba or linear
+    /// attention beside KV) resume only where a recurrent state was kept.
+    pub resume_tokens: u32,
 
     /// Tokenizer, which serves one request at a time: ms a request.
     pub tokenizer_fixed_ms: f64,
@@ -60,6 +63,13 @@ pub struct EngineConfig {
     pub cold_start_sigma: f64,
     /// The first prefill step after a restart takes this much longer (kernels compiled on first use), ms.
     pub first_step_extra_ms: f64,
+    /// Prefill steps within this long after the first one of a cold engine take longer, too (kernels compiled for
+    /// further shapes), s.
+    pub warm_up_s: f64,
+    /// By this much at the beginning of that time, falling in a straight line to 0 at its end, ms.
+    pub warm_up_extra_ms: f64,
+    /// The engine is cold at time 0, as after a restart, but ready at once.
+    pub cold_at_start: bool,
 
     /// Report every token. Runs of decode steps are then walked, not jumped over; all other events stay the same to
     /// the bit.
@@ -104,6 +114,7 @@ impl EngineConfig {
             ("prefill.weights_ms", p.weights_ms),
             ("prefill.ms_per_token", p.ms_per_token),
             ("prefill.ms_per_pair", p.ms_per_pair),
+            ("prefill.floor_ms", p.floor_ms),
             ("decode.fixed_ms", d.fixed_ms),
             ("decode.weights_ms", d.weights_ms),
             ("decode.row_compute_ms", d.row_compute_ms),
@@ -115,6 +126,7 @@ impl EngineConfig {
             ("receive_ms", self.receive_ms),
             ("output_ms", self.output_ms),
             ("first_step_extra_ms", self.first_step_extra_ms),
+            ("warm_up_extra_ms", self.warm_up_extra_ms),
         ] {
             if !(0.0..=1e7).contains(&ms) {
                 return reject(key, &ms, "give milliseconds from 0 to 10,000,000");
@@ -125,7 +137,11 @@ impl EngineConfig {
                 return reject(key, &ms, "a step of one token must take at least 0.001 ms");
             }
         }
-        for (key, s) in [("idle_publish_s", self.idle_publish_s), ("cold_start_s", self.cold_start_s)] {
+        for (key, s) in [
+            ("idle_publish_s", self.idle_publish_s),
+            ("cold_start_s", self.cold_start_s),
+            ("warm_up_s", self.warm_up_s),
+        ] {
             if !(0.0..=1e6).contains(&s) {
                 return reject(key, &s, "give seconds from 0 to 1,000,000");
             }
@@ -137,6 +153,7 @@ impl EngineConfig {
             ("max_running_requests", self.max_running_requests, 1),
             ("new_token_ratio_decay_steps", self.new_token_ratio_decay_steps, 1),
             ("decode_log_interval", self.decode_log_interval, 1),
+            ("resume_tokens", self.resume_tokens, 1),
         ] {
             if !(least..=1 << 30).contains(&n) {
                 return reject(key, &n, "give a whole number from 1 (16 for token capacities) to 2^30");

@@ -51,6 +51,7 @@ impl Engine {
             self.up_at = now + Span::from_secs(self.config.cold_start_s * spread);
             self.starts += 1;
             (self.down, self.cold, self.tokenizer_free) = (false, true, self.up_at);
+            self.warming_since = None;
         }
         self.up_at
     }

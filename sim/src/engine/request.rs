@@ -22,6 +22,8 @@ pub struct EngineRequest {
     pub blocks: Arc<[u64]>,
     /// Ids of the whole blocks that prompt and answer add after the prompt's whole blocks; may be empty.
     pub answer_blocks: Arc<[u64]>,
+    /// The engine answers 400 before any work, as it does when its chat template rejects the messages.
+    pub refused: bool,
 }
 
 impl EngineRequest {
@@ -35,6 +37,7 @@ impl EngineRequest {
             block_tokens: row.block_tokens,
             blocks: Arc::clone(&row.blocks),
             answer_blocks: Arc::clone(&row.answer_blocks),
+            refused: row.refused,
         }
     }
 }
@@ -147,6 +150,9 @@ pub enum EngineError {
         /// Context length.
         limit: u32,
     },
+    /// The trace says that engines refuse the request.
+    #[error("The request was refused, as the trace says.")]
+    Refused,
     /// `max_queued_requests` are waiting.
     #[error("The request queue is full.")]
     QueueFull,
@@ -171,6 +177,7 @@ impl EngineError {
             Self::InputTooLong { .. }
             | Self::ExceedsPool { .. }
             | Self::TooManyRequested { .. }
+            | Self::Refused
             | Self::BadRequest(_) => Some(400),
             Self::QueueFull => Some(503),
             Self::Cancelled | Self::Crashed | Self::Down => None,

@@ -19,15 +19,31 @@ impl Engine {
         self.batch.join(&mut self.requests, self.pipeline.launched);
         if let Some(batch) = self.choose_prefill() {
             let pairs = batch.items.iter().map(|i| pairs(i.past, i.new)).sum();
-            let mut ms = self.config.prefill.ms(batch.new_tokens, pairs) * self.noise.stretch(PREFILL, self.prefills);
-            if std::mem::take(&mut self.cold) {
-                ms += self.config.first_step_extra_ms;
-            }
+            let warm = self.config.prefill.ms(batch.new_tokens, pairs) * self.noise.stretch(PREFILL, self.prefills);
+            let ms = warm + self.cold_extra_ms(start);
             self.prefills += 1;
             self.batch.end_run();
             return Some(Step { start, end: start + Span::from_ms(ms).max(Span(1)), work: Work::Prefill(batch) });
         }
         self.choose_decode(start)
+    }
+
+    /// What a prefill step that starts at `start` takes longer because kernels are compiled, ms.
+    fn cold_extra_ms(&mut self, start: Time) -> f64 {
+        let mut extra = 0.0;
+        if std::mem::take(&mut self.cold) {
+            extra += self.config.first_step_extra_ms;
+            self.warming_since = Some(start);
+        }
+        if let Some(since) = self.warming_since {
+            let left = 1.0 - (start - since).ms() / (self.config.warm_up_s * 1e3).max(1e-9);
+            if left > 0.0 {
+                extra += self.config.warm_up_extra_ms * left;
+            } else {
+                self.warming_since = None;
+            }
+        }
+        extra
     }
 
     /// Gives free slots to a request, evicting cached tokens if too few are free.

@@ -4,11 +4,12 @@ use gorgo_core::{Span, Time};
 use serde::{Deserialize, Serialize};
 
 /// Time of one prefill step, ms:
-/// `fixed + hypot(weights, per_token·N) + per_pair·P`, where `N` is the number of new tokens of the batch and
+/// `max(floor, fixed + hypot(weights, per_token·N) + per_pair·P)`, where `N` is the number of new tokens of the batch and
 /// `P = Σ n·(p + n/2)` counts (query, key) pairs for `n` new tokens after `p` tokens already in the cache.
 ///
 /// The hypotenuse joins the two limits of the linear layers: reading the weights once and multiplying `N` rows. It
-/// fits the per-layer timings of Vidur's profiles (Llama-3-8B, A100 and A40) within 9 % but for one point each.
+/// fits the per-layer timings of Vidur's profiles (Llama-3-8B, A100 and A40) within 9 % but for one point each. The floor
+/// is the time that the host needs to launch a step that was not captured as a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrefillTimes {
@@ -20,12 +21,16 @@ pub struct PrefillTimes {
     pub ms_per_token: f64,
     /// Attention, ms a (query, key) pair.
     pub ms_per_pair: f64,
+    /// Least time of a step, ms: its launches, where they take longer than the work of a short prompt.
+    #[serde(default)]
+    pub floor_ms: f64,
 }
 
 impl PrefillTimes {
     /// Time of a step over `tokens` new tokens and `pairs` (query, key) pairs, ms.
     pub fn ms(&self, tokens: u64, pairs: f64) -> f64 {
-        self.fixed_ms + hypot(self.weights_ms, self.ms_per_token * tokens as f64) + self.ms_per_pair * pairs
+        let work = self.fixed_ms + hypot(self.weights_ms, self.ms_per_token * tokens as f64) + self.ms_per_pair * pairs;
+        work.max(self.floor_ms)
     }
 }
 

@@ -28,6 +28,9 @@ impl Engine {
     }
 
     fn check(&mut self, r: &EngineRequest) -> Result<(), EngineError> {
+        if r.refused {
+            return Err(EngineError::Refused);
+        }
         let bad = |text: String| Err(EngineError::BadRequest(text));
         if r.input_tokens == 0 || r.output_tokens == 0 || r.max_new_tokens == Some(0) || r.block_tokens == 0 {
             return bad(format!(

@@ -122,6 +122,9 @@ pub struct WorldConfig {
     pub router: RouterConfig,
     /// Tokens per block id of the trace.
     pub block_tokens: u32,
+    /// Routers count prompts other than engines: rows have `router_tokens`. Their index then spreads the tokens of a
+    /// prompt evenly over its blocks, as it does in production.
+    pub routers_count: bool,
     /// Period of the scrapes of each replica.
     pub scrape_ms: f64,
     /// Period of the RTT probes.

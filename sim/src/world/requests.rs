@@ -98,7 +98,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let request = &flight.request;
         let head = request.blocks.len().min(256usize.div_ceil(request.block_tokens as usize));
         let info = RequestInfo {
-            prompt_tokens: request.input_tokens,
+            prompt_tokens: request.tokens_at_router(),
             bytes: self.config.network.request_bytes(request.input_tokens),
             session: request.user,
             head: head.checked_sub(1).map_or(0, |last| request.blocks[last]),
@@ -309,5 +309,7 @@ fn answer(request: &TraceRequest) -> Option<Answer> {
     }
     let keep = (request.input_tokens / request.block_tokens) as usize;
     let blocks = (keep + request.answer_blocks.len()) as u32;
-    Some(Answer { keep, tail: Arc::clone(&request.answer_blocks), tokens: blocks * request.block_tokens })
+    let tokens = blocks * request.block_tokens;
+    let counted = u64::from(tokens) * u64::from(request.tokens_at_router()) / u64::from(request.input_tokens);
+    Some(Answer { keep, tail: Arc::clone(&request.answer_blocks), tokens: counted.max(1) as u32 })
 }

@@ -4,6 +4,7 @@ use crate::network::NetworkConfig;
 use gorgo_core::MaybeTime;
 use gorgo_core::network::Congestion;
 use gorgo_core::policy::PolicyConfig;
+use gorgo_core::router::EndReason;
 use gorgo_core::router::RouterConfig;
 use rand::RngExt;
 use std::sync::Arc;
@@ -53,6 +54,7 @@ fn world(replicas: &[Place], topology: Topology) -> WorldConfig {
         topology,
         router: RouterConfig::default(),
         block_tokens: 16,
+        routers_count: false,
         scrape_ms: 1_000.0,
         probe_ms: 1_000.0,
         peer_ms: 200.0,
@@ -403,4 +405,37 @@ fn idle_months_cost_nothing_and_change_nothing() {
     assert!(long.samples.len() < short.samples.len() * 2);
     let ttft = |outcome: &Outcome| outcome.records.iter().map(|r| r.ttft().unwrap()).collect::<Vec<_>>();
     assert_eq!(ttft(&short), ttft(&long));
+}
+
+#[test]
+fn a_refused_request_is_answered_400_without_work_and_leaves_its_connection_open() {
+    let mut config = world(&TWO, Topology::Proxy { site: 0 });
+    config.replicas[0].site = 1;
+    config.replicas.truncate(1);
+    config.scrape_ms = 60_000.0;
+    let plain = request(0.0, 0, 3_000, 20, FRANKFURT);
+    let refused = TraceRequest { refused: true, ..plain.clone() };
+    let next = request(1_500.0, 1, 512, 3, FRANKFURT);
+    let out = go(&config, "nearest", &[refused, next.clone()]);
+    let (r, after) = (&out.records[0], &out.records[1]);
+    assert_eq!((r.reason, r.attempts, r.accepted.get()), (Some(EndReason::ClientError), 1, None));
+    // Opening and two round trips for 13.9 kB make 300 ms; the engine adds none.
+    assert!((r.done.get().unwrap() - r.dispatched.get().unwrap()).ms() < 302.0 + 10.0, "{r:?}");
+    let alone = go(&config, "nearest", &[next]).records[0].ttft().unwrap().ms();
+    assert!((alone - after.ttft().unwrap().ms() - 150.0).abs() < 1.0, "the next request finds the connection open");
+}
+
+#[test]
+fn policies_see_prompts_as_the_router_counts_them() {
+    let mut config = world(&TWO[..1], Topology::Proxy { site: 0 });
+    let first = request(0.0, 7, 1_600, 3, FRANKFURT);
+    let twin = request(5_000.0, 7, 1_600, 3, FRANKFURT);
+    let predicted = |config: &WorldConfig, trace: &[TraceRequest]| {
+        let record = go(config, "gorgo", trace).records[1].clone();
+        (record.predicted_cached_tokens, record.cached_tokens)
+    };
+    assert_eq!(predicted(&config, &[first.clone(), twin.clone()]), (1_600, 1_599));
+    config.routers_count = true;
+    let counted = |r: &TraceRequest| TraceRequest { router_tokens: Some(880), ..r.clone() };
+    assert_eq!(predicted(&config, &[counted(&first), counted(&twin)]), (880, 1_599), "0.55 of the engine's tokens");
 }

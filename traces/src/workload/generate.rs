@@ -169,6 +169,8 @@ fn converse(
                 max_tokens: options.max_output_tokens,
                 block_tokens: options.block_tokens,
                 blocks,
+                router_tokens: None,
+                refused: false,
                 answer_blocks: chain.whole_from(whole),
             });
             let pause = think.map_or(THINK_S, |law| law.sample(rng));

@@ -151,6 +151,8 @@ impl Parser for GuidellmPair {
             max_tokens: None,
             block_tokens,
             blocks: chain.ids(),
+            router_tokens: None,
+            refused: false,
             answer_blocks: [].into(),
         };
         self.held = Some((request, messages));

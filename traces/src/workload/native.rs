@@ -10,6 +10,8 @@
 //! | `hash_ids`, `block_size` | chained ids of the prompt's blocks, 512 tokens unless told |
 //! | `answer_hash_ids` | ids of the whole blocks that prompt and answer add after the prompt's whole blocks |
 //! | `messages` | instead of `hash_ids`: `{role, content, tokens?}`; the prompt length is then counted from them |
+//! | `router_tokens` | prompt tokens as the router counts them, where it counts other than the engine |
+//! | `refused` | true: engines answer 400 before any work |
 //! | `model`, `language` | ignored |
 //!
 //! Fields beyond these are ignored, counted and reported. A row with neither ids nor messages shares no prefix.
@@ -28,7 +30,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
 
-pub(crate) const KNOWN: [&str; 18] = [
+pub(crate) const KNOWN: [&str; 20] = [
     "timestamp",
     "session_id",
     "user_id",
@@ -45,6 +47,8 @@ pub(crate) const KNOWN: [&str; 18] = [
     "block_size",
     "answer_hash_ids",
     "messages",
+    "router_tokens",
+    "refused",
     "model",
     "language",
 ];
@@ -145,6 +149,8 @@ impl Native {
             max_tokens: row.tokens("max_tokens", 1)?,
             block_tokens,
             blocks,
+            router_tokens: row.tokens("router_tokens", 1)?,
+            refused: row.flag("refused")?,
             answer_blocks: [].into(),
         };
         if let Some(ids) = row.ids("answer_hash_ids")? {
@@ -209,6 +215,12 @@ fn to_row(r: &TraceRequest, blocks: &[u64], answer: &[u64]) -> Value {
     if let Some(most) = r.max_tokens {
         row["max_tokens"] = most.into();
     }
+    if let Some(tokens) = r.router_tokens {
+        row["router_tokens"] = tokens.into();
+    }
+    if r.refused {
+        row["refused"] = true.into();
+    }
     if let Some(code) = r.country {
         row["country"] = String::from_utf8_lossy(&code).into();
     }
@@ -244,6 +256,8 @@ mod tests {
             r#"{"timestamp":0,"output_length":1,"messages":[{"role":"user"}]}"#,
             r#"{"timestamp":0,"output_length":1,"messages":[]}"#,
             r#"{"timestamp":0,"input_length":30,"output_length":40,"answer_hash_ids":[1]}"#,
+            r#"{"timestamp":0,"input_length":3,"output_length":1,"router_tokens":0}"#,
+            r#"{"timestamp":0,"input_length":3,"output_length":1,"refused":"maybe"}"#,
             r#"{"timestamp":"#,
         ].map(bad).join("\n"), @r#"
 t.jsonl:1: timestamp is missing: every row needs a time
@@ -257,6 +271,8 @@ t.jsonl:1: session_id is []: it must be text or a whole number, not negative
 t.jsonl:1: messages[0] is {"role":"user"}: it must be a message with a `content` text
 t.jsonl:1: messages is []: it must be a list of messages, at least one
 t.jsonl:1: answer_hash_ids holds 1 ids: prompt and answer add 3 whole blocks
+t.jsonl:1: router_tokens is 0: it must be a whole number of tokens from 1 to 4194304
+t.jsonl:1: refused is "maybe": it must be true or false
 t.jsonl:1: row "{\"timestamp\":" is not JSON (EOF while parsing a value at line 1 column 13): each line must be one object
 "#);
     }
@@ -307,13 +323,13 @@ t.jsonl:1: row "{\"timestamp\":" is not JSON (EOF while parsing a value at line 
         fn any_request()(
             at in 0u64..1_000_000_000_000_000, session in 0u64..9, user in any::<u64>(), input in 1u32..200, output in 1u32..100,
             block in 1u32..40, max in prop::option::of(1u32..500), place in prop::option::of((-89_000..89_000, 1_000..179_000)),
-            start in 0u64..3, answered in any::<bool>(),
+            start in 0u64..3, answered in any::<bool>(), router_tokens in prop::option::of(1u32..300), refused in any::<bool>(),
         ) -> TraceRequest {
             let mut r = TraceRequest {
                 at: Time(at), session, user, turn: 1, place: place.map(|(lat, lon)| Place { lat: f64::from(lat) / 1e3, lon: f64::from(lon) / 1e3 }),
                 country: place.map(|_| *b"FR"), input_tokens: input, output_tokens: output, max_tokens: max,
                 block_tokens: block, blocks: (0..u64::from(input.div_ceil(block))).map(|i| start * 1_000 + i).collect(),
-                answer_blocks: [].into(),
+                router_tokens, refused, answer_blocks: [].into(),
             };
             if answered {
                 r.answer_blocks = (0..answer_len(&r) as u64).map(|i| 50_000 + i).collect();

@@ -60,6 +60,15 @@ impl JsonRow {
         self.tokens(field, least)?.ok_or_else(|| missing(field, "a number of tokens"))
     }
 
+    /// True or false, also as 1 or 0; false when absent.
+    pub(crate) fn flag(&self, field: &str) -> Result<bool, Bad> {
+        let Some(value) = self.get(field) else { return Ok(false) };
+        value
+            .as_bool()
+            .or_else(|| value.as_u64().filter(|&n| n < 2).map(|n| n == 1))
+            .ok_or_else(|| wrong(field, value, "must be true or false"))
+    }
+
     pub(crate) fn number(&self, field: &str) -> Result<Option<f64>, Bad> {
         match self.get(field) {
             None => Ok(None),

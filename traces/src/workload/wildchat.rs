@@ -251,6 +251,8 @@ impl<'a> Turns<'a> {
                 max_tokens: None,
                 block_tokens,
                 blocks: chain.ids(),
+                router_tokens: None,
+                refused: false,
                 answer_blocks: [].into(),
             };
             request.answer_blocks = answered.whole_from(chain.whole_len());

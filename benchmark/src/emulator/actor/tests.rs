@@ -13,6 +13,7 @@ fn request(prompt: &str, output_tokens: u32) -> EngineRequest {
         output_tokens,
         max_new_tokens: Some(output_tokens),
         block_tokens: text::BLOCK_TOKENS,
+        refused: false,
         blocks: cut.ids.into(),
         answer_blocks: [].into(),
     }

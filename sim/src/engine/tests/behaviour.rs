@@ -2,7 +2,7 @@
 //! those of `harness::plain`: prefill 1 ms a token, a decode step 10 ms.
 
 use super::harness::{Bench, ask, plain};
-use crate::engine::{Counters, EngineConfig, EngineError, EngineEvent, Health, Loads};
+use crate::engine::{Counters, EngineConfig, EngineError, EngineEvent, EngineRequest, Health, Loads};
 use gorgo_core::{RequestId, Time};
 
 fn at(ms: f64) -> Time {
@@ -305,4 +305,64 @@ fn every_token_is_reported_when_streaming() {
         story,
         "prefill at 0, first at 10, token 2 at 20, token 3 at 30, token 4 at 40, token 5 at 50, finished 5 at 50, "
     );
+}
+
+#[test]
+fn a_prefill_step_takes_no_less_than_its_floor() {
+    let mut config = plain();
+    config.prefill.floor_ms = 65.0;
+    let mut bench = Bench::new(config);
+    bench.submit(0.0, ask(0, 0, 18, 1));
+    bench.submit(1_000.0, ask(1, 1, 100, 1));
+    bench.drain();
+    assert_eq!([bench.first(0), bench.first(1) - 1_000.0], [65.0, 100.0]);
+}
+
+#[test]
+fn a_cold_engine_compiles_at_its_first_step_and_less_and_less_until_it_is_warm() {
+    let cold = EngineConfig {
+        cold_at_start: true,
+        first_step_extra_ms: 700.0,
+        warm_up_s: 10.0,
+        warm_up_extra_ms: 100.0,
+        ..plain()
+    };
+    let ttft = |config: &EngineConfig| {
+        let mut bench = Bench::new(config.clone());
+        for (n, ms) in [(0, 1_000.0), (1, 6_000.0), (2, 11_000.0)] {
+            bench.submit(ms, ask(n, n, 20, 1));
+        }
+        bench.drain();
+        [bench.first(0) - 1_000.0, bench.first(1) - 6_000.0, bench.first(2) - 11_000.0]
+    };
+    // The time runs from the first step: 100 ms at once, half of it after 5 s, none after 10 s.
+    assert_eq!(ttft(&cold), [820.0, 70.0, 20.0]);
+    assert_eq!(ttft(&EngineConfig { cold_at_start: false, ..cold }), [20.0; 3], "a warm engine compiles nothing");
+}
+
+#[test]
+fn a_cached_prefix_is_reused_up_to_a_resume_point() {
+    let cached = |resume_tokens: u32| {
+        let mut bench = Bench::new(EngineConfig { resume_tokens, ..plain() });
+        bench.submit(0.0, ask(0, 0, 1_000, 2));
+        bench.submit(5_000.0, ask(1, 0, 1_000, 2));
+        bench.submit(10_000.0, ask(2, 0, 1_600, 2));
+        bench.drain();
+        assert_eq!(bench.first(1) - 5_000.0, f64::from(1_000 - bench.cached(1)), "what is not reused is computed");
+        [bench.cached(1), bench.cached(2)]
+    };
+    assert_eq!(cached(1), [999, 992]);
+    assert_eq!(cached(256), [768, 768]);
+    assert_eq!(cached(4_096), [0, 0]);
+}
+
+#[test]
+fn a_refused_request_costs_the_engine_nothing() {
+    let mut bench = Bench::new(plain());
+    let refused = EngineRequest { refused: true, ..ask(0, 0, 900, 5) };
+    let error = bench.engine.submit(at(0.0), refused).unwrap_err();
+    assert_eq!((error.status(), bench.engine.in_flight()), (Some(400), 0));
+    bench.submit(0.0, ask(1, 0, 900, 5));
+    bench.drain();
+    assert_eq!((bench.first(1), bench.cached(1)), (900.0, 0));
 }

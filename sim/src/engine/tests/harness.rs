@@ -10,7 +10,7 @@ pub(super) const BLOCK: u32 = 16;
 /// Easy numbers: prefill 1 ms a token, decode 10 ms a step, no other cost, no noise.
 pub(super) fn plain() -> EngineConfig {
     EngineConfig {
-        prefill: PrefillTimes { fixed_ms: 0.0, weights_ms: 0.0, ms_per_token: 1.0, ms_per_pair: 0.0 },
+        prefill: PrefillTimes { fixed_ms: 0.0, weights_ms: 0.0, ms_per_token: 1.0, ms_per_pair: 0.0, floor_ms: 0.0 },
         decode: DecodeTimes {
             fixed_ms: 10.0,
             weights_ms: 0.0,
@@ -44,6 +44,7 @@ pub(super) fn ask(id: u64, chat: u64, input: u32, output: u32) -> EngineRequest 
         output_tokens: output,
         max_new_tokens: Some(output),
         block_tokens: BLOCK,
+        refused: false,
         blocks: blocks.into(),
         answer_blocks: (input / BLOCK..(input + output) / BLOCK).map(whole).collect(),
     }
