@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Entry, Intent, Ledger, State};
-use crate::provider::{LaunchError, Node, Provider, Spec, Status, nonce};
+use crate::provider::{LaunchError, Life, Node, Provider, Spec, Status, nonce};
 use crate::time::Time;
 use std::time::Duration;
 
@@ -134,7 +134,10 @@ impl Fleet<'_> {
             if let Some(node) = nodes.iter().find(|node| node.key.as_ref() == Some(key)) {
                 self.ledger.launched(now_ms, key, &node.id)?;
             } else if is_past_appearing(&entry, asked_ms) {
-                self.ledger.absent(now_ms, key)?;
+                match self.provider.find(&entry.intent.name, key).await? {
+                    Some(id) => self.ledger.launched(now_ms, key, &id)?,
+                    None => self.ledger.absent(now_ms, key)?,
+                }
             }
         }
         Ok(())
@@ -152,16 +155,26 @@ impl Fleet<'_> {
                 Ok(nodes) => {
                     let node = nodes.into_iter().find(|node| node.id == id);
                     match node {
-                        Some(node) if node.status == Status::Ready && node.address.is_some() => return Ok(node),
+                        Some(node) if node.status == Status::Ready && node.address.is_some() => {
+                            match self.provider.life(id).await {
+                                Life::Works => return Ok(node),
+                                Life::NotYet(why) => last = why,
+                                Life::Ended(why) => return Err(ended(&node.name, &why)),
+                            }
+                        }
                         Some(Node { status: status @ (Status::Gone | Status::Ending), name, .. }) => {
-                            let meaning = format!("the provider lists the machine as {status}");
-                            return Err(Error::new(Kind::Unreachable, name, meaning, "launch another"));
+                            return Err(ended(&name, &format!("the provider lists the machine as {status}")));
                         }
                         Some(node) => {
                             seen(&node.status);
                             last = node.status.to_string();
                         }
-                        None => {} // a new machine may be listed late
+                        // A new machine may be listed late.
+                        None => {
+                            if let Life::Ended(why) = self.provider.life(id).await {
+                                return Err(ended(id, &why));
+                            }
+                        }
                     }
                 }
                 Err(error) => last = error.to_string(),
@@ -296,6 +309,10 @@ impl Fleet<'_> {
         );
         Ok(rows)
     }
+}
+
+fn ended(name: &str, why: &str) -> Error {
+    Error::new(Kind::Unreachable, name, why, "launch another")
 }
 
 /// Whether a machine of this launch would have been listed by `now_ms`.

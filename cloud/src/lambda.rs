@@ -168,6 +168,7 @@ impl Lambda {
                 {"key": wire::TAG_KEY, "value": key},
                 {"key": wire::TAG_RUN, "value": spec.run},
                 {"key": wire::TAG_NAME, "value": spec.name},
+                {"key": wire::TAG_PORTS, "value": spec.ports.to_string()},
             ],
         });
         if let Some(filesystem) = &spec.filesystem {

@@ -13,6 +13,7 @@ pub mod lambda;
 pub mod ledger;
 mod limiter;
 pub mod local;
+pub mod modal;
 pub mod money;
 pub mod provider;
 pub mod setup;

@@ -243,6 +243,8 @@ mod tests {
             machine: MACHINES[0].0.to_owned(),
             region: "here".to_owned(),
             filesystem: None,
+            image: None,
+            ports: Ports::default(),
             expires_ms: 0,
         };
         local.create(&spec("a"), "a").unwrap();

@@ -1,6 +1,6 @@
 //! One trait for every provider of machines.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::shell::Shell;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,12 @@ pub struct Capabilities {
     pub loopback: bool,
     /// Nodes run the emulated engine unless told otherwise.
     pub emulated: bool,
+    /// Nodes are containers that a launch fills with an image: without Docker and systemd, with fixed ports.
+    pub containers: bool,
+    /// Any name may be asked for as a region; offers list examples.
+    pub any_region: bool,
+    /// The provider ends a machine after this many milliseconds at the latest.
+    pub longest_lease_ms: Option<u64>,
 }
 
 /// A region.
@@ -61,6 +67,10 @@ pub struct Spec {
     pub region: String,
     /// File system to attach.
     pub filesystem: Option<String>,
+    /// Image, where the machine is a container; the provider's choice when absent.
+    pub image: Option<String>,
+    /// Ports of engine and routers on it.
+    pub ports: Ports,
     /// End of the lease, milliseconds since 1970.
     pub expires_ms: u64,
 }
@@ -113,6 +123,30 @@ impl Default for Ports {
     }
 }
 
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.engine, self.router, self.proxy)
+    }
+}
+
+/// `8080-8000-9000` or with commas: engine, edge router, central router.
+impl std::str::FromStr for Ports {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let ports: Vec<u16> = text.split(['-', ',']).filter_map(|word| word.trim().parse().ok()).collect();
+        match ports[..] {
+            [engine, router, proxy] if ports.iter().all(|port| *port > 0) => {
+                if engine == router || router == proxy || engine == proxy {
+                    return Err(format!("`{text}` names a port twice; engine, router and proxy need one each"));
+                }
+                Ok(Self { engine, router, proxy })
+            }
+            _ => Err(format!("`{text}` are not three ports; write ENGINE,ROUTER,PROXY, for example 8080,8000,9000")),
+        }
+    }
+}
+
 /// A machine as the provider lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
@@ -158,6 +192,20 @@ impl LaunchError {
     }
 }
 
+/// Whether a machine works, by a look at the machine itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Life {
+    /// As far as the provider can tell.
+    Works,
+    /// Not yet, for this reason.
+    NotYet(String),
+    /// It has ended, for this reason.
+    Ended(String),
+}
+
+/// Takes lines about work that lasts.
+pub type Shown<'a> = dyn Fn(&str) + Sync + 'a;
+
 /// A provider of machines.
 #[async_trait]
 pub trait Provider: Send + Sync {
@@ -176,6 +224,24 @@ pub trait Provider: Send + Sync {
     /// When the provider does not answer.
     async fn offers(&self) -> Result<Vec<Offer>>;
 
+    /// Price of a machine in a region, US cents an hour.
+    fn cents_per_hour(&self, offer: &Offer, _region: &str) -> u64 {
+        offer.cents_per_hour
+    }
+
+    /// Makes what launches of these machines need and what may take long, before the first of them is written down.
+    ///
+    /// # Errors
+    /// When the machines could not be launched.
+    async fn prepare(&self, _specs: &[&Spec], _show: &Shown<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Looks at a machine that is listed as ready, or at one that should be listed and is not.
+    async fn life(&self, _id: &str) -> Life {
+        Life::Works
+    }
+
     /// Launches one machine under a nonce and returns its id. It is called once a nonce, and sends nothing that costs
     /// after `send_before_ms`: later the machine would no longer be looked for.
     ///
@@ -189,6 +255,14 @@ pub trait Provider: Send + Sync {
     /// When the provider does not answer.
     async fn list(&self) -> Result<Vec<Node>>;
 
+    /// The machine of a launch that the listing does not show, even if it has ended since.
+    ///
+    /// # Errors
+    /// When the provider does not answer.
+    async fn find(&self, _name: &str, _key: &str) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Asks for a machine's end; a machine that does not exist is [`crate::Kind::NotFound`].
     ///
     /// # Errors
@@ -200,6 +274,16 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// When a rule cannot be set, or the node has no address yet.
     async fn open(&self, node: &Node, port: u16, peers: &[Node]) -> Result<Vec<String>>;
+
+    /// URL at which a port of `node` is reached from outside.
+    ///
+    /// # Errors
+    /// When the node has no address yet, or the port is not reached from outside.
+    async fn url(&self, node: &Node, port: u16) -> Result<String> {
+        let unknown =
+            || Error::new(Kind::Unreachable, &node.name, "the machine has no address yet", "wait until it is ready");
+        Ok(format!("http://{}:{port}", node.address.as_deref().ok_or_else(unknown)?))
+    }
 
     /// Removes what belongs to a launch beside its machines (keys, firewall rules), once the machines are gone.
     ///

@@ -41,6 +41,11 @@ pub enum Engine {
         /// More words for `sglang.launch_server`.
         args: Vec<String>,
     },
+    /// SGLang as a process: the node is a container with it.
+    Sglang {
+        /// More words for `sglang.launch_server`.
+        args: Vec<String>,
+    },
     /// A command of the user's that serves HTTP on `$PORT`.
     Command {
         /// Program and arguments.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-mod carry;
+pub(crate) mod carry;
 pub mod local;
 pub mod ssh;
 

@@ -241,6 +241,8 @@ mod tests {
             machine: String::new(),
             region: "eu".to_owned(),
             filesystem: None,
+            image: None,
+            ports: Ports::default(),
             expires_ms: 0,
         };
         ssh.launch(&spec("a"), "k", 0).await.unwrap();

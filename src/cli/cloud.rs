@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use gorgo_cloud::lambda::{Lambda, LambdaConfig, SERVICE};
 use gorgo_cloud::local::Local;
+use gorgo_cloud::modal::{Modal, ModalConfig};
 use gorgo_cloud::provider::Region;
 use gorgo_cloud::setup::{Member, Plan};
 use gorgo_cloud::ssh::Ssh;
@@ -29,12 +30,14 @@ pub(super) enum Cloud {
     Ssh,
     /// Lambda Cloud (not yet run against the real cloud)
     Lambda,
+    /// Sandboxes of Modal (not yet run against the real cloud)
+    Modal,
 }
 
 /// What every command on machines takes.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct CloudArgs {
-    /// Provider; lambda when LAMBDA_API_KEY is set, else local
+    /// Provider; lambda when LAMBDA_API_KEY is set, modal when MODAL_TOKEN_ID is, else local
     #[arg(long, value_enum, env = "GORGO_CLOUD")]
     cloud: Option<Cloud>,
     /// Folder of ledger, keys and node state; gorgo in XDG_STATE_HOME or ~/.local/state when absent
@@ -55,7 +58,7 @@ pub(crate) enum CloudCommand {
     Available(machines::AvailableArgs),
     /// Launch machines and wait until they are ready
     #[command(
-        after_help = "Examples:\n  gorgo launch --type gpu_1x_a100 --name my-node --region us-east-1\n  gorgo launch --cloud local --type gpu_1x_a100 --region aws:us-east-1,aws:us-west-2,aws:eu-central-1\n  gorgo launch --cloud ssh --name rack-1,rack-2"
+        after_help = "Examples:\n  gorgo launch --type gpu_1x_a100 --name my-node --region us-east-1\n  gorgo launch --cloud local --type gpu_1x_a100 --region aws:us-east-1,aws:us-west-2,aws:eu-central-1\n  gorgo launch --cloud ssh --name rack-1,rack-2\n  gorgo launch --cloud modal --type gpu_8x_h100 --name big --region us-west"
     )]
     Launch(launch::LaunchArgs),
     /// List machines with their cost so far; fails while a machine that should have ended still runs
@@ -140,7 +143,12 @@ impl CloudArgs {
     }
 
     pub(super) fn session(&self) -> anyhow::Result<Session> {
-        let cloud = self.cloud.unwrap_or(if Self::key().is_some() { Cloud::Lambda } else { Cloud::Local });
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let cloud = self.cloud.unwrap_or(match (Self::key().is_some(), set("MODAL_TOKEN_ID")) {
+            (true, _) => Cloud::Lambda,
+            (false, true) => Cloud::Modal,
+            (false, false) => Cloud::Local,
+        });
         let folder = self.state.clone().map_or_else(|| home("XDG_STATE_HOME", ".local/state"), Ok)?;
         let ledger = Ledger::open(&folder)?;
         let mut lambda = None;
@@ -171,6 +179,13 @@ impl CloudArgs {
                 let provider = Arc::new(Lambda::new(config)?);
                 lambda = Some(provider.clone());
                 provider
+            }
+            Cloud::Modal => {
+                let config = ModalConfig::read(|name| std::env::var(name).ok())?;
+                let config = config.context(
+                    "no token of Modal is known; export MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or run `modal token new`",
+                )?;
+                Arc::new(Modal::new(&config)?)
             }
         };
         Ok(Session { provider, lambda, ledger, folder, cloud })

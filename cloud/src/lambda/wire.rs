@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 pub(super) const TAG_KEY: &str = "gorgo-key";
 pub(super) const TAG_RUN: &str = "gorgo-run";
 pub(super) const TAG_NAME: &str = "gorgo-name";
+pub(super) const TAG_PORTS: &str = "gorgo-ports";
 const MARK: &str = "-gorgo-";
 
 /// A machine's name at the service: the user's name and the nonce, at most 64 characters.
@@ -91,6 +92,7 @@ impl Instance {
         let key = tag(TAG_KEY).or_else(|| split.map(|(_, key)| key.to_owned()));
         let plain = || split.map_or_else(|| full.clone(), |(name, _)| name.to_owned());
         let name = tag(TAG_NAME).unwrap_or_else(plain);
+        let ports = tag(TAG_PORTS).and_then(|ports| ports.parse::<Ports>().ok());
         let status = match self.status.as_str() {
             "booting" => Status::Booting,
             "active" => Status::Ready,
@@ -109,7 +111,7 @@ impl Instance {
             address: self.ip.filter(|ip| !ip.is_empty()),
             cents_per_hour: self.instance_type.price_cents_per_hour,
             gpus: self.instance_type.specs.map_or(0, |specs| specs.gpus),
-            ports: Ports::default(),
+            ports: ports.unwrap_or_default(),
             id: self.id,
         }
     }

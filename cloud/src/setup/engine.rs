@@ -32,6 +32,10 @@ pub(super) async fn step(site: &mut Site<'_>, image: &str) -> Done {
             argv.extend(args.iter().cloned());
             process(site, argv).await?
         }
+        Engine::Sglang { args } => {
+            let host = ["--host".to_owned(), "127.0.0.1".to_owned(), "--port".to_owned(), port.to_string()];
+            process(site, server(site, &host, args)).await?
+        }
         Engine::Command { argv } => process(site, argv.clone()).await?,
     };
     healthy(site).await?;
@@ -40,7 +44,11 @@ pub(super) async fn step(site: &mut Site<'_>, image: &str) -> Done {
 
 async fn process(site: &Site<'_>, argv: Vec<String>) -> Result<bool> {
     let shell = site.shell()?;
-    let environment = environment(site.plan, site.member.node.ports.engine, false);
+    let sglang = matches!(site.plan.engine, Engine::Sglang { .. });
+    let mut environment = environment(site.plan, site.member.node.ports.engine, false);
+    if sglang {
+        environment += &format!("HF_ENDPOINT={}\n", site.plan.hub);
+    }
     shell.put(ENVIRONMENT, 0o600, environment.as_bytes()).await?;
     let inputs = crate::digest::of(environment.as_bytes());
     let service = Service { name: SERVICE, argv, environment: Some(ENVIRONMENT.to_owned()), inputs };
@@ -58,10 +66,20 @@ fn environment(plan: &Plan, port: u16, docker: bool) -> String {
     text
 }
 
+/// The command that serves the model with SGLang.
+fn server(site: &Site<'_>, address: &[String], args: &[String]) -> Vec<String> {
+    let (gpus, running) = (site.member.node.gpus.max(1).to_string(), site.plan.max_running.to_string());
+    let mut words: Vec<String> = ["python3", "-m", "sglang.launch_server"].map(str::to_owned).to_vec();
+    words.extend_from_slice(address);
+    words.extend(["--tp-size", &gpus, "--enable-metrics", "--enable-cache-report"].map(str::to_owned));
+    words.extend(["--max-running-requests", &running, "--model-path", &site.plan.model].map(str::to_owned));
+    words.extend(args.iter().cloned());
+    words
+}
+
 /// Starts the container unless it runs with these words and its GPUs.
 async fn container(site: &Site<'_>, image: &str, args: &[String]) -> Result<bool> {
     let (shell, facts, plan) = (site.shell()?, site.facts(), site.plan);
-    let gpus = site.member.node.gpus.max(1);
     let environment = environment(plan, 0, true);
     let port = site.member.node.ports.engine;
     let cache = format!("{}/.cache/huggingface", facts.directory);
@@ -73,14 +91,7 @@ async fn container(site: &Site<'_>, image: &str, args: &[String]) -> Result<bool
     words.extend(["-v".to_owned(), format!("{cache}:/root/.cache/huggingface")]);
     words.extend(["--env-file".to_owned(), format!("{}/{ENVIRONMENT}", facts.directory)]);
     words.extend(["-p".to_owned(), format!("127.0.0.1:{port}:8080"), image.to_owned()]);
-    let server = format!(
-        "python3 -m sglang.launch_server --host 0.0.0.0 --port 8080 --tp-size {gpus} --enable-metrics \
-         --enable-cache-report --max-running-requests {} --model-path",
-        plan.max_running
-    );
-    words.extend(server.split_whitespace().map(str::to_owned));
-    words.push(plan.model.clone());
-    words.extend(args.iter().cloned());
+    words.extend(server(site, &["--host", "0.0.0.0", "--port", "8080"].map(str::to_owned), args));
     let digest = crate::digest::of(format!("{}\0{environment}", words.join("\0")).as_bytes());
 
     let label = r#"{{.State.Running}} {{index .Config.Labels "gorgo.digest"}}"#;

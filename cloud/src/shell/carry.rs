@@ -25,16 +25,13 @@ pub(super) async fn carry(mut process: Process, command: &Command, place: &str) 
             ended.map_err(|why| Error::new(Kind::Unreachable, place, why.to_string(), "try again"))
         }
         () = silent(&mut beats, command.silence) => {
-            let shown = command.argv.join(" ");
-            let shown: String = shown.chars().take(80).collect();
-            let meaning = format!("`{shown}` wrote nothing for {} s", command.silence.as_secs());
-            Err(Error::new(Kind::Command, place, meaning, "look at the node; then run the command again"))
+            Err(was_silent(command, place))
         }
     }
 }
 
 /// Returns once no byte has passed for `limit`.
-async fn silent(beats: &mut watch::Receiver<()>, limit: std::time::Duration) {
+pub(crate) async fn silent(beats: &mut watch::Receiver<()>, limit: std::time::Duration) {
     while let Ok(Ok(())) = tokio::time::timeout(limit, beats.changed()).await {}
 }
 
@@ -66,11 +63,24 @@ async fn collect(from: Option<impl AsyncRead + Unpin>, beat: &watch::Sender<()>)
             return Ok(kept);
         }
         let _ = beat.send(());
-        kept.extend_from_slice(&piece[..count]);
-        if kept.len() > 2 * KEPT {
-            kept.drain(..kept.len() - KEPT);
-        }
+        keep(&mut kept, &piece[..count]);
     }
+}
+
+/// Appends a piece of output; what is more than a megabyte old is let go.
+pub(crate) fn keep(kept: &mut Vec<u8>, piece: &[u8]) {
+    kept.extend_from_slice(piece);
+    if kept.len() > 2 * KEPT {
+        kept.drain(..kept.len() - KEPT);
+    }
+}
+
+/// The failure of a command that wrote nothing for its limit of silence.
+pub(crate) fn was_silent(command: &Command, place: &str) -> Error {
+    let shown = command.argv.join(" ");
+    let shown: String = shown.chars().take(80).collect();
+    let meaning = format!("`{shown}` wrote nothing for {} s", command.silence.as_secs());
+    Error::new(Kind::Command, place, meaning, "look at the node; then run the command again")
 }
 
 fn code(status: ExitStatus) -> i32 {

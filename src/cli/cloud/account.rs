@@ -6,6 +6,7 @@ use crate::cli::output::print_line;
 use anyhow::Context;
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_cloud::lambda::Rule;
+use gorgo_cloud::money::dollars;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -205,6 +206,17 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
         print_line(format_args!("images: {}", lambda.images().await?.len()))?;
         let seconds = began.elapsed().as_secs_f64();
         print_line(format_args!("7 calls in {seconds:.1} s; gorgo sends one a second, and one launch in 12 s"))?;
+    }
+    if session.cloud == Cloud::Modal {
+        for offer in offers.iter().filter(|offer| offer.gpus == 1) {
+            print_line(format_args!(
+                "{}: {} an hour, {}",
+                offer.name,
+                dollars(offer.cents_per_hour),
+                offer.description
+            ))?;
+        }
+        print_line("Modal tells no capacity: a launch waits until a machine is free")?;
     }
     if session.cloud == Cloud::Ssh {
         let all: Vec<String> = offers.iter().map(|offer| offer.name.clone()).collect();

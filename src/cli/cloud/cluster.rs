@@ -67,6 +67,8 @@ enum EngineKind {
     Emulated,
     /// SGLang in Docker
     Docker,
+    /// SGLang as a process, where the machine is a container with it (modal)
+    Sglang,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -125,7 +127,7 @@ struct SetupArgs {
     router: RouterArgs,
     #[command(flatten)]
     program: ProgramArgs,
-    /// Engine; emulated with --cloud local, else docker
+    /// Engine; emulated with --cloud local, sglang with modal, else docker
     #[arg(long, value_enum)]
     engine: Option<EngineKind>,
     /// Command that serves the model on $PORT, in place of --engine, for example 'vllm serve M --port $PORT'
@@ -261,11 +263,19 @@ async fn each(members: &[Member], work: impl AsyncFn(&Member) -> gorgo_cloud::Re
 async fn setup(args: &SetupArgs) -> anyhow::Result<()> {
     let session = args.common.session()?;
     let earlier = session.plan().ok();
-    let emulated = session.provider.capabilities().emulated;
-    let kind = args.engine.unwrap_or(if emulated { EngineKind::Emulated } else { EngineKind::Docker });
+    let able = session.provider.capabilities();
+    let kind = args.engine.unwrap_or(match (able.emulated, able.containers) {
+        (true, _) => EngineKind::Emulated,
+        (false, true) => EngineKind::Sglang,
+        (false, false) => EngineKind::Docker,
+    });
+    if able.containers && kind == EngineKind::Docker {
+        bail!("{} has no Docker; use --engine sglang, and name an image at `gorgo launch`", session.provider.name());
+    }
     let engine = match (&args.engine_command, kind) {
         (Some(command), _) => Engine::Command { argv: ["sh", "-c", command].map(str::to_owned).to_vec() },
         (None, EngineKind::Emulated) => Engine::Emulated { args: args.engine_arg.clone() },
+        (None, EngineKind::Sglang) => Engine::Sglang { args: args.engine_arg.clone() },
         (None, EngineKind::Docker) => Engine::Docker { image: args.image.clone(), args: args.engine_arg.clone() },
     };
     let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty());

@@ -9,7 +9,7 @@ use crate::cli::process::StopSignal;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_cloud::money::{Caps, Quote};
-use gorgo_cloud::provider::{Offer, Spec, check_name, nonce};
+use gorgo_cloud::provider::{Offer, Ports, Spec, check_name, nonce};
 use gorgo_cloud::{Fleet, Kind, Node};
 use std::collections::BTreeSet;
 use std::io::{BufRead, IsTerminal, Write};
@@ -37,6 +37,12 @@ pub(crate) struct LaunchArgs {
     /// File system to attach; it must lie in the region
     #[arg(long)]
     filesystem: Option<String>,
+    /// Image of the machines, where they are containers (modal); one of SGLang when absent
+    #[arg(long)]
+    image: Option<String>,
+    /// Ports on the machines: engine, edge router, central router
+    #[arg(long, value_name = "ENGINE,ROUTER,PROXY", value_parser = str::parse::<Ports>)]
+    ports: Option<Ports>,
     /// Most machines at one time
     #[arg(long, default_value_t = Caps::default().nodes)]
     max_nodes: usize,
@@ -70,6 +76,22 @@ pub(super) async fn run(args: &LaunchArgs) -> anyhow::Result<()> {
     let offers = session.provider.offers().await?;
     let run = nonce()[..12].to_owned();
     let expires_ms = fleet.time.now_ms() + args.lease;
+    let able = session.provider.capabilities();
+    if let Some(longest) = able.longest_lease_ms.filter(|longest| args.lease > *longest) {
+        bail!(
+            "{} ends machines after {} h at the latest; give a --lease within that",
+            session.provider.name(),
+            longest / 3_600_000
+        );
+    }
+    if args.image.is_some() && !able.containers {
+        bail!(
+            "--image is for machines that are containers; `gorgo cluster setup --image` chooses the engine's image here"
+        );
+    }
+    if args.ports.is_some() && !able.paid {
+        bail!("--ports is for clouds; local nodes get free ports, and hosts.toml names those of hosts");
+    }
     let planned = plan(args, &session, &offers)?;
     let spec = |(name, offer, region): &(String, &Offer, String)| Spec {
         run: run.clone(),
@@ -77,9 +99,12 @@ pub(super) async fn run(args: &LaunchArgs) -> anyhow::Result<()> {
         machine: offer.name.clone(),
         region: region.clone(),
         filesystem: args.filesystem.clone(),
+        image: args.image.clone(),
+        ports: args.ports.unwrap_or_default(),
         expires_ms,
     };
-    let wanted: Vec<(Spec, u64)> = planned.iter().map(|row| (spec(row), row.1.cents_per_hour)).collect();
+    let wanted: Vec<(Spec, u64)> =
+        planned.iter().map(|row| (spec(row), session.provider.cents_per_hour(row.1, &row.2))).collect();
     let open = fleet.open()?;
     if let Some((spec, _)) = wanted.iter().find(|(spec, _)| open.iter().any(|entry| entry.intent.name == spec.name)) {
         bail!("`{}` runs already; choose another --name, or end it with `gorgo kill {}`", spec.name, spec.name);
@@ -98,14 +123,19 @@ pub(super) async fn run(args: &LaunchArgs) -> anyhow::Result<()> {
     if wanted.len() > caps.launches {
         bail!("{} launches are more than --max-launches {}", wanted.len(), caps.launches);
     }
-    if session.provider.capabilities().paid {
+    if able.paid {
         confirm(&quote, args.yes)?;
         if !args.no_watch {
             start_watch(&session)?;
         }
     }
     let mut interrupts = StopSignal::install()?;
-    let elsewhere = if args.any_region { regions_with_capacity(&planned) } else { Vec::new() };
+    let specs: Vec<&Spec> = wanted.iter().map(|(spec, _)| spec).collect();
+    tokio::select! {
+        ready = session.provider.prepare(&specs, &|line| eprintln!("{line}")) => ready?,
+        () = interrupts.recv() => bail!("interrupted; nothing was launched"),
+    }
+    let elsewhere = if args.any_region && !able.any_region { regions_with_capacity(&planned) } else { Vec::new() };
     let spare = std::sync::atomic::AtomicUsize::new(caps.launches - wanted.len());
     let work = async {
         let launches = wanted.iter().map(|(spec, cents)| one(&fleet, spec, *cents, &elsewhere, &spare));
@@ -218,7 +248,8 @@ fn plan<'a>(
         if !seen.insert(name) {
             bail!("the name `{name}` is given twice");
         }
-        if !offer.regions.iter().any(|free| free.name == *region) && !args.any_region {
+        let any = args.any_region || session.provider.capabilities().any_region;
+        if !offer.regions.iter().any(|free| free.name == *region) && !any {
             let free: Vec<&str> = offer.regions.iter().map(|region| region.name.as_str()).take(20).collect();
             let free = if free.is_empty() { "no region".to_owned() } else { free.join(", ") };
             bail!("no {} is free in `{region}`; it is free in: {free}", offer.name);

@@ -1,7 +1,7 @@
 //! The provider against the fake, one behaviour a test.
 
 use super::Fake;
-use gorgo_cloud::provider::Spec;
+use gorgo_cloud::provider::{Ports, Spec};
 use gorgo_cloud::{Fleet, Kind, Ledger, Provider, Time};
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ fn spec(name: &str, region: &str) -> Spec {
         machine: "gpu_1x_a100".to_owned(),
         region: region.to_owned(),
         filesystem: None,
+        image: None,
+        ports: Ports::default(),
         expires_ms: u64::MAX,
     }
 }
