@@ -59,11 +59,11 @@ enum Command {
     /// Write the report of a result folder again
     #[command(after_help = "Example:\n  gorgo report results/three-regions && open results/three-regions/report.html")]
     Report(report::ReportArgs),
-    /// Compare two results percentile by percentile; fails if an error exceeds --max-error
+    /// Compare two runs, records or timelines; fails if an error exceeds --max-error and the recording's noise
     #[command(
-        after_help = "Example:\n  gorgo validate --measured results/three-regions-live --simulated results/three-regions --max-error 5"
+        after_help = "Two result folders are compared by their stored figures. Anything else is compared request by request, and an error that lies within the recording's own noise passes.\n\nExamples:\n  gorgo validate results/three-regions-live results/three-regions --max-error 5\n  gorgo validate results/three-regions-live results/three-regions --rows --by-class --max-error 10 --plot cdf.svg"
     )]
-    Validate(validate::ValidateArgs),
+    Validate(Box<validate::ValidateArgs>),
     /// Choose replicas for recorded states: JSON lines in, decisions with all terms out
     #[command(after_help = "Example:\n  gorgo decide --policy gorgo --set policy.ms_per_token=0.058 < states.jsonl")]
     Decide(decide::DecideArgs),

@@ -3,8 +3,8 @@
 //! Reading order: [`spec`] (the file) → [`build`] (a spec becomes a world) → [`runner`] (all arms and seeds on all
 //! cores), [`live`] (the same arm on real sockets) → [`results`] (records of runs in, the result folder out) with
 //! [`stats`] (definitions of all figures) → [`summary`] (one row per arm) → [`verdict`] (the best arm by load and
-//! objective) → [`table`] (terminal), [`plot`] (SVG and PNG), [`report`] (one HTML page), [`validate`] (two results side
-//! by side). `markup` holds what HTML and SVG share.
+//! objective) → [`table`] (terminal), [`plot`] (SVG and PNG), [`report`] (one HTML page), [`records`] (requests
+//! recorded by anything) → [`validate`] (two results side by side). `markup` holds what HTML and SVG share.
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -12,6 +12,7 @@ pub mod build;
 pub mod live;
 mod markup;
 pub mod plot;
+pub mod records;
 pub mod report;
 pub mod results;
 pub mod runner;

@@ -155,5 +155,13 @@ pub fn ttft_distribution(samples: &[(String, Digest)]) -> Option<Figure> {
     Some(Figure { name: "ttft-cdf".to_owned(), caption, sheet, charted: false })
 }
 
+/// The distributions of the time to first token of two sources, for each (arm, measured, simulated); `None` without
+/// samples.
+pub fn two_distributions(arms: &[(String, Digest, Digest)]) -> Option<Figure> {
+    let sheet = latency::cdf_of_two(arms)?;
+    let caption = "Share of requests whose first token came within the time, measured and simulated.".to_owned();
+    Some(Figure { name: "validation-cdf".to_owned(), caption, sheet, charted: false })
+}
+
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,8 @@ pub mod own_files;
 pub mod point;
 mod requests;
 #[cfg(test)]
+pub(crate) use requests::write as write_requests;
+#[cfg(test)]
 pub(crate) mod test_data;
 
 use crate::spec::PlannedArm;

@@ -9,7 +9,10 @@
 //!
 //! **Against the baseline**: the same interval over the differences seed by seed (arms share their seeds' workload, so
 //! they are paired). The verdict is `same` when the interval contains 0.
+//!
+//! **Of one recording**: the moving-block bootstrap over time, see `blocks`.
 
+pub(crate) mod blocks;
 mod digest;
 
 pub use digest::Digest;

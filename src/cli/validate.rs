@@ -1,32 +1,85 @@
 //! `gorgo validate`: a simulated result against a measured one.
 
 use super::output::print_line;
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
+use gorgo_experiments::plot::Format;
+use gorgo_experiments::records::{self, ColumnMap, ReadOptions, Records};
 use gorgo_experiments::results::ResultFolder;
 use gorgo_experiments::stats::PERCENTILES;
-use gorgo_experiments::validate;
+use gorgo_experiments::validate::{self, RowSettings};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ValidateArgs {
-    /// Result folder of the measured run
+    /// The measured run: a result folder, a folder of tables, a table (CSV, JSON lines, GuideLLM's JSON) or a timeline
+    #[arg(value_name = "MEASURED", required_unless_present = "measured", conflicts_with = "measured")]
+    first: Option<PathBuf>,
+    /// The simulated run, or any other
+    #[arg(value_name = "SIMULATED", required_unless_present = "simulated", conflicts_with = "simulated")]
+    second: Option<PathBuf>,
+    /// The measured run, by name
     #[arg(long)]
-    measured: PathBuf,
-    /// Result folder of the simulated run
+    measured: Option<PathBuf>,
+    /// The simulated run, by name
     #[arg(long)]
-    simulated: PathBuf,
-    /// Fail if the error of p50 or p95 of TTFT or E2E is larger, per cent
+    simulated: Option<PathBuf>,
+    /// Fail if the error of p50 or p95 of TTFT or E2E is larger, per cent; request by request, errors within the
+    /// recording's noise pass as well
     #[arg(long, value_name = "PCT", value_parser = percent)]
     max_error: Option<f64>,
+    /// Compare two result folders request by request, too
+    #[arg(long)]
+    rows: bool,
+    /// Names of measured arms in the simulated run
+    #[arg(long, value_name = "A=B", value_delimiter = ',', value_parser = renamed)]
+    arm_map: Vec<(String, String)>,
+    /// Names of measured replicas in the simulated run
+    #[arg(long, value_name = "A=B", value_delimiter = ',', value_parser = renamed)]
+    replica_map: Vec<(String, String)>,
+    /// Leave out requests of the first seconds of the measured run
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = seconds)]
+    warm_up: f64,
+    /// Length of the blocks of time that the noise is drawn from, s
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = block)]
+    block: f64,
+    /// Columns of the measured table, for example ttft_ms=first_byte,e2e_s=total,id=request,answered=200; known tables
+    /// need none
+    #[arg(long, value_name = "MAP", default_value = "")]
+    columns: String,
+    /// Columns of the simulated table
+    #[arg(long, value_name = "MAP", default_value = "")]
+    simulated_columns: String,
+    /// Name of the arm of a measured table without such a column
+    #[arg(long, value_name = "NAME")]
+    arm: Option<String>,
+    /// Compare distributions of requests that are not the same
+    #[arg(long)]
+    unpaired: bool,
+    /// Show each class of prompt length and replica
+    #[arg(long)]
+    by_class: bool,
+    /// Longest prompts of the classes tiny and mid, tokens
+    #[arg(long, value_name = "TINY,MID", default_value = "64,4096", value_parser = class_bounds)]
+    classes: (f64, f64),
+    /// Draw the distributions into this file (.svg or .png)
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &ValidateArgs) -> anyhow::Result<()> {
+    let path = |position: &Option<PathBuf>, named: &Option<PathBuf>| position.clone().or(named.clone());
+    let measured = path(&args.first, &args.measured).context("name the measured run")?;
+    let simulated = path(&args.second, &args.simulated).context("name the simulated run")?;
+    let folder = |path: &Path| path.join("experiment.toml").exists();
+    if args.by_row() || !folder(&measured) || !folder(&simulated) {
+        return by_request(args, &measured, &simulated);
+    }
     let load = |dir: &Path| ResultFolder::open(dir)?.load();
-    let comparison = validate::compare(&load(&args.measured)?, &load(&args.simulated)?)?;
+    let comparison = validate::compare(&load(&measured)?, &load(&simulated)?)?;
     let arms = &comparison.arms;
     if args.json {
         print_line(serde_json::to_string_pretty(&comparison)?)?;
@@ -45,8 +98,86 @@ pub(super) fn run(args: &ValidateArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+impl ValidateArgs {
+    /// Whether an option asks for the comparison request by request.
+    fn by_row(&self) -> bool {
+        let named = !self.columns.is_empty() || !self.simulated_columns.is_empty() || self.arm.is_some();
+        let mapped = !self.arm_map.is_empty() || !self.replica_map.is_empty();
+        self.rows || named || mapped || self.by_class || self.unpaired || self.warm_up > 0.0 || self.plot.is_some()
+    }
+}
+
+fn by_request(args: &ValidateArgs, measured: &Path, simulated: &Path) -> anyhow::Result<()> {
+    let open = |path: &Path, columns: &str, arm: Option<&String>| -> anyhow::Result<Records> {
+        Ok(records::open(path, &ReadOptions { columns: ColumnMap::parse(columns)?, arm: arm.cloned() })?)
+    };
+    let measured = open(measured, &args.columns, args.arm.as_ref())?;
+    let simulated = open(simulated, &args.simulated_columns, None)?;
+    let settings = RowSettings {
+        warm_up_s: args.warm_up,
+        block_s: args.block,
+        arms: args.arm_map.iter().cloned().collect(),
+        replicas: args.replica_map.iter().cloned().collect(),
+        unpaired: args.unpaired,
+        max_error: args.max_error,
+        classes: args.classes,
+    };
+    let comparison = validate::compare_rows(&measured, &simulated, &settings);
+    if args.json {
+        print_line(serde_json::to_string_pretty(&comparison)?)?;
+    } else {
+        let noise = format!("noise: central 95 % over blocks of {} s of the measured run drawn again", args.block);
+        print_line(format_args!("{}\n\n{PERCENTILES}; {noise}", validate::rows_table(&comparison, args.by_class)))?;
+    }
+    if let (Some(path), Some(figure)) = (&args.plot, validate::curves(&comparison)) {
+        let format = if path.extension().is_some_and(|end| end == "png") { Format::Png } else { Format::Svg };
+        let bytes = figure.render(format)?;
+        std::fs::write(path, bytes).with_context(|| format!("cannot write `{}`", path.display()))?;
+    }
+    let gaps = comparison.gaps();
+    if !gaps.is_empty() {
+        bail!("the sources do not match: {}", gaps.join("; "));
+    }
+    let beyond = comparison.beyond();
+    let size = |(_, figure): &(&str, &validate::RowFigure)| figure.error.map_or(0.0, f64::abs);
+    let worst = beyond.iter().max_by(|a, b| size(a).total_cmp(&size(b)));
+    if let Some((arm, figure)) = worst {
+        let limit = args.max_error.map_or_else(String::new, |limit| format!(" and --max-error {limit}"));
+        let (name, error) = (&figure.name, figure.error.unwrap_or_default());
+        let count = beyond.len();
+        bail!(
+            "{name} of {arm} has an error of {error:+.1} %, beyond the recording's noise{limit} ({count} such figures)"
+        );
+    }
+    Ok(())
+}
+
 /// A limit in per cent, from 0 on.
 fn percent(text: &str) -> Result<f64, String> {
     let limit = text.parse().ok().filter(|limit: &f64| limit.is_finite() && *limit >= 0.0);
     limit.ok_or_else(|| format!("`{text}` is no limit; write per cent, from 0 on, for example 5"))
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|s: &f64| (0.0..=1e9).contains(s));
+    seconds.ok_or_else(|| format!("`{text}` is no time; write seconds from 0 on, for example 20"))
+}
+
+fn block(text: &str) -> Result<f64, String> {
+    match seconds(text)? {
+        0.0 => Err("a block of 0 s holds nothing; write seconds, for example 30".to_owned()),
+        length => Ok(length),
+    }
+}
+
+fn renamed(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(a, b)| !a.is_empty() && !b.is_empty());
+    let (a, b) = pair.ok_or_else(|| format!("`{text}` is no pair of names; write measured=simulated"))?;
+    Ok((a.to_owned(), b.to_owned()))
+}
+
+fn class_bounds(text: &str) -> Result<(f64, f64), String> {
+    let bounds = text.split_once(',').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+    let bounds = bounds.filter(|(tiny, mid): &(f64, f64)| *tiny >= 0.0 && mid > tiny && mid.is_finite());
+    bounds.ok_or_else(|| format!("`{text}` are no bounds; write tokens in ascending order, for example 64,4096"))
 }

@@ -63,7 +63,7 @@ pub(super) fn cdf(loads: &[Load<'_>], points: &[Point], styles: &Styles) -> Opti
     };
     let panels: Vec<Panel> = loads.iter().map(panel).collect();
     let named = panels.iter().flat_map(|p| &p.curves).filter(|c| c.color != PALE).map(|c| c.name.as_str());
-    distributions(&styles.legend(&names_of(named), true), &panels)
+    distributions("Time to first token", &styles.legend(&names_of(named), true), &panels)
 }
 
 /// Cumulative distributions of samples of the time to first token, one for each (label, samples).
@@ -82,10 +82,30 @@ pub(super) fn cdf_of(samples: &[(String, Digest)]) -> Option<Sheet> {
         dash: dash(i),
     };
     let entries: Vec<Entry> = samples.iter().enumerate().map(entry).collect();
-    distributions(&entries, &[Panel { title: String::new(), curves: samples.iter().enumerate().map(curve).collect() }])
+    let panel = Panel { title: String::new(), curves: samples.iter().enumerate().map(curve).collect() };
+    distributions("Time to first token", &entries, &[panel])
 }
 
-fn distributions(entries: &[Entry], panels: &[Panel]) -> Option<Sheet> {
+/// Cumulative distributions of the time to first token of two sources, a panel for each (arm, measured, simulated).
+pub(super) fn cdf_of_two(arms: &[(String, Digest, Digest)]) -> Option<Sheet> {
+    let sources = ["measured", "simulated"];
+    let entry =
+        |(i, label): (usize, &str)| Entry { label: label.to_owned(), color: color(i), dash: dash(i), line: true };
+    let entries: Vec<Entry> = sources.into_iter().enumerate().map(entry).collect();
+    let panel = |(arm, measured, simulated): &(String, Digest, Digest)| {
+        let curve = |(i, digest): (usize, &Digest)| Curve {
+            name: sources[i].to_owned(),
+            values: digest.quantiles(&levels(STEPS)),
+            color: color(i),
+            width: 2.0,
+            dash: dash(i),
+        };
+        Panel { title: arm.clone(), curves: [measured, simulated].into_iter().enumerate().map(curve).collect() }
+    };
+    distributions("Time to first token, measured and simulated", &entries, &arms.iter().map(panel).collect::<Vec<_>>())
+}
+
+fn distributions(title: &str, entries: &[Entry], panels: &[Panel]) -> Option<Sheet> {
     let curves = || panels.iter().flat_map(|panel| &panel.curves).map(|curve| &curve.values);
     // A tenth of a millisecond is below any network; it keeps the logarithm off zero.
     let low = curves().filter_map(|c| c.first()).fold(f64::INFINITY, |a, &b| a.min(b)).max(0.1);
@@ -96,7 +116,7 @@ fn distributions(entries: &[Entry], panels: &[Panel]) -> Option<Sheet> {
     let top = head_height(entries);
     let tall = if panels.len() == 1 { 420.0 } else { 300.0 };
     let mut sheet = Sheet::new(WIDTH, top + tall * panels.len() as f64 + EDGE);
-    head(&mut sheet, "Time to first token", entries);
+    head(&mut sheet, title, entries);
     for (i, panel) in panels.iter().enumerate() {
         let from = top + tall * i as f64;
         let start = panel_head(&mut sheet, from, &panel.title);

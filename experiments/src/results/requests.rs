@@ -65,7 +65,7 @@ pub(super) struct ArmRows {
 ///
 /// # Errors
 /// Those of `out`.
-pub(super) fn write(out: impl Write, run: &ArmRun, header: bool) -> std::io::Result<()> {
+pub(crate) fn write(out: impl Write, run: &ArmRun, header: bool) -> std::io::Result<()> {
     let mut csv = csv::Writer::from_writer(out);
     if header {
         csv.write_record(COLUMNS)?;

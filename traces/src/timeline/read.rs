@@ -22,7 +22,7 @@ pub enum TimelineError {
     #[error("the timeline unpacks to more than {MAX_BYTES} bytes; draw fewer requests into it")]
     TooLarge,
     /// Not a trace-event file.
-    #[error("the timeline is not a trace-event JSON object with `traceEvents` ({0}); write it again")]
+    #[error("the timeline is neither a list of trace events nor an object with `traceEvents` ({0}); write it again")]
     Json(#[from] serde_json::Error),
     /// One event is wrong.
     #[error("event {index} of the timeline: {why}; write the file again")]
@@ -166,7 +166,8 @@ struct Event<'a> {
     pid: u64,
     #[serde(default)]
     tid: u64,
-    id: Option<u64>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
     #[serde(default)]
     args: BTreeMap<String, serde_json::Value>,
 }
@@ -174,11 +175,20 @@ struct Event<'a> {
 /// Reads a timeline, packed (`.gz`) or plain, and checks it: every span has a begin and a length, spans of a row nest,
 /// every arrow has exactly one start and one end. Events that are neither spans, arrows nor names are passed over.
 ///
+/// A bare list of events, as gotoni's nodes write it, is read without these two checks: rows of that writer are hashes
+/// that several requests share, and its arrows have no ends. Begin (`B`) and end (`E`) events of one name, row and request
+/// become a span; a begin without an end is no span.
+///
 /// # Errors
 /// [`TimelineError`] names the place and the value.
 pub fn read(input: impl Read) -> Result<Timeline, TimelineError> {
     let text = unpack(input)?;
-    let file: File<'_> = serde_json::from_slice(&text)?;
+    let list = text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+    let file: File<'_> = match list {
+        true => File { events: serde_json::from_slice(&text)?, metadata: Metadata::default() },
+        false => serde_json::from_slice(&text)?,
+    };
+    let mut open = BTreeMap::new();
     let mut timeline = Timeline { runs: file.metadata.runs, ..Timeline::default() };
     let mut arrows: BTreeMap<u64, [Vec<FlowEnd>; 2]> = BTreeMap::new();
     for (index, mut event) in file.events.into_iter().enumerate() {
@@ -208,10 +218,26 @@ pub fn read(input: impl Read) -> Result<Timeline, TimelineError> {
                     args: event.args,
                 });
             }
+            "B" => {
+                let start = Time(at("ts", event.ts)?);
+                let key = (event.pid, event.tid, event.name.to_string(), request_of(&event.args));
+                // A request that is begun twice counts from the later begin.
+                open.insert(key, (start, event.args));
+            }
+            "E" => {
+                let end = Time(at("ts", event.ts)?);
+                let key = (event.pid, event.tid, event.name.to_string(), request_of(&event.args));
+                let Some((start, mut args)) = open.remove(&key) else { continue };
+                args.extend(event.args);
+                let (pid, tid, name, ..) = key;
+                timeline.spans.push(SpanEvent { pid, tid, name, start, dur: end - start, depth: 0, args });
+            }
+            // Its ids are texts, and its arrows have no ends.
+            "s" | "f" if list => {}
             end @ ("s" | "f") => {
                 let at = Time(at("ts", event.ts)?);
-                let id =
-                    event.id.ok_or_else(|| TimelineError::Event { index, why: "a flow without an `id`".to_owned() })?;
+                let id = event.id.and_then(|id| id.get().parse().ok());
+                let id = id.ok_or_else(|| TimelineError::Event { index, why: "a flow without an `id`".to_owned() })?;
                 arrows.entry(id).or_default()[usize::from(end == "f")].push(FlowEnd { tid: event.tid, at });
             }
             _ => {}
@@ -223,8 +249,17 @@ pub fn read(input: impl Read) -> Result<Timeline, TimelineError> {
             _ => return Err(TimelineError::Flow { id, starts: starts.len(), ends: ends.len() }),
         }
     }
-    nest(&mut timeline.spans)?;
+    if list {
+        timeline.spans.sort_by_key(|span| (span.pid, span.tid, span.start, std::cmp::Reverse(span.dur)));
+    } else {
+        nest(&mut timeline.spans)?;
+    }
     Ok(timeline)
+}
+
+/// The request that an event names, as text; empty for none.
+fn request_of(args: &BTreeMap<String, serde_json::Value>) -> String {
+    args.get("request").or_else(|| args.get("request_id")).map(ToString::to_string).unwrap_or_default()
 }
 
 fn unpack(input: impl Read) -> Result<Vec<u8>, TimelineError> {
@@ -319,6 +354,31 @@ mod tests {
         assert!(crossing.contains("`a` and `b` of row 1"), "{crossing}");
         let half = of(r#"{"name":"d","ph":"s","id":7,"pid":1,"tid":1,"ts":0}"#).unwrap_err().to_string();
         assert!(half.contains("flow 7") && half.contains("0 ends"), "{half}");
+    }
+
+    #[test]
+    fn a_list_of_begins_and_ends_becomes_spans() {
+        let event = |ph: &str, name: &str, ts: u32, id: &str, more: &str| {
+            format!(r#"{{"name":"{name}","ph":"{ph}","pid":7,"tid":3,"ts":{ts},"args":{{"request_id":"{id}"{more}}}}}"#)
+        };
+        let events = [
+            r#"{"name":"process_name","ph":"M","pid":7,"args":{"name":"node-a"}}"#.to_owned(),
+            event("B", "request", 10, "a", ""),
+            // Another request on the same row, as the hash has it, that crosses the first one.
+            event("B", "request", 20, "b", ""),
+            event("B", "queue", 30, "a", ""),
+            event("E", "queue", 35, "a", ""),
+            r#"{"name":"forward_flow","ph":"s","pid":7,"tid":3,"ts":31,"id":"a-b"}"#.to_owned(),
+            event("E", "request", 50, "a", r#","status_code":200"#),
+            event("E", "request", 80, "b", r#","status_code":503"#),
+            event("B", "request", 90, "never ended", ""),
+        ];
+        let timeline = read(format!("\n [{}]", events.join(",")).as_bytes()).unwrap();
+        let spans: Vec<_> =
+            timeline.spans.iter().map(|s| (s.name.as_str(), s.start.0 / 1000, s.dur.0 / 1000)).collect();
+        assert_eq!(spans, [("request", 10, 40), ("request", 20, 60), ("queue", 30, 5)]);
+        assert_eq!(timeline.spans[1].args["status_code"], 503);
+        assert_eq!(timeline.processes[&7], "node-a");
     }
 
     #[test]

@@ -1,0 +1,163 @@
+//! Recorded requests of any origin as rows of one type.
+//!
+//! Reading order: the types here → `columns` (what each column of a table means; presets by name) → `table` (CSV, JSON
+//! lines and GuideLLM's JSON become cells) → `spans` (timelines become rows with stages) → [`open`] (which of these a path
+//! is).
+
+mod columns;
+mod open;
+mod spans;
+mod table;
+
+pub use columns::{ColumnMap, presets};
+pub use open::open;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The most rows read from one source: about 3 GB of memory.
+pub const MAX_ROWS: usize = 10_000_000;
+
+/// One recorded request. What a source does not tell is `None`; times are ms.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// Arm: the column of the table, else the name of the file.
+    pub arm: Arc<str>,
+    /// Run of the arm, for example its seed; empty with one run.
+    pub run: Arc<str>,
+    /// Names the request within its run; rows of two sources with equal ids are the same request.
+    pub id: Arc<str>,
+    /// When it was dispatched or sent, on the clock of its source.
+    pub at: Option<f64>,
+    /// When the schedule wanted it sent, on the clock of its source.
+    pub scheduled: Option<f64>,
+    /// The replica that answered or was tried last.
+    pub replica: Option<Arc<str>>,
+    /// Prompt tokens as the engine counted them.
+    pub prompt_tokens: Option<f64>,
+    /// Prompt tokens as the router counted them.
+    pub router_tokens: Option<f64>,
+    /// Prompt tokens that the engine found in its cache.
+    pub cached_tokens: Option<f64>,
+    /// Prompt tokens that the router believed to be in the cache, in the router's count.
+    pub believed_tokens: Option<f64>,
+    /// Tokens of the answer.
+    pub output_tokens: Option<f64>,
+    /// Time to first token.
+    pub ttft: Option<f64>,
+    /// End-to-end latency.
+    pub e2e: Option<f64>,
+    /// Whether it was answered in full.
+    pub ok: bool,
+    /// Lengths of its stages by name, for example `prefill`.
+    pub stages: Vec<(Arc<str>, f64)>,
+}
+
+impl Row {
+    /// The request's length in engine tokens, else in router tokens.
+    pub fn tokens(&self) -> Option<f64> {
+        self.prompt_tokens.or(self.router_tokens)
+    }
+}
+
+/// Rows of one source.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Records {
+    /// The path as given.
+    pub source: String,
+    /// All requests, also those that were not answered.
+    pub rows: Vec<Row>,
+}
+
+impl Records {
+    /// Names of the arms in order of first appearance.
+    pub fn arms(&self) -> Vec<Arc<str>> {
+        distinct(self.rows.iter().map(|row| &row.arm))
+    }
+
+    /// Names of the replicas in order of first appearance.
+    pub fn replicas(&self) -> Vec<Arc<str>> {
+        distinct(self.rows.iter().filter_map(|row| row.replica.as_ref()))
+    }
+}
+
+/// Distinct names in order of first appearance; rows of an arm stand together, so a name is looked for only when it
+/// changes.
+fn distinct<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> Vec<Arc<str>> {
+    let mut seen = std::collections::BTreeSet::new();
+    names.filter(|name| seen.insert(Arc::clone(name))).cloned().collect()
+}
+
+/// How records are read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ReadOptions {
+    /// Meanings of columns; what it does not name comes from the preset that the columns fit.
+    pub columns: ColumnMap,
+    /// Name of the arm of tables without such a column.
+    pub arm: Option<String>,
+}
+
+/// Why records could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// The file system refused.
+    #[error("cannot read `{}`: {source}; check the path and that the file is whole", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A value of a table.
+    #[error("{}:{line}: column `{column}` is {value:?}, not {wanted}", path.display())]
+    Value {
+        /// Which file.
+        path: PathBuf,
+        /// 1-based line; of JSON files the number of the request.
+        line: u64,
+        /// The column's name in the file.
+        column: String,
+        /// What stands there.
+        value: String,
+        /// What should.
+        wanted: &'static str,
+    },
+    /// A line that is not CSV or JSON.
+    #[error("{}:{line}: {why}", path.display())]
+    Line {
+        /// Which file.
+        path: PathBuf,
+        /// 1-based line.
+        line: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// The file as a whole.
+    #[error("`{}` {why}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// A timeline.
+    #[error("`{}`: {source}", path.display())]
+    Timeline {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: gorgo_traces::timeline::TimelineError,
+    },
+    /// A column map that cannot be used.
+    #[error("--columns {text}: {why}")]
+    Columns {
+        /// The part of the map.
+        text: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+use super::*;
+use std::io::Write;
+use std::path::Path;
+
+fn file(dir: &Path, name: &str, text: &str) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn read(path: &Path, columns: &str) -> Result<Records, RecordError> {
+    open(path, &ReadOptions { columns: ColumnMap::parse(columns)?, arm: None })
+}
+
+#[test]
+fn a_table_of_the_recorded_fleet_is_read_by_its_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "row,sched_ms,dispatch_s,target,status,proxy_tokens,engine_prompt_tokens,output_tokens,ttft_ms,total_ms,cached_at_target\n\
+                4,420,3.25,0,200,8,18,64,853.5,5674.75,2\n5,1600,3.5,2,400,8153,,0,,594.78,0\n";
+    let path = file(dir.path(), "requests_least-load.csv", text);
+    let records = read(&path, "").unwrap();
+    let [a, b] = &records.rows[..] else { panic!("{records:?}") };
+    assert_eq!(
+        (&*a.arm, &*a.id, a.replica.as_deref(), a.at, a.scheduled),
+        ("least-load", "4", Some("0"), Some(3250.0), Some(420.0))
+    );
+    assert_eq!(
+        (a.ttft, a.e2e, a.prompt_tokens, a.router_tokens, a.ok),
+        (Some(853.5), Some(5674.75), Some(18.0), Some(8.0), true)
+    );
+    assert_eq!((b.ok, b.ttft, b.prompt_tokens, b.tokens()), (false, None, None, Some(8153.0)));
+    // The user's map wins over the preset.
+    let counted = read(&path, "prompt_tokens=proxy_tokens,answered=200|400").unwrap();
+    assert_eq!((counted.rows[0].prompt_tokens, counted.rows[1].ok), (Some(8.0), true));
+}
+
+#[test]
+fn records_of_vllm_aiperf_and_guidellm_give_the_same_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let vllm = r#"{"request_id": "bench-0", "input_toks": 2358, "output_toks": 531, "arrival_time": 1787267980.08, "queued_ts": 27536.5, "scheduled_ts": 27536.75, "first_token_ts": 27537.25, "last_token_ts": 27554.5}"#;
+    let aiperf = r#"{"metadata":{"session_num":0,"turn_index":0,"request_start_ns":27536500000000,"benchmark_phase":"profiling"},"metrics":{"input_sequence_length":{"value":2358,"unit":"tokens"},"output_sequence_length":{"value":531,"unit":"tokens"},"time_to_first_token":{"value":750.0,"unit":"ms"},"request_latency":{"value":18000.0,"unit":"ms"}},"error":null}
+{"metadata":{"session_num":1,"turn_index":0,"request_start_ns":27536500000000},"metrics":{},"error":{"code":499,"message":"cancelled"}}"#;
+    let guidellm = r#"{"metadata":{},"benchmarks":[{"requests":{"successful":[{"request_id":"x","request_latency":18.0,"time_to_first_token_ms":750.0,"prompt_tokens":2358,"output_tokens":531,"request_start_time":27536.5}],"errored":[{"request_id":"y","request_latency":1.0}],"incomplete":[]}}]}"#;
+    for (name, text, id) in [
+        ("run.requests.jsonl", vllm, "bench-0"),
+        ("profile_export.jsonl", aiperf, "0+0"),
+        ("benchmarks.json", guidellm, "x"),
+    ] {
+        let records = read(&file(dir.path(), name, text), "").unwrap();
+        let row = &records.rows[0];
+        assert_eq!((&*row.id, row.at, row.ok), (id, Some(27_536_500.0), true), "{name}");
+        assert_eq!((row.ttft, row.e2e), (Some(750.0), Some(18_000.0)), "{name}");
+        assert_eq!((row.prompt_tokens, row.output_tokens), (Some(2358.0), Some(531.0)), "{name}");
+        assert!(records.rows[1..].iter().all(|row| !row.ok), "{name}: {records:?}");
+    }
+    let stages = read(&dir.path().join("run.requests.jsonl"), "").unwrap().rows[0].stages.clone();
+    let stages: Vec<_> = stages.iter().map(|(name, ms)| (&**name, *ms)).collect();
+    assert_eq!(stages, [("engine-queue", 250.0), ("prefill", 500.0), ("decode", 17_250.0)]);
+}
+
+#[test]
+fn any_table_is_read_by_a_map_and_units_become_milliseconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packed.write_all(b"who,begin,first,last,where\na,10,10.25,12,x\nb,11,11.5,14,y\n").unwrap();
+    let path = dir.path().join("log.csv.gz");
+    std::fs::write(&path, packed.finish().unwrap()).unwrap();
+    let records = read(&path, "id=who,at_s=begin,first_s=first,done_s=last,replica=where").unwrap();
+    let got: Vec<_> = records.rows.iter().map(|r| (&*r.id, r.ttft, r.e2e, r.replica.as_deref())).collect();
+    assert_eq!(got, [("a", Some(250.0), Some(2000.0), Some("x")), ("b", Some(500.0), Some(3000.0), Some("y"))]);
+    assert_eq!((records.arms()[0].as_ref(), records.replicas().len()), ("log", 2));
+}
+
+#[test]
+fn decisions_have_replicas_but_no_latency() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = r#"{"id":"7","prompt_tokens":900,"replicas":[{"id":"a"}],"decision":{"chosen":"a","policy":"gorgo","at_ms":12.5}}"#;
+    let row = read(&file(dir.path(), "explain.jsonl", line), "").unwrap().rows.remove(0);
+    assert_eq!(
+        (&*row.arm, &*row.id, row.replica.as_deref(), row.at, row.ttft),
+        ("gorgo", "7", Some("a"), Some(12.5), None)
+    );
+}
+
+#[test]
+fn a_folder_of_tables_has_an_arm_a_file_and_a_chrome_trace_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let row = "row,target,engine_prompt_tokens,status,ttft_ms,total_ms\n1,0,9,200,5,6\n";
+    file(dir.path(), "requests_random.csv", row);
+    file(dir.path(), "requests_gorgo.csv", row);
+    file(dir.path(), "metrics.csv", "no,requests\n");
+    let event = |ph: &str, name: &str, ts: u32| {
+        format!(
+            r#"{{"name":"{name}","ph":"{ph}","pid":1,"tid":3,"ts":{ts},"args":{{"request_id":"r","status_code":200}}}}"#
+        )
+    };
+    let events = [
+        event("B", "request", 1000),
+        event("B", "queue", 2000),
+        event("E", "queue", 5000),
+        event("E", "request", 21_000),
+    ];
+    file(dir.path(), "node_trace.json", &format!("[{}]", events.join(",")));
+    let records = read(dir.path(), "").unwrap();
+    let arms: Vec<_> = records.arms().iter().map(ToString::to_string).collect();
+    assert_eq!(arms, ["node", "gorgo", "random"]);
+    assert_eq!(
+        (records.rows[0].e2e, &*records.rows[0].stages[0].0, records.rows[0].stages[0].1),
+        (Some(20.0), "queue", 3.0)
+    );
+}
+
+#[test]
+fn errors_name_file_line_column_value_and_what_is_near() {
+    let dir = tempfile::tempdir().unwrap();
+    let why =
+        |name: &str, text: &str, columns: &str| read(&file(dir.path(), name, text), columns).unwrap_err().to_string();
+    let message = why("a.csv", "id,ttft\n1,5\n2,fast\n", "id=id,ttft_ms=ttft");
+    assert!(message.ends_with("a.csv:3: column `ttft` is \"fast\", not a number"), "{message}");
+    let message = why("a.csv", "id,ttft\n1,-5\n", "ttft_ms=ttft");
+    assert!(message.contains("a.csv:2: column `ttft` is \"-5\", not a number from 0 on"), "{message}");
+    let message = why("a.csv", "id,ttft_us\n1,5\n", "ttft_ms=ttft_usd");
+    assert!(message.contains("has no column `ttft_usd`; did you mean `ttft_us`?"), "{message}");
+    let message = why("a.csv", "x,y\n1,5\n", "");
+    assert!(message.contains("is none of the known tables") && message.contains("x, y"), "{message}");
+    let message = why("a.jsonl", "{\"id\":1}\nnot json\n", "id=id");
+    assert!(message.contains("a.jsonl:2: is not a JSON object"), "{message}");
+    let message = why("a.csv", "id,ttft\n1,5\n2\n", "ttft_ms=ttft");
+    assert!(message.contains("a.csv:3: has 1 fields; the header has 2"), "{message}");
+    let message = ColumnMap::parse("tttf_ms=x").unwrap_err().to_string();
+    assert!(message.contains("did you mean `ttft_ms`?"), "{message}");
+    let message = ColumnMap::parse("preset=fleat").unwrap_err().to_string();
+    assert!(message.contains("did you mean `fleet`?"), "{message}");
+    assert!(why("empty.csv", "row,target,engine_prompt_tokens\n", "").contains("holds no requests"));
+    assert!(
+        open(&dir.path().join("none.csv"), &ReadOptions::default()).unwrap_err().to_string().contains("cannot read")
+    );
+}
+
+#[test]
+fn our_own_rows_keep_their_arm_seed_and_stages() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = crate::results::test_data::run("gorgo", 3, 20);
+    let mut text = Vec::new();
+    crate::results::write_requests(&mut text, &run, true).unwrap();
+    let path = dir.path().join("requests.csv");
+    std::fs::write(&path, text).unwrap();
+    let records = read(&path, "").unwrap();
+    let (row, record) = (&records.rows[0], &run.records[0]);
+    assert_eq!((&*row.arm, &*row.run, &*row.id), ("gorgo", "3", "0"));
+    assert_eq!(row.ttft, record.ttft().map(gorgo_core::Span::ms));
+    assert_eq!(records.rows.iter().filter(|r| r.ok).count(), run.records.iter().filter(|r| r.e2e().is_some()).count());
+    let prefill = row.stages.iter().find(|(name, _)| &**name == "prefill").unwrap().1;
+    let (from, to) = (record.prefill.get().unwrap(), record.engine_first.get().unwrap());
+    assert!((prefill - (to - from).ms()).abs() < 1e-6);
+}

@@ -1,0 +1,477 @@
+//! Compares two recordings request by request, with the measured recording's own noise beside each error.
+//!
+//! Arms are matched by name, requests joined by id; a request counts where both sources answered it. All runs of the
+//! simulated arm are pooled. The noise of a figure is the central 95 % of `replicate / measured - 1` over the replicates of
+//! `blocks`; a figure whose error lies within cannot be told from the recording's own chance.
+
+use super::order::{self, Order};
+use crate::records::{Records, Row};
+use crate::stats::blocks::{Blocks, Sample, distance, spearman};
+use gorgo_core::suggest::did_you_mean;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// How two recordings are compared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowSettings {
+    /// Requests sent in the first seconds of the measured recording are left out, s.
+    pub warm_up_s: f64,
+    /// Length of the bootstrap's blocks, s.
+    pub block_s: f64,
+    /// Names of measured arms in the simulated source, where they differ.
+    pub arms: BTreeMap<String, String>,
+    /// Names of measured replicas in the simulated source, where they differ.
+    pub replicas: BTreeMap<String, String>,
+    /// Compare only distributions: requests of the two sources are not the same.
+    pub unpaired: bool,
+    /// Largest accepted error of a judged figure outside the noise, per cent.
+    pub max_error: Option<f64>,
+    /// Longest prompts of the classes `tiny` and `mid`, tokens.
+    pub classes: (f64, f64),
+}
+
+impl Default for RowSettings {
+    fn default() -> Self {
+        Self {
+            warm_up_s: 0.0,
+            block_s: 30.0,
+            arms: BTreeMap::new(),
+            replicas: BTreeMap::new(),
+            unpaired: false,
+            max_error: None,
+            classes: (64.0, 4096.0),
+        }
+    }
+}
+
+/// What is said of a figure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Agreement {
+    /// The error lies within the recording's own noise.
+    InsideNoise,
+    /// It is larger, but at most `--max-error`.
+    WithinLimit,
+    /// It is larger than both.
+    Beyond,
+}
+
+impl Agreement {
+    /// Its text in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InsideNoise => "in noise",
+            Self::WithinLimit => "in limit",
+            Self::Beyond => "beyond",
+        }
+    }
+}
+
+/// One figure of both sources.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RowFigure {
+    /// Name, with its unit.
+    pub name: String,
+    /// In the measured source; `None` for figures of a pair (distance, correlation).
+    pub measured: Option<f64>,
+    /// In the simulated one, or the figure of the pair.
+    pub simulated: f64,
+    /// Error in per cent of the measured; for shares and rates the difference in points, for a distance its size in per
+    /// cent of the measured mean.
+    pub error: Option<f64>,
+    /// The central 95 % of what the recording's own chance does to it, in the unit of the error.
+    pub noise: Option<(f64, f64)>,
+    /// How the two compare; `None` without noise and limit, and for figures that are not judged by an error.
+    pub agreement: Option<Agreement>,
+    /// Whether it decides the outcome: p50 and p95 of TTFT and E2E.
+    pub judged: bool,
+}
+
+/// Requests of one length at one replica.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Class {
+    /// `tiny`, `mid` or `long`, and the measured replica.
+    pub name: String,
+    /// Measured requests in it.
+    pub requests: usize,
+    /// TTFT mean, p50, p95; E2E p50.
+    pub figures: Vec<RowFigure>,
+}
+
+/// One arm of both sources.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ArmRows {
+    /// Its name in the measured source.
+    pub arm: String,
+    /// Its name in the simulated source.
+    pub simulated: String,
+    /// Measured requests that were compared.
+    pub compared: usize,
+    /// Measured requests that were answered after the warm-up.
+    pub answered: usize,
+    /// The figures.
+    pub figures: Vec<RowFigure>,
+    /// The same by class; empty where prompts or replicas are not known.
+    pub classes: Vec<Class>,
+    /// What could not be compared; one sentence each.
+    pub missing: Vec<String>,
+    #[serde(skip)]
+    pub(super) measured_ttft: Vec<f64>,
+    #[serde(skip)]
+    pub(super) simulated_ttft: Vec<f64>,
+}
+
+/// Two sources side by side.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RowComparison {
+    /// The arms that both have.
+    pub arms: Vec<ArmRows>,
+    /// Measured arms without a partner; one sentence each.
+    pub unmatched: Vec<String>,
+    /// Simulated arms without a partner.
+    pub extra: Vec<String>,
+    /// Pairs of arms that the recording tells apart, and whether the simulation orders them alike.
+    pub order: Vec<Order>,
+}
+
+impl RowComparison {
+    /// Why this comparison shows no agreement, whatever its errors are; one sentence each.
+    pub fn gaps(&self) -> Vec<String> {
+        let missing = self.arms.iter().flat_map(|arm| arm.missing.iter().map(move |why| format!("{}: {why}", arm.arm)));
+        self.unmatched.iter().cloned().chain(missing).collect()
+    }
+
+    /// Judged figures beyond noise and limit, with their arm.
+    pub fn beyond(&self) -> Vec<(&str, &RowFigure)> {
+        let judged = self.arms.iter().flat_map(|arm| arm.figures.iter().map(move |figure| (arm.arm.as_str(), figure)));
+        judged.filter(|(_, figure)| figure.judged && figure.agreement == Some(Agreement::Beyond)).collect()
+    }
+}
+
+/// A measured request with those of the simulated runs that have its id.
+pub(super) struct Pair<'a> {
+    pub(super) measured: &'a Row,
+    pub(super) simulated: Vec<&'a Row>,
+}
+
+/// Requests of one arm in both sources.
+pub(super) struct Joined<'a> {
+    pub(super) pairs: Vec<Pair<'a>>,
+    /// Simulated requests; those of the pairs, or all when unpaired.
+    pub(super) simulated: Vec<&'a Row>,
+    pub(super) blocks: Option<Blocks>,
+    answered: usize,
+}
+
+/// Compares every arm that both sources have.
+pub fn compare_rows(measured: &Records, simulated: &Records, settings: &RowSettings) -> RowComparison {
+    let theirs = simulated.arms();
+    let ours = measured.arms();
+    let lone = ours.len() == 1 && theirs.len() == 1;
+    let mut used: Vec<Arc<str>> = Vec::new();
+    let mut joins: Vec<(String, String, Joined<'_>)> = Vec::new();
+    let mut unmatched = Vec::new();
+    for arm in &ours {
+        let wanted = settings.arms.get(&**arm).map_or(&**arm, String::as_str);
+        // One arm on each side needs no name.
+        let found = theirs.iter().find(|other| &***other == wanted).or(if lone { theirs.first() } else { None });
+        let Some(other) = found else {
+            let hint = did_you_mean(wanted, theirs.iter().map(|name| &**name));
+            unmatched.push(format!("the simulated source has no arm `{wanted}`; {hint} (--arm-map {arm}=...)"));
+            continue;
+        };
+        used.push(Arc::clone(other));
+        let of = |records: &'_ Records, name: &str| -> Vec<usize> {
+            (0..records.rows.len()).filter(|&i| &*records.rows[i].arm == name).collect()
+        };
+        let a: Vec<&Row> = of(measured, arm).into_iter().map(|i| &measured.rows[i]).collect();
+        let b: Vec<&Row> = of(simulated, other).into_iter().map(|i| &simulated.rows[i]).collect();
+        joins.push((arm.to_string(), other.to_string(), join(&a, &b, settings)));
+    }
+    let alone = theirs.iter().filter(|other| !used.contains(other));
+    let extra = alone.map(ToString::to_string).collect();
+    let order = order::of(&joins);
+    let arms = joins.iter().map(|(arm, other, joined)| compare_arm(arm, other, joined, settings)).collect();
+    RowComparison { arms, unmatched, extra, order }
+}
+
+fn join<'a>(a: &[&'a Row], b: &[&'a Row], settings: &RowSettings) -> Joined<'a> {
+    let first = a.iter().filter_map(|row| row.at).fold(f64::INFINITY, f64::min);
+    let warm = |row: &Row| row.at.is_some_and(|at| at - first < settings.warm_up_s * 1e3);
+    let answered: Vec<&Row> = a.iter().copied().filter(|row| row.ok && !warm(row)).collect();
+    let finished: Vec<&Row> = b.iter().copied().filter(|row| row.ok).collect();
+    let (pairs, simulated): (Vec<Pair<'_>>, Vec<&Row>) = if settings.unpaired {
+        let first = b.iter().filter_map(|row| row.at).fold(f64::INFINITY, f64::min);
+        let late = |row: &&Row| row.at.is_none_or(|at| at - first >= settings.warm_up_s * 1e3);
+        let pairs = answered.iter().map(|&measured| Pair { measured, simulated: Vec::new() }).collect();
+        (pairs, finished.into_iter().filter(late).collect())
+    } else {
+        // Several runs on both sides with equal names are the same seeds.
+        let runs = |rows: &[&Row]| rows.iter().map(|row| Arc::clone(&row.run)).collect::<BTreeSet<_>>();
+        let by_run = runs(&answered).len() > 1 && runs(&answered) == runs(&finished);
+        let mut places: HashMap<(&str, &str), Vec<&Row>> = HashMap::new();
+        for row in finished {
+            places.entry((if by_run { &row.run } else { "" }, &row.id)).or_default().push(row);
+        }
+        let pairs: Vec<Pair<'_>> = answered
+            .iter()
+            .filter_map(|&measured| {
+                let simulated = places.remove(&(if by_run { &measured.run } else { "" }, &*measured.id))?;
+                Some(Pair { measured, simulated })
+            })
+            .collect();
+        let simulated = pairs.iter().flat_map(|pair| pair.simulated.iter().copied()).collect();
+        (pairs, simulated)
+    };
+    let times: Option<Vec<f64>> = pairs.iter().map(|pair| pair.measured.at.or(pair.measured.scheduled)).collect();
+    let blocks = times.and_then(|times| Blocks::draw(&times, settings.block_s * 1e3));
+    Joined { pairs, simulated, blocks, answered: answered.len() }
+}
+
+/// Weights of a simulated sample, whose values all belong to position 0.
+pub(super) const EACH_ONCE: [u32; 1] = [1];
+
+/// Figures of one arm while they are made.
+struct Figures<'a> {
+    blocks: Option<&'a Blocks>,
+    ones: Vec<u32>,
+    limit: Option<f64>,
+    found: Vec<RowFigure>,
+}
+
+type Statistic<'a> = &'a dyn Fn(&Sample, &[u32]) -> Option<f64>;
+
+impl Figures<'_> {
+    fn judge(&self, error: Option<f64>, noise: Option<(f64, f64)>) -> Option<Agreement> {
+        let error = error?;
+        if noise.is_none() && self.limit.is_none() {
+            return None;
+        }
+        let inside = noise.is_some_and(|(low, high)| (low.min(0.0)..=high.max(0.0)).contains(&error));
+        Some(match (inside, self.limit.is_some_and(|limit| error.abs() <= limit)) {
+            (true, _) => Agreement::InsideNoise,
+            (false, true) => Agreement::WithinLimit,
+            (false, false) => Agreement::Beyond,
+        })
+    }
+
+    /// A figure whose error is relative.
+    fn relative(&mut self, name: String, a: &Sample, b: &Sample, statistic: Statistic<'_>, judged: bool) {
+        let (Some(measured), Some(simulated)) = (statistic(a, &self.ones), statistic(b, &EACH_ONCE)) else { return };
+        let relative = |value: f64| (measured != 0.0).then(|| 100.0 * (value / measured - 1.0));
+        let noise = self.blocks.and_then(|blocks| blocks.interval(|weights| relative(statistic(a, weights)?)));
+        let error = relative(simulated);
+        let agreement = self.judge(error, noise);
+        self.found.push(RowFigure { name, measured: Some(measured), simulated, error, noise, agreement, judged });
+    }
+
+    /// A share in per cent: its error is in points. `part` and `whole` are the amounts of each measured request.
+    fn share(&mut self, name: String, amounts: &[(f64, f64)], simulated: Option<f64>) {
+        let rate = |weights: &[u32]| {
+            let pairs = amounts.iter().zip(weights);
+            let (part, whole) = pairs
+                .fold((0.0, 0.0), |(part, whole), (&(p, w), &n)| (part + p * f64::from(n), whole + w * f64::from(n)));
+            (whole > 0.0).then(|| 100.0 * part / whole)
+        };
+        let (Some(measured), Some(simulated)) = (rate(&self.ones), simulated) else { return };
+        let noise = self.blocks.and_then(|blocks| blocks.interval(|weights| Some(rate(weights)? - measured)));
+        let error = Some(simulated - measured);
+        let agreement = self.judge(error, noise).filter(|_| noise.is_some());
+        self.found.push(RowFigure {
+            name,
+            measured: Some(measured),
+            simulated,
+            error,
+            noise,
+            agreement,
+            judged: false,
+        });
+    }
+
+    /// The Wasserstein-1 distance in ms; in per cent of the measured mean as an error.
+    fn distance(&mut self, name: String, a: &Sample, b: &Sample) {
+        let (Some(simulated), Some(mean)) = (distance(a, b), a.mean(&self.ones)) else { return };
+        let part = |value: f64| (mean != 0.0).then(|| 100.0 * value / mean);
+        let noise = self.blocks.and_then(|blocks| blocks.interval(|weights| part(a.shift(weights)?)));
+        let noise = noise.map(|(_, high)| (0.0, high));
+        let error = part(simulated);
+        let agreement = self.judge(error, noise).filter(|_| noise.is_some());
+        self.found.push(RowFigure { name, measured: None, simulated, error, noise, agreement, judged: false });
+    }
+}
+
+type Latency = fn(&Row) -> Option<f64>;
+const LATENCIES: [(&str, Latency); 2] = [("TTFT", |row| row.ttft), ("E2E", |row| row.e2e)];
+
+/// The values of both sides, those of the measured one with the position of their pair.
+pub(super) fn samples(joined: &Joined<'_>, value: impl Fn(&Row) -> Option<f64>) -> (Sample, Sample) {
+    let measured = joined.pairs.iter().enumerate().filter_map(|(i, pair)| Some((value(pair.measured)?, i)));
+    let simulated = joined.simulated.iter().filter_map(|row| Some((value(row)?, 0)));
+    (Sample::of(measured), Sample::of(simulated))
+}
+
+fn compare_arm(arm: &str, other: &str, joined: &Joined<'_>, settings: &RowSettings) -> ArmRows {
+    let mut figures = Figures {
+        blocks: joined.blocks.as_ref(),
+        ones: vec![1; joined.pairs.len()],
+        limit: settings.max_error,
+        found: Vec::new(),
+    };
+    for (name, value) in LATENCIES {
+        let (a, b) = samples(joined, value);
+        figures.relative(format!("{name} mean, ms"), &a, &b, &|s, w| s.mean(w), false);
+        figures.relative(format!("{name} p50, ms"), &a, &b, &|s, w| s.quantile(w, 0.5), true);
+        figures.relative(format!("{name} p95, ms"), &a, &b, &|s, w| s.quantile(w, 0.95), true);
+        figures.distance(format!("{name} distance (W1), ms"), &a, &b);
+        let alike: Vec<(f64, f64)> =
+            joined.pairs.iter().filter_map(|pair| same_replica(pair, settings, value)).collect();
+        if let Some(simulated) = spearman(&alike) {
+            let name = format!("{name} rank correlation");
+            let (error, noise, agreement) = (None, None, None);
+            figures.found.push(RowFigure { name, measured: None, simulated, error, noise, agreement, judged: false });
+        }
+    }
+    let stages: BTreeSet<&Arc<str>> =
+        joined.pairs.iter().flat_map(|pair| pair.measured.stages.iter().map(|(name, _)| name)).collect();
+    for stage in stages {
+        // A stage of no length is left out of timelines: requests without one spent no time in it.
+        let of = |row: &Row| {
+            (!row.stages.is_empty())
+                .then(|| row.stages.iter().filter(|(name, _)| name == stage).map(|(_, ms)| ms).sum())
+        };
+        let (a, b) = samples(joined, of);
+        figures.relative(format!("{stage} mean, ms"), &a, &b, &|s, w| s.mean(w), false);
+        figures.relative(format!("{stage} p95, ms"), &a, &b, &|s, w| s.quantile(w, 0.95), false);
+    }
+    let slip = |row: &Row| Some((row.at? - row.scheduled?).max(0.0));
+    let (a, b) = samples(joined, slip);
+    figures.relative("sent late, p95, ms".to_owned(), &a, &b, &|s, w| s.quantile(w, 0.95), false);
+    shares(&mut figures, joined, settings);
+    let mut missing = missing(joined, &figures.found, settings);
+    if joined.blocks.is_none() && settings.max_error.is_none() {
+        missing
+            .push("the recording is too short for its noise to be known, or has no times; give --max-error".to_owned());
+    }
+    let ttft = |sample: &Sample| sample.values().collect::<Vec<f64>>();
+    let (a, b) = samples(joined, |row| row.ttft);
+    ArmRows {
+        arm: arm.to_owned(),
+        simulated: other.to_owned(),
+        compared: joined.pairs.len(),
+        answered: joined.answered,
+        classes: classes(joined, settings),
+        figures: figures.found,
+        missing,
+        measured_ttft: ttft(&a),
+        simulated_ttft: ttft(&b),
+    }
+}
+
+/// The measured value and the mean of the simulated ones on the same replica.
+fn same_replica(pair: &Pair<'_>, settings: &RowSettings, value: Latency) -> Option<(f64, f64)> {
+    let replica = pair.measured.replica.as_deref().map(|name| renamed(settings, name));
+    let there = |row: &&&Row| replica.is_none() || row.replica.is_none() || row.replica.as_deref() == replica;
+    let values: Vec<f64> = pair.simulated.iter().filter(there).filter_map(|row| value(row)).collect();
+    (!values.is_empty()).then_some(())?;
+    Some((value(pair.measured)?, values.iter().sum::<f64>() / values.len() as f64))
+}
+
+/// The name of a measured replica in the simulated source.
+fn renamed<'a>(settings: &'a RowSettings, name: &'a str) -> &'a str {
+    settings.replicas.get(name).map_or(name, String::as_str)
+}
+
+fn shares(figures: &mut Figures<'_>, joined: &Joined<'_>, settings: &RowSettings) {
+    type Rate = fn(&Row) -> Option<(f64, f64)>;
+    let rates: [(&str, Rate); 2] = [
+        ("hit rate, %", |row| row.cached_tokens.zip(row.prompt_tokens)),
+        ("believed hit rate, %", |row| row.believed_tokens.zip(row.router_tokens.or(row.prompt_tokens))),
+    ];
+    for (name, rate) in rates {
+        let amounts: Option<Vec<(f64, f64)>> = joined.pairs.iter().map(|pair| rate(pair.measured)).collect();
+        let (mut part, mut whole) = (0.0, 0.0);
+        for (p, w) in joined.simulated.iter().filter_map(|row| rate(row)) {
+            (part, whole) = (part + p, whole + w);
+        }
+        if let Some(amounts) = amounts {
+            figures.share(name.to_owned(), &amounts, (whole > 0.0).then(|| 100.0 * part / whole));
+        }
+    }
+    let replicas: BTreeSet<&str> = joined.pairs.iter().filter_map(|pair| pair.measured.replica.as_deref()).collect();
+    if replicas.len() > 64 {
+        return; // a table of so many shares tells nothing
+    }
+    for replica in replicas {
+        let here = |row: &Row, name: &str| (f64::from(u8::from(row.replica.as_deref() == Some(name))), 1.0);
+        let amounts: Vec<(f64, f64)> = joined.pairs.iter().map(|pair| here(pair.measured, replica)).collect();
+        let name = renamed(settings, replica);
+        let there = joined.simulated.iter().filter(|row| here(row, name).0 > 0.0).count();
+        let share = (!joined.simulated.is_empty()).then(|| 100.0 * there as f64 / joined.simulated.len() as f64);
+        figures.share(format!("share of {replica}, %"), &amounts, share);
+    }
+}
+
+/// Judged figures that cannot be compared, and sources without a common request.
+fn missing(joined: &Joined<'_>, figures: &[RowFigure], settings: &RowSettings) -> Vec<String> {
+    if joined.answered == 0 {
+        return vec!["no request of the measured source was answered after the warm-up".to_owned()];
+    }
+    if joined.pairs.is_empty() {
+        let why = "no request of the two sources has the same id; name the column with --columns id=..., or compare distributions with --unpaired";
+        return vec![why.to_owned()];
+    }
+    let mut missing = Vec::new();
+    if !settings.unpaired && joined.pairs.len() * 2 < joined.answered {
+        let (few, all) = (joined.pairs.len(), joined.answered);
+        missing.push(format!("only {few} of {all} answered requests have a partner that was answered, too"));
+    }
+    for name in ["TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms"] {
+        let known = figures.iter().find(|f| f.name == name).and_then(|f| f.error).is_some_and(f64::is_finite);
+        if !known {
+            missing.push(format!("{name} cannot be compared"));
+        }
+    }
+    missing
+}
+
+fn classes(joined: &Joined<'_>, settings: &RowSettings) -> Vec<Class> {
+    let (tiny, mid) = settings.classes;
+    let length = |tokens: f64| if tokens <= tiny { 0 } else { 1 + usize::from(tokens > mid) };
+    let mut members: BTreeMap<(usize, &str), Vec<usize>> = BTreeMap::new();
+    for (i, pair) in joined.pairs.iter().enumerate() {
+        if let (Some(tokens), Some(replica)) = (pair.measured.tokens(), pair.measured.replica.as_deref()) {
+            members.entry((length(tokens), replica)).or_default().push(i);
+        }
+    }
+    if members.len() > 192 {
+        return Vec::new();
+    }
+    // The other source's classes once: requests by length and replica.
+    let mut theirs: BTreeMap<(usize, &str), Vec<&Row>> = BTreeMap::new();
+    for &row in &joined.simulated {
+        if let (Some(tokens), Some(replica)) = (row.tokens(), row.replica.as_deref()) {
+            theirs.entry((length(tokens), replica)).or_default().push(row);
+        }
+    }
+    let empty = Vec::new();
+    let class = |((length, replica), members): ((usize, &str), Vec<usize>)| {
+        let others = theirs.get(&(length, renamed(settings, replica))).unwrap_or(&empty);
+        let mut figures = Figures {
+            blocks: joined.blocks.as_ref(),
+            ones: vec![1; joined.pairs.len()],
+            limit: settings.max_error,
+            found: Vec::new(),
+        };
+        for (name, value) in LATENCIES {
+            let a = Sample::of(members.iter().filter_map(|&i| Some((value(joined.pairs[i].measured)?, i))));
+            let b = Sample::of(others.iter().filter_map(|row| Some((value(row)?, 0))));
+            figures.relative(format!("{name} mean, ms"), &a, &b, &|s, w| s.mean(w), false);
+            figures.relative(format!("{name} p50, ms"), &a, &b, &|s, w| s.quantile(w, 0.5), false);
+            figures.relative(format!("{name} p95, ms"), &a, &b, &|s, w| s.quantile(w, 0.95), false);
+        }
+        let name = format!("{} {replica}", ["tiny", "mid", "long"][length]);
+        Class { name, requests: members.len(), figures: figures.found }
+    };
+    members.into_iter().map(class).collect()
+}
