@@ -106,6 +106,16 @@ fn engine(file: &str, preset: &str, spec: &RunSpec, replica: &ReplicaSpec) -> Re
     if let Some(most) = replica.max_running.or(spec.fleet.max_running) {
         engine.max_running_requests = most;
     }
+    let set = spec.fleet.settings.keys().chain(replica.settings.keys());
+    // The fleet's settings serve all its engines, so that only its replicas' own must fit each.
+    let mixed = spec.fleet.replicas.iter().any(|r| r.engine.is_some() || r.settings.contains_key("kind"));
+    let own = replica.settings.keys();
+    let read = if mixed {
+        engine.kind.check_read(own.map(String::as_str))
+    } else {
+        engine.kind.check_read(set.map(String::as_str))
+    };
+    read.map_err(|e| fail(e.to_string()))?;
     engine.validate().map_err(|e| fail(e.to_string()))?;
     Ok(engine)
 }

@@ -1,10 +1,11 @@
-//! Model of one SGLang replica, as a state machine without a clock.
+//! Model of one SGLang or vLLM replica, as a state machine without a clock.
 //!
 //! Reading order: [`EngineConfig`] and its presets → [`EngineRequest`] and [`EngineEvent`] (input and output) →
 //! `table` (the requests in flight) → `submit` (validation, tokenizer, waiting queue) → `steps` (step times) → `pool`
 //! and `cache` (KV slots and the radix cache) → `running` (the running batch) → `pipeline` (the steps in progress) →
 //! `scheduler` and `admission` (choosing the next step) → `results` (processing a finished step) → `jump` (many decode
-//! steps at once) → `gauges` (metrics) → `lifecycle` (flush, crash, restart).
+//! steps at once) → `gauges` (metrics) → `lifecycle` (flush, crash, restart). `vllm` holds vLLM's scheduler and `blocks` its
+//! pool, which take the place of `pool` to `results`; the rest serves both kinds.
 //!
 //! The model follows SGLang 0.5.10 with its defaults: prefill runs before decode, chunks do not interleave with
 //! decode steps, and the scheduler works one batch ahead of the GPU (overlap):
@@ -20,6 +21,7 @@
 //! advanced in closed form, so cost grows with the number of events, not of tokens.
 
 mod admission;
+mod blocks;
 mod cache;
 mod config;
 mod gaps;
@@ -36,11 +38,12 @@ mod scheduler;
 mod steps;
 mod submit;
 mod table;
+mod vllm;
 
 #[cfg(test)]
 mod tests;
 
-pub use config::{ConfigError, EngineConfig};
+pub use config::{ConfigError, EngineConfig, EngineKind};
 pub use gaps::GapHistogram;
 pub use gauges::{Counters, Gauges, Loads};
 pub use lifecycle::Health;
@@ -55,8 +58,9 @@ use running::RunningBatch;
 use std::collections::VecDeque;
 use steps::Noise;
 use table::RequestTable;
+use vllm::Vllm;
 
-/// One SGLang replica: [`Self::submit`] requests, [`Self::advance`] to the time of the next event, read the events.
+/// One replica: [`Self::submit`] requests, [`Self::advance`] to the time of the next event, read the events.
 #[derive(Debug)]
 pub struct Engine {
     config: EngineConfig,
@@ -82,6 +86,8 @@ pub struct Engine {
     pool: KvPool,
     /// Share of `max_tokens` reserved for running requests: value at some step and decode steps since.
     ratio: (f64, u64),
+    /// Running requests and blocks of a vLLM engine; its pool is empty in an SGLang engine.
+    vllm: Vllm,
 
     meter: Meter,
 }
@@ -110,6 +116,7 @@ impl Engine {
             prefills: 0,
             pool: KvPool::new(config.kv_tokens, 1),
             ratio: (config.ratio_bounds().0, 0),
+            vllm: Vllm::new(config.blocks_of_tokens()),
             meter: Meter::new(config.kv_tokens),
             config,
         })
@@ -157,6 +164,7 @@ impl Engine {
         self.report_prefill_start(out);
         match ended.work {
             Work::Prefill(batch) => self.prefill_done(&batch, now, out),
+            Work::Mixed(items) => self.mixed_done(&items, now, out),
             Work::Decode { run, .. } => self.decode_done(ended.start, now, &run, out),
         }
         self.receive(now, out);
@@ -183,8 +191,13 @@ impl Engine {
 
     /// Reports the requests whose first prefill step has just started on the GPU.
     fn report_prefill_start(&mut self, out: &mut Vec<EngineEvent>) {
-        let Some(Step { start, work: Work::Prefill(batch), .. }) = &self.pipeline.current else { return };
-        for item in &batch.items {
+        let Some(Step { start, work, .. }) = &self.pipeline.current else { return };
+        let items = match work {
+            Work::Prefill(batch) => &batch.items,
+            Work::Mixed(items) => items,
+            Work::Decode { .. } => return,
+        };
+        for item in items {
             if let Some(req) = self.requests.get_mut(item.slot, item.seq).filter(|r| !r.started) {
                 req.started = true;
                 let cached_tokens = req.cached.unwrap_or(0);

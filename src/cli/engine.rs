@@ -85,9 +85,10 @@ fn config(args: &EngineArgs) -> anyhow::Result<EmulatorConfig> {
         let (key, value) = parse_assignment(set)?;
         set_key(&mut settings, &key, value)?;
     }
-    let engine = toml::Value::Table(settings)
+    let engine: EngineConfig = toml::Value::Table(settings)
         .try_into()
         .map_err(|e: toml::de::Error| anyhow::anyhow!("--set: {}", with_suggestion(e.message())))?;
+    engine.kind.check_read(args.sets.iter().filter_map(|set| set.split(['=', '.']).next())).context("--set")?;
     Ok(EmulatorConfig {
         engine,
         model: args.model.clone(),

@@ -260,6 +260,11 @@ fn a_replica_has_engine_settings_of_its_own_on_top_of_the_fleets() {
     assert!(message.contains("replica `b`") && message.contains("did you mean `resume_tokens`"), "{message}");
     let message = wrong("fleet.replicas.0.settings.resume_tokens=0");
     assert!(message.contains("replica `a`: engine setting `resume_tokens` is 0"), "{message}");
+    let message =
+        built(&["fleet.engine=vllm-llama-3.1-8b-rtx4090", "fleet.settings.chunked_prefill_size=9"]).unwrap_err();
+    assert!(message.to_string().ends_with("has no effect with kind = \"vllm\"; drop it"), "{message}");
+    let message = wrong("fleet.replicas.0.settings.max_num_batched_tokens=4096");
+    assert!(message.contains("`max_num_batched_tokens` has no effect with kind = \"sglang\""), "{message}");
     let message = wrong("fleet.replicas.1.max_running=0");
     assert!(message.contains("replica `b` has max_running = 0"), "{message}");
 }

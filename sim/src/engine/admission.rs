@@ -161,6 +161,6 @@ impl Engine {
         if !last {
             self.chunked = Some(slot);
         }
-        items.push(Item { slot, seq, new, past, last });
+        items.push(Item { slot, seq, new, past, last, decode: false });
     }
 }

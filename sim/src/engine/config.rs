@@ -1,13 +1,64 @@
 //! Settings of an engine, and their validation.
 
+use super::blocks::BLOCK_TOKENS;
 use super::steps::{DecodeTimes, PrefillTimes, pairs};
 use serde::{Deserialize, Serialize};
+
+/// Whose scheduler an engine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineKind {
+    /// SGLang 0.5.10: prefill first, radix cache.
+    #[default]
+    Sglang,
+    /// vLLM 0.19 (v1): one token budget a step, block cache.
+    Vllm,
+}
+
+impl EngineKind {
+    /// The settings that an engine of this kind does not read.
+    fn unread_keys(self) -> &'static [&'static str] {
+        match self {
+            Self::Sglang => &["max_num_batched_tokens", "reserve_full_prompt"],
+            Self::Vllm => &[
+                "chunked_prefill_size",
+                "max_prefill_tokens",
+                "schedule_conservativeness",
+                "init_new_token_ratio",
+                "min_new_token_ratio_factor",
+                "new_token_ratio_decay_steps",
+                "decode_log_interval",
+            ],
+        }
+    }
+
+    /// Refuses a table that sets something that an engine of this kind does not read.
+    ///
+    /// # Errors
+    /// The first such setting.
+    pub fn check_read<'a>(self, mut set: impl Iterator<Item = &'a str>) -> Result<(), ConfigError> {
+        match set.find(|key| self.unread_keys().contains(key)) {
+            Some(key) => Err(ConfigError::Unread { key: key.to_owned(), kind: self.as_str() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Its name in files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sglang => "sglang",
+            Self::Vllm => "vllm",
+        }
+    }
+}
 
 /// Settings of one engine, with SGLang's names where SGLang has them. The default is the preset
 /// `mistral-7b-a100-80`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineConfig {
+    /// Whose scheduler: `sglang` or `vllm`.
+    pub kind: EngineKind,
     /// Step times of prefill.
     pub prefill: PrefillTimes,
     /// Step times of decode.
@@ -23,7 +74,12 @@ pub struct EngineConfig {
     pub chunked_prefill_size: u32,
     /// Second limit on the new tokens of a prefill batch; binds only after the first request of the batch.
     pub max_prefill_tokens: u32,
-    /// Largest running batch.
+    /// Tokens a step of vLLM may hold, chunks of prompts and decodes together.
+    pub max_num_batched_tokens: u32,
+    /// vLLM admits a prompt only when all of it fits into free blocks (`scheduler_reserve_full_isl`), not just its first
+    /// chunk.
+    pub reserve_full_prompt: bool,
+    /// Largest running batch (vLLM's `max_num_seqs`).
     pub max_running_requests: u32,
     /// Waiting requests beyond which new ones are answered with 503; `None`: no limit.
     pub max_queued_requests: Option<u32>,
@@ -35,9 +91,10 @@ pub struct EngineConfig {
     pub min_new_token_ratio_factor: f64,
     /// Decode steps over which it falls there.
     pub new_token_ratio_decay_steps: u32,
-    /// Choose the next batch while the current one runs (`--disable-overlap-schedule` is `false`).
+    /// Choose the next batch while the current one runs (SGLang: `--disable-overlap-schedule` is `false`; vLLM:
+    /// `async_scheduling`).
     pub overlap: bool,
-    /// Keep the KV of past requests (`--disable-radix-cache` is `false`).
+    /// Keep the KV of past requests (SGLang: `--disable-radix-cache` is `false`; vLLM: `enable_prefix_caching`).
     pub radix_cache: bool,
     /// A cached prefix is reused up to a multiple of so many tokens. 1: up to any token. Hybrid models (Mamba or linear
     /// attention beside KV) resume only where a recurrent state was kept.
@@ -88,6 +145,14 @@ pub enum ConfigError {
         value: String,
         /// What to do.
         advice: &'static str,
+    },
+    /// A setting that the engine does not read.
+    #[error("engine setting `{key}` has no effect with kind = \"{kind}\"; drop it")]
+    Unread {
+        /// The setting.
+        key: String,
+        /// The engine's kind.
+        kind: &'static str,
     },
     /// No preset of that name.
     #[error("no engine preset `{name}`; {hint}")]
@@ -154,9 +219,19 @@ impl EngineConfig {
             ("new_token_ratio_decay_steps", self.new_token_ratio_decay_steps, 1),
             ("decode_log_interval", self.decode_log_interval, 1),
             ("resume_tokens", self.resume_tokens, 1),
+            ("max_num_batched_tokens", self.max_num_batched_tokens, 1),
         ] {
             if !(least..=1 << 30).contains(&n) {
                 return reject(key, &n, "give a whole number from 1 (16 for token capacities) to 2^30");
+            }
+        }
+        if self.kind == EngineKind::Vllm {
+            if self.max_num_batched_tokens < self.max_running_requests {
+                let advice = "give at least max_running_requests, so that every running request gets its token";
+                return reject("max_num_batched_tokens", &self.max_num_batched_tokens, advice);
+            }
+            if self.kv_tokens < 64 {
+                return reject("kv_tokens", &self.kv_tokens, "give at least 64: four blocks, one of which vLLM keeps");
             }
         }
         if self.chunked_prefill_size > 1 << 30 {
@@ -194,12 +269,27 @@ impl EngineConfig {
 
     /// Longest sequence, prompt and answer: the window and the pool each less one.
     pub(super) fn max_sequence(&self) -> u32 {
-        self.context_len.min(self.kv_tokens) - 1
+        let pool = match self.kind {
+            EngineKind::Sglang => self.kv_tokens,
+            EngineKind::Vllm => self.blocks_of_tokens(),
+        };
+        self.context_len.min(pool) - 1
     }
 
     /// Longest prompt the pool takes.
     pub(super) fn max_input(&self) -> u32 {
-        self.max_sequence() - 5
+        match self.kind {
+            EngineKind::Sglang => self.max_sequence() - 5,
+            EngineKind::Vllm => self.max_sequence(),
+        }
+    }
+
+    /// Tokens in the blocks that requests can hold; 0 of an engine without blocks. One block is vLLM's own.
+    pub(super) fn blocks_of_tokens(&self) -> u32 {
+        match self.kind {
+            EngineKind::Sglang => 0,
+            EngineKind::Vllm => (self.kv_tokens / BLOCK_TOKENS).saturating_sub(1) * BLOCK_TOKENS,
+        }
     }
 
     /// Prefill cost a policy may assume, ms a token: a whole prompt of 2048 tokens over its length.

@@ -3,11 +3,11 @@
 //! As in SGLang, gauges are published after a prefill batch, every `decode_log_interval` decode steps, and every
 //! `idle_publish_s` when idle. In between they are stale, and a router that scrapes them has to cope with that.
 
-use super::Engine;
 use super::gaps::GapHistogram;
 use super::pipeline::Batch;
 #[cfg(test)]
 use super::request::Place;
+use super::{Engine, EngineKind};
 use gorgo_core::{Span, Time};
 use serde::Serialize;
 
@@ -69,7 +69,7 @@ pub struct Loads {
     pub waiting_tokens: u64,
     /// KV slots that are neither free nor merely cached.
     pub used_tokens: u64,
-    /// KV slots held by the radix cache, evictable or locked.
+    /// KV slots held by the radix cache, evictable or locked; of vLLM those in free blocks that are still cached.
     pub tree_tokens: u64,
     /// Free KV slots.
     pub free_tokens: u64,
@@ -161,7 +161,7 @@ impl Meter {
         }
     }
 
-    fn publish(&mut self, now: Time, running: u32, queued: u64, used: u64) {
+    pub(super) fn publish(&mut self, now: Time, running: u32, queued: u64, used: u64) {
         let g = &mut self.gauges;
         (g.num_running_reqs, g.num_queue_reqs, g.num_used_tokens, g.published) = (running, queued, used, now);
         g.token_usage = used as f64 / f64::from(g.max_total_num_tokens);
@@ -185,7 +185,13 @@ impl Engine {
         let tokens = |slot: u32| u64::from(self.requests[slot].input);
         let waiting = (self.waiting.len() + received) as u64;
         let arriving = (self.inbox.len() - received) as u64;
-        let running = self.batch.members().iter().filter(|m| self.requests[m.slot].prefilled).count() as u64;
+        let decoding = |slot: u32| self.requests[slot].prefilled;
+        let in_batch = self.batch.members().iter().filter(|m| decoding(m.slot)).count();
+        let running = (in_batch + self.vllm.running().iter().filter(|&&slot| decoding(slot)).count()) as u64;
+        let [used_tokens, tree_tokens, free_tokens] = match self.config.kind {
+            EngineKind::Sglang => [self.pool.used(), self.pool.cached(), self.pool.free()],
+            EngineKind::Vllm => self.vllm.tokens(),
+        };
         Loads {
             running,
             prefilling: self.requests.len() as u64 - running - waiting - arriving,
@@ -193,9 +199,9 @@ impl Engine {
             arriving,
             waiting_tokens: self.waiting.iter().map(|&slot| tokens(slot)).sum::<u64>()
                 + self.inbox.iter().map(|&(_, slot)| tokens(slot)).sum::<u64>(),
-            used_tokens: self.pool.used(),
-            tree_tokens: self.pool.cached(),
-            free_tokens: self.pool.free(),
+            used_tokens,
+            tree_tokens,
+            free_tokens,
             new_token_ratio: self.new_token_ratio(),
         }
     }

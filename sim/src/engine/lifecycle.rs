@@ -1,5 +1,6 @@
 //! Flush, crash and restart.
 
+use super::vllm::Vllm;
 use super::{Engine, EngineError, EngineEvent, steps};
 use gorgo_core::{Span, Time};
 
@@ -22,6 +23,7 @@ impl Engine {
             return false;
         }
         self.pool.reset(self.pool.block_tokens());
+        self.vllm.pool.forget();
         true
     }
 
@@ -30,6 +32,7 @@ impl Engine {
     pub fn crash(&mut self, now: Time, out: &mut Vec<EngineEvent>) {
         self.advance(now, out);
         self.pool.reset(self.pool.block_tokens());
+        self.vllm = Vllm::new(self.config.blocks_of_tokens());
         self.inbox.clear();
         self.waiting.clear();
         self.chunked = None;

@@ -19,6 +19,8 @@ pub(super) struct Step {
 #[derive(Debug)]
 pub(super) enum Work {
     Prefill(Batch),
+    /// Chunks of prompts and decodes together (vLLM).
+    Mixed(Vec<Item>),
     /// Decode step number `index` of the engine.
     Decode {
         index: u64,
@@ -36,7 +38,7 @@ pub(super) struct Batch {
     pub(super) cached_tokens: u64,
 }
 
-/// A prompt, or a chunk of one, in a prefill batch.
+/// A prompt, a chunk of one, or one decode of a request in a step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Item {
     pub(super) slot: u32,
@@ -45,6 +47,8 @@ pub(super) struct Item {
     pub(super) past: u32,
     /// This item completes the prompt, so the step also generates a token.
     pub(super) last: bool,
+    /// The next token after the ones generated so far; only in mixed steps.
+    pub(super) decode: bool,
 }
 
 /// The steps in progress and the count of decode steps.

@@ -234,6 +234,10 @@ pub(super) struct Req {
     pub(super) started: bool,
     /// When its latest token was generated, if that was not in the last decode step.
     pub(super) last_token: Option<Time>,
+    /// Blocks that hold its KV (vLLM).
+    pub(super) held: Vec<u32>,
+    /// Tokens that steps in progress generate for it (vLLM).
+    pub(super) in_flight: u32,
     pub(super) retractions: u32,
     pub(super) cancelled: bool,
 }
@@ -261,6 +265,8 @@ impl Req {
             cached: None,
             started: false,
             last_token: None,
+            held: Vec::new(),
+            in_flight: 0,
             retractions: 0,
             cancelled: false,
         }

@@ -8,7 +8,7 @@ use gorgo_core::{Span, Time};
 use std::sync::Arc;
 
 impl Engine {
-    fn output_at(&self, now: Time) -> Time {
+    pub(super) fn output_at(&self, now: Time) -> Time {
         now + Span::from_ms(self.config.output_ms)
     }
 

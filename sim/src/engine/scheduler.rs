@@ -1,9 +1,9 @@
 //! Choice of the next step: SGLang's `get_next_batch_to_run`, decode batches and retraction.
 
-use super::Engine;
 use super::pipeline::{Step, Work};
 use super::request::Place;
 use super::steps::{PREFILL, pairs};
+use super::{Engine, EngineKind};
 use gorgo_core::{Span, Time};
 use std::cmp::Reverse;
 
@@ -13,6 +13,9 @@ const RETRACT_DECODE_STEPS: u64 = 20;
 impl Engine {
     /// Chooses the step that will start at `start`.
     pub(super) fn choose(&mut self, start: Time) -> Option<Step> {
+        if self.config.kind == EngineKind::Vllm {
+            return self.choose_mixed(start);
+        }
         if let Some(slot) = self.chunked {
             self.insert_prompt(slot); // the chunk computed last
         }
@@ -29,7 +32,7 @@ impl Engine {
     }
 
     /// What a prefill step that starts at `start` takes longer because kernels are compiled, ms.
-    fn cold_extra_ms(&mut self, start: Time) -> f64 {
+    pub(super) fn cold_extra_ms(&mut self, start: Time) -> f64 {
         let mut extra = 0.0;
         if std::mem::take(&mut self.cold) {
             extra += self.config.first_step_extra_ms;

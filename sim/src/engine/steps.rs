@@ -128,6 +128,8 @@ impl Noise {
 pub(super) const PREFILL: u64 = 0;
 const RUN: u64 = 1;
 const END: u64 = 2;
+/// A step of vLLM.
+pub(super) const MIXED: u64 = 4;
 /// The cold-start draw.
 pub(super) const START: u64 = 3;
 

@@ -1,7 +1,7 @@
 //! Submission and cancellation: validation, the tokenizer, and the waiting queue.
 
 use super::request::{Place, Req};
-use super::{Engine, EngineError, EngineEvent, EngineRequest};
+use super::{Engine, EngineError, EngineEvent, EngineKind, EngineRequest};
 use gorgo_core::{RequestId, Span, Time};
 
 impl Engine {
@@ -87,6 +87,9 @@ impl Engine {
             Place::Waiting => {
                 self.waiting.retain(|&other| other != slot);
                 self.abort(slot, now, EngineError::Cancelled, out);
+            }
+            Place::Prefill | Place::Running(_) if self.config.kind == EngineKind::Vllm => {
+                self.cancel_blocks(slot, now, out);
             }
             Place::Prefill => req.stop_at = req.generated + 1,
             Place::Running(_) => {
