@@ -69,7 +69,7 @@ enum Command {
     Decide(decide::DecideArgs),
     /// Emulate an SGLang server, with the engine model in place of a GPU
     #[command(
-        after_help = "Examples:\n  gorgo engine --gpu h100 --listen 127.0.0.1:8080\n  gorgo engine --rtt-ms 120 --set max_running_requests=10\n  curl -X POST localhost:8080/gorgo/crash -d '{\"seconds\": 5}'   # from loopback only"
+        after_help = "Examples:\n  gorgo engine --gpu h100 --listen 127.0.0.1:8080\n  gorgo engine --rtt-ms 120 --set max_running_requests=10\n  gorgo engine --kind vllm --preset vllm-llama-3.1-8b-rtx4090\n  curl -X POST localhost:8080/gorgo/crash -d '{\"seconds\": 5}'   # from loopback only"
     )]
     Engine(engine::EngineArgs),
     /// Generate load on a router or an engine

@@ -1,4 +1,4 @@
-//! `gorgo engine`: an emulated SGLang server.
+//! `gorgo engine`: an emulated SGLang or vLLM server.
 
 use super::output::print_line;
 use super::process::StopSignal;
@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use gorgo_benchmark::emulator::{Emulator, EmulatorConfig};
 use gorgo_core::settings::{current_preset_name, parse_assignment, set_key};
 use gorgo_core::suggest::with_suggestion;
-use gorgo_sim::engine::EngineConfig;
+use gorgo_sim::engine::{EngineConfig, EngineKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -16,6 +16,9 @@ pub(crate) struct EngineArgs {
     /// Model name to serve
     #[arg(long, visible_alias = "model-path", default_value = "mistralai/Mistral-7B-Instruct-v0.3")]
     model: String,
+    /// Server to emulate: sglang or vllm; the preset's when absent
+    #[arg(long, value_parser = kind)]
+    kind: Option<EngineKind>,
     /// GPU to emulate with a 7B model: a100-80, a100-40, h100, l40s
     #[arg(long, default_value = "a100-80")]
     gpu: String,
@@ -43,12 +46,13 @@ pub(crate) struct EngineArgs {
     /// Start with loading the weights, as after a restart
     #[arg(long)]
     cold: bool,
-    /// Leave cached tokens out of the usage, as SGLang does without --enable-cache-report
+    /// Leave cached tokens out of the usage, as SGLang does without --enable-cache-report and vLLM without
+    /// --enable-prompt-tokens-details
     #[arg(long)]
     no_cache_report: bool,
-    /// Answer /health after this long, ms; 0 is at once
-    #[arg(long, default_value_t = 1000.0)]
-    health_ms: f64,
+    /// Answer /health after this long, ms; 0 is at once. SGLang takes 1000, vLLM 0
+    #[arg(long)]
+    health_ms: Option<f64>,
     /// Require this bearer token
     #[arg(long, env = "GORGO_ENGINE_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
@@ -57,16 +61,27 @@ pub(crate) struct EngineArgs {
     drain_s: u64,
 }
 
+fn kind(text: &str) -> Result<EngineKind, String> {
+    [EngineKind::Sglang, EngineKind::Vllm]
+        .into_iter()
+        .find(|kind| kind.as_str() == text)
+        .ok_or_else(|| "give sglang or vllm".to_owned())
+}
+
 pub(super) fn run(args: &EngineArgs) -> anyhow::Result<()> {
     let config = config(args)?;
     if !args.listen.ip().is_loopback() && args.api_key.is_none() {
         bail!("{} can be reached from outside: give --api-key, or listen on 127.0.0.1", args.listen);
     }
+    let name = match config.engine.kind {
+        EngineKind::Sglang => "SGLang",
+        EngineKind::Vllm => "vLLM",
+    };
     super::process::raise_file_limit(config.max_connections);
     super::process::runtime()?.block_on(async {
         let mut stop = StopSignal::install()?; // before the address is printed
         let server = Emulator::start(config, args.listen).await?;
-        print_line(format_args!("emulated SGLang on {} ({})", server.url(), args.model))?;
+        print_line(format_args!("emulated {name} on {} ({})", server.url(), args.model))?;
         stop.recv().await;
         eprintln!("finishing {} running requests, at most {} s", server.in_flight(), args.drain_s);
         server.drain(Duration::from_secs(args.drain_s)).await;
@@ -80,7 +95,9 @@ fn config(args: &EngineArgs) -> anyhow::Result<EmulatorConfig> {
     if named != preset {
         eprintln!("note: --preset {preset} is called {named} now; the old name is still read");
     }
-    let mut settings = toml::Table::try_from(EngineConfig::preset(&preset)?).context("engine preset")?;
+    let base = EngineConfig::preset(&preset)?;
+    let kind = args.kind.unwrap_or(base.kind);
+    let mut settings = toml::Table::try_from(base.with_kind(kind)).context("engine preset")?;
     for set in &args.sets {
         let (key, value) = parse_assignment(set)?;
         set_key(&mut settings, &key, value)?;
@@ -89,17 +106,17 @@ fn config(args: &EngineArgs) -> anyhow::Result<EmulatorConfig> {
         .try_into()
         .map_err(|e: toml::de::Error| anyhow::anyhow!("--set: {}", with_suggestion(e.message())))?;
     engine.kind.check_read(args.sets.iter().filter_map(|set| set.split(['=', '.']).next())).context("--set")?;
+    let of_kind = EmulatorConfig::of_engine(engine);
     Ok(EmulatorConfig {
-        engine,
         model: args.model.clone(),
         seed: args.seed,
         speed: args.speed,
         bytes_per_token: args.bytes_per_token,
         rtt_ms: args.rtt_ms,
         cache_report: !args.no_cache_report,
-        health_ms: args.health_ms,
+        health_ms: args.health_ms.unwrap_or(of_kind.health_ms),
         api_key: args.api_key.clone(),
         cold: args.cold,
-        ..EmulatorConfig::default()
+        ..of_kind
     })
 }

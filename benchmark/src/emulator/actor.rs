@@ -8,7 +8,7 @@ use super::histograms::Histograms;
 use super::messages::{Command, Completed, RequestProgress, Snapshot};
 use crate::clock::Clock;
 use gorgo_core::{RequestId, Span, Time, TimeQueue};
-use gorgo_sim::engine::{ConfigError, Engine, EngineConfig, EngineEvent, Health};
+use gorgo_sim::engine::{ConfigError, Engine, EngineConfig, EngineEvent, EngineKind, Health};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -23,8 +23,10 @@ const UNARY_REPORT_TOKENS: u32 = 50;
 /// A request in flight.
 struct Flight {
     progress: watch::Sender<RequestProgress>,
-    stream: bool,
+    /// Its TTFT is observed with its first token.
+    ttft_at_once: bool,
     input_tokens: u32,
+    max_new_tokens: Option<u32>,
     last_token: Time,
 }
 
@@ -140,11 +142,13 @@ impl Actor {
         self.engine.advance(now, events);
         match command {
             Command::Submit { request, stream, progress, accepted } => {
-                let (id, input_tokens) = (request.id, request.input_tokens);
+                let (id, input_tokens, max_new_tokens) = (request.id, request.input_tokens, request.max_new_tokens);
+                let ttft_at_once = stream || self.engine.config().kind == EngineKind::Vllm;
                 let result = self.engine.submit(now, request);
                 if result.is_ok() {
                     progress.send_modify(|p| p.accepted = now);
-                    self.flights.insert(id, Flight { progress, stream, input_tokens, last_token: now });
+                    self.flights
+                        .insert(id, Flight { progress, ttft_at_once, input_tokens, max_new_tokens, last_token: now });
                 } else {
                     self.in_flight.fetch_sub(1, Ordering::AcqRel);
                 }
@@ -161,7 +165,7 @@ impl Actor {
             }
             Command::Crash => {
                 self.engine.crash(now, events);
-                *self.histograms.lock() = Histograms::default();
+                *self.histograms.lock() = Histograms::of(self.engine.config().kind);
             }
             Command::Restart { cold_start_s } => {
                 if let Some(s) = cold_start_s
@@ -214,7 +218,8 @@ impl Actor {
             // Before the handler is notified, so that a request sent after this one's end is accepted.
             self.in_flight.fetch_sub(1, Ordering::AcqRel);
         }
-        let (stream, input, last) = (flight.stream, flight.input_tokens, flight.last_token);
+        let (at_once, input, last) = (flight.ttft_at_once, flight.input_tokens, flight.last_token);
+        let max = flight.max_new_tokens;
         flight.progress.send_modify(|p| {
             match event {
                 EngineEvent::PrefillStarted { cached_tokens, .. } => {
@@ -224,14 +229,14 @@ impl Actor {
                 EngineEvent::FirstToken { cached_tokens, .. } => {
                     (p.first, p.generated, p.cached_tokens) = (Some(at), 1, cached_tokens);
                     // The TTFT of an answer in one piece is observed at its 50th token or its end.
-                    if stream {
+                    if at_once {
                         histograms.ttft.observe((at - p.accepted).ms() / 1e3);
                     }
                 }
                 EngineEvent::Token { generated, .. } => {
                     p.generated = generated;
                     histograms.itl.observe((at - last).ms() / 1e3);
-                    if !stream && generated == UNARY_REPORT_TOKENS {
+                    if !at_once && generated == UNARY_REPORT_TOKENS {
                         histograms.ttft.observe((at - p.accepted).ms() / 1e3);
                     }
                 }
@@ -239,10 +244,11 @@ impl Actor {
                     (p.generated, p.cached_tokens) = (output_tokens, cached_tokens);
                     p.end = Some((at, Ok(Completed { output_tokens, retractions })));
                     let e2e = (at - p.accepted).ms() / 1e3;
-                    if !stream && output_tokens < UNARY_REPORT_TOKENS {
+                    if !at_once && output_tokens < UNARY_REPORT_TOKENS {
                         histograms.ttft.observe(e2e);
                     }
                     histograms.finished(e2e, input, output_tokens, retractions);
+                    histograms.by_length += u64::from(max.is_some_and(|max| output_tokens >= max));
                 }
                 EngineEvent::Aborted { error, .. } => {
                     p.end = Some((at, Err(error)));

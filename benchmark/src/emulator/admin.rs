@@ -40,7 +40,8 @@ pub async fn health(State(app): State<Arc<App>>) -> Response<Body> {
 /// `GET /v1/models`.
 pub async fn models(State(app): State<Arc<App>>) -> Response<Body> {
     let (model, len) = (&app.config.model, app.config.engine.context_len);
-    let entry = json!({"id": model, "object": "model", "created": 0, "owned_by": "sglang", "root": model, "parent": null, "max_model_len": len});
+    let owner = app.config.engine.kind.as_str();
+    let entry = json!({"id": model, "object": "model", "created": 0, "owned_by": owner, "root": model, "parent": null, "max_model_len": len});
     json_response(200, &json!({"object": "list", "data": [entry]}))
 }
 

@@ -2,8 +2,10 @@
 
 use super::config::EmulatorConfig;
 use super::handle::EngineHandle;
+use super::response::Path;
 use crate::timer::PreciseTimer;
 use gorgo_core::RequestId;
+use gorgo_sim::engine::EngineKind;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -50,9 +52,14 @@ impl App {
     }
 
     /// A new request id. Ids are hashes of a counter: unique, and none is a prefix of another.
-    pub(super) fn new_rid(&self) -> String {
+    pub(super) fn new_rid(&self, path: Path) -> String {
         let n = self.rids_made.fetch_add(1, Ordering::Relaxed).to_le_bytes();
-        format!("{:032x}", xxhash_rust::xxh3::xxh3_128_with_seed(&n, self.config.seed))
+        let kind = match (self.config.engine.kind, path) {
+            (EngineKind::Sglang, _) => "",
+            (EngineKind::Vllm, Path::Chat) => "chatcmpl-",
+            (EngineKind::Vllm, _) => "cmpl-",
+        };
+        format!("{kind}{:032x}", xxhash_rust::xxh3::xxh3_128_with_seed(&n, self.config.seed))
     }
 
     fn by_rid(&self) -> MutexGuard<'_, BTreeMap<String, RequestId>> {

@@ -7,12 +7,13 @@ use super::handle::Ticket;
 use super::messages::RequestProgress;
 use super::prompt::{Prompt, render};
 use super::response::{DONE, Path, ResponseWriter};
+use super::vllm;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Response, header};
 use futures_util::stream;
 use gorgo_core::RequestId;
-use gorgo_sim::engine::EngineError;
+use gorgo_sim::engine::{EngineError, EngineKind};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -72,7 +73,7 @@ pub async fn chat(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes) 
         let max = b.max_completion_tokens.or(b.common.max_tokens);
         GenerateRequest::of_common(Path::Chat, prompt, b.common, max)
     });
-    respond(&app, request, Path::Chat).await
+    respond(&app, request.and_then(|r| r.of_served_model(&app)), Path::Chat).await
 }
 
 /// `POST /v1/completions`.
@@ -89,7 +90,7 @@ pub async fn completions(State(app): State<Arc<App>>, headers: HeaderMap, body: 
         let max = b.common.max_tokens.or(Some(16));
         GenerateRequest::of_common(Path::Completion, prompt, b.common, max)
     });
-    respond(&app, request, Path::Completion).await
+    respond(&app, request.and_then(|r| r.of_served_model(&app)), Path::Completion).await
 }
 
 /// `POST` or `PUT /generate`.
@@ -121,6 +122,15 @@ pub async fn generate(State(app): State<Arc<App>>, headers: HeaderMap, body: Byt
 }
 
 impl GenerateRequest {
+    /// vLLM serves its model only, SGLang answers for any name.
+    fn of_served_model(self, app: &App) -> Result<Self, ApiError> {
+        let served = app.config.engine.kind == EngineKind::Sglang;
+        match self.model.as_ref().filter(|model| !served && **model != app.config.model) {
+            Some(model) => Err(vllm::unknown_model(model)),
+            None => Ok(self),
+        }
+    }
+
     fn of_common(path: Path, prompt: Prompt, c: Common, max: Option<u32>) -> Result<Self, ApiError> {
         if c.n.is_some_and(|n| n != 1) {
             return Err(ApiError::bad_request("n must be 1: this server gives one answer a request"));
@@ -182,7 +192,7 @@ async fn respond(app: &Arc<App>, request: Result<GenerateRequest, ApiError>, pat
             Ok(submitted) => whole_response(submitted).await,
             Err(response) => response,
         },
-        Err(error) => error_response(&error, path),
+        Err(error) => error_response(&error, path, app.config.engine.kind),
     }
 }
 
@@ -193,8 +203,9 @@ async fn submit(app: &Arc<App>, request: GenerateRequest) -> Result<Submitted, R
         request.prompt.into_request(max_new, request.ignore_eos, request.custom.output_tokens);
     let writer = ResponseWriter {
         path,
-        rid: request.rid.unwrap_or_else(|| app.new_rid()),
+        rid: request.rid.unwrap_or_else(|| app.new_rid(path)),
         model: request.model.unwrap_or_else(|| app.config.model.clone()),
+        kind: app.config.engine.kind,
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         answer,
         prompt_tokens: engine_request.input_tokens,
@@ -204,11 +215,11 @@ async fn submit(app: &Arc<App>, request: GenerateRequest) -> Result<Submitted, R
         cache_report: app.config.cache_report,
     };
     let ticket = app.engine.submit(engine_request, stream).await;
-    let Ticket { id, progress } = ticket.map_err(|error| engine_error_response(&error, path, stream))?;
+    let Ticket { id, progress } = ticket.map_err(|error| engine_error_response(&error, &writer, stream))?;
     if !app.register(&writer.rid, id) {
         app.engine.cancel(id);
         let error = ApiError::bad_request(format!("Duplicate request ID detected: {}", writer.rid));
-        return Err(error_response(&error, path));
+        return Err(error_response(&error, path, writer.kind));
     }
     let delay_ms = if stream { app.config.abort_stream_ms } else { app.config.abort_unary_ms };
     let guard = CancelOnDrop {
@@ -230,7 +241,7 @@ async fn whole_response(submitted: Submitted) -> Response<Body> {
     guard.ended = true;
     match &last.end {
         Some((_, Err(error))) if !matches!(error, EngineError::Cancelled) => {
-            engine_error_response(error, writer.path, false)
+            engine_error_response(error, &writer, false)
         }
         Some((_, Ok(done))) => json_response(200, &writer.whole(&last, Some(*done))),
         _ => json_response(200, &writer.whole(&last, None)),
@@ -240,14 +251,15 @@ async fn whole_response(submitted: Submitted) -> Response<Body> {
 /// The response as a stream of events.
 async fn stream_response(submitted: Submitted) -> Response<Body> {
     let Submitted { writer, mut progress, mut guard, .. } = submitted;
-    if writer.path != Path::Generate {
+    // vLLM sends the status 200 before the first token.
+    if writer.path != Path::Generate && writer.kind == EngineKind::Sglang {
         // The status 200 is sent with the first token, so an error before it has its own status.
         let started = progress.wait_for(|p| p.generated > 0 || p.end.is_some()).await.map(|p| p.clone());
         if let Ok(RequestProgress { generated: 0, end: Some((_, Err(error))), .. }) = &started
             && !matches!(error, EngineError::Cancelled)
         {
             guard.ended = true;
-            return engine_error_response(error, writer.path, true);
+            return engine_error_response(error, &writer, true);
         }
     }
     let state = Some((writer, progress, guard, 0u32));
@@ -265,7 +277,7 @@ async fn stream_response(submitted: Submitted) -> Response<Body> {
             // A process that crashed sends nothing more, not even an end.
             Err(EngineError::Crashed) => return Some((Err(std::io::Error::other("crashed")), None)),
             Err(EngineError::Cancelled) => out += &writer.last_events(&update, None),
-            Err(error) => out += &error_events(&ApiError::from_engine(error), writer.path),
+            Err(error) => out += &error_events(error, &writer),
             Ok(done) => out += &writer.last_events(&update, Some(*done)),
         }
         Some((Ok(Bytes::from(out)), None))
@@ -275,23 +287,32 @@ async fn stream_response(submitted: Submitted) -> Response<Body> {
 
 const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 
-fn error_response(error: &ApiError, path: Path) -> Response<Body> {
-    if path == Path::Generate { error.native() } else { error.openai() }
+fn error_response(error: &ApiError, path: Path, kind: EngineKind) -> Response<Body> {
+    match kind {
+        EngineKind::Vllm => json_response(error.status, &vllm::error_object(error)),
+        EngineKind::Sglang if path == Path::Generate => error.native(),
+        EngineKind::Sglang => error.openai(),
+    }
 }
 
 /// The events that end a stream with an error.
-fn error_events(error: &ApiError, path: Path) -> String {
-    (if path == Path::Generate { error.native_event() } else { error.event() }) + DONE
+fn error_events(error: &EngineError, writer: &ResponseWriter) -> String {
+    let event = match (writer.kind, writer.path) {
+        (EngineKind::Vllm, _) => format!("data: {}\n\n", vllm::error_object(&writer.engine_error(error))),
+        (EngineKind::Sglang, Path::Generate) => ApiError::from_engine(error).native_event(),
+        (EngineKind::Sglang, _) => ApiError::from_engine(error).event(),
+    };
+    event + DONE
 }
 
 /// The response to a request that the engine refused before its first token.
-fn engine_error_response(error: &EngineError, path: Path, stream: bool) -> Response<Body> {
-    let api_error = ApiError::from_engine(error);
+fn engine_error_response(error: &EngineError, writer: &ResponseWriter, stream: bool) -> Response<Body> {
     // The scheduler finds these errors, after the API process has started the stream.
     let found_by_scheduler = matches!(error, EngineError::QueueFull | EngineError::ExceedsPool { .. });
-    if stream && (path == Path::Generate || found_by_scheduler) {
-        with_type(200, EVENT_STREAM, error_events(&api_error, path))
+    let sglang = writer.kind == EngineKind::Sglang;
+    if stream && sglang && (writer.path == Path::Generate || found_by_scheduler) {
+        with_type(200, EVENT_STREAM, error_events(error, writer))
     } else {
-        error_response(&api_error, path)
+        error_response(&writer.engine_error(error), writer.path, writer.kind)
     }
 }

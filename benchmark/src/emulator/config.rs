@@ -1,6 +1,6 @@
 //! Settings of an emulated server, and their validation.
 
-use gorgo_sim::engine::EngineConfig;
+use gorgo_sim::engine::{EngineConfig, EngineKind};
 
 /// Settings of one emulated server.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +67,16 @@ impl Default for EmulatorConfig {
 }
 
 impl EmulatorConfig {
+    /// The settings of a server with this engine: vLLM answers `/health` at once and aborts a request as soon as its
+    /// client disconnects.
+    pub fn of_engine(engine: EngineConfig) -> Self {
+        let default = Self::default();
+        match engine.kind {
+            EngineKind::Sglang => Self { engine, ..default },
+            EngineKind::Vllm => Self { engine, health_ms: 0.0, abort_stream_ms: 0.0, abort_unary_ms: 0.0, ..default },
+        }
+    }
+
     /// Checks every setting except the engine's, which the engine's constructor checks.
     ///
     /// # Errors

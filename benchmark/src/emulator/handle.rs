@@ -50,7 +50,7 @@ impl EngineHandle {
     /// An engine setting is out of range, or the system has no thread left.
     pub fn start(config: &EmulatorConfig) -> Result<Self, EngineStartError> {
         let (commands, inbox) = mpsc::channel();
-        let histograms = Arc::new(Mutex::new(Histograms::default()));
+        let histograms = Arc::new(Mutex::new(Histograms::of(config.engine.kind)));
         let in_flight = Arc::new(AtomicUsize::new(0));
         let mut actor = Actor::new(config, Arc::clone(&histograms), Arc::clone(&in_flight))?;
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || actor.run(&inbox))?;

@@ -1,4 +1,6 @@
-//! Histograms and counters of requests, with SGLang's bucket bounds.
+//! Histograms and counters of requests, with the bucket bounds of SGLang or vLLM.
+
+use gorgo_sim::engine::EngineKind;
 
 const TTFT: [f64; 18] =
     [0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0, 200.0, 400.0];
@@ -13,6 +15,17 @@ const E2E: [f64; 22] = [
 const QUEUE: [f64; 19] =
     [0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3000.0];
 const RETRACTIONS: [f64; 7] = [0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0];
+
+const VLLM_TTFT: [f64; 22] = [
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+    160.0, 640.0, 2560.0,
+];
+const VLLM_ITL: [f64; 19] =
+    [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0];
+const VLLM_REQUEST: [f64; 21] = [
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
+    1920.0, 7680.0,
+];
 
 /// A Prometheus histogram.
 #[derive(Debug, Clone)]
@@ -39,7 +52,7 @@ impl Histogram {
     }
 }
 
-/// What SGLang's API process counts about requests. Values are in seconds.
+/// What the API process counts about requests. Values are in seconds.
 #[derive(Debug, Clone)]
 pub struct Histograms {
     /// Time to first token.
@@ -54,27 +67,39 @@ pub struct Histograms {
     pub(super) prompt_tokens: u64,
     pub(super) generation_tokens: u64,
     pub(super) requests: u64,
+    /// Requests that ended at their `max_tokens`.
+    pub(super) by_length: u64,
     /// Requests that ended without a complete answer.
     pub aborted: u64,
 }
 
 impl Default for Histograms {
     fn default() -> Self {
-        Self {
-            ttft: Histogram::new(&TTFT),
-            itl: Histogram::new(&ITL),
-            e2e: Histogram::new(&E2E),
-            queue: Histogram::new(&QUEUE),
-            retractions: Histogram::new(&RETRACTIONS),
-            prompt_tokens: 0,
-            generation_tokens: 0,
-            requests: 0,
-            aborted: 0,
-        }
+        Self::of(EngineKind::Sglang)
     }
 }
 
 impl Histograms {
+    /// Empty histograms with the bounds of an engine's kind.
+    pub fn of(kind: EngineKind) -> Self {
+        let [ttft, itl, e2e, queue]: [&'static [f64]; 4] = match kind {
+            EngineKind::Sglang => [&TTFT, &ITL, &E2E, &QUEUE],
+            EngineKind::Vllm => [&VLLM_TTFT, &VLLM_ITL, &VLLM_REQUEST, &VLLM_REQUEST],
+        };
+        Self {
+            ttft: Histogram::new(ttft),
+            itl: Histogram::new(itl),
+            e2e: Histogram::new(e2e),
+            queue: Histogram::new(queue),
+            retractions: Histogram::new(&RETRACTIONS),
+            prompt_tokens: 0,
+            generation_tokens: 0,
+            requests: 0,
+            by_length: 0,
+            aborted: 0,
+        }
+    }
+
     /// Counts a request that was answered in full.
     pub fn finished(&mut self, e2e_s: f64, prompt_tokens: u32, output_tokens: u32, retractions: u32) {
         self.e2e.observe(e2e_s);

@@ -1,8 +1,11 @@
-//! Response bodies, byte for byte as SGLang writes them: JSON for whole answers, server-sent events for streams.
+//! Response bodies, byte for byte as SGLang or vLLM writes them: JSON for whole answers, server-sent events for streams.
 
+use super::errors::ApiError;
 use super::messages::{Completed, RequestProgress};
 use super::prompt::token_ids;
+use super::vllm;
 use crate::text::Answer;
+use gorgo_sim::engine::{EngineError, EngineKind};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -26,6 +29,8 @@ pub struct ResponseWriter {
     pub rid: String,
     /// Model name as sent by the client.
     pub model: String,
+    /// Whose format.
+    pub kind: EngineKind,
     /// Unix time of the request, s.
     pub created: u64,
     /// Text of the answer.
@@ -59,7 +64,16 @@ impl ResponseWriter {
         }
     }
 
+    /// The engine's error in the words of its kind.
+    pub(super) fn engine_error(&self, error: &EngineError) -> ApiError {
+        match self.kind {
+            EngineKind::Sglang => ApiError::from_engine(error),
+            EngineKind::Vllm => vllm::engine_error(error, self.prompt_tokens, self.max_new),
+        }
+    }
+
     fn usage(&self, progress: &RequestProgress) -> Usage {
+        let sglang = self.kind == EngineKind::Sglang;
         Usage {
             prompt_tokens: self.prompt_tokens,
             total_tokens: self.prompt_tokens + progress.generated,
@@ -67,17 +81,58 @@ impl ResponseWriter {
             // 0.5.10 sends null both for no cached tokens and without a cache report.
             prompt_tokens_details: (self.cache_report && progress.cached_tokens > 0)
                 .then_some(Details { cached_tokens: progress.cached_tokens }),
-            reasoning_tokens: 0,
+            reasoning_tokens: sglang.then_some(0),
         }
     }
 
     fn chunk(&self, choices: impl Serialize, usage: Option<&Usage>) -> String {
         let object = if self.path == Path::Chat { "chat.completion.chunk" } else { "text_completion" };
-        event(&Chunk { id: &self.rid, object, created: self.created, model: &self.model, choices, usage })
+        let sglang = self.kind == EngineKind::Sglang;
+        event(&Chunk {
+            id: &self.rid,
+            object,
+            created: self.created,
+            model: &self.model,
+            choices,
+            usage: Some(usage).filter(|u| sglang || u.is_some()),
+        })
     }
 
     fn delta(&self, role: Option<&str>, content: Option<&str>, finish: Finish<'_>, usage: Option<&Usage>) -> String {
         let (finish_reason, matched_stop) = finish;
+        if self.kind == EngineKind::Vllm {
+            let stop_reason = finish_reason.map(|_| None);
+            return match self.path {
+                Path::Chat => {
+                    let delta = VllmDelta { role, content: content.or(finish_reason.map(|_| "")) };
+                    self.chunk(
+                        [VllmChoice {
+                            index: 0,
+                            text: None,
+                            delta: Some(delta),
+                            logprobs: None,
+                            finish_reason,
+                            stop_reason,
+                        }],
+                        usage,
+                    )
+                }
+                _ => {
+                    let text = content.or(Some(""));
+                    self.chunk(
+                        [VllmChoice {
+                            index: 0,
+                            text,
+                            delta: None,
+                            logprobs: None,
+                            finish_reason,
+                            stop_reason: Some(None),
+                        }],
+                        usage,
+                    )
+                }
+            };
+        }
         if self.path == Path::Chat {
             let delta = Delta { role, content, reasoning_content: None, tool_calls: None };
             self.chunk([ChatChoice { index: 0, delta, logprobs: None, finish_reason, matched_stop }], usage)
@@ -153,19 +208,34 @@ impl ResponseWriter {
         let (reason, matched, _) = self.finish(done);
         let text = self.answer.text(0, progress.generated);
         let usage = self.usage(progress);
-        let mut choice = json!({"index": 0, "logprobs": null, "finish_reason": reason, "matched_stop": matched});
+        let mut choice = json!({"index": 0, "logprobs": null, "finish_reason": reason});
+        match self.kind {
+            EngineKind::Sglang => choice["matched_stop"] = json!(matched),
+            EngineKind::Vllm => choice["stop_reason"] = Value::Null,
+        }
         let object = if self.path == Path::Chat {
-            choice["message"] =
-                json!({"role": "assistant", "content": text, "reasoning_content": null, "tool_calls": null});
+            choice["message"] = match self.kind {
+                EngineKind::Sglang => {
+                    json!({"role": "assistant", "content": text, "reasoning_content": null, "tool_calls": null})
+                }
+                EngineKind::Vllm => {
+                    json!({"role": "assistant", "content": text, "refusal": null, "reasoning": null, "tool_calls": []})
+                }
+            };
             "chat.completion"
         } else {
             choice["text"] = text.into();
             "text_completion"
         };
-        json!({
+        let mut whole = json!({
             "id": self.rid, "object": object, "created": self.created, "model": self.model, "choices": [choice],
-            "usage": usage, "metadata": {"weight_version": "default"},
-        })
+            "usage": usage,
+        });
+        match self.kind {
+            EngineKind::Sglang => whole["metadata"] = json!({"weight_version": "default"}),
+            EngineKind::Vllm => whole["kv_transfer_params"] = Value::Null,
+        }
+        whole
     }
 }
 
@@ -177,7 +247,7 @@ fn event(value: &impl Serialize) -> String {
 /// Finish reason and the token that ended the answer.
 type Finish<'a> = (Option<&'a str>, Option<u32>);
 
-// Fields in the order in which SGLang writes them.
+// Fields in the order in which the servers write them.
 
 #[derive(Serialize)]
 struct Usage {
@@ -185,7 +255,8 @@ struct Usage {
     total_tokens: u32,
     completion_tokens: u32,
     prompt_tokens_details: Option<Details>,
-    reasoning_tokens: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_tokens: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -200,7 +271,8 @@ struct Chunk<'a, C> {
     created: u64,
     model: &'a str,
     choices: C,
-    usage: Option<&'a Usage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Option<&'a Usage>>,
 }
 
 #[derive(Serialize)]
@@ -218,6 +290,28 @@ struct Delta<'a> {
     content: Option<&'a str>,
     reasoning_content: Option<()>,
     tool_calls: Option<()>,
+}
+
+/// A choice of vLLM, which leaves out what is not set.
+#[derive(Serialize)]
+struct VllmChoice<'a> {
+    index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delta: Option<VllmDelta<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    logprobs: Option<()>,
+    finish_reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_reason: Option<Option<u32>>,
+}
+
+#[derive(Serialize)]
+struct VllmDelta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a str>,
 }
 
 #[derive(Serialize)]

@@ -2,13 +2,14 @@
 
 use super::app::App;
 use super::errors::json_response;
-use super::{admin, complete, faults, metrics};
+use super::{admin, complete, faults, metrics, vllm};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{Method, Response, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::routing::{any, get, post};
+use gorgo_sim::engine::EngineKind;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,11 +23,41 @@ pub(super) fn routes(app: Arc<App>) -> Router {
         .route("/gorgo/hang", post(faults::hang))
         .route("/gorgo/slow-start", post(faults::slow_start))
         .layer(middleware::from_fn(loopback_only));
-    Router::new()
+    let generating = Router::new()
         .route("/v1/chat/completions", post(complete::chat))
         .route("/v1/completions", post(complete::completions))
+        .route("/v1/models", get(admin::models));
+    let (own, open) = match app.config.engine.kind {
+        EngineKind::Sglang => (sglang(), Router::new().route("/metrics", get(metrics::metrics))),
+        EngineKind::Vllm => (vllm(), Router::new().route("/metrics", get(vllm::metrics))),
+    };
+    generating
+        .merge(own)
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), authorize))
+        .merge(open)
+        .route("/health", get(admin::health))
+        .merge(faults)
+        .fallback(any(not_found))
+        .layer(DefaultBodyLimit::max(limit))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), delay_by_rtt))
+        .with_state(app)
+}
+
+/// The paths of vLLM beside the OpenAI paths.
+fn vllm() -> Router<Arc<App>> {
+    Router::new()
+        .route("/version", get(vllm::version))
+        .route("/load", get(vllm::load))
+        .route("/reset_prefix_cache", post(vllm::reset_prefix_cache))
+        .route("/tokenize", post(vllm::tokenize))
+        .route("/detokenize", post(admin::detokenize))
+}
+
+/// The paths of SGLang beside the OpenAI paths.
+fn sglang() -> Router<Arc<App>> {
+    Router::new()
         .route("/generate", post(complete::generate).put(complete::generate))
-        .route("/v1/models", get(admin::models))
+        .route("/health_generate", get(admin::health))
         .route("/model_info", get(admin::model_info))
         .route("/get_model_info", get(admin::model_info))
         .route("/server_info", get(admin::server_info))
@@ -39,15 +70,6 @@ pub(super) fn routes(app: Arc<App>) -> Router {
         .route("/v1/tokenize", post(admin::tokenize))
         .route("/detokenize", post(admin::detokenize))
         .route("/v1/detokenize", post(admin::detokenize))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), authorize))
-        .route("/health", get(admin::health))
-        .route("/health_generate", get(admin::health))
-        .route("/metrics", get(metrics::metrics))
-        .merge(faults)
-        .fallback(any(not_found))
-        .layer(DefaultBodyLimit::max(limit))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), delay_by_rtt))
-        .with_state(app)
 }
 
 async fn not_found() -> Response<Body> {

@@ -5,3 +5,4 @@ mod emulator;
 mod http;
 mod load;
 mod relay;
+mod vllm;

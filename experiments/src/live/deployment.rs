@@ -55,10 +55,9 @@ impl LiveDeployment {
         if real.is_none() {
             for (i, replica) in world.replicas.iter().enumerate() {
                 let config = EmulatorConfig {
-                    engine: replica.engine.clone(),
                     seed: rng::stream(seed, "engine", i as u64).next_u64(),
                     health_ms: 0.0,
-                    ..EmulatorConfig::default()
+                    ..EmulatorConfig::of_engine(replica.engine.clone())
                 };
                 let emulator = Emulator::start(config, LOOPBACK).await;
                 engines.push(emulator.map_err(|e| start(format!("replica {}", replica.name))(&e))?);

@@ -8,3 +8,4 @@ mod page;
 mod peering;
 mod runs;
 mod sources;
+mod vllm;

@@ -287,16 +287,24 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
     }
 }
 
-/// Asks an engine to empty its KV cache, and on success forgets what the index holds for it.
+/// Asks an engine to empty its KV cache (SGLang's `/flush_cache`, else vLLM's `/reset_prefix_cache`), and on success
+/// forgets what the index holds for it.
 ///
 /// # Errors
 /// When the engine refuses or does not answer in time.
 pub(crate) async fn flush(node: &AppState, upstream: &Arc<Upstream>) -> Result<(), String> {
     let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
-    let response = tokio::time::timeout(limit, ask(node, upstream, Method::POST, "/flush_cache")).await;
-    let response = response.map_err(|_| "no answer in time".to_owned())?.map_err(|e| e.to_string())?;
-    if !response.status().is_success() {
-        return Err(format!("answered {}", response.status()));
+    let flush = async |path| {
+        let response = tokio::time::timeout(limit, ask(node, upstream, Method::POST, path)).await;
+        let response = response.map_err(|_| "no answer in time".to_owned())?.map_err(|e| e.to_string())?;
+        Ok::<_, String>(response.status())
+    };
+    let mut status = flush("/flush_cache").await?;
+    if matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+        status = flush("/reset_prefix_cache").await?;
+    }
+    if !status.is_success() {
+        return Err(format!("answered {status}"));
     }
     node.driver.handle_for(upstream, ReplicaEvent::Flushed { replica: upstream.id });
     Ok(())

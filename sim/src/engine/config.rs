@@ -261,6 +261,19 @@ impl EngineConfig {
         Ok(())
     }
 
+    /// The same engine under another scheduler, with vLLM's default limits (2,048 tokens and 256 requests a step) if
+    /// that is vLLM's.
+    #[must_use]
+    pub fn with_kind(self, kind: EngineKind) -> Self {
+        match kind {
+            EngineKind::Vllm if self.kind != kind => {
+                let max_running_requests = self.max_running_requests.min(256);
+                Self { kind, max_num_batched_tokens: 2048, max_running_requests, ..self }
+            }
+            _ => Self { kind, ..self },
+        }
+    }
+
     /// The initial and the least share of `max_tokens` reserved for running requests.
     pub(super) fn ratio_bounds(&self) -> (f64, f64) {
         let init = (self.init_new_token_ratio * self.schedule_conservativeness).min(1.0);
