@@ -1,16 +1,18 @@
 //! An emulated wide-area network on loopback: TCP relays that delay bytes like the simulator's network.
 //!
-//! Reading order: [`link`] (delay and state of one link) → [`pump`] (moving the bytes of a connection) → [`Relay`]
+//! Reading order: [`link`] (delay and state of one link) → `upload` (round trips of long requests) → [`pump`] (moving the bytes of a connection) → [`Relay`]
 //! (listeners) → [`control`] (fault injection over HTTP).
 //!
 //! Round-trip times, their slow variation and the jitter of single messages are those of `gorgo_sim::network` at the
 //! wall clock's time, so a run on relays and a simulated run see the same network. Bytes never overtake one another. A
-//! new connection waits one round trip first, as its handshake would. The buffers of a link are bounded: a sender
+//! new connection waits for its handshake first, and a request longer than the sender's window takes several round trips,
+//! as in the simulator. The buffers of a link are bounded: a sender
 //! faster than the link meets backpressure.
 
 pub mod control;
 pub mod link;
 pub mod pump;
+mod upload;
 
 pub use link::{LinkConfig, LinkState};
 
@@ -38,6 +40,8 @@ pub struct RelayConfig {
     /// Names of all sites in the order in which a simulation numbers them, so that both draw the same variation. If
     /// empty, the ends of the links in alphabetical order.
     pub sites: Vec<String>,
+    /// Bytes on the link for one byte of a request on the socket. 0 lets every request fit into one round trip.
+    pub byte_scale: f64,
     /// Open connections per link; further ones wait in the listen backlog.
     pub max_connections: usize,
 }
@@ -90,8 +94,7 @@ impl Relay {
             let addr = settings.listen;
             let listener = TcpListener::bind(addr).await.map_err(|source| RelayError::Listen { addr, source })?;
             let ends = (sites[&settings.from], sites[&settings.to]);
-            let link =
-                Arc::new(Link::new(settings.clone(), ends, Arc::clone(&shared), clock, config.seed, index as u64));
+            let link = Arc::new(Link::new(settings.clone(), ends, &config, Arc::clone(&shared), clock, index as u64));
             relay.links.push((Arc::clone(&link), listener.local_addr()?));
             relay.tasks.push(tokio::spawn(pump::accept(link, listener, timer.clone(), config.max_connections)));
         }
@@ -151,7 +154,11 @@ fn network(config: &RelayConfig) -> Network {
             .and_then(|l| l.rtt_ms)
             .or_else(|| gorgo_traces::geo::measured_ms(names[a], names[b]))
     };
-    Network::new(config.network.clone(), config.seed, &places, measured)
+    let mut network = Network::new(config.network.clone(), config.seed, &places, measured);
+    for link in config.links.iter().filter_map(|link| Some((link, link.numbers.as_ref()?))) {
+        network.set_link(sites[&link.0.from], sites[&link.0.to], link.1);
+    }
+    network
 }
 
 #[cfg(test)]
@@ -169,6 +176,7 @@ mod tests {
             seed: 7,
             links: vec![link],
             sites: names.to_vec(),
+            byte_scale: 1.0,
             max_connections: 1,
         };
         let places = names.each_ref().map(|n| gorgo_traces::geo::place_of(n).unwrap());

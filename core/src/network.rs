@@ -95,8 +95,9 @@ impl Transport {
         (connection.window >> halvings).max(self.initial_window)
     }
 
-    /// The connection after it carried a request of `bytes` at `now`.
-    fn after(&self, bytes: u64, connection: Option<&Connection>, now: Time, rtt_ms: f64) -> Connection {
+    /// The connection after it carried a request of `bytes` at `now`; `connection` is its state before, `None` if it is
+    /// new.
+    pub fn after(&self, bytes: u64, connection: Option<&Connection>, now: Time, rtt_ms: f64) -> Connection {
         let before = connection.map_or(self.initial_window, |c| self.window(c, now, rtt_ms));
         // A window grows only when the sender fills it.
         let window = if bytes > before / 2 { before.max(self.initial_window.saturating_add(bytes)) } else { before };

@@ -8,6 +8,7 @@ use gorgo_core::settings::merge_tables;
 use gorgo_core::suggest::{did_you_mean, with_suggestion};
 use gorgo_core::{Span, Time};
 use gorgo_sim::engine::EngineConfig;
+use gorgo_sim::network::LinkConfig;
 use gorgo_sim::world::{Client, Country, Fault, FaultKind, MeasuredRtt, ReplicaConfig, Site, Topology, WorldConfig};
 use gorgo_traces::geo;
 use std::collections::BTreeSet;
@@ -37,6 +38,7 @@ pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -
             name: replica.name.clone(),
             site: sites.site(&replica.name, &replica.region)?,
             ms_per_token: replica.ms_per_token.or(own),
+            keep_alive_ms: replica.keep_alive_ms,
             engine,
         });
     }
@@ -48,6 +50,13 @@ pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -
         }
     };
     let measured = sites.measured();
+    // An edge fleet has no site for the proxy that other arms have.
+    let links = spec.links.iter().filter_map(|link| {
+        let end = |name| spec.region_of(name).ok().filter(|region| sites.keys.iter().any(|k| k == region));
+        let (from, to) = (end(link.from.as_str())?.to_owned(), end(link.to.as_str())?.to_owned());
+        Some(LinkConfig { from, to, ..link.clone() })
+    });
+    let links = links.collect();
     let countries: BTreeSet<[u8; 2]> = workload.iter().filter_map(|r| r.country).collect();
     let mut origins: Vec<String> = countries.iter().map(|&c| geo::country_name(c)).collect();
     origins.push("unknown".to_owned());
@@ -69,6 +78,7 @@ pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -
         seed,
         network: spec.network.clone(),
         measured,
+        links,
         countries: countries.iter().map(|&code| Country { code, access_ms: geo::access_ms(Some(code)) }).collect(),
         replicas,
         topology,

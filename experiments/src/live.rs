@@ -106,6 +106,7 @@ async fn send_load(
         drain_s: world.drain_limit_s,
         max_in_flight: 100_000,
         user_rtt: true,
+        network: world.network.clone(),
         key,
         tls,
     };

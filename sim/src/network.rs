@@ -7,7 +7,11 @@
 //! jitter of its own. Every draw is a function of (seed, link, step or message), so all arms see one network. A request
 //! pays as many round trips as its bytes need: see [`gorgo_core::network`].
 
-use gorgo_core::network::{Congestion, HEAD_BYTES, Transport};
+mod links;
+
+pub use links::{LinkConfig, LinkRule};
+
+use gorgo_core::network::{Congestion, HEAD_BYTES, Transport, rounds};
 use gorgo_core::range::{DURATION_MS, OutOfRange, check_ranges};
 use gorgo_core::request::Place;
 use gorgo_core::{Span, Time, rng};
@@ -78,6 +82,12 @@ impl NetworkConfig {
         }
     }
 
+    /// Round trips beyond the first half that a user pays until a router has read a request of `tokens` prompt tokens,
+    /// over a connection that was idle while the user typed.
+    pub fn user_upload_trips(&self, tokens: u32) -> f64 {
+        rounds(self.request_bytes(tokens), self.initial_window) - 1.0 + self.user_opening_rounds
+    }
+
     /// Bytes on the wire of a request of `tokens` prompt tokens.
     pub fn request_bytes(&self, tokens: u32) -> u64 {
         if self.bytes_per_token == 0.0 {
@@ -123,6 +133,7 @@ pub fn user_rtt_ms(access_ms: f64, km: f64) -> f64 {
 #[derive(Debug)]
 struct Link {
     base_ms: f64,
+    sigma: f64,
     swing: rng::ChaCha8Rng,
     /// Next step to draw, and the log deviation of the last one drawn.
     step: u64,
@@ -170,6 +181,7 @@ impl Network {
                 let base_ms = base * config.scale;
                 links.push(Link {
                     base_ms,
+                    sigma: config.sigma,
                     swing: rng::stream(seed, "network-swing", index),
                     step: 0,
                     log: 0.0,
@@ -180,6 +192,17 @@ impl Network {
         Self { config, sites, links, salt: seed ^ 0x6e65_7477_6f72_6b00 }
     }
 
+    /// Sets numbers of a link in both directions, before the first use of the network.
+    pub fn set_link(&mut self, a: usize, b: usize, numbers: &LinkConfig) {
+        for at in [a * self.sites + b, b * self.sites + a] {
+            let link = &mut self.links[at];
+            if let Some(ms) = numbers.rtt_ms {
+                (link.base_ms, link.rtt_ms) = (ms, ms);
+            }
+            link.sigma = numbers.sigma.unwrap_or(link.sigma);
+        }
+    }
+
     /// The median round trip between two sites, ms.
     pub fn base_ms(&self, a: usize, b: usize) -> f64 {
         self.links[a * self.sites + b].base_ms
@@ -187,8 +210,9 @@ impl Network {
 
     /// The round trip between two sites at `now`, ms, without message jitter. `now` must not go back.
     pub fn rtt_ms(&mut self, a: usize, b: usize, now: Time) -> f64 {
-        let (sigma, rho) = (self.config.sigma, self.config.rho);
+        let rho = self.config.rho;
         let link = &mut self.links[a * self.sites + b];
+        let sigma = link.sigma;
         let step = now.0 / STEP.0;
         if link.step <= step {
             if sigma == 0.0 || link.base_ms == 0.0 {

@@ -6,8 +6,8 @@
 //! back.
 
 use crate::engine::{Engine, EngineEvent, GapHistogram};
-use crate::network::{Network, user_rtt_ms};
-use gorgo_core::network::{Connection, Connections, Transport};
+use crate::network::{LinkRule, Network, user_rtt_ms};
+use gorgo_core::network::{Connection, Connections};
 use gorgo_core::policy::Policy;
 pub use gorgo_core::record::QueueSample;
 use gorgo_core::record::{RequestRecord, Status};
@@ -95,7 +95,8 @@ struct ReplicaNode {
 
 struct World<'a, I: Iterator<Item = TraceRequest>> {
     config: &'a WorldConfig,
-    transport: Transport,
+    /// How requests travel from each router to each replica (or its router), in order of routers.
+    rules: Vec<LinkRule>,
     trace: std::iter::Peekable<I>,
     now: Time,
     events: EventQueue,
@@ -133,7 +134,8 @@ pub fn run(
 impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
     fn new(config: &'a WorldConfig, policy: &dyn Fn() -> Box<dyn Policy>, trace: I) -> Result<Self, WorldError> {
         let places: Vec<Place> = config.sites.iter().map(|s| s.place).collect();
-        let network = Network::new(config.network.clone(), config.seed, &places, |a, b| config.measured(a, b));
+        let mut network = Network::new(config.network.clone(), config.seed, &places, |a, b| config.measured(a, b));
+        config.numbered_links().for_each(|(a, b, link)| network.set_link(a, b, link));
         let router = |i: usize, site: usize| RouterNode {
             router: Router::new(
                 config.router.clone(),
@@ -145,7 +147,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             connections: vec![Connections::default(); config.replicas.len()],
             asking: vec![None; config.replicas.len()],
         };
-        let routers = match config.topology {
+        let routers: Vec<RouterNode> = match config.topology {
             Topology::Proxy { site } => vec![router(0, site)],
             Topology::Edge => config.replicas.iter().enumerate().map(|(i, r)| router(i, r.site)).collect(),
         };
@@ -155,10 +157,16 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
                 .map_err(|source| WorldError::Engine { replica: r.name.clone(), source })?;
             Ok(ReplicaNode { engine, site: r.site, wake: Time::NEVER })
         };
+        let rule = |node: &RouterNode, replica: &ReplicaConfig| {
+            let mut rule = config.link_rule(node.site, replica.site);
+            rule.transport.keep_alive_ms = rule.transport.keep_alive_ms.min(replica.keep_alive_ms.unwrap_or(f64::MAX));
+            rule
+        };
+        let rules = routers.iter().flat_map(|node| config.replicas.iter().map(|replica| rule(node, replica))).collect();
         let replicas: Result<Vec<_>, WorldError> = config.replicas.iter().enumerate().map(replica).collect();
         Ok(Self {
             config,
-            transport: config.network.transport(),
+            rules,
             trace: trace.peekable(),
             now: Time::ZERO,
             events: EventQueue::default(),
@@ -269,6 +277,11 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             }
         }
         self.actions = actions;
+    }
+
+    /// How requests travel from a router to a replica or peer.
+    fn rule(&self, router: u16, target: ReplicaId) -> LinkRule {
+        self.rules[usize::from(router) * self.replicas.len() + target.index()]
     }
 
     /// Time of one message of a request between two sites. `message` numbers the messages of a request.

@@ -234,6 +234,7 @@ impl BenchArgs {
             drain_s: self.drain,
             max_in_flight: self.max_in_flight,
             user_rtt: self.user_rtt,
+            network: gorgo_sim::network::NetworkConfig::default(),
             key: self.api_key.clone(),
             tls,
         })

@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RelayArgs {
-    /// LISTEN=TARGET,rtt=MS or LISTEN=TARGET,from=REGION,to=REGION; also name=, lifetime=SECONDS
+    /// LISTEN=TARGET,rtt=MS or LISTEN=TARGET,from=REGION,to=REGION; also name=, lifetime=SECONDS, opening=ROUNDS,
+    /// window=BYTES, congestion=cubic|cubic-kept|bbr, mbps=MBPS
     #[arg(long = "link", required = true)]
     links: Vec<String>,
     /// Spread of the slow swing of round trips, in log space
@@ -42,8 +43,14 @@ pub(super) fn run(args: &RelayArgs) -> anyhow::Result<()> {
         }
     }
     let network = NetworkConfig { sigma: args.sigma, jitter: args.jitter, scale: args.scale, ..Default::default() };
-    let config =
-        RelayConfig { network, seed: args.seed, links, sites: Vec::new(), max_connections: args.max_connections };
+    let config = RelayConfig {
+        network,
+        seed: args.seed,
+        links,
+        sites: Vec::new(),
+        byte_scale: 1.0,
+        max_connections: args.max_connections,
+    };
     super::process::runtime()?.block_on(async {
         let mut stop = StopSignal::install()?; // before the address is printed
         let relay = Relay::start(config).await?;

@@ -49,6 +49,8 @@ pub struct Bench {
     pub max_in_flight: usize,
     /// Add each user's round trip to the target, as the simulator does.
     pub user_rtt: bool,
+    /// The network between users and targets.
+    pub network: NetworkConfig,
     /// Bearer token.
     pub key: Option<String>,
     /// Root certificates for https targets; `None` rejects https.
@@ -184,7 +186,7 @@ impl Bench {
             clients: self.targets.iter().map(client).collect::<Result<_, _>>()?,
             bench: self.clone(),
             countries: countries.into_iter().collect(),
-            network: Network::new(NetworkConfig::default(), self.seed, &[], |_, _| None),
+            network: Network::new(self.network.clone(), self.seed, &[], |_, _| None),
             timer: PreciseTimer::start()?,
             epoch: Instant::now() + LEAD,
             progress: Arc::clone(progress),

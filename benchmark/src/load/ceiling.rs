@@ -14,6 +14,7 @@ use axum::response::Response;
 use axum::routing::post;
 use gorgo_core::Time;
 use gorgo_core::request::TraceRequest;
+use gorgo_sim::network::NetworkConfig;
 use std::sync::Arc;
 
 const ANSWER: &str = concat!(
@@ -51,6 +52,7 @@ pub async fn streams_per_second(limits: Limits) -> Result<f64, BenchError> {
         drain_s: 5.0,
         max_in_flight: 64,
         user_rtt: false,
+        network: NetworkConfig::default(),
         key: None,
         tls: None,
     };

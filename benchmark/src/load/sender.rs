@@ -105,7 +105,7 @@ impl Sender {
             in_flight.insert(number, record.clone());
         }
         // The user sends at `at`; the request reaches the router one way later.
-        let due = at + one_way(1);
+        let due = at + one_way(1) + self.user_upload(&prepared);
         if self.bench.user_rtt {
             self.timer.sleep_until(self.epoch + Duration::from_nanos(due.0)).await;
         }
@@ -116,6 +116,14 @@ impl Sender {
         self.in_flight().remove(&number);
         self.progress.request_ended(&row.record);
         row
+    }
+
+    /// What a long prompt takes longer on its way from the user.
+    fn user_upload(&self, prepared: &Prepared) -> Span {
+        let network = &self.bench.network;
+        let tokens = self.bench.rows[prepared.row].input_tokens;
+        let ms = prepared.user_rtt_ms * network.scale * network.user_upload_trips(tokens);
+        if self.bench.user_rtt { Span::from_ms(ms) } else { Span::ZERO }
     }
 
     fn in_flight(&self) -> MutexGuard<'_, BTreeMap<usize, RequestRecord>> {

@@ -1,9 +1,12 @@
 //! One link between two sites: its settings, the delay of its bytes, and its state.
 
+use super::RelayConfig;
+use super::upload::Upload;
 use crate::clock::Clock;
+use gorgo_core::network::Congestion;
 use gorgo_core::request::Place;
 use gorgo_core::{Span, Time, rng};
-use gorgo_sim::network::Network;
+use gorgo_sim::network::{LinkConfig as LinkNumbers, LinkRule, Network};
 use gorgo_traces::geo;
 use parking_lot::Mutex;
 use rand::RngExt;
@@ -33,6 +36,9 @@ pub struct LinkConfig {
     /// Mean time after which connections are reset at random, s; never if absent.
     #[serde(default)]
     pub mean_lifetime_s: Option<f64>,
+    /// What else sets the link apart from the network's defaults.
+    #[serde(default)]
+    pub numbers: Option<LinkNumbers>,
 }
 
 /// State of a link.
@@ -50,6 +56,8 @@ pub enum LinkState {
 pub struct Link {
     /// Settings of the link.
     pub config: LinkConfig,
+    rule: LinkRule,
+    byte_scale: f64,
     ends: (usize, usize),
     network: Arc<Mutex<Network>>,
     clock: Clock,
@@ -81,6 +89,7 @@ impl LinkConfig {
             to: format!("far{number}"),
             rtt_ms: None,
             mean_lifetime_s: None,
+            numbers: None,
         };
         for part in parts {
             let (key, value) = part.split_once('=').ok_or(format!("`{text}`: `{part}` has no value; {usage}"))?;
@@ -91,11 +100,31 @@ impl LinkConfig {
                 "to" => value.clone_into(&mut link.to),
                 "rtt" => link.rtt_ms = Some(number()?),
                 "lifetime" => link.mean_lifetime_s = Some(number()?),
-                _ => return Err(format!("`{text}`: `{key}` is not known; {usage}, with name=, lifetime=SECONDS")),
+                "opening" => link.numbers().opening_rounds = Some(number()?),
+                "window" => link.numbers().initial_window = Some(number()? as u64),
+                "mbps" => link.numbers().mbps = Some(number()?),
+                "congestion" => {
+                    let known =
+                        [("cubic", Congestion::Cubic), ("cubic-kept", Congestion::CubicKept), ("bbr", Congestion::Bbr)];
+                    let found = known.into_iter().find(|(name, _)| *name == value);
+                    let (_, congestion) =
+                        found.ok_or(format!("`{text}`: congestion is `{value}`; give cubic, cubic-kept or bbr"))?;
+                    link.numbers().congestion = Some(congestion);
+                }
+                _ => {
+                    return Err(format!(
+                        "`{text}`: `{key}` is not known; {usage}, with name=, lifetime=SECONDS, opening=ROUNDS, \
+                         window=BYTES, congestion=NAME, mbps=MBPS"
+                    ));
+                }
             }
         }
         link.check()?;
         Ok(link)
+    }
+
+    fn numbers(&mut self) -> &mut LinkNumbers {
+        self.numbers.get_or_insert_default()
     }
 
     /// Checks the settings.
@@ -114,6 +143,9 @@ impl LinkConfig {
         }
         if let Some(s) = self.mean_lifetime_s.filter(|s| !(0.001..=1e7).contains(s)) {
             return Err(format!("`{name}`: lifetime is {s} s, give 0.001 to 10,000,000"));
+        }
+        if let Some(numbers) = &self.numbers {
+            numbers.check().map_err(|e| format!("`{name}`: {e}"))?;
         }
         if self.from == self.to {
             return Err(format!("`{name}`: both ends are `{}`; name two places", self.from));
@@ -147,14 +179,29 @@ impl Link {
     pub(super) fn new(
         config: LinkConfig,
         ends: (usize, usize),
+        relay: &RelayConfig,
         network: Arc<Mutex<Network>>,
         clock: Clock,
-        seed: u64,
         index: u64,
     ) -> Self {
+        let rule = LinkRule::new(&relay.network, config.numbers.as_ref());
+        let (seed, byte_scale) = (relay.seed, relay.byte_scale);
         let (state, resets) = (watch::channel(LinkState::Up).0, watch::channel(0).0);
         let (messages, connections) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { config, ends, network, clock, seed, index, messages, connections, state, resets }
+        Self { config, rule, byte_scale, ends, network, clock, seed, index, messages, connections, state, resets }
+    }
+
+    /// The sending side of a new connection.
+    pub(super) fn upload(&self) -> Upload {
+        Upload::new(self.rule, self.byte_scale)
+    }
+
+    /// When `bytes` that arrive now, or at `opened` if that is later, leave their sender.
+    pub(super) fn leaves(&self, upload: &mut Upload, opened: Time, bytes: usize) -> Time {
+        let mut network = self.network.lock();
+        let now = self.clock.now();
+        let rtt_ms = network.rtt_ms(self.ends.0, self.ends.1, now);
+        upload.leaves(now.max(opened), bytes, rtt_ms)
     }
 
     /// When bytes that arrive now leave the link: not before `after`, when the bytes before them leave, and as if they
@@ -172,7 +219,7 @@ impl Link {
     pub(super) fn handshake(&self) -> Time {
         let mut network = self.network.lock();
         let now = self.clock.now();
-        now + Span::from_ms(network.rtt_ms(self.ends.0, self.ends.1, now))
+        now + Span::from_ms(network.rtt_ms(self.ends.0, self.ends.1, now) * self.rule.transport.opening_rounds)
     }
 
     pub(super) fn instant(&self, at: Time) -> std::time::Instant {
@@ -232,7 +279,15 @@ mod tests {
         let places = [place("near0", 0), place("far0", 1)];
         let network = Network::new(config, 1, &places, |_, _| Some(rtt_ms));
         let settings = LinkConfig::parse("127.0.0.1:0=127.0.0.1:1,rtt=10", 0).unwrap();
-        Link::new(settings, (0, 1), Arc::new(Mutex::new(network)), Clock::start(1.0), 1, 0)
+        let relay = RelayConfig {
+            network: NetworkConfig::default(),
+            seed: 1,
+            links: Vec::new(),
+            sites: Vec::new(),
+            byte_scale: 1.0,
+            max_connections: 1,
+        };
+        Link::new(settings, (0, 1), &relay, Arc::new(Mutex::new(network)), Clock::start(1.0), 0)
     }
 
     proptest! {
@@ -278,6 +333,8 @@ mod tests {
             ("127.0.0.1:1=127.0.0.1:2,rtt=x", "rtt is `x`, give a number"),
             ("127.0.0.1:1=127.0.0.1:2,rtt=-1", "rtt is -1 ms"),
             ("127.0.0.1:1=127.0.0.1:2,speed=1", "`speed` is not known"),
+            ("127.0.0.1:1=127.0.0.1:2,rtt=5,congestion=reno", "congestion is `reno`; give cubic"),
+            ("127.0.0.1:1=127.0.0.1:2,rtt=5,mbps=0", "`link0`: links.mbps is 0"),
             ("localhost=127.0.0.1:2", "is no address"),
         ] {
             let error = LinkConfig::parse(text, 0).unwrap_err();

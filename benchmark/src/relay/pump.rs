@@ -94,6 +94,7 @@ async fn relay_direction(
     let read = async move {
         let mut last = Time::ZERO;
         let mut buffer = BytesMut::new();
+        let mut upload = (direction == Direction::ToTarget).then(|| link.upload());
         loop {
             buffer.reserve(PIECE_BYTES);
             let piece = match from.read_buf(&mut buffer).await? {
@@ -101,7 +102,11 @@ async fn relay_direction(
                 _ => buffer.split().freeze(),
             };
             // A client cannot send its first bytes before the handshake completes.
-            let due = link.due(direction, last, std::mem::take(&mut opened));
+            let sent = match &mut upload {
+                Some(upload) => link.leaves(upload, std::mem::take(&mut opened), piece.len()),
+                None => Time::ZERO,
+            };
+            let due = link.due(direction, last, sent);
             last = due;
             let over = piece.is_empty();
             if put.send((due, piece)).await.is_err() || over {

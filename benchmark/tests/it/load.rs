@@ -46,6 +46,7 @@ fn bench(rows: Arc<[TraceRequest]>, targets: Arc<[Target]>, profile: Profile) ->
         drain_s: 30.0,
         max_in_flight: 1000,
         user_rtt: false,
+        network: gorgo_sim::network::NetworkConfig::default(),
         key: None,
         tls: None,
     }

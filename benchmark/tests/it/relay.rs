@@ -30,10 +30,31 @@ async fn relay(rtt_ms: f64, lifetime: Option<f64>) -> (Relay, SocketAddr) {
     let mut link = LinkConfig::parse(&format!("127.0.0.1:0={},rtt={rtt_ms}", echo().await), 0).unwrap();
     link.mean_lifetime_s = lifetime;
     let network = NetworkConfig { sigma: 0.0, jitter: 0.0, ..NetworkConfig::default() };
-    let config = RelayConfig { network, seed: 1, links: vec![link], sites: Vec::new(), max_connections: 10 };
+    let config =
+        RelayConfig { network, seed: 1, links: vec![link], sites: Vec::new(), byte_scale: 1.0, max_connections: 10 };
     let relay = Relay::start(config).await.unwrap();
     let addr = relay.links().next().unwrap().1;
     (relay, addr)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_request_comes_no_sooner_than_its_last_flight() {
+    let (_relay, addr) = relay(100.0, None).await;
+    let mut began = Instant::now();
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let mut answers = Vec::new();
+    for bytes in [1_000usize, 60_000] {
+        let sent = vec![7u8; bytes];
+        let (mut read, mut write) = stream.split();
+        let mut got = vec![0u8; bytes];
+        let (sending, reading) = tokio::join!(write.write_all(&sent), read.read_exact(&mut got));
+        sending.unwrap();
+        reading.unwrap();
+        answers.push(began.elapsed().as_millis() as u64 / 100);
+        began = Instant::now();
+    }
+    // The handshake and one round trip; then three for 60 kB with 14.6 kB in flight at first.
+    assert!(answers[0] >= 2 && answers[1] >= 3, "{answers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

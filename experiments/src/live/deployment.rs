@@ -7,6 +7,7 @@ use crate::spec::PlannedArm;
 use gorgo_benchmark::emulator::{Emulator, EmulatorConfig};
 use gorgo_benchmark::load::target::Target;
 use gorgo_benchmark::relay::{Relay, RelayConfig};
+use gorgo_benchmark::text::TOKEN_BYTES;
 use gorgo_core::fleet::Kind;
 use gorgo_core::record::QueueSample;
 use gorgo_core::router::ReplicaEvent;
@@ -81,6 +82,8 @@ impl LiveDeployment {
                     seed,
                     links: links(built, &sites, &engines, &doors),
                     sites: world.sites.iter().map(|s| s.name.clone()).collect(),
+                    // Emulated text has as many bytes a token as the load generator writes.
+                    byte_scale: world.network.bytes_per_token / TOKEN_BYTES as f64,
                     max_connections: 4_096,
                 })
                 .await

@@ -24,7 +24,8 @@ pub(super) fn links(built: &Built, sites: &[usize], engines: &[Emulator], doors:
     let places: Vec<_> = world.sites.iter().map(|s| s.place).collect();
     let measured =
         |a: usize, b: usize| world.measured.iter().find(|rtt| (rtt.from, rtt.to) == (a, b)).map(|rtt| rtt.ms);
-    let network = Network::new(world.network.clone(), world.seed, &places, measured);
+    let mut network = Network::new(world.network.clone(), world.seed, &places, measured);
+    world.numbered_links().for_each(|(a, b, link)| network.set_link(a, b, link));
     let mut links = Vec::new();
     for (r, &from) in sites.iter().enumerate() {
         for (u, replica) in world.replicas.iter().enumerate().filter(|(_, replica)| replica.site != from) {
@@ -37,6 +38,10 @@ pub(super) fn links(built: &Built, sites: &[usize], engines: &[Emulator], doors:
                 // The relay's network applies the scale itself.
                 rtt_ms: Some(network.base_ms(from, replica.site) / world.network.scale),
                 mean_lifetime_s: None,
+                numbers: world
+                    .numbered_links()
+                    .find(|&(a, b, _)| (a, b) == (from, replica.site) || (b, a) == (from, replica.site))
+                    .map(|(_, _, numbers)| numbers.clone()),
             });
         }
     }

@@ -7,7 +7,7 @@ use gorgo_core::policy::PolicyConfig;
 use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};
 use gorgo_core::router::RouterConfig;
 use gorgo_core::settings::field_names;
-use gorgo_sim::network::NetworkConfig;
+use gorgo_sim::network::{LinkConfig, NetworkConfig};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -44,6 +44,8 @@ pub struct ReplicaSpec {
     pub engine: Option<String>,
     /// Prefill rate that routers are configured with, ms per token; the policy's when absent.
     pub ms_per_token: Option<f64>,
+    /// The replica closes idle connections after this long, ms; the link's when absent.
+    pub keep_alive_ms: Option<f64>,
     /// Requests this engine runs at once; the fleet's when absent.
     pub max_running: Option<u32>,
     /// Further settings of this engine, on top of the fleet's.
@@ -159,6 +161,9 @@ pub struct RunSpec {
     /// Round trips.
     #[serde(default)]
     pub network: NetworkConfig,
+    /// Numbers of single links, in place of measured round trips and `[network]`.
+    #[serde(default)]
+    pub links: Vec<LinkConfig>,
     /// Periods of scrapes, probes and peer reports.
     #[serde(default)]
     pub signals: SignalsSpec,
@@ -236,6 +241,18 @@ impl RunSpec {
             ));
         }
         self.live.check(&names)?;
+        for (i, link) in self.links.iter().enumerate() {
+            let ends = [self.region_of(&link.from)?, self.region_of(&link.to)?];
+            if ends[0] == ends[1] {
+                return Err(format!("[[links]] {i} has both ends in `{}`; name two regions", ends[0]));
+            }
+            for other in &self.links[..i] {
+                let others = [self.region_of(&other.from)?, self.region_of(&other.to)?];
+                if others == ends || others == [ends[1], ends[0]] {
+                    return Err(format!("[[links]] has two entries from `{}` to `{}`; keep one", ends[0], ends[1]));
+                }
+            }
+        }
         for fault in &self.faults {
             if !names.contains(&fault.replica.as_str()) {
                 let hint = gorgo_core::suggest::did_you_mean(&fault.replica, names.iter().copied());
@@ -243,6 +260,26 @@ impl RunSpec {
             }
         }
         self.check_ranges().map_err(|error| error.to_string())
+    }
+
+    /// The region of an end of a link: a region, a replica, or `proxy`.
+    pub(crate) fn region_of<'a>(&'a self, end: &'a str) -> Result<&'a str, String> {
+        let replicas = &self.fleet.replicas;
+        let proxy = self.proxy_region.as_ref().unwrap_or(&replicas[0].region);
+        if let Some(replica) = replicas.iter().find(|r| r.name == end) {
+            return Ok(&replica.region);
+        }
+        let has_proxy = self.topology == TopologySpec::Proxy;
+        if has_proxy && (end == "proxy" || end == proxy) {
+            return Ok(proxy);
+        }
+        // Arms with and without a proxy share their links.
+        if end == "proxy" || self.proxy_region.as_deref() == Some(end) || replicas.iter().any(|r| r.region == end) {
+            return Ok(if end == "proxy" { proxy } else { end });
+        }
+        let known = replicas.iter().flat_map(|r| [r.region.as_str(), r.name.as_str()]).chain(["proxy"]);
+        let hint = gorgo_core::suggest::did_you_mean(end, known);
+        Err(format!("[[links]] end `{end}` is no region or replica of the fleet; {hint}"))
     }
 
     /// Simulated and live runs use these settings: what one of them refuses, the other refuses, too.
@@ -263,6 +300,9 @@ impl RunSpec {
         let patience = self.client.patience_ms.map(|ms| ("client.patience_ms", ms, PERIOD_MS));
         let deadline = self.client.deadline_ms.map(|ms| ("client.deadline_ms", ms, PERIOD_MS));
         check_ranges([sample, patience, deadline].into_iter().flatten())?;
+        self.links.iter().try_for_each(LinkConfig::check)?;
+        let keep_alive = self.fleet.replicas.iter().filter_map(|r| r.keep_alive_ms);
+        check_ranges(keep_alive.map(|ms| ("fleet.replicas.keep_alive_ms", ms, DURATION_MS)))?;
         let rates = self.fleet.replicas.iter().filter_map(|r| r.ms_per_token);
         check_ranges(rates.map(|rate| ("fleet.replicas.ms_per_token", rate, 0.0..=1e9)))?;
         check_ranges(

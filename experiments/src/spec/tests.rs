@@ -280,3 +280,36 @@ fn a_factor_gives_rows_the_routers_count_of_their_tokens() {
     let message = error("", &["workload.router_token_factor=0"], &[]);
     assert!(message.contains("router_token_factor = 0 must lie between 0.01 and 100"), "{message}");
 }
+
+#[test]
+fn links_have_numbers_by_region_replica_or_proxy() {
+    let link = "links=[{ from = \"b\", to = \"aws:eu-central-1\", rtt_ms = 110.0, opening_rounds = 2, mbps = 100 }]";
+    let world = |sets: &[&str]| {
+        let arm = parse("", sets, &[]).unwrap().remove(0);
+        crate::build::build("x.toml", &arm.spec, 1, &[]).unwrap().world
+    };
+    let edges = world(&[link, "network.initial_window=30000", "fleet.replicas.1.keep_alive_ms=900"]);
+    let rule = edges.link_rule(0, 1);
+    assert_eq!((rule.transport.opening_rounds, rule.transport.initial_window, rule.mbps), (2.0, 30_000, Some(100.0)));
+    assert_eq!((edges.links[0].from.as_str(), edges.links[0].rtt_ms), ("aws:us-east-1", Some(110.0)));
+    assert_eq!(edges.replicas.iter().map(|r| r.keep_alive_ms).collect::<Vec<_>>(), [None, Some(900.0)]);
+    // Arms with and without a proxy share the file's links.
+    let proxy = "links=[{ from = \"proxy\", to = \"b\", rtt_ms = 7.0 }]";
+    let place = "proxy_region=\"aws:us-west-1\"";
+    let sites = |topology: &str| {
+        let text = format!("topology = \"{topology}\"\narms = [{{}}, {{ topology = \"proxy\" }}]");
+        let arm = parse(&text, &[proxy, place], &[]).unwrap().remove(0);
+        crate::build::build("x.toml", &arm.spec, 1, &[]).unwrap().world.links.len()
+    };
+    assert_eq!((sites("proxy"), sites("edge")), (1, 0));
+    for (set, problem) in [
+        ("links=[{ from = \"c\", to = \"a\" }]", "end `c` is no region or replica of the fleet"),
+        ("links=[{ from = \"a\", to = \"aws:eu-central-1\" }]", "has both ends in `aws:eu-central-1`"),
+        ("links=[{ from = \"a\", to = \"b\" }, { from = \"b\", to = \"a\" }]", "has two entries"),
+        ("links=[{ from = \"a\", to = \"b\", mbps = 0 }]", "links.mbps is 0"),
+        ("links=[{ from = \"a\", to = \"b\", rtt = 5 }]", "did you mean `rtt_ms`"),
+    ] {
+        let message = error("", &[set], &[]);
+        assert!(message.contains(problem), "{set}: {message}");
+    }
+}

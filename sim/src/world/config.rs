@@ -2,7 +2,7 @@
 
 use super::key::Key;
 use crate::engine::{ConfigError, EngineConfig};
-use crate::network::NetworkConfig;
+use crate::network::{LinkConfig, LinkRule, NetworkConfig};
 use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};
 use gorgo_core::request::Place;
 use gorgo_core::router::RouterConfig;
@@ -28,6 +28,8 @@ pub struct ReplicaConfig {
     pub engine: EngineConfig,
     /// Prefill rate in the routers' replica spec, ms a token; `None` means the policy's.
     pub ms_per_token: Option<f64>,
+    /// The replica closes idle connections after this long, ms; `None`: not before its link's `keep_alive_ms`.
+    pub keep_alive_ms: Option<f64>,
 }
 
 /// Placement of the routers.
@@ -111,6 +113,8 @@ pub struct WorldConfig {
     pub sites: Vec<Site>,
     /// Measured round trips between sites.
     pub measured: Vec<MeasuredRtt>,
+    /// Numbers of single links; their ends are names of sites.
+    pub links: Vec<LinkConfig>,
     /// Access latency of a country, ms; others get the network's default. Sorted by code; the position is also the
     /// record's `origin`, and the number of entries stands for "unknown".
     pub countries: Vec<Country>,
@@ -164,6 +168,9 @@ pub enum WorldError {
         /// How many there are.
         sites: usize,
     },
+    /// A link whose end is not a site.
+    #[error("links: no site is called `{0}`; name a region of a replica or of the proxy")]
+    LinkEnd(String),
     /// A number out of its bounds.
     #[error(transparent)]
     Range(#[from] OutOfRange),
@@ -231,6 +238,10 @@ impl WorldConfig {
             return Err(WorldError::Site { what, site, sites });
         }
         self.check_ranges()?;
+        let ends = self.links.iter().flat_map(|link| [&link.from, &link.to]);
+        if let Some(end) = ends.into_iter().find(|end| self.site_called(end).is_none()) {
+            return Err(WorldError::LinkEnd(end.clone()));
+        }
         if self.block_tokens == 0 {
             return Err(WorldError::Value { key: "block_tokens", value: 0.0, must: "at least 1" });
         }
@@ -254,6 +265,9 @@ impl WorldConfig {
 
     fn check_ranges(&self) -> Result<(), OutOfRange> {
         self.network.check().map_err(|e| e.within("network"))?;
+        self.links.iter().try_for_each(LinkConfig::check)?;
+        let keep_alive = self.replicas.iter().filter_map(|replica| replica.keep_alive_ms);
+        check_ranges(keep_alive.map(|ms| ("replicas.keep_alive_ms", ms, DURATION_MS)))?;
         self.router.check().map_err(|e| e.within("router"))?;
         check_ranges([
             ("scrape_ms", self.scrape_ms, PERIOD_MS),
@@ -273,6 +287,22 @@ impl WorldConfig {
             FaultKind::Crash { down_ms } => Some(("faults.down_ms", down_ms, DURATION_MS)),
             FaultKind::Drain | FaultKind::Undrain => None,
         }))
+    }
+
+    fn site_called(&self, name: &str) -> Option<usize> {
+        self.sites.iter().position(|site| site.name == name)
+    }
+
+    /// The links with numbers of their own, by the indices of their sites.
+    pub fn numbered_links(&self) -> impl Iterator<Item = (usize, usize, &LinkConfig)> {
+        let site = |name: &str| self.site_called(name);
+        self.links.iter().filter_map(move |link| Some((site(&link.from)?, site(&link.to)?, link)))
+    }
+
+    /// How requests travel between two sites.
+    pub fn link_rule(&self, a: usize, b: usize) -> LinkRule {
+        let own = self.numbered_links().find(|&(from, to, _)| (from, to) == (a, b) || (to, from) == (a, b));
+        LinkRule::new(&self.network, own.map(|(_, _, link)| link))
     }
 
     pub(super) fn measured(&self, a: usize, b: usize) -> Option<f64> {

@@ -2,7 +2,7 @@
 
 use super::queue::{Event, Reply};
 use super::{Client, Flight, Key, RequestId, RequestRecord, Sent, Span, Status, Time, TraceRequest, World};
-use gorgo_core::network::{Connection, rounds};
+use gorgo_core::network::Connection;
 use gorgo_core::policy::RequestInfo;
 use gorgo_core::router::{Answer, Dispatch, EndReason, Request, RequestEvent, Usage};
 use gorgo_core::{MaybeTime, ReplicaId};
@@ -77,8 +77,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     fn user_upload(&self, key: Key) -> Span {
         let Flight { request, user_rtt_ms, .. } = &self.flights[key.slot()];
         let network = &self.config.network;
-        let rounds = rounds(network.request_bytes(request.input_tokens), network.initial_window);
-        let trips = rounds - 1.0 + network.user_opening_rounds;
+        let trips = network.user_upload_trips(request.input_tokens);
         self.to_user(key, message::USER_IN) + Span::from_ms(user_rtt_ms * network.scale * trips)
     }
 
@@ -156,10 +155,11 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
 
     /// Takes a connection for a request of `bytes`, or opens one: time beyond one way until its last byte has arrived.
     pub(super) fn upload(&mut self, router: u16, target: ReplicaId, bytes: u64) -> (Span, Connection) {
+        let rule = self.rule(router, target);
         let node = &mut self.routers[usize::from(router)];
         let rtt_ms = self.network.rtt_ms(node.site, self.replicas[target.index()].site, self.now);
-        let (path, connection) = node.connections[target.index()].send(&self.transport, bytes, self.now, rtt_ms);
-        (Span::from_ms(rtt_ms * (path.trips() - 1.0)), connection)
+        let (path, connection) = node.connections[target.index()].send(&rule.transport, bytes, self.now, rtt_ms);
+        (Span::from_ms(rtt_ms * (path.trips() - 1.0) + rule.transfer_ms(bytes)), connection)
     }
 
     pub(super) fn cancel(&mut self, router: u16, key: Key, replica: ReplicaId, attempt: u8) {

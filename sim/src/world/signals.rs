@@ -27,7 +27,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                     kind,
                     ms_per_token: config.ms_per_token,
                     kv_tokens: Some(u64::from(config.engine.kv_tokens)),
-                    transport: self.transport,
+                    transport: self.rule(router, ReplicaId(replica)).transport,
                 };
                 self.handle(router, ReplicaEvent::Added { replica: ReplicaId(replica), spec });
                 let (from, to) = self.sites(router, replica);
@@ -35,7 +35,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 let id = ReplicaId(replica);
                 self.handle(
                     router,
-                    ReplicaEvent::Probed { replica: id, rtt_ms: rtt_ms * self.config.network.probe_scale },
+                    ReplicaEvent::Probed { replica: id, rtt_ms: rtt_ms * self.rule(router, id).probe_scale },
                 );
                 if kind == Kind::Peer {
                     let report = PeerReport { healthy: true, ..PeerReport::default() };
@@ -126,7 +126,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 // A probe between edges is answered by the peer's router, which survives a crash of its engine.
                 let rtt_ms = (edge || self.replicas[usize::from(replica)].engine.health(self.now) == EngineHealth::Up)
                     .then_some(rtt as f32);
-                let rtt_ms = rtt_ms.map(|rtt| rtt * self.config.network.probe_scale as f32);
+                let rtt_ms = rtt_ms.map(|rtt| rtt * self.rule(router, ReplicaId(replica)).probe_scale as f32);
                 self.events.push(self.now + Span::from_ms(rtt), Signal::Probed { router, replica, rtt_ms });
                 self.events.push(self.now + Span::from_ms(self.config.probe_ms), signal);
             }
