@@ -84,6 +84,9 @@ pub struct Plan {
     pub model: String,
     /// Requests an engine runs at a time.
     pub max_running: u32,
+    /// Prefill rate that a node's router is told of its engine, ms per token.
+    #[serde(default)]
+    pub rates: BTreeMap<String, f64>,
     /// Settings of the routers, as in their file, without role, name, addresses and keys.
     pub router: toml::Table,
     /// Keys of the routers.

@@ -110,6 +110,26 @@ pub struct RequestRecord {
 }
 
 impl RequestRecord {
+    /// Moves all its times by `ns`, as between two clocks; none goes below zero.
+    pub fn shift(&mut self, ns: i64) {
+        let moved = |at: Time| Time(at.0.saturating_add_signed(ns));
+        self.scheduled = moved(self.scheduled);
+        self.sent = moved(self.sent);
+        for at in [
+            &mut self.arrived,
+            &mut self.dispatched,
+            &mut self.accepted,
+            &mut self.prefill,
+            &mut self.engine_first,
+            &mut self.router_first,
+            &mut self.first_token,
+            &mut self.engine_done,
+            &mut self.done,
+        ] {
+            *at = at.get().map(moved).into();
+        }
+    }
+
     /// The record of a request that was not sent yet: request number `request` of the workload, scheduled at `at`, to be
     /// sent to the router with index `router`.
     pub fn scheduled(request: u64, row: &TraceRequest, at: Time, router: u16) -> Self {

@@ -46,6 +46,9 @@ pub enum LiveError {
     /// The load generator failed.
     #[error("the load generator failed: {0}")]
     Load(String),
+    /// Machines that carry the run failed.
+    #[error("{0}")]
+    Machines(String),
     /// The runtime did not start.
     #[error("cannot start the runtime: {0}")]
     Runtime(#[from] std::io::Error),

@@ -75,7 +75,7 @@ pub struct ArmRun {
 
 impl ArmRun {
     /// A run before its start: names and settings, no records.
-    pub(crate) fn empty(arm: &PlannedArm, seed: u64, names: Names) -> Self {
+    pub fn empty(arm: &PlannedArm, seed: u64, names: Names) -> Self {
         Self {
             arm: arm.label.clone(),
             baseline: arm.baseline.clone(),

@@ -1,6 +1,6 @@
 //! Runs the points of a plan (arm × seed) on all cores and stores each result when its run ends.
 
-use crate::build::build;
+use crate::build::{Built, build};
 use crate::live::{self, LiveError};
 use crate::results::{ArmRun, ArmTiming, ResultError, ResultFolder, Results, Rows, Timing};
 use crate::spec::{Experiment, PlannedArm, SpecError};
@@ -94,6 +94,9 @@ pub enum Progress {
     },
 }
 
+/// Carries a live run: gets the arm, the seed, the requests and the world they belong to.
+pub type Carrier<'a> = dyn Fn(&PlannedArm, u64, &[TraceRequest], Built) -> Result<ArmRun, LiveError> + Sync + 'a;
+
 type Reading = Result<Option<Workload>, String>;
 type Drawn = Result<Arc<Vec<TraceRequest>>, String>;
 
@@ -106,6 +109,21 @@ pub fn run(
     plan: &[PlannedArm],
     folder: &ResultFolder,
     options: RunOptions,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Results, RunError> {
+    run_by(experiment, plan, folder, options, &live::run, progress)
+}
+
+/// As [`run`], with live runs carried by `carrier`.
+///
+/// # Errors
+/// See [`run`].
+pub fn run_by(
+    experiment: &Experiment,
+    plan: &[PlannedArm],
+    folder: &ResultFolder,
+    options: RunOptions,
+    carrier: &Carrier<'_>,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Results, RunError> {
     let mut points = Vec::new();
@@ -163,7 +181,7 @@ pub fn run(
     let one = |&(position, arm, seed): &(usize, &PlannedArm, u64)| -> Result<(), RunError> {
         let requests = requests(arm, seed)?;
         let (run, timing) = if options.live {
-            measure(&experiment.file, arm, seed, &requests)?
+            measure(&experiment.file, arm, seed, &requests, carrier)?
         } else {
             simulate(&experiment.file, arm, seed, &requests)?
         };
@@ -196,10 +214,11 @@ fn measure(
     arm: &PlannedArm,
     seed: u64,
     requests: &[TraceRequest],
+    carrier: &Carrier<'_>,
 ) -> Result<(ArmRun, ArmTiming), RunError> {
     let built = build(file, &arm.spec, seed, requests)?;
     let started = Instant::now();
-    let run = live::run(arm, seed, requests, built).map_err(|source| RunError::Live {
+    let run = carrier(arm, seed, requests, built).map_err(|source| RunError::Live {
         arm: arm.label.clone(),
         seed,
         source,

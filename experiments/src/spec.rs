@@ -29,7 +29,7 @@ pub use run::RunSpec;
 pub use workload::WorkloadSpec;
 
 /// Keys of the file that are not settings of a run.
-const FILE_KEYS: [&str; 7] = ["title", "question", "expect", "seeds", "baseline", "arms", "vary"];
+const FILE_KEYS: [&str; 8] = ["title", "question", "expect", "seeds", "baseline", "arms", "vary", "cloud"];
 
 /// An experiment as written, with overrides applied.
 #[derive(Debug, Clone)]
@@ -48,6 +48,8 @@ pub struct Experiment {
     pub seeds: Vec<u64>,
     /// Name of the arm others are compared with; the first when absent.
     pub baseline: Option<String>,
+    /// `[cloud]`: the machines of live runs, where the file names some. No part of what the results are of.
+    pub cloud: Option<Table>,
     /// Remarks for the user: settings under old names.
     pub notes: Vec<String>,
     /// Trace files with a digest of their content, see [`Self::read_digests`].
@@ -108,6 +110,11 @@ impl Experiment {
         };
         let (title, question, expect, baseline) =
             (word("title")?, word("question")?, word("expect")?, word("baseline")?);
+        let cloud = match base.remove("cloud") {
+            None => None,
+            Some(Value::Table(table)) => Some(table),
+            Some(other) => return Err(bad("cloud", format!("is {other}; write a table [cloud]"))),
+        };
         let seeds = seeds(base.remove("seeds")).map_err(|m| bad("seeds", m))?;
         let mut arms: Vec<(Option<String>, Table)> = match base.remove("arms") {
             None => vec![(None, Table::new())],
@@ -150,6 +157,7 @@ impl Experiment {
             expect,
             seeds,
             baseline,
+            cloud,
             notes,
             digests: Vec::new(),
             base,

@@ -8,19 +8,21 @@ use super::output::print_line;
 use super::process::StopSignal;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, ValueEnum};
+use gorgo_benchmark::load::bench::LEAD;
 use gorgo_benchmark::load::client::served_models;
 use gorgo_benchmark::load::report::{MAX_LATENESS_MS, MAX_LATENESS_SHARE};
 use gorgo_benchmark::load::run::{Run, RunTotals};
 use gorgo_benchmark::load::slo::Slo;
 use gorgo_benchmark::load::source::{Api, Output, SourceOptions};
-use gorgo_benchmark::load::target::Target;
+use gorgo_benchmark::load::target::{Target, entry};
 use gorgo_benchmark::load::{Bench, Limits, Profile, Progress, Report, ceiling, synthetic, table};
 use gorgo_core::request::TraceRequest;
+use gorgo_experiments::results::measured::Part;
 use gorgo_live::config::Tls;
 use gorgo_traces::workload::{Format, Options, open};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct BenchArgs {
@@ -108,6 +110,15 @@ pub(crate) struct BenchArgs {
     /// Folder for benchmarks.json, .csv and .html, and the result files of `gorgo run`
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Send only what enters at this one of the targets, counted from 0: several machines share a load
+    #[arg(long, value_name = "N", conflicts_with_all = ["rate", "runs", "out"])]
+    entry: Option<usize>,
+    /// Start the schedule at this time, milliseconds since 1970 by this machine's clock
+    #[arg(long, value_name = "MS")]
+    at: Option<u64>,
+    /// Write one record a request to this file, as `gorgo run --cloud` collects them
+    #[arg(long, value_name = "FILE", conflicts_with = "runs")]
+    records: Option<PathBuf>,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -198,20 +209,22 @@ impl BenchArgs {
         Ok(workload.requests)
     }
 
-    fn bench(&self) -> anyhow::Result<Bench> {
+    /// The benchmark, and the numbers of the rows that it sends.
+    fn bench(&self) -> anyhow::Result<(Bench, Vec<u64>)> {
         let targets: Result<Vec<Target>, String> = self.target.iter().map(|t| Target::parse(t)).collect();
         let targets = targets.map_err(|e| anyhow::anyhow!("--{e}"))?;
         if targets.is_empty() {
             bail!("--target is missing; give the URL of a router or engine, for example http://127.0.0.1:8000");
         }
+        let (targets, rows, numbers) = self.share(targets, self.rows()?)?;
         let tls = if targets.iter().any(Target::is_https) {
             let trust = Tls { insecure: self.tls_insecure, upstream_ca: self.tls_ca.clone(), ..Tls::default() };
             gorgo_live::tls_client_config(&trust)?
         } else {
             None
         };
-        Ok(Bench {
-            rows: self.rows()?.into(),
+        let bench = Bench {
+            rows: rows.into(),
             targets: targets.into(),
             profile: self.profile()?,
             limits: Limits { duration_s: self.duration, max_requests: self.max_requests },
@@ -237,7 +250,8 @@ impl BenchArgs {
             network: gorgo_sim::network::NetworkConfig::default(),
             key: self.api_key.clone(),
             tls,
-        })
+        };
+        Ok((bench, numbers))
     }
 }
 
@@ -278,6 +292,47 @@ fn note_length(args: &BenchArgs, bench: &Bench) {
     );
 }
 
+impl BenchArgs {
+    /// The targets and rows that this process works on, and the rows' numbers.
+    fn share(
+        &self,
+        mut targets: Vec<Target>,
+        rows: Vec<TraceRequest>,
+    ) -> anyhow::Result<(Vec<Target>, Vec<TraceRequest>, Vec<u64>)> {
+        let Some(own) = self.entry else {
+            let numbers = (0..rows.len() as u64).collect();
+            return Ok((targets, rows, numbers));
+        };
+        if own >= targets.len() {
+            bail!("--entry {own} names no target; {} are given, counted from 0", targets.len());
+        }
+        let enters = |(number, row): &(usize, TraceRequest)| entry(&targets, row, *number).0 == own;
+        let (numbers, rows) = rows.into_iter().enumerate().filter(enters).map(|(i, row)| (i as u64, row)).unzip();
+        Ok((vec![targets.swap_remove(own)], rows, numbers))
+    }
+
+    /// Waits until the schedule shall start.
+    async fn wait(&self) -> anyhow::Result<()> {
+        let Some(at) = self.at else { return Ok(()) };
+        let lead = Duration::from_millis(at).saturating_sub(now()).saturating_sub(LEAD);
+        if lead > Duration::from_secs(3_600) {
+            bail!("--at {at} is {} s from now; give a time within an hour", lead.as_secs());
+        }
+        tokio::time::sleep(lead).await;
+        Ok(())
+    }
+}
+
+/// Time since 1970.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn write_part(path: &Path, part: &Part) -> anyhow::Result<()> {
+    let text = serde_json::to_vec(part)?;
+    std::fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
+}
+
 pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let runtime = super::process::runtime()?;
     if args.self_test {
@@ -286,20 +341,31 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         print_line(format_args!("this client starts and reads {rate:.0} short streams a second on this machine"))?;
         return Ok(());
     }
-    let mut bench = args.bench()?;
+    let (mut bench, numbers) = args.bench()?;
+    if let (true, Some(file)) = (bench.rows.is_empty() && args.entry.is_some(), &args.records) {
+        let started = (now() + LEAD).as_nanos() as u64;
+        write_part(file, &Part { epoch_ns: started, ..Part::default() })?;
+        return Ok(print_line("no request enters here")?);
+    }
     if args.model.is_empty() && !matches!(args.api, ApiName::Generate) {
         bench.source.model = runtime.block_on(model(&bench));
     }
     note_length(args, &bench);
     let slo = args.slo.as_deref().map(Slo::parse).transpose().map_err(|e| anyhow::anyhow!("--slo: {e}"))?;
     let progress = Arc::new(Progress::default());
+    let mut epoch_ns = 0;
     let runs = runtime.block_on(async {
         let mut signal = StopSignal::install()?;
+        args.wait().await?;
+        epoch_ns = (now() + LEAD).as_nanos() as u64;
         tokio::select! {
             runs = progress::run(&bench, &progress) => runs,
             stopped = progress::stop(&mut signal, &progress) => stopped.map(|never| match never {}),
         }
     })?;
+    if let (Some(file), Some(run)) = (&args.records, runs.first()) {
+        write_part(file, &Part::of(run, epoch_ns, &numbers, bench.origins()))?;
+    }
     // The key stays out of files.
     let words = std::env::args().map(|a| if Some(&a) == args.api_key.as_ref() { "***".to_owned() } else { a });
     let command = words.collect::<Vec<_>>().join(" ");

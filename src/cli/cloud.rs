@@ -15,6 +15,7 @@ use std::sync::Arc;
 mod account;
 mod cluster;
 pub(super) mod deploy;
+pub(super) mod experiment;
 mod interrupt;
 mod launch;
 mod machines;

@@ -4,9 +4,10 @@ mod progress;
 
 use super::output::print_line;
 use clap::Args as ClapArgs;
+use gorgo_experiments::live;
 use gorgo_experiments::results::own_files::{self, Owner};
 use gorgo_experiments::results::{ResultFolder, Results, Rows};
-use gorgo_experiments::runner::{self, RunOptions};
+use gorgo_experiments::runner::{self, Carrier, RunOptions};
 use gorgo_experiments::spec::Experiment;
 use gorgo_experiments::stats::PERCENTILES;
 use gorgo_experiments::{table, verdict};
@@ -43,13 +44,23 @@ pub(crate) struct ExperimentArgs {
 
 /// How an experiment is run.
 pub(super) struct Plan<'a> {
-    /// On emulated replicas and real routers, in real time; simulated otherwise.
-    pub(super) real_time: bool,
+    /// In real time; simulated otherwise.
+    pub(super) real_time: Option<RealTime<'a>>,
     /// Further settings to vary: `key=values`.
     pub(super) vary: &'a [String],
     /// Only part `i` of `n`.
     pub(super) shard: Option<(usize, usize)>,
     pub(super) rows: Rows,
+}
+
+/// Where a run in real time happens.
+pub(super) struct RealTime<'a> {
+    /// In words, for the result folder.
+    pub(super) place: String,
+    /// What carries a run.
+    pub(super) carrier: &'a Carrier<'a>,
+    /// Told the result folder before the first run.
+    pub(super) folder: &'a (dyn Fn(&Path) + Sync),
 }
 
 /// Reads the experiment, runs what its result folder does not hold yet, and prints the comparison.
@@ -58,11 +69,16 @@ pub(super) fn execute(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<
     let arms = experiment.plan()?;
     runner::check(&experiment, &arms)?;
     experiment.read_digests(&arms)?;
-    let (dir, folder) = args.open_folder(&experiment, plan.real_time)?;
+    let real = plan.real_time.as_ref();
+    let (dir, folder) = args.open_folder(&experiment, real.map(|real| real.place.as_str()))?;
+    if let Some(real) = real {
+        (real.folder)(&dir);
+    }
     let bar = ProgressBar::new();
     let jobs = args.jobs.map(usize::from);
-    let options = RunOptions { jobs, rows: plan.rows, live: plan.real_time, shard: plan.shard };
-    let results = runner::run(&experiment, &arms, &folder, options, &|news| bar.update(news));
+    let options = RunOptions { jobs, rows: plan.rows, live: real.is_some(), shard: plan.shard };
+    let carrier = real.map_or(&live::run as &Carrier<'_>, |real| real.carrier);
+    let results = runner::run_by(&experiment, &arms, &folder, options, carrier, &|news| bar.update(news));
     bar.finish();
     let results = results?;
     if let (true, Some((shard, of))) = (results.points.is_empty(), plan.shard) {
@@ -76,7 +92,7 @@ pub(super) fn execute(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<
 }
 
 impl ExperimentArgs {
-    fn load(&self, vary: &[String]) -> anyhow::Result<Experiment> {
+    pub(super) fn load(&self, vary: &[String]) -> anyhow::Result<Experiment> {
         let mut experiment = Experiment::load(&self.file, &self.sets, vary)?;
         experiment.notes.iter().for_each(|note| eprintln!("note: {note}"));
         if let Some(seed) = self.seed {
@@ -85,12 +101,13 @@ impl ExperimentArgs {
         Ok(experiment)
     }
 
-    fn open_folder(&self, experiment: &Experiment, real_time: bool) -> anyhow::Result<(PathBuf, ResultFolder)> {
+    fn open_folder(&self, experiment: &Experiment, place: Option<&str>) -> anyhow::Result<(PathBuf, ResultFolder)> {
         let name = self.file.file_stem().map_or("experiment".into(), |stem| stem.to_string_lossy());
-        let name = if real_time { format!("{name}-live") } else { name.into_owned() };
+        let name = if place.is_some() { format!("{name}-live") } else { name.into_owned() };
         let dir = self.out.clone().unwrap_or_else(|| Path::new("results").join(name));
         // The mode is part of the experiment: a folder does not mix measured and simulated runs.
-        let resolved = experiment.resolved() + if real_time { "# Run live, on emulated replicas.\n" } else { "" };
+        let resolved =
+            experiment.resolved() + &place.map_or_else(String::new, |place| format!("# Run live, on {place}.\n"));
         let differs = matches!(own_files::owner(&dir)?, Owner::Results(found) if found != resolved);
         if self.fresh {
             own_files::clear(&dir)?;

@@ -23,7 +23,7 @@ pub(crate) struct SweepArgs {
 pub(super) fn run(args: &SweepArgs) -> anyhow::Result<()> {
     let shard = args.shard.as_deref().map(parse_shard).transpose()?;
     let rows = if args.rows { Rows::Keep } else { Rows::Drop };
-    execute(&args.experiment, &Plan { real_time: false, vary: &args.vary, shard, rows })
+    execute(&args.experiment, &Plan { real_time: None, vary: &args.vary, shard, rows })
 }
 
 fn parse_shard(text: &str) -> anyhow::Result<(usize, usize)> {

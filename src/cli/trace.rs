@@ -73,20 +73,32 @@ pub(super) fn run(args: TraceArgs) -> anyhow::Result<()> {
                     serde_json::to_writer(BufWriter::new(File::create(&path)?), part)?;
                 }
             }
-            write(captured.into_iter().map(|(_, part)| part).collect(), &out)
+            let (requests, routers) = write(captured.into_iter().map(|(_, part)| part).collect(), &out)?;
+            say(requests, routers, &out)
         }
         TraceCommand::Merge { parts, out } => {
-            let read = |path: &PathBuf| -> anyhow::Result<Captured> {
-                let file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-                serde_json::from_reader(std::io::BufReader::new(file))
-                    .with_context(|| format!("`{}` is not a part of a timeline", path.display()))
-            };
-            write(parts.iter().map(read).collect::<anyhow::Result<_>>()?, &out)
+            let (requests, routers) = merge_into(&parts, &out)?;
+            say(requests, routers, &out)
         }
     }
 }
 
-fn write(parts: Vec<Captured>, out: &Path) -> anyhow::Result<()> {
+/// Joins parts of a timeline, as [`TraceCommand::Merge`] does, and returns the numbers of requests and routers.
+pub(super) fn merge_into(parts: &[PathBuf], out: &Path) -> anyhow::Result<(usize, usize)> {
+    let read = |path: &PathBuf| -> anyhow::Result<Captured> {
+        let file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        serde_json::from_reader(std::io::BufReader::new(file))
+            .with_context(|| format!("`{}` is not a part of a timeline", path.display()))
+    };
+    write(parts.iter().map(read).collect::<anyhow::Result<_>>()?, out)
+}
+
+fn say(requests: usize, routers: usize, out: &Path) -> anyhow::Result<()> {
+    let out = out.display();
+    Ok(print_line(format_args!("{requests} requests of {routers} routers in {out}; open it in ui.perfetto.dev"))?)
+}
+
+fn write(parts: Vec<Captured>, out: &Path) -> anyhow::Result<(usize, usize)> {
     let Merged { routers, replicas, records, policy, dropped } = merge(parts);
     if records.is_empty() {
         bail!("no request ended while the capture ran; nothing is written");
@@ -112,11 +124,5 @@ fn write(parts: Vec<Captured>, out: &Path) -> anyhow::Result<()> {
     } else {
         timeline::write(BufWriter::new(file), &[run], usize::MAX)?;
     }
-    print_line(format_args!(
-        "{} requests of {} routers in {}; open it in ui.perfetto.dev",
-        records.len(),
-        routers.len(),
-        out.display()
-    ))?;
-    Ok(())
+    Ok((records.len(), routers.len()))
 }

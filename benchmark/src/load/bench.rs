@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 /// Requests prepared before they are due.
 const AHEAD: usize = 128;
 /// Time from the start of the threads to the start of the schedule.
-const LEAD: Duration = Duration::from_millis(100);
+pub const LEAD: Duration = Duration::from_millis(100);
 
 /// Settings of a benchmark.
 #[derive(Debug, Clone)]

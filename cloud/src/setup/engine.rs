@@ -198,7 +198,7 @@ fn ended(log: &str, meaning: &str) -> Error {
 /// # Errors
 /// When the node cannot be reached.
 pub async fn stop(shell: &dyn Shell) -> Result<()> {
-    for name in ["proxy", "router", SERVICE] {
+    for name in ["bench", "proxy", "gate", "router", SERVICE] {
         service::stop(shell, name).await?;
     }
     let (facts, _, _) = facts::look(shell, true).await?;

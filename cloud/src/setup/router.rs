@@ -53,7 +53,11 @@ fn file(plan: &Plan, node: &Node, loopback: bool, paths: &Paths) -> Table {
     table.insert("listen".to_owned(), format!("{listen}:{}", node.ports.router).into());
     let engine = format!("http://127.0.0.1:{}", node.ports.engine);
     let name = format!("{}-engine", node.name);
-    table.insert("replicas".to_owned(), Value::Array(vec![row(&engine, &name, Some(&node.region))]));
+    let mut own = row(&engine, &name, Some(&node.region));
+    if let (Some(rate), Some(own)) = (plan.rates.get(&node.name), own.as_table_mut()) {
+        own.insert("ms_per_token".to_owned(), (*rate).into());
+    }
+    table.insert("replicas".to_owned(), Value::Array(vec![own]));
     let peers = paths.iter().filter(|((from, _), _)| *from == node.name);
     let peers: Vec<Value> = peers.map(|((_, to), url)| row(url, to, None)).collect();
     table.insert("peers".to_owned(), Value::Array(peers));

@@ -150,7 +150,7 @@ struct SetupArgs {
     disk_gib: u64,
 }
 
-fn show(progress: &Progress) {
+pub(super) fn show(progress: &Progress) {
     eprintln!("{}: {}", progress.node, progress.step);
 }
 
@@ -287,6 +287,7 @@ async fn setup(args: &SetupArgs) -> anyhow::Result<()> {
         engine,
         model: args.model.clone(),
         max_running: args.max_running,
+        rates: std::collections::BTreeMap::new(),
         router: earlier.as_ref().map(|plan| plan.router.clone()).unwrap_or_default(),
         // Keys stay, so that routers that run need no restart and clients no new key.
         keys: earlier.map_or_else(Keys::random, |plan| plan.keys),

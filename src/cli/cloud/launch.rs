@@ -61,7 +61,7 @@ pub(crate) struct LaunchArgs {
 }
 
 /// Milliseconds of `90m`, `4h` or `2d`.
-fn lease(text: &str) -> Result<u64, String> {
+pub(super) fn lease(text: &str) -> Result<u64, String> {
     let units = [("m", 60_000.0), ("h", 3_600_000.0), ("d", 86_400_000.0)];
     let ms = scaled(text, &units).ok_or("write a number and m, h or d")?;
     if !(60_000.0..=30.0 * 86_400_000.0).contains(&ms) {
@@ -77,13 +77,6 @@ pub(super) async fn run(args: &LaunchArgs) -> anyhow::Result<()> {
     let run = nonce()[..12].to_owned();
     let expires_ms = fleet.time.now_ms() + args.lease;
     let able = session.provider.capabilities();
-    if let Some(longest) = able.longest_lease_ms.filter(|longest| args.lease > *longest) {
-        bail!(
-            "{} ends machines after {} h at the latest; give a --lease within that",
-            session.provider.name(),
-            longest / 3_600_000
-        );
-    }
     if args.image.is_some() && !able.containers {
         bail!(
             "--image is for machines that are containers; `gorgo cluster setup --image` chooses the engine's image here"
@@ -105,34 +98,14 @@ pub(super) async fn run(args: &LaunchArgs) -> anyhow::Result<()> {
     };
     let wanted: Vec<(Spec, u64)> =
         planned.iter().map(|row| (spec(row), session.provider.cents_per_hour(row.1, &row.2))).collect();
-    let open = fleet.open()?;
-    if let Some((spec, _)) = wanted.iter().find(|(spec, _)| open.iter().any(|entry| entry.intent.name == spec.name)) {
-        bail!("`{}` runs already; choose another --name, or end it with `gorgo kill {}`", spec.name, spec.name);
-    }
-    let quote = Quote {
-        nodes: wanted.len(),
-        cents_per_hour: wanted.iter().map(|(_, cents)| cents).sum(),
-        lease_ms: args.lease,
-    };
     let caps = Caps {
         nodes: args.max_nodes,
         cents_per_hour: (args.max_dollars_per_hour * 100.0).round() as u64,
         launches: args.max_launches,
     };
-    caps.check(&open, &quote)?;
-    if wanted.len() > caps.launches {
-        bail!("{} launches are more than --max-launches {}", wanted.len(), caps.launches);
-    }
-    if able.paid {
-        confirm(&quote, args.yes)?;
-        if !args.no_watch {
-            start_watch(&session)?;
-        }
-    }
     let mut interrupts = StopSignal::install()?;
-    let specs: Vec<&Spec> = wanted.iter().map(|(spec, _)| spec).collect();
     tokio::select! {
-        ready = session.provider.prepare(&specs, &|line| eprintln!("{line}")) => ready?,
+        ready = ready_to_launch(&session, &wanted, args.lease, &caps, args.yes, !args.no_watch) => ready?,
         () = interrupts.recv() => bail!("interrupted; nothing was launched"),
     }
     let elsewhere = if args.any_region && !able.any_region { regions_with_capacity(&planned) } else { Vec::new() };
@@ -159,6 +132,57 @@ pub(super) async fn run(args: &LaunchArgs) -> anyhow::Result<()> {
     }
     let text: Vec<String> = failed.iter().map(|error| format!("{error:#}")).collect();
     bail!("{} of {} machines were not launched: {}", failed.len(), wanted.len(), text.join("\n"))
+}
+
+/// Machines to launch for another command, with their prices.
+pub(super) struct LaunchPlan {
+    pub(super) wanted: Vec<(Spec, u64)>,
+    pub(super) lease_ms: u64,
+    pub(super) yes: bool,
+}
+
+/// Launches all of them; when one fails, the caller ends the others.
+pub(super) async fn launch_all(session: &Session, plan: LaunchPlan) -> anyhow::Result<Vec<Node>> {
+    if plan.wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    ready_to_launch(session, &plan.wanted, plan.lease_ms, &Caps::default(), plan.yes, true).await?;
+    let (fleet, spare) = (session.fleet(), std::sync::atomic::AtomicUsize::new(0));
+    let launches = plan.wanted.iter().map(|(spec, cents)| one(&fleet, spec, *cents, &[], &spare));
+    futures_util::future::join_all(launches).await.into_iter().collect()
+}
+
+/// Checks limits and lease, asks for the money, starts the watch, and makes what the launches need.
+async fn ready_to_launch(
+    session: &Session,
+    wanted: &[(Spec, u64)],
+    lease_ms: u64,
+    caps: &Caps,
+    yes: bool,
+    watch: bool,
+) -> anyhow::Result<()> {
+    let (able, open) = (session.provider.capabilities(), session.fleet().open()?);
+    if let Some(longest) = able.longest_lease_ms.filter(|longest| lease_ms > *longest) {
+        let hours = longest / 3_600_000;
+        bail!("{} ends machines after {hours} h at the latest; give a --lease within that", session.provider.name());
+    }
+    if let Some((spec, _)) = wanted.iter().find(|(spec, _)| open.iter().any(|entry| entry.intent.name == spec.name)) {
+        bail!("`{}` runs already; choose another --name, or end it with `gorgo kill {}`", spec.name, spec.name);
+    }
+    let cents_per_hour = wanted.iter().map(|(_, cents)| cents).sum();
+    let quote = Quote { nodes: wanted.len(), cents_per_hour, lease_ms };
+    caps.check(&open, &quote)?;
+    if wanted.len() > caps.launches {
+        bail!("{} launches are more than --max-launches {}", wanted.len(), caps.launches);
+    }
+    if able.paid {
+        confirm(&quote, yes)?;
+        if watch {
+            start_watch(session)?;
+        }
+    }
+    let specs: Vec<&Spec> = wanted.iter().map(|(spec, _)| spec).collect();
+    Ok(session.provider.prepare(&specs, &|line| eprintln!("{line}")).await?)
 }
 
 /// Launches one machine and waits until it is ready.
