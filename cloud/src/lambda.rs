@@ -37,6 +37,10 @@ pub struct LambdaConfig {
     pub folder: PathBuf,
     /// Networks that may log in by ssh.
     pub ssh_from: String,
+    /// User that logs in; that of Lambda's images is `ubuntu`.
+    pub ssh_user: String,
+    /// Port of ssh, where it is not the usual one.
+    pub ssh_port: Option<u16>,
     /// Time.
     pub time: Time,
 }
@@ -239,7 +243,8 @@ impl Provider for Lambda {
         let folder = self.folder_of(run);
         let target = SshTarget {
             host: address(node)?.to_owned(),
-            user: Some("ubuntu".to_owned()),
+            user: Some(self.config.ssh_user.clone()),
+            port: self.config.ssh_port,
             identity: Some(keys::private(&folder)),
             config: Some("none".into()),
             known_hosts: Some(keys::known_hosts(&folder)),

@@ -138,7 +138,26 @@ fn home(variable: &str, below: &str) -> anyhow::Result<PathBuf> {
     Ok(folder.with_context(|| format!("HOME is not set; name a folder with {variable}"))?.join("gorgo"))
 }
 
+/// Address of Lambda Cloud. The key passes in clear on plain http, so only to this machine.
+fn service_url() -> anyhow::Result<String> {
+    let url = ["LAMBDA_API_URL", "GORGO_LAMBDA_URL"].iter().find_map(|name| std::env::var(name).ok());
+    let url = url.filter(|url| !url.is_empty()).unwrap_or_else(|| SERVICE.to_owned());
+    let host = url.strip_prefix("http://").map(|rest| rest.split(['/', ':']).next().unwrap_or_default());
+    if host.is_some_and(|host| host != "127.0.0.1" && host != "localhost") || !url.starts_with("http") {
+        bail!("LAMBDA_API_URL is `{url}`; it must begin with https://, or with http://127.0.0.1 for a stand-in");
+    }
+    Ok(url)
+}
+
 impl CloudArgs {
+    /// What the environment alone says.
+    fn of_environment() -> anyhow::Result<Self> {
+        let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let cloud = std::env::var("GORGO_CLOUD").ok().filter(|name| !name.is_empty());
+        let cloud = cloud.map(|name| Cloud::from_str(&name, true).map_err(|why| anyhow::anyhow!("GORGO_CLOUD: {why}")));
+        Ok(Self { cloud: cloud.transpose()?, state: path("GORGO_STATE"), hosts: path("GORGO_HOSTS"), json: false })
+    }
+
     fn key() -> Option<String> {
         std::env::var("LAMBDA_API_KEY").ok().filter(|key| !key.trim().is_empty())
     }
@@ -173,10 +192,16 @@ impl CloudArgs {
                 let Some(key) = Self::key() else {
                     bail!("LAMBDA_API_KEY is not set; make a key in Lambda's console and export it")
                 };
-                let service = std::env::var("GORGO_LAMBDA_URL").unwrap_or_else(|_| SERVICE.to_owned());
+                let service = service_url()?;
                 let ssh_from = std::env::var("GORGO_SSH_FROM").unwrap_or_else(|_| "0.0.0.0/0".to_owned());
+                let ssh_port = match std::env::var("GORGO_LAMBDA_SSH_PORT") {
+                    Ok(text) => Some(text.parse().context("GORGO_LAMBDA_SSH_PORT is no port")?),
+                    Err(_) => None,
+                };
+                let ssh_user = std::env::var("GORGO_LAMBDA_SSH_USER").unwrap_or_else(|_| "ubuntu".to_owned());
                 let folder = folder.join("lambda");
-                let config = LambdaConfig { service, key: key.into(), folder, ssh_from, time: Time::real() };
+                let time = Time::real();
+                let config = LambdaConfig { service, key: key.into(), folder, ssh_from, ssh_user, ssh_port, time };
                 let provider = Arc::new(Lambda::new(config)?);
                 lambda = Some(provider.clone());
                 provider

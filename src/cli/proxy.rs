@@ -10,6 +10,9 @@ use serde_json::json;
 pub(crate) struct ProxyArgs {
     #[command(flatten)]
     address: RouterAddress,
+    /// Call the central router on this machine of GORGO_CLOUD, deployed by `gorgo proxy deploy`
+    #[arg(long, value_name = "MACHINE", global = true, conflicts_with_all = ["host", "tls", "ca"])]
+    remote: Option<String>,
     #[command(subcommand)]
     command: ProxyCommand,
 }
@@ -34,7 +37,7 @@ enum ProxyCommand {
         command: Option<ServersCommand>,
     },
     /// Start a central router on one of the machines that `gorgo cluster setup` set up
-    #[command(after_help = "Example:\n  gorgo proxy deploy us-west-2")]
+    #[command(after_help = "Examples:\n  gorgo proxy deploy us-west-2\n  gorgo proxy --remote us-west-2 status")]
     Deploy(super::cloud::deploy::DeployArgs),
     #[command(flatten)]
     Admin(AdminCommand),
@@ -72,7 +75,12 @@ enum ServersCommand {
     },
 }
 
-pub(super) fn run(args: ProxyArgs) -> anyhow::Result<()> {
+pub(super) fn run(mut args: ProxyArgs) -> anyhow::Result<()> {
+    let local = matches!(args.command, ProxyCommand::Start { .. } | ProxyCommand::Deploy(_));
+    if local && args.remote.is_some() {
+        anyhow::bail!("--remote calls a router that runs; start one there with `gorgo proxy deploy MACHINE`");
+    }
+    let _way = args.remote.as_deref().map(|name| super::cloud::deploy::reach(name, &mut args.address)).transpose()?;
     let address = &args.address;
     match args.command {
         ProxyCommand::Start { start, servers } => start.listen_at(address)?.run(Role::Proxy, servers, Vec::new()),

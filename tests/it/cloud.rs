@@ -1,8 +1,11 @@
 //! Machines from launch to kill, with the real program on both ends.
 
+mod experiment;
 mod local;
+mod page;
 mod ssh;
 mod stand_ins;
+mod walk;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -19,9 +22,10 @@ pub(super) fn command(state: &Path, cloud: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gorgo"));
     command.args(args).stdin(Stdio::null()).env("GORGO_STATE", state).env("GORGO_CLOUD", cloud);
     command.env("GORGO_HOSTS", state.join("hosts.toml"));
-    for name in ["LAMBDA_API_KEY", "GORGO_API_KEY", "GORGO_ADMIN_KEY", "HF_TOKEN", "HF_ENDPOINT"] {
+    for name in ["LAMBDA_API_KEY", "GORGO_API_KEY", "GORGO_ADMIN_KEY", "HF_TOKEN", "HF_ENDPOINT", "MODAL_TOKEN_ID"] {
         command.env_remove(name);
     }
+    command.env("MODAL_CONFIG_PATH", state.join("modal.toml"));
     command
 }
 

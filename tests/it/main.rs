@@ -4,6 +4,10 @@
 mod client;
 mod cloud;
 mod examples;
+#[path = "../../cloud/tests/fake_lambda/mod.rs"]
+mod fake_lambda;
+#[path = "../../cloud/tests/fake_modal/mod.rs"]
+mod fake_modal;
 mod kill;
 mod load;
 #[path = "../../cloud/tests/it/loopback_sshd.rs"]

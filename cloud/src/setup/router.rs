@@ -11,6 +11,7 @@ use toml::{Table, Value};
 
 const FILE: &str = ".gorgo/router.toml";
 const ENVIRONMENT: &str = ".gorgo/router.env";
+const GATE_FILE: &str = ".gorgo/gate.toml";
 const PROXY_FILE: &str = ".gorgo/proxy.toml";
 
 /// URL at which the first node reaches the second one's router.
@@ -97,7 +98,51 @@ async fn start(
     service::ensure(shell, &service, site.facts().systemd).await
 }
 
-/// Starts the central router on the first member, before the engines at `engines` (URL, name, region).
+/// An engine as the central router reaches it.
+#[derive(Debug, Clone)]
+pub struct Reached {
+    /// URL.
+    pub url: String,
+    /// Name in records.
+    pub name: String,
+    /// Region.
+    pub region: String,
+    /// Whether a gate stands before it, which asks for the clients' key.
+    pub gated: bool,
+}
+
+/// Starts a gate on a member: a router with one engine on the port of central routers, which asks for the clients' key.
+/// The engine itself stays on loopback.
+///
+/// # Errors
+/// When it cannot be started.
+pub async fn gate(
+    provider: &dyn crate::Provider,
+    member: &super::Member,
+    plan: &Plan,
+    show: &(dyn Fn(&super::Progress) + Sync),
+) -> Result<bool> {
+    let mut sites = super::sites(provider, std::slice::from_ref(member), plan, show);
+    let site = &mut sites[0];
+    super::facts::step(site).await?;
+    super::binary::step(site).await?;
+    let node = &member.node;
+    let mut table = Table::new();
+    table.insert("role".to_owned(), "proxy".into());
+    table.insert("policy".to_owned(), "round-robin".into());
+    table.insert("name".to_owned(), format!("{}-gate", node.name).into());
+    table.insert("listen".to_owned(), format!("0.0.0.0:{}", node.ports.proxy).into());
+    let engine = format!("http://127.0.0.1:{}", node.ports.engine);
+    let engine = row(&engine, &format!("{}-engine", node.name), Some(&node.region));
+    table.insert("replicas".to_owned(), Value::Array(vec![engine]));
+    // A central router of before has the same port.
+    service::stop(site.shell()?, "proxy").await?;
+    let changed = start(site.shell()?, site, "gate", "proxy", GATE_FILE, &table).await?;
+    super::verify::router(site.shell()?, "gate", node.ports.proxy, &plan.keys).await?;
+    Ok(changed)
+}
+
+/// Starts the central router on a member and `port`, before these engines.
 ///
 /// # Errors
 /// When it cannot be started.
@@ -105,7 +150,8 @@ pub async fn deploy_proxy(
     provider: &dyn crate::Provider,
     member: &super::Member,
     plan: &Plan,
-    engines: &[(String, String, String)],
+    port: u16,
+    engines: &[Reached],
     show: &(dyn Fn(&super::Progress) + Sync),
 ) -> Result<bool> {
     let members = std::slice::from_ref(member);
@@ -118,13 +164,27 @@ pub async fn deploy_proxy(
     let listen = if provider.capabilities().loopback { "127.0.0.1" } else { "0.0.0.0" };
     table.insert("role".to_owned(), "proxy".into());
     table.insert("name".to_owned(), format!("{}-proxy", node.name).into());
-    table.insert("listen".to_owned(), format!("{listen}:{}", node.ports.proxy).into());
-    let replicas = engines.iter().map(|(url, name, region)| row(url, name, Some(region))).collect();
-    table.insert("replicas".to_owned(), Value::Array(replicas));
+    table.insert("listen".to_owned(), format!("{listen}:{port}").into());
+    let reached = |engine: &Reached| {
+        let mut row = row(&engine.url, &engine.name, Some(&engine.region));
+        if let (true, Some(table)) = (engine.gated, row.as_table_mut()) {
+            table.insert("api_key".to_owned(), plan.keys.api.clone().into());
+        }
+        row
+    };
+    table.insert("replicas".to_owned(), Value::Array(engines.iter().map(reached).collect()));
+    if engines.iter().any(|engine| engine.gated) {
+        // A gate has no metrics of its engine.
+        let probes = table.entry("probes").or_insert_with(|| Value::Table(Table::new()));
+        if let Some(probes) = probes.as_table_mut() {
+            probes.insert("scrape_ms".to_owned(), 0.into());
+        }
+        service::stop(site.shell()?, "gate").await?;
+    }
     let changed = start(site.shell()?, site, "proxy", "proxy", PROXY_FILE, &table).await?;
-    super::verify::router(site.shell()?, "proxy", node.ports.proxy, &plan.keys).await?;
+    super::verify::router(site.shell()?, "proxy", port, &plan.keys).await?;
     let log = || async { service::log(site.shell()?, "proxy", 5).await };
-    match super::verify::completion(site.shell()?, node.ports.proxy, &plan.keys, &plan.model).await {
+    match super::verify::completion(site.shell()?, port, &plan.keys, &plan.model).await {
         Ok(_) => Ok(changed),
         Err(error) => {
             Err(Error::new(Kind::SetUp, error.sign, error.meaning, format!("{}: {}", error.remedy, log().await?)))

@@ -1,7 +1,6 @@
 //! 1,000 random fleets a provider: launched, interrupted, killed, with faults drawn by seeds.
 
-use crate::fake_modal;
-use crate::lambda;
+use crate::{fake_lambda, fake_modal};
 use futures_util::StreamExt;
 use gorgo_cloud::provider::{Ports, Spec};
 use gorgo_cloud::{Fleet, Ledger, Provider, Time, ledger::State};
@@ -80,12 +79,12 @@ macro_rules! account {
     };
 }
 
-account!(lambda::world::World);
+account!(fake_lambda::world::World);
 account!(fake_modal::world::World);
 
-impl Service for lambda::Fake {
+impl Service for fake_lambda::Fake {
     fn account(&self, id: &str, seed: u64, time: &Time, ledger: &Ledger, _: &Path) -> Arc<Mutex<dyn Account>> {
-        lambda::Fake::account(self, id, seed, true, time, Some(ledger.clone()))
+        fake_lambda::Fake::account(self, id, seed, true, time, Some(ledger.clone()))
     }
 
     fn provider(&self, id: &str, time: &Time, folder: &Path) -> Box<dyn Provider> {
@@ -105,7 +104,7 @@ impl Service for fake_modal::Fake {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_random_fleets_leave_nothing_launched_twice_and_nothing_running_unlisted() {
-    thousand(Arc::new(lambda::Fake::start().await), "lambda").await;
+    thousand(Arc::new(fake_lambda::Fake::start().await), "lambda").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

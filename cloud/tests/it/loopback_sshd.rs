@@ -1,6 +1,7 @@
 //! A real `sshd` on loopback, as one host of a test: its own keys, port and log, and a folder as its home.
 //!
 //! The tests of the `gorgo` command include this file, too.
+#![allow(dead_code)] // two test programs use different parts
 
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -37,23 +38,31 @@ impl Sshd {
     /// Starts a host with the home `folder`/`name` and its other files beside it. `before` is shell code that runs before
     /// each command. `None` where no sshd is installed.
     pub(crate) fn start(folder: &Path, name: &str, before: &str) -> Option<Self> {
-        let paths = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/bin/sshd"].map(PathBuf::from);
-        let Some(program) = paths.into_iter().find(|path| path.exists()) else {
-            eprintln!("skipped: no sshd on this machine (apt-get install openssh-server)");
-            return None;
-        };
+        let program = program()?;
+        let at = |file: &str| folder.join(format!("{name}-{file}"));
+        let (host_key, identity) = (keygen(&at("host")), at("user"));
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(at("authorized"), keygen(&identity)).unwrap();
+        let port = free_port();
+        std::fs::write(at("known"), format!("[127.0.0.1]:{port} {host_key}")).unwrap();
+        Some(Self::serve(&program, folder, name, before, "127.0.0.1", port))
+    }
+
+    /// A host at a loopback address, with the private key `NAME-host` and the file `NAME-authorized` that are in `folder`
+    /// already. `None` where no sshd is installed.
+    pub(crate) fn start_at(folder: &Path, name: &str, address: &str, port: u16) -> Option<Self> {
+        Some(Self::serve(&program()?, folder, name, "", address, port))
+    }
+
+    fn serve(program: &Path, folder: &Path, name: &str, before: &str, address: &str, port: u16) -> Self {
         // Where sshd drops its privileges to, as its service file makes it.
         let _ = std::fs::create_dir_all("/run/sshd");
         let home = folder.join(name);
         std::fs::create_dir_all(&home).unwrap();
         let at = |file: &str| folder.join(format!("{name}-{file}"));
-        let (host_key, identity) = (keygen(&at("host")), at("user"));
-        std::fs::write(at("authorized"), keygen(&identity)).unwrap();
-        let port = free_port();
-        std::fs::write(at("known"), format!("[127.0.0.1]:{port} {host_key}")).unwrap();
         script(&at("login"), &LOGIN.replace("HOME_FOLDER", home.to_str().unwrap()).replace("BEFORE", before));
         let config = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
+            "Port {port}\nListenAddress {address}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
              StrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nMaxSessions 64\nForceCommand {}\n",
             at("host").display(),
             at("authorized").display(),
@@ -64,14 +73,23 @@ impl Sshd {
         let mut command = Command::new(program);
         command.args(["-D", "-e", "-f"]).arg(at("config"));
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let mut sshd = Self { child, port, home, known_hosts: at("known"), identity };
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        let mut sshd = Self { child, port, home, known_hosts: at("known"), identity: at("user") };
+        while TcpStream::connect((address, port)).is_err() {
             let log = || std::fs::read_to_string(at("log")).unwrap_or_default();
             assert!(sshd.child.try_wait().unwrap().is_none(), "sshd ended: {}", log());
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
-        Some(sshd)
+        sshd
     }
+}
+
+fn program() -> Option<PathBuf> {
+    let paths = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/bin/sshd"].map(PathBuf::from);
+    let found = paths.into_iter().find(|path| path.exists());
+    if found.is_none() {
+        eprintln!("skipped: no sshd on this machine (apt-get install openssh-server)");
+    }
+    found
 }
 
 /// A port that was free a moment ago.

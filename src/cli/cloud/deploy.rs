@@ -1,11 +1,12 @@
-//! `gorgo proxy deploy`: the central router on one of the machines.
+//! `gorgo proxy deploy`: the central router on one of the machines, and `gorgo proxy --remote`, which calls it.
 
 use super::{CloudArgs, cluster};
 use crate::cli::output::print_line;
-use anyhow::{Context, bail};
+use crate::cli::router::RouterAddress;
+use anyhow::Context;
 use clap::Args as ClapArgs;
-use gorgo_cloud::Node;
-use gorgo_cloud::setup::router::deploy_proxy;
+use gorgo_cloud::Shell;
+use gorgo_cloud::setup::router::{Reached, deploy_proxy, gate};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DeployArgs {
@@ -13,33 +14,64 @@ pub(crate) struct DeployArgs {
     common: CloudArgs,
     /// Machine for the router, by name or id
     node: String,
+    /// Port of the router there; the machine's own for it when absent, which alone has a tunnel on modal
+    #[arg(long)]
+    listen_port: Option<u16>,
 }
 
 pub(in crate::cli) fn run(args: &DeployArgs) -> anyhow::Result<()> {
     crate::cli::process::runtime()?.block_on(async {
         let (session, plan, members) = cluster::open(&args.common).await?;
-        if !session.provider.capabilities().loopback {
-            bail!(
-                "engines listen on loopback, so a central router reaches them only with --cloud local; \
-                 use the edge routers, which `gorgo cluster setup` starts"
-            );
-        }
         let node = session.node(&args.node).await?;
         let member = members.iter().find(|member| member.node.id == node.id).context("the machine has just ended")?;
+        let provider = session.provider.as_ref();
+        let loopback = provider.capabilities().loopback;
         let mut engines = Vec::new();
         for other in &members {
-            let from: &[Node] = if other.node.id == node.id { &[] } else { std::slice::from_ref(&node) };
-            let urls = session.provider.open(&other.node, other.node.ports.engine, from).await?;
-            let own = || format!("http://127.0.0.1:{}", other.node.ports.engine);
-            let url = urls.into_iter().next().unwrap_or_else(own);
-            engines.push((url, format!("{}-engine", other.node.name), other.node.region.clone()));
+            let own = other.node.id == node.id;
+            // Engines listen on loopback: elsewhere a gate with the clients' key stands before each.
+            let gated = !own && !loopback;
+            let url = if own {
+                format!("http://127.0.0.1:{}", node.ports.engine)
+            } else {
+                let port = if gated { other.node.ports.proxy } else { other.node.ports.engine };
+                if gated {
+                    gate(provider, other, &plan, &cluster::show).await.with_context(|| other.node.name.clone())?;
+                }
+                let urls = provider.open(&other.node, port, std::slice::from_ref(&node)).await?;
+                urls.into_iter().next().context("the port was not opened")?
+            };
+            let (name, region) = (format!("{}-engine", other.node.name), other.node.region.clone());
+            engines.push(Reached { url, name, region, gated });
         }
-        let show = |progress: &gorgo_cloud::setup::Progress| eprintln!("{}: {}", progress.node, progress.step);
-        let changed = deploy_proxy(session.provider.as_ref(), member, &plan, &engines, &show).await?;
+        let port = args.listen_port.unwrap_or(node.ports.proxy);
+        let changed = deploy_proxy(provider, member, &plan, port, &engines, &cluster::show).await?;
         let state = if changed { "started" } else { "runs as it should" };
-        let address = node.address.as_deref().unwrap_or("127.0.0.1");
-        print_line(format_args!("the central router on {} {state}: http://{address}:{}", node.name, node.ports.proxy))?;
+        let url = provider.url(&node, port).await?;
+        print_line(format_args!("the central router on {} {state}: {url}", node.name))?;
         print_line(format_args!("clients send the key `api` of {} as a bearer token", session.keys_file().display()))?;
         Ok(())
     })
+}
+
+/// A way to a router of a machine; it ends with this value.
+pub(in crate::cli) struct Remote {
+    _runtime: tokio::runtime::Runtime,
+    _shell: Box<dyn Shell>,
+}
+
+/// Leads `address` to the central router on the machine `name` of the provider that the environment names, with the
+/// operators' key of its cluster.
+pub(in crate::cli) fn reach(name: &str, address: &mut RouterAddress) -> anyhow::Result<Remote> {
+    let runtime = crate::cli::process::runtime()?;
+    let (shell, local, key) = runtime.block_on(async {
+        let session = CloudArgs::of_environment()?.session()?;
+        let (node, plan) = (session.node(name).await?, session.plan()?);
+        let shell = session.provider.reach(&node).await?;
+        let local = shell.address(address.port.unwrap_or(node.ports.proxy)).await?;
+        anyhow::Ok((shell, local, plan.keys.admin))
+    })?;
+    address.host = vec![local.to_string()];
+    address.key = Some(key.into());
+    Ok(Remote { _runtime: runtime, _shell: shell })
 }

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_core::settings::parse_assignment;
 use gorgo_live::AdminClient;
-use gorgo_live::config::Tls;
+use gorgo_live::config::{Secret, Tls};
 use http::Method;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -31,6 +31,9 @@ pub(crate) struct RouterAddress {
     /// Print JSON
     #[arg(long, global = true)]
     pub(in crate::cli) json: bool,
+    /// Key in place of the environment's.
+    #[arg(skip)]
+    pub(in crate::cli) key: Option<Secret>,
 }
 
 impl RouterAddress {
@@ -41,7 +44,8 @@ impl RouterAddress {
     /// One client for each host.
     pub(in crate::cli) fn clients(&self) -> anyhow::Result<Vec<AdminClient>> {
         let key = |name| std::env::var(name).ok().filter(|key| !key.is_empty());
-        let key = key("GORGO_ADMIN_KEY").or_else(|| key("GORGO_READ_KEY"));
+        let given = self.key.as_ref().map(|key| key.expose().to_owned());
+        let key = given.or_else(|| key("GORGO_ADMIN_KEY")).or_else(|| key("GORGO_READ_KEY"));
         let tls = Tls { upstream_ca: self.ca.clone(), ..Tls::default() };
         let scheme = if self.tls { "https" } else { "http" };
         let url = |host: &String| {

@@ -1,6 +1,6 @@
 //! The provider against the fake, one behaviour a test.
 
-use super::Fake;
+use crate::fake_lambda::Fake;
 use gorgo_cloud::provider::{Ports, Spec};
 use gorgo_cloud::{Fleet, Kind, Ledger, Provider, Time};
 use std::time::Duration;

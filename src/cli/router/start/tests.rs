@@ -59,8 +59,14 @@ fn a_start_listens_on_the_port_it_is_given_and_on_no_other_machine() {
         state: None,
         check: false,
     };
-    let address =
-        |host: &str, port| RouterAddress { host: vec![host.to_owned()], port, tls: false, ca: None, json: false };
+    let address = |host: &str, port| RouterAddress {
+        host: vec![host.to_owned()],
+        port,
+        tls: false,
+        ca: None,
+        json: false,
+        key: None,
+    };
     let on =
         |start: StartArgs, address: &RouterAddress| start.listen_at(address).map(|s| s.listen.map(|l| l.to_string()));
     assert_eq!(on(start(None), &address("localhost", Some(9001))).unwrap().as_deref(), Some("127.0.0.1:9001"));

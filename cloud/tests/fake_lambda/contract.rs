@@ -14,7 +14,7 @@ struct Call {
 }
 
 static CALLS: LazyLock<Vec<Call>> = LazyLock::new(|| {
-    let mut document: Value = serde_json::from_str(include_str!("../data/lambda-openapi-1.8.3.json")).unwrap();
+    let mut document: Value = serde_json::from_str(include_str!("lambda-openapi-1.8.3.json")).unwrap();
     let schemas = document["components"]["schemas"].as_object_mut().unwrap();
     schemas.insert("PublicRegionCode".to_owned(), json!({"type": "string"}));
     for schema in schemas.values_mut().filter(|schema| schema["type"] == "object") {

@@ -49,8 +49,12 @@ pub(crate) struct World {
     pub(crate) filesystems: BTreeMap<String, Value>,
     pub(crate) violations: Vec<String>,
     pub(crate) requests: u64,
-    /// Longest boot; drawn between half a minute and this.
+    /// Longest boot; drawn between half a minute and this, unless it is shorter.
     pub(crate) boot_ms: u64,
+    /// From the end of a machine until it is listed as terminated.
+    pub(crate) ending_ms: u64,
+    /// Told of a new machine's launch and of its SSH key's public half; returns its address.
+    pub(crate) boot: Option<Box<dyn FnMut(&Value, &str) -> String + Send>>,
     /// At this request the client is interrupted.
     pub(crate) interrupt_at: Option<u64>,
     pub(crate) interrupt: Arc<Notify>,
@@ -73,6 +77,8 @@ impl World {
             violations: Vec::new(),
             requests: 0,
             boot_ms: 5 * MINUTE,
+            ending_ms: MINUTE,
+            boot: None,
             interrupt_at: None,
             interrupt: Arc::default(),
             faults_drawn: 0,
@@ -197,8 +203,13 @@ impl World {
         }
         let late = if self.chance(0.2) { self.rng.random_range(0..3 * MINUTE) } else { 0 };
         let id = format!("i{:08x}", self.rng.random::<u32>());
-        let boot = self.rng.random_range(MINUTE / 2..=self.boot_ms);
-        let ip = format!("198.51.100.{}", self.machines.len() + 1);
+        let boot = self.rng.random_range((MINUTE / 2).min(self.boot_ms)..=self.boot_ms);
+        let public = self.ssh_keys.values().find(|key| key["name"] == body["ssh_key_names"][0]);
+        let public = public.map(|key| text(&key["public_key"])).unwrap_or_default();
+        let ip = match &mut self.boot {
+            Some(boot) => boot(body, &public),
+            None => format!("198.51.100.{}", self.machines.len() + 1),
+        };
         let machine = Machine {
             key,
             name,
@@ -247,7 +258,7 @@ impl World {
     fn show(&self, id: &str, machine: &Machine) -> Value {
         let now_ms = self.time.now_ms();
         let status = match machine.ended_ms {
-            Some(ended) if now_ms > ended + MINUTE => "terminated",
+            Some(ended) if now_ms >= ended + self.ending_ms => "terminated",
             Some(_) => "terminating",
             None if now_ms >= machine.active_ms => "active",
             None if now_ms + MINUTE / 2 >= machine.active_ms => "contactable",
