@@ -10,6 +10,9 @@ use tokio::sync::Notify;
 
 type Done = Result<Value, (u16, &'static str)>;
 
+/// Starts a host for a launch; it gets the public half of the launch's SSH key.
+pub(crate) type Boot = Box<dyn FnMut(&Value, &str) -> String + Send>;
+
 const MINUTE: u64 = 60_000;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,7 +57,7 @@ pub(crate) struct World {
     /// From the end of a machine until it is listed as terminated.
     pub(crate) ending_ms: u64,
     /// Told of a new machine's launch and of its SSH key's public half; returns its address.
-    pub(crate) boot: Option<Box<dyn FnMut(&Value, &str) -> String + Send>>,
+    pub(crate) boot: Option<Boot>,
     /// At this request the client is interrupted.
     pub(crate) interrupt_at: Option<u64>,
     pub(crate) interrupt: Arc<Notify>,
