@@ -14,6 +14,7 @@ mod lb;
 mod merge;
 mod output;
 mod plot;
+mod policies;
 mod process;
 mod proxy;
 mod relay;
@@ -67,6 +68,9 @@ enum Command {
     /// Choose replicas for recorded states: JSON lines in, decisions with all terms out
     #[command(after_help = "Example:\n  gorgo decide --policy gorgo --set policy.ms_per_token=0.058 < states.jsonl")]
     Decide(decide::DecideArgs),
+    /// List the policies with their settings and defaults
+    #[command(after_help = "Examples:\n  gorgo policies\n  gorgo policies stargate\n  gorgo policies --json")]
+    Policies(policies::PoliciesArgs),
     /// Emulate an SGLang server, with the engine model in place of a GPU
     #[command(
         after_help = "Examples:\n  gorgo engine --gpu h100 --listen 127.0.0.1:8080\n  gorgo engine --rtt-ms 120 --set max_running_requests=10\n  gorgo engine --kind vllm --preset vllm-llama-3.1-8b-rtx4090\n  curl -X POST localhost:8080/gorgo/crash -d '{\"seconds\": 5}'   # from loopback only"
@@ -111,6 +115,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Command::Plot(args) => plot::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Validate(args) => validate::run(&args),
+        Command::Policies(args) => policies::run(&args),
         Command::Decide(args) => decide::run(&args),
         Command::Engine(args) => engine::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -26,7 +26,13 @@ fn fleet(count: u16) -> Vec<Candidate> {
                 running_requests: rng.random_range(0..8),
                 running_tokens: rng.random_range(0..80_000),
             },
-            engine: Some(EngineView { running: rng.random_range(0..8), queued: 0, used_tokens: 40_000, age_ms: 900.0 }),
+            engine: Some(EngineView {
+                running: rng.random_range(0..8),
+                queued: 0,
+                used_tokens: 40_000,
+                kv_tokens: 400_000,
+                age_ms: 900.0,
+            }),
             ms_per_token: None,
             learned: Learned::default(),
         })

@@ -394,6 +394,7 @@ impl Replica {
                 running: report.running,
                 queued: report.queued,
                 used_tokens: report.used_tokens,
+                kv_tokens: report.kv_tokens,
                 age_ms: (now - at).ms(),
             }),
             ms_per_token: self.spec.ms_per_token,

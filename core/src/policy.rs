@@ -39,8 +39,15 @@ pub struct EngineView {
     pub queued: u32,
     /// KV tokens in use by running requests.
     pub used_tokens: u64,
+    /// KV capacity, tokens; 0 if not reported.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub kv_tokens: u64,
     /// Age of the report in ms.
     pub age_ms: f64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// One replica as a policy sees it at the moment of a decision.
@@ -172,13 +179,17 @@ pub(crate) mod settings;
 
 pub mod bounded_hash;
 pub mod cache_aware;
+pub mod dualmap;
 pub mod gorgo;
 pub mod kv_cost;
 pub mod least_load;
+pub mod least_load_seconds;
 pub mod least_request;
+pub mod llm_d;
 pub mod lmetric;
 pub mod nearest;
 pub mod power_of_two;
+pub mod preble;
 pub mod predictive;
 pub mod prefix_cache;
 pub mod prefix_tree;
@@ -186,6 +197,10 @@ pub mod random;
 pub mod round_robin;
 pub mod session_affinity;
 pub mod simple_session_affinity;
+pub mod skywalker;
+pub mod smetric;
+pub mod smg_cache_aware;
+pub mod stargate;
 
 pub use registry::{PolicyConfig, PolicyError};
 pub use select::{Signal, Unit, reason};

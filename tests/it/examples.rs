@@ -61,8 +61,8 @@ fn workplace() -> tempfile::TempDir {
 
 /// The lines of a text that begin with one of these commands.
 fn lines(text: &str) -> Vec<String> {
-    const RUN_HERE: [&str; 9] =
-        ["run", "sweep", "merge", "plot", "report", "validate", "workload", "decide", "completions"];
+    const RUN_HERE: [&str; 10] =
+        ["run", "sweep", "merge", "plot", "report", "validate", "workload", "policies", "decide", "completions"];
     let mut found: Vec<String> = Vec::new();
     let mut whole = false;
     for line in text.lines().map(str::trim) {
@@ -99,10 +99,19 @@ fn the_commands_of_the_readme_run_as_they_stand() {
 }
 
 #[test]
+fn the_readme_names_every_policy() {
+    let readme = include_str!("../../README.md");
+    let listed = text(&gorgo(&["policies"], "").stdout);
+    for name in gorgo_core::policy::PolicyConfig::names() {
+        assert!(readme.contains(name) && listed.contains(&format!("\n{name} ")) || listed.starts_with(name), "{name}");
+    }
+}
+
+#[test]
 fn the_examples_of_help_run_as_they_stand() {
     let dir = workplace();
     let mut all = Vec::new();
-    for command in ["run", "sweep", "merge", "plot", "report", "validate", "decide", "completions"] {
+    for command in ["run", "sweep", "merge", "plot", "report", "validate", "policies", "decide", "completions"] {
         all.extend(lines(&text(&gorgo(&[command, "--help"], "").stdout)));
     }
     for command in ["stats", "convert", "generate", "prepare"] {

@@ -71,6 +71,11 @@ pub(crate) struct Booked {
 }
 
 impl Learned {
+    /// A decode step with `running` requests (at least one), ms.
+    pub fn decode_step_ms(&self, running: u32) -> f64 {
+        self.step_ms + self.step_ms_per_running * f64::from(running.saturating_sub(1))
+    }
+
     /// Predicted TTFT without the network, ms.
     pub fn ttft_ms(&self, uncached: u32, waiting_uncached: u64, running: u32, waiting: u32) -> f64 {
         let ms = self.offset_ms

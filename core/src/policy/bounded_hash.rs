@@ -9,7 +9,7 @@
 //! Source: Mirrokni, Thorup, Zadimoghaddam (arXiv 1608.01350); KubeAI's PrefixHash uses it for prefixes, with a load
 //! factor of 1.25. The total is `1 - hash / 2^64`.
 
-use super::select::eligible;
+use super::select::{eligible, totals};
 use super::settings::{Settings, within};
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
@@ -68,9 +68,7 @@ impl Policy for BoundedHash {
             return Selection::own(None);
         }
         let limit = (self.load_factor * (requests + 1) as f64 / f64::from(count)).ceil();
-        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            terms.total = 1.0 - rank(candidate) as f64 / 2f64.powi(64);
-        }
+        totals(candidates, terms, |candidate| 1.0 - rank(candidate) as f64 / 2f64.powi(64));
         let has_room = |candidate: &Candidate| f64::from(candidate.requests()) + 1.0 <= limit;
         let first = eligible(candidates).filter(|(_, c)| has_room(c)).max_by_key(|(_, c)| rank(c));
         Selection::own(first.map(|(i, _)| i))

@@ -11,7 +11,7 @@
 //! defaults. Differences: it measures in characters, breaks ties by dispatched requests, and sends requests of a
 //! removed owner to the first worker, which makes a hot spot; here an excluded owner is ignored.
 
-use super::select::{eligible, least_of, reason};
+use super::select::{eligible, fill, least_of, reason};
 use super::settings::{Settings, weight, within};
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
@@ -73,12 +73,13 @@ impl Policy for CacheAware {
         terms: &mut [CostTerms],
         rng: &mut ChaCha8Rng,
     ) -> Selection {
-        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            terms.prefill = f64::from(candidate.uncached(request.prompt_tokens));
-            terms.waiting = f64::from(candidate.load.waiting_requests);
-            terms.running = f64::from(candidate.load.running_requests);
-            terms.total = f64::from(candidate.requests());
-        }
+        fill(candidates, terms, |candidate| CostTerms {
+            network: 0.0,
+            prefill: f64::from(candidate.uncached(request.prompt_tokens)),
+            waiting: f64::from(candidate.load.waiting_requests),
+            running: f64::from(candidate.load.running_requests),
+            total: f64::from(candidate.requests()),
+        });
         let cached = |candidate: &Candidate| candidate.cached_tokens.min(request.prompt_tokens);
         let best = eligible(candidates).map(|(_, candidate)| cached(candidate)).max().unwrap_or(0);
         let fallback = if self.uneven(candidates) {

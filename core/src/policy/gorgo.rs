@@ -21,7 +21,7 @@
 //! that made the recorded runs); `physical` is a least-squares fit of TTFT on those runs (2 x L40S, R2 0.59).
 //! The published versions subtract a request from Q when it ends, so W and D have equal weight in their presets.
 
-use super::select::{eligible, two_of};
+use super::select::{eligible, fill, two_of};
 use super::settings::{Settings, weight};
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection, least};
 use crate::rng::ChaCha8Rng;
@@ -266,9 +266,7 @@ impl Policy for Gorgo {
         terms: &mut [CostTerms],
         rng: &mut ChaCha8Rng,
     ) -> Selection {
-        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            *terms = self.weights.cost(request, candidate);
-        }
+        fill(candidates, terms, |candidate| self.weights.cost(request, candidate));
         if self.weights.tie_band > 0.0
             && let Some(chosen) = self.near_tie(candidates, terms, rng)
         {

@@ -14,11 +14,10 @@
 //! Dynamo 1.6 (`overlap_credit`, `prefill_load_scale` and `w_active` there; device tier only, no decay). A partial
 //! block counts as its fraction.
 
-use super::select::eligible;
+use super::select::{fill, softmax};
 use super::settings::{Settings, weight, within};
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection, least};
 use crate::rng::ChaCha8Rng;
-use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 /// Settings of [`KvCost`].
@@ -76,32 +75,6 @@ impl KvCost {
             candidate.load.running_tokens as f64 / b + self.config.active_weight * f64::from(candidate.requests());
         CostTerms { network: 0.0, prefill, waiting, running, total: prefill + waiting + running }
     }
-
-    /// Softmax sampling over the totals.
-    fn sample(&self, candidates: &[Candidate], terms: &[CostTerms], rng: &mut ChaCha8Rng) -> Option<usize> {
-        let totals = eligible(candidates).map(|(i, _)| (i, terms[i].total));
-        let (min, max) = totals
-            .clone()
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(min, max), (_, total)| (min.min(total), max.max(total)));
-        let odds = |total: f64| {
-            let scaled = if max > min { (total - min) / (max - min) } else { 0.0 };
-            (-scaled / self.config.temperature).exp()
-        };
-        let sum: f64 = totals.clone().map(|(_, total)| odds(total)).sum();
-        let mut left = rng.random::<f64>() * sum;
-        let mut last = None;
-        for (i, total) in totals {
-            let odds = odds(total);
-            if odds > 0.0 {
-                last = Some(i);
-                left -= odds;
-            }
-            if left < 0.0 {
-                break;
-            }
-        }
-        last
-    }
 }
 
 impl Policy for KvCost {
@@ -116,11 +89,9 @@ impl Policy for KvCost {
         terms: &mut [CostTerms],
         rng: &mut ChaCha8Rng,
     ) -> Selection {
-        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            *terms = self.cost(request, candidate);
-        }
+        fill(candidates, terms, |candidate| self.cost(request, candidate));
         Selection::own(if self.config.temperature > 0.0 {
-            self.sample(candidates, terms, rng)
+            softmax(candidates, self.config.temperature, rng, |i, _| Some(terms[i].total))
         } else {
             least(candidates, rng, |i, _| terms[i].total)
         })

@@ -13,7 +13,7 @@
 //! gotoni's least-loaded; `engine` in tokens is the baseline of the recorded GORGO runs, whose single token counter is
 //! released at the end of a request, like W + D.
 
-use super::select::{Signal, Unit, least_of, load, reason, uniform};
+use super::select::{Signal, Unit, fill, least_of, load, reason, uniform};
 use super::settings::Settings;
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
@@ -67,9 +67,7 @@ impl Policy for LeastLoad {
         rng: &mut ChaCha8Rng,
     ) -> Selection {
         let LeastLoadConfig { unit, signal } = self.config;
-        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            *terms = explain(candidate, unit, signal);
-        }
+        fill(candidates, terms, |candidate| explain(candidate, unit, signal));
         match least_of(candidates, rng, |_, c| Some([load(c, unit, signal)?, c.rtt_ms])) {
             Some(chosen) => Selection::own(Some(chosen)),
             None => Selection::fallback(uniform(candidates, rng), reason::EMPTY_CANDIDATES),
@@ -103,7 +101,7 @@ mod tests {
     #[test]
     fn engine_loads_leave_out_who_never_reported() {
         let mut fleet = fleet(3);
-        fleet[1].engine = Some(EngineView { running: 2, queued: 1, used_tokens: 100, age_ms: 5.0 });
+        fleet[1].engine = Some(EngineView { running: 2, queued: 1, used_tokens: 100, ..EngineView::default() });
         fleet[1].load.waiting_tokens = 50;
         fleet[2].engine = Some(EngineView { used_tokens: 150, ..EngineView::default() });
         let (choice, terms) = choose(Unit::Tokens, Signal::Engine, &fleet);

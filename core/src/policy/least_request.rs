@@ -8,7 +8,7 @@
 //! least-request of the GORGO repository since May 2026. Earlier versions used the stale report alone, so a burst of
 //! arrivals went to one replica.
 
-use super::select::{busy, least_of};
+use super::select::{busy, fill, least_of};
 use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
 
@@ -35,11 +35,10 @@ impl Policy for LeastRequest {
         terms: &mut [CostTerms],
         rng: &mut ChaCha8Rng,
     ) -> Selection {
-        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            terms.total = f64::from(busy(candidate));
-            terms.waiting = f64::from(candidate.load.waiting_requests);
-            terms.running = terms.total - terms.waiting;
-        }
+        fill(candidates, terms, |candidate| {
+            let (total, waiting) = (f64::from(busy(candidate)), f64::from(candidate.load.waiting_requests));
+            CostTerms { waiting, running: total - waiting, total, ..CostTerms::default() }
+        });
         Selection::own(least_of(candidates, rng, |_, candidate| Some([f64::from(busy(candidate)), candidate.rtt_ms])))
     }
 }

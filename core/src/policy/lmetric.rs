@@ -8,7 +8,7 @@
 //! The least total is chosen; ties are broken by the least RTT, then at random. Source: arXiv 2603.15202. One token is
 //! added to U + W, so that a request whose prompt is cached everywhere still prefers the smaller batch.
 
-use super::select::least_of;
+use super::select::{fill, least_of};
 use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
 
@@ -35,12 +35,12 @@ impl Policy for LMetric {
         terms: &mut [CostTerms],
         rng: &mut ChaCha8Rng,
     ) -> Selection {
-        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
+        fill(candidates, terms, |candidate| {
             let batch = f64::from(candidate.requests()) + 1.0;
-            terms.prefill = (f64::from(candidate.uncached(request.prompt_tokens)) + 1.0) * batch;
-            terms.waiting = candidate.load.waiting_uncached_tokens as f64 * batch;
-            terms.total = terms.prefill + terms.waiting;
-        }
+            let prefill = (f64::from(candidate.uncached(request.prompt_tokens)) + 1.0) * batch;
+            let waiting = candidate.load.waiting_uncached_tokens as f64 * batch;
+            CostTerms { prefill, waiting, total: prefill + waiting, ..CostTerms::default() }
+        });
         Selection::own(least_of(candidates, rng, |i, candidate| Some([terms[i].total, candidate.rtt_ms])))
     }
 }

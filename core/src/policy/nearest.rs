@@ -1,5 +1,6 @@
 //! Chooses the replica with the least round trip; exact ties are broken at random. `total = RTT` in ms.
 
+use super::select::fill;
 use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection, least};
 use crate::rng::ChaCha8Rng;
 
@@ -26,9 +27,11 @@ impl Policy for Nearest {
         terms: &mut [CostTerms],
         rng: &mut ChaCha8Rng,
     ) -> Selection {
-        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            (terms.network, terms.total) = (candidate.rtt_ms, candidate.rtt_ms);
-        }
+        fill(candidates, terms, |candidate| CostTerms {
+            network: candidate.rtt_ms,
+            total: candidate.rtt_ms,
+            ..CostTerms::default()
+        });
         Selection::own(least(candidates, rng, |_, candidate| candidate.rtt_ms))
     }
 }

@@ -9,7 +9,7 @@
 //! is chosen at random (reason "empty-candidates"). Source: Mitzenmacher, "The power of two choices in randomized load
 //! balancing", 2001; `engine` in tokens is the GORGO repository's variant.
 
-use super::select::{Signal, Unit, eligible, load, reason, two_of, uniform};
+use super::select::{Signal, Unit, eligible, load, reason, totals, two_of, uniform};
 use super::settings::Settings;
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
@@ -59,9 +59,7 @@ impl Policy for PowerOfTwo {
         terms: &mut [CostTerms],
         rng: &mut ChaCha8Rng,
     ) -> Selection {
-        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            terms.total = self.load(candidate).unwrap_or(0.0);
-        }
+        totals(candidates, terms, |candidate| self.load(candidate).unwrap_or(0.0));
         let mut known = eligible(candidates).filter_map(|(i, candidate)| Some((i, self.load(candidate)?)));
         match known.clone().count() {
             0 => Selection::fallback(uniform(candidates, rng), reason::EMPTY_CANDIDATES),

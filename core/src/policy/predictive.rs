@@ -14,13 +14,11 @@
 //! ([`crate::fleet::Learned`]); the settings here fix one or scale its effect. An argmin of the own TTFT alone is a bad
 //! router even with exact rates: it fills the replica with the best cache until all its streams stall.
 
+use super::select::fill;
 use super::settings::{Settings, weight, within};
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection, least};
 use crate::rng::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-
-/// Its name in the registry.
-pub const NAME: &str = "predictive";
 
 /// Settings of [`Predictive`].
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -80,7 +78,7 @@ impl Predictive {
 
 impl Policy for Predictive {
     fn name(&self) -> &'static str {
-        NAME
+        "predictive"
     }
 
     fn predict_ttft(&self, request: &RequestInfo, candidate: &Candidate, _: &CostTerms) -> Option<f64> {
@@ -98,9 +96,7 @@ impl Policy for Predictive {
         terms: &mut [CostTerms],
         rng: &mut ChaCha8Rng,
     ) -> Selection {
-        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            *terms = self.cost(request, candidate);
-        }
+        fill(candidates, terms, |candidate| self.cost(request, candidate));
         Selection::own(least(candidates, rng, |i, _| terms[i].total))
     }
 }

@@ -13,7 +13,7 @@
 //! as ported by the GORGO repository. Its recorded runs used a factor of 2 (as in AIBrix's readme; AIBrix's code has
 //! 1). With 3 replicas a factor above 1.155 excludes no replica.
 
-use super::select::{Signal, Unit, busy, eligible, least_of, load, reason};
+use super::select::{Signal, Unit, busy, eligible, fill, least_of, load, reason};
 use super::settings::{Settings, weight};
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection, least};
 use crate::rng::ChaCha8Rng;
@@ -76,12 +76,11 @@ impl Policy for PrefixCache {
         rng: &mut ChaCha8Rng,
     ) -> Selection {
         let cached = |candidate: &Candidate| candidate.cached_tokens.min(request.prompt_tokens);
-        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            terms.prefill = f64::from(candidate.uncached(request.prompt_tokens));
-            terms.total = f64::from(busy(candidate));
-            terms.waiting = f64::from(candidate.load.waiting_requests);
-            terms.running = terms.total - terms.waiting;
-        }
+        fill(candidates, terms, |candidate| {
+            let prefill = f64::from(candidate.uncached(request.prompt_tokens));
+            let (total, waiting) = (f64::from(busy(candidate)), f64::from(candidate.load.waiting_requests));
+            CostTerms { network: 0.0, prefill, waiting, running: total - waiting, total }
+        });
         let r = |candidate: &Candidate| f64::from(busy(candidate));
         let most = eligible(candidates).map(|(_, candidate)| busy(candidate)).max().unwrap_or(0);
         let fewest = eligible(candidates).map(|(_, candidate)| busy(candidate)).min().unwrap_or(0);

@@ -10,7 +10,7 @@
 //! the load after a miss. Source: gotoni's central proxy (longest match over length, no minimum, misses by least-load),
 //! with the minimum as in SkyWalker's prefix tree (EuroSys'26, there 0.5).
 
-use super::select::{Signal, Unit, eligible, least_of, load, reason};
+use super::select::{Signal, Unit, eligible, fill, least_of, load, reason};
 use super::settings::{Settings, within};
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
@@ -60,13 +60,13 @@ impl Policy for PrefixTree {
         let cached = |candidate: &Candidate| candidate.cached_tokens.min(request.prompt_tokens);
         let best = eligible(candidates).map(|(_, candidate)| cached(candidate)).max().unwrap_or(0);
         let hit = best > 0 && f64::from(best) >= self.config.min_match * f64::from(request.prompt_tokens);
-        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            terms.prefill = f64::from(candidate.uncached(request.prompt_tokens));
-            terms.waiting = candidate.load.waiting_tokens as f64;
-            terms.running = candidate.load.running_tokens as f64;
-            terms.total =
-                if hit { terms.prefill } else { load(candidate, self.config.unit, Signal::Own).unwrap_or(0.0) };
-        }
+        fill(candidates, terms, |candidate| {
+            let prefill = f64::from(candidate.uncached(request.prompt_tokens));
+            let waiting = candidate.load.waiting_tokens as f64;
+            let running = candidate.load.running_tokens as f64;
+            let total = if hit { prefill } else { load(candidate, self.config.unit, Signal::Own).unwrap_or(0.0) };
+            CostTerms { network: 0.0, prefill, waiting, running, total }
+        });
         let chosen = least_of(candidates, rng, |_, candidate| {
             let load = load(candidate, self.config.unit, Signal::Own)?;
             (!hit || cached(candidate) == best).then_some([load, candidate.rtt_ms])

@@ -3,8 +3,9 @@
 use super::settings::{Settings, strict};
 use super::{NoSettings, Policy};
 use super::{
-    bounded_hash, cache_aware, gorgo, kv_cost, least_load, least_request, lmetric, nearest, power_of_two, predictive,
-    prefix_cache, prefix_tree, random, round_robin, session_affinity, simple_session_affinity,
+    bounded_hash, cache_aware, dualmap, gorgo, kv_cost, least_load, least_load_seconds, least_request, llm_d, lmetric,
+    nearest, power_of_two, preble, predictive, prefix_cache, prefix_tree, random, round_robin, session_affinity,
+    simple_session_affinity, skywalker, smetric, smg_cache_aware, stargate,
 };
 use crate::settings::field_names;
 use crate::suggest::did_you_mean;
@@ -35,13 +36,13 @@ pub enum PolicyError {
 }
 
 macro_rules! registry {
-    ($($(#[$doc:meta])* $variant:ident($settings:ty) = $name:literal => $policy:path,)*) => {
+    ($(#[doc = $doc:literal] $variant:ident($settings:ty) = $name:literal => $policy:path,)*) => {
         /// A policy and its settings as written in every configuration: a name, or a table with `name` and any of that
         /// policy's keys. Unknown keys are errors; every key has a default.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "name", try_from = "Spec")]
         pub enum PolicyConfig {
-            $($(#[$doc])* #[serde(rename = $name)] $variant($settings),)*
+            $(#[doc = $doc] #[serde(rename = $name)] $variant($settings),)*
         }
 
         const NAMES: &[&str] = &[$($name),*];
@@ -55,6 +56,14 @@ macro_rules! registry {
             /// Creates the policy in its initial state.
             pub fn build(&self) -> Box<dyn Policy> {
                 match self { $(Self::$variant(settings) => Box::new(<$policy>::new(settings)),)* }
+            }
+
+            /// What the policy `name` does, in a few words; empty for an unknown name.
+            pub fn summary(name: &str) -> &'static str {
+                match Self::canonical(name) {
+                    $(Ok($name) => $doc.trim(),)*
+                    _ => "",
+                }
             }
 
             /// The keys that the policy `name` reads; none for an unknown name.
@@ -115,6 +124,22 @@ registry! {
     LMetric(NoSettings) = "lmetric" => lmetric::LMetric,
     /// Consistent hashing with bounded loads.
     BoundedHash(bounded_hash::BoundedHashConfig) = "bounded-hash" => bounded_hash::BoundedHash,
+    /// vLLM router smetric: a conversation stays while its replica meets a TTFT objective.
+    SMetric(smetric::SMetricConfig) = "smetric" => smetric::SMetric,
+    /// SMG least_load: least time to drain the queue.
+    LeastLoadSeconds(least_load_seconds::LeastLoadSecondsConfig) = "least-load-seconds" => least_load_seconds::LeastLoadSeconds,
+    /// SMG 1.13 cache_aware: the longest prefix unless its holder is far busier than the mean.
+    SmgCacheAware(smg_cache_aware::SmgCacheAwareConfig) = "smg-cache-aware" => smg_cache_aware::SmgCacheAware,
+    /// llm-d endpoint picker: weighted scorers of prefix, queue and KV.
+    LlmD(llm_d::LlmDConfig) = "llm-d" => llm_d::LlmD,
+    /// SkyWalker: selective pushing, near replicas first.
+    SkyWalker(skywalker::SkyWalkerConfig) = "skywalker" => skywalker::SkyWalker,
+    /// DualMap: two replicas a prompt, cache until an objective, load beyond.
+    DualMap(dualmap::DualMapConfig) = "dualmap" => dualmap::DualMap,
+    /// Preble E2: exploit a cached majority, else explore.
+    Preble(preble::PrebleConfig) = "preble" => preble::Preble,
+    /// NVIDIA Stargate: wait-and-widen by RTT, queue and prefill.
+    Stargate(stargate::StargateConfig) = "stargate" => stargate::Stargate,
 }
 
 /// Other names of gotoni and its papers, spelt without hyphens.
@@ -125,7 +150,15 @@ const ALIASES: &[(&str, &str)] = &[
     ("ssa", "simple-session-affinity"),
 ];
 
+/// Policies whose choice depends on [`crate::fleet::Learned`].
+const READ_LEARNED: &[&str] = &["predictive", "smetric", "dualmap", "preble", "stargate"];
+
 impl PolicyConfig {
+    /// Whether the policy `name` reads learned rates; a log of others' decisions need not hold them.
+    pub fn reads_learned(name: &str) -> bool {
+        READ_LEARNED.contains(&name)
+    }
+
     /// The names of all policies, in the order of the documentation.
     pub fn names() -> &'static [&'static str] {
         NAMES
@@ -219,7 +252,7 @@ mod tests {
 
     #[test]
     fn every_name_builds_a_policy_of_that_name_and_survives_a_round_trip() {
-        assert_eq!(PolicyConfig::names().len(), 16);
+        assert_eq!(PolicyConfig::names().len(), 24);
         for name in PolicyConfig::names() {
             let config = parse(name, json!({})).unwrap();
             assert_eq!((config.name(), config.build().name()), (*name, *name));

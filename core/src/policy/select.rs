@@ -1,6 +1,6 @@
 //! Selection among candidates, shared by all policies. No function here returns an excluded candidate.
 
-use super::{Candidate, EngineView};
+use super::{Candidate, CostTerms, EngineView};
 use crate::rng::ChaCha8Rng;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,10 @@ pub mod reason {
     pub const NO_SESSION: &str = "no-session";
     /// The loads are too unequal to look at caches.
     pub const IMBALANCE: &str = "imbalance";
+    /// No replica has an empty queue.
+    pub const NONE_FREE: &str = "none-free";
+    /// The predicted TTFT exceeds the objective.
+    pub const OVER_SLO: &str = "over-slo";
     /// The replica that owns the key is excluded.
     pub const OWNER_EXCLUDED: &str = "owner-excluded";
 }
@@ -81,6 +85,18 @@ pub(crate) fn busy(candidate: &Candidate) -> u32 {
     candidate.requests().max(candidate.engine.map_or(0, |engine| engine.running))
 }
 
+/// Writes the terms of every candidate, excluded ones included: records show them all.
+pub(crate) fn fill(candidates: &[Candidate], terms: &mut [CostTerms], mut cost: impl FnMut(&Candidate) -> CostTerms) {
+    for (candidate, terms) in candidates.iter().zip(terms) {
+        *terms = cost(candidate);
+    }
+}
+
+/// Sets the totals of every candidate, for scores of one part.
+pub(crate) fn totals(candidates: &[Candidate], terms: &mut [CostTerms], mut total: impl FnMut(&Candidate) -> f64) {
+    fill(candidates, terms, |candidate| CostTerms { total: total(candidate), ..CostTerms::default() });
+}
+
 /// Candidates that may be chosen, with their index.
 pub(crate) fn eligible(candidates: &[Candidate]) -> impl Iterator<Item = (usize, &Candidate)> + Clone {
     candidates.iter().enumerate().filter(|(_, candidate)| candidate.excluded.is_none())
@@ -131,6 +147,37 @@ pub(crate) fn uniform(candidates: &[Candidate], rng: &mut ChaCha8Rng) -> Option<
         return None;
     }
     eligible(candidates).nth(rng.random_range(0..count)).map(|(i, _)| i)
+}
+
+/// An eligible candidate with probability proportional to `exp(-(cost - min) / (max - min) / temperature)`, all equal
+/// when max = min; `None` as a cost leaves a candidate out.
+pub(crate) fn softmax(
+    candidates: &[Candidate],
+    temperature: f64,
+    rng: &mut ChaCha8Rng,
+    cost: impl Fn(usize, &Candidate) -> Option<f64>,
+) -> Option<usize> {
+    let costs = eligible(candidates).filter_map(|(i, candidate)| Some((i, cost(i, candidate)?)));
+    let (min, max) =
+        costs.clone().fold((f64::INFINITY, f64::NEG_INFINITY), |(min, max), (_, cost)| (min.min(cost), max.max(cost)));
+    let odds = |cost: f64| {
+        let scaled = if max > min { (cost - min) / (max - min) } else { 0.0 };
+        (-scaled / temperature).exp()
+    };
+    let sum: f64 = costs.clone().map(|(_, cost)| odds(cost)).sum();
+    let mut left = rng.random::<f64>() * sum;
+    let mut last = None;
+    for (i, cost) in costs {
+        let odds = odds(cost);
+        if odds > 0.0 {
+            last = Some(i);
+            left -= odds;
+        }
+        if left < 0.0 {
+            break;
+        }
+    }
+    last
 }
 
 /// Two distinct numbers below `count` (at least 2), each ordered pair equally likely.
@@ -217,7 +264,7 @@ pub(crate) mod tests {
         assert_eq!(load(&c, Unit::Tokens, Signal::Own), Some(15_900.0));
         assert_eq!(load(&c, Unit::Requests, Signal::Own), Some(4.0));
         assert_eq!(load(&c, Unit::Tokens, Signal::Engine), None);
-        c.engine = Some(EngineView { running: 5, queued: 2, used_tokens: 48_000, age_ms: 0.0 });
+        c.engine = Some(EngineView { running: 5, queued: 2, used_tokens: 48_000, ..EngineView::default() });
         assert_eq!(load(&c, Unit::Tokens, Signal::Engine), Some(63_907.0));
         assert_eq!(load(&c, Unit::Requests, Signal::Engine), Some(7.0));
         assert_eq!(load(&c, Unit::Tokens, Signal::Gauges), Some(48_007.0));

@@ -8,7 +8,7 @@
 //! takes an equal share from each. Without a session one is chosen at random (reason "no-session"). Source: Thaler and Ravishankar,
 //! "Using name-based mappings to increase hit rates", 1998.
 
-use super::select::{reason, uniform};
+use super::select::{reason, totals, uniform};
 use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection, least};
 use crate::ReplicaId;
 use crate::rng::ChaCha8Rng;
@@ -45,9 +45,7 @@ impl Policy for SessionAffinity {
         if request.session == 0 {
             return Selection::fallback(uniform(candidates, rng), reason::NO_SESSION);
         }
-        for (candidate, terms) in candidates.iter().zip(&mut *terms) {
-            terms.total = score(request.session, candidate.id);
-        }
+        totals(candidates, terms, |candidate| score(request.session, candidate.id));
         Selection::own(least(candidates, rng, |i, _| terms[i].total))
     }
 }

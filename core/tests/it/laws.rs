@@ -20,6 +20,11 @@ fn configs() -> Vec<PolicyConfig> {
         ("power-of-two", json!({"signal": "engine"})),
         ("prefix-cache", json!({"stdev_factor": 0.5})),
         ("kv-cost", json!({"temperature": 0.7, "active_weight": 2.0})),
+        ("smetric", json!({"attention_crossover_tokens": 6923, "slack": 0.1})),
+        ("smg-cache-aware", json!({"temperature": 0.5, "overlap_decay": 1.0})),
+        ("dualmap", json!({"slo_ms": 0})),
+        ("preble", json!({"window": 1, "rebalance": 1})),
+        ("stargate", json!({"samples": 1, "affinity_replicas": 2, "max_concurrency": 4})),
     ];
     plain
         .chain(other)
@@ -74,6 +79,7 @@ fn candidate(wild: bool) -> impl Strategy<Value = Candidate> {
                 running,
                 queued,
                 used_tokens,
+                kv_tokens: used_tokens / 2,
                 age_ms,
             }),
             ms_per_token,
@@ -197,6 +203,24 @@ proptest! {
         for _ in 0..eligible {
             let i = policy.choose(&RequestInfo::default(), &fleet, &mut terms, &mut rng).chosen.unwrap();
             prop_assert!(served.insert(fleet[i].id));
+        }
+    }
+
+    #[test]
+    fn policies_that_do_not_read_learned_rates_choose_the_same_whatever_they_are(
+        fleet in fleet(false), request in request(), seed: u64, rate in 0.001..1.0f64, step in 0.1..90.0f64
+    ) {
+        let mut other = fleet.clone();
+        for candidate in &mut other {
+            let rates = Learned { ms_per_token: rate, step_ms: step, kappa: 0.3, offset_ms: 9.0, ..Learned::default() };
+            candidate.learned = rates;
+        }
+        for config in configs().iter().filter(|config| !PolicyConfig::reads_learned(config.name())) {
+            let (one, two) = (decide(config, &request, &fleet, seed), decide(config, &request, &other, seed));
+            for ((choice, terms), (again, more)) in one.iter().zip(&two) {
+                prop_assert_eq!(choice, again, "{:?}", config);
+                prop_assert_eq!(bits(terms), bits(more), "{:?}", config);
+            }
         }
     }
 }

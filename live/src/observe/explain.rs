@@ -4,7 +4,7 @@ use crate::observe::request_log::RequestEntry;
 use gorgo_core::decide::Key;
 use gorgo_core::decide::{ReplicaState, State};
 use gorgo_core::fleet::Learned;
-use gorgo_core::policy::predictive;
+use gorgo_core::policy::PolicyConfig;
 use gorgo_core::router::{DecisionRecord, ScoredCandidate};
 use http::HeaderValue;
 use parking_lot::Mutex;
@@ -185,8 +185,8 @@ fn write(line: &mut Vec<u8>, record: &DecisionRecord, name: &str) {
 
 /// A decision as a state for `gorgo decide`; the field `decision` holds the result.
 pub(crate) fn state(record: &DecisionRecord) -> Value {
-    // Learned rates take half a line, and this policy alone reads them.
-    let keeps_learned = record.policy == predictive::NAME;
+    // Learned rates take half a line, and few policies read them.
+    let keeps_learned = PolicyConfig::reads_learned(record.policy);
     let replicas = record.candidates.iter().map(|one| {
         let state = ReplicaState::of(record.name(one.candidate.id).to_owned(), &one.candidate);
         ReplicaState { learned: if keeps_learned { state.learned } else { Learned::default() }, ..state }
@@ -231,7 +231,7 @@ mod tests {
             };
             state(&record)["replicas"][0]["learned"]["offset_ms"].as_f64()
         };
-        assert_eq!((logged("predictive"), logged("gorgo")), (Some(-7.25), None));
+        assert_eq!((logged("predictive"), logged("stargate"), logged("gorgo")), (Some(-7.25), Some(-7.25), None));
     }
 
     #[test]

@@ -22,7 +22,13 @@ fn loaded() -> Candidate {
             running_requests: 3,
             running_tokens: 15_000,
         },
-        engine: Some(EngineView { running: 3, queued: 0, used_tokens: 48_000, age_ms: 12_000.0 }),
+        engine: Some(EngineView {
+            running: 3,
+            queued: 0,
+            used_tokens: 48_000,
+            age_ms: 12_000.0,
+            ..EngineView::default()
+        }),
         ..idle(0)
     }
 }
