@@ -35,6 +35,7 @@ fn fleet(count: u16) -> Vec<Candidate> {
             }),
             ms_per_token: None,
             learned: Learned::default(),
+            truth: None,
         })
         .collect()
 }

@@ -14,7 +14,7 @@ mod rtt;
 pub use breaker::{Breaker, BreakerConfig};
 pub use peer::{Peer, PeerReport};
 pub(crate) use rates::{Booked, Started};
-pub use rates::{Learned, Rates};
+pub use rates::{Learned, Number, Rates, SavedKind, SavedOffset, SavedRates};
 pub use rtt::Rtt;
 
 /// Type of a replica, seen from this router.
@@ -399,6 +399,7 @@ impl Replica {
             }),
             ms_per_token: self.spec.ms_per_token,
             learned,
+            truth: None,
         }
     }
 

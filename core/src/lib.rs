@@ -4,7 +4,7 @@
 //! which prefix) → [`judgement`] (whose fault a failure is) → [`fleet`] (state of each replica) → [`policy`] (which
 //! replica gets a request) → [`router`] (events in, actions out) → [`peering`] (reports between routers) → [`record`]
 //! (the record of one request). Beside them: [`settings`] (TOML tables and `--set`), [`range`] (bounds of numeric
-//! settings), [`optional`] (optional times and indices of a record), [`csv`]
+//! settings), [`tuner`] (search for weights), [`off_policy`] (other policies judged by a log), [`optional`] (optional times and indices of a record), [`csv`]
 //! (text in CSV files).
 //!
 //! Nothing here reads a clock, does I/O, spawns, locks or draws from a global generator: time and randomness are
@@ -18,6 +18,7 @@ pub mod fleet;
 pub mod ids;
 pub mod judgement;
 pub mod network;
+pub mod off_policy;
 pub mod optional;
 pub mod peering;
 pub mod policy;
@@ -32,6 +33,7 @@ pub mod settings;
 pub mod suggest;
 pub mod time;
 pub mod time_queue;
+pub mod tuner;
 
 pub use ids::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId};
 pub use optional::{MaybeIndex, MaybeTime};

@@ -71,6 +71,8 @@ pub struct Candidate {
     pub ms_per_token: Option<f64>,
     /// What the router learned of it.
     pub learned: Learned,
+    /// What would really happen there; only simulations that run an oracle know it.
+    pub truth: Option<Truth>,
 }
 
 impl Candidate {
@@ -82,6 +84,14 @@ impl Candidate {
     /// Prompt tokens of those: W_u + D_u.
     pub fn tokens(&self) -> u64 {
         self.load.tokens()
+    }
+
+    /// Time to first token of `request` as learned rates predict it, ms.
+    pub fn predicted_ttft_ms(&self, request: &RequestInfo) -> f64 {
+        let Load { waiting_requests, waiting_uncached_tokens, running_requests, .. } = self.load;
+        let uncached = self.uncached(request.prompt_tokens);
+        let at_replica = self.learned.ttft_ms(uncached, waiting_uncached_tokens, running_requests, waiting_requests);
+        self.rtt_ms * self.path.trips() + at_replica
     }
 
     /// Prompt tokens of this request that it would have to compute: U_u.
@@ -152,6 +162,11 @@ pub trait Policy: std::fmt::Debug + Send {
         None
     }
 
+    /// Whether it needs [`Candidate::truth`], which only a simulation has.
+    fn needs_truth(&self) -> bool {
+        false
+    }
+
     /// Scores every candidate into `terms` (same length as `candidates`, zeroed) and chooses one that is not
     /// excluded. Deterministic but for `rng`.
     fn choose(
@@ -173,6 +188,7 @@ pub fn least(
     select::least_of(candidates, rng, |i, candidate| Some([key(i, candidate)]))
 }
 
+mod explore;
 mod registry;
 mod select;
 pub(crate) mod settings;
@@ -188,6 +204,7 @@ pub mod least_request;
 pub mod llm_d;
 pub mod lmetric;
 pub mod nearest;
+pub mod oracle;
 pub mod power_of_two;
 pub mod preble;
 pub mod predictive;
@@ -202,6 +219,8 @@ pub mod smetric;
 pub mod smg_cache_aware;
 pub mod stargate;
 
+pub(crate) use explore::explore;
+pub use oracle::Truth;
 pub use registry::{PolicyConfig, PolicyError};
 pub use select::{Signal, Unit, reason};
 pub use settings::NoSettings;

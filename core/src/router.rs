@@ -6,10 +6,10 @@
 
 #[cfg(test)]
 use crate::fleet::Gates;
-use crate::fleet::{Booked, Health, Rates, Replica, Started};
+use crate::fleet::{Booked, Health, Rates, Replica, SavedRates, Started};
 use crate::judgement::FailedAttempts;
 use crate::network::Connection;
-use crate::policy::{Candidate, CostTerms, Policy};
+use crate::policy::{Candidate, CostTerms, Policy, Truth};
 use crate::prefix::{PrefixIndex, Stamp};
 use crate::rng::ChaCha8Rng;
 use crate::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId, Span, Time};
@@ -108,6 +108,8 @@ pub struct Router {
     retry_tokens: f64,
     stats: RouterStats,
     rates: Rates,
+    /// What an oracle is told of the request that arrives next, by slot.
+    truth: Option<(RequestId, Vec<Option<Truth>>)>,
     /// Time of the event in progress.
     now: Time,
     // Scratch space of one decision.
@@ -136,6 +138,7 @@ impl Router {
             timers: Timers::default(),
             stats: RouterStats::default(),
             rates: Rates::default(),
+            truth: None,
             now: Time::ZERO,
             matched: Vec::new(),
             candidates: Vec::new(),
@@ -197,7 +200,21 @@ impl Router {
             }
             AdminEvent::PolicySet(policy) => self.policy = policy.build(),
             AdminEvent::IndexCleared => self.index.clear(),
+            AdminEvent::RatesRestored(saved) => {
+                let names = self.replicas.iter().map(|r| (!r.removed).then_some(r.spec.name.as_str()));
+                self.rates.restore(&saved, names);
+            }
         }
+    }
+
+    /// Whether the policy is an oracle, which is told the truth of each request before it arrives.
+    pub fn needs_truth(&self) -> bool {
+        self.policy.needs_truth()
+    }
+
+    /// Tells an oracle what would happen to request `id` at each slot if it were sent there now.
+    pub fn foresee(&mut self, id: RequestId, truths: Vec<Option<Truth>>) {
+        self.truth = Some((id, truths));
     }
 
     /// The slot for the next replica: that of a removed replica to which nothing refers any more, else a new one.
@@ -228,6 +245,11 @@ impl Router {
     /// Rates learned from the router's own requests.
     pub fn rates(&self) -> &Rates {
         &self.rates
+    }
+
+    /// The same as kept for a restart.
+    pub fn saved_rates(&self) -> SavedRates {
+        self.rates.saved(self.replicas.iter().map(|r| (!r.removed).then_some(r.spec.name.as_str())))
     }
 
     /// The prefix index.

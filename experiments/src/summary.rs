@@ -3,8 +3,10 @@
 
 mod csv_rows;
 pub(crate) mod loads;
+pub(crate) mod regret;
 
 pub use csv_rows::write_csv;
+pub use regret::Regret;
 
 use crate::results::Point;
 use crate::results::point::Counts;
@@ -67,6 +69,9 @@ pub struct ArmSummary {
     pub event_hashes: Vec<String>,
     /// Against its baseline; absent for a baseline and without common seeds.
     pub against_baseline: Option<Against>,
+    /// Against the best oracle of the load; absent for that oracle and without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regret: Option<Regret>,
 }
 
 /// Distribution of one latency over seeds, ms.
@@ -163,13 +168,15 @@ pub fn summarize(points: &[Point]) -> Vec<ArmSummary> {
         let name = &group[0].baseline;
         groups.iter().find(|other| other[0].arm == *name && *name != group[0].arm)
     };
-    groups
+    let mut arms: Vec<ArmSummary> = groups
         .iter()
         .map(|group| ArmSummary {
             against_baseline: named(group).and_then(|baseline| against(group, baseline)),
             ..row(group)
         })
-        .collect()
+        .collect();
+    regret::fill(&mut arms, &groups);
+    arms
 }
 
 fn row(group: &[Point]) -> ArmSummary {
@@ -206,6 +213,7 @@ fn row(group: &[Point]) -> ArmSummary {
         max_router_queue: group.iter().map(|p| p.queues.max_router).max().unwrap_or(0),
         event_hashes: group.iter().map(|p| p.event_hash.clone()).collect(),
         against_baseline: None,
+        regret: None,
     }
 }
 

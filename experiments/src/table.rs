@@ -1,7 +1,7 @@
 //! The comparison table of the terminal: one row per arm, at most 120 columns wide.
 
 use crate::stats::{Difference, Estimate, Verdict};
-use crate::summary::{ArmSummary, by_goodput, finishes_less, short_names, unequal};
+use crate::summary::{ArmSummary, by_goodput, finishes_less, regret, short_names, unequal};
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 /// The most columns the table takes.
@@ -55,6 +55,9 @@ pub fn comparison(arms: &[ArmSummary]) -> String {
             .map(|arm| format!("{} {:.2}/s", plain(&arm.arm), arm.goodput_per_second.map_or(0.0, |e| e.value)))
             .collect();
         lines.extend(fold(&format!("{}. Goodput: {}", plain(&sentence), ranked.join(", "))));
+    }
+    for sentence in regret::sentences(arms) {
+        lines.extend(fold(&plain(&sentence)));
     }
     lines.join("\n")
 }

@@ -7,6 +7,7 @@
 use crate::results::Point;
 use crate::stats::{Difference, Estimate, Verdict, paired};
 use crate::summary::loads::{arm_name, load_name};
+use crate::summary::regret::is_oracle;
 use crate::table::ms;
 use std::collections::BTreeMap;
 
@@ -84,7 +85,8 @@ impl Arm<'_> {
 pub fn verdicts(points: &[Point]) -> Vec<LoadVerdict> {
     let mut loads: Vec<(String, Vec<Arm<'_>>)> = Vec::new();
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
-    for point in points {
+    // Oracles know what no router can; they are the measure of the others, not among them.
+    for point in points.iter().filter(|point| !is_oracle(&point.policy)) {
         let load = load_name(&point.settings);
         let at = *places.entry(load.clone()).or_insert_with(|| {
             loads.push((load, Vec::new()));

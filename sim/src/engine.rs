@@ -61,7 +61,7 @@ use table::RequestTable;
 use vllm::Vllm;
 
 /// One replica: [`Self::submit`] requests, [`Self::advance`] to the time of the next event, read the events.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Engine {
     config: EngineConfig,
     noise: Noise,

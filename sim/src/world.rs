@@ -12,10 +12,11 @@ use gorgo_core::policy::Policy;
 pub use gorgo_core::record::QueueSample;
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::request::{Place, TraceRequest};
-use gorgo_core::router::{Action, Event as RouterEvent, RequestEvent, Router};
+use gorgo_core::router::{Action, DecisionRecord, Event as RouterEvent, RequestEvent, Router};
 use gorgo_core::{ReplicaId, RequestId, Span, Time, rng};
 use rand::Rng;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 mod config;
 mod faults;
@@ -25,6 +26,7 @@ mod queue;
 mod replicas;
 mod requests;
 mod signals;
+mod truth;
 pub use config::{
     Client, Country, Fault, FaultKind, MeasuredRtt, ReplicaConfig, Site, Topology, WorldConfig, WorldError,
 };
@@ -52,6 +54,8 @@ pub struct Outcome {
     pub events: u64,
     /// Virtual time from the start to the last answer.
     pub span: Span,
+    /// Every decision, with the index of its request in `records`; only with `router.record_decisions`.
+    pub decisions: Vec<(usize, Arc<DecisionRecord>)>,
 }
 
 /// A request in flight.
@@ -91,6 +95,8 @@ struct ReplicaNode {
     site: usize,
     /// Earliest wake-up already in the queue.
     wake: Time,
+    /// Requests on their way here with their arrivals; only while an oracle routes.
+    on_the_way: Vec<(Time, Key)>,
 }
 
 struct World<'a, I: Iterator<Item = TraceRequest>> {
@@ -113,6 +119,7 @@ struct World<'a, I: Iterator<Item = TraceRequest>> {
     busy: usize,
     engine_events: Vec<EngineEvent>,
     actions: Vec<Action>,
+    decisions: Vec<(usize, Arc<DecisionRecord>)>,
 }
 
 /// Simulates `trace`, which must be in order of time, in the world of `config`; `policy` creates the policy of a router.
@@ -155,7 +162,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             let seed = rng::stream(config.seed, "engine", i as u64).next_u64();
             let engine = Engine::new(r.engine.clone(), seed)
                 .map_err(|source| WorldError::Engine { replica: r.name.clone(), source })?;
-            Ok(ReplicaNode { engine, site: r.site, wake: Time::NEVER })
+            Ok(ReplicaNode { engine, site: r.site, wake: Time::NEVER, on_the_way: Vec::new() })
         };
         let rule = |node: &RouterNode, replica: &ReplicaConfig| {
             let mut rule = config.link_rule(node.site, replica.site);
@@ -182,6 +189,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             busy: 0,
             engine_events: Vec::new(),
             actions: Vec::new(),
+            decisions: Vec::new(),
         })
     }
 
@@ -273,7 +281,8 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
                 Action::Cancel { id, replica, attempt } => self.cancel(router, Key(id.0), replica, attempt),
                 Action::Done { id, reason } => self.request_ended(router, Key(id.0), reason),
                 Action::SetTimer(at) => self.events.push(at.max(self.now), Event::Timer { router }),
-                Action::Queued { .. } | Action::Decided(_) => {}
+                Action::Decided(record) => self.decisions.push((Key(record.id.0).index() as usize, record)),
+                Action::Queued { .. } => {}
             }
         }
         self.actions = actions;
@@ -322,7 +331,15 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
         }
         let (event_hash, events) = self.events.digest();
         let span = self.records.iter().filter_map(|r| r.done.get()).max().unwrap_or_default();
-        Outcome { records: self.records, itl, samples: self.samples, event_hash, events, span: span - Time::ZERO }
+        Outcome {
+            records: self.records,
+            itl,
+            samples: self.samples,
+            event_hash,
+            events,
+            span: span - Time::ZERO,
+            decisions: self.decisions,
+        }
     }
 }
 

@@ -129,12 +129,13 @@ impl ReplicaState {
             engine: self.engine,
             ms_per_token: self.ms_per_token,
             learned: self.learned,
+            truth: None,
         }
     }
 
     /// The state of a candidate with this name.
     pub fn of(id: String, candidate: &Candidate) -> Self {
-        let Candidate { id: _, excluded, rtt_ms, path, cached_tokens, load, engine, ms_per_token, learned } =
+        let Candidate { id: _, excluded, rtt_ms, path, cached_tokens, load, engine, ms_per_token, learned, truth: _ } =
             *candidate;
         Self {
             id,

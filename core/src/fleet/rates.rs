@@ -11,6 +11,9 @@
 //! price of a millisecond of others, follows from the run: it makes a relative gain in TTFT worth a relative loss in
 //! E2E. Quantiles are multipliers of the prediction, moved by the pinball rule.
 
+mod saved;
+pub use saved::{Number, SavedKind, SavedOffset, SavedRates};
+
 use super::rls::{Prior, Rls};
 use crate::{Span, Time};
 use serde::{Deserialize, Serialize};
@@ -312,4 +315,4 @@ impl Meter {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -69,6 +69,19 @@ impl Rls {
         self.theta[i] = self.priors[i].mean;
     }
 
+    /// Takes over a number that was learned elsewhere, within its bounds and never surer than a hundredth of its prior nor
+    /// wider than it. A value or deviation that is no number changes nothing.
+    pub(super) fn set(&mut self, i: usize, value: f64, sd: f64) {
+        if !value.is_finite() || !sd.is_finite() {
+            return;
+        }
+        self.reset(i);
+        let Prior { sd: most, low, high, .. } = self.priors[i];
+        self.theta[i] = value.clamp(low, high);
+        let n = self.len();
+        self.p[i * n + i] = sd.clamp(0.01 * most, most).powi(2);
+    }
+
     /// The number `i`.
     pub(super) fn get(&self, i: usize) -> f64 {
         self.theta[i]

@@ -8,7 +8,7 @@
 //!          else the one with fewer waiting uncached tokens; reason "over-slo"
 //! ```
 //!
-//! Ties by the lesser ttft, then at random. The total is the ttft. Source: DualMap (arXiv 2602.06502, ICLR 2026). Left
+//! Ties by the lesser ttft, the lesser RTT, then at random. The total is the ttft. Source: DualMap (arXiv 2602.06502, ICLR 2026). Left
 //! out: it moves queued requests from one of their two replicas to the other; what was sent to an engine cannot be
 //! moved. Stand-in: the learned rates for its profile of the engine.
 
@@ -85,7 +85,7 @@ impl Policy for DualMap {
         });
         let Some((a, b)) = pair(candidates, request.head) else { return Selection::own(None) };
         let mut better = |score: &dyn Fn(usize, &Candidate) -> f64| {
-            least_of(candidates, rng, |i, c| (i == a || i == b).then(|| [score(i, c), terms[i].total]))
+            least_of(candidates, rng, |i, c| (i == a || i == b).then(|| [score(i, c), terms[i].total, c.rtt_ms]))
         };
         let cached = |c: &Candidate| f64::from(c.cached_tokens.min(request.prompt_tokens));
         let home = better(&|_, candidate| -cached(candidate));

@@ -6,7 +6,7 @@
 //! k      = the engine's used tokens / its KV capacity, at most 0.999; 0 when not reported
 //! ```
 //!
-//! The least score is chosen, ties at random. Source: `least_load.rs` of SMG 1.13 with its defaults. Stand-ins: it adds
+//! The least score is chosen, ties by the least RTT, then at random. Source: `least_load.rs` of SMG 1.13 with its defaults. Stand-ins: it adds
 //! what it dispatched since the last poll to the reported queue; this router's own waiting tokens are that without a
 //! poll, and the report covers other routers. Engines' generation rates are not scraped: `tokens_per_second` is its
 //! fallback for that.
@@ -82,7 +82,7 @@ impl Policy for LeastLoadSeconds {
         rng: &mut ChaCha8Rng,
     ) -> Selection {
         fill(candidates, terms, |candidate| self.config.seconds(candidate));
-        Selection::own(least_of(candidates, rng, |i, _| Some([terms[i].total])))
+        Selection::own(least_of(candidates, rng, |i, candidate| Some([terms[i].total, candidate.rtt_ms])))
     }
 }
 

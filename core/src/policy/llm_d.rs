@@ -7,7 +7,7 @@
 //! score  = prefix_weight * prefix + queue_weight * queue + kv_weight * kv
 //! ```
 //!
-//! The greatest score is chosen, ties at random. Source: default profile of llm-d/llm-d-router (weights 2 : 2 : 1) and the
+//! The greatest score is chosen, ties by the least RTT, then at random. Source: default profile of llm-d/llm-d-router (weights 2 : 2 : 1) and the
 //! pages of its scorers. Stand-in: q is the greater of the last report and this router's own waiting requests, since
 //! reports here are older than its 50 ms. The total is the sum of the weights minus the score.
 
@@ -91,7 +91,7 @@ impl Policy for LlmD {
             let waiting = queue_weight * (1.0 - free.clamp(0.0, 1.0));
             CostTerms { network: 0.0, prefill, waiting, running, total: prefill + waiting + running }
         });
-        Selection::own(least_of(candidates, rng, |i, _| Some([terms[i].total])))
+        Selection::own(least_of(candidates, rng, |i, candidate| Some([terms[i].total, candidate.rtt_ms])))
     }
 }
 

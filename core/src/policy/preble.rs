@@ -9,7 +9,7 @@
 //! rebalance: work at the exploited replica > rebalance * the least work             reason "imbalance", least work + own
 //! ```
 //!
-//! Ties at random. The total is work + own. Source: Preble (arXiv 2407.00023), `global_scheduler_with_time.py`.
+//! Ties by the least RTT, then at random. The total is work + own. Source: Preble (arXiv 2407.00023), `global_scheduler_with_time.py`.
 //! Stand-ins: the last `window` requests of this router for its window of three minutes, since a policy has no clock; the
 //! learned rates for its constants of each GPU and model; no eviction cost, since the index of the router does not
 //! know what an engine would evict. Holders of one prefix share its prefill in Preble; here each request counts where it went.
@@ -95,12 +95,13 @@ impl Policy for Preble {
         let longest = eligible(candidates).map(|(_, candidate)| held(candidate)).max().unwrap_or(0);
         let least = eligible(candidates).map(|(i, _)| terms[i].waiting).fold(f64::INFINITY, f64::min);
         let exploits = longest > request.prompt_tokens - longest;
-        let home = least_of(candidates, rng, |i, c| (exploits && held(c) == longest).then_some([terms[i].waiting]));
+        let home =
+            least_of(candidates, rng, |i, c| (exploits && held(c) == longest).then_some([terms[i].waiting, c.rtt_ms]));
         let balanced = home.filter(|&i| terms[i].waiting <= self.config.rebalance * least);
         let selection = match (balanced, home) {
             (Some(_), _) => Selection::own(balanced),
             (None, home) => {
-                let explored = least_of(candidates, rng, |i, _| Some([terms[i].total]));
+                let explored = least_of(candidates, rng, |i, c| Some([terms[i].total, c.rtt_ms]));
                 Selection::fallback(explored, if home.is_some() { reason::IMBALANCE } else { reason::NO_PREFIX })
             }
         };

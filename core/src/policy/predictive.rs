@@ -82,11 +82,7 @@ impl Policy for Predictive {
     }
 
     fn predict_ttft(&self, request: &RequestInfo, candidate: &Candidate, _: &CostTerms) -> Option<f64> {
-        let load = &candidate.load;
-        let uncached = candidate.uncached(request.prompt_tokens);
-        let (waiting, running) = (load.waiting_requests, load.running_requests);
-        let at_replica = candidate.learned.ttft_ms(uncached, load.waiting_uncached_tokens, running, waiting);
-        Some(candidate.rtt_ms * candidate.path.trips() + at_replica)
+        Some(candidate.predicted_ttft_ms(request))
     }
 
     fn choose(

@@ -4,8 +4,8 @@ use super::settings::{Settings, strict};
 use super::{NoSettings, Policy};
 use super::{
     bounded_hash, cache_aware, dualmap, gorgo, kv_cost, least_load, least_load_seconds, least_request, llm_d, lmetric,
-    nearest, power_of_two, preble, predictive, prefix_cache, prefix_tree, random, round_robin, session_affinity,
-    simple_session_affinity, skywalker, smetric, smg_cache_aware, stargate,
+    nearest, oracle, power_of_two, preble, predictive, prefix_cache, prefix_tree, random, round_robin,
+    session_affinity, simple_session_affinity, skywalker, smetric, smg_cache_aware, stargate,
 };
 use crate::settings::field_names;
 use crate::suggest::did_you_mean;
@@ -29,6 +29,12 @@ pub enum PolicyError {
         policy: &'static str,
         /// The key, its value and what would be right.
         message: String,
+    },
+    /// An oracle outside a simulation.
+    #[error("policy `{policy}` knows the future of the engines, which only a simulation has; choose one of {}", PolicyConfig::live_names().join(", "))]
+    Oracle {
+        /// The policy.
+        policy: &'static str,
     },
     /// The table has no `name`.
     #[error("a policy needs a `name`, one of {}", PolicyConfig::names().join(", "))]
@@ -140,6 +146,10 @@ registry! {
     Preble(preble::PrebleConfig) = "preble" => preble::Preble,
     /// NVIDIA Stargate: wait-and-widen by RTT, queue and prefill.
     Stargate(stargate::StargateConfig) = "stargate" => stargate::Stargate,
+    /// Least true time to first token; simulation only.
+    OracleTtft(NoSettings) = "oracle-ttft" => oracle::OracleTtft,
+    /// Least true time to first token plus true harm to others; simulation only.
+    OracleSum(oracle::OracleSumConfig) = "oracle-sum" => oracle::OracleSum,
 }
 
 /// Other names of gotoni and its papers, spelt without hyphens.
@@ -151,7 +161,7 @@ const ALIASES: &[(&str, &str)] = &[
 ];
 
 /// Policies whose choice depends on [`crate::fleet::Learned`].
-const READ_LEARNED: &[&str] = &["predictive", "smetric", "dualmap", "preble", "stargate"];
+const READ_LEARNED: &[&str] = &["predictive", "smetric", "dualmap", "preble", "stargate", "oracle-ttft", "oracle-sum"];
 
 impl PolicyConfig {
     /// Whether the policy `name` reads learned rates; a log of others' decisions need not hold them.
@@ -162,6 +172,24 @@ impl PolicyConfig {
     /// The names of all policies, in the order of the documentation.
     pub fn names() -> &'static [&'static str] {
         NAMES
+    }
+
+    /// Whether it is an oracle, for simulations only.
+    pub fn is_oracle(&self) -> bool {
+        matches!(self, Self::OracleTtft(_) | Self::OracleSum(_))
+    }
+
+    /// The names of the policies that a live router can use.
+    pub fn live_names() -> Vec<&'static str> {
+        NAMES.iter().copied().filter(|name| !name.starts_with("oracle-")).collect()
+    }
+
+    /// Checks that a live router can use it.
+    ///
+    /// # Errors
+    /// [`PolicyError::Oracle`].
+    pub fn check_live(&self) -> Result<(), PolicyError> {
+        if self.is_oracle() { Err(PolicyError::Oracle { policy: self.name() }) } else { Ok(()) }
     }
 
     /// The registry's spelling of `name`: case, hyphens and underscores do not matter, and gotoni's names work.
@@ -252,7 +280,7 @@ mod tests {
 
     #[test]
     fn every_name_builds_a_policy_of_that_name_and_survives_a_round_trip() {
-        assert_eq!(PolicyConfig::names().len(), 24);
+        assert_eq!(PolicyConfig::names().len(), 26);
         for name in PolicyConfig::names() {
             let config = parse(name, json!({})).unwrap();
             assert_eq!((config.name(), config.build().name()), (*name, *name));
@@ -261,6 +289,17 @@ mod tests {
             assert_eq!(serde_json::from_value::<PolicyConfig>(json!(name)).unwrap(), config);
             assert!(config.settings().keys().all(|key| PolicyConfig::keys(name).contains(&key.as_str())), "{name}");
         }
+    }
+
+    #[test]
+    fn a_live_router_refuses_exactly_the_policies_that_need_a_truth() {
+        for name in PolicyConfig::names() {
+            let config = parse(name, json!({})).unwrap();
+            assert_eq!(config.check_live().is_err(), config.build().needs_truth(), "{name}");
+            assert_eq!(PolicyConfig::live_names().contains(name), config.check_live().is_ok(), "{name}");
+        }
+        let refused = parse("oracle-sum", json!({})).unwrap().check_live().unwrap_err().to_string();
+        assert!(refused.starts_with("policy `oracle-sum` knows the future of the engines"), "{refused}");
     }
 
     #[test]

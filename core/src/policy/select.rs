@@ -18,6 +18,8 @@ pub mod reason {
     pub const NO_SESSION: &str = "no-session";
     /// The loads are too unequal to look at caches.
     pub const IMBALANCE: &str = "imbalance";
+    /// The router explored: one at random, see `router.explore`.
+    pub const EXPLORED: &str = "explored";
     /// No replica has an empty queue.
     pub const NONE_FREE: &str = "none-free";
     /// The predicted TTFT exceeds the objective.
@@ -208,6 +210,7 @@ pub(crate) mod tests {
             engine: None,
             ms_per_token: None,
             learned: Learned::default(),
+            truth: None,
         }
     }
 

@@ -13,7 +13,7 @@
 //! Source: `smetric.rs` and `docs/load_balancing` of vllm-project/router, after arXiv 2607.08565. Stand-ins: the learned
 //! prefill rate for its 90th percentile of 64 samples; the longest prefix held by any replica, excluded ones included,
 //! for the length of the conversation's previous prompt; no cached prefix for "first turn". It multiplies by the
-//! requests in flight, so that every idle replica scores 0; one is added here. Ties at random.
+//! requests in flight, so that every idle replica scores 0; one is added here. Ties by the least RTT, then at random.
 
 use super::select::{eligible, fill, least_of, reason};
 use super::settings::{Settings, weight, within};
@@ -110,14 +110,15 @@ impl Policy for SMetric {
         let anywhere = candidates.iter().map(held).max().unwrap_or(0);
         if longest > 0 && f64::from(longest) > self.config.hit_ratio * f64::from(anywhere) {
             let any_meets = eligible(candidates).any(|(_, candidate)| self.meets(request, candidate));
-            let home = least_of(candidates, rng, |_, candidate| {
-                (held(candidate) == longest && (self.meets(request, candidate) || !any_meets)).then_some([0.0])
+            let home = least_of(candidates, rng, |i, candidate| {
+                let stays = held(candidate) == longest && (self.meets(request, candidate) || !any_meets);
+                stays.then_some([terms[i].total, candidate.rtt_ms])
             });
             if home.is_some() {
                 return Selection::own(home);
             }
         }
-        let chosen = least_of(candidates, rng, |i, _| Some([terms[i].total]));
+        let chosen = least_of(candidates, rng, |i, candidate| Some([terms[i].total, candidate.rtt_ms]));
         Selection::fallback(chosen, reason::NO_PREFIX)
     }
 }

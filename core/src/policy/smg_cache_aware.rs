@@ -9,7 +9,7 @@
 //! none   -> the least score of `least-load-seconds`            reasons "no-prefix" and "imbalance"
 //! ```
 //!
-//! The softmax is over scores scaled to 0..1. Ties by the least q, then at random. Source: command line and
+//! The softmax is over scores scaled to 0..1. Ties by the least q, the least RTT, then at random. Source: command line and
 //! `cache_aware.rs` of SMG 1.13 (smg-project/smg). Left out: KV-usage triggers, which are off by default, warm-up and
 //! stall detectors, for which this router has slow start and breakers. The total is `prompt tokens - score` for matched
 //! replicas and `prompt tokens` for others.
@@ -101,13 +101,14 @@ impl Policy for SmgCacheAware {
         let chosen = if self.config.temperature > 0.0 {
             softmax(candidates, self.config.temperature, rng, |i, c| stays(c).then_some(terms[i].total))
         } else {
-            least_of(candidates, rng, |i, c| stays(c).then_some([terms[i].total, f64::from(c.requests())]))
+            least_of(candidates, rng, |i, c| stays(c).then_some([terms[i].total, f64::from(c.requests()), c.rtt_ms]))
         };
         if chosen.is_some() {
             return Selection::own(chosen);
         }
         let any = eligible(candidates).any(|(_, candidate)| matched(candidate));
-        let chosen = least_of(candidates, rng, |_, candidate| Some([self.waits.seconds(candidate).total]));
+        let chosen =
+            least_of(candidates, rng, |_, candidate| Some([self.waits.seconds(candidate).total, candidate.rtt_ms]));
         Selection::fallback(chosen, if any { reason::IMBALANCE } else { reason::NO_PREFIX })
     }
 }

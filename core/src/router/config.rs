@@ -45,6 +45,8 @@ pub struct RouterConfig {
     pub breaker: BreakerConfig,
     /// When the index learns.
     pub learn_at: LearnAt,
+    /// Whether rates of replicas are learned from requests; false freezes those in force.
+    pub learn_rates: bool,
     /// Whether the index learns answers too.
     pub learn_answers: bool,
     /// Whether `cached_tokens` in the usage corrects the index.
@@ -53,6 +55,9 @@ pub struct RouterConfig {
     pub index_tokens: u64,
     /// Bytes the whole index may use.
     pub index_bytes: usize,
+    /// Share of decisions, 0 to 1, that are made at random among the replicas that may be chosen, with their odds in the
+    /// decision log: `gorgo evaluate` tells from it what another policy would have reached.
+    pub explore: f64,
     /// Emit an [`Action::Decided`](super::Action::Decided) for each decision.
     pub record_decisions: bool,
 }
@@ -74,6 +79,7 @@ impl RouterConfig {
             ("breaker.max_open_ms", self.breaker.max_open_ms, DURATION_MS),
             ("breaker.key_refused_ms", self.breaker.key_refused_ms, DURATION_MS),
             ("max_rest_ms", self.max_rest_ms, DURATION_MS),
+            ("explore", self.explore, 0.0..=1.0),
         ])
     }
 }
@@ -93,10 +99,12 @@ impl Default for RouterConfig {
             unhealthy_after: 3,
             breaker: BreakerConfig::default(),
             learn_at: LearnAt::FirstToken,
+            learn_rates: true,
             learn_answers: true,
             correct_index: true,
             index_tokens: 400_000,
             index_bytes: 64 << 20,
+            explore: 0.0,
             record_decisions: false,
         }
     }

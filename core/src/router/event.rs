@@ -1,7 +1,7 @@
 //! The router's interface: events in, actions out.
 
 use super::RouterConfig;
-use crate::fleet::{EngineReport, PeerReport, ReplicaSpec};
+use crate::fleet::{EngineReport, PeerReport, ReplicaSpec, SavedRates};
 use crate::judgement::Failure;
 use crate::network::Transport;
 use crate::policy::{Candidate, CostTerms, PolicyConfig, RequestInfo};
@@ -201,6 +201,8 @@ pub enum AdminEvent {
     PolicySet(PolicyConfig),
     /// The prefix index is emptied.
     IndexCleared,
+    /// Rates that were learned before a restart are taken over.
+    RatesRestored(Box<SavedRates>),
 }
 
 /// What the driver has to do.
@@ -269,6 +271,10 @@ pub struct DecisionRecord {
     pub chosen: Option<usize>,
     /// The fallback that decided, if any.
     pub reason: Option<&'static str>,
+    /// The policy's own choice; another than `chosen` when the router explored.
+    pub own: Option<usize>,
+    /// Probability with which `chosen` was chosen: below 1 only when the router explores.
+    pub odds: f64,
     /// Names of all slots at that time: a slot may belong to another replica later.
     pub names: Arc<[Arc<str>]>,
     /// Every replica of the fleet with its score.

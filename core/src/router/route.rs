@@ -2,7 +2,7 @@
 
 use super::{Action, DecisionRecord, Dispatch, EndReason, LearnAt, Router, ScoredCandidate, State, Timer, is_queued};
 use crate::fleet::{Booked, Gates, Kind, Load, Replica};
-use crate::policy::{CostTerms, Exclusion};
+use crate::policy::{Candidate, CostTerms, Exclusion, Selection, explore};
 use crate::{ReplicaId, ReplicaSet, RequestId, Span, Time};
 use std::sync::Arc;
 
@@ -19,8 +19,10 @@ impl Router {
         self.terms.resize(self.candidates.len(), CostTerms::default());
         let info = flight.request.info;
         let choice = self.policy.choose(&info, &self.candidates, &mut self.terms, &mut self.rng);
-        let chosen = choice.chosen.filter(|&i| self.candidates[i].excluded.is_none());
-        debug_assert_eq!(chosen, choice.chosen, "{} chose an excluded replica", self.policy.name());
+        let own = choice.chosen.filter(|&i| self.candidates[i].excluded.is_none());
+        debug_assert_eq!(own, choice.chosen, "{} chose an excluded replica", self.policy.name());
+        let (choice, odds) = explore(self.config.explore, choice, &self.candidates, &mut self.rng);
+        let Selection { chosen, .. } = choice;
         if self.config.record_decisions {
             let ages = self.candidates.iter().map(|c| self.replicas[c.id.index()].rtt_age(now).map(Span::ms));
             let rows = self.candidates.iter().zip(&self.terms).zip(ages);
@@ -31,6 +33,8 @@ impl Router {
                 policy: self.policy.name(),
                 chosen,
                 reason: choice.reason,
+                own,
+                odds,
                 names: Arc::clone(&self.names),
                 candidates: rows
                     .map(|((candidate, &terms), rtt_age_ms)| ScoredCandidate {
@@ -115,6 +119,7 @@ impl Router {
     fn collect_candidates(&mut self, now: Time, id: RequestId) {
         self.candidates.clear();
         let Some(flight) = self.flights.get(&id) else { return };
+        let truths = self.truth.as_ref().filter(|(of, _)| *of == id).map(|(_, truths)| truths);
         let request = &flight.request;
         let gates = &self.config.gates;
         let only = request.only;
@@ -134,7 +139,9 @@ impl Router {
             }
             let cached = self.matched[slot].min(request.info.prompt_tokens);
             let learned = self.rates.learned(slot, replica.spec.ms_per_token);
-            self.candidates.push(replica.candidate(id, now, excluded, cached, request.info.bytes, learned));
+            let truth = truths.and_then(|truths| truths.get(slot).copied().flatten());
+            let candidate = replica.candidate(id, now, excluded, cached, request.info.bytes, learned);
+            self.candidates.push(Candidate { truth, ..candidate });
         }
     }
 

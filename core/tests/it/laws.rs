@@ -84,6 +84,7 @@ fn candidate(wild: bool) -> impl Strategy<Value = Candidate> {
             }),
             ms_per_token,
             learned: Learned::default(),
+            truth: None,
         })
 }
 
@@ -182,7 +183,7 @@ proptest! {
         }
         let mut turned = fleet.clone();
         turned.rotate_left(shift % fleet.len().max(1));
-        let drawn = ["random", "power-of-two"];
+        let drawn = ["random", "power-of-two", "stargate"];
         for name in PolicyConfig::names().iter().filter(|name| !drawn.contains(name)) {
             let config = PolicyConfig::parse(name, Map::new()).unwrap();
             let request = RequestInfo { session: request.session.max(1), head: request.head.max(1), ..request };

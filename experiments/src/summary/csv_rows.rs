@@ -11,8 +11,12 @@ use std::io::{self, Write};
 /// Those of `out`.
 pub fn write_csv(out: impl Write, arms: &[ArmSummary]) -> io::Result<()> {
     let mut csv = csv::Writer::from_writer(out);
+    let has_regret = arms.iter().any(|arm| arm.regret.is_some());
     for (i, arm) in arms.iter().enumerate() {
-        let cells = cells(arm);
+        let mut cells = cells(arm);
+        if has_regret {
+            regret(&mut cells, arm);
+        }
         if i == 0 {
             csv.write_record(cells.iter().map(|(name, _)| name))?;
         }
@@ -115,6 +119,15 @@ fn spread(cells: &mut Cells, name: &str, spread: Option<&Spread>) {
         estimate(cells, &format!("{name}_{statistic}_ms"), value);
     }
     cells.push((format!("{name}_max_ms"), number(spread.map(|s| s.max))));
+}
+
+fn regret(cells: &mut Cells, arm: &ArmSummary) {
+    let regret = arm.regret.as_ref();
+    cells.push(("oracle".to_owned(), text_cell(regret.map_or("", |r| &r.oracle)).into_owned()));
+    for (name, difference) in [("ttft", regret.and_then(|r| r.ttft)), ("e2e", regret.and_then(|r| r.e2e))] {
+        cells.push((format!("{name}_mean_regret_ms"), number(difference.map(|d| d.value))));
+        cells.push((format!("{name}_mean_regret_ms_ci95"), number(difference.and_then(|d| d.ci95))));
+    }
 }
 
 fn differences(cells: &mut Cells, name: &str, of: Differences) {

@@ -24,7 +24,7 @@ pub(super) async fn policy(State(node): Shared, Query(query): Query<BTreeMap<Str
     }
     let policy = node.driver.policy();
     tell(&json!({
-        "current": policy.name(), "settings": policy.settings(), "available": PolicyConfig::names(), "hint": HINT,
+        "current": policy.name(), "settings": policy.settings(), "available": PolicyConfig::live_names(), "hint": HINT,
     }))
 }
 
@@ -44,11 +44,12 @@ pub(super) async fn set_policy(State(node): Shared, body: Bytes) -> Answer {
         Value::String(name) => PolicyConfig::parse(name, Map::new()).map_err(|e| bad(e.to_string()))?,
         other => serde_json::from_value(other.clone()).map_err(|e| bad(e.to_string()))?,
     };
+    new.check_live().map_err(|e| bad(e.to_string()))?;
     let old = node.driver.policy();
     node.driver.set_policy(new.clone());
     tell(&json!({
         "success": true, "old_policy": old.name(), "new_policy": new.name(), "settings": new.settings(),
-        "available": PolicyConfig::names(),
+        "available": PolicyConfig::live_names(),
     }))
 }
 

@@ -96,6 +96,7 @@ pub(super) async fn set_config(State(node): Shared, body: Bytes) -> Answer {
     let mut changes = Vec::new();
     if let Some(name) = &ask.policy {
         config.policy = PolicyConfig::parse(name, Map::new()).map_err(|e| bad(e.to_string()))?;
+        config.policy.check_live().map_err(|e| bad(e.to_string()))?;
         changes.push(format!("policy = {}", config.policy.name()));
     }
     for (key, value) in [("ms_per_token", ask.ms_per_token), ("running_cost_factor", ask.running_cost_factor)] {

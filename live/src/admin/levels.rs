@@ -58,6 +58,8 @@ pub(super) fn levels(node: &AppState) -> Levels {
                 index_tokens: router.index().tokens(ReplicaId(slot as u16)) as f64,
                 rtt_age_s: r.rtt_age(now).map(|age| age.ms() / 1e3),
                 engine: r.engine.map(|reading| (reading.report, (now - reading.at).ms() / 1e3)),
+                learned: router.rates().learned(slot, r.spec.ms_per_token),
+                learned_sd: router.rates().uncertainty(slot),
             });
         }
     });
@@ -108,6 +110,8 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
         let gates = &router.config().gates;
         let here = router.replicas().iter().zip(upstreams).filter(|(r, u)| !r.removed && wanted(u.kind));
         here.map(|(r, u)| {
+            let learned = router.rates().learned(u.id.index(), r.spec.ms_per_token);
+            let sd = router.rates().uncertainty(u.id.index());
             // What no report has told is null, not 0.
             let (running, queued) = (r.engine.map(|e| e.report.running), r.engine.map(|e| e.report.queued));
             let both = running.zip(queued).map(|(running, queued)| running.saturating_add(queued));
@@ -132,6 +136,10 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
                 "load": r.load, "proxy_tracked_running": r.load.requests(),
                 "dispatched": u.dispatched.load(Ordering::Relaxed), "ms_per_token": r.spec.ms_per_token,
                 "index_tokens": router.index().tokens(u.id),
+                "learned": {
+                    "rates": learned, "ms_per_token_sd": sd.map(|(rate, _)| rate), "offset_ms_sd": sd.map(|(_, offset)| offset),
+                    "frozen": !router.config().learn_rates,
+                },
             })
         })
         .collect()

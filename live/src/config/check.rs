@@ -48,6 +48,15 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if let Err(OutOfRange { key, value, low, high }) = config.router.check() {
         return bad(&format!("router.{key}"), &value, &format!("it must lie between {low} and {high}"));
     }
+    for (key, policy) in std::iter::once(("policy".to_owned(), &config.policy))
+        .chain(config.shadow.policies.iter().enumerate().map(|(i, policy)| (format!("shadow.policies[{i}]"), policy)))
+    {
+        if policy.is_oracle() {
+            let advice =
+                "an oracle knows the future of the engines, which only a simulation has; choose another policy";
+            return bad(&key, &format!("\"{}\"", policy.name()), advice);
+        }
+    }
     if !config.probes.path.starts_with('/') {
         return bad("probes.path", &format!("\"{}\"", config.probes.path), "begin it with `/`");
     }

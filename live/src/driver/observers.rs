@@ -5,7 +5,8 @@
 
 use crate::observe::access_log::AccessEntry;
 use crate::observe::changes::{Change, Changes};
-use crate::observe::explain::Explanations;
+use crate::observe::explain::{self, Explanations};
+use crate::observe::request_log::RequestEntry;
 use crate::observe::shadow::ShadowEvent;
 use gorgo_core::router::{DecisionRecord, Event};
 use gorgo_core::{RequestId, Time};
@@ -13,12 +14,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
+/// A line of the decision log.
+#[derive(Debug)]
+pub enum DecisionLine {
+    /// A decision.
+    Decision(Arc<DecisionRecord>),
+    /// The end of a request whose decision was made by an exploring router.
+    Outcome(Arc<DecisionRecord>, Arc<RequestEntry>),
+}
+
+impl DecisionLine {
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Decision(record) => explain::state(record).to_string(),
+            Self::Outcome(record, row) => explain::outcome(record, row).line(),
+        }
+    }
+}
+
 /// The observers of one router's decisions.
 #[derive(Debug)]
 pub struct Observers {
     /// The latest decisions, for `/explain`.
     pub explanations: Explanations,
-    log: Option<mpsc::Sender<Arc<DecisionRecord>>>,
+    log: Option<mpsc::Sender<DecisionLine>>,
     shadow: Option<mpsc::Sender<ShadowEvent>>,
     /// Where changes of state are told.
     pub(crate) changes: Option<Changes>,
@@ -34,7 +53,7 @@ impl Observers {
     /// Observers that keep `decisions` explanations and send to these channels.
     pub fn new(
         decisions: usize,
-        log: Option<mpsc::Sender<Arc<DecisionRecord>>>,
+        log: Option<mpsc::Sender<DecisionLine>>,
         shadow: Option<mpsc::Sender<ShadowEvent>>,
     ) -> Self {
         Self {
@@ -77,7 +96,15 @@ impl Observers {
 
     pub(crate) fn decided(&self, record: &Arc<DecisionRecord>) {
         if let Some(log) = &self.log {
-            let sent = log.try_send(Arc::clone(record));
+            let sent = log.try_send(DecisionLine::Decision(Arc::clone(record)));
+            self.dropped.fetch_add(u64::from(sent.is_err()), Ordering::Relaxed);
+        }
+    }
+
+    /// Logs how a request ended, if its decision had odds.
+    pub(crate) fn outcome(&self, record: &Arc<DecisionRecord>, row: &Arc<RequestEntry>) {
+        if let Some(log) = self.log.as_ref().filter(|_| record.odds < 1.0) {
+            let sent = log.try_send(DecisionLine::Outcome(Arc::clone(record), Arc::clone(row)));
             self.dropped.fetch_add(u64::from(sent.is_err()), Ordering::Relaxed);
         }
     }

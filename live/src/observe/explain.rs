@@ -4,7 +4,9 @@ use crate::observe::request_log::RequestEntry;
 use gorgo_core::decide::Key;
 use gorgo_core::decide::{ReplicaState, State};
 use gorgo_core::fleet::Learned;
+use gorgo_core::off_policy::Outcome;
 use gorgo_core::policy::PolicyConfig;
+use gorgo_core::record::Status;
 use gorgo_core::router::{DecisionRecord, ScoredCandidate};
 use http::HeaderValue;
 use parking_lot::Mutex;
@@ -201,10 +203,25 @@ pub(crate) fn state(record: &DecisionRecord) -> Value {
         replicas: replicas.collect(),
     };
     let mut value = serde_json::to_value(&state).unwrap_or_default();
-    let chosen = record.chosen.map(|i| record.name(record.candidates[i].candidate.id));
-    value["decision"] = json!({"chosen": chosen, "reason": record.reason, "policy": record.policy, "at_ms": record.at.ms(),
-               "tokens": counted(record)});
+    let name = |i: usize| record.name(record.candidates[i].candidate.id);
+    value["decision"] = json!({"chosen": record.chosen.map(name), "reason": record.reason, "policy": record.policy,
+               "at_ms": record.at.ms(), "tokens": counted(record)});
+    if record.odds < 1.0 {
+        value["decision"]["odds"] = json!(record.odds);
+        value["decision"]["own"] = json!(record.own.map(name));
+    }
     value
+}
+
+/// How the request of a decision ended, as a line of the decision log; for `gorgo evaluate`.
+pub(crate) fn outcome(record: &DecisionRecord, row: &RequestEntry) -> Outcome {
+    let finished = row.end.status() == Status::Finished;
+    let first = row.first_token.filter(|_| finished);
+    Outcome {
+        id: record.id.0.to_string(),
+        ttft_ms: first.map(|first| (first - row.arrived).ms()),
+        e2e_ms: finished.then(|| (row.done - row.arrived).ms()),
+    }
 }
 
 #[cfg(test)]
@@ -226,12 +243,44 @@ mod tests {
                 policy,
                 chosen: Some(0),
                 reason: None,
+                own: None,
+                odds: 1.0,
                 names: Arc::from([Arc::from("a")]),
                 candidates: vec![scored.clone()],
             };
             state(&record)["replicas"][0]["learned"]["offset_ms"].as_f64()
         };
         assert_eq!((logged("predictive"), logged("stargate"), logged("gorgo")), (Some(-7.25), Some(-7.25), None));
+    }
+
+    #[test]
+    fn an_explored_decision_is_logged_with_its_odds_and_its_outcome_follows() {
+        let mut record = DecisionRecord {
+            id: RequestId(7),
+            at: Time::ZERO,
+            info: RequestInfo::default(),
+            policy: "gorgo",
+            chosen: Some(1),
+            reason: Some("explored"),
+            own: Some(0),
+            odds: 0.005,
+            names: Arc::from([Arc::from("a"), Arc::from("b")]),
+            candidates: (0..2)
+                .map(|slot| ScoredCandidate {
+                    candidate: ReplicaState::default().candidate(ReplicaId(slot)),
+                    terms: CostTerms::default(),
+                    rtt_age_ms: None,
+                })
+                .collect(),
+        };
+        let logged = state(&record);
+        assert_eq!((&logged["decision"]["odds"], &logged["decision"]["own"]), (&json!(0.005), &json!("a")));
+        record.odds = 1.0;
+        assert_eq!(state(&record)["decision"].get("odds"), None);
+        let row = crate::observe::request_log::tests::row("x", 25.0);
+        let end = outcome(&record, &row);
+        assert_eq!((end.id.as_str(), end.ttft_ms), ("7", row.ttft_ms()));
+        assert_eq!(Outcome::parse(&end.line()), Some(end));
     }
 
     #[test]
@@ -245,6 +294,8 @@ mod tests {
                 policy: "gorgo",
                 chosen: None,
                 reason: None,
+                own: None,
+                odds: 1.0,
                 names: Arc::from([]),
                 candidates: Vec::new(),
             })
@@ -272,6 +323,8 @@ mod tests {
             policy: "gorgo",
             chosen: Some(0),
             reason: Some("word"),
+            own: Some(0),
+            odds: 1.0,
             names: Arc::from([]),
             candidates: vec![ScoredCandidate { candidate, terms, rtt_age_ms: None }],
         };

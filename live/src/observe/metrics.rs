@@ -2,7 +2,7 @@
 //! limits, and models as [`series`] counts them.
 
 use crate::observe::request_log::RequestEntry;
-use gorgo_core::fleet::{EngineReport, Load};
+use gorgo_core::fleet::{EngineReport, Learned, Load};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -60,6 +60,10 @@ pub struct ReplicaGauges {
     pub rtt_age_s: Option<f64>,
     /// The engine's last report, and its age in seconds; `None` before the first.
     pub engine: Option<(EngineReport, f64)>,
+    /// Learned rates.
+    pub learned: Learned,
+    /// Standard deviations of the prefill rate (ms per token) and of the offset (ms).
+    pub learned_sd: Option<(f64, f64)>,
 }
 
 /// Levels read from the router at the time of a scrape.
@@ -129,6 +133,7 @@ pub struct Metrics {
     engine_used: Family<ReplicaLabel, Level>,
     engine_capacity: Family<ReplicaLabel, Level>,
     engine_age: Family<ReplicaLabel, Level>,
+    learned: [Family<ReplicaLabel, Level>; 8],
     limits: Family<LimitLabel, Level>,
     limits_used: Family<LimitLabel, Level>,
     policy: Family<PolicyLabel, Level>,
@@ -208,6 +213,40 @@ impl Default for Metrics {
                 "Age of the engine's report",
                 Unit::Seconds
             ),
+            learned: [
+                add!(
+                    Family::default(),
+                    "replica_learned_prefill_per_token",
+                    "Learned time to prefill a token",
+                    Unit::Seconds
+                ),
+                add!(
+                    Family::default(),
+                    "replica_learned_prefill_per_token_sd",
+                    "Standard deviation of the same",
+                    Unit::Seconds
+                ),
+                add!(
+                    Family::default(),
+                    "replica_learned_offset",
+                    "Learned time to first token beyond network and rates",
+                    Unit::Seconds
+                ),
+                add!(Family::default(), "replica_learned_offset_sd", "Standard deviation of the same", Unit::Seconds),
+                add!(Family::default(), "replica_learned_step", "Learned decode step of one request", Unit::Seconds),
+                add!(
+                    Family::default(),
+                    "replica_learned_step_per_running",
+                    "What each further request adds to a decode step",
+                    Unit::Seconds
+                ),
+                add!(
+                    Family::default(),
+                    "replica_learned_ttft_p95_ratio",
+                    "95th percentile of times to first token over their predictions"
+                ),
+                add!(Family::default(), "replica_learned_kappa", "Learned price of a millisecond of other requests"),
+            ],
             limits: add!(Family::default(), "limit", "A limit of this router"),
             limits_used: add!(Family::default(), "limit_used", "How much of a limit is in use"),
             policy: add!(Family::default(), "policy_info", "The policy in force"),
@@ -323,6 +362,25 @@ impl Metrics {
                 r.engine.map(|(_, age)| age),
             ];
             for (family, value) in beliefs.iter().zip(values) {
+                if let Some(value) = value {
+                    family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
+                }
+            }
+        }
+        self.learned.iter().for_each(Family::clear);
+        for r in &levels.replicas {
+            let (rate_sd, offset_sd) = r.learned_sd.unzip();
+            let values = [
+                Some(r.learned.ms_per_token / 1e3),
+                rate_sd.map(|ms| ms / 1e3),
+                Some(r.learned.offset_ms / 1e3),
+                offset_sd.map(|ms| ms / 1e3),
+                Some(r.learned.step_ms / 1e3),
+                Some(r.learned.step_ms_per_running / 1e3),
+                Some(r.learned.quantiles[2]),
+                Some(r.learned.kappa),
+            ];
+            for (family, value) in self.learned.iter().zip(values) {
                 if let Some(value) = value {
                     family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
                 }

@@ -77,7 +77,7 @@ pub(crate) async fn run(
     mut events: mpsc::Receiver<ShadowEvent>,
     figures: SharedStats,
 ) {
-    let config = RouterConfig { record_decisions: false, ..config.clone() };
+    let config = RouterConfig { record_decisions: false, explore: 0.0, ..config.clone() };
     let mut shadows: Vec<ShadowRouter> = policies
         .iter()
         .map(|policy| ShadowRouter {
@@ -151,10 +151,11 @@ impl ShadowRouter {
             }
             Event::Admin(AdminEvent::PolicySet(_)) => None,
             Event::Admin(AdminEvent::ConfigSet(config)) => {
-                let config = RouterConfig { record_decisions: false, ..RouterConfig::clone(config) };
+                let config = RouterConfig { record_decisions: false, explore: 0.0, ..RouterConfig::clone(config) };
                 Some(AdminEvent::ConfigSet(Box::new(config)).into())
             }
             Event::Admin(AdminEvent::IndexCleared) => Some(AdminEvent::IndexCleared.into()),
+            Event::Admin(AdminEvent::RatesRestored(rates)) => Some(AdminEvent::RatesRestored(rates.clone()).into()),
             Event::Timer => Some(Event::Timer),
         }
     }

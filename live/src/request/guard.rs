@@ -299,6 +299,9 @@ impl RequestGuard {
             state.driver.observers().tell(Change::RequestFailed { reason: reason.as_str(), replica, why });
         }
         state.capture.push(&row);
+        if let Some(decision) = &self.decision {
+            state.driver.observers().outcome(decision, &row);
+        }
         let others = std::mem::take(&mut self.other_decisions);
         state.driver.observers().explanations.push(&row, self.decision.take(), others);
         state.request_log.push(row);

@@ -8,7 +8,7 @@
 use crate::config::{Config, ConfigError, Limits, Probes, ReplicaConfig, Timeouts};
 use crate::server::fleet;
 use crate::state::AppState;
-use gorgo_core::fleet::Kind;
+use gorgo_core::fleet::{Kind, SavedRates};
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::router::RouterConfig;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,9 @@ pub(crate) struct Saved {
     probes: Option<Probes>,
     /// Replicas and peers that were added.
     added: Vec<Added>,
+    /// Rates learned from requests; written every minute and at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rates: Option<SavedRates>,
 }
 
 /// A replica or peer that was added, with its key.
@@ -101,6 +104,11 @@ impl Saved {
         all
     }
 
+    /// Rates learned before the restart.
+    pub(crate) fn rates(&self) -> Option<&SavedRates> {
+        self.rates.as_ref()
+    }
+
     /// Whether a replica is to be drained.
     pub(crate) fn drains(&self, name: &str) -> bool {
         self.draining.iter().any(|one| one == name)
@@ -124,6 +132,7 @@ impl Saved {
                 here.push(upstream.name.clone());
             }
             let drained = upstreams.iter().zip(router.replicas()).filter(|(_, r)| !r.removed && r.draining);
+            saved.rates = Some(router.saved_rates()).filter(|rates| rates.ended > 0);
             saved.draining = drained.map(|(upstream, _)| upstream.name.clone()).collect();
         });
         saved.removed = configured.iter().filter(|name| !here.contains(name)).cloned().collect();

@@ -7,6 +7,7 @@ use crate::server::descriptors;
 use crate::server::drain::{self, Ending};
 use crate::server::listener::Listener;
 use crate::server::reserve::{self, Reserve};
+use crate::server::saved;
 use crate::server::start::StartError;
 use crate::server::tls;
 use crate::server::workers::Workers;
@@ -105,5 +106,7 @@ pub(crate) async fn serve_on(
             hurry.await;
         }
     };
-    Ok(drain::drain(&state, &mut open, &closing, hurry).await)
+    let unfinished = drain::drain(&state, &mut open, &closing, hurry).await;
+    saved::save(&state);
+    Ok(unfinished)
 }

@@ -3,22 +3,21 @@
 use crate::config::{Config, ConfigError, LogFile};
 use crate::driver::Driver;
 use crate::driver::clock::Clock;
-use crate::driver::observers::Observers;
+use crate::driver::observers::{DecisionLine, Observers};
 use crate::observe::access_log::{self, AccessEntry};
 use crate::observe::changes::Changes;
-use crate::observe::explain;
 use crate::observe::line_log::LineLog;
 use crate::observe::shadow::{self, SharedStats};
 use crate::server::fleet;
 use crate::server::keys::Keys;
-use crate::server::saved::Saved;
+use crate::server::saved::{self, Saved};
 use crate::server::tls::{self, TlsError};
 use crate::state::{AppParts, AppState, ConfigSource};
 use crate::supervise;
 use crate::tokens::counter::Counter;
 use crate::upstream::connect::{Connector, Dial};
 use crate::upstream::transport::transport;
-use gorgo_core::router::{ReplicaEvent, RouterConfig};
+use gorgo_core::router::{AdminEvent, ReplicaEvent, RouterConfig};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
@@ -78,8 +77,8 @@ pub enum StartError {
 pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result<Arc<AppState>, StartError> {
     let base = config.clone();
     let mut config = config;
-    let saved = config.state.as_deref().map_or_else(|| Ok(Saved::default()), Saved::read)?;
-    saved.apply(&mut config);
+    let before = config.state.as_deref().map_or_else(|| Ok(Saved::default()), Saved::read)?;
+    before.apply(&mut config);
     config.check()?;
     let keys = Keys::load(&config)?;
     let counter = match &config.tokenizer {
@@ -96,7 +95,7 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
     let observers = observers(&config, &shadows, clock)?;
     let recorded = RouterConfig { record_decisions: true, index_bytes: index_bytes(&config), ..config.router.clone() };
     let driver = Driver::new(recorded, config.policy.clone(), config.seed, clock, observers);
-    let replicas = saved.fleet(&config);
+    let replicas = before.fleet(&config);
     let parts = AppParts { driver, connector, shadows, config, base, keys, counter, config_source: source };
     let state = Arc::new(AppState::new(parts));
     let timer = Arc::clone(&state);
@@ -105,12 +104,30 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
     tokio::spawn(supervise::logged("idle connections", close_idle(Arc::downgrade(&state))));
     for (replica, kind) in &replicas {
         let upstream = fleet::join(&state, replica, *kind).map_err(|error| StartError::Replica(error.to_string()))?;
-        if saved.drains(&upstream.name) {
+        if before.drains(&upstream.name) {
             state.driver.handle_for(&upstream, ReplicaEvent::Draining { replica: upstream.id, draining: true });
         }
     }
+    if let Some(rates) = before.rates() {
+        state.driver.handle(AdminEvent::RatesRestored(Box::new(rates.clone())));
+    }
+    if state.config().state.is_some() {
+        tokio::spawn(supervise::logged("learned rates", keep_rates(Arc::downgrade(&state))));
+    }
     Ok(state)
 }
+
+/// Writes the state file every minute, so that a crash costs at most a minute of learning.
+async fn keep_rates(state: Weak<AppState>) {
+    loop {
+        tokio::time::sleep(RATES_KEPT).await;
+        let Some(state) = state.upgrade() else { return };
+        saved::save(&state);
+    }
+}
+
+/// How often learned rates are written to the state file.
+const RATES_KEPT: Duration = Duration::from_secs(60);
 
 /// Starts the tasks that observe: shadow policies, the decision log and the access log, each if configured, and the log
 /// of changes.
@@ -129,7 +146,7 @@ fn observers(config: &Config, shadows: &SharedStats, clock: Clock) -> Result<Obs
             let (file, flag) = open_log("decision log", "explain.log.path", log)?;
             reopen.push(flag);
             let (sender, records) = mpsc::channel(4_096);
-            let run = file.run(records, |record: &Arc<_>| explain::state(record).to_string());
+            let run = file.run(records, DecisionLine::text);
             tokio::spawn(supervise::logged("decision log", run));
             Some(sender)
         }

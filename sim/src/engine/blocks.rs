@@ -25,7 +25,7 @@ struct Block {
 }
 
 /// The pool.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct BlockPool {
     blocks: Vec<Block>,
     cached: FxHashMap<u64, u32>,

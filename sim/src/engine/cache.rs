@@ -19,7 +19,7 @@ struct Use {
 }
 
 /// A radix tree over block ids that tracks locks and last use.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Cache {
     tree: Radix<u64, Use>,
     /// Candidates, least recently used first. An entry is current when its clock is its node's `queued`; a node

@@ -78,7 +78,7 @@ pub struct Loads {
 }
 
 /// Counters, gauges and inter-token latencies of one engine.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Meter {
     gauges: Gauges,
     pub(super) counters: Counters,

@@ -8,7 +8,7 @@ use super::steps::Run;
 use gorgo_core::Time;
 
 /// One step of the GPU.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Step {
     pub(super) start: Time,
     pub(super) end: Time,
@@ -16,7 +16,7 @@ pub(super) struct Step {
 }
 
 /// What a step computes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Work {
     Prefill(Batch),
     /// Chunks of prompts and decodes together (vLLM).
@@ -29,7 +29,7 @@ pub(super) enum Work {
 }
 
 /// A prefill batch.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Batch {
     pub(super) items: Vec<Item>,
     /// Requests in the running batch when this one was chosen.
@@ -52,7 +52,7 @@ pub(super) struct Item {
 }
 
 /// The steps in progress and the count of decode steps.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Pipeline {
     /// On the GPU.
     pub(super) current: Option<Step>,

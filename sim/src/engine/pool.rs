@@ -7,7 +7,7 @@ use super::cache::Cache;
 use gorgo_core::radix::NodeId;
 
 /// The token slots of one engine and the radix cache that holds a part of them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct KvPool {
     capacity: u64,
     free: u64,

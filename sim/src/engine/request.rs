@@ -199,7 +199,7 @@ pub(super) enum Place {
 }
 
 /// A request in flight.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Req {
     pub(super) id: RequestId,
     /// Number of the submission; never reused, so (slot, seq) identifies a request.

@@ -30,7 +30,7 @@ struct Finish {
 }
 
 /// The running batch.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct RunningBatch {
     members: Vec<Member>,
     /// Finished requests that the scheduler has not dropped from the batch yet.

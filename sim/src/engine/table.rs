@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use std::ops::{Index, IndexMut};
 
 /// The requests in flight.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct RequestTable {
     slots: Vec<Option<Req>>,
     vacant: Vec<u32>,

@@ -19,7 +19,7 @@ use super::{Engine, EngineError, EngineEvent};
 use gorgo_core::{Span, Time};
 
 /// State of the scheduler.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Vllm {
     /// Running requests in the order of their admission.
     running: Vec<u32>,

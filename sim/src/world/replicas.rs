@@ -9,6 +9,7 @@ use gorgo_core::router::Failure;
 impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     pub(super) fn at_engine(&mut self, replica: u16, key: Key) {
         let node = &mut self.replicas[usize::from(replica)];
+        node.on_the_way.retain(|&(_, sent)| sent != key);
         let flight = &self.flights[key.slot()];
         if !flight.live || flight.at_engine != key {
             return; // cancelled on the way

@@ -86,7 +86,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     }
 
     /// The flight of a key; `None` if the request has ended (its slot may hold another request).
-    fn flight(&self, key: Key) -> Option<&Flight> {
+    pub(super) fn flight(&self, key: Key) -> Option<&Flight> {
         let record = &self.records[key.index() as usize];
         self.flights.get(key.slot()).filter(|f| f.live && record.done.is_none())
     }
@@ -115,6 +115,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         if hops == 0 {
             self.records[key.index() as usize].arrived = self.now.into();
         }
+        self.tell_truth(router, key);
         self.handle(router, RequestEvent::Arrived(arrived));
     }
 
@@ -145,6 +146,11 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         self.flights[key.slot()].at_engine = sent;
         let to = self.replicas[dispatch.replica.index()].site;
         let way = upload + self.one_way(from, to, key, message::TO_ENGINE);
+        if self.routers[usize::from(router)].router.needs_truth() {
+            let node = &mut self.replicas[dispatch.replica.index()];
+            node.on_the_way.retain(|&(at, _)| at >= self.now);
+            node.on_the_way.push((self.now + way, sent));
+        }
         self.events.push(self.now + way, Event::AtEngine { replica: dispatch.replica.0, key: sent });
     }
 

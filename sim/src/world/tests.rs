@@ -494,3 +494,5 @@ fn a_link_has_swings_and_probes_of_its_own_and_a_wrong_end_is_named() {
     let error = run(&config, &|| PolicyConfig::default().build(), std::iter::empty()).unwrap_err();
     assert!(error.to_string().contains("no site is called `s7`"), "{error}");
 }
+
+mod oracles;

@@ -3,7 +3,7 @@ use crate::rng::stream;
 use rand::RngExt;
 
 /// Dispatches `count` requests to two replicas of one kind whose truth is known.
-fn teach(rates: &mut Rates, count: usize, ms_per_token: f64, offsets: [f64; 2]) -> f64 {
+pub(super) fn teach(rates: &mut Rates, count: usize, ms_per_token: f64, offsets: [f64; 2]) -> f64 {
     let mut rng = stream(7, "rates", 0);
     let (mut error, mut counted) = (0.0, 0);
     for i in 0..count {
@@ -24,7 +24,7 @@ fn teach(rates: &mut Rates, count: usize, ms_per_token: f64, offsets: [f64; 2]) 
     error / f64::from(counted)
 }
 
-fn two() -> Rates {
+pub(super) fn two() -> Rates {
     let mut rates = Rates::default();
     (0..2).for_each(|slot| rates.joined(slot, None));
     rates

@@ -60,6 +60,8 @@ fn a_rows_decision_fills_the_columns_of_the_replicas_it_saw() {
         policy: "gorgo",
         chosen: Some(1),
         reason: None,
+        own: Some(1),
+        odds: 1.0,
         names: Arc::from(["left".into(), "a".into()]),
         candidates: vec![seen(0, 0, 20.25), seen(1, 64, 10.5)],
     };

@@ -1,0 +1,194 @@
+//! The decision log of an exploring router, read line by line: each decision is made again by the other policy, and meets
+//! its outcome.
+
+use super::Logged;
+use crate::decide::{DecideError, State, decide};
+use crate::policy::Policy;
+use crate::rng::ChaCha8Rng;
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::VecDeque;
+
+/// Decisions that may wait for their outcomes at once; the oldest are dropped beyond.
+const MOST_OPEN: usize = 200_000;
+
+/// How a request ended, as one line of a decision log. Only requests that finished have both times.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outcome {
+    /// The request's name in its decisions.
+    pub id: String,
+    /// From arrival at the router to the first token, ms.
+    pub ttft_ms: Option<f64>,
+    /// From arrival at the router to the last token, ms.
+    pub e2e_ms: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OutcomeLine {
+    outcome: Outcome,
+}
+
+impl Outcome {
+    /// The line of a log.
+    pub fn line(&self) -> String {
+        serde_json::json!({ "outcome": self }).to_string()
+    }
+
+    /// Reads a line; `None` if it is no outcome.
+    pub fn parse(line: &str) -> Option<Self> {
+        // Outcomes are short, and states, which are not, begin otherwise.
+        if !line.trim_start().starts_with("{\"outcome\"") {
+            return None;
+        }
+        serde_json::from_str(line).ok().map(|OutcomeLine { outcome }| outcome)
+    }
+}
+
+/// A decision that waits for its outcome; `None` when the request was decided more than once.
+type Open = Option<(f64, bool)>;
+
+/// What a log holds about another policy.
+pub struct Log<'a> {
+    policy: &'a mut dyn Policy,
+    rng: ChaCha8Rng,
+    open: FxHashMap<String, Open>,
+    order: VecDeque<String>,
+    /// Decisions with their time to first token.
+    pub ttft: Vec<Logged>,
+    /// Decisions with their end-to-end time.
+    pub e2e: Vec<Logged>,
+    /// Requests that were left out because they were decided more than once: an outcome follows from all decisions.
+    pub retried: usize,
+    /// Decisions that carry the odds of an exploring router.
+    pub with_odds: usize,
+}
+
+impl std::fmt::Debug for Log<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").field("ttft", &self.ttft.len()).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Log<'a> {
+    /// An empty log, judged for `policy`, whose ties `rng` breaks.
+    pub fn new(policy: &'a mut dyn Policy, rng: ChaCha8Rng) -> Self {
+        Self {
+            policy,
+            rng,
+            open: FxHashMap::default(),
+            order: VecDeque::new(),
+            ttft: Vec::new(),
+            e2e: Vec::new(),
+            retried: 0,
+            with_odds: 0,
+        }
+    }
+
+    /// Reads the next line, a decision or an outcome.
+    ///
+    /// # Errors
+    /// As [`State::parse`]; also when the line is a state without a decision, or odds are not above 0 and at most 1.
+    pub fn line(&mut self, line: &str) -> Result<(), DecideError> {
+        if let Some(outcome) = Outcome::parse(line) {
+            self.outcome(&outcome);
+            return Ok(());
+        }
+        let state = State::parse(line)?;
+        let fault = |field: &str, message: String| DecideError::Field { field: field.to_owned(), message };
+        let whole: Value = serde_json::from_str(line).unwrap_or_default();
+        let Some(decision) = whole.get("decision") else {
+            return Err(fault("decision", "is missing; give the decision log of a router (`explain.log`)".to_owned()));
+        };
+        let Some(chosen) = decision.get("chosen").and_then(Value::as_str) else { return Ok(()) };
+        let odds = match decision.get("odds") {
+            None => 1.0,
+            Some(odds) => {
+                self.with_odds += 1;
+                let odds = odds.as_f64().unwrap_or(f64::NAN);
+                if !(odds > 0.0 && odds <= 1.0) {
+                    return Err(fault("decision.odds", format!("is {odds}; it must be above 0 and at most 1")));
+                }
+                odds
+            }
+        };
+        let same = decide(self.policy, &mut self.rng, &state).chosen.as_deref() == Some(chosen);
+        self.decided(state.id, odds, same);
+        Ok(())
+    }
+
+    /// Adds a decision.
+    pub fn decided(&mut self, id: String, odds: f64, same: bool) {
+        if let Some(open) = self.open.get_mut(&id) {
+            *open = None;
+            return;
+        }
+        if self.order.len() >= MOST_OPEN
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.open.remove(&oldest);
+        }
+        self.order.push_back(id.clone());
+        self.open.insert(id, Some((odds, same)));
+    }
+
+    /// Adds an outcome to the decision before it.
+    pub fn outcome(&mut self, outcome: &Outcome) {
+        match self.open.remove(&outcome.id) {
+            Some(Some((odds, same))) => {
+                let logged = |outcome_ms| Logged { odds, same, outcome_ms };
+                self.ttft.extend(outcome.ttft_ms.map(logged));
+                self.e2e.extend(outcome.e2e_ms.map(logged));
+            }
+            Some(None) => self.retried += 1,
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::PolicyConfig;
+    use crate::rng::stream;
+
+    fn decision(id: &str, chosen: &str, odds: &str) -> String {
+        format!(
+            r#"{{"id": "{id}", "prompt_tokens": 10, "replicas": [{{"id": "a", "rtt_ms": 5}}, {{"id": "b", "rtt_ms": 9}}], "decision": {{"chosen": "{chosen}"{odds}}}}}"#
+        )
+    }
+
+    #[test]
+    fn decisions_meet_their_outcomes_and_retried_requests_are_left_out() {
+        let mut policy = PolicyConfig::parse("nearest", serde_json::Map::new()).unwrap().build();
+        let mut log = Log::new(&mut *policy, stream(1, "policy", 0));
+        let end = |id: &str| Outcome { id: id.to_owned(), ttft_ms: Some(7.0), e2e_ms: Some(70.0) }.line();
+        for line in [
+            decision("1", "a", ", \"odds\": 0.75"),
+            decision("2", "b", ", \"odds\": 0.25"),
+            end("1"),
+            decision("3", "a", ", \"odds\": 0.75"),
+            decision("3", "b", ", \"odds\": 0.25"),
+            end("2"),
+            end("3"),
+            end("nobody"),
+        ] {
+            log.line(&line).unwrap();
+        }
+        let logged = |odds, same| Logged { odds, same, outcome_ms: 7.0 };
+        assert_eq!(log.ttft, [logged(0.75, true), logged(0.25, false)]);
+        assert_eq!((log.e2e.len(), log.retried, log.with_odds), (2, 1, 4));
+    }
+
+    #[test]
+    fn bad_lines_name_the_field() {
+        let mut policy = PolicyConfig::default().build();
+        let mut log = Log::new(&mut *policy, stream(1, "policy", 0));
+        let odds = log.line(&decision("1", "a", ", \"odds\": 0")).unwrap_err().to_string();
+        assert_eq!(odds, "`decision.odds`: is 0; it must be above 0 and at most 1");
+        let state = log.line(r#"{"id": "1", "replicas": []}"#).unwrap_err().to_string();
+        assert!(state.starts_with("`decision`: is missing"), "{state}");
+    }
+}

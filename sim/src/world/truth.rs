@@ -1,0 +1,90 @@
+//! What would really happen if a request went to each replica: copies of the engines run on without later arrivals.
+//!
+//! Oracles are told this at the request's arrival at a router. A copy holds what is at the engine and what is on its way
+//! there; the run without the request subtracted from the run with it is the harm to the others.
+
+use super::requests::message;
+use super::{Key, Span, Time, TraceRequest, World};
+use crate::engine::{Engine, EngineEvent, EngineRequest};
+use gorgo_core::RequestId;
+use gorgo_core::policy::Truth;
+
+impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
+    /// Tells the oracle of a router what would happen to the request at each replica.
+    pub(super) fn tell_truth(&mut self, router: u16, key: Key) {
+        if self.routers[usize::from(router)].router.needs_truth() {
+            let truths = (0..self.replicas.len()).map(|replica| self.truth(router, key, replica)).collect();
+            self.routers[usize::from(router)].router.foresee(RequestId(key.0), truths);
+        }
+    }
+
+    /// `None` when the replica would not take the request.
+    fn truth(&mut self, router: u16, key: Key, replica: usize) -> Option<Truth> {
+        let node = &self.routers[usize::from(router)];
+        let (from, to) = (node.site, self.replicas[replica].site);
+        let own = EngineRequest::from_trace(RequestId(key.0), &self.flight(key)?.request);
+        let bytes = self.config.network.request_bytes(own.input_tokens);
+        let rtt_ms = self.network.rtt_ms(from, to, self.now);
+        let node = &self.routers[usize::from(router)];
+        let path = node.connections[replica].path(&self.transport, bytes, self.now, rtt_ms);
+        let forwards = self.routers.len() > 1 && usize::from(router) != replica;
+        let hop_ms = if forwards { self.config.router_ms } else { 0.0 };
+        let upload = Span::from_ms(rtt_ms * (path.trips() - 1.0) + hop_ms);
+        let arrival = self.now + upload + self.one_way(from, to, key, message::TO_ENGINE);
+        let back = self.one_way(to, from, key, message::FIRST);
+        let others = self.on_the_way(replica);
+        let engine = &self.replicas[replica].engine;
+        let without = play(engine.clone(), others.clone(), None);
+        let with = play(engine.clone(), others, Some((arrival, own)));
+        let first = with.first?;
+        Some(Truth { ttft_ms: (first + back - self.now).ms(), harm_ms: with.ends_ms - without.ends_ms })
+    }
+
+    /// Requests sent to a replica that have not arrived there, with their arrivals.
+    fn on_the_way(&self, replica: usize) -> Vec<(Time, EngineRequest)> {
+        let current = |&&(at, key): &&(Time, Key)| {
+            at >= self.now && self.flights.get(key.slot()).is_some_and(|f| f.live && f.at_engine == key)
+        };
+        let request = |&(at, key): &(Time, Key)| {
+            (at, EngineRequest::from_trace(RequestId(key.0), &self.flights[key.slot()].request))
+        };
+        self.replicas[replica].on_the_way.iter().filter(current).map(request).collect()
+    }
+}
+
+/// A run of an engine to its end.
+#[derive(Debug, Clone, Copy, Default)]
+struct Played {
+    /// First token of the own request.
+    first: Option<Time>,
+    /// Sum over all other requests of the times they ended, ms.
+    ends_ms: f64,
+}
+
+fn play(mut engine: Engine, mut arrivals: Vec<(Time, EngineRequest)>, own: Option<(Time, EngineRequest)>) -> Played {
+    let own_id = own.as_ref().map(|(_, request)| request.id);
+    arrivals.extend(own);
+    arrivals.sort_by_key(|&(at, _)| std::cmp::Reverse(at));
+    let (mut played, mut events) = (Played::default(), Vec::new());
+    loop {
+        let arrival = arrivals.last().map(|&(at, _)| at);
+        let Some(at) = engine.next_event().into_iter().chain(arrival).min() else { return played };
+        if arrival == Some(at)
+            && let Some((_, request)) = arrivals.pop()
+        {
+            // A request that the engine refuses ends at once, with and without the own one.
+            let _ = engine.submit(at, request);
+        }
+        engine.advance(at, &mut events);
+        for event in events.drain(..) {
+            let is_own = Some(event.id()) == own_id;
+            match event {
+                EngineEvent::FirstToken { at, .. } if is_own => played.first = Some(at),
+                EngineEvent::Finished { at, .. } | EngineEvent::Aborted { at, .. } if !is_own => {
+                    played.ends_ms += at.ms();
+                }
+                _ => {}
+            }
+        }
+    }
+}
