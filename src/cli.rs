@@ -9,12 +9,15 @@ mod cloud;
 mod decide;
 mod duration;
 mod engine;
+mod evaluate;
 mod experiment;
 mod lb;
 mod merge;
 mod output;
 mod plot;
+mod point;
 mod policies;
+mod policy_args;
 mod process;
 mod proxy;
 mod relay;
@@ -23,6 +26,7 @@ mod router;
 mod run;
 mod sweep;
 mod trace;
+mod tune;
 mod validate;
 mod workload;
 
@@ -51,6 +55,9 @@ enum Command {
         after_help = "Examples:\n  gorgo sweep experiments/ms-per-token.toml --vary policy.ms_per_token=0.01..1:*2 --vary policy.running_cost_factor=0..2:0.1\n  gorgo sweep experiments/three-regions.toml --vary workload.rate=3,4,5 --shard 0/2 --out results/grid-0\n  gorgo sweep experiments/three-regions.toml --vary workload.rate=3,4,5 --shard 1/2 --out results/grid-1   # then gorgo merge"
     )]
     Sweep(sweep::SweepArgs),
+    /// Run one point of a sweep that `gorgo sweep plan` wrote
+    #[command(subcommand)]
+    Point(point::PointCommand),
     /// Merge the results of shards into the first folder
     #[command(after_help = "Example:\n  gorgo merge results/grid-0 results/grid-1")]
     Merge(merge::MergeArgs),
@@ -68,6 +75,16 @@ enum Command {
     /// Choose replicas for recorded states: JSON lines in, decisions with all terms out
     #[command(after_help = "Example:\n  gorgo decide --policy gorgo --set policy.ms_per_token=0.058 < states.jsonl")]
     Decide(decide::DecideArgs),
+    /// Search a policy's weights on an experiment; seeds that the search never saw decide
+    #[command(
+        after_help = "The loss is mean ln TTFT + mean ln E2E: one per cent of either counts the same. Weights are only taken when the\nwhole 95 % interval on held-out seeds shows a gain.\n\nExamples:\n  gorgo tune experiments/three-regions.toml --steps 20 --out tuned.toml\n  gorgo tune experiments/three-regions.toml --arm gorgo --key rtt_weight=0.05..2 --key queue_factor=0.05..0.5 --steps 5"
+    )]
+    Tune(tune::TuneArgs),
+    /// Estimate what another policy would have reached, from the decision log of a router that explores
+    #[command(
+        after_help = "The router needs `router.explore = 0.01` (a share of random choices) and `explain.log`. The estimate weighs each\ndecision by its inverse odds; it judges single decisions, not the queues that another policy would have left behind.\n\nExample:\n  gorgo evaluate decisions.jsonl --policy predictive"
+    )]
+    Evaluate(evaluate::EvaluateArgs),
     /// List the policies with their settings and defaults
     #[command(after_help = "Examples:\n  gorgo policies\n  gorgo policies stargate\n  gorgo policies --json")]
     Policies(policies::PoliciesArgs),
@@ -115,6 +132,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Command::Plot(args) => plot::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Validate(args) => validate::run(&args),
+        Command::Point(command) => point::run(&command),
+        Command::Tune(args) => tune::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
         Command::Policies(args) => policies::run(&args),
         Command::Decide(args) => decide::run(&args),
         Command::Engine(args) => engine::run(&args),

@@ -4,7 +4,8 @@
 //! cores), [`live`] (the same arm on real sockets) → [`results`] (records of runs in, the result folder out) with
 //! [`stats`] (definitions of all figures) → [`summary`] (one row per arm) → [`verdict`] (the best arm by load and
 //! objective) → [`table`] (terminal), [`plot`] (SVG and PNG), [`report`] (one HTML page), [`records`] (requests
-//! recorded by anything) → [`validate`] (two results side by side). `markup` holds what HTML and SVG share.
+//! recorded by anything) → [`validate`] (two results side by side). [`points`] takes a sweep
+//! apart for many machines, [`tune`] searches a policy's weights. `markup` holds what HTML and SVG share.
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -12,6 +13,7 @@ pub mod build;
 pub mod live;
 mod markup;
 pub mod plot;
+pub mod points;
 pub mod records;
 pub mod report;
 pub mod results;
@@ -20,5 +22,6 @@ pub mod spec;
 pub mod stats;
 pub mod summary;
 pub mod table;
+pub mod tune;
 pub mod validate;
 pub mod verdict;

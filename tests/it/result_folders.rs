@@ -120,3 +120,40 @@ fn a_closed_pipe_is_no_panic() {
         assert!(out.status.success() && out.stderr.is_empty(), "{args:?}: {}", text(&out.stderr));
     }
 }
+
+#[test]
+fn a_planned_sweep_survives_workers_killed_at_any_time() {
+    let dir = workplace();
+    let read = |path: &str| std::fs::read_to_string(dir.path().join(path)).unwrap();
+    let vary = ["--vary", "router.queue_limit=1,2,3,4,5"];
+    let whole = gorgo(dir.path(), &[&["sweep", "e/x.toml"][..], &vary].concat());
+    assert!(whole.0.status.success(), "{}", whole.1);
+    let planned = gorgo(dir.path(), &[&["sweep", "plan", "e/x.toml", "--out", "p"][..], &vary].concat());
+    assert!(planned.0.status.success(), "{}", planned.1);
+    assert_eq!(read("p/points.txt").lines().count(), 20);
+    // Each point is killed twice, a little later each time, before it may run to its end.
+    for index in 0..20u64 {
+        for attempt in 0..3 {
+            let index = index.to_string();
+            let args = ["point", "run", "--plan", "p", "--index", &index];
+            let mut worker = Command::new(env!("CARGO_BIN_EXE_gorgo"));
+            worker.args(args).current_dir(dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut worker = worker.spawn().unwrap();
+            if attempt < 2 {
+                std::thread::sleep(std::time::Duration::from_millis(3 * (1 + attempt)));
+                let _ = worker.kill(); // SIGKILL
+                worker.wait().unwrap();
+            } else {
+                assert!(worker.wait().unwrap().success());
+            }
+        }
+        if index == 9 {
+            let (out, message) = gorgo(dir.path(), &["sweep", "collect", "p"]);
+            assert!(!out.status.success() && message.contains("10 points have not run"), "{message}");
+            assert_eq!(read("p/missing.txt").lines().count(), 10);
+        }
+    }
+    let (out, message) = gorgo(dir.path(), &["sweep", "collect", "p"]);
+    assert!(out.status.success(), "{message}");
+    assert_eq!(read("p/results/summary.csv"), read("results/x/summary.csv"));
+}

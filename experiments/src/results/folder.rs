@@ -333,7 +333,9 @@ fn read_point(path: &Path) -> Result<Point, ResultError> {
 /// Writes a file beside `path` and renames it into place.
 fn atomic(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<(), ResultError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    // Workers of a sweep on several machines may share the folder, and so may their process ids.
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let beside = path.with_file_name(format!(".{name}.{}-{nanos:x}.tmp", std::process::id()));
     let attempt = || {
         let mut out = BufWriter::new(File::create(&beside)?);
         write(&mut out)?;

@@ -6,7 +6,7 @@
 use super::requests::message;
 use super::{Key, Span, Time, TraceRequest, World};
 use crate::engine::{Engine, EngineEvent, EngineRequest};
-use gorgo_core::RequestId;
+use gorgo_core::{ReplicaId, RequestId};
 use gorgo_core::policy::Truth;
 
 impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
@@ -25,11 +25,16 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let own = EngineRequest::from_trace(RequestId(key.0), &self.flight(key)?.request);
         let bytes = self.config.network.request_bytes(own.input_tokens);
         let rtt_ms = self.network.rtt_ms(from, to, self.now);
-        let node = &self.routers[usize::from(router)];
-        let path = node.connections[replica].path(&self.transport, bytes, self.now, rtt_ms);
+        let rule = self.rule(router, ReplicaId(replica as u16));
+        let path = self.routers[usize::from(router)].connections[replica].path(
+            &rule.transport,
+            bytes,
+            self.now,
+            rtt_ms,
+        );
         let forwards = self.routers.len() > 1 && usize::from(router) != replica;
         let hop_ms = if forwards { self.config.router_ms } else { 0.0 };
-        let upload = Span::from_ms(rtt_ms * (path.trips() - 1.0) + hop_ms);
+        let upload = Span::from_ms(rtt_ms * (path.trips() - 1.0) + rule.transfer_ms(bytes) + hop_ms);
         let arrival = self.now + upload + self.one_way(from, to, key, message::TO_ENGINE);
         let back = self.one_way(to, from, key, message::FIRST);
         let others = self.on_the_way(replica);

@@ -1,0 +1,77 @@
+//! `gorgo tune`: search a policy's weights on an experiment; held-out seeds decide.
+
+use super::output::print_line;
+use anyhow::{Context, bail};
+use clap::Args as ClapArgs;
+use gorgo_core::tuner::Dimension;
+use gorgo_experiments::spec::Experiment;
+use gorgo_experiments::tune::{Step, TuneOptions, tune};
+use std::path::PathBuf;
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TuneArgs {
+    /// Experiment file
+    file: PathBuf,
+    /// Arm to tune; the first with usual weights when absent
+    #[arg(long)]
+    arm: Option<String>,
+    /// Setting of the policy to search and its bounds; the usual ones when absent
+    #[arg(long = "key", value_name = "KEY=LOW..HIGH")]
+    keys: Vec<String>,
+    /// Override any setting of the experiment
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Candidates to try at most
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    steps: u32,
+    /// Seeds that compare a candidate with the incumbent, fresh for each
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(2..=1_000))]
+    seeds: u64,
+    /// Seeds that the search never saw and that decide
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=1_000))]
+    held_out: u64,
+    /// Seed of the search
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// File for the policy; <name of the experiment>-tuned.toml when absent
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &TuneArgs) -> anyhow::Result<()> {
+    let experiment = Experiment::load(&args.file, &args.sets, &[])?;
+    experiment.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    let keys = args.keys.iter().map(|text| dimension(text)).collect::<anyhow::Result<_>>()?;
+    let (steps, seeds, held_out, seed) = (args.steps, args.seeds, args.held_out, args.seed);
+    let options = TuneOptions { arm: args.arm.clone(), keys, steps, seeds, held_out, seed };
+    let tuned = tune(&experiment, &options, &|step: &Step| {
+        let weights: Vec<String> = step.weights.iter().map(|weight| format!("{weight:.4}")).collect();
+        let taken = if step.accepted { ", taken" } else { "" };
+        eprintln!("{}/{steps} {}: {:+.4}{taken}", step.number, weights.join(" "), step.difference);
+    })?;
+    let name = args.file.file_stem().map_or("experiment".into(), |stem| stem.to_string_lossy());
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}-tuned.toml")));
+    let policy = toml::Table::from_iter([("policy".to_owned(), toml::Value::try_from(tuned.chosen())?)]);
+    let text = format!(
+        "# `gorgo tune {}`, arm {}, {} candidates.\n# {}\n{policy}",
+        args.file.display(),
+        tuned.arm,
+        tuned.steps,
+        tuned.verdict()
+    );
+    std::fs::write(&out, text).with_context(|| format!("cannot write `{}`", out.display()))?;
+    print_line(tuned.verdict())?;
+    print_line(format_args!("policy in {}; a router or `gorgo decide --config` reads it", out.display()))?;
+    Ok(())
+}
+
+fn dimension(text: &str) -> anyhow::Result<Dimension> {
+    let parts = text.split_once('=').and_then(|(key, range)| {
+        let (low, high) = range.split_once("..")?;
+        Some((key.strip_prefix("policy.").unwrap_or(key), low.parse().ok()?, high.parse().ok()?))
+    });
+    let Some((key, low, high)) = parts else {
+        bail!("--key {text} is not a setting with bounds; write KEY=LOW..HIGH, for example rtt_weight=0.05..2");
+    };
+    Ok(Dimension::new(key, low, high)?)
+}
