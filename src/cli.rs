@@ -80,7 +80,7 @@ enum Command {
         after_help = "The loss is mean ln TTFT + mean ln E2E: one per cent of either counts the same. Weights are only taken when the\nwhole 95 % interval on held-out seeds shows a gain.\n\nExamples:\n  gorgo tune experiments/three-regions.toml --steps 20 --out tuned.toml\n  gorgo tune experiments/three-regions.toml --arm gorgo --key rtt_weight=0.05..2 --key queue_factor=0.05..0.5 --steps 5"
     )]
     Tune(tune::TuneArgs),
-    /// Estimate what another policy would have reached, from the decision log of a router that explores
+    /// Judge another policy by the decision log of a router that explores
     #[command(
         after_help = "The router needs `router.explore = 0.01` (a share of random choices) and `explain.log`. The estimate weighs each\ndecision by its inverse odds; it judges single decisions, not the queues that another policy would have left behind.\n\nExample:\n  gorgo evaluate decisions.jsonl --policy predictive"
     )]

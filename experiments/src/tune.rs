@@ -276,8 +276,8 @@ mod tests {
     #[test]
     fn unknown_arms_and_keys_are_named() {
         let error = |options: &TuneOptions| tune(&experiment(), options, &|_| ()).unwrap_err().to_string();
-        let arm = error(&TuneOptions { arm: Some("fra".into()), ..options() });
-        assert!(arm.contains("no arm is called `fra`; did you mean `far`?"), "{arm}");
+        let arm = error(&TuneOptions { arm: Some("farr".into()), ..options() });
+        assert!(arm.contains("no arm is called `farr`; did you mean `far`?"), "{arm}");
         let random = error(&TuneOptions { arm: Some("random".into()), ..options() });
         assert!(random.contains("policy `random` has no usual weights"), "{random}");
         let keys = vec![Dimension::new("rtt_wieght", 0.1, 1.0).unwrap()];

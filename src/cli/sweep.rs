@@ -11,7 +11,11 @@ use gorgo_experiments::{points, runner, table};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, ClapArgs)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    override_usage = "gorgo sweep [OPTIONS] <FILE>, or gorgo sweep plan|collect"
+)]
 pub(crate) struct SweepArgs {
     #[command(subcommand)]
     command: Option<SweepCommand>,

@@ -26,6 +26,11 @@ fn misspelt_keys_name_the_line_and_the_nearest() {
 fn values_out_of_range_name_the_key_the_value_and_what_to_do() {
     for (text, expected) in [
         ("limits.body_bytes = 5", "`limits.body_bytes` is 5; it must lie between 1024 and 1073741824"),
+        (
+            "policy = \"oracle-ttft\"",
+            "`policy` is \"oracle-ttft\"; an oracle knows the future of the engines, which only a simulation has; choose another policy",
+        ),
+        ("router.explore = 2", "`router.explore` is 2; it must lie between 0 and 1"),
         ("probes.path = \"models\"", "`probes.path` is \"models\"; begin it with `/`"),
         (
             "role = \"edge\"",

@@ -6,6 +6,7 @@ mod blame;
 mod cancel;
 mod edge;
 mod edge_network;
+mod explore;
 mod fixture;
 mod front;
 mod hostile;
