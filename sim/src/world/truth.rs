@@ -6,8 +6,8 @@
 use super::requests::message;
 use super::{Key, Span, Time, TraceRequest, World};
 use crate::engine::{Engine, EngineEvent, EngineRequest};
-use gorgo_core::{ReplicaId, RequestId};
 use gorgo_core::policy::Truth;
+use gorgo_core::{ReplicaId, RequestId};
 
 impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     /// Tells the oracle of a router what would happen to the request at each replica.
@@ -26,12 +26,8 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let bytes = self.config.network.request_bytes(own.input_tokens);
         let rtt_ms = self.network.rtt_ms(from, to, self.now);
         let rule = self.rule(router, ReplicaId(replica as u16));
-        let path = self.routers[usize::from(router)].connections[replica].path(
-            &rule.transport,
-            bytes,
-            self.now,
-            rtt_ms,
-        );
+        let path =
+            self.routers[usize::from(router)].connections[replica].path(&rule.transport, bytes, self.now, rtt_ms);
         let forwards = self.routers.len() > 1 && usize::from(router) != replica;
         let hop_ms = if forwards { self.config.router_ms } else { 0.0 };
         let upload = Span::from_ms(rtt_ms * (path.trips() - 1.0) + rule.transfer_ms(bytes) + hop_ms);
