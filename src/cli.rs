@@ -5,6 +5,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 mod bench;
+mod calibrate;
 mod cloud;
 mod decide;
 mod duration;
@@ -67,11 +68,16 @@ enum Command {
     /// Write the report of a result folder again
     #[command(after_help = "Example:\n  gorgo report results/three-regions && open results/three-regions/report.html")]
     Report(report::ReportArgs),
-    /// Compare two runs, records or timelines; fails if an error exceeds --max-error and the recording's noise
+    /// Compare two runs, records or timelines; fails beyond the noise and --max-error
     #[command(
         after_help = "Two result folders are compared by their stored figures. Anything else is compared request by request, and an error that lies within the recording's own noise passes.\n\nExamples:\n  gorgo validate results/three-regions-live results/three-regions --max-error 5\n  gorgo validate results/three-regions-live results/three-regions --rows --by-class --max-error 10 --plot cdf.svg"
     )]
     Validate(Box<validate::ValidateArgs>),
+    /// Fit engine, network and policy settings to records of a run
+    #[command(
+        after_help = "Records of an arm that chose replicas at random are best: a policy that follows caches or load hides what causes what. What the records do not show keeps its value and is marked as not identified.\n\nExamples:\n  gorgo calibrate experiments/records/recorded-fleet --arm random --engine l40s-2-qwen3.5 --part 0.5 --out results/fit\n  gorgo calibrate experiments/records/recorded-fleet --arm random --engine l40s-2-qwen3.5-recorded --experiment experiments/recorded-fleet.toml --tune network.sigma=0.03..0.4 --evaluations 10 --seeds 1\n  gorgo calibrate --probe http://127.0.0.1:8080 --engine l40s-2-qwen3.5 --out results/probe   # an idle engine"
+    )]
+    Calibrate(Box<calibrate::CalibrateArgs>),
     /// Choose replicas for recorded states: JSON lines in, decisions with all terms out
     #[command(after_help = "Example:\n  gorgo decide --policy gorgo --set policy.ms_per_token=0.058 < states.jsonl")]
     Decide(decide::DecideArgs),
@@ -132,6 +138,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Command::Plot(args) => plot::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Validate(args) => validate::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
         Command::Point(command) => point::run(&command),
         Command::Tune(args) => tune::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),

@@ -5,13 +5,14 @@
 //!
 //! Reading order: [`figures`] (which plots a set of results calls for) → `sheet` (a list of shapes and how it becomes
 //! SVG or PNG) → `frame` (axes, ticks, legend) → `arms` (which arm has which colour, and what is left out) → `latency`,
-//! `balance`, `sweep` (the plots themselves); `charts` (the same lines as data for the page).
+//! `balance`, `sweep`, `residuals` (the plots themselves); `charts` (the same lines as data for the page).
 
 mod arms;
 mod balance;
 pub mod charts;
 mod frame;
 mod latency;
+mod residuals;
 mod sheet;
 mod sweep;
 
@@ -19,6 +20,7 @@ use crate::results::{ResultError, Results};
 use crate::stats::Digest;
 use crate::summary::loads::{Load, loads};
 use arms::Styles;
+pub use residuals::Residuals;
 use sheet::Sheet;
 
 /// Loads with pictures; a sweep of more is read in its lines or heat map.
@@ -161,6 +163,13 @@ pub fn two_distributions(arms: &[(String, Digest, Digest)]) -> Option<Figure> {
     let sheet = latency::cdf_of_two(arms)?;
     let caption = "Share of requests whose first token came within the time, measured and simulated.".to_owned();
     Some(Figure { name: "validation-cdf".to_owned(), caption, sheet, charted: false })
+}
+
+/// Residuals of a fit by class; `None` without classes.
+pub fn residuals(title: &str, classes: &[Residuals]) -> Option<Figure> {
+    let sheet = residuals::sheet(title, classes)?;
+    let caption = "Residuals by class: bars from the 10th to the 90th percentile, marks at the median.".to_owned();
+    Some(Figure { name: "residuals".to_owned(), caption, sheet, charted: false })
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! Compares two results: a measured run with its simulation, or any two runs.
 //!
 //! Two result folders are compared here by their stored figures, over seeds. Everything else, or the same with more
-//! detail, is compared request by request: [`compare_rows`] (figures with the recording's noise beside each error) uses `order`
-//! (which arms the recording tells apart); `show` makes tables and curves of it.
+//! detail, is compared request by request: [`compare_rows`] (figures with the recording's noise beside each error) uses
+//! `figures` and `order` (which arms the recording tells apart); `show` makes tables and curves of it.
 //!
 //! Arms are matched by name; seeds are pooled. An error is (simulated - measured) / measured in per cent. Its interval
 //! is the grouped jackknife's: the error is taken again with each seed left out of both runs, and
 //! `t(0.975, n - 1) * sqrt((n - 1) / n * sum((e_i - mean)^2))` is half the width. It bounds how far
 //! chance alone (order of reports, random ties) may move the error. Percentiles are those of [`crate::stats`].
 
+mod figures;
 mod order;
 mod rows;
 mod show;

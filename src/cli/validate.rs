@@ -158,12 +158,12 @@ fn percent(text: &str) -> Result<f64, String> {
     limit.ok_or_else(|| format!("`{text}` is no limit; write per cent, from 0 on, for example 5"))
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok().filter(|s: &f64| (0.0..=1e9).contains(s));
     seconds.ok_or_else(|| format!("`{text}` is no time; write seconds from 0 on, for example 20"))
 }
 
-fn block(text: &str) -> Result<f64, String> {
+pub(super) fn block(text: &str) -> Result<f64, String> {
     match seconds(text)? {
         0.0 => Err("a block of 0 s holds nothing; write seconds, for example 30".to_owned()),
         length => Ok(length),

@@ -1,6 +1,7 @@
 //! The `gorgo` command as a user meets it.
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // long tests print what they measured
 
+mod calibrate;
 mod client;
 mod cloud;
 mod examples;
@@ -52,6 +53,7 @@ fn help_names_every_command_and_each_has_an_example() {
         &["report"],
         &["decide"],
         &["validate"],
+        &["calibrate"],
         &["completions"],
         &["launch"],
         &["kill"],

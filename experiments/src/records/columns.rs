@@ -102,6 +102,7 @@ pub(super) const PRESETS: [Preset; 7] = [
             ("uplink", "sent_ms", "arrived_ms", 1.0),
             ("queue", "arrived_ms", "dispatched_ms", 1.0),
             ("forward", "dispatched_ms", "accepted_ms", 1.0),
+            ("first-token", "accepted_ms", "router_first_ms", 1.0),
             ("engine-queue", "accepted_ms", "prefill_ms", 1.0),
             ("prefill", "prefill_ms", "engine_first_ms", 1.0),
             ("decode", "engine_first_ms", "engine_done_ms", 1.0),

@@ -62,6 +62,11 @@ impl Blocks {
         self.replicates.iter().map(move |weights| statistic(weights))
     }
 
+    /// How often each request stands in each replicate, in the order of the requests.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = &[u32]> + '_ {
+        self.replicates.iter().map(Vec::as_slice)
+    }
+
     /// The central 95 % of a statistic over the replicates.
     pub(crate) fn interval(&self, statistic: impl Fn(&[u32]) -> Option<f64>) -> Option<(f64, f64)> {
         central(self.each(statistic).collect::<Option<Vec<f64>>>()?)

@@ -1,6 +1,7 @@
 //! The order of the arms: which pairs the recording tells apart, and whether the simulation orders them alike.
 
-use super::rows::{EACH_ONCE, Joined, samples};
+use super::figures::EACH_ONCE;
+use super::rows::{Joined, samples};
 use crate::stats::blocks::{Sample, central};
 use serde::Serialize;
 

@@ -4,9 +4,10 @@
 //! simulated arm are pooled. The noise of a figure is the central 95 % of `replicate / measured - 1` over the replicates of
 //! `blocks`; a figure whose error lies within cannot be told from the recording's own chance.
 
+use super::figures::{Figures, classes, shares};
 use super::order::{self, Order};
 use crate::records::{Records, Row};
-use crate::stats::blocks::{Blocks, Sample, distance, spearman};
+use crate::stats::blocks::{Blocks, Sample, spearman};
 use gorgo_core::suggest::did_you_mean;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -229,80 +230,8 @@ fn join<'a>(a: &[&'a Row], b: &[&'a Row], settings: &RowSettings) -> Joined<'a> 
     Joined { pairs, simulated, blocks, answered: answered.len() }
 }
 
-/// Weights of a simulated sample, whose values all belong to position 0.
-pub(super) const EACH_ONCE: [u32; 1] = [1];
-
-/// Figures of one arm while they are made.
-struct Figures<'a> {
-    blocks: Option<&'a Blocks>,
-    ones: Vec<u32>,
-    limit: Option<f64>,
-    found: Vec<RowFigure>,
-}
-
-type Statistic<'a> = &'a dyn Fn(&Sample, &[u32]) -> Option<f64>;
-
-impl Figures<'_> {
-    fn judge(&self, error: Option<f64>, noise: Option<(f64, f64)>) -> Option<Agreement> {
-        let error = error?;
-        if noise.is_none() && self.limit.is_none() {
-            return None;
-        }
-        let inside = noise.is_some_and(|(low, high)| (low.min(0.0)..=high.max(0.0)).contains(&error));
-        Some(match (inside, self.limit.is_some_and(|limit| error.abs() <= limit)) {
-            (true, _) => Agreement::InsideNoise,
-            (false, true) => Agreement::WithinLimit,
-            (false, false) => Agreement::Beyond,
-        })
-    }
-
-    /// A figure whose error is relative.
-    fn relative(&mut self, name: String, a: &Sample, b: &Sample, statistic: Statistic<'_>, judged: bool) {
-        let (Some(measured), Some(simulated)) = (statistic(a, &self.ones), statistic(b, &EACH_ONCE)) else { return };
-        let relative = |value: f64| (measured != 0.0).then(|| 100.0 * (value / measured - 1.0));
-        let noise = self.blocks.and_then(|blocks| blocks.interval(|weights| relative(statistic(a, weights)?)));
-        let error = relative(simulated);
-        let agreement = self.judge(error, noise);
-        self.found.push(RowFigure { name, measured: Some(measured), simulated, error, noise, agreement, judged });
-    }
-
-    /// A share in per cent: its error is in points. `part` and `whole` are the amounts of each measured request.
-    fn share(&mut self, name: String, amounts: &[(f64, f64)], simulated: Option<f64>) {
-        let rate = |weights: &[u32]| {
-            let pairs = amounts.iter().zip(weights);
-            let (part, whole) = pairs
-                .fold((0.0, 0.0), |(part, whole), (&(p, w), &n)| (part + p * f64::from(n), whole + w * f64::from(n)));
-            (whole > 0.0).then(|| 100.0 * part / whole)
-        };
-        let (Some(measured), Some(simulated)) = (rate(&self.ones), simulated) else { return };
-        let noise = self.blocks.and_then(|blocks| blocks.interval(|weights| Some(rate(weights)? - measured)));
-        let error = Some(simulated - measured);
-        let agreement = self.judge(error, noise).filter(|_| noise.is_some());
-        self.found.push(RowFigure {
-            name,
-            measured: Some(measured),
-            simulated,
-            error,
-            noise,
-            agreement,
-            judged: false,
-        });
-    }
-
-    /// The Wasserstein-1 distance in ms; in per cent of the measured mean as an error.
-    fn distance(&mut self, name: String, a: &Sample, b: &Sample) {
-        let (Some(simulated), Some(mean)) = (distance(a, b), a.mean(&self.ones)) else { return };
-        let part = |value: f64| (mean != 0.0).then(|| 100.0 * value / mean);
-        let noise = self.blocks.and_then(|blocks| blocks.interval(|weights| part(a.shift(weights)?)));
-        let noise = noise.map(|(_, high)| (0.0, high));
-        let error = part(simulated);
-        let agreement = self.judge(error, noise).filter(|_| noise.is_some());
-        self.found.push(RowFigure { name, measured: None, simulated, error, noise, agreement, judged: false });
-    }
-}
-
-type Latency = fn(&Row) -> Option<f64>;
-const LATENCIES: [(&str, Latency); 2] = [("TTFT", |row| row.ttft), ("E2E", |row| row.e2e)];
+pub(super) type Latency = fn(&Row) -> Option<f64>;
+pub(super) const LATENCIES: [(&str, Latency); 2] = [("TTFT", |row| row.ttft), ("E2E", |row| row.e2e)];
 
 /// The values of both sides, those of the measured one with the position of their pair.
 pub(super) fn samples(joined: &Joined<'_>, value: impl Fn(&Row) -> Option<f64>) -> (Sample, Sample) {
@@ -378,38 +307,8 @@ fn same_replica(pair: &Pair<'_>, settings: &RowSettings, value: Latency) -> Opti
 }
 
 /// The name of a measured replica in the simulated source.
-fn renamed<'a>(settings: &'a RowSettings, name: &'a str) -> &'a str {
+pub(super) fn renamed<'a>(settings: &'a RowSettings, name: &'a str) -> &'a str {
     settings.replicas.get(name).map_or(name, String::as_str)
-}
-
-fn shares(figures: &mut Figures<'_>, joined: &Joined<'_>, settings: &RowSettings) {
-    type Rate = fn(&Row) -> Option<(f64, f64)>;
-    let rates: [(&str, Rate); 2] = [
-        ("hit rate, %", |row| row.cached_tokens.zip(row.prompt_tokens)),
-        ("believed hit rate, %", |row| row.believed_tokens.zip(row.router_tokens.or(row.prompt_tokens))),
-    ];
-    for (name, rate) in rates {
-        let amounts: Option<Vec<(f64, f64)>> = joined.pairs.iter().map(|pair| rate(pair.measured)).collect();
-        let (mut part, mut whole) = (0.0, 0.0);
-        for (p, w) in joined.simulated.iter().filter_map(|row| rate(row)) {
-            (part, whole) = (part + p, whole + w);
-        }
-        if let Some(amounts) = amounts {
-            figures.share(name.to_owned(), &amounts, (whole > 0.0).then(|| 100.0 * part / whole));
-        }
-    }
-    let replicas: BTreeSet<&str> = joined.pairs.iter().filter_map(|pair| pair.measured.replica.as_deref()).collect();
-    if replicas.len() > 64 {
-        return; // a table of so many shares tells nothing
-    }
-    for replica in replicas {
-        let here = |row: &Row, name: &str| (f64::from(u8::from(row.replica.as_deref() == Some(name))), 1.0);
-        let amounts: Vec<(f64, f64)> = joined.pairs.iter().map(|pair| here(pair.measured, replica)).collect();
-        let name = renamed(settings, replica);
-        let there = joined.simulated.iter().filter(|row| here(row, name).0 > 0.0).count();
-        let share = (!joined.simulated.is_empty()).then(|| 100.0 * there as f64 / joined.simulated.len() as f64);
-        figures.share(format!("share of {replica}, %"), &amounts, share);
-    }
 }
 
 /// Judged figures that cannot be compared, and sources without a common request.
@@ -433,45 +332,4 @@ fn missing(joined: &Joined<'_>, figures: &[RowFigure], settings: &RowSettings) -
         }
     }
     missing
-}
-
-fn classes(joined: &Joined<'_>, settings: &RowSettings) -> Vec<Class> {
-    let (tiny, mid) = settings.classes;
-    let length = |tokens: f64| if tokens <= tiny { 0 } else { 1 + usize::from(tokens > mid) };
-    let mut members: BTreeMap<(usize, &str), Vec<usize>> = BTreeMap::new();
-    for (i, pair) in joined.pairs.iter().enumerate() {
-        if let (Some(tokens), Some(replica)) = (pair.measured.tokens(), pair.measured.replica.as_deref()) {
-            members.entry((length(tokens), replica)).or_default().push(i);
-        }
-    }
-    if members.len() > 192 {
-        return Vec::new();
-    }
-    // The other source's classes once: requests by length and replica.
-    let mut theirs: BTreeMap<(usize, &str), Vec<&Row>> = BTreeMap::new();
-    for &row in &joined.simulated {
-        if let (Some(tokens), Some(replica)) = (row.tokens(), row.replica.as_deref()) {
-            theirs.entry((length(tokens), replica)).or_default().push(row);
-        }
-    }
-    let empty = Vec::new();
-    let class = |((length, replica), members): ((usize, &str), Vec<usize>)| {
-        let others = theirs.get(&(length, renamed(settings, replica))).unwrap_or(&empty);
-        let mut figures = Figures {
-            blocks: joined.blocks.as_ref(),
-            ones: vec![1; joined.pairs.len()],
-            limit: settings.max_error,
-            found: Vec::new(),
-        };
-        for (name, value) in LATENCIES {
-            let a = Sample::of(members.iter().filter_map(|&i| Some((value(joined.pairs[i].measured)?, i))));
-            let b = Sample::of(others.iter().filter_map(|row| Some((value(row)?, 0))));
-            figures.relative(format!("{name} mean, ms"), &a, &b, &|s, w| s.mean(w), false);
-            figures.relative(format!("{name} p50, ms"), &a, &b, &|s, w| s.quantile(w, 0.5), false);
-            figures.relative(format!("{name} p95, ms"), &a, &b, &|s, w| s.quantile(w, 0.95), false);
-        }
-        let name = format!("{} {replica}", ["tiny", "mid", "long"][length]);
-        Class { name, requests: members.len(), figures: figures.found }
-    };
-    members.into_iter().map(class).collect()
 }
