@@ -495,4 +495,18 @@ fn a_link_has_swings_and_probes_of_its_own_and_a_wrong_end_is_named() {
     assert!(error.to_string().contains("no site is called `s7`"), "{error}");
 }
 
+#[test]
+fn sglang_and_vllm_replicas_serve_one_fleet_and_equal_seeds_give_equal_runs() {
+    let mut config = world(&TWO, Topology::Edge);
+    let vllm = EngineConfig::preset("vllm-llama-3.1-8b-rtxpro6000").unwrap();
+    config.replicas[1].engine = EngineConfig { kv_tokens: 9_600, context_len: 9_000, ..vllm };
+    let trace = traffic(3, 400, 60.0);
+    let out = go(&config, "gorgo", &trace);
+    assert_eq!(finished(&out), 400);
+    let at = |replica: u16| out.records.iter().filter(|r| r.replica == replica.into()).count();
+    assert!(at(0) > 20 && at(1) > 20, "{} and {}", at(0), at(1));
+    assert!(out.records.iter().any(|r| r.replica == 1.into() && r.cached_tokens > 0), "prefixes are reused there");
+    assert_eq!(go(&config, "gorgo", &trace), out);
+}
+
 mod oracles;
