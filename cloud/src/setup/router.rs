@@ -6,11 +6,13 @@ use crate::error::{Error, Kind, Result};
 use crate::provider::Node;
 use crate::shell::Shell;
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use toml::{Table, Value};
 
 const FILE: &str = ".gorgo/router.toml";
 const ENVIRONMENT: &str = ".gorgo/router.env";
+/// A central router reaches its engines within this time.
+const REACHED: Duration = Duration::from_secs(60);
 const GATE_FILE: &str = ".gorgo/gate.toml";
 const PROXY_FILE: &str = ".gorgo/proxy.toml";
 
@@ -142,6 +144,28 @@ pub async fn gate(
     Ok(changed)
 }
 
+/// Waits until the central router has a round trip to every engine.
+async fn reached(shell: &dyn Shell, port: u16, plan: &Plan, engines: &[Reached]) -> Result<()> {
+    let until = Instant::now() + REACHED;
+    loop {
+        let state = super::verify::call(shell, port, &plan.keys.admin, "/proxy/latency", None).await?;
+        let is_lost = |engine: &&Reached| {
+            let row = &state[&engine.name];
+            row["healthy"] != true || !row["age_ms"].is_number()
+        };
+        let lost: Vec<&str> = engines.iter().filter(is_lost).map(|engine| engine.name.as_str()).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            let meaning = "the central router does not reach these engines";
+            let remedy = "check firewall and addresses between the nodes, then deploy again";
+            return Err(Error::new(Kind::SetUp, lost.join(", "), meaning, remedy));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// Starts the central router on a member and `port`, before these engines.
 ///
 /// # Errors
@@ -165,14 +189,14 @@ pub async fn deploy_proxy(
     table.insert("role".to_owned(), "proxy".into());
     table.insert("name".to_owned(), format!("{}-proxy", node.name).into());
     table.insert("listen".to_owned(), format!("{listen}:{port}").into());
-    let reached = |engine: &Reached| {
+    let replica = |engine: &Reached| {
         let mut row = row(&engine.url, &engine.name, Some(&engine.region));
         if let (true, Some(table)) = (engine.gated, row.as_table_mut()) {
             table.insert("api_key".to_owned(), plan.keys.api.clone().into());
         }
         row
     };
-    table.insert("replicas".to_owned(), Value::Array(engines.iter().map(reached).collect()));
+    table.insert("replicas".to_owned(), Value::Array(engines.iter().map(replica).collect()));
     if engines.iter().any(|engine| engine.gated) {
         // A gate has no metrics of its engine.
         let probes = table.entry("probes").or_insert_with(|| Value::Table(Table::new()));
@@ -183,6 +207,7 @@ pub async fn deploy_proxy(
     }
     let changed = start(site.shell()?, site, "proxy", "proxy", PROXY_FILE, &table).await?;
     super::verify::router(site.shell()?, "proxy", port, &plan.keys).await?;
+    reached(site.shell()?, port, plan, engines).await?;
     let log = || async { service::log(site.shell()?, "proxy", 5).await };
     match super::verify::completion(site.shell()?, port, &plan.keys, &plan.model).await {
         Ok(_) => Ok(changed),

@@ -62,13 +62,32 @@ enum Log {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum EngineKind {
+pub(super) enum EngineKind {
     /// `gorgo engine`: the model of SGLang, without a GPU
     Emulated,
     /// SGLang in Docker
     Docker,
     /// SGLang as a process, where the machine is a container with it (modal)
     Sglang,
+}
+
+impl EngineKind {
+    /// The engine that was asked for, else the provider's usual one.
+    pub(super) fn choose(asked: Option<Self>, session: &Session) -> anyhow::Result<Self> {
+        let able = session.provider.capabilities();
+        let kind = asked.unwrap_or(match (able.emulated, able.containers) {
+            (true, _) => Self::Emulated,
+            (false, true) => Self::Sglang,
+            (false, false) => Self::Docker,
+        });
+        if able.containers && kind == Self::Docker {
+            bail!(
+                "{} has no Docker; use --engine sglang, and name an image at `gorgo launch`",
+                session.provider.name()
+            );
+        }
+        Ok(kind)
+    }
 }
 
 #[derive(Debug, ClapArgs)]
@@ -263,15 +282,7 @@ async fn each(members: &[Member], work: impl AsyncFn(&Member) -> gorgo_cloud::Re
 async fn setup(args: &SetupArgs) -> anyhow::Result<()> {
     let session = args.common.session()?;
     let earlier = session.plan().ok();
-    let able = session.provider.capabilities();
-    let kind = args.engine.unwrap_or(match (able.emulated, able.containers) {
-        (true, _) => EngineKind::Emulated,
-        (false, true) => EngineKind::Sglang,
-        (false, false) => EngineKind::Docker,
-    });
-    if able.containers && kind == EngineKind::Docker {
-        bail!("{} has no Docker; use --engine sglang, and name an image at `gorgo launch`", session.provider.name());
-    }
+    let kind = EngineKind::choose(args.engine, &session)?;
     let engine = match (&args.engine_command, kind) {
         (Some(command), _) => Engine::Command { argv: ["sh", "-c", command].map(str::to_owned).to_vec() },
         (None, EngineKind::Emulated) => Engine::Emulated { args: args.engine_arg.clone() },

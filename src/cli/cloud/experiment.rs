@@ -5,6 +5,7 @@
 
 mod load;
 
+use super::cluster::EngineKind;
 use super::interrupt::guarded;
 use super::launch::{LaunchPlan, launch_all};
 use super::{Cloud, CloudArgs, Session};
@@ -12,7 +13,7 @@ use crate::cli::experiment::{ExperimentArgs, Plan as RunPlan, RealTime, execute}
 use crate::cli::process::StopSignal;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use gorgo_cloud::money::dollars;
+use gorgo_cloud::money::{Caps, dollars};
 use gorgo_cloud::provider::{Spec, check_name, nonce};
 use gorgo_cloud::setup::{Engine, Keys, Plan};
 use gorgo_cloud::{Node, Time};
@@ -43,6 +44,15 @@ pub(crate) struct FleetArgs {
     /// Image, where machines are containers; `cloud.image`
     #[arg(long)]
     image: Option<String>,
+    /// Engine; as for `gorgo cluster setup`; `cloud.engine`
+    #[arg(long, value_enum)]
+    engine: Option<EngineKind>,
+    /// Most machines at one time
+    #[arg(long, default_value_t = Caps::default().nodes)]
+    max_nodes: usize,
+    /// Most dollars an hour of all machines together
+    #[arg(long, default_value_t = Caps::default().cents_per_hour as f64 / 100.0)]
+    max_dollars_per_hour: f64,
     /// End launched machines after this time at the latest; `cloud.lease`; 4h when absent
     #[arg(long, value_parser = super::launch::lease)]
     lease: Option<u64>,
@@ -68,6 +78,7 @@ struct FleetTable {
     r#type: Option<String>,
     model: Option<String>,
     image: Option<String>,
+    engine: Option<String>,
     lease: Option<String>,
     keep: bool,
 }
@@ -79,6 +90,8 @@ pub(in crate::cli) struct FleetPlan {
     machine: Option<String>,
     model: String,
     image: Option<String>,
+    engine: Option<EngineKind>,
+    caps: Caps,
     lease_ms: u64,
     keep: bool,
     yes: bool,
@@ -92,6 +105,7 @@ impl FleetArgs {
             ("--type", self.machine.is_some()),
             ("--model", self.model.is_some()),
             ("--image", self.image.is_some()),
+            ("--engine", self.engine.is_some()),
             ("--lease", self.lease.is_some()),
             ("--keep", self.keep),
         ];
@@ -106,7 +120,10 @@ impl FleetArgs {
         let table = experiment.load(&[])?.cloud;
         let table: FleetTable = match table {
             Some(table) => table.try_into().map_err(|why: toml::de::Error| {
-                anyhow::anyhow!("[cloud]: {}; it takes provider, type, model, image, lease and keep", why.message())
+                anyhow::anyhow!(
+                    "[cloud]: {}; it takes provider, type, model, image, engine, lease and keep",
+                    why.message()
+                )
             })?,
             None => FleetTable::default(),
         };
@@ -116,6 +133,11 @@ impl FleetArgs {
             anyhow::anyhow!("[cloud] provider = \"{name}\" is none; write local, ssh, lambda or modal")
         })?;
         let Some(cloud) = self.cloud.or(named) else { return Ok(None) };
+        let engine = table.engine.as_deref().map(|name| EngineKind::from_str(name, true));
+        let engine = engine.transpose().map_err(|_| {
+            let name = table.engine.clone().unwrap_or_default();
+            anyhow::anyhow!("[cloud] engine = \"{name}\" is none; write emulated, docker or sglang")
+        })?;
         let lease = table.lease.as_deref().map(super::launch::lease).transpose();
         let lease = lease.map_err(|why| anyhow::anyhow!("[cloud] lease: {why}"))?;
         let common =
@@ -126,6 +148,12 @@ impl FleetArgs {
             machine: self.machine.clone().or(table.r#type),
             model: self.model.clone().or(table.model).unwrap_or_else(|| MODEL.to_owned()),
             image: self.image.clone().or(table.image),
+            engine: self.engine.or(engine),
+            caps: Caps {
+                nodes: self.max_nodes,
+                cents_per_hour: (self.max_dollars_per_hour * 100.0).round() as u64,
+                ..Caps::default()
+            },
             lease_ms: self.lease.or(lease).unwrap_or(4 * 3_600_000),
             keep: self.keep || table.keep,
             yes: self.yes,
@@ -154,7 +182,7 @@ async fn on_machines(
     let (taken, missing) = specs(asked, &session, &arms[0].spec.fleet, &run).await?;
     taken.iter().for_each(|node| eprintln!("{}: taken, and left running after the run", node.name));
     let work = async {
-        let plan = LaunchPlan { wanted: missing, lease_ms: asked.lease_ms, yes: asked.yes };
+        let plan = LaunchPlan { wanted: missing, lease_ms: asked.lease_ms, caps: asked.caps, yes: asked.yes };
         let launched = launch_all(&session, plan).await?;
         let mut nodes = [taken, launched].concat();
         let order = |node: &Node| arms[0].spec.fleet.replicas.iter().position(|replica| replica.name == node.name);
@@ -167,10 +195,10 @@ async fn on_machines(
     let done = guarded(&fleet, &run, &mut interrupts, work).await;
     let carrier = match done {
         Ok(carrier) => carrier,
-        Err(error) => return finish(&session, &run, asked.keep, Err(error)).await,
+        Err(error) => return finish(&session, &run, asked.keep, Err(error), &mut interrupts).await,
     };
     let done = carry(args, asked.cloud, &carrier, &mut interrupts).await;
-    finish(&session, &run, asked.keep, done).await
+    finish(&session, &run, asked.keep, done, &mut interrupts).await
 }
 
 /// Runs all arms and seeds; an interrupt ends the one that runs.
@@ -209,14 +237,26 @@ async fn carry(
 }
 
 /// Ends what was launched for this run and says what costs still.
-async fn finish(session: &Session, run: &str, keep: bool, done: anyhow::Result<()>) -> anyhow::Result<()> {
+async fn finish(
+    session: &Session,
+    run: &str,
+    keep: bool,
+    done: anyhow::Result<()>,
+    interrupts: &mut StopSignal,
+) -> anyhow::Result<()> {
     let fleet = session.fleet();
     let mine = |entry: &gorgo_cloud::ledger::Entry| entry.intent.run == run;
     let entries: Vec<_> = fleet.open()?.into_iter().filter(mine).collect();
     let ended = match (keep, entries.is_empty()) {
         (false, false) => {
-            eprintln!("ending {} machine(s) of this run", entries.len());
-            fleet.kill_all(&entries).await
+            eprintln!("ending {} machine(s) of this run; interrupt to leave them", entries.len());
+            tokio::select! {
+                ended = fleet.kill_all(&entries) => ended,
+                () = interrupts.recv() => {
+                    let names: Vec<&str> = entries.iter().map(|entry| entry.intent.name.as_str()).collect();
+                    bail!("{} may still cost money; end them with `gorgo kill --all`", names.join(", "));
+                }
+            }
         }
         _ => Ok(()),
     };
@@ -322,16 +362,15 @@ async fn specs(
 /// What the machines shall run.
 fn plan_of(asked: &FleetPlan, session: &Session, arm: &PlannedArm) -> anyhow::Result<Plan> {
     let fleet = &arm.spec.fleet;
-    let able = session.provider.capabilities();
-    let engine = match (able.emulated, able.containers) {
-        (true, _) => {
+    let engine = match EngineKind::choose(asked.engine, session)? {
+        EngineKind::Emulated => {
             let mut words = vec!["--preset".to_owned(), fleet.engine.clone()];
             let settings = fleet.settings.iter().map(|(key, value)| format!("{key}={value}"));
             words.extend(settings.flat_map(|set| ["--set".to_owned(), set]));
             Engine::Emulated { args: words }
         }
-        (false, true) => Engine::Sglang { args: Vec::new() },
-        (false, false) => Engine::Docker { image: None, args: Vec::new() },
+        EngineKind::Sglang => Engine::Sglang { args: Vec::new() },
+        EngineKind::Docker => Engine::Docker { image: asked.image.clone(), args: Vec::new() },
     };
     let earlier = session.plan().ok();
     let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty());

@@ -138,6 +138,7 @@ pub(super) async fn run(args: &LaunchArgs) -> anyhow::Result<()> {
 pub(super) struct LaunchPlan {
     pub(super) wanted: Vec<(Spec, u64)>,
     pub(super) lease_ms: u64,
+    pub(super) caps: Caps,
     pub(super) yes: bool,
 }
 
@@ -146,7 +147,7 @@ pub(super) async fn launch_all(session: &Session, plan: LaunchPlan) -> anyhow::R
     if plan.wanted.is_empty() {
         return Ok(Vec::new());
     }
-    ready_to_launch(session, &plan.wanted, plan.lease_ms, &Caps::default(), plan.yes, true).await?;
+    ready_to_launch(session, &plan.wanted, plan.lease_ms, &plan.caps, plan.yes, true).await?;
     let (fleet, spare) = (session.fleet(), std::sync::atomic::AtomicUsize::new(0));
     let launches = plan.wanted.iter().map(|(spec, cents)| one(&fleet, spec, *cents, &[], &spare));
     futures_util::future::join_all(launches).await.into_iter().collect()

@@ -145,3 +145,28 @@ fn a_connection_lost_at_any_command_leaves_nothing_that_the_next_run_does_not_fi
     assert!(field.setup().contains("engine, router and 0 peer(s) answer"));
     assert_eq!(changes(&field.setup()), []);
 }
+
+#[test]
+fn an_experiment_runs_on_hosts_that_are_released_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path();
+    let Some(hosts) = ["east", "eu"].iter().map(|name| Host::start(state, name)).collect::<Option<Vec<Host>>>() else {
+        return;
+    };
+    let regions = ["aws:us-east-1", "aws:eu-central-1"];
+    let entries: String = hosts.iter().zip(regions).map(|(host, region)| host.entry(region)).collect();
+    std::fs::write(state.join("hosts.toml"), entries).unwrap();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/machines.toml");
+    let out = state.join("results");
+    let words = ["run", file, "--mode", "live", "--cloud", "ssh", "--engine", "emulated", "--out"];
+    let run = ran(command(state, "ssh", &[&words[..], &[out.to_str().unwrap(), "--json"]].concat()));
+    assert!(run.ok && run.err.contains("nothing runs any more"), "{}\n{}", run.out, run.err);
+    let summary: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+    assert!(summary.to_string().contains("least-load"), "{summary}");
+    let clocks = std::fs::read_to_string(out.join("machines/gorgo-1/machines.json")).unwrap();
+    assert!(clocks.contains("clock_error_ms"), "{clocks}");
+    assert_eq!(must(state, "ssh", &["list"]).trim(), "no machines");
+    for host in &hosts {
+        assert_eq!(processes(&host.home.join("")), Vec::<String>::new());
+    }
+}

@@ -7,7 +7,7 @@ use futures_util::future::{join_all, try_join_all};
 use gorgo_cloud::Node;
 use gorgo_cloud::cluster as operations;
 use gorgo_cloud::setup::service::{self, Service};
-use gorgo_cloud::setup::{Member, Plan, routers, run as set_up};
+use gorgo_cloud::setup::{Engine, Member, Plan, routers, run as set_up};
 use gorgo_cloud::shell::{Command, Shell};
 use gorgo_core::request::TraceRequest;
 use gorgo_experiments::build::Built;
@@ -118,12 +118,7 @@ impl Carrier {
     ) -> Result<ArmRun, LiveError> {
         let _one = self.carrying.lock().unwrap_or_else(PoisonError::into_inner);
         let mut stopped = self.stop.subscribe();
-        let done = self.runtime.block_on(async {
-            tokio::select! {
-                done = self.one(arm, seed, requests, built) => done,
-                _ = stopped.wait_for(|stopped| *stopped) => Err(anyhow::anyhow!("interrupted")),
-            }
-        });
+        let done = self.runtime.block_on(self.one(arm, seed, requests, built, &mut stopped));
         if done.is_err() {
             self.runtime.block_on(self.end_load());
         }
@@ -136,34 +131,40 @@ impl Carrier {
         seed: u64,
         requests: &[TraceRequest],
         built: Built,
+        stopped: &mut watch::Receiver<bool>,
     ) -> anyhow::Result<ArmRun> {
         let members = self.session.members(self.nodes.clone()).await;
         let shells = members.iter().map(|member| Ok(member.shell.as_ref().map_err(Clone::clone)?.as_ref()));
         let shells: Vec<&dyn Shell> = shells.collect::<gorgo_cloud::Result<_>>()?;
-        let wanted = router_table(arm)?;
         let mut plan = self.plan();
-        if plan.router != wanted {
-            plan.router = wanted;
-            self.session.keep(&plan)?;
-            *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = plan.clone();
-            verdict(&routers(self.session.provider.as_ref(), &members, &plan, &|_| ()).await)?;
-        }
-        if arm.spec.live.flush {
-            try_join_all(members.iter().map(|member| emptied(member, &plan))).await?;
-        }
-        let mut trace = Vec::new();
-        native::write(TRACE, &mut trace, requests)?;
-        try_join_all(shells.iter().map(|shell| shell.put(TRACE, 0o600, &trace))).await?;
-        try_join_all(members.iter().map(|member| operations::start_trace(member, &plan))).await?;
-        let clocks = try_join_all(shells.iter().map(|shell| clock(*shell))).await?;
+        let prepared = async {
+            let wanted = router_table(arm)?;
+            if plan.router != wanted {
+                plan.router = wanted;
+                self.session.keep(&plan)?;
+                *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = plan.clone();
+                verdict(&routers(self.session.provider.as_ref(), &members, &plan, &|_| ()).await)?;
+            }
+            if arm.spec.live.flush {
+                try_join_all(members.iter().map(|member| emptied(member, &plan))).await?;
+            }
+            let mut trace = Vec::new();
+            native::write(TRACE, &mut trace, requests)?;
+            try_join_all(shells.iter().map(|shell| shell.put(TRACE, 0o600, &trace))).await?;
+            try_join_all(members.iter().map(|member| operations::start_trace(member, &plan))).await?;
+            try_join_all(shells.iter().map(|shell| clock(*shell))).await
+        };
+        let clocks = unless(stopped, prepared).await?;
         let start_ns = i64::try_from((now() + LEAD).as_nanos())?;
         // The load generator is the program that the routers run, which reads its key from their file.
         let here = self.session.provider.capabilities().loopback.then_some(plan.binary.as_path());
         let starts = shells.iter().zip(&clocks).enumerate().map(|(i, (shell, clock))| {
             begin(*shell, here, self.words(arm, seed, &built, i, (start_ns + clock.ahead_ns) / 1_000_000))
         });
-        try_join_all(starts).await?;
-        let parts = try_join_all(members.iter().zip(&shells).map(|(member, shell)| ended(*shell, member))).await?;
+        // A load generator that is being started is started, so that it can be found and ended.
+        join_all(starts).await.into_iter().collect::<anyhow::Result<()>>()?;
+        let ends = try_join_all(members.iter().zip(&shells).map(|(member, shell)| ended(*shell, member)));
+        let parts = unless(stopped, ends).await?;
         self.keep(arm, seed, &members, &plan, &clocks, &parts).await?;
         let placed = parts.into_iter().zip(&clocks).enumerate().map(|(i, (part, clock))| {
             let epoch_ns = i64::try_from(part.epoch_ns)?;
@@ -181,7 +182,8 @@ impl Carrier {
 
     /// The words of the load generator on node `i`.
     fn words(&self, arm: &PlannedArm, seed: u64, built: &Built, i: usize, at_ms: i64) -> Vec<String> {
-        let emulated = self.session.provider.capabilities().emulated;
+        // A real engine is asked for the recorded length; the emulated one knows it.
+        let emulated = matches!(self.plan().engine, Engine::Emulated { .. });
         let mut words: Vec<String> =
             ["bench", "--data", TRACE, "--user-rtt", "--records", RECORDS, "--entry"].map(str::to_owned).to_vec();
         words.push(i.to_string());
@@ -258,6 +260,17 @@ impl Carrier {
             }
         }))
         .await;
+    }
+}
+
+/// Does `work`, unless the run is stopped before its end.
+async fn unless<T>(
+    stopped: &mut watch::Receiver<bool>,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        done = work => done,
+        _ = stopped.wait_for(|stopped| *stopped) => bail!("interrupted"),
     }
 }
 
