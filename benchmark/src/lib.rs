@@ -8,7 +8,10 @@
 
 pub mod clock;
 pub mod emulator;
+mod input_error;
 pub mod load;
 pub mod relay;
 pub mod text;
 pub mod timer;
+
+pub use input_error::InputError;

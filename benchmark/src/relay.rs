@@ -17,6 +17,7 @@ mod upload;
 pub use link::{LinkConfig, LinkState};
 
 use crate::clock::Clock;
+use crate::input_error::InputError;
 use crate::timer::PreciseTimer;
 use gorgo_core::request::Place;
 use gorgo_sim::network::{Network, NetworkConfig};
@@ -51,7 +52,7 @@ pub struct RelayConfig {
 pub enum RelayError {
     /// A setting of a link.
     #[error("link {0}")]
-    Setting(String),
+    Setting(#[from] InputError),
     /// The address of a link.
     #[error("cannot listen on {addr} ({source}); is the port taken? choose another address")]
     Listen {
@@ -79,10 +80,12 @@ impl Relay {
     /// A setting of a link is out of range, or its address cannot be bound.
     pub async fn start(config: RelayConfig) -> Result<Self, RelayError> {
         for link in &config.links {
-            link.check().map_err(RelayError::Setting)?;
+            link.check()?;
             if let Some(end) = [&link.from, &link.to].into_iter().find(|end| !config.knows(end)) {
                 let known = config.sites.join(", ");
-                return Err(RelayError::Setting(format!("`{}`: `{end}` is none of the sites {known}", link.name)));
+                return Err(RelayError::Setting(
+                    format!("`{}`: `{end}` is none of the sites {known}", link.name).into(),
+                ));
             }
         }
         let network = network(&config);

@@ -46,19 +46,10 @@ fn machine_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
-/// `2026-11-28 07:51:46` in UTC.
+/// `2026-11-28 07:51:46` in UTC. A time beyond the year 9999 is written as the last one before it.
 pub fn utc(ms: u64) -> String {
-    let (days, second) = ((ms / 86_400_000) as i64, ms / 1_000 % 86_400);
-    // Civil date from days since 1970, by eras of 400 years that begin in March.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", second / 3_600, second / 60 % 60, second % 60)
+    let stamp = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    stamp.unwrap_or(jiff::Timestamp::MAX).strftime("%F %T").to_string()
 }
 
 #[cfg(test)]
@@ -71,6 +62,7 @@ mod tests {
         assert_eq!(utc(951_782_400_000), "2000-02-29 00:00:00");
         assert_eq!(utc(1_795_852_306_000), "2026-11-28 07:51:46");
         assert_eq!(utc(4_102_444_799_000), "2099-12-31 23:59:59");
+        assert!(utc(u64::MAX).starts_with("9999-12-"), "no time is a panic");
     }
 
     #[tokio::test]

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_to_choose_is_an_answer() {
+    fn no_candidate_is_an_answer() {
         for line in [r#"{"id": "r", "replicas": []}"#, r#"{"id": "r", "replicas": [{"id": "a", "healthy": false}]}"#] {
             let decision = decided(line).unwrap();
             assert_eq!((decision.chosen, decision.reason.as_deref()), (None, Some("all-excluded")));

@@ -215,7 +215,7 @@ pub struct Replica {
     pub recovered: Option<Time>,
     /// Gets no request before then if others are open: it failed or had no room a moment ago.
     pub rests_until: Option<Time>,
-    /// Failures of requests since the last success, whoever was at fault.
+    /// Failures of requests since the last success, whether or not the replica was at fault.
     pub failed_in_row: u32,
 }
 
@@ -321,7 +321,7 @@ impl Replica {
         self.breaker.is_open(now, self.load.requests())
     }
 
-    /// A dispatch failed: the replica rests, whoever is at fault. Returns when the rest ends; `None` without one.
+    /// A dispatch failed: the replica rests, whether or not it was at fault. Returns when the rest ends; `None` without one.
     pub fn rest(&mut self, now: Time, failure: Failure, longest_ms: f64) -> Option<Time> {
         let in_row = self.failed_in_row.saturating_add(1);
         let until = now + failure.rest(in_row, longest_ms)?;

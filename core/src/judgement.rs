@@ -215,7 +215,7 @@ impl FailedAttempts {
 
     /// The replicas at fault once the request is over. `answered` is the replica that answered it: then each other one
     /// that failed is at fault. If none did, a failure that several replicas gave is the request's, and a 5xx or a
-    /// refused key of the only replica that was asked may be either's, so it counts for nobody.
+    /// refused key of the only replica that was asked may be the client's or ours, so it counts for neither.
     pub fn at_fault(&self, answered: Option<ReplicaId>) -> impl Iterator<Item = (ReplicaId, Failure)> + '_ {
         let asked = self.0.len();
         self.0.iter().copied().filter(move |&(replica, failure)| match answered {

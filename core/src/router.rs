@@ -331,7 +331,7 @@ impl Router {
         self.watch_slow_start(now);
     }
 
-    /// Lets a request wait outside the queue's order until `again`, so that nobody waits behind it.
+    /// Lets a request wait outside the queue's order until `again`, so that no other request waits behind it.
     fn pause(&mut self, now: Time, id: RequestId, again: Time, actions: &mut Vec<Action>) {
         self.ticket += 1;
         let ticket = self.ticket;

@@ -62,8 +62,23 @@ pub struct RunOptions {
     pub rows: Rows,
     /// Run on emulated replicas and real routers, in real time.
     pub live: bool,
-    /// Run only points `i` with `i % n == shard` of `(shard, n)`.
-    pub shard: Option<(usize, usize)>,
+    /// Run only this part of the points.
+    pub shard: Option<Shard>,
+}
+
+/// One of several equal parts of an experiment's points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// Which part, from 0.
+    pub index: usize,
+    /// Number of parts.
+    pub of: usize,
+}
+
+impl std::fmt::Display for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
+    }
 }
 
 /// Progress of a run.
@@ -130,8 +145,8 @@ pub fn run_by(
     for (position, arm) in plan.iter().enumerate() {
         points.extend(experiment.seeds.iter().map(|&seed| (position, arm, seed)));
     }
-    if let Some((shard, of)) = options.shard {
-        points = points.into_iter().enumerate().filter(|(i, _)| i % of == shard).map(|(_, p)| p).collect();
+    if let Some(Shard { index, of }) = options.shard {
+        points = points.into_iter().enumerate().filter(|(i, _)| i % of == index).map(|(_, p)| p).collect();
     }
     let all = points.len();
     if all == 0 && options.shard.is_some() {

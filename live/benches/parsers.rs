@@ -5,7 +5,7 @@
 #![allow(missing_docs)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use gorgo_live::testkit::{Framing, Tap, fuzz};
+use gorgo_live::testkit::{AnswerTap, Framing, fuzz};
 use std::hint::black_box;
 
 const SIZES: std::ops::Range<u32> = 10..20;
@@ -17,7 +17,7 @@ fn text(size: usize, head: &str, piece: &str, tail: &str) -> Vec<u8> {
 }
 
 fn tap(framing: Framing, data: &[u8]) {
-    let mut tap = Tap::new(framing, true);
+    let mut tap = AnswerTap::new(framing, true);
     data.chunks(1_400).for_each(|piece| tap.feed(piece));
     tap.end();
     black_box(tap.usage());

@@ -67,7 +67,7 @@ pub async fn run(
     let state = start(config, source, dial)?;
     #[cfg(feature = "otel")]
     if let Some(settings) = crate::observe::otel::Settings::from_environment(|name| std::env::var(name).ok())
-        .map_err(StartError::Environment)?
+        .map_err(|wrong| StartError::Environment(wrong.to_string()))?
     {
         let trust = crate::server::tls::client_config(&crate::config::Tls::default())?;
         let connector = connect::Connector::new(connect::tcp(), trust, settings.timeout);

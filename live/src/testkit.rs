@@ -21,7 +21,7 @@ pub use crate::observe::otel;
 pub use crate::server::listener::Listener;
 pub use crate::upstream::connect::{Connector, Endpoint, Io, PooledClient, pooled_client};
 pub use crate::upstream::replica::Upstream;
-pub use crate::wire::answer_tap::{Framing, Tap};
+pub use crate::wire::answer_tap::{AnswerTap, Framing};
 
 /// Entry points of the fuzzers; the unit tests call them too.
 pub mod fuzz {

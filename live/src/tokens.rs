@@ -5,7 +5,7 @@
 //! `template_overhead` (tokens that a chat template adds). Both learned averages are a `PerModel`.
 
 use crate::config::Config;
-use crate::wire::request_fields::Extract;
+use crate::wire::request_fields::RequestFields;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,9 +37,9 @@ pub(crate) async fn count_tokens(
     config: &Config,
     seed: u64,
     body: &Bytes,
-    found: Option<&Extract>,
+    found: Option<&RequestFields>,
 ) -> Tokens {
-    let Some(Extract { prompt, model, .. }) = found else { return Tokens::default() };
+    let Some(RequestFields { prompt, model, .. }) = found else { return Tokens::default() };
     let model = model.as_deref();
     if let Some(counter) = counter.filter(|_| prompt.bytes > 0) {
         let limit = Duration::from_millis(config.timeouts.tokenize_ms);

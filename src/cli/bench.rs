@@ -8,6 +8,7 @@ use super::output::print_line;
 use super::process::StopSignal;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, ValueEnum};
+use gorgo_benchmark::InputError;
 use gorgo_benchmark::load::bench::LEAD;
 use gorgo_benchmark::load::client::served_models;
 use gorgo_benchmark::load::report::{MAX_LATENESS_MS, MAX_LATENESS_SHARE};
@@ -211,7 +212,7 @@ impl BenchArgs {
 
     /// The benchmark, and the numbers of the rows that it sends.
     fn bench(&self) -> anyhow::Result<(Bench, Vec<u64>)> {
-        let targets: Result<Vec<Target>, String> = self.target.iter().map(|t| Target::parse(t)).collect();
+        let targets: Result<Vec<Target>, InputError> = self.target.iter().map(|t| Target::parse(t)).collect();
         let targets = targets.map_err(|e| anyhow::anyhow!("--{e}"))?;
         if targets.is_empty() {
             bail!("--target is missing; give the URL of a router or engine, for example http://127.0.0.1:8000");

@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use gorgo_experiments::live;
 use gorgo_experiments::results::own_files::{self, Owner};
 use gorgo_experiments::results::{ResultFolder, Results, Rows};
-use gorgo_experiments::runner::{self, Carrier, RunOptions};
+use gorgo_experiments::runner::{self, Carrier, RunOptions, Shard};
 use gorgo_experiments::spec::Experiment;
 use gorgo_experiments::stats::PERCENTILES;
 use gorgo_experiments::{table, verdict};
@@ -49,7 +49,7 @@ pub(super) struct Plan<'a> {
     /// Further settings to vary: `key=values`.
     pub(super) vary: &'a [String],
     /// Only part `i` of `n`.
-    pub(super) shard: Option<(usize, usize)>,
+    pub(super) shard: Option<Shard>,
     pub(super) rows: Rows,
 }
 
@@ -81,8 +81,8 @@ pub(super) fn execute(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<
     let results = runner::run_by(&experiment, &arms, &folder, options, carrier, &|news| bar.update(news));
     bar.finish();
     let results = results?;
-    if let (true, Some((shard, of))) = (results.points.is_empty(), plan.shard) {
-        eprintln!("shard {shard}/{of} holds none of the {} runs", results.missing.len());
+    if let (true, Some(shard)) = (results.points.is_empty(), plan.shard) {
+        eprintln!("shard {shard} holds none of the {} runs", results.missing.len());
         if !args.json {
             return Ok(());
         }

@@ -5,6 +5,7 @@ use super::output::print_line;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_experiments::results::Rows;
+use gorgo_experiments::runner::Shard;
 use gorgo_experiments::spec::Experiment;
 use gorgo_experiments::stats::PERCENTILES;
 use gorgo_experiments::{points, runner, table};
@@ -125,10 +126,10 @@ fn collect(args: &CollectArgs) -> anyhow::Result<()> {
     bail!("{said}")
 }
 
-fn parse_shard(text: &str) -> anyhow::Result<(usize, usize)> {
+fn parse_shard(text: &str) -> anyhow::Result<Shard> {
     let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
     match parts {
-        Some((i, n)) if i < n => Ok((i, n)),
+        Some((index, of)) if index < of => Ok(Shard { index, of }),
         _ => bail!("--shard {text} is not a part; write i/n with i from 0 to n-1, for example 0/4"),
     }
 }

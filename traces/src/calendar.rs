@@ -1,82 +1,35 @@
 //! Parses the timestamps of published traces to nanoseconds since 1970 UTC: date, time, fraction and a numeric offset.
 //! There is no time-zone database and no clock.
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
 /// Nanoseconds since 1970-01-01 UTC of stamps such as `2023-04-09T00:02:53Z`, `2023-11-16 18:17:03.9799600`,
 /// `2023-04-09 00:02:53 +00:00`. A stamp without an offset is taken as UTC. Returns `None` for any other
 /// text, and for years before 1970 or after 2199.
 pub fn parse_utc(text: &str) -> Option<u64> {
     let text = text.trim();
-    let (date, rest) = (text.get(..10)?, text.get(10..)?);
-    let mut parts = date.split('-');
-    let (year, month, day) = (digits(parts.next()?, 4)?, digits(parts.next()?, 2)?, digits(parts.next()?, 2)?);
-    if parts.next().is_some() || !(1970..2200).contains(&year) || !(1..=12).contains(&month) {
+    // Years of four digits with hyphens only: `jiff` also reads forms that a plain number could be taken for.
+    if text.as_bytes().get(4) != Some(&b'-') {
         return None;
     }
-    if day < 1 || day > days_of_month(year, month) {
-        return None;
-    }
-    let days = days_before(year, month) + day - 1;
-    let (clock, offset) = split_offset(rest.strip_prefix(['T', 't', ' ']).unwrap_or(rest))?;
-    let nanos = if clock.is_empty() { 0 } else { clock_ns(clock)? };
-    u64::try_from((days * 86_400 - offset) as i128 * 1_000_000_000 + i128::from(nanos)).ok()
-}
-
-/// The clock part and the offset from UTC in seconds.
-fn split_offset(rest: &str) -> Option<(&str, i64)> {
-    let rest = rest.trim();
-    if let Some(clock) = rest.strip_suffix(['Z', 'z']).or_else(|| rest.strip_suffix("UTC")) {
-        return Some((clock.trim_end(), 0));
-    }
-    let Some(at) = rest.rfind(['+', '-']) else { return Some((rest, 0)) };
-    let (clock, zone) = (rest[..at].trim_end(), &rest[at + 1..]);
-    let (hours, minutes) = match zone.split_once(':') {
-        Some((h, m)) => (digits(h, 2)?, digits(m, 2)?),
-        None if zone.len() == 4 => (digits(zone.get(..2)?, 2)?, digits(zone.get(2..)?, 2)?),
-        None => (digits(zone, 2)?, 0),
+    let stamp = match offset_at(text) {
+        None => text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp(),
+        Some(at) => {
+            let (clock, zone) = (text[..at].trim_end(), &text[at..]);
+            let zone = if zone == "UTC" { "Z" } else { zone };
+            format!("{clock}{zone}").parse::<Timestamp>().ok()?
+        }
     };
-    if hours > 18 || minutes > 59 {
-        return None;
-    }
-    let seconds = hours * 3_600 + minutes * 60;
-    Some((clock, if rest[at..].starts_with('-') { -seconds } else { seconds }))
+    let in_range = (0..7_258_118_400).contains(&stamp.as_second()); // 1970 to 2199
+    in_range.then(|| u64::try_from(stamp.as_nanosecond()).ok())?
 }
 
-fn clock_ns(clock: &str) -> Option<u64> {
-    let (whole, fraction) = clock.split_once('.').unwrap_or((clock, ""));
-    let mut parts = whole.split(':');
-    let (hour, minute) = (digits(parts.next()?, 2)?, digits(parts.next()?, 2)?);
-    let second = parts.next().map_or(Some(0), |s| digits(s, 2))?;
-    // 60 is a leap second; it is kept as the first second of the next minute.
-    if parts.next().is_some() || hour > 23 || minute > 59 || second > 60 || fraction.len() > 9 {
-        return None;
-    }
-    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let nanos: u64 = format!("{fraction:0<9}").parse().ok()?;
-    Some(u64::try_from(hour * 3_600 + minute * 60 + second).ok()? * 1_000_000_000 + nanos)
-}
-
-fn digits(text: &str, width: usize) -> Option<i64> {
-    (text.len() == width && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
-}
-
-fn leap(year: i64) -> bool {
-    (year % 4 == 0 && year % 100 != 0) || year % 400 == 0
-}
-
-fn days_of_month(year: i64, month: i64) -> i64 {
-    match month {
-        2 => 28 + i64::from(leap(year)),
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Days from 1970-01-01 to the first of a month.
-fn days_before(year: i64, month: i64) -> i64 {
-    let years: i64 = (1970..year).map(|y| 365 + i64::from(leap(y))).sum();
-    years + (1..month).map(|m| days_of_month(year, m)).sum::<i64>()
+/// Where the offset from UTC begins: `Z`, `UTC`, or a sign after the date.
+fn offset_at(text: &str) -> Option<usize> {
+    let of_name = ["Z", "z", "UTC"].iter().find_map(|name| text.ends_with(name).then(|| text.len() - name.len()));
+    of_name.or_else(|| text.get(10..)?.rfind(['+', '-']).map(|at| at + 10))
 }
 
 #[cfg(test)]

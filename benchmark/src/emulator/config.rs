@@ -1,5 +1,6 @@
 //! Settings of an emulated server, and their validation.
 
+use crate::input_error::InputError;
 use gorgo_sim::engine::{EngineConfig, EngineKind};
 
 /// Settings of one emulated server.
@@ -81,7 +82,7 @@ impl EmulatorConfig {
     ///
     /// # Errors
     /// One sentence that names the setting, its value and what to give.
-    pub fn validate(&self) -> Result<(), String> {
+    pub fn validate(&self) -> Result<(), InputError> {
         for (key, ms) in [
             ("rtt_ms", self.rtt_ms),
             ("health_ms", self.health_ms),
@@ -90,17 +91,17 @@ impl EmulatorConfig {
             ("abort_unary_ms", self.abort_unary_ms),
         ] {
             if !(0.0..=600_000.0).contains(&ms) {
-                return Err(format!("{key} is {ms}: give milliseconds from 0 to 600,000"));
+                return Err(format!("{key} is {ms}: give milliseconds from 0 to 600,000").into());
             }
         }
         if !(0.001..=1000.0).contains(&self.speed) {
-            return Err(format!("speed is {}: give a factor from 0.001 to 1000; 1 is real time", self.speed));
+            return Err(format!("speed is {}: give a factor from 0.001 to 1000; 1 is real time", self.speed).into());
         }
         if !(1..=64).contains(&self.bytes_per_token) {
-            return Err(format!("bytes_per_token is {}: give 1 to 64; 4 is usual", self.bytes_per_token));
+            return Err(format!("bytes_per_token is {}: give 1 to 64; 4 is usual", self.bytes_per_token).into());
         }
         if self.max_in_flight == 0 || self.max_connections == 0 || self.max_body_bytes == 0 {
-            return Err("max_in_flight, max_connections and max_body_bytes must be at least 1".to_owned());
+            return Err("max_in_flight, max_connections and max_body_bytes must be at least 1".into());
         }
         Ok(())
     }
@@ -112,9 +113,16 @@ mod tests {
 
     #[test]
     fn a_bad_value_is_named() {
-        let error = EmulatorConfig { rtt_ms: f64::NAN, ..EmulatorConfig::default() }.validate().unwrap_err();
+        let error =
+            EmulatorConfig { rtt_ms: f64::NAN, ..EmulatorConfig::default() }.validate().unwrap_err().to_string();
         assert_eq!(error, "rtt_ms is NaN: give milliseconds from 0 to 600,000");
-        assert!(EmulatorConfig { speed: 0.0, ..EmulatorConfig::default() }.validate().unwrap_err().contains("speed"));
+        assert!(
+            EmulatorConfig { speed: 0.0, ..EmulatorConfig::default() }
+                .validate()
+                .unwrap_err()
+                .to_string()
+                .contains("speed")
+        );
         EmulatorConfig::default().validate().unwrap();
     }
 }

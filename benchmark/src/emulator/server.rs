@@ -4,6 +4,7 @@ use super::app::{App, Process};
 use super::config::EmulatorConfig;
 use super::handle::{EngineHandle, EngineStartError};
 use super::routes::routes;
+use crate::input_error::InputError;
 use crate::timer::PreciseTimer;
 use axum::Router;
 use axum::extract::ConnectInfo;
@@ -27,7 +28,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub enum StartError {
     /// A setting of the server is out of range.
     #[error("emulator setting {0}")]
-    Setting(String),
+    Setting(#[from] InputError),
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineStartError),
@@ -58,7 +59,7 @@ impl Emulator {
     /// # Errors
     /// A setting is out of range, or the address cannot be bound.
     pub async fn start(config: EmulatorConfig, listen: SocketAddr) -> Result<Self, StartError> {
-        config.validate().map_err(StartError::Setting)?;
+        config.validate()?;
         let engine = EngineHandle::start(&config)?;
         let listener = bind(listen).await?;
         let addr = listener.local_addr()?;

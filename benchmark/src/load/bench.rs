@@ -7,6 +7,7 @@ use super::run::Run;
 use super::sender::{SLICE, Sender};
 use super::source::{Source, SourceOptions};
 use super::target::Target;
+use crate::input_error::InputError;
 use crate::timer::PreciseTimer;
 use gorgo_core::Time;
 use gorgo_core::request::TraceRequest;
@@ -62,7 +63,7 @@ pub struct Bench {
 pub enum BenchError {
     /// A setting is out of range.
     #[error("{0}")]
-    Setting(String),
+    Setting(#[from] InputError),
     /// No thread.
     #[error("cannot start a thread ({0}); the machine is out of resources")]
     Thread(#[from] std::io::Error),
@@ -74,12 +75,12 @@ impl Bench {
     /// # Errors
     /// A setting is out of range; no request was sent then.
     pub async fn run(&self, progress: &Arc<Progress>) -> Result<Vec<Run>, BenchError> {
-        self.check().map_err(BenchError::Setting)?;
+        self.check()?;
         let Profile::Sweep(strategies) = self.profile else {
             return Ok(vec![self.run_strategy(self.profile, 0, progress).await?]);
         };
         if !(3..=100).contains(&strategies) {
-            return Err(BenchError::Setting(format!("a sweep of {strategies} runs: give 3 to 100")));
+            return Err(BenchError::Setting(format!("a sweep of {strategies} runs: give 3 to 100").into()));
         }
         let slow = self.run_strategy(Profile::Synchronous, 0, progress).await?;
         let fast = self.run_strategy(Profile::Throughput, 1, progress).await?;
@@ -94,17 +95,17 @@ impl Bench {
         Ok(runs)
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), InputError> {
         if self.rows.is_empty() || self.targets.is_empty() {
-            return Err("there must be at least one request and one target".to_owned());
+            return Err("there must be at least one request and one target".into());
         }
         for (key, s) in [("warmup", self.warmup_s), ("timeout", self.timeout_s), ("drain", self.drain_s)] {
             if !(0.0..=86_400.0).contains(&s) {
-                return Err(format!("{key} is {s} s: give 0 to 86,400"));
+                return Err(format!("{key} is {s} s: give 0 to 86,400").into());
             }
         }
         if !(1..=1_000_000).contains(&self.max_in_flight) {
-            return Err(format!("max_in_flight is {}: give 1 to 1,000,000", self.max_in_flight));
+            return Err(format!("max_in_flight is {}: give 1 to 1,000,000", self.max_in_flight).into());
         }
         Ok(())
     }
@@ -113,7 +114,7 @@ impl Bench {
         let data: Vec<Time> = self.rows.iter().map(|r| r.at).collect();
         // A closed loop needs no more workers than one engine runs at a time.
         let workers = self.max_in_flight.min(512);
-        let strategy = profile.strategy(&data, &self.limits, self.seed, workers).map_err(BenchError::Setting)?;
+        let strategy = profile.strategy(&data, &self.limits, self.seed, workers)?;
         let sender = Arc::new(self.new_sender(index, progress)?);
         let (made, ready) = mpsc::channel(AHEAD);
         // Every run has its own salt: otherwise the cache would hold its prompts.
@@ -179,7 +180,7 @@ impl Bench {
         let timeout = Duration::from_secs_f64(self.timeout_s);
         let path = self.source.api.path();
         let client = |target| {
-            Client::new(target, path, self.key.as_deref(), timeout, self.tls.as_ref()).map_err(BenchError::Setting)
+            Client::new(target, path, self.key.as_deref(), timeout, self.tls.as_ref()).map_err(BenchError::from)
         };
         let countries: BTreeSet<[u8; 2]> = self.rows.iter().filter_map(|r| r.country).collect();
         Ok(Sender {

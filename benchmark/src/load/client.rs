@@ -2,6 +2,7 @@
 
 use super::sse::{EventParser, StreamEvent, TokenCounts};
 use super::target::Target;
+use crate::input_error::InputError;
 use bytes::Bytes;
 use gorgo_core::record::Status;
 use gorgo_core::router::Failure;
@@ -79,7 +80,7 @@ impl Client {
         key: Option<&str>,
         timeout: Duration,
         tls: Option<&Arc<ClientConfig>>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, InputError> {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
@@ -164,7 +165,7 @@ impl Client {
                 None => parser.end(on_event),
             };
             outcome.counts = parser.counts;
-            parsed.map_err(failed)?;
+            parsed.map_err(|error| failed(error.to_string()))?;
             if frame.is_none() {
                 break;
             }
@@ -189,7 +190,7 @@ pub async fn served_models(
     key: Option<&str>,
     tls: Option<&Arc<ClientConfig>>,
 ) -> Result<Vec<String>, String> {
-    let client = Client::new(target, "/v1/models", key, Duration::from_secs(10), tls)?;
+    let client = Client::new(target, "/v1/models", key, Duration::from_secs(10), tls).map_err(InputError::into_text)?;
     let mut request = Request::get(client.uri.clone());
     if let Some(key) = &client.key {
         request = request.header(AUTHORIZATION, key);

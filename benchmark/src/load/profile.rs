@@ -1,5 +1,6 @@
 //! When requests are sent: profiles with GuideLLM's names, and the schedules they produce.
 
+use crate::input_error::InputError;
 use gorgo_core::{Span, Time, rng};
 use rand::RngExt;
 
@@ -66,12 +67,12 @@ impl Limits {
         self.duration_s.map_or(Time::NEVER, |s| Time::ZERO + Span::from_secs(s))
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), InputError> {
         if let Some(s) = self.duration_s.filter(|s| !(0.001..=1e6).contains(s)) {
-            return Err(format!("duration is {s} s: give 0.001 to 1,000,000"));
+            return Err(format!("duration is {s} s: give 0.001 to 1,000,000").into());
         }
         match self.max_requests {
-            Some(0) => Err("max_requests is 0: give at least 1".to_owned()),
+            Some(0) => Err("max_requests is 0: give at least 1".into()),
             _ => Ok(()),
         }
     }
@@ -99,7 +100,13 @@ impl Profile {
     ///
     /// # Errors
     /// A number is out of range, or the schedule would be empty or too long.
-    pub fn strategy(self, data: &[Time], limits: &Limits, seed: u64, most_workers: usize) -> Result<Strategy, String> {
+    pub fn strategy(
+        self,
+        data: &[Time],
+        limits: &Limits,
+        seed: u64,
+        most_workers: usize,
+    ) -> Result<Strategy, InputError> {
         limits.check()?;
         let name = self.name();
         let (most, until) = (limits.most(data.len()), limits.until());
@@ -116,13 +123,13 @@ impl Profile {
             Self::Throughput => return closed(most_workers.max(1)),
             Self::Concurrent(n) if (1..=most_workers).contains(&n) => return closed(n),
             Self::Concurrent(n) => {
-                return Err(format!("{n} concurrent requests: give 1 to the limit of {most_workers} in flight"));
+                return Err(format!("{n} concurrent requests: give 1 to the limit of {most_workers} in flight").into());
             }
-            Self::Sweep(_) => return Err("a sweep is several runs".to_owned()),
+            Self::Sweep(_) => return Err("a sweep is several runs".into()),
         };
         match at.len() {
-            0 => Err("no request falls into the duration: make it longer or the rate higher".to_owned()),
-            n if n > MOST => Err(format!("the schedule has more than {MOST} requests: limit it")),
+            0 => Err("no request falls into the duration: make it longer or the rate higher".into()),
+            n if n > MOST => Err(format!("the schedule has more than {MOST} requests: limit it").into()),
             _ => Ok(Strategy::Open { name, rate, at }),
         }
     }
@@ -217,7 +224,7 @@ mod tests {
 
     #[test]
     fn bad_numbers_are_named() {
-        let say = |p: Profile, l: Limits| p.strategy(&[Time(0)], &l, 0, 8).unwrap_err();
+        let say = |p: Profile, l: Limits| p.strategy(&[Time(0)], &l, 0, 8).unwrap_err().to_string();
         assert_eq!(
             say(Profile::Poisson(0.0), requests(1)),
             "rate is 0: give requests a second from 0.0001 to 1,000,000"

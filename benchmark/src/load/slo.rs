@@ -1,6 +1,7 @@
 //! The service level objective (SLO) that goodput counts.
 
 use super::run::RequestResult;
+use crate::input_error::InputError;
 use serde::Serialize;
 
 /// Service level objective: upper limits of latencies, ms. Absent limits are not checked.
@@ -21,7 +22,7 @@ impl Slo {
     ///
     /// # Errors
     /// One sentence that names the invalid part.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, InputError> {
         let mut slo = Self::default();
         for part in text.split([',', ' ']).filter(|p| !p.is_empty()) {
             let bad = || format!("`{part}` in the objective: write ttft=MS, itl=MS, tpot=MS or e2e=MS");
@@ -32,7 +33,7 @@ impl Slo {
                 "itl" => &mut slo.itl,
                 "tpot" => &mut slo.tpot,
                 "e2e" => &mut slo.e2e,
-                _ => return Err(bad()),
+                _ => return Err(bad().into()),
             };
             *field = Some(ms);
         }
@@ -59,7 +60,7 @@ mod tests {
         let slo = Slo::parse("ttft=500,itl:50").unwrap();
         assert_eq!((slo.ttft, slo.itl, slo.e2e), (Some(500.0), Some(50.0), None));
         assert_eq!(
-            Slo::parse("ttfb=5").unwrap_err(),
+            Slo::parse("ttfb=5").unwrap_err().to_string(),
             "`ttfb=5` in the objective: write ttft=MS, itl=MS, tpot=MS or e2e=MS"
         );
         assert!(Slo::parse("ttft=-1").is_err());

@@ -137,12 +137,28 @@ struct Meta {
     finish_reason: Option<Value>,
 }
 
+/// Why a stream of events cannot be read on.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// An event is not JSON.
+    #[error("an event is not JSON ({error}): {start}")]
+    NotJson {
+        /// The reason.
+        error: serde_json::Error,
+        /// The first 80 bytes of the event.
+        start: String,
+    },
+    /// An event has no end within the limit.
+    #[error("an event is longer than {MOST_BYTES} bytes")]
+    TooLong,
+}
+
 impl EventParser {
     /// Parses the next bytes and calls `on_event` for each event that they complete.
     ///
     /// # Errors
     /// An event is not JSON or longer than 16 MiB.
-    pub fn feed(&mut self, bytes: &[u8], mut on_event: impl FnMut(StreamEvent)) -> Result<(), String> {
+    pub fn feed(&mut self, bytes: &[u8], mut on_event: impl FnMut(StreamEvent)) -> Result<(), StreamError> {
         for &byte in bytes {
             // A line ends with CR, LF or both.
             let after_return = std::mem::replace(&mut self.carriage_return, byte == b'\r');
@@ -167,7 +183,7 @@ impl EventParser {
         self.buffer.drain(..start);
         self.searched = self.buffer.len();
         if self.buffer.len() > MOST_BYTES {
-            return Err(format!("an event is longer than {MOST_BYTES} bytes"));
+            return Err(StreamError::TooLong);
         }
         Ok(())
     }
@@ -176,7 +192,7 @@ impl EventParser {
     ///
     /// # Errors
     /// The event is not JSON.
-    pub fn end(&mut self, mut on_event: impl FnMut(StreamEvent)) -> Result<(), String> {
+    pub fn end(&mut self, mut on_event: impl FnMut(StreamEvent)) -> Result<(), StreamError> {
         let event = std::mem::take(&mut self.buffer);
         self.searched = 0;
         if let Some(event) = self.parse_event(&event)? {
@@ -185,7 +201,7 @@ impl EventParser {
         Ok(())
     }
 
-    fn parse_event(&mut self, event: &[u8]) -> Result<Option<StreamEvent>, String> {
+    fn parse_event(&mut self, event: &[u8]) -> Result<Option<StreamEvent>, StreamError> {
         // Comments and fields other than `data` are ignored; data over several lines is one text.
         let value = |line| {
             let rest: &[u8] = strip_field(line)?;
@@ -208,8 +224,9 @@ impl EventParser {
         if data == b"[DONE]" {
             return Ok(Some(StreamEvent::Done));
         }
-        let event: Event = serde_json::from_slice(data).map_err(|e| {
-            format!("an event is not JSON ({e}): {}", String::from_utf8_lossy(&data[..data.len().min(80)]))
+        let event: Event = serde_json::from_slice(data).map_err(|error| {
+            let start = String::from_utf8_lossy(&data[..data.len().min(80)]).into_owned();
+            StreamError::NotJson { error, start }
         })?;
         if let Some(error) = event.error {
             // SGLang sends the HTTP status as `code`, others a word; some send only a text.
@@ -296,7 +313,8 @@ mod tests {
             let parse = |piece_bytes: usize| {
                 let (mut parser, mut events) = (EventParser::default(), Vec::new());
                 let mut pieces = bytes.chunks(piece_bytes);
-                let result = pieces.try_for_each(|piece| parser.feed(piece, |event| events.push(event)));
+                let read = pieces.try_for_each(|piece| parser.feed(piece, |event| events.push(event)));
+                let result = read.map_err(|error| error.to_string());
                 (events, result, parser.counts)
             };
             prop_assert_eq!(parse(bytes.len().max(1)), parse(1));
@@ -311,7 +329,9 @@ mod tests {
         let full = StreamEvent::Error { message: "full".to_owned(), status: Some(503) };
         let worded = StreamEvent::Error { message: "an error without a message".to_owned(), status: None };
         assert_eq!(events, [StreamEvent::Content, StreamEvent::Other, full, worded]);
-        assert!(EventParser::default().feed(b"data: nonsense\n\n", |_| {}).unwrap_err().contains("nonsense"));
+        assert!(
+            EventParser::default().feed(b"data: nonsense\n\n", |_| {}).unwrap_err().to_string().contains("nonsense")
+        );
     }
 
     /// Events and whether the answer is complete.

@@ -1,6 +1,7 @@
 //! Synthetic requests of given lengths, described as in GuideLLM: `prompt_tokens=512,output_tokens=128`, optionally
 //! with `prefix_tokens=`, a prefix shared by all, and `requests=`.
 
+use crate::input_error::InputError;
 use gorgo_core::Time;
 use gorgo_core::request::TraceRequest;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ pub fn is_description(text: &str) -> bool {
 ///
 /// # Errors
 /// One sentence that names the invalid part.
-pub fn rows(text: &str) -> Result<Vec<TraceRequest>, String> {
+pub fn rows(text: &str) -> Result<Vec<TraceRequest>, InputError> {
     let (mut prompt, mut output, mut prefix, mut requests) = (512, 128, 0, 1000);
     for part in text.split(',') {
         let bad =
@@ -30,11 +31,11 @@ pub fn rows(text: &str) -> Result<Vec<TraceRequest>, String> {
             "output_tokens" => output = n,
             "prefix_tokens" => prefix = n,
             "requests" => requests = n,
-            _ => return Err(bad()),
+            _ => return Err(bad().into()),
         }
     }
     if prompt == 0 || output == 0 || requests == 0 {
-        return Err(format!("`{text}`: prompt_tokens, output_tokens and requests must be at least 1"));
+        return Err(format!("`{text}`: prompt_tokens, output_tokens and requests must be at least 1").into());
     }
     let (shared, input) = (prefix / u64::from(BLOCK), (prefix + prompt) as u32);
     let row = |n: u64| {
@@ -77,8 +78,13 @@ mod tests {
 
     #[test]
     fn bad_descriptions_are_named() {
-        assert!(rows("prompt_tokens=x").unwrap_err().starts_with("`prompt_tokens=x` in `prompt_tokens=x`: write"));
-        assert!(rows("prompt_tokens=0").unwrap_err().contains("at least 1"));
+        assert!(
+            rows("prompt_tokens=x")
+                .unwrap_err()
+                .to_string()
+                .starts_with("`prompt_tokens=x` in `prompt_tokens=x`: write")
+        );
+        assert!(rows("prompt_tokens=0").unwrap_err().to_string().contains("at least 1"));
         assert!(is_description("prompt_tokens=5") && !is_description("trace.jsonl"));
     }
 }

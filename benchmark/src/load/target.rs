@@ -1,5 +1,6 @@
 //! Targets of requests: each user's requests go to the nearest target, as with gotoni's geo proxy.
 
+use crate::input_error::InputError;
 use gorgo_core::request::{Place, TraceRequest};
 use gorgo_sim::network::user_rtt_ms;
 use gorgo_traces::geo;
@@ -25,7 +26,7 @@ impl Target {
     ///
     /// # Errors
     /// One sentence that names the text and the expected format.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, InputError> {
         let (url, region) = match text.rsplit_once('@') {
             Some((url, region)) => (url, Some(region)),
             None => (text, None),
@@ -38,7 +39,7 @@ impl Target {
         if authority.is_none() || url.parse::<hyper::Uri>().is_err() {
             return Err(format!(
                 "target `{text}` is no URL of a server; write http://HOST:PORT or https://HOST, with @REGION behind it for a place"
-            ));
+            ).into());
         }
         let place = match region {
             None => None,
@@ -108,10 +109,18 @@ mod tests {
     fn bad_targets_are_named() {
         for bad in ["localhost:8000", "ftp://x", "http://", "http://h/v2"] {
             assert!(
-                Target::parse(bad).unwrap_err().starts_with(&format!("target `{bad}` is no URL of a server")),
+                Target::parse(bad)
+                    .unwrap_err()
+                    .to_string()
+                    .starts_with(&format!("target `{bad}` is no URL of a server")),
                 "{bad}"
             );
         }
-        assert!(Target::parse("http://a:1@aws:eu-centrl-1").unwrap_err().contains("did you mean `aws:eu-central-1`?"));
+        assert!(
+            Target::parse("http://a:1@aws:eu-centrl-1")
+                .unwrap_err()
+                .to_string()
+                .contains("did you mean `aws:eu-central-1`?")
+        );
     }
 }

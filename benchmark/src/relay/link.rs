@@ -3,6 +3,7 @@
 use super::RelayConfig;
 use super::upload::Upload;
 use crate::clock::Clock;
+use crate::input_error::InputError;
 use gorgo_core::network::Congestion;
 use gorgo_core::request::Place;
 use gorgo_core::{Span, Time, rng};
@@ -76,7 +77,7 @@ impl LinkConfig {
     ///
     /// # Errors
     /// One sentence that names the part that cannot be read.
-    pub fn parse(text: &str, number: usize) -> Result<Self, String> {
+    pub fn parse(text: &str, number: usize) -> Result<Self, InputError> {
         let usage = "write LISTEN=TARGET,rtt=MS or LISTEN=TARGET,from=REGION,to=REGION";
         let mut parts = text.split(',');
         let (listen, to) = parts.next().and_then(|p| p.split_once('=')).ok_or(format!("`{text}`: {usage}"))?;
@@ -115,7 +116,8 @@ impl LinkConfig {
                     return Err(format!(
                         "`{text}`: `{key}` is not known; {usage}, with name=, lifetime=SECONDS, opening=ROUNDS, \
                          window=BYTES, congestion=NAME, mbps=MBPS"
-                    ));
+                    )
+                    .into());
                 }
             }
         }
@@ -131,30 +133,31 @@ impl LinkConfig {
     ///
     /// # Errors
     /// One sentence that names the link and the value.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), InputError> {
         let name = &self.name;
         for (key, addr) in [("listen", self.listen), ("target", self.target)] {
             if !addr.ip().is_loopback() {
-                return Err(format!("`{name}`: {key} is {addr}; a relay stays on loopback, give 127.0.0.1:PORT"));
+                return Err(format!("`{name}`: {key} is {addr}; a relay stays on loopback, give 127.0.0.1:PORT").into());
             }
         }
         if let Some(ms) = self.rtt_ms.filter(|ms| !(0.0..=60_000.0).contains(ms)) {
-            return Err(format!("`{name}`: rtt is {ms} ms, give 0 to 60,000"));
+            return Err(format!("`{name}`: rtt is {ms} ms, give 0 to 60,000").into());
         }
         if let Some(s) = self.mean_lifetime_s.filter(|s| !(0.001..=1e7).contains(s)) {
-            return Err(format!("`{name}`: lifetime is {s} s, give 0.001 to 10,000,000"));
+            return Err(format!("`{name}`: lifetime is {s} s, give 0.001 to 10,000,000").into());
         }
         if let Some(numbers) = &self.numbers {
             numbers.check().map_err(|e| format!("`{name}`: {e}"))?;
         }
         if self.from == self.to {
-            return Err(format!("`{name}`: both ends are `{}`; name two places", self.from));
+            return Err(format!("`{name}`: both ends are `{}`; name two places", self.from).into());
         }
         for end in [&self.from, &self.to] {
             if self.rtt_ms.is_none() && geo::place_of(end).is_none() {
                 return Err(format!(
                     "`{name}`: no region `{end}` is known; give rtt=MS or a region like aws:us-west-1"
-                ));
+                )
+                .into());
             }
         }
         Ok(())
@@ -337,7 +340,7 @@ mod tests {
             ("127.0.0.1:1=127.0.0.1:2,rtt=5,mbps=0", "`link0`: links.mbps is 0"),
             ("localhost=127.0.0.1:2", "is no address"),
         ] {
-            let error = LinkConfig::parse(text, 0).unwrap_err();
+            let error = LinkConfig::parse(text, 0).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");
         }
     }

@@ -144,7 +144,7 @@ impl Router {
         }
     }
 
-    /// What a failure says of its replica whoever is at fault: it rests, and an answer proves that it can be reached.
+    /// Records what every failure shows of its replica, at fault or not: the replica rests, and an answer proves that it can be reached.
     fn note_failure(&mut self, now: Time, replica: ReplicaId, failure: Failure) {
         let longest = match failure {
             Failure::Overloaded { retry_after_s: Some(_) } => self.config.max_rest_ms,

@@ -124,7 +124,7 @@ fn other_settings_are_in_force_at_once() {
 }
 
 #[test]
-fn waits_in_order_behind_a_closed_gate_and_nobody_overtakes() {
+fn waits_in_order_behind_a_closed_gate_and_no_request_overtakes() {
     let mut config = RouterConfig { queue_limit: 2, ..RouterConfig::default() };
     config.gates.max_running = Some(1);
     let mut r = router(config, &[REMOTE]);

@@ -42,7 +42,7 @@ fn replay(recording: &str, name: &str, settings: Value) -> Tally {
         let holders: Vec<_> = decision.candidates.iter().filter(|c| c.terms.total == least).map(|c| &*c.id).collect();
         tally.rows += 1;
         tally.ties += usize::from(holders.len() > 1);
-        let chosen = decision.chosen.as_deref().unwrap_or("nobody");
+        let chosen = decision.chosen.as_deref().unwrap_or("none");
         let same = if holders.len() > 1 { holders.contains(&fields[1]) } else { chosen == fields[1] };
         if !same || !holders.contains(&chosen) || decision.reason.is_some() {
             tally.wrong.push(format!("row {}: {chosen}, recorded {}", fields[0], fields[1]));

@@ -122,7 +122,7 @@ mod tests {
         };
         assert_eq!(owner(dir.path()).unwrap(), Owner::Free);
         put("notes.md", "mine");
-        assert_eq!(owner(dir.path()).unwrap(), Owner::Free, "other files are in nobody's way");
+        assert_eq!(owner(dir.path()).unwrap(), Owner::Free, "other files hinder no result");
         clear(dir.path()).unwrap();
         put("experiment.toml", "title = \"my own\"");
         put("traces/t.jsonl", "mine");

@@ -22,7 +22,7 @@ pub(crate) struct Case {
 
 static UNIQUE: AtomicU64 = AtomicU64::new(0);
 
-/// A chat of about so many bytes: the first half common to all, the second nobody else's.
+/// A chat of about so many bytes: the first half common to all, the second unique.
 fn body(bytes: usize) -> Bytes {
     let n = UNIQUE.fetch_add(1, Ordering::Relaxed);
     let half = bytes.saturating_sub(100) / 2;
@@ -105,10 +105,10 @@ pub(crate) async fn relay(port: u16, shape: &'static str, connections: usize, se
 
 /// Events a second that the tap sees, an event a piece, text collected.
 pub(crate) fn tap_rate() -> f64 {
-    use gorgo_live::testkit::{Framing, Tap};
+    use gorgo_live::testkit::{AnswerTap, Framing};
     let began = Instant::now();
     for _ in 0..200 {
-        let mut tap = Tap::new(Framing::Events, true);
+        let mut tap = AnswerTap::new(Framing::Events, true);
         (0..1_000).for_each(|_| tap.feed(EVENT));
         assert_eq!(tap.events(), 1_000);
     }

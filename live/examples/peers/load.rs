@@ -142,7 +142,7 @@ async fn one(sender: &mut SendRequest<Full<Bytes>>, request: Request<Full<Bytes>
 }
 
 /// Requests at random times whatever the answers: each of a family drawn by Zipf, the first `--shared` of its prompt
-/// common to the family and the rest nobody else's.
+/// common to the family and the rest unique.
 pub(crate) async fn open(args: &Args) {
     let rate = args.number("rate", 60.0);
     let (bytes, events) = (args.number("bytes", 16_000.0) as usize, args.number("events", 8.0) as usize);

@@ -132,7 +132,7 @@ fn fleet(config: &Config) -> Result<(), ConfigError> {
     for (key, url, name) in replicas.chain(peers) {
         let endpoint = match Endpoint::parse(url) {
             Ok(endpoint) => endpoint,
-            Err(advice) => return bad(format!("{key}.url"), format!("\"{url}\""), advice),
+            Err(advice) => return bad(format!("{key}.url"), format!("\"{url}\""), advice.to_string()),
         };
         if endpoint.leads_to(config.listen) {
             let advice = "that is the address this router listens on; name an engine".to_owned();

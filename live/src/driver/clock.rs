@@ -36,20 +36,8 @@ impl Clock {
 
     /// Wall-clock time as RFC 3339 in UTC, with milliseconds.
     pub fn rfc3339(&self, at: Time) -> String {
-        let ns = self.unix_ns(at);
-        let (secs, ms) = (ns / 1_000_000_000, ns / 1_000_000 % 1_000);
-        let (days, rest) = ((secs / 86_400) as i64, secs % 86_400);
-        // Days to civil date, after H. Hinnant.
-        let z = days + 719_468;
-        let era = z.div_euclid(146_097);
-        let doe = z.rem_euclid(146_097);
-        let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
-        let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-        let mp = (5 * doy + 2) / 153;
-        let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-        let year = yoe + era * 400 + i64::from(month <= 2);
-        let (h, m, s) = (rest / 3_600, rest / 60 % 60, rest % 60);
-        format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+        let stamp = jiff::Timestamp::from_nanosecond(i128::from(self.unix_ns(at))).unwrap_or(jiff::Timestamp::MAX);
+        format!("{stamp:.3}")
     }
 }
 

@@ -10,7 +10,7 @@ use crate::request::json_end::JsonEnd;
 use crate::request::rest_body::RestBody;
 use crate::upstream::connection::{self, ConnectionError, UpstreamBody};
 use crate::upstream::replica::Upstream;
-use crate::wire::answer_tap::{Framing, Tap};
+use crate::wire::answer_tap::{AnswerTap, Framing};
 use bytes::{Bytes, BytesMut};
 use gorgo_core::router::{Dispatch, Failure};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING};
@@ -32,7 +32,7 @@ pub(crate) struct Ready {
     pub(crate) whole: Option<Bytes>,
     pub(crate) held: VecDeque<Frame<Bytes>>,
     pub(crate) body: UpstreamBody,
-    pub(crate) tap: Tap,
+    pub(crate) tap: AnswerTap,
     pub(crate) framing: Framing,
     /// Whether a part of it that is no comment has been passed on.
     pub(crate) is_committed: bool,
@@ -120,7 +120,7 @@ fn check_head(
         return Err(Box::new(FailedAttempt { failure, response, why }));
     }
     let framing = if request.has_prompt || request.makes_kept { framing(&head.headers) } else { Framing::Opaque };
-    let tap = Tap::new(framing, request.has_prompt).with_id(request.makes_kept);
+    let tap = AnswerTap::new(framing, request.has_prompt).with_id(request.makes_kept);
     let until_close = body.size_hint().exact().is_none() && !head.headers.contains_key(TRANSFER_ENCODING);
     let json_end = (until_close && framing == Framing::Json).then(JsonEnd::default);
     Ok(Box::new(Ready {

@@ -18,7 +18,7 @@ use crate::request::unpack::unpack;
 use crate::state::AppState;
 use crate::tokens::count_tokens;
 use crate::upstream::replica::{Authorization, Upstream};
-use crate::wire::request_fields::{Extract, extract, named_in, session_hash};
+use crate::wire::request_fields::{RequestFields, extract, named_in, session_hash};
 use bytes::Bytes;
 use gorgo_core::network::HEAD_BYTES;
 use gorgo_core::policy::RequestInfo;
@@ -212,7 +212,7 @@ impl ClientRequest {
 fn replicas_for(
     state: &AppState,
     uri: &Uri,
-    found: Option<&Extract>,
+    found: Option<&RequestFields>,
     body: &[u8],
     makes_kept: bool,
     is_forwarded: bool,
@@ -234,7 +234,7 @@ fn replicas_for(
 fn new_row(
     request_id: &HeaderValue,
     info: &RequestInfo,
-    found: Option<&Extract>,
+    found: Option<&RequestFields>,
     arrived: Time,
     hops: u8,
 ) -> RequestEntry {

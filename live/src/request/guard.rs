@@ -14,7 +14,7 @@ use crate::request::learning::Learning;
 use crate::state::Phase;
 use crate::upstream::abort;
 use crate::upstream::replica::Upstream;
-use crate::wire::answer_tap::Tap;
+use crate::wire::answer_tap::AnswerTap;
 use gorgo_core::router::{DecisionRecord, Dispatch, EndReason, Failure, RequestEvent, Usage};
 use gorgo_core::{RequestId, Time};
 use http::HeaderValue;
@@ -163,7 +163,7 @@ impl RequestGuard {
     }
 
     /// Reports a complete answer that has been passed on, and closes the request.
-    pub(super) fn finish(&mut self, tap: &Tap) {
+    pub(super) fn finish(&mut self, tap: &AnswerTap) {
         let event = self.finished_event(tap);
         self.mailbox.stop_waking(); // the core's command `Done` would wake this task in vain
         self.context.state.driver.handle(event);
@@ -172,7 +172,7 @@ impl RequestGuard {
 
     /// Reports a complete answer of which nothing has been passed on: first token and end in one event. False if the core
     /// has withdrawn this attempt meanwhile.
-    pub(super) fn finish_at_once(&mut self, tap: &Tap) -> bool {
+    pub(super) fn finish_at_once(&mut self, tap: &AnswerTap) -> bool {
         let event = self.finished_event(tap);
         self.mailbox.stop_waking();
         let Some(now) = self.context.state.driver.handle_if_quiet(&self.mailbox, event) else {
@@ -185,7 +185,7 @@ impl RequestGuard {
     }
 
     /// The event of a complete answer, with what the router learns from it.
-    fn finished_event(&mut self, tap: &Tap) -> RequestEvent {
+    fn finished_event(&mut self, tap: &AnswerTap) -> RequestEvent {
         let state = &self.context.state;
         if let (Some(id), Some((engine, _))) = (tap.made_id(), &self.current) {
             state.kept_ids.learn(id, engine);

@@ -3,7 +3,7 @@
 
 use crate::tokens::bytes_per_token::BytesPerToken;
 use crate::tokens::counter::Counter;
-use crate::wire::answer_tap::Tap;
+use crate::wire::answer_tap::AnswerTap;
 use crate::wire::prompt_blocks::Prompt;
 use gorgo_core::router::Answer;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl Learning {
     }
 
     /// The answer's blocks, which the next turn's prompt begins with; `None` if the answer's text is not known.
-    pub(super) fn answer(&self, tap: &Tap, prompt_tokens: u32, output_tokens: u32) -> Option<Answer> {
+    pub(super) fn answer(&self, tap: &AnswerTap, prompt_tokens: u32, output_tokens: u32) -> Option<Answer> {
         let text = tap.answer().filter(|_| !self.prompt.symbols.is_empty())?;
         // Usage counts all choices; the text is one of them.
         let output = output_tokens / tap.choices();

@@ -9,7 +9,7 @@ use crate::request::guard::RequestGuard;
 use crate::request::json_end::JsonEnd;
 use crate::state::Phase;
 use crate::upstream::connection::UpstreamBody;
-use crate::wire::answer_tap::Tap;
+use crate::wire::answer_tap::AnswerTap;
 use bytes::{Bytes, BytesMut};
 use gorgo_core::router::{EndReason, Failure};
 use http_body::{Body as _, Frame, SizeHint};
@@ -32,7 +32,7 @@ pub(crate) struct ProxiedBody {
     /// Frames that were read before the answer was passed on.
     held: VecDeque<Frame<Bytes>>,
     body: UpstreamBody,
-    tap: Tap,
+    tap: AnswerTap,
     /// `None` once the request's end is reported.
     guard: Option<Box<RequestGuard>>,
     ended: bool,
@@ -59,7 +59,7 @@ impl ProxiedBody {
     pub(crate) fn new(
         held: VecDeque<Frame<Bytes>>,
         body: UpstreamBody,
-        tap: Tap,
+        tap: AnswerTap,
         guard: Box<RequestGuard>,
         gap: Duration,
         (json_end, until_close): (Option<JsonEnd>, bool),

@@ -12,7 +12,7 @@ use crate::request::guard::RequestGuard;
 use crate::supervise;
 use crate::upstream::connection::ConnectionError;
 use crate::upstream::replica::Upstream;
-use crate::wire::answer_tap::{Framing, Tap};
+use crate::wire::answer_tap::{AnswerTap, Framing};
 use bytes::Bytes;
 use gorgo_core::router::{Dispatch, Failure};
 use http::header::{CONNECTION, HeaderMap, UPGRADE};
@@ -159,7 +159,7 @@ async fn pass(mut guard: Box<RequestGuard>, client: OnUpgrade, replica: OnUpgrad
     if is_stopped {
         guard.stop();
     } else {
-        guard.finish(&Tap::new(Framing::Opaque, false));
+        guard.finish(&AnswerTap::new(Framing::Opaque, false));
     }
 }
 

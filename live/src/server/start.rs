@@ -14,7 +14,7 @@ use crate::server::saved::{self, Saved};
 use crate::server::tls::{self, TlsError};
 use crate::state::{AppParts, AppState, ConfigSource};
 use crate::supervise;
-use crate::tokens::counter::Counter;
+use crate::tokens::counter::{Counter, TokenizerError};
 use crate::upstream::connect::{Connector, Dial};
 use crate::upstream::transport::transport;
 use gorgo_core::router::{AdminEvent, ReplicaEvent, RouterConfig};
@@ -83,7 +83,8 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
     let keys = Keys::load(&config)?;
     let counter = match &config.tokenizer {
         Some(path) => {
-            let unread = |why| ConfigError::Read { path: path.display().to_string(), why };
+            let unread =
+                |why: TokenizerError| ConfigError::Read { path: path.display().to_string(), why: why.to_string() };
             Some(Arc::new(Counter::load(path, config.limits.tokenizer_entries).map_err(unread)?))
         }
         None => None,

@@ -30,6 +30,17 @@ const LONGEST: usize = 1_536;
 /// Counts the tokens of a text without special tokens; `true` if the text continues other text.
 type Encode = Box<dyn Fn(&str, bool) -> usize + Send + Sync>;
 
+/// Why no tokenizer was loaded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenizerError {
+    /// This build leaves the feature `tokenizer` out.
+    #[error("this build has no tokenizers")]
+    NotBuilt,
+    /// The file cannot be read as a `tokenizer.json`; the text is the reason.
+    #[error("{0}")]
+    File(String),
+}
+
 /// A tokenizer, and the counts that it has made.
 pub struct Counter {
     encode: Encode,
@@ -49,8 +60,8 @@ impl Counter {
     /// Loads a `tokenizer.json`; at most `entries` counts are kept.
     ///
     /// # Errors
-    /// One sentence when the file cannot be read, or this build has no tokenizers.
-    pub fn load(path: &Path, entries: usize) -> Result<Self, String> {
+    /// The file cannot be read, or this build has no tokenizers.
+    pub fn load(path: &Path, entries: usize) -> Result<Self, TokenizerError> {
         Ok(Self::new(encoder(path)?, entries))
     }
 
@@ -201,15 +212,15 @@ impl CountCache {
 }
 
 #[cfg(not(feature = "tokenizer"))]
-fn encoder(_: &Path) -> Result<Encode, String> {
-    Err("this build has no tokenizers".to_owned())
+fn encoder(_: &Path) -> Result<Encode, TokenizerError> {
+    Err(TokenizerError::NotBuilt)
 }
 
 /// Loads a tokenizer. Some put a space before every text; those get a piece that continues text without its space.
 #[cfg(feature = "tokenizer")]
-fn encoder(path: &Path) -> Result<Encode, String> {
-    let mut tokenizer = tokenizers::Tokenizer::from_file(path).map_err(|why| why.to_string())?;
-    tokenizer.with_truncation(None).map_err(|why| why.to_string())?;
+fn encoder(path: &Path) -> Result<Encode, TokenizerError> {
+    let mut tokenizer = tokenizers::Tokenizer::from_file(path).map_err(|why| TokenizerError::File(why.to_string()))?;
+    tokenizer.with_truncation(None).map_err(|why| TokenizerError::File(why.to_string()))?;
     tokenizer.with_padding(None);
     let ids = |text: &str| tokenizer.encode_fast(text, false).map(|e| e.get_ids().to_vec()).unwrap_or_default();
     let (whole, bare, spaced) = (ids("and the"), ids("the"), ids(" the"));

@@ -44,6 +44,17 @@ pub(crate) fn tcp_with(congestion: CongestionControl) -> Dial {
     })
 }
 
+/// Why a text is not the address of a replica. The text is advice on what to write instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// Scheme, host or port is missing or unknown.
+    #[error("write http://host:port or https://host[:port]")]
+    NoServer,
+    /// The URL has a query.
+    #[error("leave out what follows `?`")]
+    Query,
+}
+
 /// The address of a replica: scheme, host, port and base path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
@@ -59,9 +70,9 @@ impl Endpoint {
     /// Parses a URL; `host:port` alone means http.
     ///
     /// # Errors
-    /// Advice on what to write instead.
-    pub fn parse(url: &str) -> Result<Self, String> {
-        let advice = || "write http://host:port or https://host[:port]".to_owned();
+    /// The text is no URL of a server, or has a query.
+    pub fn parse(url: &str) -> Result<Self, EndpointError> {
+        let advice = || EndpointError::NoServer;
         let text = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let uri: Uri = text.parse().map_err(|_| advice())?;
         let parts = uri.into_parts();
@@ -72,7 +83,7 @@ impl Endpoint {
         }
         let path = parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         if path.query().is_some() {
-            return Err("leave out what follows `?`".to_owned());
+            return Err(EndpointError::Query);
         }
         // Users know an engine by its OpenAI base URL, too; every path of a request begins with /v1 itself.
         let base = path.path().trim_end_matches('/');

@@ -6,6 +6,7 @@
 //! age. A far replica then needs no new connection, and no handshakes, for requests that are minutes apart.
 
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -14,7 +15,11 @@ const CLOSE_COUNTS: Duration = Duration::from_secs(600);
 
 /// What idle connections to one replica showed.
 #[derive(Debug, Default)]
-pub(crate) struct IdleLimit(Mutex<Shown>);
+pub(crate) struct IdleLimit {
+    shown: Mutex<Shown>,
+    /// The learned limit, ns: every request reads it, so that no request takes the lock.
+    learned_ns: AtomicU64,
+}
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Shown {
@@ -34,8 +39,9 @@ impl Shown {
 impl IdleLimit {
     /// An idle connection of this age is open.
     pub(crate) fn open(&self, age: Duration) {
-        let mut shown = self.0.lock();
+        let mut shown = self.shown.lock();
         shown.open_at = shown.open_at.max(age);
+        self.store(*shown);
     }
 
     /// An idle connection of this age was found closed; it may have been closed up to `period` ago. A close before
@@ -45,15 +51,20 @@ impl IdleLimit {
         if age < configured {
             return;
         }
-        let mut shown = self.0.lock();
+        let mut shown = self.shown.lock();
         let least = shown.closed().map_or(age, |least| least.min(age));
         (shown.closed_at, shown.open_at) = (Some((least, Instant::now())), shown.open_at.min(least));
+        self.store(*shown);
+    }
+
+    fn store(&self, shown: Shown) {
+        let least = shown.open_at.min(shown.closed().unwrap_or(Duration::MAX)).mul_f64(0.8);
+        self.learned_ns.store(u64::try_from(least.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// The age below which an idle connection may be used.
     pub(crate) fn usable(&self, configured: Duration) -> Duration {
-        let shown = *self.0.lock();
-        configured.max(shown.open_at.min(shown.closed().unwrap_or(Duration::MAX)).mul_f64(0.8))
+        configured.max(Duration::from_nanos(self.learned_ns.load(Ordering::Relaxed)))
     }
 }
 

@@ -39,7 +39,7 @@ pub enum Framing {
 
 /// Observes one response body.
 #[derive(Debug)]
-pub struct Tap {
+pub struct AnswerTap {
     framing: Framing,
     frames: SseFrames,
     /// The body so far, of [`Framing::Json`].
@@ -65,7 +65,7 @@ pub struct Tap {
     made_id: Option<String>,
 }
 
-impl Tap {
+impl AnswerTap {
     /// Creates a tap for a body of this framing; `keep_answer` collects the text.
     pub fn new(framing: Framing, keep_answer: bool) -> Self {
         Self {
@@ -335,7 +335,7 @@ fn is_json(data: &[u8]) -> bool {
 pub fn fuzz(data: &[u8]) {
     for framing in [Framing::Events, Framing::Json, Framing::Opaque] {
         let seen = |pieces: &mut dyn Iterator<Item = &[u8]>| {
-            let mut tap = Tap::new(framing, true);
+            let mut tap = AnswerTap::new(framing, true);
             pieces.for_each(|piece| tap.feed(piece));
             tap.end();
             (tap.events, tap.content, tap.done, tap.error, tap.usage, tap.answer)
@@ -344,10 +344,10 @@ pub fn fuzz(data: &[u8]) {
         assert_eq!(whole, seen(&mut data.chunks(1)));
         assert_eq!(whole, seen(&mut data.chunks(7)));
     }
-    let mut tap = Tap::new(Framing::Json, true);
+    let mut tap = AnswerTap::new(Framing::Json, true);
     tap.feed(data);
     tap.end();
-    let mut at_once = Tap::new(Framing::Json, true);
+    let mut at_once = AnswerTap::new(Framing::Json, true);
     at_once.whole(data);
     assert_eq!((tap.error, tap.usage, tap.answer), (at_once.error, at_once.usage, at_once.answer));
 }

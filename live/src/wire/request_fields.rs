@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// The fields of a request body that the router uses.
 #[derive(Debug, Clone)]
-pub(crate) struct Extract {
+pub(crate) struct RequestFields {
     /// The prompt: rendered messages with their roles, the prompt, the input, or token ids.
     pub prompt: Prompt,
     /// `model`, at most 128 bytes of it.
@@ -38,7 +38,7 @@ const INSTRUCTIONS: u64 = 4;
 ///
 /// # Errors
 /// One sentence when the body is no JSON object, is cut short, is not UTF-8 or nests deeper than 127.
-pub(crate) fn extract(body: &[u8], seed: u64) -> Result<Extract, String> {
+pub(crate) fn extract(body: &[u8], seed: u64) -> Result<RequestFields, String> {
     let mut blocks = Blocks::with_room(seed, body.len());
     let found = read(body, &mut blocks).map(|found| found.with(blocks.finish()));
     found.map_err(|wrong| format!("the body is not the JSON object this endpoint takes: {wrong}"))
@@ -61,9 +61,9 @@ struct Fields {
 }
 
 impl Fields {
-    fn with(self, prompt: Prompt) -> Extract {
+    fn with(self, prompt: Prompt) -> RequestFields {
         let Self { model, session, rid, streams, kept } = self;
-        Extract { prompt, model, session, rid, streams, kept }
+        RequestFields { prompt, model, session, rid, streams, kept }
     }
 }
 

@@ -82,7 +82,7 @@ async fn a_replica_that_refuses_the_key_is_set_aside_and_named_and_clients_do_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_whose_own_key_is_refused_gets_the_refusal_and_blames_nobody() {
+async fn a_client_whose_own_key_is_refused_gets_the_refusal_and_no_replica_the_blame() {
     let world = World::new(2, Script { status: 401, ..Script::default() }, |_| {}).await;
     for n in 0..5 {
         let mut request = chat(&format!("{n}"), false);

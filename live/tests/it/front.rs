@@ -100,7 +100,7 @@ async fn the_next_turn_of_a_conversation_goes_where_its_prefix_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_before_the_first_byte_go_elsewhere_and_are_told_when_nobody_is_left() {
+async fn failures_before_the_first_byte_go_elsewhere_and_are_told_when_no_replica_is_left() {
     let world = World::new(2, Script::default(), |_| {}).await;
     for broken in [
         Script { status: 500, ..Script::default() },

@@ -25,7 +25,7 @@ fn replica(response: &Response<Incoming>) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_model_goes_where_it_is_served_and_one_that_nobody_serves_is_a_404() {
+async fn a_model_goes_where_it_is_served_and_one_that_no_replica_serves_is_a_404() {
     let world = two_models().await;
     for n in 0..6 {
         for (model, expected) in [("a", "e0"), ("b", "e1"), ("nick", "e1"), ("a:adapter", "e0")] {

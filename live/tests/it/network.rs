@@ -103,7 +103,7 @@ fn a_partition_loses_no_request_and_equal_seeds_tell_equal_stories() {
 }
 
 #[test]
-fn an_engine_that_crashes_while_streaming_cuts_its_streams_and_nobody_elses() {
+fn an_engine_that_crashes_while_streaming_cuts_its_streams_and_no_others() {
     let mut sim = world(3);
     let results = Arc::new(Mutex::new(Vec::new()));
     let tell = Arc::clone(&results);

@@ -72,7 +72,7 @@ async fn engines_administration_needs_the_admin_key_and_goes_to_all() {
         assert_eq!((seen.path.as_str(), &seen.body[..]), ("/v1/load_lora_adapter", &br#"{"lora_name":"x"}"#[..]));
         assert!(!seen.headers.contains_key("authorization"));
     }
-    // Without an admin key nobody administrates engines through the router.
+    // Without an admin key no client administers engines through the router.
     let open = World::new(1, Script::default(), |_| {}).await;
     assert_eq!(send(&open, Method::POST, "/flush_cache", &[], "").await.status(), 404);
     assert_eq!(asked(&open), 0);

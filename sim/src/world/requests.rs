@@ -289,7 +289,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         if record.done.is_some() || record.first_token.get().is_some_and(|at| at <= self.now) {
             return;
         }
-        // A first token that is still on its way finds nobody.
+        // A first token that is still on its way finds no client.
         record.first_token = MaybeTime::NONE;
         let router = record.router;
         if record.arrived.is_some() {

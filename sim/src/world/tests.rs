@@ -270,7 +270,7 @@ fn a_crash_loses_nothing_that_had_no_first_token() {
         }
         assert!(failed > 0 && failed < 200, "{failed}");
         let retried = out.records.iter().filter(|r| r.attempts > 1).count();
-        assert!(retried > 0, "{topology:?}: nobody was waiting there");
+        assert!(retried > 0, "{topology:?}: no request was waiting");
         let back = |i: u16| {
             out.records
                 .iter()
@@ -321,7 +321,10 @@ fn less_patience_never_leaves_fewer_requests_undone() {
         let left = |r: &&RequestRecord| r.status == Status::Cancelled && r.first_token.is_none();
         let left = out.records.iter().filter(left).count();
         assert_eq!(finished(&out) + left, 60);
-        assert!(out.records.iter().filter_map(RequestRecord::ttft).all(|ttft| ttft.ms() <= ms), "nobody waited longer");
+        assert!(
+            out.records.iter().filter_map(RequestRecord::ttft).all(|ttft| ttft.ms() <= ms),
+            "no request waited longer"
+        );
         left
     };
     let undone: Vec<usize> = [1.0, 20.0, 80.0, 200.0, 1_000.0, 100_000.0].map(undone).to_vec();

@@ -114,12 +114,12 @@ fn a_replica_without_room_is_asked_after_the_others_and_after_the_pause_it_asked
 }
 
 #[test]
-fn a_request_that_all_replicas_had_no_room_for_is_tried_again_after_a_pause_and_holds_up_nobody() {
+fn a_request_that_all_replicas_had_no_room_for_is_tried_again_after_a_pause_and_delays_no_other() {
     let mut r = warm(2);
     let full = Failure::Overloaded { retry_after_s: None };
     let actions = tell(&mut r, 1_000, ask(10, "x"));
     assert_eq!(fail_all(&mut r, 1_000, 10, actions, |_| full), (2, None), "not again at once");
-    assert_eq!(sent(&tell(&mut r, 1_001, ask(11, "y"))).len(), 1, "nobody waits behind it");
+    assert_eq!(sent(&tell(&mut r, 1_001, ask(11, "y"))).len(), 1, "no request waits behind it");
     assert_eq!(sent(&tell(&mut r, 1_200, Event::Timer)).len(), 1);
     // A pause longer than a client should wait for ends it with the replicas' own answer.
     let mut r = warm(2);

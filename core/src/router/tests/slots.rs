@@ -37,7 +37,7 @@ fn a_new_replica_inherits_nothing_of_the_old_one_in_its_slot() {
     tell(&mut r, 3, ReplicaEvent::Probed { replica: ReplicaId(0), rtt_ms: 80.0 });
     remove(&mut r, 4, 0);
     assert_eq!(r.free_slot(), Some(ReplicaId(1)), "its request still runs");
-    // The answer of a removed replica is not learned: nobody would forget it.
+    // The answer of a removed replica is not learned: no later event would forget it.
     let answer = Answer { keep: 6, tail: symbols("gh"), tokens: 8 };
     let finished =
         RequestEvent::Finished { id: RequestId(1), attempt: 1, usage: Usage::default(), answer: Some(answer) };
@@ -136,7 +136,7 @@ proptest! {
             for action in actions {
                 match action {
                     Action::Dispatch(d) => {
-                        prop_assert!(fleet.contains_key(&d.replica.0), "dispatched to a slot nobody has");
+                        prop_assert!(fleet.contains_key(&d.replica.0), "dispatched to a slot without a replica");
                         open.insert(d.id.0, Some((d.replica.0, d.attempt)));
                     }
                     Action::Queued { id } => drop(open.insert(id.0, None)),

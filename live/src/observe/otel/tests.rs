@@ -74,7 +74,7 @@ fn the_environment_says_where_spans_go() {
         ("OTEL_EXPORTER_OTLP_HEADERS", "novalue"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
     ] {
-        let error = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"), (name, value)]).unwrap_err();
+        let error = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"), (name, value)]).unwrap_err().to_string();
         assert!(error.contains(name), "{error}");
     }
 }

@@ -1,11 +1,11 @@
 //! Reads the members of an event: choices, parts and deltas of each dialect.
 
-use super::Tap;
+use super::AnswerTap;
 use super::event::{Delta, Event, delta, is_nothing, something, usage};
 use crate::wire::json::{JsonError, Kind, Reader, Text};
 use gorgo_core::router::Failure;
 
-impl Tap {
+impl AnswerTap {
     /// Reads the events that name their type, of the Responses API and of Anthropic's messages. What is none of the
     /// events that come before the first token is content.
     pub(super) fn typed(&mut self, kind: &[u8], event: &Event<'_>) {

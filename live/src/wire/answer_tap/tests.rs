@@ -1,8 +1,8 @@
 use super::*;
 use proptest::prelude::*;
 
-fn tap(text: &str) -> Tap {
-    let mut tap = Tap::new(Framing::Events, true);
+fn tap(text: &str) -> AnswerTap {
+    let mut tap = AnswerTap::new(Framing::Events, true);
     tap.feed(text.as_bytes());
     tap
 }
@@ -148,7 +148,7 @@ fn whole_answers_of_every_dialect_have_their_text() {
         ),
         (r#"{"type":"message","content":[{"type":"thinking","thinking":"hm"},{"type":"text","text":"hi"}]}"#, None),
     ] {
-        let mut tap = Tap::new(Framing::Json, true);
+        let mut tap = AnswerTap::new(Framing::Json, true);
         assert!(tap.whole(body.as_bytes()));
         assert_eq!((tap.answer(), tap.error(), tap.content()), (text, None, true), "{body}");
     }
@@ -196,7 +196,7 @@ fn comments_are_told_from_a_beginning() {
 #[test]
 fn an_event_of_many_lines_costs_no_more_than_its_length() {
     // Each line made the parser read all lines before it again: 4 MB of them took minutes.
-    let mut tap = Tap::new(Framing::Events, true);
+    let mut tap = AnswerTap::new(Framing::Events, true);
     tap.feed("data: {\"a\": [\n".as_bytes());
     for _ in 0..100_000 {
         tap.feed(b"data: 1,\n");
@@ -224,7 +224,7 @@ fn cumulative_and_incremental_generation_give_the_same_text() {
 
 #[test]
 fn usage_of_a_whole_answer_is_read_at_its_end() {
-    let mut tap = Tap::new(Framing::Json, true);
+    let mut tap = AnswerTap::new(Framing::Json, true);
     tap.feed(br#"{"choices":[{"message":{"role":"assistant","content":"hi"}}],"usage":{"prompt_tok"#);
     tap.feed(br#"ens":3,"completion_tokens":1,"prompt_tokens_details":null}}"#);
     tap.end();
@@ -234,7 +234,7 @@ fn usage_of_a_whole_answer_is_read_at_its_end() {
 
 #[test]
 fn an_event_without_end_is_dropped_and_the_next_is_read() {
-    let mut tap = Tap::new(Framing::Events, true);
+    let mut tap = AnswerTap::new(Framing::Events, true);
     tap.feed(b"data: ");
     for _ in 0..40 {
         tap.feed(&[b'x'; 100_000]);
@@ -254,7 +254,7 @@ proptest! {
     #[test]
     fn cuts_do_not_matter(cut in 0usize..CHAT.len(), size in 1usize..40) {
         fuzz(&CHAT.as_bytes()[cut..]);
-        let mut tap = Tap::new(Framing::Events, true);
+        let mut tap = AnswerTap::new(Framing::Events, true);
         CHAT.as_bytes().chunks(size).for_each(|piece| tap.feed(piece));
         prop_assert_eq!(tap.answer(), Some("Hello é"));
     }
