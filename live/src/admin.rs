@@ -1,7 +1,7 @@
 //! The admin API: gotoni's `/lb/*` and `/proxy/*`, `/explain/ID`, `/metrics`, `/health`, `/ready`.
 //!
-//! Both roles serve the common part under both prefixes. GET never changes anything. Beyond health and readiness a
-//! key is asked for whenever one is set.
+//! Proxy and edge serve the common endpoints under both prefixes. GET changes no state. Every endpoint except `/health`
+//! and `/ready` requires the admin key when one is set.
 
 use crate::config::Config;
 use crate::observe::explain::Order;
@@ -29,7 +29,7 @@ mod proxy;
 
 type Shared = State<Arc<AppState>>;
 
-/// A response, or a refusal with its reason.
+/// A response, or the reason why the request was refused.
 type Answer = Result<Response, Refusal>;
 
 /// A refusal of the admin API.
@@ -64,7 +64,7 @@ fn read<T: serde::de::DeserializeOwned>(body: &[u8], example: &str) -> Result<T,
 /// Longest body of a request to this API, bytes.
 const BODY: usize = 2 << 20;
 
-/// Answers one request: first who asks is checked, then the body is read within the limits of every body.
+/// Answers one request: checks access first, then reads the body within the limits of every request body.
 pub(crate) async fn answer(
     state: &Arc<AppState>,
     config: &Config,
@@ -156,8 +156,8 @@ async fn wrong_method(request: Request) -> Refusal {
     Refusal(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 
-/// `GET /health`: 200 for as long as the process answers, with the number of usable replicas. To restart a router whose
-/// replicas are away mends nothing; `/ready` is for balancers.
+/// `GET /health` (liveness): 200 while the process answers, with the number of usable replicas. A router without usable
+/// replicas is alive: a restart would not help. Load balancers ask `/ready`.
 async fn health(State(node): Shared) -> Response {
     let (usable, all) = node.usable();
     let word = if usable > 0 { "healthy" } else { "unhealthy" };
@@ -179,7 +179,8 @@ async fn prometheus(State(node): Shared) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-/// `GET /explain?order=latest`: the latest request, the `slowest` or the one predicted `worst`, of those that are kept.
+/// `GET /explain?order=latest`: the latest request in the request log, the `slowest`, or the one with the `worst`
+/// prediction.
 async fn explain_one(State(node): Shared, Query(query): Query<BTreeMap<String, String>>) -> Answer {
     let order = match query.get("order").map_or("latest", String::as_str) {
         "latest" => Order::Latest,

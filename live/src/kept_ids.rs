@@ -1,4 +1,4 @@
-//! Which engine made what clients name by an id: responses, files, batches.
+//! Maps ids that clients send back (of responses, files, batches) to the engine that issued them.
 //!
 //! Two generations of entries: those that were not used while the younger one filled up are dropped with the older one,
 //! so that memory is bounded and ids in use stay.

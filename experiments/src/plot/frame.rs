@@ -1,4 +1,4 @@
-//! Axes with ticks of their own (1, 2, 5 and their tens, also where the scale is logarithmic), grid, legend.
+//! Axes, grid and legend. Ticks lie at 1, 2 and 5 times powers of ten, on linear and logarithmic scales.
 
 use super::sheet::{Anchor, GREY, GRID, INK, Paint, Sheet, shorten, text_width};
 

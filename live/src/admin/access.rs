@@ -1,10 +1,9 @@
-//! Who may use the admin API: the key, and what tells a browser's request from an operator's.
+//! Access control of the admin API: the key, and protection against requests that a web page makes a browser send.
 //!
-//! A router on loopback without keys trusts every program of the machine, but not the pages that a browser on the
-//! machine shows. A page can send a request here in two ways: across sites, where the browser names the page's origin
-//! and can send JSON only after a preflight that nothing here answers; and under a name of its own that it lets lead to
-//! this address (DNS rebinding), where `Host` has that name. With a key in force neither works: a browser does not have
-//! the key.
+//! A router on loopback without keys trusts every program on the machine, but not web pages open in a browser there. A
+//! page can reach this address in two ways. Cross-site: the browser sends the page's `Origin`, and sends JSON only after
+//! a preflight, which this API does not answer. DNS rebinding: the page's own host name resolves to this address, and
+//! `Host` carries that name. Both fail when a key is set, because the browser does not have the key.
 
 use super::Refusal;
 use crate::config::Config;
@@ -15,10 +14,10 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use std::net::IpAddr;
 
-/// Paths that everyone may read.
+/// Paths that need no key.
 const OPEN: [&str; 4] = ["/health", "/ready", "/lb/health", "/proxy/health"];
 
-/// Refuses a request that must not reach the admin API. `has_body` as told by its head.
+/// Refuses a request that must not reach the admin API. `has_body`: the request's head announces a body.
 ///
 /// # Errors
 /// The refusal: 401, 403 or 415.
@@ -63,7 +62,7 @@ fn host(authority: &str) -> &str {
 
 fn check_host(config: &Config, parts: &Parts) -> Result<(), Refusal> {
     let host = host(authority(parts));
-    // The public DNS has no name without a dot, so no page can make one lead here.
+    // The public DNS has no name without a dot, so a page cannot make such a name resolve to this address.
     let known = !host.contains('.')
         || host.parse::<IpAddr>().is_ok()
         || host.to_ascii_lowercase().ends_with(".localhost")
@@ -96,7 +95,8 @@ fn check_origin(parts: &Parts, reads: bool) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A page can POST text and forms to any site without asking, but not JSON or TOML, and nothing by other methods.
+/// A page can POST text and forms to any site without a preflight, but neither JSON nor TOML, and cannot use other
+/// methods.
 fn check_content_type(parts: &Parts, has_keys: bool) -> Result<(), Refusal> {
     let kind = parts.headers.get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or("?"));
     let kind = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());

@@ -53,7 +53,7 @@ pub(super) async fn set_policy(State(node): Shared, body: Bytes) -> Answer {
     }))
 }
 
-/// Any keys of the policy in force, checked together before one is taken over.
+/// Any keys of the policy in force; all are checked before the first one is changed.
 pub(super) async fn tune(State(node): Shared, body: Bytes) -> Answer {
     let keys: Map<String, Value> = read(&body, "{\"ms_per_token\": 0.094, \"running_cost_factor\": 0.5}")?;
     if keys.is_empty() {

@@ -78,7 +78,7 @@ pub(super) async fn config(State(node): Shared) -> Answer {
     tell(&settings(&node))
 }
 
-/// gotoni's few keys; the whole configuration goes through PUT /proxy/config.
+/// gotoni's keys; `PUT /proxy/config` takes the whole configuration.
 pub(super) async fn set_config(State(node): Shared, body: Bytes) -> Answer {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -157,7 +157,7 @@ pub(super) async fn tokenizer(
     }))
 }
 
-/// The report that peers of this edge ask for. An edge that stops reports itself unhealthy.
+/// The report that peers of this edge request. An edge that is shutting down reports itself unhealthy.
 pub(super) async fn report(State(node): Shared) -> Answer {
     let (mut report, now) = node.driver.peer_report();
     report.healthy &= node.phase() == Phase::Serving;

@@ -1,4 +1,4 @@
-//! The router's state in JSON and as gauges.
+//! The state of router and replicas, as JSON and as gauges.
 
 use crate::observe::metrics::{Levels, ReplicaGauges, ShadowGauges};
 use crate::state::AppState;
@@ -77,7 +77,7 @@ pub(super) fn cost_keys(policy: &PolicyConfig) -> (Option<f64>, Option<f64>) {
     }
 }
 
-/// Share of the KV tokens in use by the engine's last report; `None` if it is not known.
+/// Share of the KV cache in use, 0 to 1, as last scraped; `None` if unknown.
 fn kv_use(r: &Replica) -> Option<f64> {
     let report = r.engine.map(|reading| reading.report).filter(|report| report.kv_tokens > 0);
     report.map(|report| report.used_tokens as f64 / report.kv_tokens as f64)
@@ -103,7 +103,7 @@ pub(super) fn latency(r: &Replica, now: Time) -> Value {
     })
 }
 
-/// All replicas that pass `wanted`, with gotoni's fields and the state behind them.
+/// All replicas that pass `wanted`, with gotoni's fields and the state they are computed from.
 pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Value> {
     let most = node.config().router.gates.max_running;
     node.driver.read(|router, upstreams, now| {
@@ -112,7 +112,7 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
         here.map(|(r, u)| {
             let learned = router.rates().learned(u.id.index(), r.spec.ms_per_token);
             let sd = router.rates().uncertainty(u.id.index());
-            // What no report has told is null, not 0.
+            // A value that was never reported is null, not 0.
             let (running, queued) = (r.engine.map(|e| e.report.running), r.engine.map(|e| e.report.queued));
             let both = running.zip(queued).map(|(running, queued)| running.saturating_add(queued));
             let rtt_ms = r.rtt_age(now).map(|_| r.rtt.smoothed_ms());

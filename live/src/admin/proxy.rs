@@ -38,8 +38,8 @@ pub(super) async fn config(State(node): Shared) -> Answer {
     Ok(([(header::CONTENT_TYPE, "application/toml")], config.to_toml()).into_response())
 }
 
-/// `PUT /proxy/config`: applies another configuration. Keys that it leaves out, or gives as `GET` shows them, stay as
-/// they are.
+/// `PUT /proxy/config`: applies another configuration. Keys that are absent, or equal to what `GET` shows, stay
+/// unchanged.
 pub(super) async fn set_config(State(node): Shared, body: Bytes) -> Answer {
     let text = std::str::from_utf8(&body).map_err(|_| bad("the body is not UTF-8; send TOML"))?;
     let mut config = Config::parse_unchecked(text).map_err(|e| bad(e.to_string()))?;

@@ -1,4 +1,4 @@
-//! Keys in the configuration: readable by the code that sends or compares them, by nothing that writes them out.
+//! Keys in the configuration: code that sends or compares a key can read it, formatting and serialization cannot.
 
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;

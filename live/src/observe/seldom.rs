@@ -1,4 +1,4 @@
-//! Limits how often the same line is logged.
+//! Rate limit of repeated log lines.
 
 use parking_lot::Mutex;
 use std::time::Duration;

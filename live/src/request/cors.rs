@@ -1,4 +1,4 @@
-//! What pages of other sites may read of answers, and the preflights that browsers send before a request.
+//! CORS: which answers pages of other origins may read, and the preflight requests of browsers.
 //!
 //! Without `cors.origins` the engines decide: preflights pass, without a key, since browsers send none. With it the
 //! router answers preflights and names the allowed origin in every answer. Its own refusals can be read by any page

@@ -1,5 +1,5 @@
-//! Engines' administration (`/flush_cache`, `/v1/load_lora_adapter` ...): for holders of the admin key, and for every
-//! engine, since clients meet any of them.
+//! Administrative requests to engines (`/flush_cache`, `/v1/load_lora_adapter` ...): they need the admin key, and are
+//! sent to every engine, since a client's next request may go to any of them.
 
 use crate::config::Config;
 use crate::request::body::Body;

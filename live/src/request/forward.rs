@@ -1,4 +1,4 @@
-//! The way of a request: announce it to the core, carry out the core's commands, pass the answer on.
+//! The life of one request: announce it to the core, carry out the core's commands, pass the answer on.
 
 use crate::config::Config;
 use crate::driver::mailbox::Command;

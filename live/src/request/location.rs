@@ -1,4 +1,4 @@
-//! Addresses in answers: no `Location` may name an engine, which clients cannot reach and should not.
+//! Rewrites the `Location` header of answers: clients must not see an engine's address, which they cannot reach.
 
 use crate::upstream::connect::Endpoint;
 use http::header::{CONTENT_LOCATION, HeaderMap, HeaderName, LOCATION};

@@ -1,4 +1,4 @@
-//! The body of a replica's error: what has been read of it, then the rest as it comes.
+//! The body of a replica's error response: the part that was read for judgement, then the rest as it arrives.
 //!
 //! The request is over for the core by then. Its place in `limits.requests` is kept to the body's end, and a replica that
 //! goes silent is not waited for longer than `timeouts.idle_gap_ms`.

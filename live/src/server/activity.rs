@@ -1,4 +1,4 @@
-//! What a client's connection is doing: which requests are open on it, and since when there are none.
+//! Activity of a client's connection: its open requests, and since when it has been idle.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Ends HTTP/2 streams whose clients take nothing of the answer.
+//! Ends HTTP/2 streams whose clients have stopped reading the answer.
 //!
 //! The socket of such a client is read and written: it only gives the stream no window. hyper then waits for the window
 //! and does not poll the body, so the body cannot end the stream. But hyper runs each stream as a task of its own, and

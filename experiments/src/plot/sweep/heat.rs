@@ -1,4 +1,4 @@
-//! Two knobs: heat maps.
+//! A sweep of two settings as heat maps.
 
 use super::{MAX_PANELS, file_part, knob, ramp, rest_of_load, series};
 use crate::plot::Figure;

@@ -1,4 +1,4 @@
-//! One knob: lines. Two panels (mean and p95) for each rest of the load.
+//! A sweep of one setting as lines: two panels (mean and p95) for each load.
 
 use super::{MAX_PANELS, file_part, knob, rest_of_load, series};
 use crate::plot::Figure;
