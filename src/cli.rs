@@ -8,6 +8,7 @@ mod bench;
 mod calibrate;
 mod cloud;
 mod decide;
+mod discovery;
 mod duration;
 mod engine;
 mod evaluate;
@@ -118,6 +119,11 @@ enum Command {
     Proxy(proxy::ProxyArgs),
     /// Start and administer the edge router beside one engine
     Lb(lb::LbArgs),
+    /// Replicas from a file or from DNS, as [discovery] of a router's configuration finds them
+    Discovery {
+        #[command(subcommand)]
+        command: discovery::DiscoveryCommand,
+    },
     /// Capture timelines of routers as one file for ui.perfetto.dev
     Trace(trace::TraceArgs),
     #[command(flatten)]
@@ -150,6 +156,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Command::Workload { command } => workload::run(command),
         Command::Proxy(args) => proxy::run(args),
         Command::Lb(args) => lb::run(args),
+        Command::Discovery { command } => discovery::run(command),
         Command::Trace(args) => trace::run(args),
         Command::Cloud(command) => cloud::run(command),
         Command::Completions { shell } => {

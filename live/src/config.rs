@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 mod check;
+mod discovery;
 mod keys_in_force;
 mod secret;
 mod sections;
 mod upstream;
+pub use discovery::Discovery;
 pub use secret::Secret;
 pub use sections::{
     Cors, Explain, Limits, LogFile, PeerConfig, Probes, ReplicaConfig, Security, Shadow, Timeouts, Tls,
@@ -54,6 +56,8 @@ pub struct Config {
     pub replicas: Vec<ReplicaConfig>,
     /// Other edges.
     pub peers: Vec<PeerConfig>,
+    /// Sources of engines, or of an edge's peers, besides these lists.
+    pub discovery: Discovery,
     /// Probes and scrapes.
     pub probes: Probes,
     /// Limits on what clients can use.
@@ -92,6 +96,7 @@ impl Default for Config {
             router: RouterConfig { record_decisions: true, ..RouterConfig::default() },
             replicas: Vec::new(),
             peers: Vec::new(),
+            discovery: Discovery::default(),
             probes: Probes::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),

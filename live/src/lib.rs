@@ -22,6 +22,7 @@ pub mod testkit;
 
 mod admin;
 mod client;
+pub mod discovery;
 mod driver;
 mod idle_timer;
 mod kept_ids;

@@ -1,6 +1,7 @@
 //! The state that all tasks of one router share.
 
 use crate::config::{Config, ConfigError, ReplicaConfig, Role};
+use crate::discovery::watch::Discovered;
 use crate::driver::Driver;
 use crate::driver::clock::Clock;
 use crate::kept_ids::KeptIds;
@@ -113,6 +114,8 @@ pub struct AppState {
     base: RwLock<Arc<Config>>,
     /// How each replica joined, by name.
     pub(crate) joined: Mutex<FxHashMap<String, (ReplicaConfig, Kind)>>,
+    /// What the sources of discovery have said.
+    pub(crate) discovered: Discovered,
     /// Held while changes are written to the file that keeps them.
     pub(crate) saving: Mutex<()>,
     /// Held while a replica is added or removed.
@@ -163,6 +166,7 @@ impl AppState {
             phase: AtomicU8::new(0),
             base: RwLock::new(Arc::new(base)),
             joined: Mutex::default(),
+            discovered: Discovered::default(),
             saving: Mutex::new(()),
             fleet_lock: Mutex::new(()),
         }

@@ -22,6 +22,7 @@ pub(super) fn levels(node: &AppState) -> Levels {
     let (limits, free) = (&config.limits, node.request_permits.available_permits());
     let bodies = limits.bodies_bytes.saturating_sub(node.body_kib.available_permits() << 10);
     let open = node.connections.load(Ordering::Relaxed);
+    let sources = node.discovered.levels(node.clock().now()).into_iter();
     let mut levels = Levels {
         shadows: shadows.collect(),
         policy: node.driver.policy().name().to_owned(),
@@ -34,6 +35,7 @@ pub(super) fn levels(node: &AppState) -> Levels {
             ("queue", config.router.queue_limit as f64, 0.0),
             ("index_bytes", config.router.index_bytes as f64, 0.0),
         ],
+        sources: sources.map(|source| (source.source, source.endpoints, source.error.is_some())).collect(),
         ..Levels::default()
     };
     node.driver.read(|router, upstreams, now| {

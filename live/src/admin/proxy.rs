@@ -19,7 +19,7 @@ pub(super) async fn status(State(node): Shared) -> Answer {
     let ended = |status: Status| stats.ended[status as usize];
     tell(&json!({
         "running": true, "uptime_seconds": now.secs(), "routing_policy": policy.name(), "policy_settings": settings,
-        "servers": replicas(&node, |kind| kind != Kind::Peer),
+        "servers": replicas(&node, |kind| kind != Kind::Peer), "discovery": node.discovered.json(now),
         "queue_size": queue, "in_flight": in_flight,
         "total_handled": stats.arrived, "total_forwarded": stats.dispatched, "total_queued": stats.queued,
         "total_rejected": ended(Status::Rejected), "total_retried": stats.retried,

@@ -74,6 +74,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         }
     }
     fleet(config)?;
+    config.discovery.check()?;
     if config.tls.cert.is_some() != config.tls.key.is_some() {
         return bad("tls", &"incomplete", "give both `tls.cert` and `tls.key`, or neither");
     }
@@ -93,7 +94,8 @@ fn keys(config: &Config) -> Result<(), ConfigError> {
     };
     let inline = config.security.kinds().map(|(name, key, _)| (format!("security.{name}"), key));
     let engines = config.replicas.iter().enumerate().map(|(i, r)| (format!("replicas[{i}].api_key"), &r.api_key));
-    for (name, key) in inline.into_iter().chain(engines) {
+    let found = [("discovery.api_key".to_owned(), &config.discovery.api_key)];
+    for (name, key) in inline.into_iter().chain(engines).chain(found) {
         let Some(key) = key else { continue };
         if key.is_placeholder() {
             return bad(name, "\"(set)\"", "this stands for a key that is not shown; give the key, or leave it out");

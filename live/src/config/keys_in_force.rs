@@ -7,7 +7,7 @@ impl Config {
     /// Fills in what a new configuration does not say of the router's own keys: they stay as they are in `old`. So
     /// neither a reload nor a `PUT` that leaves them out opens the router.
     pub(crate) fn keep_keys(&mut self, old: &Self) {
-        let old = old.security.kinds();
+        let (old, old_found) = (old.security.kinds(), old.discovery.api_key.clone());
         for ((_, key, file), (_, old_key, old_file)) in self.security.kinds_mut().into_iter().zip(old) {
             if key.as_ref().is_some_and(Secret::is_placeholder) {
                 *key = None;
@@ -16,6 +16,10 @@ impl Config {
                 key.clone_from(old_key);
                 file.clone_from(old_file);
             }
+        }
+        let found = &mut self.discovery.api_key;
+        if found.as_ref().is_none_or(Secret::is_placeholder) {
+            found.clone_from(&old_found);
         }
     }
 
@@ -50,6 +54,7 @@ mod tests {
     use super::*;
 
     const OLD: &str = "security = {api_key = \"ask\", admin_key_file = \"/k\"}\n\
+        discovery = {dns = [\"h:1\"], api_key = \"found\"}\n\
         replicas = [{url = \"http://a:1\", api_key = \"engine\"}, {url = \"http://b:1\"}]";
 
     fn key(key: Option<&Secret>) -> Option<&str> {

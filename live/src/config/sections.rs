@@ -34,7 +34,7 @@ pub struct ReplicaConfig {
 
 impl ReplicaConfig {
     /// Its name in records: the configured one, else host and port.
-    pub(crate) fn shown_name(&self) -> String {
+    pub fn shown_name(&self) -> String {
         self.name
             .clone()
             .unwrap_or_else(|| Endpoint::parse(&self.url).map_or_else(|_| self.url.clone(), |at| at.name()))

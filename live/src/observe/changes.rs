@@ -31,6 +31,12 @@ const WAITING: usize = 1_024;
 pub(crate) enum Change {
     /// A replica joined the fleet.
     Added { replica: String, url: String },
+    /// A source of discovery gives no endpoints: its last set stays.
+    SourceStale { source: String, why: String, kept: usize },
+    /// It gives endpoints again.
+    SourceFresh { source: String, endpoints: usize },
+    /// A discovered endpoint cannot be used.
+    EndpointRefused { source: String, endpoint: String, why: String },
     /// A replica left the fleet.
     Removed { replica: String },
     /// A replica answers, for the first time or again.
@@ -80,6 +86,8 @@ impl Change {
             Self::QueueFull => (10, ""),
             Self::ClientRefused { .. } => (11, ""),
             Self::RequestFailed { reason, .. } => (12, reason),
+            Self::SourceStale { source, .. } | Self::SourceFresh { source, .. } => (13, source),
+            Self::EndpointRefused { endpoint, .. } => (14, endpoint),
         }
     }
 
@@ -90,6 +98,8 @@ impl Change {
             Self::Down { .. }
                 | Self::BreakerOpened { .. }
                 | Self::SeveralEngines { .. }
+                | Self::SourceStale { .. }
+                | Self::EndpointRefused { .. }
                 | Self::KeyRefused { .. }
                 | Self::QueueFull
                 | Self::ClientRefused { .. }
@@ -119,6 +129,15 @@ impl fmt::Display for Change {
             ),
             Self::KeyRefused { replica, status } => {
                 write!(f, "replica {replica} refuses this router's key ({status}): set its api_key")
+            }
+            Self::SourceStale { source, why, kept } => {
+                write!(f, "discovery from {source} is stale: {why}; its last {kept} endpoints stay")
+            }
+            Self::SourceFresh { source, endpoints } => {
+                write!(f, "discovery from {source} is fresh again: {endpoints} endpoints")
+            }
+            Self::EndpointRefused { source, endpoint, why } => {
+                write!(f, "discovery from {source}: endpoint {endpoint} is not used: {why}")
             }
             Self::Policy { old, new } => write!(f, "policy changed from {old} to {new}"),
             Self::Settings { what } => write!(f, "settings changed: {what}"),

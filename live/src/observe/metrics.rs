@@ -30,6 +30,11 @@ struct ReasonLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabel {
+    source: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LimitLabel {
     limit: String,
 }
@@ -89,6 +94,8 @@ pub struct Levels {
     pub replicas: Vec<ReplicaGauges>,
     /// One entry a shadow policy.
     pub shadows: Vec<ShadowGauges>,
+    /// One entry a source of discovery: its name, its endpoints, whether it is stale.
+    pub sources: Vec<(String, usize, bool)>,
 }
 
 /// What a shadow policy would have done, at the time of a scrape.
@@ -138,6 +145,8 @@ pub struct Metrics {
     limits_used: Family<LimitLabel, Level>,
     policy: Family<PolicyLabel, Level>,
     dropped: Level,
+    source_endpoints: Family<SourceLabel, Level>,
+    source_stale: Family<SourceLabel, Level>,
     shadow_hits: Family<PolicyLabel, Level>,
     shadow_busiest: Family<PolicyLabel, Level>,
     shadow_ttft: Family<PolicyLabel, Level>,
@@ -251,6 +260,16 @@ impl Default for Metrics {
             limits_used: add!(Family::default(), "limit_used", "How much of a limit is in use"),
             policy: add!(Family::default(), "policy_info", "The policy in force"),
             dropped: add!(Level::default(), "dropped_records", "Records of decisions and requests that no log took"),
+            source_endpoints: add!(
+                Family::default(),
+                "discovery_endpoints",
+                "Replicas in the fleet that a source of discovery lists"
+            ),
+            source_stale: add!(
+                Family::default(),
+                "discovery_stale",
+                "1 if a source of discovery fails or lists nothing, and its last set is kept"
+            ),
             shadow_hits: add!(
                 Family::default(),
                 "shadow_hit_ratio",
@@ -306,6 +325,11 @@ impl Metrics {
         self.index_bytes.set(levels.index_bytes);
         self.index_nodes.set(levels.index_nodes);
         self.dropped.set(levels.dropped as f64);
+        for (source, endpoints, stale) in &levels.sources {
+            let label = SourceLabel { source: source.clone() };
+            self.source_endpoints.get_or_create(&label).set(*endpoints as f64);
+            self.source_stale.get_or_create(&label).set(f64::from(*stale));
+        }
         self.policy.clear();
         self.policy.get_or_create(&PolicyLabel { policy: levels.policy.clone() }).set(1.0);
         for (limit, most, used) in &levels.limits {

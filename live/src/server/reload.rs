@@ -78,6 +78,7 @@ fn refuse_fixed_keys(old: &Config, new: &Config) -> Result<(), ConfigError> {
         ("timeouts.connect_ms", old.timeouts.connect_ms == new.timeouts.connect_ms),
         ("timeouts.keep_alive_ms", old.timeouts.keep_alive_ms == new.timeouts.keep_alive_ms),
         ("upstream", old.upstream == new.upstream),
+        ("discovery", old.discovery == new.discovery),
         ("seed", old.seed == new.seed),
         ("tokenizer", old.tokenizer == new.tokenizer),
         ("limits.tokenizer_entries", old.limits.tokenizer_entries == new.limits.tokenizer_entries),

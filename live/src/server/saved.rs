@@ -137,7 +137,7 @@ impl Saved {
         });
         saved.removed = configured.iter().filter(|name| !here.contains(name)).cloned().collect();
         let joined = state.joined.lock();
-        for name in here.iter().filter(|name| !configured.contains(name)) {
+        for name in here.iter().filter(|name| !configured.contains(name) && !state.discovered.has(name)) {
             let Some((replica, kind)) = joined.get(name) else { continue };
             saved.added.push(Added {
                 url: replica.url.clone(),

@@ -1,6 +1,7 @@
 //! Builds a router from its configuration and starts its background tasks.
 
 use crate::config::{Config, ConfigError, LogFile};
+use crate::discovery::{DiscoveryError, watch};
 use crate::driver::Driver;
 use crate::driver::clock::Clock;
 use crate::driver::observers::{DecisionLine, Observers};
@@ -56,6 +57,9 @@ pub enum StartError {
     /// No worker threads.
     #[error("cannot start threads: {0}; lower limits.threads")]
     Threads(io::Error),
+    /// A source of discovery cannot be asked.
+    #[error("discovery: {0}")]
+    Discovery(#[from] DiscoveryError),
     /// No signal handlers.
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
@@ -109,6 +113,7 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
             state.driver.handle_for(&upstream, ReplicaEvent::Draining { replica: upstream.id, draining: true });
         }
     }
+    watch::start(&state)?;
     if let Some(rates) = before.rates() {
         state.driver.handle(AdminEvent::RatesRestored(Box::new(rates.clone())));
     }

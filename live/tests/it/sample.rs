@@ -4,11 +4,12 @@ use gorgo_live::config::Config;
 use std::path::{Path, PathBuf};
 
 /// Each table of the file, the struct that reads it, and the struct's source.
-const TABLES: [(&str, &str, &str); 13] = [
+const TABLES: [(&str, &str, &str); 14] = [
     ("", "Config", "live/src/config.rs"),
     ("router", "RouterConfig", "core/src/router/config.rs"),
     ("router.gates", "Gates", "core/src/fleet.rs"),
     ("router.breaker", "BreakerConfig", "core/src/fleet/breaker.rs"),
+    ("discovery", "Discovery", "live/src/config/discovery.rs"),
     ("probes", "Probes", "live/src/config/sections.rs"),
     ("limits", "Limits", "live/src/config/sections.rs"),
     ("timeouts", "Timeouts", "live/src/config/sections.rs"),

@@ -1,0 +1,94 @@
+//! Discovery: replicas (of an edge: peers) from a file or from DNS, besides those that the configuration lists.
+//!
+//! Read [`endpoint`] (one discovered replica, and the difference between two answers of a source), [`file`] and [`dns`]
+//! (the sources), then [`watch`] (the task that polls one source and changes the fleet).
+//!
+//! An endpoint is known by its name, not by its URL: a name with another URL is another engine. An answer without any
+//! endpoint, and a source that fails, change nothing: the last set stays, marked as stale. Replicas of the configuration
+//! and of the admin API are never touched.
+
+pub(crate) mod dns;
+pub(crate) mod endpoint;
+pub(crate) mod file;
+pub(crate) mod watch;
+
+use crate::config::Discovery;
+use dns::{DnsName, Resolver};
+pub use endpoint::DiscoveredEndpoint;
+use std::path::PathBuf;
+
+/// Why a source gave no endpoints; one sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DiscoveryError(pub(crate) String);
+
+/// One source of endpoints.
+#[derive(Debug)]
+pub(crate) enum Source {
+    File(PathBuf),
+    Dns(DnsName, Box<Resolver>),
+}
+
+impl Source {
+    /// The sources of a configuration.
+    ///
+    /// # Errors
+    /// The system's resolver configuration cannot be read.
+    pub(crate) fn all(config: &Discovery) -> Result<Vec<Self>, DiscoveryError> {
+        let mut sources: Vec<Self> = config.file.iter().cloned().map(Self::File).collect();
+        for text in &config.dns {
+            let name = DnsName::parse(text).map_err(|wrong| DiscoveryError(format!("`{text}`: {wrong}")))?;
+            sources.push(Self::Dns(name, Box::new(Resolver::new(config.name_server)?)));
+        }
+        Ok(sources)
+    }
+
+    /// Its name in the log, in `status` and in metrics: the path, or the DNS name.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Dns(name, _) => name.to_string(),
+        }
+    }
+
+    /// Asks the source once. An answer without endpoints is an error: it would empty the fleet.
+    ///
+    /// # Errors
+    /// The source cannot be read, or lists no endpoint.
+    pub(crate) async fn ask(&self, config: &Discovery) -> Result<Vec<DiscoveredEndpoint>, DiscoveryError> {
+        let mut found = match self {
+            Self::File(path) => file::read(path).await?,
+            Self::Dns(name, resolver) => resolver.lookup(name).await?,
+        };
+        if found.is_empty() {
+            return Err(DiscoveryError("it lists no endpoint".to_owned()));
+        }
+        for endpoint in &mut found {
+            if endpoint.region.is_none() {
+                endpoint.region.clone_from(&config.region);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Asks every source of a configuration once, for `gorgo discovery check`. Changes nothing.
+///
+/// # Errors
+/// As [`Source::all`]; the error of one source stands in its place.
+pub async fn ask_all(config: &Discovery) -> Result<Vec<SourceAnswer>, DiscoveryError> {
+    let mut answers = Vec::new();
+    for source in Source::all(config)? {
+        answers.push(SourceAnswer { source: source.name(), endpoints: source.ask(config).await });
+    }
+    Ok(answers)
+}
+
+/// What one source answered.
+#[derive(Debug)]
+pub struct SourceAnswer {
+    /// The path or DNS name.
+    pub source: String,
+    /// Its endpoints, or why there are none.
+    pub endpoints: Result<Vec<DiscoveredEndpoint>, DiscoveryError>,
+}

@@ -1,0 +1,199 @@
+//! A file of endpoints: `endpoints: [{name, address, port, labels}]` as llm-d's file discovery has it, in YAML, JSON or
+//! TOML by the file's extension (YAML without one), and a few keys more.
+
+use super::{DiscoveredEndpoint, DiscoveryError};
+use crate::upstream::connect::Endpoint;
+use gorgo_core::MAX_REPLICAS;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use tokio::io::AsyncReadExt;
+
+/// Longest file, bytes.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// Labels that name the region, in order of precedence: ours, and Kubernetes'.
+const REGION_LABELS: [&str; 2] = ["region", "topology.kubernetes.io/region"];
+/// Labels that name the served model: llm-d's, and AIBrix'.
+const MODEL_LABELS: [&str; 3] = ["model", "llm-d.ai/model", "model.aibrix.ai/name"];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listed {
+    endpoints: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: Option<String>,
+    address: Option<String>,
+    port: Option<Port>,
+    url: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    /// llm-d's; the name is the identity here.
+    #[serde(default, rename = "namespace")]
+    _namespace: Option<String>,
+    region: Option<String>,
+    #[serde(default)]
+    models: Vec<String>,
+    ms_per_token: Option<f64>,
+    kv_tokens: Option<u64>,
+    #[serde(default)]
+    state: State,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Port {
+    Number(u16),
+    Text(String),
+}
+
+/// As in Kubernetes' EndpointSlices.
+#[derive(Deserialize, Default, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    /// Takes requests.
+    #[default]
+    Ready,
+    /// Answers, but takes no new requests.
+    Terminating,
+}
+
+/// Reads the file. An atomic replacement and a replaced symbolic link (a Kubernetes ConfigMap) are seen, since the path is
+/// opened anew.
+///
+/// # Errors
+/// The file cannot be read, is longer than 1 MiB, or an endpoint in it is wrong: then none of it is used.
+pub(crate) async fn read(path: &Path) -> Result<Vec<DiscoveredEndpoint>, DiscoveryError> {
+    let fail = |why: String| DiscoveryError(why);
+    let file = tokio::fs::File::open(path).await.map_err(|why| fail(format!("it cannot be read: {why}")))?;
+    let mut text = String::new();
+    let read = file.take(MOST_BYTES + 1).read_to_string(&mut text).await;
+    read.map_err(|why| fail(format!("it cannot be read: {why}")))?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(fail("it is longer than 1 MiB; split it, or use DNS".to_owned()));
+    }
+    parse(&text, path.extension().and_then(|kind| kind.to_str()).unwrap_or_default()).map_err(fail)
+}
+
+fn parse(text: &str, extension: &str) -> Result<Vec<DiscoveredEndpoint>, String> {
+    let listed: Listed = match extension {
+        "json" => serde_json::from_str(text).map_err(|wrong| wrong.to_string())?,
+        "toml" => toml::from_str(text).map_err(|wrong| wrong.message().to_owned())?,
+        _ => serde_saphyr::from_str(text).map_err(|wrong| first_line(&wrong.to_string()))?,
+    };
+    if listed.endpoints.len() > MAX_REPLICAS {
+        return Err(format!("it lists {} endpoints; at most {MAX_REPLICAS} fit", listed.endpoints.len()));
+    }
+    let mut names = BTreeSet::new();
+    let mut all = Vec::with_capacity(listed.endpoints.len());
+    for (i, entry) in listed.endpoints.into_iter().enumerate() {
+        let endpoint = entry.endpoint().map_err(|wrong| format!("endpoints[{i}]: {wrong}"))?;
+        if !names.insert(endpoint.name.clone()) {
+            return Err(format!("endpoints[{i}]: name `{}` is listed twice; names must differ", endpoint.name));
+        }
+        all.push(endpoint);
+    }
+    Ok(all)
+}
+
+/// The parser's message without the excerpt of the file below it.
+fn first_line(text: &str) -> String {
+    text.lines().find(|line| !line.trim().is_empty()).unwrap_or("it is no YAML").trim().to_owned()
+}
+
+impl Entry {
+    fn endpoint(self) -> Result<DiscoveredEndpoint, String> {
+        let label = |keys: &[&str]| keys.iter().find_map(|key| self.labels.get(*key)).cloned();
+        let port = match self.port {
+            None => None,
+            Some(Port::Number(port)) => Some(port),
+            Some(Port::Text(text)) => {
+                Some(text.parse().map_err(|_| format!("port is `{text}`; give a number from 1 to 65535"))?)
+            }
+        };
+        let url = match (self.url, self.address, port) {
+            (Some(url), None, None) => url,
+            (None, Some(address), Some(port)) if address.contains(':') && !address.starts_with('[') => {
+                format!("http://[{address}]:{port}")
+            }
+            (None, Some(address), Some(port)) => format!("http://{address}:{port}"),
+            _ => return Err("give `address` and `port`, or `url`".to_owned()),
+        };
+        let at = Endpoint::parse(&url).map_err(|advice| format!("`{url}` is no address of a replica; {advice}"))?;
+        if let Some(rate) = self.ms_per_token.filter(|rate| !(0.0..=1e6).contains(rate)) {
+            return Err(format!("ms_per_token is {rate}; it must lie between 0 and 1000000"));
+        }
+        let mut models = self.models;
+        models.extend(label(&MODEL_LABELS).filter(|model| !models.contains(model)));
+        Ok(DiscoveredEndpoint {
+            name: self.name.unwrap_or_else(|| at.name()),
+            region: self.region.or_else(|| label(&REGION_LABELS)),
+            url,
+            models,
+            ms_per_token: self.ms_per_token,
+            kv_tokens: self.kv_tokens,
+            draining: self.state == State::Terminating,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn llm_ds_yaml_is_read_with_its_labels() {
+        let text = "endpoints:\n- name: pod-1\n  namespace: ml\n  address: 10.0.0.1\n  port: \"8000\"\n  labels:\n    \
+                    llm-d.ai/model: m\n    topology.kubernetes.io/region: eu\n- {address: \"fd00::1\", port: 30000, \
+                    state: terminating}\n";
+        let all = parse(text, "yaml").unwrap();
+        assert_eq!((all[0].name.as_str(), all[0].url.as_str()), ("pod-1", "http://10.0.0.1:8000"));
+        assert_eq!((all[0].region.as_deref(), all[0].models.as_slice()), (Some("eu"), &["m".to_owned()][..]));
+        assert_eq!((all[1].name.as_str(), all[1].draining), ("[fd00::1]:30000", true));
+    }
+
+    #[test]
+    fn json_and_toml_say_the_same() {
+        let json = parse("{\"endpoints\": [{\"name\": \"a\", \"url\": \"https://a.example\"}]}", "json").unwrap();
+        let toml = parse("endpoints = [{name = \"a\", url = \"https://a.example\"}]", "toml").unwrap();
+        assert_eq!(json, toml);
+    }
+
+    #[test]
+    fn a_wrong_file_is_refused_as_a_whole_and_named() {
+        for (text, kind, problem) in [
+            ("endpoints: [{name: a, address: h, port: 1}, {name: a, address: h, port: 2}]", "yaml", "listed twice"),
+            ("endpoints: [{address: h}]", "yaml", "endpoints[0]: give `address` and `port`, or `url`"),
+            ("endpoints: [{address: h, port: 99999999}]", "yaml", ""),
+            ("endpoints: [{address: h, port: x}]", "yaml", "port is `x`"),
+            ("endpoints: [{adress: h, port: 1}]", "yaml", "adress"),
+            ("endpoints: [{address: 'a b', port: 1}]", "yaml", "no address"),
+            ("endpoints: [", "yaml", ""),
+            ("endpoints: {}", "json", "expected"),
+            ("[]", "json", ""),
+            ("endpoints = 1", "toml", ""),
+            ("endpoints: [{address: h, port: 1, ms_per_token: -1}]", "yaml", "ms_per_token is -1"),
+        ] {
+            let wrong = parse(text, kind).unwrap_err();
+            assert!(wrong.contains(problem) && !wrong.contains('\n'), "{text}: {wrong}");
+        }
+        let many = (1..=MAX_REPLICAS + 1).map(|port| format!("{{address: h, port: {port}}}"));
+        let many = format!("endpoints: [{}]", many.collect::<Vec<_>>().join(", "));
+        assert!(parse(&many, "yaml").unwrap_err().contains("at most"), "the fleet has a limit");
+    }
+
+    #[test]
+    fn a_yaml_bomb_is_refused() {
+        let mut text = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for (from, to) in "abcdefgh".chars().zip("bcdefghi".chars()) {
+            let all = format!("*{from}, ").repeat(9);
+            text.push_str(&format!("{to}: &{to} [{all}]\n"));
+        }
+        text.push_str("endpoints: *i\n");
+        parse(&text, "yaml").unwrap_err();
+    }
+}

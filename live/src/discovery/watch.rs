@@ -1,0 +1,166 @@
+//! Polls one source and changes the fleet by its answers.
+
+use super::endpoint::{Known, Step, steps};
+use super::{DiscoveredEndpoint, DiscoveryError, Source};
+use crate::config::{Config, Role};
+use crate::observe::changes::Change;
+use crate::server::fleet;
+use crate::state::{AddError, AppState};
+use crate::supervise;
+use gorgo_core::Time;
+use gorgo_core::fleet::Kind;
+use gorgo_core::router::ReplicaEvent;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// What all sources have said, by the source's name.
+#[derive(Debug, Default)]
+pub(crate) struct Discovered(Mutex<BTreeMap<String, SourceState>>);
+
+#[derive(Debug, Default)]
+struct SourceState {
+    /// The endpoints that joined the fleet from this source.
+    known: Known,
+    /// The last complete answer.
+    answered: Option<Time>,
+    /// Why the source is stale.
+    error: Option<String>,
+}
+
+/// State of one source.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SourceLevel {
+    pub(crate) source: String,
+    pub(crate) endpoints: usize,
+    /// Seconds since the last complete answer.
+    pub(crate) age_s: Option<f64>,
+    /// Why the last set is kept.
+    pub(crate) error: Option<String>,
+}
+
+impl Discovered {
+    /// Whether this replica joined from a source: such a replica is not saved across restarts.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.lock().values().any(|source| source.known.contains_key(name))
+    }
+
+    /// The state of each source.
+    pub(crate) fn levels(&self, now: Time) -> Vec<SourceLevel> {
+        let level = |(name, state): (&String, &SourceState)| SourceLevel {
+            source: name.clone(),
+            endpoints: state.known.len(),
+            age_s: state.answered.map(|at| (now - at).ms() / 1e3),
+            error: state.error.clone(),
+        };
+        self.0.lock().iter().map(level).collect()
+    }
+
+    /// The state of each source, for `status`.
+    pub(crate) fn json(&self, now: Time) -> Vec<Value> {
+        let shown = |level: SourceLevel| {
+            json!({"source": level.source, "endpoints": level.endpoints, "age_s": level.age_s,
+                "stale": level.error.is_some(), "error": level.error})
+        };
+        self.levels(now).into_iter().map(shown).collect()
+    }
+}
+
+/// Starts a task for each source.
+///
+/// # Errors
+/// As [`Source::all`].
+pub(crate) fn start(state: &Arc<AppState>) -> Result<(), DiscoveryError> {
+    for source in Source::all(&state.config().discovery)? {
+        state.discovered.0.lock().insert(source.name(), SourceState::default());
+        tokio::spawn(supervise::logged("discovery", poll(Arc::downgrade(state), source)));
+    }
+    Ok(())
+}
+
+async fn poll(state: Weak<AppState>, source: Source) {
+    loop {
+        let Some(config) = state.upgrade().map(|state| state.config()) else { return };
+        let answer = source.ask(&config.discovery).await;
+        let Some(router) = state.upgrade() else { return };
+        take(&router, &config, &source.name(), answer);
+        drop(router);
+        tokio::time::sleep(Duration::from_millis(config.discovery.poll_ms)).await;
+    }
+}
+
+/// Changes the fleet by an answer, or marks the source as stale.
+fn take(state: &Arc<AppState>, config: &Config, source: &str, answer: Result<Vec<DiscoveredEndpoint>, DiscoveryError>) {
+    let told = |change| state.driver.observers().tell(change);
+    let mut sources = state.discovered.0.lock();
+    let Some(entry) = sources.get_mut(source) else { return };
+    let endpoints = match answer {
+        Err(wrong) => {
+            let why = wrong.to_string();
+            if entry.error.as_ref() != Some(&why) {
+                told(Change::SourceStale { source: source.to_owned(), why: why.clone(), kept: entry.known.len() });
+            }
+            entry.error = Some(why);
+            return;
+        }
+        Ok(endpoints) => endpoints,
+    };
+    if entry.error.take().is_some() {
+        told(Change::SourceFresh { source: source.to_owned(), endpoints: endpoints.len() });
+    }
+    entry.answered = Some(state.clock().now());
+    let mut known = std::mem::take(&mut entry.known);
+    // Joining a replica tells observers and starts tasks: the lock is not held over it.
+    drop(sources);
+    for step in steps(&known, &endpoints) {
+        match step {
+            Step::Leave(name) => {
+                known.remove(&name);
+                if let Some(upstream) = state.find(&name) {
+                    state.remove(&upstream);
+                }
+            }
+            Step::Join(endpoint) => {
+                if join(state, config, source, &endpoint) {
+                    known.insert(endpoint.name.clone(), endpoint);
+                }
+            }
+            Step::Drain { name, draining } => {
+                drain(state, &name, draining);
+                if let Some(endpoint) = known.get_mut(&name) {
+                    endpoint.draining = draining;
+                }
+            }
+        }
+    }
+    if let Some(entry) = state.discovered.0.lock().get_mut(source) {
+        entry.known = known;
+    }
+}
+
+/// Whether the endpoint joined. A name or address that is in the fleet by other means is left alone.
+fn join(state: &Arc<AppState>, config: &Config, source: &str, endpoint: &DiscoveredEndpoint) -> bool {
+    let kind = if config.role == Role::Edge { Kind::Peer } else { Kind::Remote };
+    match fleet::join(state, &endpoint.replica(config.discovery.api_key.as_ref()), kind) {
+        Ok(_) => {
+            if endpoint.draining {
+                drain(state, &endpoint.name, true);
+            }
+            true
+        }
+        Err(AddError::Exists(_)) => false,
+        Err(AddError::Wrong(why)) => {
+            let (source, endpoint) = (source.to_owned(), endpoint.name.clone());
+            state.driver.observers().tell(Change::EndpointRefused { source, endpoint, why });
+            false
+        }
+    }
+}
+
+fn drain(state: &AppState, name: &str, draining: bool) {
+    if let Some(upstream) = state.find(name) {
+        state.driver.handle_for(&upstream, ReplicaEvent::Draining { replica: upstream.id, draining });
+    }
+}
