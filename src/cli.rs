@@ -119,7 +119,7 @@ enum Command {
     Proxy(proxy::ProxyArgs),
     /// Start and administer the edge router beside one engine
     Lb(lb::LbArgs),
-    /// Replicas from a file or from DNS, as [discovery] of a router's configuration finds them
+    /// Check the sources of replicas: a file, DNS
     Discovery {
         #[command(subcommand)]
         command: discovery::DiscoveryCommand,
