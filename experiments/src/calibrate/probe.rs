@@ -86,8 +86,10 @@ pub enum ProbeError {
 pub async fn probe(options: &ProbeOptions) -> Result<Probed, ProbeError> {
     let url = &options.target.url;
     let fail = |why: String| ProbeError::Unreachable { url: url.clone(), why };
-    let client =
-        |path: &str| Client::new(&options.target, path, options.key.as_deref(), options.timeout, None).map_err(fail);
+    let client = |path: &str| {
+        Client::new(&options.target, path, options.key.as_deref(), options.timeout, None)
+            .map_err(|wrong| fail(wrong.into_text()))
+    };
     let (chat, flush) = (client(Api::Completions.path())?, client("/flush_cache")?);
     let mut probed = Probed { rtt_ms: f64::INFINITY, ..Probed::default() };
     let models = served_models(&options.target, options.key.as_deref(), None).await.map_err(fail)?;
