@@ -133,6 +133,6 @@ mod tests {
         let all: Vec<_> = whole.records.iter().map(|r| (r.request, r.router, r.scheduled.0, r.done.get())).collect();
         assert_eq!(all, [(0, 0, 0, Some(Time(0))), (1, 1, 140, Some(Time(150))), (2, 1, 140, Some(Time(150)))]);
         assert!(whole.records.iter().all(|r| (r.replica.get(), r.origin.get()) == (Some(1), Some(1))));
-        assert_eq!((whole.itl, whole.span), (vec![(1.5, 6)], Span(150)));
+        assert_eq!((whole.itl, whole.span), (vec![(1.5, 4)], Span(150)));
     }
 }
