@@ -163,6 +163,8 @@ mod tests {
             router_tokens: None,
             refused: false,
             answer_blocks: answer.into(),
+            delay: None,
+            awaited: false,
         }
     }
 

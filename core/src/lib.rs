@@ -1,6 +1,6 @@
 //! The GORGO router as a pure state machine.
 //!
-//! Reading order: [`ids`], [`time`], [`time_queue`], [`request`] (input) → [`radix`], [`prefix`] (which replica holds
+//! Reading order: [`ids`], [`time`], [`time_queue`], [`request`] and [`turns`] (input) → [`radix`], [`prefix`] (which replica holds
 //! which prefix) → [`judgement`] (whose fault a failure is) → [`fleet`] (state of each replica) → [`policy`] (which
 //! replica gets a request) → [`router`] (events in, actions out) → [`peering`] (reports between routers) → [`record`]
 //! (the record of one request). Beside them: [`settings`] (TOML tables and `--set`), [`range`] (bounds of numeric
@@ -34,6 +34,7 @@ pub mod suggest;
 pub mod time;
 pub mod time_queue;
 pub mod tuner;
+pub mod turns;
 
 pub use ids::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId};
 pub use optional::{MaybeIndex, MaybeTime};

@@ -1,6 +1,6 @@
 //! A request of a workload as the router and the engine model see it: block ids and token counts.
 
-use crate::time::Time;
+use crate::time::{Span, Time};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -60,6 +60,11 @@ pub struct TraceRequest {
     pub router_tokens: Option<u32>,
     /// Engines answer this request with 400 before any work.
     pub refused: bool,
+    /// Time from the end of the session's turn before to the sending of this one, which happens at `at` when absent:
+    /// see [`crate::turns`].
+    pub delay: Option<Span>,
+    /// A later turn of the session waits for the end of this one.
+    pub awaited: bool,
 }
 
 impl TraceRequest {
@@ -87,6 +92,8 @@ impl TraceRequest {
             answer_blocks: Arc::from([]),
             router_tokens: None,
             refused: false,
+            delay: None,
+            awaited: false,
         }
     }
 

@@ -95,6 +95,7 @@ pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -
         deadline_ms: spec.client.deadline_ms,
         faults: faults.collect(),
         drain_limit_s: spec.drain_limit_s,
+        until: spec.workload.duration_s.map(|s| Time::ZERO + Span::from_secs(s)),
         sites: sites.sites,
     };
     Ok(Built { world, names })

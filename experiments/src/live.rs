@@ -94,6 +94,12 @@ async fn send_load(
         }
         (named, _) => named.clone(),
     };
+    let in_turn = requests.iter().any(|r| r.delay.is_some());
+    if in_turn && matches!(world.client, Client::Bounded { .. }) {
+        let why =
+            "cannot run a client of `workers` on a trace whose turns wait for each other; leave [client] workers out";
+        return Err(LiveError::Setting(why.to_owned()));
+    }
     let bench = Bench {
         rows: requests.to_vec().into(),
         targets: deployment.targets.clone().into(),
@@ -101,7 +107,10 @@ async fn send_load(
             Client::Open => Profile::Trace,
             Client::Bounded { workers } => Profile::Concurrent(workers),
         },
-        limits: Limits { duration_s: None, max_requests: Some(requests.len()) },
+        limits: Limits {
+            duration_s: world.until.filter(|_| in_turn).map(|at| at.secs()),
+            max_requests: Some(requests.len()),
+        },
         source: SourceOptions { output, salt: seed, model, ..SourceOptions::default() },
         seed,
         warmup_s: 0.0,

@@ -13,7 +13,8 @@ pub use gorgo_core::record::QueueSample;
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::request::{Place, TraceRequest};
 use gorgo_core::router::{Action, DecisionRecord, Event as RouterEvent, RequestEvent, Router};
-use gorgo_core::{ReplicaId, RequestId, Span, Time, rng};
+use gorgo_core::turns::Turns;
+use gorgo_core::{ReplicaId, RequestId, Span, Time, TimeQueue, rng};
 use rand::Rng;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -104,6 +105,9 @@ struct World<'a, I: Iterator<Item = TraceRequest>> {
     /// How requests travel from each router to each replica (or its router), in order of routers.
     rules: Vec<LinkRule>,
     trace: std::iter::Peekable<I>,
+    /// Turns that wait for the end of the turn before them, and those whose time is known since.
+    turns: Turns<TraceRequest>,
+    following: TimeQueue<TraceRequest>,
     now: Time,
     events: EventQueue,
     network: Network,
@@ -175,6 +179,8 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             config,
             rules,
             trace: trace.peekable(),
+            turns: Turns::new(config.until),
+            following: TimeQueue::default(),
             now: Time::ZERO,
             events: EventQueue::default(),
             network,
@@ -194,20 +200,26 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
     }
 
     fn process_events(&mut self) -> Result<(), WorldError> {
-        let mut last_arrival = Time::ZERO;
+        let (mut last_recorded, mut last_arrival) = (Time::ZERO, Time::ZERO);
         loop {
-            let arrival = self.trace.peek().map(|r| r.at);
+            let recorded = self.trace.peek().map(|r| r.at);
+            let following = self.following.next_time();
+            let arrival = recorded.into_iter().chain(following).min();
             let event = self.events.next_time();
             let arrives = arrival.is_some_and(|at| event.is_none_or(|e| at <= e));
-            if arrives {
+            if arrives && recorded == arrival {
                 let request = self.trace.next().expect("peeked");
-                if request.at < last_arrival {
+                if request.at < last_recorded {
                     return Err(WorldError::TraceOrder { request: self.records.len(), at: request.at });
                 }
-                last_arrival = request.at;
-                self.now = self.now.max(request.at);
-                self.events.hash_event(self.now, 0xa1);
-                self.scheduled(request);
+                last_recorded = request.at;
+                if let Some(request) = self.turns.due((&request).into(), request) {
+                    last_arrival = self.arrive(request);
+                }
+                continue;
+            }
+            if arrives && let Some(due) = self.following.pop() {
+                last_arrival = self.arrive(TraceRequest { at: due.at, ..due.item });
                 continue;
             }
             if arrival.is_none() && self.live == 0 && self.due.is_empty() {
@@ -224,6 +236,14 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             self.now = at;
             self.process(event);
         }
+    }
+
+    /// Sends a request at its time, which it returns.
+    fn arrive(&mut self, request: TraceRequest) -> Time {
+        self.now = self.now.max(request.at);
+        self.events.hash_event(self.now, 0xa1);
+        self.scheduled(request);
+        self.now
     }
 
     /// When the clock `event`, due at `at`, ticks next if nothing is there to hear it: in a world without requests,

@@ -20,7 +20,7 @@ use gorgo_benchmark::load::{Bench, Limits, Profile, Progress, Report, ceiling, s
 use gorgo_core::request::TraceRequest;
 use gorgo_experiments::results::measured::Part;
 use gorgo_live::config::Tls;
-use gorgo_traces::workload::{Format, Options, open};
+use gorgo_traces::workload::{Format, Options, Prompts, open};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -57,6 +57,9 @@ pub(crate) struct BenchArgs {
     /// Location lookup of gotoni's benchmark pair
     #[arg(long)]
     lookup: Option<PathBuf>,
+    /// What lengths, ids and messages of a row are: the whole prompt, or what a turn adds to its session
+    #[arg(long, value_parser = ["whole", "added"], default_value = "whole")]
+    prompts: String,
     /// Factor on the trace's times: larger is slower
     #[arg(long, default_value_t = 1.0)]
     time_scale: f64,
@@ -200,6 +203,7 @@ impl BenchArgs {
         let options = Options {
             format: self.format.as_deref().map(str::parse::<Format>).transpose()?,
             lookup: self.lookup.clone(),
+            prompts: if self.prompts == "added" { Prompts::Added } else { Prompts::Whole },
             time_scale: self.time_scale,
             max_input_tokens: self.max_input_tokens,
             block_tokens: self.block_tokens,
@@ -287,6 +291,11 @@ fn note_length(args: &BenchArgs, bench: &Bench) {
     let rows = args.max_requests.unwrap_or(usize::MAX).min(bench.rows.len());
     let whole = rows.checked_sub(1).and_then(|last| bench.rows.get(last)).map_or(0.0, |last| last.at.secs());
     let lasts = args.duration.map_or(whole, |limit| limit.min(whole));
+    if bench.rows.iter().any(|row| row.delay.is_some()) {
+        eprintln!(
+            "note: turns wait for the end of the turn before them, so the trace lasts as long as its answers take"
+        );
+    }
     let shown = if lasts < 7200.0 { format!("{lasts:.0} s") } else { format!("{:.1} h", lasts / 3600.0) };
     eprintln!(
         "note: the trace is replayed at its own times for {shown}; for less: --duration, --max-requests, --time-scale"

@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use gorgo_traces::workload::generate::{Generate, wildchat_like};
 use gorgo_traces::workload::prepare::{Prepare, prepare};
 use gorgo_traces::workload::stats::Stats;
-use gorgo_traces::workload::{Format, Options, Per, TimeUnit, Workload, native, open};
+use gorgo_traces::workload::{Format, Options, Per, Prompts, TimeUnit, Workload, native, open};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -105,6 +105,9 @@ pub(crate) struct ReadArgs {
     /// Which parts of a conversation become requests
     #[arg(long, value_parser = ["turn", "conversation", "first-prompt"], default_value = "turn")]
     per: String,
+    /// What lengths, ids and messages of a row are: the whole prompt, or what a turn adds to its session
+    #[arg(long, value_parser = ["whole", "added"], default_value = "whole")]
+    prompts: String,
     /// Leave out requests whose last user message is shorter (characters)
     #[arg(long, default_value_t = 0)]
     min_chars: usize,
@@ -161,6 +164,7 @@ impl ReadArgs {
                 "first-prompt" => Per::FirstPrompt,
                 _ => Per::Turn,
             },
+            prompts: if self.prompts == "added" { Prompts::Added } else { Prompts::Whole },
             min_chars: self.min_chars,
             max_input_tokens: self.max_input_tokens,
             time_scale: self.time_scale,

@@ -27,7 +27,7 @@ pub mod stats;
 mod table;
 pub mod wildchat;
 
-pub use options::{Arrivals, Format, Options, Per, TimeUnit, UnknownPlaces};
+pub use options::{Arrivals, Format, Options, Per, Prompts, TimeUnit, UnknownPlaces};
 pub use parser::Seen;
 pub use reader::Reader;
 

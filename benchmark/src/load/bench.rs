@@ -9,8 +9,9 @@ use super::source::{Source, SourceOptions};
 use super::target::Target;
 use crate::input_error::InputError;
 use crate::timer::PreciseTimer;
-use gorgo_core::Time;
 use gorgo_core::request::TraceRequest;
+use gorgo_core::turns::Turns;
+use gorgo_core::{Span, Time};
 use gorgo_sim::network::{Network, NetworkConfig};
 use parking_lot::Mutex;
 use rustls::ClientConfig;
@@ -115,7 +116,6 @@ impl Bench {
         // A closed loop needs no more workers than one engine runs at a time.
         let workers = self.max_in_flight.min(512);
         let strategy = profile.strategy(&data, &self.limits, self.seed, workers)?;
-        let sender = Arc::new(self.new_sender(index, progress)?);
         let (made, ready) = mpsc::channel(AHEAD);
         // Every run has its own salt: otherwise the cache would hold its prompts.
         let salt = self.source.salt.wrapping_add(index << 32);
@@ -124,13 +124,28 @@ impl Bench {
             Arc::clone(&self.targets),
             SourceOptions { salt, ..self.source.clone() },
         );
-        let most = match &strategy {
-            Strategy::Open { at, .. } => at.len(),
-            Strategy::Closed { requests, .. } => *requests,
+        let source = Arc::new(Mutex::new(source));
+        // Turns that wait for the turn before them are prepared when that has ended.
+        let mut turns = Turns::new(self.limits.duration_s.map(|s| Time::ZERO + Span::from_secs(s)));
+        let first: Box<dyn Iterator<Item = usize> + Send> = match (&strategy, profile) {
+            (Strategy::Open { at, .. }, Profile::Trace) => {
+                let rows = self.rows.iter().take(at.len()).enumerate();
+                let at_once: Vec<usize> = rows.filter_map(|(number, row)| turns.due(row.into(), number)).collect();
+                Box::new(at_once.into_iter())
+            }
+            (Strategy::Open { at, .. }, _) => Box::new(0..at.len()),
+            (Strategy::Closed { requests, .. }, _) => Box::new(0..*requests),
         };
+        let waits = !turns.is_empty();
+        let sender = Arc::new(self.new_sender(index, progress, turns, Arc::clone(&source))?);
         std::thread::Builder::new().name("prompts".to_owned()).spawn(move || {
             // Ends when all are sent or the receiver is dropped.
-            source.take(most).try_for_each(|p| made.blocking_send(p).map_err(drop))
+            for number in first {
+                let Some(prepared) = source.lock().prepare(number) else { break };
+                if made.blocking_send(prepared).is_err() {
+                    break;
+                }
+            }
         })?;
         let epoch = sender.epoch;
         let (mut tasks, name, rate, workers) = match strategy {
@@ -148,19 +163,14 @@ impl Bench {
                 (tasks, name, None, Some(workers))
             }
         };
-        let mut rows = Vec::new();
-        let limit = tokio::time::Instant::now()
-            + match workers {
-                // Workers stop by themselves at the end of the duration.
-                Some(_) => Duration::from_secs_f64(self.limits.duration_s.unwrap_or(86_400.0) + self.drain_s),
-                None => Duration::from_secs_f64(self.drain_s),
-            };
+        // Workers and sessions stop by themselves at the end of the duration.
+        let more_s = if workers.is_some() || waits { self.limits.duration_s.unwrap_or(86_400.0) } else { 0.0 };
+        let limit = tokio::time::Instant::now() + Duration::from_secs_f64(more_s + self.drain_s);
         loop {
             tokio::select! {
                 ended = tasks.join_next() => match ended {
                     None => break,
-                    Some(Ok(more)) => rows.extend(more),
-                    Some(Err(_)) => {}
+                    Some(_) => {}
                 },
                 () = tokio::time::sleep_until(limit) => break,
                 () = tokio::time::sleep(SLICE) => {
@@ -171,12 +181,18 @@ impl Bench {
             }
         }
         drop(tasks);
-        rows.extend(sender.unfinished());
+        let mut rows = sender.results();
         rows.sort_by_key(|row| row.record.request);
         Ok(Run::new(name, rate, workers, rows, epoch))
     }
 
-    fn new_sender(&self, index: u64, progress: &Arc<Progress>) -> Result<Sender, BenchError> {
+    fn new_sender(
+        &self,
+        index: u64,
+        progress: &Arc<Progress>,
+        turns: Turns<usize>,
+        source: Arc<Mutex<Source>>,
+    ) -> Result<Sender, BenchError> {
         let timeout = Duration::from_secs_f64(self.timeout_s);
         let path = self.source.api.path();
         let client = |target| {
@@ -193,6 +209,9 @@ impl Bench {
             progress: Arc::clone(progress),
             run: index,
             in_flight: Mutex::default(),
+            ended: Mutex::default(),
+            turns: Mutex::new(turns),
+            source,
         })
     }
 

@@ -4,9 +4,10 @@ use super::bench::Bench;
 use super::client::{Client, Outcome};
 use super::progress::Progress;
 use super::run::{RequestResult, time_since};
-use super::source::Prepared;
+use super::source::{Prepared, Source};
 use crate::timer::PreciseTimer;
 use gorgo_core::record::{RequestRecord, Status};
+use gorgo_core::turns::{Turn, Turns};
 use gorgo_core::{Span, Time};
 use gorgo_sim::network::Network;
 use parking_lot::{Mutex, MutexGuard};
@@ -33,6 +34,11 @@ pub(super) struct Sender {
     pub(super) run: u64,
     /// Records of requests in flight, by number: the run may end before they do.
     pub(super) in_flight: Mutex<BTreeMap<usize, RequestRecord>>,
+    /// Results so far.
+    pub(super) ended: Mutex<Vec<RequestResult>>,
+    /// Numbers of the turns that wait for the turn before them, and what prepares them.
+    pub(super) turns: Mutex<Turns<usize>>,
+    pub(super) source: Arc<Mutex<Source>>,
 }
 
 type Ready = mpsc::Receiver<Prepared>;
@@ -44,10 +50,10 @@ impl Sender {
         runtime: &tokio::runtime::Handle,
         at: &[Time],
         mut ready: Ready,
-    ) -> JoinSet<Vec<RequestResult>> {
+    ) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
-        for &at in at {
-            let Some(prepared) = ready.blocking_recv() else { break };
+        while let Some(prepared) = ready.blocking_recv() {
+            let Some(&at) = at.get(prepared.number) else { break };
             let due = self.epoch + Duration::from_nanos(at.0);
             while let Some(rest) = due.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
                 if self.progress.is_stopped() {
@@ -58,22 +64,33 @@ impl Sender {
             if self.progress.is_stopped() {
                 break;
             }
-            tasks.spawn_on(Arc::clone(&self).send_one(prepared, at), runtime);
+            tasks.spawn_on(Arc::clone(&self).send_in_turn(prepared, at), runtime);
         }
         tasks
     }
 
-    async fn send_one(self: Arc<Self>, prepared: Prepared, at: Time) -> Vec<RequestResult> {
-        vec![self.send(prepared, at).await]
+    /// Sends a request, and then the turns of its session that wait for each other.
+    async fn send_in_turn(self: Arc<Self>, mut prepared: Prepared, mut at: Time) {
+        loop {
+            let turn = Turn::from(&self.bench.rows[prepared.row]);
+            let result = self.send(prepared, at).await;
+            let done = result.record.done.get().unwrap_or(at);
+            self.ended.lock().push(result);
+            let Some((next, number)) = self.turns.lock().ended(turn, done) else { return };
+            // A long prompt takes milliseconds, which no other request may wait.
+            let source = Arc::clone(&self.source);
+            let made = tokio::task::spawn_blocking(move || source.lock().prepare(number)).await;
+            let Ok(Some(made)) = made else { return };
+            self.timer.sleep_until(self.epoch + Duration::from_nanos(next.0)).await;
+            if self.progress.is_stopped() {
+                return;
+            }
+            (prepared, at) = (made, next);
+        }
     }
 
     /// Runs a worker of a closed loop: it sends its next request when the previous one has ended.
-    pub(super) async fn run_worker(
-        self: Arc<Self>,
-        ready: Arc<tokio::sync::Mutex<Ready>>,
-        until: Time,
-    ) -> Vec<RequestResult> {
-        let mut rows = Vec::new();
+    pub(super) async fn run_worker(self: Arc<Self>, ready: Arc<tokio::sync::Mutex<Ready>>, until: Time) {
         self.timer.sleep_until(self.epoch).await;
         while !self.progress.is_stopped() {
             let Some(prepared) = ready.lock().await.recv().await else { break };
@@ -81,9 +98,9 @@ impl Sender {
             if now >= until {
                 break;
             }
-            rows.push(self.send(prepared, now).await);
+            let result = self.send(prepared, now).await;
+            self.ended.lock().push(result);
         }
-        rows
     }
 
     /// Sends one request, scheduled at `at`, and waits for its end.
@@ -173,14 +190,16 @@ impl Sender {
         row
     }
 
-    /// Results of the requests still in flight, whose tasks were dropped.
-    pub(super) fn unfinished(&self) -> Vec<RequestResult> {
+    /// All results; requests whose tasks were dropped in flight have no answer.
+    pub(super) fn results(&self) -> Vec<RequestResult> {
         let now = time_since(self.epoch, Instant::now());
         let in_flight = std::mem::take(&mut *self.in_flight());
         let row = |mut record: RequestRecord| {
             record.done = now.max(record.scheduled).into();
             self.unanswered(record, Some("not over when the run ended".to_owned()))
         };
-        in_flight.into_values().map(row).collect()
+        let mut rows = std::mem::take(&mut *self.ended.lock());
+        rows.extend(in_flight.into_values().map(row));
+        rows
     }
 }

@@ -125,12 +125,9 @@ impl Source {
     }
 }
 
-impl Iterator for Source {
-    type Item = Prepared;
-
-    fn next(&mut self) -> Option<Prepared> {
-        let number = self.next;
-        self.next += 1;
+impl Source {
+    /// The request of that number. A later turn must come after those of its session before it, whose answers it holds.
+    pub fn prepare(&mut self, number: usize) -> Option<Prepared> {
         let row_number = number % self.rows.len().max(1);
         if row_number == 0 && number > 0 {
             // Every pass has its own salt: otherwise the cache would hold its prompts.
@@ -143,6 +140,15 @@ impl Iterator for Source {
         let (target, user_rtt_ms) = entry(&self.targets, row, number);
         let body = Bytes::from(self.body(row, &prompt).to_string());
         Some(Prepared { number, row: row_number, target, user_rtt_ms, body })
+    }
+}
+
+impl Iterator for Source {
+    type Item = Prepared;
+
+    fn next(&mut self) -> Option<Prepared> {
+        self.next += 1;
+        self.prepare(self.next - 1)
     }
 }
 

@@ -59,6 +59,8 @@ pub fn rows(text: &str) -> Result<Vec<TraceRequest>, InputError> {
             router_tokens: None,
             refused: false,
             answer_blocks: [].into(),
+            delay: None,
+            awaited: false,
         }
     };
     Ok((0..requests).map(row).collect())

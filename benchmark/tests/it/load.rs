@@ -11,7 +11,7 @@ use gorgo_core::record::Status;
 use gorgo_core::request::TraceRequest;
 use gorgo_core::{RequestId, Time};
 use gorgo_sim::engine::{Engine, EngineEvent, EngineRequest};
-use gorgo_traces::workload::{Options, open};
+use gorgo_traces::workload::{Options, Prompts, open};
 use std::sync::Arc;
 
 fn fast() -> EmulatorConfig {
@@ -195,4 +195,31 @@ async fn a_run_that_is_stopped_still_accounts_for_every_request_it_sent() {
 async fn the_client_can_be_measured_alone() {
     let limits = Limits { duration_s: None, max_requests: Some(200) };
     assert!(ceiling::streams_per_second(limits).await.unwrap() > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn turns_with_a_delay_wait_for_the_turn_before_them() {
+    let text: String = [("a", 0, 100, None), ("a", 0, 300, Some(40)), ("b", 10, 90, None), ("a", 0, 700, Some(0))]
+        .map(|(session, at, input, delay)| {
+            let time = delay.map_or(format!("\"timestamp\":{at}"), |ms| format!("\"delay\":{ms}"));
+            format!("{{\"session_id\":\"{session}\",{time},\"input_length\":{input},\"output_length\":20}}\n")
+        })
+        .concat();
+    let added = Options { prompts: Prompts::Added, ..Options::default() };
+    let rows = gorgo_traces::workload::read_bytes("t", text.as_bytes(), &added).unwrap().requests;
+    let (_servers, targets) = servers(1).await;
+    let bench = bench(rows.into(), targets, Profile::Trace);
+    let runs = bench.run(&Arc::new(Progress::default())).await.unwrap();
+    let run = &runs[0];
+    assert_eq!((run.totals().all, run.totals().answered), (4, 4));
+    let mut own: Vec<_> = run.rows.iter().map(|r| &r.record).filter(|r| r.prompt_tokens != 90).collect();
+    own.sort_by_key(|r| r.scheduled);
+    assert_eq!(own.iter().map(|r| r.prompt_tokens).collect::<Vec<_>>(), [100, 420, 1_140], "history and answers");
+    let waited: Vec<f64> = own.windows(2).map(|p| (p[1].scheduled - p[0].done.get().unwrap()).ms()).collect();
+    assert_eq!(waited, [40.0, 0.0]);
+    assert!(own[2].cached_tokens >= 400, "the last turn finds prompt and answer of the one before it");
+
+    let short = Bench { limits: Limits { duration_s: Some(0.03), max_requests: None }, ..bench };
+    let runs = short.run(&Arc::new(Progress::default())).await.unwrap();
+    assert_eq!(runs[0].totals().all, 2, "no turn is sent after the end");
 }

@@ -149,6 +149,8 @@ pub struct WorldConfig {
     pub faults: Vec<Fault>,
     /// The run fails if requests remain this long after the last arrival, s.
     pub drain_limit_s: f64,
+    /// No turn of a closed session is sent later; `None` means no limit.
+    pub until: Option<Time>,
 }
 
 /// Errors of a configuration or a run.

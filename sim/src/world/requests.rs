@@ -275,7 +275,11 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         if status != Status::Finished {
             record.output_tokens = 0;
         }
-        self.flights[key.slot()].live = false;
+        let flight = &mut self.flights[key.slot()];
+        flight.live = false;
+        if let Some((at, next)) = self.turns.ended((&flight.request).into(), done) {
+            self.following.push(at, next);
+        }
         self.free.push(key.slot() as u32);
         self.live -= 1;
         if matches!(self.config.client, Client::Bounded { .. }) {

@@ -9,6 +9,8 @@ use gorgo_core::router::RouterConfig;
 use rand::RngExt;
 use std::sync::Arc;
 
+mod sessions;
+
 const FRANKFURT: Place = Place { lat: 50.11, lon: 8.68 };
 const SAN_FRANCISCO: Place = Place { lat: 37.77, lon: -122.42 };
 
@@ -67,6 +69,7 @@ fn world(replicas: &[Place], topology: Topology) -> WorldConfig {
         deadline_ms: None,
         faults: Vec::new(),
         drain_limit_s: 3_600.0,
+        until: None,
     }
 }
 

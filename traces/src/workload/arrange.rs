@@ -10,7 +10,7 @@ use super::reader::Reader;
 use crate::error::TraceError;
 use gorgo_core::request::TraceRequest;
 use gorgo_core::rng::stream;
-use gorgo_core::{Span, Time};
+use gorgo_core::{Span, Time, turns};
 use rand::RngExt;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,6 +62,7 @@ pub fn collect(mut reader: Reader, options: &Options) -> Result<Workload, TraceE
     }
     notes.extend(one_block_size(&name, &mut requests, &seen.block_sizes)?);
     link_answers(&mut requests);
+    turns::link(&mut requests);
     Ok(Workload { name, format, requests, seen, notes })
 }
 
@@ -71,9 +72,18 @@ pub fn collect(mut reader: Reader, options: &Options) -> Result<Workload, TraceE
 /// When nothing arrives in time.
 pub fn draw(workload: &mut Workload, options: &Options) -> Result<(), TraceError> {
     let Workload { name, requests, notes, .. } = workload;
+    if matches!(options.arrivals, Arrivals::Poisson(_)) && requests.iter().any(|r| r.delay.is_some()) {
+        notes.push(
+            "a rate of requests leaves no `delay`: turns do not wait for each other; for that, give a rate of sessions"
+                .to_owned(),
+        );
+    }
     redraw(requests, options.arrivals, options.seed);
     if options.time_scale != 1.0 {
-        requests.iter_mut().for_each(|r| r.at = Time::from_ms(r.at.ms() * options.time_scale));
+        for request in requests.iter_mut() {
+            request.at = Time::from_ms(request.at.ms() * options.time_scale);
+            request.delay = request.delay.map(|delay| Span::from_ms(delay.ms() * options.time_scale));
+        }
     }
     if let Some(s) = options.duration_s {
         let before = requests.len();
@@ -103,8 +113,8 @@ fn cut_conversations(requests: &mut Vec<TraceRequest>, per: Per) -> Option<Strin
             requests.reverse();
         }
     }
-    // The one turn that is left says nothing about the next.
-    requests.iter_mut().for_each(|r| r.answer_blocks = [].into());
+    // The one turn that is left says nothing about the next, and waits for none.
+    requests.iter_mut().for_each(|r| (r.answer_blocks, r.delay) = ([].into(), None));
     let left_out = before - requests.len();
     (left_out > 0).then(|| format!("{left_out} left out: other turns of their conversations"))
 }
@@ -185,7 +195,7 @@ pub fn redraw(requests: &mut [TraceRequest], arrivals: Arrivals, seed: u64) {
             let mut at = Time::ZERO;
             for request in requests.iter_mut() {
                 at += gap(rate);
-                request.at = at;
+                (request.at, request.delay, request.awaited) = (at, None, false);
             }
         }
         Arrivals::PoissonSessions(rate) => {

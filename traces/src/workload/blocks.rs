@@ -38,6 +38,11 @@ impl BlockChain {
         symbols.into_iter().for_each(|s| self.push(s));
     }
 
+    /// Tokens in a block.
+    pub fn block_tokens(&self) -> u32 {
+        self.block_tokens
+    }
+
     /// Tokens so far.
     pub fn tokens(&self) -> u64 {
         self.whole.len() as u64 * u64::from(self.block_tokens) + self.open.len() as u64 / 8

@@ -172,6 +172,8 @@ fn converse(
                 router_tokens: None,
                 refused: false,
                 answer_blocks: chain.whole_from(whole),
+                delay: None,
+                awaited: false,
             });
             let pause = think.map_or(THINK_S, |law| law.sample(rng));
             at = at + Span(u64::from(output_tokens) * ANSWER_NS_PER_TOKEN) + Span::from_secs(pause);

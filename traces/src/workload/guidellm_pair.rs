@@ -154,6 +154,8 @@ impl Parser for GuidellmPair {
             router_tokens: None,
             refused: false,
             answer_blocks: [].into(),
+            delay: None,
+            awaited: false,
         };
         self.held = Some((request, messages));
         Ok(())

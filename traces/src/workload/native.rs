@@ -3,28 +3,31 @@
 //! | field | meaning |
 //! |---|---|
 //! | `timestamp` | ms since the start of the trace |
+//! | `delay` | instead of `timestamp`, in a session's later turns: ms from the end of the turn before to this one |
 //! | `session_id`, `user_id` | text or whole number; absent: the row is a session, the session a user |
 //! | `turn` | 1-based; absent: counted per session |
 //! | `country`, `state`, `city`, `lat`, `lon` | where the user is; coordinates win, (0, 0) counts as unknown |
 //! | `input_length`, `output_length`, `max_tokens` | tokens |
 //! | `hash_ids`, `block_size` | chained ids of the prompt's blocks, 512 tokens unless told |
+//! | `hash_runs` | instead of `hash_ids`: runs of ids as `[first, count]` |
 //! | `answer_hash_ids` | ids of the whole blocks that prompt and answer add after the prompt's whole blocks |
 //! | `messages` | instead of `hash_ids`: `{role, content, tokens?}`; the prompt length is then counted from them |
 //! | `router_tokens` | prompt tokens as the router counts them, where it counts other than the engine |
 //! | `refused` | true: engines answer 400 before any work |
 //! | `model`, `language` | ignored |
 //!
-//! Fields beyond these are ignored, counted and reported. A row with neither ids nor messages shares no prefix.
+//! With the option `prompts = "added"`, lengths, ids and messages are what a turn adds to the prompts and answers of its
+//! session before it. Fields beyond these are ignored, counted and reported. A row with neither ids nor messages shares no prefix.
 
 use super::blocks::{BLOCK_TOKENS, BlockChain, Counting, mix};
 use super::messages::{self, Message};
-use super::options::{Options, TimeUnit};
+use super::options::{Options, Prompts, TimeUnit};
 use super::parser::{Parser, Sink, answer_len};
-use super::row::{JsonRow, check_blocks, missing, wrong};
+use super::row::{JsonRow, MAX_TOKENS, check_blocks, missing, wrong};
 use crate::error::{Bad, TraceError};
 use crate::geo::{self, is_real};
-use gorgo_core::Time;
 use gorgo_core::request::{Place, TraceRequest};
+use gorgo_core::{Span, Time};
 use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -32,6 +35,7 @@ use std::io::Write;
 
 pub(crate) const KNOWN: [&str; 20] = [
     "timestamp",
+    "delay",
     "session_id",
     "user_id",
     "turn",
@@ -44,6 +48,7 @@ pub(crate) const KNOWN: [&str; 20] = [
     "output_length",
     "max_tokens",
     "hash_ids",
+    "hash_runs",
     "block_size",
     "answer_hash_ids",
     "messages",
@@ -59,12 +64,23 @@ pub const DEFAULT_BLOCK_SIZE: u32 = 512;
 #[derive(Debug)]
 pub(crate) struct Native {
     options: Options,
-    turns: BTreeMap<u64, u32>,
+    sessions: BTreeMap<u64, Session>,
+}
+
+/// What is known of a session from its rows so far.
+#[derive(Debug)]
+struct Session {
+    turn: u32,
+    at_ms: f64,
+    /// Its turns wait for each other.
+    closed: bool,
+    /// Prompts and answers so far, where rows hold what is added.
+    history: Option<BlockChain>,
 }
 
 impl Native {
     pub(crate) fn new(options: &Options) -> Self {
-        Self { options: options.clone(), turns: BTreeMap::new() }
+        Self { options: options.clone(), sessions: BTreeMap::new() }
     }
 }
 
@@ -102,15 +118,49 @@ impl Parser for Native {
 }
 
 impl Native {
+    /// The time of a row and the delay of a turn that waits for the one before it, ms. Such a turn has its session's time.
+    fn times(&self, row: &JsonRow, session: u64, unit_ms: f64, sink: &mut Sink) -> Result<(f64, Option<f64>), Bad> {
+        let at = row.time_ms("timestamp", unit_ms)?;
+        let delay = row.number("delay")?.map(|delay| delay * unit_ms);
+        if let (Some(shown), Some(ms)) = (row.get("delay"), delay)
+            && !(0.0..1.5e13).contains(&ms)
+        {
+            return Err(wrong("delay", shown, "must be a time after the end of the turn before, not negative"));
+        }
+        if delay.is_some() && row.get("session_id").is_none() {
+            return Err(missing("session_id", "a session to have a `delay` after its turn before"));
+        }
+        match (self.sessions.get(&session), at, delay) {
+            (Some(before), at, Some(delay)) => {
+                if at.is_some_and(|at| at != before.at_ms) {
+                    sink.seen.remark("times of turns with a `delay` are not used: they wait for the turn before them");
+                }
+                Ok((before.at_ms, Some(delay)))
+            }
+            (Some(before), _, None) if before.closed => {
+                Err(missing("delay", "one in a session whose turn before has one"))
+            }
+            // A session's first turn waits for nothing.
+            (_, Some(at), _) => Ok((at, None)),
+            (_, None, Some(delay)) => Ok((delay, None)),
+            (_, None, None) => Err(missing("timestamp", "a time")),
+        }
+    }
+
     /// Reads a row whose times are in units of `unit_ms`.
     pub(crate) fn parsed(&mut self, number: u64, row: &JsonRow, unit_ms: f64, sink: &mut Sink) -> Result<(), Bad> {
-        let at = row.time_ms("timestamp", unit_ms)?.ok_or_else(|| missing("timestamp", "a time"))?;
         let session = row.id("session_id")?.unwrap_or(number);
+        let (at_ms, delay) = self.times(row, session, unit_ms, sink)?;
         let user = row.id("user_id")?.unwrap_or(session);
         let (country, place) = whereabouts(row)?;
         let output_tokens = row.need_tokens("output_length", 1)?;
         let given_block = row.tokens("block_size", 1)?;
-        let (input_tokens, block_tokens, blocks) = if let Some(ids) = row.ids("hash_ids")? {
+        let mut symbols = None;
+        let ids = match row.ids("hash_ids")? {
+            Some(ids) => Some(ids),
+            None => row.id_runs("hash_runs")?,
+        };
+        let (mut input_tokens, mut block_tokens, mut blocks) = if let Some(ids) = ids {
             let block = given_block.or(self.options.block_tokens).unwrap_or(DEFAULT_BLOCK_SIZE);
             let input = row.need_tokens("input_length", 1)?;
             check_blocks("hash_ids", ids.len(), input, block)?;
@@ -125,7 +175,9 @@ impl Native {
             }
             let mut chain = BlockChain::new(block);
             let counting = counting(&self.options);
-            messages.iter().for_each(|m: &Message| chain.extend(m.symbols(counting)));
+            let all: Vec<u64> = messages.iter().flat_map(|m: &Message| m.symbols(counting)).collect();
+            chain.extend(all.iter().copied());
+            symbols = Some(all);
             let tokens = u32::try_from(chain.tokens()).unwrap_or(u32::MAX);
             (tokens, block, chain.ids())
         } else {
@@ -137,8 +189,23 @@ impl Native {
             (input, block, own_blocks(number, input, block))
         };
         let turn = row.tokens("turn", 1)?;
+        let mut history = None;
+        if self.options.prompts == Prompts::Added {
+            let before = self.sessions.get_mut(&session).and_then(|s| s.history.take());
+            let mut chain = before.unwrap_or_else(|| BlockChain::new(block_tokens));
+            if chain.tokens() + u64::from(input_tokens) + u64::from(output_tokens) > u64::from(MAX_TOKENS) {
+                let problem = format!("makes, with its session before it, more than {MAX_TOKENS} tokens");
+                return Err(Bad::new("input_length", problem));
+            }
+            match symbols {
+                Some(symbols) => chain.extend(symbols),
+                None => chain.extend((0..input_tokens).map(|i| mix(blocks[(i / block_tokens) as usize], u64::from(i)))),
+            }
+            (input_tokens, block_tokens, blocks) = (chain.tokens() as u32, chain.block_tokens(), chain.ids());
+            history = Some(chain);
+        }
         let mut request = TraceRequest {
-            at: Time::from_ms(at),
+            at: Time::from_ms(at_ms),
             session,
             user,
             turn: 0,
@@ -152,8 +219,14 @@ impl Native {
             router_tokens: row.tokens("router_tokens", 1)?,
             refused: row.flag("refused")?,
             answer_blocks: [].into(),
+            delay: delay.map(Span::from_ms),
+            awaited: false,
         };
-        if let Some(ids) = row.ids("answer_hash_ids")? {
+        if let Some(chain) = &mut history {
+            let (whole, answer) = (chain.whole_len(), mix(session, number));
+            chain.extend((0..output_tokens).map(|i| mix(answer, u64::from(i))));
+            request.answer_blocks = chain.whole_from(whole);
+        } else if let Some(ids) = row.ids("answer_hash_ids")? {
             let need = answer_len(&request);
             if ids.len() != need {
                 let problem = format!("holds {} ids: prompt and answer add {need} whole blocks", ids.len());
@@ -161,9 +234,11 @@ impl Native {
             }
             request.answer_blocks = ids.into();
         }
-        let next = self.turns.entry(session).or_default();
-        *next = turn.unwrap_or(next.saturating_add(1));
-        request.turn = *next;
+        let known = Session { turn: 0, at_ms, closed: false, history: None };
+        let state = self.sessions.entry(session).or_insert(known);
+        state.turn = turn.unwrap_or(state.turn.saturating_add(1));
+        (state.history, state.closed) = (history, state.closed || delay.is_some());
+        request.turn = state.turn;
         row.unknown(&KNOWN).for_each(|name| sink.seen.unknown(name));
         sink.ready.push_back(request);
         Ok(())
@@ -211,6 +286,9 @@ fn to_row(r: &TraceRequest, blocks: &[u64], answer: &[u64]) -> Value {
     });
     if !answer.is_empty() {
         row["answer_hash_ids"] = answer.into();
+    }
+    if let Some(delay) = r.delay {
+        row["delay"] = delay.ms().into();
     }
     if let Some(most) = r.max_tokens {
         row["max_tokens"] = most.into();
@@ -319,6 +397,72 @@ t.jsonl:1: row "{\"timestamp\":" is not JSON (EOF while parsing a value at line 
         assert_eq!(workload.notes, ["unknown fields ignored: colour (3 rows)"]);
     }
 
+    const SESSIONS: &str = r#"{"session_id":"s","timestamp":100,"input_length":2000,"output_length":40,"hash_ids":[0,1,2,3]}
+{"session_id":"s","delay":500,"input_length":600,"output_length":30,"hash_ids":[10,11]}
+{"session_id":"t","timestamp":300,"input_length":2000,"output_length":40,"hash_runs":[[0,3],[4,1]]}
+{"session_id":"s","delay":1500.5,"input_length":500,"output_length":600,"hash_ids":[12]}"#;
+
+    #[test]
+    fn turns_with_a_delay_have_their_sessions_time_and_survive_writing() {
+        let read = |text: &str, options: &Options| read_bytes("t", text.as_bytes(), options).unwrap();
+        let requests = read(SESSIONS, &Options::default()).requests;
+        let seen: Vec<_> = requests.iter().map(|r| (r.at.ms(), r.turn, r.delay.map(Span::ms), r.awaited)).collect();
+        assert_eq!(
+            seen,
+            [(0.0, 1, None, true), (0.0, 2, Some(500.0), true), (0.0, 3, Some(1500.5), false), (200.0, 1, None, false)]
+        );
+        assert_eq!(requests[3].blocks[..], [0, 1, 2, 4]);
+        let mut file = Vec::new();
+        write("t", &mut file, &requests).unwrap();
+        let again = read(std::str::from_utf8(&file).unwrap(), &Options::default());
+        assert_eq!(
+            again.requests.iter().map(|r| (r.at, r.delay, r.awaited)).collect::<Vec<_>>(),
+            requests.iter().map(|r| (r.at, r.delay, r.awaited)).collect::<Vec<_>>()
+        );
+        assert!(again.notes.is_empty(), "{:?}", again.notes);
+        let slow = read(SESSIONS, &Options { time_scale: 2.0, ..Options::default() }).requests;
+        assert_eq!((slow[3].at.ms(), slow[1].delay), (400.0, Some(Span::from_ms(1000.0))));
+        let drawn =
+            read(SESSIONS, &Options { arrivals: crate::workload::Arrivals::Poisson(1.0), ..Options::default() });
+        assert!(drawn.requests.iter().all(|r| r.delay.is_none() && !r.awaited));
+        assert!(drawn.notes.iter().any(|note| note.contains("leaves no `delay`")), "{:?}", drawn.notes);
+    }
+
+    #[test]
+    fn added_rows_hold_the_session_before_them() {
+        let options = Options { prompts: Prompts::Added, ..Options::default() };
+        let requests = read_bytes("t", SESSIONS.as_bytes(), &options).unwrap().requests;
+        let [a, b, c, other] = requests.as_slice() else { panic!("four rows") };
+        assert_eq!((a.input_tokens, b.input_tokens, c.input_tokens), (2000, 2640, 3170));
+        assert_eq!(a.blocks[..3], b.blocks[..3]);
+        assert_eq!(b.blocks[..5], c.blocks[..5], "the whole blocks of the turn before");
+        assert_eq!(a.blocks[..3], other.blocks[..3], "equal ids are equal prefixes across sessions");
+        assert_ne!(a.blocks[3], other.blocks[3]);
+        assert_eq!((c.answer_blocks.len(), answer_len(c)), (1, 1));
+    }
+
+    #[test]
+    fn a_delay_needs_a_session_and_a_closed_session_stays_closed() {
+        let head = r#"{"session_id":1,"timestamp":0,"input_length":3,"output_length":1}"#;
+        assert_eq!(
+            bad(r#"{"delay":5,"input_length":3,"output_length":1}"#),
+            "t.jsonl:1: session_id is missing: every row needs a session to have a `delay` after its turn before"
+        );
+        assert!(
+            bad(&format!("{head}\n{}", r#"{"session_id":1,"delay":-5,"input_length":3,"output_length":1}"#))
+                .contains("t.jsonl:2: delay is -5: it must be a time after the end of the turn before")
+        );
+        let closed = r#"{"session_id":1,"delay":5,"input_length":3,"output_length":1}"#;
+        assert_eq!(
+            bad(&format!("{head}\n{closed}\n{head}")),
+            "t.jsonl:3: delay is missing: every row needs one in a session whose turn before has one"
+        );
+        assert!(
+            bad(r#"{"timestamp":0,"input_length":30,"output_length":1,"hash_runs":[[1,99999999]]}"#)
+                .contains("hash_runs[0] is [1,99999999]: it must be [first id, count]")
+        );
+    }
+
     prop_compose! {
         fn any_request()(
             at in 0u64..1_000_000_000_000_000, session in 0u64..9, user in any::<u64>(), input in 1u32..200, output in 1u32..100,
@@ -329,7 +473,7 @@ t.jsonl:1: row "{\"timestamp\":" is not JSON (EOF while parsing a value at line 
                 at: Time(at), session, user, turn: 1, place: place.map(|(lat, lon)| Place { lat: f64::from(lat) / 1e3, lon: f64::from(lon) / 1e3 }),
                 country: place.map(|_| *b"FR"), input_tokens: input, output_tokens: output, max_tokens: max,
                 block_tokens: block, blocks: (0..u64::from(input.div_ceil(block))).map(|i| start * 1_000 + i).collect(),
-                router_tokens, refused, answer_blocks: [].into(),
+                router_tokens, refused, answer_blocks: [].into(), delay: None, awaited: false,
             };
             if answered {
                 r.answer_blocks = (0..answer_len(&r) as u64).map(|i| 50_000 + i).collect();

@@ -110,6 +110,17 @@ pub enum Per {
     FirstPrompt,
 }
 
+/// What a row's lengths, ids and messages stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Prompts {
+    /// The whole prompt, history included.
+    #[default]
+    Whole,
+    /// What the turn adds to the prompts and answers of its session before it.
+    Added,
+}
+
 /// Unit of a trace's times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -155,6 +166,9 @@ pub(crate) fn fits(format: Format, options: &Options) -> Result<(), TraceError> 
         return refuse("time_unit", format!("is of no use for {name}: its times are calendar times; leave it out"));
     }
     let mapped = matches!(format, Native | Columns);
+    if options.prompts != Prompts::Whole && !mapped {
+        return refuse("prompts", format!("can be `added` for native rows only: rows of {name} are whole prompts"));
+    }
     if !options.columns.is_empty() && !mapped {
         return refuse("columns", format!("renames columns of native rows only, not of {name}; leave `format` out"));
     }
@@ -199,6 +213,8 @@ pub struct Options {
     pub first: Option<u64>,
     /// Which parts of a conversation become requests.
     pub per: Per,
+    /// Whether rows hold whole prompts or what each turn adds to its session.
+    pub prompts: Prompts,
     /// Drop requests whose last user message has fewer characters.
     pub min_chars: usize,
     /// Drop requests with a longer prompt (tokens).
@@ -239,6 +255,7 @@ impl Default for Options {
             skip_bad: false,
             first: None,
             per: Per::Turn,
+            prompts: Prompts::Whole,
             min_chars: 0,
             max_input_tokens: None,
             max_output_tokens: None,

@@ -168,7 +168,7 @@ fn detect(line: &str) -> Option<Format> {
         Some(Format::Wildchat)
     } else if has(&["timestamp", "hash_ids"]) && !native_only.iter().any(|n| row.contains_key(*n)) {
         Some(Format::Mooncake)
-    } else if has(&["timestamp", "messages"]) || has(&["timestamp", "input_length"]) {
+    } else if (has(&["timestamp"]) || has(&["delay"])) && (has(&["messages"]) || has(&["input_length"])) {
         Some(Format::Native)
     } else {
         columns::detect(|name| row.contains_key(name))

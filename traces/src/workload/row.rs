@@ -113,6 +113,26 @@ impl JsonRow {
         items.iter().enumerate().map(id).collect::<Result<_, _>>().map(Some)
     }
 
+    /// Block ids as runs: a list of `[first, count]`.
+    pub(crate) fn id_runs(&self, field: &str) -> Result<Option<Vec<u64>>, Bad> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        let Value::Array(runs) = value else { return Err(wrong(field, value, "must be a list of runs of block ids")) };
+        let mut ids = Vec::new();
+        for (at, run) in runs.iter().enumerate() {
+            let pair = run.as_array().and_then(|pair| match &pair[..] {
+                [first, count] => Some((first.as_u64()?, count.as_u64()?)),
+                _ => None,
+            });
+            let room = u64::from(MAX_TOKENS) - ids.len() as u64;
+            let Some((first, count)) = pair.filter(|&(first, n)| n <= room && first.checked_add(n).is_some()) else {
+                let must = format!("must be [first id, count], of at most {MAX_TOKENS} ids in all");
+                return Err(wrong(&format!("{field}[{at}]"), run, &must));
+            };
+            ids.extend(first..first + count);
+        }
+        Ok(Some(ids))
+    }
+
     /// Names of the fields that are not in `known`.
     pub(crate) fn unknown<'a>(&'a self, known: &'a [&str]) -> impl Iterator<Item = &'a str> {
         self.0.keys().map(String::as_str).filter(|name| !known.contains(name))

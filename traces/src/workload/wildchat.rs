@@ -254,6 +254,8 @@ impl<'a> Turns<'a> {
                 router_tokens: None,
                 refused: false,
                 answer_blocks: [].into(),
+                delay: None,
+                awaited: false,
             };
             request.answer_blocks = answered.whole_from(chain.whole_len());
             debug_assert_eq!(request.answer_blocks.len(), answer_len(&request));
