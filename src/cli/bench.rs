@@ -48,7 +48,7 @@ pub(crate) struct BenchArgs {
     /// Send this many requests
     #[arg(long)]
     max_requests: Option<usize>,
-    /// Trace (file or built-in name), or prompt_tokens=512,output_tokens=128
+    /// Trace (file, built-in name, or - for standard input), or prompt_tokens=512,output_tokens=128
     #[arg(long, default_value = "wildchat-located")]
     data: String,
     /// Format of the trace; recognised from its content when absent

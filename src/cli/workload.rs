@@ -1,14 +1,12 @@
 //! `gorgo workload`: request traces.
 
 use super::output::print_line;
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_traces::workload::generate::{Generate, wildchat_like};
 use gorgo_traces::workload::prepare::{Prepare, prepare};
 use gorgo_traces::workload::stats::Stats;
-use gorgo_traces::workload::{Format, Options, Per, Prompts, TimeUnit, Workload, native, open};
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use gorgo_traces::workload::{Format, Options, Per, Prompts, TimeUnit, Workload, open, save};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Subcommand)]
@@ -50,7 +48,7 @@ pub(crate) enum WorkloadCommand {
         /// Seed
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// File to write; without it only the marginals are printed
+        /// File to write; .gz compresses, - is standard output; without it only the marginals are printed
         #[arg(long)]
         to: Option<PathBuf>,
     },
@@ -62,7 +60,7 @@ pub(crate) enum WorkloadCommand {
         /// The data set
         #[arg(value_parser = ["wildchat"])]
         kind: String,
-        /// Its rows: JSON lines (.gz too)
+        /// Its rows: JSON lines (.gz too), or - for standard input
         file: String,
         /// Folder to write into
         #[arg(long, default_value = ".")]
@@ -191,7 +189,7 @@ pub(super) fn run(command: WorkloadCommand) -> anyhow::Result<()> {
         WorkloadCommand::Stats { read, json } => stats(&read, json),
         WorkloadCommand::Convert { read, to } => {
             let workload = read.open()?;
-            write(&to, &workload.requests)?;
+            save(&to, &workload.requests)?;
             told(&to, workload.requests.len())
         }
         WorkloadCommand::Generate { requests, rate, seed, to, .. } => {
@@ -200,7 +198,7 @@ pub(super) fn run(command: WorkloadCommand) -> anyhow::Result<()> {
                 print_line(&made.marginals)?;
             }
             let Some(to) = to else { return Ok(()) };
-            write(&to, &made.requests)?;
+            save(&to, &made.requests)?;
             told(&to, made.requests.len())
         }
         WorkloadCommand::Prepare {
@@ -228,11 +226,14 @@ fn stats(read: &ReadArgs, json: bool) -> anyhow::Result<()> {
     let workload = read.open()?;
     let stats = Stats::of(&workload.requests);
     if json {
-        print_line(serde_json::to_string_pretty(&stats)?)?;
+        let mut all = serde_json::to_value(&stats)?;
+        all["stamps"] = serde_json::to_value(workload.stamps)?;
+        print_line(serde_json::to_string_pretty(&all)?)?;
         return Ok(());
     }
     print_line(format_args!("{} ({})", workload.name, workload.format.as_str()))?;
-    let rows = stats.rows();
+    let mut rows = stats.rows();
+    rows.push(("stamps in the file".to_owned(), workload.stamps.to_string()));
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     for (name, value) in rows {
         print_line(format_args!("  {name:width$}  {value}"))?;
@@ -246,24 +247,4 @@ fn told(to: &Path, requests: usize) -> anyhow::Result<()> {
         print_line(format_args!("{requests} requests written to {}", to.display()))?;
     }
     Ok(())
-}
-
-/// Writes a trace; `-` is standard output.
-fn write(to: &Path, requests: &[gorgo_core::request::TraceRequest]) -> anyhow::Result<()> {
-    if to == Path::new("-") {
-        let mut out = BufWriter::new(std::io::stdout());
-        native::write("standard output", &mut out, requests)?;
-        return Ok(out.flush()?);
-    }
-    let name = to.display().to_string();
-    let file = File::create(to).with_context(|| format!("cannot create `{name}`"))?;
-    let mut out = BufWriter::new(file);
-    if to.extension().is_some_and(|e| e == "gz") {
-        let mut packed = flate2::write::GzEncoder::new(&mut out, flate2::Compression::best());
-        native::write(&name, &mut packed, requests)?;
-        packed.finish().with_context(|| format!("cannot write `{name}`"))?;
-    } else {
-        native::write(&name, &mut out, requests)?;
-    }
-    out.flush().with_context(|| format!("cannot write `{name}`"))
 }

@@ -12,7 +12,7 @@ pub struct Shipped {
 }
 
 /// All built-in traces.
-pub const SHIPPED: [Shipped; 3] = [
+pub const SHIPPED: [Shipped; 4] = [
     Shipped {
         name: "wildchat-located",
         about: "176 real WildChat conversations as structure: 663 turns with times, places, lengths, blocks of 16 tokens",
@@ -27,6 +27,11 @@ pub const SHIPPED: [Shipped; 3] = [
         name: "azure-conv",
         about: "Azure LLM inference trace 2023, conversation, the first 6,000 requests: times and lengths",
         bytes: include_bytes!("../data/azure-conv.csv.gz"),
+    },
+    Shipped {
+        name: "agentic-sessions",
+        about: "692 sessions of coding agents, 46,218 requests that wait for each other, blocks of 256 tokens",
+        bytes: include_bytes!("../data/agentic-sessions.jsonl.gz"),
     },
 ];
 
@@ -54,6 +59,28 @@ mod tests {
         assert_eq!((stats.prompts.global * 100.0).round(), 68.0);
         assert!(stats.with_answers.own > 0.85, "later turns find the answers too");
         assert!(workload.notes.is_empty());
+    }
+
+    #[test]
+    fn coding_agents_wait_for_their_answers_and_share_the_heads_of_their_tools() {
+        let workload = open("agentic-sessions", &Options::default()).unwrap();
+        let requests = &workload.requests;
+        let first = requests.iter().filter(|r| r.delay.is_none()).count();
+        assert_eq!((requests.len(), first, requests.iter().filter(|r| r.awaited).count()), (46_218, 692, 45_526));
+        let heads: std::collections::BTreeSet<u64> =
+            requests.iter().filter(|r| r.turn == 1).map(|r| r.blocks[0]).collect();
+        assert!((2..400).contains(&heads.len()), "{}", heads.len());
+        // Of the source: 96.3 % of a session's prompt tokens repeat its turn before, in blocks of 64.
+        let (mut found, mut tokens) = (0, 0);
+        let mut before: std::collections::BTreeMap<u64, &[u64]> = std::collections::BTreeMap::new();
+        for r in requests {
+            let last = before.insert(r.session, &r.blocks).unwrap_or_default();
+            found += 256 * last.iter().zip(r.blocks.iter()).take_while(|(a, b)| a == b).count();
+            tokens += r.input_tokens as usize;
+        }
+        let share = found as f64 / tokens as f64;
+        assert!((0.93..0.97).contains(&share), "{share}");
+        assert!(workload.notes.is_empty(), "{:?}", workload.notes);
     }
 
     #[test]

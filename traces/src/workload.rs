@@ -35,6 +35,7 @@ use crate::error::TraceError;
 use flate2::{Compression, write::GzEncoder};
 use gorgo_core::request::TraceRequest;
 use lines::Lines;
+use stats::stamps::Stamps;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::Path;
@@ -50,6 +51,8 @@ pub struct Workload {
     pub requests: Vec<TraceRequest>,
     /// Counts and remarks of the reader.
     pub seen: Seen,
+    /// Its times as the file holds them.
+    pub stamps: Stamps,
     /// Remarks for the user, one sentence each: skipped rows, unknown fields, changed times.
     pub notes: Vec<String>,
 }
@@ -82,11 +85,14 @@ pub fn convert(source: &str, target: &Path, options: &Options) -> Result<Workloa
     Ok(workload)
 }
 
-/// Writes requests as native rows; gzip when the target's name ends in `.gz`.
+/// Writes requests as native rows; gzip when the target's name ends in `.gz`, standard output when it is `-`.
 ///
 /// # Errors
 /// When the target cannot be written.
 pub fn save(target: &Path, requests: &[TraceRequest]) -> Result<(), TraceError> {
+    if target == Path::new("-") {
+        return native::write("standard output", BufWriter::new(std::io::stdout().lock()), requests);
+    }
     let name = target.display().to_string();
     let out = BufWriter::new(File::create(target).map_err(|source| TraceError::Write { file: name.clone(), source })?);
     if name.ends_with(".gz") {
@@ -108,9 +114,6 @@ pub fn reader(name: &str, options: &Options) -> Result<Reader, TraceError> {
         return Reader::new(Lines::new(name, trace.bytes)?, options);
     }
     options.check()?;
-    if name == "-" {
-        return Reader::new(Lines::new("standard input", std::io::stdin())?, options);
-    }
     match source(name)? {
         Source::Parquet => parquet_reader(name, options),
         Source::Text(_) if options.format == Some(Format::Parquet) => parquet_reader(name, options),
@@ -145,6 +148,9 @@ pub(crate) enum Source {
 
 pub(crate) fn source(name: &str) -> Result<Source, TraceError> {
     let fail = |source| TraceError::Open { file: name.to_owned(), builtin: crate::shipped::names(), source };
+    if name == "-" {
+        return Ok(Source::Text(Lines::new("standard input", std::io::stdin())?));
+    }
     let mut file = File::open(name).map_err(fail)?;
     if file.metadata().map_err(fail)?.is_dir() {
         return Err(fail(std::io::Error::other("it is a folder")));

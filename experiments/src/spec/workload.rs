@@ -101,6 +101,9 @@ impl WorkloadSpec {
             }
             _ => {}
         }
+        if self.trace.as_deref() == Some("-") {
+            return Err("[workload] trace = \"-\" cannot be standard input: results keep a digest of the trace; save it in a file".into());
+        }
         if self.trace.is_none() {
             let plain = Options {
                 max_input_tokens: self.options.max_input_tokens,

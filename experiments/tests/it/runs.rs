@@ -60,9 +60,12 @@ fn every_experiment_runs_short_and_loses_nothing() {
         let results = run(&file, &["seeds=1", "workload.requests=80"], dir.path(), 2);
         for arm in &results.summary {
             let c = &arm.counts;
-            assert_eq!((c.lost, c.failed, c.rejected, c.requests), (0, 0, 0, 80), "{} {}", file.display(), arm.arm);
+            // Turns that would come after the end of the experiment are not sent.
+            let sent = if file.ends_with("agents.toml") { c.requests } else { 80 };
+            assert!(sent > 60, "{} {}: {c:?}", file.display(), arm.arm);
+            assert_eq!((c.lost, c.failed, c.rejected, c.requests), (0, 0, 0, sent), "{} {}", file.display(), arm.arm);
             // Two requests at once a replica are too few for this rate: some wait beyond the queue's timeout.
-            assert!(c.finished + c.timed_out == 80 && c.finished > 60, "{} {}: {c:?}", file.display(), arm.arm);
+            assert!(c.finished + c.timed_out == sent && c.finished > 60, "{} {}: {c:?}", file.display(), arm.arm);
         }
     }
 }

@@ -7,6 +7,7 @@ use super::guidellm_pair::RATE_WITHOUT_TIMES;
 use super::options::{Arrivals, Format, Options, Per, UnknownPlaces};
 use super::parser::answer_len;
 use super::reader::Reader;
+use super::stats::stamps::Stamps;
 use crate::error::TraceError;
 use gorgo_core::request::TraceRequest;
 use gorgo_core::rng::stream;
@@ -39,6 +40,7 @@ pub fn collect(mut reader: Reader, options: &Options) -> Result<Workload, TraceE
         return Err(empty(seen.left_out()));
     }
     let mut notes = seen.notes();
+    let stamps = Stamps::of(&requests);
     requests.sort_by_key(|r| r.at);
     if !matches!(format, Format::Wildchat | Format::Sharegpt | Format::Parquet | Format::GuidellmPair) {
         notes.extend(cut_conversations(&mut requests, options.per));
@@ -48,7 +50,9 @@ pub fn collect(mut reader: Reader, options: &Options) -> Result<Workload, TraceE
     }
     let start = requests[0].at;
     requests.iter_mut().for_each(|r| r.at = Time(r.at.since(start).0));
-    if format == Format::GuidellmPair {
+    let timeless =
+        format == Format::GuidellmPair || format == Format::Guidellm && requests.iter().all(|r| r.at == Time::ZERO);
+    if timeless {
         for (i, request) in requests.iter_mut().enumerate() {
             request.at = Time::from_ms(i as f64 * 1e3 / RATE_WITHOUT_TIMES);
         }
@@ -63,7 +67,7 @@ pub fn collect(mut reader: Reader, options: &Options) -> Result<Workload, TraceE
     notes.extend(one_block_size(&name, &mut requests, &seen.block_sizes)?);
     link_answers(&mut requests);
     turns::link(&mut requests);
-    Ok(Workload { name, format, requests, seen, notes })
+    Ok(Workload { name, format, requests, seen, stamps, notes })
 }
 
 /// Draws arrivals and places as the options ask, scales times and cuts what comes later than `duration_s`.

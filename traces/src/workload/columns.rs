@@ -1,14 +1,15 @@
 //! Traces that are tables of time, prompt and answer length under names of their own: Vidur, splitwise-sim, LLMServingSim,
-//! BLIS, and any file whose columns are named by the options `columns` and `time_unit`. Each row becomes a native one.
+//! BLIS, vLLM's timed trace, GuideLLM, and any file whose columns are named by the options `columns` and `time_unit`. Each row becomes a native one.
 
+use super::blocks::BLOCK_TOKENS;
 use super::native::Native;
 use super::options::{Format, Options, TimeUnit};
 use super::parser::{Parser, Sink};
-use super::row::JsonRow;
+use super::row::{JsonRow, missing};
 use super::table::Table;
 use crate::calendar::parse_utc;
 use crate::error::Bad;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// The names of a format's time, prompt length and answer length, and the unit of its times.
@@ -18,7 +19,7 @@ struct Layout {
     unit: TimeUnit,
 }
 
-const LAYOUTS: [Layout; 4] = [
+const LAYOUTS: [Layout; 6] = [
     Layout {
         format: Format::Vidur,
         names: ["arrived_at", "num_prefill_tokens", "num_decode_tokens"],
@@ -31,6 +32,13 @@ const LAYOUTS: [Layout; 4] = [
         unit: TimeUnit::Ns,
     },
     Layout { format: Format::Blis, names: ["arrival_time_us", "input_tokens", "output_tokens"], unit: TimeUnit::Us },
+    Layout {
+        format: Format::Guidellm,
+        names: ["relative_timestamp", "prompt_tokens_count", "output_tokens_count"],
+        unit: TimeUnit::S,
+    },
+    // As a last one: its columns are Mooncake's, which are recognised before.
+    Layout { format: Format::TimedTrace, names: NATIVE, unit: TimeUnit::S },
 ];
 
 /// The native names of a layout's columns.
@@ -38,11 +46,17 @@ const NATIVE: [&str; 3] = ["timestamp", "input_length", "output_length"];
 
 /// The format whose columns are all there.
 pub(crate) fn detect(has: impl Fn(&str) -> bool) -> Option<Format> {
-    LAYOUTS.iter().find(|layout| layout.names.iter().all(|name| has(name))).map(|layout| layout.format)
+    if has("prompt") && (has("prompt_tokens_count") || has("output_tokens_count")) {
+        return Some(Format::Guidellm);
+    }
+    let named = LAYOUTS.iter().filter(|layout| layout.format != Format::TimedTrace);
+    named.into_iter().find(|layout| layout.names.iter().all(|name| has(name))).map(|layout| layout.format)
 }
 
 #[derive(Debug)]
 pub(crate) struct Columns {
+    format: Format,
+    default_output_tokens: u32,
     columns: BTreeMap<String, String>,
     unit: TimeUnit,
     table: Table,
@@ -52,12 +66,20 @@ pub(crate) struct Columns {
 impl Columns {
     pub(crate) fn new(format: Format, options: &Options) -> Self {
         let layout = LAYOUTS.iter().find(|layout| layout.format == format);
-        let named = layout.map(|l| NATIVE.iter().zip(l.names).map(|(n, t)| ((*n).to_owned(), t.to_owned())).collect());
+        let named = layout.map(|l| NATIVE.iter().zip(l.names).map(|(n, t)| ((*n).to_owned(), t.to_owned())));
+        let mut columns: BTreeMap<String, String> = named.into_iter().flatten().collect();
+        columns.extend(options.columns.clone());
+        let mut native = options.clone();
+        if format == Format::TimedTrace {
+            native.block_tokens = Some(options.block_tokens.unwrap_or(BLOCK_TOKENS));
+        }
         Self {
-            columns: named.unwrap_or_else(|| options.columns.clone()),
+            format,
+            default_output_tokens: options.default_output_tokens,
+            columns,
             unit: options.time_unit.or(layout.map(|l| l.unit)).unwrap_or(TimeUnit::Ms),
             table: Table::default(),
-            native: Native::new(options),
+            native: Native::new(&native),
         }
     }
 }
@@ -67,7 +89,10 @@ impl Parser for Columns {
         let mut row = if text.starts_with('{') {
             JsonRow::parse(text)?
         } else {
-            let need: Vec<&str> = self.columns.values().map(String::as_str).collect();
+            let need: Vec<&str> = match self.format {
+                Format::Guidellm => vec!["prompt"],
+                _ => self.columns.values().map(String::as_str).collect(),
+            };
             if !self.table.line(text, &need)? {
                 sink.header = true;
                 return Ok(());
@@ -75,6 +100,9 @@ impl Parser for Columns {
             JsonRow(self.table.cells().map(|(name, value)| (name.to_owned(), typed(value))).collect::<Map<_, _>>())
         };
         row.rename(&self.columns);
+        if self.format == Format::Guidellm {
+            self.prompt_as_message(&mut row)?;
+        }
         let lengths = [row.number("input_length"), row.number("output_length")];
         if lengths.into_iter().any(|n| n.is_ok_and(|n| n == Some(0.0))) {
             sink.seen.drop_one("no prompt or no answer tokens");
@@ -92,6 +120,19 @@ impl Parser for Columns {
     }
 }
 
+impl Columns {
+    /// GuideLLM's row: its prompt as a message of that many tokens; times and answer lengths may be absent.
+    fn prompt_as_message(&self, row: &mut JsonRow) -> Result<(), Bad> {
+        let prompt = row.text("prompt")?.ok_or_else(|| missing("prompt", "a text"))?.to_owned();
+        let tokens = row.tokens("input_length", 1)?;
+        row.0.insert("messages".to_owned(), json!([{"role": "user", "content": prompt, "tokens": tokens}]));
+        row.0.remove("prompt");
+        row.0.entry("output_length").or_insert_with(|| self.default_output_tokens.into());
+        row.0.entry("timestamp").or_insert_with(|| 0.into());
+        Ok(())
+    }
+}
+
 /// A cell as a number where it is one.
 fn typed(cell: &str) -> Value {
     let whole = || cell.parse::<u64>().ok().map(Value::from);
@@ -104,6 +145,36 @@ fn typed(cell: &str) -> Value {
 mod tests {
     use crate::workload::{Format, Options, TimeUnit, read_bytes};
     use std::collections::BTreeMap;
+
+    #[test]
+    fn guidellm_rows_hold_a_prompt_with_counts_and_may_have_no_times() {
+        let text = "{\"prompt\":\"what is a router and what does it do\",\"prompt_tokens_count\":9,\"output_tokens_count\":40}\n\
+            {\"prompt\":\"what is a router and what does it do\",\"prompt_tokens_count\":9,\"output_tokens_count\":7}\n";
+        let workload = read_bytes("t", text.as_bytes(), &Options::default()).unwrap();
+        let seen: Vec<_> = workload.requests.iter().map(|r| (r.at.ms(), r.input_tokens, r.output_tokens)).collect();
+        assert_eq!((workload.format, seen), (Format::Guidellm, vec![(0.0, 9, 40), (200.0, 9, 7)]));
+        assert_eq!(workload.requests[0].blocks, workload.requests[1].blocks, "equal prompts share their blocks");
+        assert!(workload.notes.iter().any(|note| note.contains("no times")), "{:?}", workload.notes);
+        let timed = "prompt,relative_timestamp,prompt_tokens_count,output_tokens_count\nhello,0.5,3,4\nhello,2,3,\n";
+        let requests =
+            read_bytes("t", timed.as_bytes(), &Options { skip_bad: true, ..Options::default() }).unwrap().requests;
+        assert_eq!(requests[0].input_tokens, 3);
+    }
+
+    #[test]
+    fn a_timed_trace_has_seconds_and_blocks_of_16_unless_told_otherwise() {
+        let text = "{\"timestamp\":1.5,\"input_length\":40,\"output_length\":5,\"hash_ids\":[1,2,3]}\n\
+            {\"timestamp\":4,\"input_length\":20,\"output_length\":5,\"hash_ids\":[1,9]}\n";
+        let options = Options { format: Some(Format::TimedTrace), ..Options::default() };
+        let requests = read_bytes("t", text.as_bytes(), &options).unwrap().requests;
+        assert_eq!((requests[1].at.ms(), requests[1].block_tokens), (2500.0, 16));
+        let ms = Options { time_unit: Some(TimeUnit::Ms), ..options.clone() };
+        assert_eq!(read_bytes("t", text.as_bytes(), &ms).unwrap().requests[1].at.ms(), 2.5);
+        let columns = BTreeMap::from([("timestamp".to_owned(), "when".to_owned())]);
+        let named = text.replace("timestamp", "when");
+        let requests = read_bytes("t", named.as_bytes(), &Options { columns, ..options }).unwrap().requests;
+        assert_eq!(requests[1].at.ms(), 2500.0);
+    }
 
     #[test]
     fn the_tables_of_other_simulators_are_recognised() {

@@ -9,7 +9,7 @@
 //! | `country`, `state`, `city`, `lat`, `lon` | where the user is; coordinates win, (0, 0) counts as unknown |
 //! | `input_length`, `output_length`, `max_tokens` | tokens |
 //! | `hash_ids`, `block_size` | chained ids of the prompt's blocks, 512 tokens unless told |
-//! | `hash_runs` | instead of `hash_ids`: runs of ids as `[first, count]` |
+//! | `hash_runs` | instead of `hash_ids`: runs of ids as `[first, count]`; a last block that is not full may have none |
 //! | `answer_hash_ids` | ids of the whole blocks that prompt and answer add after the prompt's whole blocks |
 //! | `messages` | instead of `hash_ids`: `{role, content, tokens?}`; the prompt length is then counted from them |
 //! | `router_tokens` | prompt tokens as the router counts them, where it counts other than the engine |
@@ -156,14 +156,17 @@ impl Native {
         let output_tokens = row.need_tokens("output_length", 1)?;
         let given_block = row.tokens("block_size", 1)?;
         let mut symbols = None;
-        let ids = match row.ids("hash_ids")? {
-            Some(ids) => Some(ids),
-            None => row.id_runs("hash_runs")?,
+        let (ids, runs) = match row.ids("hash_ids")? {
+            Some(ids) => (Some(ids), false),
+            None => (row.id_runs("hash_runs")?, true),
         };
-        let (mut input_tokens, mut block_tokens, mut blocks) = if let Some(ids) = ids {
+        let (mut input_tokens, mut block_tokens, mut blocks) = if let Some(mut ids) = ids {
             let block = given_block.or(self.options.block_tokens).unwrap_or(DEFAULT_BLOCK_SIZE);
             let input = row.need_tokens("input_length", 1)?;
-            check_blocks("hash_ids", ids.len(), input, block)?;
+            if runs && input % block > 0 && ids.len() == (input / block) as usize {
+                ids.push(mix(0x7061_7274, number)); // a partial block without an id is like no other
+            }
+            check_blocks(if runs { "hash_runs" } else { "hash_ids" }, ids.len(), input, block)?;
             (input, block, ids.into())
         } else if let Some(list) = row.get("messages") {
             let block = given_block.or(self.options.block_tokens).unwrap_or(BLOCK_TOKENS);

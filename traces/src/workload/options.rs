@@ -28,6 +28,10 @@ pub enum Format {
     Llmservingsim,
     /// BLIS (inference-sim): CSV of arrival (us), input and output tokens.
     Blis,
+    /// vLLM's `timed_trace` data set: Mooncake's columns, `timestamp` s, blocks of 16 tokens; by name only.
+    TimedTrace,
+    /// GuideLLM rows: `prompt`, `prompt_tokens_count`, `output_tokens_count`, without times or with `relative_timestamp` s.
+    Guidellm,
     /// CSV or JSON lines whose columns the option `columns` names.
     Columns,
     /// ShareGPT conversations as JSON lines, without times.
@@ -42,7 +46,7 @@ pub enum Format {
 
 impl Format {
     /// Every format, in the order they are tried.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Native,
         Self::Mooncake,
         Self::Bailian,
@@ -52,6 +56,8 @@ impl Format {
         Self::Splitwise,
         Self::Llmservingsim,
         Self::Blis,
+        Self::TimedTrace,
+        Self::Guidellm,
         Self::Columns,
         Self::Sharegpt,
         Self::Wildchat,
@@ -71,6 +77,8 @@ impl Format {
             Self::Splitwise => "splitwise",
             Self::Llmservingsim => "llmservingsim",
             Self::Blis => "blis",
+            Self::TimedTrace => "timed-trace",
+            Self::Guidellm => "guidellm",
             Self::Columns => "columns",
             Self::Sharegpt => "sharegpt",
             Self::Wildchat => "wildchat",
@@ -149,28 +157,34 @@ impl TimeUnit {
 
 /// Refuses options that a format could not follow.
 pub(crate) fn fits(format: Format, options: &Options) -> Result<(), TraceError> {
-    use Format::{Azure, Bailian, Blis, Burstgpt, Columns, Llmservingsim, Mooncake, Native, Splitwise, Vidur};
+    use Format::{
+        Azure, Bailian, Blis, Burstgpt, Columns, Guidellm, Llmservingsim, Mooncake, Native, Splitwise, TimedTrace,
+        Vidur,
+    };
     let name = format.as_str();
     let refuse = |option, problem: String| Err(TraceError::Option { option, problem });
-    let lone = matches!(format, Mooncake | Azure | Vidur | Splitwise | Llmservingsim);
+    let lone = matches!(format, Mooncake | Azure | Vidur | Splitwise | Llmservingsim | TimedTrace | Guidellm);
     if options.per != Per::Turn && lone {
         return refuse("per", format!("needs conversations, and rows of {name} have none; leave it at turn"));
     }
-    let textless = lone || matches!(format, Bailian | Burstgpt | Blis);
+    let textless = lone && format != Guidellm || matches!(format, Bailian | Burstgpt | Blis);
     if options.min_chars > 0 && textless {
         return refuse("min_chars", format!("needs texts, and rows of {name} hold lengths only; leave it out"));
     }
     let numbered =
-        matches!(format, Native | Mooncake | Bailian | Burstgpt | Vidur | Splitwise | Llmservingsim | Blis | Columns);
+        !matches!(format, Azure | Format::Sharegpt | Format::Wildchat | Format::GuidellmPair | Format::Parquet);
     if options.time_unit.is_some() && !numbered {
         return refuse("time_unit", format!("is of no use for {name}: its times are calendar times; leave it out"));
     }
-    let mapped = matches!(format, Native | Columns);
+    let mapped = matches!(format, Native | Columns | TimedTrace);
     if options.prompts != Prompts::Whole && !mapped {
         return refuse("prompts", format!("can be `added` for native rows only: rows of {name} are whole prompts"));
     }
     if !options.columns.is_empty() && !mapped {
-        return refuse("columns", format!("renames columns of native rows only, not of {name}; leave `format` out"));
+        return refuse(
+            "columns",
+            format!("renames columns of native and timed-trace rows only, not of {name}; leave `format` out"),
+        );
     }
     Ok(())
 }

@@ -86,9 +86,13 @@ impl Reader {
             Format::Bailian => Box::new(bailian::Bailian::new(options)),
             Format::Azure => Box::new(azure::Azure::new(options)),
             Format::Burstgpt => Box::new(burstgpt::Burstgpt::new(options)),
-            Format::Vidur | Format::Splitwise | Format::Llmservingsim | Format::Blis | Format::Columns => {
-                Box::new(columns::Columns::new(format, options))
-            }
+            Format::Vidur
+            | Format::Splitwise
+            | Format::Llmservingsim
+            | Format::Blis
+            | Format::TimedTrace
+            | Format::Guidellm
+            | Format::Columns => Box::new(columns::Columns::new(format, options)),
             Format::Wildchat | Format::Sharegpt | Format::Parquet => Box::new(wildchat::Wildchat::new(options)),
             Format::GuidellmPair => Box::new(guidellm_pair::GuidellmPair::new(&file, options)?),
         };

@@ -1,6 +1,9 @@
-//! What a trace holds: size, lengths, people, places and how much of its prompts a perfect cache would have.
+//! What a trace holds ([`Stats`]; its [`stamps`]): size, lengths, people, places and how much of its prompts a perfect cache would have.
+
+pub mod stamps;
 
 use crate::geo::country_name;
+use gorgo_core::Time;
 use gorgo_core::request::TraceRequest;
 use rustc_hash::FxHashSet;
 use serde::{Serialize, Serializer};
@@ -105,6 +108,14 @@ pub struct Stats {
     pub rate: f64,
     /// Coefficient of variation of the gaps between requests; 1 for a Poisson process.
     pub gap_cv: f64,
+    /// Median, 95th percentile (nearest rank) and largest of these gaps, s.
+    pub gaps_s: [f64; 3],
+    /// When the largest gap began, s after the start.
+    pub largest_gap_at_s: f64,
+    /// Turns that wait for the turn before them. Span, rate and gaps are those of all other requests.
+    pub waiting_turns: usize,
+    /// Median and 95th percentile (nearest rank) of their delays, s.
+    pub delays_s: [f64; 2],
     /// Prompt tokens.
     pub input: Lengths,
     /// Answer tokens.
@@ -138,11 +149,17 @@ fn named<S: Serializer>(countries: &[([u8; 2], usize)], out: S) -> Result<S::Ok,
 impl Stats {
     /// Summarises requests in order of arrival.
     pub fn of(requests: &[TraceRequest]) -> Self {
-        let span_s = match requests {
-            [first, .., last] => (last.at - first.at).ms() / 1e3,
+        let times: Vec<Time> = requests.iter().filter(|r| r.delay.is_none()).map(|r| r.at).collect();
+        let span_s = match times[..] {
+            [first, .., last] => (last - first).ms() / 1e3,
             _ => 0.0,
         };
-        let gaps: Vec<f64> = requests.windows(2).map(|w| (w[1].at - w[0].at).ms()).collect();
+        let mut gaps: Vec<f64> = times.windows(2).map(|w| (w[1] - w[0]).ms() / 1e3).collect();
+        let gap_cv = cv(&gaps);
+        let largest_gap = gaps.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(i, _)| i);
+        gaps.sort_unstable_by(f64::total_cmp);
+        let mut delays: Vec<f64> = requests.iter().filter_map(|r| r.delay).map(|d| d.ms() / 1e3).collect();
+        delays.sort_unstable_by(f64::total_cmp);
         let (mut sessions, mut users, mut countries) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for r in requests {
             *sessions.entry(r.session).or_insert(0u32) += 1;
@@ -157,8 +174,12 @@ impl Stats {
         Self {
             requests: requests.len(),
             span_s,
-            rate: if span_s > 0.0 { requests.len() as f64 / span_s } else { 0.0 },
-            gap_cv: cv(&gaps),
+            rate: if span_s > 0.0 { times.len() as f64 / span_s } else { 0.0 },
+            gap_cv,
+            gaps_s: [rank(&gaps, 50), rank(&gaps, 95), rank(&gaps, 100)],
+            largest_gap_at_s: times.get(largest_gap).map_or(0.0, |&at| (at - times[0]).ms() / 1e3),
+            waiting_turns: delays.len(),
+            delays_s: [rank(&delays, 50), rank(&delays, 95)],
             input: Lengths::of(requests.iter().map(|r| r.input_tokens)),
             output: Lengths::of(requests.iter().map(|r| r.output_tokens)),
             sessions: sessions.len(),
@@ -187,10 +208,26 @@ impl Stats {
             self.countries.iter().take(10).map(|&(code, n)| format!("{} {}", country_name(code), share(n))).collect();
         let places = if places.is_empty() { "none known".to_owned() } else { places.join(", ") };
         let block = self.block_tokens.map_or("several sizes".to_owned(), |b| format!("{b} tokens"));
-        [
+        let [gap_p50, gap_p95, gap_max] = self.gaps_s;
+        let what = if self.waiting_turns > 0 { "session starts" } else { "requests" };
+        let mut rows = vec![
             ("requests", self.requests.to_string()),
             ("span", format!("{:.1} s", self.span_s)),
-            ("rate", format!("{:.3} requests/s, gap CV {:.2}", self.rate, self.gap_cv)),
+            ("rate", format!("{:.3} {what}/s, gap CV {:.2}", self.rate, self.gap_cv)),
+            (
+                "gaps",
+                format!(
+                    "p50 {gap_p50:.3} s, p95 {gap_p95:.3} s, largest {gap_max:.3} s, {:.1} s after the start",
+                    self.largest_gap_at_s
+                ),
+            ),
+        ];
+        if self.waiting_turns > 0 {
+            let [p50, p95] = self.delays_s;
+            let n = self.waiting_turns;
+            rows.push(("delays", format!("{n} turns wait for the turn before them, p50 {p50:.1} s, p95 {p95:.1} s")));
+        }
+        rows.extend([
             ("prompt tokens", lengths(&self.input)),
             ("answer tokens", lengths(&self.output)),
             ("conversations", self.sessions.to_string()),
@@ -209,10 +246,15 @@ impl Stats {
                 ),
             ),
             ("percentiles", "nearest rank".to_owned()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .to_vec()
+        ]);
+        rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
+}
+
+/// Percentile of sorted values by nearest rank; 0 without values.
+fn rank(sorted: &[f64], percent: usize) -> f64 {
+    let at = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+    sorted.get(at).copied().unwrap_or(0.0)
 }
 
 /// Coefficient of variation; 0 without variation.
@@ -290,6 +332,7 @@ mod tests {
 requests: 3
 span: 2.0 s
 rate: 1.500 requests/s, gap CV 0.50
+gaps: p50 0.500 s, p95 1.500 s, largest 1.500 s, 0.0 s after the start
 prompt tokens: mean 33.3, p50 40, p90 40, p95 40, p99 40, max 40
 answer tokens: mean 2.0, p50 2, p90 2, p95 2, p99 2, max 2
 conversations: 3

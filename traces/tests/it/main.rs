@@ -127,7 +127,10 @@ fn files_that_cannot_be_opened_say_what_can() {
     let folder = dir.path().display().to_string();
     for (name, part) in [("/nowhere/x.jsonl", "No such file"), (folder.as_str(), "it is a folder")] {
         let e = open(name, &Options::default()).unwrap_err().to_string();
-        assert!(e.contains(part) && e.contains("wildchat-located, mooncake-conversation, azure-conv"), "{e}");
+        assert!(
+            e.contains(part) && e.contains("wildchat-located, mooncake-conversation, azure-conv, agentic-sessions"),
+            "{e}"
+        );
     }
 }
 
