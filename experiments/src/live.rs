@@ -108,7 +108,7 @@ async fn send_load(
             Client::Bounded { workers } => Profile::Concurrent(workers),
         },
         limits: Limits {
-            duration_s: world.until.filter(|_| in_turn).map(|at| at.secs()),
+            duration_s: world.until.filter(|_| in_turn).map(gorgo_core::Time::secs),
             max_requests: Some(requests.len()),
         },
         source: SourceOptions { output, salt: seed, model, ..SourceOptions::default() },

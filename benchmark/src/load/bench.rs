@@ -168,9 +168,8 @@ impl Bench {
         let limit = tokio::time::Instant::now() + Duration::from_secs_f64(more_s + self.drain_s);
         loop {
             tokio::select! {
-                ended = tasks.join_next() => match ended {
-                    None => break,
-                    Some(_) => {}
+                ended = tasks.join_next() => if ended.is_none() {
+                    break;
                 },
                 () = tokio::time::sleep_until(limit) => break,
                 () = tokio::time::sleep(SLICE) => {

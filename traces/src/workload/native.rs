@@ -33,7 +33,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
 
-pub(crate) const KNOWN: [&str; 20] = [
+pub(crate) const KNOWN: [&str; 22] = [
     "timestamp",
     "delay",
     "session_id",
