@@ -2,6 +2,7 @@
 //!
 //! Shared parts: `experiment` (what `run` and `sweep` do), `router` (what `proxy`, `lb` and `trace` do), `output`, `process`.
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
 mod bench;
@@ -67,7 +68,7 @@ enum Command {
     #[command(after_help = "Example:\n  gorgo plot results/three-regions --format png")]
     Plot(plot::PlotArgs),
     /// Write the report of a result folder again
-    #[command(after_help = "Example:\n  gorgo report results/three-regions && open results/three-regions/report.html")]
+    #[command(after_help = "Example:\n  gorgo report results/three-regions --only gorgo,physical --sort p95 && open results/three-regions/report.html")]
     Report(report::ReportArgs),
     /// Compare two runs, records or timelines; fails beyond the noise and --max-error
     #[command(
@@ -128,6 +129,12 @@ enum Command {
     Trace(trace::TraceArgs),
     #[command(flatten)]
     Cloud(cloud::CloudCommand),
+    /// Write a man page for each command
+    #[command(hide = true, after_help = "Example:\n  gorgo man ~/.local/share/man/man1")]
+    Man {
+        /// Folder to write into
+        dir: std::path::PathBuf,
+    },
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  gorgo completions bash > ~/.local/share/bash-completion/completions/gorgo")]
     Completions {
@@ -159,6 +166,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Command::Discovery { command } => discovery::run(command),
         Command::Trace(args) => trace::run(args),
         Command::Cloud(command) => cloud::run(command),
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir).with_context(|| format!("cannot create `{}`", dir.display()))?;
+            clap_mangen::generate_to(Args::command(), &dir)
+                .with_context(|| format!("cannot write man pages into `{}`", dir.display()))
+        }
         Command::Completions { shell } => {
             // Into memory first: the generator panics when a pipe is closed.
             let mut script = Vec::new();

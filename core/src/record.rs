@@ -17,6 +17,8 @@ pub struct QueueSample {
     pub waiting: u32,
     /// Requests running, in prefill or decode.
     pub running: u32,
+    /// KV tokens held by requests; tokens that are merely cached do not count.
+    pub kv_tokens: u32,
     /// Requests in the queue of the router beside it (edge) or of the proxy.
     pub queued_at_router: u32,
 }

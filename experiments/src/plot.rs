@@ -15,6 +15,7 @@ mod latency;
 mod residuals;
 mod sheet;
 mod sweep;
+mod throughput;
 
 use crate::results::{ResultError, Results};
 use crate::stats::Digest;
@@ -148,6 +149,15 @@ pub fn figures(results: &Results) -> Vec<Figure> {
         }
     }
     figures
+}
+
+pub use throughput::Step;
+
+/// Latency against throughput of the steps of a bench; `None` with fewer than two.
+pub fn latency_throughput(steps: &[Step]) -> Option<Figure> {
+    let sheet = throughput::curve(steps)?;
+    let caption = "Time to first token from the scheduled time, over the rate of answered requests; one point a run.";
+    Some(Figure { name: "latency-throughput".to_owned(), caption: caption.to_owned(), sheet, charted: false })
 }
 
 /// The distribution of the time to first token for each (label, samples); `None` without samples.

@@ -61,6 +61,8 @@ pub struct ArmRun {
     pub measure: MeasureSpec,
     /// One record per request, in order of the request's number.
     pub records: Vec<RequestRecord>,
+    /// Why requests failed, by their number, where a load generator saw it and no router of ours said it.
+    pub failures: BTreeMap<u64, String>,
     /// Inter-token latencies: `(upper edge ms, tokens)`.
     pub itl: Vec<(f64, u64)>,
     /// Queue samples in order of time.
@@ -86,6 +88,7 @@ impl ArmRun {
             names,
             measure: arm.spec.measure,
             records: Vec::new(),
+            failures: BTreeMap::new(),
             itl: Vec::new(),
             samples: Vec::new(),
             event_hash: 0,

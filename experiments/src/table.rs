@@ -1,11 +1,27 @@
-//! The comparison table of the terminal: one row per arm, at most 120 columns wide.
+//! The comparison table of the terminal: one row per arm, as wide as the terminal. What does not fit is left out column
+//! by column, and said.
 
 use crate::stats::{Difference, Estimate, Verdict};
 use crate::summary::{ArmSummary, by_goodput, finishes_less, regret, short_names, unequal};
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
-/// The most columns the table takes.
+/// The width of a table that goes to no terminal.
 pub const WIDTH: usize = 120;
+/// The least width: arm, mean and difference.
+const LEAST: usize = 48;
+/// Columns that are left out where the width does not do, first to last; counts only while every request finished.
+const LEFT_OUT: [usize; 9] = [TPOT, P99, HIT, P50, E2E, GOODPUT, NOT_DONE, REQUESTS, P95];
+const REQUESTS: usize = 1;
+const NOT_DONE: usize = 2;
+const P50: usize = 4;
+const P95: usize = 5;
+const P99: usize = 6;
+const E2E: usize = 7;
+const TPOT: usize = 8;
+const HIT: usize = 9;
+const GOODPUT: usize = 10;
+/// Room that an arm's name has before columns are left out, at most.
+const NAME_ROOM: usize = 24;
 
 const HEADER: [&str; 12] = [
     "arm",
@@ -22,27 +38,38 @@ const HEADER: [&str; 12] = [
     "TTFT mean\nvs baseline",
 ];
 
-/// The table; each line ends without blanks.
-pub fn comparison(arms: &[ArmSummary]) -> String {
+/// The table in `width` columns; each line ends without blanks.
+pub fn comparison(arms: &[ArmSummary], width: usize) -> String {
+    let width = width.max(LEAST);
     let rows: Vec<[String; 12]> = arms.iter().map(|arm| row(arm, arms)).collect();
+    let needs = |c: usize| {
+        let head = HEADER[c].lines().map(|l| l.chars().count()).max().unwrap_or(0);
+        rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0).max(head) + 2
+    };
+    let longest = rows.iter().map(|row| row[0].chars().count()).max().unwrap_or(0).min(NAME_ROOM);
+    let all_finished = arms.iter().all(|arm| arm.counts.requests == arm.counts.finished);
+    let mut shown: Vec<usize> = (1..HEADER.len()).collect();
+    for column in LEFT_OUT {
+        if shown.iter().map(|&c| needs(c)).sum::<usize>() + longest + 2 <= width {
+            break;
+        }
+        if column != NOT_DONE || all_finished {
+            shown.retain(|&c| c != column);
+        }
+    }
     // The arm's name takes what the figures leave.
-    let figures: usize = (1..HEADER.len())
-        .map(|c| {
-            let head = HEADER[c].lines().map(|l| l.chars().count()).max().unwrap_or(0);
-            rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0).max(head) + 2
-        })
-        .sum();
-    let room = WIDTH.saturating_sub(figures + 2).max(8);
+    let room = width.saturating_sub(shown.iter().map(|&c| needs(c)).sum::<usize>() + 2).max(8);
     let mut table = Table::new();
     let style = TableStyle::new().header_separator(LineStyle::none().fill('─'));
     table.load_style(style).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(HEADER);
+    let head: Vec<&str> = [0].iter().chain(&shown).map(|&c| HEADER[c]).collect();
+    table.set_header(head);
     let names: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
     let fits = names.iter().all(|name| name.chars().count() <= room);
     let names = if fits { names.into_iter().map(str::to_owned).collect() } else { short_names(&names) };
-    for (mut row, name) in rows.into_iter().zip(names) {
-        row[0] = wrap(&name, room);
-        table.add_row(row);
+    for (row, name) in rows.iter().zip(names) {
+        let cells = shown.iter().map(|&c| row[c].clone());
+        table.add_row(std::iter::once(wrap(&name, room)).chain(cells).collect::<Vec<_>>());
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -54,7 +81,12 @@ pub fn comparison(arms: &[ArmSummary]) -> String {
             .take(RANKED)
             .map(|arm| format!("{} {:.2}/s", plain(&arm.arm), arm.goodput_per_second.map_or(0.0, |e| e.value)))
             .collect();
-        lines.extend(fold(&format!("{}. Goodput: {}", plain(&sentence), ranked.join(", "))));
+        lines.extend(fold(&format!("{}. Goodput: {}", plain(&sentence), ranked.join(", ")), width));
+    }
+    let gone: Vec<String> =
+        (1..HEADER.len()).filter(|c| !shown.contains(c)).map(|c| HEADER[c].replace('\n', " ")).collect();
+    if !gone.is_empty() {
+        lines.extend(fold(&format!("left out at {width} columns: {}; all are in summary.csv", gone.join(", ")), width));
     }
     for sentence in regret::sentences(arms) {
         lines.extend(fold(&plain(&sentence)));
@@ -128,18 +160,18 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// A sentence in lines of the table's width.
-fn fold(text: &str) -> Vec<String> {
+/// A sentence in lines of `width`.
+pub fn fold(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let line = lines.last_mut().map_or(0, |line| line.chars().count());
-        if line > 0 && line + 1 + word.chars().count() > WIDTH {
+        if line > 0 && line + 1 + word.chars().count() > width {
             lines.push(word.to_owned());
         } else if let Some(last) = lines.last_mut() {
             if line > 0 {
                 last.push(' ');
             }
-            *last += &shorten(word, WIDTH);
+            *last += &shorten(word, width);
         }
     }
     lines
@@ -177,7 +209,10 @@ mod tests {
 
     #[test]
     fn the_table_is_aligned() {
-        insta::assert_snapshot!(comparison(&summarize(&points(&["least-load", "prefix-tree", "gorgo"], 3, 400))));
+        insta::assert_snapshot!(comparison(
+            &summarize(&points(&["least-load", "prefix-tree", "gorgo"], 3, 400)),
+            WIDTH
+        ));
     }
 
     #[test]
@@ -193,7 +228,7 @@ mod tests {
             spread.p95.value = 999_999.0;
         }
         arms[2].ttft_ms = None;
-        let table = comparison(&arms);
+        let table = comparison(&arms, WIDTH);
         let widest = table.lines().map(|l| l.chars().count()).max().unwrap();
         assert!(widest <= WIDTH, "{widest}\n{table}");
         assert!(table.contains("gorgo") && table.contains("…"), "{table}");
@@ -203,9 +238,22 @@ mod tests {
     }
 
     #[test]
+    fn a_narrow_terminal_gets_fewer_columns_and_is_told_which() {
+        let arms = summarize(&points(&["least-load", "prefix-tree rate=5", "gorgo rate=5"], 3, 400));
+        for width in [48, 60, 80, 100] {
+            let table = comparison(&arms, width);
+            let widest = table.lines().map(|l| l.chars().count()).max().unwrap();
+            assert!(widest <= width, "{widest} at {width}\n{table}");
+            assert!(table.contains("TTFT mean") && table.contains("vs baseline"), "{table}");
+            assert!(table.contains(&format!("left out at {width} columns: ")), "{table}");
+        }
+        assert!(!comparison(&arms, 400).contains("left out"));
+    }
+
+    #[test]
     fn no_arms_make_a_table_of_headers_and_control_characters_are_blanked() {
-        assert!(comparison(&[]).contains("reqs"));
+        assert!(comparison(&[], WIDTH).contains("reqs"));
         let arms = summarize(&points(&["a\u{1b}[31m\nb"], 1, 3));
-        assert!(comparison(&arms).contains("a [31m b"));
+        assert!(comparison(&arms, WIDTH).contains("a [31m b"));
     }
 }

@@ -338,6 +338,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
                 replica: i as u16,
                 waiting: (loads.waiting + loads.arriving) as u32,
                 running: (loads.running + loads.prefilling) as u32,
+                kv_tokens: loads.used_tokens as u32,
                 queued_at_router: router.queue_len() as u32,
             });
         }

@@ -4,7 +4,7 @@ mod progress;
 mod results;
 
 use super::duration::scaled;
-use super::output::print_line;
+use super::output::{columns, print_line};
 use super::process::StopSignal;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, ValueEnum};
@@ -386,7 +386,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if args.json {
         print_line(serde_json::to_string_pretty(&report)?)?;
     } else {
-        print_line(table::table(&report))?;
+        print_line(table::table(&report, columns().unwrap_or(160)))?;
         if let Some(dir) = &args.out {
             print_line(format_args!("\nresults in {}; open {}", dir.display(), dir.join("benchmarks.html").display()))?;
         }

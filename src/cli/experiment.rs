@@ -2,7 +2,7 @@
 
 mod progress;
 
-use super::output::print_line;
+use super::output::{columns, print_line};
 use clap::Args as ClapArgs;
 use gorgo_experiments::live;
 use gorgo_experiments::results::own_files::{self, Owner};
@@ -10,6 +10,7 @@ use gorgo_experiments::results::{ResultFolder, Results, Rows};
 use gorgo_experiments::runner::{self, Carrier, RunOptions, Shard};
 use gorgo_experiments::spec::Experiment;
 use gorgo_experiments::stats::PERCENTILES;
+use gorgo_experiments::summary::ArmSummary;
 use gorgo_experiments::{table, verdict};
 use progress::ProgressBar;
 use std::path::{Path, PathBuf};
@@ -37,9 +38,72 @@ pub(crate) struct ExperimentArgs {
     /// Delete earlier results in the folder (only files that gorgo wrote) instead of continuing from them
     #[arg(long)]
     fresh: bool,
+    #[command(flatten)]
+    show: ShowArgs,
     /// Print the table as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// What the table shows.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ShowArgs {
+    /// Order of the rows: the best first
+    #[arg(long, value_enum, value_name = "KEY")]
+    sort: Option<SortKey>,
+    /// Show these arms only, by name, with or without the varied settings behind it
+    #[arg(long, value_name = "ARM", value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum SortKey {
+    /// Mean time to first token
+    Ttft,
+    /// Its median
+    P50,
+    /// Its 95th percentile
+    P95,
+    /// Its 99th percentile
+    P99,
+    /// 95th percentile of the end-to-end time
+    E2e,
+    /// Time per output token
+    Tpot,
+    /// Share of prompt tokens found in the cache
+    Hit,
+    /// Requests a second within the objective
+    Goodput,
+    /// Name
+    Arm,
+}
+
+impl ShowArgs {
+    /// The results with the wanted arms, in the wanted order. What an arm did not measure comes last.
+    pub(super) fn apply(&self, results: Results) -> anyhow::Result<Results> {
+        let mut results = results.only(&self.only).map_err(|why| anyhow::anyhow!("--only: {why}"))?;
+        let Some(key) = self.sort else { return Ok(results) };
+        if matches!(key, SortKey::Arm) {
+            results.summary.sort_by(|a, b| a.arm.cmp(&b.arm));
+            return Ok(results);
+        }
+        let value = |arm: &ArmSummary| -> f64 {
+            let found = match key {
+                SortKey::Ttft => arm.ttft_ms.map(|s| s.mean.value),
+                SortKey::P50 => arm.ttft_ms.map(|s| s.p50.value),
+                SortKey::P95 => arm.ttft_ms.map(|s| s.p95.value),
+                SortKey::P99 => arm.ttft_ms.map(|s| s.p99.value),
+                SortKey::E2e => arm.e2e_ms.map(|s| s.p95.value),
+                SortKey::Tpot => arm.tpot_ms.map(|s| s.mean.value),
+                SortKey::Hit => arm.hit_rate.map(|e| -e.value),
+                SortKey::Goodput => arm.goodput_per_second.map(|e| -e.value),
+                SortKey::Arm => None,
+            };
+            found.unwrap_or(f64::INFINITY)
+        };
+        results.summary.sort_by(|a, b| value(a).total_cmp(&value(b)));
+        Ok(results)
+    }
 }
 
 /// How an experiment is run.
@@ -88,7 +152,7 @@ pub(super) fn execute(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<
         }
     }
     note_gap(&results);
-    print_results(&experiment, &results, &dir, args.json)
+    print_results(&experiment, &args.show.apply(results)?, &dir, args.json)
 }
 
 impl ExperimentArgs {
@@ -131,11 +195,20 @@ pub(super) fn note_gap(results: &Results) {
     }
 }
 
-/// The best arm of each load and objective, as the report says it.
-pub(super) fn print_verdict(results: &Results) -> anyhow::Result<()> {
+/// The table of arms, and the best arm of each load and objective, as the report says it.
+pub(super) fn print_table(results: &Results) -> anyhow::Result<()> {
+    let width = columns().unwrap_or(table::WIDTH);
+    print_line(format_args!("\n{}\n{PERCENTILES}", table::comparison(&results.summary, width)))?;
     let lines = verdict::lines(&verdict::verdicts(&results.points));
     if !lines.is_empty() {
-        print_line(format_args!("\n{lines}"))?;
+        print_line("")?;
+    }
+    for line in lines.lines() {
+        let indent = " ".repeat(line.len() - line.trim_start().len());
+        let room = width.max(40) - indent.len() - 2;
+        for (i, part) in table::fold(line.trim_start(), room).into_iter().enumerate() {
+            print_line(format_args!("{indent}{}{part}", if i > 0 { "  " } else { "" }))?;
+        }
     }
     Ok(())
 }
@@ -151,8 +224,7 @@ fn print_results(experiment: &Experiment, results: &Results, dir: &Path, json: b
     if !experiment.question.is_empty() {
         print_line(&experiment.question)?;
     }
-    print_line(format_args!("\n{}\n{PERCENTILES}", table::comparison(&results.summary)))?;
-    print_verdict(results)?;
+    print_table(results)?;
     print_line(format_args!("\nresults in {}; open {} for plots", dir.display(), dir.join("report.html").display()))?;
     Ok(())
 }

@@ -1,11 +1,9 @@
 //! `gorgo merge`: shards of one experiment into one result folder.
 
-use super::experiment::{note_gap, print_verdict};
+use super::experiment::{note_gap, print_table};
 use super::output::print_line;
 use clap::Args as ClapArgs;
 use gorgo_experiments::results::ResultFolder;
-use gorgo_experiments::stats::PERCENTILES;
-use gorgo_experiments::table;
 use std::path::PathBuf;
 
 #[derive(Debug, ClapArgs)]
@@ -24,7 +22,6 @@ pub(super) fn run(args: &MergeArgs) -> anyhow::Result<()> {
     let results = folder.finish()?;
     note_gap(&results);
     print_line(format_args!("{points} points copied into {}\n", args.dirs[0].display()))?;
-    print_line(format_args!("{}\n{PERCENTILES}", table::comparison(&results.summary)))?;
-    print_verdict(&results)?;
+    print_table(&results)?;
     Ok(())
 }

@@ -113,6 +113,7 @@ fn write(parts: Vec<Captured>, out: &Path) -> anyhow::Result<(usize, usize)> {
         replicas: &replicas,
         records: &records,
         total: records.len() as u64 + dropped,
+        counters: &[],
     };
     let file = File::create(out).with_context(|| format!("cannot write `{}`", out.display()))?;
     if out.extension().is_some_and(|end| end == "gz") {

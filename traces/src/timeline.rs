@@ -3,9 +3,11 @@
 //! Reading order: [`write()`] (records in, file out) uses `lanes` (which row a request gets) → [`read()`] (file in,
 //! checked spans out, used by tests and by the comparison of a measured with a simulated run).
 //!
-//! The look: one process per router and per replica, one row per request (rows are reused once free), and nested in
-//! the router's `request` span `uplink`, `queue`, `forward`, `first-token`, `stream`; in the replica's `serve` span
-//! `engine-queue`, `prefill`, `decode`. A flow arrow goes from each `forward` to its `serve`.
+//! The look: one process per run, named by it. In it the rows of each router and, beside them, of its replica; a request
+//! has a row of its own (rows are reused once free). A request's span at its router is named by policy and outcome and
+//! holds `uplink`, `queue`, `forward`, `first-token`, `stream`; its span `serve` at the replica holds `engine-queue`,
+//! `prefill`, `decode`. A flow arrow goes from each `forward` to its `serve`. Counters show queues, running requests and
+//! KV use of each replica.
 //! Stages of no length are left out; [`Timeline::stage`] gives zero for them.
 
 mod lanes;
@@ -17,4 +19,4 @@ mod write;
 mod tests;
 
 pub use read::{Flow, SpanEvent, Timeline, TimelineError, read};
-pub use write::{Cut, Run, write};
+pub use write::{Counter, Cut, Run, write};

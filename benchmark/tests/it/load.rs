@@ -124,7 +124,10 @@ async fn an_open_loop_sends_everything_and_reports_it() {
     assert!(metric["percentiles"]["p95"].as_f64().unwrap() >= metric["median"].as_f64().unwrap());
     let csv = String::from_utf8(csv).unwrap();
     assert!(csv.starts_with("profile,rate,streams,") && csv.lines().count() == 2);
-    assert!(table::table(&report).lines().next().unwrap().starts_with("profile"));
+    assert!(table::table(&report, 200).lines().next().unwrap().starts_with("profile"));
+    let narrow = table::table(&report, 80);
+    assert!(narrow.lines().take(3).all(|line| line.chars().count() <= 80), "{narrow}");
+    assert!(narrow.contains("left out at 80 columns: ") && narrow.contains("TTFT p95"), "{narrow}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -208,6 +208,7 @@ async fn sample(begun: Instant, engines: &[Emulator], nodes: &[Arc<AppState>]) -
             replica: i as u16,
             waiting: (loads.waiting + loads.arriving) as u32,
             running: (loads.running + loads.prefilling) as u32,
+            kv_tokens: loads.used_tokens as u32,
             queued_at_router: node.driver.read(|router, _, _| router.queue_len()) as u32,
         });
     }
@@ -224,6 +225,7 @@ async fn sample(begun: Instant, engines: &[Emulator], nodes: &[Arc<AppState>]) -
                         replica,
                         waiting,
                         running,
+                        kv_tokens: report.used_tokens as u32,
                         queued_at_router: router.queue_len() as u32,
                     });
                 }

@@ -24,6 +24,20 @@ pub fn html(report: &Report, runs: &[Run]) -> Result<String, ResultError> {
         m.salt
     );
     let mut parts = Vec::new();
+    if report.benchmarks.len() > 1 {
+        parts.push(Section::open("Comparison", comparison(report)));
+    }
+    let steps: Vec<plot::Step> = report
+        .benchmarks
+        .iter()
+        .map(|b| {
+            let ttft = &b.metrics.time_to_first_token_ms.percentiles;
+            (label(b), b.metrics.requests_per_second, [ttft.p50, ttft.p95])
+        })
+        .collect();
+    if let Some(plot) = plot::latency_throughput(&steps) {
+        parts.push(Section::open("Latency against throughput", figure(&plot)?));
+    }
     for benchmark in &report.benchmarks {
         let body = summary(benchmark) + &metrics(benchmark) + &targets(benchmark) + &errors(benchmark);
         parts.push(Section::open(label(benchmark), body));
@@ -47,6 +61,36 @@ fn label(b: &Benchmark) -> String {
         (None, Some(workers)) => format!("{}, {workers} at a time", b.strategy.type_),
         (None, None) => b.strategy.type_.to_owned(),
     }
+}
+
+/// All runs side by side; goodput where an objective was given.
+fn comparison(report: &Report) -> String {
+    let goodput = report.benchmarks.iter().any(|b| b.goodput.is_some());
+    let mut head = vec!["run", "sent /s", "answered /s", "not answered", "TTFT p50 ms", "TTFT p95 ms", "TTFT p99 ms"];
+    head.extend(["ITL p50 ms", "E2E p50 s", "E2E p99 s", "output tokens /s", "hit %", "late p99 ms"]);
+    head.extend(goodput.then_some("goodput /s"));
+    let mut table = HtmlTable::new(&head);
+    for b in &report.benchmarks {
+        let (m, totals) = (&b.metrics, &b.request_totals);
+        let (ttft, e2e) = (&m.time_to_first_token_ms.percentiles, &m.request_latency.percentiles);
+        let mut values = vec![
+            b.schedule.achieved_rate,
+            m.requests_per_second,
+            (totals.errored + totals.incomplete) as f64,
+            ttft.p50,
+            ttft.p95,
+            ttft.p99,
+            m.inter_token_latency_ms.median,
+            e2e.p50,
+            e2e.p99,
+            m.output_tokens_per_second,
+            100.0 * b.cache_hit_rate,
+            b.schedule.lateness_ms.percentiles.p99,
+        ];
+        values.extend(goodput.then(|| b.goodput.as_ref().map_or(0.0, |g| g.requests_per_second)));
+        table.row(&row(&label(b), &values));
+    }
+    table.finish("No run.")
 }
 
 fn summary(b: &Benchmark) -> String {
@@ -124,7 +168,7 @@ fn number(v: f64) -> String {
 mod tests {
     use super::*;
     use gorgo_benchmark::load::distribution::Distribution;
-    use gorgo_benchmark::load::report::{Metadata, Metrics, Region, Schedule, StrategyInfo, Totals};
+    use gorgo_benchmark::load::report::{Goodput, Metadata, Metrics, Region, Schedule, StrategyInfo, Totals};
     use gorgo_core::Time;
     use gorgo_core::record::{RequestRecord, Status};
     use gorgo_core::request::TraceRequest;
@@ -175,6 +219,26 @@ mod tests {
             errors: vec![(error.to_owned(), 1)],
         };
         Report { metadata, benchmarks: vec![benchmark] }
+    }
+
+    #[test]
+    fn a_sweep_has_a_comparison_with_goodput_and_its_curve() {
+        let mut report = report("x");
+        let mut fast = report.benchmarks[0].clone();
+        for (b, rate, ms) in [(&mut report.benchmarks[0], 2.0, 50.0), (&mut fast, 8.0, 400.0)] {
+            b.metrics.requests_per_second = rate;
+            b.metrics.time_to_first_token_ms = Distribution::of([ms, ms]);
+            let slo = gorgo_benchmark::load::slo::Slo::parse("ttft=100").unwrap();
+            b.goodput = Some(Goodput { slo, requests: 3, share: 0.5, requests_per_second: 1.25 });
+        }
+        fast.strategy.rate = Some(8.0);
+        report.benchmarks.push(fast);
+        let page = html(&report, &[]).unwrap();
+        for part in
+            ["Comparison", "goodput /s", "<td>1.250</td>", "Latency against throughput", "poisson at 8.00/s: 400 ms"]
+        {
+            assert!(page.contains(part), "{part}");
+        }
     }
 
     #[test]

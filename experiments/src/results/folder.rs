@@ -8,8 +8,11 @@ use super::{ArmRun, Point, ResultError, Timing, requests};
 use crate::plot::{self, Format};
 use crate::report;
 use crate::spec::Experiment;
+use crate::summary::loads::arm_name;
 use crate::summary::{self, ArmSummary};
 use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
+use gorgo_core::Time;
+use gorgo_core::suggest::did_you_mean;
 use gorgo_traces::timeline;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -56,6 +59,29 @@ impl Results {
         let mut missing = planned(&spec);
         missing.retain(|(arm, seed)| !points.iter().any(|point| point.arm == *arm && point.seed == *seed));
         Self { spec, points, summary, missing }
+    }
+
+    /// These arms alone, by their name with or without the varied settings behind it; all without names.
+    ///
+    /// # Errors
+    /// A name that no arm has, with the nearest.
+    pub fn only(mut self, names: &[String]) -> Result<Self, String> {
+        if names.is_empty() {
+            return Ok(self);
+        }
+        let is = |arm: &ArmSummary, name: &str| arm.arm == name || arm_name(&arm.arm, &arm.settings) == name;
+        for name in names {
+            if !self.summary.iter().any(|arm| is(arm, name)) {
+                let known: Vec<String> = self.summary.iter().map(|arm| arm_name(&arm.arm, &arm.settings)).collect();
+                let hint = did_you_mean(name, known.iter().map(String::as_str));
+                return Err(format!("no arm is called `{name}`; {hint}"));
+            }
+        }
+        self.summary.retain(|arm| names.iter().any(|name| is(arm, name)));
+        let summary = &self.summary;
+        self.points.retain(|point| summary.iter().any(|arm| arm.arm == point.arm));
+        self.missing.retain(|(arm, _)| names.iter().any(|name| arm == name || arm.starts_with(&format!("{name} "))));
+        Ok(self)
     }
 
     /// One sentence that names the runs that are missing; `None` when all are there.
@@ -291,10 +317,12 @@ impl ResultFolder {
             let arms = requests::read(rows, &point.names, limit).map_err(|why| ResultError::bad(&path, why))?;
             loaded.push(arms.into_iter().next().unwrap_or_default());
         }
+        let counters: Vec<Vec<timeline::Counter>> = firsts.iter().map(|point| counters(point)).collect();
         let runs: Vec<timeline::Run<'_>> = firsts
             .iter()
             .zip(&loaded)
-            .map(|(point, rows)| timeline::Run {
+            .zip(&counters)
+            .map(|((point, rows), counters)| timeline::Run {
                 label: &point.arm,
                 policy: &point.policy,
                 seed: point.seed,
@@ -303,6 +331,7 @@ impl ResultFolder {
                 replicas: &point.names.replicas,
                 records: &rows.records,
                 total: point.counts.requests,
+                counters,
             })
             .collect();
         atomic(&self.dir.join("timeline.json.gz"), |out| {
@@ -323,6 +352,22 @@ impl ResultFolder {
         text.push('\n');
         atomic(path, |out| out.write_all(text.as_bytes()))
     }
+}
+
+/// Queue, running requests and KV use of each replica, and the fullest router's queue.
+fn counters(point: &Point) -> Vec<timeline::Counter> {
+    let q = &point.queues;
+    let counter = |name: String, values: &[u32]| timeline::Counter {
+        name,
+        values: q.at_ms.iter().zip(values).map(|(&ms, &n)| (Time::from_ms(ms as f64), u64::from(n))).collect(),
+    };
+    let mut all = vec![counter("queued at the fullest router".to_owned(), &q.router)];
+    for (i, replica) in point.names.replicas.iter().enumerate() {
+        for (what, rows) in [("waiting", &q.waiting), ("running", &q.running), ("KV tokens", &q.kv_tokens)] {
+            all.extend(rows.get(i).map(|values| counter(format!("{replica}: {what}"), values)));
+        }
+    }
+    all
 }
 
 fn read_point(path: &Path) -> Result<Point, ResultError> {

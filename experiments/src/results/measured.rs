@@ -18,7 +18,9 @@ pub fn arm_run(arm: ArmRun, run: &Run) -> ArmRun {
         record.replica = record.replica.get().and_then(|i| replicas.get(usize::from(i))).copied().unwrap_or_default();
         record
     });
-    ArmRun { records: records.collect(), itl: run.gaps.buckets().collect(), span: run.span, ..arm }
+    let failed = run.rows.iter().filter(|row| !row.warmup && !row.is_successful());
+    let failures = failed.filter_map(|row| Some((row.record.request, row.error.clone()?))).collect();
+    ArmRun { failures, records: records.collect(), itl: run.gaps.buckets().collect(), span: run.span, ..arm }
 }
 
 /// What one of several load generators of one run measured, as it travels between machines.

@@ -8,7 +8,6 @@ pub use queues::{MAX_CELLS, MAX_INSTANTS, Queues};
 use super::{ArmRun, Names};
 use crate::stats::Digest;
 use gorgo_core::record::{RequestRecord, Status};
-use gorgo_core::router::EndReason;
 use gorgo_core::{Span, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -183,7 +182,7 @@ impl Point {
             span_ns: run.span.0,
             counts: counts(&counted),
             loaded: loaded(run, &counted, from, to),
-            reasons: reasons(&counted),
+            reasons: reasons(run, &counted),
             latency: Latencies {
                 ttft: latency(RequestRecord::ttft),
                 router_ttft: latency(RequestRecord::router_ttft),
@@ -256,10 +255,11 @@ fn loaded(run: &ArmRun, counted: &[&RequestRecord], from: Time, to: Time) -> Loa
     Loaded { span_ns: span.0, finished: within.len() as u64, output_tokens, good, slo }
 }
 
-fn reasons(records: &[&RequestRecord]) -> BTreeMap<String, u64> {
+fn reasons(run: &ArmRun, records: &[&RequestRecord]) -> BTreeMap<String, u64> {
     let mut reasons = BTreeMap::new();
     for r in records.iter().filter(|r| r.status != Status::Finished) {
-        let reason = r.reason.map_or_else(|| r.status.as_str(), EndReason::as_str);
+        let seen = run.failures.get(&r.request).map_or(r.status.as_str(), String::as_str);
+        let reason = r.reason.map_or(seen, |reason| reason.as_str());
         *reasons.entry(reason.to_owned()).or_default() += 1;
     }
     reasons

@@ -3,7 +3,6 @@
 use super::{ArmRun, Names};
 use gorgo_core::csv::{text_cell, text_of_cell};
 use gorgo_core::record::{RequestRecord, Status};
-use gorgo_core::router::EndReason;
 use gorgo_core::{MaybeIndex, MaybeTime, Time};
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -96,7 +95,8 @@ pub(crate) fn write(out: impl Write, run: &ArmRun, header: bool) -> std::io::Res
             csv.write_field(span.map_or_else(String::new, |s| ms(s.0)))?;
         }
         csv.write_field(r.tpot_ms().map_or_else(String::new, |v| format!("{v:.6}")))?;
-        csv.write_field(r.reason.map_or("", EndReason::as_str))?;
+        let seen = run.failures.get(&r.request).map_or("", String::as_str);
+        csv.write_field(&*text_cell(r.reason.map_or(seen, |reason| reason.as_str())))?;
         csv.write_record(None::<&[u8]>)?;
     }
     csv.flush()

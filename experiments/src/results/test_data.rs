@@ -69,7 +69,14 @@ pub(crate) fn run(arm: &str, seed: u64, n: u64) -> ArmRun {
             engine_done: t(done).into(),
             done: t(done + way / 2.0 + 8.0).into(),
         });
-        samples.push(QueueSample { at: t(arrival), replica, waiting, running: 1, queued_at_router: waiting / 3 });
+        samples.push(QueueSample {
+            at: t(arrival),
+            replica,
+            waiting,
+            running: 1,
+            kv_tokens: 500,
+            queued_at_router: waiting / 3,
+        });
     }
     samples.sort_by_key(|s| s.at);
     let last = records.iter().filter_map(|r| r.done.get()).max().unwrap_or(Time::ZERO);
@@ -87,6 +94,7 @@ pub(crate) fn run(arm: &str, seed: u64, n: u64) -> ArmRun {
             replicas: names(&["tel-aviv-0", "frankfurt-0", "san-francisco-0"]),
         },
         records,
+        failures: BTreeMap::new(),
         itl: itl.into_iter().map(|(ms, count)| (f64::from(ms), count)).collect(),
         samples,
         event_hash: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),

@@ -124,7 +124,7 @@ fn an_arm_that_drops_requests_is_never_called_better() {
     let sentence = unequal(&arms).unwrap();
     assert!(sentence.contains("gorgo leaves") && sentence.contains("270 deadline"), "{sentence}");
     assert_eq!(by_goodput(&arms)[0].arm, "patient");
-    let table = crate::table::comparison(&arms);
+    let table = crate::table::comparison(&arms, crate::table::WIDTH);
     assert!(table.contains("unequal shares") && !table.contains("better"), "{table}");
     let page = crate::report::html(&crate::results::test_data::results(points)).unwrap();
     assert!(page.contains("unequal shares") && page.contains("not ranked by latency: gorgo ("));

@@ -1,7 +1,7 @@
 //! `gorgo proxy status`, `gorgo lb status`: the state of a router for people.
 
 use super::admin::{RouterAddress, block_on};
-use crate::cli::output::print_line;
+use crate::cli::output::{columns, print_line};
 use gorgo_live::AdminClient;
 use http::Method;
 use serde_json::Value;
@@ -21,7 +21,7 @@ pub(super) fn run(address: &RouterAddress, prefix: &str, watch: Option<f64>) -> 
                 if address.json {
                     page.push_str(&serde_json::to_string_pretty(&status)?);
                 } else {
-                    page.push_str(&view(&client.name(), &status, &rows, width(is_terminal)));
+                    page.push_str(&view(&client.name(), &status, &rows, columns().unwrap_or(usize::MAX)));
                 }
                 page.push('\n');
             }
@@ -44,15 +44,6 @@ async fn fetch(client: &AdminClient, prefix: &str) -> anyhow::Result<(Value, Vec
     let own = all["local"].as_object().filter(|own| !own.is_empty()).map(|own| Value::Object(own.clone()));
     let peers = all["peers"].as_object().into_iter().flat_map(|peers| peers.values().cloned());
     Ok((status, own.into_iter().chain(peers).collect()))
-}
-
-/// Columns of the terminal; all there are when the output is no terminal.
-fn width(is_terminal: bool) -> usize {
-    if !is_terminal {
-        return usize::MAX;
-    }
-    let told = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_col));
-    if told > 0 { told } else { 80 }
 }
 
 /// A time in its natural unit.

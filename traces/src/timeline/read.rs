@@ -65,6 +65,8 @@ pub struct SpanEvent {
     pub tid: u64,
     /// For example `prefill`.
     pub name: String,
+    /// `router` or `replica`.
+    pub category: String,
     /// Begin.
     pub start: Time,
     /// Length.
@@ -121,13 +123,12 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// Length of the stage `name` of each request of the run `label`: zero where the request has a `request` or
-    /// `serve` span but no such stage. Ordered by request.
+    /// Length of the stage `name` of each request of the run `label`: zero where the request is drawn without such a
+    /// stage. Ordered by request.
     pub fn stage(&self, label: &str, name: &str) -> BTreeMap<u64, Span> {
-        let prefix = format!("{label} | ");
         let mut lengths = BTreeMap::new();
         for span in &self.spans {
-            let ours = self.processes.get(&span.pid).is_some_and(|process| process.starts_with(&prefix));
+            let ours = self.processes.get(&span.pid).is_some_and(|process| process == label);
             let Some(request) = span.request().filter(|_| ours) else { continue };
             let length = lengths.entry(request).or_insert(Span::ZERO);
             if span.name == name {
@@ -156,6 +157,8 @@ struct Metadata {
 struct Event<'a> {
     #[serde(default, borrow)]
     name: Cow<'a, str>,
+    #[serde(default, borrow)]
+    cat: Cow<'a, str>,
     #[serde(borrow)]
     ph: Cow<'a, str>,
     #[serde(borrow)]
@@ -212,6 +215,7 @@ pub fn read(input: impl Read) -> Result<Timeline, TimelineError> {
                     pid: event.pid,
                     tid: event.tid,
                     name,
+                    category: event.cat.into_owned(),
                     start,
                     dur,
                     depth: 0,

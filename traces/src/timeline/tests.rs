@@ -4,6 +4,7 @@ use super::*;
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::{MaybeTime, Span, Time, rng};
 use rand::RngExt;
+use std::collections::BTreeSet;
 
 fn names(of: &[&str]) -> Vec<String> {
     of.iter().map(|&n| n.to_owned()).collect()
@@ -59,6 +60,7 @@ fn records(n: u64, seed: u64) -> Vec<RequestRecord> {
 
 fn file(records: &[RequestRecord], limit: usize) -> Vec<u8> {
     let (origins, routers, replicas) = (names(&["IL"]), names(&["tlv", "fra"]), names(&["a", "b", "c"]));
+    let counters = [Counter { name: "a: waiting".to_owned(), values: vec![(Time(1_000), 3), (Time(u64::MAX / 2), 9)] }];
     let run = |label| Run {
         label,
         policy: "gorgo",
@@ -68,6 +70,7 @@ fn file(records: &[RequestRecord], limit: usize) -> Vec<u8> {
         replicas: &replicas,
         records,
         total: records.len() as u64,
+        counters: &counters,
     };
     let mut out = Vec::new();
     write(&mut out, &[run("gorgo \"x\""), run("least-load")], limit).unwrap();
@@ -80,10 +83,11 @@ fn what_is_written_reads_back_with_nested_spans_and_paired_arrows() {
         let records = records(200, seed);
         let timeline = read(file(&records, 1000).as_slice()).unwrap();
         let served = records.iter().filter(|r| r.accepted.is_some()).count();
-        let of = |name: &str| timeline.spans.iter().filter(|s| s.name == name).count();
-        assert_eq!((of("request"), of("serve"), timeline.flows.len()), (400, 2 * served, 2 * served));
-        assert!(timeline.spans.iter().all(|s| (s.depth == 0) == matches!(s.name.as_str(), "request" | "serve")));
-        assert_eq!(timeline.processes.len(), 10);
+        let of = |kind: &str| timeline.spans.iter().filter(|s| s.depth == 0 && s.category == kind).count();
+        assert_eq!((of("router"), of("replica"), timeline.flows.len()), (400, 2 * served, 2 * served));
+        let names: BTreeSet<&str> = timeline.spans.iter().filter(|s| s.depth == 0).map(|s| s.name.as_str()).collect();
+        assert_eq!(names, BTreeSet::from(["gorgo failed", "gorgo finished", "serve"]));
+        assert_eq!(timeline.processes.values().collect::<Vec<_>>(), ["gorgo \"x\"", "least-load"]);
         let at = |time: MaybeTime| time.get().unwrap();
         let queue = timeline.stage("least-load", "queue");
         let prefill = timeline.stage("least-load", "prefill");
@@ -103,14 +107,31 @@ fn the_cut_keeps_the_earliest_requests_and_says_so() {
     let timeline = read(file(&records, 10).as_slice()).unwrap();
     let drawn = Cut { run: "least-load".to_owned(), seed: 1, requests: 50, drawn: 10 };
     assert_eq!(timeline.runs[1], drawn);
-    let latest = timeline.spans.iter().filter(|s| s.name == "request").map(|s| s.start).max().unwrap();
+    let latest = timeline.spans.iter().filter(|s| s.category == "router").map(|s| s.start).max().unwrap();
     assert_eq!(records.iter().filter(|r| r.sent <= latest).count(), 10);
+}
+
+#[test]
+fn rows_are_named_by_their_node_with_each_replica_beside_its_router_and_counters_end_with_the_requests() {
+    let text = String::from_utf8(file(&records(60, 4), 60)).unwrap();
+    let file: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let events = file["traceEvents"].as_array().unwrap();
+    let mut nodes: Vec<&str> = Vec::new();
+    for event in events.iter().filter(|e| e["name"] == "thread_name" && e["pid"] == 1) {
+        let name = event["args"]["name"].as_str().unwrap().split(',').next().unwrap();
+        if nodes.last() != Some(&name) {
+            nodes.push(name);
+        }
+    }
+    assert_eq!(nodes, ["router tlv", "replica a", "router fra", "replica b", "replica c"]);
+    let counted: Vec<_> = events.iter().filter(|e| e["ph"] == "C").map(|e| &e["args"]["value"]).collect();
+    assert_eq!(counted, [3, 3], "the values after the last request are left out");
 }
 
 #[test]
 fn no_requests_make_a_file_with_only_names() {
     let timeline = read(file(&[], 10).as_slice()).unwrap();
-    assert!(timeline.spans.is_empty() && timeline.processes.len() == 10);
+    assert!(timeline.spans.is_empty() && timeline.processes.len() == 2);
 }
 
 #[test]

@@ -26,6 +26,17 @@ pub struct Run<'a> {
     pub records: &'a [RequestRecord],
     /// Requests of the run, of which `records` may be the first part.
     pub total: u64,
+    /// Values over time. They are drawn up to the end of the last request that is drawn.
+    pub counters: &'a [Counter],
+}
+
+/// One value over time, for example the requests that wait at a replica.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Counter {
+    /// What it counts, and where.
+    pub name: String,
+    /// Its values, in order of time.
+    pub values: Vec<(Time, u64)>,
 }
 
 /// Which requests of a run are in the file; part of the file's metadata.
@@ -82,7 +93,7 @@ pub fn write(out: impl Write, runs: &[Run<'_>], limit: usize) -> io::Result<Vec<
         .collect();
     let mut writer = Writer { out, first: true, pid: 0, tid: 0, flow: 0 };
     // Rows are numbered after all processes, so that no row has a process's number (Perfetto would call it "main").
-    writer.tid = runs.iter().map(|run| run.routers.len() + run.replicas.len() + 2).sum::<usize>() as u32;
+    writer.tid = runs.len() as u32;
     let metadata = serde_json::json!({ "writer": "gorgo", "requests_per_run": limit, "runs": cuts });
     write!(writer.out, "{{\"displayTimeUnit\":\"ms\",\"metadata\":{metadata},\"traceEvents\":[")?;
     for (run, pick) in runs.iter().zip(&picks) {
@@ -125,22 +136,48 @@ impl<W: Write> Writer<W> {
                 replicas[named.unwrap_or(run.replicas.len())].push(replica_row(record, accepted, id));
             }
         }
-        for (kind, names, rows) in [("router", run.routers, routers), ("replica", run.replicas, replicas)] {
-            for (i, rows) in rows.into_iter().enumerate() {
+        self.pid += 1;
+        self.meta("process_name", self.pid, None, serde_json::json!({ "name": run.label }))?;
+        self.meta("process_sort_index", self.pid, None, serde_json::json!({ "sort_index": self.pid }))?;
+        let end = routers.iter().chain(&replicas).flatten().map(|row| row.end).max().unwrap_or_default();
+        // An edge's replica follows its router; a proxy's replicas follow the proxy.
+        let nodes = routers.len().max(replicas.len());
+        let (mut routers, mut replicas) = (routers.into_iter(), replicas.into_iter());
+        for i in 0..nodes {
+            for (kind, names, rows) in
+                [("router", run.routers, routers.next()), ("replica", run.replicas, replicas.next())]
+            {
                 let name = names.get(i).map_or("(unnamed)", String::as_str);
-                if i < names.len() || !rows.is_empty() {
-                    self.process(&format!("{} | {kind} {name}", run.label), rows)?;
+                if let Some(rows) = rows.filter(|rows| !rows.is_empty()) {
+                    self.node(&format!("{kind} {name}"), rows)?;
                 }
+            }
+        }
+        for counter in run.counters {
+            for &(at, value) in counter.values.iter().take_while(|(at, _)| *at <= end) {
+                let ts = micros(at.0)?;
+                let args = Some(serde_json::json!({ "value": value }));
+                let event = Event {
+                    name: &counter.name,
+                    cat: "",
+                    ph: 'C',
+                    ts: Some(&ts),
+                    dur: None,
+                    pid: self.pid,
+                    tid: None,
+                    id: None,
+                    bp: None,
+                    args,
+                };
+                self.event(&event)?;
             }
         }
         Ok(())
     }
 
-    fn process(&mut self, name: &str, mut rows: Vec<TimelineRow<'_>>) -> io::Result<()> {
-        self.pid += 1;
+    /// The rows of one router or replica.
+    fn node(&mut self, name: &str, mut rows: Vec<TimelineRow<'_>>) -> io::Result<()> {
         let pid = self.pid;
-        self.meta("process_name", pid, None, serde_json::json!({ "name": name }))?;
-        self.meta("process_sort_index", pid, None, serde_json::json!({ "sort_index": pid }))?;
         rows.sort_by_key(|row| (row.start, row.record.request));
         let mut lanes = Lanes::default();
         for row in &rows {
@@ -148,7 +185,9 @@ impl<W: Write> Writer<W> {
             let lane = lanes.take(row.start, row.end);
             let tid = self.tid + 1 + lane as u32;
             if lane == known {
-                self.meta("thread_name", pid, Some(tid), serde_json::json!({ "name": format!("row {}", lane + 1) }))?;
+                let name = if lane == 0 { name.to_owned() } else { format!("{name}, {}", lane + 1) };
+                self.meta("thread_name", pid, Some(tid), serde_json::json!({ "name": name }))?;
+                self.meta("thread_sort_index", pid, Some(tid), serde_json::json!({ "sort_index": tid }))?;
             }
             self.row(pid, tid, row)?;
         }
@@ -157,7 +196,7 @@ impl<W: Write> Writer<W> {
     }
 
     fn row(&mut self, pid: u32, tid: u32, row: &TimelineRow<'_>) -> io::Result<()> {
-        self.span(pid, tid, row.name, row.category, row.start, row.end, Some(row.args.clone()))?;
+        self.span(pid, tid, &row.name, row.category, row.start, row.end, Some(row.args.clone()))?;
         for &(name, from, to) in &row.stages {
             let args = serde_json::json!({ "request": row.record.request });
             self.span(pid, tid, name, row.category, from, to, Some(args))?;

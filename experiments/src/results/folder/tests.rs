@@ -90,7 +90,7 @@ fn the_timeline_holds_the_first_seed_of_each_arm_and_says_what_it_left_out() {
     let timeline = timeline::read(File::open(dir.path().join("timeline.json.gz")).unwrap()).unwrap();
     let cut = &timeline.runs[0];
     assert_eq!((timeline.runs.len(), cut.seed, cut.requests, cut.drawn), (1, 1, 2100, 2000));
-    assert_eq!(timeline.spans.iter().filter(|s| s.name == "request").count(), 2000);
+    assert_eq!(timeline.spans.iter().filter(|s| s.depth == 0 && s.category == "router").count(), 2000);
 }
 
 #[test]

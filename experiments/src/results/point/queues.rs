@@ -12,6 +12,12 @@ pub struct Queues {
     pub at_ms: Vec<u64>,
     /// Requests waiting in the engine of each replica, at each instant.
     pub waiting: Vec<Vec<u32>>,
+    /// Requests running in the engine of each replica, at each instant.
+    #[serde(default)]
+    pub running: Vec<Vec<u32>>,
+    /// KV tokens held by requests in each replica, at each instant.
+    #[serde(default)]
+    pub kv_tokens: Vec<Vec<u32>>,
     /// Requests held at the fullest router, at each instant.
     pub router: Vec<u32>,
     /// Most requests ever waiting in one engine, before thinning.
@@ -36,6 +42,8 @@ pub(super) fn queues(replicas: usize, samples: &[QueueSample]) -> Queues {
     let mut queues = Queues {
         at_ms: instants.iter().step_by(group).map(|t| t.0 / 1_000_000).collect(),
         waiting: vec![vec![0; slots]; replicas],
+        running: vec![vec![0; slots]; replicas],
+        kv_tokens: vec![vec![0; slots]; replicas],
         router: vec![0; slots],
         ..Queues::default()
     };
@@ -45,16 +53,25 @@ pub(super) fn queues(replicas: usize, samples: &[QueueSample]) -> Queues {
         queues.router[slot] = queues.router[slot].max(sample.queued_at_router);
         queues.max_router = queues.max_router.max(sample.queued_at_router);
         queues.max_waiting = queues.max_waiting.max(sample.waiting);
-        if let Some(row) = queues.waiting.get_mut(usize::from(sample.replica)) {
-            row[slot] = row[slot].max(sample.waiting);
-            seen[usize::from(sample.replica)][slot] = true;
+        let replica = usize::from(sample.replica);
+        for (rows, value) in [
+            (&mut queues.waiting, sample.waiting),
+            (&mut queues.running, sample.running),
+            (&mut queues.kv_tokens, sample.kv_tokens),
+        ] {
+            if let Some(row) = rows.get_mut(replica) {
+                row[slot] = row[slot].max(value);
+                seen[replica][slot] = true;
+            }
         }
     }
     // A replica without a sample at an instant keeps its last value.
-    for (row, seen) in queues.waiting.iter_mut().zip(&seen) {
-        for slot in 1..slots {
-            if !seen[slot] {
-                row[slot] = row[slot - 1];
+    for rows in [&mut queues.waiting, &mut queues.running, &mut queues.kv_tokens] {
+        for (row, seen) in rows.iter_mut().zip(&seen) {
+            for slot in 1..slots {
+                if !seen[slot] {
+                    row[slot] = row[slot - 1];
+                }
             }
         }
     }

@@ -2,6 +2,7 @@ use super::queues::queues;
 use super::*;
 use crate::results::QueueSample;
 use crate::results::test_data::{points, run};
+use gorgo_core::router::EndReason;
 use gorgo_core::{MaybeTime, Time};
 
 #[test]
@@ -53,6 +54,7 @@ fn thinning_keeps_the_largest_queue_and_the_last_known_one() {
         replica,
         waiting,
         running: 0,
+        kv_tokens: 0,
         queued_at_router: waiting / 2,
     };
     let few = queues(2, &[sample(0, 0, 4), sample(0, 1, 1), sample(10, 1, 7), sample(20, 0, 0)]);
