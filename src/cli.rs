@@ -68,7 +68,9 @@ enum Command {
     #[command(after_help = "Example:\n  gorgo plot results/three-regions --format png")]
     Plot(plot::PlotArgs),
     /// Write the report of a result folder again
-    #[command(after_help = "Example:\n  gorgo report results/three-regions --only gorgo,physical --sort p95 && open results/three-regions/report.html")]
+    #[command(
+        after_help = "Example:\n  gorgo report results/three-regions --only gorgo,physical --sort p95 && open results/three-regions/report.html"
+    )]
     Report(report::ReportArgs),
     /// Compare two runs, records or timelines; fails beyond the noise and --max-error
     #[command(

@@ -132,7 +132,8 @@ mod tests {
     fn a_turn_that_comes_too_late_ends_its_session() {
         let all = linked(&[(1, None), (1, Some(500.0)), (1, Some(0.0))]);
         let mut turns = Turns::new(Some(Time::from_ms(550.0)));
-        all.iter().enumerate().for_each(|(i, r)| drop(turns.due(r.into(), i)));
+        let sent: Vec<_> = all.iter().enumerate().filter_map(|(i, r)| turns.due(r.into(), i)).collect();
+        assert_eq!(sent, [0]);
         assert_eq!(turns.ended((&all[0]).into(), Time::from_ms(51.0)), None);
         assert!(turns.is_empty() && turns.waiting.is_empty());
     }

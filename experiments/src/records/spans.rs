@@ -28,7 +28,7 @@ pub(super) fn read(path: &Path, input: impl Read, arm: &str) -> Result<Vec<Row>,
     let mut places: HashMap<(Arc<str>, String), usize> = HashMap::new();
     let mut rows: Vec<Row> = Vec::new();
     // The outer span first: it makes the row that the stages belong to.
-    for span in timeline.spans.iter().filter(|span| span.name == "request") {
+    for span in timeline.spans.iter().filter(|span| span.is_request()) {
         let arm = arms.get(&span.pid).unwrap_or(&other);
         let Some(id) = key(span) else { continue };
         if rows.len() >= MAX_ROWS {
@@ -38,7 +38,7 @@ pub(super) fn read(path: &Path, input: impl Read, arm: &str) -> Result<Vec<Row>,
         places.insert((Arc::clone(arm), id.clone()), rows.len());
         rows.push(row(span, arm, &id));
     }
-    for span in timeline.spans.iter().filter(|span| !matches!(span.name.as_str(), "request" | "serve")) {
+    for span in timeline.spans.iter().filter(|span| !span.is_request() && span.name != "serve") {
         let arm = arms.get(&span.pid).unwrap_or(&other);
         let Some(id) = key(span) else { continue };
         let Some(&place) = places.get(&(Arc::clone(arm), id)) else { continue };

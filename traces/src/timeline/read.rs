@@ -83,6 +83,11 @@ impl SpanEvent {
         self.start + self.dur
     }
 
+    /// Whether it is a whole request at its router: named by policy and outcome, or `request` in files of other writers.
+    pub fn is_request(&self) -> bool {
+        self.name == "request" || (self.category == "router" && self.depth == 0)
+    }
+
     /// Number of the request it belongs to.
     pub fn request(&self) -> Option<u64> {
         self.args.get("request")?.as_u64()
@@ -234,7 +239,8 @@ pub fn read(input: impl Read) -> Result<Timeline, TimelineError> {
                 let Some((start, mut args)) = open.remove(&key) else { continue };
                 args.extend(event.args);
                 let (pid, tid, name, ..) = key;
-                timeline.spans.push(SpanEvent { pid, tid, name, start, dur: end - start, depth: 0, args });
+                let category = event.cat.into_owned();
+                timeline.spans.push(SpanEvent { pid, tid, name, category, start, dur: end - start, depth: 0, args });
             }
             // Its ids are texts, and its arrows have no ends.
             "s" | "f" if list => {}
