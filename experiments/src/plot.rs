@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`figures`] (which plots a set of results calls for) → `sheet` (a list of shapes and how it becomes
 //! SVG or PNG) → `frame` (axes, ticks, legend) → `arms` (which arm has which colour, and what is left out) → `latency`,
-//! `balance`, `sweep`, `residuals` (the plots themselves); `charts` (the same lines as data for the page).
+//! `balance`, `sweep`, `residuals`, `throughput` (the plots themselves); `charts` (the same lines as data for the page).
 
 mod arms;
 mod balance;

@@ -3,20 +3,24 @@
 use super::{ArmSummary, Differences, Spread};
 use crate::stats::{Difference, Estimate};
 use gorgo_core::csv::text_cell;
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
-/// Writes a header and one row per arm; absent figures are empty cells.
+/// Writes a header and one row per arm; absent figures are empty cells. The last columns are the varied settings.
 ///
 /// # Errors
 /// Those of `out`.
 pub fn write_csv(out: impl Write, arms: &[ArmSummary]) -> io::Result<()> {
     let mut csv = csv::Writer::from_writer(out);
     let has_regret = arms.iter().any(|arm| arm.regret.is_some());
+    let varied: BTreeSet<&String> = arms.iter().flat_map(|arm| arm.settings.keys()).collect();
     for (i, arm) in arms.iter().enumerate() {
         let mut cells = cells(arm);
         if has_regret {
             regret(&mut cells, arm);
         }
+        let value = |key: &String| arm.settings.get(key).map_or_else(String::new, |v| text_cell(v).into_owned());
+        cells.extend(varied.iter().map(|&key| (key.clone(), value(key))));
         if i == 0 {
             csv.write_record(cells.iter().map(|(name, _)| name))?;
         }
