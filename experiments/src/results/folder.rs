@@ -357,14 +357,15 @@ impl ResultFolder {
 /// Queue, running requests and KV use of each replica, and the fullest router's queue.
 fn counters(point: &Point) -> Vec<timeline::Counter> {
     let q = &point.queues;
-    let counter = |name: String, values: &[u32]| timeline::Counter {
-        name,
+    let counter = |place: &str, what, values: &[u32]| timeline::Counter {
+        place: place.to_owned(),
+        what,
         values: q.at_ms.iter().zip(values).map(|(&ms, &n)| (Time::from_ms(ms as f64), u64::from(n))).collect(),
     };
-    let mut all = vec![counter("queued at the fullest router".to_owned(), &q.router)];
+    let mut all = vec![counter("fullest router", "queued", &q.router)];
     for (i, replica) in point.names.replicas.iter().enumerate() {
         for (what, rows) in [("waiting", &q.waiting), ("running", &q.running), ("KV tokens", &q.kv_tokens)] {
-            all.extend(rows.get(i).map(|values| counter(format!("{replica}: {what}"), values)));
+            all.extend(rows.get(i).map(|values| counter(replica, what, values)));
         }
     }
     all

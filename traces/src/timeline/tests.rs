@@ -60,7 +60,8 @@ fn records(n: u64, seed: u64) -> Vec<RequestRecord> {
 
 fn file(records: &[RequestRecord], limit: usize) -> Vec<u8> {
     let (origins, routers, replicas) = (names(&["IL"]), names(&["tlv", "fra"]), names(&["a", "b", "c"]));
-    let counters = [Counter { name: "a: waiting".to_owned(), values: vec![(Time(1_000), 3), (Time(u64::MAX / 2), 9)] }];
+    let counters =
+        [Counter { place: "a".to_owned(), what: "waiting", values: vec![(Time(1_000), 3), (Time(u64::MAX / 2), 9)] }];
     let run = |label| Run {
         label,
         policy: "gorgo",
@@ -124,7 +125,7 @@ fn rows_are_named_by_their_node_with_each_replica_beside_its_router_and_counters
         }
     }
     assert_eq!(nodes, ["router tlv", "replica a", "router fra", "replica b", "replica c"]);
-    let counted: Vec<_> = events.iter().filter(|e| e["ph"] == "C").map(|e| &e["args"]["value"]).collect();
+    let counted: Vec<_> = events.iter().filter(|e| e["ph"] == "C").map(|e| &e["args"]["waiting"]).collect();
     assert_eq!(counted, [3, 3], "the values after the last request are left out");
 }
 

@@ -33,8 +33,10 @@ pub struct Run<'a> {
 /// One value over time, for example the requests that wait at a replica.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Counter {
-    /// What it counts, and where.
-    pub name: String,
+    /// Where, for example a replica.
+    pub place: String,
+    /// What it counts.
+    pub what: &'static str,
     /// Its values, in order of time.
     pub values: Vec<(Time, u64)>,
 }
@@ -156,9 +158,9 @@ impl<W: Write> Writer<W> {
         for counter in run.counters {
             for &(at, value) in counter.values.iter().take_while(|(at, _)| *at <= end) {
                 let ts = micros(at.0)?;
-                let args = Some(serde_json::json!({ "value": value }));
+                let args = Some(serde_json::json!({ counter.what: value }));
                 let event = Event {
-                    name: &counter.name,
+                    name: &counter.place,
                     cat: "",
                     ph: 'C',
                     ts: Some(&ts),
