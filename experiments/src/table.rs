@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyl
 /// The width of a table that goes to no terminal.
 pub const WIDTH: usize = 120;
 /// The least width: arm, mean and difference.
-const LEAST: usize = 48;
+const LEAST: usize = 56;
 /// Columns that are left out where the width does not do, first to last; counts only while every request finished.
 const LEFT_OUT: [usize; 9] = [TPOT, P99, HIT, P50, E2E, GOODPUT, NOT_DONE, REQUESTS, P95];
 const REQUESTS: usize = 1;
@@ -89,7 +89,7 @@ pub fn comparison(arms: &[ArmSummary], width: usize) -> String {
         lines.extend(fold(&format!("left out at {width} columns: {}; all are in summary.csv", gone.join(", ")), width));
     }
     for sentence in regret::sentences(arms) {
-        lines.extend(fold(&plain(&sentence)));
+        lines.extend(fold(&plain(&sentence), width));
     }
     lines.join("\n")
 }
@@ -231,7 +231,7 @@ mod tests {
         let table = comparison(&arms, WIDTH);
         let widest = table.lines().map(|l| l.chars().count()).max().unwrap();
         assert!(widest <= WIDTH, "{widest}\n{table}");
-        assert!(table.contains("gorgo") && table.contains("…"), "{table}");
+        assert!(table.contains("gorgo"), "{table}");
         // Only the name takes more lines.
         let figures = table.lines().skip(3).filter(|l| l.contains(" / ") && !l.contains("finish"));
         assert_eq!(figures.count(), arms.len(), "{table}");
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn a_narrow_terminal_gets_fewer_columns_and_is_told_which() {
         let arms = summarize(&points(&["least-load", "prefix-tree rate=5", "gorgo rate=5"], 3, 400));
-        for width in [48, 60, 80, 100] {
+        for width in [56, 64, 80, 100] {
             let table = comparison(&arms, width);
             let widest = table.lines().map(|l| l.chars().count()).max().unwrap();
             assert!(widest <= width, "{widest} at {width}\n{table}");

@@ -51,18 +51,15 @@ const SECTIONS: [Section; 16] = [
     ("[[live.nodes]]", "LiveNode", "experiments/src/spec/live.rs", none),
 ];
 
-/// The struct of each policy that has settings; `gorgo`'s keys are those of its weights.
-const POLICIES: [(&str, &str, &str); 9] = [
-    ("gorgo", "Weights", "core/src/policy/gorgo.rs"),
-    ("predictive", "PredictiveConfig", "core/src/policy/predictive.rs"),
-    ("prefix-tree", "PrefixTreeConfig", "core/src/policy/prefix_tree.rs"),
-    ("least-load", "LeastLoadConfig", "core/src/policy/least_load.rs"),
-    ("power-of-two", "PowerOfTwoConfig", "core/src/policy/power_of_two.rs"),
-    ("prefix-cache", "PrefixCacheConfig", "core/src/policy/prefix_cache.rs"),
-    ("cache-aware", "CacheAwareConfig", "core/src/policy/cache_aware.rs"),
-    ("kv-cost", "KvCostConfig", "core/src/policy/kv_cost.rs"),
-    ("bounded-hash", "BoundedHashConfig", "core/src/policy/bounded_hash.rs"),
-];
+/// The struct of a policy's settings and its source, from the registry; `None` without settings. `gorgo`'s keys are those
+/// of its weights.
+fn settings_of(policy: &str) -> Option<(String, String)> {
+    let registry = std::fs::read_to_string(root().join("core/src/policy/registry.rs")).unwrap();
+    let line = registry.lines().find(|line| line.contains(&format!("= \"{policy}\" =>"))).unwrap();
+    let (module, name) = line.split(['(', ')']).nth(1).unwrap().split_once("::")?;
+    let name = if policy == "gorgo" { "Weights" } else { name };
+    Some((name.to_owned(), format!("core/src/policy/{module}.rs")))
+}
 
 fn engine(part: &str) -> Table {
     of::<gorgo_sim::engine::EngineConfig>()[part].as_table().cloned().unwrap()
@@ -204,15 +201,15 @@ fn experiment_page() -> String {
     out.push_str("\n## Policies\n\n`policy = \"NAME\"` or `policy = { name = \"NAME\", KEY = VALUE }`.\n");
     for name in PolicyConfig::names() {
         let keys = PolicyConfig::keys(name);
-        let Some((_, of, source)) = POLICIES.iter().find(|(policy, ..)| policy == name) else {
-            assert!(keys.is_empty(), "{name} has settings that POLICIES does not know");
+        let Some((of, source)) = settings_of(name) else {
+            assert!(keys.is_empty(), "{name}");
             let _ = write!(out, "\n### {name}\n\nNo settings.\n");
             continue;
         };
         let policy = PolicyConfig::parse(name, serde_json::Map::new()).unwrap();
         let mut defaults = Table::try_from(&policy).unwrap();
         defaults.remove("name");
-        let mut own = fields(source, of);
+        let mut own = fields(&source, &of);
         if *name == "gorgo" {
             own.insert(
                 0,

@@ -108,7 +108,7 @@ fn the_cut_keeps_the_earliest_requests_and_says_so() {
     let timeline = read(file(&records, 10).as_slice()).unwrap();
     let drawn = Cut { run: "least-load".to_owned(), seed: 1, requests: 50, drawn: 10 };
     assert_eq!(timeline.runs[1], drawn);
-    let latest = timeline.spans.iter().filter(|s| s.category == "router").map(|s| s.start).max().unwrap();
+    let latest = timeline.spans.iter().filter(|s| s.is_request()).map(|s| s.start).max().unwrap();
     assert_eq!(records.iter().filter(|r| r.sent <= latest).count(), 10);
 }
 
