@@ -1,14 +1,13 @@
 //! `gorgo sweep`: an experiment over a grid of settings.
 
-use super::experiment::{ExperimentArgs, Plan, execute, note_gap, print_verdict};
+use super::experiment::{ExperimentArgs, Plan, execute, note_gap, print_table};
 use super::output::print_line;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_experiments::results::Rows;
 use gorgo_experiments::runner::Shard;
 use gorgo_experiments::spec::Experiment;
-use gorgo_experiments::stats::PERCENTILES;
-use gorgo_experiments::{points, runner, table};
+use gorgo_experiments::{points, runner};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, ClapArgs)]
@@ -103,8 +102,7 @@ fn collect(args: &CollectArgs) -> anyhow::Result<()> {
     let (results, missing) = points::collect(&args.dir)?;
     if let Some(results) = &results {
         note_gap(results);
-        print_line(format_args!("{}\n{PERCENTILES}", table::comparison(&results.summary)))?;
-        print_verdict(results)?;
+        print_table(results)?;
         let dir = points::results_of(&args.dir);
         print_line(format_args!(
             "\nresults in {}; open {} for plots",

@@ -15,7 +15,6 @@ mod load;
 mod loopback_sshd;
 mod processes;
 mod prometheus;
-mod reference;
 mod result_folders;
 mod stop;
 mod streams;
