@@ -1,12 +1,14 @@
 //! Discovery: replicas (of an edge: peers) from a file or from DNS, besides those that the configuration lists.
 //!
 //! Read [`endpoint`] (one discovered replica, and the difference between two answers of a source), [`file`] and [`dns`]
-//! (the sources), then [`watch`] (the task that polls one source and changes the fleet).
+//! (the sources), [`discovered`] (what they have said), then [`watch`] (the task that polls one source and changes the
+//! fleet).
 //!
 //! An endpoint is known by its name, not by its URL: a name with another URL is another engine. An answer without any
 //! endpoint, and a source that fails, change nothing: the last set stays, marked as stale. Replicas of the configuration
 //! and of the admin API are never touched.
 
+pub(crate) mod discovered;
 pub(crate) mod dns;
 pub(crate) mod endpoint;
 pub(crate) mod file;

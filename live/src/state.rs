@@ -1,7 +1,7 @@
 //! The state that all tasks of one router share.
 
 use crate::config::{Config, ConfigError, ReplicaConfig, Role};
-use crate::discovery::watch::Discovered;
+use crate::discovery::discovered::Discovered;
 use crate::driver::Driver;
 use crate::driver::clock::Clock;
 use crate::kept_ids::KeptIds;

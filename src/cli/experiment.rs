@@ -38,8 +38,13 @@ pub(crate) struct ExperimentArgs {
     /// Delete earlier results in the folder (only files that gorgo wrote) instead of continuing from them
     #[arg(long)]
     fresh: bool,
-    #[command(flatten)]
-    show: ShowArgs,
+    // Not flattened: clap sees no optional group of arguments that holds another (`gorgo sweep` without a file).
+    /// Order of the rows: the best first
+    #[arg(long, value_enum, value_name = "KEY")]
+    sort: Option<SortKey>,
+    /// Show these arms only, by name, with or without the varied settings behind it
+    #[arg(long, value_name = "ARM", value_delimiter = ',')]
+    only: Vec<String>,
     /// Print the table as JSON
     #[arg(long)]
     json: bool,
@@ -76,6 +81,12 @@ enum SortKey {
     Goodput,
     /// Name
     Arm,
+}
+
+impl ExperimentArgs {
+    fn show(&self) -> ShowArgs {
+        ShowArgs { sort: self.sort, only: self.only.clone() }
+    }
 }
 
 impl ShowArgs {
@@ -152,7 +163,7 @@ pub(super) fn execute(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<
         }
     }
     note_gap(&results);
-    print_results(&experiment, &args.show.apply(results)?, &dir, args.json)
+    print_results(&experiment, &args.show().apply(results)?, &dir, args.json)
 }
 
 impl ExperimentArgs {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub(crate) enum PointCommand {
     /// Run one point of a plan, unless its result is there
     #[command(
-        after_help = "Examples:\n  gorgo point run plans/rates/points/NAME.json\n  gorgo point run --plan plans/rates --index $SLURM_ARRAY_TASK_ID"
+        after_help = "Examples:\n  gorgo point run plans/rates/points/NAME.json\n  gorgo point run --plan plans/rates --index 0"
     )]
     Run(PointArgs),
 }

@@ -1,72 +1,17 @@
 //! Polls one source and changes the fleet by its answers.
 
-use super::endpoint::{Known, Step, steps};
+use super::discovered::SourceState;
+use super::endpoint::{Step, steps};
 use super::{DiscoveredEndpoint, DiscoveryError, Source};
 use crate::config::{Config, Role};
 use crate::observe::changes::Change;
 use crate::server::fleet;
 use crate::state::{AddError, AppState};
 use crate::supervise;
-use gorgo_core::Time;
 use gorgo_core::fleet::Kind;
 use gorgo_core::router::ReplicaEvent;
-use parking_lot::Mutex;
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-
-/// What all sources have said, by the source's name.
-#[derive(Debug, Default)]
-pub(crate) struct Discovered(Mutex<BTreeMap<String, SourceState>>);
-
-#[derive(Debug, Default)]
-struct SourceState {
-    /// The endpoints that joined the fleet from this source.
-    known: Known,
-    /// The last complete answer.
-    answered: Option<Time>,
-    /// Why the source is stale.
-    error: Option<String>,
-}
-
-/// State of one source.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct SourceLevel {
-    pub(crate) source: String,
-    pub(crate) endpoints: usize,
-    /// Seconds since the last complete answer.
-    pub(crate) age_s: Option<f64>,
-    /// Why the last set is kept.
-    pub(crate) error: Option<String>,
-}
-
-impl Discovered {
-    /// Whether this replica joined from a source: such a replica is not saved across restarts.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.0.lock().values().any(|source| source.known.contains_key(name))
-    }
-
-    /// The state of each source.
-    pub(crate) fn levels(&self, now: Time) -> Vec<SourceLevel> {
-        let level = |(name, state): (&String, &SourceState)| SourceLevel {
-            source: name.clone(),
-            endpoints: state.known.len(),
-            age_s: state.answered.map(|at| (now - at).ms() / 1e3),
-            error: state.error.clone(),
-        };
-        self.0.lock().iter().map(level).collect()
-    }
-
-    /// The state of each source, for `status`.
-    pub(crate) fn json(&self, now: Time) -> Vec<Value> {
-        let shown = |level: SourceLevel| {
-            json!({"source": level.source, "endpoints": level.endpoints, "age_s": level.age_s,
-                "stale": level.error.is_some(), "error": level.error})
-        };
-        self.levels(now).into_iter().map(shown).collect()
-    }
-}
 
 /// Starts a task for each source.
 ///
@@ -74,7 +19,7 @@ impl Discovered {
 /// As [`Source::all`].
 pub(crate) fn start(state: &Arc<AppState>) -> Result<(), DiscoveryError> {
     for source in Source::all(&state.config().discovery)? {
-        state.discovered.0.lock().insert(source.name(), SourceState::default());
+        state.discovered.lock().insert(source.name(), SourceState::default());
         tokio::spawn(supervise::logged("discovery", poll(Arc::downgrade(state), source)));
     }
     Ok(())
@@ -94,7 +39,7 @@ async fn poll(state: Weak<AppState>, source: Source) {
 /// Changes the fleet by an answer, or marks the source as stale.
 fn take(state: &Arc<AppState>, config: &Config, source: &str, answer: Result<Vec<DiscoveredEndpoint>, DiscoveryError>) {
     let told = |change| state.driver.observers().tell(change);
-    let mut sources = state.discovered.0.lock();
+    let mut sources = state.discovered.lock();
     let Some(entry) = sources.get_mut(source) else { return };
     let endpoints = match answer {
         Err(wrong) => {
@@ -135,7 +80,7 @@ fn take(state: &Arc<AppState>, config: &Config, source: &str, answer: Result<Vec
             }
         }
     }
-    if let Some(entry) = state.discovered.0.lock().get_mut(source) {
+    if let Some(entry) = state.discovered.lock().get_mut(source) {
         entry.known = known;
     }
 }
