@@ -1,7 +1,7 @@
 //! Discovery: replicas (of an edge: peers) from a file or from DNS, besides those that the configuration lists.
 //!
-//! Read [`endpoint`] (one discovered replica, and the difference between two answers of a source), [`file`] and [`dns`]
-//! (the sources), [`discovered`] (what they have said), then [`watch`] (the task that polls one source and changes the
+//! Read `endpoint` (one discovered replica, and the difference between two answers of a source), `file` and `dns`
+//! (the sources), `discovered` (what they have said), then `watch` (the task that polls one source and changes the
 //! fleet).
 //!
 //! An endpoint is known by its name, not by its URL: a name with another URL is another engine. An answer without any
@@ -77,7 +77,7 @@ impl Source {
 /// Asks every source of a configuration once, for `gorgo discovery check`. Changes nothing.
 ///
 /// # Errors
-/// As [`Source::all`]; the error of one source stands in its place.
+/// The resolver cannot be set up; the error of one source stands in its place.
 pub async fn ask_all(config: &Discovery) -> Result<Vec<SourceAnswer>, DiscoveryError> {
     let mut answers = Vec::new();
     for source in Source::all(config)? {
