@@ -1,7 +1,7 @@
 //! Flush, crash and restart.
 
 use super::vllm::Vllm;
-use super::{Engine, EngineError, EngineEvent, steps};
+use super::{Engine, EngineError, EngineEvent, EngineKind, steps};
 use gorgo_core::{Span, Time};
 
 /// Health of an engine.
@@ -16,14 +16,21 @@ pub enum Health {
 }
 
 impl Engine {
-    /// Empties the cache if the engine is idle. Returns whether it was (HTTP 200 or 400).
+    /// Empties the cache and returns true if nothing stands against it: SGLang must be idle, vLLM must hold no block
+    /// (a step whose only request was cancelled holds none).
     pub fn flush(&mut self, now: Time) -> bool {
+        if self.config.kind == EngineKind::Vllm {
+            let free = !self.down && self.vllm.pool.used() == 0;
+            if free {
+                self.vllm.pool.forget();
+            }
+            return free;
+        }
         let received = self.inbox.front().is_some_and(|&(ready, _)| ready <= now);
         if self.down || received || self.pipeline.current.is_some() || !self.waiting.is_empty() {
             return false;
         }
         self.pool.reset(self.pool.block_tokens());
-        self.vllm.pool.forget();
         true
     }
 

@@ -155,6 +155,14 @@ fn a_cancelled_request_leaves_at_once_and_a_flush_forgets_all_blocks() {
     bench.submit(9_000.0, ask(2, 0, 90, 1));
     bench.drain();
     assert_eq!(bench.cached(2), 0);
+
+    bench.submit(10_000.0, ask(3, 0, 90, 50));
+    bench.to(10_150.0);
+    assert!(bench.cancel(10_150.0, 3));
+    assert!(bench.engine.flush(Time::from_ms(10_150.0)), "the step in progress holds no block");
+    bench.submit(10_400.0, ask(4, 0, 90, 1));
+    bench.drain();
+    assert_eq!(bench.cached(4), 0);
 }
 
 #[test]
