@@ -245,14 +245,16 @@ struct Known {
 }
 
 impl Known {
-    fn of(replica: &Replica) -> Self {
+    /// The replica's state, of which `was` is logged.
+    fn of(replica: &Replica, was: Self) -> Self {
         if replica.removed {
             return Self::default();
         }
         let is_up = match replica.health {
             Health::Unknown => None,
-            // Fewer failures than the limit change nothing.
-            Health::Suspect | Health::Up => Some(true),
+            // Fewer failures than the limit change nothing: a replica that never answered is not up.
+            Health::Suspect => was.is_up,
+            Health::Up => Some(true),
             Health::Down => Some(false),
         };
         Self {
@@ -292,7 +294,7 @@ impl Tracker {
         self.known.resize(router.replicas().len(), Known::default());
         self.open_breakers = 0;
         for ((known, replica), upstream) in self.known.iter_mut().zip(router.replicas()).zip(upstreams) {
-            let now = Known::of(replica);
+            let now = Known::of(replica, *known);
             let was = std::mem::replace(known, now);
             self.open_breakers += usize::from(now.breaker_open);
             if was == now {
@@ -327,7 +329,7 @@ impl Tracker {
         }
     }
 
-    /// Forgets a slot's former replica, so that the next one is told of in full. Call it before the event that adds it.
+    /// Forgets a slot's former replica, so that the next one is logged in full. Call it before the event that adds it.
     pub(crate) fn adding(&mut self, event: &Event) {
         if let Event::Replica(ReplicaEvent::Added { replica, .. }) = event
             && let Some(known) = self.known.get_mut(replica.index())
@@ -426,10 +428,25 @@ mod tests {
                 if concerns {
                     tracker.compare(&router, &upstreams, |change| replay(&mut told, &change));
                 }
-                let state: Vec<Known> = router.replicas().iter().map(Known::of).collect();
+                let state: Vec<Known> =
+                    router.replicas().iter().zip(&told).map(|(replica, told)| Known::of(replica, *told)).collect();
                 prop_assert_eq!(&told[..state.len()], &state[..], "after {}", word);
             }
         }
+    }
+
+    #[test]
+    fn a_replica_that_never_answered_is_not_logged_as_up() {
+        let mut router =
+            Router::new(RouterConfig::default(), PolicyConfig::default().build(), None, rng::stream(1, "policy", 0));
+        let (upstreams, mut tracker, mut lines) = ([upstream(0)], Tracker::default(), Vec::new());
+        let (mut next, replica) = (0, ReplicaId(0));
+        let probes = std::iter::repeat_n(ReplicaEvent::ProbeFailed { replica }.into(), 9);
+        for event in std::iter::once(event(8, 0, &[], &mut next)).chain(probes) {
+            router.handle(Time::ZERO, event, &mut Vec::new());
+            tracker.compare(&router, &upstreams, |change| lines.push(change.to_string()));
+        }
+        assert_eq!(lines, ["replica r0 added (http://r0:80)", "replica r0 is down: unknown"]);
     }
 
     fn replay(told: &mut [Known], change: &Change) {
