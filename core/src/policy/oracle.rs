@@ -29,6 +29,22 @@ fn truth(request: &RequestInfo, candidate: &Candidate) -> Truth {
     candidate.truth.unwrap_or_else(|| Truth { ttft_ms: candidate.predicted_ttft_ms(request), harm_ms: 0.0 })
 }
 
+/// Chooses the least TTFT plus `price` (ms for each ms of harm); exact ties at random.
+fn choose_by_truth(
+    request: &RequestInfo,
+    candidates: &[Candidate],
+    terms: &mut [CostTerms],
+    rng: &mut ChaCha8Rng,
+    price: impl Fn(&Candidate) -> f64,
+) -> Selection {
+    fill(candidates, terms, |candidate| {
+        let Truth { ttft_ms, harm_ms } = truth(request, candidate);
+        let running = price(candidate) * harm_ms;
+        CostTerms { prefill: ttft_ms, running, total: ttft_ms + running, ..CostTerms::default() }
+    });
+    Selection::own(least(candidates, rng, |i, _| terms[i].total))
+}
+
 /// The policy `oracle-ttft`; stateless, scores are ms.
 #[derive(Debug, Clone)]
 pub struct OracleTtft;
@@ -60,11 +76,7 @@ impl Policy for OracleTtft {
         terms: &mut [CostTerms],
         rng: &mut ChaCha8Rng,
     ) -> Selection {
-        fill(candidates, terms, |candidate| {
-            let ttft = truth(request, candidate).ttft_ms;
-            CostTerms { prefill: ttft, total: ttft, ..CostTerms::default() }
-        });
-        Selection::own(least(candidates, rng, |i, _| terms[i].total))
+        choose_by_truth(request, candidates, terms, rng, |_| 0.0)
     }
 }
 
@@ -116,12 +128,8 @@ impl Policy for OracleSum {
         terms: &mut [CostTerms],
         rng: &mut ChaCha8Rng,
     ) -> Selection {
-        fill(candidates, terms, |candidate| {
-            let Truth { ttft_ms, harm_ms } = truth(request, candidate);
-            let running = self.config.kappa.unwrap_or(candidate.learned.kappa) * harm_ms;
-            CostTerms { prefill: ttft_ms, running, total: ttft_ms + running, ..CostTerms::default() }
-        });
-        Selection::own(least(candidates, rng, |i, _| terms[i].total))
+        let price = |candidate: &Candidate| self.config.kappa.unwrap_or(candidate.learned.kappa);
+        choose_by_truth(request, candidates, terms, rng, price)
     }
 }
 
