@@ -81,11 +81,10 @@ impl Records {
     }
 }
 
-/// Distinct names in order of first appearance; rows of an arm stand together, so a name is looked for only when it
-/// changes.
+/// Distinct names in order of first appearance.
 fn distinct<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> Vec<Arc<str>> {
     let mut seen = std::collections::BTreeSet::new();
-    names.filter(|name| seen.insert(Arc::clone(name))).cloned().collect()
+    names.filter(|name| seen.insert(&***name)).cloned().collect()
 }
 
 /// How records are read.

@@ -1,4 +1,4 @@
-//! Single figures of a comparison, with the noise and what it says of the error.
+//! Single figures of a comparison: the error of each, and whether the recording's noise explains it.
 
 use super::rows::{Agreement, Class, Joined, LATENCIES, RowFigure, RowSettings, renamed};
 use crate::records::Row;
@@ -18,7 +18,20 @@ pub(super) struct Figures<'a> {
 
 pub(super) type Statistic<'a> = &'a dyn Fn(&Sample, &[u32]) -> Option<f64>;
 
-impl Figures<'_> {
+impl<'a> Figures<'a> {
+    /// No figures yet.
+    pub(super) fn of(joined: &'a Joined<'_>, settings: &RowSettings) -> Self {
+        let ones = vec![1; joined.pairs.len()];
+        Self { blocks: joined.blocks.as_ref(), ones, limit: settings.max_error, found: Vec::new() }
+    }
+
+    /// Mean, p50 and p95 of a latency, ms; `judged` tells whether the limit applies to the two percentiles.
+    pub(super) fn latency(&mut self, name: &str, a: &Sample, b: &Sample, judged: bool) {
+        self.relative(format!("{name} mean, ms"), a, b, &|s, w| s.mean(w), false);
+        self.relative(format!("{name} p50, ms"), a, b, &|s, w| s.quantile(w, 0.5), judged);
+        self.relative(format!("{name} p95, ms"), a, b, &|s, w| s.quantile(w, 0.95), judged);
+    }
+
     fn judge(&self, error: Option<f64>, noise: Option<(f64, f64)>) -> Option<Agreement> {
         let error = error?;
         if noise.is_none() && self.limit.is_none() {
@@ -99,18 +112,11 @@ pub(super) fn classes(joined: &Joined<'_>, settings: &RowSettings) -> Vec<Class>
     let empty = Vec::new();
     let class = |((length, replica), members): ((usize, &str), Vec<usize>)| {
         let others = theirs.get(&(length, renamed(settings, replica))).unwrap_or(&empty);
-        let mut figures = Figures {
-            blocks: joined.blocks.as_ref(),
-            ones: vec![1; joined.pairs.len()],
-            limit: settings.max_error,
-            found: Vec::new(),
-        };
+        let mut figures = Figures::of(joined, settings);
         for (name, value) in LATENCIES {
             let a = Sample::of(members.iter().filter_map(|&i| Some((value(joined.pairs[i].measured)?, i))));
             let b = Sample::of(others.iter().filter_map(|row| Some((value(row)?, 0))));
-            figures.relative(format!("{name} mean, ms"), &a, &b, &|s, w| s.mean(w), false);
-            figures.relative(format!("{name} p50, ms"), &a, &b, &|s, w| s.quantile(w, 0.5), false);
-            figures.relative(format!("{name} p95, ms"), &a, &b, &|s, w| s.quantile(w, 0.95), false);
+            figures.latency(name, &a, &b, false);
         }
         let name = format!("{} {replica}", ["tiny", "mid", "long"][length]);
         Class { name, requests: members.len(), figures: figures.found }

@@ -241,17 +241,10 @@ pub(super) fn samples(joined: &Joined<'_>, value: impl Fn(&Row) -> Option<f64>) 
 }
 
 fn compare_arm(arm: &str, other: &str, joined: &Joined<'_>, settings: &RowSettings) -> ArmRows {
-    let mut figures = Figures {
-        blocks: joined.blocks.as_ref(),
-        ones: vec![1; joined.pairs.len()],
-        limit: settings.max_error,
-        found: Vec::new(),
-    };
+    let mut figures = Figures::of(joined, settings);
     for (name, value) in LATENCIES {
         let (a, b) = samples(joined, value);
-        figures.relative(format!("{name} mean, ms"), &a, &b, &|s, w| s.mean(w), false);
-        figures.relative(format!("{name} p50, ms"), &a, &b, &|s, w| s.quantile(w, 0.5), true);
-        figures.relative(format!("{name} p95, ms"), &a, &b, &|s, w| s.quantile(w, 0.95), true);
+        figures.latency(name, &a, &b, true);
         figures.distance(format!("{name} distance (W1), ms"), &a, &b);
         let alike: Vec<(f64, f64)> =
             joined.pairs.iter().filter_map(|pair| same_replica(pair, settings, value)).collect();
