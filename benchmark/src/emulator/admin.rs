@@ -151,15 +151,23 @@ struct Tokenize {
     messages: Option<Vec<Message>>,
 }
 
-/// `POST /tokenize` and `/v1/tokenize`: an id consists of the bytes of its token.
-pub async fn tokenize(State(app): State<Arc<App>>, body: Bytes) -> Response<Body> {
-    let text = match serde_json::from_slice::<Tokenize>(&body) {
+/// Token ids of the `prompt` or the `messages` of a body, SGLang's and vLLM's alike.
+pub(super) fn tokens_of(app: &App, body: &[u8]) -> Result<Vec<u32>, ApiError> {
+    let text = match serde_json::from_slice::<Tokenize>(body) {
         Ok(Tokenize { prompt: Some(text), .. }) => text,
         Ok(Tokenize { messages: Some(messages), .. }) => render(&messages, None),
-        Ok(_) => return ApiError::bad_request("give a `prompt` or `messages`").openai(),
-        Err(e) => return ApiError::bad_request(format!("the body cannot be read: {e}")).openai(),
+        Ok(_) => return Err(ApiError::bad_request("give a `prompt` or `messages`")),
+        Err(e) => return Err(ApiError::bad_request(format!("the body cannot be read: {e}"))),
     };
-    let tokens = token_ids(text.as_bytes(), app.config.bytes_per_token);
+    Ok(token_ids(text.as_bytes(), app.config.bytes_per_token))
+}
+
+/// `POST /tokenize` and `/v1/tokenize`: an id consists of the bytes of its token.
+pub async fn tokenize(State(app): State<Arc<App>>, body: Bytes) -> Response<Body> {
+    let tokens = match tokens_of(&app, &body) {
+        Ok(tokens) => tokens,
+        Err(error) => return error.openai(),
+    };
     let (count, len) = (tokens.len(), app.config.engine.context_len);
     json_response(200, &json!({"tokens": tokens, "count": count, "max_model_len": len}))
 }

@@ -30,7 +30,7 @@ struct Text {
 }
 
 /// A number as Python prints a float.
-fn float(value: f64) -> String {
+pub(super) fn float(value: f64) -> String {
     if value.fract() == 0.0 && value.abs() < 1e16 { format!("{value:.1}") } else { value.to_string() }
 }
 

@@ -2,17 +2,16 @@
 //!
 //! Names and texts are those of vLLM 0.19.
 
+use super::admin;
 use super::app::App;
-use super::bodies::Message;
 use super::errors::{ApiError, json_response, with_type};
 use super::histograms::{Histogram, Histograms};
 use super::messages::Snapshot;
-use super::prompt::{render as render_prompt, token_ids};
+use super::metrics::float;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::Response;
 use gorgo_sim::engine::{EngineConfig, EngineError};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -77,24 +76,12 @@ pub async fn reset_prefix_cache(State(app): State<Arc<App>>) -> Response<Body> {
     with_type(200, "text/plain", "")
 }
 
-#[derive(Deserialize)]
-struct Tokenize {
-    #[serde(default)]
-    prompt: Option<String>,
-    #[serde(default)]
-    messages: Option<Vec<Message>>,
-}
-
 /// `POST /tokenize`.
 pub async fn tokenize(State(app): State<Arc<App>>, body: Bytes) -> Response<Body> {
-    let bad = |message: String| json_response(400, &error_object(&ApiError::bad_request(message)));
-    let text = match serde_json::from_slice::<Tokenize>(&body) {
-        Ok(Tokenize { prompt: Some(text), .. }) => text,
-        Ok(Tokenize { messages: Some(messages), .. }) => render_prompt(&messages, None),
-        Ok(_) => return bad("give a `prompt` or `messages`".to_owned()),
-        Err(e) => return bad(format!("the body cannot be read: {e}")),
+    let tokens = match admin::tokens_of(&app, &body) {
+        Ok(tokens) => tokens,
+        Err(error) => return json_response(400, &error_object(&error)),
     };
-    let tokens = token_ids(text.as_bytes(), app.config.bytes_per_token);
     let (count, len) = (tokens.len(), app.config.engine.context_len);
     json_response(200, &json!({"count": count, "max_model_len": len, "tokens": tokens, "token_strs": null}))
 }
@@ -111,11 +98,6 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Response<Body> {
 struct Text {
     out: String,
     labels: String,
-}
-
-/// A number as Python prints a float.
-fn float(value: f64) -> String {
-    if value.fract() == 0.0 && value.abs() < 1e16 { format!("{value:.1}") } else { value.to_string() }
 }
 
 impl Text {
