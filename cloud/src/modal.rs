@@ -3,7 +3,7 @@
 //!
 //! Modal calls its interface internal, so all of it is in this room. Compared with the client's descriptors on
 //! 2026-11-28: every field number in `proto/` agrees. Since the notes that this was built from, a listed sandbox may
-//! hold its tunnels (field 15 of `SandboxInfo`), the wait of a throttled call is told as `x-throttle-retry-delay`, and
+//! hold its tunnels (field 15 of `SandboxInfo`), the wait of a throttled call comes as `x-throttle-retry-delay`, and
 //! "persistent" sandboxes came; none is used here.
 //!
 //! A sandbox is known by the nonce of its launch, which its name and a tag repeat; names are unique among those that
@@ -18,6 +18,7 @@ use crate::provider::{Capabilities, LaunchError, Life, Node, Offer, Provider, Sh
 use crate::shell::{Command, Shell};
 use api::{Api, Repeat, is_loopback};
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use proto::client::{
     AppGetOrCreateRequest, ObjectCreationType, SandboxCreateRequest, SandboxGetFromNameRequest,
     SandboxGetTaskIdRequest, SandboxTerminateRequest, SandboxWaitRequest, TunnelData, VolumeFsVersion,
@@ -26,7 +27,7 @@ use proto::client::{
 use refusal::explain;
 use secrecy::ExposeSecret;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::Code;
 
@@ -188,7 +189,7 @@ impl Modal {
 
     /// The tunnels of a sandbox that runs; none while they are not there yet.
     async fn tunnels(&self, id: &str) -> Vec<TunnelData> {
-        let lock = || self.tunnels.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.tunnels.lock();
         let known = lock().get(id).cloned();
         if let Some(known) = known {
             return known;

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 mod binary;
 mod docker;
-mod engine;
+pub(crate) mod engine;
 mod facts;
 pub mod router;
 pub mod service;
@@ -84,7 +84,7 @@ pub struct Plan {
     pub model: String,
     /// Requests an engine runs at a time.
     pub max_running: u32,
-    /// Prefill rate that a node's router is told of its engine, ms per token.
+    /// Prefill rate of a node's engine that its router is configured with, ms per token.
     #[serde(default)]
     pub rates: BTreeMap<String, f64>,
     /// Settings of the routers, as in their file, without role, name, addresses and keys.

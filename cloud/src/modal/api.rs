@@ -182,10 +182,10 @@ impl Api {
 
 /// Modal's own warnings (this client is too old, an option goes away), each logged once.
 fn warn_once<A>(answer: &Response<A>) {
-    static SAID: std::sync::Mutex<std::collections::BTreeSet<String>> =
-        std::sync::Mutex::new(std::collections::BTreeSet::new());
+    static SAID: parking_lot::Mutex<std::collections::BTreeSet<String>> =
+        parking_lot::Mutex::new(std::collections::BTreeSet::new());
     let Some(text) = answer.metadata().get("x-modal-warning").and_then(|value| value.to_str().ok()) else { return };
-    let mut said = SAID.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut said = SAID.lock();
     if said.len() < 100 && said.insert(text.to_owned()) {
         tracing::warn!("Modal: {}", unpercent(text));
     }

@@ -10,12 +10,11 @@ use super::proto::client::{
 use super::refusal::explain;
 use crate::error::Result;
 use crate::provider::{Node, Ports, Spec, Status};
+use crate::setup::engine::MODELS;
 use std::time::Duration;
 
 /// The login directory of all sandboxes.
 pub(super) const HOME: &str = "/root";
-/// Where a volume with models is mounted.
-const MODELS: &str = "/root/.cache/huggingface";
 /// A list has no more pages than this.
 const PAGES: usize = 1_000;
 /// Memory beside a GPU, MiB: weights pass through it.

@@ -3,9 +3,10 @@
 use super::{Done, Site};
 use crate::error::{Error, Kind, Result};
 use crate::shell::Command;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Bytes and digest of a program.
@@ -17,7 +18,7 @@ pub(super) struct Programs(Mutex<BTreeMap<PathBuf, Read>>);
 
 impl Programs {
     fn read(&self, path: &Path) -> Result<Read> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         if let Some(read) = known.get(path) {
             return Ok(read.clone());
         }

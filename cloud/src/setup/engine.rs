@@ -8,6 +8,8 @@ use crate::shell::{Command, Shell};
 use secrecy::ExposeSecret;
 use std::time::{Duration, Instant};
 
+/// Where an engine image keeps models: the cache of Hugging Face's library for the image's user, root.
+pub(crate) const MODELS: &str = "/root/.cache/huggingface";
 const SERVICE: &str = "engine";
 const ENVIRONMENT: &str = ".gorgo/engine.env";
 /// An engine that neither answers nor writes a line for so long has failed.
@@ -88,7 +90,7 @@ async fn container(site: &Site<'_>, image: &str, args: &[String]) -> Result<bool
             .map(str::to_owned)
             .to_vec();
     words.extend(["--restart".to_owned(), "unless-stopped".to_owned()]);
-    words.extend(["-v".to_owned(), format!("{cache}:/root/.cache/huggingface")]);
+    words.extend(["-v".to_owned(), format!("{cache}:{MODELS}")]);
     words.extend(["--env-file".to_owned(), format!("{}/{ENVIRONMENT}", facts.directory)]);
     words.extend(["-p".to_owned(), format!("127.0.0.1:{port}:8080"), image.to_owned()]);
     words.extend(server(site, &["--host", "0.0.0.0", "--port", "8080"].map(str::to_owned), args));

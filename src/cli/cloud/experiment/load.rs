@@ -2,6 +2,7 @@
 //! one clock, and what they measured.
 
 use super::super::{Session, cluster};
+use crate::cli::process::since_1970;
 use anyhow::{Context, bail};
 use futures_util::future::{join_all, try_join_all};
 use gorgo_cloud::Node;
@@ -17,10 +18,11 @@ use gorgo_experiments::results::measured::{Part, Placed, join};
 use gorgo_experiments::spec::PlannedArm;
 use gorgo_sim::world::Client;
 use gorgo_traces::workload::native;
+use parking_lot::Mutex;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use toml::{Table, Value};
 
@@ -84,7 +86,7 @@ impl Carrier {
     }
 
     pub(super) fn collect_in(&self, folder: &Path) {
-        folder.clone_into(&mut self.folder.lock().unwrap_or_else(PoisonError::into_inner));
+        folder.clone_into(&mut self.folder.lock());
     }
 
     /// Ends the run that is carried, and refuses further ones.
@@ -93,11 +95,11 @@ impl Carrier {
     }
 
     fn plan(&self) -> Plan {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.plan.lock().clone()
     }
 
     fn folder(&self) -> PathBuf {
-        self.folder.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.folder.lock().clone()
     }
 
     /// From bare machines to verified routers.
@@ -116,7 +118,7 @@ impl Carrier {
         requests: &[TraceRequest],
         built: Built,
     ) -> Result<ArmRun, LiveError> {
-        let _one = self.carrying.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.carrying.lock();
         let mut stopped = self.stop.subscribe();
         let done = self.runtime.block_on(self.one(arm, seed, requests, built, &mut stopped));
         if done.is_err() {
@@ -142,7 +144,7 @@ impl Carrier {
             if plan.router != wanted {
                 plan.router = wanted;
                 self.session.keep(&plan)?;
-                *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = plan.clone();
+                *self.plan.lock() = plan.clone();
                 verdict(&routers(self.session.provider.as_ref(), &members, &plan, &|_| ()).await)?;
             }
             if arm.spec.live.flush {
@@ -155,7 +157,7 @@ impl Carrier {
             try_join_all(shells.iter().map(|shell| clock(*shell))).await
         };
         let clocks = unless(stopped, prepared).await?;
-        let start_ns = i64::try_from((now() + LEAD).as_nanos())?;
+        let start_ns = i64::try_from((since_1970() + LEAD).as_nanos())?;
         // The load generator is the program that the routers run, which reads its key from their file.
         let here = self.session.provider.capabilities().loopback.then_some(plan.binary.as_path());
         let starts = shells.iter().zip(&clocks).enumerate().map(|(i, (shell, clock))| {
@@ -285,9 +287,9 @@ fn verdict(reports: &[gorgo_cloud::setup::Report]) -> anyhow::Result<()> {
 
 /// Empties a node's engine and index, once the engine is idle.
 async fn emptied(member: &Member, plan: &Plan) -> anyhow::Result<()> {
-    let until = now() + IDLE;
+    let until = since_1970() + IDLE;
     while operations::flush(member, plan).await? == operations::Flushed::Busy {
-        if now() > until {
+        if since_1970() > until {
             bail!("{}: the engine still runs requests after {} s", member.node.name, IDLE.as_secs());
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -295,18 +297,13 @@ async fn emptied(member: &Member, plan: &Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Time since 1970.
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
 /// How far a node's clock is ahead of this one's, by the probe that took the least time.
 async fn clock(shell: &dyn Shell) -> anyhow::Result<Clock> {
     let mut best: Option<Clock> = None;
     for _ in 0..PROBES {
-        let sent = i64::try_from(now().as_nanos())?;
+        let sent = i64::try_from(since_1970().as_nanos())?;
         let text = shell.must(&Command::new(&["date", "+%s%N"])).await?.text();
-        let got = i64::try_from(now().as_nanos())?;
+        let got = i64::try_from(since_1970().as_nanos())?;
         let there: i64 = text.parse().with_context(|| format!("`date +%s%N` printed `{text}`"))?;
         let error_ns = (got - sent) / 2;
         if best.is_none_or(|best| error_ns < best.error_ns) {
