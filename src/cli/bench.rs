@@ -5,7 +5,7 @@ mod results;
 
 use super::duration::scaled;
 use super::output::{columns, print_line};
-use super::process::StopSignal;
+use super::process::{StopSignal, fresh_salt, since_1970};
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use gorgo_benchmark::InputError;
@@ -23,7 +23,7 @@ use gorgo_live::config::Tls;
 use gorgo_traces::workload::{Format, Options, Prompts, open};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct BenchArgs {
@@ -260,12 +260,6 @@ impl BenchArgs {
     }
 }
 
-/// A salt of its own for every run. It fits a TOML integer, so that it can be given again.
-fn fresh_salt() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    (since.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(40)) & (u64::MAX >> 16)
-}
-
 /// The model to ask for: the first that the target names. A target that names none gets `default`, as before.
 async fn model(bench: &Bench) -> String {
     let found = served_models(&bench.targets[0], bench.key.as_deref(), bench.tls.as_ref()).await;
@@ -324,18 +318,13 @@ impl BenchArgs {
     /// Waits until the schedule shall start.
     async fn wait(&self) -> anyhow::Result<()> {
         let Some(at) = self.at else { return Ok(()) };
-        let lead = Duration::from_millis(at).saturating_sub(now()).saturating_sub(LEAD);
+        let lead = Duration::from_millis(at).saturating_sub(since_1970()).saturating_sub(LEAD);
         if lead > Duration::from_secs(3_600) {
             bail!("--at {at} is {} s from now; give a time within an hour", lead.as_secs());
         }
         tokio::time::sleep(lead).await;
         Ok(())
     }
-}
-
-/// Time since 1970.
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn write_part(path: &Path, part: &Part) -> anyhow::Result<()> {
@@ -353,7 +342,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     }
     let (mut bench, numbers) = args.bench()?;
     if let (true, Some(file)) = (bench.rows.is_empty() && args.entry.is_some(), &args.records) {
-        let started = (now() + LEAD).as_nanos() as u64;
+        let started = (since_1970() + LEAD).as_nanos() as u64;
         write_part(file, &Part { epoch_ns: started, ..Part::default() })?;
         return Ok(print_line("no request enters here")?);
     }
@@ -367,7 +356,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let runs = runtime.block_on(async {
         let mut signal = StopSignal::install()?;
         args.wait().await?;
-        epoch_ns = (now() + LEAD).as_nanos() as u64;
+        epoch_ns = (since_1970() + LEAD).as_nanos() as u64;
         tokio::select! {
             runs = progress::run(&bench, &progress) => runs,
             stopped = progress::stop(&mut signal, &progress) => stopped.map(|never| match never {}),

@@ -128,11 +128,10 @@ fn probe(args: &CalibrateArgs, target: &Target) -> anyhow::Result<()> {
         output: PROBE_OUTPUT,
         repeats: args.repeats,
         // Two probes of one server share no prefix, or the second would measure the first one's cache.
-        salt: std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64,
+        salt: super::process::fresh_salt(),
         timeout: PROBE_TIMEOUT,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let probed = runtime.block_on(calibrate::probe(&options))?;
+    let probed = super::process::runtime()?.block_on(calibrate::probe(&options))?;
     let fitted = calibrate::fit_probe(&probed, &EngineConfig::preset(&args.engine)?);
     if args.json {
         print_line(serde_json::to_string_pretty(&serde_json::json!({ "probe": probed, "fit": fitted }))?)?;

@@ -1,11 +1,22 @@
 //! This process: its runtime, its limits and its signals.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A runtime with one thread per core.
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|e| anyhow::anyhow!("cannot start threads ({e}); the machine is out of resources"))
+}
+
+/// Time since 1970 by this machine's clock.
+pub(super) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// A salt of its own for every run. It fits a TOML integer, so that it can be given again.
+pub(super) fn fresh_salt() -> u64 {
+    (since_1970().as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(40)) & (u64::MAX >> 16)
 }
 
 /// Raises the limit of open files to the system's maximum; a stream through a router takes two files.

@@ -279,6 +279,25 @@ async fn each(members: &[Member], work: impl AsyncFn(&Member) -> gorgo_cloud::Re
     Ok(())
 }
 
+/// Where models come from.
+pub(super) struct Hub {
+    pub(super) token: Option<String>,
+    pub(super) url: String,
+}
+
+impl Hub {
+    /// Reads `HF_TOKEN` and `HF_ENDPOINT`.
+    pub(super) fn from_environment() -> anyhow::Result<Self> {
+        let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty());
+        let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:/".contains(c));
+        if token.as_deref().is_some_and(|token| !plain(token)) {
+            bail!("HF_TOKEN holds characters that no token has; export it again");
+        }
+        let url = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_owned());
+        Ok(Self { token, url })
+    }
+}
+
 async fn setup(args: &SetupArgs) -> anyhow::Result<()> {
     let session = args.common.session()?;
     let earlier = session.plan().ok();
@@ -289,11 +308,7 @@ async fn setup(args: &SetupArgs) -> anyhow::Result<()> {
         (None, EngineKind::Sglang) => Engine::Sglang { args: args.engine_arg.clone() },
         (None, EngineKind::Docker) => Engine::Docker { image: args.image.clone(), args: args.engine_arg.clone() },
     };
-    let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty());
-    let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:/".contains(c));
-    if token.as_deref().is_some_and(|token| !plain(token)) {
-        bail!("HF_TOKEN holds characters that no token has; export it again");
-    }
+    let hub = Hub::from_environment()?;
     let mut plan = Plan {
         engine,
         model: args.model.clone(),
@@ -305,8 +320,8 @@ async fn setup(args: &SetupArgs) -> anyhow::Result<()> {
         binary: std::env::current_exe().context("cannot find this program's own file")?,
         binary_arm64: None,
         disk_gib: args.disk_gib,
-        hub_token: token.map(Into::into),
-        hub: std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_owned()),
+        hub_token: hub.token.map(Into::into),
+        hub: hub.url,
     };
     args.program.choose(&mut plan)?;
     args.router.apply(&mut plan.router)?;

@@ -5,7 +5,7 @@
 
 mod load;
 
-use super::cluster::EngineKind;
+use super::cluster::{EngineKind, Hub};
 use super::interrupt::guarded;
 use super::launch::{LaunchPlan, launch_all};
 use super::{Cloud, CloudArgs, Session};
@@ -373,7 +373,7 @@ fn plan_of(asked: &FleetPlan, session: &Session, arm: &PlannedArm) -> anyhow::Re
         EngineKind::Docker => Engine::Docker { image: asked.image.clone(), args: Vec::new() },
     };
     let earlier = session.plan().ok();
-    let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty());
+    let hub = Hub::from_environment()?;
     Ok(Plan {
         engine,
         model: asked.model.clone(),
@@ -384,8 +384,8 @@ fn plan_of(asked: &FleetPlan, session: &Session, arm: &PlannedArm) -> anyhow::Re
         binary: std::env::current_exe().context("cannot find this program's own file")?,
         binary_arm64: None,
         disk_gib: 60,
-        hub_token: token.map(Into::into),
-        hub: std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_owned()),
+        hub_token: hub.token.map(Into::into),
+        hub: hub.url,
     })
 }
 
