@@ -28,9 +28,7 @@ pub(crate) enum DnsName {
 pub(crate) enum NameError {
     #[error("write NAME:PORT, or _SERVICE._PROTO.DOMAIN for SRV records")]
     Form,
-    #[error(
-        "the addresses behind a name have no certificate for https; list engines with TLS as SRV records or in a file"
-    )]
+    #[error("engines with TLS cannot be found in DNS, where a certificate's name is not known; list them in a file")]
     Https,
 }
 
@@ -99,16 +97,7 @@ impl Resolver {
         if names.len() > MAX_REPLICAS {
             return Err(DiscoveryError(format!("it has {} records; at most {MAX_REPLICAS} fit", names.len())));
         }
-        let endpoint = |name: String| DiscoveredEndpoint {
-            url: format!("http://{name}"),
-            name,
-            region: None,
-            models: Vec::new(),
-            ms_per_token: None,
-            kv_tokens: None,
-            draining: false,
-        };
-        Ok(names.into_iter().map(endpoint).collect())
+        Ok(names.into_iter().map(|name| DiscoveredEndpoint::new(&name, &format!("http://{name}"))).collect())
     }
 
     /// `host:port` of each record.

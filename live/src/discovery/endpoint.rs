@@ -23,6 +23,19 @@ pub struct DiscoveredEndpoint {
 }
 
 impl DiscoveredEndpoint {
+    /// An endpoint that takes requests, of which nothing else is known.
+    pub(crate) fn new(name: &str, url: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            url: url.to_owned(),
+            region: None,
+            models: Vec::new(),
+            ms_per_token: None,
+            kv_tokens: None,
+            draining: false,
+        }
+    }
+
     /// The same as an entry of the configuration.
     pub(crate) fn replica(&self, key: Option<&Secret>) -> ReplicaConfig {
         ReplicaConfig {
@@ -80,16 +93,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    pub(crate) fn endpoint(name: &str, url: &str) -> DiscoveredEndpoint {
-        DiscoveredEndpoint {
-            name: name.to_owned(),
-            url: url.to_owned(),
-            region: None,
-            models: Vec::new(),
-            ms_per_token: None,
-            kv_tokens: None,
-            draining: false,
-        }
+    fn endpoint(name: &str, url: &str) -> DiscoveredEndpoint {
+        DiscoveredEndpoint::new(name, url)
     }
 
     fn known(endpoints: &[DiscoveredEndpoint]) -> Known {

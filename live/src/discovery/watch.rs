@@ -1,7 +1,7 @@
 //! Polls one source and changes the fleet by its answers.
 
 use super::discovered::SourceState;
-use super::endpoint::{Step, steps};
+use super::endpoint::{Known, Step, steps};
 use super::{DiscoveredEndpoint, DiscoveryError, Source};
 use crate::config::{Config, Role};
 use crate::observe::changes::Change;
@@ -56,36 +56,49 @@ fn take(state: &Arc<AppState>, config: &Config, source: &str, answer: Result<Vec
         told(Change::SourceFresh { source: source.to_owned(), endpoints: endpoints.len() });
     }
     entry.answered = Some(state.clock().now());
-    let mut known = std::mem::take(&mut entry.known);
-    // Joining a replica tells observers and starts tasks: the lock is not held over it.
+    let known = entry.known.clone();
+    // Joining a replica starts tasks: the lock is not held over it.
     drop(sources);
+    let update = |change: &dyn Fn(&mut Known)| {
+        if let Some(entry) = state.discovered.lock().get_mut(source) {
+            change(&mut entry.known);
+        }
+    };
     for step in steps(&known, &endpoints) {
         match step {
             Step::Leave(name) => {
-                known.remove(&name);
                 if let Some(upstream) = state.find(&name) {
                     state.remove(&upstream);
                 }
+                update(&|known| {
+                    known.remove(&name);
+                });
             }
-            Step::Join(endpoint) => {
-                if join(state, config, source, &endpoint) {
-                    known.insert(endpoint.name.clone(), endpoint);
+            // Known before it joins: a replica of the fleet that is not known is saved as one that an operator added.
+            Step::Join(endpoint) if state.find(&endpoint.name).is_none() => {
+                update(&|known| {
+                    known.insert(endpoint.name.clone(), endpoint.clone());
+                });
+                if !join(state, config, source, &endpoint) {
+                    update(&|known| {
+                        known.remove(&endpoint.name);
+                    });
                 }
             }
+            Step::Join(_) => {} // the name is in the fleet by other means
             Step::Drain { name, draining } => {
                 drain(state, &name, draining);
-                if let Some(endpoint) = known.get_mut(&name) {
-                    endpoint.draining = draining;
-                }
+                update(&|known| {
+                    if let Some(endpoint) = known.get_mut(&name) {
+                        endpoint.draining = draining;
+                    }
+                });
             }
         }
     }
-    if let Some(entry) = state.discovered.lock().get_mut(source) {
-        entry.known = known;
-    }
 }
 
-/// Whether the endpoint joined. A name or address that is in the fleet by other means is left alone.
+/// Whether the endpoint joined. An address that is in the fleet by other means is left alone.
 fn join(state: &Arc<AppState>, config: &Config, source: &str, endpoint: &DiscoveredEndpoint) -> bool {
     let kind = if config.role == Role::Edge { Kind::Peer } else { Kind::Remote };
     match fleet::join(state, &endpoint.replica(config.discovery.api_key.as_ref()), kind) {
