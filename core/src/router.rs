@@ -108,7 +108,7 @@ pub struct Router {
     retry_tokens: f64,
     stats: RouterStats,
     rates: Rates,
-    /// What an oracle is told of the request that arrives next, by slot.
+    /// The true outcome at each replica of the request that arrives next, for oracles; by slot.
     truth: Option<(RequestId, Vec<Option<Truth>>)>,
     /// Time of the event in progress.
     now: Time,

@@ -164,7 +164,7 @@ impl Bench<'_> {
     }
 }
 
-/// Tunes. `progress` is told of each candidate.
+/// Tunes a policy and calls `progress` for each candidate.
 ///
 /// # Errors
 /// An arm or key that does not exist, or a run that fails.

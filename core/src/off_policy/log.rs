@@ -173,7 +173,7 @@ mod tests {
             decision("3", "b", ", \"odds\": 0.25"),
             end("2"),
             end("3"),
-            end("nobody"),
+            end("unknown"),
         ] {
             log.line(&line).unwrap();
         }

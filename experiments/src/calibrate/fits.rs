@@ -111,7 +111,7 @@ pub(super) fn decode(fleet: &Fleet, weights: &[f64], model: &Model) -> Found {
     Found { step: of(0), row: of(1), floor: of(2), stall: of(3), ..Found::default() }
 }
 
-/// A request that met nobody, over a connection that was free, with a prompt that takes one least step.
+/// A request that no other request delayed, on an idle connection, with a prompt that takes one least step.
 fn alone(seen: &Seen, model: &Model) -> bool {
     seen.prompt <= TINY && seen.waiting == 0.0 && !model.opened(seen)
 }

@@ -4,7 +4,7 @@
 //! longest ago first. A request releases its blocks from the last to the first, so the end of a prompt goes before its
 //! beginning.
 //!
-//! Invariant: a block is on the free list exactly while nobody holds it, so `free + used` is the size of the pool.
+//! Invariant: a block is on the free list exactly while it has no holder, so `free + used` is the size of the pool.
 
 use rustc_hash::FxHashMap;
 use std::collections::hash_map::Entry;
@@ -47,7 +47,7 @@ impl BlockPool {
         pool
     }
 
-    /// Blocks that nobody holds.
+    /// Blocks without a holder.
     pub(super) fn free(&self) -> u32 {
         self.free
     }
@@ -57,7 +57,7 @@ impl BlockPool {
         self.blocks.len() as u32 - self.free
     }
 
-    /// Blocks that nobody holds and that can still be found.
+    /// Blocks without a holder whose content can still be found.
     pub(super) fn free_cached(&self) -> u32 {
         self.free_cached
     }

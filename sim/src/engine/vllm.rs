@@ -3,8 +3,8 @@
 //! It follows vLLM 0.19 with its defaults. Each step serves the running requests in the order of their admission, one
 //! token for those that decode and a chunk for the one whose prompt is not done, then admits waiting requests first come
 //! first served, until `max_num_batched_tokens` are spent. A request without room for its next token preempts the
-//! request admitted last (perhaps itself), which loses its KV and goes to the front of the queue; in that step nobody is
-//! admitted. Blocks of a prompt are cached when they are scheduled, so equal prompts of one step share them.
+//! request admitted last (perhaps itself), which loses its KV and goes to the front of the queue; in that step no request
+//! is admitted. Blocks of a prompt are cached when they are scheduled, so equal prompts of one step share them.
 //!
 //! With `overlap` (vLLM's `async_scheduling`) a step is chosen while the one before runs, as SGLang's are. A request
 //! that reaches its `max_tokens` is known to end; one that ends by itself takes part in one more step.

@@ -1,6 +1,6 @@
 //! What would really happen if a request went to each replica: copies of the engines run on without later arrivals.
 //!
-//! Oracles are told this at the request's arrival at a router. A copy holds what is at the engine and what is on its way
+//! The simulator computes this when a request arrives at a router. A copy holds what is at the engine and what is on its way
 //! there; the run without the request subtracted from the run with it is the harm to the others.
 
 use super::requests::message;
