@@ -1,10 +1,9 @@
 //! The paths that do not generate: health, models, loads, flush, abort, tokenize.
 
 use super::app::App;
-use super::bodies::Message;
 use super::errors::{ApiError, json_response, with_type};
 use super::messages::Snapshot;
-use super::prompt::{render, token_ids};
+use super::prompt::tokens_of;
 use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
 use axum::http::Response;
@@ -143,28 +142,9 @@ pub async fn abort_request(State(app): State<Arc<App>>, body: Bytes) -> Response
     }
 }
 
-#[derive(Deserialize)]
-struct Tokenize {
-    #[serde(default)]
-    prompt: Option<String>,
-    #[serde(default)]
-    messages: Option<Vec<Message>>,
-}
-
-/// Token ids of the `prompt` or the `messages` of a body, SGLang's and vLLM's alike.
-pub(super) fn tokens_of(app: &App, body: &[u8]) -> Result<Vec<u32>, ApiError> {
-    let text = match serde_json::from_slice::<Tokenize>(body) {
-        Ok(Tokenize { prompt: Some(text), .. }) => text,
-        Ok(Tokenize { messages: Some(messages), .. }) => render(&messages, None),
-        Ok(_) => return Err(ApiError::bad_request("give a `prompt` or `messages`")),
-        Err(e) => return Err(ApiError::bad_request(format!("the body cannot be read: {e}"))),
-    };
-    Ok(token_ids(text.as_bytes(), app.config.bytes_per_token))
-}
-
 /// `POST /tokenize` and `/v1/tokenize`: an id consists of the bytes of its token.
 pub async fn tokenize(State(app): State<Arc<App>>, body: Bytes) -> Response<Body> {
-    let tokens = match tokens_of(&app, &body) {
+    let tokens = match tokens_of(&body, app.config.bytes_per_token) {
         Ok(tokens) => tokens,
         Err(error) => return error.openai(),
     };

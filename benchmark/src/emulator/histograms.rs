@@ -109,3 +109,7 @@ impl Histograms {
         self.requests += 1;
     }
 }
+/// A number as Python prints a float.
+pub(super) fn float(value: f64) -> String {
+    if value.fract() == 0.0 && value.abs() < 1e16 { format!("{value:.1}") } else { value.to_string() }
+}

@@ -2,7 +2,7 @@
 
 use super::app::App;
 use super::errors::with_type;
-use super::histograms::{Histogram, Histograms};
+use super::histograms::{Histogram, Histograms, float};
 use super::messages::Snapshot;
 use axum::body::Body;
 use axum::extract::State;
@@ -27,11 +27,6 @@ struct Text {
     /// Labels of the scheduler's families and of the API process's.
     scheduler: String,
     api: String,
-}
-
-/// A number as Python prints a float.
-pub(super) fn float(value: f64) -> String {
-    if value.fract() == 0.0 && value.abs() < 1e16 { format!("{value:.1}") } else { value.to_string() }
 }
 
 impl Text {

@@ -6,9 +6,11 @@
 //! to that message. Tools come first, as in common templates.
 
 use super::bodies::{Content, Message};
+use super::errors::ApiError;
 use crate::text::{self, Answer, BLOCK_TOKENS, Blocks};
 use gorgo_core::RequestId;
 use gorgo_sim::engine::EngineRequest;
+use serde::Deserialize;
 use serde_json::Value;
 
 /// The bytes of a rendered prompt and their division into tokens.
@@ -93,6 +95,25 @@ pub fn render(messages: &[Message], tools: Option<&Value>) -> String {
 pub fn token_ids(bytes: &[u8], bytes_per_token: u32) -> Vec<u32> {
     let id = |chunk: &[u8]| chunk.iter().take(4).rev().fold(0u32, |id, &b| (id << 8) | u32::from(b));
     bytes.chunks(bytes_per_token.max(1) as usize).map(id).collect()
+}
+
+#[derive(Deserialize)]
+struct Tokenize {
+    #[serde(default)]
+    prompt: Option<String>,
+    #[serde(default)]
+    messages: Option<Vec<Message>>,
+}
+
+/// Token ids, of so many bytes each, of the `prompt` or the `messages` of a body, as SGLang and vLLM tokenize them.
+pub(super) fn tokens_of(body: &[u8], bytes_per_token: u32) -> Result<Vec<u32>, ApiError> {
+    let text = match serde_json::from_slice::<Tokenize>(body) {
+        Ok(Tokenize { prompt: Some(text), .. }) => text,
+        Ok(Tokenize { messages: Some(messages), .. }) => render(&messages, None),
+        Ok(_) => return Err(ApiError::bad_request("give a `prompt` or `messages`")),
+        Err(e) => return Err(ApiError::bad_request(format!("the body cannot be read: {e}"))),
+    };
+    Ok(token_ids(text.as_bytes(), bytes_per_token))
 }
 
 #[cfg(test)]

@@ -2,12 +2,11 @@
 //!
 //! Names and texts are those of vLLM 0.19.
 
-use super::admin;
 use super::app::App;
 use super::errors::{ApiError, json_response, with_type};
-use super::histograms::{Histogram, Histograms};
+use super::histograms::{Histogram, Histograms, float};
 use super::messages::Snapshot;
-use super::metrics::float;
+use super::prompt::tokens_of;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::Response;
@@ -78,7 +77,7 @@ pub async fn reset_prefix_cache(State(app): State<Arc<App>>) -> Response<Body> {
 
 /// `POST /tokenize`.
 pub async fn tokenize(State(app): State<Arc<App>>, body: Bytes) -> Response<Body> {
-    let tokens = match admin::tokens_of(&app, &body) {
+    let tokens = match tokens_of(&body, app.config.bytes_per_token) {
         Ok(tokens) => tokens,
         Err(error) => return json_response(400, &error_object(&error)),
     };
