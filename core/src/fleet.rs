@@ -4,6 +4,7 @@ use crate::judgement::Failure;
 use crate::network::{Connection, Connections, HEAD_BYTES, Path, Transport};
 use crate::policy::{Candidate, EngineView, Exclusion};
 use crate::{ReplicaId, RequestId, Span, Time};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod breaker;
@@ -158,7 +159,7 @@ pub enum Health {
 }
 
 /// Capacity gates. A replica beyond any of them gets no new requests; they wait in the router's queue.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gates {
     /// Most requests of this router at a replica (gotoni's `max_running_per_server`); `None` never gates.

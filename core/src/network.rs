@@ -16,6 +16,7 @@
 
 use crate::range::{DURATION_MS, OutOfRange, check_ranges};
 use crate::{Span, Time};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
@@ -23,7 +24,7 @@ use std::collections::VecDeque;
 pub const HEAD_BYTES: u64 = 400;
 
 /// What the sender's congestion control does with a connection that was idle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Congestion {
     /// Cubic or reno with Linux defaults: the window shrinks while no data is sent.
@@ -36,7 +37,7 @@ pub enum Congestion {
 }
 
 /// How connections to a replica behave.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Transport {
     /// Congestion control of the sender.
@@ -112,7 +113,7 @@ pub fn rounds(bytes: u64, window: u64) -> f64 {
 }
 
 /// Round trips that a request pays on the way to a replica and back.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Path {
     /// Round trips until the answer's first byte, without the engine's time.

@@ -1,11 +1,13 @@
 //! Settings as TOML tables: `--set key=value`, merging of tables, values that have been renamed, `duration` (`5s` in place of
-//! milliseconds), and `field_names`: the keys that a struct reads.
+//! milliseconds), `field_names`: the keys that a struct reads, and `schema`: the JSON schema of a file.
 
 mod duration;
 mod field_names;
+mod schema;
 
 pub use duration::{duration_ms, durations_in_table, durations_in_text};
 pub use field_names::field_names;
+pub use schema::schema_of;
 
 use thiserror::Error;
 use toml::{Table, Value};

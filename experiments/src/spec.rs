@@ -18,6 +18,7 @@ pub mod measure;
 mod overrides;
 mod policy;
 pub mod run;
+mod schema;
 mod vary;
 pub mod workload;
 
@@ -26,6 +27,7 @@ use overrides::Parts;
 pub use error::SpecError;
 pub use live::LiveSpec;
 pub use run::RunSpec;
+pub use schema::experiment_schema;
 pub use workload::WorkloadSpec;
 
 /// Keys of the file that are not settings of a run.

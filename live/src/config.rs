@@ -4,6 +4,7 @@ use gorgo_core::policy::PolicyConfig;
 use gorgo_core::router::RouterConfig;
 use gorgo_core::settings::{durations_in_table, durations_in_text};
 use gorgo_core::suggest::with_suggestion;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ pub use sections::{
 pub use upstream::{CongestionControl, Upstreams};
 
 /// Where the router runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Central: all replicas are remote.
@@ -34,7 +35,7 @@ pub enum Role {
 }
 
 /// The configuration of a router. Unknown keys are errors.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Proxy or edge.

@@ -16,11 +16,12 @@ use gorgo_core::range::{DURATION_MS, OutOfRange, check_ranges};
 use gorgo_core::request::Place;
 use gorgo_core::{Span, Time, rng};
 use rand_distr::{Distribution, StandardNormal};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Parameters of the network model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkConfig {
     /// Standard deviation of the slow variation, in log space.

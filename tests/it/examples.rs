@@ -1,4 +1,4 @@
-//! The commands of the README and of `--help` on experiments and traces, run verbatim on few requests.
+//! The commands of the README, of the pages on experiments and of `--help`, run verbatim on few requests.
 
 use super::{gorgo, text};
 use std::path::Path;
@@ -112,17 +112,49 @@ fn run_all(dir: &Path, lines: &[String]) {
 #[test]
 fn the_commands_of_the_readme_run_as_they_stand() {
     let dir = workplace();
-    let lines = lines(include_str!("../../README.md"));
-    assert!(lines.len() >= 14, "{lines:?}");
+    let mut lines = lines(include_str!("../../README.md"));
+    assert!(lines.len() >= 12, "{lines:?}");
+    for page in [include_str!("../../docs/experiments.md"), include_str!("../../docs/results.md")] {
+        lines.extend(self::lines(page));
+    }
+    let mut seen = std::collections::HashSet::new();
+    lines.retain(|line| seen.insert(line.clone()));
     run_all(dir.path(), &lines);
 }
 
 #[test]
-fn the_readme_names_every_policy() {
-    let readme = include_str!("../../README.md");
+fn the_page_of_policies_names_every_policy() {
+    let page = include_str!("../../docs/policies.md");
     let listed = text(&gorgo(&["policies"], "").stdout);
     for name in gorgo_core::policy::PolicyConfig::names() {
-        assert!(readme.contains(name) && listed.contains(&format!("\n{name} ")) || listed.starts_with(name), "{name}");
+        assert!(page.contains(&format!("`{name}`")), "{name}");
+        assert!(listed.contains(&format!("\n{name} ")) || listed.starts_with(name), "{name}");
+    }
+}
+
+/// The page's lines of Python read the summary of a run. Without pandas only their columns are looked up.
+#[test]
+fn the_pandas_example_reads_a_summary() {
+    let page = include_str!("../../docs/experiments.md");
+    let code: Vec<&str> =
+        page.split("    import pandas").nth(1).unwrap().lines().take_while(|l| !l.is_empty()).collect();
+    let code = format!("import pandas{}\n", code.join("\n").replace("\n    ", "\n"));
+    let dir = workplace();
+    assert!(shell(dir.path(), "gorgo run experiments/three-regions.toml").status.success());
+    let head = std::fs::read_to_string(dir.path().join("results/three-regions/summary.csv")).unwrap();
+    let columns: Vec<&str> = head.lines().next().unwrap().split(',').collect();
+    for name in code.split('"').skip(1).step_by(2).filter(|name| !name.contains('/')) {
+        assert!(columns.contains(&name), "{name} of {columns:?}");
+    }
+    let python = |code: &str| Command::new("python3").args(["-c", code]).current_dir(dir.path()).output();
+    if python("import pandas").is_ok_and(|out| out.status.success()) {
+        let out = python(&code).unwrap();
+        assert!(
+            out.status.success() && text(&out.stdout).contains("gorgo-proxy"),
+            "{}{}",
+            text(&out.stdout),
+            text(&out.stderr)
+        );
     }
 }
 

@@ -15,6 +15,7 @@ mod load;
 mod loopback_sshd;
 mod processes;
 mod prometheus;
+mod reference;
 mod result_folders;
 mod stop;
 mod streams;

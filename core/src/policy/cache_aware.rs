@@ -15,10 +15,11 @@ use super::select::{eligible, fill, least_of, reason};
 use super::settings::{Settings, weight, within};
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Settings of [`CacheAware`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CacheAwareConfig {
     /// Share of the prompt, 0 to 1, that a match must exceed.

@@ -16,6 +16,7 @@ use super::select::{eligible, least_of, reason, totals};
 use super::settings::{Settings, weight};
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -23,7 +24,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 const SECOND: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Settings of [`DualMap`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DualMapConfig {
     /// TTFT up to which the cache decides, ms.

@@ -25,10 +25,11 @@ use super::select::{eligible, fill, two_of};
 use super::settings::{Settings, weight};
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection, least};
 use crate::rng::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which tokens of waiting requests count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Waiting {
     /// Whole prompts, as published.
@@ -39,7 +40,7 @@ pub enum Waiting {
 }
 
 /// How often a request pays the round trip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkForm {
     /// As often as TCP makes it pay: see [`crate::network`].
@@ -50,7 +51,7 @@ pub enum NetworkForm {
 }
 
 /// A published set of weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
     /// [`GOTONI`]
@@ -78,7 +79,7 @@ impl Preset {
 }
 
 /// Weights of the cost formula in the module documentation.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Weights {
     /// Cost of one ms of round trip; with 1 the total is in ms.
     pub rtt_weight: f64,
@@ -165,28 +166,37 @@ impl Weights {
     }
 }
 
-/// Settings of [`Gorgo`]: a preset, and any weight that differs from it. Keys are those of [`Weights`].
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// Settings of [`Gorgo`]: a preset, and any weight that differs from it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the keys are documented at `Weights`")]
 pub struct GorgoConfig {
+    /// Weights that hold where this table sets none.
     pub preset: Preset,
+    /// Cost of one ms of round trip; with 1 the total is in ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_weight: Option<f64>,
+    /// How often a request pays the round trip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkForm>,
+    /// Cost of prefilling one token; ms when `rtt_weight` is 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ms_per_token: Option<f64>,
+    /// Weight of a waiting token relative to a token of this request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_factor: Option<f64>,
+    /// Which waiting tokens count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
+    /// Weight of a token of a running request relative to a token of this request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub running_cost_factor: Option<f64>,
+    /// Weight of a KV token in use relative to a token of this request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used_factor: Option<f64>,
+    /// Cost of a running request independent of its length; ms when `rtt_weight` is 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ms_per_running_request: Option<f64>,
+    /// Totals within this distance of the least are ties, in the unit of the total; 0 turns ties off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tie_band: Option<f64>,
 }

@@ -14,6 +14,7 @@ use super::select::fill;
 use super::settings::{Settings, within};
 use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection, least};
 use crate::rng::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What sending a request to a replica would really do, if no request came after it. Times in ms.
@@ -81,7 +82,7 @@ impl Policy for OracleTtft {
 }
 
 /// Settings of [`OracleSum`].
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OracleSumConfig {
     /// Price of a millisecond of another request; learned when absent.

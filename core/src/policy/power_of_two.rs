@@ -13,10 +13,11 @@ use super::select::{Signal, Unit, eligible, load, reason, totals, two_of, unifor
 use super::settings::Settings;
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Settings of [`PowerOfTwo`].
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PowerOfTwoConfig {
     /// Unit of the load.

@@ -17,10 +17,11 @@ use super::select::{Signal, Unit, busy, eligible, fill, least_of, load, reason};
 use super::settings::{Settings, weight};
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection, least};
 use crate::rng::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Settings of [`PrefixCache`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrefixCacheConfig {
     /// Greatest difference in requests between replicas at which cached prefixes are considered.

@@ -14,10 +14,11 @@ use super::select::{Signal, Unit, eligible, fill, least_of, load, reason};
 use super::settings::{Settings, within};
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Settings of [`PrefixTree`].
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrefixTreeConfig {
     /// Least share of the prompt, 0 to 1, that a match must cover.

@@ -9,8 +9,10 @@ use super::{
 };
 use crate::settings::field_names;
 use crate::suggest::did_you_mean;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use thiserror::Error;
 
 /// Errors in the configuration of a policy.
@@ -78,6 +80,11 @@ macro_rules! registry {
                     $(Ok($name) => field_names::<$settings>(),)*
                     _ => &[],
                 }
+            }
+
+            /// The schema of each policy's table, with its name first.
+            fn tables(generator: &mut SchemaGenerator) -> Vec<Schema> {
+                vec![$(table($name, $doc.trim(), <$settings>::json_schema(generator)),)*]
             }
 
             fn read(name: &'static str, settings: Map<String, Value>) -> Result<Self, String> {
@@ -240,6 +247,34 @@ impl Default for PolicyConfig {
     fn default() -> Self {
         Self::Gorgo(gorgo::GorgoConfig::default())
     }
+}
+
+impl JsonSchema for PolicyConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "Policy".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut forms = vec![json_schema!({"description": "A policy with its defaults.", "enum": NAMES})];
+        forms.extend(Self::tables(generator));
+        json_schema!({
+            "description": "A policy's name, or a table with `name` and any of that policy's keys.",
+            "anyOf": forms,
+        })
+    }
+}
+
+/// The schema of a policy's table: its settings and its name.
+fn table(name: &str, summary: &str, mut settings: Schema) -> Schema {
+    let object = settings.ensure_object();
+    object.insert("title".to_owned(), name.into());
+    object.insert("description".to_owned(), summary.into());
+    object.insert("required".to_owned(), serde_json::json!(["name"]));
+    let properties = object.entry("properties").or_insert_with(|| Value::Object(Map::new()));
+    if let Value::Object(properties) = properties {
+        properties.insert("name".to_owned(), serde_json::json!({"const": name}));
+    }
+    settings
 }
 
 /// What a configuration file may write for a policy.

@@ -1,6 +1,7 @@
 //! Strict parsing of policy settings: a map of values becomes a checked struct; errors name the key.
 
 use crate::suggest::with_suggestion;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -20,7 +21,7 @@ pub(crate) trait Settings: DeserializeOwned + Default {
 }
 
 /// The settings of a policy that has none.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NoSettings {}
 

@@ -19,10 +19,11 @@ use super::select::{eligible, least_of, reason, softmax, totals};
 use super::settings::{Settings, weight, within};
 use super::{Candidate, CostTerms, Policy, RequestInfo, Selection};
 use crate::rng::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Settings of [`SmgCacheAware`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SmgCacheAwareConfig {
     /// Share of the prompt, 0 to 1, that a match must exceed.

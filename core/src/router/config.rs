@@ -2,10 +2,11 @@
 
 use crate::fleet::{BreakerConfig, Gates};
 use crate::range::{DURATION_MS, OutOfRange, check_ranges};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// When the index learns that a replica holds a prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LearnAt {
     /// At dispatch: optimistic by queueing and prefill time.
@@ -16,7 +17,7 @@ pub enum LearnAt {
 }
 
 /// Settings of a router, except its policy. Unknown keys are errors.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouterConfig {
     /// Capacity gates.

@@ -45,7 +45,7 @@ pub fn durations_in_text(text: &str) -> Cow<'_, str> {
 }
 
 /// Whether a key counts milliseconds.
-fn is_time(key: &str) -> bool {
+pub(super) fn is_time(key: &str) -> bool {
     key.ends_with("_ms") || key.ends_with("down_timeout")
 }
 

@@ -1,9 +1,10 @@
 //! `[live]`: existing servers for live runs, in place of emulated replicas.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// An existing server.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LiveNode {
     /// Name of the replica in `[fleet]` that it stands for.
@@ -16,7 +17,7 @@ pub struct LiveNode {
 }
 
 /// Settings of live runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LiveSpec {
     /// One per replica; without any, a live run emulates all replicas.

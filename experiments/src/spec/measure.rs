@@ -3,10 +3,11 @@
 use gorgo_core::Span;
 use gorgo_core::range::{OutOfRange, check_ranges};
 use gorgo_core::record::{RequestRecord, Status};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which requests count.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MeasureSpec {
     /// Requests scheduled in the first seconds are not counted.
@@ -18,7 +19,7 @@ pub struct MeasureSpec {
 }
 
 /// Objective of a request, ms. What is absent is not asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Slo {
     /// Time to first token at the user.

@@ -7,12 +7,14 @@ use gorgo_core::policy::PolicyConfig;
 use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};
 use gorgo_core::router::RouterConfig;
 use gorgo_core::settings::field_names;
+use gorgo_sim::engine::EngineConfig;
 use gorgo_sim::network::{LinkConfig, NetworkConfig};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 /// Where the routers are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TopologySpec {
     /// One beside each replica.
@@ -33,7 +35,7 @@ impl TopologySpec {
 }
 
 /// One replica of the fleet.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicaSpec {
     /// Name in results.
@@ -50,11 +52,12 @@ pub struct ReplicaSpec {
     pub max_running: Option<u32>,
     /// Further settings of this engine, on top of the fleet's.
     #[serde(default)]
+    #[schemars(with = "EngineConfig")]
     pub settings: Table,
 }
 
 /// The replicas and their engines.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FleetSpec {
     /// Engine preset of replicas that name none.
@@ -67,6 +70,7 @@ pub struct FleetSpec {
     pub own_rates: bool,
     /// Further engine settings, on top of the preset.
     #[serde(default)]
+    #[schemars(with = "EngineConfig")]
     pub settings: Table,
     /// The replicas.
     pub replicas: Vec<ReplicaSpec>,
@@ -77,7 +81,7 @@ fn default_engine() -> String {
 }
 
 /// Periods of scrapes, probes and reports, ms.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SignalsSpec {
     /// Period of metric scrapes.
@@ -99,7 +103,7 @@ impl Default for SignalsSpec {
 }
 
 /// How clients send.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientSpec {
     /// Number of workers that each send the next request when the last has ended; without it, each request is sent at
@@ -112,7 +116,7 @@ pub struct ClientSpec {
 }
 
 /// Kinds of faults.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultKindSpec {
     /// The replica crashes and is started again after `down_s`.
@@ -124,7 +128,7 @@ pub enum FaultKindSpec {
 }
 
 /// A fault of one replica.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FaultSpec {
     /// Time, s.
@@ -139,7 +143,7 @@ pub struct FaultSpec {
 }
 
 /// All settings of one run except its seed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunSpec {
     /// Requests.

@@ -8,6 +8,7 @@ use gorgo_traces::workload::arrange::redraw;
 use gorgo_traces::workload::blocks::mix;
 use gorgo_traces::workload::generate::{Generate, wildchat_like};
 use gorgo_traces::workload::{Arrivals, Options, UnknownPlaces, Workload};
+use schemars::JsonSchema;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::path::Path;
@@ -19,7 +20,7 @@ const WARM_S: f64 = 900.0;
 
 /// A trace or a generator, with limits and arrival rates. The keys of the trace reader's options may stand beside
 /// these.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct WorkloadSpec {
     /// Built-in name or path of a trace.
     pub trace: Option<String>,
@@ -38,6 +39,7 @@ pub struct WorkloadSpec {
     /// real router counts by itself.
     pub router_token_factor: Option<f64>,
     /// The reader's options.
+    #[schemars(flatten)]
     pub options: Options,
 }
 

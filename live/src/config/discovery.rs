@@ -2,12 +2,13 @@
 
 use super::{ConfigError, Secret};
 use crate::discovery::dns::DnsName;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Where a proxy finds engines, and an edge its peers. Nothing is discovered without `file` and `dns`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Discovery {
     /// A YAML, JSON or TOML file with a list `endpoints`, read again at each poll.

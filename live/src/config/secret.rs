@@ -1,11 +1,12 @@
 //! Keys in the configuration: code that sends or compares a key can read it, formatting and serialization cannot.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 
 /// A key. Its `Debug` output and its serialized form are [`Secret::PLACEHOLDER`], so that neither a log nor an answer
 /// of the admin API contains it.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Secret(String);
 

@@ -3,11 +3,12 @@
 use super::secret::Secret;
 use crate::upstream::connect::Endpoint;
 use gorgo_core::policy::PolicyConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// One engine.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicaConfig {
     /// `http://host:port` or `https://host`.
@@ -42,7 +43,7 @@ impl ReplicaConfig {
 }
 
 /// Another edge.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PeerConfig {
     /// `http://host:port`
@@ -53,7 +54,7 @@ pub struct PeerConfig {
 }
 
 /// Probes and scrapes of replicas. A period of 0 turns one off.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Probes {
     /// Path of the probe, a cheap request on a connection of its own that measures the round trip.
@@ -84,7 +85,7 @@ impl Default for Probes {
 }
 
 /// Limits on what clients can use.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Longest request body, bytes.
@@ -121,7 +122,7 @@ impl Default for Limits {
 }
 
 /// Timeouts, ms.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
     /// Reading a request's head. HTTP/2 connections are asked for a sign of life (a ping) as often.
@@ -173,7 +174,7 @@ impl Default for Timeouts {
 
 /// Keys, each in a file or in the environment, never on the command line. A reload or a `PUT /proxy/config` that is
 /// silent about a key leaves it as it is: a key in force can be replaced while the router runs, but not removed.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Security {
     /// Key that clients send as `Authorization: Bearer`; without one every client may send requests.
@@ -234,7 +235,7 @@ impl Security {
 }
 
 /// What pages of other sites may do.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cors {
     /// Origins (`https://app.example`, or `*`) whose pages may send requests and read answers. Empty: the engines
@@ -243,7 +244,7 @@ pub struct Cors {
 }
 
 /// Certificates.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
     /// PEM certificate chain of the listener.
@@ -260,7 +261,7 @@ pub struct Tls {
 }
 
 /// A file of lines, rotated by size.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogFile {
     /// The file; older ones get `.1`, `.2` ...
@@ -284,7 +285,7 @@ impl LogFile {
 }
 
 /// How many decisions and requests are kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Explain {
     /// Requests whose decisions `/explain/ID` can show.
@@ -303,7 +304,7 @@ impl Default for Explain {
 }
 
 /// Policies that decide without dispatching.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Shadow {
     /// The policies.

@@ -1,9 +1,10 @@
 //! The section `[upstream]`: connections to replicas and peers.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Congestion control of connections to replicas.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CongestionControl {
     /// BBR where the kernel offers it to this process, else the system's: a long prompt on an idle connection takes
@@ -15,7 +16,7 @@ pub enum CongestionControl {
 }
 
 /// Connections to replicas and peers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upstreams {
     /// Congestion control.

@@ -2,10 +2,11 @@
 
 use super::blocks::BLOCK_TOKENS;
 use super::steps::{DecodeTimes, PrefillTimes, pairs};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Whose scheduler an engine runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineKind {
     /// SGLang 0.5.10: prefill first, radix cache.
@@ -54,7 +55,7 @@ impl EngineKind {
 
 /// Settings of one engine, with SGLang's names where SGLang has them. The default is the preset
 /// `mistral-7b-a100-80`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineConfig {
     /// Whose scheduler: `sglang` or `vllm`.

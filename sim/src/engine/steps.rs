@@ -1,6 +1,7 @@
 //! Step times: the formulas, the noise, and runs of decode steps in closed form.
 
 use gorgo_core::{Span, Time};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Time of one prefill step, ms:
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// The hypotenuse joins the two limits of the linear layers: reading the weights once and multiplying `N` rows. It
 /// fits the per-layer timings of Vidur's profiles (Llama-3-8B, A100 and A40) within 9 % but for one point each. The floor
 /// is the time that the host needs to launch a step that was not captured as a graph.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrefillTimes {
     /// Launch and sampling, ms a step.
@@ -43,7 +44,7 @@ pub(super) fn pairs(past: u32, new: u32) -> f64 {
 /// `fixed + hypot(weights, row_compute·B) + per_row·B + per_context_token·C`, with the batch `B` padded up to a
 /// captured size and `C` the tokens of context of all its requests. Above `cuda_graph_max_bs` there is no captured
 /// graph and the launches of an eager step take at least `eager_ms`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecodeTimes {
     /// Launch and sampling, ms a step.

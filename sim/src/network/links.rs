@@ -3,10 +3,11 @@
 use super::NetworkConfig;
 use gorgo_core::network::{Congestion, Transport};
 use gorgo_core::range::{DURATION_MS, OutOfRange, check_ranges};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Numbers of the link between two sites; what is absent is the network's. They hold in both directions.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LinkConfig {
     /// One site: a region, as the replicas name it, a replica, or `proxy`.

@@ -21,7 +21,8 @@ use gorgo_experiments::results::Rows;
 use gorgo_experiments::spec::PlannedArm;
 use gorgo_experiments::spec::run::{FleetSpec, TopologySpec};
 use load::Carrier;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,16 +71,23 @@ pub(crate) struct FleetArgs {
     hosts: Option<PathBuf>,
 }
 
-/// `[cloud]` of an experiment file.
-#[derive(Debug, Default, Deserialize)]
+/// `[cloud]` of an experiment file: the machines of a live run. Options of the command line come first.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-struct FleetTable {
+pub(in crate::cli) struct FleetTable {
+    /// `local`, `ssh`, `lambda` or `modal`.
     provider: Option<String>,
+    /// Machine type.
     r#type: Option<String>,
+    /// Model that the engines serve.
     model: Option<String>,
+    /// Container image of the engine.
     image: Option<String>,
+    /// Engine: `sglang` or `vllm`.
     engine: Option<String>,
+    /// Launched machines end after this time at the latest.
     lease: Option<String>,
+    /// Leave launched machines running.
     keep: bool,
 }
 

@@ -4,11 +4,12 @@ use super::places::{code, country_place, locate};
 use super::table;
 use gorgo_core::request::Place;
 use rand::{Rng, RngExt};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::OnceLock;
 
 /// Subset of WildChat that the country weights are from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Weights {
     /// The whole of WildChat-1M (some shares are estimates, see `DATA.md`).

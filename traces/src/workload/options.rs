@@ -2,12 +2,13 @@
 
 use crate::error::TraceError;
 use crate::geo::Weights;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Formats of request traces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// One JSON object a line, see [`super::native`].
@@ -106,7 +107,7 @@ impl std::str::FromStr for Format {
 }
 
 /// Which parts of a conversation become requests. The prefix reuse of a trace depends on this far more than on its texts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Per {
     /// Every user message, with the history before it.
@@ -119,7 +120,7 @@ pub enum Per {
 }
 
 /// What a row's lengths, ids and messages stand for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Prompts {
     /// The whole prompt, history included.
@@ -130,7 +131,7 @@ pub enum Prompts {
 }
 
 /// Unit of a trace's times.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimeUnit {
     /// Seconds.
@@ -190,7 +191,7 @@ pub(crate) fn fits(format: Format, options: &Options) -> Result<(), TraceError> 
 }
 
 /// When requests arrive.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Arrivals {
     /// At the trace's own times.
@@ -205,7 +206,7 @@ pub enum Arrivals {
 }
 
 /// How to treat users without a known place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnknownPlaces {
     /// They stay unknown.
@@ -216,7 +217,7 @@ pub enum UnknownPlaces {
 }
 
 /// How a trace is read.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// The format; recognised from the content when absent.
