@@ -29,6 +29,7 @@ mod router;
 mod run;
 mod schema;
 mod sweep;
+mod top;
 mod trace;
 mod tune;
 mod validate;
@@ -123,6 +124,11 @@ enum Command {
     Proxy(proxy::ProxyArgs),
     /// Start and administer the edge router beside one engine
     Lb(lb::LbArgs),
+    /// Watch a router in the terminal: regions, replicas, last decisions, queue
+    #[command(
+        after_help = "Keys: q quit, ? help, s sort, r reverse, / filter, f freeze, d drain and u undrain the selected replica (asks first).\nNO_COLOR=1 leaves colours out.\n\nExamples:\n  gorgo top\n  gorgo top https://router.example:8443 --ca ca.pem\n  gorgo top --json   # what it shows, once"
+    )]
+    Top(top::TopArgs),
     /// Check the sources of replicas: a file, DNS
     Discovery {
         #[command(subcommand)]
@@ -171,6 +177,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Command::Workload { command } => workload::run(command),
         Command::Proxy(args) => proxy::run(args),
         Command::Lb(args) => lb::run(args),
+        Command::Top(args) => top::run(&args),
         Command::Discovery { command } => discovery::run(command),
         Command::Trace(args) => trace::run(args),
         Command::Cloud(command) => cloud::run(command),

@@ -1,7 +1,8 @@
-//! The admin API: gotoni's `/lb/*` and `/proxy/*`, `/explain/ID`, `/metrics`, `/health`, `/ready`.
+//! The admin API: gotoni's `/lb/*` and `/proxy/*`, `/explain/ID`, `/overview`, `/metrics`, `/health`, `/ready`;
+//! the page at `/dashboard`.
 //!
-//! Proxy and edge serve the common endpoints under both prefixes. GET changes no state. Every endpoint except `/health`
-//! and `/ready` requires the admin key when one is set.
+//! Proxy and edge serve the common endpoints under both prefixes. GET changes no state. Every endpoint except `/health`,
+//! `/ready` and `/dashboard`, which shows nothing without `/overview`, requires the admin key when one is set.
 
 use crate::config::Config;
 use crate::observe::explain::Order;
@@ -25,6 +26,7 @@ mod common;
 mod fleet;
 mod lb;
 mod levels;
+mod overview;
 mod proxy;
 
 type Shared = State<Arc<AppState>>;
@@ -94,8 +96,8 @@ pub(crate) async fn answer(
 
 /// Whether a path belongs to this API.
 pub(crate) fn is_admin(path: &str) -> bool {
-    matches!(path, "/health" | "/ready" | "/metrics" | "/lb" | "/proxy" | "/explain")
-        || ["/lb/", "/proxy/", "/explain/"].iter().any(|prefix| path.starts_with(prefix))
+    matches!(path, "/health" | "/ready" | "/metrics" | "/lb" | "/proxy" | "/explain" | "/overview" | "/dashboard")
+        || ["/lb/", "/proxy/", "/explain/", "/overview/"].iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// The routes of the admin API.
@@ -135,6 +137,9 @@ pub(crate) fn routes(node: Arc<AppState>) -> Router {
         .nest("/proxy", proxy)
         .route("/explain", get(explain_one))
         .route("/explain/{id}", get(explain))
+        .route("/overview", get(overview::overview))
+        .route("/overview/stream", get(overview::stream))
+        .route("/dashboard", get(overview::dashboard))
         .route("/metrics", get(prometheus))
         .route("/health", get(health))
         .route("/ready", get(ready))

@@ -42,6 +42,10 @@ pub struct Config {
     pub role: Role,
     /// Name in records and traces; the listening address when empty.
     pub name: String,
+    /// Region where this router runs, named as the replicas' are: on a map, traffic begins there. An edge without it is
+    /// where its engine is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
     /// Address to listen on.
     pub listen: SocketAddr,
     /// Seed of random ties and of the shadow policies.
@@ -90,6 +94,7 @@ impl Default for Config {
         Self {
             role: Role::Proxy,
             name: String::new(),
+            region: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             seed: 1,
             tokenizer: None,

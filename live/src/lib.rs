@@ -41,6 +41,7 @@ mod worker_index;
 
 pub use client::{AdminClient, CallError};
 pub use observe::capture::Captured;
+pub use observe::dashboard::Dashboard;
 pub use observe::merge::{Merged, merge};
 pub use run::{Signals, keys_from_environment, run};
 pub use server::serve::serve;

@@ -1,9 +1,12 @@
 //! Records for operators. Read `request_log` and `metrics` (every request), `explain` (every
-//! decision), `shadow` (policies that only watch), `capture` and `merge` (timelines), `otel` (traces).
+//! decision), `shadow` (policies that only watch), `capture` and `merge` (timelines), `otel` (traces), `deciding` (which term
+//! decided), `viewers` and `dashboard` (who watches, and with which page).
 
 pub(crate) mod access_log;
 pub(crate) mod capture;
 pub(crate) mod changes;
+pub(crate) mod dashboard;
+pub(crate) mod deciding;
 pub(crate) mod explain;
 pub(crate) mod line_log;
 pub(crate) mod merge;
@@ -13,3 +16,4 @@ pub mod otel;
 pub(crate) mod request_log;
 pub(crate) mod seldom;
 pub(crate) mod shadow;
+pub(crate) mod viewers;

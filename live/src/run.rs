@@ -1,6 +1,7 @@
 //! A router as a process: real sockets, signal handlers, keys from the environment.
 
 use crate::config::{Config, Role, Secret};
+use crate::observe::dashboard::Dashboard;
 use crate::server::drain::Ending;
 use crate::server::reload::reload;
 use crate::server::serve::serve_on;
@@ -48,7 +49,8 @@ impl Signals {
     }
 }
 
-/// Serves until SIGTERM or SIGINT; a second one ends open requests at once. SIGHUP reloads the configuration. `ready` gets the address once it is listened on.
+/// Serves until SIGTERM or SIGINT; a second one ends open requests at once. SIGHUP reloads the configuration.
+/// `dashboard` is the page at `/dashboard`. `ready` gets the address once it is listened on.
 /// Returns the number of connections that were cut at the end.
 ///
 /// # Errors
@@ -56,6 +58,7 @@ impl Signals {
 pub async fn run(
     config: Config,
     source: Option<ConfigSource>,
+    dashboard: Option<Dashboard>,
     signals: Signals,
     ready: impl FnOnce(std::net::SocketAddr),
 ) -> Result<usize, StartError> {
@@ -65,6 +68,9 @@ pub async fn run(
     let workers = Workers::start(config.limits.threads).map_err(StartError::Threads)?;
     let dial = connect::tcp_with(config.upstream.congestion);
     let state = start(config, source, dial)?;
+    if let Some(dashboard) = dashboard {
+        let _ = state.dashboard.set(dashboard);
+    }
     #[cfg(feature = "otel")]
     if let Some(settings) = crate::observe::otel::Settings::from_environment(|name| std::env::var(name).ok())
         .map_err(|wrong| StartError::Environment(wrong.to_string()))?
@@ -158,7 +164,7 @@ mod tests {
         config.limits.threads = 1;
         config.timeouts.settle_ms = 0;
         let mut was_up = false;
-        assert_eq!(run(config, None, signals, |_| was_up = true).await.unwrap(), 0, "no connection was cut");
+        assert_eq!(run(config, None, None, signals, |_| was_up = true).await.unwrap(), 0, "no connection was cut");
         assert!(was_up);
     }
 }

@@ -7,9 +7,11 @@ use crate::driver::clock::Clock;
 use crate::kept_ids::KeptIds;
 use crate::models::Models;
 use crate::observe::capture::Capture;
+use crate::observe::dashboard::Dashboard;
 use crate::observe::metrics::Metrics;
 use crate::observe::request_log::RequestLog;
 use crate::observe::shadow::SharedStats;
+use crate::observe::viewers::Viewers;
 use crate::server::keys::Keys;
 use crate::tokens::bytes_per_token::BytesPerToken;
 use crate::tokens::counter::Counter;
@@ -23,8 +25,8 @@ use gorgo_core::router::ReplicaEvent;
 use http::HeaderValue;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -93,6 +95,10 @@ pub struct AppState {
     /// Traces for an OpenTelemetry collector.
     #[cfg(feature = "otel")]
     pub otel: crate::observe::otel::Otel,
+    /// The page of operators, if the program has one.
+    pub dashboard: OnceLock<Dashboard>,
+    /// Who watches the overview.
+    pub(crate) viewers: Viewers,
     /// Open connections of clients.
     pub(crate) connections: AtomicUsize,
     /// A permit for each further request.
@@ -152,6 +158,8 @@ impl AppState {
             capture: Capture::default(),
             #[cfg(feature = "otel")]
             otel: crate::observe::otel::Otel::default(),
+            dashboard: OnceLock::new(),
+            viewers: Viewers::default(),
             connections: AtomicUsize::new(0),
             request_permits: Arc::new(Semaphore::new(config.limits.requests)),
             body_kib: Arc::new(Semaphore::new(config.limits.bodies_bytes >> 10)),

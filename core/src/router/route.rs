@@ -79,6 +79,15 @@ impl Router {
         if self.config.learn_at == LearnAt::Dispatch {
             self.index.insert(&flight.request.symbols, info.prompt_tokens, replica);
         }
+        if dispatch.attempt == 1 {
+            self.stats.placed += 1;
+            self.stats.placed_prompt_tokens += u64::from(info.prompt_tokens);
+            self.stats.placed_cached_tokens += u64::from(cached);
+            if let Some(ms) = predicted_ttft_ms {
+                self.stats.predicted += 1;
+                self.stats.predicted_ns = self.stats.predicted_ns.saturating_add(Span::from_ms(ms).0);
+            }
+        }
         self.stats.retried += u64::from(dispatch.attempt > 1);
         if forward {
             self.stats.forwarded += 1;

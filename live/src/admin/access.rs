@@ -15,7 +15,7 @@ use http::{Method, StatusCode};
 use std::net::IpAddr;
 
 /// Paths that need no key.
-const OPEN: [&str; 4] = ["/health", "/ready", "/lb/health", "/proxy/health"];
+const OPEN: [&str; 5] = ["/health", "/ready", "/lb/health", "/proxy/health", "/dashboard"];
 
 /// Refuses a request that must not reach the admin API. `has_body`: the request's head announces a body.
 ///
@@ -155,7 +155,9 @@ mod tests {
         assert_eq!(post(&[own, BODY]), 415, "a page can leave the type out");
         assert_eq!(post(&[own, ("content-type", "Application/JSON; charset=utf-8"), BODY]), 200);
         assert_eq!(status(&open, "GET", "/proxy/config", &[own, ("origin", "http://evil.example")]), 403);
+        assert_eq!(status(&open, "GET", "/overview/stream", &[own, ("origin", "http://evil.example")]), 403);
         assert_eq!(status(&open, "GET", "/health", &[own, ("origin", "http://evil.example")]), 200);
+        assert_eq!(status(&open, "GET", "/dashboard", &[own]), 200, "the page holds no data");
     }
 
     #[test]
@@ -193,6 +195,8 @@ mod tests {
                 ("GET", "/metrics"),
                 ("GET", "/proxy/status"),
                 ("GET", "/explain/1"),
+                ("GET", "/overview"),
+                ("GET", "/overview/stream"),
                 ("GET", "/lb/report"),
                 ("POST", "/proxy/tune"),
                 ("DELETE", "/proxy/servers"),
@@ -200,10 +204,10 @@ mod tests {
             ];
             asks.map(|(method, path)| u8::from(with(method, path, key) == 200))
         };
-        assert_eq!(allowed("b"), [1, 1, 1, 1, 1, 1, 1]);
-        assert_eq!(allowed("r"), [1, 1, 1, 1, 0, 0, 0]);
-        assert_eq!(allowed("a"), [1, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(allowed("p"), [0, 0, 0, 1, 0, 0, 0], "peers read reports");
-        assert_eq!(allowed("x"), [0; 7]);
+        assert_eq!(allowed("b"), [1, 1, 1, 1, 1, 1, 1, 1, 1]);
+        assert_eq!(allowed("r"), [1, 1, 1, 1, 1, 1, 0, 0, 0]);
+        assert_eq!(allowed("a"), [1, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(allowed("p"), [0, 0, 0, 0, 0, 1, 0, 0, 0], "peers read reports");
+        assert_eq!(allowed("x"), [0; 9]);
     }
 }

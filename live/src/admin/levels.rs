@@ -2,7 +2,7 @@
 
 use crate::observe::metrics::{Levels, ReplicaGauges, ShadowGauges};
 use crate::state::AppState;
-use gorgo_core::fleet::{Kind, Replica};
+use gorgo_core::fleet::{Health, Kind, Replica};
 use gorgo_core::judgement::Failure;
 use gorgo_core::policy::{Exclusion, PolicyConfig};
 use gorgo_core::{ReplicaId, Time};
@@ -105,6 +105,19 @@ pub(super) fn latency(r: &Replica, now: Time) -> Value {
     })
 }
 
+/// What a replica is doing, in a word or two.
+fn state(r: &Replica, now: Time, gates: &gorgo_core::fleet::Gates) -> &'static str {
+    match (r.health, r.closed(now, gates)) {
+        (Health::Down, _) => "down",
+        _ if r.draining => "draining",
+        (_, Some(Exclusion::Unhealthy)) => "breaker open",
+        (_, Some(Exclusion::Full)) => "full",
+        (Health::Unknown, _) => "not probed yet",
+        (Health::Suspect, _) => "suspect",
+        _ => "up",
+    }
+}
+
 /// All replicas that pass `wanted`, with gotoni's fields and the state they are computed from.
 pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Value> {
     let most = node.config().router.gates.max_running;
@@ -122,6 +135,7 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
                 "id": u.name, "url": format!("{}://{}", u.endpoint.scheme, u.endpoint.name()), "kind": kind(u.kind),
                 "ip": u.endpoint.host(), "port": u.endpoint.port(), "region": u.region,
                 "healthy": healthy(r, now, gates), "available": r.closed(now, gates).is_none(), "health": r.health,
+                "state": state(r, now, gates),
                 "draining": r.draining, "excluded": r.closed(now, gates), "breaker": r.breaker,
                 "key_refused": r.breaker.cause() == Some(Failure::KeyRefused),
                 "last_error": u.last_error().map(|error| error.why),

@@ -57,6 +57,13 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
             return bad(&key, &format!("\"{}\"", policy.name()), advice);
         }
     }
+    if let Some(region) = config.region.as_ref().filter(|region| region.trim().is_empty()) {
+        return bad(
+            "region",
+            &format!("\"{region}\""),
+            "name a region, for example aws:eu-central-1, or take the key out",
+        );
+    }
     if !config.probes.path.starts_with('/') {
         return bad("probes.path", &format!("\"{}\"", config.probes.path), "begin it with `/`");
     }

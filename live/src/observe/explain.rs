@@ -1,5 +1,6 @@
 //! Explanations of routing: the latest decisions with all terms of all candidates, and the outcome of the requests.
 
+use crate::observe::deciding::Deciding;
 use crate::observe::request_log::RequestEntry;
 use gorgo_core::decide::Key;
 use gorgo_core::decide::{ReplicaState, State};
@@ -87,6 +88,24 @@ impl Explanations {
         })
     }
 
+    /// The latest `most` requests, the latest first, each with its last decision and that one's `candidates` cheapest
+    /// candidates.
+    pub(crate) fn latest(&self, most: usize, candidates: usize) -> Vec<Value> {
+        let latest: Vec<_> = {
+            let ring = self.ring.lock();
+            let last = |one: &ExplainedRequest| {
+                Some((Arc::clone(&one.row), one.decision.as_ref().or(one.others.last()).map(Arc::clone)?))
+            };
+            ring.iter().rev().filter_map(last).take(most).collect()
+        };
+        let describe = |(row, record): &(Arc<RequestEntry>, Arc<DecisionRecord>)| {
+            let mut value = outlined(row);
+            value["decision"] = explained(record, candidates);
+            value
+        };
+        latest.iter().map(describe).collect()
+    }
+
     fn describe(&self, find: impl FnOnce(&VecDeque<ExplainedRequest>) -> Option<&ExplainedRequest>) -> Option<Value> {
         let (row, mut decisions) = {
             let ring = self.ring.lock();
@@ -94,15 +113,22 @@ impl Explanations {
             (Arc::clone(row), others.iter().chain(decision).cloned().collect::<Vec<_>>())
         };
         decisions.sort_by_key(|record| record.at);
-        let decisions: Vec<Value> = decisions.iter().map(|record| explained(record)).collect();
-        let actual = row.first_token.zip(row.dispatched).map(|(first, sent)| (first - sent).ms());
-        Some(json!({
-            "request_id": row.id(), "status": row.end.status().as_str(), "reason": row.end.as_str(),
-            "replica": row.replica.as_ref().map(|replica| &*replica.name), "attempts": row.attempts,
-            "predicted_ttft_ms": row.predicted_ttft_ms, "actual_ttft_ms": actual,
-            "predicted_cached_tokens": row.predicted_cached_tokens, "actual_cached_tokens": row.cached_tokens, "decisions": decisions,
-        }))
+        let decisions: Vec<Value> = decisions.iter().map(|record| explained(record, usize::MAX)).collect();
+        let mut value = outlined(&row);
+        value["decisions"] = Value::Array(decisions);
+        Some(value)
     }
+}
+
+/// A request and its end, without its decisions.
+fn outlined(row: &RequestEntry) -> Value {
+    let actual = row.first_token.zip(row.dispatched).map(|(first, sent)| (first - sent).ms());
+    json!({
+        "request_id": row.id(), "status": row.end.status().as_str(), "reason": row.end.as_str(),
+        "replica": row.replica.as_ref().map(|replica| &*replica.name), "attempts": row.attempts,
+        "predicted_ttft_ms": row.predicted_ttft_ms, "actual_ttft_ms": actual,
+        "predicted_cached_tokens": row.predicted_cached_tokens, "actual_cached_tokens": row.cached_tokens,
+    })
 }
 
 /// How the prompt tokens were determined.
@@ -110,10 +136,27 @@ fn counted(record: &DecisionRecord) -> &'static str {
     if record.info.counted { "counted" } else { "estimated" }
 }
 
-fn explained(record: &DecisionRecord) -> Value {
-    let rows: Vec<Value> = record
-        .candidates
+/// A decision with its `most` cheapest candidates, in the order of the fleet; the chosen one and the next best are always
+/// among them.
+fn explained(record: &DecisionRecord, most: usize) -> Value {
+    let deciding = Deciding::of(record);
+    let mut shown: Vec<usize> = (0..record.candidates.len()).collect();
+    if shown.len() > most {
+        let rank = |&i: &usize| {
+            let one = &record.candidates[i];
+            let is_named = record.chosen == Some(i) || deciding.runner_up == Some(record.name(one.candidate.id));
+            (!is_named, one.candidate.excluded.is_some(), one.terms.total)
+        };
+        shown.sort_by(|a, b| {
+            let (a, b) = (rank(a), rank(b));
+            (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2))
+        });
+        shown.truncate(most);
+        shown.sort_unstable();
+    }
+    let rows: Vec<Value> = shown
         .iter()
+        .map(|&i| &record.candidates[i])
         .map(|ScoredCandidate { candidate: c, terms: t, rtt_age_ms }| {
             json!({
                 "id": record.name(c.id), "excluded": c.excluded,
@@ -122,7 +165,7 @@ fn explained(record: &DecisionRecord) -> Value {
                 "waiting_requests": c.load.waiting_requests, "waiting_tokens": c.load.waiting_tokens,
                 "waiting_uncached_tokens": c.load.waiting_uncached_tokens,
                 "running_requests": c.load.running_requests, "running_tokens": c.load.running_tokens,
-                "engine": c.engine,
+                "engine": c.engine, "expected_ttft_ms": c.predicted_ttft_ms(&record.info),
             })
         })
         .collect();
@@ -130,6 +173,7 @@ fn explained(record: &DecisionRecord) -> Value {
     json!({
         "at_ms": record.at.ms(), "policy": record.policy, "chosen": chosen, "reason": record.reason,
         "prompt_tokens": record.info.prompt_tokens, "tokens": counted(record), "candidates": rows,
+        "candidates_left_out": record.candidates.len() - shown.len(), "deciding": deciding,
     })
 }
 

@@ -51,8 +51,23 @@ pub struct RequestEntry {
     pub status_code: u16,
     /// Why it ended, and so how.
     pub end: EndReason,
+    /// Whether the answer was a stream: only then is the time of its first token known.
+    pub streamed: bool,
     /// The decision of the last dispatch.
     pub decision: DecisionSummary,
+}
+
+/// A time to first token, ms, and its parts, which add up to it.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct TtftParts {
+    /// From arrival to the first token.
+    pub(crate) ttft_ms: f64,
+    /// Round trips to the replica: probed, not observed of this request.
+    pub(crate) network_ms: f64,
+    /// The rest: waiting here, at replicas that failed, and in the engine.
+    pub(crate) queue_ms: f64,
+    /// Uncached prompt tokens at the replica's learned rate.
+    pub(crate) prefill_ms: f64,
 }
 
 /// The replica that a request was dispatched to.
@@ -73,6 +88,10 @@ pub struct DecisionSummary {
     prefill_ms: Option<f64>,
     waiting_tokens: u64,
     running_tokens: u64,
+    /// Round trips to the replica that the request pays, ms.
+    network_ms: f64,
+    /// Prefill rate learned of the replica.
+    ms_per_token: f64,
 }
 
 /// A candidate of the decision.
@@ -98,7 +117,14 @@ impl DecisionSummary {
             prefill_ms: chosen.map(|one| one.terms.prefill),
             waiting_tokens: chosen.map_or(0, |one| one.candidate.load.waiting_tokens),
             running_tokens: chosen.map_or(0, |one| one.candidate.load.running_tokens),
+            network_ms: chosen.map_or(0.0, |one| one.candidate.rtt_ms * one.candidate.path.trips()),
+            ms_per_token: chosen.map_or(0.0, |one| one.candidate.learned.ms_per_token),
         }
+    }
+
+    /// Most prompt tokens that the index expected to be cached at any replica, those included that got no requests.
+    pub(crate) fn best_cached_tokens(&self) -> u32 {
+        self.scores.iter().map(|score| score.cached_tokens).max().unwrap_or(0)
     }
 
     /// The candidates by the names they had then.
@@ -132,6 +158,7 @@ impl Default for RequestEntry {
             hops: 0,
             status_code: 0,
             end: EndReason::default(),
+            streamed: false,
             decision: DecisionSummary::default(),
         }
     }
@@ -146,6 +173,21 @@ impl RequestEntry {
     /// First token after arrival, ms.
     pub fn ttft_ms(&self) -> Option<f64> {
         self.first_token.map(|at| (at - self.arrived).ms())
+    }
+
+    /// Prompt tokens as counted by the engine, else as estimated.
+    pub(crate) fn prompt(&self) -> u32 {
+        self.counted_tokens.unwrap_or(self.prompt_tokens)
+    }
+
+    /// Where the time to first token went; `None` without a first token, or when its time is not known.
+    pub(crate) fn ttft_parts(&self) -> Option<TtftParts> {
+        let (first, sent) = (self.first_token.filter(|_| self.streamed)?, self.dispatched?);
+        let (ttft_ms, after_ms) = ((first - self.arrived).ms(), (first - sent).ms());
+        let network_ms = self.decision.network_ms.clamp(0.0, after_ms);
+        let uncached = self.prompt().saturating_sub(self.cached_tokens.unwrap_or(self.predicted_cached_tokens));
+        let prefill_ms = (f64::from(uncached) * self.decision.ms_per_token).clamp(0.0, after_ms - network_ms);
+        Some(TtftParts { ttft_ms, network_ms, prefill_ms, queue_ms: (ttft_ms - network_ms - prefill_ms).max(0.0) })
     }
 
     fn total_ms(&self) -> f64 {
@@ -165,6 +207,11 @@ impl RequestLog {
     /// Creates a log of the latest `most` requests.
     pub fn new(most: usize) -> Self {
         Self { most, enabled: AtomicBool::new(true), entries: Mutex::new(VecDeque::new()) }
+    }
+
+    /// Most entries kept.
+    pub(crate) fn most(&self) -> usize {
+        self.most
     }
 
     /// Whether requests are logged.
@@ -197,6 +244,11 @@ impl RequestLog {
     /// The entries, oldest first.
     pub fn entries(&self) -> Vec<Arc<RequestEntry>> {
         self.entries.lock().iter().cloned().collect()
+    }
+
+    /// At most `most` entries of requests that ended at `since` or later, the latest first.
+    pub(crate) fn latest(&self, most: usize, since: Time) -> Vec<Arc<RequestEntry>> {
+        self.entries.lock().iter().rev().take(most).take_while(|row| row.done >= since).cloned().collect()
     }
 
     /// The entries as CSV: gotoni's columns and some of our own, with columns for each replica of `names` and of the

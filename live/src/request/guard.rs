@@ -275,7 +275,7 @@ impl RequestGuard {
             }
         }
         self.row.done = now;
-        self.row.end = reason;
+        (self.row.end, self.row.streamed) = (reason, self.streamed);
         let row = Arc::new(std::mem::take(&mut self.row));
         let state = &self.context.state;
         #[cfg(feature = "otel")]

@@ -15,6 +15,7 @@ mod models;
 mod network;
 #[cfg(feature = "otel")]
 mod otel;
+mod overview;
 mod paths;
 mod sample;
 mod security;

@@ -43,10 +43,6 @@ impl RouterAddress {
 
     /// One client for each host.
     pub(in crate::cli) fn clients(&self) -> anyhow::Result<Vec<AdminClient>> {
-        let key = |name| std::env::var(name).ok().filter(|key| !key.is_empty());
-        let given = self.key.as_ref().map(|key| key.expose().to_owned());
-        let key = given.or_else(|| key("GORGO_ADMIN_KEY")).or_else(|| key("GORGO_READ_KEY"));
-        let tls = Tls { upstream_ca: self.ca.clone(), ..Tls::default() };
         let scheme = if self.tls { "https" } else { "http" };
         let url = |host: &String| {
             let ported = host
@@ -54,9 +50,16 @@ impl RouterAddress {
                 .is_some_and(|(before, port)| !before.contains(':') && port.parse::<u16>().is_ok());
             if ported { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:{}", self.port()) }
         };
-        let clients: Result<Vec<_>, _> =
-            self.host.iter().map(|host| AdminClient::new(&url(host), key.as_deref(), &tls)).collect();
-        Ok(clients?)
+        self.host.iter().map(|host| self.client(&url(host))).collect()
+    }
+
+    /// A client of the router at `url`.
+    pub(in crate::cli) fn client(&self, url: &str) -> anyhow::Result<AdminClient> {
+        let key = |name| std::env::var(name).ok().filter(|key| !key.is_empty());
+        let given = self.key.as_ref().map(|key| key.expose().to_owned());
+        let key = given.or_else(|| key("GORGO_ADMIN_KEY")).or_else(|| key("GORGO_READ_KEY"));
+        let tls = Tls { upstream_ca: self.ca.clone(), ..Tls::default() };
+        Ok(AdminClient::new(url, key.as_deref(), &tls)?)
     }
 
     /// Calls every host and prints each answer with `show`, or as JSON.

@@ -130,7 +130,7 @@ impl StartArgs {
                 }
                 let _ = print_line(format_args!("listening on {at}"));
             };
-            anyhow::Ok(gorgo_live::run(config, Some(source), signals, ready).await?)
+            anyhow::Ok(gorgo_live::run(config, Some(source), None, signals, ready).await?)
         })?;
         if cut > 0 {
             bail!("{cut} connections were cut because draining took too long");

@@ -63,16 +63,8 @@ fn count(value: &Value) -> String {
 }
 
 /// What a replica is doing, in a word or two.
-fn state(row: &Value) -> &'static str {
-    match (row["health"].as_str(), row["excluded"].as_str()) {
-        (Some("down"), _) => "down",
-        _ if row["draining"] == true => "draining",
-        (_, Some("unhealthy")) => "breaker open",
-        (_, Some("full")) => "full",
-        (Some("unknown"), _) => "not probed yet",
-        (Some("suspect"), _) => "suspect",
-        _ => "up",
-    }
+fn state(row: &Value) -> &str {
+    row["state"].as_str().unwrap_or("?")
 }
 
 /// The last error, if it explains the state or is recent.
@@ -181,10 +173,10 @@ mod tests {
 
     fn rows() -> Vec<Value> {
         vec![
-            json!({"id": "a", "region": "us", "health": "up", "draining": false, "excluded": null, "latency_ms": 25.04,
+            json!({"id": "a", "region": "us", "state": "up", "latency_ms": 25.04,
                 "load": {"waiting_requests": 1, "running_requests": 3}, "waiting_reqs": 0, "running_reqs": 4,
                 "gpu_cache_usage": 0.4, "metrics": {"age_ms": 310.0}, "last_error": "old", "last_error_age_ms": 1e7}),
-            json!({"id": "10.0.0.2:8080", "health": "down", "draining": false, "excluded": "unhealthy", "latency_ms": null,
+            json!({"id": "10.0.0.2:8080", "state": "down", "latency_ms": null,
                 "load": {"waiting_requests": 0, "running_requests": 0}, "waiting_reqs": null, "running_reqs": null,
                 "gpu_cache_usage": null, "metrics": {"age_ms": null},
                 "last_error": "cannot connect: Connection refused (os error 111)", "last_error_age_ms": 12_000.0}),

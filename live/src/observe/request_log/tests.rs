@@ -21,6 +21,7 @@ pub(crate) fn row(id: &str, ttft: f64) -> RequestEntry {
         hops: 0,
         status_code: 200,
         end: EndReason::Finished,
+        streamed: true,
         decision: DecisionSummary::default(),
     }
 }
