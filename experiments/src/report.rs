@@ -12,6 +12,11 @@ mod tables;
 
 pub use bench::html as bench_html;
 
+/// The chart library of the pages, uPlot 1.6.32 (MIT, Leon Sorokin): its script.
+pub const CHARTS_SCRIPT: &str = include_str!("../assets/uPlot.iife.min.js");
+/// Its style sheet.
+pub const CHARTS_STYLE: &str = include_str!("../assets/uPlot.min.css");
+
 use crate::markup::escape;
 use crate::results::{ResultError, Results};
 use crate::summary::loads::loads;

@@ -1,9 +1,11 @@
 //! Routers from the command line: what `gorgo proxy`, `gorgo lb` and `gorgo trace` share.
 //!
 //! Reading order: `start` (configuration and the running process) → `log` (where it logs) → `pid_file` (its lock) → `stop` → `admin` (calls to the
-//! admin API of routers that run) → `status` and `show` (JSON answers as text).
+//! admin API of routers that run) → `status` and `show` (JSON answers as text);
+//! `dashboard` is the page that a router serves.
 
 mod admin;
+mod dashboard;
 mod log;
 mod pid_file;
 mod show;

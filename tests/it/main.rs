@@ -4,6 +4,7 @@
 mod calibrate;
 mod client;
 mod cloud;
+mod dashboard;
 mod examples;
 #[path = "../../cloud/tests/fake_lambda/mod.rs"]
 mod fake_lambda;

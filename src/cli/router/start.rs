@@ -1,6 +1,7 @@
 //! `gorgo proxy start`, `gorgo lb start`: a router as a process.
 
 use super::admin::RouterAddress;
+use super::dashboard;
 use super::log;
 use super::pid_file::{self, PidFile};
 use crate::cli::output::print_line;
@@ -130,7 +131,7 @@ impl StartArgs {
                 }
                 let _ = print_line(format_args!("listening on {at}"));
             };
-            anyhow::Ok(gorgo_live::run(config, Some(source), None, signals, ready).await?)
+            anyhow::Ok(gorgo_live::run(config, Some(source), Some(dashboard::page()), signals, ready).await?)
         })?;
         if cut > 0 {
             bail!("{cut} connections were cut because draining took too long");
