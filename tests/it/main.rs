@@ -14,6 +14,7 @@ mod kill;
 mod load;
 #[path = "../../cloud/tests/it/loopback_sshd.rs"]
 mod loopback_sshd;
+mod packages;
 mod processes;
 mod prometheus;
 mod reference;
