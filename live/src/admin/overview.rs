@@ -4,9 +4,10 @@
 use super::levels::replicas;
 use super::{Answer, Refusal, Shared, tell};
 use crate::observe::viewers::{PERIOD, VIEWERS};
+use crate::request::headers;
 use crate::state::{AppState, Phase};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -50,24 +51,26 @@ pub(super) async fn overview(State(node): Shared) -> Answer {
     tell(&snapshot(&node))
 }
 
-/// `GET /overview/stream`: server-sent events, one snapshot each second. Ends when the router drains.
-pub(super) async fn stream(State(node): Shared) -> Answer {
+/// `GET /overview/stream`: server-sent events, one snapshot each second. Ends when the router drains, or when the key that
+/// opened it is no longer in force.
+pub(super) async fn stream(State(node): Shared, asked: HeaderMap) -> Answer {
     let permit = node.viewers.enter().ok_or_else(|| {
         let message = format!("{VIEWERS} streams of the overview are open, as many as may be; close one");
         Refusal(StatusCode::TOO_MANY_REQUESTS, message)
     })?;
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let events = stream::unfold((node, ticks, permit), |(node, mut ticks, permit)| async move {
+    let events = stream::unfold((node, ticks, permit, asked), |(node, mut ticks, permit, asked)| async move {
         ticks.tick().await;
-        if matches!(node.phase(), Phase::Draining | Phase::Ending) {
+        let may = node.keys().may_read(headers::shown_key(&asked));
+        if !may || matches!(node.phase(), Phase::Draining | Phase::Ending) {
             return None;
         }
         let text = node.viewers.text(|| Bytes::from(format!("data: {}\n\n", snapshot(&node))));
-        Some((Ok::<_, Infallible>(text), (node, ticks, permit)))
+        Some((Ok::<_, Infallible>(text), (node, ticks, permit, asked)))
     });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, axum::body::Body::from_stream(events)).into_response())
+    let told = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    Ok((told, axum::body::Body::from_stream(events)).into_response())
 }
 
 /// `GET /dashboard`: the page, which holds no data.

@@ -135,6 +135,33 @@ async fn streams_tell_each_second_are_bounded_and_end_when_the_router_drains() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_ends_when_its_key_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("read");
+    std::fs::write(&key, "old").unwrap();
+    let world = World::new(1, Script::default(), |config| {
+        config.security.admin_key = Some("admin".into());
+        config.security.read_key_file = Some(key.clone());
+    })
+    .await;
+    let with = |shown: &str| {
+        let request =
+            Request::get("http://router:8000/overview/stream").header("authorization", format!("Bearer {shown}"));
+        request.body(Full::<Bytes>::default()).unwrap()
+    };
+    assert_eq!(world.send(with("new")).await.status(), 401);
+    let mut body = world.send(with("old")).await.into_body();
+    assert!(event(&mut body).await.is_some() && event(&mut body).await.is_some());
+    std::fs::write(&key, "new").unwrap();
+    let config = gorgo_live::config::Config::clone(&world.state.config()).to_toml();
+    let put = Request::put("http://router:8000/proxy/config").header("authorization", "Bearer admin");
+    let put = put.header("content-type", "application/toml").body(Full::from(config)).unwrap();
+    assert_eq!(world.send(put).await.status(), 200);
+    assert_eq!(event(&mut body).await, None);
+    assert_eq!(world.send(with("new")).await.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_page_is_served_with_its_policy_if_the_program_has_one() {
     let world = world(Script::default()).await;
     let response = world.send(get("/dashboard")).await;

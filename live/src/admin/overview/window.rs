@@ -2,6 +2,7 @@
 
 use crate::observe::request_log::{RequestEntry, RequestLog, TtftParts};
 use gorgo_core::{Span, Time};
+use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -13,6 +14,8 @@ const MOST: usize = 4_000;
 /// Requests that ended within the last minute: all, or the latest that fit.
 pub(super) struct Window {
     rows: Vec<Arc<RequestEntry>>,
+    /// Places in `rows` by the replica that answered.
+    by_replica: FxHashMap<Arc<str>, Vec<usize>>,
     seconds: f64,
     is_enabled: bool,
 }
@@ -23,7 +26,18 @@ impl Window {
         let rows = log.latest(MOST, since);
         // A log that is full of newer requests reaches back less far.
         let reach = if rows.len() < MOST.min(log.most()) { since } else { rows.last().map_or(since, |row| row.done) };
-        Self { rows, seconds: ((now - reach).ms() / 1e3).max(1e-3), is_enabled: log.enabled() && log.most() > 0 }
+        let mut by_replica: FxHashMap<Arc<str>, Vec<usize>> = FxHashMap::default();
+        for (i, row) in rows.iter().enumerate() {
+            if let Some(replica) = &row.replica {
+                by_replica.entry(Arc::clone(&replica.name)).or_default().push(i);
+            }
+        }
+        Self {
+            rows,
+            by_replica,
+            seconds: ((now - reach).ms() / 1e3).max(1e-3),
+            is_enabled: log.enabled() && log.most() > 0,
+        }
     }
 
     /// How much the figures are made of.
@@ -48,10 +62,9 @@ impl Window {
 
     /// The figures of the requests that these replicas answered.
     pub(super) fn of_replicas<'a>(&self, names: impl Iterator<Item = &'a str>) -> Value {
-        let names: Vec<&str> = names.collect();
-        let is_here =
-            |row: &&Arc<RequestEntry>| row.replica.as_ref().is_some_and(|replica| names.contains(&&*replica.name));
-        let here = || self.rows.iter().filter(is_here);
+        let found: Vec<usize> =
+            names.flat_map(|name| self.by_replica.get(name).map_or(&[][..], Vec::as_slice)).copied().collect();
+        let here = || found.iter().map(|&i| &self.rows[i]);
         json!({
             "requests_per_second": self.is_enabled.then(|| here().count() as f64 / self.seconds),
             "ttft": quantiles(here().filter_map(|row| row.ttft_parts()).collect()), "hits": hits(here()),
