@@ -34,6 +34,7 @@ fn fleet(count: u16) -> Vec<Candidate> {
                 age_ms: 900.0,
             }),
             ms_per_token: None,
+            egress_ms: 0.0,
             learned: Learned::default(),
             truth: None,
         })

@@ -1,5 +1,6 @@
 //! State of each replica as the router knows it: RTT, load, engine report, peer report, health, breaker.
 
+use crate::egress::Egress;
 use crate::judgement::Failure;
 use crate::network::{Connection, Connections, HEAD_BYTES, Path, Transport};
 use crate::policy::{Candidate, EngineView, Exclusion};
@@ -46,12 +47,26 @@ pub struct ReplicaSpec {
     /// How connections to it behave.
     #[serde(default)]
     pub transport: Transport,
+    /// Region, for residency and egress prices; `None` when unknown.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// Labels, for residency.
+    #[serde(default)]
+    pub labels: Vec<String>,
 }
 
 impl ReplicaSpec {
     /// A replica of which nothing but name and kind is known.
     pub fn new(name: impl Into<String>, kind: Kind) -> Self {
-        Self { name: name.into(), kind, ms_per_token: None, kv_tokens: None, transport: Transport::default() }
+        Self {
+            name: name.into(),
+            kind,
+            ms_per_token: None,
+            kv_tokens: None,
+            transport: Transport::default(),
+            region: None,
+            labels: Vec::new(),
+        }
     }
 }
 
@@ -192,6 +207,8 @@ impl Default for Gates {
 pub struct Replica {
     /// Its configuration.
     pub spec: ReplicaSpec,
+    /// What data costs between the router and it.
+    pub egress: Egress,
     /// Round-trip statistics.
     pub rtt: Rtt,
     /// This router's idle connections to it, as far as its requests tell.
@@ -225,6 +242,7 @@ impl Replica {
     pub fn new(spec: ReplicaSpec) -> Self {
         Self {
             spec,
+            egress: Egress::default(),
             rtt: Rtt::default(),
             connections: Connections::default(),
             load: Load::default(),
@@ -399,6 +417,7 @@ impl Replica {
                 age_ms: (now - at).ms(),
             }),
             ms_per_token: self.spec.ms_per_token,
+            egress_ms: self.egress.ms(bytes, learned.output_tokens),
             learned,
             truth: None,
         }

@@ -1,7 +1,7 @@
 //! The GORGO router as a pure state machine.
 //!
 //! Reading order: [`ids`], [`time`], [`time_queue`], [`request`] and [`turns`] (input) → [`radix`], [`prefix`] (which replica holds
-//! which prefix) → [`judgement`] (whose fault a failure is) → [`fleet`] (state of each replica) → [`policy`] (which
+//! which prefix) → [`judgement`] (whose fault a failure is), [`residency`] (where a request may go), [`egress`] (what data costs) → [`fleet`] (state of each replica) → [`policy`] (which
 //! replica gets a request) → [`router`] (events in, actions out) → [`peering`] (reports between routers) → [`record`]
 //! (the record of one request). Beside them: [`settings`] (TOML tables and `--set`), [`range`] (bounds of numeric
 //! settings), [`tuner`] (search for weights), [`off_policy`] (other policies judged by a log), [`optional`] (optional times and indices of a record), [`csv`]
@@ -14,6 +14,7 @@
 
 pub mod csv;
 pub mod decide;
+pub mod egress;
 pub mod fleet;
 pub mod ids;
 pub mod judgement;
@@ -27,6 +28,7 @@ pub mod radix;
 pub mod range;
 pub mod record;
 pub mod request;
+pub mod residency;
 pub mod rng;
 pub mod router;
 pub mod settings;

@@ -27,6 +27,8 @@ pub enum Exclusion {
     Unserved,
     /// It is behind another router and the request has no hop left.
     Hops,
+    /// It is outside the request's residency.
+    Outside,
 }
 
 /// An engine's metrics at the last scrape.
@@ -44,6 +46,11 @@ pub struct EngineView {
     pub kv_tokens: u64,
     /// Age of the report in ms.
     pub age_ms: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_free(ms: &f64) -> bool {
+    *ms == 0.0
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -69,6 +76,8 @@ pub struct Candidate {
     pub engine: Option<EngineView>,
     /// This replica's own prefill rate, overriding the policy's `ms_per_token` (mixed fleets).
     pub ms_per_token: Option<f64>,
+    /// Price of the data that this request and its answer send between regions, ms.
+    pub egress_ms: f64,
     /// What the router learned of it.
     pub learned: Learned,
     /// What would really happen there; only simulations that run an oracle know it.
@@ -126,6 +135,9 @@ pub struct CostTerms {
     pub waiting: f64,
     /// Requests running at the replica.
     pub running: f64,
+    /// Price of data between regions.
+    #[serde(default, skip_serializing_if = "is_free")]
+    pub egress: f64,
     /// The score that is compared.
     pub total: f64,
 }

@@ -6,7 +6,7 @@
 
 #[cfg(test)]
 use crate::fleet::Gates;
-use crate::fleet::{Booked, Health, Rates, Replica, SavedRates, Started};
+use crate::fleet::{Booked, Rates, Replica, SavedRates, Started};
 use crate::judgement::FailedAttempts;
 use crate::network::Connection;
 use crate::policy::{Candidate, CostTerms, Policy, Truth};
@@ -17,15 +17,17 @@ use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+mod admission;
 mod config;
 mod end_reason;
 mod event;
+mod fence;
 mod outcome;
 mod replicas;
 mod route;
 mod timers;
 pub use crate::judgement::Failure;
-pub use config::{LearnAt, RouterConfig};
+pub use config::{Admission, LearnAt, RouterConfig};
 pub use end_reason::EndReason;
 pub use event::{
     Action, AdminEvent, Answer, DecisionRecord, Dispatch, Event, ReplicaEvent, Request, RequestEvent, ScoredCandidate,
@@ -92,6 +94,8 @@ struct Flight {
     /// Replicas that are not asked again before a pause.
     tried: ReplicaSet,
     failed: FailedAttempts,
+    /// The replicas inside its fence, kept up to date with the fleet; `None` without a fence.
+    inside: Option<ReplicaSet>,
     /// The client has got a part of a response, so that no other replica can answer.
     committed: bool,
     attempts: u8,
@@ -113,6 +117,8 @@ pub struct Router {
     /// Queued requests in order, each with the ticket of this stay in the queue; entries of earlier stays are skipped.
     queue: VecDeque<(RequestId, u64)>,
     queued: usize,
+    /// Prompt tokens of those.
+    queued_tokens: u64,
     ticket: u64,
     timers: Timers,
     retry_tokens: f64,
@@ -144,6 +150,7 @@ impl Router {
             flights: FxHashMap::default(),
             queue: VecDeque::new(),
             queued: 0,
+            queued_tokens: 0,
             ticket: 0,
             timers: Timers::default(),
             stats: RouterStats::default(),
@@ -163,9 +170,9 @@ impl Router {
         match event.into() {
             Event::Request(event) => self.request_event(now, event, actions),
             Event::Replica(event) => {
-                let was_down = self.is_down();
+                let working = self.working();
                 self.replica_event(now, event, actions);
-                self.watch_down(now, was_down);
+                self.watch_down(now, &working);
                 self.reject_stranded(now, actions);
                 self.drain_queue(now, actions);
             }
@@ -207,6 +214,7 @@ impl Router {
             AdminEvent::ConfigSet(config) => {
                 self.retry_tokens = self.retry_tokens.min(config.retry_burst);
                 self.config = *config;
+                self.price_egress();
             }
             AdminEvent::PolicySet(policy) => self.policy = policy.build(),
             AdminEvent::IndexCleared => self.index.clear(),
@@ -291,8 +299,10 @@ impl Router {
             self.timers.set(deadline, Timer::Deadline(id));
             self.sweep_timers();
         }
+        let inside = request.fence.as_ref().map(|fence| self.inside(fence));
         let flight = Flight {
             request,
+            inside,
             tried: ReplicaSet::EMPTY,
             failed: FailedAttempts::default(),
             committed: false,
@@ -303,8 +313,12 @@ impl Router {
         self.flights.insert(id, flight);
         if self.replicas.iter().all(|r| r.removed) {
             self.end(id, EndReason::NoReplicas, actions);
+        } else if self.is_outside(id) {
+            self.end(id, EndReason::Outside, actions);
         } else if self.is_stranded(now, id) {
             self.end(id, EndReason::Unavailable, actions);
+        } else if let Some(reason) = self.refuses(now, id) {
+            self.end(id, reason, actions);
         } else if self.queued > 0 || !self.route(now, id, actions) {
             // Behind the requests already queued: the queue is first in, first out.
             if self.queued >= self.config.queue_limit {
@@ -321,6 +335,7 @@ impl Router {
         let ticket = self.ticket;
         let Some(flight) = self.flights.get_mut(&id) else { return };
         flight.state = State::Queued { ticket };
+        self.queued_tokens += u64::from(flight.request.info.prompt_tokens);
         if front {
             self.queue.push_front((id, ticket));
         } else {
@@ -333,7 +348,7 @@ impl Router {
             self.queue.retain(|&(id, ticket)| is_queued(flights, id, ticket));
         }
         self.timers.set(now + Span::from_ms(self.config.queue_timeout_ms), Timer::Queue(id, ticket));
-        if self.is_down() {
+        if self.is_down_for(id) {
             self.timers.set(now + Span::from_ms(self.config.down_timeout_ms), Timer::Down(id, ticket));
         }
         self.sweep_timers();
@@ -347,11 +362,18 @@ impl Router {
         let ticket = self.ticket;
         let Some(flight) = self.flights.get_mut(&id) else { return };
         flight.state = State::Queued { ticket };
+        self.queued_tokens += u64::from(flight.request.info.prompt_tokens);
         self.queued += 1;
         self.timers.set(again, Timer::Again(id, ticket));
         self.timers.set(now + Span::from_ms(self.config.queue_timeout_ms), Timer::Queue(id, ticket));
         self.sweep_timers();
         actions.push(Action::Queued { id });
+    }
+
+    /// Counts a request out of the queue.
+    fn leave_queue(&mut self, id: RequestId) {
+        self.queued -= 1;
+        self.queued_tokens -= self.flights.get(&id).map_or(0, |f| u64::from(f.request.info.prompt_tokens));
     }
 
     /// Puts a request whose pause is over at the head of the queue.
@@ -375,11 +397,11 @@ impl Router {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Queue(id, ticket) if is_queued(&self.flights, id, ticket) => {
-                    let reason = if self.is_down() { EndReason::NoHealthyReplica } else { EndReason::QueueTimeout };
+                    let reason = if self.is_down_for(id) { self.down_reason(id) } else { EndReason::QueueTimeout };
                     self.give_up(id, reason, actions);
                 }
-                Timer::Down(id, ticket) if is_queued(&self.flights, id, ticket) && self.is_down() => {
-                    self.give_up(id, EndReason::NoHealthyReplica, actions);
+                Timer::Down(id, ticket) if is_queued(&self.flights, id, ticket) && self.is_down_for(id) => {
+                    self.give_up(id, self.down_reason(id), actions);
                 }
                 Timer::Deadline(id) if !self.is_running(id) => {
                     self.give_up(id, EndReason::Deadline, actions);
@@ -390,24 +412,6 @@ impl Router {
         }
         self.drain_queue(now, actions);
         self.watch_slow_start(now);
-    }
-
-    /// Whether every replica is down, draining or gone: none of them takes requests again by itself.
-    fn is_down(&self) -> bool {
-        self.replicas.iter().all(|r| r.removed || r.draining || r.health == Health::Down)
-    }
-
-    /// Limits the wait of the queued requests if the event before this made the last replica unusable.
-    fn watch_down(&mut self, now: Time, was_down: bool) {
-        if was_down || self.queued == 0 || !self.is_down() {
-            return;
-        }
-        let at = now + Span::from_ms(self.config.down_timeout_ms);
-        for &(id, ticket) in &self.queue {
-            if is_queued(&self.flights, id, ticket) {
-                self.timers.set(at, Timer::Down(id, ticket));
-            }
-        }
     }
 
     /// Sets a timer for the next step of a slow start while requests are queued: a gate that time opens causes no event.

@@ -13,10 +13,12 @@ use thiserror::Error;
 mod check;
 mod discovery;
 mod keys_in_force;
+mod residency;
 mod secret;
 mod sections;
 mod upstream;
 pub use discovery::Discovery;
+pub use residency::{Residency, ResidencyRule};
 pub use secret::Secret;
 pub use sections::{
     Cors, Explain, Limits, LogFile, PeerConfig, Probes, ReplicaConfig, Security, Shadow, Timeouts, Tls,
@@ -63,6 +65,8 @@ pub struct Config {
     pub peers: Vec<PeerConfig>,
     /// Sources of engines, or of an edge's peers, besides these lists.
     pub discovery: Discovery,
+    /// Which requests must stay where.
+    pub residency: Residency,
     /// Probes and scrapes.
     pub probes: Probes,
     /// Limits on what clients can use.
@@ -103,6 +107,7 @@ impl Default for Config {
             replicas: Vec::new(),
             peers: Vec::new(),
             discovery: Discovery::default(),
+            residency: Residency::default(),
             probes: Probes::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -197,6 +202,12 @@ impl Config {
             file: String::new(),
             message: with_suggestion(error.message()),
         })
+    }
+
+    /// The settings of the core's router.
+    pub(crate) fn core_router(&self) -> RouterConfig {
+        let region = self.region.clone().unwrap_or_default();
+        RouterConfig { record_decisions: true, region, ..self.router.clone() }
     }
 
     /// Checks ranges and contradictions.

@@ -273,8 +273,13 @@ impl Driver {
                 Action::Queued { id } => inner.send(id, Command::Queued),
                 Action::Cancel { id, .. } => inner.send(id, Command::Cancel),
                 Action::Done { id, reason } => {
-                    if reason == EndReason::QueueFull {
-                        self.observers.tell(Change::QueueFull);
+                    match reason {
+                        EndReason::QueueFull => self.observers.tell(Change::QueueFull),
+                        EndReason::Outside => self.observers.tell(Change::NoneInside),
+                        EndReason::Admission { retry_after_s } => {
+                            self.observers.tell(Change::NotAdmitted { retry_after_s });
+                        }
+                        _ => {}
                     }
                     if let Some(InFlight { mailbox, undecided }) = inner.requests.remove(&id) {
                         mailbox.put(Command::Done { reason, undecided });

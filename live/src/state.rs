@@ -12,6 +12,7 @@ use crate::observe::metrics::Metrics;
 use crate::observe::request_log::RequestLog;
 use crate::observe::shadow::SharedStats;
 use crate::observe::viewers::Viewers;
+use crate::request::residency::ResidencyRules;
 use crate::server::keys::Keys;
 use crate::tokens::bytes_per_token::BytesPerToken;
 use crate::tokens::counter::Counter;
@@ -113,6 +114,8 @@ pub struct AppState {
     pub config_source: Option<ConfigSource>,
     config: RwLock<Arc<Config>>,
     keys: RwLock<Arc<Keys>>,
+    /// `[residency]` of the configuration in force.
+    residency: RwLock<Arc<ResidencyRules>>,
     /// The `Authorization` header of all peers, which follows the keys in force.
     peer_authorization: Arc<RwLock<Option<HeaderValue>>>,
     phase: AtomicU8,
@@ -168,6 +171,7 @@ impl AppState {
             router_id: HeaderValue::try_from(format!("{:016x}", std::hash::RandomState::new().hash_one("router")))
                 .unwrap_or(HeaderValue::from_static("router")),
             config_source,
+            residency: RwLock::new(Arc::new(ResidencyRules::new(&config.residency))),
             config: RwLock::new(Arc::new(config)),
             keys: RwLock::new(Arc::new(keys)),
             peer_authorization,
@@ -195,12 +199,18 @@ impl AppState {
     }
 
     pub(crate) fn set_config(&self, config: Config) {
+        *self.residency.write() = Arc::new(ResidencyRules::new(&config.residency));
         *self.config.write() = Arc::new(config);
     }
 
     /// The keys in force.
     pub fn keys(&self) -> Arc<Keys> {
         Arc::clone(&self.keys.read())
+    }
+
+    /// The rules of residency in force.
+    pub(crate) fn residency(&self) -> Arc<ResidencyRules> {
+        Arc::clone(&self.residency.read())
     }
 
     /// Calls `f` with the keys in force; cheaper than [`Self::keys`].
@@ -281,8 +291,16 @@ impl AppState {
         let config = self.config();
         let keep_alive = Duration::from_millis(config.timeouts.keep_alive_ms);
         let transport = transport(&config, &endpoint, keep_alive);
-        let spec = ReplicaSpec { name: name.clone(), kind, ms_per_token, kv_tokens, transport };
-        let region = replica.region.clone();
+        let (region, labels) = (replica.region.clone(), replica.labels.clone());
+        let spec = ReplicaSpec {
+            name: name.clone(),
+            kind,
+            ms_per_token,
+            kv_tokens,
+            transport,
+            region: region.clone(),
+            labels,
+        };
         let added = self.driver.add(&spec, |id| {
             let mut upstream = Upstream::new(id, name, kind, region, endpoint);
             upstream.authorization = authorization;
@@ -353,7 +371,12 @@ mod tests {
     #[tokio::test]
     async fn peers_are_shown_the_key_in_force() {
         let mut config = Config::parse("role = \"edge\"\nreplicas = [{url = \"http://127.0.0.1:9\"}]").unwrap();
-        config.peers = vec![PeerConfig { url: "http://127.0.0.1:10".to_owned(), name: Some("p".to_owned()) }];
+        config.peers = vec![PeerConfig {
+            url: "http://127.0.0.1:10".to_owned(),
+            name: Some("p".to_owned()),
+            region: None,
+            labels: Vec::new(),
+        }];
         config.security = Security { admin_key: Some("old".into()), ..Security::default() };
         let state = crate::start(config.clone(), None, crate::tcp()).unwrap();
         let peer = state.find("p").unwrap();

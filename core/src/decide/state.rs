@@ -6,6 +6,7 @@ use crate::ids::MAX_REPLICAS;
 use crate::network::Path;
 use crate::policy::settings::{MOST, strict};
 use crate::policy::{Candidate, EngineView, Exclusion, RequestInfo};
+use crate::residency::Fence;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -83,6 +84,9 @@ pub struct ReplicaState {
     /// Prefill rate of the replica, ms per token; overrides the policy's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ms_per_token: Option<f64>,
+    /// Price of the data that the request and its answer send between regions, ms.
+    #[serde(skip_serializing_if = "is_free")]
+    pub egress_ms: f64,
     /// What the router had learned of it; the priors when absent.
     #[serde(skip_serializing_if = "is_prior")]
     pub learned: Learned,
@@ -105,6 +109,7 @@ impl Default for ReplicaState {
             running_tokens: 0,
             engine: None,
             ms_per_token: None,
+            egress_ms: 0.0,
             learned: Learned::default(),
         }
     }
@@ -128,6 +133,7 @@ impl ReplicaState {
             },
             engine: self.engine,
             ms_per_token: self.ms_per_token,
+            egress_ms: self.egress_ms,
             learned: self.learned,
             truth: None,
         }
@@ -135,8 +141,19 @@ impl ReplicaState {
 
     /// The state of a candidate with this name.
     pub fn of(id: String, candidate: &Candidate) -> Self {
-        let Candidate { id: _, excluded, rtt_ms, path, cached_tokens, load, engine, ms_per_token, learned, truth: _ } =
-            *candidate;
+        let Candidate {
+            id: _,
+            excluded,
+            rtt_ms,
+            path,
+            cached_tokens,
+            load,
+            engine,
+            ms_per_token,
+            egress_ms,
+            learned,
+            truth: _,
+        } = *candidate;
         Self {
             id,
             healthy: true,
@@ -152,6 +169,7 @@ impl ReplicaState {
             running_tokens: load.running_tokens,
             engine,
             ms_per_token,
+            egress_ms,
             learned,
         }
     }
@@ -173,6 +191,9 @@ pub struct State {
     /// The first 256 tokens of the prompt, or a hash of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<Key>,
+    /// Where the request may go; absent for everywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub residency: Option<Fence>,
     /// The fleet, at most [`MAX_REPLICAS`] of it.
     pub replicas: Vec<ReplicaState>,
 }
@@ -186,6 +207,7 @@ struct Request {
     bytes: u64,
     session: Option<Key>,
     head: Option<Key>,
+    residency: Option<Fence>,
     // Parsed separately; declared here so that the list of known fields is complete.
     #[serde(rename = "replicas")]
     _replicas: Option<Value>,
@@ -223,8 +245,8 @@ impl State {
             }
             replicas.push(replica);
         }
-        let Request { prompt_tokens, bytes, session, head, .. } = request;
-        Ok(Self { id, prompt_tokens, bytes, session, head, replicas })
+        let Request { prompt_tokens, bytes, session, head, residency, .. } = request;
+        Ok(Self { id, prompt_tokens, bytes, session, head, residency, replicas })
     }
 
     /// The request as policies see it.
@@ -262,6 +284,7 @@ fn parse_replica(path: &str, value: Value) -> Result<ReplicaState, DecideError> 
         ("rounds", Some(replica.rounds)),
         ("opening", Some(replica.opening)),
         ("ms_per_token", replica.ms_per_token),
+        ("egress_ms", Some(replica.egress_ms)),
         ("engine.age_ms", age),
     ] {
         if let Some(number) = number.filter(|number| !(0.0..=MOST).contains(number)) {
@@ -282,6 +305,11 @@ fn read<T: serde::de::DeserializeOwned>(path: &str, map: Map<String, Value>) -> 
 
 fn is_prior(learned: &Learned) -> bool {
     *learned == Learned::default()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_free(ms: &f64) -> bool {
+    *ms == 0.0
 }
 
 fn is_zero(number: &u64) -> bool {

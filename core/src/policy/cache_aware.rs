@@ -75,11 +75,11 @@ impl Policy for CacheAware {
         rng: &mut ChaCha8Rng,
     ) -> Selection {
         fill(candidates, terms, |candidate| CostTerms {
-            network: 0.0,
             prefill: f64::from(candidate.uncached(request.prompt_tokens)),
             waiting: f64::from(candidate.load.waiting_requests),
             running: f64::from(candidate.load.running_requests),
             total: f64::from(candidate.requests()),
+            ..CostTerms::default()
         });
         let cached = |candidate: &Candidate| candidate.cached_tokens.min(request.prompt_tokens);
         let best = eligible(candidates).map(|(_, candidate)| cached(candidate)).max().unwrap_or(0);

@@ -9,7 +9,8 @@
 //! running  = t * (running_cost_factor * D + used_factor * K) + ms_per_running_request * n
 //!                                                     D, n = prompt tokens, requests past their first token
 //!                                                     K = KV tokens in use in the last engine report; 0 if never scraped
-//! total    = network + prefill + waiting + running
+//! egress   = rtt_weight * E                           E = price of the data between regions, ms; 0 unless configured
+//! total    = network + prefill + waiting + running + egress
 //! ```
 //!
 //! The least total wins; exact ties are broken at random. With `tie_band > 0`, all candidates within `tie_band` of the
@@ -157,7 +158,8 @@ impl Weights {
         let waiting = t * self.queue_factor * waiting_tokens as f64;
         let running = t * (self.running_cost_factor * candidate.load.running_tokens as f64 + self.used_factor * used)
             + self.ms_per_running_request * f64::from(candidate.load.running_requests);
-        CostTerms { network, prefill, waiting, running, total: network + prefill + waiting + running }
+        let egress = self.rtt_weight * candidate.egress_ms;
+        CostTerms { network, prefill, waiting, running, egress, total: network + prefill + waiting + running + egress }
     }
 
     /// Whether totals are in ms and so predict the TTFT.
@@ -266,7 +268,7 @@ impl Policy for Gorgo {
     }
 
     fn predict_ttft(&self, _: &RequestInfo, _: &Candidate, terms: &CostTerms) -> Option<f64> {
-        self.weights.in_ms().then_some(terms.total)
+        self.weights.in_ms().then_some(terms.total - terms.egress)
     }
 
     fn choose(

@@ -74,7 +74,7 @@ impl KvCost {
         let waiting = candidate.load.waiting_tokens as f64 / b;
         let running =
             candidate.load.running_tokens as f64 / b + self.config.active_weight * f64::from(candidate.requests());
-        CostTerms { network: 0.0, prefill, waiting, running, total: prefill + waiting + running }
+        CostTerms { prefill, waiting, running, total: prefill + waiting + running, ..CostTerms::default() }
     }
 }
 

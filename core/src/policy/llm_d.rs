@@ -90,7 +90,7 @@ impl Policy for LlmD {
             let kv = engine.map_or(1.0, |engine| 1.0 - (engine.used_tokens as f64 / engine.kv_tokens as f64).min(1.0));
             let (prefill, running) = (prefix_weight * (1.0 - prefix), kv_weight * (1.0 - kv));
             let waiting = queue_weight * (1.0 - free.clamp(0.0, 1.0));
-            CostTerms { network: 0.0, prefill, waiting, running, total: prefill + waiting + running }
+            CostTerms { prefill, waiting, running, total: prefill + waiting + running, ..CostTerms::default() }
         });
         Selection::own(least_of(candidates, rng, |i, candidate| Some([terms[i].total, candidate.rtt_ms])))
     }

@@ -90,7 +90,7 @@ impl Policy for Preble {
             let prefill = learned.ms_per_token * f64::from(candidate.uncached(request.prompt_tokens));
             let running = learned.output_tokens * learned.decode_step_ms(candidate.load.running_requests);
             let waiting = self.work(candidate);
-            CostTerms { network: 0.0, prefill, waiting, running, total: prefill + waiting + running }
+            CostTerms { prefill, waiting, running, total: prefill + waiting + running, ..CostTerms::default() }
         });
         let held = |candidate: &Candidate| candidate.cached_tokens.min(request.prompt_tokens);
         let longest = eligible(candidates).map(|(_, candidate)| held(candidate)).max().unwrap_or(0);

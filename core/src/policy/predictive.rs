@@ -6,7 +6,7 @@
 //! prefill = t_own
 //! waiting = p W + f w, or 2 d(n) if no request waits and n > 0      W, w = waiting uncached tokens and requests
 //! running = kappa n (t_own + L (d(n+1) - d(n)))         running decodes wait for this prefill, then step more slowly
-//! total   = network + prefill + waiting + running
+//! total   = network + prefill + waiting + running + egress          egress: price of the data between regions, ms
 //! d(n)    = d0 + d1 (n - 1);  L = mean output tokens;  kappa = 1.25 mean TTFT / mean E2E, within 0.015 and 0.3
 //! ```
 //!
@@ -73,7 +73,8 @@ impl Predictive {
         let kappa = self.config.kappa.unwrap_or(learned.kappa);
         let outputs = self.config.output_tokens.unwrap_or(learned.output_tokens);
         let running = kappa * n * (prefill + outputs * (step(n + 1.0) - step(n)));
-        CostTerms { network, prefill, waiting, running, total: network + prefill + waiting + running }
+        let egress = candidate.egress_ms;
+        CostTerms { network, prefill, waiting, running, egress, total: network + prefill + waiting + running + egress }
     }
 }
 

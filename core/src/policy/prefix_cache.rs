@@ -80,7 +80,7 @@ impl Policy for PrefixCache {
         fill(candidates, terms, |candidate| {
             let prefill = f64::from(candidate.uncached(request.prompt_tokens));
             let (total, waiting) = (f64::from(busy(candidate)), f64::from(candidate.load.waiting_requests));
-            CostTerms { network: 0.0, prefill, waiting, running: total - waiting, total }
+            CostTerms { prefill, waiting, running: total - waiting, total, ..CostTerms::default() }
         });
         let r = |candidate: &Candidate| f64::from(busy(candidate));
         let most = eligible(candidates).map(|(_, candidate)| busy(candidate)).max().unwrap_or(0);

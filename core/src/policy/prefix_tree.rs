@@ -66,7 +66,7 @@ impl Policy for PrefixTree {
             let waiting = candidate.load.waiting_tokens as f64;
             let running = candidate.load.running_tokens as f64;
             let total = if hit { prefill } else { load(candidate, self.config.unit, Signal::Own).unwrap_or(0.0) };
-            CostTerms { network: 0.0, prefill, waiting, running, total }
+            CostTerms { prefill, waiting, running, total, ..CostTerms::default() }
         });
         let chosen = least_of(candidates, rng, |_, candidate| {
             let load = load(candidate, self.config.unit, Signal::Own)?;

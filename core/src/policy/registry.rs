@@ -176,6 +176,11 @@ impl PolicyConfig {
         READ_LEARNED.contains(&name)
     }
 
+    /// Whether its scores hold the price of data between regions.
+    pub fn prices_egress(&self) -> bool {
+        matches!(self, Self::Gorgo(_) | Self::Predictive(_))
+    }
+
     /// The names of all policies, in the order of the documentation.
     pub fn names() -> &'static [&'static str] {
         NAMES

@@ -210,6 +210,7 @@ pub(crate) mod tests {
             load: Load::default(),
             engine: None,
             ms_per_token: None,
+            egress_ms: 0.0,
             learned: Learned::default(),
             truth: None,
         }

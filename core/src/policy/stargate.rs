@@ -73,7 +73,7 @@ impl Stargate {
         let waiting = if has_slot { 0.0 } else { p * candidate.load.waiting_tokens as f64 };
         let prefill = p * scale * f64::from(request.prompt_tokens);
         let network = candidate.rtt_ms;
-        CostTerms { network, prefill, waiting, running: 0.0, total: network + prefill + waiting }
+        CostTerms { network, prefill, waiting, total: network + prefill + waiting, ..CostTerms::default() }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The router's settings, shared by experiment files, the router's own file and the admin API.
 
+use crate::egress::EgressConfig;
 use crate::fleet::{BreakerConfig, Gates};
 use crate::range::{DURATION_MS, OutOfRange, check_ranges};
 use schemars::JsonSchema;
@@ -14,6 +15,18 @@ pub enum LearnAt {
     /// At the first token, when the engine really has it.
     #[default]
     FirstToken,
+}
+
+/// Whether requests are refused that cannot meet their deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Admission {
+    /// Never: they wait until their deadline ends them.
+    #[default]
+    Off,
+    /// At once, when the least predicted time to first token of all replicas that may answer exceeds the time left until
+    /// the request's deadline.
+    Predicted,
 }
 
 /// Settings of a router, except its policy. Unknown keys are errors.
@@ -59,6 +72,14 @@ pub struct RouterConfig {
     /// Share of decisions, 0 to 1, that are made at random among the replicas that may be chosen, with their odds in the
     /// decision log: `gorgo evaluate` tells from it what another policy would have reached.
     pub explore: f64,
+    /// Whether a request is refused at once that is predicted to miss its deadline; such a deadline is the client's, or
+    /// `timeouts.first_token_ms` of a live router.
+    pub admission: Admission,
+    /// Region of this router, for egress prices; the driver knows it.
+    #[serde(skip)]
+    pub region: String,
+    /// Prices of data between regions, a term of the policies `gorgo` and `predictive`.
+    pub egress: EgressConfig,
     /// Emit an [`Action::Decided`](super::Action::Decided) for each decision.
     pub record_decisions: bool,
 }
@@ -69,6 +90,7 @@ impl RouterConfig {
     /// # Errors
     /// The first one out of bounds.
     pub fn check(&self) -> Result<(), OutOfRange> {
+        self.egress.check().map_err(|error| error.within("egress"))?;
         check_ranges([
             ("queue_timeout_ms", self.queue_timeout_ms, DURATION_MS),
             ("down_timeout_ms", self.down_timeout_ms, DURATION_MS),
@@ -106,6 +128,9 @@ impl Default for RouterConfig {
             index_tokens: 400_000,
             index_bytes: 64 << 20,
             explore: 0.0,
+            admission: Admission::Off,
+            region: String::new(),
+            egress: EgressConfig::default(),
             record_decisions: false,
         }
     }

@@ -13,6 +13,13 @@ pub enum EndReason {
     NoReplicas,
     /// A peer forwarded the request, and this router's own engine is down.
     Unavailable,
+    /// No replica inside its residency can answer it.
+    Outside,
+    /// The least predicted time to first token exceeds its deadline.
+    Admission {
+        /// After how many seconds the prediction would meet the deadline if nothing else arrived.
+        retry_after_s: u32,
+    },
     /// The router's queue is full.
     QueueFull,
     /// It waited in the queue for `down_timeout_ms` while every replica was down.
@@ -78,6 +85,21 @@ impl EndReason {
                 "unavailable",
                 "this edge's engine does not answer; ask another edge",
             ),
+            Self::Outside => entry(
+                Rejected,
+                "outside",
+                503,
+                "residency",
+                "no replica inside this request's residency can answer it, and no other is used",
+            ),
+            Self::Admission { .. } => entry(
+                Rejected,
+                "admission",
+                429,
+                "deadline_unreachable",
+                "no replica is predicted to send a first token by the request's deadline; try again later or allow more \
+                 time",
+            ),
             Self::QueueFull => {
                 entry(Rejected, "queue-full", 429, "queue_full", "the router's queue is full; try again soon")
             }
@@ -126,6 +148,23 @@ impl EndReason {
         self.entry().http_status
     }
 
+    /// Seconds after which the client may try again, where the router can tell.
+    pub fn retry_after_s(self) -> Option<u32> {
+        match self {
+            Self::Admission { retry_after_s } => Some(retry_after_s),
+            _ => None,
+        }
+    }
+
+    /// The reason without numbers of single requests, as a key of counters.
+    #[must_use]
+    pub fn kind(self) -> Self {
+        match self {
+            Self::Admission { .. } => Self::Admission { retry_after_s: 0 },
+            other => other,
+        }
+    }
+
     /// `error.code` in that response.
     pub fn code(self) -> &'static str {
         self.entry().code
@@ -151,10 +190,12 @@ mod tests {
     use super::*;
 
     /// Every reason that does not depend on a failure.
-    const ALL: [EndReason; 12] = [
+    const ALL: [EndReason; 14] = [
         EndReason::Finished,
         EndReason::NoReplicas,
         EndReason::Unavailable,
+        EndReason::Outside,
+        EndReason::Admission { retry_after_s: 1 },
         EndReason::QueueFull,
         EndReason::NoHealthyReplica,
         EndReason::QueueTimeout,
@@ -181,7 +222,14 @@ mod tests {
         let at_sender = EndReason::failure_at_sender;
         let overloaded = Failure::Overloaded { retry_after_s: None };
         assert_eq!(at_sender(EndReason::Deadline), Some(Failure::Timeout));
-        for full in [EndReason::QueueFull, EndReason::QueueTimeout, EndReason::Unavailable, EndReason::NoReplicas] {
+        for full in [
+            EndReason::QueueFull,
+            EndReason::QueueTimeout,
+            EndReason::Unavailable,
+            EndReason::NoReplicas,
+            EndReason::Outside,
+            EndReason::Admission { retry_after_s: 1 },
+        ] {
             assert_eq!(at_sender(full), Some(overloaded), "{full:?}");
         }
         assert_eq!(at_sender(EndReason::ClientError), Some(Failure::Client));

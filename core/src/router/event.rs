@@ -5,6 +5,7 @@ use crate::fleet::{EngineReport, PeerReport, ReplicaSpec, SavedRates};
 use crate::judgement::Failure;
 use crate::network::Transport;
 use crate::policy::{Candidate, CostTerms, PolicyConfig, RequestInfo};
+use crate::residency::Fence;
 use crate::{ReplicaId, ReplicaSet, RequestId, Time};
 use std::sync::Arc;
 
@@ -23,6 +24,8 @@ pub struct Request {
     pub deadline: Option<Time>,
     /// The only replicas that can answer it; `None` for all.
     pub only: Option<ReplicaSet>,
+    /// Where it may go; `None` for everywhere.
+    pub fence: Option<Fence>,
 }
 
 /// Token counts that the engine reported for a finished request.
@@ -265,6 +268,8 @@ pub struct DecisionRecord {
     pub at: Time,
     /// The request as the policy saw it.
     pub info: RequestInfo,
+    /// Where it may go; `None` for everywhere.
+    pub fence: Option<Fence>,
     /// The policy's name.
     pub policy: &'static str,
     /// Index into `candidates`, `None` if all were excluded.

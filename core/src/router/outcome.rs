@@ -267,6 +267,7 @@ impl Router {
         if let Some(flight) = self.flights.remove(&id) {
             if matches!(flight.state, State::Queued { .. }) {
                 self.queued -= 1;
+                self.queued_tokens -= u64::from(flight.request.info.prompt_tokens);
             }
             self.stats.ended[reason.status() as usize] += 1;
             actions.push(Action::Done { id, reason });
@@ -307,7 +308,8 @@ mod tests {
             let (id, attempt) = (RequestId(start_ms + i), 1);
             let at = |ms: u64| Time::from_ms((start_ms + 500 * i + ms) as f64);
             let info = RequestInfo { prompt_tokens: 1_000, ..RequestInfo::default() };
-            let request = Request { id, symbols: Arc::from([]), info, hops: 0, deadline: None, only: None };
+            let request =
+                Request { id, symbols: Arc::from([]), info, hops: 0, deadline: None, only: None, fence: None };
             let usage = Usage { cached_tokens: None, output_tokens: 20 };
             router.handle(at(0), RequestEvent::Arrived(request), &mut Vec::new());
             router.handle(at(300), RequestEvent::FirstToken { id, attempt }, &mut Vec::new());

@@ -1,8 +1,9 @@
 //! Replica events: scrapes, probes, peer reports, and changes of the fleet.
 
+use super::fence::lacks;
 use super::{Action, EndReason, Failure, Flight, ReplicaEvent, Router, State};
 use crate::fleet::{EngineReading, Health, Kind, Replica, ReplicaSpec};
-use crate::{MAX_REPLICAS, ReplicaId, RequestId, Time};
+use crate::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId, Time};
 
 impl Router {
     pub(super) fn replica_event(&mut self, now: Time, event: ReplicaEvent, actions: &mut Vec<Action>) {
@@ -96,7 +97,9 @@ impl Router {
         let mut fresh = Replica::new(spec);
         // Joining a fleet at work, its cache is cold; at start-up all are.
         fresh.recovered = (self.stats.arrived > 0).then_some(now);
+        fresh.egress = self.config.egress.between(&self.config.region, fresh.spec.region.as_deref());
         self.replicas[replica.index()] = fresh;
+        self.fence_again(replica);
         self.names = self.replicas.iter().map(|r| r.spec.name.as_str().into()).collect();
     }
 
@@ -120,26 +123,27 @@ impl Router {
     fn removed(&mut self, now: Time, replica: ReplicaId, actions: &mut Vec<Action>) {
         let Some(at) = self.replica_mut(replica) else { return };
         at.removed = true;
+        self.fence_again(replica);
         self.index.forget(replica);
-        self.call_back(now, replica, actions);
+        self.call_back(now, replica, None, actions);
     }
 
-    /// Sends requests without a first token away from a replica that just went down, unless no other replica works: a
-    /// full replica will have room again, a silent one may not.
+    /// Sends requests without a first token away from a replica that just went down, unless no other works that they may
+    /// use: a full replica will have room again, a silent one may not.
     fn evacuate(&mut self, now: Time, replica: ReplicaId, actions: &mut Vec<Action>) {
         let gates = &self.config.gates;
-        if self.replicas.iter().any(|r| !r.removed && r.is_usable(now, gates)) {
-            self.call_back(now, replica, actions);
-        }
+        let usable = self.slots(|r| !r.removed && r.is_usable(now, gates));
+        self.call_back(now, replica, Some(&usable), actions);
     }
 
-    /// Sends every request that has no first token from `replica` elsewhere.
-    fn call_back(&mut self, now: Time, replica: ReplicaId, actions: &mut Vec<Action>) {
+    /// Sends every request that has no first token, and may use one of `to`, from `replica` elsewhere.
+    fn call_back(&mut self, now: Time, replica: ReplicaId, to: Option<&ReplicaSet>, actions: &mut Vec<Action>) {
         let here = |f: &Flight| match f.state {
             State::Sent { replica: r, running, .. } => r == replica && !running && !f.committed,
             State::Queued { .. } | State::Unplaced => false,
         };
         let mut waiting: Vec<RequestId> = self.flights.iter().filter(|(_, f)| here(f)).map(|(&id, _)| id).collect();
+        waiting.retain(|&id| to.is_none_or(|to| !lacks(to, self.allowed(id))));
         waiting.sort_unstable();
         for id in waiting {
             let attempt = self.flights[&id].attempts;

@@ -30,6 +30,7 @@ impl Router {
                 id,
                 at: now,
                 info,
+                fence: flight.request.fence.clone(),
                 policy: self.policy.name(),
                 chosen,
                 reason: choice.reason,
@@ -125,21 +126,23 @@ impl Router {
     }
 
     /// Fills `candidates` with the present state of every replica.
-    fn collect_candidates(&mut self, now: Time, id: RequestId) {
+    pub(super) fn collect_candidates(&mut self, now: Time, id: RequestId) {
         self.candidates.clear();
         let Some(flight) = self.flights.get(&id) else { return };
         let truths = self.truth.as_ref().filter(|(of, _)| *of == id).map(|(_, truths)| truths);
         let request = &flight.request;
         let gates = &self.config.gates;
-        let only = request.only;
+        let (inside, only, allowed) = (flight.inside, request.only, self.allowed(id));
         let closed =
-            if self.is_closed_by_failures(now, only.as_ref()) { Replica::closed_for_all } else { Replica::closed };
+            if self.is_closed_by_failures(now, allowed.as_ref()) { Replica::closed_for_all } else { Replica::closed };
         self.matched.resize(self.replicas.len(), 0);
         self.index.lookup(&request.symbols, &mut self.matched);
         for (slot, replica) in self.replicas.iter().enumerate().filter(|(_, r)| !r.removed) {
             let id = ReplicaId(slot as u16);
             let mut excluded = closed(replica, now, gates);
-            if only.is_some_and(|only| !only.contains(id)) {
+            if inside.is_some_and(|inside| !inside.contains(id)) {
+                excluded = Some(Exclusion::Outside);
+            } else if only.is_some_and(|only| !only.contains(id)) {
                 excluded = Some(Exclusion::Unserved);
             } else if replica.spec.kind == Kind::Peer && request.hops >= self.config.max_hops {
                 excluded = Some(Exclusion::Hops);
@@ -214,13 +217,13 @@ impl Router {
                 continue;
             }
             // Requests that only closed replicas can answer wait without a decision, and hold up no others.
-            let only = self.flights.get(&id).and_then(|flight| flight.request.only);
+            let only = self.allowed(id);
             if only.is_some_and(|only| only.and(&open).is_empty()) {
                 kept.push((id, ticket));
                 continue;
             }
             if self.route(now, id, actions) || self.route_again(now, id, actions) {
-                self.queued -= 1;
+                self.leave_queue(id);
                 open = self.open_replicas(now, &gates);
                 continue;
             }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::fleet::{EngineReport, Kind, PeerReport, ReplicaSpec};
 use crate::policy::{RequestInfo, Selection, least};
+use crate::residency::Fence;
 use crate::rng;
 use rand::RngExt;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +54,15 @@ fn symbols(text: &str) -> Arc<[u64]> {
 fn ask(id: u64, prompt: &str) -> RequestEvent {
     let symbols = symbols(prompt);
     let info = RequestInfo { prompt_tokens: symbols.len() as u32, ..RequestInfo::default() };
-    RequestEvent::Arrived(Request { id: RequestId(id), symbols, info, hops: 0, deadline: None, only: None })
+    RequestEvent::Arrived(Request {
+        id: RequestId(id),
+        symbols,
+        info,
+        hops: 0,
+        deadline: None,
+        only: None,
+        fence: None,
+    })
 }
 
 fn tell(router: &mut Router, ms: u64, event: impl Into<Event>) -> Vec<Action> {
@@ -363,7 +372,9 @@ fn a_deadline_passes_before_the_first_token_only() {
     assert_eq!(tell(&mut r, 101, finish(1, 1)), [done(1, EndReason::Finished)]);
 }
 
+mod admission;
 mod faults;
+mod fence;
 mod slots;
 mod soak;
 

@@ -83,6 +83,7 @@ fn candidate(wild: bool) -> impl Strategy<Value = Candidate> {
                 age_ms,
             }),
             ms_per_token,
+            egress_ms: rtt_ms / 2.0,
             learned: Learned::default(),
             truth: None,
         })

@@ -63,6 +63,7 @@ pub(super) fn config(
         url: find(i, u),
         name: Some(names.replicas[u].clone()),
         region: None,
+        labels: Vec::new(),
         ms_per_token: world.replicas[u].ms_per_token,
         kv_tokens: Some(u64::from(world.replicas[u].engine.kv_tokens)),
         models: Vec::new(),
@@ -79,7 +80,12 @@ pub(super) fn config(
         replicas: all.clone().filter(|&u| !edge || u == i).map(replica).collect(),
         peers: all
             .filter(|&u| edge && u != i)
-            .map(|u| PeerConfig { url: find(i, u), name: Some(names.replicas[u].clone()) })
+            .map(|u| PeerConfig {
+                url: find(i, u),
+                name: Some(names.replicas[u].clone()),
+                region: None,
+                labels: Vec::new(),
+            })
             .collect(),
         probes: Probes {
             period_ms: world.probe_ms as u64,

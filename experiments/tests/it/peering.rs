@@ -32,6 +32,7 @@ fn arrived(id: u64) -> Event {
         hops: 1,
         deadline: None,
         only: None,
+        fence: None,
     })
     .into()
 }

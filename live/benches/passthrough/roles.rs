@@ -98,6 +98,7 @@ pub(crate) async fn router(port: u16, engine: u16) {
         url: format!("http://127.0.0.1:{engine}"),
         name: None,
         region: None,
+        labels: Vec::new(),
         ms_per_token: None,
         kv_tokens: Some(1 << 40),
         models: Vec::new(),

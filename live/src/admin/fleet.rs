@@ -10,6 +10,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use gorgo_core::fleet::Kind;
+use gorgo_core::residency::check_label;
 use gorgo_core::router::ReplicaEvent;
 use serde::Deserialize;
 use serde_json::json;
@@ -29,6 +30,8 @@ struct Address {
     url: Option<String>,
     #[serde(default)]
     region: Option<String>,
+    #[serde(default)]
+    labels: Vec<String>,
     #[serde(default)]
     ms_per_token: Option<f64>,
     #[serde(default)]
@@ -59,10 +62,14 @@ impl Address {
         if self.api_key.as_ref().is_some_and(Secret::is_placeholder) {
             return Err(bad("`api_key` is \"(set)\", which stands for a key that is not shown; give the key itself"));
         }
+        if let Some(wrong) = self.labels.iter().find_map(|label| check_label(label).err()) {
+            return Err(bad(format!("`labels`: {wrong}")));
+        }
         Ok(ReplicaConfig {
             url,
             name: self.id,
             region: self.region,
+            labels: self.labels,
             ms_per_token: self.ms_per_token,
             kv_tokens: self.kv_tokens,
             models: self.models,

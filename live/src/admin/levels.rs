@@ -134,6 +134,7 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
             json!({
                 "id": u.name, "url": format!("{}://{}", u.endpoint.scheme, u.endpoint.name()), "kind": kind(u.kind),
                 "ip": u.endpoint.host(), "port": u.endpoint.port(), "region": u.region,
+                "labels": r.spec.labels,
                 "healthy": healthy(r, now, gates), "available": r.closed(now, gates).is_none(), "health": r.health,
                 "state": state(r, now, gates),
                 "draining": r.draining, "excluded": r.closed(now, gates), "breaker": r.breaker,

@@ -5,6 +5,7 @@ use crate::upstream::connect::Endpoint;
 use crate::worker_index::MAX_WORKERS;
 use gorgo_core::MAX_REPLICAS;
 use gorgo_core::range::OutOfRange;
+use gorgo_core::residency::{MAX_LABELS, check_label};
 use std::fmt::Display;
 
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
@@ -82,6 +83,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     }
     fleet(config)?;
     config.discovery.check()?;
+    config.residency.check()?;
+    egress(config)?;
     if config.tls.cert.is_some() != config.tls.key.is_some() {
         return bad("tls", &"incomplete", "give both `tls.cert` and `tls.key`, or neither");
     }
@@ -91,6 +94,32 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         let advice = "beyond loopback an API key and an admin key are needed: set security.api_key_file and \
                       security.admin_key_file (or GORGO_API_KEY and GORGO_ADMIN_KEY)";
         return bad("listen", &config.listen, advice);
+    }
+    Ok(())
+}
+
+/// Prices that nothing reads are a mistake.
+fn egress(config: &Config) -> Result<(), ConfigError> {
+    let bad = |key: &str, value: String, advice: &str| {
+        let key = format!("router.egress.{key}");
+        Err(ConfigError::Value { key, value, advice: advice.to_owned() })
+    };
+    let egress = &config.router.egress;
+    if egress.prices.is_empty() && egress.ms_per_unit == 0.0 {
+        return Ok(());
+    }
+    if egress.ms_per_unit == 0.0 {
+        let advice = "without router.egress.ms_per_unit they change nothing; say what a unit of money is worth";
+        return bad("prices", format!("a list of {}", egress.prices.len()), advice);
+    }
+    let region = config.region.as_deref().unwrap_or_default();
+    if !egress.prices.iter().any(|price| price.from == region || price.to == region) {
+        let advice = format!("no price begins or ends at this router, whose `region` is \"{region}\"");
+        return bad("ms_per_unit", egress.ms_per_unit.to_string(), &advice);
+    }
+    if !config.policy.prices_egress() {
+        let advice = format!("policy `{}` has no such term; choose gorgo or predictive", config.policy.name());
+        return bad("ms_per_unit", egress.ms_per_unit.to_string(), &advice);
     }
     Ok(())
 }
@@ -152,6 +181,16 @@ fn fleet(config: &Config) -> Result<(), ConfigError> {
             return bad(format!("{key}.name"), format!("\"{name}\""), "another has it; names must differ".to_owned());
         }
         names.push(name);
+    }
+    let labels = config.replicas.iter().enumerate().map(|(i, r)| (format!("replicas[{i}]"), &r.labels));
+    let of_peers = config.peers.iter().enumerate().map(|(i, p)| (format!("peers[{i}]"), &p.labels));
+    for (key, labels) in labels.chain(of_peers) {
+        if let Some(wrong) = labels.iter().find_map(|label| check_label(label).err()) {
+            return bad(format!("{key}.labels"), format!("{labels:?}"), wrong.to_string());
+        }
+        if labels.len() > MAX_LABELS {
+            return bad(format!("{key}.labels"), format!("a list of {}", labels.len()), "give at most 64".to_owned());
+        }
     }
     for (i, replica) in config.replicas.iter().enumerate() {
         if let Some(rate) = replica.ms_per_token.filter(|rate| !(0.0..=1e6).contains(rate)) {

@@ -19,6 +19,9 @@ pub struct ReplicaConfig {
     /// Region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
+    /// What `[residency]` can allow, besides the region.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
     /// Prefill time per token, ms; overrides the policy's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ms_per_token: Option<f64>,
@@ -51,6 +54,12 @@ pub struct PeerConfig {
     /// Shown in records; host and port when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Region of its engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// What `[residency]` can allow, besides the region. The peer judges its own engine again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
 }
 
 /// Probes and scrapes of replicas. A period of 0 turns one off.

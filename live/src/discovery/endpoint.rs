@@ -12,6 +12,8 @@ pub struct DiscoveredEndpoint {
     pub url: String,
     /// Region.
     pub region: Option<String>,
+    /// Labels, `KEY=VALUE`.
+    pub labels: Vec<String>,
     /// Names of models that it serves besides those of its own `/v1/models`.
     pub models: Vec<String>,
     /// Prefill time per token, ms.
@@ -29,6 +31,7 @@ impl DiscoveredEndpoint {
             name: name.to_owned(),
             url: url.to_owned(),
             region: None,
+            labels: Vec::new(),
             models: Vec::new(),
             ms_per_token: None,
             kv_tokens: None,
@@ -42,6 +45,7 @@ impl DiscoveredEndpoint {
             url: self.url.clone(),
             name: Some(self.name.clone()),
             region: self.region.clone(),
+            labels: self.labels.clone(),
             ms_per_token: self.ms_per_token,
             kv_tokens: self.kv_tokens,
             models: self.models.clone(),

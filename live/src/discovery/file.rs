@@ -4,6 +4,7 @@
 use super::{DiscoveredEndpoint, DiscoveryError};
 use crate::upstream::connect::Endpoint;
 use gorgo_core::MAX_REPLICAS;
+use gorgo_core::residency::{MAX_LABELS, check_label};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -132,6 +133,7 @@ impl Entry {
         Ok(DiscoveredEndpoint {
             name: self.name.unwrap_or_else(|| at.name()),
             region: self.region.or_else(|| label(&REGION_LABELS)),
+            labels: labels(&self.labels),
             url,
             models,
             ms_per_token: self.ms_per_token,
@@ -139,6 +141,12 @@ impl Entry {
             draining: self.state == State::Terminating,
         })
     }
+}
+
+/// Labels as `[residency]` names them; those that it cannot name are left out.
+pub(super) fn labels(map: &BTreeMap<String, String>) -> Vec<String> {
+    let all = map.iter().map(|(key, value)| format!("{key}={value}"));
+    all.filter(|label| check_label(label).is_ok()).take(MAX_LABELS).collect()
 }
 
 #[cfg(test)]
@@ -152,6 +160,7 @@ mod tests {
                     state: terminating}\n";
         let all = parse(text, "yaml").unwrap();
         assert_eq!((all[0].name.as_str(), all[0].url.as_str()), ("pod-1", "http://10.0.0.1:8000"));
+        assert_eq!(all[0].labels, ["llm-d.ai/model=m", "topology.kubernetes.io/region=eu"]);
         assert_eq!((all[0].region.as_deref(), all[0].models.as_slice()), (Some("eu"), &["m".to_owned()][..]));
         assert_eq!((all[1].name.as_str(), all[1].draining), ("[fd00::1]:30000", true));
     }

@@ -63,6 +63,10 @@ pub(crate) enum Change {
     IndexCleared { nodes: usize },
     /// Requests are refused because the queue is full.
     QueueFull,
+    /// Requests are refused because no replica inside their residency can answer them.
+    NoneInside,
+    /// Requests are refused because no replica is predicted to meet their deadline.
+    NotAdmitted { retry_after_s: u32 },
     /// A client's key is wrong.
     ClientRefused { from: String },
     /// A request ended in an error of the router's.
@@ -88,6 +92,8 @@ impl Change {
             Self::RequestFailed { reason, .. } => (12, reason),
             Self::SourceStale { source, .. } | Self::SourceFresh { source, .. } => (13, source),
             Self::EndpointRefused { endpoint, .. } => (14, endpoint),
+            Self::NoneInside => (15, ""),
+            Self::NotAdmitted { .. } => (16, ""),
         }
     }
 
@@ -102,6 +108,8 @@ impl Change {
                 | Self::EndpointRefused { .. }
                 | Self::KeyRefused { .. }
                 | Self::QueueFull
+                | Self::NoneInside
+                | Self::NotAdmitted { .. }
                 | Self::ClientRefused { .. }
                 | Self::RequestFailed { .. }
         )
@@ -147,6 +155,14 @@ impl fmt::Display for Change {
             Self::RequestFailed { reason, replica, why } if replica.is_empty() => {
                 write!(f, "a request ended with {reason}: {why}")
             }
+            Self::NoneInside => f.write_str(
+                "requests are refused: no replica inside their residency can answer them; see `[residency]`",
+            ),
+            Self::NotAdmitted { retry_after_s } => write!(
+                f,
+                "requests are refused: no replica is predicted to meet their deadline within {retry_after_s} s \
+                 (router.admission)"
+            ),
             Self::RequestFailed { reason, replica, why } => {
                 write!(f, "a request at replica {replica} ended with {reason}: {why}")
             }
@@ -372,8 +388,16 @@ mod tests {
                 *next += 1;
                 let id = RequestId(*next);
                 let info = RequestInfo { prompt_tokens: 10, ..RequestInfo::default() };
-                RequestEvent::Arrived(Request { id, symbols: Arc::from([]), info, hops: 0, deadline: None, only: None })
-                    .into()
+                RequestEvent::Arrived(Request {
+                    id,
+                    symbols: Arc::from([]),
+                    info,
+                    hops: 0,
+                    deadline: None,
+                    only: None,
+                    fence: None,
+                })
+                .into()
             }
             13..=16 if !sent.is_empty() => {
                 let (id, attempt, _) = sent[usize::from(slot) % sent.len()];

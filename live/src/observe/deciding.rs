@@ -49,9 +49,15 @@ impl<'a> Deciding<'a> {
 }
 
 /// The terms of a cost, by name.
-fn terms(one: &ScoredCandidate) -> [(&'static str, f64); 4] {
+fn terms(one: &ScoredCandidate) -> [(&'static str, f64); 5] {
     let t = &one.terms;
-    [("network", t.network), ("prefill", t.prefill), ("waiting", t.waiting), ("running", t.running)]
+    [
+        ("network", t.network),
+        ("prefill", t.prefill),
+        ("waiting", t.waiting),
+        ("running", t.running),
+        ("egress", t.egress),
+    ]
 }
 
 #[cfg(test)]
@@ -73,6 +79,7 @@ mod tests {
             id: RequestId(1),
             at: Time::ZERO,
             info: RequestInfo { prompt_tokens: 100, ..RequestInfo::default() },
+            fence: None,
             policy: "gorgo",
             chosen,
             reason: None,

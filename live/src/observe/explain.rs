@@ -161,6 +161,7 @@ fn explained(record: &DecisionRecord, most: usize) -> Value {
             json!({
                 "id": record.name(c.id), "excluded": c.excluded,
                 "network_ms": t.network, "prefill_ms": t.prefill, "waiting_ms": t.waiting, "running_ms": t.running,
+                "egress_ms": t.egress,
                 "total_ms": t.total, "rtt_ms": c.rtt_ms, "rtt_age_ms": rtt_age_ms, "cached_tokens": c.cached_tokens,
                 "waiting_requests": c.load.waiting_requests, "waiting_tokens": c.load.waiting_tokens,
                 "waiting_uncached_tokens": c.load.waiting_uncached_tokens,
@@ -172,7 +173,8 @@ fn explained(record: &DecisionRecord, most: usize) -> Value {
     let chosen = record.chosen.map(|i| record.name(record.candidates[i].candidate.id));
     json!({
         "at_ms": record.at.ms(), "policy": record.policy, "chosen": chosen, "reason": record.reason,
-        "prompt_tokens": record.info.prompt_tokens, "tokens": counted(record), "candidates": rows,
+        "prompt_tokens": record.info.prompt_tokens, "tokens": counted(record),
+        "residency": record.fence.as_ref().map(ToString::to_string), "candidates": rows,
         "candidates_left_out": record.candidates.len() - shown.len(), "deciding": deciding,
     })
 }
@@ -202,14 +204,16 @@ fn write(line: &mut Vec<u8>, record: &DecisionRecord, name: &str) {
     line.push(b' ');
     line.extend_from_slice(name.as_bytes());
     if let Some(ScoredCandidate { candidate: c, terms: t, .. }) = record.chosen.and_then(|i| record.candidates.get(i)) {
-        let terms: [(&[u8], f64); 5] = [
+        let terms: [(&[u8], f64); 6] = [
             (b" total=", t.total),
             (b" network=", t.network),
             (b" prefill=", t.prefill),
             (b" waiting=", t.waiting),
             (b" running=", t.running),
+            (b" egress=", t.egress),
         ];
-        for (word, value) in terms {
+        let shown = if t.egress == 0.0 { 5 } else { 6 };
+        for (word, value) in terms.into_iter().take(shown) {
             line.extend_from_slice(word);
             let tenths = (value.abs().min(1e15) * 10.0 + 0.5) as u64;
             if value < 0.0 && tenths > 0 {
@@ -222,6 +226,9 @@ fn write(line: &mut Vec<u8>, record: &DecisionRecord, name: &str) {
         push(line, c.cached_tokens.into());
         line.push(b'/');
         push(line, record.info.prompt_tokens.into());
+    }
+    if let Some(fence) = &record.fence {
+        line.extend_from_slice(format!(" residency={fence}").as_bytes());
     }
     if let Some(reason) = record.reason {
         line.extend_from_slice(b" reason=");
@@ -244,6 +251,7 @@ pub(crate) fn state(record: &DecisionRecord) -> Value {
         bytes: record.info.bytes,
         session: key(record.info.session),
         head: key(record.info.head),
+        residency: record.fence.clone(),
         replicas: replicas.collect(),
     };
     let mut value = serde_json::to_value(&state).unwrap_or_default();
@@ -284,6 +292,7 @@ mod tests {
                 id: RequestId(1),
                 at: Time::ZERO,
                 info: RequestInfo::default(),
+                fence: None,
                 policy,
                 chosen: Some(0),
                 reason: None,
@@ -303,6 +312,7 @@ mod tests {
             id: RequestId(7),
             at: Time::ZERO,
             info: RequestInfo::default(),
+            fence: None,
             policy: "gorgo",
             chosen: Some(1),
             reason: Some("explored"),
@@ -335,6 +345,7 @@ mod tests {
                 id: RequestId(1),
                 at: Time::ZERO,
                 info: RequestInfo::default(),
+                fence: None,
                 policy: "gorgo",
                 chosen: None,
                 reason: None,
@@ -359,11 +370,19 @@ mod tests {
     #[test]
     fn the_header_is_one_line_of_numbers_to_a_tenth() {
         let candidate = ReplicaState { cached_tokens: 4096, ..ReplicaState::default() }.candidate(ReplicaId(0));
-        let terms = CostTerms { network: 25.04, prefill: 10.16, waiting: -3.0, running: -0.01, total: 1e300 };
+        let terms = CostTerms {
+            network: 25.04,
+            prefill: 10.16,
+            waiting: -3.0,
+            running: -0.01,
+            total: 1e300,
+            ..CostTerms::default()
+        };
         let record = DecisionRecord {
             id: RequestId(1),
             at: Time::ZERO,
             info: RequestInfo { prompt_tokens: 5200, ..RequestInfo::default() },
+            fence: None,
             policy: "gorgo",
             chosen: Some(0),
             reason: Some("word"),

@@ -207,8 +207,15 @@ mod tests {
         }
         for n in 1..=4 {
             let info = RequestInfo { prompt_tokens: 100, head: 1, ..RequestInfo::default() };
-            let request =
-                Request { id: RequestId(n), symbols: vec![1, 2].into(), info, hops: 0, deadline: None, only: None };
+            let request = Request {
+                id: RequestId(n),
+                symbols: vec![1, 2].into(),
+                info,
+                hops: 0,
+                deadline: None,
+                only: None,
+                fence: None,
+            };
             send(n * 10, RequestEvent::Arrived(request).into());
             send(n * 10 + 1, RequestEvent::FirstToken { id: RequestId(n), attempt: 1 }.into());
             let (id, usage) = (RequestId(n), Usage::default());
@@ -232,8 +239,15 @@ mod tests {
         send(0, ReplicaEvent::Added { replica: ReplicaId(0), spec }.into());
         let request = |n: u64| {
             let info = RequestInfo { prompt_tokens: 100, head: 1, ..RequestInfo::default() };
-            let request =
-                Request { id: RequestId(n), symbols: vec![1, 2].into(), info, hops: 0, deadline: None, only: None };
+            let request = Request {
+                id: RequestId(n),
+                symbols: vec![1, 2].into(),
+                info,
+                hops: 0,
+                deadline: None,
+                only: None,
+                fence: None,
+            };
             send(n * 10, RequestEvent::Arrived(request).into());
             send(n * 10 + 1, RequestEvent::FirstToken { id: RequestId(n), attempt: 1 }.into());
         };

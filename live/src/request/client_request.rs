@@ -14,6 +14,7 @@ use crate::request::guard::RequestGuard;
 use crate::request::headers::{self, HeaderFlags};
 use crate::request::learning::Learning;
 use crate::request::read_body;
+use crate::request::residency::{Named, UnknownResidency};
 use crate::request::unpack::unpack;
 use crate::state::AppState;
 use crate::tokens::count_tokens;
@@ -22,6 +23,7 @@ use crate::wire::request_fields::{RequestFields, extract, named_in, session_hash
 use bytes::Bytes;
 use gorgo_core::network::HEAD_BYTES;
 use gorgo_core::policy::RequestInfo;
+use gorgo_core::residency::Fence;
 use gorgo_core::router::{Dispatch, Request as CoreRequest};
 use gorgo_core::{ReplicaSet, Span, Time};
 use http::header::CONTENT_ENCODING;
@@ -50,6 +52,8 @@ pub(super) struct ClientRequest {
     /// The whole of `incoming`.
     body: Bytes,
     hops: u8,
+    /// Where it may go, for routers behind this one.
+    fence: Option<Fence>,
     /// Holds the body's bytes of `limits.bodies_bytes`.
     _body_permit: Option<OwnedSemaphorePermit>,
 }
@@ -87,7 +91,7 @@ impl ClientRequest {
             );
         };
         let (parts, incoming) = request.into_parts();
-        let (permit, body, hops, _body_permit) = (Some(permit), Bytes::new(), 0, None);
+        let (permit, body, hops, fence, _body_permit) = (Some(permit), Bytes::new(), 0, None, None);
         Ok(Box::new(Self {
             context,
             config,
@@ -100,6 +104,7 @@ impl ClientRequest {
             incoming,
             body,
             hops,
+            fence,
             _body_permit,
         }))
     }
@@ -152,11 +157,18 @@ impl ClientRequest {
             head: found.as_ref().map_or(0, |f| f.prompt.head),
         };
         let symbols = found.as_ref().map_or_else(|| Arc::from([]), |f| Arc::clone(&f.prompt.symbols));
-        let only = replicas_for(state, &parts.uri, found.as_ref(), &self.body, self.makes_kept, hops > 0)?;
+        let model = named_model(&parts.uri, found.as_ref());
+        let named = Named { model, has_prompt: self.has_prompt };
+        let fence = state.residency().fence(&parts.headers, named, flags.fence);
+        self.fence = fence.map_err(|UnknownResidency(message)| {
+            Box::new(refusal(StatusCode::BAD_REQUEST, "unknown_residency", &message))
+        })?;
+        let fence = self.fence.clone();
+        let only = replicas_for(state, &parts.uri, found.as_ref(), model, &self.body, (self.makes_kept, hops > 0))?;
         let mut arrived = Time::ZERO;
         let (id, mailbox) = state.driver.arrive(|id, now| {
             arrived = now;
-            CoreRequest { id, symbols, info, hops, deadline: Some(now + Span::from_ms(wait as f64)), only }
+            CoreRequest { id, symbols, info, hops, deadline: Some(now + Span::from_ms(wait as f64)), only, fence }
         });
         let request_id = if flags.request_id {
             headers::request_id(&parts.headers, state.seed, id)
@@ -200,6 +212,11 @@ impl ClientRequest {
         if upstream.may_be_router() {
             request.headers_mut().append(headers::ROUTER, self.context.state.router_id.clone());
         }
+        if dispatch.forward || upstream.may_be_router() {
+            // A fence is written in characters that every header can hold.
+            let fence = self.fence.as_ref().and_then(|fence| HeaderValue::try_from(fence.to_string()).ok());
+            fence.map(|fence| request.headers_mut().insert(headers::FENCE, fence));
+        }
         if dispatch.forward {
             request.headers_mut().insert(headers::HOP, HeaderValue::from(u16::from(self.hops.saturating_add(1))));
         }
@@ -213,9 +230,9 @@ fn replicas_for(
     state: &AppState,
     uri: &Uri,
     found: Option<&RequestFields>,
+    model: Option<&str>,
     body: &[u8],
-    makes_kept: bool,
-    is_forwarded: bool,
+    (makes_kept, is_forwarded): (bool, bool),
 ) -> Result<Option<ReplicaSet>, Box<Response<Body>>> {
     let by_body = || found.map_or_else(|| makes_kept.then(|| named_in(body)).flatten(), |found| found.kept);
     let key = endpoints::kept_id(uri.path()).map(|id| kept_ids::key(id.as_bytes())).or_else(by_body);
@@ -224,11 +241,14 @@ fn replicas_for(
         one.insert(engine.id);
         return Ok(Some(one));
     }
-    // A WebSocket names its model in the query.
-    let in_query = || uri.query()?.split('&').find_map(|pair| pair.strip_prefix("model="));
-    let named = found.map_or_else(in_query, |found| found.model.as_deref()).filter(|name| !name.contains('%'));
-    let Some(model) = named else { return Ok(None) };
+    let Some(model) = model else { return Ok(None) };
     state.models.replicas_of(model, is_forwarded).map_err(|Unserved| Box::new(model_not_found(model)))
+}
+
+/// The model that a request names. A WebSocket names it in the query.
+fn named_model<'a>(uri: &'a Uri, found: Option<&'a RequestFields>) -> Option<&'a str> {
+    let in_query = || uri.query()?.split('&').find_map(|pair| pair.strip_prefix("model="));
+    found.map_or_else(in_query, |found| found.model.as_deref()).filter(|name| !name.contains('%'))
 }
 
 fn new_row(

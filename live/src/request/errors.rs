@@ -46,5 +46,9 @@ pub(crate) fn model_not_found(model: &str) -> Response<Body> {
 /// The response to a request that ended for `reason`.
 pub(crate) fn ended(reason: EndReason, message: &str) -> Response<Body> {
     let status = StatusCode::from_u16(reason.http_status()).unwrap_or(StatusCode::BAD_GATEWAY);
-    refusal(status, reason.code(), message)
+    let mut response = refusal(status, reason.code(), message);
+    if let Some(wait) = reason.retry_after_s() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait));
+    }
+    response
 }

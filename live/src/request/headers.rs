@@ -24,6 +24,8 @@ pub(crate) const SESSION: HeaderName = HeaderName::from_static("x-session-id");
 /// The routers that a request has passed, one line each; in answers to routers, the answering one and those that it
 /// dispatches to.
 pub(crate) const ROUTER: HeaderName = HeaderName::from_static("x-gorgo-router");
+/// Where the request may go, from the router that forwarded it.
+pub(crate) const FENCE: HeaderName = HeaderName::from_static("x-gorgo-fence");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -91,8 +93,11 @@ pub(crate) fn to_upstream(
     {
         headers.remove(CONTENT_LENGTH);
     }
-    if headers.keys().any(|name| matches!(name.as_str(), "expect" | "x-lb-hop" | "x-request-timeout-ms")) {
-        for name in [EXPECT, HOP, TIMEOUT] {
+    if headers
+        .keys()
+        .any(|name| matches!(name.as_str(), "expect" | "x-lb-hop" | "x-request-timeout-ms" | "x-gorgo-fence"))
+    {
+        for name in [EXPECT, HOP, TIMEOUT, FENCE] {
             headers.remove(name);
         }
     }
@@ -155,6 +160,8 @@ pub(crate) struct HeaderFlags {
     pub(crate) origin: bool,
     pub(crate) upgrade: bool,
     pub(crate) encoding: bool,
+    /// Whether another router has said where it may go.
+    pub(crate) fence: bool,
     /// Bytes of all header lines.
     pub(crate) bytes: usize,
 }
@@ -174,6 +181,7 @@ impl HeaderFlags {
                 "origin" => flags.origin = true,
                 "upgrade" => flags.upgrade = true,
                 "content-encoding" => flags.encoding = true,
+                "x-gorgo-fence" => flags.fence = true,
                 _ => {}
             }
         }
@@ -218,6 +226,12 @@ pub(crate) fn has_key(headers: &HeaderMap) -> bool {
     headers.contains_key(AUTHORIZATION) || headers.contains_key(API_KEY)
 }
 
+/// Every key among the headers, of whatever scheme.
+pub(crate) fn all_keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let bearers = headers.get_all(AUTHORIZATION).iter().map(key_of);
+    bearers.chain(headers.get_all(API_KEY).iter().map(HeaderValue::as_bytes))
+}
+
 /// The client's key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
 pub(crate) fn shown_key(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).filter(|value| is_bearer(value)).map(key_of);
@@ -243,6 +257,7 @@ mod tests {
             ("host", "a"),
             ("content-length", "5"),
             ("x-lb-hop", "0"),
+            ("x-gorgo-fence", "eu"),
             ("x-custom", "kept"),
             ("authorization", "Bearer k"),
             ("x-forwarded-for", "1.2.3.4"),

@@ -30,7 +30,8 @@ pub(super) fn configured(config: &Config) -> Vec<(ReplicaConfig, Kind)> {
         let replica = ReplicaConfig {
             url: peer.url.clone(),
             name: peer.name.clone(),
-            region: None,
+            region: peer.region.clone(),
+            labels: peer.labels.clone(),
             ms_per_token: None,
             kv_tokens: None,
             models: Vec::new(),

@@ -7,7 +7,6 @@ use crate::server::keys::Keys;
 use crate::server::saved;
 use crate::state::AppState;
 use gorgo_core::fleet::Kind;
-use gorgo_core::router::RouterConfig;
 use std::sync::Arc;
 
 /// Reads the configuration again and applies it.
@@ -42,9 +41,8 @@ pub(crate) fn apply(state: &Arc<AppState>, mut new: Config) -> Result<Vec<String
         state.driver.set_policy(new.policy.clone());
         changes.push(format!("policy: {}", new.policy.name()));
     }
-    if old.router != new.router {
-        let router = RouterConfig { record_decisions: true, ..new.router.clone() };
-        state.driver.set_config(router);
+    if old.core_router() != new.core_router() {
+        state.driver.set_config(new.core_router());
         changes.push("router".to_owned());
     }
     state.set_keys(keys);
@@ -54,6 +52,9 @@ pub(crate) fn apply(state: &Arc<AppState>, mut new: Config) -> Result<Vec<String
     }
     if old.cors != new.cors {
         changes.push("cors".to_owned());
+    }
+    if old.residency != new.residency {
+        changes.push("residency".to_owned());
     }
     state.set_config(new);
     let what = if changes.is_empty() { "none (the configuration is as before)".to_owned() } else { changes.join("; ") };

@@ -46,6 +46,8 @@ struct Added {
     peer: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     region: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    labels: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ms_per_token: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,6 +96,7 @@ impl Saved {
                 url: one.url,
                 name: Some(one.name),
                 region: one.region,
+                labels: one.labels,
                 ms_per_token: one.ms_per_token,
                 kv_tokens: one.kv_tokens,
                 api_key: one.api_key.map(Into::into),
@@ -144,6 +147,7 @@ impl Saved {
                 name: name.clone(),
                 peer: *kind == Kind::Peer,
                 region: replica.region.clone(),
+                labels: replica.labels.clone(),
                 ms_per_token: replica.ms_per_token,
                 kv_tokens: replica.kv_tokens,
                 api_key: replica.api_key.as_ref().map(|key| key.expose().to_owned()),

@@ -98,7 +98,7 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
     let shadows = SharedStats::default();
     let clock = Clock::start();
     let observers = observers(&config, &shadows, clock)?;
-    let recorded = RouterConfig { record_decisions: true, index_bytes: index_bytes(&config), ..config.router.clone() };
+    let recorded = RouterConfig { index_bytes: index_bytes(&config), ..config.core_router() };
     let driver = Driver::new(recorded, config.policy.clone(), config.seed, clock, observers);
     let replicas = before.fleet(&config);
     let parts = AppParts { driver, connector, shadows, config, base, keys, counter, config_source: source };
@@ -142,7 +142,7 @@ fn observers(config: &Config, shadows: &SharedStats, clock: Clock) -> Result<Obs
     let shadow = (!config.shadow.policies.is_empty()).then(|| {
         let (sender, events) = mpsc::channel(65_536);
         let (policies, seed, figures) = (config.shadow.policies.clone(), config.seed, Arc::clone(shadows));
-        let router = RouterConfig { index_bytes: config.shadow.index_bytes, ..config.router.clone() };
+        let router = RouterConfig { index_bytes: config.shadow.index_bytes, ..config.core_router() };
         let run = async move { shadow::run(&policies, &router, seed, events, figures).await };
         tokio::spawn(supervise::logged("shadow policies", run));
         sender

@@ -12,12 +12,16 @@ async fn pair(scripts: [Script; 2]) -> [World; 2] {
         let engine = Engine::start(&net, &format!("e{i}"), script);
         let mut config = Config { role: Role::Edge, replicas: vec![replica(&format!("e{i}"))], ..Config::default() };
         config.router.gates.max_running = Some(1);
-        config.peers =
-            vec![PeerConfig { url: format!("http://edge{}:8000", 1 - i), name: Some(format!("edge{}", 1 - i)) }];
+        config.peers = vec![peer(1 - i)];
         worlds.push(World::with(net.clone(), vec![engine], config, &format!("edge{i}")).await);
     }
     ms(1_000).await;
     worlds.try_into().map_err(|_| ()).unwrap()
+}
+
+fn peer(edge: usize) -> PeerConfig {
+    let url = format!("http://edge{edge}:8000");
+    PeerConfig { url, name: Some(format!("edge{edge}")), region: None, labels: Vec::new() }
 }
 
 fn to(edge: usize, prompt: &str) -> http::Request<http_body_util::Full<bytes::Bytes>> {

@@ -64,7 +64,12 @@ fn world(seed: u64, seen: &Seen) -> turmoil::Sim<'static> {
             let seen = seen_by_edge.clone();
             async move {
                 let others = (0..EDGES).filter(|&j| j != i).map(|j| format!("edge{j}"));
-                let peers = others.map(|name| PeerConfig { url: format!("http://{name}:8000"), name: Some(name) });
+                let peers = others.map(|name| PeerConfig {
+                    url: format!("http://{name}:8000"),
+                    name: Some(name),
+                    region: None,
+                    labels: Vec::new(),
+                });
                 let mut config = Config {
                     role: Role::Edge,
                     name: format!("edge{i}"),

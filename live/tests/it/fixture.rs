@@ -30,6 +30,7 @@ pub(crate) fn replica(name: &str) -> ReplicaConfig {
         url: format!("http://{name}:8080"),
         name: Some(name.to_owned()),
         region: None,
+        labels: Vec::new(),
         ms_per_token: None,
         kv_tokens: None,
         models: Vec::new(),

@@ -4,12 +4,14 @@ use gorgo_live::config::Config;
 use std::path::{Path, PathBuf};
 
 /// Each table of the file, the struct that reads it, and the struct's source.
-const TABLES: [(&str, &str, &str); 14] = [
+const TABLES: [(&str, &str, &str); 16] = [
     ("", "Config", "live/src/config.rs"),
     ("router", "RouterConfig", "core/src/router/config.rs"),
     ("router.gates", "Gates", "core/src/fleet.rs"),
     ("router.breaker", "BreakerConfig", "core/src/fleet/breaker.rs"),
+    ("router.egress", "EgressConfig", "core/src/egress.rs"),
     ("discovery", "Discovery", "live/src/config/discovery.rs"),
+    ("residency", "Residency", "live/src/config/residency.rs"),
     ("probes", "Probes", "live/src/config/sections.rs"),
     ("limits", "Limits", "live/src/config/sections.rs"),
     ("timeouts", "Timeouts", "live/src/config/sections.rs"),
@@ -30,12 +32,23 @@ const HEAD: &str = "\
 # url = \"http://10.0.0.1:8080\"
 # name = \"a\"
 # region = \"us\"
+# labels = [\"hipaa\"]    # what [residency] can allow, besides the region
 # api_key = \"...\"       # the engine's own key
 # ms_per_token = 0.09   # prefill time per token, ms
 # models = [\"m\"]        # besides those of its own /v1/models
 # kv_tokens = 400000    # if the engine's metrics do not report it
 
 # policy = \"gorgo\"      # or [policy] with name = \"gorgo\" and its settings; `gorgo proxy policy` lists the names
+
+# Where requests may go; see docs/operators.md.
+# [[residency.rules]]
+# value = \"eu\"          # of the header that residency.header names; or header, model, api_key_sha256
+# allow = [\"eu-west\"]   # regions or labels of which a replica must have one
+
+# [[router.egress.prices]]
+# from = \"eu-west\"
+# to = \"us-east\"
+# per_gb = 0.02         # money per 10^9 bytes
 ";
 
 fn root() -> PathBuf {
@@ -46,12 +59,17 @@ fn root() -> PathBuf {
 fn fields(source: &str, name: &str) -> Vec<(String, Vec<String>)> {
     let text = std::fs::read_to_string(root().join(source)).unwrap();
     let body = text.split(&format!("pub struct {name} {{")).nth(1).unwrap().split("\n}").next().unwrap().to_owned();
-    let (mut found, mut comment) = (Vec::new(), Vec::new());
+    let (mut found, mut comment, mut skipped) = (Vec::new(), Vec::new(), false);
     for line in body.lines().map(str::trim) {
         if let Some(text) = line.strip_prefix("///") {
             comment.push(text.trim().to_owned());
+        } else if line == "#[serde(skip)]" {
+            skipped = true;
         } else if let Some((field, _)) = line.strip_prefix("pub ").and_then(|line| line.split_once(':')) {
-            found.push((field.to_owned(), std::mem::take(&mut comment)));
+            let comment = std::mem::take(&mut comment);
+            if !std::mem::take(&mut skipped) {
+                found.push((field.to_owned(), comment));
+            }
         }
     }
     found

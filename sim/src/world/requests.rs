@@ -111,6 +111,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             hops,
             deadline: self.config.deadline_ms.map(|ms| self.now + Span::from_ms(ms)),
             only: None,
+            fence: None,
         };
         if hops == 0 {
             self.records[key.index() as usize].arrived = self.now.into();

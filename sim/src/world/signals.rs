@@ -28,6 +28,8 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                     ms_per_token: config.ms_per_token,
                     kv_tokens: Some(u64::from(config.engine.kv_tokens)),
                     transport: self.rule(router, ReplicaId(replica)).transport,
+                    region: Some(self.config.sites[config.site].name.clone()),
+                    labels: Vec::new(),
                 };
                 self.handle(router, ReplicaEvent::Added { replica: ReplicaId(replica), spec });
                 let (from, to) = self.sites(router, replica);

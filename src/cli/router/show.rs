@@ -50,6 +50,7 @@ pub(super) fn explanation(value: &Value) -> String {
             "prefill_ms",
             "waiting_ms",
             "running_ms",
+            "egress_ms",
             "cached_tokens",
             "waiting_requests",
             "running_requests",

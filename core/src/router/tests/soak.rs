@@ -2,6 +2,13 @@
 
 use super::*;
 
+/// A replica whose region and labels depend on a number.
+fn labelled(name: &str, kind: Kind, number: usize) -> ReplicaSpec {
+    let region = ["eu", "us", "asia"].get(number % 4).map(|&region| region.to_owned());
+    let labels = if number.is_multiple_of(2) { vec!["big".to_owned()] } else { Vec::new() };
+    ReplicaSpec { region, labels, ..spec(name, kind) }
+}
+
 /// Drives a router with random events and faults and checks its promises at every step. Returns a digest of all
 /// actions.
 fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
@@ -11,11 +18,17 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
         queue_timeout_ms: 300.0,
         index_bytes: 60_000,
         record_decisions: true,
+        explore: 0.1,
         ..RouterConfig::default()
     };
     config.gates = Gates { max_running: Some(6), slow_start_ms: 40.0, ..Gates::default() };
     let kinds = if edge { vec![Kind::Local, Kind::Peer, Kind::Peer] } else { vec![REMOTE; 4] };
-    let mut router = router(config, &kinds);
+    let mut router = Router::new(config, Box::new(LeastRequests), Some(1), rng::stream(1, "ties", 0));
+    for (i, &kind) in kinds.iter().enumerate() {
+        let spec = labelled(&format!("r{i}"), kind, i);
+        router.handle(at(0), ReplicaEvent::Added { replica: ReplicaId(i as u16), spec }, &mut Vec::new());
+    }
+    let mut fences: BTreeMap<u64, Fence> = BTreeMap::new();
     let (mut now, mut next, mut armed, mut digest) = (Time::ZERO, 0u64, Time::NEVER, 0u64);
     let mut open: BTreeMap<u64, Option<(u16, u8, bool)>> = BTreeMap::new(); // id -> where it is
     let mut actions = Vec::new();
@@ -36,6 +49,9 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
                 let prompt = format!("{}{}", "sys".repeat(rng.random_range(0..9)), rng.random_range(0..40u32));
                 let RequestEvent::Arrived(mut request) = ask(next, &prompt) else { unreachable!() };
                 request.hops = u8::from(rng.random_range(0..10u32) == 0);
+                request.fence = [None, None, Some("eu"), Some("us,eu;big"), Some("moon")][rng.random_range(0..5usize)]
+                    .map(|text| Fence::parse(text).unwrap());
+                fences.extend(request.fence.clone().map(|fence| (next, fence)));
                 request.deadline = (rng.random_range(0..5u32) == 0).then(|| now + Span::from_ms(200.0));
                 RequestEvent::Arrived(request).into()
             }
@@ -82,7 +98,7 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
             89 => ReplicaEvent::Draining { replica, draining: false }.into(),
             90 if step % 997 == 0 => ReplicaEvent::Removed { replica }.into(),
             91 if step % 499 == 0 => match router.free_slot().filter(|free| free.0 < 12) {
-                Some(replica) => ReplicaEvent::Added { replica, spec: spec("new", REMOTE) }.into(),
+                Some(replica) => ReplicaEvent::Added { replica, spec: labelled("new", REMOTE, nth) }.into(),
                 None => Event::Timer,
             },
             92 => ReplicaEvent::Flushed { replica }.into(),
@@ -107,6 +123,9 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
                     assert!(target.health != crate::fleet::Health::Down, "step {step}: dispatched to a dead replica");
                     assert!(d.attempt <= router.config().max_attempts);
                     assert_eq!(d.forward, target.spec.kind == Kind::Peer);
+                    if let Some(fence) = fences.get(&d.id.0) {
+                        assert!(fence.admits_replica(&target.spec), "step {step}: {fence} left for {:?}", target.spec);
+                    }
                     let place = open.get_mut(&d.id.0).expect("dispatch of a request that is over");
                     *place = Some((d.replica.0, d.attempt, false));
                 }
@@ -151,6 +170,7 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
 
 #[test]
 fn keeps_its_promises_under_random_events_and_faults() {
+    // No attempt leaves its request's fence is one of them.
     for seed in 0..4 {
         soak(seed, 50_000, seed % 2 == 1);
     }

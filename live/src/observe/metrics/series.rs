@@ -237,7 +237,7 @@ impl Series {
     fn count(&self, families: &Families, row: &RequestEntry, streamed: bool) {
         let Time(done) = row.done;
         self.used.store(done, Ordering::Relaxed);
-        let end = (row.end, row.status_code);
+        let end = (row.end.kind(), row.status_code);
         let mut ends = self.ends.lock();
         ends.entry(end)
             .or_insert_with(|| families.requests.get_or_create_owned(&self.request_labels(end.0, end.1)))

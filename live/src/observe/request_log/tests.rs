@@ -58,6 +58,7 @@ fn a_rows_decision_fills_the_columns_of_the_replicas_it_saw() {
         id: RequestId(1),
         at: Time::ZERO,
         info: RequestInfo::default(),
+        fence: None,
         policy: "gorgo",
         chosen: Some(1),
         reason: None,
