@@ -19,6 +19,7 @@ use crate::spec::measure::MeasureSpec;
 use gorgo_core::Span;
 pub use gorgo_core::record::QueueSample;
 use gorgo_core::record::RequestRecord;
+use gorgo_sim::world::FencedCount;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -73,6 +74,8 @@ pub struct ArmRun {
     pub events: u64,
     /// From the start to the last event.
     pub span: Span,
+    /// What came of fences of residency, in a simulation that has them.
+    pub fenced: Option<FencedCount>,
 }
 
 impl ArmRun {
@@ -94,6 +97,7 @@ impl ArmRun {
             event_hash: 0,
             events: 0,
             span: Span::ZERO,
+            fenced: None,
         }
     }
 }

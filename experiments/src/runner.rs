@@ -269,6 +269,7 @@ pub fn simulate(
         event_hash: outcome.event_hash,
         events: outcome.events,
         span: outcome.span,
+        fenced: outcome.fenced,
         records: outcome.records,
         ..ArmRun::empty(arm, seed, built.names)
     };

@@ -9,7 +9,7 @@ pub use csv_rows::write_csv;
 pub use regret::Regret;
 
 use crate::results::Point;
-use crate::results::point::Counts;
+use crate::results::point::{Counts, Fenced};
 use crate::stats::{Difference, Digest, Estimate, paired};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -67,6 +67,9 @@ pub struct ArmSummary {
     pub max_router_queue: u32,
     /// Hashes of the event logs, one per seed.
     pub event_hashes: Vec<String>,
+    /// Requests with a fence of residency, summed over seeds; absent without them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fenced: Option<Fenced>,
     /// Against its baseline; absent for a baseline and without common seeds.
     pub against_baseline: Option<Against>,
     /// Against the best oracle of the load; absent for that oracle and without one.
@@ -211,10 +214,37 @@ fn row(group: &[Point]) -> ArmSummary {
         busiest_over_mean: over(&Point::busiest_over_mean),
         max_waiting: group.iter().map(|p| p.queues.max_waiting).max().unwrap_or(0),
         max_router_queue: group.iter().map(|p| p.queues.max_router).max().unwrap_or(0),
+        fenced: fenced(group),
         event_hashes: group.iter().map(|p| p.event_hash.clone()).collect(),
         against_baseline: None,
         regret: None,
     }
+}
+
+/// Sums over seeds; `None` without fences.
+fn fenced(group: &[Point]) -> Option<Fenced> {
+    group.iter().filter_map(|point| point.fenced).reduce(|a, b| Fenced {
+        requests: a.requests + b.requests,
+        violations: a.violations + b.violations,
+        first_tokens: a.first_tokens + b.first_tokens,
+        ttft_ns: a.ttft_ns + b.ttft_ns,
+    })
+}
+
+/// One sentence for each arm with fences.
+pub(crate) fn fenced_sentences(arms: &[ArmSummary]) -> impl Iterator<Item = String> + '_ {
+    arms.iter().filter_map(|arm| {
+        let fenced = arm.fenced?;
+        Some(format!(
+            "{}: {} of {} requests had to stay in their group of regions; {} dispatches left it; mean TTFT of those {:.1} ms, of all {:.1} ms",
+            arm.arm,
+            fenced.requests,
+            arm.counts.requests,
+            fenced.violations,
+            fenced.ttft_ns as f64 / 1e6 / fenced.first_tokens.max(1) as f64,
+            arm.ttft_ms.as_ref().map_or(0.0, |ttft| ttft.mean.value),
+        ))
+    })
 }
 
 fn spread<'a>(digests: impl Iterator<Item = &'a Digest> + Clone) -> Option<Spread> {

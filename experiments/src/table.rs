@@ -2,7 +2,7 @@
 //! by column, and said.
 
 use crate::stats::{Difference, Estimate, Verdict};
-use crate::summary::{ArmSummary, by_goodput, finishes_less, regret, short_names, unequal};
+use crate::summary::{ArmSummary, by_goodput, fenced_sentences, finishes_less, regret, short_names, unequal};
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 /// The width of a table that goes to no terminal.
@@ -87,6 +87,9 @@ pub fn comparison(arms: &[ArmSummary], width: usize) -> String {
         (1..HEADER.len()).filter(|c| !shown.contains(c)).map(|c| HEADER[c].replace('\n', " ")).collect();
     if !gone.is_empty() {
         lines.extend(fold(&format!("left out at {width} columns: {}; all are in summary.csv", gone.join(", ")), width));
+    }
+    for sentence in fenced_sentences(arms) {
+        lines.extend(fold(&plain(&sentence), width));
     }
     for sentence in regret::sentences(arms) {
         lines.extend(fold(&plain(&sentence), width));

@@ -12,7 +12,7 @@ use gorgo_core::policy::Policy;
 pub use gorgo_core::record::QueueSample;
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::request::{Place, TraceRequest};
-use gorgo_core::router::{Action, DecisionRecord, Event as RouterEvent, RequestEvent, Router};
+use gorgo_core::router::{Action, DecisionRecord, Event as RouterEvent, RequestEvent, Router, RouterConfig};
 use gorgo_core::turns::Turns;
 use gorgo_core::{ReplicaId, RequestId, Span, Time, TimeQueue, rng};
 use rand::Rng;
@@ -26,14 +26,17 @@ mod peer_message;
 mod queue;
 mod replicas;
 mod requests;
+mod residency;
 mod signals;
 mod truth;
 pub use config::{
     Client, Country, Fault, FaultKind, MeasuredRtt, ReplicaConfig, Site, Topology, WorldConfig, WorldError,
 };
+use gorgo_core::residency::Fence;
 use key::Key;
 pub use peer_message::PeerMessage;
 use queue::{Event, EventQueue, Signal};
+pub use residency::{FencedCount, ResidencyConfig};
 
 /// Clocks wake this long before the arrival that ends an idle time: some of the longest periods, so that every belief
 /// is renewed and a replica that died is noticed, and a little more.
@@ -57,6 +60,8 @@ pub struct Outcome {
     pub span: Span,
     /// Every decision, with the index of its request in `records`; only with `router.record_decisions`.
     pub decisions: Vec<(usize, Arc<DecisionRecord>)>,
+    /// What came of fences; `None` without `residency`.
+    pub fenced: Option<FencedCount>,
 }
 
 /// A request in flight.
@@ -65,6 +70,8 @@ struct Flight {
     request: TraceRequest,
     user_rtt_ms: f64,
     origin: u16,
+    /// The group of sites that it must not leave.
+    group: Option<usize>,
     /// Key of the latest dispatch; replies to earlier dispatches are not recorded.
     at_engine: Key,
     /// When its latest reply reaches the router that dispatched it, and the entry router. Replies share a connection, so
@@ -124,6 +131,11 @@ struct World<'a, I: Iterator<Item = TraceRequest>> {
     engine_events: Vec<EngineEvent>,
     actions: Vec<Action>,
     decisions: Vec<(usize, Arc<DecisionRecord>)>,
+    /// The fence of each group of sites.
+    fences: Vec<Fence>,
+    /// Records of requests with a fence, and dispatches of those that left it.
+    fenced_requests: Vec<usize>,
+    violations: u64,
 }
 
 /// Simulates `trace`, which must be in order of time, in the world of `config`; `policy` creates the policy of a router.
@@ -149,7 +161,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
         config.numbered_links().for_each(|(a, b, link)| network.set_link(a, b, link));
         let router = |i: usize, site: usize| RouterNode {
             router: Router::new(
-                config.router.clone(),
+                RouterConfig { region: config.sites[site].name.clone(), ..config.router.clone() },
                 policy(),
                 Some(config.block_tokens).filter(|_| !config.routers_count),
                 rng::stream(config.seed, "policy", i as u64),
@@ -196,6 +208,9 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             engine_events: Vec::new(),
             actions: Vec::new(),
             decisions: Vec::new(),
+            fences: config.residency.as_ref().map(ResidencyConfig::fences).transpose()?.unwrap_or_default(),
+            fenced_requests: Vec::new(),
+            violations: 0,
         })
     }
 
@@ -346,6 +361,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
     }
 
     fn finish(self) -> Outcome {
+        let fenced = self.config.residency.as_ref().map(|_| self.fenced());
         let mut itl = GapHistogram::default();
         for node in &self.replicas {
             itl.merge(node.engine.gaps());
@@ -360,6 +376,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             events,
             span: span - Time::ZERO,
             decisions: self.decisions,
+            fenced,
         }
     }
 }

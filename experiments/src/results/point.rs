@@ -57,6 +57,23 @@ pub struct Point {
     pub origins: Vec<OriginTtft>,
     /// Queues over time.
     pub queues: Queues,
+    /// What came of fences of residency; absent without them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fenced: Option<Fenced>,
+}
+
+/// Requests that had to stay in a group of regions.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fenced {
+    /// How many.
+    pub requests: u64,
+    /// Dispatches and forwards that left the group: must be 0.
+    pub violations: u64,
+    /// Those that reached their first token.
+    pub first_tokens: u64,
+    /// Their times to first token together, ns.
+    pub ttft_ns: u64,
 }
 
 /// How requests ended, and their tokens.
@@ -195,6 +212,12 @@ impl Point {
             per_replica: per_replica(run, &counted),
             origins: origins(run, &counted),
             queues: queues::queues(run.names.replicas.len(), &run.samples),
+            fenced: run.fenced.map(|fenced| Fenced {
+                requests: fenced.requests,
+                violations: fenced.violations,
+                first_tokens: fenced.first_tokens,
+                ttft_ns: fenced.ttft.0,
+            }),
         }
     }
 

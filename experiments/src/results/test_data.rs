@@ -100,6 +100,7 @@ pub(crate) fn run(arm: &str, seed: u64, n: u64) -> ArmRun {
         event_hash: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
         events: 12 * n,
         span: last - Time::ZERO,
+        fenced: None,
     }
 }
 

@@ -115,6 +115,16 @@ pub struct ClientSpec {
     pub deadline_ms: Option<f64>,
 }
 
+/// Users whose requests must stay in a group of regions: simulated runs only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResidencySpec {
+    /// Share of users whose requests may only go to the group that holds the region nearest to them, 0 to 1.
+    pub share: f64,
+    /// Groups of regions of replicas. A user whose nearest region is in no group may go everywhere.
+    pub groups: Vec<Vec<String>>,
+}
+
 /// Kinds of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -174,6 +184,9 @@ pub struct RunSpec {
     /// How clients send.
     #[serde(default)]
     pub client: ClientSpec,
+    /// Users whose requests must stay near them.
+    #[serde(default)]
+    pub residency: Option<ResidencySpec>,
     /// Failures.
     #[serde(default)]
     pub faults: Vec<FaultSpec>,
@@ -257,6 +270,13 @@ impl RunSpec {
                 }
             }
         }
+        for region in self.residency.iter().flat_map(|residency| &residency.groups).flatten() {
+            let known = self.fleet.replicas.iter().map(|r| r.region.as_str());
+            if !known.clone().any(|known| known == region) {
+                let hint = gorgo_core::suggest::did_you_mean(region, known);
+                return Err(format!("[residency] group names `{region}`, which is no region of the fleet; {hint}"));
+            }
+        }
         for fault in &self.faults {
             if !names.contains(&fault.replica.as_str()) {
                 let hint = gorgo_core::suggest::did_you_mean(&fault.replica, names.iter().copied());
@@ -298,6 +318,7 @@ impl RunSpec {
             ("signals.peer_ms", signals.peer_ms, PERIOD_MS),
             ("signals.router_ms", signals.router_ms, DURATION_MS),
             ("drain_limit_s", self.drain_limit_s, 0.0..=1e9),
+            ("residency.share", self.residency.as_ref().map_or(0.0, |residency| residency.share), 0.0..=1.0),
         ])?;
         // 0 turns sampling off.
         let sample = Some(signals.sample_ms).filter(|&ms| ms != 0.0).map(|ms| ("signals.sample_ms", ms, PERIOD_MS));

@@ -1,10 +1,12 @@
 //! Configuration of a simulation run, and its errors.
 
 use super::key::Key;
+use super::residency::ResidencyConfig;
 use crate::engine::{ConfigError, EngineConfig};
 use crate::network::{LinkConfig, LinkRule, NetworkConfig};
 use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};
 use gorgo_core::request::Place;
+use gorgo_core::residency::FenceError;
 use gorgo_core::router::RouterConfig;
 use gorgo_core::{MAX_REPLICAS, Time};
 
@@ -145,6 +147,8 @@ pub struct WorldConfig {
     pub patience_ms: Option<f64>,
     /// Deadline at the router for the first token; `None` for none.
     pub deadline_ms: Option<f64>,
+    /// Which users' requests must stay where; `None` for none.
+    pub residency: Option<ResidencyConfig>,
     /// Faults.
     pub faults: Vec<Fault>,
     /// The run fails if requests remain this long after the last arrival, s.
@@ -173,6 +177,12 @@ pub enum WorldError {
     /// A link whose end is not a site.
     #[error("links: no site is called `{0}`; name a region of a replica or of the proxy")]
     LinkEnd(String),
+    /// A group of sites that cannot be a fence.
+    #[error("residency: {0}")]
+    Residency(#[from] FenceError),
+    /// A group that names no site.
+    #[error("residency: no site is called `{0}`; name the region of a replica")]
+    ResidencySite(String),
     /// A number out of its bounds.
     #[error(transparent)]
     Range(#[from] OutOfRange),
@@ -244,6 +254,13 @@ impl WorldConfig {
         if let Some(end) = ends.into_iter().find(|end| self.site_called(end).is_none()) {
             return Err(WorldError::LinkEnd(end.clone()));
         }
+        if let Some(residency) = &self.residency {
+            residency.fences()?;
+            let unknown = residency.groups.iter().flatten().find(|name| self.site_called(name).is_none());
+            if let Some(name) = unknown {
+                return Err(WorldError::ResidencySite(name.clone()));
+            }
+        }
         if self.block_tokens == 0 {
             return Err(WorldError::Value { key: "block_tokens", value: 0.0, must: "at least 1" });
         }
@@ -277,6 +294,7 @@ impl WorldConfig {
             ("peer_ms", self.peer_ms, PERIOD_MS),
             ("router_ms", self.router_ms, DURATION_MS),
             ("drain_limit_s", self.drain_limit_s, 0.0..=1e9),
+            ("residency.share", self.residency.as_ref().map_or(0.0, |residency| residency.share), 0.0..=1.0),
         ])?;
         // 0 turns sampling off.
         let sample = Some(self.sample_ms).filter(|&ms| ms != 0.0).map(|ms| ("sample_ms", ms, PERIOD_MS));

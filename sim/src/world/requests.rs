@@ -44,6 +44,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
 
     fn send(&mut self, scheduled: Time, request: TraceRequest) {
         let (origin, user_rtt_ms) = self.entry(&request);
+        let group = self.residency(&request);
         let index = self.records.len() as u64;
         self.records.push(RequestRecord {
             origin: self.config.origin(request.country).into(),
@@ -53,7 +54,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         });
         let last_reply = [Time::ZERO; 2];
         let at_engine = Key::default();
-        let flight = Flight { request, user_rtt_ms, origin, at_engine, last_reply, sent: [None; 2], live: true };
+        let flight = Flight { request, user_rtt_ms, origin, group, at_engine, last_reply, sent: [None; 2], live: true };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.flights[slot as usize] = flight;
@@ -111,7 +112,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             hops,
             deadline: self.config.deadline_ms.map(|ms| self.now + Span::from_ms(ms)),
             only: None,
-            fence: None,
+            fence: flight.group.map(|group| self.fences[group].clone()),
         };
         if hops == 0 {
             self.records[key.index() as usize].arrived = self.now.into();
@@ -132,6 +133,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         if dispatch.forward {
             record.hops += 1;
             let to = self.routers[dispatch.replica.index()].site;
+            self.check_residency(key.slot(), to);
             let way = upload + self.one_way(from, to, key, message::TO_PEER) + Span::from_ms(self.config.router_ms);
             self.events.push(self.now + way, Event::AtRouter { router: dispatch.replica.0, key: sent });
             return;
@@ -146,6 +148,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         }
         self.flights[key.slot()].at_engine = sent;
         let to = self.replicas[dispatch.replica.index()].site;
+        self.check_residency(key.slot(), to);
         let way = upload + self.one_way(from, to, key, message::TO_ENGINE);
         if self.routers[usize::from(router)].router.needs_truth() {
             let node = &mut self.replicas[dispatch.replica.index()];

@@ -72,6 +72,7 @@ fn world(replicas: &[Place], topology: Topology) -> WorldConfig {
         faults: Vec::new(),
         drain_limit_s: 3_600.0,
         until: None,
+        residency: None,
     }
 }
 
