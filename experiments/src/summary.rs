@@ -234,7 +234,7 @@ fn fenced(group: &[Point]) -> Option<Fenced> {
 /// One sentence for each arm with fences.
 pub(crate) fn fenced_sentences(arms: &[ArmSummary]) -> impl Iterator<Item = String> + '_ {
     arms.iter().filter_map(|arm| {
-        let fenced = arm.fenced?;
+        let fenced = arm.fenced.filter(|fenced| fenced.requests > 0)?;
         Some(format!(
             "{}: {} of {} requests had to stay in their group of regions; {} dispatches left it; mean TTFT of those {:.1} ms, of all {:.1} ms",
             arm.arm,
