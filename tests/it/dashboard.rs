@@ -24,6 +24,8 @@ struct Browser {
     next: u64,
     /// Addresses that the page asked for.
     asked: Vec<String>,
+    /// How often a page was loaded.
+    loads: usize,
 }
 
 impl Drop for Browser {
@@ -46,7 +48,7 @@ impl Browser {
             .spawn()
             .unwrap();
         let (to, from) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        let mut browser = Self { child, to, from, session: Value::Null, next: 0, asked: Vec::new() };
+        let mut browser = Self { child, to, from, session: Value::Null, next: 0, asked: Vec::new(), loads: 0 };
         let page = browser.call("Target.createTarget", &json!({"url": "about:blank"}));
         let attached = browser.call("Target.attachToTarget", &json!({"targetId": page["targetId"], "flatten": true}));
         browser.session = attached["sessionId"].clone();
@@ -63,17 +65,31 @@ impl Browser {
         }
         self.to.write_all(format!("{message}\0").as_bytes()).unwrap();
         loop {
-            let mut bytes = Vec::new();
-            self.from.read_until(0, &mut bytes).unwrap();
-            assert_eq!(bytes.pop(), Some(0), "the browser has ended");
-            let told: Value = serde_json::from_slice(&bytes).unwrap();
-            if told["method"] == "Network.requestWillBeSent" {
-                self.asked.push(told["params"]["request"]["url"].as_str().unwrap().to_owned());
-            }
+            let told = self.read();
             if told["id"] == self.next {
                 assert!(told["error"].is_null(), "{method}: {}", told["error"]);
                 return told["result"].clone();
             }
+        }
+    }
+
+    /// The next message of the browser.
+    fn read(&mut self) -> Value {
+        let mut bytes = Vec::new();
+        self.from.read_until(0, &mut bytes).unwrap();
+        assert_eq!(bytes.pop(), Some(0), "the browser has ended");
+        let told: Value = serde_json::from_slice(&bytes).unwrap();
+        if told["method"] == "Network.requestWillBeSent" {
+            self.asked.push(told["params"]["request"]["url"].as_str().unwrap().to_owned());
+        }
+        self.loads += usize::from(told["method"] == "Page.loadEventFired");
+        told
+    }
+
+    /// Waits until the page has been loaded so many times: what is evaluated during a navigation is lost with the old page.
+    fn loaded(&mut self, times: usize) {
+        while self.loads < times {
+            self.read();
         }
     }
 
@@ -122,6 +138,7 @@ fn a_key_is_typed_in_figures_come_and_a_decision_opens() {
     }
     let mut page = Browser::open(&program, dir.path());
     page.call("Page.navigate", &json!({"url": format!("http://{at}/dashboard")}));
+    page.loaded(1);
     let press = |page: &mut Browser, key: &str| {
         page.until("document.getElementById('ask') && !document.getElementById('ask').hidden");
         page.value(&format!(
@@ -161,7 +178,9 @@ fn a_key_is_typed_in_figures_come_and_a_decision_opens() {
     assert!(page.asked.iter().all(|url| url.starts_with(&own) || url.starts_with("data:")), "{:?}", page.asked);
     assert!(page.asked.iter().all(|url| !url.contains("reader") && !url.contains("wrong")), "{:?}", page.asked);
     // A forgotten key is asked for again.
+    let before = page.loads;
     page.value("document.getElementById('forget').click()");
+    page.loaded(before + 1);
     page.until("document.getElementById('ask') && !document.getElementById('ask').hidden");
     assert_eq!(page.value("sessionStorage.length"), 0);
 }
