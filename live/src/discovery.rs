@@ -1,6 +1,6 @@
-//! Discovery: replicas (of an edge: peers) from a file or from DNS, besides those that the configuration lists.
+//! Discovery: replicas (of an edge: peers) from a file, from DNS or from a registry, besides those that the configuration lists.
 //!
-//! Read `endpoint` (one discovered replica, and the difference between two answers of a source), `file` and `dns`
+//! Read `endpoint` (one discovered replica, and the difference between two answers of a source), `file`, `dns` and `rest`
 //! (the sources), `discovered` (what they have said), then `watch` (the task that polls one source and changes the
 //! fleet).
 //!
@@ -12,11 +12,13 @@ pub(crate) mod discovered;
 pub(crate) mod dns;
 pub(crate) mod endpoint;
 pub(crate) mod file;
+pub(crate) mod rest;
 pub(crate) mod watch;
 
 use crate::config::Discovery;
 use dns::{DnsName, Resolver};
 pub use endpoint::DiscoveredEndpoint;
+use rest::{Registry, RestUrl};
 use std::path::PathBuf;
 
 /// Why a source gave no endpoints; one sentence.
@@ -29,6 +31,7 @@ pub struct DiscoveryError(pub(crate) String);
 pub(crate) enum Source {
     File(PathBuf),
     Dns(DnsName, Box<Resolver>),
+    Rest(Box<Registry>),
 }
 
 impl Source {
@@ -42,14 +45,19 @@ impl Source {
             let name = DnsName::parse(text).map_err(|wrong| DiscoveryError(format!("`{text}`: {wrong}")))?;
             sources.push(Self::Dns(name, Box::new(Resolver::new(config.name_server)?)));
         }
+        for text in &config.rest {
+            let url = RestUrl::parse(text).map_err(|wrong| DiscoveryError(wrong.to_string()))?;
+            sources.push(Self::Rest(Box::new(Registry::new(url)?)));
+        }
         Ok(sources)
     }
 
-    /// Its name in the log, in `status` and in metrics: the path, or the DNS name.
+    /// Its name in the log, in `status` and in metrics: the path, the DNS name, or the URL.
     pub(crate) fn name(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
             Self::Dns(name, _) => name.to_string(),
+            Self::Rest(registry) => registry.url.to_string(),
         }
     }
 
@@ -61,6 +69,7 @@ impl Source {
         let mut found = match self {
             Self::File(path) => file::read(path).await?,
             Self::Dns(name, resolver) => resolver.lookup(name).await?,
+            Self::Rest(registry) => registry.ask(config).await?,
         };
         if found.is_empty() {
             return Err(DiscoveryError("it lists no endpoint".to_owned()));

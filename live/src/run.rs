@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Role, Secret};
 use crate::observe::dashboard::Dashboard;
+use crate::server::activation;
 use crate::server::drain::Ending;
 use crate::server::reload::reload;
 use crate::server::serve::serve_on;
@@ -64,7 +65,11 @@ pub async fn run(
 ) -> Result<usize, StartError> {
     let Signals { terminate, interrupt, mut hangup } = signals;
     let listen = config.listen;
-    let listener = TcpListener::bind(listen).await.map_err(|why| StartError::Listen { listen, why })?;
+    let listener = match activation::socket(listen)? {
+        Some(socket) => TcpListener::from_std(socket),
+        None => TcpListener::bind(listen).await,
+    };
+    let listener = listener.map_err(|why| StartError::Listen { listen, why })?;
     let workers = Workers::start(config.limits.threads).map_err(StartError::Threads)?;
     let dial = connect::tcp_with(config.upstream.congestion);
     let state = start(config, source, dial)?;

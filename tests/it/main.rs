@@ -19,6 +19,7 @@ mod processes;
 mod prometheus;
 mod reference;
 mod result_folders;
+mod socket;
 mod stop;
 mod streams;
 

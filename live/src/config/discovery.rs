@@ -2,12 +2,13 @@
 
 use super::{ConfigError, Secret};
 use crate::discovery::dns::DnsName;
+use crate::discovery::rest::RestUrl;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Where a proxy finds engines, and an edge its peers. Nothing is discovered without `file` and `dns`.
+/// Where a proxy finds engines, and an edge its peers. Nothing is discovered without `file`, `dns` and `rest`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Discovery {
@@ -17,6 +18,12 @@ pub struct Discovery {
     /// Names whose A and AAAA records (`[http://]NAME:PORT`) or SRV records (`_SERVICE._PROTO.DOMAIN`) are replicas.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<String>,
+    /// URLs that answer with the JSON of such a file, of at most 1 MiB and within 5 s; asked with the last `ETag`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rest: Vec<String>,
+    /// A file whose first line is the key sent to those URLs as `Authorization: Bearer`; read at each poll.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rest_key_file: Option<PathBuf>,
     /// The name server; that of `/etc/resolv.conf` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name_server: Option<SocketAddr>,
@@ -32,7 +39,16 @@ pub struct Discovery {
 
 impl Default for Discovery {
     fn default() -> Self {
-        Self { file: None, dns: Vec::new(), name_server: None, poll_ms: 2_000, region: None, api_key: None }
+        Self {
+            file: None,
+            dns: Vec::new(),
+            rest: Vec::new(),
+            rest_key_file: None,
+            name_server: None,
+            poll_ms: 2_000,
+            region: None,
+            api_key: None,
+        }
     }
 }
 
@@ -54,6 +70,27 @@ impl Discovery {
             if self.dns[..i].contains(name) {
                 return bad(format!("dns[{i}]"), format!("\"{name}\""), "it is listed twice; leave one out");
             }
+        }
+        if self.rest.len() > 64 {
+            return bad("rest".to_owned(), format!("a list of {}", self.rest.len()), "give at most 64 URLs");
+        }
+        let mut shown: Vec<String> = Vec::new();
+        for (i, text) in self.rest.iter().enumerate() {
+            // Not the URL itself: it may hold a secret.
+            match RestUrl::parse(text) {
+                Err(wrong) => return bad(format!("rest[{i}]"), "not usable".to_owned(), &wrong.to_string()),
+                Ok(url) if shown.contains(&url.to_string()) => {
+                    return bad(format!("rest[{i}]"), format!("\"{url}\""), "it is listed twice; leave one out");
+                }
+                Ok(url) => shown.push(url.to_string()),
+            }
+        }
+        if self.rest_key_file.is_some() && self.rest.is_empty() {
+            return bad(
+                "rest_key_file".to_owned(),
+                "set".to_owned(),
+                "there is no URL in discovery.rest to send it to",
+            );
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ mod network;
 mod otel;
 mod overview;
 mod paths;
+mod registry;
 mod residency;
 mod sample;
 mod security;
