@@ -9,11 +9,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod breaker;
+mod others;
 mod peer;
 mod rates;
 mod rls;
 mod rtt;
 pub use breaker::{Breaker, BreakerConfig};
+pub(crate) use others::{Others, Typical};
 pub use peer::{Peer, PeerReport};
 pub(crate) use rates::{Booked, Started};
 pub use rates::{Learned, Number, Rates, SavedKind, SavedOffset, SavedRates};
@@ -215,6 +217,8 @@ pub struct Replica {
     pub connections: Connections,
     /// This router's requests at it.
     pub load: Load,
+    /// Requests of other routers at it, as far as known.
+    pub(crate) others: Others,
     /// The engine's last report and when it was received.
     pub engine: Option<EngineReading>,
     /// For a peer: its report and the requests forwarded since.
@@ -246,6 +250,7 @@ impl Replica {
             rtt: Rtt::default(),
             connections: Connections::default(),
             load: Load::default(),
+            others: Others::default(),
             engine: None,
             peer: Peer::default(),
             health: Health::Unknown,
@@ -302,12 +307,17 @@ impl Replica {
         is_down && was != Health::Down
     }
 
-    /// Requests that the gates count: this router's, and for a peer also those of its report.
-    pub fn requests(&self) -> u32 {
+    /// Load that policies see: this router's and that of others, for a peer that of its report.
+    pub fn seen_load(&self) -> Load {
         match self.spec.kind {
-            Kind::Peer => self.peer.load().requests(),
-            Kind::Local | Kind::Remote => self.load.requests(),
+            Kind::Peer => self.peer.load(),
+            Kind::Local | Kind::Remote => self.load.plus(self.others.load()),
         }
+    }
+
+    /// Requests that the gates count: those of [`Self::seen_load`].
+    pub fn requests(&self) -> u32 {
+        self.seen_load().requests()
     }
 
     /// Why no request may be sent to it at `now`; exclusions of single requests (tried, hops) are not considered.
@@ -398,10 +408,7 @@ impl Replica {
         bytes: u64,
         learned: Learned,
     ) -> Candidate {
-        let load = match self.spec.kind {
-            Kind::Peer => self.peer.load(),
-            Kind::Local | Kind::Remote => self.load,
-        };
+        let load = self.seen_load();
         Candidate {
             id,
             excluded,

@@ -19,6 +19,13 @@ impl Router {
         }
     }
 
+    /// This router's own requests at each replica that has some: what its peers of the same replicas are told.
+    pub fn own_loads(&self) -> Vec<(ReplicaId, Load)> {
+        let busy =
+            self.replicas().iter().enumerate().filter(|(_, r)| r.spec.kind != Kind::Peer && r.load.requests() > 0);
+        busy.map(|(slot, r)| (ReplicaId(slot as u16), r.load)).collect()
+    }
+
     /// The instant up to which requests forwarded to `peer` are counted in the report that was asked for at `asked`:
     /// one round trip earlier. A request may need a new connection, and so arrive a round trip later than a question
     /// that was sent at the same time.

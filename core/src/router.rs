@@ -6,7 +6,7 @@
 
 #[cfg(test)]
 use crate::fleet::Gates;
-use crate::fleet::{Booked, Rates, Replica, SavedRates, Started};
+use crate::fleet::{Booked, Rates, Replica, SavedRates, Started, Typical};
 use crate::judgement::FailedAttempts;
 use crate::network::Connection;
 use crate::policy::{Candidate, CostTerms, Policy, Truth};
@@ -124,6 +124,10 @@ pub struct Router {
     retry_tokens: f64,
     stats: RouterStats,
     rates: Rates,
+    /// Emits [`Action::Learned`].
+    shares: bool,
+    /// Requests that were dispatched lately.
+    typical: Typical,
     /// The true outcome at each replica of the request that arrives next, for oracles; by slot.
     truth: Option<(RequestId, Vec<Option<Truth>>)>,
     /// Time of the event in progress.
@@ -155,6 +159,8 @@ impl Router {
             timers: Timers::default(),
             stats: RouterStats::default(),
             rates: Rates::default(),
+            shares: false,
+            typical: Typical::default(),
             truth: None,
             now: Time::ZERO,
             matched: Vec::new(),
@@ -162,6 +168,11 @@ impl Router {
             terms: Vec::new(),
             learned: Vec::new(),
         }
+    }
+
+    /// Emits an [`Action::Learned`] for each path that the index learns from a request, from now on.
+    pub fn share_prefixes(&mut self) {
+        self.shares = true;
     }
 
     /// Processes one event at `now`, which must not decrease between calls, and appends the resulting actions.
@@ -191,7 +202,7 @@ impl Router {
     fn request_event(&mut self, now: Time, event: RequestEvent, actions: &mut Vec<Action>) {
         match event {
             RequestEvent::Arrived(request) => return self.arrived(now, request, actions),
-            RequestEvent::FirstToken { id, attempt } => self.first_token(now, id, attempt),
+            RequestEvent::FirstToken { id, attempt } => self.first_token(now, id, attempt, actions),
             RequestEvent::Committed { id, attempt } => {
                 if let Some(flight) = self.flights.get_mut(&id).filter(|f| f.attempts == attempt) {
                     flight.committed = true;

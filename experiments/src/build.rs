@@ -64,7 +64,11 @@ pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -
     origins.push("unknown".to_owned());
     let routers = match topology {
         Topology::Edge => replicas.iter().map(|r| format!("lb {}", r.name)).collect(),
-        Topology::Proxy { site } => vec![format!("proxy {}", sites.sites[site].name)],
+        Topology::Proxy { site } => {
+            let region = &sites.sites[site].name;
+            let number = |i: u16| if spec.proxies.count == 1 { String::new() } else { format!(" {}", i + 1) };
+            (0..spec.proxies.count).map(|i| format!("proxy {region}{}", number(i))).collect()
+        }
     };
     let names = Names { origins, routers, replicas: replicas.iter().map(|r| r.name.clone()).collect() };
     let faults = spec.faults.iter().map(|fault| Fault {
@@ -84,6 +88,7 @@ pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -
         countries: countries.iter().map(|&code| Country { code, access_ms: geo::access_ms(Some(code)) }).collect(),
         replicas,
         topology,
+        proxies: spec.proxies,
         router: spec.router.clone(),
         block_tokens: workload.first().map_or(16, |r| r.block_tokens),
         routers_count: workload.iter().any(|r| r.router_tokens.is_some()),

@@ -20,6 +20,7 @@ use gorgo_core::Span;
 pub use gorgo_core::record::QueueSample;
 use gorgo_core::record::RequestRecord;
 use gorgo_sim::world::FencedCount;
+use gorgo_sim::world::Shared;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -76,6 +77,8 @@ pub struct ArmRun {
     pub span: Span,
     /// What came of fences of residency, in a simulation that has them.
     pub fenced: Option<FencedCount>,
+    /// What proxies told each other, if they do.
+    pub shared: Option<Shared>,
 }
 
 impl ArmRun {
@@ -98,6 +101,7 @@ impl ArmRun {
             events: 0,
             span: Span::ZERO,
             fenced: None,
+            shared: None,
         }
     }
 }

@@ -270,6 +270,7 @@ pub fn simulate(
         events: outcome.events,
         span: outcome.span,
         fenced: outcome.fenced,
+        shared: outcome.shared,
         records: outcome.records,
         ..ArmRun::empty(arm, seed, built.names)
     };

@@ -7,6 +7,7 @@
 
 use gorgo_core::settings::{durations_in_table, merge_tables, parse_assignment, renamed_presets, set_key};
 use gorgo_core::suggest::{did_you_mean, with_suggestion};
+use gorgo_sim::world::ProxiesConfig;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
@@ -213,6 +214,11 @@ impl Experiment {
         if let Some(arm) = planned.iter().find(|arm| arm.spec.proxy_region.is_some()).filter(|_| !proxies) {
             let message =
                 "proxy_region has no effect, because no arm has topology = \"proxy\"; drop it or add such an arm";
+            return Err(self.key(&format!("arm `{}`", arm.label), message.to_owned()));
+        }
+        if let Some(arm) = planned.iter().find(|arm| arm.spec.proxies != ProxiesConfig::default()).filter(|_| !proxies)
+        {
+            let message = "proxies has no effect, because no arm has topology = \"proxy\"; drop it or add such an arm";
             return Err(self.key(&format!("arm `{}`", arm.label), message.to_owned()));
         }
         let labels: Vec<String> = planned.iter().map(|p| p.label.clone()).collect();

@@ -75,6 +75,12 @@ pub struct ArmSummary {
     /// Against the best oracle of the load; absent for that oracle and without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub regret: Option<Regret>,
+    /// Messages between proxies a second, over all of them; absent if they send none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_messages_per_second: Option<Estimate>,
+    /// Bytes of these a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_bytes_per_second: Option<Estimate>,
 }
 
 /// Distribution of one latency over seeds, ms.
@@ -218,6 +224,8 @@ fn row(group: &[Point]) -> ArmSummary {
         event_hashes: group.iter().map(|p| p.event_hash.clone()).collect(),
         against_baseline: None,
         regret: None,
+        shared_messages_per_second: over(&|p| p.shared_per_second(|shared| shared.messages)),
+        shared_bytes_per_second: over(&|p| p.shared_per_second(|shared| shared.bytes)),
     }
 }
 

@@ -270,6 +270,7 @@ impl Driver {
                         request.mailbox.put(Command::Dispatch { dispatch, upstream, decision, undecided });
                     }
                 }
+                Action::Learned(_) => {}
                 Action::Queued { id } => inner.send(id, Command::Queued),
                 Action::Cancel { id, .. } => inner.send(id, Command::Cancel),
                 Action::Done { id, reason } => {

@@ -23,6 +23,7 @@ mod config;
 mod faults;
 mod key;
 mod peer_message;
+mod proxies;
 mod queue;
 mod replicas;
 mod requests;
@@ -35,6 +36,8 @@ pub use config::{
 use gorgo_core::residency::Fence;
 use key::Key;
 pub use peer_message::PeerMessage;
+use proxies::SharingWorld;
+pub use proxies::{Front, Prefixes, ProxiesConfig, Shared};
 use queue::{Event, EventQueue, Signal};
 pub use residency::{FencedCount, ResidencyConfig};
 
@@ -62,6 +65,8 @@ pub struct Outcome {
     pub decisions: Vec<(usize, Arc<DecisionRecord>)>,
     /// What came of fences; `None` without `residency`.
     pub fenced: Option<FencedCount>,
+    /// What proxies told each other; only if they do.
+    pub shared: Option<Shared>,
 }
 
 /// A request in flight.
@@ -136,6 +141,7 @@ struct World<'a, I: Iterator<Item = TraceRequest>> {
     /// Records of requests with a fence, and dispatches of those that left it.
     fenced_requests: Vec<usize>,
     violations: u64,
+    sharing: SharingWorld,
 }
 
 /// Simulates `trace`, which must be in order of time, in the world of `config`; `policy` creates the policy of a router.
@@ -159,19 +165,23 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
         let places: Vec<Place> = config.sites.iter().map(|s| s.place).collect();
         let mut network = Network::new(config.network.clone(), config.seed, &places, |a, b| config.measured(a, b));
         config.numbered_links().for_each(|(a, b, link)| network.set_link(a, b, link));
-        let router = |i: usize, site: usize| RouterNode {
-            router: Router::new(
-                RouterConfig { region: config.sites[site].name.clone(), ..config.router.clone() },
+        let mut settings = config.router.clone();
+        settings.shared_replicas |= config.proxies.count > 1 && !config.proxies.share();
+        let router = |i: usize, site: usize| {
+            let mut router = Router::new(
+                RouterConfig { region: config.sites[site].name.clone(), ..settings.clone() },
                 policy(),
                 Some(config.block_tokens).filter(|_| !config.routers_count),
                 rng::stream(config.seed, "policy", i as u64),
-            ),
-            site,
-            connections: vec![Connections::default(); config.replicas.len()],
-            asking: vec![None; config.replicas.len()],
+            );
+            if config.proxies.share() {
+                router.share_prefixes();
+            }
+            let connections = vec![Connections::default(); config.replicas.len()];
+            RouterNode { router, site, connections, asking: vec![None; config.replicas.len()] }
         };
         let routers: Vec<RouterNode> = match config.topology {
-            Topology::Proxy { site } => vec![router(0, site)],
+            Topology::Proxy { site } => (0..usize::from(config.proxies.count)).map(|i| router(i, site)).collect(),
             Topology::Edge => config.replicas.iter().enumerate().map(|(i, r)| router(i, r.site)).collect(),
         };
         let replica = |(i, r): (usize, &ReplicaConfig)| {
@@ -211,6 +221,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             fences: config.residency.as_ref().map(ResidencyConfig::fences).transpose()?.unwrap_or_default(),
             fenced_requests: Vec::new(),
             violations: 0,
+            sharing: SharingWorld::new(&config.proxies, config.seed),
         })
     }
 
@@ -274,6 +285,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             Event::Signal(Signal::Scrape { .. }) => config.scrape_ms,
             Event::Signal(Signal::Probe { .. }) => config.probe_ms,
             Event::Signal(Signal::AskPeer { .. }) => config.peer_ms,
+            Event::Signal(Signal::Share { .. }) => config.proxies.share_ms,
             _ => return None,
         };
         let longest = config.scrape_ms.max(config.probe_ms).max(config.peer_ms);
@@ -317,10 +329,16 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
                 Action::Done { id, reason } => self.request_ended(router, Key(id.0), reason),
                 Action::SetTimer(at) => self.events.push(at.max(self.now), Event::Timer { router }),
                 Action::Decided(record) => self.decisions.push((Key(record.id.0).index() as usize, record)),
+                Action::Learned(path) => self.sharing.learned(router, path),
                 Action::Queued { .. } => {}
             }
         }
         self.actions = actions;
+    }
+
+    /// Whether each router stands beside one replica and forwards to its peers.
+    fn is_edge(&self) -> bool {
+        self.config.topology == Topology::Edge
     }
 
     /// How requests travel from a router to a replica or peer.
@@ -340,6 +358,9 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             Some(place) => user_rtt_ms(access, place.km_to(self.config.sites[node.site].place)),
             None => access,
         };
+        if !self.is_edge() {
+            return (self.front(request), rtt(&self.routers[0]));
+        }
         let all = self.routers.iter().enumerate().map(|(i, node)| (i as u16, rtt(node)));
         all.min_by(|a, b| a.1.total_cmp(&b.1)).expect("there is a router")
     }
@@ -347,14 +368,17 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
     fn sample(&mut self) {
         for (i, node) in self.replicas.iter_mut().enumerate() {
             let loads = node.engine.loads(self.now);
-            let router = &self.routers[i.min(self.routers.len() - 1)].router;
+            let queued = match self.config.topology {
+                Topology::Edge => self.routers[i].router.queue_len(),
+                Topology::Proxy { .. } => self.routers.iter().map(|node| node.router.queue_len()).sum(),
+            };
             self.samples.push(QueueSample {
                 at: self.now,
                 replica: i as u16,
                 waiting: (loads.waiting + loads.arriving) as u32,
                 running: (loads.running + loads.prefilling) as u32,
                 kv_tokens: loads.used_tokens as u32,
-                queued_at_router: router.queue_len() as u32,
+                queued_at_router: queued as u32,
             });
         }
         self.events.push(self.now + Span::from_ms(self.config.sample_ms), Event::Sample);
@@ -375,6 +399,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             event_hash,
             events,
             span: span - Time::ZERO,
+            shared: self.sharing.shared(),
             decisions: self.decisions,
             fenced,
         }

@@ -69,6 +69,9 @@ pub struct RouterConfig {
     pub index_tokens: u64,
     /// Bytes the whole index may use.
     pub index_bytes: usize,
+    /// Whether routers that tell this one nothing send to the same replicas: then the requests that an engine reports
+    /// beyond those known count as load, each as a typical one of this router.
+    pub shared_replicas: bool,
     /// Share of decisions, 0 to 1, that are made at random among the replicas that may be chosen, with their odds in the
     /// decision log: `gorgo evaluate` tells from it what another policy would have reached.
     pub explore: f64,
@@ -127,6 +130,7 @@ impl Default for RouterConfig {
             correct_index: true,
             index_tokens: 400_000,
             index_bytes: 64 << 20,
+            shared_replicas: false,
             explore: 0.0,
             admission: Admission::Off,
             region: String::new(),

@@ -1,7 +1,7 @@
 //! The router's interface: events in, actions out.
 
 use super::RouterConfig;
-use crate::fleet::{EngineReport, PeerReport, ReplicaSpec, SavedRates};
+use crate::fleet::{EngineReport, Load, PeerReport, ReplicaSpec, SavedRates};
 use crate::judgement::Failure;
 use crate::network::Transport;
 use crate::policy::{Candidate, CostTerms, PolicyConfig, RequestInfo};
@@ -193,6 +193,22 @@ pub enum ReplicaEvent {
         /// Which replica.
         replica: ReplicaId,
     },
+    /// A peer of the same replicas told its own requests at them; it has none at those that it does not name.
+    PeerLoads {
+        /// Number of the peer, below [`crate::sharing::MAX_PEERS`].
+        peer: u8,
+        /// Its requests by replica.
+        loads: Vec<(ReplicaId, Load)>,
+    },
+    /// Another router learned that a replica holds a path: see [`crate::sharing`].
+    Told {
+        /// Which replica.
+        replica: ReplicaId,
+        /// The path from the root.
+        symbols: Arc<[u64]>,
+        /// Its tokens.
+        tokens: u32,
+    },
 }
 
 /// Changes an operator makes. They are events, so that a replay and shadow policies contain them.
@@ -236,6 +252,9 @@ pub enum Action {
     },
     /// Send [`Event::Timer`] at this instant; replaces the timer set before.
     SetTimer(Time),
+    /// The index learned that a replica holds a path: to be told to other routers; only after
+    /// [`super::Router::share_prefixes`].
+    Learned(crate::sharing::Path),
     /// The inputs and scores of a decision; only when `record_decisions` is on.
     Decided(Arc<DecisionRecord>),
 }

@@ -3,12 +3,14 @@
 use super::{Action, Answer, EndReason, Failure, Flight, LearnAt, Router, State, Timer, Usage};
 use crate::fleet::{Health, Kind, Replica};
 use crate::policy::{Candidate, Exclusion};
+use crate::sharing::Path;
 use crate::{ReplicaId, RequestId, Span, Time};
+use std::sync::Arc;
 
 impl Router {
-    pub(super) fn first_token(&mut self, now: Time, id: RequestId, attempt: u8) {
+    pub(super) fn first_token(&mut self, now: Time, id: RequestId, attempt: u8, actions: &mut Vec<Action>) {
         if self.started(now, id, attempt) {
-            self.learn_prompt(id);
+            self.learn_prompt(id, actions);
         }
     }
 
@@ -48,11 +50,16 @@ impl Router {
         self.rates.ended(replica.index(), self.now, running, started, finished);
     }
 
-    fn learn_prompt(&mut self, id: RequestId) {
+    fn learn_prompt(&mut self, id: RequestId, actions: &mut Vec<Action>) {
         let Some(flight) = self.flights.get(&id) else { return };
         let State::Sent { replica, .. } = flight.state else { return };
         if self.config.learn_at == LearnAt::FirstToken {
-            self.index.insert(&flight.request.symbols, flight.request.info.prompt_tokens, replica);
+            let tokens = flight.request.info.prompt_tokens;
+            self.index.insert(&flight.request.symbols, tokens, replica);
+            if self.shares {
+                let symbols = Arc::clone(&flight.request.symbols);
+                actions.push(Action::Learned(Path { replica, symbols, tokens }));
+            }
         }
     }
 
@@ -80,7 +87,7 @@ impl Router {
         // skip the separate insert.
         let apart = |answer: &Answer| answer.keep == 0 || answer.keep + 1 < flight.request.symbols.len();
         if unlearned && answer.is_none_or(apart) {
-            self.learn_prompt(id);
+            self.learn_prompt(id, actions);
         }
         let Some(Flight { request, .. }) = self.flights.get(&id) else { return };
         if let Some(actual) = usage.cached_tokens {
@@ -96,6 +103,10 @@ impl Router {
             self.learned.extend_from_slice(&request.symbols[..answer.keep.min(request.symbols.len())]);
             self.learned.extend_from_slice(&answer.tail);
             self.index.insert(&self.learned, answer.tokens, replica);
+            if self.shares {
+                let symbols = self.learned.as_slice().into();
+                actions.push(Action::Learned(Path { replica, symbols, tokens: answer.tokens }));
+            }
         }
         self.end(id, EndReason::Finished, actions);
     }

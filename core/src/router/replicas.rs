@@ -2,15 +2,17 @@
 
 use super::fence::lacks;
 use super::{Action, EndReason, Failure, Flight, ReplicaEvent, Router, State};
-use crate::fleet::{EngineReading, Health, Kind, Replica, ReplicaSpec};
+use crate::fleet::{EngineReading, Health, Kind, Load, Replica, ReplicaSpec};
 use crate::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId, Time};
 
 impl Router {
     pub(super) fn replica_event(&mut self, now: Time, event: ReplicaEvent, actions: &mut Vec<Action>) {
         match event {
             ReplicaEvent::Scraped { replica, report } => {
+                let typical = self.config.shared_replicas.then_some(self.typical);
                 let Some(at) = self.replica_alive(now, replica) else { return };
                 at.engine = Some(EngineReading { report, at: now });
+                at.others.scraped(now, &report, &at.load, typical);
                 at.asked(now);
                 if report.kv_tokens > 0 && at.spec.kv_tokens != Some(report.kv_tokens) {
                     at.spec.kv_tokens = Some(report.kv_tokens);
@@ -55,6 +57,18 @@ impl Router {
             }
             ReplicaEvent::Removed { replica } => self.removed(now, replica, actions),
             ReplicaEvent::Flushed { replica } => self.index.forget(replica),
+            ReplicaEvent::PeerLoads { peer, loads } => {
+                for (slot, at) in self.replicas.iter_mut().enumerate() {
+                    let told = loads.iter().find(|(replica, _)| replica.index() == slot);
+                    at.others.told(now, usize::from(peer), told.map_or(Load::default(), |(_, load)| *load));
+                }
+            }
+            ReplicaEvent::Told { replica, symbols, tokens } => {
+                // Nothing would ever evict the entries of a removed replica, and a silent one may come back empty.
+                if self.replica_mut(replica).is_some_and(|at| at.health != Health::Down) {
+                    self.index.insert(&symbols, tokens, replica);
+                }
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use super::{Action, DecisionRecord, Dispatch, EndReason, LearnAt, Router, ScoredCandidate, State, Timer, is_queued};
 use crate::fleet::{Booked, Gates, Kind, Load, Replica};
 use crate::policy::{Candidate, CostTerms, Exclusion, Selection, explore};
+use crate::sharing::Path;
 use crate::{ReplicaId, ReplicaSet, RequestId, Span, Time};
 use std::sync::Arc;
 
@@ -64,6 +65,7 @@ impl Router {
         let at = &mut self.replicas[replica.index()];
         let connection = at.book(now, id, info.prompt_tokens, uncached, info.bytes);
         let forward = at.spec.kind == Kind::Peer;
+        self.typical.sent(info.prompt_tokens, uncached);
         flight.attempts += 1;
         let cached = info.prompt_tokens - uncached;
         let (stamp, started) = (self.index.stamp(), None);
@@ -79,6 +81,10 @@ impl Router {
         };
         if self.config.learn_at == LearnAt::Dispatch {
             self.index.insert(&flight.request.symbols, info.prompt_tokens, replica);
+            if self.shares {
+                let (symbols, tokens) = (Arc::clone(&flight.request.symbols), info.prompt_tokens);
+                actions.push(Action::Learned(Path { replica, symbols, tokens }));
+            }
         }
         if dispatch.attempt == 1 {
             self.stats.placed += 1;

@@ -31,6 +31,10 @@ pub(super) fn check(arm: &PlannedArm) -> Result<(), LiveError> {
             "routers count tokens by themselves, so workload.router_token_factor = {factor} has no effect; drop it"
         ));
     }
+    if arm.spec.topology == TopologySpec::Proxy && arm.spec.proxies.count > 1 {
+        let count = arm.spec.proxies.count;
+        return wrong(format!("a live run has one proxy, so proxies.count = {count} has no effect; drop it"));
+    }
     if arm.spec.live.nodes.is_empty() {
         return Ok(());
     }

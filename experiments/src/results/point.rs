@@ -9,6 +9,7 @@ use super::{ArmRun, Names};
 use crate::stats::Digest;
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::{Span, Time};
+use gorgo_sim::world::Shared;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
@@ -60,6 +61,9 @@ pub struct Point {
     /// What came of fences of residency; absent without them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fenced: Option<Fenced>,
+    /// What proxies told each other, if they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<Shared>,
 }
 
 /// Requests that had to stay in a group of regions.
@@ -218,6 +222,7 @@ impl Point {
                 first_tokens: fenced.first_tokens,
                 ttft_ns: fenced.ttft.0,
             }),
+            shared: run.shared,
         }
     }
 
@@ -237,6 +242,12 @@ impl Point {
     /// `count` a second of the loaded span; `None` for a span of no length.
     pub fn per_second(&self, count: u64) -> Option<f64> {
         (self.loaded.span_ns > 0).then(|| count as f64 / (self.loaded.span_ns as f64 / 1e9))
+    }
+
+    /// `count` of the messages between proxies a second of the whole run; `None` if they send none.
+    pub fn shared_per_second(&self, count: fn(&Shared) -> u64) -> Option<f64> {
+        let shared = self.shared.filter(|_| self.span_ns > 0)?;
+        Some(count(&shared) as f64 / (self.span_ns as f64 / 1e9))
     }
 
     /// Share of the counted requests that finished; `None` without requests.

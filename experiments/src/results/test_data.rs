@@ -85,6 +85,7 @@ pub(crate) fn run(arm: &str, seed: u64, n: u64) -> ArmRun {
         arm: arm.to_owned(),
         baseline: String::new(),
         policy: if gorgo { "gorgo" } else { "least-load" }.to_owned(),
+        shared: None,
         topology: "edge".to_owned(),
         settings: BTreeMap::new(),
         seed,

@@ -9,6 +9,7 @@ use gorgo_core::router::RouterConfig;
 use gorgo_core::settings::field_names;
 use gorgo_sim::engine::EngineConfig;
 use gorgo_sim::network::{LinkConfig, NetworkConfig};
+use gorgo_sim::world::ProxiesConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -166,6 +167,9 @@ pub struct RunSpec {
     pub topology: TopologySpec,
     /// Region of the proxy; the first replica's when absent.
     pub proxy_region: Option<String>,
+    /// How many proxies there are, and what they tell each other.
+    #[serde(default)]
+    pub proxies: ProxiesConfig,
     /// Routing policy.
     #[serde(default)]
     pub policy: PolicyConfig,
@@ -310,6 +314,7 @@ impl RunSpec {
     fn check_ranges(&self) -> Result<(), OutOfRange> {
         self.measure.check_ranges()?;
         self.network.check().map_err(|e| e.within("network"))?;
+        self.proxies.check().map_err(|e| e.within("proxies"))?;
         self.router.check().map_err(|e| e.within("router"))?;
         let signals = &self.signals;
         check_ranges([

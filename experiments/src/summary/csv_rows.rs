@@ -13,11 +13,16 @@ use std::io::{self, Write};
 pub fn write_csv(out: impl Write, arms: &[ArmSummary]) -> io::Result<()> {
     let mut csv = csv::Writer::from_writer(out);
     let has_regret = arms.iter().any(|arm| arm.regret.is_some());
+    let has_shared = arms.iter().any(|arm| arm.shared_messages_per_second.is_some());
     let varied: BTreeSet<&String> = arms.iter().flat_map(|arm| arm.settings.keys()).collect();
     for (i, arm) in arms.iter().enumerate() {
         let mut cells = cells(arm);
         if has_regret {
             regret(&mut cells, arm);
+        }
+        if has_shared {
+            estimate(&mut cells, "shared_messages_per_second", arm.shared_messages_per_second);
+            estimate(&mut cells, "shared_bytes_per_second", arm.shared_bytes_per_second);
         }
         let value = |key: &String| arm.settings.get(key).map_or_else(String::new, |v| text_cell(v).into_owned());
         cells.extend(varied.iter().map(|&key| (key.clone(), value(key))));

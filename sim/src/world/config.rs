@@ -2,6 +2,7 @@
 
 use super::key::Key;
 use super::residency::ResidencyConfig;
+use super::proxies::ProxiesConfig;
 use crate::engine::{ConfigError, EngineConfig};
 use crate::network::{LinkConfig, LinkRule, NetworkConfig};
 use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};
@@ -39,7 +40,7 @@ pub struct ReplicaConfig {
 pub enum Topology {
     /// One router beside each replica; users enter at the nearest; a request is forwarded at most once.
     Edge,
-    /// One router for all replicas, at a site.
+    /// Routers for all replicas, at a site: one, or as many as [`ProxiesConfig::count`].
     Proxy {
         /// Index of the site.
         site: usize,
@@ -124,6 +125,8 @@ pub struct WorldConfig {
     pub replicas: Vec<ReplicaConfig>,
     /// Placement of the routers.
     pub topology: Topology,
+    /// The proxies, if the topology has any.
+    pub proxies: ProxiesConfig,
     /// Settings of the routers.
     pub router: RouterConfig,
     /// Tokens per block id of the trace.
@@ -287,6 +290,7 @@ impl WorldConfig {
         self.links.iter().try_for_each(LinkConfig::check)?;
         let keep_alive = self.replicas.iter().filter_map(|replica| replica.keep_alive_ms);
         check_ranges(keep_alive.map(|ms| ("replicas.keep_alive_ms", ms, DURATION_MS)))?;
+        self.proxies.check().map_err(|e| e.within("proxies"))?;
         self.router.check().map_err(|e| e.within("router"))?;
         check_ranges([
             ("scrape_ms", self.scrape_ms, PERIOD_MS),

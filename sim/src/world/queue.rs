@@ -48,6 +48,8 @@ pub(super) enum Signal {
     AskPeer { router: u16, peer: u16 },
     PeerReportRead { router: u16, peer: u16, asked: Time },
     PeerReportArrived { router: u16, peer: u16, asked: Time, message: PeerMessage },
+    Share { router: u16 },
+    Shared { from: u16, to: u16, slot: u32 },
 }
 
 #[derive(Debug, Default)]

@@ -175,7 +175,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     pub(super) fn cancel(&mut self, router: u16, key: Key, replica: ReplicaId, attempt: u8) {
         let sent = key.sent(attempt, key.entry_attempt() > 0);
         let from = self.routers[usize::from(router)].site;
-        let forwarded = self.routers.len() > 1 && usize::from(router) != replica.index();
+        let forwarded = self.is_edge() && usize::from(router) != replica.index();
         let to = self.replicas[replica.index()].site;
         let at = self.now + self.one_way(from, to, key, message::TO_ENGINE);
         let event = if forwarded {

@@ -13,7 +13,7 @@ use rand::RngExt;
 impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     /// Adds the fleet to every router and starts the periodic signals. Routers probe and scrape once before they serve.
     pub(super) fn start(&mut self) {
-        let edge = self.routers.len() > 1 || matches!(self.config.topology, super::Topology::Edge);
+        let edge = self.is_edge();
         for router in 0..self.routers.len() as u16 {
             for replica in 0..self.replicas.len() as u16 {
                 let config = &self.config.replicas[usize::from(replica)];
@@ -49,6 +49,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 self.start_clock(self.config.probe_ms, router, replica, Signal::Probe { router, replica });
             }
         }
+        self.start_sharing();
         if self.config.sample_ms > 0.0 {
             self.events.push(self.now, Event::Sample);
         }
@@ -124,7 +125,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             Signal::Probe { router, replica } => {
                 let (from, to) = self.sites(router, replica);
                 let rtt = self.network.rtt_ms(from, to, self.now);
-                let edge = self.routers.len() > 1 && router != replica;
+                let edge = self.is_edge() && router != replica;
                 // A probe between edges is answered by the peer's router, which survives a crash of its engine.
                 let rtt_ms = (edge || self.replicas[usize::from(replica)].engine.health(self.now) == EngineHealth::Up)
                     .then_some(rtt as f32);
@@ -140,6 +141,8 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 };
                 self.handle(router, event);
             }
+            Signal::Share { router } => self.share(router),
+            Signal::Shared { from, to, slot } => self.shared(from, to, slot),
             Signal::AskPeer { router, peer } => {
                 let way = self.ask(router, peer);
                 self.events.push(self.now + way, Signal::PeerReportRead { router, peer, asked: self.now });

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 mod links;
 mod oracles;
+mod proxies;
 mod sessions;
 
 const FRANKFURT: Place = Place { lat: 50.11, lon: 8.68 };
@@ -58,6 +59,7 @@ fn world(replicas: &[Place], topology: Topology) -> WorldConfig {
         countries: vec![Country { code: *b"DE", access_ms: 20.0 }],
         replicas: (0..replicas.len()).map(replica).collect(),
         topology,
+        proxies: ProxiesConfig::default(),
         router: RouterConfig::default(),
         block_tokens: 16,
         routers_count: false,

@@ -28,7 +28,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let rule = self.rule(router, ReplicaId(replica as u16));
         let path =
             self.routers[usize::from(router)].connections[replica].path(&rule.transport, bytes, self.now, rtt_ms);
-        let forwards = self.routers.len() > 1 && usize::from(router) != replica;
+        let forwards = self.is_edge() && usize::from(router) != replica;
         let hop_ms = if forwards { self.config.router_ms } else { 0.0 };
         let upload = Span::from_ms(rtt_ms * (path.trips() - 1.0) + rule.transfer_ms(bytes) + hop_ms);
         let arrival = self.now + upload + self.one_way(from, to, key, message::TO_ENGINE);

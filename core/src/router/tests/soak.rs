@@ -19,6 +19,7 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
         index_bytes: 60_000,
         record_decisions: true,
         explore: 0.1,
+        shared_replicas: true,
         ..RouterConfig::default()
     };
     config.gates = Gates { max_running: Some(6), slow_start_ms: 40.0, ..Gates::default() };
@@ -29,6 +30,7 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
         router.handle(at(0), ReplicaEvent::Added { replica: ReplicaId(i as u16), spec }, &mut Vec::new());
     }
     let mut fences: BTreeMap<u64, Fence> = BTreeMap::new();
+    router.share_prefixes();
     let (mut now, mut next, mut armed, mut digest) = (Time::ZERO, 0u64, Time::NEVER, 0u64);
     let mut open: BTreeMap<u64, Option<(u16, u8, bool)>> = BTreeMap::new(); // id -> where it is
     let mut actions = Vec::new();
@@ -106,6 +108,7 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
                 let report = PeerReport { healthy: draining || rng.random_range(0..4u32) > 0, ..PeerReport::default() };
                 ReplicaEvent::PeerReported { replica, report, seen: now }.into()
             }
+            94 => ReplicaEvent::Told { replica, symbols: symbols(&"sys".repeat(nth % 9)), tokens: nth as u32 }.into(),
             _ => {
                 now = now.max(if armed == Time::NEVER { now } else { armed });
                 Event::Timer
@@ -132,7 +135,7 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
                 Action::Queued { id } => *open.get_mut(&id.0).expect("queued after its end") = None,
                 Action::Done { id, .. } => assert!(open.remove(&id.0).is_some(), "step {step}: {id:?} ended twice"),
                 Action::SetTimer(at) => armed = *at,
-                Action::Cancel { .. } | Action::Decided(_) => {}
+                Action::Cancel { .. } | Action::Decided(_) | Action::Learned(_) => {}
             }
         }
         assert_eq!(router.in_flight(), open.len(), "step {step}");
