@@ -35,7 +35,7 @@ pub struct NetworkConfig {
     /// Access latency of users with unknown country, ms.
     pub access_ms: f64,
     /// Idle timeout of a router's connections to replicas and peers, ms. A request without an open connection waits until
-    /// a new one is open.
+    /// a new one is open. Simulation only.
     pub keep_alive_ms: f64,
     /// Round trips to open a connection from a router to a replica or peer: 1 for TCP, 2 with TLS 1.3.
     pub opening_rounds: f64,
@@ -48,7 +48,7 @@ pub struct NetworkConfig {
     /// Round trips that a user pays to open a connection to a router; 0 when users keep connections.
     pub user_opening_rounds: f64,
     /// Round trips that probes show, as a multiple of those that requests pay. Recorded probes over a provider's tunnel
-    /// showed 1.5 to 2.5.
+    /// showed 1.5 to 2.5. Simulation only.
     pub probe_scale: f64,
 }
 

@@ -8,6 +8,7 @@ use crate::spec::run::{FaultKindSpec, TopologySpec};
 use gorgo_benchmark::load::target::Target;
 use gorgo_live::AdminClient;
 use gorgo_live::config::Tls;
+use gorgo_sim::network::NetworkConfig;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -34,6 +35,20 @@ pub(super) fn check(arm: &PlannedArm) -> Result<(), LiveError> {
     if arm.spec.topology == TopologySpec::Proxy && arm.spec.proxies.count > 1 {
         let count = arm.spec.proxies.count;
         return wrong(format!("a live run has one proxy, so proxies.count = {count} has no effect; drop it"));
+    }
+    let (network, usual) = (&arm.spec.network, NetworkConfig::default());
+    let simulated = [
+        ("network.probe_scale", Some(network.probe_scale).filter(|&scale| scale != usual.probe_scale)),
+        ("network.keep_alive_ms", Some(network.keep_alive_ms).filter(|&ms| ms != usual.keep_alive_ms)),
+        ("links.probe_scale", arm.spec.links.iter().find_map(|link| link.probe_scale)),
+        ("links.keep_alive_ms", arm.spec.links.iter().find_map(|link| link.keep_alive_ms)),
+        ("fleet.replicas.keep_alive_ms", arm.spec.fleet.replicas.iter().find_map(|replica| replica.keep_alive_ms)),
+    ];
+    if let Some((key, value)) = simulated.into_iter().find_map(|(key, value)| Some((key, value?))) {
+        return wrong(format!(
+            "probes and idle connections of a live run are those of real routers and servers, so {key} = {value} has no \
+             effect; drop it, or run the arm with --mode sim"
+        ));
     }
     if arm.spec.live.nodes.is_empty() {
         return Ok(());
@@ -116,4 +131,43 @@ pub(super) async fn prepare(target: &Target, arm: &PlannedArm) -> Result<(), Liv
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Experiment;
+    use std::path::PathBuf;
+
+    const FILE: &str = r#"
+        workload = { generate = "wildchat-like", requests = 5 }
+        links = [{ from = "a", to = "b", rtt_ms = 20.0 }]
+        [fleet]
+        replicas = [{ name = "a", region = "aws:us-east-1" }, { name = "b", region = "aws:us-west-2" }]
+    "#;
+
+    fn checked(set: &str) -> Result<(), String> {
+        let sets: Vec<String> = (!set.is_empty()).then(|| set.to_owned()).into_iter().collect();
+        let plan = Experiment::parse("x.toml", PathBuf::new(), FILE, &sets, &[]).unwrap().plan().unwrap();
+        check(&plan[0]).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn settings_that_only_the_simulator_reads_are_refused() {
+        assert_eq!(checked(""), Ok(()));
+        for set in [
+            "network.probe_scale=2.0",
+            "network.keep_alive_ms=900",
+            "links.0.probe_scale=1.5",
+            "links.0.keep_alive_ms=900",
+            "fleet.replicas.1.keep_alive_ms=900",
+            "workload.router_token_factor=1.1",
+        ] {
+            let (key, value) = set.split_once('=').unwrap();
+            let key: String =
+                key.split('.').filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join(".");
+            let error = checked(set).unwrap_err();
+            assert!(error.contains(&format!("{key} = {value}")) && error.contains("no effect"), "{set}: {error}");
+        }
+    }
 }

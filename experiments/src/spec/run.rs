@@ -47,7 +47,7 @@ pub struct ReplicaSpec {
     pub engine: Option<String>,
     /// Prefill rate that routers are configured with, ms per token; the policy's when absent.
     pub ms_per_token: Option<f64>,
-    /// The replica closes idle connections after this long, ms; the link's when absent.
+    /// The replica closes idle connections after this long, ms; the link's when absent. Simulation only.
     pub keep_alive_ms: Option<f64>,
     /// Requests this engine runs at once; the fleet's when absent.
     pub max_running: Option<u32>,

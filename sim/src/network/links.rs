@@ -24,7 +24,7 @@ pub struct LinkConfig {
     pub congestion: Option<Congestion>,
     /// Bytes in flight on a new connection.
     pub initial_window: Option<u64>,
-    /// An idle connection is closed after this long, ms.
+    /// An idle connection is closed after this long, ms. Simulation only.
     pub keep_alive_ms: Option<f64>,
     /// Bandwidth of a connection, Mbit/s; unlimited when absent.
     pub mbps: Option<f64>,
