@@ -93,3 +93,12 @@ fn everything_we_link_is_permissively_licensed() {
         assert!(fine.iter().any(|f| licence.contains(f)), "{name}: {licence}");
     }
 }
+
+#[test]
+fn everything_we_link_comes_from_the_crate_registry() {
+    for package in metadata()["packages"].as_array().unwrap() {
+        let (name, source) = (&package["name"], package["source"].as_str());
+        let registry = source.is_none_or(|s| s == "registry+https://github.com/rust-lang/crates.io-index");
+        assert!(registry, "{name}: {source:?}");
+    }
+}

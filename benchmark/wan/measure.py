@@ -1,0 +1,198 @@
+#!/usr/bin/env python3
+"""Time to the answer's first byte through a router over a long TCP path, in round trips. Linux, root, Python 3.9.
+
+    python benchmark/wan/measure.py --router 'target/release/gorgo proxy start --servers {engine} --listen {listen}'
+
+Two network namespaces are joined by a pair of TUN devices; this program carries each packet from one to the other, half a
+round trip late. TCP at both ends is the kernel's own. The far namespace holds an engine that answers at once, the near
+one the router and its client. Any router can stand in `--router`: {engine} and {listen} are replaced. Each figure is the
+median of `--repeat` requests on a router that was idle for so many seconds. Everything made is removed at the end.
+"""
+
+import argparse
+import collections
+import fcntl
+import json
+import os
+import shlex
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+NEAR, FAR = "gorgo-near", "gorgo-far"
+ENGINE, LISTEN = "10.77.0.2:9000", "127.0.0.1:9001"
+ANSWER = json.dumps({
+    "id": "x", "object": "text_completion", "model": "m", "choices": [{"index": 0, "text": "a", "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+}).encode()
+
+
+def run(*words, check=True):
+    return subprocess.run(words, check=check, capture_output=not check)
+
+
+def tun(name, namespace, address, peer, congestion):
+    """A TUN device in a namespace; packets are read and written here."""
+    fd = os.open("/dev/net/tun", os.O_RDWR)
+    fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x0001 | 0x1000))  # TUNSETIFF: IFF_TUN, IFF_NO_PI
+    run("ip", "link", "set", name, "netns", namespace)
+    run("ip", "-n", namespace, "addr", "add", address, "peer", peer, "dev", name)
+    run("ip", "-n", namespace, "link", "set", name, "mtu", "1500", "up")
+    run("ip", "-n", namespace, "link", "set", "lo", "up")
+    run("ip", "netns", "exec", namespace, "sysctl", "-qw", f"net.ipv4.tcp_congestion_control={congestion}")
+    return fd
+
+
+def carry(source, sink, delay):
+    """Carries packets in order, each `delay` seconds late."""
+    waiting, arrived = collections.deque(), threading.Semaphore(0)
+
+    def receive():
+        while packet := os.read(source, 65_536):
+            waiting.append((time.monotonic() + delay, packet))
+            arrived.release()
+
+    def send():
+        while True:
+            arrived.acquire()
+            due, packet = waiting.popleft()
+            time.sleep(max(0.0, due - time.monotonic()))
+            os.write(sink, packet)
+
+    for work in (receive, send):
+        threading.Thread(target=work, daemon=True).start()
+
+
+def read_head(stream):
+    """The first line and the headers of a message; None at its end."""
+    first = stream.readline()
+    if not first:
+        return None
+    headers = {}
+    while (line := stream.readline().strip()):
+        name, _, value = line.partition(b":")
+        headers[name.strip().lower()] = value.strip()
+    return first, headers
+
+
+def serve(connection):
+    stream = connection.makefile("rb")
+    while (head := read_head(stream)) is not None:
+        first, headers = head
+        if headers.get(b"transfer-encoding") == b"chunked":
+            while (size := int(stream.readline().strip() or b"0", 16)):
+                stream.read(size + 2)
+            stream.readline()
+        else:
+            stream.read(int(headers.get(b"content-length", 0)))
+        body = b'{"object": "list", "data": [{"id": "m", "object": "model"}]}' if b"/models" in first else ANSWER
+        answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+        connection.sendall(answer + body)
+
+
+def engine():
+    host, port = ENGINE.split(":")
+    with socket.create_server((host, int(port)), backlog=64) as listener:
+        while True:
+            connection, _ = listener.accept()
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+
+def request(size):
+    """Seconds from the first byte of a request to the first byte of its answer."""
+    prompt = f"{time.time_ns()} " + "x" * size
+    body = json.dumps({"model": "m", "max_tokens": 1, "prompt": prompt}).encode()
+    host, port = LISTEN.split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: {LISTEN}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        begun = time.monotonic()
+        connection.sendall(head.encode() + body)
+        first = connection.recv(1)
+        took = time.monotonic() - begun
+        status = (first + connection.recv(64)).split()[1]
+        if status != b"200":
+            raise RuntimeError(f"the router answered {status.decode()}")
+    return took
+
+
+def client(options):
+    until = time.monotonic() + 60
+    while True:
+        try:
+            request(100)
+            break
+        except (OSError, RuntimeError):
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
+    table = {}
+    for idle in options.idle:
+        for size in options.sizes:
+            request(size)
+            taken = []
+            for _ in range(options.repeat):
+                time.sleep(idle)
+                taken.append(request(size) * 1e3 / options.rtt)
+            table[f"{idle:g} {size}"] = statistics.median(taken)
+    print(json.dumps(table))
+
+
+def inside(namespace, *words, **options):
+    return subprocess.Popen(["ip", "netns", "exec", namespace, *words], start_new_session=True, **options)
+
+
+def main():
+    numbers = lambda kind: lambda text: [kind(word) for word in text.split(",")]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--router", help="command of the router")
+    parser.add_argument("--rtt", type=float, default=200, help="round trip, ms")
+    parser.add_argument("--sizes", type=numbers(int), default=[8_000, 80_000, 320_000], help="bytes of a prompt")
+    parser.add_argument("--idle", type=numbers(float), default=[0, 3, 8], help="pauses before a request, s")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--congestion", default="reno", help="the system's congestion control; a router may set its own")
+    parser.add_argument("--role", choices=["engine", "client"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.role:
+        return {"engine": engine, "client": lambda: client(options)}[options.role]()
+    if not options.router:
+        parser.error("give --router")
+
+    started = []
+    try:
+        for namespace in (NEAR, FAR):
+            run("ip", "netns", "del", namespace, check=False)
+            run("ip", "netns", "add", namespace)
+        near = tun("gorgo0", NEAR, "10.77.0.1", "10.77.0.2", options.congestion)
+        far = tun("gorgo1", FAR, "10.77.0.2", "10.77.0.1", options.congestion)
+        carry(near, far, options.rtt / 2e3)
+        carry(far, near, options.rtt / 2e3)
+        started.append(inside(FAR, sys.executable, __file__, "--role", "engine"))
+        words = shlex.split(options.router.format(engine=f"http://{ENGINE}", listen=LISTEN))
+        started.append(inside(NEAR, *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        listed = lambda numbers: ",".join(f"{number:g}" for number in numbers)
+        work = inside(NEAR, sys.executable, __file__, "--role", "client", "--rtt", str(options.rtt), "--sizes",
+                      ",".join(map(str, options.sizes)), "--idle", listed(options.idle), "--repeat", str(options.repeat),
+                      stdout=subprocess.PIPE, text=True)
+        started.append(work)
+        output, _ = work.communicate(timeout=60 + options.repeat * 2 * sum(options.idle + [5]) * len(options.sizes))
+        table = json.loads(output)
+        print(f"| idle before the request | {' | '.join(f'{size / 1e3:g} kB' for size in options.sizes)} |")
+        print("|---" * (len(options.sizes) + 1) + "|")
+        for idle in options.idle:
+            row = " | ".join(f"{table[f'{idle:g} {size}']:.2f}" for size in options.sizes)
+            print(f"| {idle:g} s | {row} |")
+    finally:
+        for process in started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        for namespace in (NEAR, FAR):
+            run("ip", "netns", "del", namespace, check=False)
+
+
+main()
