@@ -19,6 +19,7 @@ use crate::spec::measure::MeasureSpec;
 use gorgo_core::Span;
 pub use gorgo_core::record::QueueSample;
 use gorgo_core::record::RequestRecord;
+use gorgo_sim::engine::GapBucket;
 use gorgo_sim::world::FencedCount;
 use gorgo_sim::world::Shared;
 use serde::{Deserialize, Serialize};
@@ -65,8 +66,8 @@ pub struct ArmRun {
     pub records: Vec<RequestRecord>,
     /// Why requests failed, by their number, where a load generator saw it and no router of ours said it.
     pub failures: BTreeMap<u64, String>,
-    /// Inter-token latencies: `(upper edge ms, tokens)`.
-    pub itl: Vec<(f64, u64)>,
+    /// Inter-token latencies.
+    pub itl: Vec<GapBucket>,
     /// Queue samples in order of time.
     pub samples: Vec<QueueSample>,
     /// Hash of the event log: equal hashes, equal runs.
@@ -89,7 +90,7 @@ impl ArmRun {
             baseline: arm.baseline.clone(),
             policy: arm.spec.policy.name().to_owned(),
             topology: arm.spec.topology.as_str().to_owned(),
-            settings: arm.settings.iter().cloned().collect(),
+            settings: arm.settings.clone(),
             seed,
             names,
             measure: arm.spec.measure,

@@ -72,8 +72,8 @@ pub struct PlannedArm {
     pub label: String,
     /// The arm it is compared with, itself for a baseline.
     pub baseline: String,
-    /// Varied settings, as shown.
-    pub settings: Vec<(String, String)>,
+    /// Varied settings by key, as shown.
+    pub settings: BTreeMap<String, String>,
     /// What to run.
     pub spec: RunSpec,
 }

@@ -44,7 +44,7 @@ mod vllm;
 mod tests;
 
 pub use config::{ConfigError, EngineConfig, EngineKind};
-pub use gaps::GapHistogram;
+pub use gaps::{GapBucket, GapHistogram};
 pub use gauges::{Counters, Gauges, Loads};
 pub use lifecycle::Health;
 pub use request::{EngineError, EngineEvent, EngineRequest};

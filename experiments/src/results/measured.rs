@@ -4,6 +4,7 @@ use super::ArmRun;
 use gorgo_benchmark::load::run::Run;
 use gorgo_core::record::RequestRecord;
 use gorgo_core::{MaybeIndex, Span, Time};
+use gorgo_sim::engine::GapBucket;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -36,8 +37,8 @@ pub struct Part {
     pub replicas: Vec<String>,
     /// One record per request.
     pub records: Vec<RequestRecord>,
-    /// Inter-token latencies: `(upper edge ms, tokens)`.
-    pub itl: Vec<(f64, u64)>,
+    /// Inter-token latencies.
+    pub itl: Vec<GapBucket>,
     /// Longest delay of sending behind the schedule, ms.
     pub lateness_ms: f64,
 }
@@ -76,7 +77,7 @@ pub fn join(arm: ArmRun, parts: Vec<Placed>, name: impl Fn(&str) -> String) -> A
         names.iter().position(|known| known == wanted).and_then(|i| u16::try_from(i).ok()).into()
     };
     let mut records: Vec<RequestRecord> = Vec::new();
-    let mut itl: BTreeMap<u64, (f64, u64)> = BTreeMap::new();
+    let mut itl: BTreeMap<u64, GapBucket> = BTreeMap::new();
     for Placed { part, router, behind_ns } in parts {
         let replicas: Vec<MaybeIndex> = part.replicas.iter().map(|r| index(&arm.names.replicas, &name(r))).collect();
         let origins: Vec<MaybeIndex> = part.origins.iter().map(|o| index(&arm.names.origins, o)).collect();
@@ -89,15 +90,16 @@ pub fn join(arm: ArmRun, parts: Vec<Placed>, name: impl Fn(&str) -> String) -> A
             record.shift(behind_ns);
             records.push(record);
         }
-        for (edge, count) in part.itl {
-            itl.entry(edge.to_bits()).or_insert((edge, 0)).1 += count;
+        for bucket in part.itl {
+            let joined = itl.entry(bucket.upper_ms.to_bits()).or_insert(GapBucket { count: 0, ..bucket });
+            joined.count += bucket.count;
         }
     }
     records.sort_by_key(|record| record.request);
     let last = records.iter().filter_map(|record| record.done.get()).max().unwrap_or(Time::ZERO);
     let span: Span = last - Time::ZERO;
-    let mut itl: Vec<(f64, u64)> = itl.into_values().collect();
-    itl.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut itl: Vec<GapBucket> = itl.into_values().collect();
+    itl.sort_by(|a, b| a.upper_ms.total_cmp(&b.upper_ms));
     ArmRun { records, itl, span, ..arm }
 }
 
@@ -122,7 +124,7 @@ mod tests {
                 origins: vec!["Chile".to_owned()],
                 replicas: vec!["b-engine".to_owned()],
                 records: (0..rows.len()).map(record).collect(),
-                itl: vec![(1.5, 2)],
+                itl: vec![GapBucket { upper_ms: 1.5, count: 2 }],
                 ..Part::default()
             }
         };
@@ -135,6 +137,6 @@ mod tests {
         let all: Vec<_> = whole.records.iter().map(|r| (r.request, r.router, r.scheduled.0, r.done.get())).collect();
         assert_eq!(all, [(0, 0, 0, Some(Time(0))), (1, 1, 140, Some(Time(150))), (2, 1, 140, Some(Time(150)))]);
         assert!(whole.records.iter().all(|r| (r.replica.get(), r.origin.get()) == (Some(1), Some(1))));
-        assert_eq!((whole.itl, whole.span), (vec![(1.5, 4)], Span(150)));
+        assert_eq!((whole.itl, whole.span), (vec![GapBucket { upper_ms: 1.5, count: 4 }], Span(150)));
     }
 }

@@ -3,6 +3,7 @@
 use super::{ArmRun, Names, Point, QueueSample, Results};
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::{Span, Time, rng};
+use gorgo_sim::engine::GapBucket;
 use rand::RngExt;
 use std::collections::BTreeMap;
 
@@ -96,7 +97,7 @@ pub(crate) fn run(arm: &str, seed: u64, n: u64) -> ArmRun {
         },
         records,
         failures: BTreeMap::new(),
-        itl: itl.into_iter().map(|(ms, count)| (f64::from(ms), count)).collect(),
+        itl: itl.into_iter().map(|(ms, count)| GapBucket { upper_ms: f64::from(ms), count }).collect(),
         samples,
         event_hash: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
         events: 12 * n,

@@ -1,6 +1,7 @@
 //! A compact distribution of one quantity, small enough for every point of a sweep. Merging is order-independent.
 
 use gorgo_core::Span;
+use gorgo_sim::engine::GapBucket;
 use serde::{Deserialize, Serialize};
 
 /// Distinct values kept exactly; more are rounded.
@@ -34,10 +35,10 @@ impl Digest {
         Self::sorted(values.into_iter().map(|v| (v, 1)), false)
     }
 
-    /// The digest of a histogram of `(upper edge ms, count)`: each sample counts as its bucket's upper edge.
-    pub fn of_histogram(buckets: &[(f64, u64)]) -> Self {
+    /// The digest of a histogram: each sample counts as its bucket's upper bound.
+    pub fn of_histogram(buckets: &[GapBucket]) -> Self {
         let mut buckets: Vec<(u64, u64)> =
-            buckets.iter().filter(|b| b.1 > 0).map(|&(upper_ms, count)| (Span::from_ms(upper_ms).0, count)).collect();
+            buckets.iter().filter(|b| b.count > 0).map(|b| (Span::from_ms(b.upper_ms).0, b.count)).collect();
         buckets.sort_unstable();
         Self::sorted(buckets.into_iter(), false)
     }

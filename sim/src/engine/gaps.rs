@@ -1,11 +1,22 @@
 //! Histogram of inter-token latencies with 64 buckets per octave, each 0.8 to 1.6 % wide.
 
+use serde::{Deserialize, Serialize};
+
 /// Inter-token latencies of many requests, in logarithmic buckets from 1/16 ms to 17 minutes. Histograms of several
 /// engines can be merged.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GapHistogram {
     /// Empty until the first gap, then [`BUCKETS`] counts.
     counts: Vec<u64>,
+}
+
+/// A bucket that is not empty.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct GapBucket {
+    /// Upper bound of its gaps, ms.
+    pub upper_ms: f64,
+    /// Gaps in it.
+    pub count: u64,
 }
 
 const OCTAVES: usize = 24;
@@ -60,9 +71,10 @@ impl GapHistogram {
         self.counts.iter().rposition(|&count| count > 0).map(upper_ms)
     }
 
-    /// The buckets that are not empty: (upper bound in ms, count), ascending.
-    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
-        self.counts.iter().enumerate().filter(|&(_, &count)| count > 0).map(|(b, &count)| (upper_ms(b), count))
+    /// The buckets that are not empty, ascending.
+    pub fn buckets(&self) -> impl Iterator<Item = GapBucket> + '_ {
+        let bucket = |(b, &count): (usize, &u64)| (count > 0).then(|| GapBucket { upper_ms: upper_ms(b), count });
+        self.counts.iter().enumerate().filter_map(bucket)
     }
 }
 

@@ -26,7 +26,8 @@ fn no_samples_have_no_figures_and_one_sample_is_every_percentile() {
 
 #[test]
 fn a_histogram_counts_each_sample_at_its_upper_edge() {
-    let digest = Digest::of_histogram(&[(20.0, 1), (5.0, 0), (10.0, 3)]);
+    let digest =
+        Digest::of_histogram(&[(20.0, 1), (5.0, 0), (10.0, 3)].map(|(upper_ms, count)| GapBucket { upper_ms, count }));
     assert_eq!(digest.samples(), 4);
     assert_eq!(digest.mean_ms(), Some(12.5));
     assert_eq!(digest.quantile(1.0 / 3.0), Some(10.0));

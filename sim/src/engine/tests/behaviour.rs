@@ -131,7 +131,8 @@ fn a_prefill_between_two_tokens_makes_one_long_gap_for_each_running_request() {
     }
     bench.submit(200.0, ask(4, 4, 500, 1));
     bench.drain();
-    let long: u64 = bench.engine.gaps().buckets().filter(|&(ms, _)| ms > 100.0).map(|(_, count)| count).sum();
+    let long: u64 =
+        bench.engine.gaps().buckets().filter(|bucket| bucket.upper_ms > 100.0).map(|bucket| bucket.count).sum();
     assert_eq!(long, 4);
 }
 
