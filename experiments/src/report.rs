@@ -39,12 +39,13 @@ pub fn html(results: &Results) -> Result<String, ResultError> {
     };
     let of_arms = |table: String| table + &cut;
     let (main, queues) = sections::plots(results)?;
-    let mut parts = vec![
-        Section::open("Verdict", sections::verdict(results)),
-        Section::open("Comparison", of_arms(tables::comparison(arms))),
-    ];
-    parts.extend(sections::best(results).map(|best| Section::open("Ten best", best)));
-    parts.push(Section::open("Plots", main));
+    let mut parts = vec![Section::open("Verdict", sections::verdict(results))];
+    let (plots, comparison) = (Section::open("Plots", main), of_arms(tables::comparison(arms)));
+    match sections::best(results) {
+        // A long table would stand between the reader and the picture.
+        Some(best) => parts.extend([Section::open("Ten best", best), plots, Section::closed("Comparison", comparison)]),
+        None => parts.extend([Section::open("Comparison", comparison), plots]),
+    }
     parts.extend([
         Section::closed("Queues over time", queues),
         Section::closed("Latency", of_arms(tables::latency(arms))),

@@ -6,6 +6,7 @@ pub(crate) mod loads;
 pub(crate) mod regret;
 
 pub use csv_rows::write_csv;
+pub use loads::ten_best;
 pub use regret::Regret;
 
 use crate::results::Point;

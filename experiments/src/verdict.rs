@@ -208,7 +208,13 @@ fn gap(d: &Difference, higher: bool) -> String {
         (None, false) => (d.value, d.ci95, "ms"),
     };
     let half = half.map_or_else(String::new, |half| format!(" ± {half:.1} {unit}"));
-    if higher { format!("{value:.1} {unit}{half} higher") } else { format!("{:.1} {unit}{half} lower", -value) }
+    // Rounded before it is shown, so that no difference is 0.0, not -0.0.
+    let shown = |value: f64| (value * 10.0).round() / 10.0 + 0.0;
+    if higher {
+        format!("{:.1} {unit}{half} higher", shown(value))
+    } else {
+        format!("{:.1} {unit}{half} lower", shown(-value))
+    }
 }
 
 /// Some of the names, and how many more there are.

@@ -10,7 +10,7 @@ use gorgo_experiments::results::{ResultFolder, Results, Rows};
 use gorgo_experiments::runner::{self, Carrier, RunOptions, Shard};
 use gorgo_experiments::spec::Experiment;
 use gorgo_experiments::stats::PERCENTILES;
-use gorgo_experiments::summary::ArmSummary;
+use gorgo_experiments::summary::{ArmSummary, ten_best};
 use gorgo_experiments::{table, verdict};
 use progress::ProgressBar;
 use std::path::{Path, PathBuf};
@@ -90,6 +90,10 @@ impl ExperimentArgs {
 }
 
 impl ShowArgs {
+    pub(super) fn is_sorted(&self) -> bool {
+        self.sort.is_some()
+    }
+
     /// The results with the wanted arms, in the wanted order. What an arm did not measure comes last.
     pub(super) fn apply(&self, results: Results) -> anyhow::Result<Results> {
         let mut results = results.only(&self.only).map_err(|why| anyhow::anyhow!("--only: {why}"))?;
@@ -163,7 +167,7 @@ pub(super) fn execute(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<
         }
     }
     note_gap(&results);
-    print_results(&experiment, &args.show().apply(results)?, &dir, args.json)
+    print_results(&experiment, &args.show().apply(results)?, &dir, args.json, args.sort.is_some())
 }
 
 impl ExperimentArgs {
@@ -206,10 +210,20 @@ pub(super) fn note_gap(results: &Results) {
     }
 }
 
-/// The table of arms, and the best arm of each load and objective, as the report says it.
-pub(super) fn print_table(results: &Results) -> anyhow::Result<()> {
+/// The table of arms, and the best arm of each load and objective, as the report says it. Of a long list that is not
+/// `sorted` the ten of the lowest mean TTFT are shown.
+pub(super) fn print_table(results: &Results, sorted: bool) -> anyhow::Result<()> {
     let width = columns().unwrap_or(table::WIDTH);
-    print_line(format_args!("\n{}\n{PERCENTILES}", table::comparison(&results.summary, width)))?;
+    let few = ten_best(&results.summary, sorted);
+    let shown = few.as_deref().unwrap_or(&results.summary);
+    print_line(format_args!("\n{}\n{PERCENTILES}", table::comparison(shown, width)))?;
+    if few.is_some() {
+        let all = results.summary.len();
+        let which = if sorted { "first ten" } else { "ten of the lowest mean TTFT" };
+        let note =
+            format!("of {all} arms the {which} of a load and its baseline; --only shows others, summary.csv has all");
+        table::fold(&note, width.max(40)).iter().try_for_each(print_line)?;
+    }
     let lines = verdict::lines(&verdict::verdicts(&results.points));
     if !lines.is_empty() {
         print_line("")?;
@@ -224,7 +238,13 @@ pub(super) fn print_table(results: &Results) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_results(experiment: &Experiment, results: &Results, dir: &Path, json: bool) -> anyhow::Result<()> {
+fn print_results(
+    experiment: &Experiment,
+    results: &Results,
+    dir: &Path,
+    json: bool,
+    sorted: bool,
+) -> anyhow::Result<()> {
     if json {
         print_line(serde_json::to_string_pretty(&results.summary)?)?;
         return Ok(());
@@ -235,7 +255,7 @@ fn print_results(experiment: &Experiment, results: &Results, dir: &Path, json: b
     if !experiment.question.is_empty() {
         print_line(&experiment.question)?;
     }
-    print_table(results)?;
+    print_table(results, sorted)?;
     print_line(format_args!("\nresults in {}; open {} for plots", dir.display(), dir.join("report.html").display()))?;
     Ok(())
 }

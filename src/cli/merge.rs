@@ -22,6 +22,6 @@ pub(super) fn run(args: &MergeArgs) -> anyhow::Result<()> {
     let results = folder.finish()?;
     note_gap(&results);
     print_line(format_args!("{points} points copied into {}\n", args.dirs[0].display()))?;
-    print_table(&results)?;
+    print_table(&results, false)?;
     Ok(())
 }

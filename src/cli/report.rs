@@ -19,7 +19,7 @@ pub(super) fn run(args: &ReportArgs) -> anyhow::Result<()> {
     let results = folder.load()?;
     note_gap(&results);
     let results = args.show.apply(results)?;
-    print_table(&results)?;
+    print_table(&results, args.show.is_sorted())?;
     print_line(folder.write_report(&results)?.display())?;
     Ok(())
 }

@@ -102,7 +102,7 @@ fn collect(args: &CollectArgs) -> anyhow::Result<()> {
     let (results, missing) = points::collect(&args.dir)?;
     if let Some(results) = &results {
         note_gap(results);
-        print_table(results)?;
+        print_table(results, false)?;
         let dir = points::results_of(&args.dir);
         print_line(format_args!(
             "\nresults in {}; open {} for plots",

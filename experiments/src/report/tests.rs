@@ -96,6 +96,22 @@ fn unfinished_requests_are_counted_at_the_top() {
 }
 
 #[test]
+fn a_terminal_shows_the_ten_best_of_a_large_grid_and_the_baseline() {
+    let arms: Vec<String> = (0..30).map(|i| format!("gorgo factor={i}")).collect();
+    let arms: Vec<&str> = arms.iter().map(String::as_str).collect();
+    let all = results(points(&arms, 2, 20), "").summary;
+    assert!(crate::summary::ten_best(&all[..24], false).is_none(), "a page of arms is shown whole");
+    let mean = |arm: &crate::summary::ArmSummary| arm.ttft_ms.unwrap().mean.value;
+    let best = crate::summary::ten_best(&all, false).unwrap();
+    let mut means: Vec<f64> = all.iter().map(mean).collect();
+    means.sort_by(f64::total_cmp);
+    assert_eq!(best[..10].iter().map(mean).collect::<Vec<_>>(), means[..10]);
+    assert!(best.len() == 10 || best.len() == 11 && best[10].against_baseline.is_none());
+    let first: Vec<String> = crate::summary::ten_best(&all, true).unwrap().into_iter().map(|arm| arm.arm).collect();
+    assert_eq!(first[..10], all[..10].iter().map(|arm| arm.arm.clone()).collect::<Vec<_>>(), "in the order asked for");
+}
+
+#[test]
 fn a_large_grid_has_a_table_of_its_ten_best() {
     let arms: Vec<String> = (0..30).map(|i| format!("gorgo factor={i}")).collect();
     let arms: Vec<&str> = arms.iter().map(String::as_str).collect();
@@ -104,6 +120,13 @@ fn a_large_grid_has_a_table_of_its_ten_best() {
     let (table, after) = best.split_once("</table>").unwrap();
     assert_eq!(table.matches("<tr>").count(), 11);
     assert!(after.starts_with("</div>\n<p>The ten of the lowest mean TTFT, of 30."), "{}", &after[..60]);
+    let (before, table) = page.split_once("<h2>Comparison").unwrap();
+    assert!(
+        before.contains("<h2>Plots")
+            && before.ends_with("<summary>")
+            && !table.starts_with("</h2></summary>\n<details open")
+    );
+    assert!(!before.rsplit_once("<details").unwrap().1.contains(" open"), "the long table is folded");
 }
 
 #[test]

@@ -69,6 +69,34 @@ pub(crate) fn loads(arms: &[ArmSummary]) -> Vec<Load<'_>> {
     loads
 }
 
+/// Arms of a load beyond which a terminal shows the ten best.
+const LONG: usize = 24;
+
+/// The arms that a terminal shows where a load has more than 24: of such a load the ten best, and its baseline. Best is
+/// the lowest mean TTFT, or what comes first where the arms are `sorted`. `None` where all are shown.
+pub fn ten_best(arms: &[ArmSummary], sorted: bool) -> Option<Vec<ArmSummary>> {
+    let loads = loads(arms);
+    if loads.iter().all(|load| load.arms.len() <= LONG) {
+        return None;
+    }
+    let mut shown = Vec::new();
+    for load in loads {
+        let mut best: Vec<&ArmSummary> = load.arms.into_iter().map(|(_, arm)| arm).collect();
+        if best.len() > LONG {
+            if !sorted {
+                let mean = |arm: &ArmSummary| arm.ttft_ms.map_or(f64::INFINITY, |ttft| ttft.mean.value);
+                best.sort_by(|a, b| mean(a).total_cmp(&mean(b)));
+            }
+            let name = best.iter().find_map(|arm| arm.against_baseline.as_ref()).map(|against| &against.baseline);
+            let baseline = best.iter().skip(10).find(|arm| Some(&arm.arm) == name).copied();
+            best.truncate(10);
+            best.extend(baseline);
+        }
+        shown.extend(best.into_iter().cloned());
+    }
+    Some(shown)
+}
+
 /// Names of arms in the order of their first load: the place of a name is its colour in every picture.
 pub(crate) fn arm_names(arms: &[ArmSummary]) -> Vec<String> {
     distinct(arms.iter().map(|arm| arm_name(&arm.arm, &arm.settings)))

@@ -92,3 +92,10 @@ fn sentences_of_every_outcome() {
     ];
     insta::assert_snapshot!(texts.map(|f| f.text()).join("\n"));
 }
+
+#[test]
+fn no_difference_has_no_sign() {
+    for finding in &verdicts(&points(&["least-load", "another"], 1, 200))[0].findings {
+        assert!(finding.text().contains(" 0.0 % lower") && !finding.text().contains("-0.0"), "{}", finding.text());
+    }
+}
