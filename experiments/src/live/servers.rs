@@ -156,7 +156,7 @@ mod tests {
     fn settings_that_only_the_simulator_reads_are_refused() {
         assert_eq!(checked(""), Ok(()));
         for set in [
-            "network.probe_scale=2.0",
+            "network.probe_scale=2.5",
             "network.keep_alive_ms=900",
             "links.0.probe_scale=1.5",
             "links.0.keep_alive_ms=900",
