@@ -56,7 +56,8 @@ impl Router {
         if self.config.learn_at == LearnAt::FirstToken {
             let tokens = flight.request.info.prompt_tokens;
             self.index.insert(&flight.request.symbols, tokens, replica);
-            if self.shares {
+            // What a fence holds is told to no other router, which may stand outside it.
+            if self.shares && flight.inside.is_none() {
                 let symbols = Arc::clone(&flight.request.symbols);
                 actions.push(Action::Learned(Path { replica, symbols, tokens }));
             }
@@ -89,7 +90,8 @@ impl Router {
         if unlearned && answer.is_none_or(apart) {
             self.learn_prompt(id, actions);
         }
-        let Some(Flight { request, .. }) = self.flights.get(&id) else { return };
+        let Some(Flight { request, inside, .. }) = self.flights.get(&id) else { return };
+        let tells = self.shares && inside.is_none();
         if let Some(actual) = usage.cached_tokens {
             self.stats.predicted_cached_tokens += u64::from(cached);
             self.stats.actual_cached_tokens += u64::from(actual);
@@ -103,7 +105,7 @@ impl Router {
             self.learned.extend_from_slice(&request.symbols[..answer.keep.min(request.symbols.len())]);
             self.learned.extend_from_slice(&answer.tail);
             self.index.insert(&self.learned, answer.tokens, replica);
-            if self.shares {
+            if tells {
                 let symbols = self.learned.as_slice().into();
                 actions.push(Action::Learned(Path { replica, symbols, tokens: answer.tokens }));
             }

@@ -81,7 +81,7 @@ impl Router {
         };
         if self.config.learn_at == LearnAt::Dispatch {
             self.index.insert(&flight.request.symbols, info.prompt_tokens, replica);
-            if self.shares {
+            if self.shares && flight.inside.is_none() {
                 let (symbols, tokens) = (Arc::clone(&flight.request.symbols), info.prompt_tokens);
                 actions.push(Action::Learned(Path { replica, symbols, tokens }));
             }

@@ -1,8 +1,8 @@
 //! Configuration of a simulation run, and its errors.
 
 use super::key::Key;
-use super::residency::ResidencyConfig;
 use super::proxies::ProxiesConfig;
+use super::residency::ResidencyConfig;
 use crate::engine::{ConfigError, EngineConfig};
 use crate::network::{LinkConfig, LinkRule, NetworkConfig};
 use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};

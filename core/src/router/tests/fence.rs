@@ -103,3 +103,22 @@ fn the_decision_shows_the_fence_and_who_is_outside() {
     let excluded: Vec<_> = record.candidates.iter().map(|one| one.candidate.excluded).collect();
     assert_eq!(excluded, [Some(Exclusion::Outside), None, Some(Exclusion::Outside)]);
 }
+
+#[test]
+fn a_fenced_prompt_is_told_to_no_other_router() {
+    for learn_at in [LearnAt::FirstToken, LearnAt::Dispatch] {
+        let told = |request: RequestEvent| {
+            let mut r = fleet(&["eu"]);
+            r.config.learn_at = learn_at;
+            r.share_prefixes();
+            let answer = Some(Answer { keep: 2, tail: symbols("xyz"), tokens: 5 });
+            let first = RequestEvent::FirstToken { id: RequestId(1), attempt: 1 };
+            let end = RequestEvent::Finished { id: RequestId(1), attempt: 1, usage: Usage::default(), answer };
+            let actions: Vec<Action> =
+                [request, first, end].into_iter().flat_map(|event| tell(&mut r, 1, event)).collect();
+            assert!(r.index().tokens(ReplicaId(0)) > 0, "the router itself knows it");
+            actions.iter().filter(|action| matches!(action, Action::Learned(_))).count()
+        };
+        assert_eq!((told(ask(1, "ab")), told(fenced(1, "eu"))), (2, 0), "{learn_at:?}");
+    }
+}
