@@ -179,6 +179,15 @@ impl Sharing {
         }
     }
 
+    /// Drops what waits to be told of a replica: its slot belongs to another one now.
+    pub fn forget(&mut self, replica: ReplicaId) {
+        for path in self.queue.iter_mut().filter(|path| path.replica == replica) {
+            self.queue_symbols -= path.symbols.len();
+            path.symbols = Arc::from([]); // its place in the queue stays, since peers count places
+        }
+        self.peers.iter_mut().for_each(|peer| peer.asked.retain(|path| path.replica != replica));
+    }
+
     fn pop(&mut self) {
         if let Some(gone) = self.queue.pop_front() {
             self.queue_symbols -= gone.symbols.len();
@@ -202,6 +211,10 @@ impl Sharing {
         }
         *next = (*next).max(self.first);
         while let Some(path) = self.queue.get((*next - self.first) as usize) {
+            if path.symbols.is_empty() {
+                *next += 1;
+                continue;
+            }
             let path_symbols = &path.symbols[..path.symbols.len().min(MAX_PATH)];
             let known = self.paths.known(path_symbols, peer);
             if !fits(&batch, symbols, path_symbols.len() - known) {

@@ -63,6 +63,9 @@ fn read<T: serde::de::DeserializeOwned>(body: &[u8], example: &str) -> Result<T,
     })
 }
 
+/// Where routers of the same replicas tell each other what they learn.
+pub(crate) const SHARE: &str = "/proxy/share";
+
 /// Longest body of a request to this API, bytes.
 const BODY: usize = 2 << 20;
 
@@ -82,10 +85,11 @@ pub(crate) async fn answer(
         Ok(read) => read,
         Err(refused) => return *refused,
     };
-    let reads = matches!(parts.method, http::Method::GET | http::Method::HEAD);
+    // What peers tell changes no setting.
+    let keeps = matches!(parts.method, http::Method::GET | http::Method::HEAD) || parts.uri.path() == SHARE;
     match routes.oneshot(Request::from_parts(parts, axum::body::Body::from(body))).await {
         Ok(answer) => {
-            if !reads && answer.status().is_success() {
+            if !keeps && answer.status().is_success() {
                 saved::save(state);
             }
             answer.map(Body::Admin)
@@ -131,7 +135,8 @@ pub(crate) fn routes(node: Arc<AppState>) -> Router {
         .route("/status", get(proxy::status))
         .route("/config", get(proxy::config).put(proxy::set_config))
         .route("/servers", get(fleet::servers).post(fleet::add_server).delete(fleet::remove_server))
-        .route("/servers/drain", post(fleet::drain));
+        .route("/servers/drain", post(fleet::drain))
+        .route("/share", post(proxy::share));
     Router::new()
         .nest("/lb", lb)
         .nest("/proxy", proxy)

@@ -16,6 +16,7 @@ mod keys_in_force;
 mod residency;
 mod secret;
 mod sections;
+mod sharing;
 mod upstream;
 pub use discovery::Discovery;
 pub use residency::{Residency, ResidencyRule};
@@ -23,6 +24,7 @@ pub use secret::Secret;
 pub use sections::{
     Cors, Explain, Limits, LogFile, PeerConfig, Probes, ReplicaConfig, Security, Shadow, Timeouts, Tls,
 };
+pub use sharing::Sharing;
 pub use upstream::{CongestionControl, Upstreams};
 
 /// Where the router runs.
@@ -67,6 +69,8 @@ pub struct Config {
     pub discovery: Discovery,
     /// Which requests must stay where.
     pub residency: Residency,
+    /// Other routers of the same replicas.
+    pub sharing: Sharing,
     /// Probes and scrapes.
     pub probes: Probes,
     /// Limits on what clients can use.
@@ -108,6 +112,7 @@ impl Default for Config {
             peers: Vec::new(),
             discovery: Discovery::default(),
             residency: Residency::default(),
+            sharing: Sharing::default(),
             probes: Probes::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),

@@ -14,9 +14,11 @@ use gorgo_core::policy::PolicyConfig;
 use gorgo_core::rng;
 use gorgo_core::router::EndReason;
 use gorgo_core::router::{Action, AdminEvent, DecisionRecord, Event, ReplicaEvent, RequestEvent, Router, RouterConfig};
+use gorgo_core::sharing::Path;
 use gorgo_core::{ReplicaId, RequestId, Time};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
@@ -27,6 +29,9 @@ pub(crate) mod observers;
 
 /// Decisions kept of a request, besides the one it was dispatched by last.
 pub(crate) const MAX_OTHER_DECISIONS: usize = 7;
+
+/// Paths learned that wait to be told; the oldest is dropped beyond.
+const MAX_LEARNED: usize = 4_096;
 
 /// A request that has not ended.
 #[derive(Default)]
@@ -54,6 +59,9 @@ pub struct Driver {
     timer: watch::Sender<Time>,
     next: AtomicU64,
     observers: Observers,
+    /// What was learned and not told to other routers yet; only if there are any.
+    learned: Option<Mutex<VecDeque<Path>>>,
+    learned_dropped: AtomicU64,
 }
 
 impl std::fmt::Debug for Driver {
@@ -76,7 +84,43 @@ impl Driver {
             last: Time::ZERO,
         };
         let (timer, _) = watch::channel(Time::NEVER);
-        Self { inner: Mutex::new(inner), clock, timer, next: AtomicU64::new(1), observers }
+        Self {
+            inner: Mutex::new(inner),
+            clock,
+            timer,
+            next: AtomicU64::new(1),
+            observers,
+            learned: None,
+            learned_dropped: AtomicU64::new(0),
+        }
+    }
+
+    /// Keeps what the router learns for others, to be taken by [`Self::take_learned`].
+    pub(crate) fn sharing(mut self) -> Self {
+        self.learned = Some(Mutex::default());
+        self.inner.get_mut().router.share_prefixes();
+        self
+    }
+
+    fn learned(&self, path: Path) {
+        if let Some(learned) = &self.learned {
+            let mut learned = learned.lock();
+            if learned.len() >= MAX_LEARNED {
+                learned.pop_front();
+                self.learned_dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            learned.push_back(path);
+        }
+    }
+
+    /// What was learned since the last call.
+    pub(crate) fn take_learned(&self) -> VecDeque<Path> {
+        self.learned.as_ref().map_or_else(VecDeque::new, |learned| std::mem::take(&mut *learned.lock()))
+    }
+
+    /// Paths that were learned faster than they were taken, and dropped.
+    pub(crate) fn learned_dropped(&self) -> u64 {
+        self.learned_dropped.load(Ordering::Relaxed)
     }
 
     /// The clock of the core's times.
@@ -270,7 +314,7 @@ impl Driver {
                         request.mailbox.put(Command::Dispatch { dispatch, upstream, decision, undecided });
                     }
                 }
-                Action::Learned(_) => {}
+                Action::Learned(path) => self.learned(path),
                 Action::Queued { id } => inner.send(id, Command::Queued),
                 Action::Cancel { id, .. } => inner.send(id, Command::Cancel),
                 Action::Done { id, reason } => {

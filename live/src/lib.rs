@@ -8,6 +8,7 @@
 //! - `driver` holds the core behind one lock: events in, commands to the requests' tasks out.
 //! - `upstream` connects to replicas, `wire` reads what requests and answers carry, `tokens` counts prompts.
 //! - `signals` measures replicas and peers: round trips, loads, reports.
+//! - `sharing` exchanges what is learned with other routers of the same replicas.
 //! - `observe` is what operators see of decisions and requests; `admin` is the API they use, [`AdminClient`] its client.
 //! - [`config`] is the configuration; `idle_timer`, `supervise` and `worker_index` are
 //!   tools of the others.
@@ -31,6 +32,7 @@ mod observe;
 mod request;
 mod run;
 mod server;
+mod sharing;
 mod signals;
 mod state;
 mod supervise;

@@ -14,15 +14,16 @@ use crate::observe::shadow::SharedStats;
 use crate::observe::viewers::Viewers;
 use crate::request::residency::ResidencyRules;
 use crate::server::keys::Keys;
+use crate::sharing::{HashSeed, Sharing};
 use crate::tokens::bytes_per_token::BytesPerToken;
 use crate::tokens::counter::Counter;
 use crate::upstream::connect::{Connector, Endpoint};
 use crate::upstream::replica::{Authorization, Upstream};
 use crate::upstream::transport::transport;
-use gorgo_core::MAX_REPLICAS;
 use gorgo_core::fleet::{Kind, ReplicaSpec};
 use gorgo_core::policy::Exclusion;
 use gorgo_core::router::ReplicaEvent;
+use gorgo_core::{MAX_REPLICAS, ReplicaId};
 use http::HeaderValue;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
@@ -106,8 +107,12 @@ pub struct AppState {
     pub request_permits: Arc<Semaphore>,
     /// A permit for each further KiB of request bodies.
     pub body_kib: Arc<Semaphore>,
-    /// Seed of the prompts' hashes; random per process.
+    /// Seed of request ids; random per process.
     pub seed: u64,
+    /// Seed of the prompts' hashes; random per process unless configured.
+    pub(crate) hash_seed: u64,
+    /// What other routers of the same replicas tell and are told, if there are any.
+    pub(crate) sharing: Option<Sharing>,
     /// This router's id, random per process: how it is found in a loop of routers.
     pub router_id: HeaderValue,
     /// Where a reload reads the configuration; `None` without a file.
@@ -141,13 +146,29 @@ pub(crate) struct AppParts {
     pub(crate) keys: Keys,
     pub(crate) counter: Option<Arc<Counter>>,
     pub(crate) config_source: Option<ConfigSource>,
+    pub(crate) hash_seed: Option<HashSeed>,
+}
+
+/// The connection to another router of the same replicas.
+fn peer(url: &str, authorization: &Arc<RwLock<Option<HeaderValue>>>) -> Option<Arc<Upstream>> {
+    let endpoint = Endpoint::parse(url).ok()?;
+    let mut upstream = Upstream::new(ReplicaId(0), endpoint.name(), Kind::Peer, None, endpoint);
+    upstream.authorization = Authorization::Peers(Arc::clone(authorization));
+    Some(Arc::new(upstream))
 }
 
 impl AppState {
     pub(crate) fn new(parts: AppParts) -> Self {
         use std::hash::BuildHasher;
-        let AppParts { driver, connector, shadows, config, base, keys, counter, config_source } = parts;
+        let AppParts { driver, connector, shadows, config, base, keys, counter, config_source, hash_seed } = parts;
         let peer_authorization = Arc::new(RwLock::new(keys.for_peers().and_then(|key| bearer(key).ok())));
+        let sharing = hash_seed.as_ref().filter(|_| !config.sharing.peers.is_empty()).map(|seed| {
+            let peers =
+                config.sharing.peers.iter().filter_map(|url| Some((url.clone(), peer(url, &peer_authorization)?)));
+            Sharing::new(peers.collect(), seed.key_id.clone())
+        });
+        // The standard library keys its hasher at random per process.
+        let seed = std::hash::RandomState::new().hash_one(std::process::id());
         Self {
             driver,
             connector,
@@ -166,8 +187,10 @@ impl AppState {
             connections: AtomicUsize::new(0),
             request_permits: Arc::new(Semaphore::new(config.limits.requests)),
             body_kib: Arc::new(Semaphore::new(config.limits.bodies_bytes >> 10)),
-            // The standard library keys its hasher at random per process.
-            seed: std::hash::RandomState::new().hash_one(std::process::id()),
+            seed,
+            hash_seed: hash_seed
+                .map_or_else(|| std::hash::RandomState::new().hash_one(std::process::id()), |seed| seed.seed),
+            sharing,
             router_id: HeaderValue::try_from(format!("{:016x}", std::hash::RandomState::new().hash_one("router")))
                 .unwrap_or(HeaderValue::from_static("router")),
             config_source,
@@ -313,6 +336,9 @@ impl AppState {
         })?;
         if let Some(old) = old.filter(|old| !self.names().contains(&old.name)) {
             self.metrics.forget(&old.name);
+        }
+        if let Some(sharing) = &self.sharing {
+            sharing.forget(&self.driver, upstream.id);
         }
         self.models.joined(&upstream, &replica.models);
         Ok(upstream)

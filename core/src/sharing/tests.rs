@@ -89,6 +89,16 @@ fn tables_and_batches_are_bounded_and_a_forgotten_path_is_counted() {
 }
 
 #[test]
+fn nothing_is_told_of_a_slot_that_another_replica_has_by_now() {
+    let mut a = Sharing::new(2, Limits::default());
+    [(0, 1), (1, 2), (0, 3)].iter().for_each(|&(replica, symbol)| a.learned(path(replica, &[symbol])));
+    assert_eq!(a.batch(1).len(), 3);
+    a.forget(ReplicaId(0));
+    assert_eq!(a.batch(0).iter().map(|n| n.tail[0]).collect::<Vec<_>>(), [2]);
+    assert_eq!((a.batch(0).len(), a.waiting(), a.queue_symbols), (0, 0, 0));
+}
+
+#[test]
 fn a_circle_of_parents_is_no_path() {
     let mut a = Sharing::new(1, Limits::default());
     let news = |parent, tail: &[u64]| News { replica: ReplicaId(0), parent, tail: tail.to_vec(), tokens: 1 };

@@ -34,6 +34,7 @@ pub(super) fn check(config: &Config, keys: &Keys, parts: &Parts) -> Result<(), R
     let key = headers::shown_key(&parts.headers);
     let may = match path {
         "/metrics" if reads => keys.may_read(key) || keys.is_api_key(key),
+        super::SHARE => keys.may_share(key),
         "/lb/report" if reads => keys.may_read(key) || keys.may_read_report(key),
         _ if reads => keys.may_read(key),
         _ => keys.may_administrate(key),

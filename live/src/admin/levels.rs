@@ -9,6 +9,20 @@ use gorgo_core::{ReplicaId, Time};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 
+fn sharing_counts(node: &AppState) -> Vec<(&'static str, u64)> {
+    let Some(sharing) = &node.sharing else { return Vec::new() };
+    let (paths, messages, bytes) = sharing.counts();
+    vec![
+        ("messages_sent", messages),
+        ("bytes_sent", bytes),
+        ("paths_sent", paths.sent),
+        ("paths_heard", paths.heard),
+        ("paths_dropped", paths.dropped + node.driver.learned_dropped()),
+        ("paths_missing", paths.missing),
+        ("paths_asked", paths.asked),
+    ]
+}
+
 /// The gauges of `/metrics`.
 pub(super) fn levels(node: &AppState) -> Levels {
     let shadows = node.shadows.lock();
@@ -35,6 +49,7 @@ pub(super) fn levels(node: &AppState) -> Levels {
             ("queue", config.router.queue_limit as f64, 0.0),
             ("index_bytes", config.router.index_bytes as f64, 0.0),
         ],
+        sharing: sharing_counts(node),
         sources: sources.map(|source| (source.source, source.endpoints, source.error.is_some())).collect(),
         ..Levels::default()
     };

@@ -1,11 +1,12 @@
 //! Endpoints under `/proxy` only: status and the whole configuration.
 
 use super::levels::{cost_keys, replicas};
-use super::{Answer, Shared, bad, tell};
+use super::{Answer, Refusal, Shared, bad, read, tell};
 use crate::config::Config;
+use crate::sharing::{self, message::Message};
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use gorgo_core::fleet::Kind;
 use gorgo_core::record::Status;
@@ -27,8 +28,15 @@ pub(super) async fn status(State(node): Shared) -> Answer {
         "total_timed_out": ended(Status::TimedOut), "total_cancelled": ended(Status::Cancelled),
         "predicted_cached_tokens": stats.predicted_cached_tokens, "actual_cached_tokens": stats.actual_cached_tokens,
         "ms_per_token": cost_keys(&policy).0, "running_cost_factor": cost_keys(&policy).1,
-        "bytes_per_token": node.bytes_per_token.all(), "phase": format!("{:?}", node.phase()).to_lowercase(),
+        "bytes_per_token": node.bytes_per_token.all(), "sharing": node.sharing.as_ref().map(sharing::Sharing::json), "phase": format!("{:?}", node.phase()).to_lowercase(),
     }))
+}
+
+/// `POST /proxy/share`: another router of the same replicas tells what it learned.
+pub(super) async fn share(State(node): Shared, body: Bytes) -> Answer {
+    let message: Message = read(&body, "what routers of one version send each other")?;
+    let answer = sharing::receive(&node, &message).map_err(|why| Refusal(StatusCode::CONFLICT, why))?;
+    tell(&serde_json::to_value(answer).unwrap_or_default())
 }
 
 /// `GET /proxy/config`: the configuration in force as TOML, without keys.

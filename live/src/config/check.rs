@@ -85,6 +85,11 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     config.discovery.check()?;
     config.residency.check()?;
     egress(config)?;
+    config.sharing.check()?;
+    if config.role == Role::Edge && !config.sharing.peers.is_empty() {
+        let advice = "an edge's peers stand in `peers`; routers that share replicas are proxies";
+        return bad("sharing.peers", &"set for an edge", advice);
+    }
     if config.tls.cert.is_some() != config.tls.key.is_some() {
         return bad("tls", &"incomplete", "give both `tls.cert` and `tls.key`, or neither");
     }
@@ -130,7 +135,10 @@ fn keys(config: &Config) -> Result<(), ConfigError> {
     };
     let inline = config.security.kinds().map(|(name, key, _)| (format!("security.{name}"), key));
     let engines = config.replicas.iter().enumerate().map(|(i, r)| (format!("replicas[{i}].api_key"), &r.api_key));
-    let found = [("discovery.api_key".to_owned(), &config.discovery.api_key)];
+    let found = [
+        ("discovery.api_key".to_owned(), &config.discovery.api_key),
+        ("sharing.hash_seed".to_owned(), &config.sharing.hash_seed),
+    ];
     for (name, key) in inline.into_iter().chain(engines).chain(found) {
         let Some(key) = key else { continue };
         if key.is_placeholder() {

@@ -7,7 +7,7 @@ impl Config {
     /// Fills in what a new configuration does not say of the router's own keys: they stay as they are in `old`. So
     /// neither a reload nor a `PUT` that leaves them out opens the router.
     pub(crate) fn keep_keys(&mut self, old: &Self) {
-        let (old, old_found) = (old.security.kinds(), old.discovery.api_key.clone());
+        let (old, old_found, old_sharing) = (old.security.kinds(), old.discovery.api_key.clone(), old.sharing.clone());
         for ((_, key, file), (_, old_key, old_file)) in self.security.kinds_mut().into_iter().zip(old) {
             if key.as_ref().is_some_and(Secret::is_placeholder) {
                 *key = None;
@@ -16,6 +16,11 @@ impl Config {
                 key.clone_from(old_key);
                 file.clone_from(old_file);
             }
+        }
+        let (seed, old_seed) = (&mut self.sharing, &old_sharing);
+        if seed.hash_seed.as_ref().is_some_and(Secret::is_placeholder) || !seed.has_seed() {
+            seed.hash_seed.clone_from(&old_seed.hash_seed);
+            seed.hash_seed_file.clone_from(&old_seed.hash_seed_file);
         }
         let found = &mut self.discovery.api_key;
         if found.as_ref().is_none_or(Secret::is_placeholder) {

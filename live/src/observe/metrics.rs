@@ -35,6 +35,11 @@ struct SourceLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LimitLabel {
     limit: String,
 }
@@ -96,6 +101,8 @@ pub struct Levels {
     pub shadows: Vec<ShadowGauges>,
     /// One entry a source of discovery: its name, its endpoints, whether it is stale.
     pub sources: Vec<(String, usize, bool)>,
+    /// What was exchanged with peers of the same replicas, by kind.
+    pub sharing: Vec<(&'static str, u64)>,
 }
 
 /// What a shadow policy would have done, at the time of a scrape.
@@ -147,6 +154,7 @@ pub struct Metrics {
     dropped: Level,
     source_endpoints: Family<SourceLabel, Level>,
     source_stale: Family<SourceLabel, Level>,
+    sharing: Family<KindLabel, Level>,
     shadow_hits: Family<PolicyLabel, Level>,
     shadow_busiest: Family<PolicyLabel, Level>,
     shadow_ttft: Family<PolicyLabel, Level>,
@@ -270,6 +278,11 @@ impl Default for Metrics {
                 "discovery_stale",
                 "1 if a source of discovery fails or lists nothing, and its last set is kept"
             ),
+            sharing: add!(
+                Family::default(),
+                "sharing",
+                "Messages, bytes and paths exchanged with peers since the start, by kind"
+            ),
             shadow_hits: add!(
                 Family::default(),
                 "shadow_hit_ratio",
@@ -329,6 +342,9 @@ impl Metrics {
             let label = SourceLabel { source: source.clone() };
             self.source_endpoints.get_or_create(&label).set(*endpoints as f64);
             self.source_stale.get_or_create(&label).set(f64::from(*stale));
+        }
+        for (kind, count) in &levels.sharing {
+            self.sharing.get_or_create(&KindLabel { kind: (*kind).to_owned() }).set(*count as f64);
         }
         self.policy.clear();
         self.policy.get_or_create(&PolicyLabel { policy: levels.policy.clone() }).set(1.0);

@@ -122,7 +122,7 @@ impl ClientRequest {
                 self.body = plain;
                 parts.headers.remove(CONTENT_ENCODING);
             }
-            match extract(&self.body, state.seed) {
+            match extract(&self.body, state.hash_seed) {
                 Ok(found) => Some(found),
                 Err(message) => {
                     return Err(Box::new(refusal(StatusCode::BAD_REQUEST, "invalid_body", &message)));
@@ -135,7 +135,7 @@ impl ClientRequest {
             state.counter.as_ref(),
             &state.bytes_per_token,
             config,
-            state.seed,
+            state.hash_seed,
             &self.body,
             found.as_ref(),
         );

@@ -75,6 +75,11 @@ impl Keys {
         self.may_administrate(key) || matches(self.read.as_deref(), key)
     }
 
+    /// Whether a router with this key may tell this one what it learns.
+    pub(crate) fn may_share(&self, key: Option<&[u8]>) -> bool {
+        self.may_administrate(key) || matches(self.peer.as_deref(), key)
+    }
+
     /// Whether a client with this key may read the report that peers ask for.
     pub fn may_read_report(&self, key: Option<&[u8]>) -> bool {
         self.may_administrate(key) || matches(self.peer.as_deref(), key)

@@ -80,6 +80,7 @@ fn refuse_fixed_keys(old: &Config, new: &Config) -> Result<(), ConfigError> {
         ("timeouts.keep_alive_ms", old.timeouts.keep_alive_ms == new.timeouts.keep_alive_ms),
         ("upstream", old.upstream == new.upstream),
         ("discovery", old.discovery == new.discovery),
+        ("sharing", old.sharing == new.sharing),
         ("seed", old.seed == new.seed),
         ("tokenizer", old.tokenizer == new.tokenizer),
         ("limits.tokenizer_entries", old.limits.tokenizer_entries == new.limits.tokenizer_entries),

@@ -13,6 +13,7 @@ use crate::server::fleet;
 use crate::server::keys::Keys;
 use crate::server::saved::{self, Saved};
 use crate::server::tls::{self, TlsError};
+use crate::sharing::{self, HashSeed};
 use crate::state::{AppParts, AppState, ConfigSource};
 use crate::supervise;
 use crate::tokens::counter::{Counter, TokenizerError};
@@ -85,6 +86,7 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
     before.apply(&mut config);
     config.check()?;
     let keys = Keys::load(&config)?;
+    let hash_seed = HashSeed::load(&config)?;
     let counter = match &config.tokenizer {
         Some(path) => {
             let unread =
@@ -101,7 +103,8 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
     let recorded = RouterConfig { index_bytes: index_bytes(&config), ..config.core_router() };
     let driver = Driver::new(recorded, config.policy.clone(), config.seed, clock, observers);
     let replicas = before.fleet(&config);
-    let parts = AppParts { driver, connector, shadows, config, base, keys, counter, config_source: source };
+    let driver = if config.sharing.peers.is_empty() { driver } else { driver.sharing() };
+    let parts = AppParts { driver, connector, shadows, config, base, keys, counter, config_source: source, hash_seed };
     let state = Arc::new(AppState::new(parts));
     let timer = Arc::clone(&state);
     // Without its timer the router would never end a queued request or close a breaker.
@@ -114,6 +117,7 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
         }
     }
     watch::start(&state)?;
+    sharing::start(&state);
     if let Some(rates) = before.rates() {
         state.driver.handle(AdminEvent::RatesRestored(Box::new(rates.clone())));
     }

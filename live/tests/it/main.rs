@@ -21,5 +21,6 @@ mod registry;
 mod residency;
 mod sample;
 mod security;
+mod sharing;
 mod shutdown;
 mod websocket;

@@ -1,0 +1,353 @@
+//! Other routers of the same replicas: this router tells them what it learned, and believes what they tell.
+//!
+//! One task a peer sends a [`message`] each period when there is something to tell; the rules are those of
+//! [`gorgo_core::sharing`], as in the simulator. A message without an answer is sent again, so a peer that was away for
+//! a moment misses nothing; what waits for it meanwhile is bounded, and the oldest is dropped and counted. A peer whose
+//! hashes have another seed refuses every message, which both log once.
+
+use crate::config::{Config, ConfigError};
+use crate::driver::Driver;
+use crate::state::AppState;
+use crate::supervise;
+use crate::upstream::connection;
+use crate::upstream::replica::Upstream;
+use bytes::Bytes;
+use gorgo_core::ReplicaId;
+use gorgo_core::fleet::Load;
+use gorgo_core::router::ReplicaEvent;
+use gorgo_core::sharing::{Limits, MAX_BATCH, MAX_PEERS, Missing, Path};
+use http::header::{CONTENT_TYPE, HeaderMap};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use message::{Answer, Message, VERSION};
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+pub(crate) mod message;
+
+/// Longest answer of a peer, bytes.
+const ANSWER: usize = 1 << 20;
+/// Loads that do not change are told again after this time: what was told long ago counts for nothing.
+const RENEWED: Duration = Duration::from_secs(1);
+/// Longest pause between two messages to a peer that does not answer, and to one that refuses them.
+const PAUSE: Duration = Duration::from_secs(2);
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);
+
+/// The seed of the prompts' hashes, and the id by which routers compare it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HashSeed {
+    pub(crate) seed: u64,
+    /// Of the secret, which it does not tell.
+    pub(crate) key_id: String,
+}
+
+impl HashSeed {
+    /// The configured seed; `None` without one.
+    ///
+    /// # Errors
+    /// When its file cannot be read.
+    pub(crate) fn load(config: &Config) -> Result<Option<Self>, ConfigError> {
+        let sharing = &config.sharing;
+        let secret = match (&sharing.hash_seed_file, &sharing.hash_seed) {
+            (Some(path), _) => Config::secret(path)?,
+            (None, Some(secret)) => secret.expose().to_owned(),
+            (None, None) => return Ok(None),
+        };
+        if secret.len() < 16 {
+            let (key, value) = ("sharing.hash_seed_file".to_owned(), "too short".to_owned());
+            return Err(ConfigError::Value { key, value, advice: "give 16 random characters or more".to_owned() });
+        }
+        let digest = |what: &str| Sha256::new().chain_update(what).chain_update(&secret).finalize();
+        let first = |digest: &[u8]| digest.iter().take(8).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+        let seed = first(&digest("gorgo prompt hashes 1:"));
+        Ok(Some(Self { seed, key_id: format!("{:016x}", first(&digest("gorgo hash seed id 1:"))) }))
+    }
+}
+
+/// What is known of the connection to a peer.
+#[derive(Debug, Clone, Default, Serialize)]
+struct PeerState {
+    /// `new`, `up`, `down`, `refused` or `self`.
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    /// The peer's id, by its last answer.
+    #[serde(skip)]
+    router: Option<String>,
+    messages: u64,
+    bytes: u64,
+    failed: u64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    url: String,
+    upstream: Arc<Upstream>,
+    state: Mutex<PeerState>,
+}
+
+/// A router that sent messages here.
+#[derive(Debug)]
+struct Sender {
+    router: String,
+    at: Instant,
+    refused: bool,
+}
+
+/// The sharing of one router.
+#[derive(Debug)]
+pub(crate) struct Sharing {
+    core: Mutex<gorgo_core::sharing::Sharing>,
+    peers: Vec<Peer>,
+    senders: Mutex<Vec<Sender>>,
+    key_id: String,
+}
+
+impl Sharing {
+    /// Sharing with these peers: address and connection of each.
+    pub(crate) fn new(peers: Vec<(String, Arc<Upstream>)>, key_id: String) -> Self {
+        let core = Mutex::new(gorgo_core::sharing::Sharing::new(peers.len(), Limits::default()));
+        let state = || Mutex::new(PeerState { state: "new", ..PeerState::default() });
+        let peers = peers.into_iter().map(|(url, upstream)| Peer { url, upstream, state: state() }).collect();
+        Self { core, peers, senders: Mutex::default(), key_id }
+    }
+
+    /// Drops what waits to be told of the replica that had this slot before.
+    pub(crate) fn forget(&self, driver: &Driver, slot: ReplicaId) {
+        let mut core = self.core.lock();
+        driver.take_learned().into_iter().for_each(|path| core.learned(path));
+        core.forget(slot);
+    }
+
+    /// The state as `status` shows it.
+    pub(crate) fn json(&self) -> Value {
+        let peers = self.peers.iter().map(|peer| {
+            let mut row = serde_json::to_value(&*peer.state.lock()).unwrap_or_default();
+            row["url"] = json!(peer.url);
+            row
+        });
+        let core = self.core.lock();
+        json!({"key_id": self.key_id, "peers": peers.collect::<Vec<_>>(), "waiting": core.waiting(), "paths": core.stats()})
+    }
+
+    /// Counts since the start: of paths, and messages and bytes sent.
+    pub(crate) fn counts(&self) -> (gorgo_core::sharing::SharingStats, u64, u64) {
+        let sums = self.peers.iter().fold((0, 0), |(messages, bytes), peer| {
+            let state = peer.state.lock();
+            (messages + state.messages, bytes + state.bytes)
+        });
+        (self.core.lock().stats(), sums.0, sums.1)
+    }
+
+    /// The number of a sender among those that told loads. One that fell silent leaves its place to a new one.
+    fn sender(&self, router: &str) -> Option<(u8, bool)> {
+        let mut senders = self.senders.lock();
+        let now = Instant::now();
+        let fresh = Sender { router: router.to_owned(), at: now, refused: false };
+        let at = match senders.iter().position(|s| s.router == router) {
+            Some(at) => at,
+            None if senders.len() < MAX_PEERS => {
+                senders.push(fresh);
+                senders.len() - 1
+            }
+            None => {
+                let silent = |s: &Sender| now - s.at > Duration::from_secs(10);
+                let at = senders.iter().position(silent)?;
+                senders[at] = fresh;
+                at
+            }
+        };
+        senders[at].at = now;
+        Some((at as u8, senders[at].refused))
+    }
+}
+
+/// Starts one task a peer.
+pub(crate) fn start(state: &Arc<AppState>) {
+    for peer in 0..state.sharing.as_ref().map_or(0, |sharing| sharing.peers.len()) {
+        tokio::spawn(supervise::logged("sharing with a peer", tell(Arc::downgrade(state), peer)));
+    }
+}
+
+/// A router told what it learned. An `Err` is a refusal with its reason.
+pub(crate) fn receive(state: &AppState, message: &Message) -> Result<Answer, String> {
+    let own = state.router_id.to_str().unwrap_or_default().to_owned();
+    let Some(sharing) = &state.sharing else {
+        return Err("this router shares nothing; list its peers in sharing.peers".to_owned());
+    };
+    if message.router == own {
+        return Ok(Answer { router: own, ..Answer::default() });
+    }
+    let Some((sender, told)) = sharing.sender(&message.router) else {
+        return Err(format!("more than {MAX_PEERS} routers tell this one what they learn; list fewer as peers"));
+    };
+    if (message.version, message.key_id.as_str()) != (VERSION, &sharing.key_id) {
+        let why = format!(
+            "hash seed {} of `{}` is not this router's {}; give all routers one sharing.hash_seed_file",
+            message.key_id, message.name, sharing.key_id
+        );
+        if !told {
+            tracing::warn!(peer = message.name, "refused what a router tells: {why}");
+            sharing.senders.lock()[usize::from(sender)].refused = true;
+        }
+        return Err(why);
+    }
+    let slots: Vec<Option<ReplicaId>> = state.driver.read(|router, upstreams, _| {
+        let slot = |name: &String| {
+            let mut here = upstreams.iter().zip(router.replicas()).filter(|(_, r)| !r.removed);
+            here.find(|(upstream, _)| upstream.name == *name).map(|(upstream, _)| upstream.id)
+        };
+        message.replicas.iter().take(gorgo_core::MAX_REPLICAS).map(slot).collect()
+    });
+    let (news, _) = message.news(&slots);
+    let peer = sharing.peers.iter().position(|peer| peer.state.lock().router.as_ref() == Some(&message.router));
+    let mut missing = Vec::new();
+    let paths = sharing.core.lock().heard(peer, news, &mut missing);
+    for Path { replica, symbols, tokens } in paths {
+        state.driver.handle(ReplicaEvent::Told { replica, symbols, tokens });
+    }
+    let slot = |&(at, load): &(u16, Load)| Some(((*slots.get(usize::from(at))?)?, load));
+    let loads = message.loads.iter().filter_map(slot).collect();
+    state.driver.handle(ReplicaEvent::PeerLoads { peer: sender, loads });
+    Ok(Answer { router: own, missing: Answer::rows(&missing, &slots) })
+}
+
+/// A message on its way: its text, and the replicas that its rows name.
+struct Sent {
+    body: Bytes,
+    slots: Vec<Option<ReplicaId>>,
+}
+
+/// The loads told last, and when.
+#[derive(Default)]
+struct Told(Option<(Instant, Vec<(ReplicaId, Load)>)>);
+
+/// The next message to a peer; `None` when there is nothing to tell.
+fn compose(state: &AppState, sharing: &Sharing, peer: usize, told: &mut Told) -> Option<Sent> {
+    let (loads, names) = state.driver.read(|router, upstreams, _| {
+        (router.own_loads(), upstreams.iter().map(|u| u.name.clone()).collect::<Vec<_>>())
+    });
+    let news = {
+        let mut core = sharing.core.lock();
+        state.driver.take_learned().into_iter().for_each(|path| core.learned(path));
+        core.batch(peer)
+    };
+    let is_old = told.0.as_ref().is_none_or(|(at, _)| at.elapsed() >= RENEWED);
+    let is_new = told.0.as_ref().map_or(!loads.is_empty(), |(_, before)| *before != loads);
+    if news.is_empty() && !is_new && (!is_old || loads.is_empty()) {
+        return None;
+    }
+    let message = Message {
+        version: VERSION,
+        key_id: sharing.key_id.clone(),
+        router: state.router_id.to_str().unwrap_or_default().to_owned(),
+        name: state.config().shown_name(),
+        paths: Message::path_rows(&news),
+        loads: loads.iter().map(|&(replica, load)| (replica.0, load)).collect(),
+        replicas: names,
+    };
+    let slots = (0..message.replicas.len()).map(|slot| Some(ReplicaId(slot as u16))).collect();
+    told.0 = Some((Instant::now(), loads));
+    Some(Sent { body: serde_json::to_vec(&message).unwrap_or_default().into(), slots })
+}
+
+/// Tells one peer what this router learns, until the router is dropped or the peer proves to be this router.
+async fn tell(state: Weak<AppState>, peer: usize) {
+    let (mut pending, mut told, mut failed): (Option<Sent>, Told, u32) = (None, Told::default(), 0);
+    let mut wait = Duration::ZERO;
+    loop {
+        tokio::time::sleep(wait).await;
+        let Some(state) = state.upgrade() else { return };
+        let Some(sharing) = &state.sharing else { return };
+        let (config, to) = (state.config(), &sharing.peers[peer]);
+        let period = Duration::from_millis(config.sharing.share_ms);
+        wait = period;
+        let Some(sent) = pending.take().or_else(|| compose(&state, sharing, peer, &mut told)) else { continue };
+        let limit = Duration::from_millis(config.sharing.timeout_ms);
+        let answer = tokio::time::timeout(limit, post(&state, &to.upstream, &sent.body)).await;
+        let answer =
+            answer.unwrap_or_else(|_| Err(Failed::Silent(format!("no answer within {} ms", limit.as_millis()))));
+        let mut known = to.state.lock();
+        let before = known.state;
+        match answer {
+            Ok(answer) => {
+                (known.state, known.why, failed) = ("up", None, 0);
+                known.messages += 1;
+                known.bytes += sent.body.len() as u64;
+                if state.router_id.to_str().is_ok_and(|own| own == answer.router) {
+                    known.state = "self";
+                    return;
+                }
+                known.router = Some(answer.router);
+                let slot = |at: u16| sent.slots.get(usize::from(at)).copied().flatten();
+                let rows = answer.missing.iter().take(MAX_BATCH);
+                let missing: Vec<Missing> =
+                    rows.filter_map(|&(at, end, tokens)| Some(Missing { replica: slot(at)?, end, tokens })).collect();
+                drop(known);
+                if before == "down" {
+                    tracing::info!(peer = to.url, "a peer takes what this router learns again");
+                }
+                sharing.core.lock().asked(peer, &missing);
+            }
+            Err(Failed::Refused(why)) => {
+                (known.state, known.why, wait) = ("refused", Some(why.clone()), REFUSED_PAUSE);
+                known.failed += 1;
+                drop(known);
+                if before != "refused" {
+                    tracing::warn!(peer = to.url, "a peer refuses what this router learns: {why}");
+                }
+            }
+            Err(Failed::Silent(why)) => {
+                failed = failed.saturating_add(1);
+                (known.state, known.why) = ("down", Some(why.clone()));
+                known.failed += 1;
+                drop(known);
+                wait = period.saturating_mul(1 << failed.min(8)).min(PAUSE);
+                pending = Some(sent);
+                if before != "down" {
+                    tracing::warn!(peer = to.url, "a peer does not take what this router learns: {why}");
+                }
+            }
+        }
+    }
+}
+
+/// Why a message was not taken.
+enum Failed {
+    /// Whether it arrived is not known; it is sent again.
+    Silent(String),
+    /// The peer will not take it.
+    Refused(String),
+}
+
+async fn post(state: &AppState, to: &Arc<Upstream>, body: &Bytes) -> Result<Answer, Failed> {
+    let path = PathAndQuery::from_static("/proxy/share");
+    let request = || {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        to.request(Method::POST, &path, headers, Full::new(body.clone()))
+    };
+    let keep_alive = Duration::from_millis(state.config().timeouts.keep_alive_ms);
+    let silent = |why: String| Failed::Silent(why);
+    let response = connection::send(&state.connector, to, keep_alive, request).await;
+    let response = response.map_err(|error| silent(error.to_string()))?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER).collect().await.map_err(|error| silent(error.to_string()))?;
+    let body = body.to_bytes();
+    if status.is_success() {
+        return serde_json::from_slice(&body).map_err(|_| Failed::Refused("its answer cannot be read".to_owned()));
+    }
+    let text: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let why = text["error"]["message"].as_str().map_or_else(|| format!("answered {status}"), str::to_owned);
+    match status {
+        StatusCode::CONFLICT | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+            Err(Failed::Refused(why))
+        }
+        _ => Err(silent(why)),
+    }
+}

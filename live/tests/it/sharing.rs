@@ -1,0 +1,92 @@
+//! Routers of the same replicas tell each other what they learn.
+
+use crate::fixture::{World, chat, ms, replica, whole};
+use gorgo_core::ReplicaId;
+use gorgo_live::config::{Config, Sharing};
+use gorgo_live::testkit::{Engine, Net, Script};
+use http::Request;
+use http_body_util::Full;
+use serde_json::Value;
+
+const SEED: &str = "one secret of all routers";
+
+/// A router at `HOST:8000` before both engines; all routers have the same list of peers.
+async fn router(net: &Net, host: &str, seed: &str) -> World {
+    let peers = ["router", "second", "third"].map(|host| format!("http://{host}:8000")).to_vec();
+    let sharing = Sharing { peers, share_ms: 10, hash_seed: Some(seed.into()), ..Sharing::default() };
+    let config =
+        Config { name: host.to_owned(), replicas: vec![replica("e0"), replica("e1")], sharing, ..Config::default() };
+    World::with(net.clone(), Vec::new(), config, host).await
+}
+
+fn engines(net: &Net) -> Vec<Engine> {
+    let script = Script { cached: None, ..Script::default() };
+    ["e0", "e1"].map(|name| Engine::start(net, name, script.clone())).into()
+}
+
+/// Sends a prompt to the router at `host`; returns the replica that answered.
+async fn ask(world: &World, host: &str, prompt: &str) -> String {
+    let (mut parts, body): (_, Full<bytes::Bytes>) = chat(prompt, true).into_parts();
+    parts.uri = format!("http://{host}:8000/v1/chat/completions").parse().unwrap();
+    let response = world.send(Request::from_parts(parts, body)).await;
+    assert_eq!(response.status(), 200);
+    let replica = response.headers()["x-gorgo-replica"].to_str().unwrap().to_owned();
+    whole(response).await;
+    replica
+}
+
+fn tokens(world: &World) -> [u64; 2] {
+    world.state.driver.read(|router, _, _| [0, 1].map(|slot| router.index().tokens(ReplicaId(slot))))
+}
+
+async fn sharing(world: &World, host: &str) -> Value {
+    let request = Request::get(format!("http://{host}:8000/proxy/status")).body(Full::default()).unwrap();
+    let status: Value = serde_json::from_slice(&whole(world.send(request).await).await).unwrap();
+    status["sharing"].clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_router_dispatched_the_others_find_and_go_on_finding_when_it_dies() {
+    let net = Net::default();
+    let _engines = engines(&net);
+    let first = router(&net, "router", SEED).await;
+    let second = router(&net, "second", SEED).await;
+    let third = router(&net, "third", SEED).await;
+    let prompts: Vec<String> =
+        (0..6).map(|i| format!("{i} {}", "what is the capital of France? ".repeat(40))).collect();
+    let mut at = Vec::new();
+    for prompt in &prompts {
+        at.push(ask(&first, "router", prompt).await);
+    }
+    ms(300).await;
+    let known = tokens(&first);
+    assert!(known.iter().all(|&tokens| tokens > 0), "{known:?}");
+    assert_eq!((tokens(&second), tokens(&third)), (known, known));
+    let told = sharing(&first, "router").await;
+    let states: Vec<&str> =
+        told["peers"].as_array().unwrap().iter().map(|peer| peer["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["self", "up", "up"], "{told}");
+    assert_eq!((&told["paths"]["dropped"], &told["paths"]["missing"]), (&0.into(), &0.into()));
+    first.server.abort();
+    for (prompt, before) in prompts.iter().zip(&at) {
+        assert_eq!(ask(&second, "second", prompt).await, *before, "the second router finds the first one's prefix");
+        assert_eq!(ask(&third, "third", prompt).await, *before);
+    }
+    assert_eq!((second.left(), third.left()), ((0, 0), (0, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_router_with_another_seed_is_refused_by_name_and_believed_nothing() {
+    let net = Net::default();
+    let _engines = engines(&net);
+    let first = router(&net, "router", SEED).await;
+    let second = router(&net, "second", "another secret, by mistake").await;
+    ask(&second, "second", &"a long prompt ".repeat(50)).await;
+    ms(300).await;
+    assert_eq!(tokens(&first), [0, 0]);
+    let told = sharing(&second, "second").await;
+    assert_eq!(told["peers"][0]["state"], "refused", "{told}");
+    let why = told["peers"][0]["why"].as_str().unwrap();
+    assert!(why.contains("`second`") && why.contains("sharing.hash_seed_file"), "{why}");
+    assert!(!told.to_string().contains("another secret"));
+}
