@@ -8,7 +8,7 @@ use http::Request;
 use http_body_util::Full;
 use serde_json::Value;
 
-const SEED: &str = "one secret of all routers";
+const SEED: &str = "one-secret-of-all-routers";
 
 /// A router at `HOST:8000` before both engines; all routers have the same list of peers.
 async fn router(net: &Net, host: &str, seed: &str) -> World {
@@ -80,7 +80,7 @@ async fn a_router_with_another_seed_is_refused_by_name_and_believed_nothing() {
     let net = Net::default();
     let _engines = engines(&net);
     let first = router(&net, "router", SEED).await;
-    let second = router(&net, "second", "another secret, by mistake").await;
+    let second = router(&net, "second", "another-secret-by-mistake").await;
     ask(&second, "second", &"a long prompt ".repeat(50)).await;
     ms(300).await;
     assert_eq!(tokens(&first), [0, 0]);
@@ -88,5 +88,5 @@ async fn a_router_with_another_seed_is_refused_by_name_and_believed_nothing() {
     assert_eq!(told["peers"][0]["state"], "refused", "{told}");
     let why = told["peers"][0]["why"].as_str().unwrap();
     assert!(why.contains("`second`") && why.contains("sharing.hash_seed_file"), "{why}");
-    assert!(!told.to_string().contains("another secret"));
+    assert!(!told.to_string().contains("another-secret"));
 }
