@@ -37,6 +37,11 @@ pub(super) fn check(arm: &PlannedArm) -> Result<(), LiveError> {
         return wrong(format!("a live run has one proxy, so proxies.count = {count} has no effect; drop it"));
     }
     let (network, usual) = (&arm.spec.network, NetworkConfig::default());
+    let advice = |key: &str| match key {
+        "network.probe_scale" => format!("--set {key}={} for live runs", usual.probe_scale),
+        "network.keep_alive_ms" => format!("--set {key}={} for live runs", usual.keep_alive_ms),
+        _ => "drop it".to_owned(),
+    };
     let simulated = [
         ("network.probe_scale", Some(network.probe_scale).filter(|&scale| scale != usual.probe_scale)),
         ("network.keep_alive_ms", Some(network.keep_alive_ms).filter(|&ms| ms != usual.keep_alive_ms)),
@@ -47,7 +52,8 @@ pub(super) fn check(arm: &PlannedArm) -> Result<(), LiveError> {
     if let Some((key, value)) = simulated.into_iter().find_map(|(key, value)| Some((key, value?))) {
         return wrong(format!(
             "probes and idle connections of a live run are those of real routers and servers, so {key} = {value} has no \
-             effect; drop it, or run the arm with --mode sim"
+             effect; {}, or run the arm with --mode sim",
+            advice(key)
         ));
     }
     if arm.spec.live.nodes.is_empty() {
