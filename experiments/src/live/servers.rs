@@ -36,6 +36,12 @@ pub(super) fn check(arm: &PlannedArm) -> Result<(), LiveError> {
         let count = arm.spec.proxies.count;
         return wrong(format!("a live run has one proxy, so proxies.count = {count} has no effect; drop it"));
     }
+    if let Some(residency) = arm.spec.residency.as_ref().filter(|residency| residency.share > 0.0) {
+        let share = residency.share;
+        return wrong(format!(
+            "users of a live run have no fences, so residency.share = {share} has no effect; drop it"
+        ));
+    }
     let (network, usual) = (&arm.spec.network, NetworkConfig::default());
     let advice = |key: &str| match key {
         "network.probe_scale" => format!("--set {key}={} for live runs", usual.probe_scale),
@@ -148,6 +154,7 @@ mod tests {
     const FILE: &str = r#"
         workload = { generate = "wildchat-like", requests = 5 }
         links = [{ from = "a", to = "b", rtt_ms = 20.0 }]
+        residency = { share = 0.0, groups = [["aws:us-east-1"]] }
         [fleet]
         replicas = [{ name = "a", region = "aws:us-east-1" }, { name = "b", region = "aws:us-west-2" }]
     "#;
@@ -168,6 +175,7 @@ mod tests {
             "links.0.keep_alive_ms=900",
             "fleet.replicas.1.keep_alive_ms=900",
             "workload.router_token_factor=1.1",
+            "residency.share=0.5",
         ] {
             let (key, value) = set.split_once('=').unwrap();
             let key: String =
