@@ -103,6 +103,14 @@ struct Flight {
     state: State,
 }
 
+impl Flight {
+    /// The action that tells other routers a path learned from this request, if the router `shares` what it learns. What
+    /// a fence holds is told to no other router, which may stand outside it.
+    fn learned(&self, shares: bool, path: impl FnOnce() -> crate::sharing::Path) -> Option<Action> {
+        (shares && self.inside.is_none()).then(|| Action::Learned(path()))
+    }
+}
+
 /// The router. Its prefix index is over block ids.
 #[derive(Debug)]
 pub struct Router {

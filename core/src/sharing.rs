@@ -10,7 +10,8 @@
 //!
 //! Both drivers carry the same batches: the simulator over its links, production as messages over HTTP.
 
-use crate::ReplicaId;
+use crate::fleet::Load;
+use crate::{ReplicaId, Span, Time};
 use paths::Paths;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -95,6 +96,17 @@ impl Missing {
 pub const LOAD_BYTES: u64 = 40;
 /// Bytes of a message without its rows: HTTP heads and the names.
 pub const MESSAGE_BYTES: u64 = 400;
+
+/// Loads that do not change are told again after this time, since what was told long ago counts for nothing.
+const RENEWED: Span = Span(1_000_000_000);
+
+/// A router's requests at each replica, as it told them last, and when.
+pub type ToldLoads = (Time, Vec<(ReplicaId, Load)>);
+
+/// Whether these loads must be told: they changed, or were told long ago.
+pub fn must_tell(now: Time, told: &ToldLoads, loads: &[(ReplicaId, Load)]) -> bool {
+    told.1 != loads || (!loads.is_empty() && now - told.0 >= RENEWED)
+}
 
 /// Counts since the start, over all peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -12,10 +12,10 @@ use crate::supervise;
 use crate::upstream::connection;
 use crate::upstream::replica::Upstream;
 use bytes::Bytes;
-use gorgo_core::ReplicaId;
 use gorgo_core::fleet::Load;
 use gorgo_core::router::ReplicaEvent;
-use gorgo_core::sharing::{Limits, MAX_BATCH, MAX_PEERS, Missing, Path};
+use gorgo_core::sharing::{Limits, MAX_BATCH, MAX_PEERS, Missing, Path, ToldLoads, must_tell};
+use gorgo_core::{ReplicaId, Time};
 use http::header::{CONTENT_TYPE, HeaderMap};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode};
@@ -32,8 +32,6 @@ pub(crate) mod message;
 
 /// Longest answer of a peer, bytes.
 const ANSWER: usize = 1 << 20;
-/// Loads that do not change are told again after this time: what was told long ago counts for nothing.
-const RENEWED: Duration = Duration::from_secs(1);
 /// Longest pause between two messages to a peer that does not answer, and to one that refuses them.
 const PAUSE: Duration = Duration::from_secs(2);
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
@@ -223,23 +221,17 @@ struct Sent {
     slots: Vec<Option<ReplicaId>>,
 }
 
-/// The loads told last, and when.
-#[derive(Default)]
-struct Told(Option<(Instant, Vec<(ReplicaId, Load)>)>);
-
 /// The next message to a peer; `None` when there is nothing to tell.
-fn compose(state: &AppState, sharing: &Sharing, peer: usize, told: &mut Told) -> Option<Sent> {
-    let (loads, names) = state.driver.read(|router, upstreams, _| {
-        (router.own_loads(), upstreams.iter().map(|u| u.name.clone()).collect::<Vec<_>>())
+fn compose(state: &AppState, sharing: &Sharing, peer: usize, told: &mut ToldLoads) -> Option<Sent> {
+    let (now, loads, names) = state.driver.read(|router, upstreams, now| {
+        (now, router.own_loads(), upstreams.iter().map(|u| u.name.clone()).collect::<Vec<_>>())
     });
     let news = {
         let mut core = sharing.core.lock();
         state.driver.take_learned().into_iter().for_each(|path| core.learned(path));
         core.batch(peer)
     };
-    let is_old = told.0.as_ref().is_none_or(|(at, _)| at.elapsed() >= RENEWED);
-    let is_new = told.0.as_ref().map_or(!loads.is_empty(), |(_, before)| *before != loads);
-    if news.is_empty() && !is_new && (!is_old || loads.is_empty()) {
+    if news.is_empty() && !must_tell(now, told, &loads) {
         return None;
     }
     let message = Message {
@@ -252,13 +244,13 @@ fn compose(state: &AppState, sharing: &Sharing, peer: usize, told: &mut Told) ->
         replicas: names,
     };
     let slots = (0..message.replicas.len()).map(|slot| Some(ReplicaId(slot as u16))).collect();
-    told.0 = Some((Instant::now(), loads));
+    *told = (now, loads);
     Some(Sent { body: serde_json::to_vec(&message).unwrap_or_default().into(), slots })
 }
 
 /// Tells one peer what this router learns, until the router is dropped or the peer proves to be this router.
 async fn tell(state: Weak<AppState>, peer: usize) {
-    let (mut pending, mut told, mut failed): (Option<Sent>, Told, u32) = (None, Told::default(), 0);
+    let (mut pending, mut told, mut failed): (Option<Sent>, ToldLoads, u32) = (None, (Time::ZERO, Vec::new()), 0);
     let mut wait = Duration::ZERO;
     loop {
         tokio::time::sleep(wait).await;

@@ -1,6 +1,6 @@
 //! First tokens, ends, failures and retries of requests.
 
-use super::{Action, Answer, EndReason, Failure, Flight, LearnAt, Router, State, Timer, Usage};
+use super::{Action, Answer, EndReason, Failure, LearnAt, Router, State, Timer, Usage};
 use crate::fleet::{Health, Kind, Replica};
 use crate::policy::{Candidate, Exclusion};
 use crate::sharing::Path;
@@ -56,11 +56,8 @@ impl Router {
         if self.config.learn_at == LearnAt::FirstToken {
             let tokens = flight.request.info.prompt_tokens;
             self.index.insert(&flight.request.symbols, tokens, replica);
-            // What a fence holds is told to no other router, which may stand outside it.
-            if self.shares && flight.inside.is_none() {
-                let symbols = Arc::clone(&flight.request.symbols);
-                actions.push(Action::Learned(Path { replica, symbols, tokens }));
-            }
+            let path = || Path { replica, symbols: Arc::clone(&flight.request.symbols), tokens };
+            actions.extend(flight.learned(self.shares, path));
         }
     }
 
@@ -90,8 +87,8 @@ impl Router {
         if unlearned && answer.is_none_or(apart) {
             self.learn_prompt(id, actions);
         }
-        let Some(Flight { request, inside, .. }) = self.flights.get(&id) else { return };
-        let tells = self.shares && inside.is_none();
+        let Some(flight) = self.flights.get(&id) else { return };
+        let request = &flight.request;
         if let Some(actual) = usage.cached_tokens {
             self.stats.predicted_cached_tokens += u64::from(cached);
             self.stats.actual_cached_tokens += u64::from(actual);
@@ -105,10 +102,8 @@ impl Router {
             self.learned.extend_from_slice(&request.symbols[..answer.keep.min(request.symbols.len())]);
             self.learned.extend_from_slice(&answer.tail);
             self.index.insert(&self.learned, answer.tokens, replica);
-            if tells {
-                let symbols = self.learned.as_slice().into();
-                actions.push(Action::Learned(Path { replica, symbols, tokens: answer.tokens }));
-            }
+            let path = || Path { replica, symbols: self.learned.as_slice().into(), tokens: answer.tokens };
+            actions.extend(flight.learned(self.shares, path));
         }
         self.end(id, EndReason::Finished, actions);
     }

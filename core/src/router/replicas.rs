@@ -58,9 +58,15 @@ impl Router {
             ReplicaEvent::Removed { replica } => self.removed(now, replica, actions),
             ReplicaEvent::Flushed { replica } => self.index.forget(replica),
             ReplicaEvent::PeerLoads { peer, loads } => {
-                for (slot, at) in self.replicas.iter_mut().enumerate() {
-                    let told = loads.iter().find(|(replica, _)| replica.index() == slot);
-                    at.others.told(now, usize::from(peer), told.map_or(Load::default(), |(_, load)| *load));
+                let mut by_slot = vec![Load::default(); self.replicas.len()];
+                // The first of several rows about one replica counts.
+                for (replica, load) in loads.into_iter().rev() {
+                    if let Some(slot) = by_slot.get_mut(replica.index()) {
+                        *slot = load;
+                    }
+                }
+                for (at, load) in self.replicas.iter_mut().zip(by_slot) {
+                    at.others.told(now, usize::from(peer), load);
                 }
             }
             ReplicaEvent::Told { replica, symbols, tokens } => {

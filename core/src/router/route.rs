@@ -81,10 +81,8 @@ impl Router {
         };
         if self.config.learn_at == LearnAt::Dispatch {
             self.index.insert(&flight.request.symbols, info.prompt_tokens, replica);
-            if self.shares && flight.inside.is_none() {
-                let (symbols, tokens) = (Arc::clone(&flight.request.symbols), info.prompt_tokens);
-                actions.push(Action::Learned(Path { replica, symbols, tokens }));
-            }
+            let path = || Path { replica, symbols: Arc::clone(&flight.request.symbols), tokens: info.prompt_tokens };
+            actions.extend(flight.learned(self.shares, path));
         }
         if dispatch.attempt == 1 {
             self.stats.placed += 1;

@@ -6,7 +6,9 @@ use gorgo_core::ReplicaId;
 use gorgo_core::fleet::Load;
 use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};
 use gorgo_core::router::ReplicaEvent;
-use gorgo_core::sharing::{LOAD_BYTES, MAX_PEERS, MESSAGE_BYTES, Missing, News, Path, Sharing, SharingStats};
+use gorgo_core::sharing::{
+    LOAD_BYTES, MAX_PEERS, MESSAGE_BYTES, Missing, News, Path, Sharing, SharingStats, ToldLoads, must_tell,
+};
 use gorgo_core::{Time, rng};
 use rand::{Rng, RngExt};
 use schemars::JsonSchema;
@@ -86,9 +88,6 @@ impl ProxiesConfig {
     }
 }
 
-/// Loads that do not change are told again after this time, since what was told long ago counts for nothing.
-const RENEWED: Span = Span(1_000_000_000);
-
 /// Messages between the proxies of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Shared {
@@ -113,8 +112,8 @@ enum Message {
 #[derive(Debug)]
 pub(super) struct SharingWorld {
     nodes: Vec<Sharing>,
-    /// The loads that each told last, and when.
-    told: Vec<(Time, Vec<(ReplicaId, Load)>)>,
+    /// The loads that each told last.
+    told: Vec<ToldLoads>,
     /// Messages on their way.
     sent: Vec<Option<Message>>,
     free: Vec<u32>,
@@ -185,16 +184,15 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     /// Sends each peer of `router` what it learned since the last batch.
     pub(super) fn share(&mut self, router: u16) {
         let loads = self.routers[usize::from(router)].router.own_loads();
-        let changed = self.sharing.told[usize::from(router)].1 != loads;
-        let due = self.now - self.sharing.told[usize::from(router)].0 >= RENEWED;
+        let due = must_tell(self.now, &self.sharing.told[usize::from(router)], &loads);
         for to in (0..self.sharing.nodes.len() as u16).filter(|&to| to != router) {
             let batch = self.sharing.nodes[usize::from(router)].batch(peer(router, to));
-            if changed || (due && !loads.is_empty()) || !batch.is_empty() {
+            if due || !batch.is_empty() {
                 let bytes = batch.iter().map(News::bytes).sum::<u64>() + LOAD_BYTES * loads.len() as u64;
                 self.send_message(router, to, bytes, Message::Batch(batch, loads.clone()));
             }
         }
-        if changed || due {
+        if due {
             self.sharing.told[usize::from(router)] = (self.now, loads);
         }
         self.events.push(self.now + Span::from_ms(self.config.proxies.share_ms), Signal::Share { router });
