@@ -9,9 +9,7 @@ use gorgo_core::suggest::{did_you_mean, with_suggestion};
 use gorgo_core::{Span, Time};
 use gorgo_sim::engine::EngineConfig;
 use gorgo_sim::network::LinkConfig;
-use gorgo_sim::world::{
-    Client, Country, Fault, FaultKind, MeasuredRtt, ReplicaConfig, ResidencyConfig, Site, Topology, WorldConfig,
-};
+use gorgo_sim::world::{Client, Country, Fault, FaultKind, MeasuredRtt, ReplicaConfig, Site, Topology, WorldConfig};
 use gorgo_traces::geo;
 use std::collections::BTreeSet;
 use toml::{Table, Value};
@@ -100,10 +98,7 @@ pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -
         client: spec.client.workers.map_or(Client::Open, |workers| Client::Bounded { workers }),
         patience_ms: spec.client.patience_ms,
         deadline_ms: spec.client.deadline_ms,
-        residency: spec
-            .residency
-            .as_ref()
-            .map(|residency| ResidencyConfig { share: residency.share, groups: residency.groups.clone() }),
+        residency: spec.residency.clone(),
         faults: faults.collect(),
         drain_limit_s: spec.drain_limit_s,
         until: spec.workload.duration_s.map(|s| Time::ZERO + Span::from_secs(s)),

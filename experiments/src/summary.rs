@@ -10,8 +10,9 @@ pub use loads::ten_best;
 pub use regret::Regret;
 
 use crate::results::Point;
-use crate::results::point::{Counts, Fenced};
+use crate::results::point::Counts;
 use crate::stats::{Difference, Digest, Estimate, paired};
+use gorgo_sim::world::FencedCount;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -70,7 +71,7 @@ pub struct ArmSummary {
     pub event_hashes: Vec<String>,
     /// Requests with a fence of residency, summed over seeds; absent without them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fenced: Option<Fenced>,
+    pub fenced: Option<FencedCount>,
     /// Against its baseline; absent for a baseline and without common seeds.
     pub against_baseline: Option<Against>,
     /// Against the best oracle of the load; absent for that oracle and without one.
@@ -231,8 +232,8 @@ fn row(group: &[Point]) -> ArmSummary {
 }
 
 /// Sums over seeds; `None` without fences.
-fn fenced(group: &[Point]) -> Option<Fenced> {
-    group.iter().filter_map(|point| point.fenced).reduce(|a, b| Fenced {
+fn fenced(group: &[Point]) -> Option<FencedCount> {
+    group.iter().filter_map(|point| point.fenced).reduce(|a, b| FencedCount {
         requests: a.requests + b.requests,
         violations: a.violations + b.violations,
         first_tokens: a.first_tokens + b.first_tokens,

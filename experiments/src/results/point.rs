@@ -9,7 +9,7 @@ use super::{ArmRun, Names};
 use crate::stats::Digest;
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::{Span, Time};
-use gorgo_sim::world::Shared;
+use gorgo_sim::world::{FencedCount, Shared};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
@@ -60,24 +60,10 @@ pub struct Point {
     pub queues: Queues,
     /// What came of fences of residency; absent without them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fenced: Option<Fenced>,
+    pub fenced: Option<FencedCount>,
     /// What proxies told each other, if they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<Shared>,
-}
-
-/// Requests that had to stay in a group of regions.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Fenced {
-    /// How many.
-    pub requests: u64,
-    /// Dispatches and forwards that left the group: must be 0.
-    pub violations: u64,
-    /// Those that reached their first token.
-    pub first_tokens: u64,
-    /// Their times to first token together, ns.
-    pub ttft_ns: u64,
 }
 
 /// How requests ended, and their tokens.
@@ -216,12 +202,7 @@ impl Point {
             per_replica: per_replica(run, &counted),
             origins: origins(run, &counted),
             queues: queues::queues(run.names.replicas.len(), &run.samples),
-            fenced: run.fenced.map(|fenced| Fenced {
-                requests: fenced.requests,
-                violations: fenced.violations,
-                first_tokens: fenced.first_tokens,
-                ttft_ns: fenced.ttft.0,
-            }),
+            fenced: run.fenced,
             shared: run.shared,
         }
     }

@@ -9,7 +9,7 @@ use gorgo_core::router::RouterConfig;
 use gorgo_core::settings::field_names;
 use gorgo_sim::engine::EngineConfig;
 use gorgo_sim::network::{LinkConfig, NetworkConfig};
-use gorgo_sim::world::ProxiesConfig;
+use gorgo_sim::world::{ProxiesConfig, ResidencyConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -116,16 +116,6 @@ pub struct ClientSpec {
     pub deadline_ms: Option<f64>,
 }
 
-/// Users whose requests must stay in a group of regions: simulated runs only.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ResidencySpec {
-    /// Share of users whose requests may only go to the group that holds the region nearest to them, 0 to 1.
-    pub share: f64,
-    /// Groups of regions of replicas. A user whose nearest region is in no group may go everywhere.
-    pub groups: Vec<Vec<String>>,
-}
-
 /// Kinds of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -190,7 +180,7 @@ pub struct RunSpec {
     pub client: ClientSpec,
     /// Users whose requests must stay near them.
     #[serde(default)]
-    pub residency: Option<ResidencySpec>,
+    pub residency: Option<ResidencyConfig>,
     /// Failures.
     #[serde(default)]
     pub faults: Vec<FaultSpec>,

@@ -2,21 +2,24 @@
 
 use super::{Flight, TraceRequest, World, WorldConfig};
 use gorgo_core::residency::{Fence, FenceError};
-use gorgo_core::{Span, rng};
+use gorgo_core::rng;
 use rand::RngExt;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-/// Which users' requests must stay where.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// Users whose requests must stay in a group of regions: simulated runs only.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ResidencyConfig {
-    /// Share of users whose requests may only go to the group of sites that holds the nearest one, 0 to 1. A user
-    /// whose nearest site is in no group may go everywhere.
+    /// Share of users whose requests may only go to the group that holds the region nearest to them, 0 to 1.
     pub share: f64,
-    /// Groups of sites, by name.
+    /// Groups of regions of replicas. A user whose nearest region is in no group may go everywhere.
     pub groups: Vec<Vec<String>>,
 }
 
 /// What came of the fences in a run.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FencedCount {
     /// Requests with a fence.
     pub requests: u64,
@@ -24,8 +27,8 @@ pub struct FencedCount {
     pub violations: u64,
     /// Those that reached their first token.
     pub first_tokens: u64,
-    /// Their times to first token together.
-    pub ttft: Span,
+    /// Their times to first token together, ns.
+    pub ttft_ns: u64,
 }
 
 impl ResidencyConfig {
@@ -72,7 +75,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             requests: self.fenced_requests.len() as u64,
             violations: self.violations,
             first_tokens: ttfts.clone().count() as u64,
-            ttft: Span(ttfts.map(|ttft| ttft.0).sum()),
+            ttft_ns: ttfts.map(|ttft| ttft.0).sum(),
         }
     }
 }
