@@ -24,9 +24,8 @@ fn name(arm: &ArmSummary) -> String {
 /// The ten arms of a load with the lowest mean TTFT.
 pub(super) fn best(load: &Load<'_>) -> String {
     let mut table = HtmlTable::new(&["arm", "TTFT mean, ms", "TTFT p95, ms", "E2E p95, ms", "TTFT mean vs baseline"]);
-    let mut arms: Vec<_> = load.arms.iter().filter_map(|(name, arm)| Some((name, arm, arm.ttft_ms?))).collect();
-    arms.sort_by(|a, b| a.2.mean.value.total_cmp(&b.2.mean.value));
-    for (name, arm, ttft) in arms.into_iter().take(10) {
+    let arms = load.by_ttft().into_iter().filter_map(|(name, arm)| Some((name, arm, arm.ttft_ms?)));
+    for (name, arm, ttft) in arms.take(10) {
         let difference = arm.against_baseline.as_ref().and_then(|a| a.ttft.mean);
         table.row(&[
             name.clone(),

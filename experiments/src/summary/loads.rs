@@ -54,6 +54,16 @@ pub(crate) struct Load<'a> {
     pub(crate) arms: Vec<(String, &'a ArmSummary)>,
 }
 
+impl<'a> Load<'a> {
+    /// The arms by mean TTFT, the lowest first; those without a first token last.
+    pub(crate) fn by_ttft(&self) -> Vec<&(String, &'a ArmSummary)> {
+        let mean = |arm: &ArmSummary| arm.ttft_ms.map_or(f64::INFINITY, |ttft| ttft.mean.value);
+        let mut arms: Vec<_> = self.arms.iter().collect();
+        arms.sort_by(|a, b| mean(a.1).total_cmp(&mean(b.1)));
+        arms
+    }
+}
+
 /// All loads in the order of their first arm. Arms of an empty load that stand beside others have their own.
 pub(crate) fn loads(arms: &[ArmSummary]) -> Vec<Load<'_>> {
     let mut loads: Vec<Load<'_>> = Vec::new();
@@ -81,12 +91,10 @@ pub fn ten_best(arms: &[ArmSummary], sorted: bool) -> Option<Vec<ArmSummary>> {
     }
     let mut shown = Vec::new();
     for load in loads {
-        let mut best: Vec<&ArmSummary> = load.arms.into_iter().map(|(_, arm)| arm).collect();
-        if best.len() > LONG {
-            if !sorted {
-                let mean = |arm: &ArmSummary| arm.ttft_ms.map_or(f64::INFINITY, |ttft| ttft.mean.value);
-                best.sort_by(|a, b| mean(a).total_cmp(&mean(b)));
-            }
+        let is_long = load.arms.len() > LONG;
+        let ranked = if is_long && !sorted { load.by_ttft() } else { load.arms.iter().collect() };
+        let mut best: Vec<&ArmSummary> = ranked.into_iter().map(|(_, arm)| *arm).collect();
+        if is_long {
             let name = best.iter().find_map(|arm| arm.against_baseline.as_ref()).map(|against| &against.baseline);
             let baseline = best.iter().skip(10).find(|arm| Some(&arm.arm) == name).copied();
             best.truncate(10);
