@@ -1,8 +1,9 @@
 //! The GORGO router as a pure state machine.
 //!
 //! Reading order: [`ids`], [`time`], [`time_queue`], [`request`] and [`turns`] (input) → [`radix`], [`prefix`] (which replica holds
-//! which prefix) → [`judgement`] (whose fault a failure is), [`residency`] (where a request may go), [`egress`] (what data costs) → [`fleet`] (state of each replica) → [`policy`] (which
-//! replica gets a request) → [`router`] (events in, actions out) → [`peering`] (reports between routers), [`sharing`] (prefixes told to peers) → [`record`]
+//! which prefix) → [`judgement`] (whose fault a failure is), [`residency`] (where a request may go), [`egress`] (what data
+//! costs) → [`fleet`] (state of each replica) → [`policy`] (which replica gets a request) → [`router`] (events in, actions
+//! out) → [`peering`] (reports between routers), [`sharing`] (prefixes told to peers) → [`record`]
 //! (the record of one request). Beside them: [`settings`] (TOML tables and `--set`), [`range`] (bounds of numeric
 //! settings), [`tuner`] (search for weights), [`off_policy`] (other policies judged by a log), [`optional`] (optional times and indices of a record), [`csv`]
 //! (text in CSV files).

@@ -49,7 +49,7 @@ pub struct EngineView {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_free(ms: &f64) -> bool {
+pub(crate) fn is_free(ms: &f64) -> bool {
     *ms == 0.0
 }
 

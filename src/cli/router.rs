@@ -16,3 +16,4 @@ mod stop;
 pub(super) use admin::{AdminCommand, RouterAddress, block_on, run_admin_command};
 pub(super) use show::{fields, replicas_table};
 pub(super) use start::StartArgs;
+pub(super) use status::telling_error;

@@ -5,7 +5,7 @@ use crate::fleet::{Learned, Load};
 use crate::ids::MAX_REPLICAS;
 use crate::network::Path;
 use crate::policy::settings::{MOST, strict};
-use crate::policy::{Candidate, EngineView, Exclusion, RequestInfo};
+use crate::policy::{Candidate, EngineView, Exclusion, RequestInfo, is_free};
 use crate::residency::Fence;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -305,11 +305,6 @@ fn read<T: serde::de::DeserializeOwned>(path: &str, map: Map<String, Value>) -> 
 
 fn is_prior(learned: &Learned) -> bool {
     *learned == Learned::default()
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_free(ms: &f64) -> bool {
-    *ms == 0.0
 }
 
 fn is_zero(number: &u64) -> bool {

@@ -195,6 +195,21 @@ mod tests {
     use gorgo_core::policy::RequestInfo;
     use gorgo_core::router::Request;
 
+    /// Request `n`, 100 tokens of two blocks.
+    fn arrived(n: u64) -> Event {
+        let info = RequestInfo { prompt_tokens: 100, head: 1, ..RequestInfo::default() };
+        RequestEvent::Arrived(Request {
+            id: RequestId(n),
+            symbols: vec![1, 2].into(),
+            info,
+            hops: 0,
+            deadline: None,
+            only: None,
+            fence: None,
+        })
+        .into()
+    }
+
     #[tokio::test]
     async fn a_shadow_counts_what_it_would_have_hit() {
         let (sender, receiver) = mpsc::channel(1_000);
@@ -206,17 +221,7 @@ mod tests {
             send(0, ReplicaEvent::Added { replica, spec }.into());
         }
         for n in 1..=4 {
-            let info = RequestInfo { prompt_tokens: 100, head: 1, ..RequestInfo::default() };
-            let request = Request {
-                id: RequestId(n),
-                symbols: vec![1, 2].into(),
-                info,
-                hops: 0,
-                deadline: None,
-                only: None,
-                fence: None,
-            };
-            send(n * 10, RequestEvent::Arrived(request).into());
+            send(n * 10, arrived(n));
             send(n * 10 + 1, RequestEvent::FirstToken { id: RequestId(n), attempt: 1 }.into());
             let (id, usage) = (RequestId(n), Usage::default());
             send(n * 10 + 2, RequestEvent::Finished { id, attempt: 1, usage, answer: None }.into());
@@ -238,17 +243,7 @@ mod tests {
         let spec = ReplicaSpec::new("a", Kind::Remote);
         send(0, ReplicaEvent::Added { replica: ReplicaId(0), spec }.into());
         let request = |n: u64| {
-            let info = RequestInfo { prompt_tokens: 100, head: 1, ..RequestInfo::default() };
-            let request = Request {
-                id: RequestId(n),
-                symbols: vec![1, 2].into(),
-                info,
-                hops: 0,
-                deadline: None,
-                only: None,
-                fence: None,
-            };
-            send(n * 10, RequestEvent::Arrived(request).into());
+            send(n * 10, arrived(n));
             send(n * 10 + 1, RequestEvent::FirstToken { id: RequestId(n), attempt: 1 }.into());
         };
         (1..=2).for_each(request);

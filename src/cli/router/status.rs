@@ -67,12 +67,16 @@ fn state(row: &Value) -> &str {
     row["state"].as_str().unwrap_or("?")
 }
 
-/// The last error, if it explains the state or is recent.
+/// The last error of a replica and its age in ms, if it explains the state or is recent.
+pub(in crate::cli) fn telling_error(row: &Value) -> Option<(&str, f64)> {
+    let age_ms = row["last_error_age_ms"].as_f64().unwrap_or(f64::MAX);
+    row["last_error"].as_str().filter(|_| state(row) != "up" || age_ms < 60_000.0).map(|why| (why, age_ms))
+}
+
 fn note(row: &Value) -> String {
-    let age = row["last_error_age_ms"].as_f64().unwrap_or(f64::MAX);
-    match row["last_error"].as_str() {
-        Some(why) if state(row) != "up" || age < 60_000.0 => format!("{why} ({} ago)", time(&row["last_error_age_ms"])),
-        _ => String::new(),
+    match telling_error(row) {
+        Some((why, _)) => format!("{why} ({} ago)", time(&row["last_error_age_ms"])),
+        None => String::new(),
     }
 }
 

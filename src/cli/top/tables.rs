@@ -3,6 +3,7 @@
 use super::app::App;
 use super::text::{age, count, cut, hit, ms, percent, rate, word};
 use super::view::Theme;
+use crate::cli::router::telling_error;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Rect};
 use ratatui::style::{Modifier, Style};
@@ -17,11 +18,7 @@ const WIDE: u16 = 110;
 struct Column(&'static str, u16, bool, bool, fn(&Value) -> String);
 
 fn note(row: &Value) -> String {
-    let age_ms = row["last_error_age_ms"].as_f64().unwrap_or(f64::MAX);
-    match row["last_error"].as_str() {
-        Some(why) if row["state"] != "up" || age_ms < 60_000.0 => format!("{why} ({} ago)", age(age_ms / 1e3)),
-        _ => String::new(),
-    }
+    telling_error(row).map_or_else(String::new, |(why, age_ms)| format!("{why} ({} ago)", age(age_ms / 1e3)))
 }
 
 const REGIONS: [Column; 7] = [
