@@ -4,7 +4,7 @@
 //! [`prompt`] (a request body becomes block ids and a token count) → [`response`] (tokens become JSON and SSE bytes) →
 //! [`app`] (state shared by the handlers) → [`complete`] (the three generating paths) → [`admin`] (health, loads,
 //! flush, abort, tokenize) → [`histograms`], [`metrics`] (Prometheus text) → [`errors`] → [`faults`] (crash, hang and
-//! slow start on command) → [`vllm`] (what vLLM says otherwise) → [`routes`] → [`server`] (sockets, crash and restart).
+//! slow start on command) → [`vllm`] (what vLLM says otherwise) → [`kv_events`] (what its cache does, published) → [`routes`] → [`server`] (sockets, crash and restart).
 //!
 //! Formats and behaviour of an SGLang engine are those of 0.5.10, whose scheduler the engine model follows: the status 200 of a
 //! stream is sent with its first token, `null`s are written out, `prompt_tokens_details` is null when nothing was
@@ -20,6 +20,7 @@ pub mod errors;
 pub mod faults;
 pub mod handle;
 pub mod histograms;
+pub mod kv_events;
 pub mod messages;
 pub mod metrics;
 pub mod prompt;
@@ -30,5 +31,6 @@ pub mod vllm;
 
 pub use config::EmulatorConfig;
 pub use handle::EngineHandle;
+pub use kv_events::KvEventsConfig;
 pub use messages::RequestProgress;
 pub use server::{Emulator, StartError};

@@ -221,6 +221,8 @@ pub struct Replica {
     pub(crate) others: Others,
     /// The engine's last report and when it was received.
     pub engine: Option<EngineReading>,
+    /// Tokens of prefixes that fit into its cache, as its KV events measured; `None` without them.
+    pub measured_tokens: Option<u64>,
     /// For a peer: its report and the requests forwarded since.
     pub peer: Peer,
     /// Health by probes and scrapes.
@@ -252,6 +254,7 @@ impl Replica {
             load: Load::default(),
             others: Others::default(),
             engine: None,
+            measured_tokens: None,
             peer: Peer::default(),
             health: Health::Unknown,
             failures: 0,

@@ -19,6 +19,7 @@ pub mod egress;
 pub mod fleet;
 pub mod ids;
 pub mod judgement;
+pub mod kv_events;
 pub mod network;
 pub mod off_policy;
 pub mod optional;

@@ -52,6 +52,11 @@ impl<S: Symbol> PrefixIndex<S> {
         self.holdings.get(replica.index()).map_or(0, |h| h.tokens)
     }
 
+    /// The budget of a replica whose capacity is not known.
+    pub fn default_budget(&self) -> u64 {
+        self.default_budget
+    }
+
     /// Sets the token budget of `replica` and evicts at once if it holds more.
     pub fn set_budget(&mut self, replica: ReplicaId, tokens: u64) {
         self.holding(replica).budget = tokens;
@@ -150,6 +155,29 @@ impl<S: Symbol> PrefixIndex<S> {
             }
             depth += step.tokens;
             rest = &rest[step.symbols..];
+            at = step.node;
+        }
+    }
+
+    /// Removes `replica` from all of `key` beyond its first `keep` symbols and what lies below: the engine evicted it.
+    pub fn cut(&mut self, key: &[S], keep: usize, replica: ReplicaId) {
+        let (mut at, mut depth) = (ROOT, 0usize);
+        while let Some(step) = self.tree.step(at, &key[depth..]) {
+            if self.tree.value(step.node).get(replica).is_none() {
+                return;
+            }
+            if depth + step.symbols > keep {
+                if keep > depth {
+                    self.split(step.node, keep - depth); // the lower part keeps its id
+                }
+                self.disown_stale(step.node, replica, Stamp(u64::MAX));
+                self.shrink_bytes(); // the split may have cost a node
+                return;
+            }
+            if !step.whole {
+                return; // the key turns off here
+            }
+            depth += step.symbols;
             at = step.node;
         }
     }

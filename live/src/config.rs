@@ -13,12 +13,15 @@ use thiserror::Error;
 mod check;
 mod discovery;
 mod keys_in_force;
+mod kv_events;
 mod residency;
 mod secret;
 mod sections;
 mod sharing;
 mod upstream;
 pub use discovery::Discovery;
+pub(crate) use kv_events::KvSource;
+pub use kv_events::{KvEvents, KvEventsOf};
 pub use residency::{Residency, ResidencyRule};
 pub use secret::Secret;
 pub use sections::{
@@ -71,6 +74,8 @@ pub struct Config {
     pub residency: Residency,
     /// Other routers of the same replicas.
     pub sharing: Sharing,
+    /// What engines publish of their KV caches.
+    pub kv_events: KvEvents,
     /// Probes and scrapes.
     pub probes: Probes,
     /// Limits on what clients can use.
@@ -113,6 +118,7 @@ impl Default for Config {
             discovery: Discovery::default(),
             residency: Residency::default(),
             sharing: Sharing::default(),
+            kv_events: KvEvents::default(),
             probes: Probes::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),

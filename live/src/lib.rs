@@ -7,6 +7,7 @@
 //! - `request` is the way of one request: admitted, announced to the core, sent to a replica, streamed back.
 //! - `driver` holds the core behind one lock: events in, commands to the requests' tasks out.
 //! - `upstream` connects to replicas, `wire` reads what requests and answers carry, `tokens` counts prompts.
+//! - `kv_events` follows what engines publish of their KV caches.
 //! - `signals` measures replicas and peers: round trips, loads, reports.
 //! - `sharing` exchanges what is learned with other routers of the same replicas.
 //! - `observe` is what operators see of decisions and requests; `admin` is the API they use, [`AdminClient`] its client.
@@ -27,6 +28,7 @@ pub mod discovery;
 mod driver;
 mod idle_timer;
 mod kept_ids;
+mod kv_events;
 mod models;
 mod observe;
 mod request;

@@ -4,8 +4,8 @@
 //! `table` (the requests in flight) → `submit` (validation, tokenizer, waiting queue) → `steps` (step times) → `pool`
 //! and `cache` (KV slots and the radix cache) → `running` (the running batch) → `pipeline` (the steps in progress) →
 //! `scheduler` and `admission` (choosing the next step) → `results` (processing a finished step) → `jump` (many decode
-//! steps at once) → `gauges` (metrics) → `lifecycle` (flush, crash, restart). `vllm` holds vLLM's scheduler and `blocks` its
-//! pool, which take the place of `pool` to `results`; the rest serves both kinds.
+//! steps at once) → `gauges` (metrics) → `lifecycle` (flush, crash, restart). `vllm` holds vLLM's scheduler, `blocks` its
+//! pool and `cache_log` what that does, which take the place of `pool` to `results`; the rest serves both kinds.
 //!
 //! The model follows SGLang 0.5.10 with its defaults: prefill runs before decode, chunks do not interleave with
 //! decode steps, and the scheduler works one batch ahead of the GPU (overlap):
@@ -23,6 +23,7 @@
 mod admission;
 mod blocks;
 mod cache;
+mod cache_log;
 mod config;
 mod gaps;
 mod gauges;
@@ -43,6 +44,7 @@ mod vllm;
 #[cfg(test)]
 mod tests;
 
+pub use cache_log::CacheEntry;
 pub use config::{ConfigError, EngineConfig, EngineKind};
 pub use gaps::{GapBucket, GapHistogram};
 pub use gauges::{Counters, Gauges, Loads};
@@ -120,6 +122,16 @@ impl Engine {
             meter: Meter::new(config.kv_tokens),
             config,
         })
+    }
+
+    /// Keeps what the cache of a vLLM engine does, for [`Self::take_cache_log`]. An SGLang engine's cache keeps no log.
+    pub fn log_cache(&mut self) {
+        self.vllm.pool.log.switch_on();
+    }
+
+    /// What the cache did since the last call, in order; `None` if some of it was lost because it was not taken in time.
+    pub fn take_cache_log(&mut self) -> Option<Vec<CacheEntry>> {
+        self.vllm.pool.log.take()
     }
 
     /// The settings of the engine.

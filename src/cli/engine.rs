@@ -4,7 +4,7 @@ use super::output::print_line;
 use super::process::StopSignal;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
-use gorgo_benchmark::emulator::{Emulator, EmulatorConfig};
+use gorgo_benchmark::emulator::{Emulator, EmulatorConfig, KvEventsConfig};
 use gorgo_core::settings::{current_preset_name, parse_assignment, set_key};
 use gorgo_core::suggest::with_suggestion;
 use gorgo_sim::engine::{EngineConfig, EngineKind};
@@ -53,6 +53,12 @@ pub(crate) struct EngineArgs {
     /// Answer /health after this long, ms; 0 is at once. SGLang takes 1000, vLLM 0
     #[arg(long)]
     health_ms: Option<f64>,
+    /// Publish KV events at this address, as vLLM 0.24 does with --kv-events-config; --kind vllm only
+    #[arg(long, value_name = "ADDR")]
+    kv_events: Option<SocketAddr>,
+    /// Answer requests for earlier batches of KV events at this address
+    #[arg(long, value_name = "ADDR", requires = "kv_events")]
+    kv_events_replay: Option<SocketAddr>,
     /// Require this bearer token
     #[arg(long, env = "GORGO_ENGINE_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
@@ -70,6 +76,9 @@ fn kind(text: &str) -> Result<EngineKind, String> {
 
 pub(super) fn run(args: &EngineArgs) -> anyhow::Result<()> {
     let config = config(args)?;
+    for address in args.kv_events.iter().chain(&args.kv_events_replay).filter(|address| !address.ip().is_loopback()) {
+        bail!("{address} can be reached from outside, and KV events ask for no key: listen on 127.0.0.1");
+    }
     if !args.listen.ip().is_loopback() && args.api_key.is_none() {
         bail!("{} can be reached from outside: give --api-key, or listen on 127.0.0.1", args.listen);
     }
@@ -117,6 +126,7 @@ fn config(args: &EngineArgs) -> anyhow::Result<EmulatorConfig> {
         health_ms: args.health_ms.unwrap_or(of_kind.health_ms),
         api_key: args.api_key.clone(),
         cold: args.cold,
+        kv_events: args.kv_events.map(|listen| KvEventsConfig { listen, replay: args.kv_events_replay }),
         ..of_kind
     })
 }

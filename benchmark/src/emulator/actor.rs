@@ -5,6 +5,7 @@
 
 use super::config::EmulatorConfig;
 use super::histograms::Histograms;
+use super::kv_events::Feed;
 use super::messages::{Command, Completed, RequestProgress, Snapshot};
 use crate::clock::Clock;
 use gorgo_core::{RequestId, Span, Time, TimeQueue};
@@ -26,6 +27,7 @@ struct Flight {
     /// Its TTFT is observed with its first token.
     ttft_at_once: bool,
     input_tokens: u32,
+    session: Option<String>,
     max_new_tokens: Option<u32>,
     last_token: Time,
 }
@@ -42,6 +44,8 @@ pub(super) struct Actor {
     outbox: TimeQueue<EngineEvent>,
     histograms: Arc<Mutex<Histograms>>,
     in_flight: Arc<AtomicUsize>,
+    /// Takes what the cache does, if that is published.
+    feed: Option<Feed>,
 }
 
 impl Actor {
@@ -50,12 +54,16 @@ impl Actor {
         config: &EmulatorConfig,
         histograms: Arc<Mutex<Histograms>>,
         in_flight: Arc<AtomicUsize>,
+        feed: Option<Feed>,
     ) -> Result<Self, ConfigError> {
         let engine_config = EngineConfig { stream_tokens: true, ..config.engine.clone() };
         let mut engine = Engine::new(engine_config, config.seed)?;
         if config.cold {
             engine.crash(Time::ZERO, &mut Vec::new());
             engine.restart(Time::ZERO);
+        }
+        if feed.is_some() {
+            engine.log_cache();
         }
         Ok(Self {
             engine,
@@ -66,6 +74,7 @@ impl Actor {
             outbox: TimeQueue::default(),
             histograms,
             in_flight,
+            feed,
         })
     }
 
@@ -82,6 +91,7 @@ impl Actor {
             let now = self.now();
             self.engine.advance(now, &mut events);
             self.queue_events(&mut events);
+            self.publish();
             self.report_due_events(now);
             let command = match held.pop_front() {
                 Some(command) => command,
@@ -141,14 +151,16 @@ impl Actor {
         let now = self.now();
         self.engine.advance(now, events);
         match command {
-            Command::Submit { request, stream, progress, accepted } => {
+            Command::Submit { request, stream, session, progress, accepted } => {
                 let (id, input_tokens, max_new_tokens) = (request.id, request.input_tokens, request.max_new_tokens);
                 let ttft_at_once = stream || self.engine.config().kind == EngineKind::Vllm;
                 let result = self.engine.submit(now, request);
                 if result.is_ok() {
                     progress.send_modify(|p| p.accepted = now);
-                    self.flights
-                        .insert(id, Flight { progress, ttft_at_once, input_tokens, max_new_tokens, last_token: now });
+                    self.flights.insert(
+                        id,
+                        Flight { progress, ttft_at_once, input_tokens, session, max_new_tokens, last_token: now },
+                    );
                 } else {
                     self.in_flight.fetch_sub(1, Ordering::AcqRel);
                 }
@@ -165,6 +177,9 @@ impl Actor {
             }
             Command::Crash => {
                 self.engine.crash(now, events);
+                // What the cache did until then goes down with the process.
+                self.engine.take_cache_log();
+                self.feed.iter_mut().for_each(Feed::crashed);
                 *self.histograms.lock() = Histograms::of(self.engine.config().kind);
             }
             Command::Restart { cold_start_s } => {
@@ -180,10 +195,23 @@ impl Actor {
                     }
                 }
                 self.engine.restart(now);
+                if let Some(feed) = &mut self.feed {
+                    self.engine.log_cache();
+                    feed.restarted();
+                }
             }
             Command::Hang(_) => {}
         }
         self.queue_events(events);
+        self.publish();
+    }
+
+    /// Publishes what the cache did.
+    fn publish(&mut self) {
+        if let Some(feed) = &mut self.feed {
+            let flights = &self.flights;
+            feed.publish(self.engine.take_cache_log(), |id| flights.get(&id)?.session.as_deref());
+        }
     }
 
     fn snapshot(&mut self, now: Time) -> Snapshot {

@@ -73,7 +73,7 @@ pub async fn chat(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes) 
         let max = b.max_completion_tokens.or(b.common.max_tokens);
         GenerateRequest::of_common(Path::Chat, prompt, b.common, max)
     });
-    respond(&app, request.and_then(|r| r.of_served_model(&app)), Path::Chat).await
+    respond(&app, &headers, request.and_then(|r| r.of_served_model(&app)), Path::Chat).await
 }
 
 /// `POST /v1/completions`.
@@ -90,7 +90,7 @@ pub async fn completions(State(app): State<Arc<App>>, headers: HeaderMap, body: 
         let max = b.common.max_tokens.or(Some(16));
         GenerateRequest::of_common(Path::Completion, prompt, b.common, max)
     });
-    respond(&app, request.and_then(|r| r.of_served_model(&app)), Path::Completion).await
+    respond(&app, &headers, request.and_then(|r| r.of_served_model(&app)), Path::Completion).await
 }
 
 /// `POST` or `PUT /generate`.
@@ -118,7 +118,7 @@ pub async fn generate(State(app): State<Arc<App>>, headers: HeaderMap, body: Byt
             continuous_usage: false,
         })
     });
-    respond(&app, request, Path::Generate).await
+    respond(&app, &headers, request, Path::Generate).await
 }
 
 impl GenerateRequest {
@@ -185,9 +185,15 @@ struct Submitted {
     stream: bool,
 }
 
-async fn respond(app: &Arc<App>, request: Result<GenerateRequest, ApiError>, path: Path) -> Response<Body> {
+async fn respond(
+    app: &Arc<App>,
+    headers: &HeaderMap,
+    request: Result<GenerateRequest, ApiError>,
+    path: Path,
+) -> Response<Body> {
+    let session = headers.get("x-session-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
     match request {
-        Ok(request) => match submit(app, request).await {
+        Ok(request) => match submit(app, request, session).await {
             Ok(submitted) if submitted.stream => stream_response(submitted).await,
             Ok(submitted) => whole_response(submitted).await,
             Err(response) => response,
@@ -197,7 +203,11 @@ async fn respond(app: &Arc<App>, request: Result<GenerateRequest, ApiError>, pat
 }
 
 /// Submits a request to the engine; the error is the response to send.
-async fn submit(app: &Arc<App>, request: GenerateRequest) -> Result<Submitted, Response<Body>> {
+async fn submit(
+    app: &Arc<App>,
+    request: GenerateRequest,
+    session: Option<String>,
+) -> Result<Submitted, Response<Body>> {
     let GenerateRequest { path, stream, max_new, .. } = request;
     let (engine_request, answer) =
         request.prompt.into_request(max_new, request.ignore_eos, request.custom.output_tokens);
@@ -214,7 +224,7 @@ async fn submit(app: &Arc<App>, request: GenerateRequest) -> Result<Submitted, R
         continuous_usage: request.continuous_usage,
         cache_report: app.config.cache_report,
     };
-    let ticket = app.engine.submit(engine_request, stream).await;
+    let ticket = app.engine.submit_of(engine_request, stream, session).await;
     let Ticket { id, progress } = ticket.map_err(|error| engine_error_response(&error, &writer, stream))?;
     if !app.register(&writer.rid, id) {
         app.engine.cancel(id);

@@ -1,5 +1,6 @@
 //! Settings of an emulated server, and their validation.
 
+use super::kv_events::KvEventsConfig;
 use crate::input_error::InputError;
 use gorgo_sim::engine::{EngineConfig, EngineKind};
 
@@ -41,6 +42,8 @@ pub struct EmulatorConfig {
     pub max_connections: usize,
     /// Start like a restarted engine: load the weights first (`cold_start_s` of the engine).
     pub cold: bool,
+    /// Publish KV events there (vLLM only); none without.
+    pub kv_events: Option<KvEventsConfig>,
 }
 
 impl Default for EmulatorConfig {
@@ -63,6 +66,7 @@ impl Default for EmulatorConfig {
             max_body_bytes: 32 << 20,
             max_connections: 8192,
             cold: false,
+            kv_events: None,
         }
     }
 }
@@ -99,6 +103,9 @@ impl EmulatorConfig {
         }
         if !(1..=64).contains(&self.bytes_per_token) {
             return Err(format!("bytes_per_token is {}: give 1 to 64; 4 is usual", self.bytes_per_token).into());
+        }
+        if self.kv_events.is_some() && self.engine.kind != EngineKind::Vllm {
+            return Err("kv_events is set: only the emulated vLLM publishes them; choose the kind vllm".into());
         }
         if self.max_in_flight == 0 || self.max_connections == 0 || self.max_body_bytes == 0 {
             return Err("max_in_flight, max_connections and max_body_bytes must be at least 1".into());

@@ -3,6 +3,7 @@
 use super::actor::Actor;
 use super::config::EmulatorConfig;
 use super::histograms::Histograms;
+use super::kv_events::Feed;
 use super::messages::{Command, RequestProgress, Snapshot};
 use gorgo_core::RequestId;
 use gorgo_sim::engine::{ConfigError, EngineError, EngineRequest};
@@ -44,15 +45,15 @@ pub struct Ticket {
 }
 
 impl EngineHandle {
-    /// Starts the thread.
+    /// Starts the thread, which tells `feed` what its cache does.
     ///
     /// # Errors
     /// An engine setting is out of range, or the system has no thread left.
-    pub fn start(config: &EmulatorConfig) -> Result<Self, EngineStartError> {
+    pub(super) fn start(config: &EmulatorConfig, feed: Option<Feed>) -> Result<Self, EngineStartError> {
         let (commands, inbox) = mpsc::channel();
         let histograms = Arc::new(Mutex::new(Histograms::of(config.engine.kind)));
         let in_flight = Arc::new(AtomicUsize::new(0));
-        let mut actor = Actor::new(config, Arc::clone(&histograms), Arc::clone(&in_flight))?;
+        let mut actor = Actor::new(config, Arc::clone(&histograms), Arc::clone(&in_flight), feed)?;
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || actor.run(&inbox))?;
         let next_id = Arc::new(AtomicU64::new(1));
         Ok(Self { commands, histograms, next_id, in_flight, max_in_flight: config.max_in_flight })
@@ -62,7 +63,20 @@ impl EngineHandle {
     ///
     /// # Errors
     /// The engine's error; too many requests in flight count as a full queue.
-    pub async fn submit(&self, mut request: EngineRequest, stream: bool) -> Result<Ticket, EngineError> {
+    pub async fn submit(&self, request: EngineRequest, stream: bool) -> Result<Ticket, EngineError> {
+        self.submit_of(request, stream, None).await
+    }
+
+    /// Submits a request of a session, which its KV events name.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn submit_of(
+        &self,
+        mut request: EngineRequest,
+        stream: bool,
+        session: Option<String>,
+    ) -> Result<Ticket, EngineError> {
         if self.in_flight.fetch_add(1, Ordering::AcqRel) >= self.max_in_flight {
             self.in_flight.fetch_sub(1, Ordering::AcqRel);
             return Err(EngineError::QueueFull);
@@ -71,7 +85,7 @@ impl EngineHandle {
         request.id = id;
         let (progress, watcher) = watch::channel(RequestProgress::default());
         let (accepted, answer) = oneshot::channel();
-        let _ = self.commands.send(Command::Submit { request, stream, progress, accepted });
+        let _ = self.commands.send(Command::Submit { request, stream, session, progress, accepted });
         match answer.await {
             Ok(Ok(())) => Ok(Ticket { id, progress: watcher }),
             Ok(Err(error)) => Err(error),

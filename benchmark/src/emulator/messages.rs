@@ -55,6 +55,7 @@ pub(super) enum Command {
     Submit {
         request: EngineRequest,
         stream: bool,
+        session: Option<String>,
         progress: watch::Sender<RequestProgress>,
         accepted: oneshot::Sender<Result<(), EngineError>>,
     },

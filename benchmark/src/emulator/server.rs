@@ -3,6 +3,7 @@
 use super::app::{App, Process};
 use super::config::EmulatorConfig;
 use super::handle::{EngineHandle, EngineStartError};
+use super::kv_events::{self, Feed, KvEventsConfig, Sockets};
 use super::routes::routes;
 use crate::input_error::InputError;
 use crate::timer::PreciseTimer;
@@ -51,6 +52,8 @@ pub struct Emulator {
     addr: SocketAddr,
     app: Arc<App>,
     accepting: JoinHandle<()>,
+    kv_events: Option<KvEventsConfig>,
+    publishing: Option<JoinHandle<()>>,
 }
 
 impl Emulator {
@@ -60,17 +63,33 @@ impl Emulator {
     /// A setting is out of range, or the address cannot be bound.
     pub async fn start(config: EmulatorConfig, listen: SocketAddr) -> Result<Self, StartError> {
         config.validate()?;
-        let engine = EngineHandle::start(&config)?;
+        let (sockets, feed) = match config.kv_events {
+            Some(kv_events) => {
+                let bound = Sockets::bind(kv_events).await;
+                let sockets = bound.map_err(|(addr, source)| StartError::Listen { addr, source })?;
+                (Some(sockets), Some(Feed::new()))
+            }
+            None => (None, None),
+        };
+        let (feed, fed) = feed.unzip();
+        let engine = EngineHandle::start(&config, feed)?;
         let listener = bind(listen).await?;
+        let kv_events = sockets.as_ref().map(|sockets| sockets.at);
+        let publishing = sockets.zip(fed).map(|(sockets, fed)| tokio::spawn(kv_events::publish(fed, sockets)));
         let addr = listener.local_addr()?;
         let app = App::new(config, engine, PreciseTimer::start()?);
         let accepting = tokio::spawn(run(Arc::clone(&app), listener, addr));
-        Ok(Self { addr, app, accepting })
+        Ok(Self { addr, app, accepting, kv_events, publishing })
     }
 
     /// Address the server listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where it publishes KV events, with the ports that were free; `None` if it does not.
+    pub fn kv_events(&self) -> Option<KvEventsConfig> {
+        self.kv_events
     }
 
     /// Base URL of the server.
@@ -110,6 +129,7 @@ impl Emulator {
 impl Drop for Emulator {
     fn drop(&mut self) {
         self.accepting.abort();
+        self.publishing.iter().for_each(JoinHandle::abort);
         // No task accepts connections any more; this cuts the open ones.
         self.app.process.send_replace(Process::Crashed { until: Instant::now(), cold_start_s: None });
     }

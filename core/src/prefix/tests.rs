@@ -117,6 +117,9 @@ impl Naive {
             (1..=key.len()).rev().find(|&end| self.held[r].contains_key(&key[..end])).unwrap_or(0) as u32
         })
     }
+    fn cut(&mut self, key: &str, keep: usize, replica: usize) {
+        self.truncate(key, keep, replica, u64::MAX);
+    }
     fn truncate(&mut self, key: &str, tokens: usize, replica: usize, since: u64) {
         let Some(cut) = key.get(..(tokens + 1).min(key.len())).filter(|c| c.len() > tokens) else { return };
         self.held[replica].retain(|k, used| !k.starts_with(cut) || *used > since);
@@ -127,6 +130,7 @@ impl Naive {
 enum Op {
     Insert(String, usize),
     Truncate(String, usize, usize, u64),
+    Cut(String, usize, usize),
     Forget(usize),
     Lookup(String),
 }
@@ -136,6 +140,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         5 => (key, 0..3usize).prop_map(|(k, r)| Op::Insert(k, r)),
         2 => (key, 0..8usize, 0..3usize, 0..4u64).prop_map(|(k, n, r, back)| Op::Truncate(k, n, r, back)),
+        2 => (key, 0..9usize, 0..3usize).prop_map(|(k, n, r)| Op::Cut(k, n, r)),
         1 => (0..3usize).prop_map(Op::Forget),
         4 => "[ab]{0,10}".prop_map(Op::Lookup),
     ]
@@ -154,6 +159,7 @@ proptest! {
                     index.truncate(k.as_bytes(), n as u32, R[r], Stamp(since));
                     naive.truncate(&k, n, r, since);
                 }
+                Op::Cut(k, n, r) => { index.cut(k.as_bytes(), n, R[r]); naive.cut(&k, n, r); }
                 Op::Forget(r) => { index.forget(R[r]); naive.held[r].clear(); }
                 Op::Lookup(k) => prop_assert_eq!(lookup(&index, &k), naive.lookup(&k)),
             }
@@ -171,6 +177,7 @@ proptest! {
             match op {
                 Op::Insert(k, r) => insert(&mut index, &k, R[r]),
                 Op::Truncate(k, n, r, _) => index.truncate(k.as_bytes(), n as u32, R[r], index.stamp()),
+                Op::Cut(k, n, r) => index.cut(k.as_bytes(), n, R[r]),
                 Op::Forget(r) => index.forget(R[r]),
                 Op::Lookup(k) => { lookup(&index, &k); }
             }

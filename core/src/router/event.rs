@@ -3,6 +3,7 @@
 use super::RouterConfig;
 use crate::fleet::{EngineReport, Load, PeerReport, ReplicaSpec, SavedRates};
 use crate::judgement::Failure;
+use crate::kv_events::CacheChange;
 use crate::network::Transport;
 use crate::policy::{Candidate, CostTerms, PolicyConfig, RequestInfo};
 use crate::residency::Fence;
@@ -192,6 +193,13 @@ pub enum ReplicaEvent {
     Flushed {
         /// Which replica.
         replica: ReplicaId,
+    },
+    /// An engine published what happens in its KV cache: see [`crate::kv_events`].
+    Cache {
+        /// Which replica.
+        replica: ReplicaId,
+        /// What it changes, in order.
+        changes: Vec<CacheChange>,
     },
     /// A peer of the same replicas told its own requests at them; it has none at those that it does not name.
     PeerLoads {

@@ -3,6 +3,7 @@
 use super::fence::lacks;
 use super::{Action, EndReason, Failure, Flight, ReplicaEvent, Router, State};
 use crate::fleet::{EngineReading, Health, Kind, Load, Replica, ReplicaSpec};
+use crate::kv_events::CacheChange;
 use crate::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId, Time};
 
 impl Router {
@@ -16,7 +17,9 @@ impl Router {
                 at.asked(now);
                 if report.kv_tokens > 0 && at.spec.kv_tokens != Some(report.kv_tokens) {
                     at.spec.kv_tokens = Some(report.kv_tokens);
-                    self.index.set_budget(replica, report.kv_tokens);
+                    if at.measured_tokens.is_none() {
+                        self.index.set_budget(replica, report.kv_tokens);
+                    }
                 }
             }
             ReplicaEvent::Probed { replica, rtt_ms } => {
@@ -57,6 +60,11 @@ impl Router {
             }
             ReplicaEvent::Removed { replica } => self.removed(now, replica, actions),
             ReplicaEvent::Flushed { replica } => self.index.forget(replica),
+            ReplicaEvent::Cache { replica, changes } => {
+                for change in changes {
+                    self.cache_changed(replica, change);
+                }
+            }
             ReplicaEvent::PeerLoads { peer, loads } => {
                 let mut by_slot = vec![Load::default(); self.replicas.len()];
                 // The first of several rows about one replica counts.
@@ -75,6 +83,20 @@ impl Router {
                     self.index.insert(&symbols, tokens, replica);
                 }
             }
+        }
+    }
+
+    /// Takes over what an engine told of its cache.
+    fn cache_changed(&mut self, replica: ReplicaId, change: CacheChange) {
+        let Some(at) = self.replica_mut(replica) else { return };
+        match change {
+            CacheChange::Cleared => self.index.forget(replica),
+            CacheChange::Measured(tokens) => {
+                at.measured_tokens = tokens;
+                let budget = tokens.or(at.spec.kv_tokens).unwrap_or(self.index.default_budget());
+                self.index.set_budget(replica, budget);
+            }
+            CacheChange::Evicted { symbols, keep } => self.index.cut(&symbols, keep, replica),
         }
     }
 

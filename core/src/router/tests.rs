@@ -375,6 +375,7 @@ fn a_deadline_passes_before_the_first_token_only() {
 mod admission;
 mod faults;
 mod fence;
+mod kv_events;
 mod sharing;
 mod slots;
 mod soak;

@@ -4,6 +4,7 @@
 mod architecture;
 mod circles;
 mod code_map;
+mod kv_events;
 mod page;
 mod peering;
 mod runs;

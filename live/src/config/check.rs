@@ -86,6 +86,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     config.residency.check()?;
     egress(config)?;
     config.sharing.check()?;
+    config.kv_events.check()?;
     if config.role == Role::Edge && !config.sharing.peers.is_empty() {
         let advice = "an edge's peers stand in `peers`; routers that share replicas are proxies";
         return bad("sharing.peers", &"set for an edge", advice);

@@ -53,6 +53,10 @@ pub(crate) enum Change {
     Restarted { replica: String },
     /// Several engines answer under one name.
     SeveralEngines { replica: String },
+    /// A replica's KV events are read, for the first time or again.
+    KvEventsUp { replica: String },
+    /// They are not read any more.
+    KvEventsDown { replica: String, why: String },
     /// A replica refuses this router's key.
     KeyRefused { replica: String, status: u16 },
     /// Another policy, or other settings of it.
@@ -94,6 +98,7 @@ impl Change {
             Self::EndpointRefused { endpoint, .. } => (14, endpoint),
             Self::NoneInside => (15, ""),
             Self::NotAdmitted { .. } => (16, ""),
+            Self::KvEventsUp { replica } | Self::KvEventsDown { replica, .. } => (17, replica),
         }
     }
 
@@ -107,6 +112,7 @@ impl Change {
                 | Self::SourceStale { .. }
                 | Self::EndpointRefused { .. }
                 | Self::KeyRefused { .. }
+                | Self::KvEventsDown { .. }
                 | Self::QueueFull
                 | Self::NoneInside
                 | Self::NotAdmitted { .. }
@@ -135,6 +141,10 @@ impl fmt::Display for Change {
                 "several engines answer as replica {replica}: name each engine by its own address; restarts are no longer \
                  told apart"
             ),
+            Self::KvEventsUp { replica } => write!(f, "KV events of replica {replica} are read"),
+            Self::KvEventsDown { replica, why } => {
+                write!(f, "KV events of replica {replica} are not read, its cache is predicted: {why}")
+            }
             Self::KeyRefused { replica, status } => {
                 write!(f, "replica {replica} refuses this router's key ({status}): set its api_key")
             }

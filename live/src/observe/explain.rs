@@ -128,6 +128,7 @@ fn outlined(row: &RequestEntry) -> Value {
         "replica": row.replica.as_ref().map(|replica| &*replica.name), "attempts": row.attempts,
         "predicted_ttft_ms": row.predicted_ttft_ms, "actual_ttft_ms": actual,
         "predicted_cached_tokens": row.predicted_cached_tokens, "actual_cached_tokens": row.cached_tokens,
+        "held_cached_tokens": row.held_tokens,
     })
 }
 

@@ -1,6 +1,7 @@
 //! The router's own Prometheus metrics. Labels are bounded: names of replicas, reasons, policies,
 //! limits, and models as [`series`] counts them.
 
+use crate::kv_events::KvFigures;
 use crate::observe::request_log::RequestEntry;
 use gorgo_core::fleet::{EngineReport, Learned, Load};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -70,6 +71,8 @@ pub struct ReplicaGauges {
     pub rtt_age_s: Option<f64>,
     /// The engine's last report, and its age in seconds; `None` before the first.
     pub engine: Option<(EngineReport, f64)>,
+    /// What it publishes of its KV cache, if that is read.
+    pub(crate) kv: Option<KvFigures>,
     /// Learned rates.
     pub learned: Learned,
     /// Standard deviations of the prefill rate (ms per token) and of the offset (ms).
@@ -148,6 +151,7 @@ pub struct Metrics {
     engine_capacity: Family<ReplicaLabel, Level>,
     engine_age: Family<ReplicaLabel, Level>,
     learned: [Family<ReplicaLabel, Level>; 8],
+    kv: [Family<ReplicaLabel, Level>; 8],
     limits: Family<LimitLabel, Level>,
     limits_used: Family<LimitLabel, Level>,
     policy: Family<PolicyLabel, Level>,
@@ -263,6 +267,21 @@ impl Default for Metrics {
                     "95th percentile of times to first token over their predictions"
                 ),
                 add!(Family::default(), "replica_learned_kappa", "Learned price of a millisecond of other requests"),
+            ],
+            kv: [
+                add!(Family::default(), "replica_kv_events_up", "1 if its KV events are read"),
+                add!(Family::default(), "replica_kv_events_age", "Age of the last batch of KV events", Unit::Seconds),
+                add!(Family::default(), "replica_kv_resident_tokens", "Tokens its KV events show as cached"),
+                add!(Family::default(), "replica_kv_measured_tokens", "Tokens that fit into its cache, as measured"),
+                add!(
+                    Family::default(),
+                    "replica_kv_residence",
+                    "Mean time from storing a block to its removal",
+                    Unit::Seconds
+                ),
+                add!(Family::default(), "replica_kv_event_batches", "Batches of KV events read since it joined"),
+                add!(Family::default(), "replica_kv_event_gaps", "Times that batches were lost since it joined"),
+                add!(Family::default(), "replica_kv_event_cuts", "Paths cut in the index by removals since it joined"),
             ],
             limits: add!(Family::default(), "limit", "A limit of this router"),
             limits_used: add!(Family::default(), "limit_used", "How much of a limit is in use"),
@@ -421,6 +440,25 @@ impl Metrics {
                 Some(r.learned.kappa),
             ];
             for (family, value) in self.learned.iter().zip(values) {
+                if let Some(value) = value {
+                    family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
+                }
+            }
+        }
+        self.kv.iter().for_each(Family::clear);
+        for r in &levels.replicas {
+            let Some(kv) = &r.kv else { continue };
+            let values = [
+                Some(f64::from(kv.is_up)),
+                kv.age_s,
+                Some(kv.resident_tokens as f64),
+                kv.measured_tokens.map(|tokens| tokens as f64),
+                kv.residence_s,
+                Some(kv.batches as f64),
+                Some(kv.gaps as f64),
+                Some(kv.cuts as f64),
+            ];
+            for (family, value) in self.kv.iter().zip(values) {
                 if let Some(value) = value {
                     family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
                 }

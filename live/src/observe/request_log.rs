@@ -29,6 +29,8 @@ pub struct RequestEntry {
     pub predicted_cached_tokens: u32,
     /// Cached prompt tokens as the engine reported.
     pub cached_tokens: Option<u32>,
+    /// Cached prompt tokens by the engine's KV events: those before the first block it stored for the request.
+    pub held_tokens: Option<u32>,
     /// Arrival.
     pub arrived: Time,
     /// Last dispatch.
@@ -147,6 +149,7 @@ impl Default for RequestEntry {
             output_tokens: 0,
             predicted_cached_tokens: 0,
             cached_tokens: None,
+            held_tokens: None,
             arrived: Time::ZERO,
             dispatched: None,
             first_token: None,

@@ -31,8 +31,10 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use memchr::memmem;
 use smallvec::SmallVec;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// An admitted request, kept until its answer begins: any replica the core names gets it. Boxed, since it is large.
@@ -52,6 +54,8 @@ pub(super) struct ClientRequest {
     /// The whole of `incoming`.
     body: Bytes,
     hops: u8,
+    /// Its prompt and tokens as the core knows them.
+    prompt: (Arc<[u64]>, u32),
     /// Where it may go, for routers behind this one.
     fence: Option<Fence>,
     /// Holds the body's bytes of `limits.bodies_bytes`.
@@ -92,6 +96,7 @@ impl ClientRequest {
         };
         let (parts, incoming) = request.into_parts();
         let (permit, body, hops, fence, _body_permit) = (Some(permit), Bytes::new(), 0, None, None);
+        let prompt = (Arc::from([]), 0);
         Ok(Box::new(Self {
             context,
             config,
@@ -104,6 +109,7 @@ impl ClientRequest {
             incoming,
             body,
             hops,
+            prompt,
             fence,
             _body_permit,
         }))
@@ -157,6 +163,7 @@ impl ClientRequest {
             head: found.as_ref().map_or(0, |f| f.prompt.head),
         };
         let symbols = found.as_ref().map_or_else(|| Arc::from([]), |f| Arc::clone(&f.prompt.symbols));
+        self.prompt = (Arc::clone(&symbols), tokens.all);
         let model = named_model(&parts.uri, found.as_ref());
         let named = Named { model, has_prompt: self.has_prompt };
         let fence = state.residency().fence(&parts.headers, named, flags.fence);
@@ -220,7 +227,18 @@ impl ClientRequest {
         if dispatch.forward {
             request.headers_mut().insert(headers::HOP, HeaderValue::from(u16::from(self.hops.saturating_add(1))));
         }
+        if let Some(streams) = upstream.kv.get().filter(|streams| streams.tags() && self.may_be_tagged(upstream)) {
+            let (symbols, tokens) = &self.prompt;
+            let tag = streams.dispatched(self.context.state.seed, dispatch, symbols, *tokens);
+            request.headers_mut().insert(headers::SESSION, tag);
+        }
         request
+    }
+
+    /// Whether the engine names blocks by the session of their request, and the client named none.
+    fn may_be_tagged(&self, upstream: &Upstream) -> bool {
+        let is_vllm = upstream.vllm.load(Ordering::Relaxed);
+        is_vllm && self.has_prompt && !self.flags.session && memmem::find(&self.body, b"\"session_id\"").is_none()
     }
 }
 

@@ -122,6 +122,7 @@ impl RequestGuard {
         row.replica = Some(RoutedReplica { slot: dispatch.replica.0, name: Arc::clone(&to.label) });
         row.predicted_ttft_ms = dispatch.predicted_ttft_ms;
         (row.predicted_cached_tokens, row.cached_tokens) = (dispatch.cached_tokens, None);
+        row.held_tokens = None;
         let chosen = decision.as_ref().and_then(|d| d.candidates.get(d.chosen?));
         row.rtt_ms = chosen.map_or(0.0, |one| one.candidate.rtt_ms);
         row.decision = decision.as_deref().map(DecisionSummary::of).unwrap_or_default();
@@ -177,6 +178,7 @@ impl RequestGuard {
         self.mailbox.stop_waking();
         let Some(now) = self.context.state.driver.handle_if_quiet(&self.mailbox, event) else {
             (self.row.counted_tokens, self.row.output_tokens, self.row.cached_tokens) = (None, 0, None);
+            self.row.held_tokens = None;
             return false;
         };
         self.row.first_token = Some(now);
@@ -201,6 +203,14 @@ impl RequestGuard {
             }
             let prompt_tokens = usage.prompt_tokens.unwrap_or(self.row.prompt_tokens);
             answer = learning.answer(tap, prompt_tokens, self.row.output_tokens);
+        }
+        if let (Some(learning), Some((upstream, dispatch))) = (&self.learning, &self.current)
+            && let Some(streams) = upstream.kv.get().filter(|streams| streams.tags())
+        {
+            let tokens = usage.prompt_tokens.unwrap_or(self.row.prompt_tokens);
+            let symbols = &learning.prompt.symbols;
+            let sent = (self.id, dispatch.attempt);
+            self.row.held_tokens = streams.finished(state.seed, sent, symbols, tokens, answer.as_ref());
         }
         let usage = Usage { cached_tokens: usage.cached_tokens, output_tokens: self.row.output_tokens };
         RequestEvent::Finished { id: self.id, attempt: self.attempt(), usage, answer }

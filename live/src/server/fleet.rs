@@ -1,6 +1,7 @@
 //! Adds replicas and peers to the router and starts their probes and scrapes.
 
 use crate::config::{Config, ReplicaConfig, Role};
+use crate::kv_events;
 use crate::signals::probe;
 use crate::state::{AddError, AppState};
 use crate::upstream::replica::Upstream;
@@ -15,6 +16,7 @@ pub(crate) fn join(state: &Arc<AppState>, replica: &ReplicaConfig, kind: Kind) -
     let upstream = state.add(replica, kind)?;
     state.joined.lock().insert(upstream.name.clone(), (replica.clone(), kind));
     probe::watch(state, &upstream);
+    kv_events::watch(state, &upstream);
     Ok(upstream)
 }
 

@@ -81,6 +81,7 @@ fn refuse_fixed_keys(old: &Config, new: &Config) -> Result<(), ConfigError> {
         ("upstream", old.upstream == new.upstream),
         ("discovery", old.discovery == new.discovery),
         ("sharing", old.sharing == new.sharing),
+        ("kv_events", old.kv_events == new.kv_events),
         ("seed", old.seed == new.seed),
         ("tokenizer", old.tokenizer == new.tokenizer),
         ("limits.tokenizer_entries", old.limits.tokenizer_entries == new.limits.tokenizer_entries),

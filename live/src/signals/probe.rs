@@ -219,6 +219,7 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
                     Ok((status, body)) if status.is_success() => {
                         let page = scrape::metrics(&String::from_utf8_lossy(&body));
                         upstream.sglang.store(page.sglang, Ordering::Relaxed);
+                        upstream.vllm.store(page.vllm, Ordering::Relaxed);
                         match restarts.look(&page) {
                             Seen::Same => {}
                             Seen::Restarted => {

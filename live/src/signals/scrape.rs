@@ -11,6 +11,8 @@ pub(crate) struct Page {
     pub report: Option<EngineReport>,
     /// Whether it is SGLang's.
     pub sglang: bool,
+    /// Whether it is vLLM's.
+    pub vllm: bool,
     /// Start time of the process, if reported, s since 1970.
     pub started: Option<f64>,
     /// Requests since the start: a smaller number than before means a restart.
@@ -101,6 +103,7 @@ pub(crate) fn metrics(text: &str) -> Page {
             _ => {}
         }
         page.sglang |= sample.name.starts_with("sglang:");
+        page.vllm |= sample.name.starts_with("vllm:");
     }
     let mut report = EngineReport {
         running: running.sum() as u32,
@@ -268,7 +271,7 @@ mod tests {
              vllm:cache_config_info{block_size=\"16\",num_gpu_blocks=\"1000\"} 1.0\nprocess_start_time_seconds 5.0\n",
         );
         let report = EngineReport { running: 2, queued: 1, used_tokens: 4_000, kv_tokens: 16_000 };
-        assert_eq!((page.report, page.sglang, page.started), (Some(report), false, Some(5.0)));
+        assert_eq!((page.report, page.sglang, page.vllm, page.started), (Some(report), false, true, Some(5.0)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A replica as this process connects to it: address, headers, connection pool, probes. Its load and health are the
 //! core's `Replica`.
 
+use crate::kv_events::KvStreams;
 use crate::upstream::connect::Endpoint;
 use crate::upstream::pool::IdlePool;
 use gorgo_core::fleet::Kind;
@@ -62,6 +63,10 @@ pub struct Upstream {
     pub clock_offset_ns: AtomicI64,
     /// Whether the engine's metrics are SGLang's.
     pub sglang: AtomicBool,
+    /// Whether the engine's metrics are vLLM's.
+    pub(crate) vllm: AtomicBool,
+    /// What it publishes of its KV cache, if that is read.
+    pub(crate) kv: OnceLock<Arc<KvStreams>>,
     /// Whether it has refused this router's key since it answered last; for the log.
     pub(crate) refuses_key: AtomicBool,
     /// Requests dispatched to it since the router started.
@@ -100,6 +105,8 @@ impl Upstream {
             authorization: Authorization::None,
             clock_offset_ns: AtomicI64::new(0),
             sglang: AtomicBool::new(false),
+            vllm: AtomicBool::new(false),
+            kv: OnceLock::new(),
             refuses_key: AtomicBool::new(false),
             dispatched: AtomicU64::new(0),
             dispatches: OnceLock::new(),

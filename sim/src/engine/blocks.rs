@@ -6,6 +6,8 @@
 //!
 //! Invariant: a block is on the free list exactly while it has no holder, so `free + used` is the size of the pool.
 
+use super::cache_log::CacheLog;
+use gorgo_core::RequestId;
 use rustc_hash::FxHashMap;
 use std::collections::hash_map::Entry;
 
@@ -34,6 +36,7 @@ pub(super) struct BlockPool {
     free: u32,
     /// Blocks on the free list that can still be found.
     free_cached: u32,
+    pub(super) log: CacheLog,
 }
 
 impl BlockPool {
@@ -84,18 +87,27 @@ impl BlockPool {
         let key = taken.key.take();
         if let Some(key) = key {
             self.cached.remove(&key);
+            self.log.removed(key);
         }
         Some((block, key.is_some()))
     }
 
-    /// Gives a held block its content. If another block has the same content already, that one stays the cached one.
-    pub(super) fn set_key(&mut self, block: u32, key: u64) {
-        if let Some(old) = self.blocks[block as usize].key.take() {
+    /// Gives a held block its content, which follows `parent`, for a request. If another block has the same content
+    /// already, that one stays the cached one.
+    pub(super) fn set_key(&mut self, block: u32, key: u64, parent: Option<u64>, request: RequestId) {
+        let old = self.blocks[block as usize].key;
+        if old == Some(key) {
+            return;
+        }
+        if let Some(old) = old {
+            self.blocks[block as usize].key = None;
             self.cached.remove(&old);
+            self.log.removed(old);
         }
         if let Entry::Vacant(slot) = self.cached.entry(key) {
             slot.insert(block);
             self.blocks[block as usize].key = Some(key);
+            self.log.stored(request, key, parent);
         }
     }
 
@@ -113,6 +125,7 @@ impl BlockPool {
         self.cached.clear();
         self.blocks.iter_mut().for_each(|block| block.key = None);
         self.free_cached = 0;
+        self.log.cleared();
     }
 
     fn push_free(&mut self, block: u32) {
@@ -168,7 +181,7 @@ mod tests {
         let blocks: Vec<u32> = (0..3).map(|_| pool.take().unwrap().0).collect();
         assert_eq!(pool.take(), None);
         for (&block, key) in blocks.iter().zip([10, 11, 12]) {
-            pool.set_key(block, key);
+            pool.set_key(block, key, None, RequestId(1));
         }
         blocks.iter().rev().for_each(|&block| pool.release(block));
         assert_eq!((pool.free(), pool.free_cached()), (3, 3));
@@ -189,10 +202,10 @@ mod tests {
     fn equal_content_is_found_once_and_forgotten_content_not_at_all() {
         let mut pool = BlockPool::new(2);
         let (a, b) = (pool.take().unwrap().0, pool.take().unwrap().0);
-        pool.set_key(a, 7);
-        pool.set_key(b, 7);
+        pool.set_key(a, 7, None, RequestId(1));
+        pool.set_key(b, 7, None, RequestId(1));
         assert_eq!(pool.find(7), Some((a, false)));
-        pool.set_key(a, 8);
+        pool.set_key(a, 8, None, RequestId(1));
         assert_eq!((pool.find(7), pool.find(8)), (None, Some((a, false))), "a block has one content");
         pool.release(a);
         pool.forget();

@@ -39,7 +39,11 @@ impl Engine {
     pub fn crash(&mut self, now: Time, out: &mut Vec<EngineEvent>) {
         self.advance(now, out);
         self.pool.reset(self.pool.block_tokens());
+        let logs = self.vllm.pool.log.is_on();
         self.vllm = Vllm::new(self.config.blocks_of_tokens());
+        if logs {
+            self.log_cache();
+        }
         self.inbox.clear();
         self.waiting.clear();
         self.chunked = None;

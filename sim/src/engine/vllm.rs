@@ -227,8 +227,12 @@ impl Engine {
         // Once the answer is known, the prompt's last partial block of the trace is part of a whole one.
         let from =
             if finished { req.symbols.min((req.input / per * per / BLOCK_TOKENS) as usize) } else { req.symbols };
+        let logs = self.vllm.pool.log.is_on() && from < full;
+        let mut parent = from.checked_sub(1).filter(|_| logs).map(|before| key(req, per, before as u32, finished));
         for index in from..full.min(req.held.len()) {
-            self.vllm.pool.set_key(req.held[index], key(req, per, index as u32, finished));
+            let content = key(req, per, index as u32, finished);
+            self.vllm.pool.set_key(req.held[index], content, parent, req.id);
+            parent = Some(content);
         }
         req.symbols = full.max(req.symbols);
     }

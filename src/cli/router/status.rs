@@ -76,8 +76,14 @@ pub(in crate::cli) fn telling_error(row: &Value) -> Option<(&str, f64)> {
 fn note(row: &Value) -> String {
     match telling_error(row) {
         Some((why, _)) => format!("{why} ({} ago)", time(&row["last_error_age_ms"])),
-        None => String::new(),
+        None => silent_events(row).map_or_else(String::new, |why| format!("its KV events are not read: {why}")),
     }
+}
+
+/// Why a replica's KV events are not read, if they should be.
+fn silent_events(row: &Value) -> Option<&str> {
+    let streams = row["kv_events"].as_array()?;
+    streams.iter().find(|stream| stream["state"] == "down")?["error"].as_str()
 }
 
 /// A column: its title, and what it shows of a replica.
@@ -199,6 +205,14 @@ mod tests {
         assert!(lines[5].contains("down") && lines[5].contains("unknown") && lines[5].contains("never"), "{text}");
         assert!(lines[5].ends_with("cannot connect: Connection refused (os error 111) (12.0 s ago)"), "{text}");
         assert!(lines[5].contains("?/?") && !lines[5].contains("0.000"), "{text}");
+    }
+
+    #[test]
+    fn a_silent_stream_of_kv_events_is_noted() {
+        let mut rows = rows();
+        rows[0]["kv_events"] = json!([{"state": "up", "error": null}, {"state": "down", "error": "refused"}]);
+        let text = table(&rows, usize::MAX);
+        assert!(text.lines().nth(1).unwrap().ends_with("its KV events are not read: refused"), "{text}");
     }
 
     #[test]

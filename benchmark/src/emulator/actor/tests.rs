@@ -35,7 +35,7 @@ async fn end(ticket: &mut Ticket) -> RequestProgress {
 /// same requests at the instants they came.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_time_and_virtual_time_agree_to_the_bit() {
-    let handle = EngineHandle::start(&fast()).unwrap();
+    let handle = EngineHandle::start(&fast(), None).unwrap();
     let mut tasks = Vec::new();
     for n in 0..40usize {
         let handle = handle.clone();
@@ -75,7 +75,7 @@ async fn real_time_and_virtual_time_agree_to_the_bit() {
 #[tokio::test]
 async fn a_crash_ends_requests_in_flight_and_the_engine_refuses_others_until_its_restart() {
     // So slow that nothing finishes by itself during the test.
-    let handle = EngineHandle::start(&at_speed(0.01)).unwrap();
+    let handle = EngineHandle::start(&at_speed(0.01), None).unwrap();
     let mut long = handle.submit(request("a long story", 4000), true).await.unwrap();
     handle.crash();
     let progress = end(&mut long).await;
@@ -88,7 +88,7 @@ async fn a_crash_ends_requests_in_flight_and_the_engine_refuses_others_until_its
 
 #[tokio::test]
 async fn a_restart_is_cold() {
-    let handle = EngineHandle::start(&fast()).unwrap();
+    let handle = EngineHandle::start(&fast(), None).unwrap();
     handle.crash();
     let down = handle.read().await.unwrap().now;
     handle.restart(Some(20.0));
@@ -99,7 +99,7 @@ async fn a_restart_is_cold() {
 
 #[tokio::test]
 async fn a_hang_costs_no_engine_time_and_a_crash_ends_it() {
-    let handle = EngineHandle::start(&fast()).unwrap();
+    let handle = EngineHandle::start(&fast(), None).unwrap();
     let mut before = handle.submit(request("hello", 20), true).await.unwrap();
     handle.hang(Duration::from_millis(30));
     let held = end(&mut before).await;
@@ -115,7 +115,7 @@ async fn a_hang_costs_no_engine_time_and_a_crash_ends_it() {
 #[tokio::test]
 async fn cancelled_requests_end_and_too_many_are_refused() {
     // In real time 4000 tokens take 43 s, far more than the test.
-    let handle = EngineHandle::start(&EmulatorConfig { max_in_flight: 2, ..at_speed(1.0) }).unwrap();
+    let handle = EngineHandle::start(&EmulatorConfig { max_in_flight: 2, ..at_speed(1.0) }, None).unwrap();
     let mut one = handle.submit(request("one", 4000), true).await.unwrap();
     let _two = handle.submit(request("two", 4000), true).await.unwrap();
     assert_eq!(handle.submit(request("three", 1), true).await.unwrap_err(), EngineError::QueueFull);
@@ -129,6 +129,6 @@ async fn cancelled_requests_end_and_too_many_are_refused() {
 #[test]
 fn a_bad_engine_setting_is_reported_at_the_start() {
     let engine = EngineConfig { step_noise: 3.0, ..EngineConfig::default() };
-    let error = EngineHandle::start(&EmulatorConfig { engine, ..fast() }).unwrap_err().to_string();
+    let error = EngineHandle::start(&EmulatorConfig { engine, ..fast() }, None).unwrap_err().to_string();
     assert!(error.contains("step_noise"), "{error}");
 }

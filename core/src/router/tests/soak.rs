@@ -1,6 +1,7 @@
 //! The promises of the router under random events and faults.
 
 use super::*;
+use crate::kv_events::CacheChange;
 
 /// A replica whose region and labels depend on a number.
 fn labelled(name: &str, kind: Kind, number: usize) -> ReplicaSpec {
@@ -104,6 +105,7 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
                 None => Event::Timer,
             },
             92 => ReplicaEvent::Flushed { replica }.into(),
+            93 if nth.is_multiple_of(2) => ReplicaEvent::Cache { replica, changes: cache_changes(nth) }.into(),
             93 => {
                 let report = PeerReport { healthy: draining || rng.random_range(0..4u32) > 0, ..PeerReport::default() };
                 ReplicaEvent::PeerReported { replica, report, seen: now }.into()
@@ -169,6 +171,16 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
     }
     assert_eq!(router.stats().ended.iter().sum::<u64>(), router.stats().arrived);
     digest
+}
+
+/// Changes as an engine's cache events cause them.
+fn cache_changes(nth: usize) -> Vec<CacheChange> {
+    let evicted = CacheChange::Evicted { symbols: symbols(&"sys".repeat(nth % 5)), keep: nth % 7 };
+    let measured = CacheChange::Measured((nth % 3 > 0).then_some(nth as u64 * 10));
+    match nth % 5 {
+        0 => vec![CacheChange::Cleared, measured],
+        _ => vec![evicted, measured],
+    }
 }
 
 #[test]

@@ -58,6 +58,7 @@ struct Families {
     prompt_tokens: Counters,
     predicted_cached: Counters,
     cached: Counters,
+    held: Counters,
     output_tokens: Counters,
 }
 
@@ -76,6 +77,7 @@ struct Series {
     prompt_tokens: Counter,
     predicted_cached: Counter,
     cached: Counter,
+    held: Counter,
     output_tokens: Counter,
     /// When it counted last, ns.
     used: AtomicU64,
@@ -127,6 +129,7 @@ impl RequestSeries {
         let predicted_cached =
             counters("predicted_cached_tokens", "Prompt tokens the index expected cached, where the engine told");
         let cached = counters("cached_tokens", "Prompt tokens engines found cached");
+        let held = counters("held_cached_tokens", "Prompt tokens cached by the KV events of engines, where they tell");
         let output_tokens = counters("output_tokens", "Tokens generated");
         let requests = Family::default();
         registry.register("requests", "Requests that are over, by how and why", Family::clone(&requests));
@@ -141,6 +144,7 @@ impl RequestSeries {
             prompt_tokens,
             predicted_cached,
             cached,
+            held,
             output_tokens,
         };
         Self { families, series: Mutex::default() }
@@ -208,6 +212,7 @@ impl Families {
             prompt_tokens: self.prompt_tokens.get_or_create_owned(&labels),
             predicted_cached: self.predicted_cached.get_or_create_owned(&labels),
             cached: self.cached.get_or_create_owned(&labels),
+            held: self.held.get_or_create_owned(&labels),
             output_tokens: self.output_tokens.get_or_create_owned(&labels),
             used: AtomicU64::new(0),
             labels,
@@ -218,7 +223,7 @@ impl Families {
         for family in [&self.ttft, &self.e2e, &self.itl, &self.queue_time, &self.over, &self.under] {
             family.remove(&series.labels);
         }
-        for family in [&self.prompt_tokens, &self.predicted_cached, &self.cached, &self.output_tokens] {
+        for family in [&self.prompt_tokens, &self.predicted_cached, &self.cached, &self.held, &self.output_tokens] {
             family.remove(&series.labels);
         }
         for (end, code) in series.ends.lock().keys() {
@@ -266,6 +271,7 @@ impl Series {
         }
         self.prompt_tokens.inc_by(u64::from(row.counted_tokens.unwrap_or(row.prompt_tokens)));
         self.output_tokens.inc_by(u64::from(row.output_tokens));
+        self.held.inc_by(row.held_tokens.map_or(0, u64::from));
         if let Some(cached) = row.cached_tokens {
             self.cached.inc_by(u64::from(cached));
             self.predicted_cached.inc_by(u64::from(row.predicted_cached_tokens));

@@ -10,6 +10,7 @@ pub(crate) fn row(id: &str, ttft: f64) -> RequestEntry {
         output_tokens: 7,
         predicted_cached_tokens: 64,
         cached_tokens: Some(55),
+        held_tokens: None,
         arrived: Time::from_ms(10.0),
         dispatched: Some(Time::from_ms(12.0)),
         first_token: Some(Time::from_ms(10.0 + ttft)),

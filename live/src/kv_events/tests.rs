@@ -1,0 +1,237 @@
+//! The follower against a publisher that speaks as engines do.
+
+use super::*;
+use crate::config::Config;
+use gorgo_core::router::ReplicaEvent;
+use std::time::Duration;
+use zeromq::{PubSocket, RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
+
+/// A batch in vLLM's array form: blocks stored without a parent, then blocks removed.
+fn batch_of(stored: &[u8], removed: &[u8]) -> Vec<u8> {
+    fn text(out: &mut Vec<u8>, text: &str) {
+        out.push(0xa0 | text.len() as u8);
+        out.extend(text.as_bytes());
+    }
+    fn hashes(out: &mut Vec<u8>, hashes: &[u8]) {
+        out.push(0x90 | hashes.len() as u8);
+        out.extend(hashes);
+    }
+    let mut out = vec![0x92, 0xc0, 0x92, 0x95];
+    text(&mut out, "BlockStored");
+    hashes(&mut out, stored);
+    out.extend([0xc0, 0x90, 0x10, 0x92]);
+    text(&mut out, "BlockRemoved");
+    hashes(&mut out, removed);
+    out
+}
+
+fn message(number: u64, payload: &[u8]) -> ZmqMessage {
+    let mut message = ZmqMessage::from(bytes::Bytes::new());
+    message.push_back(bytes::Bytes::copy_from_slice(&number.to_be_bytes()));
+    message.push_back(bytes::Bytes::copy_from_slice(payload));
+    message
+}
+
+/// An engine's publisher, which keeps what it published for replays.
+struct Publisher {
+    live: PubSocket,
+    replays: tokio::task::JoinHandle<()>,
+    ring: Arc<Mutex<Vec<(u64, Vec<u8>)>>>,
+}
+
+impl Publisher {
+    /// On these ports, 0 for free ones, which are returned.
+    async fn start(ports: (u16, u16)) -> (Self, (u16, u16)) {
+        let mut live = PubSocket::new();
+        let mut replay = RouterSocket::new();
+        let mut bound = [0; 2];
+        for (at, port) in [ports.0, ports.1].into_iter().enumerate() {
+            let address = format!("tcp://127.0.0.1:{port}");
+            let end = match at {
+                0 => bind(&mut live, &address).await,
+                _ => bind(&mut replay, &address).await,
+            };
+            bound[at] = end.rsplit(':').next().unwrap().parse().unwrap();
+        }
+        let ring: Arc<Mutex<Vec<(u64, Vec<u8>)>>> = Arc::default();
+        let kept = Arc::clone(&ring);
+        let replays = tokio::spawn(async move {
+            while let Ok(ask) = replay.recv().await {
+                let frames = ask.into_vec();
+                let start = u64::from_be_bytes(frames[2].as_ref().try_into().unwrap());
+                let all = kept.lock().clone();
+                let answers = all.into_iter().filter(|(number, _)| *number >= start).chain([(u64::MAX, Vec::new())]);
+                for (number, payload) in answers {
+                    let mut answer = message(number, &payload);
+                    answer.push_front(frames[0].clone());
+                    replay.send(answer).await.unwrap();
+                }
+            }
+        });
+        (Self { live, replays, ring }, (bound[0], bound[1]))
+    }
+
+    fn keep(&self, number: u64, payload: &[u8]) {
+        self.ring.lock().push((number, payload.to_vec()));
+    }
+
+    async fn send(&mut self, number: u64, payload: &[u8]) {
+        self.live.send(message(number, payload)).await.unwrap();
+    }
+
+    async fn stop(mut self) {
+        self.replays.abort();
+        let _ = (&mut self.replays).await;
+        self.live.unbind_all().await;
+    }
+}
+
+async fn bind(socket: &mut impl Socket, address: &str) -> String {
+    // The port of a publisher that has just ended may be in use for a moment.
+    for _ in 0..100 {
+        if let Ok(end) = socket.bind(address).await {
+            return end.to_string();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{address} stays in use");
+}
+
+fn state(ports: (u16, u16), replays: bool) -> Arc<AppState> {
+    let replay = if replays { format!("replay_port = {}", ports.1) } else { String::new() };
+    let config = format!(
+        "probes = {{period_ms = 0, scrape_ms = 0}}\nreplicas = [{{url = \"http://127.0.0.1:9\", name = \"a\"}}]\n\
+         [kv_events]\nenabled = true\nport = {}\n{replay}",
+        ports.0
+    );
+    crate::start(Config::parse(&config).unwrap(), None, crate::tcp()).unwrap()
+}
+
+/// Waits until the stream's state, as shown, is as wanted.
+async fn until(state: &AppState, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let shown = || state.find("a").unwrap().kv.get().unwrap().json(state.clock().now())[0].clone();
+    for _ in 0..600 {
+        let now = shown();
+        if wanted(&now) {
+            return now;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("not reached: {what}: {}", shown());
+}
+
+fn learn(state: &AppState) {
+    let told = ReplicaEvent::Told { replica: state.find("a").unwrap().id, symbols: Arc::from([1, 2, 3]), tokens: 10 };
+    state.driver.handle(told);
+}
+
+fn index_tokens(state: &AppState) -> u64 {
+    let id = state.find("a").unwrap().id;
+    state.driver.read(|router, _, _| router.index().tokens(id))
+}
+
+#[tokio::test]
+async fn earlier_batches_are_replayed_and_gaps_are_filled() {
+    let (mut publisher, ports) = Publisher::start((0, 0)).await;
+    publisher.keep(0, &batch_of(&[1, 2], &[]));
+    publisher.keep(1, &batch_of(&[3], &[]));
+    let state = state(ports, true);
+    let seen = until(&state, "both batches", |s| s["last_sequence"] == 1).await;
+    assert_eq!((&seen["resident_blocks"], &seen["complete"], &seen["replayed"]), (&json!(3), &json!(true), &json!(2)));
+    learn(&state);
+    // 2 is lost on its way and comes again with the replay that 3 causes.
+    publisher.keep(2, &batch_of(&[4], &[1]));
+    publisher.keep(3, &batch_of(&[5], &[]));
+    publisher.send(3, &batch_of(&[5], &[])).await;
+    let seen = until(&state, "the gap is filled", |s| s["last_sequence"] == 3).await;
+    assert_eq!((&seen["resident_blocks"], &seen["gaps"], &seen["new_processes"]), (&json!(4), &json!(0), &json!(0)));
+    assert_eq!(index_tokens(&state), 10, "nothing was lost");
+    let measured = state.driver.read(|router, _, _| router.replicas()[0].measured_tokens);
+    assert_eq!(measured, Some(64), "blocks 2, 3, 4 and 5 fit");
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn a_gap_that_cannot_be_filled_empties_the_replicas_part_of_the_index() {
+    let (mut publisher, ports) = Publisher::start((0, 0)).await;
+    let state = state(ports, false);
+    until(&state, "connected", |s| s["state"] == "up").await;
+    // A subscription takes a moment to arrive, and what is published before is not sent.
+    for number in 0..200 {
+        publisher.send(number, &batch_of(&[1], &[])).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if state.find("a").unwrap().kv.get().unwrap().json(state.clock().now())[0]["batches"].as_u64() > Some(0) {
+            break;
+        }
+    }
+    let before = until(&state, "a batch", |s| !s["last_sequence"].is_null()).await;
+    learn(&state);
+    let next = before["last_sequence"].as_u64().unwrap() + 1;
+    publisher.send(next, &batch_of(&[2], &[])).await;
+    until(&state, "the next one", |s| s["last_sequence"] == next).await;
+    assert_eq!(index_tokens(&state), 10);
+    publisher.send(next + 5, &batch_of(&[3], &[])).await;
+    let seen = until(&state, "the gap", |s| s["last_sequence"] == next + 5).await;
+    assert_eq!((&seen["gaps"], &seen["resident_blocks"], &seen["complete"]), (&json!(1), &json!(1), &json!(false)));
+    assert_eq!(index_tokens(&state), 0);
+    // Numbers that begin anew are another process.
+    learn(&state);
+    publisher.send(0, &batch_of(&[9], &[])).await;
+    let seen = until(&state, "the new process", |s| s["last_sequence"] == 0).await;
+    assert_eq!((&seen["new_processes"], &seen["complete"]), (&json!(1), &json!(true)));
+    assert_eq!(index_tokens(&state), 0);
+    // A batch that cannot be read may have held removals.
+    learn(&state);
+    publisher.send(1, &[0xc1]).await;
+    let seen = until(&state, "the damaged batch", |s| s["unreadable"] == 1).await;
+    assert_eq!((&seen["last_sequence"], index_tokens(&state)), (&json!(1), 0));
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn a_publisher_that_went_is_told_and_its_successor_is_known_by_its_batches() {
+    let (publisher, ports) = Publisher::start((0, 0)).await;
+    publisher.keep(0, &batch_of(&[1, 2], &[2]));
+    let state = state(ports, true);
+    until(&state, "the first batch", |s| s["last_sequence"] == 0).await;
+    let measured = || state.driver.read(|router, _, _| router.replicas()[0].measured_tokens);
+    assert!(measured().is_some());
+    learn(&state);
+    publisher.stop().await;
+    let seen = until(&state, "down", |s| s["state"] == "down").await;
+    assert!(seen["error"].is_string(), "{seen}");
+    assert_eq!((measured(), index_tokens(&state)), (None, 10), "without the stream the cache is predicted");
+    // The same process again, after a fault of the network.
+    let (publisher, _) = Publisher::start(ports).await;
+    publisher.keep(0, &batch_of(&[1, 2], &[2]));
+    publisher.keep(1, &batch_of(&[3], &[]));
+    let seen = until(&state, "the same process", |s| s["last_sequence"] == 1).await;
+    assert_eq!((&seen["new_processes"], &seen["state"], index_tokens(&state)), (&json!(0), &json!("up"), 10));
+    publisher.stop().await;
+    until(&state, "down again", |s| s["state"] == "down").await;
+    // Another process, which has published as many batches.
+    let (publisher, _) = Publisher::start(ports).await;
+    publisher.keep(0, &batch_of(&[7], &[]));
+    publisher.keep(1, &batch_of(&[8], &[]));
+    let seen = until(&state, "another process", |s| s["new_processes"] == 1 && s["last_sequence"] == 1).await;
+    assert_eq!((&seen["resident_blocks"], &seen["complete"], index_tokens(&state)), (&json!(2), &json!(true), 0));
+    publisher.stop().await;
+}
+
+#[test]
+fn tags_differ_by_request_attempt_and_router() {
+    let tags =
+        [(1, 1, 1), (1, 2, 1), (1, 1, 2), (2, 1, 1)].map(|(seed, id, attempt)| tag(seed, RequestId(id), attempt));
+    let distinct: std::collections::BTreeSet<u64> = tags.into_iter().collect();
+    assert_eq!(distinct.len(), 4);
+    assert_eq!(decode::tag_of(&format!("{TAG}{:016x}", tags[0])), Some(tags[0]));
+}
+
+#[test]
+fn addresses_hold_names_and_numbers_of_both_kinds() {
+    assert_eq!(address("engine", 5_557, 2), "tcp://engine:5559");
+    assert_eq!(
+        (address("::1", 1, 0), address("[::1]", 1, 0)),
+        ("tcp://[::1]:1".to_owned(), "tcp://[::1]:1".to_owned())
+    );
+}
