@@ -76,7 +76,8 @@ fn kind(text: &str) -> Result<EngineKind, String> {
 
 pub(super) fn run(args: &EngineArgs) -> anyhow::Result<()> {
     let config = config(args)?;
-    for address in args.kv_events.iter().chain(&args.kv_events_replay).filter(|address| !address.ip().is_loopback()) {
+    let mut published = args.kv_events.iter().chain(&args.kv_events_replay);
+    if let Some(address) = published.find(|address| !address.ip().is_loopback()) {
         bail!("{address} can be reached from outside, and KV events ask for no key: listen on 127.0.0.1");
     }
     if !args.listen.ip().is_loopback() && args.api_key.is_none() {

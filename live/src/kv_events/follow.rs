@@ -5,13 +5,15 @@
 //! asked for again; those that cannot be had empty the replica's part of the index. A new connection may lead to
 //! another process: the batch taken last is asked for, and must be the same.
 
-use super::{KvStreams, StreamState, decode, tell};
+use super::decode;
+use super::streams::{KvStreams, Rank, StreamState};
 use crate::observe::changes::Change;
 use crate::state::AppState;
 use crate::upstream::replica::Upstream;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use gorgo_core::kv_events::Arrival;
+use gorgo_core::kv_events::{Arrival, CacheChange};
+use gorgo_core::router::ReplicaEvent;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,8 @@ use zeromq::{DealerSocket, Socket, SocketEvent, SocketOptions, SocketRecv, Socke
 /// Pauses between attempts to connect.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often a stream without batches is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 /// Connecting takes no longer.
 const CONNECT: Duration = Duration::from_secs(2);
 /// An engine that replays sends the next batch within this time.
@@ -38,12 +42,12 @@ type Numbered = (u64, Bytes);
 
 /// Follows a rank's stream until the task is aborted.
 pub(super) async fn follow(state: Arc<AppState>, upstream: Arc<Upstream>, streams: Arc<KvStreams>, rank: usize) {
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut batches) = (FIRST_PAUSE, 0);
     let reader = Reader { state: &state, upstream: &upstream, streams: &streams, rank };
     loop {
         let why = match reader.connect().await {
             Ok(connection) => {
-                pause = FIRST_PAUSE;
+                streams.wait_anew();
                 reader.set_state(StreamState::Up, None);
                 reader.read(connection).await
             }
@@ -52,6 +56,9 @@ pub(super) async fn follow(state: Arc<AppState>, upstream: Arc<Upstream>, stream
         reader.set_state(StreamState::Down, Some(why));
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+        if streams.has_read(rank, &mut batches) {
+            pause = FIRST_PAUSE;
+        }
     }
 }
 
@@ -117,7 +124,10 @@ impl Reader<'_> {
                     connection.held_bytes -= next.1.len();
                     (Ok(next), true)
                 }
-                None => (live(&mut connection.socket, &mut connection.events).await, false),
+                None => tokio::select! {
+                    next = live(&mut connection.socket, &mut connection.events) => (next, false),
+                    () = self.silence() => return "it answers requests and publishes nothing".to_owned(),
+                },
             };
             let taken = match next {
                 Ok(next) => self.take(&mut connection, next, merged).await,
@@ -126,6 +136,13 @@ impl Reader<'_> {
             if let Err(why) = taken {
                 return why;
             }
+        }
+    }
+
+    /// Waits until the engine has answered requests for which it must have published batches.
+    async fn silence(&self) {
+        while !self.streams.is_silent() {
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -197,7 +214,7 @@ impl Reader<'_> {
         let now = self.state.clock().now();
         match decode::batch(payload) {
             Ok(batch) => {
-                let changes = self.streams.apply(self.rank, now, number, payload, batch);
+                let changes = self.streams.apply(self.rank, now, number, payload, &batch);
                 tell(self.state, self.upstream, changes);
             }
             Err(error) => {
@@ -211,7 +228,7 @@ impl Reader<'_> {
         }
     }
 
-    fn lose(&self, count: impl FnOnce(&mut super::Rank)) {
+    fn lose(&self, count: impl FnOnce(&mut Rank)) {
         let changes = self.streams.lose(self.rank, count);
         tell(self.state, self.upstream, changes);
     }
@@ -296,7 +313,7 @@ impl Reader<'_> {
         };
         self.state.driver.observers().tell(change);
         // What was measured holds while the stream is read.
-        let mut changes = vec![gorgo_core::kv_events::CacheChange::Measured(None)];
+        let mut changes = vec![CacheChange::Measured(None)];
         self.streams.of_all_ranks(&mut changes);
         tell(self.state, self.upstream, changes);
     }
@@ -322,5 +339,12 @@ async fn live(
                 }
             }
         }
+    }
+}
+
+/// Tells the core what changed.
+fn tell(state: &AppState, upstream: &Upstream, changes: Vec<CacheChange>) {
+    if !changes.is_empty() {
+        state.driver.handle_for(upstream, ReplicaEvent::Cache { replica: upstream.id, changes });
     }
 }

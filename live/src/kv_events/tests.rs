@@ -1,8 +1,13 @@
 //! The follower against a publisher that speaks as engines do.
 
+use super::decode::TAG;
+use super::streams::{address, tag};
 use super::*;
 use crate::config::Config;
+use gorgo_core::RequestId;
 use gorgo_core::router::ReplicaEvent;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
 use std::time::Duration;
 use zeromq::{PubSocket, RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
 
@@ -32,11 +37,14 @@ fn message(number: u64, payload: &[u8]) -> ZmqMessage {
     message
 }
 
+/// Batches with their numbers.
+type Ring = Arc<Mutex<Vec<(u64, Vec<u8>)>>>;
+
 /// An engine's publisher, which keeps what it published for replays.
 struct Publisher {
     live: PubSocket,
     replays: tokio::task::JoinHandle<()>,
-    ring: Arc<Mutex<Vec<(u64, Vec<u8>)>>>,
+    ring: Ring,
 }
 
 impl Publisher {
@@ -53,7 +61,7 @@ impl Publisher {
             };
             bound[at] = end.rsplit(':').next().unwrap().parse().unwrap();
         }
-        let ring: Arc<Mutex<Vec<(u64, Vec<u8>)>>> = Arc::default();
+        let ring = Ring::default();
         let kept = Arc::clone(&ring);
         let replays = tokio::spawn(async move {
             while let Ok(ask) = replay.recv().await {
@@ -215,6 +223,22 @@ async fn a_publisher_that_went_is_told_and_its_successor_is_known_by_its_batches
     publisher.keep(1, &batch_of(&[8], &[]));
     let seen = until(&state, "another process", |s| s["new_processes"] == 1 && s["last_sequence"] == 1).await;
     assert_eq!((&seen["resident_blocks"], &seen["complete"], index_tokens(&state)), (&json!(2), &json!(true), 0));
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_answers_and_publishes_nothing_is_noticed() {
+    let (publisher, ports) = Publisher::start((0, 0)).await;
+    let state = state(ports, false);
+    until(&state, "connected", |s| s["state"] == "up").await;
+    let streams = Arc::clone(state.find("a").unwrap().kv.get().unwrap());
+    // Cached prompts and short ones store no blocks.
+    (0..100).for_each(|_| streams.answered(100));
+    assert!(!streams.is_silent());
+    (0..16).for_each(|_| streams.answered(1_000));
+    let seen = until(&state, "the silence", |s| s["state"] == "down").await;
+    assert_eq!(seen["error"], "it answers requests and publishes nothing");
+    until(&state, "another try", |s| s["state"] == "up").await;
     publisher.stop().await;
 }
 

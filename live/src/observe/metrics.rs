@@ -1,7 +1,7 @@
 //! The router's own Prometheus metrics. Labels are bounded: names of replicas, reasons, policies,
 //! limits, and models as [`series`] counts them.
 
-use crate::kv_events::KvFigures;
+use crate::kv_events::streams::KvFigures;
 use crate::observe::request_log::RequestEntry;
 use gorgo_core::fleet::{EngineReport, Learned, Load};
 use prometheus_client::encoding::EncodeLabelSet;

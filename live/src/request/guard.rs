@@ -205,9 +205,11 @@ impl RequestGuard {
             answer = learning.answer(tap, prompt_tokens, self.row.output_tokens);
         }
         if let (Some(learning), Some((upstream, dispatch))) = (&self.learning, &self.current)
-            && let Some(streams) = upstream.kv.get().filter(|streams| streams.tags())
+            && let Some(streams) = upstream.kv.get()
         {
             let tokens = usage.prompt_tokens.unwrap_or(self.row.prompt_tokens);
+            let cached = usage.cached_tokens.unwrap_or(dispatch.cached_tokens);
+            streams.answered(tokens.saturating_sub(cached));
             let symbols = &learning.prompt.symbols;
             let sent = (self.id, dispatch.attempt);
             self.row.held_tokens = streams.finished(state.seed, sent, symbols, tokens, answer.as_ref());

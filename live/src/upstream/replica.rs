@@ -1,7 +1,7 @@
 //! A replica as this process connects to it: address, headers, connection pool, probes. Its load and health are the
 //! core's `Replica`.
 
-use crate::kv_events::KvStreams;
+use crate::kv_events::streams::KvStreams;
 use crate::upstream::connect::Endpoint;
 use crate::upstream::pool::IdlePool;
 use gorgo_core::fleet::Kind;

@@ -4,7 +4,7 @@ use gorgo_live::config::Config;
 use std::path::{Path, PathBuf};
 
 /// Each table of the file, the struct that reads it, and the struct's source.
-const TABLES: [(&str, &str, &str); 17] = [
+const TABLES: [(&str, &str, &str); 18] = [
     ("", "Config", "live/src/config.rs"),
     ("router", "RouterConfig", "core/src/router/config.rs"),
     ("router.gates", "Gates", "core/src/fleet.rs"),
@@ -13,6 +13,7 @@ const TABLES: [(&str, &str, &str); 17] = [
     ("discovery", "Discovery", "live/src/config/discovery.rs"),
     ("residency", "Residency", "live/src/config/residency.rs"),
     ("sharing", "Sharing", "live/src/config/sharing.rs"),
+    ("kv_events", "KvEvents", "live/src/config/kv_events.rs"),
     ("probes", "Probes", "live/src/config/sections.rs"),
     ("limits", "Limits", "live/src/config/sections.rs"),
     ("timeouts", "Timeouts", "live/src/config/sections.rs"),
