@@ -176,7 +176,7 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
 /// Changes as an engine's cache events cause them.
 fn cache_changes(nth: usize) -> Vec<CacheChange> {
     let evicted = CacheChange::Evicted { symbols: symbols(&"sys".repeat(nth % 5)), keep: nth % 7 };
-    let measured = CacheChange::Measured((nth % 3 > 0).then_some(nth as u64 * 10));
+    let measured = CacheChange::Measured((!nth.is_multiple_of(3)).then_some(nth as u64 * 10));
     match nth % 5 {
         0 => vec![CacheChange::Cleared, measured],
         _ => vec![evicted, measured],
