@@ -1,6 +1,6 @@
 //! KV events as vLLM publishes them since 0.24: what the emulated cache really does, over ZeroMQ.
 //!
-//! The engine's thread makes a batch of what its cache did ([`Feed`]) and numbers it; one task ([`publish`]) sends it to
+//! The engine's thread makes a batch of what its cache did (`Feed`) and numbers it; one task (`publish`) sends it to
 //! subscribers and keeps the last ones for replays. Token ids are left out (an empty list), since the engine model has
 //! blocks and no tokens. A crash closes the sockets, and the restarted process numbers from 0.
 
