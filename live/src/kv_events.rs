@@ -8,6 +8,7 @@ use crate::state::AppState;
 use crate::supervise;
 use crate::upstream::replica::Upstream;
 use gorgo_core::fleet::Kind;
+use gorgo_core::suggest::near;
 use std::sync::Arc;
 use streams::KvStreams;
 
@@ -29,6 +30,16 @@ pub(crate) fn watch(state: &Arc<AppState>, upstream: &Arc<Upstream>) {
     for rank in 0..streams.ranks.len() {
         let task = follow::follow(Arc::clone(state), Arc::clone(upstream), Arc::clone(&streams), rank);
         tasks.push(runtime.spawn(supervise::logged("KV events", task)).abort_handle());
+    }
+}
+
+/// Logs the names in `[kv_events.replicas]` that no replica of the fleet has; discovery or an operator may add them later.
+pub(crate) fn warn_of_unknown_names(state: &AppState) {
+    let names = state.names();
+    for name in state.config().kv_events.replicas.keys().filter(|name| !names.contains(name)) {
+        let near = near(name, names.iter().map(String::as_str));
+        let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        tracing::warn!("kv_events.replicas.{name} names no replica of the fleet so far{hint}");
     }
 }
 

@@ -230,7 +230,7 @@ async fn under_pressure(seed: u64, events: bool, foreign: f64) -> Outcome {
 
 /// Writes the table of `docs/results.md`, "KV events". Minutes of CPU, so only when asked for.
 #[test]
-#[ignore = "a measurement: cargo test --release -p gorgo-experiments --test it -- --ignored kv_events_measured"]
+#[ignore = "a measurement: cargo test -p gorgo-experiments --test it -- --ignored kv_events_measured"]
 fn kv_events_measured() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut table =

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 const MAX_RANKS: u16 = 64;
 
 /// KV events that engines publish over ZeroMQ (vLLM's and SGLang's `--kv-events-config`): the index forgets what an
-/// engine evicted, cleared or lost in a restart. Data-parallel rank r of an engine publishes on `port` + r. Never tried
-/// against a real engine so far, only against `gorgo engine --kv-events` and against batches of the documented layouts.
+/// engine evicted, cleared or lost in a restart. Data-parallel rank r of an engine publishes on `port` + r. Run against
+/// vLLM 0.32 on a CPU; the layouts of SGLang and of other versions of vLLM were only tested as bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KvEvents {

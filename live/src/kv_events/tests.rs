@@ -1,11 +1,13 @@
 //! The follower against a publisher that speaks as engines do.
 
 use super::decode::TAG;
-use super::streams::{address, tag};
+use super::streams::{StreamState, address, tag};
 use super::*;
 use crate::config::Config;
-use gorgo_core::RequestId;
+use crate::config::KvSource;
+use gorgo_core::kv_events::CacheChange;
 use gorgo_core::router::ReplicaEvent;
+use gorgo_core::{RequestId, Time};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -240,6 +242,22 @@ async fn an_engine_that_answers_and_publishes_nothing_is_noticed() {
     assert_eq!(seen["error"], "it answers requests and publishes nothing");
     until(&state, "another try", |s| s["state"] == "up").await;
     publisher.stop().await;
+}
+
+#[test]
+fn what_fits_is_known_once_every_rank_is_read_and_full() {
+    let source = KvSource { host: "h".to_owned(), port: 1, replay_port: None, ranks: 2 };
+    let streams = KvStreams::new(source, true);
+    let take = |rank: usize, number: u64, payload: &[u8]| {
+        streams.apply(rank, Time::ZERO, number, payload, &decode::batch(payload).unwrap())
+    };
+    streams.set_state(0, StreamState::Up, None);
+    assert_eq!(take(0, 0, &batch_of(&[1, 2, 3], &[3])), [CacheChange::Measured(None)], "rank 1 is not read");
+    streams.set_state(1, StreamState::Up, None);
+    // Hashes are names within a rank.
+    assert_eq!(take(1, 0, &batch_of(&[1, 2], &[1])), [CacheChange::Measured(Some(48 + 32))]);
+    assert_eq!(streams.figures(Time::ZERO).resident_tokens, 32 + 16);
+    assert_eq!(streams.lose(0, |_| ()), [CacheChange::Cleared, CacheChange::Measured(None)]);
 }
 
 #[test]

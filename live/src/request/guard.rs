@@ -214,7 +214,9 @@ impl RequestGuard {
             let sent = (self.id, dispatch.attempt);
             self.row.held_tokens = streams.finished(state.seed, sent, symbols, tokens, answer.as_ref());
         }
-        let usage = Usage { cached_tokens: usage.cached_tokens, output_tokens: self.row.output_tokens };
+        // An engine that does not report cached tokens may publish what it stored.
+        let cached_tokens = usage.cached_tokens.or(self.row.held_tokens);
+        let usage = Usage { cached_tokens, output_tokens: self.row.output_tokens };
         RequestEvent::Finished { id: self.id, attempt: self.attempt(), usage, answer }
     }
 

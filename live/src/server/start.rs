@@ -5,6 +5,7 @@ use crate::discovery::{DiscoveryError, watch};
 use crate::driver::Driver;
 use crate::driver::clock::Clock;
 use crate::driver::observers::{DecisionLine, Observers};
+use crate::kv_events;
 use crate::observe::access_log::{self, AccessEntry};
 use crate::observe::changes::Changes;
 use crate::observe::line_log::LineLog;
@@ -116,6 +117,7 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
             state.driver.handle_for(&upstream, ReplicaEvent::Draining { replica: upstream.id, draining: true });
         }
     }
+    kv_events::warn_of_unknown_names(&state);
     watch::start(&state)?;
     sharing::start(&state);
     if let Some(rates) = before.rates() {

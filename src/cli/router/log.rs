@@ -4,9 +4,10 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tracing_subscriber::EnvFilter;
 
-/// Logs to standard error, at the level of `GORGO_LOG` or `info`. Colours only for a terminal.
+/// Logs to standard error, at the level of `GORGO_LOG` or `info`. The router tells itself when a stream of KV events
+/// breaks, so the library's lines about it are left out. Colours only for a terminal.
 pub(super) fn start(json: bool) {
-    let filter = EnvFilter::try_from_env("GORGO_LOG").unwrap_or_else(|_| "info".into());
+    let filter = EnvFilter::try_from_env("GORGO_LOG").unwrap_or_else(|_| "info,zeromq=off".into());
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -100,7 +100,7 @@ fn parts(rows: &[TtftParts], ttft_ms: f64) -> Value {
 fn hits<'a>(rows: impl Iterator<Item = &'a Arc<RequestEntry>>) -> Value {
     let (mut prompt, mut best, mut expected, mut delivered, mut unreported) = (0, 0, 0, 0, 0u64);
     for row in rows.filter(|row| row.replica.is_some()) {
-        let Some(cached) = row.cached_tokens else {
+        let Some(cached) = row.cached_tokens.or(row.held_tokens) else {
             unreported += 1;
             continue;
         };
