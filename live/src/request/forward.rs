@@ -202,8 +202,7 @@ async fn carry_out(mut guard: Box<RequestGuard>, request: Box<ClientRequest>, ea
                     if let Some(passed) = &passed {
                         passed.end_event();
                     }
-                    upstream.note_error(guard.now(), attempt.why.as_str());
-                    guard.report_failure(attempt.failure, &upstream);
+                    guard.report_failure(attempt.failure, &attempt.why, &upstream);
                     failed = Some(attempt);
                 }
             },

@@ -48,6 +48,8 @@ pub(crate) struct RequestGuard {
     /// A command that was read and not carried out yet.
     pending: Option<Command>,
     other_decisions: Vec<Arc<DecisionRecord>>,
+    /// Why the last attempt failed.
+    why: Option<String>,
     is_closed: bool,
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -77,6 +79,7 @@ impl RequestGuard {
             current: None,
             pending: None,
             other_decisions: Vec::new(),
+            why: None,
             is_closed: false,
             permit,
         })
@@ -221,8 +224,9 @@ impl RequestGuard {
     }
 
     /// Reports that this attempt failed; the core's next command is another attempt or the end.
-    pub(super) fn report_failure(&mut self, failure: Failure, upstream: &Upstream) {
+    pub(super) fn report_failure(&mut self, failure: Failure, why: &str, upstream: &Upstream) {
         let attempt = self.attempt();
+        self.note_failure(why, upstream);
         if failure == Failure::KeyRefused && !upstream.refuses_key.swap(true, Ordering::Relaxed) {
             tracing::warn!(replica = upstream.name, "refuses this router's key; set `api_key` of the replica");
         }
@@ -230,10 +234,20 @@ impl RequestGuard {
     }
 
     /// Reports that an answer broke off after its first token, and closes the request: it cannot be retried.
-    pub(super) fn fail(&mut self, failure: Failure) {
+    pub(super) fn fail(&mut self, failure: Failure, why: &str) {
         let attempt = self.attempt();
+        if let Some((upstream, _)) = &self.current {
+            let upstream = Arc::clone(upstream);
+            self.note_failure(why, &upstream);
+        }
         self.context.state.driver.handle(RequestEvent::Failed { id: self.id, attempt, failure });
         self.close(EndReason::AfterFirstToken);
+    }
+
+    /// Keeps why an attempt failed, for the lines of log about the replica and about the request's end.
+    fn note_failure(&mut self, why: &str, upstream: &Upstream) {
+        upstream.note_error(self.now(), why);
+        self.why = Some(why.to_owned());
     }
 
     /// Whether the router ends the requests that are open. If not, `waker` is woken when it does. To be asked after the
@@ -309,7 +323,7 @@ impl RequestGuard {
             EndReason::Finished | EndReason::ClientGone | EndReason::QueueFull | EndReason::ClientError
         ) {
             let replica = row.replica.as_ref().map_or(String::new(), |replica| replica.name.to_string());
-            let why = reason.sentence().to_owned();
+            let why = self.why.take().unwrap_or_else(|| reason.sentence().to_owned());
             state.driver.observers().tell(Change::RequestFailed { reason: reason.as_str(), replica, why });
         }
         state.capture.push(&row);

@@ -167,7 +167,7 @@ impl ProxiedBody {
             self.end();
             return Poll::Ready(None);
         }
-        self.fail(Failure::Connection);
+        self.fail(Failure::Connection, &format!("{TORN} ({error})"));
         Poll::Ready(Some(self.error_event(BROKE, TORN, error.into())))
     }
 
@@ -188,7 +188,7 @@ impl ProxiedBody {
             if !self.is_torn() {
                 self.end();
             } else if !self.ended {
-                self.fail(Failure::Connection);
+                self.fail(Failure::Connection, TORN);
                 self.torn = true;
             }
         }
@@ -231,8 +231,8 @@ impl ProxiedBody {
         if self.timer.poll(cx, || self.last_piece + self.gap).is_pending() {
             return Poll::Pending;
         }
-        self.fail(Failure::Timeout);
         let why = "the replica sent nothing for too long";
+        self.fail(Failure::Timeout, why);
         Poll::Ready(Some(self.error_event(BROKE, why, why.into())))
     }
 
@@ -269,15 +269,15 @@ impl ProxiedBody {
             guard.row.first_token = Some(guard.now());
         }
         match self.tap.error() {
-            Some(failure) => guard.fail(failure),
+            Some(failure) => guard.fail(failure, "the replica told an error in the middle of its answer"),
             None => guard.finish(&self.tap),
         }
     }
 
-    fn fail(&mut self, failure: Failure) {
+    fn fail(&mut self, failure: Failure, why: &str) {
         self.ended = true;
         if let Some(mut guard) = self.guard.take() {
-            guard.fail(failure);
+            guard.fail(failure, why);
         }
     }
 }

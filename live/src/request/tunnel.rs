@@ -77,7 +77,7 @@ pub(super) async fn answer(mut request: Box<ClientRequest>) -> Response<Body> {
                 return Response::from_parts(head, Body::Full(Bytes::new()));
             }
             Err(attempt) => {
-                guard.report_failure(attempt.failure, &upstream);
+                guard.report_failure(attempt.failure, &attempt.why, &upstream);
                 failed = Some(attempt);
             }
         }
@@ -132,7 +132,7 @@ async fn open(
 async fn pass(mut guard: Box<RequestGuard>, client: OnUpgrade, replica: OnUpgrade, gap: Duration) {
     let both = tokio::time::timeout(gap, async { tokio::try_join!(client, replica) }).await;
     let Ok(Ok((client, replica))) = both else {
-        return guard.fail(Failure::Connection);
+        return guard.fail(Failure::Connection, "the connection was not switched to WebSocket");
     };
     let last = Mutex::new(Instant::now());
     let (from_client, to_client) = tokio::io::split(TokioIo::<Upgraded>::new(client));

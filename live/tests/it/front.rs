@@ -172,6 +172,9 @@ async fn a_stream_that_breaks_ends_with_an_error_event_and_is_never_repeated() {
         assert_eq!(world.engines.iter().map(|e| e.seen().len()).sum::<usize>(), 1);
         let row = world.state.request_log.entries().pop().unwrap();
         assert_eq!((row.end.status().as_str(), row.end.as_str()), ("failed", "after-first-token"));
+        let replica = world.state.find(&row.replica.as_ref().unwrap().name).unwrap();
+        let told = replica.last_error().map_or(String::new(), |error| error.why);
+        assert!(told.contains(why), "the log and `status` tell why, not `unknown`: {told}");
         assert_eq!(world.left(), (0, 0));
     }
 }

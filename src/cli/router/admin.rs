@@ -1,6 +1,6 @@
 //! Calls to the admin API of running routers.
 
-use super::show::{explanation, fields, prefix_index_shape};
+use super::show::{cleared, explanation, fields, policy, policy_changed, prefix_index_shape, round_trips, shadows};
 use super::status;
 use super::stop::{self, StopArgs};
 use crate::cli::output::print_line;
@@ -179,11 +179,13 @@ pub(in crate::cli) fn run_admin_command(
     prefix: &str,
 ) -> anyhow::Result<()> {
     let get = |path: &str, show| address.call(&Method::GET, &format!("{prefix}{path}"), None, show);
-    let post = |path: &str, body: Value| address.call(&Method::POST, &format!("{prefix}{path}"), Some(&body), fields);
+    let change =
+        |path: &str, body: Value, show| address.call(&Method::POST, &format!("{prefix}{path}"), Some(&body), show);
+    let post = |path: &str, body: Value| change(path, body, fields);
     match command {
         AdminCommand::Status { watch } => status::run(address, prefix, watch),
-        AdminCommand::Policy { name: None } => get("/policy", fields),
-        AdminCommand::Policy { name: Some(name) } => post("/policy", json!({"policy": name})),
+        AdminCommand::Policy { name: None } => get("/policy", policy),
+        AdminCommand::Policy { name: Some(name) } => change("/policy", json!({"policy": name}), policy_changed),
         AdminCommand::Tune { keys } => {
             let mut body = Map::new();
             for key in keys {
@@ -192,10 +194,10 @@ pub(in crate::cli) fn run_admin_command(
             }
             post("/tune", Value::Object(body))
         }
-        AdminCommand::ClearCache { engines } => post("/cache/clear", json!({"engines": engines})),
+        AdminCommand::ClearCache { engines } => change("/cache/clear", json!({"engines": engines}), cleared),
         AdminCommand::PrefixStats => get("/prefix/stats", prefix_index_shape),
-        AdminCommand::Latency => get("/latency", fields),
-        AdminCommand::Shadow => get("/shadow", fields),
+        AdminCommand::Latency => get("/latency", round_trips),
+        AdminCommand::Shadow => get("/shadow", shadows),
         AdminCommand::Explain { id, slowest, worst } => {
             let path = match (id, slowest, worst) {
                 (Some(id), ..) => format!("/explain/{id}"),

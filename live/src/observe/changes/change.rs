@@ -1,0 +1,157 @@
+//! A change of state, and its line of log.
+
+use std::fmt;
+
+/// A change of the router's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A replica joined the fleet.
+    Added { replica: String, url: String },
+    /// A source of discovery gives no endpoints: its last set stays.
+    SourceStale { source: String, why: String, kept: usize },
+    /// It gives endpoints again.
+    SourceFresh { source: String, endpoints: usize },
+    /// A discovered endpoint cannot be used.
+    EndpointRefused { source: String, endpoint: String, why: String },
+    /// A replica left the fleet.
+    Removed { replica: String },
+    /// A replica answers, for the first time or again.
+    Up { replica: String },
+    /// A replica does not answer.
+    Down { replica: String, why: String },
+    /// A replica's circuit breaker opened.
+    BreakerOpened { replica: String, why: String },
+    /// It closed.
+    BreakerClosed { replica: String },
+    /// A replica gets no new requests, or gets them again.
+    Draining { replica: String, on: bool },
+    /// The engine was restarted, so the index forgets what it held.
+    Restarted { replica: String },
+    /// Several engines answer under one name.
+    SeveralEngines { replica: String },
+    /// A replica's KV events are read, for the first time or again.
+    KvEventsUp { replica: String },
+    /// They are not read any more.
+    KvEventsDown { replica: String, why: String },
+    /// A replica refuses this router's key.
+    KeyRefused { replica: String, status: u16 },
+    /// Another policy, or other settings of it.
+    Policy { old: String, new: String },
+    /// Other settings of the router.
+    Settings { what: String },
+    /// An operator emptied the index.
+    IndexCleared { nodes: usize },
+    /// Requests are refused because the queue is full.
+    QueueFull,
+    /// Requests are refused because no replica inside their residency can answer them.
+    NoneInside,
+    /// Requests are refused because no replica is predicted to meet their deadline.
+    NotAdmitted { retry_after_s: u32 },
+    /// A client's key is wrong.
+    ClientRefused { from: String },
+    /// A request ended in an error of the router's.
+    RequestFailed { reason: &'static str, replica: String, why: String },
+}
+
+impl Change {
+    /// What the line is about; lines about one thing are limited together.
+    pub(super) fn key(&self) -> (u8, &str) {
+        match self {
+            Self::Added { replica, .. } | Self::Removed { replica } => (0, replica),
+            Self::Up { replica } | Self::Down { replica, .. } => (1, replica),
+            Self::BreakerOpened { replica, .. } | Self::BreakerClosed { replica } => (2, replica),
+            Self::Draining { replica, .. } => (3, replica),
+            Self::Restarted { replica } => (4, replica),
+            Self::SeveralEngines { replica } => (5, replica),
+            Self::KeyRefused { replica, .. } => (6, replica),
+            Self::Policy { .. } => (7, ""),
+            Self::Settings { .. } => (8, ""),
+            Self::IndexCleared { .. } => (9, ""),
+            Self::QueueFull => (10, ""),
+            Self::ClientRefused { .. } => (11, ""),
+            Self::RequestFailed { reason, .. } => (12, reason),
+            Self::SourceStale { source, .. } | Self::SourceFresh { source, .. } => (13, source),
+            Self::EndpointRefused { endpoint, .. } => (14, endpoint),
+            Self::NoneInside => (15, ""),
+            Self::NotAdmitted { .. } => (16, ""),
+            Self::KvEventsUp { replica } | Self::KvEventsDown { replica, .. } => (17, replica),
+        }
+    }
+
+    /// Whether it is trouble.
+    pub(super) fn warns(&self) -> bool {
+        matches!(
+            self,
+            Self::Down { .. }
+                | Self::BreakerOpened { .. }
+                | Self::SeveralEngines { .. }
+                | Self::SourceStale { .. }
+                | Self::EndpointRefused { .. }
+                | Self::KeyRefused { .. }
+                | Self::KvEventsDown { .. }
+                | Self::QueueFull
+                | Self::NoneInside
+                | Self::NotAdmitted { .. }
+                | Self::ClientRefused { .. }
+                | Self::RequestFailed { .. }
+        )
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Added { replica, url } => write!(f, "replica {replica} added ({url})"),
+            Self::Removed { replica } => write!(f, "replica {replica} removed"),
+            Self::Up { replica } => write!(f, "replica {replica} is up"),
+            Self::Down { replica, why } => write!(f, "replica {replica} is down: {why}"),
+            Self::BreakerOpened { replica, why } => write!(f, "breaker of replica {replica} opened: {why}"),
+            Self::BreakerClosed { replica } => write!(f, "breaker of replica {replica} closed"),
+            Self::Draining { replica, on: true } => write!(f, "replica {replica} is draining: no new requests"),
+            Self::Draining { replica, on: false } => write!(f, "replica {replica} takes requests again"),
+            Self::Restarted { replica } => {
+                write!(f, "restart of replica {replica} seen: its part of the prefix index is emptied")
+            }
+            Self::SeveralEngines { replica } => write!(
+                f,
+                "several engines answer as replica {replica}: name each engine by its own address; restarts are no longer \
+                 told apart"
+            ),
+            Self::KvEventsUp { replica } => write!(f, "KV events of replica {replica} are read"),
+            Self::KvEventsDown { replica, why } => {
+                write!(f, "KV events of replica {replica} are not read, its cache is predicted: {why}")
+            }
+            Self::KeyRefused { replica, status } => {
+                write!(f, "replica {replica} refuses this router's key ({status}): set its api_key")
+            }
+            Self::SourceStale { source, why, kept } => {
+                write!(f, "discovery from {source} is stale: {why}; its last {kept} endpoints stay")
+            }
+            Self::SourceFresh { source, endpoints } => {
+                write!(f, "discovery from {source} is fresh again: {endpoints} endpoints")
+            }
+            Self::EndpointRefused { source, endpoint, why } => {
+                write!(f, "discovery from {source}: endpoint {endpoint} is not used: {why}")
+            }
+            Self::Policy { old, new } => write!(f, "policy changed from {old} to {new}"),
+            Self::Settings { what } => write!(f, "settings changed: {what}"),
+            Self::IndexCleared { nodes } => write!(f, "prefix index emptied ({nodes} nodes)"),
+            Self::QueueFull => write!(f, "the queue is full (router.queue_limit): requests are refused"),
+            Self::ClientRefused { from } => write!(f, "a request from {from} is refused: its key is wrong or missing"),
+            Self::RequestFailed { reason, replica, why } if replica.is_empty() => {
+                write!(f, "a request failed ({reason}): {why}")
+            }
+            Self::NoneInside => f.write_str(
+                "requests are refused: no replica inside their residency can answer them; see `[residency]`",
+            ),
+            Self::NotAdmitted { retry_after_s } => write!(
+                f,
+                "requests are refused: no replica is predicted to meet their deadline within {retry_after_s} s \
+                 (router.admission)"
+            ),
+            Self::RequestFailed { reason, replica, why } => {
+                write!(f, "a request at replica {replica} failed ({reason}): {why}")
+            }
+        }
+    }
+}
