@@ -7,6 +7,7 @@
 
 use crate::{ReplicaId, Span};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Different replicas that give the same 5xx to one request before it is the request's fault.
 const SEVERAL: usize = 3;
@@ -34,6 +35,21 @@ pub enum Failure {
     KeyRefused,
     /// This router could not send the request: it has no file descriptor, port or memory left.
     Local,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable => f.write_str("no connection"),
+            Self::Connection => f.write_str("the connection broke"),
+            Self::Timeout => f.write_str("no answer in time"),
+            Self::Server(status) => write!(f, "status {status}"),
+            Self::Overloaded { .. } => f.write_str("overloaded"),
+            Self::Client => f.write_str("the request is wrong"),
+            Self::KeyRefused => f.write_str("the key is refused"),
+            Self::Local => f.write_str("this router has no descriptor, port or memory left"),
+        }
+    }
 }
 
 impl Failure {

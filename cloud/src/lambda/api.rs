@@ -5,11 +5,11 @@ use crate::error::{Error, Kind, Result};
 use crate::limiter::Limiter;
 use crate::provider::LaunchError;
 use crate::time::Time;
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 const ATTEMPTS: u32 = 6;
 const FIRST_WAIT: Duration = Duration::from_secs(2);
@@ -158,7 +158,10 @@ impl Api {
         }
         let response = request.send().await.map_err(|why| plain(unsent(&why)))?;
         let status = response.status();
-        let wait = retry_after(&response);
+        let wait = response
+            .headers()
+            .get("retry-after")
+            .and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
         let text = response.text().await.map_err(|why| plain(lost(&crate::http::cause(&why))))?;
         if status.is_success() {
             return serde_json::from_str(&text).map_err(|_| plain(lost("an answer that is no JSON")));
@@ -171,9 +174,14 @@ fn data<T: DeserializeOwned>(path: &str, mut value: Value) -> Result<T> {
     serde_json::from_value(value["data"].take()).map_err(|why| lost(&format!("{path}: {why}")))
 }
 
-fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get("retry-after")?.to_str().ok()?.trim().parse::<f64>().ok()?;
-    (0.0..=3_600.0).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
+/// How long a `Retry-After` asks to wait, at most an hour; it is seconds or a date.
+fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    const MOST: Duration = Duration::from_secs(3_600);
+    let wait = match text.trim().parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
+        Err(_) => httpdate::parse_http_date(text.trim()).ok()?.duration_since(now).unwrap_or_default(),
+    };
+    (wait <= MOST).then_some(wait)
 }
 
 fn unsent(why: &reqwest::Error) -> Error {
@@ -270,5 +278,22 @@ mod tests {
         let text =
             r#"{"error": {"code": "global/invalid-parameters", "message": "-----BEGIN OPENSSH PRIVATE KEY-----"}}"#;
         assert!(!refusal("/x", StatusCode::BAD_REQUEST, text).to_string().contains("PRIVATE"));
+    }
+
+    #[test]
+    fn a_pause_is_given_in_seconds_or_as_a_date_and_bounded() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777); // Sun, 06 Nov 1994 08:49:37 GMT
+        for (text, wait) in [
+            ("1.5", Some(1.5)),
+            ("Sun, 06 Nov 1994 08:50:07 GMT", Some(30.0)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0.0)),
+            ("Sun, 06 Nov 1995 08:00:00 GMT", None),
+            ("-1", None),
+            ("NaN", None),
+            ("86400", None),
+            ("soon", None),
+        ] {
+            assert_eq!(retry_after(text, now), wait.map(Duration::from_secs_f64), "{text}");
+        }
     }
 }

@@ -19,7 +19,7 @@ use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, timeout_at};
 
 /// Most bytes held back: of a stream before its first content-bearing token, or of an answer in one piece.
@@ -113,7 +113,9 @@ fn check_head(
         let why = format!("replica `{}` answered {}", upstream.name, head.status);
         let failure = match failure {
             Failure::KeyRefused if request.passes_key(upstream) => Failure::Client,
-            Failure::Overloaded { .. } => Failure::Overloaded { retry_after_s: retry_after(&head.headers) },
+            Failure::Overloaded { .. } => {
+                Failure::Overloaded { retry_after_s: retry_after(&head.headers, SystemTime::now()) }
+            }
             other => other,
         };
         let response = Some(Response::from_parts(head, rest(VecDeque::new(), body, request)));
@@ -138,9 +140,14 @@ fn check_head(
     }))
 }
 
-/// Seconds of a `Retry-After`; `None` for a date or none.
-fn retry_after(headers: &HeaderMap) -> Option<u32> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
+/// Seconds of a `Retry-After`, given as seconds or as a date; a date that has passed is 0 s.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<u32> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    text.parse().ok().or_else(|| {
+        let until = httpdate::parse_http_date(text).ok()?;
+        let wait = until.duration_since(now).unwrap_or_default();
+        Some(u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX))
+    })
 }
 
 /// The body of an error: what was read of it, and the rest.
@@ -303,7 +310,7 @@ fn error_in_answer(
     Box::new(FailedAttempt {
         failure,
         response: Some(Response::from_parts(head, rest(held, body, request))),
-        why: format!("replica `{}` sent an error in its answer ({failure:?})", upstream.name),
+        why: format!("replica `{}` sent an error in its answer: {failure}", upstream.name),
     })
 }
 
@@ -319,5 +326,28 @@ fn framing(headers: &HeaderMap) -> Framing {
         Framing::Json
     } else {
         Framing::Opaque
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn a_retry_after_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777); // Sun, 06 Nov 1994 08:49:37 GMT
+        for (text, seconds) in [
+            ("7", Some(7)),
+            (" 0 ", Some(0)),
+            ("Sun, 06 Nov 1994 08:50:07 GMT", Some(30)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(u32::MAX)),
+            ("soon", None),
+            ("-3", None),
+        ] {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]);
+            assert_eq!(retry_after(&headers, now), seconds, "{text}");
+        }
     }
 }

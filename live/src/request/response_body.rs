@@ -269,7 +269,9 @@ impl ProxiedBody {
             guard.row.first_token = Some(guard.now());
         }
         match self.tap.error() {
-            Some(failure) => guard.fail(failure, "the replica told an error in the middle of its answer"),
+            Some(failure) => {
+                guard.fail(failure, &format!("the replica sent an error in the middle of its answer: {failure}"));
+            }
             None => guard.finish(&self.tap),
         }
     }
