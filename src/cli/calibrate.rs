@@ -118,6 +118,22 @@ pub(super) fn run(args: &CalibrateArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Fits settings to one arm of a result folder, and writes them into its folder `fit`.
+pub(super) fn fit_run(dir: &Path, arm: &str, engine: &str) -> anyhow::Result<()> {
+    let records = records::open(dir, &ReadOptions::default())?;
+    let settings = CalibrateOptions {
+        arm: Some(arm.to_owned()),
+        engine: EngineConfig::preset(engine)?,
+        network: NetworkConfig::default(),
+        warm_up_s: 20.0,
+        part: 1.0,
+        block_s: 30.0,
+    };
+    let fitted = calibrate::calibrate(&records, &settings)?;
+    print_line(format_args!("\n{}", calibrate::table(&fitted, &[])))?;
+    write(&dir.join("fit"), &fitted, &[])
+}
+
 /// Measures a server and writes its engine settings.
 fn probe(args: &CalibrateArgs, target: &Target) -> anyhow::Result<()> {
     let options = ProbeOptions {

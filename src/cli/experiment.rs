@@ -1,6 +1,9 @@
-//! Running an experiment: what `gorgo run` and `gorgo sweep` share.
+//! Running an experiment: what `gorgo run` and `gorgo sweep` share. `beside` follows a live run with its simulation.
 
+mod beside;
 mod progress;
+
+pub(super) use beside::compare_with_simulation;
 
 use super::output::{columns, print_line};
 use clap::Args as ClapArgs;
@@ -16,7 +19,7 @@ use progress::ProgressBar;
 use std::path::{Path, PathBuf};
 
 /// Options that `run` and `sweep` share.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct ExperimentArgs {
     /// Experiment file
     file: PathBuf,
@@ -144,6 +147,19 @@ pub(super) struct RealTime<'a> {
 
 /// Reads the experiment, runs what its result folder does not hold yet, and prints the comparison.
 pub(super) fn execute(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<()> {
+    let (experiment, results, dir) = carry_out(args, plan)?;
+    if let (true, Some(shard)) = (results.points.is_empty(), plan.shard) {
+        eprintln!("shard {shard} holds none of the {} runs", results.missing.len());
+        if !args.json {
+            return Ok(());
+        }
+    }
+    note_gap(&results);
+    print_results(&experiment, &args.show().apply(results)?, &dir, args.json, args.sort.is_some())
+}
+
+/// Runs what the result folder does not hold yet. Returns the experiment, its results and their folder.
+fn carry_out(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<(Experiment, Results, PathBuf)> {
     let mut experiment = args.load(plan.vary)?;
     let arms = experiment.plan()?;
     runner::check(&experiment, &arms)?;
@@ -159,15 +175,7 @@ pub(super) fn execute(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<
     let carrier = real.map_or(&live::run as &Carrier<'_>, |real| real.carrier);
     let results = runner::run_by(&experiment, &arms, &folder, options, carrier, &|news| bar.update(news));
     bar.finish();
-    let results = results?;
-    if let (true, Some(shard)) = (results.points.is_empty(), plan.shard) {
-        eprintln!("shard {shard} holds none of the {} runs", results.missing.len());
-        if !args.json {
-            return Ok(());
-        }
-    }
-    note_gap(&results);
-    print_results(&experiment, &args.show().apply(results)?, &dir, args.json, args.sort.is_some())
+    Ok((experiment, results?, dir))
 }
 
 impl ExperimentArgs {
@@ -180,10 +188,15 @@ impl ExperimentArgs {
         Ok(experiment)
     }
 
-    fn open_folder(&self, experiment: &Experiment, place: Option<&str>) -> anyhow::Result<(PathBuf, ResultFolder)> {
+    /// The result folder of a run, live or simulated.
+    fn folder(&self, live: bool) -> PathBuf {
         let name = self.file.file_stem().map_or("experiment".into(), |stem| stem.to_string_lossy());
-        let name = if place.is_some() { format!("{name}-live") } else { name.into_owned() };
-        let dir = self.out.clone().unwrap_or_else(|| Path::new("results").join(name));
+        let name = if live { format!("{name}-live") } else { name.into_owned() };
+        self.out.clone().unwrap_or_else(|| Path::new("results").join(name))
+    }
+
+    fn open_folder(&self, experiment: &Experiment, place: Option<&str>) -> anyhow::Result<(PathBuf, ResultFolder)> {
+        let dir = self.folder(place.is_some());
         // The mode is part of the experiment: a folder does not mix measured and simulated runs.
         let resolved =
             experiment.resolved() + &place.map_or_else(String::new, |place| format!("# Run live, on {place}.\n"));

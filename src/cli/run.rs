@@ -1,7 +1,8 @@
 //! `gorgo run`: every arm of an experiment with every seed.
 
 use super::cloud::experiment::{FleetArgs, run_on_machines};
-use super::experiment::{ExperimentArgs, Plan, RealTime, execute};
+use super::experiment::{ExperimentArgs, Plan, RealTime, compare_with_simulation, execute};
+use anyhow::bail;
 use clap::Args as ClapArgs;
 use gorgo_experiments::live;
 use gorgo_experiments::results::Rows;
@@ -13,6 +14,9 @@ pub(crate) struct RunArgs {
     /// Simulate, or run in real time
     #[arg(long, value_enum, default_value_t = Mode::Sim)]
     mode: Mode,
+    /// After a live run, fit engine, network and policy settings to it, as `gorgo calibrate` does, into its folder `fit`
+    #[arg(long)]
+    calibrate: bool,
     #[command(flatten)]
     fleet: FleetArgs,
 }
@@ -29,12 +33,17 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let plan = |real_time| Plan { real_time, vary: &[], shard: None, rows: Rows::Keep };
     if args.mode == Mode::Sim {
         args.fleet.refuse()?;
+        if args.calibrate {
+            bail!("--calibrate fits settings to a live run; give --mode live with it, or records to `gorgo calibrate`");
+        }
         return execute(&args.experiment, &plan(None));
     }
     if let Some(fleet) = args.fleet.choose(&args.experiment)? {
-        return run_on_machines(&args.experiment, &fleet);
+        run_on_machines(&args.experiment, &fleet)?;
+        return compare_with_simulation(&args.experiment, args.calibrate);
     }
     args.fleet.refuse()?;
     let real = RealTime { place: "emulated replicas".to_owned(), carrier: &live::run, folder: &|_| () };
-    execute(&args.experiment, &plan(Some(real)))
+    execute(&args.experiment, &plan(Some(real)))?;
+    compare_with_simulation(&args.experiment, args.calibrate)
 }

@@ -11,13 +11,14 @@ pub const HEAD: &str = "# Resolved by gorgo ";
 pub const BENCH_HEAD: &str = "# gorgo bench";
 
 /// The files beside `experiment.toml`, which is deleted last: an interrupted deletion can go on.
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "summary.json",
     "summary.csv",
     "requests.csv",
     "timeline.json.gz",
     "report.html",
     "timing.json",
+    "validation.json",
     "benchmarks.json",
     "benchmarks.csv",
     "benchmarks.html",
