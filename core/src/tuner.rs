@@ -8,10 +8,12 @@
 mod online;
 mod paired;
 mod published;
+mod weights;
 
-pub use online::{Online, OnlineConfig, Stage};
+pub use online::{Online, OnlineConfig, Stage, Trials};
 pub use paired::{Paired, PairedConfig, Verdict, loss};
 pub use published::{Published, PublishedConfig, Told};
+pub use weights::{usual, weights, with_weights};
 
 use crate::rng::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};

@@ -10,9 +10,8 @@ use crate::stats::{Difference, Verdict, paired};
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::record::RequestRecord;
 use gorgo_core::rng;
-use gorgo_core::tuner::{Dimension, Paired, PairedConfig, loss};
+use gorgo_core::tuner::{Dimension, Paired, PairedConfig, loss, usual, weights, with_weights};
 use rayon::prelude::*;
-use serde_json::Value;
 
 /// What a request counts that did not finish: ten minutes to each token.
 const UNDONE_MS: f64 = 600_000.0;
@@ -98,36 +97,6 @@ impl Tuned {
     }
 }
 
-/// The settings that are searched when none are named.
-fn usual(policy: &PolicyConfig) -> Vec<Dimension> {
-    let keys: &[(&str, f64, f64)] = match policy.name() {
-        "gorgo" => &[("rtt_weight", 0.05, 5.0), ("queue_factor", 0.02, 5.0), ("running_cost_factor", 0.005, 2.0)],
-        "predictive" => &[("kappa", 0.005, 1.0)],
-        "kv-cost" => &[("overlap_weight", 0.1, 5.0), ("prefill_weight", 0.1, 5.0)],
-        "smetric" => &[("slack", 0.1, 10.0)],
-        "dualmap" => &[("slo_ms", 50.0, 20_000.0)],
-        _ => &[],
-    };
-    keys.iter().filter_map(|&(key, low, high)| Dimension::new(key, low, high).ok()).collect()
-}
-
-/// The value of a setting in force; the middle of its bounds, in log space, when the policy learns it.
-fn value(policy: &PolicyConfig, dimension: &Dimension) -> f64 {
-    let settings = match policy {
-        PolicyConfig::Gorgo(config) => serde_json::to_value(config.weights()).unwrap_or_default(),
-        other => Value::Object(other.settings()),
-    };
-    settings.get(&dimension.key).and_then(Value::as_f64).unwrap_or((dimension.low * dimension.high).sqrt())
-}
-
-fn with(policy: &PolicyConfig, dimensions: &[Dimension], weights: &[f64]) -> Result<PolicyConfig, String> {
-    dimensions.iter().zip(weights).try_fold(policy.clone(), |policy, (dimension, &weight)| {
-        // Four digits: more would claim what no search can know.
-        let short: f64 = format!("{weight:.3e}").parse().unwrap_or(weight);
-        policy.with(&dimension.key, Value::from(short)).map_err(|error| error.to_string())
-    })
-}
-
 /// Mean loss, TTFT and E2E of a run, ms.
 fn score(records: &[RequestRecord]) -> [f64; 3] {
     let n = records.len().max(1) as f64;
@@ -197,8 +166,8 @@ pub fn tune(experiment: &Experiment, options: &TuneOptions, progress: &dyn Fn(&S
             before.name()
         )));
     }
-    let start: Vec<f64> = dimensions.iter().map(|dimension| value(&before, dimension)).collect();
-    with(&before, &dimensions, &start).map_err(bad)?; // an unknown key is told before anything runs
+    let start = weights(&before, &dimensions);
+    with_weights(&before, &dimensions, &start).map_err(|wrong| bad(wrong.to_string()))?; // an unknown key is told before anything runs
     let bench = Bench { experiment, cells };
     let mut rng = rng::stream(options.seed, "tune", 0);
     let mut search = Paired::new(PairedConfig::default(), dimensions, &start);
@@ -207,7 +176,8 @@ pub fn tune(experiment: &Experiment, options: &TuneOptions, progress: &dyn Fn(&S
         let first_seed = TRAINING + u64::from(steps) * options.seeds;
         let seeds: Vec<u64> = (first_seed..first_seed + options.seeds).collect();
         let candidate = search.ask(&mut rng);
-        let policies = [&candidate, &search.incumbent().to_vec()].map(|w| with(&before, search.dimensions(), w));
+        let policies =
+            [&candidate, &search.incumbent().to_vec()].map(|w| with_weights(&before, search.dimensions(), w));
         let [Ok(trial), Ok(incumbent)] = policies else {
             return Err(bad("a weight is out of its policy's range".into()));
         };
@@ -218,7 +188,8 @@ pub fn tune(experiment: &Experiment, options: &TuneOptions, progress: &dyn Fn(&S
         let (difference, accepted) = (verdict.difference, verdict.accepted);
         progress(&Step { number: steps, weights: candidate, difference, accepted });
     }
-    let found = with(&before, search.dimensions(), search.incumbent()).map_err(bad)?;
+    let found =
+        with_weights(&before, search.dimensions(), search.incumbent()).map_err(|wrong| bad(wrong.to_string()))?;
     let seeds: Vec<u64> = (HELD_OUT..HELD_OUT + options.held_out).collect();
     let scores = bench.compare(&seeds, &found, &before)?;
     // The cells of one seed share their requests: they are one sample.

@@ -110,6 +110,7 @@ pub(crate) fn routes(node: Arc<AppState>) -> Router {
         Router::new()
             .route("/policy", get(common::policy).post(common::set_policy).put(common::set_policy))
             .route("/tune", post(common::tune))
+            .route("/tuner", get(common::tuner).post(common::set_tuner))
             .route("/cache/clear", post(common::clear_cache))
             .route("/prefix/stats", get(common::prefix_stats))
             .route("/latency", get(common::latency))

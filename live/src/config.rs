@@ -18,6 +18,7 @@ mod residency;
 mod secret;
 mod sections;
 mod sharing;
+mod tune;
 mod upstream;
 pub use discovery::Discovery;
 pub(crate) use kv_events::KvSource;
@@ -28,6 +29,7 @@ pub use sections::{
     Cors, Explain, Limits, LogFile, PeerConfig, Probes, ReplicaConfig, Security, Shadow, Timeouts, Tls,
 };
 pub use sharing::Sharing;
+pub use tune::Tune;
 pub use upstream::{CongestionControl, Upstreams};
 
 /// Where the router runs.
@@ -100,6 +102,8 @@ pub struct Config {
     pub access_log: Option<LogFile>,
     /// Policies that decide without dispatching.
     pub shadow: Shadow,
+    /// The search for better weights of the policy on the router's own requests.
+    pub tune: Tune,
 }
 
 impl Default for Config {
@@ -130,6 +134,7 @@ impl Default for Config {
             state: None,
             access_log: None,
             shadow: Shadow::default(),
+            tune: Tune::default(),
         }
     }
 }

@@ -244,6 +244,13 @@ impl Driver {
         inner.policy = policy;
     }
 
+    /// Replaces the weights of the policy for a block of the tuner's, which tells of the outcome itself.
+    pub(crate) fn set_weights(&self, policy: PolicyConfig) {
+        let mut inner = self.inner.lock();
+        self.process(&mut inner, AdminEvent::PolicySet(policy.clone()));
+        inner.policy = policy;
+    }
+
     /// Sends every request the command to stop. Requests that arrive later must check the router's phase.
     pub(crate) fn stop_requests(&self) {
         let inner = self.inner.lock();

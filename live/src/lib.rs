@@ -39,6 +39,7 @@ mod signals;
 mod state;
 mod supervise;
 mod tokens;
+mod tuner;
 mod upstream;
 mod wire;
 mod worker_index;

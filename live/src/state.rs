@@ -17,11 +17,12 @@ use crate::server::keys::Keys;
 use crate::sharing::{HashSeed, Sharing};
 use crate::tokens::bytes_per_token::BytesPerToken;
 use crate::tokens::counter::Counter;
+use crate::tuner::Tuner;
 use crate::upstream::connect::{Connector, Endpoint};
 use crate::upstream::replica::{Authorization, Upstream};
 use crate::upstream::transport::transport;
 use gorgo_core::fleet::{Kind, ReplicaSpec};
-use gorgo_core::policy::Exclusion;
+use gorgo_core::policy::{Exclusion, PolicyConfig};
 use gorgo_core::router::ReplicaEvent;
 use gorgo_core::{MAX_REPLICAS, ReplicaId};
 use http::HeaderValue;
@@ -92,6 +93,8 @@ pub struct AppState {
     pub(crate) kept_ids: KeptIds,
     /// SharedStats of the shadow policies.
     pub shadows: SharedStats,
+    /// The search for better weights, if it is enabled.
+    pub(crate) tuner: Option<Tuner>,
     /// Timeline capture.
     pub capture: Capture,
     /// Traces for an OpenTelemetry collector.
@@ -179,6 +182,7 @@ impl AppState {
             kept_ids: KeptIds::default(),
             counter,
             shadows,
+            tuner: Tuner::new(&config.tune, &config.policy, config.seed),
             capture: Capture::default(),
             #[cfg(feature = "otel")]
             otel: crate::observe::otel::Otel::default(),
@@ -205,6 +209,19 @@ impl AppState {
             saving: Mutex::new(()),
             fleet_lock: Mutex::new(()),
         }
+    }
+
+    /// Replaces the policy, as an operator asked; the search for weights begins anew from it.
+    pub(crate) fn set_policy(&self, policy: PolicyConfig) {
+        match &self.tuner {
+            Some(tuner) => tuner.set_policy(&self.driver, &policy),
+            None => self.driver.set_policy(policy),
+        }
+    }
+
+    /// The policy without what the tuner tries at the moment.
+    pub(crate) fn policy(&self) -> PolicyConfig {
+        self.tuner.as_ref().map_or_else(|| self.driver.policy(), Tuner::incumbent)
     }
 
     /// The configuration in force.

@@ -67,6 +67,17 @@ impl Sums {
     }
 }
 
+/// How many trials ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Trials {
+    /// All of them.
+    pub ended: u64,
+    /// Those whose candidate became the incumbent.
+    pub taken: u64,
+    /// Those that the guard ended.
+    pub guarded: u64,
+}
+
 /// The tuner of a router.
 #[derive(Debug, Clone)]
 pub struct Online {
@@ -80,8 +91,7 @@ pub struct Online {
     now: Sums,
     blocks: [Sums; 4],
     frozen: bool,
-    /// Trials that ended, and those that the guard ended.
-    trials: (u64, u64),
+    trials: Trials,
 }
 
 const ORDER: [Stage; 4] = [Stage::Incumbent, Stage::Candidate, Stage::Candidate, Stage::Incumbent];
@@ -99,7 +109,7 @@ impl Online {
             now: Sums::default(),
             blocks: [Sums::default(); 4],
             frozen: false,
-            trials: (0, 0),
+            trials: Trials::default(),
         }
     }
 
@@ -121,9 +131,24 @@ impl Online {
         self.block
     }
 
-    /// Trials that ended, and how many of them the guard ended.
-    pub fn trials(&self) -> (u64, u64) {
+    /// The trials so far.
+    pub fn trials(&self) -> Trials {
         self.trials
+    }
+
+    /// The search: its incumbent, dimensions and step.
+    pub fn search(&self) -> &Paired {
+        &self.search
+    }
+
+    /// The weights that are compared with the incumbent's.
+    pub fn candidate(&self) -> &[f64] {
+        &self.candidate
+    }
+
+    /// Whether it is stopped.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
     }
 
     /// Stops or resumes. A frozen tuner keeps the incumbent's weights in force; the trial begins anew when it resumes.
@@ -147,7 +172,7 @@ impl Online {
             && self.now.mean() > self.blocks[0].mean() + self.config.guard;
         if is_bad {
             let difference = self.now.mean() - self.blocks[0].mean();
-            self.trials.1 += 1;
+            self.trials.guarded += 1;
             return (true, Some(self.end(difference, 0.0, rng)));
         }
         if self.now.n < f64::from(self.config.block) {
@@ -168,7 +193,8 @@ impl Online {
 
     fn end(&mut self, difference: f64, error: f64, rng: &mut ChaCha8Rng) -> Verdict {
         let verdict = self.search.decide(&self.candidate, difference, error);
-        self.trials.0 += 1;
+        self.trials.ended += 1;
+        self.trials.taken += u64::from(verdict.accepted);
         self.candidate = self.search.ask(rng);
         self.begin(0);
         verdict
@@ -230,7 +256,10 @@ mod tests {
         let bad: Vec<_> = (0..24).map(|_| tuner.finished(tuner.block(), 200.0, 1_000.0, &mut rng)).collect();
         assert!(bad[..23].iter().all(|outcome| outcome.1.is_none()));
         assert!(bad[23].0 && !bad[23].1.unwrap().accepted);
-        assert_eq!((tuner.stage(), tuner.weights(), tuner.trials()), (Stage::Incumbent, &[1.0][..], (1, 1)));
+        assert_eq!(
+            (tuner.stage(), tuner.weights(), tuner.trials()),
+            (Stage::Incumbent, &[1.0][..], Trials { ended: 1, taken: 0, guarded: 1 })
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::levels::{healthy, latency as latency_of};
 use super::{Answer, Refusal, Shared, bad, read, tell};
 use crate::observe::capture::{Captured, CapturedRequests, ClockOffset};
+use crate::tuner::Tuner;
 use crate::upstream::replica::Upstream;
 use axum::body::Bytes;
 use axum::extract::{Query, State};
@@ -46,7 +47,7 @@ pub(super) async fn set_policy(State(node): Shared, body: Bytes) -> Answer {
     };
     new.check_live().map_err(|e| bad(e.to_string()))?;
     let old = node.driver.policy();
-    node.driver.set_policy(new.clone());
+    node.set_policy(new.clone());
     tell(&json!({
         "success": true, "old_policy": old.name(), "new_policy": new.name(), "settings": new.settings(),
         "available": PolicyConfig::live_names(),
@@ -59,12 +60,32 @@ pub(super) async fn tune(State(node): Shared, body: Bytes) -> Answer {
     if keys.is_empty() {
         return Err(bad("no key is given; send for example {\"ms_per_token\": 0.094}"));
     }
-    let mut policy = node.driver.policy();
+    let mut policy = node.policy();
     for (key, value) in keys {
         policy = policy.with(&key, value).map_err(|e| bad(e.to_string()))?;
     }
-    node.driver.set_policy(policy.clone());
+    node.set_policy(policy.clone());
     tell(&Value::Object(policy.settings()))
+}
+
+/// The search for weights.
+pub(super) async fn tuner(State(node): Shared) -> Answer {
+    tell(&node.tuner.as_ref().map_or_else(|| json!({"enabled": false}), Tuner::state))
+}
+
+/// `{"frozen": true}` keeps the best weights so far in force; false goes on.
+pub(super) async fn set_tuner(State(node): Shared, body: Bytes) -> Answer {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Ask {
+        frozen: bool,
+    }
+    let ask: Ask = read(&body, "{\"frozen\": true}")?;
+    let Some(tuner) = &node.tuner else {
+        return Err(bad("this router does not tune; set `tune.enabled = true` in its file and restart it"));
+    };
+    tuner.freeze(&node.driver, ask.frozen);
+    tell(&tuner.state())
 }
 
 /// Empties the index; with `{"engines": true}` the engines' caches too.

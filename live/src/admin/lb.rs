@@ -123,7 +123,7 @@ pub(super) async fn set_config(State(node): Shared, body: Bytes) -> Answer {
     }
     let policy = config.policy.clone();
     crate::server::reload::apply(&node, config).map_err(|e| bad(e.to_string()))?;
-    node.driver.set_policy(policy);
+    node.set_policy(policy);
     tell(&json!({"success": true, "changes": changes, "config": settings(&node)}))
 }
 

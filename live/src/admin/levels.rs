@@ -2,6 +2,7 @@
 
 use crate::observe::metrics::{Levels, ReplicaGauges, ShadowGauges};
 use crate::state::AppState;
+use crate::tuner::Tuner;
 use gorgo_core::fleet::{Health, Kind, Replica};
 use gorgo_core::judgement::Failure;
 use gorgo_core::policy::{Exclusion, PolicyConfig};
@@ -50,6 +51,7 @@ pub(super) fn levels(node: &AppState) -> Levels {
             ("index_bytes", config.router.index_bytes as f64, 0.0),
         ],
         sharing: sharing_counts(node),
+        tuner: node.tuner.as_ref().map(Tuner::levels),
         sources: sources.map(|source| (source.source, source.endpoints, source.error.is_some())).collect(),
         ..Levels::default()
     };

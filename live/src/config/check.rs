@@ -87,6 +87,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     egress(config)?;
     config.sharing.check()?;
     config.kv_events.check()?;
+    config.tune.check(&config.policy)?;
     if config.role == Role::Edge && !config.sharing.peers.is_empty() {
         let advice = "an edge's peers stand in `peers`; routers that share replicas are proxies";
         return bad("sharing.peers", &"set for an edge", advice);

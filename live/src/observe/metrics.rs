@@ -4,6 +4,7 @@
 use crate::kv_events::streams::KvFigures;
 use crate::observe::request_log::RequestEntry;
 use gorgo_core::fleet::{EngineReport, Learned, Load};
+use gorgo_core::tuner::Trials;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -38,6 +39,16 @@ struct SourceLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
     kind: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SettingLabel {
+    setting: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -104,6 +115,8 @@ pub struct Levels {
     pub shadows: Vec<ShadowGauges>,
     /// One entry a source of discovery: its name, its endpoints, whether it is stale.
     pub sources: Vec<(String, usize, bool)>,
+    /// The weights that the tuner has put in force, by setting, and its trials; `None` where it is off.
+    pub tuner: Option<(Vec<(String, f64)>, Trials)>,
     /// What was exchanged with peers of the same replicas, by kind.
     pub sharing: Vec<(&'static str, u64)>,
 }
@@ -159,6 +172,8 @@ pub struct Metrics {
     source_endpoints: Family<SourceLabel, Level>,
     source_stale: Family<SourceLabel, Level>,
     sharing: Family<KindLabel, Level>,
+    tuner_weights: Family<SettingLabel, Level>,
+    tuner_trials: Family<OutcomeLabel, Level>,
     shadow_hits: Family<PolicyLabel, Level>,
     shadow_busiest: Family<PolicyLabel, Level>,
     shadow_ttft: Family<PolicyLabel, Level>,
@@ -302,6 +317,8 @@ impl Default for Metrics {
                 "sharing",
                 "Messages, bytes and paths exchanged with peers since the start, by kind"
             ),
+            tuner_weights: add!(Family::default(), "tuner_weight", "A weight in force, where the tuner searches"),
+            tuner_trials: add!(Family::default(), "tuner_trials", "Trials of the tuner since the start, by outcome"),
             shadow_hits: add!(
                 Family::default(),
                 "shadow_hit_ratio",
@@ -462,6 +479,16 @@ impl Metrics {
                 if let Some(value) = value {
                     family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
                 }
+            }
+        }
+        self.tuner_weights.clear();
+        if let Some((weights, trials)) = &levels.tuner {
+            for (setting, weight) in weights {
+                self.tuner_weights.get_or_create(&SettingLabel { setting: setting.clone() }).set(*weight);
+            }
+            let refused = trials.ended.saturating_sub(trials.taken + trials.guarded);
+            for (outcome, count) in [("taken", trials.taken), ("guarded", trials.guarded), ("refused", refused)] {
+                self.tuner_trials.get_or_create(&OutcomeLabel { outcome: outcome.to_owned() }).set(count as f64);
             }
         }
         for shadow in &levels.shadows {

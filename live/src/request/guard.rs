@@ -12,6 +12,7 @@ use crate::observe::request_log::{DecisionSummary, RequestEntry, RoutedReplica};
 use crate::request::context::ConnectionContext;
 use crate::request::learning::Learning;
 use crate::state::Phase;
+use crate::tuner::Tuner;
 use crate::upstream::abort;
 use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::AnswerTap;
@@ -50,6 +51,8 @@ pub(crate) struct RequestGuard {
     other_decisions: Vec<Arc<DecisionRecord>>,
     /// Why the last attempt failed.
     why: Option<String>,
+    /// The tuner's block in which the request was dispatched last.
+    tuner_block: u64,
     is_closed: bool,
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -80,6 +83,7 @@ impl RequestGuard {
             pending: None,
             other_decisions: Vec::new(),
             why: None,
+            tuner_block: 0,
             is_closed: false,
             permit,
         })
@@ -115,6 +119,7 @@ impl RequestGuard {
         to: &Arc<Upstream>,
         decision: Option<Arc<DecisionRecord>>,
     ) {
+        self.tuner_block = self.context.state.tuner.as_ref().map_or(0, Tuner::block);
         let metrics = &self.context.state.metrics;
         let dispatches = to.dispatches.get_or_init(|| metrics.dispatches(&to.name));
         metrics.dispatched(dispatches, dispatch.attempt, dispatch.reason);
@@ -313,6 +318,9 @@ impl RequestGuard {
         let model = self.learning.as_ref().and_then(|learning| learning.model.as_deref());
         let policy = self.decision.as_ref().map_or("", |decision| decision.policy);
         state.metrics.ended(&row, self.streamed, model, policy);
+        if let (Some(tuner), EndReason::Finished, Some(ttft_ms)) = (&state.tuner, reason, row.ttft_ms()) {
+            tuner.finished(&state.driver, self.tuner_block, ttft_ms, (row.done - row.arrived).ms());
+        }
         state.driver.observers().ended(|| AccessEntry {
             row: Arc::clone(&row),
             model: model.map(str::to_owned),

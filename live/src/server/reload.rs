@@ -38,7 +38,7 @@ pub(crate) fn apply(state: &Arc<AppState>, mut new: Config) -> Result<Vec<String
     let keys = Keys::load(&new)?;
     let mut changes = Vec::new();
     if old.policy != new.policy {
-        state.driver.set_policy(new.policy.clone());
+        state.set_policy(new.policy.clone());
         changes.push(format!("policy: {}", new.policy.name()));
     }
     if old.core_router() != new.core_router() {
@@ -68,6 +68,7 @@ fn refuse_fixed_keys(old: &Config, new: &Config) -> Result<(), ConfigError> {
         ("listen", old.listen == new.listen),
         ("tls", old.tls == new.tls),
         ("shadow", old.shadow == new.shadow),
+        ("tune", old.tune == new.tune),
         ("explain", old.explain == new.explain),
         ("state", old.state == new.state),
         ("access_log", old.access_log == new.access_log),

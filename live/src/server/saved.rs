@@ -119,7 +119,7 @@ impl Saved {
 
     /// What differs now from the configuration of the start.
     pub(crate) fn of(state: &AppState) -> Self {
-        let (base, config, policy) = (state.base(), state.config(), state.driver.policy());
+        let (base, config, policy) = (state.base(), state.config(), state.policy());
         let configured: Vec<String> = fleet::configured(&base).iter().map(|(one, _)| one.shown_name()).collect();
         let mut saved = Self {
             policy: (policy != base.policy).then_some(policy),

@@ -23,4 +23,5 @@ mod sample;
 mod security;
 mod sharing;
 mod shutdown;
+mod tune;
 mod websocket;

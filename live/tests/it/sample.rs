@@ -23,6 +23,7 @@ const TABLES: [(&str, &str, &str); 18] = [
     ("tls", "Tls", "live/src/config/sections.rs"),
     ("explain", "Explain", "live/src/config/sections.rs"),
     ("shadow", "Shadow", "live/src/config/sections.rs"),
+    ("tune", "Tune", "live/src/config/tune.rs"),
 ];
 
 const HEAD: &str = "\

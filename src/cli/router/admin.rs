@@ -1,6 +1,8 @@
 //! Calls to the admin API of running routers.
 
-use super::show::{cleared, explanation, fields, policy, policy_changed, prefix_index_shape, round_trips, shadows};
+use super::show::{
+    cleared, explanation, fields, policy, policy_changed, prefix_index_shape, round_trips, shadows, tuner,
+};
 use super::status;
 use super::stop::{self, StopArgs};
 use crate::cli::output::print_line;
@@ -113,6 +115,16 @@ pub(crate) enum AdminCommand {
         #[arg(required = true)]
         keys: Vec<String>,
     },
+    /// The search for better weights on this router's requests (`tune.enabled`), or stop it
+    #[command(after_help = "Examples:\n  gorgo proxy tuner\n  gorgo proxy tuner --freeze")]
+    Tuner {
+        /// Keep the best weights so far in force
+        #[arg(long, conflicts_with = "resume")]
+        freeze: bool,
+        /// Go on
+        #[arg(long)]
+        resume: bool,
+    },
     /// Empty the prefix index
     ClearCache {
         /// Flush the engines' KV caches too
@@ -194,6 +206,8 @@ pub(in crate::cli) fn run_admin_command(
             }
             post("/tune", Value::Object(body))
         }
+        AdminCommand::Tuner { freeze: false, resume: false } => get("/tuner", tuner),
+        AdminCommand::Tuner { freeze, .. } => change("/tuner", json!({"frozen": freeze}), tuner),
         AdminCommand::ClearCache { engines } => change("/cache/clear", json!({"engines": engines}), cleared),
         AdminCommand::PrefixStats => get("/prefix/stats", prefix_index_shape),
         AdminCommand::Latency => get("/latency", round_trips),

@@ -138,6 +138,19 @@ const SHADOW: [Column; 5] = [
     ("predicted TTFT, ms", |row| number(&row["mean_predicted_ttft_ms"])),
 ];
 
+const WEIGHT: [Column; 5] = [
+    ("setting", |row| cell(&row["setting"])),
+    ("incumbent", |row| weight(&row["incumbent"])),
+    ("candidate", |row| weight(&row["candidate"])),
+    ("least", |row| weight(&row["low"])),
+    ("most", |row| weight(&row["high"])),
+];
+
+/// A weight in four digits.
+fn weight(value: &Value) -> String {
+    value.as_f64().map_or_else(|| "-".to_owned(), |weight| format!("{weight:.4}"))
+}
+
 /// Replicas or peers of a router, one row each.
 pub(in crate::cli) fn replicas_table(value: &Value) -> String {
     let rows = value.as_array().or(value["peers"].as_array()).map_or(&[][..], Vec::as_slice);
@@ -212,6 +225,41 @@ pub(super) fn cleared(value: &Value) -> String {
         out.push_str(&format!("\n  {engine}: {}", cell(outcome)));
     }
     out
+}
+
+/// The search for weights.
+pub(super) fn tuner(value: &Value) -> String {
+    if value["enabled"] != true {
+        return "this router does not tune: set `tune.enabled = true` in its file".to_owned();
+    }
+    if let Some(why) = value["why"].as_str() {
+        return format!("policy {}: nothing is searched, {why}", cell(&value["policy"]));
+    }
+    let state = match (value["frozen"] == true, value["converged"] == true) {
+        (true, _) => "frozen",
+        (false, true) => "converged, still comparing",
+        (false, false) => "searching",
+    };
+    let mut out = format!(
+        "policy {}: {state}, {} trials, {} taken, {} taken back early; the {} serves",
+        cell(&value["policy"]),
+        number(&value["trials"]),
+        number(&value["taken"]),
+        number(&value["guarded"]),
+        cell(&value["stage"])
+    );
+    if let (Some(difference), Some(error)) = (value["last_loss_difference"].as_f64(), value["last_loss_error"].as_f64())
+    {
+        out.push_str(&format!("\nlast trial: loss {difference:+.3} ± {error:.3} (below 0 is better)"));
+    }
+    let names = value["bounds"].as_object().into_iter().flatten();
+    let rows: Vec<Value> = names
+        .map(|(key, bounds)| {
+            serde_json::json!({"setting": key, "incumbent": value["incumbent"][key],
+                "candidate": value["candidate"][key], "low": bounds[0], "high": bounds[1]})
+        })
+        .collect();
+    format!("{out}\n\n{}", table(&WEIGHT, &rows, ""))
 }
 
 fn array(value: &Value) -> &[Value] {

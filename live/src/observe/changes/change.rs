@@ -37,6 +37,8 @@ pub(crate) enum Change {
     KeyRefused { replica: String, status: u16 },
     /// Another policy, or other settings of it.
     Policy { old: String, new: String },
+    /// A trial of the tuner's ended.
+    Tuned { weights: String, taken: bool, guarded: bool, loss: String },
     /// Other settings of the router.
     Settings { what: String },
     /// An operator emptied the index.
@@ -75,6 +77,7 @@ impl Change {
             Self::NoneInside => (15, ""),
             Self::NotAdmitted { .. } => (16, ""),
             Self::KvEventsUp { replica } | Self::KvEventsDown { replica, .. } => (17, replica),
+            Self::Tuned { .. } => (18, ""),
         }
     }
 
@@ -134,6 +137,14 @@ impl fmt::Display for Change {
                 write!(f, "discovery from {source}: endpoint {endpoint} is not used: {why}")
             }
             Self::Policy { old, new } => write!(f, "policy changed from {old} to {new}"),
+            Self::Tuned { weights, taken, guarded, loss } => {
+                let outcome = match (taken, guarded) {
+                    (true, _) => "taken",
+                    (false, true) => "taken back early",
+                    (false, false) => "not taken",
+                };
+                write!(f, "weights {weights} tried and {outcome}: loss {loss}")
+            }
             Self::Settings { what } => write!(f, "settings changed: {what}"),
             Self::IndexCleared { nodes } => write!(f, "prefix index emptied ({nodes} nodes)"),
             Self::QueueFull => write!(f, "the queue is full (router.queue_limit): requests are refused"),
