@@ -116,7 +116,8 @@ fn the_index_forgets_what_an_engine_evicts_clears_and_loses() {
             (u64::from(row.predicted_cached_tokens), cached, row.held_tokens)
         };
         let (expected, delivered, by_events) = predicted(1).await;
-        assert_eq!((expected, delivered, by_events), (0, 0, Some(0)));
+        assert_eq!((expected, delivered), (0, 0));
+        assert!(by_events.is_none_or(|held| held == 0), "{by_events:?}"); // none if the events came after the answer
         let (expected, delivered, _) = predicted(1).await;
         assert!(delivered > 900 && expected.abs_diff(delivered) <= 32, "{expected} {delivered}");
 

@@ -42,6 +42,8 @@ pub struct Script {
     pub early_head: bool,
     /// The models of its `/v1/models`.
     pub models: Vec<String>,
+    /// Its metrics have the names of vLLM, and not of SGLang.
+    pub vllm: bool,
 }
 
 impl Default for Script {
@@ -57,6 +59,7 @@ impl Default for Script {
             cached: Some(0),
             early_head: false,
             models: ["mock", "m", "llama"].map(str::to_owned).to_vec(),
+            vllm: false,
         }
     }
 }
@@ -199,6 +202,11 @@ async fn models(State(inner): State<Arc<Inner>>) -> axum::Json<Value> {
 
 async fn metrics(State(inner): State<Arc<Inner>>) -> String {
     let active = inner.active.load(Ordering::SeqCst);
+    if inner.script.lock().vllm {
+        return format!(
+            "vllm:num_requests_running{{engine=\"0\"}} {active}.0\nvllm:num_requests_waiting{{engine=\"0\"}} 0.0\n"
+        );
+    }
     format!(
         "sglang:num_running_reqs{{tp_rank=\"0\"}} {active}.0\nsglang:num_queue_reqs{{tp_rank=\"0\"}} 0.0\n\
          sglang:num_used_tokens{{tp_rank=\"0\"}} 0.0\nsglang:max_total_num_tokens{{tp_rank=\"0\"}} 400000.0\n"

@@ -11,6 +11,7 @@ mod explore;
 mod fixture;
 mod front;
 mod hostile;
+mod kv_events;
 mod models;
 mod network;
 #[cfg(feature = "otel")]
