@@ -49,6 +49,17 @@ pub fn check_label(label: &str) -> Result<(), FenceError> {
     if fits { Ok(()) } else { Err(FenceError::Label(label.chars().take(80).collect())) }
 }
 
+/// Checks the labels of a replica or of one clause.
+///
+/// # Errors
+/// [`FenceError::Label`], or [`FenceError::TooMany`] for more than [`MAX_LABELS`].
+pub fn check_labels(labels: &[String]) -> Result<(), FenceError> {
+    if labels.len() > MAX_LABELS {
+        return Err(FenceError::TooMany(labels.len(), "labels", MAX_LABELS));
+    }
+    labels.iter().try_for_each(|label| check_label(label))
+}
+
 impl Fence {
     /// A fence of these clauses, each a list of labels of which one is enough.
     ///
@@ -61,12 +72,7 @@ impl Fence {
         if clauses.is_empty() || clauses.iter().any(Vec::is_empty) {
             return Err(FenceError::Empty);
         }
-        for labels in &clauses {
-            if labels.len() > MAX_LABELS {
-                return Err(FenceError::TooMany(labels.len(), "labels", MAX_LABELS));
-            }
-            labels.iter().try_for_each(|label| check_label(label))?;
-        }
+        clauses.iter().try_for_each(|labels| check_labels(labels))?;
         let bytes: usize = clauses.iter().flatten().map(|label| label.len() + 1).sum();
         if bytes > MAX_BYTES {
             return Err(FenceError::TooMany(bytes, "bytes", MAX_BYTES));

@@ -10,7 +10,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use gorgo_core::fleet::Kind;
-use gorgo_core::residency::check_label;
+use gorgo_core::residency::check_labels;
 use gorgo_core::router::ReplicaEvent;
 use serde::Deserialize;
 use serde_json::json;
@@ -62,7 +62,7 @@ impl Address {
         if self.api_key.as_ref().is_some_and(Secret::is_placeholder) {
             return Err(bad("`api_key` is \"(set)\", which stands for a key that is not shown; give the key itself"));
         }
-        if let Some(wrong) = self.labels.iter().find_map(|label| check_label(label).err()) {
+        if let Err(wrong) = check_labels(&self.labels) {
             return Err(bad(format!("`labels`: {wrong}")));
         }
         Ok(ReplicaConfig {

@@ -5,7 +5,7 @@ use crate::upstream::connect::Endpoint;
 use crate::worker_index::MAX_WORKERS;
 use gorgo_core::MAX_REPLICAS;
 use gorgo_core::range::OutOfRange;
-use gorgo_core::residency::{MAX_LABELS, check_label};
+use gorgo_core::residency::check_labels;
 use std::fmt::Display;
 
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
@@ -195,11 +195,8 @@ fn fleet(config: &Config) -> Result<(), ConfigError> {
     let labels = config.replicas.iter().enumerate().map(|(i, r)| (format!("replicas[{i}]"), &r.labels));
     let of_peers = config.peers.iter().enumerate().map(|(i, p)| (format!("peers[{i}]"), &p.labels));
     for (key, labels) in labels.chain(of_peers) {
-        if let Some(wrong) = labels.iter().find_map(|label| check_label(label).err()) {
-            return bad(format!("{key}.labels"), format!("{labels:?}"), wrong.to_string());
-        }
-        if labels.len() > MAX_LABELS {
-            return bad(format!("{key}.labels"), format!("a list of {}", labels.len()), "give at most 64".to_owned());
+        if let Err(wrong) = check_labels(labels) {
+            return bad(format!("{key}.labels"), format!("a list of {}", labels.len()), wrong.to_string());
         }
     }
     for (i, replica) in config.replicas.iter().enumerate() {

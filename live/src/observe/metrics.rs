@@ -1,137 +1,27 @@
-//! The router's own Prometheus metrics. Labels are bounded: names of replicas, reasons, policies,
-//! limits, and models as [`series`] counts them.
+//! The router's own Prometheus metrics: counters of requests and dispatches, and gauges that a scrape sets (`gauges`) from
+//! what it reads of the router (`levels`). Labels are bounded: names of replicas, reasons, policies, limits, and models as
+//! [`series`] counts them.
 
-use crate::kv_events::streams::KvFigures;
 use crate::observe::request_log::RequestEntry;
-use gorgo_core::fleet::{EngineReport, Learned, Load};
-use gorgo_core::tuner::Trials;
+use gauges::{Gauges, ReplicaLabel};
+pub(crate) use levels::{Levels, ReplicaGauges, ShadowGauges};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 use series::RequestSeries;
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::sync::atomic::AtomicU64;
 
+mod gauges;
+mod levels;
 mod process;
 mod series;
-
-type Level = Gauge<f64, AtomicU64>;
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReplicaLabel {
-    replica: String,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct SourceLabel {
-    source: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabel {
-    kind: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct SettingLabel {
-    setting: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
-    outcome: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LimitLabel {
-    limit: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PolicyLabel {
-    policy: String,
-}
-
-/// A gauge's value for one replica at the time of a scrape.
-#[derive(Debug, Clone, Default)]
-pub struct ReplicaGauges {
-    /// Its name.
-    pub name: String,
-    /// 1 if it may be used.
-    pub usable: f64,
-    /// 1 if its breaker is open or half open.
-    pub breaker_open: f64,
-    /// Smoothed round trip, seconds.
-    pub rtt_s: f64,
-    /// 95th percentile of the last round trips (nearest rank), seconds.
-    pub rtt_p95_s: f64,
-    /// This router's requests and prompt tokens at the replica.
-    pub load: Load,
-    /// Tokens in its part of the index.
-    pub index_tokens: f64,
-    /// Age of the smoothed round trip, seconds; `None` before the first probe.
-    pub rtt_age_s: Option<f64>,
-    /// The engine's last report, and its age in seconds; `None` before the first.
-    pub engine: Option<(EngineReport, f64)>,
-    /// What it publishes of its KV cache, if that is read.
-    pub(crate) kv: Option<KvFigures>,
-    /// Learned rates.
-    pub learned: Learned,
-    /// Standard deviations of the prefill rate (ms per token) and of the offset (ms).
-    pub learned_sd: Option<(f64, f64)>,
-}
-
-/// Levels read from the router at the time of a scrape.
-#[derive(Debug, Clone, Default)]
-pub struct Levels {
-    /// Requests in the queue.
-    pub queued: f64,
-    /// Requests not over.
-    pub in_flight: f64,
-    /// Memory of the index, bytes.
-    pub index_bytes: f64,
-    /// Nodes of the index.
-    pub index_nodes: f64,
-    /// The policy in force.
-    pub policy: String,
-    /// Records of decisions and requests that did not fit into a log.
-    pub dropped: u64,
-    /// The process's start, seconds since 1970.
-    pub started_s: f64,
-    /// Each limit by its name, with its use.
-    pub limits: Vec<(&'static str, f64, f64)>,
-    /// One entry a replica.
-    pub replicas: Vec<ReplicaGauges>,
-    /// One entry a shadow policy.
-    pub shadows: Vec<ShadowGauges>,
-    /// One entry a source of discovery: its name, its endpoints, whether it is stale.
-    pub sources: Vec<(String, usize, bool)>,
-    /// The weights that the tuner has put in force, by setting, and its trials; `None` where it is off.
-    pub tuner: Option<(Vec<(String, f64)>, Trials)>,
-    /// What was exchanged with peers of the same replicas, by kind.
-    pub sharing: Vec<(&'static str, u64)>,
-}
-
-/// What a shadow policy would have done, at the time of a scrape.
-#[derive(Debug, Clone, Default)]
-pub struct ShadowGauges {
-    /// The policy's name.
-    pub policy: String,
-    /// Share of prompt tokens that would have been cached.
-    pub hit_ratio: f64,
-    /// Largest share of a replica times the number of replicas.
-    pub busiest_ratio: f64,
-    /// Mean predicted time to first token, seconds; `None` without a prediction.
-    pub predicted_ttft_s: Option<f64>,
 }
 
 /// The families.
@@ -139,44 +29,12 @@ pub struct ShadowGauges {
 pub struct Metrics {
     registry: Registry,
     series: RequestSeries,
+    gauges: Gauges,
     dispatches: Family<ReplicaLabel, Counter>,
     decisions: Family<ReasonLabel, Counter>,
     /// The members of families that nearly every request counts in, so that it need not look them up.
     own_rule: Counter,
     retries: Counter,
-    queued: Level,
-    in_flight: Level,
-    index_bytes: Level,
-    index_nodes: Level,
-    usable: Family<ReplicaLabel, Level>,
-    breaker: Family<ReplicaLabel, Level>,
-    rtt: Family<ReplicaLabel, Level>,
-    rtt_p95: Family<ReplicaLabel, Level>,
-    waiting: Family<ReplicaLabel, Level>,
-    running: Family<ReplicaLabel, Level>,
-    waiting_tokens: Family<ReplicaLabel, Level>,
-    running_tokens: Family<ReplicaLabel, Level>,
-    index_tokens: Family<ReplicaLabel, Level>,
-    rtt_age: Family<ReplicaLabel, Level>,
-    engine_running: Family<ReplicaLabel, Level>,
-    engine_queued: Family<ReplicaLabel, Level>,
-    engine_used: Family<ReplicaLabel, Level>,
-    engine_capacity: Family<ReplicaLabel, Level>,
-    engine_age: Family<ReplicaLabel, Level>,
-    learned: [Family<ReplicaLabel, Level>; 8],
-    kv: [Family<ReplicaLabel, Level>; 8],
-    limits: Family<LimitLabel, Level>,
-    limits_used: Family<LimitLabel, Level>,
-    policy: Family<PolicyLabel, Level>,
-    dropped: Level,
-    source_endpoints: Family<SourceLabel, Level>,
-    source_stale: Family<SourceLabel, Level>,
-    sharing: Family<KindLabel, Level>,
-    tuner_weights: Family<SettingLabel, Level>,
-    tuner_trials: Family<OutcomeLabel, Level>,
-    shadow_hits: Family<PolicyLabel, Level>,
-    shadow_busiest: Family<PolicyLabel, Level>,
-    shadow_ttft: Family<PolicyLabel, Level>,
 }
 
 const SECONDS: [f64; 18] =
@@ -187,156 +45,15 @@ const ERRORS: [f64; 8] = [0.005, 0.01, 0.05, 0.1, 0.5, 2.0, 10.0, 60.0];
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("gorgo");
-        macro_rules! add {
-            ($value:expr, $name:literal, $help:literal) => {{
-                let metric = $value;
-                registry.register($name, $help, metric.clone());
-                metric
-            }};
-            ($value:expr, $name:literal, $help:literal, $unit:expr) => {{
-                let metric = $value;
-                registry.register_with_unit($name, $help, $unit, metric.clone());
-                metric
-            }};
-        }
-        let decisions: Family<ReasonLabel, Counter> =
-            add!(Family::default(), "decisions", "Dispatches by what decided: own rule or a fallback");
+        let decisions: Family<ReasonLabel, Counter> = Family::default();
+        registry.register("decisions", "Dispatches by what decided: own rule or a fallback", decisions.clone());
         let series = RequestSeries::new(&mut registry);
-        Self {
-            series,
-            own_rule: decisions.get_or_create_owned(&ReasonLabel { reason: "own-rule".to_owned() }),
-            decisions,
-            dispatches: add!(Family::default(), "dispatches", "Requests given to a replica, retries included"),
-            retries: add!(Counter::default(), "retries", "Dispatches after a request's first"),
-            queued: add!(Level::default(), "queue_requests", "Requests waiting in the router"),
-            in_flight: add!(Level::default(), "in_flight_requests", "Requests not over"),
-            index_bytes: add!(Level::default(), "index", "Memory of the prefix index", Unit::Bytes),
-            index_nodes: add!(Level::default(), "index_nodes", "Nodes of the prefix index"),
-            usable: add!(Family::default(), "replica_usable", "1 if the replica may be used"),
-            breaker: add!(Family::default(), "replica_breaker_open", "1 if its circuit breaker is not closed"),
-            rtt: add!(Family::default(), "replica_rtt", "Smoothed round trip", Unit::Seconds),
-            rtt_p95: add!(
-                Family::default(),
-                "replica_rtt_p95",
-                "95th percentile of the last round trips",
-                Unit::Seconds
-            ),
-            waiting: add!(Family::default(), "replica_waiting_requests", "Our requests there without a first token"),
-            running: add!(Family::default(), "replica_running_requests", "Our requests there past their first token"),
-            waiting_tokens: add!(Family::default(), "replica_waiting_tokens", "Prompt tokens of our waiting requests"),
-            running_tokens: add!(Family::default(), "replica_running_tokens", "Prompt tokens of our running requests"),
-            index_tokens: add!(Family::default(), "replica_index_tokens", "Tokens the index holds for it"),
-            rtt_age: add!(Family::default(), "replica_rtt_age", "Age of its smoothed round trip", Unit::Seconds),
-            engine_running: add!(
-                Family::default(),
-                "replica_engine_running_requests",
-                "Running, by the engine's report"
-            ),
-            engine_queued: add!(Family::default(), "replica_engine_queued_requests", "Queued, by the engine's report"),
-            engine_used: add!(
-                Family::default(),
-                "replica_engine_used_tokens",
-                "KV tokens in use, by the engine's report"
-            ),
-            engine_capacity: add!(
-                Family::default(),
-                "replica_engine_kv_tokens",
-                "KV tokens the engine has, if reported"
-            ),
-            engine_age: add!(
-                Family::default(),
-                "replica_engine_report_age",
-                "Age of the engine's report",
-                Unit::Seconds
-            ),
-            learned: [
-                add!(
-                    Family::default(),
-                    "replica_learned_prefill_per_token",
-                    "Learned time to prefill a token",
-                    Unit::Seconds
-                ),
-                add!(
-                    Family::default(),
-                    "replica_learned_prefill_per_token_sd",
-                    "Standard deviation of the same",
-                    Unit::Seconds
-                ),
-                add!(
-                    Family::default(),
-                    "replica_learned_offset",
-                    "Learned time to first token beyond network and rates",
-                    Unit::Seconds
-                ),
-                add!(Family::default(), "replica_learned_offset_sd", "Standard deviation of the same", Unit::Seconds),
-                add!(Family::default(), "replica_learned_step", "Learned decode step of one request", Unit::Seconds),
-                add!(
-                    Family::default(),
-                    "replica_learned_step_per_running",
-                    "What each further request adds to a decode step",
-                    Unit::Seconds
-                ),
-                add!(
-                    Family::default(),
-                    "replica_learned_ttft_p95_ratio",
-                    "95th percentile of times to first token over their predictions"
-                ),
-                add!(Family::default(), "replica_learned_kappa", "Learned price of a millisecond of other requests"),
-            ],
-            kv: [
-                add!(Family::default(), "replica_kv_events_up", "1 if its KV events are read"),
-                add!(Family::default(), "replica_kv_events_age", "Age of the last batch of KV events", Unit::Seconds),
-                add!(Family::default(), "replica_kv_resident_tokens", "Tokens its KV events show as cached"),
-                add!(Family::default(), "replica_kv_measured_tokens", "Tokens that fit into its cache, as measured"),
-                add!(
-                    Family::default(),
-                    "replica_kv_residence",
-                    "Mean time from storing a block to its removal",
-                    Unit::Seconds
-                ),
-                add!(Family::default(), "replica_kv_event_batches", "Batches of KV events read since it joined"),
-                add!(Family::default(), "replica_kv_event_gaps", "Times that batches were lost since it joined"),
-                add!(Family::default(), "replica_kv_event_cuts", "Paths cut in the index by removals since it joined"),
-            ],
-            limits: add!(Family::default(), "limit", "A limit of this router"),
-            limits_used: add!(Family::default(), "limit_used", "How much of a limit is in use"),
-            policy: add!(Family::default(), "policy_info", "The policy in force"),
-            dropped: add!(Level::default(), "dropped_records", "Records of decisions and requests that no log took"),
-            source_endpoints: add!(
-                Family::default(),
-                "discovery_endpoints",
-                "Replicas in the fleet that a source of discovery lists"
-            ),
-            source_stale: add!(
-                Family::default(),
-                "discovery_stale",
-                "1 if a source of discovery fails or lists nothing, and its last set is kept"
-            ),
-            sharing: add!(
-                Family::default(),
-                "sharing",
-                "Messages, bytes and paths exchanged with peers since the start, by kind"
-            ),
-            tuner_weights: add!(Family::default(), "tuner_weight", "A weight in force, where the tuner searches"),
-            tuner_trials: add!(Family::default(), "tuner_trials", "Trials of the tuner since the start, by outcome"),
-            shadow_hits: add!(
-                Family::default(),
-                "shadow_hit_ratio",
-                "Share of prompt tokens a shadow policy would have hit"
-            ),
-            shadow_busiest: add!(
-                Family::default(),
-                "shadow_busiest_ratio",
-                "Largest share of a replica times their number"
-            ),
-            shadow_ttft: add!(
-                Family::default(),
-                "shadow_predicted_ttft",
-                "Mean predicted time to first token",
-                Unit::Seconds
-            ),
-            registry,
-        }
+        let (dispatches, retries) = (Family::default(), Counter::default());
+        registry.register("dispatches", "Requests given to a replica, retries included", dispatches.clone());
+        registry.register("retries", "Dispatches after a request's first", retries.clone());
+        let gauges = Gauges::new(&mut registry);
+        let own_rule = decisions.get_or_create_owned(&ReasonLabel { reason: "own-rule".to_owned() });
+        Self { registry, series, gauges, dispatches, decisions, own_rule, retries }
     }
 }
 
@@ -369,136 +86,7 @@ impl Metrics {
 
     /// The text of all families, in Prometheus' format 0.0.4.
     pub fn text(&self, levels: &Levels) -> String {
-        self.queued.set(levels.queued);
-        self.in_flight.set(levels.in_flight);
-        self.index_bytes.set(levels.index_bytes);
-        self.index_nodes.set(levels.index_nodes);
-        self.dropped.set(levels.dropped as f64);
-        for (source, endpoints, stale) in &levels.sources {
-            let label = SourceLabel { source: source.clone() };
-            self.source_endpoints.get_or_create(&label).set(*endpoints as f64);
-            self.source_stale.get_or_create(&label).set(f64::from(*stale));
-        }
-        for (kind, count) in &levels.sharing {
-            self.sharing.get_or_create(&KindLabel { kind: (*kind).to_owned() }).set(*count as f64);
-        }
-        self.policy.clear();
-        self.policy.get_or_create(&PolicyLabel { policy: levels.policy.clone() }).set(1.0);
-        for (limit, most, used) in &levels.limits {
-            let label = LimitLabel { limit: (*limit).to_owned() };
-            self.limits.get_or_create(&label).set(*most);
-            self.limits_used.get_or_create(&label).set(*used);
-        }
-        let families = [
-            &self.usable,
-            &self.breaker,
-            &self.rtt,
-            &self.rtt_p95,
-            &self.waiting,
-            &self.running,
-            &self.waiting_tokens,
-            &self.running_tokens,
-            &self.index_tokens,
-        ];
-        families.iter().for_each(|family| family.clear());
-        let beliefs = [
-            &self.rtt_age,
-            &self.engine_running,
-            &self.engine_queued,
-            &self.engine_used,
-            &self.engine_capacity,
-            &self.engine_age,
-        ];
-        beliefs.iter().for_each(|family| family.clear());
-        for r in &levels.replicas {
-            let values = [
-                r.usable,
-                r.breaker_open,
-                r.rtt_s,
-                r.rtt_p95_s,
-                f64::from(r.load.waiting_requests),
-                f64::from(r.load.running_requests),
-                r.load.waiting_tokens as f64,
-                r.load.running_tokens as f64,
-                r.index_tokens,
-            ];
-            for (family, value) in families.iter().zip(values) {
-                family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
-            }
-        }
-        // What is not known has no value, rather than 0.
-        for r in &levels.replicas {
-            let report = r.engine.map(|(report, _)| report);
-            let values = [
-                r.rtt_age_s,
-                report.map(|report| f64::from(report.running)),
-                report.map(|report| f64::from(report.queued)),
-                report.filter(|report| report.kv_tokens > 0).map(|report| report.used_tokens as f64),
-                report.filter(|report| report.kv_tokens > 0).map(|report| report.kv_tokens as f64),
-                r.engine.map(|(_, age)| age),
-            ];
-            for (family, value) in beliefs.iter().zip(values) {
-                if let Some(value) = value {
-                    family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
-                }
-            }
-        }
-        self.learned.iter().for_each(Family::clear);
-        for r in &levels.replicas {
-            let (rate_sd, offset_sd) = r.learned_sd.unzip();
-            let values = [
-                Some(r.learned.ms_per_token / 1e3),
-                rate_sd.map(|ms| ms / 1e3),
-                Some(r.learned.offset_ms / 1e3),
-                offset_sd.map(|ms| ms / 1e3),
-                Some(r.learned.step_ms / 1e3),
-                Some(r.learned.step_ms_per_running / 1e3),
-                Some(r.learned.quantiles[2]),
-                Some(r.learned.kappa),
-            ];
-            for (family, value) in self.learned.iter().zip(values) {
-                if let Some(value) = value {
-                    family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
-                }
-            }
-        }
-        self.kv.iter().for_each(Family::clear);
-        for r in &levels.replicas {
-            let Some(kv) = &r.kv else { continue };
-            let values = [
-                Some(f64::from(kv.is_up)),
-                kv.age_s,
-                Some(kv.resident_tokens as f64),
-                kv.measured_tokens.map(|tokens| tokens as f64),
-                kv.residence_s,
-                Some(kv.batches as f64),
-                Some(kv.gaps as f64),
-                Some(kv.cuts as f64),
-            ];
-            for (family, value) in self.kv.iter().zip(values) {
-                if let Some(value) = value {
-                    family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
-                }
-            }
-        }
-        self.tuner_weights.clear();
-        if let Some((weights, trials)) = &levels.tuner {
-            for (setting, weight) in weights {
-                self.tuner_weights.get_or_create(&SettingLabel { setting: setting.clone() }).set(*weight);
-            }
-            let refused = trials.ended.saturating_sub(trials.taken + trials.guarded);
-            for (outcome, count) in [("taken", trials.taken), ("guarded", trials.guarded), ("refused", refused)] {
-                self.tuner_trials.get_or_create(&OutcomeLabel { outcome: outcome.to_owned() }).set(count as f64);
-            }
-        }
-        for shadow in &levels.shadows {
-            let label = PolicyLabel { policy: shadow.policy.clone() };
-            self.shadow_hits.get_or_create(&label).set(shadow.hit_ratio);
-            self.shadow_busiest.get_or_create(&label).set(shadow.busiest_ratio);
-            if let Some(ttft) = shadow.predicted_ttft_s {
-                self.shadow_ttft.get_or_create(&label).set(ttft);
-            }
-        }
+        self.gauges.set(levels);
         let mut text = String::new();
         let _ = encode(&mut text, &self.registry); // writing to a string cannot fail
         let mut page = classic(&text);

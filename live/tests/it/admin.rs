@@ -246,3 +246,13 @@ async fn changes_over_the_admin_api_survive_a_restart() {
     let error = gorgo_live::start(config(), None, net.dial()).unwrap_err().to_string();
     assert!(error.contains("state.toml") && error.contains("remove the file"), "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_with_too_many_labels_is_refused() {
+    let world = World::new(1, Script::default(), |_| {}).await;
+    let labels: Vec<String> = (0..65).map(|n| format!("l{n}")).collect();
+    let ask = json!({"url": "http://late:8080", "labels": labels});
+    let (status, told) = world.call(Method::POST, "/proxy/servers", &ask).await;
+    assert_eq!(status, 400);
+    assert!(told.to_string().contains("65 labels are more than the 64 that fit"), "{told}");
+}

@@ -1,5 +1,6 @@
 use super::*;
 use crate::observe::request_log::tests::row;
+use gorgo_core::fleet::EngineReport;
 
 #[test]
 fn every_family_is_in_the_text_and_labels_are_bounded() {
