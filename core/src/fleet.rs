@@ -127,6 +127,7 @@ impl Load {
     /// The sum of two loads. It saturates: the numbers of a peer's report are not checked, and a sum that wraps would
     /// make a loaded peer look idle.
     #[must_use]
+    #[inline]
     pub fn plus(&self, other: &Self) -> Self {
         Self {
             waiting_requests: self.waiting_requests.saturating_add(other.waiting_requests),
@@ -274,6 +275,7 @@ impl Replica {
 
     /// A probe or scrape succeeded; true if the replica was down before. Probes alone do not bring back a peer whose
     /// reports cannot be read, `limit` of them in a row.
+    #[inline]
     pub fn succeeded(&mut self, now: Time, limit: u32) -> bool {
         self.failures = 0;
         if self.spec.kind == Kind::Peer && self.peer.is_unread(limit) {
@@ -324,6 +326,7 @@ impl Replica {
     }
 
     /// Why no request may be sent to it at `now`; exclusions of single requests (tried, hops) are not considered.
+    #[inline]
     pub fn closed(&self, now: Time, gates: &Gates) -> Option<Exclusion> {
         if self.draining {
             return Some(Exclusion::Draining);
@@ -434,6 +437,7 @@ impl Replica {
     }
 
     /// Round trips of a request of `bytes` sent at `now`.
+    #[inline]
     fn path(&self, now: Time, bytes: u64) -> Path {
         self.connections.path(&self.spec.transport, bytes, now, self.rtt.smoothed_ms())
     }
@@ -448,6 +452,7 @@ impl Replica {
     }
 
     /// A scrape or a peer's report was answered: they use the connections of requests and so keep one open.
+    #[inline]
     pub fn asked(&mut self, now: Time) {
         let (_, used) = self.connections.send(&self.spec.transport, HEAD_BYTES, now, self.rtt.smoothed_ms());
         self.connections.put(used, now);

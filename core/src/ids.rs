@@ -47,6 +47,7 @@ impl ReplicaSet {
     }
 
     /// Whether `id` is a member.
+    #[inline]
     pub fn contains(&self, id: ReplicaId) -> bool {
         self.0[id.index() / 64] & (1u64 << (id.index() % 64)) != 0
     }
@@ -63,6 +64,7 @@ impl ReplicaSet {
 
     /// Members of `self` that are not in `other`.
     #[must_use]
+    #[inline]
     pub fn minus(&self, other: &Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i] & !other.0[i]))
     }

@@ -18,7 +18,6 @@ use crate::range::{DURATION_MS, OutOfRange, check_ranges};
 use crate::{Span, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
 
 /// Bytes of a request beside its prompt: head and JSON frame.
 pub const HEAD_BYTES: u64 = 400;
@@ -70,6 +69,7 @@ impl Transport {
     }
 
     /// Round trips of a request of `bytes` on `connection`, or on a new one.
+    #[inline]
     pub fn path(&self, bytes: u64, connection: Option<&Connection>, now: Time, rtt_ms: f64) -> Path {
         let Some(connection) = connection else {
             let rounds = rounds(bytes, self.initial_window);
@@ -85,10 +85,20 @@ impl Transport {
         Path { rounds, opening: 0.0 }
     }
 
+    /// Connections last used before then are closed at `now`.
+    #[inline]
+    fn open_since(&self, now: Time) -> Time {
+        Time(now.0.saturating_sub(Span::from_ms(self.keep_alive_ms).0))
+    }
+
     /// Bytes that may be in flight on an idle connection at `now`.
+    #[inline]
     fn window(&self, connection: &Connection, now: Time, rtt_ms: f64) -> u64 {
         if self.congestion != Congestion::Cubic {
             return connection.window;
+        }
+        if connection.window <= self.initial_window {
+            return self.initial_window; // it shrinks no further
         }
         // Linux: the smoothed RTT and at least 200 ms.
         let timeout_ms = rtt_ms.max(0.0) + 200.0;
@@ -98,6 +108,7 @@ impl Transport {
 
     /// The connection after it carried a request of `bytes` at `now`; `connection` is its state before, `None` if it is
     /// new.
+    #[inline]
     pub fn after(&self, bytes: u64, connection: Option<&Connection>, now: Time, rtt_ms: f64) -> Connection {
         let before = connection.map_or(self.initial_window, |c| self.window(c, now, rtt_ms));
         // A window grows only when the sender fills it.
@@ -107,7 +118,11 @@ impl Transport {
 }
 
 /// Round trips of a transfer of `bytes` that begins with `window` bytes in flight and doubles each round: at least 1.
+#[inline]
 pub fn rounds(bytes: u64, window: u64) -> f64 {
+    if bytes <= window {
+        return 1.0;
+    }
     let ratio = 1 + u128::from(bytes).div_ceil(u128::from(window.max(1)));
     f64::from(ratio.next_power_of_two().trailing_zeros().max(1))
 }
@@ -131,6 +146,7 @@ impl Default for Path {
 
 impl Path {
     /// All round trips.
+    #[inline]
     pub fn trips(&self) -> f64 {
         self.rounds + self.opening
     }
@@ -148,10 +164,15 @@ pub struct Connection {
 /// Idle connections that a choice looks at, the latest first: a burst may leave hundreds.
 const LOOKED_AT: usize = 8;
 
-/// A router's idle connections to one replica, in the order of their last use. Never more than were in use at once.
+/// Closed connections that are dropped one by one at most.
+const CLOSED_KEPT: usize = 32;
+
+/// A router's idle connections to one replica, in the order of their last use. About as many as were in use at once.
 #[derive(Debug, Clone, Default)]
 pub struct Connections {
-    idle: VecDeque<(Time, Connection)>,
+    idle: Vec<(Time, Connection)>,
+    /// How many of the first are closed.
+    closed: usize,
 }
 
 impl Connections {
@@ -163,43 +184,53 @@ impl Connections {
 
     /// Takes the connection with the largest window, or opens one, and sends `bytes` at `now`.
     pub fn send(&mut self, transport: &Transport, bytes: u64, now: Time, rtt_ms: f64) -> (Path, Connection) {
-        let keep = Span::from_ms(transport.keep_alive_ms);
-        while self.idle.front().is_some_and(|&(used, _)| used + keep < now) {
-            self.idle.pop_front();
+        let open_since = transport.open_since(now);
+        while self.idle.get(self.closed).is_some_and(|&(used, _)| used < open_since) {
+            self.closed += 1;
         }
-        let taken = self.best(transport, now, rtt_ms).and_then(|i| self.idle.remove(i)).map(|(_, c)| c);
+        if self.closed == self.idle.len() {
+            self.clear();
+        } else if self.closed > CLOSED_KEPT && 2 * self.closed > self.idle.len() {
+            self.idle.drain(..self.closed);
+            self.closed = 0;
+        }
+        let taken = self.best(transport, now, rtt_ms).map(|i| self.idle.remove(i).1);
         let path = transport.path(bytes, taken.as_ref(), now, rtt_ms);
         (path, transport.after(bytes, taken.as_ref(), now, rtt_ms))
     }
 
     /// Gives a connection back at `now`, never earlier than any before.
+    #[inline]
     pub fn put(&mut self, connection: Connection, now: Time) {
-        self.idle.push_back((now, connection));
+        self.idle.push((now, connection));
     }
 
     /// Forgets all of them: the other side went away.
     pub fn clear(&mut self) {
         self.idle.clear();
+        self.closed = 0;
     }
 
     /// Position of the open connection with the largest window among the latest; the later of equals.
+    #[inline]
     fn best(&self, transport: &Transport, now: Time, rtt_ms: f64) -> Option<usize> {
-        let keep = Span::from_ms(transport.keep_alive_ms);
-        let open = self.idle.iter().enumerate().rev().take(LOOKED_AT).take_while(|(_, (used, _))| *used + keep >= now);
+        let open_since = transport.open_since(now);
+        let open = self.idle[self.closed..].iter().enumerate().rev().take(LOOKED_AT);
         let mut best = None;
-        for (i, (_, connection)) in open {
+        for (i, (_, connection)) in open.take_while(|(_, (used, _))| *used >= open_since) {
             let window = transport.window(connection, now, rtt_ms);
             if best.is_none_or(|(_, most)| window > most) {
                 best = Some((i, window));
             }
         }
-        best.map(|(i, _)| i)
+        best.map(|(i, _)| self.closed + i)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const RTT: f64 = 200.0;
 
@@ -264,6 +295,40 @@ mod tests {
         assert_eq!(connections.path(&kept, 200, at(4_021.0), RTT).opening, 1.0, "closed after 4 s");
         connections.clear();
         assert_eq!(connections.path(&kept, 200, at(30.0), RTT).opening, 1.0);
+    }
+
+    proptest! {
+        /// The connections that are taken, and what they carry, as from a plain list that drops closed ones at once.
+        #[test]
+        fn any_use_takes_the_connections_of_a_plain_list(
+            steps in prop::collection::vec((0u8..4, 0u64..60_000, 0.0f64..700.0), 1..150),
+            congestion in prop::sample::select(vec![Congestion::Cubic, Congestion::CubicKept, Congestion::Bbr]),
+        ) {
+            let transport = Transport { congestion, ..Transport::default() };
+            let (mut connections, mut plain) = (Connections::default(), Vec::<(Time, Connection)>::new());
+            let (mut used, mut now) = (Vec::new(), 0.0);
+            for (kind, bytes, gap_ms) in steps {
+                now += gap_ms;
+                let time = at(now);
+                if kind > 1 {
+                    plain.retain(|(used, _)| *used + Span::from_ms(transport.keep_alive_ms) >= time);
+                    let window = |i: &usize| transport.window(&plain[*i].1, time, RTT);
+                    let best = (plain.len().saturating_sub(LOOKED_AT)..plain.len()).max_by_key(window);
+                    let path = transport.path(bytes, best.map(|i| &plain[i].1), time, RTT);
+                    prop_assert_eq!(connections.path(&transport, bytes, time, RTT), path);
+                    let (taken, connection) = connections.send(&transport, bytes, time, RTT);
+                    let before = best.map(|i| plain.remove(i).1);
+                    let after = transport.after(bytes, before.as_ref(), time, RTT);
+                    prop_assert_eq!((taken, connection), (path, after));
+                    used.push(connection);
+                    prop_assert!(connections.idle.len() <= 2 * plain.len() + CLOSED_KEPT + 1);
+                } else if !used.is_empty() {
+                    let connection = used.remove(0);
+                    connections.put(connection, time);
+                    plain.push((time, connection));
+                }
+            }
+        }
     }
 
     #[test]

@@ -9,14 +9,15 @@ use crate::{ReplicaId, Span, Time};
 impl Router {
     /// The report of this router's own engines that its peers get at `now`. It is healthy while one of them takes new
     /// requests: not down, breaker not open, not draining, KV use below `max_kv_use`.
+    #[inline]
     pub fn report(&self, now: Time) -> PeerReport {
         let gates = &self.config().gates;
-        let own = || self.replicas().iter().filter(|r| !r.removed && r.spec.kind != Kind::Peer);
-        PeerReport {
-            load: own().fold(Load::default(), |sum, r| sum.plus(&r.load)),
-            queued: u32::try_from(self.queue_len()).unwrap_or(u32::MAX),
-            healthy: own().any(|r| r.is_usable(now, gates) && !r.is_kv_full(gates)),
+        let (mut load, mut healthy) = (Load::default(), false);
+        for own in self.replicas().iter().filter(|r| !r.removed && r.spec.kind != Kind::Peer) {
+            load = load.plus(&own.load);
+            healthy = healthy || (own.is_usable(now, gates) && !own.is_kv_full(gates));
         }
+        PeerReport { load, queued: u32::try_from(self.queue_len()).unwrap_or(u32::MAX), healthy }
     }
 
     /// This router's own requests at each replica that has some: what its peers of the same replicas are told.
@@ -29,6 +30,7 @@ impl Router {
     /// The instant up to which requests forwarded to `peer` are counted in the report that was asked for at `asked`:
     /// one round trip earlier. A request may need a new connection, and so arrive a round trip later than a question
     /// that was sent at the same time.
+    #[inline]
     pub fn counted_until(&self, peer: ReplicaId, asked: Time) -> Time {
         let rtt_ms = self.replicas().get(peer.index()).map_or(0.0, |r| r.rtt.smoothed_ms());
         Time(asked.0.saturating_sub(Span::from_ms(rtt_ms).0))

@@ -188,6 +188,8 @@ impl Router {
         self.now = now;
         match event.into() {
             Event::Request(event) => self.request_event(now, event, actions),
+            // What every probe, scrape and report is while no request waits: news of one replica, and no one to act on it.
+            Event::Replica(event) if self.queued == 0 && event.is_news() => self.replica_event(now, event, actions),
             Event::Replica(event) => {
                 let working = self.working();
                 self.replica_event(now, event, actions);

@@ -44,8 +44,13 @@ impl Span {
     pub const ZERO: Self = Self(0);
 
     /// A span of `ms` milliseconds, rounded to the nanosecond; negative and NaN become zero.
+    #[inline]
     pub fn from_ms(ms: f64) -> Self {
-        Self((ms * 1e6).round().max(0.0) as u64)
+        // As `f64::round`, which is a call of the C library on machines without SSE4.1. The cast cuts off the part behind
+        // the point, which is exact below 2^53; greater numbers have none.
+        let ns = ms * 1e6;
+        let whole = ns as u64;
+        Self(whole.saturating_add(u64::from(ns - whole as f64 >= 0.5)))
     }
 
     /// A span of `s` seconds.
@@ -89,6 +94,18 @@ impl Add for Span {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn spans_are_rounded_as_by_the_library(any: f64, near in 0u64..1 << 60, below in 1e-7f64..1e-5) {
+            let rounded = |ms: f64| (ms * 1e6).round().max(0.0) as u64;
+            let near = near as f64 / 1e6;
+            for ms in [any, near, near + 5e-7, near - 5e-7, near + below, f64::INFINITY, f64::NAN, -0.0, 1.8e13, 1.9e13] {
+                prop_assert_eq!(Span::from_ms(ms).0, rounded(ms), "{}", ms);
+            }
+        }
+    }
 
     #[test]
     fn conversions_round_and_never_wrap() {

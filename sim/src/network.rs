@@ -139,8 +139,32 @@ struct Link {
     /// Next step to draw, and the log deviation of the last one drawn.
     step: u64,
     log: f64,
-    /// `base_ms` times the current variation.
+    /// `base_ms` times the current variation, and when the variation changes.
     rtt_ms: f64,
+    until: Time,
+}
+
+impl Link {
+    /// Draws the variation up to `now`.
+    fn vary(&mut self, rho: f64, now: Time) {
+        let sigma = self.sigma;
+        if sigma == 0.0 || self.base_ms == 0.0 {
+            (self.rtt_ms, self.until) = (self.base_ms, Time::NEVER);
+            return;
+        }
+        let step = now.0 / STEP.0;
+        while self.step <= step {
+            let normal: f64 = StandardNormal.sample(&mut self.swing);
+            self.log = if self.step == 0 {
+                sigma * normal
+            } else {
+                rho * self.log + sigma * (1.0 - rho * rho).sqrt() * normal
+            };
+            self.step += 1;
+        }
+        self.rtt_ms = self.base_ms * self.log.exp();
+        self.until = Time(self.step.saturating_mul(STEP.0));
+    }
 }
 
 /// All links between sites.
@@ -187,6 +211,7 @@ impl Network {
                     step: 0,
                     log: 0.0,
                     rtt_ms: base_ms,
+                    until: Time::ZERO,
                 });
             }
         }
@@ -210,31 +235,17 @@ impl Network {
     }
 
     /// The round trip between two sites at `now`, ms, without message jitter. `now` must not go back.
+    #[inline]
     pub fn rtt_ms(&mut self, a: usize, b: usize, now: Time) -> f64 {
-        let rho = self.config.rho;
         let link = &mut self.links[a * self.sites + b];
-        let sigma = link.sigma;
-        let step = now.0 / STEP.0;
-        if link.step <= step {
-            if sigma == 0.0 || link.base_ms == 0.0 {
-                link.step = u64::MAX;
-                return link.base_ms;
-            }
-            while link.step <= step {
-                let normal: f64 = StandardNormal.sample(&mut link.swing);
-                link.log = if link.step == 0 {
-                    sigma * normal
-                } else {
-                    rho * link.log + sigma * (1.0 - rho * rho).sqrt() * normal
-                };
-                link.step += 1;
-            }
-            link.rtt_ms = link.base_ms * link.log.exp();
+        if now >= link.until {
+            link.vary(self.config.rho, now);
         }
         link.rtt_ms
     }
 
     /// One-way time of a message from `a` to `b` sent at `now`; `message` selects its jitter.
+    #[inline]
     pub fn one_way(&mut self, a: usize, b: usize, now: Time, message: u64) -> Span {
         let half = self.rtt_ms(a, b, now) / 2.0;
         let link = (a * self.sites + b) as u64;
@@ -247,6 +258,7 @@ impl Network {
     }
 
     /// `1 + jitter * t`, t triangular with unit variance: a counter-based draw that costs one hash.
+    #[inline]
     fn jitter(&self, message: u64, link: u64) -> f64 {
         if self.config.jitter == 0.0 {
             return 1.0;

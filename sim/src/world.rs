@@ -24,6 +24,7 @@ mod faults;
 mod key;
 mod peer_message;
 mod proxies;
+mod questions;
 mod queue;
 mod replicas;
 mod requests;
@@ -38,6 +39,7 @@ use key::Key;
 pub use peer_message::PeerMessage;
 use proxies::SharingWorld;
 pub use proxies::{Front, Prefixes, ProxiesConfig, Shared};
+use questions::Question;
 use queue::{Event, EventQueue, Signal};
 pub use residency::{FencedCount, ResidencyConfig};
 
@@ -99,8 +101,6 @@ struct RouterNode {
     site: usize,
     /// Idle connections, indexed by replica or peer.
     connections: Vec<Connections>,
-    /// The connections of scrapes and reports under way, indexed likewise.
-    asking: Vec<Option<Connection>>,
 }
 
 struct ReplicaNode {
@@ -122,6 +122,7 @@ struct World<'a, I: Iterator<Item = TraceRequest>> {
     following: TimeQueue<TraceRequest>,
     now: Time,
     events: EventQueue,
+    questions: Vec<Question>,
     network: Network,
     routers: Vec<RouterNode>,
     replicas: Vec<ReplicaNode>,
@@ -178,7 +179,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
                 router.share_prefixes();
             }
             let connections = vec![Connections::default(); config.replicas.len()];
-            RouterNode { router, site, connections, asking: vec![None; config.replicas.len()] }
+            RouterNode { router, site, connections }
         };
         let routers: Vec<RouterNode> = match config.topology {
             Topology::Proxy { site } => (0..usize::from(config.proxies.count)).map(|i| router(i, site)).collect(),
@@ -205,6 +206,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             following: TimeQueue::default(),
             now: Time::ZERO,
             events: EventQueue::default(),
+            questions: Vec::new(),
             network,
             routers,
             replicas: replicas?,
@@ -227,14 +229,18 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
 
     fn process_events(&mut self) -> Result<(), WorldError> {
         let (mut last_recorded, mut last_arrival) = (Time::ZERO, Time::ZERO);
+        let mut recorded = self.trace.peek().map(|r| r.at);
         loop {
-            let recorded = self.trace.peek().map(|r| r.at);
             let following = self.following.next_time();
-            let arrival = recorded.into_iter().chain(following).min();
+            let arrival = match (recorded, following) {
+                (Some(recorded), Some(following)) => Some(recorded.min(following)),
+                (one, other) => one.or(other),
+            };
             let event = self.events.next_time();
             let arrives = arrival.is_some_and(|at| event.is_none_or(|e| at <= e));
             if arrives && recorded == arrival {
                 let request = self.trace.next().expect("peeked");
+                recorded = self.trace.peek().map(|r| r.at);
                 if request.at < last_recorded {
                     return Err(WorldError::TraceOrder { request: self.records.len(), at: request.at });
                 }
@@ -256,7 +262,10 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
                 return Err(self.stuck());
             }
             if let Some(later) = self.after_idle_time(at, &event, arrival) {
-                self.events.push(later, event);
+                match event {
+                    Event::Question { number } => self.events.push_question(later, number),
+                    event => self.events.push(later, event),
+                }
                 continue;
             }
             self.now = at;
@@ -282,9 +291,12 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
         let config = self.config;
         let period_ms = match event {
             Event::Sample => config.sample_ms,
-            Event::Signal(Signal::Scrape { .. }) => config.scrape_ms,
+            Event::Question { number } => match &self.questions[*number as usize] {
+                question if !question.is_due() => return None,
+                question if question.is_of_peer() => config.peer_ms,
+                _ => config.scrape_ms,
+            },
             Event::Signal(Signal::Probe { .. }) => config.probe_ms,
-            Event::Signal(Signal::AskPeer { .. }) => config.peer_ms,
             Event::Signal(Signal::Share { .. }) => config.proxies.share_ms,
             _ => return None,
         };
@@ -313,6 +325,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             Event::Sample => self.sample(),
             Event::Fault { index } => self.fault(index),
             Event::Restart { replica } => self.restart(replica),
+            Event::Question { number } => self.question(number),
             Event::Signal(signal) => self.signal(signal),
         }
     }

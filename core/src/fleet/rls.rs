@@ -38,6 +38,9 @@ pub(super) struct Rls {
     theta: Vec<f64>,
     /// Row by row.
     p: Vec<f64>,
+    // Scratch space of one sample.
+    px: Vec<f64>,
+    wider: Vec<f64>,
 }
 
 impl Rls {
@@ -105,24 +108,25 @@ impl Rls {
         if !sane(e) || !(1.0 / MOST..=MOST).contains(&s) || !x.iter().all(|&(_, value)| sane(value)) {
             return;
         }
-        let px: Vec<f64> = (0..n).map(|row| x.iter().map(|&(i, value)| self.p[row * n + i] * value).sum()).collect();
+        let Self { priors, theta, p, px, wider } = self;
+        px.clear();
+        px.extend(p.chunks_exact(n).map(|row| x.iter().map(|&(i, value)| row[i] * value).sum::<f64>()));
         let xpx: f64 = x.iter().map(|&(i, value)| px[i] * value).sum();
         let trust = (HUBER * s / e.abs()).min(1.0) / (s * s);
         let scale = 1.0 / (1.0 / trust + xpx);
-        for ((theta, prior), gain) in self.theta.iter_mut().zip(&self.priors).zip(&px) {
+        for ((theta, prior), gain) in theta.iter_mut().zip(priors.iter()).zip(px.iter()) {
             *theta = (*theta + gain * scale * e).clamp(prior.low, prior.high);
         }
-        for row in 0..n {
-            for column in 0..n {
-                self.p[row * n + column] -= px[row] * scale * px[column];
-            }
-        }
-        let wider: Vec<f64> = (0..n)
-            .map(|i| (self.priors[i].sd.powi(2) / self.p[i * n + i].max(f64::MIN_POSITIVE)).clamp(1.0, FORGET).sqrt())
-            .collect();
-        for row in 0..n {
-            for column in 0..n {
-                self.p[row * n + column] *= wider[row] * wider[column];
+        // The variances after the sample first, so that one pass over the matrix both learns and forgets.
+        wider.clear();
+        wider.extend(priors.iter().zip(px.iter()).enumerate().map(|(i, (prior, px))| {
+            let variance = p[i * n + i] - px * scale * px;
+            (prior.sd.powi(2) / variance.max(f64::MIN_POSITIVE)).clamp(1.0, FORGET).sqrt()
+        }));
+        for ((row, gain), wide) in p.chunks_exact_mut(n).zip(px.iter()).zip(wider.iter()) {
+            let gain = gain * scale;
+            for ((entry, px), wider) in row.iter_mut().zip(px.iter()).zip(wider.iter()) {
+                *entry = (*entry - gain * px) * (wide * wider);
             }
         }
     }
@@ -181,7 +185,41 @@ mod tests {
         assert_eq!((rls.get(0), rls.sd(0), rls.get(1)), (0.0, 60.0, rate));
     }
 
+    /// One sample, step by step as the page says.
+    fn by_the_page(rls: &Rls, x: &[(usize, f64)], y: f64, s: f64) -> (Vec<f64>, Vec<f64>) {
+        let (n, mut theta, mut p) = (rls.len(), rls.theta.clone(), rls.p.clone());
+        let e = y - rls.predict(x);
+        let px: Vec<f64> = (0..n).map(|row| x.iter().map(|&(i, value)| p[row * n + i] * value).sum()).collect();
+        let xpx: f64 = x.iter().map(|&(i, value)| px[i] * value).sum();
+        let trust = (HUBER * s / e.abs()).min(1.0) / (s * s);
+        let scale = 1.0 / (1.0 / trust + xpx);
+        for i in 0..n {
+            theta[i] = (theta[i] + px[i] * scale * e).clamp(rls.priors[i].low, rls.priors[i].high);
+        }
+        let entries = || (0..n).flat_map(|row| (0..n).map(move |column| (row, column)));
+        entries().for_each(|(row, column)| p[row * n + column] -= px[row] * scale * px[column]);
+        let wider =
+            |i: usize| (rls.priors[i].sd.powi(2) / p[i * n + i].max(f64::MIN_POSITIVE)).clamp(1.0, FORGET).sqrt();
+        let wider: Vec<f64> = (0..n).map(wider).collect();
+        entries().for_each(|(row, column)| p[row * n + column] *= wider[row] * wider[column]);
+        (theta, p)
+    }
+
     proptest! {
+        #[test]
+        fn one_pass_learns_what_the_steps_of_the_page_do_to_the_bit(
+            samples in prop::collection::vec((-9.0f64..9.0, -900.0f64..900.0, 0.1f64..90.0), 1..30),
+        ) {
+            let mut rls = two();
+            rls.push(Prior { mean: 1.0, sd: 3.0, low: -9.0, high: 9.0 });
+            for (u, y, s) in samples {
+                let x = [(0, 1.0), (2, u)];
+                let (theta, p) = by_the_page(&rls, &x, y, s);
+                rls.learn(&x, y, s);
+                prop_assert_eq!((&rls.theta, &rls.p), (&theta, &p));
+            }
+        }
+
         #[test]
         fn nothing_makes_it_leave_its_bounds_or_become_nan(
             samples in prop::collection::vec((any::<f64>(), any::<f64>(), any::<f64>()), 0..50),

@@ -45,6 +45,7 @@ impl Rtt {
     }
 
     /// The moving average, ms; 0 before the first sample.
+    #[inline]
     pub fn smoothed_ms(&self) -> f64 {
         self.ewma
     }

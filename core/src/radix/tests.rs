@@ -64,3 +64,14 @@ fn removed_ids_are_reused_and_siblings_stay_linked() {
     assert_eq!(again, ids[3]);
     assert_eq!((tree.len(), tree.symbols()), (4, 3));
 }
+
+proptest! {
+    #[test]
+    fn the_common_prefix_is_that_of_a_comparison_one_by_one(
+        a in prop::collection::vec(0u64..2, 0..300), b in prop::collection::vec(0u64..2, 0..300), same in 0usize..300
+    ) {
+        let b: Vec<u64> = a.iter().take(same).copied().chain(b).collect();
+        let plain = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
+        prop_assert_eq!(super::common_prefix(&a, &b), plain);
+    }
+}

@@ -219,6 +219,27 @@ pub enum ReplicaEvent {
     },
 }
 
+impl ReplicaEvent {
+    /// Whether it only renews what is known of replicas: no request is moved or queued by it.
+    pub(super) fn is_news(&self) -> bool {
+        match self {
+            Self::Scraped { .. }
+            | Self::Probed { .. }
+            | Self::TransportLearned { .. }
+            | Self::PeerReported { .. }
+            | Self::Cache { .. }
+            | Self::PeerLoads { .. }
+            | Self::Told { .. } => true,
+            Self::ScrapeFailed { .. }
+            | Self::ProbeFailed { .. }
+            | Self::Added { .. }
+            | Self::Draining { .. }
+            | Self::Removed { .. }
+            | Self::Flushed { .. } => false,
+        }
+    }
+}
+
 /// Changes an operator makes. They are events, so that a replay and shadow policies contain them.
 #[derive(Debug, Clone)]
 pub enum AdminEvent {

@@ -47,19 +47,16 @@ impl Engine {
 
     /// Skips the uneventful step ends due at or before `now`.
     pub(super) fn jump(&mut self, now: Time) {
-        while let Some((start, index, run)) = self.steady_run() {
-            if self.pipeline.current_end().is_some_and(|end| end > now) {
-                return;
-            }
-            let run = *run;
+        while let Some(end) = self.pipeline.current_end().filter(|&end| end <= now) {
+            let Some((start, index, &run)) = self.steady_run() else { return };
             let interval = u64::from(self.config.decode_log_interval);
             let mut ends = self.uneventful_ends(&run).min(interval - self.pipeline.done % interval);
             let before = self.relevant_arrival().map_or(now, |ready| now.min(Time(ready.0.saturating_sub(1))));
-            if ends > 0 && run.end(index + ends - 1) > before {
-                ends = run.first_ending_at(index, Time(before.0 + 1)) - index;
-            }
-            if ends == 0 {
+            if ends == 0 || end > before {
                 return;
+            }
+            if ends > 1 && run.end(index + ends - 1) > before {
+                ends = run.first_ending_at(index, Time(before.0 + 1)) - index;
             }
             self.skip(start, index, &run, ends);
         }

@@ -90,7 +90,15 @@ impl Pipeline {
     /// them ended.
     pub(super) fn skip(&mut self, run: &Run, index: u64, steps: u64, overlap: bool) -> Time {
         let last = index + steps - 1;
-        let (ended, end) = (run.end(last), run.end(last + 1));
+        // The ends of the steps in the pipeline are known.
+        let ended = match &self.current {
+            Some(current) if steps == 1 => current.end,
+            _ => run.end(last),
+        };
+        let end = match &self.next {
+            Some(next) if steps == 1 => next.end,
+            _ => run.end(last + 1),
+        };
         self.done += steps;
         self.launched += steps;
         self.current = Some(Step { start: ended, end, work: Work::Decode { index: last + 1, run: *run } });

@@ -77,6 +77,11 @@ impl RunningBatch {
         self.joining.push(slot);
     }
 
+    /// Whether requests wait for [`Self::join`].
+    pub(super) fn has_joining(&self) -> bool {
+        !self.joining.is_empty()
+    }
+
     /// A step of other work comes between two decode steps, so the next one begins a new run.
     pub(super) fn end_run(&mut self) {
         self.changed = true;
@@ -85,9 +90,6 @@ impl RunningBatch {
     /// Adds the requests of the prefill batch chosen last, whether its results are known or not. `launched` decode
     /// steps were chosen before.
     pub(super) fn join(&mut self, requests: &mut RequestTable, launched: u64) {
-        if self.joining.is_empty() {
-            return;
-        }
         if self.places_taken() == 0 {
             self.full = false; // the batch takes the place of an empty one, and its flag
         }
@@ -140,6 +142,7 @@ impl RunningBatch {
     }
 
     /// The run that decode step `index` belongs to: the latest one, or a new one that begins at `start`.
+    #[inline]
     pub(super) fn decode_run(&mut self, times: &DecodeTimes, noise: Noise, index: u64, start: Time) -> Run {
         let run = match self.run {
             Some(run) if !self.changed => run,

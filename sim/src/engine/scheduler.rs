@@ -19,7 +19,9 @@ impl Engine {
         if let Some(slot) = self.chunked {
             self.insert_prompt(slot); // the chunk computed last
         }
-        self.batch.join(&mut self.requests, self.pipeline.launched);
+        if self.batch.has_joining() {
+            self.batch.join(&mut self.requests, self.pipeline.launched);
+        }
         if let Some(batch) = self.choose_prefill() {
             let pairs = batch.items.iter().map(|i| pairs(i.past, i.new)).sum();
             let warm = self.config.prefill.ms(batch.new_tokens, pairs) * self.noise.stretch(PREFILL, self.prefills);

@@ -114,6 +114,7 @@ pub(super) struct Noise {
 
 impl Noise {
     /// A number of mean 0, variance 1 and at most `2·√3` in size: the sum of four uniform draws.
+    #[inline]
     pub(super) fn z(&self, concern: u64, index: u64) -> f64 {
         let hash = mix(self.seed ^ mix(index.wrapping_mul(8).wrapping_add(concern)));
         let sum: u64 = (0..4).map(|k| (hash >> (16 * k)) & 0xffff).sum();
@@ -179,19 +180,25 @@ impl Run {
     }
 
     /// Time of step `index` without its own jitter, ms.
+    #[inline]
     pub(super) fn step_ms(&self, index: u64) -> f64 {
         (self.base_ms + self.slope_ms * (index - self.first) as f64).max(self.least_ms) * self.stretch
     }
 
     /// When step `index` ends. Strictly increasing in `index`.
+    #[inline]
     pub(super) fn end(&self, index: u64) -> Time {
         let steps = index - self.first + 1;
-        let flat = self.flat.min(steps);
         let linear = |n: u64| {
             let n = n as f64;
             self.base_ms * n + self.slope_ms * (n * (n - 1.0) * 0.5)
         };
-        let sum = self.least_ms * flat as f64 + (linear(steps) - linear(flat));
+        let sum = if self.flat == 0 {
+            linear(steps)
+        } else {
+            let flat = self.flat.min(steps);
+            self.least_ms * flat as f64 + (linear(steps) - linear(flat))
+        };
         let jitter = if self.jitter_ms > 0.0 { self.jitter_ms * self.noise.z(END, index) } else { 0.0 };
         self.anchor + Span::from_ms(sum * self.stretch + jitter)
     }

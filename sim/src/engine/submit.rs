@@ -104,6 +104,7 @@ impl Engine {
     }
 
     /// Moves requests that are ready from the inbox to the waiting queue.
+    #[inline]
     pub(super) fn receive(&mut self, now: Time, out: &mut Vec<EngineEvent>) {
         while let Some(&(ready, slot)) = self.inbox.front()
             && ready <= now

@@ -18,6 +18,7 @@ pub struct PeerMessage {
 
 impl PeerMessage {
     /// The report of `router` at `now`.
+    #[inline]
     pub fn of(router: &Router, now: Time) -> Self {
         let PeerReport { load, queued, healthy } = router.report(now);
         let narrow = |tokens: u64| u32::try_from(tokens).unwrap_or(u32::MAX);
@@ -33,6 +34,7 @@ impl PeerMessage {
     }
 
     /// The report in the form that the router's event takes.
+    #[inline]
     pub fn report(self) -> PeerReport {
         let load = Load {
             waiting_requests: self.waiting,

@@ -159,13 +159,15 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     }
 
     /// A connection is idle again. Scrapes and peers' reports use the same ones as requests, and so keep one open.
+    #[inline]
     pub(super) fn return_connection(&mut self, router: u16, target: ReplicaId, connection: Connection) {
         self.routers[usize::from(router)].connections[target.index()].put(connection, self.now);
     }
 
     /// Takes a connection for a request of `bytes`, or opens one: time beyond one way until its last byte has arrived.
+    #[inline]
     pub(super) fn upload(&mut self, router: u16, target: ReplicaId, bytes: u64) -> (Span, Connection) {
-        let rule = self.rule(router, target);
+        let rule = &self.rules[usize::from(router) * self.replicas.len() + target.index()];
         let node = &mut self.routers[usize::from(router)];
         let rtt_ms = self.network.rtt_ms(node.site, self.replicas[target.index()].site, self.now);
         let (path, connection) = node.connections[target.index()].send(&rule.transport, bytes, self.now, rtt_ms);
