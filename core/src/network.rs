@@ -178,7 +178,7 @@ pub struct Connections {
 impl Connections {
     /// The path of a request of `bytes` sent at `now`.
     pub fn path(&self, transport: &Transport, bytes: u64, now: Time, rtt_ms: f64) -> Path {
-        let best = self.best(transport, now, rtt_ms).map(|i| &self.idle[i].1);
+        let best = self.best(transport, transport.open_since(now), now, rtt_ms).map(|i| &self.idle[i].1);
         transport.path(bytes, best, now, rtt_ms)
     }
 
@@ -194,7 +194,13 @@ impl Connections {
             self.idle.drain(..self.closed);
             self.closed = 0;
         }
-        let taken = self.best(transport, now, rtt_ms).map(|i| self.idle.remove(i).1);
+        let taken = match self.best(transport, open_since, now, rtt_ms) {
+            // Mostly the latest.
+            Some(i) if i + 1 == self.idle.len() => self.idle.pop(),
+            Some(i) => Some(self.idle.remove(i)),
+            None => None,
+        };
+        let taken = taken.map(|(_, connection)| connection);
         let path = transport.path(bytes, taken.as_ref(), now, rtt_ms);
         (path, transport.after(bytes, taken.as_ref(), now, rtt_ms))
     }
@@ -213,8 +219,7 @@ impl Connections {
 
     /// Position of the open connection with the largest window among the latest; the later of equals.
     #[inline]
-    fn best(&self, transport: &Transport, now: Time, rtt_ms: f64) -> Option<usize> {
-        let open_since = transport.open_since(now);
+    fn best(&self, transport: &Transport, open_since: Time, now: Time, rtt_ms: f64) -> Option<usize> {
         let open = self.idle[self.closed..].iter().enumerate().rev().take(LOOKED_AT);
         let mut best = None;
         for (i, (_, connection)) in open.take_while(|(_, (used, _))| *used >= open_since) {

@@ -46,11 +46,14 @@ impl Span {
     /// A span of `ms` milliseconds, rounded to the nanosecond; negative and NaN become zero.
     #[inline]
     pub fn from_ms(ms: f64) -> Self {
-        // As `f64::round`, which is a call of the C library on machines without SSE4.1. The cast cuts off the part behind
+        // As `f64::round`, which is a call of the C library on machines without SSE4.1: the cast cuts off the part behind
         // the point, which is exact below 2^53; greater numbers have none.
         let ns = ms * 1e6;
-        let whole = ns as u64;
-        Self(whole.saturating_add(u64::from(ns - whole as f64 >= 0.5)))
+        if ns < 9.2e18 {
+            let whole = ns as i64;
+            return Self(whole.max(0) as u64 + u64::from(ns - whole as f64 >= 0.5));
+        }
+        Self(ns.round().max(0.0) as u64)
     }
 
     /// A span of `s` seconds.

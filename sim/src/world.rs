@@ -48,6 +48,9 @@ pub use residency::{FencedCount, ResidencyConfig};
 const IDLE_LEAD_PERIODS: f64 = 10.0;
 const IDLE_LEAD_MS: f64 = 10_000.0;
 
+/// Most records that memory is reserved for at the start, whatever the trace says of its length.
+const MOST_RESERVED: usize = 1 << 22;
+
 /// The results of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
@@ -201,6 +204,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
         Ok(Self {
             config,
             rules,
+            records: Vec::with_capacity(trace.size_hint().0.min(MOST_RESERVED)),
             trace: trace.peekable(),
             turns: Turns::new(config.until),
             following: TimeQueue::default(),
@@ -213,7 +217,6 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             flights: Vec::new(),
             free: Vec::new(),
             live: 0,
-            records: Vec::new(),
             samples: Vec::new(),
             due: VecDeque::new(),
             busy: 0,

@@ -135,10 +135,11 @@ impl Keys {
     fn replace(&mut self, key: u128) {
         let heap = &mut self.0[..];
         let (mut hole, mut child) = (0, 1);
-        while child + 1 < heap.len() {
-            child += usize::from(heap[child + 1] < heap[child]);
-            heap[hole] = heap[child];
-            (hole, child) = (child, 2 * child + 1);
+        while let Some(&[left, right]) = heap.get(child..).and_then(|rest| rest.first_chunk()) {
+            let right_is_less = right < left;
+            heap[hole] = if right_is_less { right } else { left };
+            hole = child + usize::from(right_is_less);
+            child = 2 * hole + 1;
         }
         if child < heap.len() {
             heap[hole] = heap[child];
