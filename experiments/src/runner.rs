@@ -11,7 +11,8 @@ use gorgo_sim::world::{self, WorldError};
 use gorgo_traces::workload::Workload;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 /// Why a run failed.
@@ -115,6 +116,32 @@ pub type Carrier<'a> = dyn Fn(&PlannedArm, u64, &[TraceRequest], Built) -> Resul
 type Reading = Result<Option<Workload>, String>;
 type Drawn = Result<Arc<Vec<TraceRequest>>, String>;
 
+/// A workload that several runs share.
+#[derive(Default)]
+struct SharedWorkload {
+    drawn: Mutex<Option<Drawn>>,
+    /// Runs that have not started.
+    waiting: AtomicUsize,
+}
+
+impl SharedWorkload {
+    /// The requests, drawn at the first call.
+    fn get(&self, draw: impl FnOnce() -> Drawn) -> Drawn {
+        lock(&self.drawn).get_or_insert_with(draw).clone()
+    }
+
+    /// A run that has got the requests starts. The last one need not share them.
+    fn start(&self) {
+        if self.waiting.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *lock(&self.drawn) = None;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Runs every arm with every seed, skips points that `folder` already holds, and writes all its files.
 ///
 /// # Errors
@@ -158,11 +185,13 @@ pub fn run_by(
     // requests.
     let readings: BTreeMap<String, OnceLock<Reading>> =
         points.iter().map(|(_, arm, _)| (arm.spec.workload.reading_key(), OnceLock::new())).collect();
-    let workloads: BTreeMap<String, OnceLock<Drawn>> =
-        points.iter().map(|(_, arm, seed)| (workload_key(arm, *seed), OnceLock::new())).collect();
+    let mut workloads: BTreeMap<String, SharedWorkload> = BTreeMap::new();
+    for (_, arm, seed) in &points {
+        *workloads.entry(workload_key(arm, *seed)).or_default().waiting.get_mut() += 1;
+    }
     let requests = |arm: &PlannedArm, seed: u64| {
         let workload = &arm.spec.workload;
-        let drawn = workloads[&workload_key(arm, seed)].get_or_init(|| {
+        let drawn = workloads[&workload_key(arm, seed)].get(|| {
             let reading = readings[&workload.reading_key()].get_or_init(|| {
                 let reading = workload.read(&experiment.dir).map_err(|error| error.to_string())?;
                 let notes = reading.iter().flat_map(|read| read.notes.iter().cloned()).collect::<Vec<_>>();
@@ -174,7 +203,7 @@ pub fn run_by(
             let reading = reading.as_ref().map_err(Clone::clone)?;
             workload.draw(reading.as_ref(), seed).map(Arc::new).map_err(|error| error.to_string())
         });
-        drawn.clone().map_err(|message| SpecError::Key {
+        drawn.map_err(|message| SpecError::Key {
             file: experiment.file.clone(),
             place: "[workload]".to_owned(),
             message,
@@ -195,19 +224,20 @@ pub fn run_by(
     let started = Instant::now();
     let one = |&(position, arm, seed): &(usize, &PlannedArm, u64)| -> Result<(), RunError> {
         let requests = requests(arm, seed)?;
+        workloads[&workload_key(arm, seed)].start();
         let (run, timing) = if options.live {
             measure(&experiment.file, arm, seed, &requests, carrier)?
         } else {
-            simulate(&experiment.file, arm, seed, &requests)?
+            simulate_shared(&experiment.file, arm, seed, requests)?
         };
         folder.add(position as u32, &run, options.rows)?;
-        timings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((run.records.len(), timing));
+        lock(&timings).push((run.records.len(), timing));
         progress(Progress::Point { arm: arm.label.clone(), seed, requests: run.records.len() });
         Ok(())
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs).build().map_err(|_| RunError::Jobs { jobs })?;
     pool.install(|| points.par_iter().try_for_each(one))?;
-    let timings = timings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let timings = timings.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !timings.is_empty() {
         folder.write_timing(&Timing::of(timings, started.elapsed().as_secs_f64()))?;
     }
@@ -258,10 +288,37 @@ pub fn simulate(
     requests: &[TraceRequest],
 ) -> Result<(ArmRun, ArmTiming), RunError> {
     let built = build(file, &arm.spec, seed, requests)?;
+    simulate_in(built, arm, seed, &mut requests.iter().cloned())
+}
+
+/// The same for requests that other runs may share. If none does, each is dropped when it has ended: of a million they
+/// are most of the memory.
+fn simulate_shared(
+    file: &str,
+    arm: &PlannedArm,
+    seed: u64,
+    requests: Arc<Vec<TraceRequest>>,
+) -> Result<(ArmRun, ArmTiming), RunError> {
+    let built = build(file, &arm.spec, seed, &requests)?;
+    match Arc::try_unwrap(requests) {
+        Ok(own) => simulate_in(built, arm, seed, &mut own.into_iter()),
+        Err(shared) => simulate_in(built, arm, seed, &mut shared.iter().cloned()),
+    }
+}
+
+fn simulate_in(
+    built: Built,
+    arm: &PlannedArm,
+    seed: u64,
+    requests: &mut dyn Iterator<Item = TraceRequest>,
+) -> Result<(ArmRun, ArmTiming), RunError> {
     let policy = arm.spec.policy.clone();
     let started = Instant::now();
-    let outcome = world::run(&built.world, &|| policy.build(), requests.iter().cloned())
-        .map_err(|source| RunError::World { arm: arm.label.clone(), seed, source: Box::new(source) })?;
+    let outcome = world::run(&built.world, &|| policy.build(), requests).map_err(|source| RunError::World {
+        arm: arm.label.clone(),
+        seed,
+        source: Box::new(source),
+    })?;
     let wall_s = started.elapsed().as_secs_f64();
     let run = ArmRun {
         itl: outcome.itl.buckets().collect(),
@@ -279,4 +336,21 @@ pub fn simulate(
     let rate = run.records.len() as f64 / wall_s.max(1e-9);
     let timing = ArmTiming { arm: run.arm.clone(), seed, wall_s, simulated_requests_per_second: rate };
     Ok((run, timing))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_is_drawn_once_and_belongs_to_the_last_run_that_starts() {
+        let shared = SharedWorkload { waiting: AtomicUsize::new(2), ..SharedWorkload::default() };
+        let first = shared.get(|| Ok(Arc::default())).unwrap();
+        shared.start();
+        let second = shared.get(|| Err("drawn twice".to_owned())).unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        shared.start();
+        drop(first);
+        assert!(Arc::try_unwrap(second).is_ok());
+    }
 }
