@@ -26,7 +26,7 @@ replicas = [
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("simulation");
     group.sample_size(10);
-    let cases: [(&str, &[&str]); 5] = [
+    let cases: [(&str, &[&str]); 6] = [
         ("Mooncake conversation, 12,031 requests, 3 replicas, gorgo, proxy", &[]),
         ("the same, least-load", &["policy=least-load"]),
         ("the same at the edges", &["topology=edge"]),
@@ -35,6 +35,7 @@ fn bench(c: &mut Criterion) {
             &["workload.rate=3.4", "workload.duration_s=29412"],
         ),
         ("wildchat-like, 8,893 requests at 5/s", &["workload={ generate = \"wildchat-like\", rate = 5.0 }"]),
+        ("wildchat-like at the edges", &["topology=edge", "workload={ generate = \"wildchat-like\", rate = 5.0 }"]),
     ];
     for (name, sets) in cases {
         let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
