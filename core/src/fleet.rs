@@ -14,7 +14,7 @@ mod peer;
 mod rates;
 mod rls;
 mod rtt;
-pub use breaker::{Breaker, BreakerConfig};
+pub use breaker::{Breaker, BreakerConfig, SavedBreaker};
 pub(crate) use others::{Others, Typical};
 pub use peer::{Peer, PeerReport};
 pub(crate) use rates::{Booked, Started};

@@ -10,9 +10,11 @@ use crate::{ReplicaId, ReplicaSet, ids::MAX_REPLICAS};
 
 mod leaves;
 mod owners;
+mod saved;
 mod stats;
 use leaves::{Entry, Leaves};
 use owners::{Holding, Owner, Owners};
+pub use saved::{SavedIndex, SavedNode, SavedOwner};
 pub use stats::IndexStats;
 
 /// Logical time of the index: a later touch has a greater stamp.
@@ -30,6 +32,11 @@ pub struct PrefixIndex<S> {
 }
 
 impl<S: Symbol> PrefixIndex<S> {
+    /// Bytes of a node: 120, its edge's rounding by the allocator, and an entry of 5 in a table half full.
+    const NODE_COST: usize = 176;
+    /// Bytes of an owner: 16 in a list with spare room, and two entries of 16 among the leaves (one may be stale) likewise.
+    const OWNER_COST: usize = 96;
+
     /// An empty index. `per_symbol` as in [`Radix::new`]; `budget` is the tokens a replica may hold unless
     /// [`Self::set_budget`] says otherwise; `max_bytes` bounds the memory of the whole index.
     pub fn new(per_symbol: Option<u32>, budget: u64, max_bytes: usize) -> Self {
@@ -76,12 +83,8 @@ impl<S: Symbol> PrefixIndex<S> {
 
     /// Upper bound of the memory in use, bytes: the symbols, and the worst case for nodes and owners.
     pub fn bytes(&self) -> usize {
-        // A node of 120 bytes, its edge's rounding by the allocator, and an entry of 5 in a table half full.
-        const NODE: usize = 176;
-        // An owner of 16 bytes in a list with spare room, and two entries of 16 among the leaves (one may be stale) likewise.
-        const OWNER: usize = 96;
         let owners: usize = self.holdings.iter().map(|holding| holding.nodes).sum();
-        self.tree.symbols() * size_of::<S>() + self.tree.len() * NODE + owners * OWNER
+        self.tree.symbols() * size_of::<S>() + self.tree.len() * Self::NODE_COST + owners * Self::OWNER_COST
     }
 
     /// Matched tokens of `key` for every replica in one walk: `matched[r]` is set for all `r < matched.len()`.
@@ -221,14 +224,19 @@ impl<S: Symbol> PrefixIndex<S> {
     }
 
     fn claim(&mut self, node: NodeId, parent: NodeId, replica: ReplicaId) {
-        let (now, tokens) = (self.clock, u64::from(self.tree.tokens(node)));
+        self.claim_at(node, parent, replica, self.clock);
+    }
+
+    /// Makes `replica` an owner of `node` that used it at `used`, or later if it did.
+    fn claim_at(&mut self, node: NodeId, parent: NodeId, replica: ReplicaId, used: Stamp) {
+        let tokens = u64::from(self.tree.tokens(node));
         let owners = self.tree.value_mut(node);
         if let Some(owner) = owners.get_mut(replica) {
-            owner.used = now;
+            owner.used = owner.used.max(used);
             return;
         }
         owners.set.insert(replica);
-        owners.list.push(Owner { replica, children: 0, used: now });
+        owners.list.push(Owner { replica, children: 0, used });
         if let Some(above) = self.tree.value_mut(parent).get_mut(replica) {
             above.children += 1;
         }

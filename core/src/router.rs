@@ -25,6 +25,7 @@ mod fence;
 mod outcome;
 mod replicas;
 mod route;
+mod snapshot;
 mod timers;
 pub use crate::judgement::Failure;
 pub use config::{Admission, LearnAt, RouterConfig};
@@ -33,6 +34,7 @@ pub use event::{
     Action, AdminEvent, Answer, DecisionRecord, Dispatch, Event, ReplicaEvent, Request, RequestEvent, ScoredCandidate,
     Usage,
 };
+pub use snapshot::{SavedReplica, Snapshot};
 use timers::{Timer, Timers};
 
 /// Counters since the start.
@@ -243,6 +245,7 @@ impl Router {
                 let names = self.replicas.iter().map(|r| (!r.removed).then_some(r.spec.name.as_str()));
                 self.rates.restore(&saved, names);
             }
+            AdminEvent::Restored(snapshot) => self.take_over(self.now, &snapshot),
         }
     }
 

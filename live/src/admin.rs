@@ -19,6 +19,7 @@ use axum::routing::{get, post};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tower::ServiceExt;
 
 mod access;
@@ -87,6 +88,11 @@ pub(crate) async fn answer(
     };
     // What peers tell changes no setting.
     let keeps = matches!(parts.method, http::Method::GET | http::Method::HEAD) || parts.uri.path() == SHARE;
+    if !keeps && state.is_upgrading() {
+        let message = "an upgrade is under way, and a change here would be lost; send it again in a moment";
+        let refused = Refusal(StatusCode::SERVICE_UNAVAILABLE, message.to_owned());
+        return refused.into_response().map(Body::Admin);
+    }
     match routes.oneshot(Request::from_parts(parts, axum::body::Body::from(body))).await {
         Ok(answer) => {
             if !keeps && answer.status().is_success() {
@@ -137,7 +143,8 @@ pub(crate) fn routes(node: Arc<AppState>) -> Router {
         .route("/config", get(proxy::config).put(proxy::set_config))
         .route("/servers", get(fleet::servers).post(fleet::add_server).delete(fleet::remove_server))
         .route("/servers/drain", post(fleet::drain))
-        .route("/share", post(proxy::share));
+        .route("/share", post(proxy::share))
+        .route("/snapshot", get(proxy::snapshot));
     Router::new()
         .nest("/lb", lb)
         .nest("/proxy", proxy)
@@ -179,6 +186,9 @@ async fn health(State(node): Shared) -> Response {
 async fn ready(State(node): Shared) -> Response {
     let (usable, _) = node.usable();
     match (node.phase(), usable) {
+        (Phase::Serving, _) if node.warming.load(Ordering::Relaxed) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "not ready: asking a peer for what it knows\n").into_response()
+        }
         (Phase::Serving, 1..) => (StatusCode::OK, "ready\n").into_response(),
         (Phase::Serving, _) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: no replica can be used\n").into_response(),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "not ready: stopping\n").into_response(),

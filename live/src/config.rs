@@ -19,6 +19,7 @@ mod secret;
 mod sections;
 mod sharing;
 mod tune;
+mod snapshot;
 mod upstream;
 pub use discovery::Discovery;
 pub(crate) use kv_events::KvSource;
@@ -30,6 +31,7 @@ pub use sections::{
 };
 pub use sharing::Sharing;
 pub use tune::Tune;
+pub use snapshot::Snapshots;
 pub use upstream::{CongestionControl, Upstreams};
 
 /// Where the router runs.
@@ -97,6 +99,8 @@ pub struct Config {
     /// A file that keeps changes over the admin API across restarts; they last until the router ends when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<PathBuf>,
+    /// What the router has learned, kept for its next start.
+    pub snapshot: Snapshots,
     /// A JSON line for each request that ended; none when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_log: Option<LogFile>,
@@ -132,6 +136,7 @@ impl Default for Config {
             tls: Tls::default(),
             explain: Explain::default(),
             state: None,
+            snapshot: Snapshots::default(),
             access_log: None,
             shadow: Shadow::default(),
             tune: Tune::default(),

@@ -61,6 +61,8 @@ pub struct Driver {
     observers: Observers,
     /// What was learned and not told to other routers yet; only if there are any.
     learned: Option<Mutex<VecDeque<Path>>>,
+    /// What was learned since an upgrade began, for the next process.
+    heir: Mutex<Option<VecDeque<Path>>>,
     learned_dropped: AtomicU64,
 }
 
@@ -91,6 +93,7 @@ impl Driver {
             next: AtomicU64::new(1),
             observers,
             learned: None,
+            heir: Mutex::default(),
             learned_dropped: AtomicU64::new(0),
         }
     }
@@ -102,7 +105,35 @@ impl Driver {
         self
     }
 
+    /// Keeps what is learned from now on for the next process of an upgrade.
+    pub(crate) fn begin_heir(&self) {
+        let mut inner = self.inner.lock();
+        *self.heir.lock() = Some(VecDeque::new());
+        inner.router.share_prefixes();
+    }
+
+    /// The upgrade failed: there is no next process.
+    pub(crate) fn forget_heir(&self) {
+        *self.heir.lock() = None;
+    }
+
+    /// Keeps a path for the next process, if there is one.
+    pub(crate) fn pass_to_heir(&self, path: &Path) {
+        if let Some(heir) = &mut *self.heir.lock() {
+            if heir.len() >= MAX_LEARNED {
+                heir.pop_front();
+            }
+            heir.push_back(path.clone());
+        }
+    }
+
+    /// What was learned for the next process since the last call.
+    pub(crate) fn take_for_heir(&self) -> VecDeque<Path> {
+        self.heir.lock().as_mut().map_or_else(VecDeque::new, std::mem::take)
+    }
+
     fn learned(&self, path: Path) {
+        self.pass_to_heir(&path);
         if let Some(learned) = &self.learned {
             let mut learned = learned.lock();
             if learned.len() >= MAX_LEARNED {

@@ -46,6 +46,28 @@ impl KeptIds {
     }
 }
 
+impl KeptIds {
+    /// All hashes of ids with the slots of their engines, those used lately last.
+    pub(crate) fn all(&self, slots: &[Arc<Upstream>]) -> Vec<(u64, u16)> {
+        let both = self.0.lock();
+        let slot = |(key, engine): (&u64, &Weak<Upstream>)| {
+            let upstream = slots.get(engine.upgrade()?.id.index())?;
+            std::ptr::eq(Arc::as_ptr(upstream), engine.as_ptr()).then_some((*key, upstream.id.0))
+        };
+        let mut all: Vec<_> = both.old.iter().filter_map(slot).collect();
+        let older = all.len();
+        all.extend(both.young.iter().filter_map(slot));
+        all[..older].sort_unstable();
+        all[older..].sort_unstable();
+        all
+    }
+
+    /// Takes over an id that another process learned.
+    pub(crate) fn restore(&self, key: u64, engine: &Arc<Upstream>) {
+        self.0.lock().put(key, Arc::downgrade(engine));
+    }
+}
+
 impl Generations {
     fn put(&mut self, key: u64, engine: Weak<Upstream>) {
         if self.young.len() >= MOST {

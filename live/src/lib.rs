@@ -10,6 +10,7 @@
 //! - `kv_events` follows what engines publish of their KV caches.
 //! - `signals` measures replicas and peers: round trips, loads, reports.
 //! - `sharing` exchanges what is learned with other routers of the same replicas.
+//! - `snapshot` keeps what was learned for the next start, for other routers and for an `upgrade` of the program.
 //! - `observe` is what operators see of decisions and requests; `admin` is the API they use, [`AdminClient`] its client.
 //! - [`config`] is the configuration; `idle_timer`, `supervise` and `worker_index` are
 //!   tools of the others.
@@ -36,10 +37,12 @@ mod run;
 mod server;
 mod sharing;
 mod signals;
+mod snapshot;
 mod state;
 mod supervise;
 mod tokens;
 mod tuner;
+mod upgrade;
 mod upstream;
 mod wire;
 mod worker_index;
@@ -53,4 +56,5 @@ pub use server::serve::serve;
 pub use server::start::{StartError, start};
 pub use server::tls::client_config as tls_client_config;
 pub use state::{AppState, ConfigSource};
+pub use upgrade::{Hidden, Presence, ask as ask_for_upgrade, failed as upgrade_failed, is_successor};
 pub use upstream::connect::{Dial, tcp};

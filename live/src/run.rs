@@ -3,17 +3,23 @@
 use crate::config::{Config, Role, Secret};
 use crate::observe::dashboard::Dashboard;
 use crate::server::activation;
-use crate::server::drain::Ending;
+use crate::server::drain::{Ending, Stop};
 use crate::server::reload::reload;
 use crate::server::serve::serve_on;
-use crate::server::start::{StartError, start};
+use crate::server::start::{StartError, start_after};
 use crate::server::workers::Workers;
 use crate::state::{AppState, ConfigSource};
 use crate::supervise;
+use crate::upgrade::control::Control;
+use crate::upgrade::hand_over::{self, HandOver, Program};
+use crate::upgrade::take_over::{Given, TakeOver};
+use crate::upgrade::{Presence, systemd};
 use crate::upstream::connect;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 /// Fills keys that no file gives from `GORGO_API_KEY`, `GORGO_ADMIN_KEY`, `GORGO_PEER_KEY` and `GORGO_READ_KEY`.
 pub fn keys_from_environment(config: &mut Config) {
@@ -50,9 +56,9 @@ impl Signals {
     }
 }
 
-/// Serves until SIGTERM or SIGINT; a second one ends open requests at once. SIGHUP reloads the configuration.
-/// `dashboard` is the page at `/dashboard`. `ready` gets the address once it is listened on.
-/// Returns the number of connections that were cut at the end.
+/// Serves until SIGTERM or SIGINT, or until another process has taken over; a second signal ends open requests at once.
+/// SIGHUP reloads the configuration. `dashboard` is the page at `/dashboard`. `presence` shows the process to others once
+/// the port is listened on. Returns the number of connections that were cut at the end.
 ///
 /// # Errors
 /// When it cannot start; see [`StartError`].
@@ -61,18 +67,29 @@ pub async fn run(
     source: Option<ConfigSource>,
     dashboard: Option<Dashboard>,
     signals: Signals,
-    ready: impl FnOnce(std::net::SocketAddr),
+    presence: Arc<dyn Presence>,
 ) -> Result<usize, StartError> {
     let Signals { terminate, interrupt, mut hangup } = signals;
     let listen = config.listen;
-    let listener = match activation::socket(listen)? {
-        Some(socket) => TcpListener::from_std(socket),
-        None => TcpListener::bind(listen).await,
+    let program = Program::own();
+    let refused = |why| StartError::Listen { listen, why };
+    let taken = TakeOver::begin(listen).await?;
+    let (listener, mut before, given) = match taken {
+        Some((before, given)) => {
+            let Given { listener, lock, saved, kept, usable } = given;
+            (TcpListener::from_std(listener), Some((before, usable, lock)), Some((saved, kept)))
+        }
+        None => match activation::socket(listen)? {
+            Some(socket) => (TcpListener::from_std(socket), None, None),
+            None => (TcpListener::bind(listen).await, None, None),
+        },
     };
-    let listener = listener.map_err(|why| StartError::Listen { listen, why })?;
+    let listener = listener.map_err(refused)?;
+    let socket = listener.as_fd().try_clone_to_owned().map_err(refused)?;
+    crate::server::tls::acceptor(&config.tls)?; // before the process before gives up anything
     let workers = Workers::start(config.limits.threads).map_err(StartError::Threads)?;
     let dial = connect::tcp_with(config.upstream.congestion);
-    let state = start(config, source, dial)?;
+    let state = start_after(config, source, dial, given)?;
     if let Some(dashboard) = dashboard {
         let _ = state.dashboard.set(dashboard);
     }
@@ -97,7 +114,28 @@ pub async fn run(
         }
     }));
     let at = listener.local_addr().unwrap_or(listen);
-    ready(at);
+    if let Some((before, usable, _)) = &mut before {
+        before.ready(&state, *usable).await?;
+    }
+    let lock = before.as_mut().and_then(|(_, _, lock)| lock.take());
+    let control = presence.appear(at, lock).map_err(StartError::Presence)?;
+    let control = control.and_then(|path| match Control::bind(&path) {
+        Ok(control) => Some(control),
+        Err(error) => {
+            tracing::warn!("this process cannot be upgraded, since `{}` cannot be made: {error}", path.display());
+            None
+        }
+    });
+    match before {
+        Some((before, ..)) => before.serving(&state).await?,
+        None => systemd::tell("READY=1"),
+    }
+    let replaced = Arc::new(Notify::new());
+    let upgrades = control.map(|control| {
+        let done = Arc::clone(&replaced);
+        let this = HandOver { state: Arc::downgrade(&state), socket, program, presence, done };
+        tokio::spawn(supervise::logged("upgrades", hand_over::run(control, this)))
+    });
     banner(&state, at);
     let signals = tokio::sync::Mutex::new((terminate, interrupt));
     let next = async || {
@@ -107,10 +145,18 @@ pub async fn run(
             _ = interrupt.recv() => {}
         }
     };
-    let first = tokio::sync::Notify::new();
+    let first = Notify::new();
     let stop = async {
-        next().await;
+        let why = tokio::select! {
+            () = next() => {
+                // It holds the port, which must close when the router has settled.
+                upgrades.iter().for_each(tokio::task::JoinHandle::abort);
+                Stop::Told
+            }
+            () = replaced.notified() => Stop::Replaced,
+        };
         first.notify_one();
+        why
     };
     let hurry = async {
         first.notified().await;
@@ -160,6 +206,26 @@ fn banner(state: &AppState, at: std::net::SocketAddr) {
 mod tests {
     use super::*;
     use rustix::process::{Signal, getpid, kill_process};
+    use std::os::fd::OwnedFd;
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Notes that the router was up.
+    #[derive(Default)]
+    struct Seen(AtomicBool);
+
+    impl Presence for Seen {
+        fn appear(&self, _: std::net::SocketAddr, _: Option<OwnedFd>) -> Result<Option<PathBuf>, String> {
+            self.0.store(true, Ordering::Relaxed);
+            Ok(None)
+        }
+
+        fn lock(&self) -> Option<OwnedFd> {
+            None
+        }
+
+        fn pass_on(&self) {}
+    }
 
     #[tokio::test]
     async fn a_router_that_is_stopped_before_it_is_up_stops_in_order() {
@@ -168,8 +234,8 @@ mod tests {
         let mut config = Config { listen: ([127, 0, 0, 1], 0).into(), ..Config::default() };
         config.limits.threads = 1;
         config.timeouts.settle_ms = 0;
-        let mut was_up = false;
-        assert_eq!(run(config, None, None, signals, |_| was_up = true).await.unwrap(), 0, "no connection was cut");
-        assert!(was_up);
+        let presence = Arc::new(Seen::default());
+        assert_eq!(run(config, None, None, signals, presence.clone()).await.unwrap(), 0, "no connection was cut");
+        assert!(presence.0.load(Ordering::Relaxed));
     }
 }

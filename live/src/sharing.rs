@@ -122,6 +122,11 @@ impl Sharing {
         core.forget(slot);
     }
 
+    /// The peers: address and connection of each.
+    pub(crate) fn upstreams(&self) -> impl Iterator<Item = (&str, &Arc<Upstream>)> {
+        self.peers.iter().map(|peer| (peer.url.as_str(), &peer.upstream))
+    }
+
     /// The state as `status` shows it.
     pub(crate) fn json(&self) -> Value {
         let peers = self.peers.iter().map(|peer| {
@@ -172,6 +177,17 @@ pub(crate) fn start(state: &Arc<AppState>) {
     }
 }
 
+/// The slots here of replicas by name; `None` for one that is not in this fleet.
+pub(crate) fn slots(state: &AppState, names: &[String]) -> Vec<Option<ReplicaId>> {
+    state.driver.read(|router, upstreams, _| {
+        let slot = |name: &String| {
+            let mut here = upstreams.iter().zip(router.replicas()).filter(|(_, r)| !r.removed);
+            here.find(|(upstream, _)| upstream.name == *name).map(|(upstream, _)| upstream.id)
+        };
+        names.iter().take(gorgo_core::MAX_REPLICAS).map(slot).collect()
+    })
+}
+
 /// A router told what it learned. An `Err` is a refusal with its reason.
 pub(crate) fn receive(state: &AppState, message: &Message) -> Result<Answer, String> {
     let own = state.router_id.to_str().unwrap_or_default().to_owned();
@@ -195,13 +211,7 @@ pub(crate) fn receive(state: &AppState, message: &Message) -> Result<Answer, Str
         }
         return Err(why);
     }
-    let slots: Vec<Option<ReplicaId>> = state.driver.read(|router, upstreams, _| {
-        let slot = |name: &String| {
-            let mut here = upstreams.iter().zip(router.replicas()).filter(|(_, r)| !r.removed);
-            here.find(|(upstream, _)| upstream.name == *name).map(|(upstream, _)| upstream.id)
-        };
-        message.replicas.iter().take(gorgo_core::MAX_REPLICAS).map(slot).collect()
-    });
+    let slots = slots(state, &message.replicas);
     let (news, _) = message.news(&slots);
     let peer = sharing.peers.iter().position(|peer| peer.state.lock().router.as_ref() == Some(&message.router));
     let mut missing = Vec::new();

@@ -15,6 +15,7 @@ use crate::observe::viewers::Viewers;
 use crate::request::residency::ResidencyRules;
 use crate::server::keys::Keys;
 use crate::sharing::{HashSeed, Sharing};
+use crate::snapshot::SeedMark;
 use crate::tokens::bytes_per_token::BytesPerToken;
 use crate::tokens::counter::Counter;
 use crate::tuner::Tuner;
@@ -28,7 +29,7 @@ use gorgo_core::{MAX_REPLICAS, ReplicaId};
 use http::HeaderValue;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use thiserror::Error;
@@ -114,6 +115,15 @@ pub struct AppState {
     pub seed: u64,
     /// Seed of the prompts' hashes; random per process unless configured.
     pub(crate) hash_seed: u64,
+    /// The same, as snapshots name it.
+    pub(crate) seed_mark: SeedMark,
+    configured_seed: Option<HashSeed>,
+    /// Whether the router still asks a peer for what it knows.
+    pub(crate) warming: AtomicBool,
+    /// Whether the next process of an upgrade has the port and the files by now.
+    handed_over: AtomicBool,
+    /// Whether the next process of an upgrade is being given what this one has.
+    upgrading: AtomicBool,
     /// What other routers of the same replicas tell and are told, if there are any.
     pub(crate) sharing: Option<Sharing>,
     /// This router's id, random per process: how it is found in a loop of routers.
@@ -150,6 +160,8 @@ pub(crate) struct AppParts {
     pub(crate) counter: Option<Arc<Counter>>,
     pub(crate) config_source: Option<ConfigSource>,
     pub(crate) hash_seed: Option<HashSeed>,
+    /// The random seed of the process before, for a router without a configured one.
+    pub(crate) own_seed: Option<u64>,
 }
 
 /// The connection to another router of the same replicas.
@@ -163,13 +175,16 @@ fn peer(url: &str, authorization: &Arc<RwLock<Option<HeaderValue>>>) -> Option<A
 impl AppState {
     pub(crate) fn new(parts: AppParts) -> Self {
         use std::hash::BuildHasher;
-        let AppParts { driver, connector, shadows, config, base, keys, counter, config_source, hash_seed } = parts;
+        let AppParts { driver, connector, shadows, config, base, keys, counter, config_source, hash_seed, own_seed } =
+            parts;
         let peer_authorization = Arc::new(RwLock::new(keys.for_peers().and_then(|key| bearer(key).ok())));
         let sharing = hash_seed.as_ref().filter(|_| !config.sharing.peers.is_empty()).map(|seed| {
             let peers =
                 config.sharing.peers.iter().filter_map(|url| Some((url.clone(), peer(url, &peer_authorization)?)));
             Sharing::new(peers.collect(), seed.key_id.clone())
         });
+        let own_seed =
+            own_seed.unwrap_or_else(|| std::hash::RandomState::new().hash_one(std::process::id()));
         // The standard library keys its hasher at random per process.
         let seed = std::hash::RandomState::new().hash_one(std::process::id());
         Self {
@@ -192,8 +207,15 @@ impl AppState {
             request_permits: Arc::new(Semaphore::new(config.limits.requests)),
             body_kib: Arc::new(Semaphore::new(config.limits.bodies_bytes >> 10)),
             seed,
-            hash_seed: hash_seed
-                .map_or_else(|| std::hash::RandomState::new().hash_one(std::process::id()), |seed| seed.seed),
+            hash_seed: hash_seed.as_ref().map_or(own_seed, |seed| seed.seed),
+            seed_mark: match &hash_seed {
+                Some(seed) => SeedMark::Key(seed.key_id.clone()),
+                None => SeedMark::Own(own_seed),
+            },
+            configured_seed: hash_seed,
+            warming: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
+            upgrading: AtomicBool::new(false),
             sharing,
             router_id: HeaderValue::try_from(format!("{:016x}", std::hash::RandomState::new().hash_one("router")))
                 .unwrap_or(HeaderValue::from_static("router")),
@@ -281,6 +303,38 @@ impl AppState {
 
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// The configured seed of the prompts' hashes.
+    pub(crate) fn sharing_seed(&self) -> Option<&HashSeed> {
+        self.configured_seed.as_ref()
+    }
+
+    /// Whether the next process of an upgrade has the port and the files by now.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Relaxed)
+    }
+
+    /// Whether changes would be lost, since the next process of an upgrade has those before.
+    pub(crate) fn is_upgrading(&self) -> bool {
+        self.upgrading.load(Ordering::Relaxed)
+    }
+
+    /// The next process of an upgrade is given what this one has.
+    pub(crate) fn begin_upgrade(&self) {
+        self.upgrading.store(true, Ordering::Relaxed);
+    }
+
+    /// The upgrade failed: all is this process's again.
+    pub(crate) fn take_back(&self) {
+        self.upgrading.store(false, Ordering::Relaxed);
+        self.handed_over.store(false, Ordering::Relaxed);
+    }
+
+    /// The port and the files belong to the next process from now on. Files that are being written are complete then.
+    pub(crate) fn hand_over(&self) {
+        let _held = self.saving.lock();
+        self.handed_over.store(true, Ordering::Relaxed);
     }
 
     /// The replicas' names in order of their slots; a removed replica keeps its slot until another needs it.

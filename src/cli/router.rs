@@ -1,6 +1,6 @@
 //! Routers from the command line: what `gorgo proxy`, `gorgo lb` and `gorgo trace` share.
 //!
-//! Reading order: `start` (configuration and the running process) → `log` (where it logs) → `pid_file` (its lock) → `stop` → `admin` (calls to the
+//! Reading order: `start` (configuration and the running process) → `log` (where it logs) → `pid_file` (its lock) → `stop` → `upgrade` → `admin` (calls to the
 //! admin API of routers that run) → `status` and `show` (JSON answers as text);
 //! `dashboard` is the page that a router serves.
 
@@ -12,6 +12,7 @@ mod show;
 mod start;
 mod status;
 mod stop;
+mod upgrade;
 
 pub(super) use admin::{AdminCommand, RouterAddress, block_on, run_admin_command};
 pub(super) use show::{fields, replicas_table};

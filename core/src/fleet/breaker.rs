@@ -36,7 +36,24 @@ pub struct Breaker {
     cause: Option<Failure>,
 }
 
+/// A breaker as another process takes it over.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SavedBreaker {
+    failures: u32,
+    opened: u32,
+    /// Time until the next trial, ms; `None` while it is closed.
+    open_ms: Option<f64>,
+    cause: Option<Failure>,
+}
+
 impl Breaker {
+    /// The breaker with its times counted from `now`.
+    pub(crate) fn saved(&self, now: Time) -> SavedBreaker {
+        let open_ms = self.until.map(|until| (until - now).ms());
+        SavedBreaker { failures: self.failures, opened: self.opened, open_ms, cause: self.cause }
+    }
+
     /// Whether no request may be sent at `now`. After `open_ms` the breaker is half open: one trial passes at a time,
     /// so it counts as open while requests are in flight.
     pub fn is_open(&self, now: Time, in_flight: u32) -> bool {
@@ -93,5 +110,14 @@ impl Breaker {
         if let Some(until) = &mut self.until {
             *until = (*until).min(now);
         }
+    }
+}
+
+impl SavedBreaker {
+    /// The breaker at `now`. It opens for no longer than the settings allow.
+    pub(crate) fn restored(&self, now: Time, config: &BreakerConfig) -> Breaker {
+        let longest = config.max_open_ms.max(config.key_refused_ms);
+        let until = self.open_ms.map(|ms| now + Span::from_ms(ms.clamp(0.0, longest)));
+        Breaker { failures: self.failures, opened: self.opened, until, cause: self.cause.filter(|_| until.is_some()) }
     }
 }

@@ -44,6 +44,17 @@ impl Rtt {
         self.at = Some(now);
     }
 
+    /// These statistics as another process takes them over at `now`; none if a number is wrong.
+    pub(crate) fn taken_over(&self, now: Time) -> Self {
+        let sane = |ms: &f64| ms.is_finite() && *ms >= 0.0;
+        let numbers = [self.ewma, self.last, self.min, self.max];
+        let sound = numbers.iter().chain(&self.history).all(sane) && self.history.len() <= HISTORY;
+        if !sound || self.history.is_empty() {
+            return Self::default();
+        }
+        Self { next: self.next % HISTORY, at: Some(now), ..self.clone() }
+    }
+
     /// The moving average, ms; 0 before the first sample.
     #[inline]
     pub fn smoothed_ms(&self) -> f64 {

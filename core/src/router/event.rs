@@ -251,6 +251,8 @@ pub enum AdminEvent {
     IndexCleared,
     /// Rates that were learned before a restart are taken over.
     RatesRestored(Box<SavedRates>),
+    /// What a router learned before a restart, or another router of the same replicas, is taken over.
+    Restored(Arc<super::Snapshot>),
 }
 
 /// What the driver has to do.

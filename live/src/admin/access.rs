@@ -9,6 +9,7 @@ use super::Refusal;
 use crate::config::Config;
 use crate::request::headers;
 use crate::server::keys::Keys;
+use crate::snapshot::peer;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, StatusCode};
@@ -34,7 +35,7 @@ pub(super) fn check(config: &Config, keys: &Keys, parts: &Parts) -> Result<(), R
     let key = headers::shown_key(&parts.headers);
     let may = match path {
         "/metrics" if reads => keys.may_read(key) || keys.is_api_key(key),
-        super::SHARE => keys.may_share(key),
+        super::SHARE | peer::PATH => keys.may_share(key),
         "/lb/report" if reads => keys.may_read(key) || keys.may_read_report(key),
         _ if reads => keys.may_read(key),
         _ => keys.may_administrate(key),

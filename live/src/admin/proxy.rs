@@ -4,6 +4,7 @@ use super::levels::{cost_keys, replicas};
 use super::{Answer, Refusal, Shared, bad, read, tell};
 use crate::config::Config;
 use crate::sharing::{self, message::Message};
+use crate::snapshot::peer;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -37,6 +38,12 @@ pub(super) async fn share(State(node): Shared, body: Bytes) -> Answer {
     let message: Message = read(&body, "what routers of one version send each other")?;
     let answer = sharing::receive(&node, &message).map_err(|why| Refusal(StatusCode::CONFLICT, why))?;
     tell(&serde_json::to_value(answer).unwrap_or_default())
+}
+
+/// `GET /proxy/snapshot`: what this router knows, for another one of the same replicas that starts.
+pub(super) async fn snapshot(State(node): Shared) -> Answer {
+    let bytes = peer::serve(&node).map_err(|(status, why)| Refusal(status, why.to_owned()))?;
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }
 
 /// `GET /proxy/config`: the configuration in force as TOML, without keys.

@@ -88,6 +88,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     config.sharing.check()?;
     config.kv_events.check()?;
     config.tune.check(&config.policy)?;
+    config.snapshot.check()?;
     if config.role == Role::Edge && !config.sharing.peers.is_empty() {
         let advice = "an edge's peers stand in `peers`; routers that share replicas are proxies";
         return bad("sharing.peers", &"set for an edge", advice);

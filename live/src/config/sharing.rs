@@ -19,6 +19,9 @@ pub struct Sharing {
     pub share_ms: u64,
     /// A message without an answer by then is sent again, ms.
     pub timeout_ms: u64,
+    /// A router that starts asks its peers for what they know, for at most this time, before it is ready, ms; 0: it does
+    /// not ask.
+    pub snapshot_ms: u64,
     /// The secret that seeds the hashes of prompts: the same at all routers, since symbols of others mean nothing. At
     /// least 16 characters; random per process without one, and then nothing can be shared.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -30,7 +33,7 @@ pub struct Sharing {
 
 impl Default for Sharing {
     fn default() -> Self {
-        Self { peers: Vec::new(), share_ms: 50, timeout_ms: 2_000, hash_seed: None, hash_seed_file: None }
+        Self { peers: Vec::new(), share_ms: 50, timeout_ms: 2_000, snapshot_ms: 5_000, hash_seed: None, hash_seed_file: None }
     }
 }
 
@@ -49,7 +52,11 @@ impl Sharing {
             Err(ConfigError::Value { key: format!("sharing.{key}"), value, advice: advice.to_owned() })
         };
         for (key, value, low, high) in
-            [("share_ms", self.share_ms, 10, 60_000), ("timeout_ms", self.timeout_ms, 10, 60_000)]
+            [
+            ("share_ms", self.share_ms, 10, 60_000),
+            ("timeout_ms", self.timeout_ms, 10, 60_000),
+            ("snapshot_ms", self.snapshot_ms, 0, 600_000),
+        ]
         {
             if !(low..=high).contains(&value) {
                 return bad(key, value.to_string(), &format!("it must lie between {low} and {high}"));

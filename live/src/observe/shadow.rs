@@ -155,6 +155,7 @@ impl ShadowRouter {
                 Some(AdminEvent::ConfigSet(Box::new(config)).into())
             }
             Event::Admin(AdminEvent::IndexCleared) => Some(AdminEvent::IndexCleared.into()),
+            Event::Admin(AdminEvent::Restored(snapshot)) => Some(AdminEvent::Restored(snapshot.clone()).into()),
             Event::Admin(AdminEvent::RatesRestored(rates)) => Some(AdminEvent::RatesRestored(rates.clone()).into()),
             Event::Timer => Some(Event::Timer),
         }

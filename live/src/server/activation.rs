@@ -18,13 +18,24 @@ pub(crate) fn socket(listen: SocketAddr) -> Result<Option<TcpListener>, StartErr
     let Some(socket) = passed.take_tcp_listener(0).map_err(|why| StartError::Listen { listen, why })? else {
         return Ok(None);
     };
-    let at = socket.local_addr().map_err(|why| StartError::Listen { listen, why })?;
-    if !fits(at, listen) {
-        return Err(wrong(format!("systemd passes a socket on {at}; let ListenStream and `listen` name the same")));
-    }
-    socket.set_nonblocking(true).map_err(|why| StartError::Listen { listen, why })?;
+    let at = check(&socket, listen, "systemd passes")?;
     tracing::info!("listening on the socket that systemd holds on {at}");
     Ok(Some(socket))
+}
+
+/// Makes a socket that `another` gave ready for the runtime; returns its address.
+///
+/// # Errors
+/// When it does not listen on `listen`.
+pub(crate) fn check(socket: &TcpListener, listen: SocketAddr, another: &str) -> Result<SocketAddr, StartError> {
+    let refused = |why| StartError::Listen { listen, why };
+    let at = socket.local_addr().map_err(refused)?;
+    if !fits(at, listen) {
+        let why = format!("{another} a socket on {at}; let ListenStream and `listen` name the same");
+        return Err(refused(io::Error::other(why)));
+    }
+    socket.set_nonblocking(true).map_err(refused)?;
+    Ok(at)
 }
 
 /// Whether the socket's address is the configured one; port 0 stands for any.

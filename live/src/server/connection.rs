@@ -9,12 +9,14 @@ use crate::request::errors::refusal;
 use crate::request::forward;
 use crate::request::headers::{self, ClientAddress, HeaderFlags};
 use crate::server::client_io::ClientIo;
+use crate::server::drain::Closing;
 use crate::server::stalled_stream::{self, StreamExecutor};
 use crate::signals::loops;
-use crate::state::AppState;
+use crate::state::{AppState, Phase};
 use crate::upstream::connect::Io;
 use bytes::Bytes;
-use http::{Request, StatusCode, Version};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -34,7 +36,7 @@ const READ_BYTES: usize = 96 << 10;
 pub(super) struct Connection {
     context: Arc<ConnectionContext>,
     admin: axum::Router,
-    closing: watch::Receiver<bool>,
+    closing: watch::Receiver<Closing>,
     /// Whether the connection is beyond the limit: it gets one answer, and only of the admin API.
     is_reserve: bool,
 }
@@ -44,7 +46,7 @@ impl Connection {
         state: &Arc<AppState>,
         admin: &axum::Router,
         from: IpAddr,
-        closing: watch::Receiver<bool>,
+        closing: watch::Receiver<Closing>,
         is_reserve: bool,
     ) -> Self {
         let context = ConnectionContext::new(state, ClientAddress::new(from));
@@ -82,18 +84,23 @@ impl Connection {
         let (context, admin, is_reserve) = (Arc::clone(&self.context), self.admin, self.is_reserve);
         let service = service_fn(move |request| {
             let open = OpenRequest::begin(&context, request.version() == Version::HTTP_2);
-            let answering = answer(&context, &admin, request, is_reserve);
+            let (version, answering) = (request.version(), answer(&context, &admin, request, is_reserve));
             async move {
-                let response = answering.await?;
+                let mut response = answering.await?;
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     open.0.activity.upgrade();
+                } else if open.0.state.phase() != Phase::Serving {
+                    match version {
+                        Version::HTTP_2 => open.0.activity.idle.notify_one(), // GOAWAY
+                        _ => drop(response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"))),
+                    }
                 }
                 Ok::<_, Infallible>(response.map(|body| Tracked { body, _open: open }))
             }
         });
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
         tokio::pin!(connection);
-        if *self.closing.borrow() {
+        if *self.closing.borrow() == Closing::Now {
             connection.as_mut().graceful_shutdown();
         }
         loop {
@@ -101,6 +108,8 @@ impl Connection {
                 biased;
                 _ = connection.as_mut() => return,
                 changed = self.closing.changed() => match changed {
+                    // An HTTP/1 connection closes with its next answer, others are told to send no more.
+                    Ok(()) if *self.closing.borrow() == Closing::AfterAnswer && !self.context.activity.is_http2() => {}
                     Ok(()) => connection.as_mut().graceful_shutdown(), // no request may follow
                     Err(_) => break,
                 },

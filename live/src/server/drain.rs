@@ -7,8 +7,32 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// Time for connections without a request to close.
+const IDLE_CLOSED: Duration = Duration::from_millis(50);
 /// Time for requests that are ended to send their last event.
 const LAST_EVENT: Duration = Duration::from_secs(1);
+
+/// What happens to connections when the router stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Closing {
+    /// Nothing: it serves.
+    #[default]
+    No,
+    /// Those without a request wait for their client's next one, which is answered with `Connection: close`: a request
+    /// may be on its way, and a client that sees its connection closed then does not know whether it was answered.
+    AfterAnswer,
+    /// Those without a request are closed at once.
+    Now,
+}
+
+/// Why a router stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// It was told to.
+    Told,
+    /// Another process has its port and serves.
+    Replaced,
+}
 
 /// What ends a router: `stop` lets open requests finish, and `hurry`, after it, ends them.
 #[derive(Debug)]
@@ -17,7 +41,7 @@ pub(crate) struct Ending<S, H> {
     pub(crate) hurry: H,
 }
 
-impl<S: Future<Output = ()>> Ending<S, std::future::Pending<()>> {
+impl<S: Future<Output = Stop>> Ending<S, std::future::Pending<()>> {
     /// An ending that nothing hurries.
     pub(super) fn unhurried(stop: S) -> Self {
         Self { stop, hurry: std::future::pending() }
@@ -25,19 +49,22 @@ impl<S: Future<Output = ()>> Ending<S, std::future::Pending<()>> {
 }
 
 /// Waits for `stop`, then keeps the port open as "not ready" until load balancers have noticed, or `hurry` is ready.
-/// Returns whether it was.
+/// Returns why it stops, and whether it is hurried.
 pub(super) async fn settle(
     state: &AppState,
-    stop: impl Future<Output = ()>,
+    stop: impl Future<Output = Stop>,
     hurry: Pin<&mut impl Future<Output = ()>>,
-) -> bool {
-    stop.await;
+) -> (Stop, bool) {
+    if stop.await == Stop::Replaced {
+        return (Stop::Replaced, false);
+    }
+    crate::upgrade::systemd::tell("STOPPING=1");
     state.set_phase(Phase::Settling);
     tracing::info!("stopping: not ready from now on; a second signal ends open requests at once");
     let settled = tokio::time::sleep(Duration::from_millis(state.config().timeouts.settle_ms));
     tokio::select! {
-        () = settled => false,
-        () = hurry => true,
+        () = settled => (Stop::Told, false),
+        () = hurry => (Stop::Told, true),
     }
 }
 
@@ -46,11 +73,12 @@ pub(super) async fn settle(
 pub(super) async fn drain(
     state: &AppState,
     open: &mut JoinSet<()>,
-    closing: &watch::Sender<bool>,
+    closing: &watch::Sender<Closing>,
+    why: Stop,
     hurry: impl Future<Output = ()>,
 ) -> usize {
     state.set_phase(Phase::Draining);
-    closing.send_replace(true);
+    closing.send_replace(if why == Stop::Replaced { Closing::AfterAnswer } else { Closing::Now });
     let limit = tokio::time::sleep(Duration::from_millis(state.config().timeouts.drain_ms));
     let why = tokio::select! {
         biased;
@@ -58,7 +86,11 @@ pub(super) async fn drain(
         () = hurry => Some("a second signal came"),
         () = limit => Some("timeouts.drain_ms is over"),
     };
-    let cut = if why.is_none() { 0 } else { open.len() };
+    if why.is_some() {
+        closing.send_replace(Closing::Now);
+        let _ = tokio::time::timeout(IDLE_CLOSED, all_closed(open)).await; // of those without a request
+    }
+    let cut = open.len();
     if cut > 0 {
         tracing::warn!(cut, "{}; ending the requests that are still open", why.unwrap_or_default());
         state.set_phase(Phase::Ending);

@@ -71,6 +71,7 @@ fn refuse_fixed_keys(old: &Config, new: &Config) -> Result<(), ConfigError> {
         ("tune", old.tune == new.tune),
         ("explain", old.explain == new.explain),
         ("state", old.state == new.state),
+        ("snapshot", old.snapshot == new.snapshot),
         ("access_log", old.access_log == new.access_log),
         ("router.index_bytes", old.router.index_bytes == new.router.index_bytes),
         ("limits.threads", old.limits.threads == new.limits.threads),

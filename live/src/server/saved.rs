@@ -177,6 +177,9 @@ impl Saved {
 pub(crate) fn save(state: &AppState) {
     let Some(path) = &state.config().state else { return };
     let _held = state.saving.lock(); // in the order of the changes
+    if state.is_handed_over() {
+        return; // the file is the next process's
+    }
     if let Err(error) = Saved::of(state).write(path) {
         tracing::warn!(%error, path = %path.display(), "cannot keep the changes; they last until the next start");
     }

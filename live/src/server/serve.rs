@@ -4,13 +4,14 @@ use crate::admin;
 use crate::observe::seldom::Seldom;
 use crate::server::connection::Connection;
 use crate::server::descriptors;
-use crate::server::drain::{self, Ending};
+use crate::server::drain::{self, Closing, Ending, Stop};
 use crate::server::listener::Listener;
 use crate::server::reserve::{self, Reserve};
 use crate::server::saved;
 use crate::server::start::StartError;
 use crate::server::tls;
 use crate::server::workers::Workers;
+use crate::snapshot::file;
 use crate::state::AppState;
 use crate::supervise;
 use crate::upstream::self_wake::PollSelfWaking;
@@ -30,7 +31,11 @@ pub async fn serve(
     listener: impl Listener,
     stop: impl Future<Output = ()>,
 ) -> Result<usize, StartError> {
-    serve_on(&Workers::none(), state, listener, Ending::unhurried(stop)).await
+    let told = async {
+        stop.await;
+        Stop::Told
+    };
+    serve_on(&Workers::none(), state, listener, Ending::unhurried(told)).await
 }
 
 /// Serves until `stop`, then shuts down: not ready, port open for a while; then no new connections; then open requests
@@ -42,7 +47,7 @@ pub(crate) async fn serve_on(
     workers: &Workers,
     state: Arc<AppState>,
     mut listener: impl Listener,
-    ending: Ending<impl Future<Output = ()>, impl Future<Output = ()>>,
+    ending: Ending<impl Future<Output = Stop>, impl Future<Output = ()>>,
 ) -> Result<usize, StartError> {
     let config = state.config();
     let tls = tls::acceptor(&config.tls)?;
@@ -51,16 +56,16 @@ pub(crate) async fn serve_on(
     let connections = Arc::new(Semaphore::new(room.clients));
     let mut reserve = Reserve::default();
     let not_accepted = Seldom::new(Duration::from_secs(60));
-    let (closing, _) = watch::channel(false);
+    let (closing, _) = watch::channel(Closing::No);
     let mut open = JoinSet::new();
     let Ending { stop, hurry } = ending;
     tokio::pin!(hurry);
-    let hurried = {
+    let (why, hurried) = {
         let settle = drain::settle(&state, stop, hurry.as_mut());
         tokio::pin!(settle);
         loop {
             let (opening, from) = tokio::select! {
-                hurried = &mut settle => break hurried,
+                ended = &mut settle => break ended,
                 accepted = listener.accept_for_another() => match accepted {
                     Ok(accepted) => accepted,
                     Err(error) => {
@@ -106,7 +111,8 @@ pub(crate) async fn serve_on(
             hurry.await;
         }
     };
-    let unfinished = drain::drain(&state, &mut open, &closing, hurry).await;
+    let unfinished = drain::drain(&state, &mut open, &closing, why, hurry).await;
     saved::save(&state);
+    file::save(&state);
     Ok(unfinished)
 }

@@ -15,6 +15,7 @@ use crate::server::keys::Keys;
 use crate::server::saved::{self, Saved};
 use crate::server::tls::{self, TlsError};
 use crate::sharing::{self, HashSeed};
+use crate::snapshot::{self, Kept, SeedMark};
 use crate::state::{AppParts, AppState, ConfigSource};
 use crate::supervise;
 use crate::tokens::counter::{Counter, TokenizerError};
@@ -62,6 +63,12 @@ pub enum StartError {
     /// A source of discovery cannot be asked.
     #[error("discovery: {0}")]
     Discovery(#[from] DiscoveryError),
+    /// The process before was not taken over.
+    #[error("{0}")]
+    Upgrade(String),
+    /// Other programs cannot find the router.
+    #[error("{0}")]
+    Presence(String),
     /// No signal handlers.
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
@@ -81,13 +88,42 @@ pub enum StartError {
 /// # Errors
 /// See [`StartError`].
 pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result<Arc<AppState>, StartError> {
+    start_after(config, source, dial, None)
+}
+
+/// As [`start`]; the process before in an upgrade gave its changes and what it knew, or a sentence why not.
+///
+/// # Errors
+/// See [`StartError`].
+pub(crate) fn start_after(
+    config: Config,
+    source: Option<ConfigSource>,
+    dial: Dial,
+    given: Option<(Saved, Result<Kept, String>)>,
+) -> Result<Arc<AppState>, StartError> {
     let base = config.clone();
     let mut config = config;
-    let before = config.state.as_deref().map_or_else(|| Ok(Saved::default()), Saved::read)?;
+    let (before, kept, from) = match given {
+        Some((saved, kept)) => {
+            let unread = |why| tracing::warn!("what the process before knew is not used: {why}; this one starts cold");
+            (saved, kept.map_err(unread).ok(), "the process before")
+        }
+        None => {
+            let before = config.state.as_deref().map_or_else(|| Ok(Saved::default()), Saved::read)?;
+            (before, snapshot::file::read(&config), "the snapshot")
+        }
+    };
     before.apply(&mut config);
     config.check()?;
     let keys = Keys::load(&config)?;
     let hash_seed = HashSeed::load(&config)?;
+    let kept = kept.map(|mut kept| {
+        if let Err(why) = kept.match_seed(hash_seed.as_ref()) {
+            tracing::warn!("{from}: {why}");
+        }
+        kept
+    });
+    let own_seed = kept.as_ref().and_then(|kept| if let SeedMark::Own(seed) = kept.seed { Some(seed) } else { None });
     let counter = match &config.tokenizer {
         Some(path) => {
             let unread =
@@ -105,7 +141,7 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
     let driver = Driver::new(recorded, config.policy.clone(), config.seed, clock, observers);
     let replicas = before.fleet(&config);
     let driver = if config.sharing.peers.is_empty() { driver } else { driver.sharing() };
-    let parts = AppParts { driver, connector, shadows, config, base, keys, counter, config_source: source, hash_seed };
+    let parts = AppParts { driver, connector, shadows, config, base, keys, counter, config_source: source, hash_seed, own_seed };
     let state = Arc::new(AppState::new(parts));
     let timer = Arc::clone(&state);
     // Without its timer the router would never end a queued request or close a breaker.
@@ -119,9 +155,16 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
     }
     kv_events::warn_of_unknown_names(&state);
     watch::start(&state)?;
-    sharing::start(&state);
     if let Some(rates) = before.rates() {
         state.driver.handle(AdminEvent::RatesRestored(Box::new(rates.clone())));
+    }
+    if let Some(kept) = kept {
+        kept.restore(&state, from);
+    }
+    snapshot::file::start(&state);
+    sharing::start(&state);
+    if from != "the process before" {
+        snapshot::peer::start(&state);
     }
     if state.config().state.is_some() {
         tokio::spawn(supervise::logged("learned rates", keep_rates(Arc::downgrade(&state))));

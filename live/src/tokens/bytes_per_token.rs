@@ -23,6 +23,13 @@ impl BytesPerToken {
         }
     }
 
+    /// Takes over what another process learned of a model, unless this one has learned of it.
+    pub(crate) fn restore(&self, model: &str, ratio: f64) {
+        if (0.5..=16.0).contains(&ratio) && self.0.get(Some(model)).is_none() {
+            self.0.learn(Some(model), ratio);
+        }
+    }
+
     /// All models with their bytes per token, sorted by name.
     pub fn all(&self) -> Vec<(String, f64)> {
         self.0.all()

@@ -14,6 +14,7 @@ const TABLES: [(&str, &str, &str); 19] = [
     ("residency", "Residency", "live/src/config/residency.rs"),
     ("sharing", "Sharing", "live/src/config/sharing.rs"),
     ("kv_events", "KvEvents", "live/src/config/kv_events.rs"),
+    ("snapshot", "Snapshots", "live/src/config/snapshot.rs"),
     ("probes", "Probes", "live/src/config/sections.rs"),
     ("limits", "Limits", "live/src/config/sections.rs"),
     ("timeouts", "Timeouts", "live/src/config/sections.rs"),

@@ -5,6 +5,7 @@ use super::show::{
 };
 use super::status;
 use super::stop::{self, StopArgs};
+use super::upgrade::{self, UpgradeArgs};
 use crate::cli::output::print_line;
 use anyhow::Context;
 use clap::{Args as ClapArgs, Subcommand};
@@ -158,6 +159,11 @@ pub(crate) enum AdminCommand {
         after_help = "Examples:\n  gorgo proxy stop\n  gorgo proxy stop --port 8001 --wait 30\n  gorgo proxy stop --force"
     )]
     Stop(StopArgs),
+    /// Replace the program of the router on this machine while it serves: no request is lost, nothing learned is forgotten
+    #[command(
+        after_help = "Examples:\n  gorgo proxy upgrade                        # its own file, replaced by the new program\n  gorgo proxy upgrade --binary ./gorgo-new --port 8001"
+    )]
+    Upgrade(UpgradeArgs),
     /// The request log
     Metrics {
         #[command(subcommand)]
@@ -223,6 +229,7 @@ pub(in crate::cli) fn run_admin_command(
         }
         AdminCommand::Reload => post("/reload", Value::Null),
         AdminCommand::Stop(args) => stop::run(&args, address, prefix.trim_start_matches('/')),
+        AdminCommand::Upgrade(args) => upgrade::run(&args, address, prefix.trim_start_matches('/')),
         AdminCommand::Metrics { command: MetricsCommand::Summary } => get("/metrics/summary", fields),
         AdminCommand::Metrics { command: MetricsCommand::Clear } => post("/metrics/clear", Value::Null),
         AdminCommand::Metrics { command: MetricsCommand::Enable { enabled } } => {

@@ -5,7 +5,8 @@
 
 use anyhow::{Context, bail};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,7 +20,9 @@ const HANDOVER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct PidFile {
     path: PathBuf,
-    _locked: File,
+    locked: File,
+    /// Whether another process has it by now.
+    passed_on: bool,
 }
 
 /// The default pid file of a router of this kind (`proxy`, `lb`) on `port`.
@@ -47,7 +50,7 @@ impl PidFile {
                 Ok(()) if is_at(&file, path) => {
                     file.set_len(0)?;
                     writeln!(file, "{}", std::process::id())?;
-                    return Ok(Self { path: path.to_owned(), _locked: file });
+                    return Ok(Self { path: path.to_owned(), locked: file, passed_on: false });
                 }
                 Err(TryLockError::Error(error)) => bail!("cannot lock the pid file `{shown}`: {error}"),
                 _ if Instant::now() < until => std::thread::sleep(POLL),
@@ -59,6 +62,42 @@ impl PidFile {
     }
 }
 
+impl PidFile {
+    /// Takes over the locked file at `path` from the process before.
+    pub(super) fn take_over(path: &Path, lock: OwnedFd) -> anyhow::Result<Self> {
+        let mut file = File::from(lock);
+        if !is_at(&file, path) {
+            bail!("the process before has another pid file than `{}`; keep --pid-file in an upgrade", path.display());
+        }
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok(Self { path: path.to_owned(), locked: file, passed_on: false })
+    }
+
+    /// A further descriptor of the locked file, for the next process.
+    pub(super) fn lock(&self) -> Option<OwnedFd> {
+        self.locked.try_clone().ok().map(OwnedFd::from)
+    }
+
+    /// Leaves the file and its lock to the next process.
+    pub(super) fn pass_on(mut self) {
+        self.passed_on = true;
+    }
+
+    /// Where the socket for upgrades belongs.
+    pub(super) fn control_path(&self) -> PathBuf {
+        control_path(&self.path)
+    }
+}
+
+/// The socket for upgrades of the router with this pid file.
+pub(super) fn control_path(pid_file: &Path) -> PathBuf {
+    let mut beside = pid_file.as_os_str().to_owned();
+    beside.push(".sock");
+    beside.into()
+}
+
 fn is_at(file: &File, path: &Path) -> bool {
     let (here, there) = (file.metadata(), std::fs::symlink_metadata(path));
     matches!((here, there), (Ok(a), Ok(b)) if (a.dev(), a.ino()) == (b.dev(), b.ino()))
@@ -66,7 +105,10 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if !self.passed_on {
+            let _ = std::fs::remove_file(control_path(&self.path));
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 

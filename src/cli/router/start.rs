@@ -10,9 +10,12 @@ use anyhow::bail;
 use clap::Args as ClapArgs;
 use gorgo_core::settings::{parse_assignment, renamed_presets, set_key};
 use gorgo_live::config::{Config, ConfigError, Role};
-use gorgo_live::{ConfigSource, Signals};
+use gorgo_live::{ConfigSource, Presence, Signals};
+use parking_lot::Mutex;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Options of `start`. They override the configuration file.
 #[derive(Debug, Clone, ClapArgs)]
@@ -107,6 +110,14 @@ impl StartArgs {
 
     /// Runs the router until SIGTERM or SIGINT.
     pub(in crate::cli) fn run(self, role: Role, replicas: Vec<String>, peers: Vec<String>) -> anyhow::Result<()> {
+        let ended = self.run_router(role, replicas, peers);
+        if let Err(error) = &ended {
+            gorgo_live::upgrade_failed(&format!("{error:#}"));
+        }
+        ended
+    }
+
+    fn run_router(self, role: Role, replicas: Vec<String>, peers: Vec<String>) -> anyhow::Result<()> {
         log::start(self.log_json);
         let config = self.read_config(role, &replicas, &peers)?;
         if self.check {
@@ -116,27 +127,59 @@ impl StartArgs {
         let kind = if role == Role::Edge { "lb" } else { "proxy" };
         let (pid_path, again) = (self.pid_file.clone(), self);
         let source = ConfigSource::new(move || again.read_config(role, &replicas, &peers));
-        let mut pid_file = None; // outlives the runtime: its lock is held until all threads have ended
+        // Outlives the runtime: its lock is held until all threads have ended.
+        let station = Arc::new(Station { kind, path: pid_path, held: Mutex::default() });
         let cut = process::runtime()?.block_on(async {
             // Before the pid file: a process that reads the file may send a signal at once.
             let signals = Signals::install()?;
-            pid_file = pid_path.as_deref().map(PidFile::take).transpose()?;
+            if let Some(path) = station.path.as_deref().filter(|_| !gorgo_live::is_successor()) {
+                *station.held.lock() = Some(PidFile::take(path)?);
+            }
             process::raise_file_limit(config.limits.connections);
-            let ready = |at: SocketAddr| {
-                if pid_file.is_none() {
-                    match PidFile::take(&pid_file::default_path(kind, at.port())) {
-                        Ok(taken) => pid_file = Some(taken),
-                        Err(error) => tracing::warn!("`gorgo {kind} stop` will not find this router: {error:#}"),
-                    }
-                }
-                let _ = print_line(format_args!("listening on {at}"));
-            };
-            anyhow::Ok(gorgo_live::run(config, Some(source), Some(dashboard::page()), signals, ready).await?)
+            let presence = Arc::clone(&station);
+            anyhow::Ok(gorgo_live::run(config, Some(source), Some(dashboard::page()), signals, presence).await?)
         })?;
         if cut > 0 {
             bail!("{cut} connections were cut because draining took too long");
         }
         Ok(())
+    }
+}
+
+/// The pid file of this process, by which `stop` and `upgrade` find it.
+struct Station {
+    kind: &'static str,
+    path: Option<PathBuf>,
+    held: Mutex<Option<PidFile>>,
+}
+
+impl Presence for Station {
+    fn appear(&self, at: SocketAddr, lock: Option<OwnedFd>) -> Result<Option<PathBuf>, String> {
+        let mut held = self.held.lock();
+        if held.is_none() {
+            let path = self.path.clone().unwrap_or_else(|| pid_file::default_path(self.kind, at.port()));
+            let taken = match lock {
+                Some(lock) => PidFile::take_over(&path, lock),
+                None => PidFile::take(&path),
+            };
+            match taken {
+                Ok(taken) => *held = Some(taken),
+                Err(error) if self.path.is_some() => return Err(format!("{error:#}")),
+                Err(error) => tracing::warn!("`gorgo {} stop` will not find this router: {error:#}", self.kind),
+            }
+        }
+        let _ = print_line(format_args!("listening on {at}"));
+        Ok(held.as_ref().map(PidFile::control_path))
+    }
+
+    fn lock(&self) -> Option<OwnedFd> {
+        self.held.lock().as_ref().and_then(PidFile::lock)
+    }
+
+    fn pass_on(&self) {
+        if let Some(held) = self.held.lock().take() {
+            held.pass_on();
+        }
     }
 }
 

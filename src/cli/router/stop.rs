@@ -6,9 +6,9 @@ use crate::cli::output::print_line;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use rustix::process::{Pid, Signal, kill_process};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 #[derive(Debug, ClapArgs)]
@@ -27,14 +27,22 @@ pub(crate) struct StopArgs {
 /// The pid file's second line once a router was told to stop.
 const STOPPING: &str = "stopping";
 
-/// Stops a router on this machine and returns when its process has ended.
-pub(super) fn run(args: &StopArgs, address: &RouterAddress, kind: &str) -> anyhow::Result<()> {
-    let path = args.pid_file.clone().unwrap_or_else(|| pid_file::default_path(kind, address.port()));
+/// The process behind a pid file.
+pub(super) struct Running {
+    pub(super) pid: Pid,
+    /// Its pid file, which it has locked.
+    pub(super) file: File,
+    /// Whether it was told to stop.
+    is_stopping: bool,
+}
+
+/// The router that runs behind the pid file at `path`; `what` was asked of it.
+pub(super) fn running(path: &Path, what: &str) -> anyhow::Result<Running> {
     let shown = path.display();
-    let mut file = match pid_file::open(&path, OpenOptions::new().read(true)) {
+    let mut file = match pid_file::open(path, OpenOptions::new().read(true)) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             bail!(
-                "there is no pid file `{shown}`, so no router to stop; name its port with --port or its file with --pid-file"
+                "there is no pid file `{shown}`, so no router to {what}; name its port with --port or its file with --pid-file"
             )
         }
         opened => opened.with_context(|| format!("cannot read the pid file `{shown}`"))?,
@@ -54,11 +62,19 @@ pub(super) fn run(args: &StopArgs, address: &RouterAddress, kind: &str) -> anyho
     };
     let number = pid.as_raw_nonzero();
     if pid_file::has_ended(&file)? {
-        std::fs::remove_file(&path).with_context(|| format!("cannot remove the stale pid file `{shown}`"))?;
+        std::fs::remove_file(path).with_context(|| format!("cannot remove the stale pid file `{shown}`"))?;
         bail!(
             "no router runs behind `{shown}`: {number} has ended, or is another program now; the stale file is removed"
         );
     }
+    Ok(Running { pid, file, is_stopping })
+}
+
+/// Stops a router on this machine and returns when its process has ended.
+pub(super) fn run(args: &StopArgs, address: &RouterAddress, kind: &str) -> anyhow::Result<()> {
+    let path = args.pid_file.clone().unwrap_or_else(|| pid_file::default_path(kind, address.port()));
+    let Running { pid, file, is_stopping } = running(&path, "stop")?;
+    let number = pid.as_raw_nonzero();
     // A second SIGTERM would end the open requests that the first lets finish.
     if args.force || !is_stopping {
         let signal = if args.force { Signal::KILL } else { Signal::TERM };

@@ -1,0 +1,85 @@
+//! The snapshot in a file, from which the next start of this router takes it.
+
+use super::{Kept, codec, path};
+use crate::config::Config;
+use crate::state::AppState;
+use crate::supervise;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The snapshot of the file that the configuration names; `None`, with a sentence in the log, when it is of no use.
+pub(crate) fn read(config: &Config) -> Option<Kept> {
+    let path = path(config)?;
+    let why = match load(&path) {
+        Ok(Ok(kept)) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+            let (age, most) = (kept.age(now), Duration::from_millis(config.snapshot.max_age_ms));
+            if age <= most {
+                return Some(kept);
+            }
+            format!("it was written {} s ago, and snapshot.max_age_ms allows {}", age.as_secs(), most.as_secs())
+        }
+        Ok(Err(why)) => why.to_string(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => error.to_string(),
+    };
+    tracing::warn!("the snapshot `{}` is not used: {why}; this router starts cold", path.display());
+    None
+}
+
+fn load(path: &Path) -> io::Result<Result<Kept, codec::Unreadable>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(codec::LONGEST as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > codec::LONGEST {
+        return Ok(Err(codec::Unreadable::Damaged));
+    }
+    Ok(codec::decode(&bytes))
+}
+
+/// Replaces the file, if there is to be one.
+pub(crate) fn save(state: &AppState) {
+    let Some(path) = path(&state.config()).filter(|_| !state.is_handed_over()) else { return };
+    let bytes = codec::encode(&Kept::of(state));
+    let _held = state.saving.lock();
+    if state.is_handed_over() {
+        return;
+    }
+    if let Err(error) = write(&path, &bytes) {
+        tracing::warn!(%error, path = %path.display(), "cannot keep what this router knows; the next start is cold");
+    }
+}
+
+/// Readable by its owner only: it may hold the seed of hashes.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)
+}
+
+/// Writes the file every `snapshot.every_ms` when the index has changed, until the router is dropped.
+pub(crate) fn start(state: &Arc<AppState>) {
+    if path(&state.config()).is_some() {
+        tokio::spawn(supervise::logged("snapshots", keep(Arc::downgrade(state))));
+    }
+}
+
+async fn keep(state: Weak<AppState>) {
+    let mut written = None;
+    loop {
+        let Some(every) = state.upgrade().map(|state| state.config().snapshot.every_ms) else { return };
+        tokio::time::sleep(Duration::from_millis(every)).await;
+        let Some(state) = state.upgrade() else { return };
+        let stamp = state.driver.read(|router, _, _| router.index().stamp());
+        if written != Some(stamp) {
+            written = Some(stamp);
+            let _ = tokio::task::spawn_blocking(move || save(&state)).await;
+        }
+    }
+}

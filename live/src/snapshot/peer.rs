@@ -1,0 +1,84 @@
+//! The snapshot between routers of the same replicas: one that starts asks one that is ready, before it is ready itself.
+
+use super::{Kept, codec};
+use crate::state::{AppState, Phase};
+use crate::supervise;
+use crate::upstream::connection;
+use crate::upstream::replica::Upstream;
+use bytes::Bytes;
+use http::header::HeaderMap;
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// Where it is asked for.
+pub(crate) const PATH: &str = "/proxy/snapshot";
+
+/// What this router tells one that starts.
+///
+/// # Errors
+/// The status and a sentence, when it tells nothing.
+pub(crate) fn serve(state: &AppState) -> Result<Bytes, (StatusCode, &'static str)> {
+    if state.sharing.is_none() {
+        return Err((StatusCode::CONFLICT, "this router shares nothing; list its peers in sharing.peers"));
+    }
+    if !state.config().residency.rules.is_empty() {
+        let why = "this router has rules of residency, and what a fence holds is told to no other router";
+        return Err((StatusCode::CONFLICT, why));
+    }
+    if state.warming.load(Ordering::Relaxed) || state.phase() != Phase::Serving {
+        return Err((StatusCode::SERVICE_UNAVAILABLE, "this router is starting or stopping; ask another"));
+    }
+    Ok(codec::encode(&Kept::of(state).for_others()).into())
+}
+
+/// Asks the peers, one after the other, until one tells what it knows or `sharing.snapshot_ms` is over. The router is not
+/// ready meanwhile.
+pub(crate) fn start(state: &Arc<AppState>) {
+    let limit = Duration::from_millis(state.config().sharing.snapshot_ms);
+    if state.sharing.is_none() || limit.is_zero() {
+        return;
+    }
+    state.warming.store(true, Ordering::Relaxed);
+    let state = Arc::clone(state);
+    tokio::spawn(supervise::logged("snapshot of a peer", async move {
+        ask(&state, Instant::now() + limit).await;
+        state.warming.store(false, Ordering::Relaxed);
+    }));
+}
+
+async fn ask(state: &AppState, until: Instant) {
+    let Some(sharing) = &state.sharing else { return };
+    let mut refusals = Vec::new();
+    for (url, upstream) in sharing.upstreams() {
+        let answer = timeout_at(until, fetch(state, upstream)).await;
+        let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+        match answer {
+            Ok(kept) if state.router_id.to_str().is_ok_and(|own| own == kept.router) => {}
+            Ok(mut kept) => match kept.match_seed(state.sharing_seed()) {
+                Ok(()) => return kept.restore(state, url),
+                Err(why) => refusals.push(format!("{url}: {why}")),
+            },
+            Err(why) => refusals.push(format!("{url}: {why}")),
+        }
+    }
+    tracing::info!("no peer told what it knows ({}); this router starts cold", refusals.join("; "));
+}
+
+async fn fetch(state: &AppState, upstream: &Arc<Upstream>) -> Result<Kept, String> {
+    let path = PathAndQuery::from_static(PATH);
+    let request = || upstream.request(Method::GET, &path, HeaderMap::new(), Full::new(Bytes::new()));
+    let keep_alive = Duration::from_millis(state.config().timeouts.keep_alive_ms);
+    let response = connection::send(&state.connector, upstream, keep_alive, request).await;
+    let response = response.map_err(|error| error.to_string())?;
+    let status = response.status();
+    if !status.is_success() {
+        return Err(format!("answered {status}"));
+    }
+    let body = Limited::new(response.into_body(), codec::LONGEST).collect().await.map_err(|error| error.to_string())?;
+    codec::decode(&body.to_bytes()).map_err(|why| why.to_string())
+}

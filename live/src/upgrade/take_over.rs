@@ -1,0 +1,182 @@
+//! The new process of an upgrade: takes the socket and all that was learned, and tells when it serves.
+
+use super::frames::{self, Kind};
+use super::hand_over::Offer;
+use super::VARIABLE;
+use crate::server::activation;
+use crate::server::saved::Saved;
+use crate::server::start::StartError;
+use crate::sharing::message::Message;
+use crate::sharing::slots;
+use crate::snapshot::{Kept, codec};
+use crate::state::AppState;
+use crate::supervise;
+use gorgo_core::fleet::{Health, Load};
+use gorgo_core::router::ReplicaEvent;
+use gorgo_core::sharing::{MAX_PEERS, Path};
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+/// Longest message of the old process, bytes.
+const NEWS: usize = 64 << 20;
+/// The number of the old process among the routers that tell their loads: no peer has it.
+const BEFORE: u8 = MAX_PEERS as u8;
+/// How long the old process may take to answer.
+const STEP: Duration = Duration::from_secs(30);
+/// Between two looks at the probes.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Whether this process is to take over from a running one.
+pub fn is_successor() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
+/// The socket of the process before: standard input.
+fn socket() -> io::Result<std::os::unix::net::UnixStream> {
+    Ok(std::os::unix::net::UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))
+}
+
+/// Tells the running process, if this one is to take over from it, why that fails.
+pub fn failed(why: &str) {
+    if is_successor()
+        && let Ok(mut stream) = socket()
+    {
+        let _ = stream.set_nonblocking(false);
+        let _ = stream.write_all(&frames::head(Kind::Failed, why.len()));
+        let _ = stream.write_all(why.as_bytes());
+    }
+}
+
+/// What the old process gave.
+pub(crate) struct Given {
+    pub(crate) listener: TcpListener,
+    pub(crate) lock: Option<OwnedFd>,
+    pub(crate) saved: Saved,
+    /// What it had learned; a sentence when that cannot be read.
+    pub(crate) kept: Result<Kept, String>,
+    /// Replicas that it could use.
+    pub(crate) usable: usize,
+}
+
+/// The way to the old process.
+#[derive(Debug)]
+pub(crate) struct TakeOver(UnixStream);
+
+fn broke(why: impl std::fmt::Display) -> StartError {
+    StartError::Upgrade(format!("the process before cannot be taken over: {why}"))
+}
+
+impl TakeOver {
+    /// Receives what the old process gives; `None` for a process that takes over from none.
+    ///
+    /// # Errors
+    /// When the old process breaks off, or its socket listens elsewhere than `listen`.
+    pub(crate) async fn begin(listen: SocketAddr) -> Result<Option<(Self, Given)>, StartError> {
+        if !is_successor() {
+            return Ok(None);
+        }
+        let stream = socket().and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            UnixStream::from_std(stream)
+        });
+        let mut stream = stream.map_err(broke)?;
+        let given = tokio::time::timeout(STEP, receive(&mut stream, listen)).await;
+        let given = given.unwrap_or_else(|_| Err(broke("it does not answer")))?;
+        Ok(Some((Self(stream), given)))
+    }
+
+    /// Waits until requests could come, and for the old process to give up its files.
+    ///
+    /// # Errors
+    /// When no replica can be used though the old process used some, or it breaks off.
+    pub(crate) async fn ready(&mut self, state: &Arc<AppState>, usable_before: usize) -> Result<(), StartError> {
+        probed(state, usable_before).await?;
+        frames::write(&mut self.0, Kind::Ready, &[]).await.map_err(broke)?;
+        let go = tokio::time::timeout(STEP, frames::read(&mut self.0, NEWS)).await;
+        match go.map_err(|_| broke("it does not answer"))?.map_err(broke)? {
+            (Kind::Go, _) => Ok(()),
+            _ => Err(broke("it sends what does not belong here")),
+        }
+    }
+
+    /// Tells the old process that this one accepts, and believes what that one tells until it ends.
+    ///
+    /// # Errors
+    /// When the old process has gone on without this one.
+    pub(crate) async fn serving(mut self, state: &Arc<AppState>) -> Result<(), StartError> {
+        frames::write(&mut self.0, Kind::Serving, &[]).await.map_err(broke)?;
+        tokio::spawn(supervise::logged("news of the process before", hear(Arc::downgrade(state), self.0)));
+        Ok(())
+    }
+}
+
+async fn receive(stream: &mut UnixStream, listen: SocketAddr) -> Result<Given, StartError> {
+    frames::write(stream, Kind::Hello, &[frames::PROTOCOL]).await.map_err(broke)?;
+    let mut descriptors = frames::receive_descriptors(stream).await.map_err(broke)?.into_iter();
+    let (Kind::Offer, offer) = frames::read(stream, 8 << 20).await.map_err(broke)? else {
+        return Err(broke("it sends what does not belong here"));
+    };
+    let offer: Offer = serde_json::from_slice(&offer).map_err(broke)?;
+    let (Kind::Snapshot, snapshot) = frames::read(stream, codec::LONGEST).await.map_err(broke)? else {
+        return Err(broke("it sends what does not belong here"));
+    };
+    let listener = TcpListener::from(descriptors.next().ok_or_else(|| broke("it gives no socket"))?);
+    activation::check(&listener, listen, "the process before passes")?;
+    Ok(Given {
+        listener,
+        lock: descriptors.next().filter(|_| offer.has_lock),
+        saved: offer.saved,
+        kept: codec::decode(&snapshot).map_err(|why| why.to_string()),
+        usable: offer.usable,
+    })
+}
+
+/// Waits for the first probe of every replica, and for one that can be used if the old process used any.
+async fn probed(state: &Arc<AppState>, usable_before: usize) -> Result<(), StartError> {
+    let probes = &state.config().probes;
+    let limit = Duration::from_millis(probes.timeout_ms) + Duration::from_secs(1);
+    let until = Instant::now() + limit;
+    let unknown = || {
+        let waits = |r: &&gorgo_core::fleet::Replica| !r.removed && r.health == Health::Unknown;
+        state.driver.read(|router, _, _| router.replicas().iter().filter(waits).count())
+    };
+    while probes.period_ms > 0 && unknown() > 0 && Instant::now() < until {
+        tokio::time::sleep(LOOK).await;
+    }
+    let until = Instant::now() + limit;
+    while usable_before > 0 && state.usable().0 == 0 {
+        if Instant::now() >= until {
+            let why = format!("the new process can use no replica, and the old one uses {usable_before}");
+            return Err(StartError::Upgrade(why));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+/// Believes what the old process tells, until it ends.
+async fn hear(state: Weak<AppState>, mut stream: UnixStream) {
+    while let Ok((Kind::News, bytes)) = frames::read(&mut stream, NEWS).await {
+        let (Some(state), Ok(message)) = (state.upgrade(), serde_json::from_slice::<Message>(&bytes)) else { return };
+        let slots = slots(&state, &message.replicas);
+        let (news, _) = message.news(&slots);
+        for news in news {
+            let path = Path { replica: news.replica, symbols: news.tail.into(), tokens: news.tokens };
+            state.driver.pass_to_heir(&path);
+            let Path { replica, symbols, tokens } = path;
+            state.driver.handle(ReplicaEvent::Told { replica, symbols, tokens });
+        }
+        let slot = |&(at, load): &(u16, Load)| Some(((*slots.get(usize::from(at))?)?, load));
+        let loads = message.loads.iter().filter_map(slot).collect();
+        state.driver.handle(ReplicaEvent::PeerLoads { peer: BEFORE, loads });
+    }
+    if let Some(state) = state.upgrade() {
+        state.driver.handle(ReplicaEvent::PeerLoads { peer: BEFORE, loads: Vec::new() });
+        tracing::info!("the process before has ended");
+    }
+}

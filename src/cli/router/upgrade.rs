@@ -1,0 +1,35 @@
+//! `gorgo proxy upgrade`, `gorgo lb upgrade`.
+
+use super::admin::RouterAddress;
+use super::{pid_file, stop};
+use crate::cli::output::print_line;
+use anyhow::bail;
+use clap::Args as ClapArgs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct UpgradeArgs {
+    /// The new program; the file that the router was started from when absent
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+    /// Pid file of the router; by default that of the router on --port
+    #[arg(long)]
+    pid_file: Option<PathBuf>,
+    /// Let the old process go on if the new one does not serve within this time, s
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    wait: u64,
+}
+
+/// Replaces the program of a router on this machine; returns when the new process serves.
+pub(super) fn run(args: &UpgradeArgs, address: &RouterAddress, kind: &str) -> anyhow::Result<()> {
+    let path = args.pid_file.clone().unwrap_or_else(|| pid_file::default_path(kind, address.port()));
+    let old = stop::running(&path, "upgrade")?.pid.as_raw_nonzero().get();
+    // The router may run in another folder.
+    let binary = args.binary.as_deref().map(std::path::absolute).transpose()?;
+    let wait = Duration::from_secs(args.wait);
+    match gorgo_live::ask_for_upgrade(&pid_file::control_path(&path), old.cast_unsigned(), binary, wait) {
+        Ok(new) => Ok(print_line(format_args!("process {new} serves; {old} finishes its open requests"))?),
+        Err(why) => bail!("process {old} goes on: {why}"),
+    }
+}
