@@ -225,6 +225,8 @@ mod tests {
         }
 
         fn pass_on(&self) {}
+
+        fn take_back(&self) {}
     }
 
     #[tokio::test]

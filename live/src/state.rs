@@ -183,8 +183,7 @@ impl AppState {
                 config.sharing.peers.iter().filter_map(|url| Some((url.clone(), peer(url, &peer_authorization)?)));
             Sharing::new(peers.collect(), seed.key_id.clone())
         });
-        let own_seed =
-            own_seed.unwrap_or_else(|| std::hash::RandomState::new().hash_one(std::process::id()));
+        let own_seed = own_seed.unwrap_or_else(|| std::hash::RandomState::new().hash_one(std::process::id()));
         // The standard library keys its hasher at random per process.
         let seed = std::hash::RandomState::new().hash_one(std::process::id());
         Self {

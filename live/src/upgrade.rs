@@ -43,6 +43,9 @@ pub trait Presence: Send + Sync + 'static {
 
     /// The next process has the pid file now.
     fn pass_on(&self);
+
+    /// The upgrade failed: the pid file names this process again.
+    fn take_back(&self);
 }
 
 /// A process that nothing finds and that cannot be upgraded.
@@ -59,4 +62,6 @@ impl Presence for Hidden {
     }
 
     fn pass_on(&self) {}
+
+    fn take_back(&self) {}
 }

@@ -22,6 +22,7 @@ mod result_folders;
 mod socket;
 mod stop;
 mod streams;
+mod upgrade;
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};

@@ -90,7 +90,8 @@ impl<S: Symbol> PrefixIndex<S> {
         let costs = nodes[1..].iter().flat_map(|&node| {
             let newest = owners(node).map(|o| o.used).max();
             let pays = owners(node).position(|o| Some(o.used) == newest);
-            let cost = move |at: usize| SavedIndex::<S>::OWNER_BYTES + if Some(at) == pays { node_cost(node) } else { 0 };
+            let cost =
+                move |at: usize| SavedIndex::<S>::OWNER_BYTES + if Some(at) == pays { node_cost(node) } else { 0 };
             owners(node).enumerate().map(move |(at, o)| (o.used, cost(at)))
         });
         let since = newest(costs.collect(), limit);
@@ -191,9 +192,8 @@ impl<S: Symbol> PrefixIndex<S> {
         kept: &[(ReplicaId, Stamp)],
         leaves: &mut Vec<(Stamp, NodeId, ReplicaId)>,
     ) -> Option<NodeId> {
-        let owns = |(replica, _): &&(ReplicaId, Stamp)| {
-            parent == ROOT || self.tree.value(parent).get(*replica).is_some()
-        };
+        let owns =
+            |(replica, _): &&(ReplicaId, Stamp)| parent == ROOT || self.tree.value(parent).get(*replica).is_some();
         let kept: Vec<(ReplicaId, Stamp)> = kept.iter().filter(owns).copied().collect();
         if kept.is_empty() {
             return None;

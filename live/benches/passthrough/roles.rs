@@ -105,5 +105,13 @@ pub(crate) async fn router(port: u16, engine: u16) {
         api_key: None,
     };
     let config = Config { listen: ([127, 0, 0, 1], port).into(), replicas: vec![replica], ..Config::default() };
-    gorgo_live::run(config, None, None, gorgo_live::Signals::install().unwrap(), std::sync::Arc::new(gorgo_live::Hidden)).await.unwrap();
+    gorgo_live::run(
+        config,
+        None,
+        None,
+        gorgo_live::Signals::install().unwrap(),
+        std::sync::Arc::new(gorgo_live::Hidden),
+    )
+    .await
+    .unwrap();
 }

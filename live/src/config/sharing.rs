@@ -33,7 +33,14 @@ pub struct Sharing {
 
 impl Default for Sharing {
     fn default() -> Self {
-        Self { peers: Vec::new(), share_ms: 50, timeout_ms: 2_000, snapshot_ms: 5_000, hash_seed: None, hash_seed_file: None }
+        Self {
+            peers: Vec::new(),
+            share_ms: 50,
+            timeout_ms: 2_000,
+            snapshot_ms: 5_000,
+            hash_seed: None,
+            hash_seed_file: None,
+        }
     }
 }
 
@@ -51,13 +58,11 @@ impl Sharing {
         let bad = |key: &str, value: String, advice: &str| {
             Err(ConfigError::Value { key: format!("sharing.{key}"), value, advice: advice.to_owned() })
         };
-        for (key, value, low, high) in
-            [
+        for (key, value, low, high) in [
             ("share_ms", self.share_ms, 10, 60_000),
             ("timeout_ms", self.timeout_ms, 10, 60_000),
             ("snapshot_ms", self.snapshot_ms, 0, 600_000),
-        ]
-        {
+        ] {
             if !(low..=high).contains(&value) {
                 return bad(key, value.to_string(), &format!("it must lie between {low} and {high}"));
             }

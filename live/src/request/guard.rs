@@ -16,6 +16,7 @@ use crate::tuner::Tuner;
 use crate::upstream::abort;
 use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::AnswerTap;
+use gorgo_core::fleet::Kind;
 use gorgo_core::router::{DecisionRecord, Dispatch, EndReason, Failure, RequestEvent, Usage};
 use gorgo_core::{RequestId, Time};
 use http::HeaderValue;
@@ -201,6 +202,13 @@ impl RequestGuard {
             state.kept_ids.learn(id, engine);
         }
         let usage = tap.usage();
+        if usage.prompt_tokens.is_some()
+            && let Some((engine, _)) = &self.current
+            && engine.kind != Kind::Peer
+            && engine.cache_report.answered(usage.cached_tokens.is_some(), self.row.predicted_cached_tokens)
+        {
+            state.driver.observers().tell(Change::NoCacheReport { replica: engine.name.clone() });
+        }
         self.row.counted_tokens = usage.prompt_tokens;
         self.row.output_tokens = usage.output_tokens.unwrap_or_else(|| u32::try_from(tap.events()).unwrap_or(u32::MAX));
         self.row.cached_tokens = usage.cached_tokens;

@@ -141,7 +141,18 @@ pub(crate) fn start_after(
     let driver = Driver::new(recorded, config.policy.clone(), config.seed, clock, observers);
     let replicas = before.fleet(&config);
     let driver = if config.sharing.peers.is_empty() { driver } else { driver.sharing() };
-    let parts = AppParts { driver, connector, shadows, config, base, keys, counter, config_source: source, hash_seed, own_seed };
+    let parts = AppParts {
+        driver,
+        connector,
+        shadows,
+        config,
+        base,
+        keys,
+        counter,
+        config_source: source,
+        hash_seed,
+        own_seed,
+    };
     let state = Arc::new(AppState::new(parts));
     let timer = Arc::clone(&state);
     // Without its timer the router would never end a queued request or close a breaker.

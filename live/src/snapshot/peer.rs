@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 /// Where it is asked for.
 pub(crate) const PATH: &str = "/proxy/snapshot";
@@ -54,8 +54,11 @@ pub(crate) fn start(state: &Arc<AppState>) {
 async fn ask(state: &AppState, until: Instant) {
     let Some(sharing) = &state.sharing else { return };
     let mut refusals = Vec::new();
-    for (url, upstream) in sharing.upstreams() {
-        let answer = timeout_at(until, fetch(state, upstream)).await;
+    let peers: Vec<_> = sharing.upstreams().collect();
+    for (at, (url, upstream)) in peers.iter().enumerate() {
+        // One that says nothing leaves time for the others.
+        let share = until.saturating_duration_since(Instant::now()) / (peers.len() - at) as u32;
+        let answer = timeout(share, fetch(state, upstream)).await;
         let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         match answer {
             Ok(kept) if state.router_id.to_str().is_ok_and(|own| own == kept.router) => {}

@@ -1,8 +1,8 @@
 //! Frames between the processes of an upgrade: a kind, a length, bytes; and the descriptors before them.
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
-    sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -33,16 +33,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
-        Self::Hello,
-        Self::Offer,
-        Self::Snapshot,
-        Self::Ready,
-        Self::Go,
-        Self::Serving,
-        Self::News,
-        Self::Failed,
-    ];
+    const ALL: [Self; 8] =
+        [Self::Hello, Self::Offer, Self::Snapshot, Self::Ready, Self::Go, Self::Serving, Self::News, Self::Failed];
 }
 
 /// The version of the protocol.

@@ -6,7 +6,7 @@ use super::{Presence, VARIABLE, systemd};
 use crate::server::saved::Saved;
 use crate::sharing::message::{Message, VERSION};
 use crate::snapshot::{Kept, codec};
-use crate::state::AppState;
+use crate::state::{AppState, Phase};
 use crate::supervise;
 use gorgo_core::Time;
 use gorgo_core::sharing::{News, ToldLoads, must_tell};
@@ -97,7 +97,7 @@ async fn upgrade(this: &HandOver, state: &Arc<AppState>, ask: Ask) -> Result<u32
     if let Some(why) = systemd::forbids(|name| std::env::var(name).ok(), std::process::id()) {
         return Err(why.to_owned());
     }
-    if state.phase() != crate::state::Phase::Serving {
+    if state.phase() != Phase::Serving {
         return Err("this router is stopping".to_owned());
     }
     let system = |error: std::io::Error| format!("no socket for the new process: {error}");
@@ -115,6 +115,7 @@ async fn upgrade(this: &HandOver, state: &Arc<AppState>, ask: Ask) -> Result<u32
             this.presence.pass_on();
             tracing::info!(pid, "the new process serves; this one finishes its requests");
             tokio::spawn(supervise::logged("news for the next process", tell(Arc::downgrade(state), writer)));
+            state.set_phase(Phase::Draining); // answers close their connections from now on
             this.done.notify_one();
             std::thread::spawn(move || child.wait()); // so that it is no zombie should it end first
             Ok(pid)
@@ -123,6 +124,7 @@ async fn upgrade(this: &HandOver, state: &Arc<AppState>, ask: Ask) -> Result<u32
             let _ = child.kill();
             let ended = tokio::task::spawn_blocking(move || child.wait()).await;
             state.take_back();
+            this.presence.take_back();
             state.driver.forget_heir();
             let status = ended.ok().and_then(Result::ok).filter(|status| status.code().is_some());
             Err(status.map_or_else(|| why.clone(), |status| format!("{why} ({status}; see its log)")))

@@ -1,8 +1,8 @@
 //! The new process of an upgrade: takes the socket and all that was learned, and tells when it serves.
 
+use super::VARIABLE;
 use super::frames::{self, Kind};
 use super::hand_over::Offer;
-use super::VARIABLE;
 use crate::server::activation;
 use crate::server::saved::Saved;
 use crate::server::start::StartError;

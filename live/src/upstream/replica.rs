@@ -2,6 +2,7 @@
 //! core's `Replica`.
 
 use crate::kv_events::streams::KvStreams;
+use crate::upstream::cache_report::CacheReport;
 use crate::upstream::connect::Endpoint;
 use crate::upstream::pool::IdlePool;
 use gorgo_core::fleet::Kind;
@@ -69,6 +70,8 @@ pub struct Upstream {
     pub(crate) kv: OnceLock<Arc<KvStreams>>,
     /// Whether it has refused this router's key since it answered last; for the log.
     pub(crate) refuses_key: AtomicBool,
+    /// Whether it reports how much of a prompt was cached.
+    pub(crate) cache_report: CacheReport,
     /// Requests dispatched to it since the router started.
     pub dispatched: AtomicU64,
     /// The same as a metric.
@@ -108,6 +111,7 @@ impl Upstream {
             vllm: AtomicBool::new(false),
             kv: OnceLock::new(),
             refuses_key: AtomicBool::new(false),
+            cache_report: CacheReport::default(),
             dispatched: AtomicU64::new(0),
             dispatches: OnceLock::new(),
             pool: IdlePool::default(),

@@ -256,3 +256,13 @@ async fn a_replica_with_too_many_labels_is_refused() {
     assert_eq!(status, 400);
     assert!(told.to_string().contains("65 labels are more than the 64 that fit"), "{told}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_never_reports_cached_tokens_is_shown() {
+    for (cached, shown) in [(None, json!(false)), (Some(3), json!(true))] {
+        let world = World::new(1, Script { cached, ..Script::default() }, |_| {}).await;
+        assert_eq!(world.get("/proxy/servers").await.1[0]["cache_report"], Value::Null, "nothing is known yet");
+        traffic(&world, 30).await;
+        assert_eq!(world.get("/proxy/servers").await.1[0]["cache_report"], shown);
+    }
+}

@@ -90,3 +90,60 @@ async fn a_router_with_another_seed_is_refused_by_name_and_believed_nothing() {
     assert!(why.contains("`second`") && why.contains("sharing.hash_seed_file"), "{why}");
     assert!(!told.to_string().contains("another-secret"));
 }
+
+/// As [`router`], but only a snapshot can tell it anything.
+async fn silent(net: &Net, host: &str, change: impl FnOnce(&mut Config)) -> World {
+    let peers = ["router", "second", "third"].map(|host| format!("http://{host}:8000")).to_vec();
+    let sharing =
+        Sharing { peers, share_ms: 60_000, snapshot_ms: 2_000, hash_seed: Some(SEED.into()), ..Sharing::default() };
+    let mut config =
+        Config { name: host.to_owned(), replicas: vec![replica("e1"), replica("e0")], sharing, ..Config::default() };
+    change(&mut config);
+    World::with(net.clone(), Vec::new(), config, host).await
+}
+
+async fn ready(world: &World, host: &str) -> u16 {
+    let request = Request::get(format!("http://{host}:8000/ready")).body(Full::default()).unwrap();
+    world.send(request).await.status().as_u16()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_router_that_starts_knows_what_a_ready_peer_knows_before_it_is_ready() {
+    let net = Net::default();
+    let _engines = engines(&net);
+    let first = silent(&net, "router", |_| {}).await;
+    assert_eq!(ready(&first, "router").await, 200, "nobody else is there");
+    let prompts: Vec<String> =
+        (0..6).map(|i| format!("{i} {}", "what is the capital of France? ".repeat(40))).collect();
+    let mut at = Vec::new();
+    for prompt in &prompts {
+        at.push(ask(&first, "router", prompt).await);
+    }
+    let second = silent(&net, "second", |config| config.replicas.reverse()).await;
+    let [a, b] = tokens(&first);
+    assert!(a > 0 && b > 0);
+    assert_eq!(tokens(&second), [b, a], "slots differ, names do not");
+    assert_eq!(ready(&second, "second").await, 200);
+    for (prompt, before) in prompts.iter().zip(&at) {
+        assert_eq!(ask(&second, "second", prompt).await, *before);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_router_is_ready_in_time_though_a_peer_says_nothing_or_refuses() {
+    let net = Net::default();
+    let _engines = engines(&net);
+    let mute = net.listen("router", 8000); // connections open and are never served
+    let second = silent(&net, "second", |config| {
+        config.residency = toml::from_str("rules = [{model = \"m\", allow = [\"eu\"]}]").unwrap();
+    })
+    .await;
+    assert_eq!(ready(&second, "second").await, 503, "it still asks");
+    ms(2_500).await;
+    assert_eq!(ready(&second, "second").await, 200);
+    drop(mute);
+    ask(&second, "second", &"a prompt that a fence may hold ".repeat(40)).await;
+    let third = silent(&net, "third", |_| {}).await;
+    ms(2_500).await;
+    assert_eq!((ready(&third, "third").await, tokens(&third)), (200, [0, 0]), "a fence is told to no other router");
+}

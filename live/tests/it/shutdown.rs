@@ -1,5 +1,7 @@
 use crate::fixture::{World, chat, ms, whole};
 use gorgo_live::testkit::Script;
+use http::Request;
+use http_body_util::Full;
 use std::time::Duration;
 
 #[tokio::test(start_paused = true)]
@@ -17,7 +19,9 @@ async fn told_to_stop_it_is_unready_first_serves_on_and_finishes_every_stream() 
     let (status, text) = world.get("/ready").await;
     assert_eq!((status, text), (503, "not ready: stopping\n".into()));
     assert_eq!(world.get("/health").await.0, 200, "the port is open and the process alive");
-    assert_eq!(world.get("/v1/models").await.0, 200, "and it still serves");
+    let models = world.send(Request::get("http://router:8000/v1/models").body(Full::default()).unwrap()).await;
+    assert_eq!(models.status(), 200, "and it still serves");
+    assert_eq!(models.headers()["connection"], "close", "a kept connection ends with its next answer");
     ms(1_500).await;
     assert!(world.net.connect("router", 8000).is_err(), "no new connections once it has settled");
     for stream in streams {

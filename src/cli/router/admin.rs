@@ -229,7 +229,7 @@ pub(in crate::cli) fn run_admin_command(
         }
         AdminCommand::Reload => post("/reload", Value::Null),
         AdminCommand::Stop(args) => stop::run(&args, address, prefix.trim_start_matches('/')),
-        AdminCommand::Upgrade(args) => upgrade::run(&args, address, prefix.trim_start_matches('/')),
+        AdminCommand::Upgrade(args) => upgrade::run(&args, address.port(), prefix.trim_start_matches('/')),
         AdminCommand::Metrics { command: MetricsCommand::Summary } => get("/metrics/summary", fields),
         AdminCommand::Metrics { command: MetricsCommand::Clear } => post("/metrics/clear", Value::Null),
         AdminCommand::Metrics { command: MetricsCommand::Enable { enabled } } => {

@@ -4,8 +4,9 @@
 //! the router runs: the id may have passed to another program, but a lock ends with its process.
 
 use anyhow::{Context, bail};
+use rustix::process::Pid;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Seek, Write};
+use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -65,14 +66,29 @@ impl PidFile {
 impl PidFile {
     /// Takes over the locked file at `path` from the process before.
     pub(super) fn take_over(path: &Path, lock: OwnedFd) -> anyhow::Result<Self> {
-        let mut file = File::from(lock);
+        let file = File::from(lock);
         if !is_at(&file, path) {
             bail!("the process before has another pid file than `{}`; keep --pid-file in an upgrade", path.display());
         }
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())?;
-        Ok(Self { path: path.to_owned(), locked: file, passed_on: false })
+        let mut taken = Self { path: path.to_owned(), locked: file, passed_on: false };
+        taken.write()?;
+        Ok(taken)
+    }
+
+    /// Writes this process's id again, after the next process of an upgrade has failed; that may have removed the file.
+    pub(super) fn take_back(mut self) -> anyhow::Result<Self> {
+        if is_at(&self.locked, &self.path) {
+            self.write()?;
+            return Ok(self);
+        }
+        self.passed_on = true;
+        Self::take(&self.path)
+    }
+
+    fn write(&mut self) -> std::io::Result<()> {
+        self.locked.set_len(0)?;
+        self.locked.rewind()?;
+        writeln!(self.locked, "{}", std::process::id())
     }
 
     /// A further descriptor of the locked file, for the next process.
@@ -110,6 +126,52 @@ impl Drop for PidFile {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// The pid file's second line once a router was told to stop.
+pub(super) const STOPPING: &str = "stopping";
+
+/// The process behind a pid file.
+pub(super) struct Running {
+    pub(super) pid: Pid,
+    /// Its pid file, which it has locked.
+    pub(super) file: File,
+    /// Whether it was told to stop.
+    pub(super) is_stopping: bool,
+}
+
+/// The router that runs behind the pid file at `path`; `what` was asked of it.
+pub(super) fn running(path: &Path, what: &str) -> anyhow::Result<Running> {
+    let shown = path.display();
+    let mut file = match open(path, OpenOptions::new().read(true)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            bail!(
+                "there is no pid file `{shown}`, so no router to {what}; name its port with --port or its file with --pid-file"
+            )
+        }
+        opened => opened.with_context(|| format!("cannot read the pid file `{shown}`"))?,
+    };
+    let mut text = String::new();
+    Read::by_ref(&mut file)
+        .take(64)
+        .read_to_string(&mut text)
+        .with_context(|| format!("cannot read the pid file `{shown}`"))?;
+    let (text, is_stopping) = match text.trim().split_once('\n') {
+        Some((first, STOPPING)) => (first.to_owned(), true),
+        _ => (text, false),
+    };
+    let pid = text.trim().parse().ok().filter(|&pid| pid > 1).and_then(Pid::from_raw);
+    let Some(pid) = pid else {
+        bail!("`{shown}` holds no process id (`{}`); name the right file with --pid-file", text.trim())
+    };
+    let number = pid.as_raw_nonzero();
+    if has_ended(&file)? {
+        std::fs::remove_file(path).with_context(|| format!("cannot remove the stale pid file `{shown}`"))?;
+        bail!(
+            "no router runs behind `{shown}`: {number} has ended, or is another program now; the stale file is removed"
+        );
+    }
+    Ok(Running { pid, file, is_stopping })
 }
 
 /// Whether the router that locked `file` has ended.

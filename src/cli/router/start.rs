@@ -181,6 +181,16 @@ impl Presence for Station {
             held.pass_on();
         }
     }
+
+    fn take_back(&self) {
+        let mut held = self.held.lock();
+        if let Some(before) = held.take() {
+            match before.take_back() {
+                Ok(again) => *held = Some(again),
+                Err(error) => tracing::warn!("`gorgo {} stop` will not find this router: {error:#}", self.kind),
+            }
+        }
+    }
 }
 
 /// The `[[replicas]]` or `[[peers]]` table of `URL[@REGION]`.

@@ -76,7 +76,11 @@ pub(in crate::cli) fn telling_error(row: &Value) -> Option<(&str, f64)> {
 fn note(row: &Value) -> String {
     match telling_error(row) {
         Some((why, _)) => format!("{why} ({} ago)", time(&row["last_error_age_ms"])),
-        None => silent_events(row).map_or_else(String::new, |why| format!("its KV events are not read: {why}")),
+        None => match silent_events(row) {
+            Some(why) => format!("its KV events are not read: {why}"),
+            None if row["cache_report"] == false => "reports no cached tokens (--enable-cache-report)".to_owned(),
+            None => String::new(),
+        },
     }
 }
 

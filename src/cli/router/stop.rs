@@ -5,10 +5,10 @@ use super::pid_file;
 use crate::cli::output::print_line;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
-use rustix::process::{Pid, Signal, kill_process};
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use rustix::process::{Signal, kill_process};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 #[derive(Debug, ClapArgs)]
@@ -24,56 +24,10 @@ pub(crate) struct StopArgs {
     wait: Option<u64>,
 }
 
-/// The pid file's second line once a router was told to stop.
-const STOPPING: &str = "stopping";
-
-/// The process behind a pid file.
-pub(super) struct Running {
-    pub(super) pid: Pid,
-    /// Its pid file, which it has locked.
-    pub(super) file: File,
-    /// Whether it was told to stop.
-    is_stopping: bool,
-}
-
-/// The router that runs behind the pid file at `path`; `what` was asked of it.
-pub(super) fn running(path: &Path, what: &str) -> anyhow::Result<Running> {
-    let shown = path.display();
-    let mut file = match pid_file::open(path, OpenOptions::new().read(true)) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!(
-                "there is no pid file `{shown}`, so no router to {what}; name its port with --port or its file with --pid-file"
-            )
-        }
-        opened => opened.with_context(|| format!("cannot read the pid file `{shown}`"))?,
-    };
-    let mut text = String::new();
-    Read::by_ref(&mut file)
-        .take(64)
-        .read_to_string(&mut text)
-        .with_context(|| format!("cannot read the pid file `{shown}`"))?;
-    let (text, is_stopping) = match text.trim().split_once('\n') {
-        Some((first, STOPPING)) => (first.to_owned(), true),
-        _ => (text, false),
-    };
-    let pid = text.trim().parse().ok().filter(|&pid| pid > 1).and_then(Pid::from_raw);
-    let Some(pid) = pid else {
-        bail!("`{shown}` holds no process id (`{}`); name the right file with --pid-file", text.trim())
-    };
-    let number = pid.as_raw_nonzero();
-    if pid_file::has_ended(&file)? {
-        std::fs::remove_file(path).with_context(|| format!("cannot remove the stale pid file `{shown}`"))?;
-        bail!(
-            "no router runs behind `{shown}`: {number} has ended, or is another program now; the stale file is removed"
-        );
-    }
-    Ok(Running { pid, file, is_stopping })
-}
-
 /// Stops a router on this machine and returns when its process has ended.
 pub(super) fn run(args: &StopArgs, address: &RouterAddress, kind: &str) -> anyhow::Result<()> {
     let path = args.pid_file.clone().unwrap_or_else(|| pid_file::default_path(kind, address.port()));
-    let Running { pid, file, is_stopping } = running(&path, "stop")?;
+    let pid_file::Running { pid, file, is_stopping } = pid_file::running(&path, "stop")?;
     let number = pid.as_raw_nonzero();
     // A second SIGTERM would end the open requests that the first lets finish.
     if args.force || !is_stopping {
@@ -81,7 +35,7 @@ pub(super) fn run(args: &StopArgs, address: &RouterAddress, kind: &str) -> anyho
         kill_process(pid, signal)
             .with_context(|| format!("cannot stop process {number}; run this command as the user who started it"))?;
         if let Ok(mut file) = pid_file::open(&path, OpenOptions::new().append(true)) {
-            let _ = writeln!(file, "{STOPPING}"); // without it the next `stop` signals again
+            let _ = writeln!(file, "{}", pid_file::STOPPING); // without it the next `stop` signals again
         }
     }
     let began = Instant::now();

@@ -1,7 +1,6 @@
 //! `gorgo proxy upgrade`, `gorgo lb upgrade`.
 
-use super::admin::RouterAddress;
-use super::{pid_file, stop};
+use super::pid_file;
 use crate::cli::output::print_line;
 use anyhow::bail;
 use clap::Args as ClapArgs;
@@ -22,9 +21,9 @@ pub(crate) struct UpgradeArgs {
 }
 
 /// Replaces the program of a router on this machine; returns when the new process serves.
-pub(super) fn run(args: &UpgradeArgs, address: &RouterAddress, kind: &str) -> anyhow::Result<()> {
-    let path = args.pid_file.clone().unwrap_or_else(|| pid_file::default_path(kind, address.port()));
-    let old = stop::running(&path, "upgrade")?.pid.as_raw_nonzero().get();
+pub(super) fn run(args: &UpgradeArgs, port: u16, kind: &str) -> anyhow::Result<()> {
+    let path = args.pid_file.clone().unwrap_or_else(|| pid_file::default_path(kind, port));
+    let old = pid_file::running(&path, "upgrade")?.pid.as_raw_nonzero().get();
     // The router may run in another folder.
     let binary = args.binary.as_deref().map(std::path::absolute).transpose()?;
     let wait = Duration::from_secs(args.wait);

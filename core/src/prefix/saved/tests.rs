@@ -35,15 +35,21 @@ fn what_must_go_is_the_least_recently_used() {
         let key = format!("{i:03}{}", "x".repeat(100));
         from.insert(key.as_bytes(), 40, R[i as usize % 3]);
     }
-    for (rows, bytes, budget) in [(5_000, usize::MAX, u64::MAX), (usize::MAX, 8_000, u64::MAX), (usize::MAX, usize::MAX, 400)] {
+    for (rows, bytes, budget) in
+        [(5_000, usize::MAX, u64::MAX), (usize::MAX, 8_000, u64::MAX), (usize::MAX, usize::MAX, 400)]
+    {
         let saved = from.save(rows);
         assert!(saved.bytes() <= rows);
         let mut to = index(budget, bytes);
         assert!(to.restore(&saved, &same()));
         assert!(to.bytes() <= bytes && R.iter().all(|&replica| to.tokens(replica) <= budget));
-        let held: Vec<bool> = (0..200).map(|i| lookup(&to, &format!("{i:03}{}", "x".repeat(100)))[i % 3] == 40).collect();
+        let held: Vec<bool> =
+            (0..200).map(|i| lookup(&to, &format!("{i:03}{}", "x".repeat(100)))[i % 3] == 40).collect();
         let first = held.iter().position(|held| *held).unwrap();
-        assert!(first > 100 && first < 195 && held[first..].iter().all(|held| *held), "{rows} {bytes} {budget}: from {first}");
+        assert!(
+            first > 100 && first < 195 && held[first..].iter().all(|held| *held),
+            "{rows} {bytes} {budget}: from {first}"
+        );
     }
 }
 

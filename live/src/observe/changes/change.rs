@@ -33,6 +33,8 @@ pub(crate) enum Change {
     KvEventsUp { replica: String },
     /// They are not read any more.
     KvEventsDown { replica: String, why: String },
+    /// A replica never reports cached tokens.
+    NoCacheReport { replica: String },
     /// A replica refuses this router's key.
     KeyRefused { replica: String, status: u16 },
     /// Another policy, or other settings of it.
@@ -78,6 +80,7 @@ impl Change {
             Self::NotAdmitted { .. } => (16, ""),
             Self::KvEventsUp { replica } | Self::KvEventsDown { replica, .. } => (17, replica),
             Self::Tuned { .. } => (18, ""),
+            Self::NoCacheReport { replica } => (19, replica),
         }
     }
 
@@ -92,6 +95,7 @@ impl Change {
                 | Self::EndpointRefused { .. }
                 | Self::KeyRefused { .. }
                 | Self::KvEventsDown { .. }
+                | Self::NoCacheReport { .. }
                 | Self::QueueFull
                 | Self::NoneInside
                 | Self::NotAdmitted { .. }
@@ -124,6 +128,11 @@ impl fmt::Display for Change {
             Self::KvEventsDown { replica, why } => {
                 write!(f, "KV events of replica {replica} are not read, its cache is predicted: {why}")
             }
+            Self::NoCacheReport { replica } => write!(
+                f,
+                "replica {replica} reports no cached tokens, so the prefix index is never corrected: start SGLang with \
+                 --enable-cache-report, vLLM with --enable-prompt-tokens-details"
+            ),
             Self::KeyRefused { replica, status } => {
                 write!(f, "replica {replica} refuses this router's key ({status}): set its api_key")
             }
