@@ -84,7 +84,7 @@ impl<S: Symbol> PrefixIndex<S> {
     /// The index as rows of at most `limit` bytes.
     pub fn save(&self, limit: usize) -> SavedIndex<S> {
         let nodes = self.tree.subtree(ROOT);
-        let node_cost = |node: NodeId| SavedIndex::<S>::NODE_BYTES + self.tree.edge(node).len() * size_of::<S>();
+        let node_cost = |node: NodeId| SavedIndex::<S>::NODE_BYTES + size_of_val(self.tree.edge(node));
         let owners = |node: NodeId| self.tree.value(node).list.iter();
         // The first owner that needs a node pays for it.
         let costs = nodes[1..].iter().flat_map(|&node| {

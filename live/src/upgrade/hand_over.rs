@@ -13,7 +13,7 @@ use gorgo_core::sharing::{News, ToldLoads, must_tell};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -53,8 +53,8 @@ impl Program {
     }
 
     /// Starts it as the next process; the socket is its standard input.
-    fn start(&self, binary: Option<PathBuf>, socket: OwnedFd) -> Result<Child, String> {
-        let file = binary.as_ref().unwrap_or(&self.file);
+    fn start(&self, binary: Option<&Path>, socket: OwnedFd) -> Result<Child, String> {
+        let file = binary.unwrap_or(&self.file);
         let mut command = Command::new(file);
         command.args(&self.arguments).env(VARIABLE, "stdin").stdin(Stdio::from(socket));
         for own in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
@@ -104,7 +104,7 @@ async fn upgrade(this: &HandOver, state: &Arc<AppState>, ask: Ask) -> Result<u32
     let (here, there) = std::os::unix::net::UnixStream::pair().map_err(system)?;
     here.set_nonblocking(true).map_err(system)?;
     let here = UnixStream::from_std(here).map_err(system)?;
-    let mut child = this.program.start(ask.binary, there.into())?;
+    let mut child = this.program.start(ask.binary.as_deref(), there.into())?;
     let pid = child.id();
     tracing::info!(pid, "an upgrade: the new process starts");
     let wait = Duration::from_millis(ask.wait_ms.clamp(1_000, 3_600_000));
