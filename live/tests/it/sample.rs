@@ -4,7 +4,7 @@ use gorgo_live::config::Config;
 use std::path::{Path, PathBuf};
 
 /// Each table of the file, the struct that reads it, and the struct's source.
-const TABLES: [(&str, &str, &str); 19] = [
+const TABLES: [(&str, &str, &str); 20] = [
     ("", "Config", "live/src/config.rs"),
     ("router", "RouterConfig", "core/src/router/config.rs"),
     ("router.gates", "Gates", "core/src/fleet.rs"),
