@@ -18,8 +18,8 @@ mod residency;
 mod secret;
 mod sections;
 mod sharing;
-mod tune;
 mod snapshot;
+mod tune;
 mod upstream;
 pub use discovery::Discovery;
 pub(crate) use kv_events::KvSource;
@@ -30,8 +30,8 @@ pub use sections::{
     Cors, Explain, Limits, LogFile, PeerConfig, Probes, ReplicaConfig, Security, Shadow, Timeouts, Tls,
 };
 pub use sharing::Sharing;
-pub use tune::Tune;
 pub use snapshot::Snapshots;
+pub use tune::Tune;
 pub use upstream::{CongestionControl, Upstreams};
 
 /// Where the router runs.
