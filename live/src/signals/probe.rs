@@ -67,6 +67,7 @@ impl Turns {
 async fn probes(node: Arc<AppState>, upstream: Arc<Upstream>) {
     let mut connection: Option<SendRequest<Empty<Bytes>>> = None;
     let mut turns = Turns::new(&node, &upstream, "probe-clock");
+    let mut asked_models = false;
     loop {
         let began = Instant::now();
         let config = node.config();
@@ -77,9 +78,15 @@ async fn probes(node: Arc<AppState>, upstream: Arc<Upstream>) {
             let result =
                 result.unwrap_or_else(|_| Err(format!("no answer to a probe within {} ms", limit.as_millis())));
             let event = match result {
-                Ok(rtt) => ReplicaEvent::Probed { replica: upstream.id, rtt_ms: rtt.as_secs_f64() * 1e3 },
+                Ok(rtt) => {
+                    if !std::mem::replace(&mut asked_models, true) {
+                        // Requests come once it is up, and go wrong if it is not known by then what it serves.
+                        let _ = tokio::time::timeout(limit, model_list::read(&node, &upstream)).await;
+                    }
+                    ReplicaEvent::Probed { replica: upstream.id, rtt_ms: rtt.as_secs_f64() * 1e3 }
+                }
                 Err(why) => {
-                    connection = None;
+                    (connection, asked_models) = (None, false);
                     upstream.note_error(node.clock().now(), why);
                     ReplicaEvent::ProbeFailed { replica: upstream.id }
                 }

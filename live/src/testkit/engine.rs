@@ -42,6 +42,8 @@ pub struct Script {
     pub early_head: bool,
     /// The models of its `/v1/models`.
     pub models: Vec<String>,
+    /// Time to the list of its models.
+    pub models_after: Duration,
     /// Its metrics have the names of vLLM, and not of SGLang.
     pub vllm: bool,
 }
@@ -59,6 +61,7 @@ impl Default for Script {
             cached: Some(0),
             early_head: false,
             models: ["mock", "m", "llama"].map(str::to_owned).to_vec(),
+            models_after: Duration::ZERO,
             vllm: false,
         }
     }
@@ -195,7 +198,11 @@ fn routes(inner: Arc<Inner>) -> Router {
 }
 
 async fn models(State(inner): State<Arc<Inner>>) -> axum::Json<Value> {
-    let names = inner.script.lock().models.clone();
+    let (names, after) = {
+        let script = inner.script.lock();
+        (script.models.clone(), script.models_after)
+    };
+    tokio::time::sleep(after).await;
     let data: Vec<Value> = names.iter().map(|name| json!({"id": name, "object": "model"})).collect();
     axum::Json(json!({"object": "list", "data": data}))
 }

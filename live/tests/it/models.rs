@@ -1,10 +1,11 @@
 //! Several models, and what engines keep by an id.
 
 use crate::fixture::{World, ms, post, whole};
-use gorgo_live::testkit::Script;
-use http::Response;
+use gorgo_live::testkit::{Engine, Script};
+use http::{Method, Response};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// Two engines that serve `a` and `b`, and both `both`.
 async fn two_models() -> World {
@@ -48,6 +49,31 @@ async fn a_model_goes_where_it_is_served_and_one_that_no_replica_serves_is_a_404
     let names: Vec<_> = list["data"].as_array().unwrap().iter().map(|entry| entry["id"].clone()).collect();
     assert_eq!(names, ["a", "b", "both", "nick"]);
     assert_eq!((world.get("/v1/models/b").await.1["id"].clone(), world.get("/v1/models/c").await.0), (json!("b"), 404));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_is_up_only_when_its_list_of_models_was_asked_for() {
+    let slow = Script { models: vec!["a".to_owned()], models_after: Duration::from_millis(300), ..Script::default() };
+    let world = World::new(1, slow, |_| {}).await;
+    let other = Script { models: vec!["b".to_owned()], ..Script::default() };
+    let late = Engine::start(&world.net, "late", Script { models_after: Duration::from_millis(300), ..other });
+    world.call(Method::POST, "/proxy/servers", &json!({"url": "http://late:8080"})).await;
+    while world.state.usable().0 < 2 {
+        ms(1).await;
+    }
+    for n in 0..6 {
+        for model in ["a", "b"] {
+            let response =
+                ask(&world, "/v1/completions", json!({"model": model, "prompt": format!("{model} {n}")})).await;
+            let expected = if model == "a" { "e0" } else { "late:8080" };
+            assert_eq!((response.status().as_u16(), replica(&response)), (200, expected.to_owned()));
+        }
+    }
+    drop(late);
+    let silent = Script { models_after: Duration::from_secs(1_000), ..Script::default() };
+    let world = World::new(1, silent, |_| {}).await;
+    ms(5_000).await;
+    assert_eq!(world.state.usable().0, 1, "an engine that never tells its models is used after the probe's limit");
 }
 
 #[tokio::test(start_paused = true)]
