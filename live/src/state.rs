@@ -22,7 +22,7 @@ use crate::tuner::Tuner;
 use crate::upstream::connect::{Connector, Endpoint};
 use crate::upstream::replica::{Authorization, Upstream};
 use crate::upstream::transport::transport;
-use gorgo_core::fleet::{Kind, ReplicaSpec};
+use gorgo_core::fleet::{Health, Kind, Replica, ReplicaSpec};
 use gorgo_core::policy::{Exclusion, PolicyConfig};
 use gorgo_core::router::ReplicaEvent;
 use gorgo_core::{MAX_REPLICAS, ReplicaId};
@@ -423,13 +423,18 @@ impl AppState {
         self.driver.handle_for(upstream, ReplicaEvent::Removed { replica: upstream.id });
     }
 
-    /// The number of replicas that may be used now, and of all replicas.
+    /// The number of replicas that are known to be usable now, and of all replicas. With probes, one that was not probed yet
+    /// does not count.
     pub fn usable(&self) -> (usize, usize) {
+        let has_probes = self.config().probes.period_ms > 0;
         self.driver.read(|router, _, now| {
             let gates = &router.config().gates;
-            let unusable = |exclusion| matches!(exclusion, Some(Exclusion::Unhealthy | Exclusion::Draining));
+            let usable = |r: &&Replica| {
+                let is_known = !has_probes || r.health != Health::Unknown;
+                is_known && !matches!(r.closed(now, gates), Some(Exclusion::Unhealthy | Exclusion::Draining))
+            };
             let all = router.replicas().iter().filter(|r| !r.removed);
-            (all.clone().filter(|r| !unusable(r.closed(now, gates))).count(), all.count())
+            (all.clone().filter(usable).count(), all.count())
         })
     }
 
