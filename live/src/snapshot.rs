@@ -89,7 +89,7 @@ impl Kept {
         Err(format!("its prefixes were made with {why}; all else is used"))
     }
 
-    /// Puts it in force and tells so in the log.
+    /// Restores the snapshot into the router, and logs what was restored.
     pub(crate) fn restore(self, state: &AppState, from: &str) {
         let age = self.age(state.clock().unix_ns(state.clock().now()) / 1_000_000);
         for (model, ratio) in &self.bytes_per_token {

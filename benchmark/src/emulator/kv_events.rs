@@ -193,7 +193,7 @@ pub(super) async fn publish(mut feed: mpsc::Receiver<Message>, sockets: Sockets)
                 None => break,
                 Some(Message::Batch(number, bytes)) => {
                     if let Some(sockets) = &mut sockets {
-                        let _ = sockets.live.send(numbered(number, &bytes)).await; // without subscribers nobody reads it
+                        let _ = sockets.live.send(numbered(number, &bytes)).await; // without a subscriber the batch is dropped
                     }
                     kept.push_back((number, bytes));
                     if kept.len() > KEPT {

@@ -112,7 +112,7 @@ async fn a_router_that_starts_knows_what_a_ready_peer_knows_before_it_is_ready()
     let net = Net::default();
     let _engines = engines(&net);
     let first = silent(&net, "router", |_| {}).await;
-    assert_eq!(ready(&first, "router").await, 200, "nobody else is there");
+    assert_eq!(ready(&first, "router").await, 200, "no other router runs");
     let prompts: Vec<String> =
         (0..6).map(|i| format!("{i} {}", "what is the capital of France? ".repeat(40))).collect();
     let mut at = Vec::new();
