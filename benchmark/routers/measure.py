@@ -37,7 +37,7 @@ class Connection:
     def __init__(self, port):
         self.port, self.streams = port, None
 
-    async def ask(self, body, on_event=None):
+    async def ask(self, body):
         reused = self.streams is not None
         began = False
         try:
@@ -60,8 +60,6 @@ class Connection:
                 answer = b""
                 while (size := int((await reader.readline()).strip(), 16)):
                     answer += (await reader.readexactly(size + 2))[:-2]
-                    if on_event:
-                        on_event()
                 await reader.readline()
             else:
                 answer = await reader.readexactly(int(headers[b"content-length"]))

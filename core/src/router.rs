@@ -180,9 +180,9 @@ impl Router {
         }
     }
 
-    /// Emits an [`Action::Learned`] for each path that the index learns from a request, from now on.
-    pub fn share_prefixes(&mut self) {
-        self.shares = true;
+    /// Whether an [`Action::Learned`] is emitted for each path that the index learns from a request, from now on.
+    pub fn share_prefixes(&mut self, shares: bool) {
+        self.shares = shares;
     }
 
     /// Processes one event at `now`, which must not decrease between calls, and appends the resulting actions.

@@ -10,7 +10,7 @@ mod paired;
 mod published;
 mod weights;
 
-pub use online::{Online, OnlineConfig, Stage, Trials};
+pub use online::{Online, OnlineConfig, Stage, Trial, Trials};
 pub use paired::{Paired, PairedConfig, Verdict, loss};
 pub use published::{Published, PublishedConfig, Told};
 pub use weights::{usual, weights, with_weights};

@@ -101,7 +101,7 @@ impl Driver {
     /// Keeps what the router learns for others, to be taken by [`Self::take_learned`].
     pub(crate) fn sharing(mut self) -> Self {
         self.learned = Some(Mutex::default());
-        self.inner.get_mut().router.share_prefixes();
+        self.inner.get_mut().router.share_prefixes(true);
         self
     }
 
@@ -109,21 +109,20 @@ impl Driver {
     pub(crate) fn begin_heir(&self) {
         let mut inner = self.inner.lock();
         *self.heir.lock() = Some(VecDeque::new());
-        inner.router.share_prefixes();
+        inner.router.share_prefixes(true);
     }
 
     /// The upgrade failed: there is no next process.
     pub(crate) fn forget_heir(&self) {
+        let mut inner = self.inner.lock();
         *self.heir.lock() = None;
+        inner.router.share_prefixes(self.learned.is_some());
     }
 
     /// Keeps a path for the next process, if there is one.
     pub(crate) fn pass_to_heir(&self, path: &Path) {
         if let Some(heir) = &mut *self.heir.lock() {
-            if heir.len() >= MAX_LEARNED {
-                heir.pop_front();
-            }
-            heir.push_back(path.clone());
+            push_bounded(heir, path.clone());
         }
     }
 
@@ -134,13 +133,10 @@ impl Driver {
 
     fn learned(&self, path: Path) {
         self.pass_to_heir(&path);
-        if let Some(learned) = &self.learned {
-            let mut learned = learned.lock();
-            if learned.len() >= MAX_LEARNED {
-                learned.pop_front();
-                self.learned_dropped.fetch_add(1, Ordering::Relaxed);
-            }
-            learned.push_back(path);
+        if let Some(learned) = &self.learned
+            && push_bounded(&mut learned.lock(), path)
+        {
+            self.learned_dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -267,18 +263,21 @@ impl Driver {
     /// Replaces the policy.
     pub fn set_policy(&self, policy: PolicyConfig) {
         let mut inner = self.inner.lock();
-        self.process(&mut inner, AdminEvent::PolicySet(policy.clone()));
-        if policy != inner.policy {
-            let (old, new) = (shown(&inner.policy), shown(&policy));
-            self.observers.tell(Change::Policy { old, new });
+        let change =
+            (policy != inner.policy).then(|| Change::Policy { old: shown(&inner.policy), new: shown(&policy) });
+        self.replace_policy(&mut inner, policy);
+        if let Some(change) = change {
+            self.observers.tell(change);
         }
-        inner.policy = policy;
     }
 
     /// Replaces the weights of the policy for a block of the tuner's, which tells of the outcome itself.
     pub(crate) fn set_weights(&self, policy: PolicyConfig) {
-        let mut inner = self.inner.lock();
-        self.process(&mut inner, AdminEvent::PolicySet(policy.clone()));
+        self.replace_policy(&mut self.inner.lock(), policy);
+    }
+
+    fn replace_policy(&self, inner: &mut Inner, policy: PolicyConfig) {
+        self.process(inner, AdminEvent::PolicySet(policy.clone()));
         inner.policy = policy;
     }
 
@@ -379,6 +378,16 @@ impl Driver {
 }
 
 /// A policy with its settings, for the log.
+/// Appends to what waits to be told. True if the oldest path had to go.
+fn push_bounded(waiting: &mut VecDeque<Path>, path: Path) -> bool {
+    let is_full = waiting.len() >= MAX_LEARNED;
+    if is_full {
+        waiting.pop_front();
+    }
+    waiting.push_back(path);
+    is_full
+}
+
 fn shown(policy: &PolicyConfig) -> String {
     let settings: Vec<String> = policy.settings().iter().map(|(key, value)| format!("{key}={value}")).collect();
     if settings.is_empty() { policy.name().to_owned() } else { format!("{} ({})", policy.name(), settings.join(" ")) }

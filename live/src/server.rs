@@ -1,13 +1,14 @@
 //! The HTTP server: starts the router, accepts connections, and stops without losing open requests.
 //!
 //! Reading order: [`start`] (state and background tasks) and [`fleet`] (replicas that join) → [`serve`] (the accept
-//! loop), fed by a [`listener`] (that of systemd: [`activation`]), with [`tls`], [`keys`], [`descriptors`] (how many connections fit) and [`reserve`] (those
-//! beyond) → [`connection`] (one client's HTTP/1 or HTTP/2 connection) over [`client_io`], with its [`activity`] and
+//! loop), fed by a [`listener`] (that of systemd: [`activation`]), with [`tls`], [`keys`], [`descriptors`] (how many
+//! connections fit) and [`reserve`] (those beyond) → [`connection`] (one client's HTTP/1 or HTTP/2 connection) over [`client_io`], with its [`activity`] and
 //! [`stalled_stream`], driven by one of the [`workers`] → [`drain`] (shutdown) and [`reload`] (a new
-//! configuration while running), [`saved`] (changes that survive a restart).
+//! configuration while running), [`saved`] (changes that survive a restart, in a [`private_file`]).
 
 pub(crate) mod keys;
 pub(crate) mod listener;
+pub(crate) mod private_file;
 pub(crate) mod reload;
 pub(crate) mod saved;
 pub(crate) mod serve;

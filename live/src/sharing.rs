@@ -177,6 +177,13 @@ pub(crate) fn start(state: &Arc<AppState>) {
     }
 }
 
+/// The time, this router's own requests at each replica, and the replicas' names by slot: what a message begins with.
+pub(crate) fn own_loads(state: &AppState) -> (Time, Vec<(ReplicaId, Load)>, Vec<String>) {
+    state
+        .driver
+        .read(|router, upstreams, now| (now, router.own_loads(), upstreams.iter().map(|u| u.name.clone()).collect()))
+}
+
 /// The slots here of replicas by name; `None` for one that is not in this fleet.
 pub(crate) fn slots(state: &AppState, names: &[String]) -> Vec<Option<ReplicaId>> {
     state.driver.read(|router, upstreams, _| {
@@ -233,9 +240,7 @@ struct Sent {
 
 /// The next message to a peer; `None` when there is nothing to tell.
 fn compose(state: &AppState, sharing: &Sharing, peer: usize, told: &mut ToldLoads) -> Option<Sent> {
-    let (now, loads, names) = state.driver.read(|router, upstreams, now| {
-        (now, router.own_loads(), upstreams.iter().map(|u| u.name.clone()).collect::<Vec<_>>())
-    });
+    let (now, loads, names) = own_loads(state);
     let news = {
         let mut core = sharing.core.lock();
         state.driver.take_learned().into_iter().for_each(|path| core.learned(path));

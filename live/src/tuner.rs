@@ -9,7 +9,7 @@ use crate::driver::Driver;
 use crate::observe::changes::Change;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::rng::{self, ChaCha8Rng};
-use gorgo_core::tuner::{Online, Paired, PairedConfig, Stage, Trials, Verdict, weights, with_weights};
+use gorgo_core::tuner::{Online, Paired, PairedConfig, Stage, Trial, Trials, weights, with_weights};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +30,6 @@ struct Inner {
     /// `None` if the policy has none of the settings.
     online: Option<Online>,
     rng: ChaCha8Rng,
-    last: Option<Verdict>,
     /// Blocks of former searches: their numbers do not come again.
     blocks_before: u64,
 }
@@ -59,7 +58,7 @@ impl Tuner {
             return None;
         }
         let rng = rng::stream(seed, "tuner", 0);
-        let inner = Inner { policy: policy.clone(), online: None, rng, last: None, blocks_before: 0 };
+        let inner = Inner { policy: policy.clone(), online: None, rng, blocks_before: 0 };
         let tuner = Self { config: config.clone(), block: AtomicU64::new(0), inner: Mutex::new(inner) };
         tuner.begin(&mut tuner.inner.lock(), policy);
         Some(tuner)
@@ -79,7 +78,6 @@ impl Tuner {
         let start = weights(policy, &dimensions);
         let fits = !dimensions.is_empty() && with_weights(policy, &dimensions, &start).is_ok();
         inner.policy = policy.clone();
-        inner.last = None;
         inner.online = fits.then(|| {
             let search = Paired::new(PairedConfig::default(), dimensions, &start);
             let mut online = Online::new(self.config.online(), search, &mut inner.rng);
@@ -102,23 +100,18 @@ impl Tuner {
         let mut inner = self.inner.lock();
         let Some(own) = block.checked_sub(inner.blocks_before) else { return };
         let Inner { online: Some(online), rng, .. } = &mut *inner else { return };
-        let tried = online.candidate().to_vec();
-        let guarded_before = online.trials().guarded;
         let (changed, verdict) = online.finished(own, ttft_ms, e2e_ms, rng);
-        let guarded = online.trials().guarded > guarded_before;
+        if let (Some(_), Some(Trial { weights, guarded, verdict })) = (verdict, online.last_trial()) {
+            driver.observers().tell(Change::Tuned {
+                weights: Value::Object(named(online, weights)).to_string(),
+                taken: verdict.accepted,
+                guarded: *guarded,
+                loss: format!("{:+.3} ± {:.3}", verdict.difference, verdict.error),
+            });
+        }
         self.block.store(inner.block(), Ordering::Relaxed);
         if changed {
             driver.set_weights(inner.in_force());
-        }
-        if let Some(verdict) = verdict {
-            inner.last = Some(verdict);
-            let keys = inner.online.as_ref().map(|online| named(online, &tried)).unwrap_or_default();
-            driver.observers().tell(Change::Tuned {
-                weights: Value::Object(keys).to_string(),
-                taken: verdict.accepted,
-                guarded,
-                loss: format!("{:+.3} ± {:.3}", verdict.difference, verdict.error),
-            });
         }
     }
 
@@ -146,7 +139,7 @@ impl Tuner {
             return json!({"enabled": true, "policy": policy, "stage": null,
                 "why": "this policy has none of the settings that tune.keys names"});
         };
-        let search = online.search();
+        let (search, last) = (online.search(), online.last_trial().map(|trial| trial.verdict));
         let bounds: Map<String, Value> =
             search.dimensions().iter().map(|d| (d.key.clone(), json!([d.low, d.high]))).collect();
         json!({
@@ -162,8 +155,8 @@ impl Tuner {
             "trials": online.trials().ended,
             "taken": online.trials().taken,
             "guarded": online.trials().guarded,
-            "last_loss_difference": inner.last.map(|verdict| verdict.difference),
-            "last_loss_error": inner.last.map(|verdict| verdict.error),
+            "last_loss_difference": last.map(|verdict| verdict.difference),
+            "last_loss_error": last.map(|verdict| verdict.error),
         })
     }
 

@@ -179,7 +179,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
                 rng::stream(config.seed, "policy", i as u64),
             );
             if config.proxies.share() {
-                router.share_prefixes();
+                router.share_prefixes(true);
             }
             let connections = vec![Connections::default(); config.replicas.len()];
             RouterNode { router, site, connections }

@@ -11,6 +11,11 @@ use gorgo_sim::engine::EngineConfig;
 use gorgo_sim::network::NetworkConfig;
 use std::path::{Path, PathBuf};
 
+/// An engine is cold for this long, s.
+const WARM_UP_S: f64 = 20.0;
+/// Length of the blocks of time that intervals are drawn from, s.
+const BLOCK_S: f64 = 30.0;
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct CalibrateArgs {
     /// Records of a run: result folders, folders of tables, tables (CSV, JSON lines) or timelines
@@ -38,13 +43,13 @@ pub(crate) struct CalibrateArgs {
     #[arg(long, default_value = "mistral-7b-a100-80")]
     engine: String,
     /// Leave out requests of the first seconds, when an engine is cold
-    #[arg(long, value_name = "SECONDS", default_value_t = 20.0, value_parser = super::validate::seconds)]
+    #[arg(long, value_name = "SECONDS", default_value_t = WARM_UP_S, value_parser = super::validate::seconds)]
     warm_up: f64,
     /// Fit on this first part of the run; the rest judges the fit
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = share)]
     part: f64,
     /// Length of the blocks of time that intervals are drawn from, s
-    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = super::validate::block)]
+    #[arg(long, value_name = "SECONDS", default_value_t = BLOCK_S, value_parser = super::validate::block)]
     block: f64,
     /// Columns of the tables, for example ttft_ms=first_byte,e2e_s=total,id=request; known tables need none
     #[arg(long, value_name = "MAP", default_value = "")]
@@ -125,9 +130,9 @@ pub(super) fn fit_run(dir: &Path, arm: &str, engine: &str) -> anyhow::Result<()>
         arm: Some(arm.to_owned()),
         engine: EngineConfig::preset(engine)?,
         network: NetworkConfig::default(),
-        warm_up_s: 20.0,
+        warm_up_s: WARM_UP_S,
         part: 1.0,
-        block_s: 30.0,
+        block_s: BLOCK_S,
     };
     let fitted = calibrate::calibrate(&records, &settings)?;
     print_line(format_args!("\n{}", calibrate::table(&fitted, &[])))?;

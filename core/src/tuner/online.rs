@@ -78,6 +78,17 @@ pub struct Trials {
     pub guarded: u64,
 }
 
+/// A trial that ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trial {
+    /// The candidate's weights.
+    pub weights: Vec<f64>,
+    /// Whether the guard ended it.
+    pub guarded: bool,
+    /// Its outcome.
+    pub verdict: Verdict,
+}
+
 /// The tuner of a router.
 #[derive(Debug, Clone)]
 pub struct Online {
@@ -92,6 +103,7 @@ pub struct Online {
     blocks: [Sums; 4],
     frozen: bool,
     trials: Trials,
+    last: Option<Trial>,
 }
 
 const ORDER: [Stage; 4] = [Stage::Incumbent, Stage::Candidate, Stage::Candidate, Stage::Incumbent];
@@ -110,6 +122,7 @@ impl Online {
             blocks: [Sums::default(); 4],
             frozen: false,
             trials: Trials::default(),
+            last: None,
         }
     }
 
@@ -134,6 +147,11 @@ impl Online {
     /// The trials so far.
     pub fn trials(&self) -> Trials {
         self.trials
+    }
+
+    /// The trial that ended last.
+    pub fn last_trial(&self) -> Option<&Trial> {
+        self.last.as_ref()
     }
 
     /// The search: its incumbent, dimensions and step.
@@ -172,8 +190,7 @@ impl Online {
             && self.now.mean() > self.blocks[0].mean() + self.config.guard;
         if is_bad {
             let difference = self.now.mean() - self.blocks[0].mean();
-            self.trials.guarded += 1;
-            return (true, Some(self.end(difference, 0.0, rng)));
+            return (true, Some(self.end(true, difference, 0.0, rng)));
         }
         if self.now.n < f64::from(self.config.block) {
             return (false, None);
@@ -187,15 +204,17 @@ impl Online {
         let candidate = self.blocks[1].plus(self.blocks[2]);
         let incumbent = self.blocks[0].plus(self.blocks[3]);
         let error = (candidate.variance() + incumbent.variance()).sqrt();
-        let verdict = self.end(candidate.mean() - incumbent.mean(), error, rng);
+        let verdict = self.end(false, candidate.mean() - incumbent.mean(), error, rng);
         (verdict.accepted, Some(verdict))
     }
 
-    fn end(&mut self, difference: f64, error: f64, rng: &mut ChaCha8Rng) -> Verdict {
+    fn end(&mut self, guarded: bool, difference: f64, error: f64, rng: &mut ChaCha8Rng) -> Verdict {
         let verdict = self.search.decide(&self.candidate, difference, error);
         self.trials.ended += 1;
         self.trials.taken += u64::from(verdict.accepted);
-        self.candidate = self.search.ask(rng);
+        self.trials.guarded += u64::from(guarded);
+        let weights = std::mem::replace(&mut self.candidate, self.search.ask(rng));
+        self.last = Some(Trial { weights, guarded, verdict });
         self.begin(0);
         verdict
     }

@@ -239,7 +239,7 @@ impl RequestGuard {
     /// Reports that this attempt failed; the core's next command is another attempt or the end.
     pub(super) fn report_failure(&mut self, failure: Failure, why: &str, upstream: &Upstream) {
         let attempt = self.attempt();
-        self.note_failure(why, upstream);
+        self.note_failure(why);
         if failure == Failure::KeyRefused && !upstream.refuses_key.swap(true, Ordering::Relaxed) {
             tracing::warn!(replica = upstream.name, "refuses this router's key; set `api_key` of the replica");
         }
@@ -249,17 +249,16 @@ impl RequestGuard {
     /// Reports that an answer broke off after its first token, and closes the request: it cannot be retried.
     pub(super) fn fail(&mut self, failure: Failure, why: &str) {
         let attempt = self.attempt();
-        if let Some((upstream, _)) = &self.current {
-            let upstream = Arc::clone(upstream);
-            self.note_failure(why, &upstream);
-        }
+        self.note_failure(why);
         self.context.state.driver.handle(RequestEvent::Failed { id: self.id, attempt, failure });
         self.close(EndReason::AfterFirstToken);
     }
 
     /// Keeps why an attempt failed, for the lines of log about the replica and about the request's end.
-    fn note_failure(&mut self, why: &str, upstream: &Upstream) {
-        upstream.note_error(self.now(), why);
+    fn note_failure(&mut self, why: &str) {
+        if let Some((upstream, _)) = &self.current {
+            upstream.note_error(self.now(), why);
+        }
         self.why = Some(why.to_owned());
     }
 

@@ -6,15 +6,13 @@
 //! only.
 
 use crate::config::{Config, ConfigError, Limits, Probes, ReplicaConfig, Timeouts};
-use crate::server::fleet;
+use crate::server::{fleet, private_file};
 use crate::state::AppState;
 use gorgo_core::fleet::{Kind, SavedRates};
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::router::RouterConfig;
 use serde::{Deserialize, Serialize};
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 
 /// The differences from the configuration of the start.
@@ -163,13 +161,7 @@ impl Saved {
     /// Those of the file system; the file before stays then.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
         let text = toml::to_string(self).map_err(io::Error::other)?;
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(".new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(b"# Changes over the admin API of a router; written by it.\n")?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
+        private_file::replace(path, &[b"# Changes over the admin API of a router; written by it.\n", text.as_bytes()])
     }
 }
 

@@ -2,11 +2,11 @@
 
 use super::{Kept, codec, path};
 use crate::config::Config;
+use crate::server::private_file;
 use crate::state::AppState;
 use crate::supervise;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -48,19 +48,10 @@ pub(crate) fn save(state: &AppState) {
     if state.is_handed_over() {
         return;
     }
-    if let Err(error) = write(&path, &bytes) {
+    // Readable by its owner only: it may hold the seed of hashes.
+    if let Err(error) = private_file::replace(&path, &[&bytes]) {
         tracing::warn!(%error, path = %path.display(), "cannot keep what this router knows; the next start is cold");
     }
-}
-
-/// Readable by its owner only: it may hold the seed of hashes.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)
 }
 
 /// Writes the file every `snapshot.every_ms` when the index has changed, until the router is dropped.

@@ -5,6 +5,7 @@ use super::frames::{self, Kind};
 use super::{Presence, VARIABLE, systemd};
 use crate::server::saved::Saved;
 use crate::sharing::message::{Message, VERSION};
+use crate::sharing::own_loads;
 use crate::snapshot::{Kept, codec};
 use crate::state::{AppState, Phase};
 use crate::supervise;
@@ -196,9 +197,7 @@ async fn tell(state: Weak<AppState>, writer: Writer) {
 }
 
 fn news(state: &AppState, told: &mut ToldLoads) -> Option<Message> {
-    let (now, loads, names) = state.driver.read(|router, upstreams, now| {
-        (now, router.own_loads(), upstreams.iter().map(|u| u.name.clone()).collect::<Vec<_>>())
-    });
+    let (now, loads, names) = own_loads(state);
     let paths = state.driver.take_for_heir();
     if paths.is_empty() && !must_tell(now, told, &loads) {
         return None;

@@ -44,14 +44,14 @@ impl PidFile {
         let shown = path.display();
         let until = Instant::now() + HANDOVER;
         loop {
-            let mut file = open(path, OpenOptions::new().read(true).write(true).create(true).mode(0o644))
+            let file = open(path, OpenOptions::new().read(true).write(true).create(true).mode(0o644))
                 .with_context(|| format!("cannot write the pid file `{shown}`; choose another with --pid-file"))?;
             match file.try_lock() {
                 // Unless the router before removed the file between opening and locking.
                 Ok(()) if is_at(&file, path) => {
-                    file.set_len(0)?;
-                    writeln!(file, "{}", std::process::id())?;
-                    return Ok(Self { path: path.to_owned(), locked: file, passed_on: false });
+                    let mut taken = Self { path: path.to_owned(), locked: file, passed_on: false };
+                    taken.write()?;
+                    return Ok(taken);
                 }
                 Err(TryLockError::Error(error)) => bail!("cannot lock the pid file `{shown}`: {error}"),
                 _ if Instant::now() < until => std::thread::sleep(POLL),
@@ -61,9 +61,7 @@ impl PidFile {
             }
         }
     }
-}
 
-impl PidFile {
     /// Takes over the locked file at `path` from the process before.
     pub(super) fn take_over(path: &Path, lock: OwnedFd) -> anyhow::Result<Self> {
         let file = File::from(lock);

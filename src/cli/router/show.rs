@@ -1,5 +1,6 @@
 //! Answers of the admin API as text.
 
+use super::columns::{Column, fit};
 use crate::cli::output::columns;
 use serde_json::Value;
 
@@ -84,9 +85,6 @@ fn choice(decision: &Value) -> String {
     }
     out
 }
-
-/// A column: its title, and what it shows of a row. Columns are left out from the last on narrow terminals.
-type Column = (&'static str, fn(&Value) -> String);
 
 const CANDIDATE: [Column; 11] = [
     ("replica", |row| cell(&row["id"])),
@@ -282,29 +280,9 @@ fn number(value: &Value) -> String {
     }
 }
 
-/// One line for each of `rows`, in the width of the terminal: columns that show nothing but `-`, and then those that do
-/// not fit, are left out.
+/// The table of `rows` in the width of the terminal.
 fn table(columns: &[Column], rows: &[Value], pad: &str) -> String {
     fit(columns, rows, pad, width())
-}
-
-fn fit(columns: &[Column], rows: &[Value], pad: &str, width: usize) -> String {
-    let cells: Vec<Vec<String>> = rows.iter().map(|row| columns.iter().map(|(_, cell)| cell(row)).collect()).collect();
-    let says = |&i: &usize| i == 0 || cells.iter().any(|row| row[i] != "-");
-    let mut shown: Vec<usize> = (0..columns.len()).filter(says).collect();
-    let long = |i: usize| {
-        let longest = cells.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
-        longest.max(columns[i].0.chars().count())
-    };
-    while shown.len() > 2 && pad.len() + shown.iter().map(|&i| long(i) + 2).sum::<usize>() > width.saturating_add(2) {
-        shown.pop();
-    }
-    let line = |cell: &dyn Fn(usize) -> String| {
-        let line: String = shown.iter().map(|&i| format!("{:<1$}  ", cell(i), long(i))).collect();
-        format!("{pad}{}", line.trim_end())
-    };
-    let head = line(&|i| columns[i].0.to_owned());
-    std::iter::once(head).chain(cells.iter().map(|row| line(&|i| row[i].clone()))).collect::<Vec<_>>().join("\n")
 }
 
 /// Any JSON as indented lines; lists of objects as aligned tables of their plain fields.

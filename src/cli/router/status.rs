@@ -1,6 +1,7 @@
 //! `gorgo proxy status`, `gorgo lb status`: the state of a router for people.
 
 use super::admin::{RouterAddress, block_on};
+use super::columns::{Column, fit};
 use crate::cli::output::{columns, print_line};
 use gorgo_live::AdminClient;
 use http::Method;
@@ -90,17 +91,13 @@ fn silent_events(row: &Value) -> Option<&str> {
     streams.iter().find(|stream| stream["state"] == "down")?["error"].as_str()
 }
 
-/// A column: its title, and what it shows of a replica.
-type Column = (&'static str, fn(&Value) -> String);
-
 /// The columns of the table of replicas, the ones left out first on narrow terminals last.
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 7] = [
     ("replica", |row| {
         let (id, region) = (row["id"].as_str().unwrap_or("?"), row["region"].as_str());
         region.map_or_else(|| id.to_owned(), |region| format!("{id} ({region})"))
     }),
     ("state", |row| state(row).to_owned()),
-    ("note", note),
     ("round trip", |row| time(&row["latency_ms"])),
     ("ours waiting/running", |row| {
         format!("{}/{}", count(&row["load"]["waiting_requests"]), count(&row["load"]["running_requests"]))
@@ -114,9 +111,6 @@ const COLUMNS: [Column; 8] = [
         age => format!("{} ago", time(age)),
     }),
 ];
-/// Where the note stands among [`COLUMNS`].
-const NOTE: usize = 2;
-
 fn view(name: &str, status: &Value, rows: &[Value], width: usize) -> String {
     let text = |key: &str| status[key].as_str().unwrap_or_default();
     let policy = if text("routing_policy").is_empty() { text("policy") } else { text("routing_policy") };
@@ -144,32 +138,17 @@ fn table(rows: &[Value], width: usize) -> String {
     if rows.is_empty() {
         return "no replicas: add one with `gorgo proxy servers add URL`".to_owned();
     }
-    let cells: Vec<Vec<String>> = rows.iter().map(|row| COLUMNS.iter().map(|(_, cell)| cell(row)).collect()).collect();
-    let has_notes = cells.iter().any(|row| !row[NOTE].is_empty());
-    let long = |i: usize| {
-        let cells = cells.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
-        cells.max(COLUMNS[i].0.chars().count())
-    };
+    let notes: Vec<String> = rows.iter().map(note).collect();
+    let has_notes = notes.iter().any(|note| !note.is_empty());
     let room_for_note = if has_notes { 20 } else { 0 };
-    let mut shown: Vec<usize> = (0..COLUMNS.len()).filter(|&i| i != NOTE).collect();
-    while shown.len() > 2 && shown.iter().map(|&i| long(i) + 2).sum::<usize>() + room_for_note > width {
-        shown.pop();
-    }
-    let used: usize = shown.iter().map(|&i| long(i) + 2).sum();
-    let mut out = String::new();
-    let line = |out: &mut String, cell: &dyn Fn(usize) -> String| {
-        let mut line: String = shown.iter().map(|&i| format!("{:<1$}  ", cell(i), long(i))).collect();
-        if has_notes {
-            line.push_str(&cell(NOTE));
-        }
-        out.push_str(&shortened(line.trim_end(), width.max(used.min(width))));
-        out.push('\n');
+    let left = fit(&COLUMNS, rows, "", width.saturating_sub(room_for_note + 2));
+    let wide = left.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    let with_note = |(line, note): (&str, &str)| match has_notes {
+        true => shortened(format!("{line:<wide$}  {note}").trim_end(), width),
+        false => shortened(line, width),
     };
-    line(&mut out, &|i| COLUMNS[i].0.to_owned());
-    for row in &cells {
-        line(&mut out, &|i| row[i].clone());
-    }
-    out.trim_end().to_owned()
+    let notes = std::iter::once("note").chain(notes.iter().map(String::as_str));
+    left.lines().zip(notes).map(with_note).collect::<Vec<_>>().join("\n")
 }
 
 /// `text` in at most `width` characters.

@@ -110,7 +110,7 @@ fn a_fenced_prompt_is_told_to_no_other_router() {
         let told = |request: RequestEvent| {
             let mut r = fleet(&["eu"]);
             r.config.learn_at = learn_at;
-            r.share_prefixes();
+            r.share_prefixes(true);
             let answer = Some(Answer { keep: 2, tail: symbols("xyz"), tokens: 5 });
             let first = RequestEvent::FirstToken { id: RequestId(1), attempt: 1 };
             let end = RequestEvent::Finished { id: RequestId(1), attempt: 1, usage: Usage::default(), answer };

@@ -6,7 +6,7 @@ use crate::fleet::Load;
 #[test]
 fn what_one_router_learned_another_finds_once_told() {
     let mut first = router(RouterConfig::default(), &[REMOTE; 2]);
-    first.share_prefixes();
+    first.share_prefixes(true);
     let mut actions = Vec::new();
     first.handle(Time::ZERO, ask(1, "abcdef"), &mut actions);
     assert!(!actions.iter().any(|a| matches!(a, Action::Learned(_))), "nothing is cached before the first token");

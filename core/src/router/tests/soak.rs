@@ -31,7 +31,7 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
         router.handle(at(0), ReplicaEvent::Added { replica: ReplicaId(i as u16), spec }, &mut Vec::new());
     }
     let mut fences: BTreeMap<u64, Fence> = BTreeMap::new();
-    router.share_prefixes();
+    router.share_prefixes(true);
     let (mut now, mut next, mut armed, mut digest) = (Time::ZERO, 0u64, Time::NEVER, 0u64);
     let mut open: BTreeMap<u64, Option<(u16, u8, bool)>> = BTreeMap::new(); // id -> where it is
     let mut actions = Vec::new();
