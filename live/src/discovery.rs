@@ -1,8 +1,9 @@
-//! Discovery: replicas (of an edge: peers) from a file, from DNS or from a registry, besides those that the configuration lists.
+//! Discovery: replicas (of an edge: peers) from a file, from DNS, from a registry or from Kubernetes, besides those that
+//! the configuration lists.
 //!
-//! Read `endpoint` (one discovered replica, and the difference between two answers of a source), `file`, `dns` and `rest`
-//! (the sources), `discovered` (what they have said), then `watch` (the task that polls one source and changes the
-//! fleet).
+//! Read `endpoint` (one discovered replica, and the difference between two answers of a source), `file`, `dns`, `rest` and
+//! `kubernetes` (the sources), `discovered` (what they have said), then `watch` (the task that asks one source and
+//! changes the fleet).
 //!
 //! An endpoint is known by its name, not by its URL: a name with another URL is another engine. An answer without any
 //! endpoint, and a source that fails, change nothing: the last set stays, marked as stale. Replicas of the configuration
@@ -12,6 +13,8 @@ pub(crate) mod discovered;
 pub(crate) mod dns;
 pub(crate) mod endpoint;
 pub(crate) mod file;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod kubernetes;
 pub(crate) mod rest;
 pub(crate) mod watch;
 
@@ -20,6 +23,7 @@ use dns::{DnsName, Resolver};
 pub use endpoint::DiscoveredEndpoint;
 use rest::{Registry, RestUrl};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Why a source gave no endpoints; one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +36,8 @@ pub(crate) enum Source {
     File(PathBuf),
     Dns(DnsName, Box<Resolver>),
     Rest(Box<Registry>),
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(Box<kubernetes::Watched>),
 }
 
 impl Source {
@@ -49,15 +55,21 @@ impl Source {
             let url = RestUrl::parse(text).map_err(|wrong| DiscoveryError(wrong.to_string()))?;
             sources.push(Self::Rest(Box::new(Registry::new(url)?)));
         }
+        #[cfg(feature = "kubernetes")]
+        for service in &config.kubernetes {
+            sources.push(Self::Kubernetes(Box::new(kubernetes::Watched::new(service.clone()))));
+        }
         Ok(sources)
     }
 
-    /// Its name in the log, in `status` and in metrics: the path, the DNS name, or the URL.
+    /// Its name in the log, in `status` and in metrics: the path, the DNS name, the URL, or the Service.
     pub(crate) fn name(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
             Self::Dns(name, _) => name.to_string(),
             Self::Rest(registry) => registry.url.to_string(),
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(service) => service.name(),
         }
     }
 
@@ -70,6 +82,8 @@ impl Source {
             Self::File(path) => file::read(path).await?,
             Self::Dns(name, resolver) => resolver.lookup(name).await?,
             Self::Rest(registry) => registry.ask(config).await?,
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(service) => service.ask(config.region.as_deref()).await.map_err(DiscoveryError)?,
         };
         if found.is_empty() {
             return Err(DiscoveryError("it lists no endpoint".to_owned()));
@@ -81,6 +95,24 @@ impl Source {
         }
         Ok(found)
     }
+
+    /// Waits until it is time to ask again: for news of what can be watched, else for `poll`.
+    pub(crate) async fn pause(&self, poll: Duration) {
+        match self {
+            Self::File(_) | Self::Dns(..) | Self::Rest(_) => tokio::time::sleep(poll).await,
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(service) => service.pause(poll).await,
+        }
+    }
+}
+
+/// The innermost reason of an error of the client.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut at = error;
+    while let Some(source) = at.source() {
+        at = source;
+    }
+    at.to_string()
 }
 
 /// Asks every source of a configuration once, for `gorgo discovery check`. Changes nothing.
@@ -98,7 +130,7 @@ pub async fn ask_all(config: &Discovery) -> Result<Vec<SourceAnswer>, DiscoveryE
 /// What one source answered.
 #[derive(Debug)]
 pub struct SourceAnswer {
-    /// The path or DNS name.
+    /// Its name, as in `status`.
     pub source: String,
     /// Its endpoints, or why there are none.
     pub endpoints: Result<Vec<DiscoveredEndpoint>, DiscoveryError>,

@@ -40,7 +40,7 @@ pub(crate) fn run(command: DiscoveryCommand) -> anyhow::Result<()> {
     let runtime = super::process::runtime()?;
     let answers = runtime.block_on(ask_all(&config.discovery))?;
     if answers.is_empty() {
-        bail!("{} has no source in [discovery]; set discovery.file or discovery.dns", args.config.display());
+        bail!("{} has no source in [discovery]; set discovery.file, dns, rest or kubernetes", args.config.display());
     }
     let fleet =
         if args.against_running { runtime.block_on(running(&args.router, config.role))? } else { configured(&config) };

@@ -1,6 +1,6 @@
 //! The section `[discovery]`: sources of replicas besides the list in the file.
 
-use super::{ConfigError, Secret};
+use super::{ConfigError, KubernetesService, Secret, kubernetes};
 use crate::discovery::dns::DnsName;
 use crate::discovery::rest::RestUrl;
 use schemars::JsonSchema;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Where a proxy finds engines, and an edge its peers. Nothing is discovered without `file`, `dns` and `rest`.
+/// Where a proxy finds engines, and an edge its peers. Nothing is discovered without `file`, `dns`, `rest` and `kubernetes`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Discovery {
@@ -24,10 +24,13 @@ pub struct Discovery {
     /// A file whose first line is the key sent to those URLs as `Authorization: Bearer`; read at each poll.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rest_key_file: Option<PathBuf>,
+    /// Services of Kubernetes whose EndpointSlices are watched.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kubernetes: Vec<KubernetesService>,
     /// The name server; that of `/etc/resolv.conf` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name_server: Option<SocketAddr>,
-    /// Time between two polls of a source, ms.
+    /// Time between two polls of a source, ms. What is watched (`kubernetes`) changes the fleet at once.
     pub poll_ms: u64,
     /// Region of discovered replicas without one of their own.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,6 +47,7 @@ impl Default for Discovery {
             dns: Vec::new(),
             rest: Vec::new(),
             rest_key_file: None,
+            kubernetes: Vec::new(),
             name_server: None,
             poll_ms: 2_000,
             region: None,
@@ -92,6 +96,6 @@ impl Discovery {
                 "there is no URL in discovery.rest to send it to",
             );
         }
-        Ok(())
+        kubernetes::check(&self.kubernetes)
     }
 }

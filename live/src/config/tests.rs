@@ -93,3 +93,29 @@ fn a_tokenizer_is_refused_where_none_is_built_in() {
          tokenizer`, or take the key out to estimate them"
     );
 }
+
+#[cfg(not(feature = "kubernetes"))]
+#[test]
+fn kubernetes_is_refused_where_no_client_for_it_is_built_in() {
+    let error = Config::parse("discovery.kubernetes = [{service = \"sglang\"}]").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "`discovery.kubernetes` is a list of 1; this build cannot ask Kubernetes; build it with `cargo build --release \
+         --features kubernetes`, or use discovery.dns"
+    );
+}
+
+#[test]
+fn services_of_kubernetes_are_read_and_wrong_ones_named() {
+    for (text, problem) in [
+        ("{}", "`discovery.kubernetes[0].service` is \"\"; write a name of Kubernetes"),
+        ("{service = \"a/b\"}", "`discovery.kubernetes[0].service` is \"a/b\""),
+        ("{service = \"a\", namespace = \"M\"}", "`discovery.kubernetes[0].namespace` is \"M\""),
+        ("{service = \"a\", port = 0}", "`discovery.kubernetes[0].port` is 0"),
+        ("{service = \"a\"}, {service = \"a\"}", "`discovery.kubernetes[1]` is \"kubernetes:a\"; it is listed twice"),
+        ("{service = \"a\", selector = \"b\"}", "selector"),
+    ] {
+        let error = Config::parse(&format!("discovery.kubernetes = [{text}]")).unwrap_err().to_string();
+        assert!(error.contains(problem), "{text}: {error}");
+    }
+}

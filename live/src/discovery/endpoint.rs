@@ -10,6 +10,8 @@ pub struct DiscoveredEndpoint {
     pub name: String,
     /// `http://host:port` or `https://host`.
     pub url: String,
+    /// What its source knows it by besides the name, such as the uid of a pod: another one is another engine.
+    pub uid: Option<String>,
     /// Region.
     pub region: Option<String>,
     /// Labels, `KEY=VALUE`.
@@ -30,6 +32,7 @@ impl DiscoveredEndpoint {
         Self {
             name: name.to_owned(),
             url: url.to_owned(),
+            uid: None,
             region: None,
             labels: Vec::new(),
             models: Vec::new(),
@@ -108,6 +111,9 @@ mod tests {
     #[test]
     fn a_name_with_another_address_is_another_engine() {
         let before = known(&[endpoint("a", "http://h:1"), endpoint("b", "http://h:2")]);
+        let again = DiscoveredEndpoint { uid: Some("2".to_owned()), ..endpoint("a", "http://h:1") };
+        let after = [again.clone(), endpoint("b", "http://h:2")];
+        assert_eq!(steps(&before, &after), [Step::Leave("a".to_owned()), Step::Join(again)]);
         let moved = endpoint("a", "http://h:9");
         let after = [moved.clone(), endpoint("b", "http://h:2")];
         assert_eq!(steps(&before, &after), [Step::Leave("a".to_owned()), Step::Join(moved)]);

@@ -14,9 +14,9 @@ use tokio::io::AsyncReadExt;
 const MOST_BYTES: u64 = 1 << 20;
 
 /// Labels that name the region, in order of precedence: ours, and Kubernetes'.
-const REGION_LABELS: [&str; 2] = ["region", "topology.kubernetes.io/region"];
+pub(super) const REGION_LABELS: [&str; 2] = ["region", "topology.kubernetes.io/region"];
 /// Labels that name the served model: llm-d's, and AIBrix'.
-const MODEL_LABELS: [&str; 3] = ["model", "llm-d.ai/model", "model.aibrix.ai/name"];
+pub(super) const MODEL_LABELS: [&str; 3] = ["model", "llm-d.ai/model", "model.aibrix.ai/name"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -135,6 +135,7 @@ impl Entry {
             region: self.region.or_else(|| label(&REGION_LABELS)),
             labels: labels(&self.labels),
             url,
+            uid: None,
             models,
             ms_per_token: self.ms_per_token,
             kv_tokens: self.kv_tokens,

@@ -1,7 +1,7 @@
 //! A registry asked over HTTP: the JSON of an endpoint file at a URL, asked for again with the tag (`ETag`) of the last
 //! answer, so that a registry without news sends nothing.
 
-use super::{DiscoveredEndpoint, DiscoveryError, file};
+use super::{DiscoveredEndpoint, DiscoveryError, cause, file};
 use crate::config::{Config, Discovery, Tls};
 use crate::server::tls;
 use crate::upstream::connect::{Connector, Endpoint, PooledClient, pooled_client, tcp};
@@ -124,15 +124,6 @@ impl Registry {
         *self.last.lock() = head.headers.get(ETAG).map(|tag| (tag.clone(), endpoints.clone()));
         Ok(endpoints)
     }
-}
-
-/// The innermost reason of an error of the client.
-fn cause(error: &dyn std::error::Error) -> String {
-    let mut at = error;
-    while let Some(source) = at.source() {
-        at = source;
-    }
-    at.to_string()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Polls one source and changes the fleet by its answers.
+//! Asks one source again and again, and changes the fleet by its answers.
 
 use super::discovered::SourceState;
 use super::endpoint::{Known, Step, steps};
@@ -32,7 +32,7 @@ async fn poll(state: Weak<AppState>, source: Source) {
         let Some(router) = state.upgrade() else { return };
         take(&router, &config, &source.name(), answer);
         drop(router);
-        tokio::time::sleep(Duration::from_millis(config.discovery.poll_ms)).await;
+        source.pause(Duration::from_millis(config.discovery.poll_ms)).await;
     }
 }
 

@@ -7,6 +7,8 @@ mod cancel;
 mod discovery;
 mod edge;
 mod edge_network;
+#[cfg(feature = "kubernetes")]
+mod endpoint_slices;
 mod explore;
 mod fixture;
 mod front;

@@ -14,3 +14,9 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
+
+{{/* Whether the router discovers by EndpointSlices: it then needs rights. Comments do not count. */}}
+{{- define "gorgo.slices" -}}
+{{- $text := join "\n" (prepend .Values.extraArgs .Values.config) -}}
+{{- if regexMatch `(?m)^[^#\n]*\bkubernetes["']?\s*(=|\]\])` $text }}true{{ end -}}
+{{- end }}
