@@ -1,35 +1,71 @@
 //! KV events of engines: what they publish of their caches over ZeroMQ, so that the index forgets what they evicted.
 //!
-//! One task a replica and data-parallel rank ([`follow`]) reads the [`decode`]d batches, in order and without gaps as far
-//! as the engine can replay them; [`streams`] keeps a [`gorgo_core::kv_events::Ledger`] of each rank and what operators
-//! see of the streams. Dispatches to vLLM carry a tag as their session, so that stored blocks name them.
+//! SGLang tells at [`server_info`] where it publishes; of others the configuration says it. One task a replica and
+//! data-parallel rank ([`follow`]) reads the [`decode`]d batches, in order and without gaps as far as the engine can
+//! replay them; [`streams`] keeps a [`gorgo_core::kv_events::Ledger`] of each rank and what operators see of the streams.
+//! Dispatches to vLLM carry a tag as their session, so that stored blocks name them.
 
 use crate::state::AppState;
 use crate::supervise;
 use crate::upstream::replica::Upstream;
 use gorgo_core::fleet::Kind;
+use gorgo_core::kv_events::CacheChange;
 use gorgo_core::suggest::near;
+use server_info::Told;
 use std::sync::Arc;
+use std::time::Duration;
 use streams::KvStreams;
+use tokio::task::JoinSet;
 
 pub(crate) mod decode;
 mod follow;
+pub(crate) mod server_info;
 pub(crate) mod streams;
+
+/// Time from a stream that broke to the question whether the engine publishes elsewhere now.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Starts to read a replica's events, if they are to be read; ends when the replica is removed.
 pub(crate) fn watch(state: &Arc<AppState>, upstream: &Arc<Upstream>) {
     let config = state.config();
-    let source = config.kv_events.source(&upstream.name, upstream.endpoint.host());
+    let source = config.kv_events.source(&upstream.name, upstream.endpoint.host(), &Told::Unknown);
     let Some(source) = source.filter(|_| upstream.kind != Kind::Peer) else { return };
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-    let streams = Arc::new(KvStreams::new(source, config.kv_events.tag_dispatches));
-    if upstream.kv.set(Arc::clone(&streams)).is_err() {
-        return;
-    }
-    let mut tasks = upstream.tasks.lock();
-    for rank in 0..streams.ranks.len() {
-        let task = follow::follow(Arc::clone(state), Arc::clone(upstream), Arc::clone(&streams), rank);
-        tasks.push(runtime.spawn(supervise::logged("KV events", task)).abort_handle());
+    *upstream.kv.write() = Some(Arc::new(KvStreams::new(source, config.kv_events.tag_dispatches)));
+    let task = keep(Arc::clone(state), Arc::clone(upstream));
+    upstream.tasks.lock().push(runtime.spawn(supervise::logged("KV events", task)).abort_handle());
+}
+
+/// Reads the streams where the engine says that they are, and asks it again when one broke.
+async fn keep(state: Arc<AppState>, upstream: Arc<Upstream>) {
+    let mut readers = JoinSet::new();
+    let mut told = Told::Unknown;
+    while let Some(mut streams) = upstream.kv() {
+        let config = state.config();
+        if config.kv_events.ask {
+            // No answer is no news.
+            match server_info::ask(&state, &upstream).await {
+                Told::Unknown => {}
+                news => told = news,
+            }
+        }
+        let source = config.kv_events.source(&upstream.name, upstream.endpoint.host(), &told);
+        let Some(source) = source else { return };
+        if streams.source != source {
+            readers.shutdown().await;
+            streams = Arc::new(KvStreams::new(source, config.kv_events.tag_dispatches));
+            *upstream.kv.write() = Some(Arc::clone(&streams));
+            // Another process publishes there, of whose cache nothing is known.
+            follow::tell(&state, &upstream, vec![CacheChange::Cleared, CacheChange::Measured(None)]);
+        }
+        if readers.is_empty() {
+            for rank in 0..streams.ranks.len() {
+                let task = follow::follow(Arc::clone(&state), Arc::clone(&upstream), Arc::clone(&streams), rank);
+                readers.spawn(supervise::logged("KV events", task));
+            }
+        }
+        streams.broken.notified().await;
+        tokio::time::sleep(ASK_AGAIN).await;
     }
 }
 

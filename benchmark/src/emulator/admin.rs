@@ -68,7 +68,7 @@ pub async fn server_info(State(app): State<Arc<App>>) -> Response<Body> {
             "context_length": e.context_len, "chunked_prefill_size": e.chunked_prefill_size,
             "max_prefill_tokens": e.max_prefill_tokens, "max_running_requests": e.max_running_requests,
             "max_queued_requests": e.max_queued_requests, "schedule_conservativeness": e.schedule_conservativeness,
-            "disable_radix_cache": !e.radix_cache, "disable_overlap_schedule": !e.overlap, "page_size": 1,
+            "disable_radix_cache": !e.radix_cache, "disable_overlap_schedule": !e.overlap, "page_size": 1, "kv_events": null,
             "decode_log_interval": e.decode_log_interval, "enable_metrics": app.config.metrics,
             "enable_cache_report": app.config.cache_report,
             "max_total_num_tokens": e.kv_tokens, "max_req_input_len": e.context_len.min(e.kv_tokens).saturating_sub(6),

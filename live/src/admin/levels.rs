@@ -79,7 +79,7 @@ pub(super) fn levels(node: &AppState) -> Levels {
                 engine: r.engine.map(|reading| (reading.report, (now - reading.at).ms() / 1e3)),
                 learned: router.rates().learned(slot, r.spec.ms_per_token),
                 learned_sd: router.rates().uncertainty(slot),
-                kv: u.kv.get().map(|streams| streams.figures(now)),
+                kv: u.kv().map(|streams| streams.figures(now)),
             });
         }
     });
@@ -172,7 +172,7 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
                 "load": r.load, "proxy_tracked_running": r.load.requests(),
                 "dispatched": u.dispatched.load(Ordering::Relaxed), "ms_per_token": r.spec.ms_per_token,
                 "index_tokens": router.index().tokens(u.id), "measured_tokens": r.measured_tokens,
-                "kv_events": u.kv.get().map(|streams| streams.json(now)),
+                "kv_events": u.kv().map(|streams| streams.json(now)),
                 "learned": {
                     "rates": learned, "ms_per_token_sd": sd.map(|(rate, _)| rate), "offset_ms_sd": sd.map(|(_, offset)| offset),
                     "frozen": !router.config().learn_rates,

@@ -1,6 +1,7 @@
 //! The section `[kv_events]`: what engines publish of their KV caches.
 
 use super::ConfigError;
+use crate::kv_events::server_info::Told;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,6 +25,9 @@ pub struct KvEvents {
     pub replay_port: Option<u16>,
     /// Data-parallel ranks of an engine, each with a port of its own.
     pub ranks: u16,
+    /// Whether SGLang is asked at `/server_info` where it publishes: host, ports, ranks, topic. Its answer counts before
+    /// the keys of this section, and those of `replicas` before its answer.
+    pub ask: bool,
     /// The topic that the engine publishes under, or its beginning; empty for all.
     pub topic: String,
     /// Whether requests to vLLM carry `X-Session-ID: gorgo-...`, unless the client named a session: stored blocks then
@@ -62,6 +66,7 @@ impl Default for KvEvents {
             port: 5_557,
             replay_port: None,
             ranks: 1,
+            ask: true,
             topic: String::new(),
             tag_dispatches: true,
             replicas: BTreeMap::new(),
@@ -76,17 +81,25 @@ pub(crate) struct KvSource {
     pub(crate) port: u16,
     pub(crate) replay_port: Option<u16>,
     pub(crate) ranks: u16,
+    pub(crate) topic: String,
+    /// What the engine says of it.
+    pub(crate) told: Told,
 }
 
 impl KvEvents {
-    /// Where a replica of this name, whose URL has this host, publishes its events; `None` if they are not read.
-    pub(crate) fn source(&self, name: &str, host: &str) -> Option<KvSource> {
+    /// Where a replica of this name, whose URL has this host and which says this of it, publishes its events; `None` if
+    /// they are not read.
+    pub(crate) fn source(&self, name: &str, host: &str, told: &Told) -> Option<KvSource> {
         let own = self.replicas.get(name).cloned().unwrap_or_default();
+        let says = told.published();
         own.enabled.unwrap_or(self.enabled).then(|| KvSource {
-            host: own.host.unwrap_or_else(|| host.to_owned()),
-            port: own.port.unwrap_or(self.port),
-            replay_port: own.replay_port.or(self.replay_port),
-            ranks: own.ranks.unwrap_or(self.ranks),
+            host: own.host.or_else(|| says.and_then(|says| says.host.clone())).unwrap_or_else(|| host.to_owned()),
+            port: own.port.unwrap_or_else(|| says.map_or(self.port, |says| says.port)),
+            // An engine that names no port for it replays nothing.
+            replay_port: own.replay_port.or_else(|| says.map_or(self.replay_port, |says| says.replay_port)),
+            ranks: own.ranks.unwrap_or_else(|| says.map_or(self.ranks, |says| says.ranks)),
+            topic: says.map(|says| &says.topic).filter(|_| self.topic.is_empty()).unwrap_or(&self.topic).clone(),
+            told: told.clone(),
         })
     }
 
@@ -144,6 +157,7 @@ fn check(key: &str, port: u16, replay: Option<u16>, ranks: u16) -> Result<(), Co
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::kv_events::server_info::Published;
 
     #[test]
     fn single_replicas_differ_from_the_fleet() {
@@ -152,10 +166,35 @@ mod tests {
              [kv_events.replicas.a]\nport = 7000\nhost = \"10.0.0.9\"\n[kv_events.replicas.b]\nenabled = false",
         );
         let events = config.unwrap().kv_events;
-        let source = |host: &str, port| KvSource { host: host.to_owned(), port, replay_port: Some(6_000), ranks: 1 };
-        assert_eq!(events.source("a", "h"), Some(source("10.0.0.9", 7_000)));
-        assert_eq!((events.source("b", "h"), events.source("c", "h")), (None, Some(source("h", 5_557))));
-        assert_eq!(KvEvents::default().source("c", "h"), None);
+        let source = |host: &str, port| KvSource {
+            host: host.to_owned(),
+            port,
+            replay_port: Some(6_000),
+            ranks: 1,
+            topic: String::new(),
+            told: Told::Unknown,
+        };
+        let of = |name: &str| events.source(name, "h", &Told::Unknown);
+        assert_eq!(of("a"), Some(source("10.0.0.9", 7_000)));
+        assert_eq!((of("b"), of("c")), (None, Some(source("h", 5_557))));
+        assert_eq!(KvEvents::default().source("c", "h", &Told::Unknown), None);
+        // What the engine says counts before the section, and what is said of it alone before that.
+        let says = Published {
+            host: None,
+            port: 8_000,
+            replay_port: None,
+            ranks: 4,
+            topic: "kv".to_owned(),
+            block_tokens: 64,
+        };
+        let told = Told::Published(says);
+        let of = |name: &str| {
+            let source = events.source(name, "h", &told).unwrap();
+            (source.host, source.port, source.replay_port, source.ranks, source.topic)
+        };
+        assert_eq!(of("a"), ("10.0.0.9".to_owned(), 7_000, None, 4, "kv".to_owned()));
+        assert_eq!(of("c"), ("h".to_owned(), 8_000, None, 4, "kv".to_owned()));
+        assert_eq!(events.source("c", "h", &Told::Nothing).unwrap().port, 5_557);
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Reader<'_> {
         let connecting = timeout(2 * CONNECT, socket.connect(&address)).await;
         let connected = connecting.unwrap_or(Err(zeromq::ZmqError::ConnectTimeout(CONNECT)));
         connected.map_err(|error| format!("cannot connect to {address}: {error}"))?;
-        let topic = &self.state.config().kv_events.topic;
+        let topic = &self.streams.source.topic;
         socket.subscribe(topic).await.map_err(|error| format!("cannot subscribe at {address}: {error}"))?;
         Ok(Connection { socket, events, held: VecDeque::new(), held_bytes: 0 })
     }
@@ -343,7 +343,7 @@ async fn live(
 }
 
 /// Tells the core what changed.
-fn tell(state: &AppState, upstream: &Upstream, changes: Vec<CacheChange>) {
+pub(super) fn tell(state: &AppState, upstream: &Upstream, changes: Vec<CacheChange>) {
     if !changes.is_empty() {
         state.driver.handle_for(upstream, ReplicaEvent::Cache { replica: upstream.id, changes });
     }

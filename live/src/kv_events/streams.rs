@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::sync::Notify;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Prompt tokens of which an engine stores at least one block, whatever its block size (128 in vLLM on a CPU).
@@ -73,6 +74,8 @@ pub(crate) struct KvStreams {
     pub(super) ranks: Vec<Mutex<Rank>>,
     /// Whether dispatches are tagged.
     tags: bool,
+    /// Told when a stream breaks.
+    pub(super) broken: Notify,
     /// Requests answered since the last batch for which the engine must have stored blocks.
     answered: AtomicU32,
 }
@@ -80,7 +83,7 @@ pub(crate) struct KvStreams {
 impl KvStreams {
     pub(super) fn new(source: KvSource, tags: bool) -> Self {
         let ranks = (0..source.ranks).map(|_| Mutex::default()).collect();
-        Self { source, ranks, tags, answered: AtomicU32::new(0) }
+        Self { source, ranks, tags, broken: Notify::new(), answered: AtomicU32::new(0) }
     }
 
     /// Notes that a request is dispatched, and returns the tag to send with it.
@@ -201,6 +204,9 @@ impl KvStreams {
 
     /// Sets a rank's state; true if it changed.
     pub(super) fn set_state(&self, rank: usize, state: StreamState, why: Option<String>) -> bool {
+        if state == StreamState::Down {
+            self.broken.notify_one();
+        }
         let mut at = self.ranks[rank].lock();
         at.why = why;
         std::mem::replace(&mut at.state, state) != state
@@ -214,7 +220,8 @@ impl KvStreams {
             let LedgerSummary { blocks, tokens, complete, capacity, residence_ms, .. } = summary;
             let LedgerSummary { stored, removed, removed_unknown, tagged, cuts, paths, paths_dropped, .. } = summary;
             json!({
-                "address": self.address(number), "state": rank.state.word(), "error": rank.why,
+                "address": self.address(number), "server_info": self.source.told.word(),
+                "block_tokens": self.source.told.published().map(|published| published.block_tokens), "state": rank.state.word(), "error": rank.why,
                 "age_ms": rank.last_at.map(|at| (now - at).ms()), "last_sequence": rank.sequence.last(),
                 "batches": rank.batches, "bytes": rank.bytes, "replayed": rank.replayed, "gaps": rank.gaps,
                 "new_processes": rank.new_processes, "unreadable": rank.unreadable, "skipped_events": rank.skipped,

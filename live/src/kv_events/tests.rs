@@ -4,7 +4,6 @@ use super::decode::TAG;
 use super::streams::{StreamState, address, tag};
 use super::*;
 use crate::config::Config;
-use crate::config::KvSource;
 use gorgo_core::kv_events::CacheChange;
 use gorgo_core::router::ReplicaEvent;
 use gorgo_core::{RequestId, Time};
@@ -119,7 +118,7 @@ fn state(ports: (u16, u16), replays: bool) -> Arc<AppState> {
 
 /// Waits until the stream's state, as shown, is as wanted.
 async fn until(state: &AppState, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    let shown = || state.find("a").unwrap().kv.get().unwrap().json(state.clock().now())[0].clone();
+    let shown = || state.find("a").unwrap().kv().unwrap().json(state.clock().now())[0].clone();
     for _ in 0..600 {
         let now = shown();
         if wanted(&now) {
@@ -128,6 +127,77 @@ async fn until(state: &AppState, what: &str, wanted: impl Fn(&Value) -> bool) ->
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("not reached: {what}: {}", shown());
+}
+
+/// What an engine answers at `/server_info`, or at the old path alone.
+#[derive(Clone)]
+enum Info {
+    Says(Value),
+    AtTheOldPath(Value),
+    Absent,
+}
+
+/// An engine that says where it publishes.
+async fn engine(info: Arc<Mutex<Info>>) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let answer = |old: bool| {
+        let info = Arc::clone(&info);
+        axum::routing::get(async move || match &*info.lock() {
+            Info::Says(value) => Ok(value.to_string()),
+            Info::AtTheOldPath(value) if old => Ok(value.to_string()),
+            _ => Err(http::StatusCode::NOT_FOUND),
+        })
+    };
+    let routes = axum::Router::new().route("/server_info", answer(false)).route("/get_server_info", answer(true));
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    format!("http://{at}")
+}
+
+/// SGLang's words.
+fn published((port, replay): (u16, u16), ranks: u16) -> Value {
+    json!({"page_size": 16, "kv_events": {"publisher": "zmq", "endpoint_host": "*", "endpoint_port_base": port,
+        "topic": "", "block_size": 16, "dp_size": ranks, "replay_endpoint_port_base": replay}})
+}
+
+#[tokio::test]
+async fn an_engine_is_read_where_it_says_that_it_publishes() {
+    let (publisher, ports) = Publisher::start((0, 0)).await;
+    publisher.keep(0, &batch_of(&[1, 2], &[]));
+    let info = Arc::new(Mutex::new(Info::AtTheOldPath(published(ports, 1))));
+    // The ports of the configuration lead nowhere.
+    let config = format!(
+        "probes = {{period_ms = 0, scrape_ms = 0}}\nreplicas = [{{url = \"{}\", name = \"a\"}}]\n\
+         [kv_events]\nenabled = true\nport = 1\nreplay_port = 2",
+        engine(Arc::clone(&info)).await
+    );
+    let state = crate::start(Config::parse(&config).unwrap(), None, crate::tcp()).unwrap();
+    let seen = until(&state, "the first batch", |s| s["last_sequence"] == 0).await;
+    assert_eq!(seen["address"], format!("tcp://127.0.0.1:{}", ports.0));
+    assert_eq!((&seen["server_info"], &seen["block_tokens"]), (&json!("published"), &json!(16)));
+    learn(&state);
+    // It says nothing for a while: what it said holds.
+    *info.lock() = Info::Absent;
+    publisher.stop().await;
+    until(&state, "down", |s| s["state"] == "down").await;
+    let (publisher, _) = Publisher::start(ports).await;
+    publisher.keep(0, &batch_of(&[1, 2], &[]));
+    publisher.keep(1, &batch_of(&[3], &[]));
+    until(&state, "the same process", |s| s["last_sequence"] == 1).await;
+    assert_eq!(index_tokens(&state), 10);
+    // It comes back elsewhere, as another process.
+    publisher.stop().await;
+    let (publisher, ports) = Publisher::start((0, 0)).await;
+    publisher.keep(0, &batch_of(&[7], &[]));
+    *info.lock() = Info::Says(published(ports, 1));
+    let address = format!("tcp://127.0.0.1:{}", ports.0);
+    let seen = until(&state, "the new address", |s| s["address"] == address && s["last_sequence"] == 0).await;
+    assert_eq!((&seen["resident_blocks"], index_tokens(&state)), (&json!(1), 0));
+    // And with its events off: the configuration holds again.
+    publisher.stop().await;
+    *info.lock() = Info::Says(json!({"kv_events": null}));
+    let seen = until(&state, "nothing published", |s| s["address"] == "tcp://127.0.0.1:1").await;
+    assert!(seen["server_info"].as_str().unwrap().starts_with("publishes nothing; start SGLang"), "{seen}");
 }
 
 fn learn(state: &AppState) {
@@ -172,7 +242,7 @@ async fn a_gap_that_cannot_be_filled_empties_the_replicas_part_of_the_index() {
         publisher.send(number, &batch_of(&[1], &[])).await;
         last = number;
         tokio::time::sleep(Duration::from_millis(20)).await;
-        if state.find("a").unwrap().kv.get().unwrap().json(state.clock().now())[0]["batches"].as_u64() > Some(0) {
+        if state.find("a").unwrap().kv().unwrap().json(state.clock().now())[0]["batches"].as_u64() > Some(0) {
             break;
         }
     }
@@ -235,7 +305,7 @@ async fn an_engine_that_answers_and_publishes_nothing_is_noticed() {
     let (publisher, ports) = Publisher::start((0, 0)).await;
     let state = state(ports, false);
     until(&state, "connected", |s| s["state"] == "up").await;
-    let streams = Arc::clone(state.find("a").unwrap().kv.get().unwrap());
+    let streams = state.find("a").unwrap().kv().unwrap();
     // Cached prompts and short ones store no blocks.
     (0..100).for_each(|_| streams.answered(100));
     assert!(!streams.is_silent());
@@ -248,7 +318,9 @@ async fn an_engine_that_answers_and_publishes_nothing_is_noticed() {
 
 #[test]
 fn what_fits_is_known_once_every_rank_is_read_and_full() {
-    let source = KvSource { host: "h".to_owned(), port: 1, replay_port: None, ranks: 2 };
+    let mut source = Config::default().kv_events;
+    (source.enabled, source.ranks) = (true, 2);
+    let source = source.source("a", "h", &Told::Unknown).unwrap();
     let streams = KvStreams::new(source, true);
     let take = |rank: usize, number: u64, payload: &[u8]| {
         streams.apply(rank, Time::ZERO, number, payload, &decode::batch(payload).unwrap())

@@ -227,7 +227,7 @@ impl ClientRequest {
         if dispatch.forward {
             request.headers_mut().insert(headers::HOP, HeaderValue::from(u16::from(self.hops.saturating_add(1))));
         }
-        if let Some(streams) = upstream.kv.get().filter(|streams| streams.tags() && self.may_be_tagged(upstream)) {
+        if let Some(streams) = upstream.kv().filter(|streams| streams.tags() && self.may_be_tagged(upstream)) {
             let (symbols, tokens) = &self.prompt;
             let tag = streams.dispatched(self.context.state.seed, dispatch, symbols, *tokens);
             request.headers_mut().insert(headers::SESSION, tag);

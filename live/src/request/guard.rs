@@ -221,7 +221,7 @@ impl RequestGuard {
             answer = learning.answer(tap, prompt_tokens, self.row.output_tokens);
         }
         if let (Some(learning), Some((upstream, dispatch))) = (&self.learning, &self.current)
-            && let Some(streams) = upstream.kv.get()
+            && let Some(streams) = upstream.kv()
         {
             let tokens = usage.prompt_tokens.unwrap_or(self.row.prompt_tokens);
             let cached = usage.cached_tokens.unwrap_or(dispatch.cached_tokens);

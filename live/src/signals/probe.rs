@@ -182,7 +182,7 @@ async fn ask(
 }
 
 /// Fetches a page: its status and body.
-pub(super) async fn fetch(
+pub(crate) async fn fetch(
     node: &AppState,
     upstream: &Arc<Upstream>,
     path: &'static str,

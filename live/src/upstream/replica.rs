@@ -67,7 +67,7 @@ pub struct Upstream {
     /// Whether the engine's metrics are vLLM's.
     pub(crate) vllm: AtomicBool,
     /// What it publishes of its KV cache, if that is read.
-    pub(crate) kv: OnceLock<Arc<KvStreams>>,
+    pub(crate) kv: RwLock<Option<Arc<KvStreams>>>,
     /// Whether it has refused this router's key since it answered last; for the log.
     pub(crate) refuses_key: AtomicBool,
     /// Whether it reports how much of a prompt was cached.
@@ -109,7 +109,7 @@ impl Upstream {
             clock_offset_ns: AtomicI64::new(0),
             sglang: AtomicBool::new(false),
             vllm: AtomicBool::new(false),
-            kv: OnceLock::new(),
+            kv: RwLock::new(None),
             refuses_key: AtomicBool::new(false),
             cache_report: CacheReport::default(),
             dispatched: AtomicU64::new(0),
@@ -121,6 +121,11 @@ impl Upstream {
             last_error: Mutex::new(None),
             tasks: Mutex::new(Vec::new()),
         }
+    }
+
+    /// The streams of its KV events, if they are read.
+    pub(crate) fn kv(&self) -> Option<Arc<KvStreams>> {
+        self.kv.read().clone()
     }
 
     /// Builds a request to the replica, with its `Host` and `Authorization` headers.
