@@ -98,7 +98,7 @@ impl Api {
             "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
             "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>()});
         let known = world.slices.insert(name.to_owned(), slice.clone()).is_some();
-        world.tell(if known { "MODIFIED" } else { "ADDED" }, slice);
+        world.tell(if known { "MODIFIED" } else { "ADDED" }, &slice);
     }
 
     pub(crate) fn delete(&self, name: &str) {
@@ -106,7 +106,7 @@ impl Api {
         world.version += 1;
         let mut slice = world.slices.remove(name).unwrap();
         slice["metadata"]["resourceVersion"] = json!(world.version.to_string());
-        world.tell("DELETED", slice);
+        world.tell("DELETED", &slice);
     }
 
     /// Tells the version to open watches, and forgets the events before it.
@@ -115,7 +115,7 @@ impl Api {
         world.version += 1;
         let mark = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"resourceVersion": world.version.to_string()}});
-        world.tell("BOOKMARK", mark);
+        world.tell("BOOKMARK", &mark);
         world.events.clear();
     }
 
@@ -174,7 +174,7 @@ impl Api {
 }
 
 impl World {
-    fn tell(&mut self, kind: &str, object: Value) {
+    fn tell(&mut self, kind: &str, object: &Value) {
         let line = json!({"type": kind, "object": object}).to_string();
         self.events.push((self.version, line.clone()));
         self.given.insert(self.version);
@@ -185,9 +185,9 @@ impl World {
         self.watches.retain(|watch| watch.send(Ok(Bytes::from(text.to_owned()))).is_ok());
     }
 
-    fn refused(&mut self, why: String) -> Response {
-        self.wrong.push(why.clone());
-        status(400, &why)
+    fn refused(&mut self, why: &str) -> Response {
+        self.wrong.push(why.to_owned());
+        status(400, why)
     }
 
     fn list(&mut self, query: &BTreeMap<String, String>) -> Response {
@@ -195,7 +195,7 @@ impl World {
         if query.keys().any(|key| !known.contains(&key.as_str()))
             || query.get("limit").is_none_or(|limit| limit != "200")
         {
-            return self.refused(format!("list: {query:?}"));
+            return self.refused(&format!("list: {query:?}"));
         }
         let from = match query.get("continue") {
             None => 0,
@@ -221,13 +221,13 @@ impl World {
     fn watch(&mut self, query: &BTreeMap<String, String>) -> Response {
         let fixed = [("watch", "true"), ("timeoutSeconds", "60"), ("allowWatchBookmarks", "true")];
         let version = query.get("resourceVersion").and_then(|version| version.parse::<u64>().ok());
-        let (Some(version), 5) = (version, query.len()) else { return self.refused(format!("watch: {query:?}")) };
+        let (Some(version), 5) = (version, query.len()) else { return self.refused(&format!("watch: {query:?}")) };
         if fixed.iter().any(|(key, value)| query.get(*key).is_none_or(|sent| sent != value)) {
-            return self.refused(format!("watch: {query:?}"));
+            return self.refused(&format!("watch: {query:?}"));
         }
         self.watches.retain(|watch| !watch.is_closed());
         if !self.watches.is_empty() {
-            return self.refused("a second watch of the same Service".to_owned());
+            return self.refused("a second watch of the same Service");
         }
         self.opened += 1;
         let (sender, receiver) = mpsc::unbounded_channel::<Line>();
@@ -269,7 +269,7 @@ async fn answer(State(api): State<Api>, Query(query): Query<BTreeMap<String, Str
         || request.uri().path() != PATH
         || selector != Some("kubernetes.io/service-name=sglang")
     {
-        return world.refused(format!("{} {}", request.method(), request.uri()));
+        return world.refused(&format!("{} {}", request.method(), request.uri()));
     }
     let watches = query.contains_key("watch");
     match fault {
