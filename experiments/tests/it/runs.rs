@@ -119,7 +119,7 @@ fn every_experiment_runs_live() {
             // Sessions begin minutes apart, with prompts that take the engine seconds.
             sets.extend(["workload.session_rate=20", "workload.max_input_tokens=30000"].map(str::to_owned));
         }
-        if file.ends_with("recorded-fleet.toml") {
+        if file.ends_with("recorded-fleet.toml") || file.ends_with("long-context.toml") {
             // Probes and idle connections are those of real routers here, and the file's numbers are refused.
             sets.extend(["network.probe_scale=1", "network.keep_alive_ms=4000"].map(str::to_owned));
         }
