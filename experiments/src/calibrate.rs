@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`calibrate`] (the fits in their order, with intervals) uses `fleet` (what the records tell of each
 //! replica at each request), `fits` (the regressions), `least` (robust least squares) and `parameters`; [`search()`] fits what is left by
-//! simulation (`cma`); `write` turns the result into TOML, `probe` measures a live server.
+//! simulation (`cma`); `write` turns the result into TOML, `probe` measures a live server and `probe_fit` fits settings to it.
 //!
 //! An interval is the central 95 % over blocks of time drawn again (`stats`). A parameter is identified when that
 //! interval is less than half as wide as what was believed before: half to twice the larger of the preset's value and the
@@ -14,10 +14,12 @@ mod fleet;
 mod least;
 mod parameters;
 mod probe;
+mod probe_fit;
 mod search;
 mod write;
 
-pub use probe::{ProbeError, ProbeOptions, Probed, fit_probe, probe};
+pub use probe::{ProbeError, ProbeOptions, Probed, probe};
+pub use probe_fit::fit_probe;
 pub use search::{SearchError, SearchOptions, Tuned, search};
 pub use write::{engine_toml, network_toml, parameters, policy_toml, probe_toml, table};
 

@@ -58,6 +58,12 @@ impl Row {
     pub fn tokens(&self) -> Option<f64> {
         self.prompt_tokens.or(self.router_tokens)
     }
+
+    /// Time per output token after the first, ms; `None` for an answer of one token.
+    pub fn tpot(&self) -> Option<f64> {
+        let steps = self.output_tokens.filter(|&tokens| tokens >= 2.0)? - 1.0;
+        Some((self.e2e? - self.ttft?) / steps)
+    }
 }
 
 /// Rows of one source.

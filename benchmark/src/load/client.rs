@@ -40,7 +40,7 @@ pub struct Outcome {
     pub status: Status,
     /// When the request was handed to the connection.
     pub sent: Instant,
-    /// When the first text arrived.
+    /// When the first text arrived; the end of an answer whose tokens have no text.
     pub first: Option<Instant>,
     /// When the last text arrived.
     pub last: Option<Instant>,
@@ -143,7 +143,7 @@ impl Client {
         }
         let mut body = answer.into_body();
         let mut parser = EventParser::default();
-        let (mut done, mut error) = (false, None);
+        let (mut done, mut error, mut finished) = (false, None, None);
         loop {
             let frame = body.frame().await.transpose().map_err(|e| failed(with_causes(&e)))?;
             let now = Instant::now();
@@ -165,10 +165,15 @@ impl Client {
                 None => parser.end(on_event),
             };
             outcome.counts = parser.counts;
+            finished = finished.or(parser.finished.then_some(now));
             parsed.map_err(|error| failed(error.to_string()))?;
             if frame.is_none() {
                 break;
             }
+        }
+        if outcome.first.is_none() && outcome.counts.output.is_some_and(|tokens| tokens > 0) {
+            // Tokens without text: special tokens, parts of a character. The engine counted them, and told their end.
+            (outcome.first, outcome.last) = (finished, finished);
         }
         match error {
             Some((message, status)) => Err((status.map_or(Status::Failed, status_of), message)),

@@ -5,4 +5,5 @@ mod emulator;
 mod http;
 mod load;
 mod relay;
+mod textless;
 mod vllm;

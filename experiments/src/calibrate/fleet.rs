@@ -48,6 +48,9 @@ pub(super) struct Fleet {
 /// Prompts up to this many tokens show the network and the least step of an engine, and nothing else.
 pub(super) const TINY: f64 = 64.0;
 
+/// The replica of records that name none.
+const LONE: &str = "server";
+
 /// A request while its replica's state is made.
 struct Life {
     seen: Option<usize>,
@@ -83,17 +86,23 @@ fn instants(row: &Row) -> Option<(f64, f64, f64)> {
 }
 
 impl Fleet {
-    /// The state of the replicas at each request of one arm.
+    /// The state of the replicas at each request of one arm. Rows of a load generator name no replica: without any name they
+    /// are those of one server.
     pub(super) fn of(rows: &[&Row]) -> Self {
         let mut names: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         let mut replicas: Vec<String> =
             rows.iter().filter_map(|row| row.replica.as_deref()).map(str::to_owned).collect();
         replicas.sort();
         replicas.dedup();
+        let lone = replicas.is_empty();
+        if lone {
+            replicas.push(LONE.to_owned());
+        }
         let mut fleet = Self { replicas, seen: Vec::new() };
         let mut lives: Vec<Vec<Life>> = Vec::new();
         for row in rows {
-            let (Some(at), Some(replica)) = (row.at, row.replica.as_deref()) else { continue };
+            let named = row.replica.as_deref().or(lone.then_some(LONE));
+            let (Some(at), Some(replica)) = (row.at, named) else { continue };
             // Runs do not meet each other.
             let next = names.len();
             let place = *names.entry((&row.run, replica)).or_insert(next);

@@ -149,3 +149,17 @@ fn records_that_cannot_be_fitted_are_refused_with_the_reason() {
     let few = why(&records, &options(EngineConfig::default()));
     assert!(few.contains("a fit needs 100") && few.contains("--columns"), "{few}");
 }
+
+#[test]
+fn records_of_a_load_generator_name_no_replica_and_are_those_of_one_server() {
+    let (mut records, ..) = run(&[
+        r#"fleet.replicas=[{name="near",region="aws:eu-central-1"}]"#,
+        "workload.rate=2",
+        "workload.requests=900",
+    ]);
+    let named = calibrate(&records, &options(EngineConfig::default())).unwrap();
+    records.rows.iter_mut().for_each(|row| row.replica = None);
+    let unnamed = calibrate(&records, &options(EngineConfig::default())).unwrap();
+    assert_eq!((unnamed.requests, unnamed.engine), (named.requests, named.engine));
+    assert_eq!((named.replicas, unnamed.replicas), (vec!["near".to_owned()], vec!["server".to_owned()]));
+}

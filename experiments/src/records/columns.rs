@@ -52,7 +52,8 @@ const UNITS: [(&str, f64); 4] = [("s", 1e3), ("ms", 1.0), ("us", 1e-3), ("ns", 1
 /// A column and what its numbers are multiplied with.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Column {
-    /// Name in the file; in JSON a path with dots. Ids may join several with `+`.
+    /// Name in the file; in JSON a path with dots. Ids may join several with `+`; of several with `|` the first that holds
+    /// a value counts.
     pub(super) name: String,
     /// Unit of a time in ms; 1 for other columns.
     pub(super) scale: f64,
@@ -74,6 +75,8 @@ pub(super) struct Preset {
     sign: &'static [&'static str],
     map: &'static [(&'static str, &'static str)],
     pub(super) answered: &'static [&'static str],
+    /// A column and its value in rows that are no part of the measurement.
+    pub(super) left_out: Option<(&'static str, &'static str)>,
     /// Stages: name, instant of its begin, instant of its end, unit in ms.
     pub(super) stages: &'static [(&'static str, &'static str, &'static str, f64)],
 }
@@ -98,6 +101,7 @@ pub(super) const PRESETS: [Preset; 7] = [
             ("e2e_ms", "e2e_ms"),
         ],
         answered: &["finished"],
+        left_out: None,
         stages: &[
             ("uplink", "sent_ms", "arrived_ms", 1.0),
             ("queue", "arrived_ms", "dispatched_ms", 1.0),
@@ -126,6 +130,7 @@ pub(super) const PRESETS: [Preset; 7] = [
             ("e2e_ms", "total_ms"),
         ],
         answered: &["200"],
+        left_out: None,
         stages: &[],
     },
     Preset {
@@ -142,6 +147,7 @@ pub(super) const PRESETS: [Preset; 7] = [
             ("e2e_ms", "total_ms"),
         ],
         answered: &["200"],
+        left_out: None,
         stages: &[],
     },
     Preset {
@@ -156,6 +162,7 @@ pub(super) const PRESETS: [Preset; 7] = [
             ("done_s", "last_token_ts"),
         ],
         answered: &[],
+        left_out: None,
         stages: &[
             ("engine-queue", "queued_ts", "scheduled_ts", 1e3),
             ("prefill", "scheduled_ts", "first_token_ts", 1e3),
@@ -169,12 +176,17 @@ pub(super) const PRESETS: [Preset; 7] = [
             ("id", "metadata.session_num+metadata.turn_index"),
             ("status", "error"),
             ("at_ns", "metadata.request_start_ns"),
-            ("prompt_tokens", "metrics.input_sequence_length.value"),
-            ("output_tokens", "metrics.output_sequence_length.value"),
+            ("scheduled_ns", "metadata.credit_issued_ns"),
+            // The client's tokenizer knows nothing of the chat template; the server's count comes first.
+            ("prompt_tokens", "metrics.usage_prompt_tokens.value|metrics.input_sequence_length.value"),
+            ("cached_tokens", "metrics.usage_prompt_cache_read_tokens.value"),
+            ("output_tokens", "metrics.usage_completion_tokens.value|metrics.output_sequence_length.value"),
             ("ttft_ms", "metrics.time_to_first_token.value"),
             ("e2e_ms", "metrics.request_latency.value"),
         ],
         answered: &[""],
+        // Its sessions are numbered from 0 again.
+        left_out: Some(("metadata.benchmark_phase", "warmup")),
         stages: &[],
     },
     Preset {
@@ -185,12 +197,14 @@ pub(super) const PRESETS: [Preset; 7] = [
             ("id", "request_id"),
             ("status", "group"),
             ("prompt_tokens", "prompt_tokens"),
+            ("cached_tokens", "cached_tokens"),
             ("output_tokens", "output_tokens"),
             ("at_s", "request_start_time"),
             ("ttft_ms", "time_to_first_token_ms"),
             ("e2e_s", "request_latency"),
         ],
         answered: &["successful"],
+        left_out: None,
         stages: &[],
     },
     Preset {
@@ -204,6 +218,7 @@ pub(super) const PRESETS: [Preset; 7] = [
             ("at_ms", "decision.at_ms"),
         ],
         answered: &[],
+        left_out: None,
         stages: &[],
     },
 ];

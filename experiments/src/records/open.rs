@@ -6,6 +6,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+/// What AIPerf calls its requests within its folder.
+const AIPERF: &str = "profile_export.jsonl";
+
 /// The most bytes a file of one JSON value may unpack to.
 const MAX_JSON: u64 = 1 << 30;
 
@@ -45,14 +48,15 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, RecordError> {
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let plain = name.strip_suffix(".gz").unwrap_or(&name);
         let table = (plain.starts_with("requests") && [".csv", ".jsonl"].iter().any(|end| plain.ends_with(end)))
-            || plain.ends_with(".requests.jsonl");
+            || plain.ends_with(".requests.jsonl")
+            || plain == AIPERF;
         if table || plain.ends_with("_trace.json") || plain == "timeline.json" {
             found.push(file);
         }
     }
     found.sort();
     if found.is_empty() {
-        let why = "holds no requests*.csv, requests*.jsonl or *_trace.json; name the file".to_owned();
+        let why = format!("holds no requests*.csv, requests*.jsonl, {AIPERF} or *_trace.json; name the file");
         return Err(RecordError::File { path: path.to_owned(), why });
     }
     Ok(found)

@@ -16,12 +16,30 @@ const MAX_LINE: usize = 16 << 20;
 /// One line's cells by column; `None` when the column is absent there or empty.
 type Cell<'a> = &'a dyn Fn(&str) -> Option<Cow<'a, str>>;
 
+/// The cell of the column `name`, or of the first of several joined by `|` that holds a value, with that column's name.
+fn first<'a, 'n>(cell: Cell<'a>, name: &'n str) -> Option<(&'n str, Cow<'a, str>)> {
+    let found = |name: &'n str| Some((name, cell(name)?));
+    found(name).or_else(|| name.split('|').find_map(found))
+}
+
+/// What to give in place of a load generator's summary, which holds no requests.
+fn summary_of(has: impl Fn(&str) -> bool) -> Option<&'static str> {
+    let signs: [(&[&str], &str); 4] = [
+        (&["Metric", "avg", "p50"], "is AIPerf's summary; give its profile_export.jsonl, which holds the requests"),
+        (&["aiperf_version"], "is AIPerf's summary; give its profile_export.jsonl, which holds the requests"),
+        (&["Run Info", "Benchmark"], "is GuideLLM's summary; give its JSON output, which holds the requests"),
+        (&["benchmarks:"], "is GuideLLM's YAML; give its JSON output"),
+    ];
+    signs.into_iter().find(|(sign, _)| sign.iter().all(|name| has(name))).map(|(_, why)| why)
+}
+
 /// Turns cells into rows.
 struct Reader<'a> {
     path: &'a Path,
     columns: BTreeMap<Field, Column>,
     stages: Vec<(Arc<str>, &'static str, &'static str, f64)>,
     answered: Vec<String>,
+    left_out: Option<(&'static str, &'static str)>,
     arm: Arc<str>,
     names: BTreeSet<Arc<str>>,
     rows: Vec<Row>,
@@ -45,6 +63,9 @@ impl<'a> Reader<'a> {
             }
             columns.insert(*field, column.clone());
         }
+        if let Some(why) = columns.is_empty().then(|| summary_of(has)).flatten() {
+            return Err(file(why.to_owned()));
+        }
         if columns.is_empty() {
             let kinds: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
             let shown: Vec<&str> = header.iter().take(8).map(String::as_str).collect();
@@ -60,7 +81,9 @@ impl<'a> Reader<'a> {
             Some(statuses) => statuses.clone(),
             None => preset.map(|p| p.answered.iter().map(|&s| s.to_owned()).collect()).unwrap_or_default(),
         };
-        Ok(Self { path, columns, stages, answered, arm: arm.into(), names: BTreeSet::new(), rows: Vec::new() })
+        let left_out = preset.and_then(|preset| preset.left_out);
+        let (arm, names, rows) = (arm.into(), BTreeSet::new(), Vec::new());
+        Ok(Self { path, columns, stages, answered, left_out, arm, names, rows })
     }
 
     fn name(&mut self, text: &str) -> Arc<str> {
@@ -78,7 +101,7 @@ impl<'a> Reader<'a> {
     }
 
     fn number(&self, cell: Cell<'_>, line: u64, name: &str, scale: f64) -> Result<Option<f64>, RecordError> {
-        let Some(text) = cell(name) else { return Ok(None) };
+        let Some((name, text)) = first(cell, name) else { return Ok(None) };
         let number = text.trim().parse().ok().filter(|value: &f64| value.is_finite());
         let number = number.ok_or_else(|| self.value(line, name, &text, "a number"))?;
         Ok(Some(number * scale))
@@ -106,6 +129,9 @@ impl<'a> Reader<'a> {
         if self.rows.len() >= MAX_ROWS {
             let why = format!("has more than {MAX_ROWS} rows; cut it");
             return Err(RecordError::File { path: self.path.to_owned(), why });
+        }
+        if self.left_out.is_some_and(|(column, value)| cell(column).is_some_and(|found| found == value)) {
+            return Ok(());
         }
         let text = |field: Field| self.columns.get(&field).and_then(|column| cell(&column.name));
         let id = match self.columns.get(&Field::Id) {
@@ -233,7 +259,9 @@ pub(super) fn guidellm(path: &Path, text: &[u8], options: &ReadOptions, arm: &st
     let file = |why: String| RecordError::File { path: path.to_owned(), why };
     let mut whole: Value = serde_json::from_slice(text).map_err(|e| file(format!("is not JSON ({e})")))?;
     let Some(Value::Array(benchmarks)) = whole.get_mut("benchmarks").map(Value::take) else {
-        return Err(file("has no list `benchmarks`; give GuideLLM's JSON output, or a table".to_owned()));
+        let has = |name: &str| whole.get(name).is_some();
+        let other = "has no list `benchmarks`; give GuideLLM's JSON output, or a table";
+        return Err(file(summary_of(has).unwrap_or(other).to_owned()));
     };
     let several = benchmarks.len() > 1;
     let mut options = options.clone();

@@ -154,3 +154,56 @@ fn our_own_rows_keep_their_arm_seed_and_stages() {
     let (from, to) = (record.prefill.get().unwrap(), record.engine_first.get().unwrap());
     assert!((prefill - (to - from).ms()).abs() < 1e-6);
 }
+
+/// Cut from files of AIPerf 0.13 and GuideLLM 0.8, as they wrote them for an emulated engine (`DATA.md`).
+#[test]
+fn real_files_of_aiperf_and_guidellm_are_read() {
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/records/samples");
+    let records = read(&samples.join("aiperf-0.13.jsonl"), "").unwrap();
+    let got: Vec<_> = records
+        .rows
+        .iter()
+        .map(|r| (&*r.id, r.ok, r.prompt_tokens, r.cached_tokens, r.output_tokens, r.ttft, r.e2e))
+        .collect();
+    // The two requests of the warm-up, whose sessions have the numbers 1 and 2 as well, are left out.
+    let expected = [
+        ("1+0", true, Some(118.0), None, Some(100.0), Some(47.978091), Some(1064.159956)),
+        ("0+0", true, Some(108.0), None, Some(100.0), Some(21.912495999999997), Some(1062.903636)),
+        ("2+0", true, Some(107.0), None, Some(100.0), Some(49.300743), Some(1062.221012)),
+        ("7+1", true, Some(236.0), Some(112.0), Some(24.0), Some(41.645098), Some(296.29836)),
+        ("8+0", false, None, None, None, None, None),
+    ];
+    assert_eq!(got, expected);
+    assert!(
+        records.rows.iter().all(|r| r.at.zip(r.scheduled).is_some_and(|(at, due)| (0.0..1e3).contains(&(at - due))))
+    );
+    let records = read(&samples.join("guidellm-0.8.json"), "").unwrap();
+    let got: Vec<_> = records.rows.iter().map(|r| (r.ok, r.prompt_tokens, r.cached_tokens, r.output_tokens)).collect();
+    let expected = [(80.0, None, 64.0), (88.0, None, 64.0), (354.0, Some(352.0), 32.0)];
+    assert_eq!(got, expected.map(|(prompt, cached, output)| (true, Some(prompt), cached, Some(output))));
+}
+
+#[test]
+fn a_folder_of_aiperf_is_read_and_summaries_name_the_file_to_give() {
+    let dir = tempfile::tempdir().unwrap();
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/records/samples/aiperf-0.13.jsonl");
+    std::fs::copy(sample, dir.path().join("profile_export.jsonl")).unwrap();
+    for (name, text, give) in [
+        ("profile_export_aiperf.csv", "Metric,avg,min,max,sum,p1,p50\n", "give its profile_export.jsonl"),
+        (
+            "profile_export_aiperf.json",
+            r#"{"schema_version":"1.0","aiperf_version":"0.13.0"}"#,
+            "give its profile_export.jsonl",
+        ),
+        (
+            "guidellm.csv",
+            "Run Info,Run Info,Benchmark,Timing\nRun ID,Run Index,Type,Start Time\n",
+            "give its JSON output",
+        ),
+        ("guidellm.yaml", "benchmarks:\n- config:\n    backend:\n", "give its JSON output"),
+    ] {
+        let message = read(&file(dir.path(), name, text), "").unwrap_err().to_string();
+        assert!(message.contains(name) && message.contains(give), "{message}");
+    }
+    assert_eq!(read(dir.path(), "").unwrap().rows.len(), 5);
+}

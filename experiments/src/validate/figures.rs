@@ -113,7 +113,7 @@ pub(super) fn classes(joined: &Joined<'_>, settings: &RowSettings) -> Vec<Class>
     let class = |((length, replica), members): ((usize, &str), Vec<usize>)| {
         let others = theirs.get(&(length, renamed(settings, replica))).unwrap_or(&empty);
         let mut figures = Figures::of(joined, settings);
-        for (name, value) in LATENCIES {
+        for (name, value, _) in LATENCIES {
             let a = Sample::of(members.iter().filter_map(|&i| Some((value(joined.pairs[i].measured)?, i))));
             let b = Sample::of(others.iter().filter_map(|row| Some((value(row)?, 0))));
             figures.latency(name, &a, &b, false);

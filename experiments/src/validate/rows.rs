@@ -96,7 +96,7 @@ pub struct Class {
     pub name: String,
     /// Measured requests in it.
     pub requests: usize,
-    /// TTFT mean, p50, p95; E2E p50.
+    /// Mean, p50 and p95 of TTFT, TPOT and E2E.
     pub figures: Vec<RowFigure>,
 }
 
@@ -231,7 +231,9 @@ fn join<'a>(a: &[&'a Row], b: &[&'a Row], settings: &RowSettings) -> Joined<'a> 
 }
 
 pub(super) type Latency = fn(&Row) -> Option<f64>;
-pub(super) const LATENCIES: [(&str, Latency); 2] = [("TTFT", |row| row.ttft), ("E2E", |row| row.e2e)];
+/// Latencies by name; with whether the limit applies to their percentiles.
+pub(super) const LATENCIES: [(&str, Latency, bool); 3] =
+    [("TTFT", |row| row.ttft, true), ("TPOT", Row::tpot, false), ("E2E", |row| row.e2e, true)];
 
 /// The values of both sides, those of the measured one with the position of their pair.
 pub(super) fn samples(joined: &Joined<'_>, value: impl Fn(&Row) -> Option<f64>) -> (Sample, Sample) {
@@ -242,9 +244,9 @@ pub(super) fn samples(joined: &Joined<'_>, value: impl Fn(&Row) -> Option<f64>) 
 
 fn compare_arm(arm: &str, other: &str, joined: &Joined<'_>, settings: &RowSettings) -> ArmRows {
     let mut figures = Figures::of(joined, settings);
-    for (name, value) in LATENCIES {
+    for (name, value, judged) in LATENCIES {
         let (a, b) = samples(joined, value);
-        figures.latency(name, &a, &b, true);
+        figures.latency(name, &a, &b, judged);
         figures.distance(format!("{name} distance (W1), ms"), &a, &b);
         let alike: Vec<(f64, f64)> =
             joined.pairs.iter().filter_map(|pair| same_replica(pair, settings, value)).collect();

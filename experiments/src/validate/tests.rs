@@ -25,7 +25,7 @@ fn record(arm: &str, slower: f64) -> Vec<Row> {
                 believed_tokens: None,
                 output_tokens: Some(100.0),
                 ttft: Some(ttft),
-                e2e: Some(ttft + 1000.0),
+                e2e: Some(1.2 * ttft + 900.0),
                 ok: i % 10 != 0,
                 stages: vec![("prefill".into(), ttft / 2.0)],
             }
@@ -54,6 +54,8 @@ fn a_recording_agrees_with_itself_in_every_figure() {
         assert!(low <= 0.0 && high >= 0.0, "{f:?}");
     }
     assert_eq!(figure(arm, "TTFT rank correlation").simulated, 1.0);
+    let tpot = figure(arm, "TPOT p50, ms");
+    assert!(!tpot.judged && (9.0..11.0).contains(&tpot.measured.unwrap()), "99 steps after the first: {tpot:?}");
     assert_eq!(figure(arm, "hit rate, %").measured, Some(50.0));
     assert!(figure(arm, "prefill mean, ms").measured > Some(10.0));
 }
