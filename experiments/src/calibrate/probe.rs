@@ -122,20 +122,31 @@ pub async fn probe(options: &ProbeOptions) -> Result<Probed, ProbeError> {
                 all.spawn(async move { chat.send(body, "probe").await });
             }
             let outcomes = all.join_all().await;
-            let mut gaps = Vec::new();
+            let mut each = Vec::new();
             for outcome in &outcomes {
                 answered(outcome, url, 32)?;
-                // The middle of the answers: all of them run.
-                let n = outcome.gaps_ms.len();
-                gaps.extend(outcome.gaps_ms[n / 4..n - n / 4].iter().map(|&ms| f64::from(ms)));
+                each.extend(step_ms(&outcome.gaps_ms, outcome.counts.output));
             }
-            gaps.sort_by(f64::total_cmp);
-            steps.extend(gaps.get(gaps.len() / 2).map(|&step| (f64::from(batch), step)));
+            each.sort_by(f64::total_cmp);
+            steps.extend(each.get(each.len() / 2).map(|&step| (f64::from(batch), step)));
         }
         probed.prefills.push(prefills);
         probed.steps.push(steps);
     }
     Ok(probed)
+}
+
+/// Mean time of a token in the middle half of an answer, when all answers of the batch run. Servers flush several events at
+/// once, so that most gaps are next to nothing, and put several tokens into one event.
+fn step_ms(gaps_ms: &[f32], tokens: Option<u32>) -> Option<f64> {
+    let n = gaps_ms.len();
+    let middle = &gaps_ms[n / 4..n - n / 4];
+    if middle.is_empty() {
+        return None;
+    }
+    let mean = middle.iter().copied().map(f64::from).sum::<f64>() / middle.len() as f64;
+    let tokens_an_event = tokens.map_or(1.0, |tokens| (f64::from(tokens.max(2)) - 1.0) / n as f64);
+    Some(mean / tokens_an_event.max(1.0))
 }
 
 fn answered(outcome: &Outcome, url: &str, tokens: u32) -> Result<Instant, ProbeError> {
@@ -145,5 +156,22 @@ fn answered(outcome: &Outcome, url: &str, tokens: u32) -> Result<Instant, ProbeE
             let why = outcome.error.clone().unwrap_or_else(|| "no token came".to_owned());
             Err(ProbeError::Request { url: url.to_owned(), tokens, why })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_seen_through_events_that_come_at_once_and_hold_several_tokens() {
+        // A token every 10 ms, read by the client four at a time.
+        let flushed: Vec<f32> = (0..48).map(|i| if i % 4 == 3 { 39.97 } else { 0.01 }).collect();
+        assert!((step_ms(&flushed, Some(49)).unwrap() - 10.0).abs() < 0.01);
+        assert!((step_ms(&[20.0; 24], Some(49)).unwrap() - 10.0).abs() < 1e-9, "two tokens an event");
+        assert!((step_ms(&[10.0; 24], None).unwrap() - 10.0).abs() < 1e-9, "a server that counts none");
+        // The first gaps hold the prefills of the other answers of the batch.
+        let late: Vec<f32> = (0..48).map(|i| if i < 8 { 500.0 } else { 10.0 }).collect();
+        assert_eq!((step_ms(&late, Some(49)), step_ms(&[], Some(1))), (Some(10.0), None));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! TTFT = rtt + receive + max(floor, fixed + hypot(weights, p tokens))   one request at a time, no two with a common prefix
-//! step = fixed + weights + row padded(batch)                            median gap between tokens of `batch` answers at once
+//! step = fixed + weights + row padded(batch)                            time of a token of `batch` answers at once
 //! ```
 //!
 //! One reading of the weights takes the same time in both, so `weights` comes from the steps. What a short prompt takes
