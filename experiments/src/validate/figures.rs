@@ -136,6 +136,10 @@ pub(super) fn shares(figures: &mut Figures<'_>, joined: &Joined<'_>, settings: &
     for (name, rate) in rates {
         let amounts: Option<Vec<(f64, f64)>> =
             joined.pairs.iter().map(|pair| rate(pair.measured, pair.measured)).collect();
+        // A load generator does not know what a router believes: 0 in every request is no record of it.
+        let told =
+            |amounts: &Vec<(f64, f64)>| !name.starts_with("believed") || amounts.iter().any(|&(part, _)| part > 0.0);
+        let amounts = amounts.filter(told);
         let (mut part, mut whole) = (0.0, 0.0);
         let mut add = |row: &Row, measured: &Row| {
             let (p, w) = rate(row, measured).unwrap_or_default();

@@ -161,3 +161,18 @@ fn seeds_are_pooled_and_ranks_are_taken_on_the_same_replica() {
     let half = figure(&arm, "share of 0, %");
     assert!((half.simulated - half.measured.unwrap() / 2.0).abs() < 1e-9);
 }
+
+#[test]
+fn a_belief_that_no_request_recorded_is_not_compared() {
+    let believed = |tokens: f64| {
+        let mut rows = record("x", 1.0);
+        rows.iter_mut().for_each(|row| row.believed_tokens = Some(tokens));
+        records([rows])
+    };
+    let has = |measured: &Records, simulated: &Records| {
+        let comparison = compare_rows(measured, simulated, &RowSettings::default());
+        comparison.arms[0].figures.iter().any(|f| f.name == "believed hit rate, %")
+    };
+    assert!(has(&believed(9.0), &believed(5.0)) && has(&believed(9.0), &believed(0.0)));
+    assert!(!has(&believed(0.0), &believed(5.0)), "as live runs have it");
+}
