@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 mod error;
+mod generate;
 pub mod live;
 pub mod measure;
 mod overrides;

@@ -6,7 +6,6 @@ use gorgo_core::settings::field_names;
 use gorgo_core::{Span, Time};
 use gorgo_traces::workload::arrange::redraw;
 use gorgo_traces::workload::blocks::mix;
-use gorgo_traces::workload::generate::{Generate, wildchat_like};
 use gorgo_traces::workload::{Arrivals, Options, UnknownPlaces, Workload};
 use schemars::JsonSchema;
 use serde::de::Error;
@@ -14,9 +13,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 use std::path::Path;
 use std::sync::Arc;
 use toml::{Table, Value};
-
-/// Time in which conversations of a generated trace fill up to its rate, s.
-const WARM_S: f64 = 900.0;
 
 /// A trace or a generator, with limits and arrival rates. The keys of the trace reader's options may stand beside
 /// these.
@@ -38,6 +34,11 @@ pub struct WorkloadSpec {
     /// Tokens that routers count for each token of the engine, where the trace has no `router_tokens`. Simulation only: a
     /// real router counts by itself.
     pub router_token_factor: Option<f64>,
+    /// Seconds that a day takes in a generated trace, whose countries then follow their local time of day; the rate is the
+    /// mean over the day. Without it the rate is constant.
+    pub day_s: Option<f64>,
+    /// Hour of the day, UTC, at which a generated trace with `day_s` begins; 0 when absent.
+    pub start_hour: Option<f64>,
     /// The reader's options.
     #[schemars(flatten)]
     pub options: Options,
@@ -52,6 +53,8 @@ struct Own {
     session_rate: Option<f64>,
     duration_s: Option<f64>,
     router_token_factor: Option<f64>,
+    day_s: Option<f64>,
+    start_hour: Option<f64>,
 }
 
 impl WorkloadSpec {
@@ -84,6 +87,8 @@ impl WorkloadSpec {
             session_rate: own.session_rate,
             duration_s: own.duration_s,
             router_token_factor: own.router_token_factor,
+            day_s: own.day_s,
+            start_hour: own.start_hour,
             options,
         };
         spec.check()?;
@@ -114,11 +119,26 @@ impl WorkloadSpec {
                 ..Options::default()
             };
             if self.options != plain {
-                return Err("[workload] generate takes rate, session_rate, requests, duration_s, max_input_tokens, max_output_tokens and time_scale; other keys are options of a trace".into());
+                return Err("[workload] generate takes rate, session_rate, requests, duration_s, day_s, start_hour, max_input_tokens, max_output_tokens and time_scale; other keys are options of a trace".into());
             }
         }
         if self.rate.is_some() && self.session_rate.is_some() {
             return Err("[workload] has both `rate` and `session_rate`; keep one".into());
+        }
+        if self.generate.is_none() && (self.day_s.is_some() || self.start_hour.is_some()) {
+            return Err(
+                "[workload] day_s and start_hour are settings of a generated trace; a recorded one has its own times"
+                    .into(),
+            );
+        }
+        if self.day_s.is_none() && self.start_hour.is_some() {
+            return Err("[workload] start_hour needs day_s, the seconds that a day takes".into());
+        }
+        if let Some(hour) = self.start_hour.filter(|hour| !(0.0..=24.0).contains(hour)) {
+            return Err(format!("[workload] start_hour = {hour} must lie between 0 and 24"));
+        }
+        if let Some(day) = self.day_s.filter(|day| !(60.0..=86_400.0).contains(day)) {
+            return Err(format!("[workload] day_s = {day} must lie between 60 and 86400"));
         }
         for (key, value) in [("rate", self.rate), ("session_rate", self.session_rate), ("duration_s", self.duration_s)]
         {
@@ -219,42 +239,6 @@ impl WorkloadSpec {
         }
         Ok(requests)
     }
-
-    fn generate(&self, seed: u64, options: &Options) -> Result<Vec<TraceRequest>, SpecError> {
-        let mut generator = Generate { seed, max_output_tokens: options.max_output_tokens, ..Generate::default() };
-        if let Some(rate) = self.rate.or(self.session_rate) {
-            generator.rate = rate;
-        }
-        if let Some(requests) = self.requests {
-            generator.requests = requests;
-        } else if let Some(duration) = self.duration_s {
-            // Conversations last minutes: enough to fill up before the window that is kept, and to outlast it.
-            generator.requests = (generator.rate * (duration * 1.5 + WARM_S * 2.0)) as usize + 100;
-        }
-        let mut requests = wildchat_like(&generator)?.requests;
-        if let Some(duration) = self.duration_s {
-            keep_the_rate(&mut requests, generator.rate, duration);
-        }
-        if let Some(most) = options.max_input_tokens {
-            requests.retain(|r| r.input_tokens <= most);
-        }
-        for request in &mut requests {
-            request.at = Time::from_ms(request.at.ms() * options.time_scale);
-        }
-        Ok(requests)
-    }
-}
-
-/// Takes a window of a long generated trace in which as many conversations go on as in the long run: a trace that
-/// begins with nothing but first turns has a fraction of its rate in the first minutes. Later turns of conversations
-/// that began before the window keep their whole history in their prompts.
-fn keep_the_rate(requests: &mut Vec<TraceRequest>, rate: f64, duration_s: f64) {
-    let last = requests.last().map_or(0.0, |r| r.at.secs());
-    // Where the rate has been reached: the middle of the time in which conversations start.
-    let from = (last / 2.0).min((requests.len() as f64 / rate - duration_s) * 0.75).max(0.0);
-    let start = Time::ZERO + Span::from_secs(from);
-    requests.retain(|r| r.at >= start);
-    requests.iter_mut().for_each(|r| r.at = Time(r.at.since(start).0));
 }
 
 /// The path of a trace: beside the experiment's file if it is there, else from the current folder. A built-in trace
