@@ -179,6 +179,11 @@ pub trait Policy: std::fmt::Debug + Send {
         false
     }
 
+    /// How far it wants the whole world rolled out for each candidate; only a small simulation does that.
+    fn rolls_out(&self) -> Option<RollOut> {
+        None
+    }
+
     /// Scores every candidate into `terms` (same length as `candidates`, zeroed) and chooses one that is not
     /// excluded. Deterministic but for `rng`.
     fn choose(
@@ -232,7 +237,7 @@ pub mod smg_cache_aware;
 pub mod stargate;
 
 pub(crate) use explore::explore;
-pub use oracle::Truth;
+pub use oracle::{RollOut, Truth};
 pub use registry::{PolicyConfig, PolicyError};
 pub use select::{Signal, Unit, reason};
 pub use settings::NoSettings;

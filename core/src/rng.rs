@@ -13,6 +13,11 @@ pub fn stream(seed: u64, concern: &str, index: u64) -> ChaCha8Rng {
     rng
 }
 
+/// A generator that goes on as `rng` does.
+pub fn copied(rng: &ChaCha8Rng) -> ChaCha8Rng {
+    ChaCha8Rng::deserialize_state(&rng.serialize_state())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -24,5 +29,15 @@ mod tests {
         assert_eq!(draw("arrivals", 0), draw("arrivals", 0));
         assert_ne!(draw("arrivals", 0), draw("network", 0));
         assert_ne!(draw("arrivals", 0), draw("arrivals", 1));
+    }
+
+    #[test]
+    fn a_copy_goes_on_from_where_it_was_made() {
+        let mut rng = stream(7, "arrivals", 3);
+        for _ in 0..7 {
+            rng.next_u32();
+        }
+        let mut copy = copied(&rng);
+        assert!((0..100).all(|_| rng.next_u32() == copy.next_u32()));
     }
 }

@@ -9,7 +9,7 @@ use crate::fleet::Gates;
 use crate::fleet::{Booked, Rates, Replica, SavedRates, Started, Typical};
 use crate::judgement::FailedAttempts;
 use crate::network::Connection;
-use crate::policy::{Candidate, CostTerms, Policy, Truth};
+use crate::policy::{Candidate, CostTerms, Policy, RollOut, Truth};
 use crate::prefix::{PrefixIndex, Stamp};
 use crate::rng::ChaCha8Rng;
 use crate::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId, Span, Time};
@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 mod admission;
 mod config;
+mod copy;
 mod end_reason;
 mod event;
 mod fence;
@@ -68,7 +69,7 @@ pub struct RouterStats {
     pub actual_cached_tokens: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum State {
     /// Arrived or taken back from a replica; placed before the event that caused it is processed.
     Unplaced,
@@ -90,7 +91,7 @@ enum State {
     },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Flight {
     request: Request,
     /// Replicas that are not asked again before a pause.
@@ -252,6 +253,11 @@ impl Router {
     /// Whether the policy is an oracle, which is told the truth of each request before it arrives.
     pub fn needs_truth(&self) -> bool {
         self.policy.needs_truth()
+    }
+
+    /// The roll-out that the policy asks for, if it is an oracle that does.
+    pub fn rolls_out(&self) -> Option<RollOut> {
+        self.policy.rolls_out()
     }
 
     /// Tells an oracle what would happen to request `id` at each slot if it were sent there now.

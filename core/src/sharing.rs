@@ -137,7 +137,7 @@ struct Peer {
 }
 
 /// What one router tells its peers, and what it needs to understand them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Sharing {
     limits: Limits,
     queue: VecDeque<Path>,

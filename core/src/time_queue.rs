@@ -44,7 +44,7 @@ impl<T, K: Ord> Ord for Scheduled<T, K> {
 }
 
 /// A queue of items ordered by time, FIFO for equal times. `K` is the type of the times.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TimeQueue<T, K = Time> {
     heap: BinaryHeap<Scheduled<T, K>>,
     pushed: u64,

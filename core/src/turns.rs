@@ -42,7 +42,7 @@ impl From<&TraceRequest> for Turn {
 
 /// Turns that wait for the turn before them; `T` stands for a request. Holds what is due and not sent: at most the
 /// requests of the trace.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Turns<T> {
     waiting: FxHashMap<u64, VecDeque<(Span, bool, T)>>, // looked up only, never iterated
     until: Time,

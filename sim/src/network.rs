@@ -144,6 +144,12 @@ struct Link {
     until: Time,
 }
 
+impl Clone for Link {
+    fn clone(&self) -> Self {
+        Self { swing: rng::copied(&self.swing), ..*self }
+    }
+}
+
 impl Link {
     /// Draws the variation up to `now`.
     fn vary(&mut self, rho: f64, now: Time) {
@@ -168,7 +174,7 @@ impl Link {
 }
 
 /// All links between sites.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Network {
     config: NetworkConfig,
     sites: usize,

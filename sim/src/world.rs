@@ -19,6 +19,7 @@ use rand::Rng;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+mod ahead;
 mod config;
 mod faults;
 mod key;
@@ -29,8 +30,10 @@ mod queue;
 mod replicas;
 mod requests;
 mod residency;
+mod rollout;
 mod signals;
 mod truth;
+use ahead::Ahead;
 pub use config::{
     Client, Country, Fault, FaultKind, MeasuredRtt, ReplicaConfig, Site, Topology, WorldConfig, WorldError,
 };
@@ -75,7 +78,7 @@ pub struct Outcome {
 }
 
 /// A request in flight.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Flight {
     request: TraceRequest,
     user_rtt_ms: f64,
@@ -106,6 +109,7 @@ struct RouterNode {
     connections: Vec<Connections>,
 }
 
+#[derive(Clone)]
 struct ReplicaNode {
     engine: Engine,
     site: usize,
@@ -119,7 +123,7 @@ struct World<'a, I: Iterator<Item = TraceRequest>> {
     config: &'a WorldConfig,
     /// How requests travel from each router to each replica (or its router), in order of routers.
     rules: Vec<LinkRule>,
-    trace: std::iter::Peekable<I>,
+    trace: Ahead<I>,
     /// Turns that wait for the end of the turn before them, and those whose time is known since.
     turns: Turns<TraceRequest>,
     following: TimeQueue<TraceRequest>,
@@ -148,6 +152,21 @@ struct World<'a, I: Iterator<Item = TraceRequest>> {
     sharing: SharingWorld,
 }
 
+/// Where a run is in its trace.
+struct Course {
+    /// Times of the last recorded arrival, and of the last request sent.
+    last_recorded: Time,
+    last_arrival: Time,
+    /// Time of the next recorded arrival.
+    recorded: Option<Time>,
+}
+
+impl Course {
+    fn new(now: Time, next: Option<&TraceRequest>) -> Self {
+        Self { last_recorded: now, last_arrival: now, recorded: next.map(|request| request.at) }
+    }
+}
+
 /// Simulates `trace`, which must be in order of time, in the world of `config`; `policy` creates the policy of a router.
 ///
 /// # Errors
@@ -159,6 +178,7 @@ pub fn run(
 ) -> Result<Outcome, WorldError> {
     config.check()?;
     let mut world = World::new(config, policy, trace)?;
+    world.check_roll_outs()?;
     world.start();
     world.process_events()?;
     Ok(world.finish())
@@ -205,7 +225,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             config,
             rules,
             records: Vec::with_capacity(trace.size_hint().0.min(MOST_RESERVED)),
-            trace: trace.peekable(),
+            trace: Ahead::new(trace),
             turns: Turns::new(config.until),
             following: TimeQueue::default(),
             now: Time::ZERO,
@@ -231,49 +251,55 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
     }
 
     fn process_events(&mut self) -> Result<(), WorldError> {
-        let (mut last_recorded, mut last_arrival) = (Time::ZERO, Time::ZERO);
-        let mut recorded = self.trace.peek().map(|r| r.at);
-        loop {
-            let following = self.following.next_time();
-            let arrival = match (recorded, following) {
-                (Some(recorded), Some(following)) => Some(recorded.min(following)),
-                (one, other) => one.or(other),
-            };
-            let event = self.events.next_time();
-            let arrives = arrival.is_some_and(|at| event.is_none_or(|e| at <= e));
-            if arrives && recorded == arrival {
-                let request = self.trace.next().expect("peeked");
-                recorded = self.trace.peek().map(|r| r.at);
-                if request.at < last_recorded {
-                    return Err(WorldError::TraceOrder { request: self.records.len(), at: request.at });
-                }
-                last_recorded = request.at;
-                if let Some(request) = self.turns.due((&request).into(), request) {
-                    last_arrival = self.arrive(request);
-                }
-                continue;
+        let mut course = Course::new(Time::ZERO, self.trace.peek());
+        while self.advance(&mut course)? {}
+        Ok(())
+    }
+
+    /// Processes the next arrival or event; false when only periodic signals are left.
+    #[inline]
+    fn advance(&mut self, course: &mut Course) -> Result<bool, WorldError> {
+        let following = self.following.next_time();
+        let recorded = course.recorded;
+        let arrival = match (recorded, following) {
+            (Some(recorded), Some(following)) => Some(recorded.min(following)),
+            (one, other) => one.or(other),
+        };
+        let event = self.events.next_time();
+        let arrives = arrival.is_some_and(|at| event.is_none_or(|e| at <= e));
+        if arrives && recorded == arrival {
+            let request = self.trace.next().expect("peeked");
+            course.recorded = self.trace.peek().map(|r| r.at);
+            if request.at < course.last_recorded {
+                return Err(WorldError::TraceOrder { request: self.records.len(), at: request.at });
             }
-            if arrives && let Some(due) = self.following.pop() {
-                last_arrival = self.arrive(TraceRequest { at: due.at, ..due.item });
-                continue;
+            course.last_recorded = request.at;
+            if let Some(request) = self.turns.due((&request).into(), request) {
+                course.last_arrival = self.arrive(request);
             }
-            if arrival.is_none() && self.live == 0 && self.due.is_empty() {
-                return Ok(()); // only periodic signals are left
-            }
-            let Some((at, event)) = self.events.pop() else { return Err(self.stuck()) };
-            if arrival.is_none() && at > last_arrival + Span::from_secs(self.config.drain_limit_s) {
-                return Err(self.stuck());
-            }
-            if let Some(later) = self.after_idle_time(at, &event, arrival) {
-                match event {
-                    Event::Question { number } => self.events.push_question(later, number),
-                    event => self.events.push(later, event),
-                }
-                continue;
-            }
-            self.now = at;
-            self.process(event);
+            return Ok(true);
         }
+        if arrives && let Some(due) = self.following.pop() {
+            course.last_arrival = self.arrive(TraceRequest { at: due.at, ..due.item });
+            return Ok(true);
+        }
+        if arrival.is_none() && self.live == 0 && self.due.is_empty() {
+            return Ok(false);
+        }
+        let Some((at, event)) = self.events.pop() else { return Err(self.stuck()) };
+        if arrival.is_none() && at > course.last_arrival + Span::from_secs(self.config.drain_limit_s) {
+            return Err(self.stuck());
+        }
+        if let Some(later) = self.after_idle_time(at, &event, arrival) {
+            match event {
+                Event::Question { number } => self.events.push_question(later, number),
+                event => self.events.push(later, event),
+            }
+            return Ok(true);
+        }
+        self.now = at;
+        self.process(event);
+        Ok(true)
     }
 
     /// Sends a request at its time, which it returns.

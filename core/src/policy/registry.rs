@@ -157,6 +157,8 @@ registry! {
     OracleTtft(NoSettings) = "oracle-ttft" => oracle::OracleTtft,
     /// Least true time to first token plus true harm to others; simulation only.
     OracleSum(oracle::OracleSumConfig) = "oracle-sum" => oracle::OracleSum,
+    /// Least log cost of all requests in flight and the next arrivals, in a copy of the world; small simulations only.
+    OracleRollout(oracle::OracleRolloutConfig) = "oracle-rollout" => oracle::OracleRollout,
 }
 
 /// Other names of gotoni and its papers, spelt without hyphens.
@@ -168,7 +170,8 @@ const ALIASES: &[(&str, &str)] = &[
 ];
 
 /// Policies whose choice depends on [`crate::fleet::Learned`].
-const READ_LEARNED: &[&str] = &["predictive", "smetric", "dualmap", "preble", "stargate", "oracle-ttft", "oracle-sum"];
+const READ_LEARNED: &[&str] =
+    &["predictive", "smetric", "dualmap", "preble", "stargate", "oracle-ttft", "oracle-sum", "oracle-rollout"];
 
 impl PolicyConfig {
     /// Whether the policy `name` reads learned rates; a log of others' decisions need not hold them.
@@ -188,7 +191,7 @@ impl PolicyConfig {
 
     /// Whether it is an oracle, for simulations only.
     pub fn is_oracle(&self) -> bool {
-        matches!(self, Self::OracleTtft(_) | Self::OracleSum(_))
+        matches!(self, Self::OracleTtft(_) | Self::OracleSum(_) | Self::OracleRollout(_))
     }
 
     /// The names of the policies that a live router can use.

@@ -17,7 +17,7 @@ pub(super) enum Timer {
     Reopen(ReplicaId),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Timers {
     queue: TimeQueue<Timer>,
     armed: Option<Time>,

@@ -15,7 +15,7 @@ struct Known {
     peers: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Paths {
     young: FxHashMap<u64, Known>,
     old: FxHashMap<u64, Known>,

@@ -225,6 +225,18 @@ pub enum WorldError {
         /// Its time.
         at: Time,
     },
+    /// A world too large to be copied at each decision.
+    #[error(
+        "the run has {value} {what}; oracle-rollout copies the whole world at each decision and takes at most {most} (shorten the workload, or leave this policy out)"
+    )]
+    RollOut {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much.
+        value: usize,
+        /// The limit.
+        most: usize,
+    },
     /// Requests that never end: a bug, or a drain limit that is too short for the backlog.
     #[error(
         "{requests} requests were still open {:.0} s into the run; the fleet is too slow for this load (raise drain_limit_s, lower the rate or add replicas)",

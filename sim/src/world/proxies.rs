@@ -102,7 +102,7 @@ pub struct Shared {
 }
 
 /// A message from proxy to proxy.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Message {
     Batch(Vec<News>, Vec<(ReplicaId, Load)>),
     Missing(Vec<Missing>),
@@ -120,6 +120,20 @@ pub(super) struct SharingWorld {
     rng: rng::ChaCha8Rng,
     salt: u64,
     counted: Shared,
+}
+
+impl Clone for SharingWorld {
+    fn clone(&self) -> Self {
+        Self {
+            nodes: self.nodes.clone(),
+            told: self.told.clone(),
+            sent: self.sent.clone(),
+            free: self.free.clone(),
+            rng: rng::copied(&self.rng),
+            salt: self.salt,
+            counted: self.counted,
+        }
+    }
 }
 
 impl SharingWorld {

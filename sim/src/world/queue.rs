@@ -78,7 +78,7 @@ pub(super) enum Signal {
     Shared { from: u16, to: u16, slot: u32 },
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct EventQueue {
     keys: Keys,
     events: Vec<Event>,
@@ -94,7 +94,7 @@ pub(super) struct EventQueue {
 
 /// A heap of `time : 64 | sequence number : 38 | item : 26`, the least on top; the children of entry `i` are `2 i + 1` and
 /// `2 i + 2`.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Keys(Vec<u128>);
 
 const ITEM_BITS: u32 = 26;

@@ -10,16 +10,8 @@ use gorgo_core::policy::Truth;
 use gorgo_core::{ReplicaId, RequestId};
 
 impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
-    /// Tells the oracle of a router what would happen to the request at each replica.
-    pub(super) fn tell_truth(&mut self, router: u16, key: Key) {
-        if self.routers[usize::from(router)].router.needs_truth() {
-            let truths = (0..self.replicas.len()).map(|replica| self.truth(router, key, replica)).collect();
-            self.routers[usize::from(router)].router.foresee(RequestId(key.0), truths);
-        }
-    }
-
-    /// `None` when the replica would not take the request.
-    fn truth(&mut self, router: u16, key: Key, replica: usize) -> Option<Truth> {
+    /// What would happen to the request at a replica; `None` when the replica would not take the request.
+    pub(super) fn truth(&mut self, router: u16, key: Key, replica: usize) -> Option<Truth> {
         let node = &self.routers[usize::from(router)];
         let (from, to) = (node.site, self.replicas[replica].site);
         let own = EngineRequest::from_trace(RequestId(key.0), &self.flight(key)?.request);
@@ -38,7 +30,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let without = play(engine.clone(), others.clone(), None);
         let with = play(engine.clone(), others, Some((arrival, own)));
         let first = with.first?;
-        Some(Truth { ttft_ms: (first + back - self.now).ms(), harm_ms: with.ends_ms - without.ends_ms })
+        Some(Truth { ttft_ms: (first + back - self.now).ms(), harm_ms: with.ends_ms - without.ends_ms, loss: None })
     }
 
     /// Requests sent to a replica that have not arrived there, with their arrivals.
