@@ -94,7 +94,7 @@ enum Command {
     Tune(tune::TuneArgs),
     /// Judge another policy by the decision log of a router that explores
     #[command(
-        after_help = "The router needs `router.explore = 0.01` (a share of random choices) and `explain.log`. The estimate weighs each\ndecision by its inverse odds; it judges single decisions, not the queues that another policy would have left behind.\n\nExample:\n  gorgo evaluate decisions.jsonl --policy predictive"
+        after_help = "The router needs `router.explore = 0.01` (a share of random choices) and `explain.log`. The estimate weighs each\ndecision by its inverse odds; it judges single decisions, not the queues that another policy would have left behind.\n\nExamples:\n  gorgo evaluate decisions.jsonl --policy predictive\n  gorgo evaluate decisions.jsonl --predictions   # how good the predicted times were; needs no exploring"
     )]
     Evaluate(evaluate::EvaluateArgs),
     /// List the policies with their settings and defaults

@@ -12,6 +12,8 @@
 //! inverse propensity scoring, self-normalised (Swaminathan and Joachims, 2015).
 
 mod log;
+mod open;
+pub mod predictions;
 pub use log::{Log, Outcome};
 
 use crate::rng::ChaCha8Rng;

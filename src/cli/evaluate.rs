@@ -1,9 +1,12 @@
-//! `gorgo evaluate`: what another policy would have reached, from the decision log of an exploring router.
+//! `gorgo evaluate`: from the decision log of a router, what another policy would have reached, and how good the
+//! predictions were.
 
 use super::output::print_line;
 use super::policy_args::PolicyArgs;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
+use gorgo_core::decide::DecideError;
+use gorgo_core::off_policy::predictions::{Calibration, Predictions};
 use gorgo_core::off_policy::{Estimate, Log, estimate};
 use gorgo_core::rng;
 use serde_json::{Value, json};
@@ -13,11 +16,14 @@ use std::path::PathBuf;
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct EvaluateArgs {
-    /// Decision logs (`explain.log`) of a router with `router.explore` above 0, oldest first
+    /// Decision logs (`explain.log`) of a router, oldest first; with `router.explore` above 0 to judge a policy
     #[arg(required = true)]
     logs: Vec<PathBuf>,
     #[command(flatten)]
     policy: PolicyArgs,
+    /// Judge the predicted times to first token instead: bias by tenth of the prediction, coverage of the quantiles
+    #[arg(long, conflicts_with_all = ["policy", "config", "sets"])]
+    predictions: bool,
     /// Seed of random ties and of the resampling
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -27,20 +33,13 @@ pub(crate) struct EvaluateArgs {
 }
 
 pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
+    if args.predictions {
+        return judge_predictions(args);
+    }
     let config = args.policy.read("evaluate")?;
     let mut policy = config.build();
     let mut log = Log::new(&mut *policy, rng::stream(args.seed, "policy", 0));
-    for path in &args.logs {
-        let shown = path.display();
-        let file = File::open(path).with_context(|| format!("cannot read `{shown}`"))?;
-        for (number, line) in BufReader::new(file).lines().enumerate() {
-            let at = || format!("`{shown}`, line {}", number + 1);
-            let line = line.with_context(at)?;
-            if !line.trim().is_empty() {
-                log.line(&line).with_context(at)?;
-            }
-        }
-    }
+    read(&args.logs, |line| log.line(line))?;
     if log.with_odds == 0 {
         bail!(
             "no decision in the log has odds, so it shows nothing of other policies; log with `router.explore = 0.01` or more, \
@@ -70,7 +69,7 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
         };
         let mut value: Value = found.iter().map(of).collect::<serde_json::Map<_, _>>().into();
         value["policy"] = json!(config.name());
-        value["left_out"] = json!(log.retried);
+        value["left_out"] = json!(log.retried());
         return Ok(print_line(serde_json::to_string_pretty(&value)?)?);
     }
     for (name, e) in &found {
@@ -87,8 +86,71 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
             e.same, e.decisions, e.effective
         ))?;
     }
-    if log.retried > 0 {
-        print_line(format_args!("  {} requests that were decided more than once are left out", log.retried))?;
+    if log.retried() > 0 {
+        print_line(format_args!("  {} requests that were decided more than once are left out", log.retried()))?;
+    }
+    Ok(())
+}
+
+/// Reads logs line by line.
+fn read(logs: &[PathBuf], mut line_of: impl FnMut(&str) -> Result<(), DecideError>) -> anyhow::Result<()> {
+    for path in logs {
+        let shown = path.display();
+        let file = File::open(path).with_context(|| format!("cannot read `{shown}`"))?;
+        for (number, line) in BufReader::new(file).lines().enumerate() {
+            let at = || format!("`{shown}`, line {}", number + 1);
+            let line = line.with_context(at)?;
+            if !line.trim().is_empty() {
+                line_of(&line).with_context(at)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tells how good the predictions of the chosen replicas were.
+fn judge_predictions(args: &EvaluateArgs) -> anyhow::Result<()> {
+    let mut log = Predictions::default();
+    for path in &args.logs {
+        read(std::slice::from_ref(path), |line| log.line(line))?;
+        log.next_log(); // request names of another router mean other requests
+    }
+    let Some(all) = Calibration::of(log.rows.iter()) else {
+        bail!(
+            "the log holds {} decisions and no request that was dispatched once and got a first token; give the decision log of a \
+             router (`explain.log`) that served streams",
+            log.decisions
+        );
+    };
+    let (deciles, replicas) = (Calibration::deciles(&log.rows), Calibration::by_replica(&log.rows));
+    if args.json {
+        let replicas: serde_json::Map<String, Value> =
+            replicas.into_iter().map(|(name, of)| (name, json!(of))).collect();
+        let value = json!({"all": all, "deciles": deciles, "replicas": replicas, "left_out": log.retried()});
+        return Ok(print_line(serde_json::to_string_pretty(&value)?)?);
+    }
+    print_line("                requests  predicted ms  actual ms    bias  error ms    near  <= p50  <= p90  <= p95")?;
+    let row = |name: &str, c: &Calibration| {
+        let [p50, p90, p95] = c.coverage.map(|share| 100.0 * share);
+        print_line(format_args!(
+            "{name:<16}{:>8}{:>14.1}{:>11.1}{:>+7.1}%{:>10.1}{:>7.1}%{p50:>7.1}%{p90:>7.1}%{p95:>7.1}%",
+            c.requests,
+            c.predicted_ms,
+            c.actual_ms,
+            100.0 * c.bias,
+            c.error_ms,
+            100.0 * c.near
+        ))
+    };
+    for (i, decile) in deciles.iter().enumerate() {
+        row(&format!("decile {}", i + 1), decile)?;
+    }
+    for (name, replica) in &replicas {
+        row(name, replica)?;
+    }
+    row("all", &all)?;
+    if log.retried() > 0 {
+        print_line(format_args!("{} requests that were dispatched more than once are left out", log.retried()))?;
     }
     Ok(())
 }

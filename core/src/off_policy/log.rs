@@ -2,16 +2,12 @@
 //! its outcome.
 
 use super::Logged;
+use super::open::Open;
 use crate::decide::{DecideError, State, decide};
 use crate::policy::Policy;
 use crate::rng::ChaCha8Rng;
-use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::VecDeque;
-
-/// Decisions that may wait for their outcomes at once; the oldest are dropped beyond.
-const MOST_OPEN: usize = 200_000;
 
 /// How a request ended, as one line of a decision log. Only requests that finished have both times.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +19,9 @@ pub struct Outcome {
     pub ttft_ms: Option<f64>,
     /// From arrival at the router to the last token, ms.
     pub e2e_ms: Option<f64>,
+    /// From the last dispatch to the first token, ms; absent in logs of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dispatch_ttft_ms: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -47,21 +46,16 @@ impl Outcome {
     }
 }
 
-/// A decision that waits for its outcome; `None` when the request was decided more than once.
-type Open = Option<(f64, bool)>;
-
 /// What a log holds about another policy.
 pub struct Log<'a> {
     policy: &'a mut dyn Policy,
     rng: ChaCha8Rng,
-    open: FxHashMap<String, Open>,
-    order: VecDeque<String>,
+    /// Odds of a decision, and whether the other policy decides the same.
+    open: Open<(f64, bool)>,
     /// Decisions with their time to first token.
     pub ttft: Vec<Logged>,
     /// Decisions with their end-to-end time.
     pub e2e: Vec<Logged>,
-    /// Requests that were left out because they were decided more than once: an outcome follows from all decisions.
-    pub retried: usize,
     /// Decisions that carry the odds of an exploring router.
     pub with_odds: usize,
 }
@@ -75,16 +69,7 @@ impl std::fmt::Debug for Log<'_> {
 impl<'a> Log<'a> {
     /// An empty log, judged for `policy`, whose ties `rng` breaks.
     pub fn new(policy: &'a mut dyn Policy, rng: ChaCha8Rng) -> Self {
-        Self {
-            policy,
-            rng,
-            open: FxHashMap::default(),
-            order: VecDeque::new(),
-            ttft: Vec::new(),
-            e2e: Vec::new(),
-            retried: 0,
-            with_odds: 0,
-        }
+        Self { policy, rng, open: Open::default(), ttft: Vec::new(), e2e: Vec::new(), with_odds: 0 }
     }
 
     /// Reads the next line, a decision or an outcome.
@@ -121,30 +106,21 @@ impl<'a> Log<'a> {
 
     /// Adds a decision.
     pub fn decided(&mut self, id: String, odds: f64, same: bool) {
-        if let Some(open) = self.open.get_mut(&id) {
-            *open = None;
-            return;
-        }
-        if self.order.len() >= MOST_OPEN
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.open.remove(&oldest);
-        }
-        self.order.push_back(id.clone());
-        self.open.insert(id, Some((odds, same)));
+        self.open.decided(id, (odds, same));
     }
 
     /// Adds an outcome to the decision before it.
     pub fn outcome(&mut self, outcome: &Outcome) {
-        match self.open.remove(&outcome.id) {
-            Some(Some((odds, same))) => {
-                let logged = |outcome_ms| Logged { odds, same, outcome_ms };
-                self.ttft.extend(outcome.ttft_ms.map(logged));
-                self.e2e.extend(outcome.e2e_ms.map(logged));
-            }
-            Some(None) => self.retried += 1,
-            None => {}
+        if let Some((odds, same)) = self.open.ended(&outcome.id) {
+            let logged = |outcome_ms| Logged { odds, same, outcome_ms };
+            self.ttft.extend(outcome.ttft_ms.map(logged));
+            self.e2e.extend(outcome.e2e_ms.map(logged));
         }
+    }
+
+    /// Requests that were left out because they were decided more than once.
+    pub fn retried(&self) -> usize {
+        self.open.retried
     }
 }
 
@@ -164,7 +140,9 @@ mod tests {
     fn decisions_meet_their_outcomes_and_retried_requests_are_left_out() {
         let mut policy = PolicyConfig::parse("nearest", serde_json::Map::new()).unwrap().build();
         let mut log = Log::new(&mut *policy, stream(1, "policy", 0));
-        let end = |id: &str| Outcome { id: id.to_owned(), ttft_ms: Some(7.0), e2e_ms: Some(70.0) }.line();
+        let end = |id: &str| {
+            Outcome { id: id.to_owned(), ttft_ms: Some(7.0), e2e_ms: Some(70.0), dispatch_ttft_ms: None }.line()
+        };
         for line in [
             decision("1", "a", ", \"odds\": 0.75"),
             decision("2", "b", ", \"odds\": 0.25"),
@@ -179,7 +157,7 @@ mod tests {
         }
         let logged = |odds, same| Logged { odds, same, outcome_ms: 7.0 };
         assert_eq!(log.ttft, [logged(0.75, true), logged(0.25, false)]);
-        assert_eq!((log.e2e.len(), log.retried, log.with_odds), (2, 1, 4));
+        assert_eq!((log.e2e.len(), log.retried(), log.with_odds), (2, 1, 4));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use gorgo_core::record::QueueSample;
 use gorgo_core::router::ReplicaEvent;
 use gorgo_core::{Time, rng};
 use gorgo_live::AppState;
+use gorgo_live::config::LogFile;
 use gorgo_sim::world::{FaultKind, Topology};
 use rand::Rng;
 use std::net::SocketAddr;
@@ -21,6 +22,17 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+
+/// Most bytes of a router's decision log.
+const LOG_BYTES: u64 = 1 << 30;
+
+/// The decision log of router `i`, if the experiment asks for one.
+fn decision_log(arm: &PlannedArm, seed: u64, i: usize) -> std::io::Result<Option<LogFile>> {
+    let Some(folder) = &arm.spec.live.decisions else { return Ok(None) };
+    std::fs::create_dir_all(folder)?;
+    let plain: String = arm.label.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    Ok(Some(LogFile { path: folder.join(format!("{plain}-{seed}-{i}.jsonl")), max_bytes: LOG_BYTES, keep: 1 }))
+}
 
 /// Longest wait until the routers have reached their replicas.
 const READY_S: u64 = 20;
@@ -107,6 +119,7 @@ impl LiveDeployment {
         for (i, listener) in listeners.into_iter().enumerate() {
             let mut config = config(arm, seed, built, i, doors[i], &find);
             config.replicas.iter_mut().for_each(|replica| replica.api_key = engine_key.as_deref().map(Into::into));
+            config.explain.log = decision_log(arm, seed, i)?;
             let node =
                 gorgo_live::start(config, None, gorgo_live::tcp()).map_err(|e| start(format!("router {i}"))(&e))?;
             nodes.push(Arc::clone(&node));

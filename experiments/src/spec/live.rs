@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// An existing server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,6 +27,9 @@ pub struct LiveSpec {
     pub model: String,
     /// Empty the engines' and routers' caches before each run, so that no run profits from the one before.
     pub flush: bool,
+    /// Folder for the decision logs of the routers that the run starts, `ARM-SEED-ROUTER.jsonl` each, for `gorgo evaluate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decisions: Option<PathBuf>,
     /// Environment variable with the engines' API key.
     pub engine_key_env: Option<String>,
     /// Environment variable with the routers' API key.
@@ -37,7 +41,8 @@ pub struct LiveSpec {
 impl Default for LiveSpec {
     fn default() -> Self {
         let (engine_key_env, router_key_env, admin_key_env) = (None, None, None);
-        Self { nodes: Vec::new(), model: String::new(), flush: true, engine_key_env, router_key_env, admin_key_env }
+        let (nodes, model, decisions) = (Vec::new(), String::new(), None);
+        Self { nodes, model, flush: true, decisions, engine_key_env, router_key_env, admin_key_env }
     }
 }
 

@@ -101,9 +101,9 @@ impl Observers {
         }
     }
 
-    /// Logs how a request ended, if its decision had odds.
+    /// Logs how a request ended.
     pub(crate) fn outcome(&self, record: &Arc<DecisionRecord>, row: &Arc<RequestEntry>) {
-        if let Some(log) = self.log.as_ref().filter(|_| record.odds < 1.0) {
+        if let Some(log) = &self.log {
             let sent = log.try_send(DecisionLine::Outcome(Arc::clone(record), Arc::clone(row)));
             self.dropped.fetch_add(u64::from(sent.is_err()), Ordering::Relaxed);
         }

@@ -274,6 +274,7 @@ pub(crate) fn outcome(record: &DecisionRecord, row: &RequestEntry) -> Outcome {
         id: record.id.0.to_string(),
         ttft_ms: first.map(|first| (first - row.arrived).ms()),
         e2e_ms: finished.then(|| (row.done - row.arrived).ms()),
+        dispatch_ttft_ms: first.zip(row.dispatched).map(|(first, sent)| (first - sent).ms()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::fixture::{World, chat, ms, whole};
 use gorgo_core::off_policy::Log;
+use gorgo_core::off_policy::predictions::{Calibration, Predictions};
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::rng;
 use gorgo_live::config::LogFile;
@@ -27,12 +28,35 @@ async fn the_log_of_an_exploring_router_judges_another_policy() {
     let mut log = Log::new(&mut *policy, rng::stream(1, "policy", 0));
     let text = std::fs::read_to_string(&path).unwrap();
     text.lines().for_each(|line| log.line(line).unwrap());
-    assert_eq!((log.with_odds, log.ttft.len(), log.e2e.len(), log.retried), (60, 60, 60, 0));
+    assert_eq!((log.with_odds, log.ttft.len(), log.e2e.len(), log.retried()), (60, 60, 60, 0));
     // Two replicas: the policy's own choice has odds of 0.75, the other 0.25.
     assert!(log.ttft.iter().all(|one| one.odds == 0.75 || one.odds == 0.25), "{:?}", log.ttft);
     let other = log.ttft.iter().filter(|one| one.odds == 0.25).count();
     assert!((5..30).contains(&other), "{other} of 60");
     assert!(log.ttft.iter().zip(&log.e2e).all(|(first, last)| (20.0..=last.outcome_ms).contains(&first.outcome_ms)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_of_any_router_tells_how_good_its_predictions_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("decisions.jsonl");
+    let log = LogFile { path: path.clone(), max_bytes: 1 << 22, keep: 1 };
+    let world = World::new(2, Script::default(), |config| {
+        config.explain.log = Some(log);
+        config.policy = PolicyConfig::parse("predictive", Map::new()).unwrap();
+    })
+    .await;
+    for n in 0..60 {
+        whole(world.send(chat(&format!("prompt {n}"), true)).await).await;
+    }
+    ms(10).await;
+    let mut log = Predictions::default();
+    std::fs::read_to_string(&path).unwrap().lines().for_each(|line| log.line(line).unwrap());
+    assert_eq!((log.rows.len(), log.decisions, log.retried()), (60, 60, 0));
+    let deciles = Calibration::deciles(&log.rows);
+    assert_eq!(deciles.iter().map(|decile| decile.requests).sum::<usize>(), 60);
+    let last = Calibration::of(log.rows[40..].iter()).unwrap();
+    assert!(last.actual_ms >= 20.0 && last.bias.abs() < 0.5, "learned by then: {last:?}");
 }
 
 #[tokio::test(start_paused = true)]
