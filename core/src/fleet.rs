@@ -14,12 +14,15 @@ mod peer;
 mod rates;
 mod rls;
 mod rtt;
+mod told;
 pub use breaker::{Breaker, BreakerConfig, SavedBreaker};
 pub(crate) use others::{Others, Typical};
 pub use peer::{Peer, PeerReport};
 pub(crate) use rates::{Booked, Started};
 pub use rates::{Learned, Number, Rates, SavedKind, SavedOffset, SavedRates};
 pub use rtt::Rtt;
+pub(crate) use told::{Ageing, Sending};
+pub use told::{Arrivals, PeerRates};
 
 /// Type of a replica, seen from this router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -218,6 +221,8 @@ pub struct Replica {
     pub connections: Connections,
     /// This router's requests at it.
     pub load: Load,
+    /// How fast this router sends requests to it.
+    pub(crate) sending: Sending,
     /// Requests of other routers at it, as far as known.
     pub(crate) others: Others,
     /// The engine's last report and when it was received.
@@ -253,6 +258,7 @@ impl Replica {
             rtt: Rtt::default(),
             connections: Connections::default(),
             load: Load::default(),
+            sending: Sending::default(),
             others: Others::default(),
             engine: None,
             measured_tokens: None,
@@ -313,16 +319,16 @@ impl Replica {
     }
 
     /// Load that policies see: this router's and that of others, for a peer that of its report.
-    pub fn seen_load(&self) -> Load {
+    pub fn seen_load(&self, now: Time) -> Load {
         match self.spec.kind {
-            Kind::Peer => self.peer.load(),
+            Kind::Peer => self.peer.load(now),
             Kind::Local | Kind::Remote => self.load.plus(self.others.load()),
         }
     }
 
     /// Requests that the gates count: those of [`Self::seen_load`].
-    pub fn requests(&self) -> u32 {
-        self.seen_load().requests()
+    pub fn requests(&self, now: Time) -> u32 {
+        self.seen_load(now).requests()
     }
 
     /// Why no request may be sent to it at `now`; exclusions of single requests (tried, hops) are not considered.
@@ -393,7 +399,7 @@ impl Replica {
     }
 
     fn is_full(&self, now: Time, gates: &Gates) -> bool {
-        let requests = self.requests();
+        let requests = self.requests(now);
         if gates.max_running.is_some_and(|most| requests >= most) {
             return true;
         }
@@ -414,7 +420,7 @@ impl Replica {
         bytes: u64,
         learned: Learned,
     ) -> Candidate {
-        let load = self.seen_load();
+        let load = self.seen_load(now);
         Candidate {
             id,
             excluded,
@@ -445,6 +451,7 @@ impl Replica {
     /// Counts a request of `tokens` and `bytes` dispatched to this replica; returns the connection that carries it.
     pub fn book(&mut self, now: Time, id: RequestId, tokens: u32, uncached: u32, bytes: u64) -> Connection {
         self.load.sent(tokens, uncached);
+        self.sending.sent(now, tokens, uncached);
         if self.spec.kind == Kind::Peer {
             self.peer.forwarded(now, id, tokens, uncached);
         }

@@ -2,7 +2,7 @@
 //!
 //! Both drivers call these two functions, so the rule is the same in simulation and in production.
 
-use crate::fleet::{Kind, Load, PeerReport};
+use crate::fleet::{Arrivals, Kind, Load, PeerReport};
 use crate::router::Router;
 use crate::{ReplicaId, Span, Time};
 
@@ -13,11 +13,17 @@ impl Router {
     pub fn report(&self, now: Time) -> PeerReport {
         let gates = &self.config().gates;
         let (mut load, mut healthy) = (Load::default(), false);
-        for own in self.replicas().iter().filter(|r| !r.removed && r.spec.kind != Kind::Peer) {
+        let (mut arrivals, mut engines) = (Arrivals::default(), (0, 0));
+        for (slot, own) in self.replicas().iter().enumerate().filter(|(_, r)| !r.removed && r.spec.kind != Kind::Peer) {
             load = load.plus(&own.load);
             healthy = healthy || (own.is_usable(now, gates) && !own.is_kv_full(gates));
+            arrivals = arrivals.plus(&own.sending.rate(now));
+            engines = (engines.0 + 1, slot);
         }
-        PeerReport { load, queued: u32::try_from(self.queue_len()).unwrap_or(u32::MAX), healthy }
+        // Of several engines, a peer does not know which will get its request.
+        let rates = if let (1, only) = engines { self.rates().tells(only) } else { None };
+        let queued = u32::try_from(self.queue_len()).unwrap_or(u32::MAX);
+        PeerReport { load, queued, healthy, rates, arrivals: Some(arrivals) }
     }
 
     /// This router's own requests at each replica that has some: what its peers of the same replicas are told.

@@ -1,13 +1,13 @@
 //! Load of a peer router: its last report plus the requests forwarded to it since. Without the second part all arrivals
 //! between two reports would choose the same idle peer.
 
-use super::Load;
+use super::{Ageing, Arrivals, Load, PeerRates};
 use crate::{RequestId, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// A peer's report of its own engines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct PeerReport {
     /// The peer's requests at its engines, including those forwarded by this router.
     pub load: Load,
@@ -15,6 +15,12 @@ pub struct PeerReport {
     pub queued: u32,
     /// Whether one of its engines takes new requests.
     pub healthy: bool,
+    /// What it learned of its engines; absent in reports of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<PeerRates>,
+    /// How fast it sends requests to its engines; absent in reports of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrivals: Option<Arrivals>,
 }
 
 /// A request forwarded after the latest report was made.
@@ -34,15 +40,21 @@ pub struct Peer {
     /// In order of forwarding.
     since: VecDeque<Forwarded>,
     extra: Load,
+    /// How the report ages; `None` where it does not.
+    ageing: Option<Ageing>,
     /// Reports that could not be read since the last one that could.
     unread: u32,
     has_reported: bool,
 }
 
 impl Peer {
-    /// The estimated load of the peer: its report plus the forwarded requests that the report does not count.
-    pub fn load(&self) -> Load {
+    /// The estimated load of the peer at `now`: its report, the forwarded requests that the report does not count, and what
+    /// others are expected to have sent since.
+    pub fn load(&self, now: Time) -> Load {
         let mut load = self.report.load.plus(&self.extra);
+        if let Some(ageing) = &self.ageing {
+            load = load.plus(&ageing.load(now));
+        }
         load.waiting_requests = load.waiting_requests.saturating_add(self.report.queued);
         load
     }
@@ -55,6 +67,11 @@ impl Peer {
             let counted = self.since.pop_front().expect("there is a front");
             self.drop(counted);
         }
+    }
+
+    /// Lets the latest report age from now on, or not.
+    pub(crate) fn age(&mut self, ageing: Option<Ageing>) {
+        self.ageing = ageing;
     }
 
     /// A report could not be read.

@@ -14,6 +14,7 @@
 mod saved;
 pub use saved::{Number, SavedKind, SavedOffset, SavedRates};
 
+use super::PeerRates;
 use super::rls::{Prior, Rls};
 use crate::{Span, Time};
 use serde::{Deserialize, Serialize};
@@ -127,7 +128,12 @@ struct PerReplica {
     /// Their exponentials, which every decision reads.
     quantiles: [f64; 3],
     samples: u32,
+    /// What the peer told that stands before its own engine.
+    told: Option<PeerRates>,
 }
+
+/// First tokens behind what a peer tells, before it counts.
+const LEAST_TOLD: u32 = 20;
 
 const TAUS: [f64; 3] = [0.5, 0.9, 0.95];
 
@@ -183,7 +189,8 @@ impl Rates {
             rls.push(OFFSET);
         }
         rls.reset(SHARED + slot);
-        let fresh = PerReplica { kind, meter: Meter::default(), log: [0.0; 3], quantiles: [1.0; 3], samples: 0 };
+        let fresh =
+            PerReplica { kind, meter: Meter::default(), log: [0.0; 3], quantiles: [1.0; 3], samples: 0, told: None };
         while self.replicas.len() <= slot {
             self.replicas.push(fresh.clone());
         }
@@ -211,6 +218,20 @@ impl Rates {
                 quantiles: [1.0; 3],
             };
         };
+        if let Some(PeerRates { offset, ttft: [p, q, r, s], step: [first, further], .. }) = replica.told {
+            return Learned {
+                offset_ms: f64::from(offset),
+                ms_per_token: f64::from(p) / 1e3,
+                ms_per_waiting_token: f64::from(q) / 1e3,
+                ms_per_running: f64::from(r),
+                ms_per_waiting: f64::from(s),
+                step_ms: f64::from(first),
+                step_ms_per_running: f64::from(further),
+                output_tokens,
+                kappa,
+                quantiles: replica.quantiles,
+            };
+        }
         let Kind { ttft: rls, decode, .. } = &self.kinds[replica.kind];
         Learned {
             offset_ms: rls.get(SHARED + slot),
@@ -224,6 +245,33 @@ impl Rates {
             kappa,
             quantiles: replica.quantiles,
         }
+    }
+
+    /// What was learned of the replica at `slot`, for peers.
+    pub(crate) fn tells(&self, slot: usize) -> Option<PeerRates> {
+        let replica = self.replicas.get(slot)?;
+        let Kind { ttft, decode, .. } = &self.kinds[replica.kind];
+        Some(PeerRates {
+            samples: replica.samples,
+            offset: ttft.get(SHARED + slot) as f32,
+            ttft: std::array::from_fn(|i| ttft.get(i) as f32),
+            step: std::array::from_fn(|i| decode.get(i) as f32),
+        })
+    }
+
+    /// Takes what the peer at `slot` learned of the engine behind it, within the bounds of the own numbers; without enough
+    /// samples the own numbers stand. The router beside an engine sees it best: requests forwarded to it teach nothing here.
+    pub(crate) fn told(&mut self, slot: usize, rates: Option<&PeerRates>) {
+        let Some(replica) = self.replicas.get_mut(slot) else { return };
+        let Kind { ttft, decode, .. } = &self.kinds[replica.kind];
+        let all =
+            |rates: &PeerRates| rates.ttft.iter().chain(&rates.step).chain([&rates.offset]).all(|n| n.is_finite());
+        replica.told = rates.filter(|rates| rates.samples >= LEAST_TOLD && all(rates)).map(|rates| PeerRates {
+            samples: rates.samples,
+            offset: ttft.bounded(SHARED + slot, rates.offset),
+            ttft: std::array::from_fn(|i| ttft.bounded(i, rates.ttft[i])),
+            step: std::array::from_fn(|i| decode.bounded(i, rates.step[i])),
+        });
     }
 
     /// Standard deviations of the prefill rate (ms per token) and of the offset (ms) at `slot`.

@@ -90,6 +90,12 @@ impl Rls {
         self.theta[i]
     }
 
+    /// A value of number `i` within its bounds.
+    pub(super) fn bounded(&self, i: usize, value: f32) -> f32 {
+        let Prior { low, high, .. } = self.priors[i];
+        value.clamp(low as f32, high as f32)
+    }
+
     /// Its standard deviation.
     pub(super) fn sd(&self, i: usize) -> f64 {
         self.p[i * self.len() + i].max(0.0).sqrt()

@@ -91,17 +91,20 @@ fn a_peer_shows_its_report_plus_what_we_forwarded_since() {
     let mut r = replica(Kind::Peer);
     r.book(at(10), RequestId(1), 100, 60, 0);
     r.book(at(20), RequestId(2), 50, 50, 0);
-    assert_eq!(r.peer.load().waiting_tokens, 150);
+    assert_eq!(r.peer.load(at(30)).waiting_tokens, 150);
     let mut said = Load::default();
     said.sent(100, 60);
-    r.peer.reported(PeerReport { load: said, queued: 0, healthy: true }, at(15));
-    assert_eq!((r.peer.load().waiting_tokens, r.peer.load().waiting_requests), (150, 2));
+    r.peer.reported(PeerReport { load: said, healthy: true, ..PeerReport::default() }, at(15));
+    assert_eq!((r.peer.load(at(30)).waiting_tokens, r.peer.load(at(30)).waiting_requests), (150, 2));
     // Its first token makes it a running request, not an absent one, until it ends or a report counts it.
     r.peer.started(RequestId(2));
-    assert_eq!((r.peer.load().waiting_tokens, r.peer.load().running_tokens, r.requests()), (100, 50, 2));
+    assert_eq!(
+        (r.peer.load(at(30)).waiting_tokens, r.peer.load(at(30)).running_tokens, r.requests(at(30))),
+        (100, 50, 2)
+    );
     r.peer.ended(RequestId(2));
     r.peer.ended(RequestId(1));
-    assert_eq!((r.peer.load().waiting_tokens, r.peer.load().running_tokens), (100, 0));
+    assert_eq!((r.peer.load(at(30)).waiting_tokens, r.peer.load(at(30)).running_tokens), (100, 0));
 }
 
 #[test]
@@ -114,10 +117,10 @@ fn the_largest_numbers_of_a_peer_never_make_it_look_idle() {
         running_requests: u32::MAX,
         running_tokens: u64::MAX,
     };
-    r.peer.reported(PeerReport { load: most, queued: u32::MAX, healthy: true }, at(0));
+    r.peer.reported(PeerReport { load: most, queued: u32::MAX, healthy: true, ..PeerReport::default() }, at(0));
     r.book(at(1), RequestId(1), 100, 60, 0);
-    let load = r.peer.load();
-    assert_eq!((load, r.requests(), load.tokens()), (most, u32::MAX, u64::MAX));
+    let load = r.peer.load(at(30));
+    assert_eq!((load, r.requests(at(30)), load.tokens()), (most, u32::MAX, u64::MAX));
     let candidate = r.candidate(ReplicaId(0), at(1), None, 0, 0, Learned::default());
     assert_eq!((candidate.requests(), candidate.tokens()), (u32::MAX, u64::MAX));
 }

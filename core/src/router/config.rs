@@ -61,6 +61,11 @@ pub struct RouterConfig {
     pub learn_at: LearnAt,
     /// Whether rates of replicas are learned from requests; false freezes those in force.
     pub learn_rates: bool,
+    /// Whether the rates that a peer learned of its own engine are believed for requests forwarded to it; false takes those
+    /// of this router's own engines.
+    pub peer_rates: bool,
+    /// Whether the load in a peer's report grows by what other routers are expected to have sent since it was made.
+    pub age_loads: bool,
     /// Whether the index learns answers too.
     pub learn_answers: bool,
     /// Whether `cached_tokens` in the usage corrects the index.
@@ -126,6 +131,8 @@ impl Default for RouterConfig {
             breaker: BreakerConfig::default(),
             learn_at: LearnAt::FirstToken,
             learn_rates: true,
+            peer_rates: false,
+            age_loads: false,
             learn_answers: true,
             correct_index: true,
             index_tokens: 400_000,

@@ -2,9 +2,9 @@
 
 use super::fence::lacks;
 use super::{Action, EndReason, Failure, Flight, ReplicaEvent, Router, State};
-use crate::fleet::{EngineReading, Health, Kind, Load, Replica, ReplicaSpec};
+use crate::fleet::{Ageing, EngineReading, Health, Kind, Load, Replica, ReplicaSpec};
 use crate::kv_events::CacheChange;
-use crate::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId, Time};
+use crate::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId, Span, Time};
 
 impl Router {
     pub(super) fn replica_event(&mut self, now: Time, event: ReplicaEvent, actions: &mut Vec<Action>) {
@@ -43,14 +43,20 @@ impl Router {
                 self.went_down(now, replica, is_down, actions);
             }
             ReplicaEvent::PeerReported { replica, report, seen } => {
+                let (ages, takes_rates) = (self.config.age_loads, self.config.peer_rates);
                 let Some(at) = self.replica_mut(replica).filter(|at| at.spec.kind == Kind::Peer) else { return };
                 at.peer.reported(report, seen);
+                // It was made half a round trip ago.
+                let made = Time(now.0.saturating_sub(Span::from_ms(at.rtt.smoothed_ms() / 2.0).0));
+                let arrivals = report.arrivals.filter(|_| ages);
+                at.peer.age(arrivals.map(|all| Ageing::new(made, &all, &at.sending.rate(now))));
                 at.asked(now);
                 if report.healthy {
                     at.succeeded(now, u32::MAX);
                 } else {
                     at.health = Health::Down;
                 }
+                self.rates.told(replica.index(), report.rates.as_ref().filter(|_| takes_rates));
             }
             ReplicaEvent::Added { replica, spec } => self.added(now, replica, spec, actions),
             ReplicaEvent::Draining { replica, draining } => {

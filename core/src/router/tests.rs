@@ -376,6 +376,7 @@ mod admission;
 mod faults;
 mod fence;
 mod kv_events;
+mod peers;
 mod sharing;
 mod slots;
 mod soak;

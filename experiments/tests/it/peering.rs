@@ -1,6 +1,6 @@
 //! A router reports the same to its peers in simulation and in production.
 
-use gorgo_core::fleet::{EngineReport, Kind, ReplicaSpec};
+use gorgo_core::fleet::{EngineReport, Kind, PeerReport, ReplicaSpec};
 use gorgo_core::policy::{PolicyConfig, RequestInfo};
 use gorgo_core::rng::stream;
 use gorgo_core::router::{
@@ -68,7 +68,7 @@ fn states() -> Vec<(Event, bool)> {
     vec![
         (ReplicaEvent::Probed { replica: OWN, rtt_ms: 0.5 }.into(), true),
         (arrived(1), true),
-        (RequestEvent::FirstToken { id: RequestId(1), attempt: 1 }.into(), true),
+        (RequestEvent::FirstToken { id: RequestId(1), attempt: 1 }.into(), true), // learns rates, which the report holds
         (arrived(2), true),
         (scraped(950), false),
         (scraped(949), true),
@@ -93,12 +93,24 @@ fn simulation_and_production_report_the_same_to_peers() {
     let driver = Driver::new(config.clone(), policy.clone(), 1, Clock::start(), Observers::new(0, None, None));
     let mut router = Router::new(config, policy.build(), None, stream(1, "policy", 0));
     add_replicas(&driver, &mut router);
+    let before = driver.peer_report().0.rates.unwrap();
     for (step, (event, healthy)) in states().into_iter().enumerate() {
         driver.handle(event.clone());
         router.handle(driver.clock().now(), event.clone(), &mut Vec::new());
         let (live, now) = driver.peer_report();
         let simulated = PeerMessage::of(&router, now).report();
-        assert_eq!(live, simulated, "step {step}: {event:?}");
+        // Times of the two worlds differ by microseconds, and what is learned from them.
+        let timeless = |report: PeerReport| PeerReport { rates: None, arrivals: None, ..report };
+        assert_eq!(timeless(live), timeless(simulated), "step {step}: {event:?}");
+        assert_eq!(live.rates.map(|r| r.samples), simulated.rates.map(|r| r.samples), "step {step}: {event:?}");
+        let same = driver.read(|router, _, now| PeerMessage::of(router, now).report() == router.report(now));
+        assert!(same, "step {step}: of one state, both tell the same");
         assert_eq!(live.healthy, healthy, "step {step}: {event:?}");
+        // As the peer reads it.
+        assert_eq!(serde_json::from_str::<PeerReport>(&serde_json::to_string(&live).unwrap()).unwrap(), live);
+        if step == 2 {
+            let rates = live.rates.unwrap();
+            assert!(rates.samples == 1 && rates != before && live.arrivals.unwrap().requests > 0.0);
+        }
     }
 }

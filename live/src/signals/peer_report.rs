@@ -4,7 +4,7 @@ use gorgo_core::fleet::PeerReport;
 use serde::{Deserialize, Serialize};
 
 /// The body of `GET /lb/report`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PeerMessage {
     /// The load of the edge's own engine.
     pub report: PeerReport,

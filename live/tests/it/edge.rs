@@ -60,7 +60,7 @@ async fn peers_tell_their_load_and_clock_and_can_be_changed_while_running() {
     let [a, b] = pair([Script::default(), Script { prefill: Duration::from_secs(3), ..Script::default() }]).await;
     let busy = tokio::spawn(b.client.request(to(1, "keeps it busy")));
     ms(500).await;
-    let peer = a.state.driver.read(|router, _, _| router.replicas()[1].peer.load());
+    let peer = a.state.driver.read(|router, _, now| router.replicas()[1].peer.load(now));
     assert_eq!(peer.waiting_requests, 1, "{peer:?}");
     let get = |path: &'static str, method: http::Method, body: serde_json::Value| {
         let request = http::Request::builder()

@@ -1,7 +1,7 @@
 //! A peer's report in compact form: 32-bit counts, so that an event fits into a cache line.
 
 use gorgo_core::Time;
-use gorgo_core::fleet::{Load, PeerReport};
+use gorgo_core::fleet::{Arrivals, Load, PeerRates, PeerReport};
 use gorgo_core::router::Router;
 
 /// The report that a router sends to a peer that asks for it. Counts beyond 32 bits saturate.
@@ -14,13 +14,15 @@ pub struct PeerMessage {
     running_tokens: u32,
     queued: u32,
     healthy: bool,
+    rates: Option<PeerRates>,
+    arrivals: Option<Arrivals>,
 }
 
 impl PeerMessage {
     /// The report of `router` at `now`.
     #[inline]
     pub fn of(router: &Router, now: Time) -> Self {
-        let PeerReport { load, queued, healthy } = router.report(now);
+        let PeerReport { load, queued, healthy, rates, arrivals } = router.report(now);
         let narrow = |tokens: u64| u32::try_from(tokens).unwrap_or(u32::MAX);
         Self {
             waiting: load.waiting_requests,
@@ -30,6 +32,8 @@ impl PeerMessage {
             running_tokens: narrow(load.running_tokens),
             queued,
             healthy,
+            rates,
+            arrivals,
         }
     }
 
@@ -43,6 +47,6 @@ impl PeerMessage {
             running_requests: self.running,
             running_tokens: u64::from(self.running_tokens),
         };
-        PeerReport { load, queued: self.queued, healthy: self.healthy }
+        PeerReport { load, queued: self.queued, healthy: self.healthy, rates: self.rates, arrivals: self.arrivals }
     }
 }

@@ -50,7 +50,7 @@ fn requests_of_peers_count_for_gates_and_policies_until_they_are_told_to_be_gone
     let told = |loads: Vec<(ReplicaId, Load)>| ReplicaEvent::PeerLoads { peer: 0, loads };
     let busy = Load { waiting_requests: 3, running_requests: 1, waiting_tokens: 900, ..Load::default() };
     r.handle(Time::ZERO, told(vec![(ReplicaId(0), busy)]), &mut Vec::new());
-    assert_eq!((r.replicas()[0].seen_load(), r.replicas()[0].load), (busy, Load::default()));
+    assert_eq!((r.replicas()[0].seen_load(Time::ZERO), r.replicas()[0].load), (busy, Load::default()));
     for id in 0..4 {
         let mut actions = Vec::new();
         r.handle(Time::ZERO, ask(id, "a"), &mut actions);
@@ -59,5 +59,5 @@ fn requests_of_peers_count_for_gates_and_policies_until_they_are_told_to_be_gone
     }
     assert_eq!(r.own_loads().len(), 1, "what a peer told is not told on");
     r.handle(Time::ZERO, told(Vec::new()), &mut Vec::new());
-    assert_eq!(r.replicas()[0].requests(), 0);
+    assert_eq!(r.replicas()[0].requests(Time::ZERO), 0);
 }
