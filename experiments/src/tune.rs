@@ -4,6 +4,9 @@
 //! ([`gorgo_core::tuner::Paired`]). At the end the weights found are compared with those of the start on held-out seeds, seed
 //! by seed. Only if the whole 95 % interval of the difference of losses is below 0 are they taken.
 
+mod online;
+pub use online::OnlineTuned;
+
 use crate::runner::{RunError, simulate};
 use crate::spec::{Experiment, PlannedArm, SpecError};
 use crate::stats::{Difference, Verdict, paired};
@@ -34,6 +37,8 @@ pub struct TuneOptions {
     pub held_out: u64,
     /// Seed of the search.
     pub seed: u64,
+    /// Search as a router with `[tune]` does, on the requests of one run, in place of `steps` and `seeds`.
+    pub online: bool,
 }
 
 /// One candidate.
@@ -60,6 +65,8 @@ pub struct Tuned {
     pub found: PolicyConfig,
     /// Candidates tried.
     pub steps: u32,
+    /// What a router's own search did meanwhile; `None` for one of whole runs.
+    pub online: Option<OnlineTuned>,
     /// Held-out seeds.
     pub held_out: u64,
     /// Loss, found less before, over held-out seeds: `mean ln TTFT + mean ln E2E`.
@@ -131,6 +138,36 @@ impl Bench<'_> {
         };
         runs.par_iter().map(one).collect()
     }
+
+    /// Compares the policy found with that of the start on held-out seeds.
+    fn judge(
+        &self,
+        held_out: u64,
+        arm: String,
+        before: PolicyConfig,
+        found: PolicyConfig,
+        steps: u32,
+        online: Option<OnlineTuned>,
+    ) -> Result<Tuned, RunError> {
+        let seeds: Vec<u64> = (HELD_OUT..HELD_OUT + held_out).collect();
+        let scores = self.compare(&seeds, &found, &before)?;
+        // The cells of one seed share their requests: they are one sample.
+        let by_seed = |i: usize| -> Option<Difference> {
+            let of = |seed: usize, side: usize| {
+                let cells = scores.iter().skip(seed).step_by(seeds.len());
+                cells.clone().map(|both| both[side][i]).sum::<f64>() / self.cells.len() as f64
+            };
+            paired(&(0..seeds.len()).map(|seed| (of(seed, 0), of(seed, 1))).collect::<Vec<_>>())
+        };
+        let (Some(loss), Some(ttft), Some(e2e)) = (by_seed(0), by_seed(1), by_seed(2)) else {
+            return Err(bad(self.experiment, "there is no held-out seed; give --held-out 2 or more".into()));
+        };
+        Ok(Tuned { arm, before, found, steps, online, held_out, loss, ttft, e2e })
+    }
+}
+
+fn bad(experiment: &Experiment, message: String) -> RunError {
+    RunError::Spec(SpecError::Key { file: experiment.file.clone(), place: "tune".to_owned(), message })
 }
 
 /// Tunes a policy and calls `progress` for each candidate.
@@ -138,9 +175,7 @@ impl Bench<'_> {
 /// # Errors
 /// An arm or key that does not exist, or a run that fails.
 pub fn tune(experiment: &Experiment, options: &TuneOptions, progress: &dyn Fn(&Step)) -> Result<Tuned, RunError> {
-    let bad = |message: String| {
-        RunError::Spec(SpecError::Key { file: experiment.file.clone(), place: "tune".to_owned(), message })
-    };
+    let bad = |message: String| bad(experiment, message);
     let plan = experiment.plan()?;
     let is_of = |arm: &PlannedArm, name: &str| arm.label == name || arm.label.starts_with(&format!("{name} "));
     let name = match &options.arm {
@@ -169,6 +204,15 @@ pub fn tune(experiment: &Experiment, options: &TuneOptions, progress: &dyn Fn(&S
     let start = weights(&before, &dimensions);
     with_weights(&before, &dimensions, &start).map_err(|wrong| bad(wrong.to_string()))?; // an unknown key is told before anything runs
     let bench = Bench { experiment, cells };
+    if options.online {
+        let [cell] = &bench.cells[..] else {
+            let message =
+                format!("--online tunes one run, and arm `{name}` has {}; set its [vary] keys", bench.cells.len());
+            return Err(bad(message));
+        };
+        let (found, online) = online::run(experiment, cell, &dimensions, options.seed)?;
+        return bench.judge(options.held_out, name, before, found, online.trials.ended as u32, Some(online));
+    }
     let mut rng = rng::stream(options.seed, "tune", 0);
     let mut search = Paired::new(PairedConfig::default(), dimensions, &start);
     let mut steps = 0;
@@ -190,20 +234,7 @@ pub fn tune(experiment: &Experiment, options: &TuneOptions, progress: &dyn Fn(&S
     }
     let found =
         with_weights(&before, search.dimensions(), search.incumbent()).map_err(|wrong| bad(wrong.to_string()))?;
-    let seeds: Vec<u64> = (HELD_OUT..HELD_OUT + options.held_out).collect();
-    let scores = bench.compare(&seeds, &found, &before)?;
-    // The cells of one seed share their requests: they are one sample.
-    let by_seed = |i: usize| -> Option<Difference> {
-        let of = |seed: usize, side: usize| {
-            let cells = scores.iter().skip(seed).step_by(seeds.len());
-            cells.clone().map(|both| both[side][i]).sum::<f64>() / bench.cells.len() as f64
-        };
-        paired(&(0..seeds.len()).map(|seed| (of(seed, 0), of(seed, 1))).collect::<Vec<_>>())
-    };
-    let (Some(loss), Some(ttft), Some(e2e)) = (by_seed(0), by_seed(1), by_seed(2)) else {
-        return Err(bad("there is no held-out seed; give --held-out 2 or more".into()));
-    };
-    Ok(Tuned { arm: name, before, found, steps, held_out: options.held_out, loss, ttft, e2e })
+    bench.judge(options.held_out, name, before, found, steps, None)
 }
 
 #[cfg(test)]
@@ -228,7 +259,7 @@ mod tests {
     "#;
 
     fn options() -> TuneOptions {
-        TuneOptions { arm: None, keys: Vec::new(), steps: 6, seeds: 2, held_out: 3, seed: 1 }
+        TuneOptions { arm: None, keys: Vec::new(), steps: 6, seeds: 2, held_out: 3, seed: 1, online: false }
     }
 
     fn experiment() -> Experiment {
@@ -242,6 +273,20 @@ mod tests {
         assert_eq!((one.found.clone(), one.loss), (two.found, two.loss));
         assert_eq!(one.arm, "far");
         assert_eq!(one.chosen() == &one.before, !one.is_better() || one.found == one.before, "{}", one.verdict());
+    }
+
+    #[test]
+    fn a_routers_own_search_is_judged_on_held_out_seeds_too() {
+        let sets = ["topology=proxy", "workload.rate=2.0", "workload.duration_s=1000"].map(str::to_owned);
+        let experiment = Experiment::parse("x.toml", PathBuf::new(), FILE, &sets, &[]).unwrap();
+        let run = || tune(&experiment, &TuneOptions { online: true, ..options() }, &|_| ()).unwrap();
+        let (one, two) = (run(), run());
+        assert_eq!((&one.found, &one.online, one.loss), (&two.found, &two.online, two.loss));
+        let online = one.online.unwrap();
+        assert!(online.trials.ended >= 3 && online.requests > 1_700, "{online:?}");
+        assert!(online.means[0] != online.means[1], "candidates served: {online:?}");
+        let edges = tune(&self::experiment(), &TuneOptions { online: true, ..options() }, &|_| ()).unwrap_err();
+        assert!(edges.to_string().contains("--online tunes one router, and arm `far` has 2"), "{edges}");
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod residency;
 mod rollout;
 mod signals;
 mod truth;
+mod tuned;
 use ahead::Ahead;
 pub use config::{
     Client, Country, Fault, FaultKind, MeasuredRtt, ReplicaConfig, Site, Topology, WorldConfig, WorldError,
@@ -45,6 +46,8 @@ pub use proxies::{Front, Prefixes, ProxiesConfig, Shared};
 use questions::Question;
 use queue::{Event, EventQueue, Signal};
 pub use residency::{FencedCount, ResidencyConfig};
+use tuned::Tuner;
+pub use tuned::{TuneConfig, Tuned};
 
 /// Clocks wake this long before the arrival that ends an idle time: some of the longest periods, so that every belief
 /// is renewed and a replica that died is noticed, and a little more.
@@ -75,6 +78,8 @@ pub struct Outcome {
     pub fenced: Option<FencedCount>,
     /// What proxies told each other; only if they do.
     pub shared: Option<Shared>,
+    /// What each router's tuner found; empty without `tune`.
+    pub tuned: Vec<Tuned>,
 }
 
 /// A request in flight.
@@ -87,6 +92,8 @@ struct Flight {
     group: Option<usize>,
     /// Key of the latest dispatch; replies to earlier dispatches are not recorded.
     at_engine: Key,
+    /// The tuner's block in which the entry router dispatched it last.
+    block: u64,
     /// When its latest reply reaches the router that dispatched it, and the entry router. Replies share a connection, so
     /// jitter must not reorder them.
     last_reply: [Time; 2],
@@ -150,6 +157,7 @@ struct World<'a, I: Iterator<Item = TraceRequest>> {
     fenced_requests: Vec<usize>,
     violations: u64,
     sharing: SharingWorld,
+    tuners: Vec<Tuner>,
 }
 
 /// Where a run is in its trace.
@@ -208,6 +216,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             Topology::Proxy { site } => (0..usize::from(config.proxies.count)).map(|i| router(i, site)).collect(),
             Topology::Edge => config.replicas.iter().enumerate().map(|(i, r)| router(i, r.site)).collect(),
         };
+        let count = routers.len();
         let replica = |(i, r): (usize, &ReplicaConfig)| {
             let seed = rng::stream(config.seed, "engine", i as u64).next_u64();
             let engine = Engine::new(r.engine.clone(), seed)
@@ -247,6 +256,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             fenced_requests: Vec::new(),
             violations: 0,
             sharing: SharingWorld::new(&config.proxies, config.seed),
+            tuners: config.tune.iter().flat_map(|tune| (0..count).map(|i| Tuner::new(tune, config.seed, i))).collect(),
         })
     }
 
@@ -442,6 +452,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             events,
             span: span - Time::ZERO,
             shared: self.sharing.shared(),
+            tuned: self.tuners.iter().map(Tuner::found).collect(),
             decisions: self.decisions,
             fenced,
         }

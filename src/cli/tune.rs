@@ -33,6 +33,9 @@ pub(crate) struct TuneArgs {
     /// Seed of the search
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Search as a router with `[tune]` does: on the requests of one run while it serves them
+    #[arg(long, conflicts_with_all = ["steps", "seeds"])]
+    online: bool,
     /// File for the policy; <name of the experiment>-tuned.toml when absent
     #[arg(long)]
     out: Option<PathBuf>,
@@ -43,7 +46,7 @@ pub(super) fn run(args: &TuneArgs) -> anyhow::Result<()> {
     experiment.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let keys = args.keys.iter().map(|text| dimension(text)).collect::<anyhow::Result<_>>()?;
     let (steps, seeds, held_out, seed) = (args.steps, args.seeds, args.held_out, args.seed);
-    let options = TuneOptions { arm: args.arm.clone(), keys, steps, seeds, held_out, seed };
+    let options = TuneOptions { arm: args.arm.clone(), keys, steps, seeds, held_out, seed, online: args.online };
     let tuned = tune(&experiment, &options, &|step: &Step| {
         let weights: Vec<String> = step.weights.iter().map(|weight| format!("{weight:.4}")).collect();
         let taken = if step.accepted { ", taken" } else { "" };
@@ -60,6 +63,18 @@ pub(super) fn run(args: &TuneArgs) -> anyhow::Result<()> {
         tuned.verdict()
     );
     std::fs::write(&out, text).with_context(|| format!("cannot write `{}`", out.display()))?;
+    if let Some(online) = &tuned.online {
+        let [[_, ttft, e2e], [_, ttft_before, e2e_before]] = online.means;
+        print_line(format_args!(
+            "{} requests, {} trials: {} taken, {} ended by the guard; while it searched, mean TTFT {:+.1} %, mean E2E {:+.1} %",
+            online.requests,
+            online.trials.ended,
+            online.trials.taken,
+            online.trials.guarded,
+            100.0 * (ttft / ttft_before - 1.0),
+            100.0 * (e2e / e2e_before - 1.0)
+        ))?;
+    }
     print_line(tuned.verdict())?;
     print_line(format_args!("policy in {}; a router or `gorgo decide --config` reads it", out.display()))?;
     Ok(())

@@ -101,25 +101,26 @@ mod tests {
         plan[0].spec.workload.load(Path::new(""), seed).map_err(|e| e.to_string())
     }
 
-    /// Share of a country's requests in the hours `from..to` of a day that takes 1,200 s and begins at midnight UTC.
+    /// Share of a country's requests in the hours `from..to` of a day that takes an hour.
     fn share(requests: &[TraceRequest], country: [u8; 2], from: f64, to: f64) -> f64 {
-        let of: Vec<f64> = requests.iter().filter(|r| r.country == Some(country)).map(|r| r.at.secs() / 50.0).collect();
+        let hour = |r: &TraceRequest| r.at.secs() / 150.0;
+        let of: Vec<f64> = requests.iter().filter(|r| r.country == Some(country)).map(hour).collect();
         of.iter().filter(|hour| (from..to).contains(*hour)).count() as f64 / of.len() as f64
     }
 
     #[test]
     fn a_day_has_its_mean_rate_and_each_country_its_night() {
-        let day = load(", duration_s = 1200.0, day_s = 1200.0", 3).unwrap();
-        assert!((4_500..5_100).contains(&day.len()), "{}", day.len());
+        let day = load(", duration_s = 3600.0, day_s = 3600.0", 3).unwrap();
+        assert!((13_600..15_200).contains(&day.len()), "{}", day.len());
         assert!(day.is_sorted_by_key(|r| r.at) && day.iter().any(|r| r.turn > 1));
-        // From 18 to 24 h UTC it is night in Russia and noon in the United States.
-        let (russia, america) = (share(&day, *b"RU", 18.0, 24.0), share(&day, *b"US", 18.0, 24.0));
-        assert!(russia < 0.22 && america > 0.27, "{russia} {america}");
-        let even = load(", duration_s = 1200.0", 3).unwrap();
-        let (russia, america) = (share(&even, *b"RU", 18.0, 24.0), share(&even, *b"US", 18.0, 24.0));
-        assert!((russia - 0.25).abs() < 0.05 && (america - 0.25).abs() < 0.05, "{russia} {america}");
-        let later = load(", duration_s = 1200.0, day_s = 1200.0, start_hour = 12.0", 3).unwrap();
-        assert!(share(&later, *b"US", 6.0, 12.0) > 0.27, "18 to 24 h UTC come in the second quarter");
+        // From 6 to 12 h UTC it is night in the United States and day in Russia.
+        let (russia, america) = (share(&day, *b"RU", 6.0, 12.0), share(&day, *b"US", 6.0, 12.0));
+        assert!(russia > 0.25 && america < 0.2, "{russia} {america}");
+        let even = load(", duration_s = 3600.0", 3).unwrap();
+        let (russia, america) = (share(&even, *b"RU", 6.0, 12.0), share(&even, *b"US", 6.0, 12.0));
+        assert!((russia - 0.25).abs() < 0.03 && (america - 0.25).abs() < 0.03, "{russia} {america}");
+        let later = load(", duration_s = 3600.0, day_s = 3600.0, start_hour = 6.0", 3).unwrap();
+        assert!(share(&later, *b"US", 0.0, 6.0) < 0.2, "the first quarter begins at 6 h");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::key::Key;
 use super::proxies::ProxiesConfig;
 use super::residency::ResidencyConfig;
+use super::tuned::TuneConfig;
 use crate::engine::{ConfigError, EngineConfig};
 use crate::network::{LinkConfig, LinkRule, NetworkConfig};
 use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};
@@ -158,6 +159,8 @@ pub struct WorldConfig {
     pub drain_limit_s: f64,
     /// No turn of a closed session is sent later; `None` means no limit.
     pub until: Option<Time>,
+    /// How routers tune their policies; `None` for not at all.
+    pub tune: Option<TuneConfig>,
 }
 
 /// Errors of a configuration or a run.

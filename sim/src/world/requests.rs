@@ -54,7 +54,8 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         });
         let last_reply = [Time::ZERO; 2];
         let at_engine = Key::default();
-        let flight = Flight { request, user_rtt_ms, origin, group, at_engine, last_reply, sent: [None; 2], live: true };
+        let (sent, block) = ([None; 2], 0);
+        let flight = Flight { request, user_rtt_ms, origin, group, at_engine, block, last_reply, sent, live: true };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.flights[slot as usize] = flight;
@@ -127,6 +128,9 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let sent = key.sent(dispatch.attempt, by_peer);
         let from = self.routers[usize::from(router)].site;
         let bytes = self.config.network.request_bytes(self.flights[key.slot()].request.input_tokens);
+        if !by_peer {
+            self.flights[key.slot()].block = self.block(router);
+        }
         let (upload, connection) = self.upload(router, dispatch.replica, bytes);
         self.flights[key.slot()].sent[usize::from(by_peer)] = Some(Sent { to: dispatch.replica, connection });
         let record = &mut self.records[key.index() as usize];
@@ -265,6 +269,9 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             };
             self.return_to_origin(router, key, message::PEER_DONE, reply);
             return;
+        }
+        if reason == EndReason::Finished {
+            self.tune(router, key);
         }
         let at = self.now + self.to_user(key, message::USER_DONE);
         // Jitter must not let the last token overtake the first.

@@ -13,6 +13,7 @@ mod links;
 mod oracles;
 mod proxies;
 mod sessions;
+mod tuned;
 
 const FRANKFURT: Place = Place { lat: 50.11, lon: 8.68 };
 const SAN_FRANCISCO: Place = Place { lat: 37.77, lon: -122.42 };
@@ -74,6 +75,7 @@ fn world(replicas: &[Place], topology: Topology) -> WorldConfig {
         faults: Vec::new(),
         drain_limit_s: 3_600.0,
         until: None,
+        tune: None,
         residency: None,
     }
 }
