@@ -104,6 +104,7 @@ pub struct Calibration {
 
 impl Calibration {
     /// Of these requests; `None` without any.
+    #[expect(clippy::needless_pass_by_value, reason = "an iterator by value reads as one")]
     pub fn of<'a>(rows: impl Iterator<Item = &'a Predicted> + Clone) -> Option<Self> {
         let requests = rows.clone().count();
         let mean = |of: &dyn Fn(&Predicted) -> f64| rows.clone().map(of).sum::<f64>() / requests as f64;
