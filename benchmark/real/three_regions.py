@@ -148,7 +148,9 @@ def edges(args, processes, engines, doors, urls):
 def experiment(args, engines, doors, urls, probed):
     settings = dict(setting.split("=", 1) for setting in args.setting)
     settings.setdefault("kv_tokens", kv_tokens(engines[0]))
-    plain = "".join(f"settings.{key} = {value}\n" for key, value in settings.items())
+    # The probe's plain keys, if any, come first in its file.
+    plain = "".join(f"{key} = {value}\n" for key, value in settings.items())
+    probed = f"[fleet.settings]\n{plain}" + probed.replace("[fleet.settings]\n", "", 1)
     replicas = ", ".join(f'{{ name = "{name}", region = "{region}" }}' for name, region in SITES)
     nodes = "".join(f'[[live.nodes]]\nname = "{name}"\nengine = "{urls[None, r]}"\n'
                     f'router = "http://127.0.0.1:{doors[r]}"\n' for r, (name, _) in enumerate(SITES))
@@ -169,7 +171,7 @@ max_output_tokens = {args.answer}
 engine = "{args.preset}"
 max_running = {args.max_running}
 replicas = [{replicas}]
-{plain}
+
 {probed}
 [network]
 sigma = 0.0

@@ -9,61 +9,102 @@
 //! beyond that is the floor of SGLang's prefill, which launches steps of its own; vLLM prefills in the steps of decodes,
 //! so there it is `receive`.
 //!
-//! Each repetition gives one fit; an interval is Student's over the repetitions.
+//! A fit is that of the medians over the repetitions, its interval that of repetitions drawn again.
 
 use super::Parameter;
 use super::least::robust;
 use super::probe::Probed;
-use crate::stats::Estimate;
+use gorgo_core::rng;
 use gorgo_sim::engine::{EngineConfig, EngineKind, PrefillTimes};
+use rand::RngExt;
+
+/// Samples of the repetitions, drawn with replacement, that an interval is taken from.
+const REPLICATES: usize = 200;
 
 /// Engine settings from what was measured; `engine` is believed in where nothing was.
 pub fn fit_probe(probed: &Probed, engine: &EngineConfig) -> Vec<Parameter> {
-    let fixed = engine.decode.fixed_ms;
-    let steps: Vec<(f64, f64)> = probed.steps.iter().filter_map(|points| step(points, engine)).collect();
-    let weights: Vec<f64> = steps.iter().map(|s| (s.0 - fixed).max(0.0)).collect();
-    let reading = Estimate::over(weights.clone()).map_or(engine.prefill.weights_ms, |estimate| estimate.value);
-    let seen = PrefillTimes { weights_ms: reading, floor_ms: 0.0, ..engine.prefill };
-    let outside = probed.rtt_ms + engine.output_ms + engine.tokenizer_fixed_ms;
-    let vllm = engine.kind == EngineKind::Vllm;
-    let prefills = probed.prefills.iter();
-    let prefills: Vec<(f64, f64)> = if vllm {
-        prefills.filter_map(|points| rate_and_rest(points, engine, &seen)).map(|(p, a)| (p, a - outside)).collect()
-    } else {
-        prefills.filter_map(|points| rate_and_floor(points, outside + engine.receive_ms, engine)).collect()
-    };
     let lengths = probed.prefills.iter().flatten().map(|p| p.0);
     let (short, long) = lengths.fold((f64::INFINITY, 0.0f64), |(a, b), v| (a.min(v), b.max(v)));
-    let prompts = format!("prompt tokens {short:.0} to {long:.0}");
     let batches = probed.steps.iter().flatten().map(|s| s.0).fold(0.0f64, f64::max);
-    let batches = format!("batch 1 to {batches:.0}");
-    let of = |key: &str, prior: f64, values: Vec<f64>, visited: &str| {
-        let estimate = Estimate::over(values)?;
-        let half = estimate.ci95;
-        let wide = 1.5 * prior.abs().max(estimate.value.abs()).max(1e-6);
-        let identified = estimate.value >= 0.0 && half.is_some_and(|half| 2.0 * half < wide / 2.0);
-        let interval = half.map(|half| (estimate.value - half, estimate.value + half));
-        let (key, visited) = (key.to_owned(), visited.to_owned());
-        Some(Parameter { key, prior: Some(prior), value: estimate.value, interval, visited, identified })
+    let runs = probed.prefills.len().max(probed.steps.len());
+    let mut draw = rng::stream(0, "probe", 0);
+    let replicates: Vec<Vec<Fitted>> = (0..REPLICATES)
+        .map(|_| {
+            let drawn: Vec<usize> = (0..runs).map(|_| draw.random_range(0..runs)).collect();
+            fit(probed, &drawn, engine)
+        })
+        .collect();
+    let parameter = |fitted: Fitted| {
+        let same = |replicate: &Vec<Fitted>| replicate.iter().find(|other| other.key == fitted.key).map(|f| f.value);
+        let mut values: Vec<f64> = replicates.iter().filter_map(same).collect();
+        values.sort_by(f64::total_cmp);
+        let at = |share: f64| values.get(((values.len() - 1) as f64 * share).round() as usize).copied();
+        let interval = (values.len() > REPLICATES / 2).then(|| at(0.025).zip(at(0.975))).flatten();
+        let wide = 1.5 * fitted.prior.abs().max(fitted.value.abs()).max(1e-6);
+        let narrow = interval.is_some_and(|(low, high)| high - low < wide / 2.0);
+        let visited = match fitted.key.starts_with("decode") || fitted.key.ends_with("weights_ms") {
+            true => format!("batch 1 to {batches:.0}"),
+            false => format!("prompt tokens {short:.0} to {long:.0}"),
+        };
+        let (key, prior) = (fitted.key.to_owned(), Some(fitted.prior));
+        Parameter { key, prior, value: fitted.value, interval, visited, identified: fitted.value >= 0.0 && narrow }
     };
-    let rest: Vec<f64> = prefills.iter().map(|p| p.1).collect();
-    let rest = match vllm {
-        true => of("receive_ms", engine.receive_ms, rest, &prompts),
-        false => of("prefill.floor_ms", engine.prefill.ms(1, 0.0), rest, &prompts),
-    };
-    [
-        rest,
-        of("prefill.ms_per_token", engine.prefill.ms_per_token, prefills.iter().map(|p| p.0).collect(), &prompts),
-        of("prefill.weights_ms", engine.prefill.weights_ms, weights.clone(), &batches),
-        of("decode.weights_ms", engine.decode.weights_ms, weights, &batches),
-        of("decode.ms_per_row", engine.decode.ms_per_row, steps.iter().map(|s| s.1).collect(), &batches),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    fit(probed, &(0..runs).collect::<Vec<_>>(), engine).into_iter().map(parameter).collect()
 }
 
-/// Rate and least step of one repetition.
+/// One setting.
+struct Fitted {
+    key: &'static str,
+    prior: f64,
+    value: f64,
+}
+
+/// The settings by the median of each length and each batch over these repetitions.
+fn fit(probed: &Probed, runs: &[usize], engine: &EngineConfig) -> Vec<Fitted> {
+    let fixed = engine.decode.fixed_ms;
+    let steps = step(&medians(&probed.steps, runs), engine);
+    let weights = steps.map(|(constant, _)| (constant - fixed).max(0.0));
+    let reading = weights.unwrap_or(engine.prefill.weights_ms);
+    let seen = PrefillTimes { weights_ms: reading, floor_ms: 0.0, ..engine.prefill };
+    let outside = probed.rtt_ms + engine.output_ms + engine.tokenizer_fixed_ms;
+    let points = medians(&probed.prefills, runs);
+    let mut found = Vec::new();
+    let mut add = |key, prior, value: Option<f64>| found.extend(value.map(|value| Fitted { key, prior, value }));
+    if engine.kind == EngineKind::Vllm {
+        let all = rate_pairs_and_rest(&points, engine, &seen);
+        add("receive_ms", engine.receive_ms, all.map(|all| all[2] - outside));
+        add("prefill.ms_per_token", engine.prefill.ms_per_token, all.map(|all| all[0]));
+        add("prefill.ms_per_pair", engine.prefill.ms_per_pair, all.map(|all| all[1]));
+    } else {
+        let both = rate_and_floor(&points, outside + engine.receive_ms, engine);
+        add("prefill.floor_ms", engine.prefill.ms(1, 0.0), both.map(|both| both.1));
+        add("prefill.ms_per_token", engine.prefill.ms_per_token, both.map(|both| both.0));
+    }
+    add("prefill.weights_ms", engine.prefill.weights_ms, weights);
+    add("decode.weights_ms", engine.decode.weights_ms, weights);
+    add("decode.ms_per_row", engine.decode.ms_per_row, steps.map(|(_, row)| row));
+    found
+}
+
+/// The medians over these repetitions, point by point. What else the machine does only adds, and seldom to most of them.
+fn medians(repetitions: &[Vec<(f64, f64)>], runs: &[usize]) -> Vec<(f64, f64)> {
+    let drawn: Vec<_> = runs.iter().filter_map(|&run| repetitions.get(run)).collect();
+    let points = drawn.iter().map(|points| points.len()).min().unwrap_or_default();
+    let median = |i: usize| {
+        let mut values: Vec<(f64, f64)> = drawn.iter().map(|points| points[i]).collect();
+        values.sort_by(|a, b| a.1.total_cmp(&b.1));
+        let middle = values.len() / 2;
+        let ms = if values.len() % 2 == 1 {
+            values[middle].1
+        } else {
+            f64::midpoint(values[middle - 1].1, values[middle].1)
+        };
+        (values[middle].0, ms)
+    };
+    (0..points).map(median).collect()
+}
+
+/// Rate and least step.
 fn rate_and_floor(points: &[(f64, f64)], outside: f64, engine: &EngineConfig) -> Option<(f64, f64)> {
     let least = points.iter().map(|p| p.1).fold(f64::INFINITY, f64::min);
     let floor = (least - outside).max(0.1);
@@ -81,43 +122,45 @@ fn rate_and_floor(points: &[(f64, f64)], outside: f64, engine: &EngineConfig) ->
     (weight > 0.0).then(|| (sum / weight, floor))
 }
 
-/// Rate of one repetition, and what each request takes besides: the rate with the least sum of absolute errors around
-/// their median, by golden section.
-fn rate_and_rest(points: &[(f64, f64)], engine: &EngineConfig, seen: &PrefillTimes) -> Option<(f64, f64)> {
+/// Rate, cost of a pair and what each request takes besides. Errors count in proportion to the time.
+fn rate_pairs_and_rest(points: &[(f64, f64)], engine: &EngineConfig, seen: &PrefillTimes) -> Option<[f64; 3]> {
     let (short, long) = points.iter().fold((f64::INFINITY, 0.0f64), |(a, b), p| (a.min(p.0), b.max(p.0)));
-    if points.len() < 3 || long < 2.0 * short {
+    if points.len() < 4 || long < 2.0 * short {
         return None;
     }
-    let fit = |ms_per_token: f64| {
-        let times = PrefillTimes { ms_per_token, ..*seen };
-        let mut rests: Vec<f64> = points
-            .iter()
-            .map(|&(tokens, ms)| {
-                let step = times.ms(tokens as u64, tokens * tokens / 2.0);
-                ms - step - engine.tokenizer_ms_per_token * tokens
-            })
-            .collect();
-        rests.sort_by(f64::total_cmp);
-        let median = rests[rests.len() / 2];
-        (rests.iter().map(|rest| (rest - median).abs()).sum::<f64>(), median)
-    };
-    let most = points.iter().map(|p| p.1 / p.0.max(1.0)).fold(0.0, f64::max);
-    let (mut low, mut high) = (0.0, most);
-    let golden = (5f64.sqrt() - 1.0) / 2.0;
-    for _ in 0..80 {
-        let width = golden * (high - low);
-        let (left, right) = (high - width, low + width);
-        if fit(left).0 < fit(right).0 {
-            high = right;
-        } else {
-            low = left;
+    let chunk = f64::from(engine.max_num_batched_tokens.max(1));
+    let fit = |known: Option<f64>| {
+        let mut rate = points.iter().map(|p| p.1 / p.0.max(1.0)).fold(f64::INFINITY, f64::min).max(1e-9);
+        let mut found = None;
+        // The reading of the weights bends the line, which the rate before tells well enough to fit the next one.
+        for _ in 0..8 {
+            let rows: Vec<_> = points
+                .iter()
+                .map(|&(tokens, ms)| {
+                    let (whole, rest) = ((tokens / chunk).floor(), tokens % chunk);
+                    let bent = |tokens: f64| seen.weights_ms.hypot(rate * tokens);
+                    let steps = whole + f64::from(u8::from(rest > 0.0));
+                    let linear = whole * bent(chunk) + if rest > 0.0 { bent(rest) } else { 0.0 };
+                    let pairs = tokens * tokens / 2.0;
+                    let outside = steps * seen.fixed_ms
+                        + engine.tokenizer_ms_per_token * tokens
+                        + known.map_or(0.0, |cost| cost * pairs);
+                    let mut row = vec![1.0, linear / rate];
+                    row.extend(known.is_none().then_some(pairs));
+                    (row, ms - outside, 1.0 / (ms * ms).max(1e-9))
+                })
+                .collect();
+            let solved = robust(&rows)?;
+            rate = solved[1].max(1e-9);
+            found = Some([rate, known.unwrap_or_else(|| solved[2]), solved[0]]);
         }
-    }
-    let rate = f64::midpoint(low, high);
-    Some((rate, fit(rate).1))
+        found
+    };
+    // An attention that costs less than nothing is one that these lengths do not show.
+    fit(None).filter(|found| found[1] >= 0.0).or_else(|| fit(Some(seen.ms_per_pair)))
 }
 
-/// Constant part of a decode step and what a request adds, of one repetition.
+/// Constant part of a decode step and what a request adds.
 fn step(points: &[(f64, f64)], engine: &EngineConfig) -> Option<(f64, f64)> {
     let graphs = &engine.decode;
     let rows: Vec<_> = points
@@ -167,10 +210,12 @@ mod tests {
     /// A fast vLLM, fitted from a preset whose weights alone take longer than its prefill of a short prompt.
     #[test]
     fn an_engine_faster_than_the_preset_is_measured_as_it_is() {
-        let preset = EngineConfig::preset("vllm-llama-3.1-8b-rtx4090").unwrap();
+        let preset =
+            EngineConfig { max_num_batched_tokens: 8192, ..EngineConfig::preset("vllm-llama-3.1-8b-rtx4090").unwrap() };
         let truth = {
             let mut engine = preset.clone();
             (engine.prefill.weights_ms, engine.prefill.ms_per_token, engine.receive_ms) = (4.0, 0.02, 9.0);
+            engine.prefill.ms_per_pair = 2e-5;
             (engine.decode.weights_ms, engine.decode.ms_per_row) = (4.0, 0.3);
             engine
         };
@@ -182,12 +227,16 @@ mod tests {
             let steps = [1, 2, 4, 8].map(|batch| (f64::from(batch), truth.decode.ms(batch, 0) + noise * 0.1));
             ([16, 128, 512, 1024, 2048, 3500].map(prefill).to_vec(), steps.to_vec())
         };
-        let (prefills, steps) = [0.0, 0.4, -0.3, 0.2].map(repeat).into_iter().unzip();
+        let (mut prefills, mut steps): (Vec<_>, Vec<_>) = [0.0, 0.4, -0.3, 0.2, 0.1].map(repeat).into_iter().unzip();
+        // Two repetitions met something else on the machine.
+        prefills[1].iter_mut().for_each(|point| point.1 *= 2.0);
+        steps[3].iter_mut().for_each(|point| point.1 *= 3.0);
         let found = fit_probe(&Probed { rtt_ms: 0.5, prefills, steps }, &preset);
         let of = |key: &str| found.iter().find(|p| p.key == key).unwrap().value;
         let mut fitted = preset;
         (fitted.prefill.weights_ms, fitted.prefill.ms_per_token) =
             (of("prefill.weights_ms"), of("prefill.ms_per_token"));
+        fitted.prefill.ms_per_pair = of("prefill.ms_per_pair");
         let (receive, decode) = (of("receive_ms"), of("decode.weights_ms"));
         for tokens in [16, 300, 3000] {
             let first = |engine: &EngineConfig, receive: f64| {
