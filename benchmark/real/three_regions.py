@@ -229,6 +229,8 @@ def main():
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--runs", type=int, default=2, help="live runs; the second shows how far a run repeats")
+    parser.add_argument("--reuse", action="store_true",
+                        help="keep the live runs that the folder holds: probe and simulate again")
     parser.add_argument("--longest", type=int, default=4_000, help="longest prompt, tokens")
     parser.add_argument("--answer", type=int, default=32, help="longest answer, tokens")
     parser.add_argument("--lengths", default="16,128,512,1024,2048,3500")
@@ -254,14 +256,18 @@ def main():
                     "--batches", args.batches, "--repeats", str(args.repeats), "--out", probe, log="probe.txt"))
         with open(os.path.join(probe, "engine.toml")) as file:
             probed = file.read()
-        links = relay(args, processes, urls, doors)
-        edges(args, processes, urls, doors, links)
-        path = experiment(args, urls, doors, links, probed)
-        runs = []
-        for number in range(args.runs):
-            runs.append(os.path.join(args.out, f"run-{number}"))
-            print(gorgo(args, "run", path, "--mode", "live", "--jobs", "1", "--fresh", "--out", runs[-1],
-                        log=f"run-{number}.txt"))
+        runs = [os.path.join(args.out, f"run-{number}") for number in range(args.runs)]
+        if args.reuse:
+            path = experiment(args, urls, doors, {(None, u): url for u, url in enumerate(urls)}, probed)
+            for run in runs:
+                gorgo(args, "run", path, "--fresh", "--out", os.path.join(run, "simulated"))
+        else:
+            links = relay(args, processes, urls, doors)
+            edges(args, processes, urls, doors, links)
+            path = experiment(args, urls, doors, links, probed)
+            for number, run in enumerate(runs):
+                print(gorgo(args, "run", path, "--mode", "live", "--jobs", "1", "--fresh", "--out", run,
+                            log=f"run-{number}.txt"))
         table(args, runs)
     finally:
         processes.end()
