@@ -215,6 +215,8 @@ mod tests {
             // Quotes hold no spaces in any of the examples, but braces and double quotes.
             line.split_whitespace().map(|word| word.replace('\'', "")).collect()
         };
+        // A backslash at the end of a line joins it with the next, as in a shell.
+        let text = text.replace("\\\n", " ");
         text.lines().map(str::trim).filter(|line| line.starts_with("gorgo ")).map(words).collect()
     }
 

@@ -90,7 +90,10 @@ fn lines(text: &str) -> Vec<String> {
         } else if let (true, false, Some(last)) =
             (whole && !line.is_empty(), line.starts_with("curl "), found.last_mut())
         {
-            *last += &format!(" {line}"); // `--help` breaks long lines
+            // `--help` breaks long lines; a page may end them with a backslash, as a shell asks for.
+            let length = last.trim_end_matches('\\').len();
+            last.truncate(length);
+            *last += &format!(" {line}");
         } else {
             whole = false;
         }
