@@ -74,15 +74,9 @@ struct Session {
     at_ms: f64,
     /// Its turns wait for each other.
     closed: bool,
-    /// Tokens of the last prompt.
-    prompt: u32,
     /// Prompts and answers so far, where rows hold what is added.
     history: Option<BlockChain>,
 }
-
-/// A turn of a whole conversation is longer than the turn before it.
-const SHORTER: &str = "prompts of turns with a `delay` are shorter than those of the turns before them: if rows hold what a turn adds (AIPerf, \
-                       Dynamo), give --prompts added (in a file: prompts = \"added\")";
 
 impl Native {
     pub(crate) fn new(options: &Options) -> Self {
@@ -243,12 +237,8 @@ impl Native {
             }
             request.answer_blocks = ids.into();
         }
-        let known = Session { turn: 0, at_ms, closed: false, prompt: 0, history: None };
+        let known = Session { turn: 0, at_ms, closed: false, history: None };
         let state = self.sessions.entry(session).or_insert(known);
-        if delay.is_some() && request.input_tokens < state.prompt {
-            sink.seen.remark(SHORTER);
-        }
-        state.prompt = request.input_tokens;
         state.turn = turn.unwrap_or(state.turn.saturating_add(1));
         (state.history, state.closed) = (history, state.closed || delay.is_some());
         request.turn = state.turn;

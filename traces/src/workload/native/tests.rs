@@ -106,11 +106,7 @@ fn turns_with_a_delay_have_their_sessions_time_and_survive_writing() {
         again.requests.iter().map(|r| (r.at, r.delay, r.awaited)).collect::<Vec<_>>(),
         requests.iter().map(|r| (r.at, r.delay, r.awaited)).collect::<Vec<_>>()
     );
-    assert!(
-        again.notes.iter().all(|note| note.contains("--prompts added")) && again.notes.len() == 1,
-        "{:?}",
-        again.notes
-    );
+    assert!(again.notes.is_empty(), "{:?}", again.notes);
     let slow = read(SESSIONS, &Options { time_scale: 2.0, ..Options::default() }).requests;
     assert_eq!((slow[3].at.ms(), slow[1].delay), (400.0, Some(Span::from_ms(1000.0))));
     let drawn = read(SESSIONS, &Options { arrivals: crate::workload::Arrivals::Poisson(1.0), ..Options::default() });
@@ -129,7 +125,6 @@ fn added_rows_hold_the_session_before_them() {
     assert_eq!(a.blocks[..3], other.blocks[..3], "equal ids are equal prefixes across sessions");
     assert_ne!(a.blocks[3], other.blocks[3]);
     assert_eq!((c.answer_blocks.len(), answer_len(c)), (1, 1));
-    assert_eq!(read_bytes("t", SESSIONS.as_bytes(), &options).unwrap().notes, [""; 0]);
 }
 
 #[test]
