@@ -124,10 +124,10 @@ def claims(name, s):
             e2e["simple-session-affinity"] > 1.5 * e2e["gorgo"], \
             f"{e2e['simple-session-affinity'] / e2e['gorgo']:.2f} times"
     if name == "H3":
-        yield "nobody is saturated but prefix-cache (p95 of lateness below 1 s)", \
+        yield "no arm but prefix-cache is saturated (p95 of lateness below 1 s)", \
             max(row["late_s"] for row in s.values()) < 1, f"at most {max(row['late_s'] for row in s.values()):.2f} s"
     if name == "H5":
-        yield "everybody is saturated (p95 of lateness 243 to 491 s)", min(row["late_s"] for row in s.values()) > 60, \
+        yield "all arms are saturated (p95 of lateness 243 to 491 s)", min(row["late_s"] for row in s.values()) > 60, \
             ", ".join(f"{arm} {row['late_s']:.1f} s" for arm, row in s.items())
         yield "affinity has the lowest TTFT p95", min(s, key=lambda a: s[a]["ttft_p95_ms"]) == "simple-session-affinity", \
             f"{min(s, key=lambda a: s[a]['ttft_p95_ms'])} has it"

@@ -19,7 +19,7 @@ pub use breaker::{Breaker, BreakerConfig, SavedBreaker};
 pub(crate) use others::{Others, Typical};
 pub use peer::{Peer, PeerReport};
 pub(crate) use rates::{Booked, Started};
-pub use rates::{Learned, Number, Rates, SavedKind, SavedOffset, SavedRates};
+pub use rates::{Learned, Number, QUANTILES, Rates, SavedKind, SavedOffset, SavedRates};
 pub use rtt::Rtt;
 pub(crate) use told::{Ageing, Sending};
 pub use told::{Arrivals, PeerRates};

@@ -377,7 +377,6 @@ impl Driver {
     }
 }
 
-/// A policy with its settings, for the log.
 /// Appends to what waits to be told. True if the oldest path had to go.
 fn push_bounded(waiting: &mut VecDeque<Path>, path: Path) -> bool {
     let is_full = waiting.len() >= MAX_LEARNED;
@@ -388,6 +387,7 @@ fn push_bounded(waiting: &mut VecDeque<Path>, path: Path) -> bool {
     is_full
 }
 
+/// A policy with its settings, for the log.
 fn shown(policy: &PolicyConfig) -> String {
     let settings: Vec<String> = policy.settings().iter().map(|(key, value)| format!("{key}={value}")).collect();
     if settings.is_empty() { policy.name().to_owned() } else { format!("{} ({})", policy.name(), settings.join(" ")) }

@@ -135,7 +135,8 @@ struct PerReplica {
 /// First tokens behind what a peer tells, before it counts.
 const LEAST_TOLD: u32 = 20;
 
-const TAUS: [f64; 3] = [0.5, 0.9, 0.95];
+/// The quantiles of the time to first token that are predicted, those of [`Learned::quantiles`].
+pub const QUANTILES: [f64; 3] = [0.5, 0.9, 0.95];
 
 /// Learned rates of a fleet.
 #[derive(Debug, Clone)]
@@ -310,7 +311,7 @@ impl Rates {
             replica.samples = replica.samples.saturating_add(1);
             let step = (0.3 / f64::from(replica.samples).sqrt()).max(0.02);
             let ratio = ((now - b.at).ms() / (b.predicted_ms + b.network_ms).max(1e-3)).max(1e-6).ln();
-            for (log, tau) in replica.log.iter_mut().zip(TAUS) {
+            for (log, tau) in replica.log.iter_mut().zip(QUANTILES) {
                 *log = (*log + step * (tau - f64::from(u8::from(ratio <= *log)))).clamp(-5.0, 5.0);
             }
             replica.quantiles = replica.log.map(f64::exp);

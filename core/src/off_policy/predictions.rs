@@ -18,9 +18,6 @@ use crate::decide::{DecideError, State};
 use serde::Serialize;
 use serde_json::Value;
 
-/// The quantiles that are predicted.
-pub const QUANTILES: [f64; 3] = [0.5, 0.9, 0.95];
-
 /// One request that was dispatched once and got its first token. Times in ms.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Predicted {
@@ -28,7 +25,7 @@ pub struct Predicted {
     pub replica: String,
     /// Predicted.
     pub predicted_ms: f64,
-    /// Quantiles as predicted, those of [`QUANTILES`].
+    /// Quantiles as predicted, those of [`crate::fleet::QUANTILES`].
     pub quantiles_ms: [f64; 3],
     /// Actual.
     pub actual_ms: f64,
@@ -98,7 +95,7 @@ pub struct Calibration {
     pub error_ms: f64,
     /// Share of predictions within 25 % or 10 ms of the actual time.
     pub near: f64,
-    /// Shares of requests at or below their predicted quantiles, those of [`QUANTILES`].
+    /// Shares of requests at or below their predicted quantiles, those of [`crate::fleet::QUANTILES`].
     pub coverage: [f64; 3],
 }
 

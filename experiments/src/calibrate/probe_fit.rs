@@ -14,6 +14,7 @@
 use super::Parameter;
 use super::least::robust;
 use super::probe::Probed;
+use crate::stats::blocks::central;
 use gorgo_core::rng;
 use gorgo_sim::engine::{EngineConfig, EngineKind, PrefillTimes};
 use rand::RngExt;
@@ -36,10 +37,8 @@ pub fn fit_probe(probed: &Probed, engine: &EngineConfig) -> Vec<Parameter> {
         .collect();
     let parameter = |fitted: Fitted| {
         let same = |replicate: &Vec<Fitted>| replicate.iter().find(|other| other.key == fitted.key).map(|f| f.value);
-        let mut values: Vec<f64> = replicates.iter().filter_map(same).collect();
-        values.sort_by(f64::total_cmp);
-        let at = |share: f64| values.get(((values.len() - 1) as f64 * share).round() as usize).copied();
-        let interval = (values.len() > REPLICATES / 2).then(|| at(0.025).zip(at(0.975))).flatten();
+        let values: Vec<f64> = replicates.iter().filter_map(same).collect();
+        let interval = (values.len() > REPLICATES / 2).then(|| central(values)).flatten();
         let wide = 1.5 * fitted.prior.abs().max(fitted.value.abs()).max(1e-6);
         let narrow = interval.is_some_and(|(low, high)| high - low < wide / 2.0);
         let visited = match fitted.key.starts_with("decode") || fitted.key.ends_with("weights_ms") {

@@ -1,13 +1,10 @@
 //! The section `[kv_events]`: what engines publish of their KV caches.
 
 use super::ConfigError;
-use crate::kv_events::server_info::Told;
+use crate::kv_events::server_info::{MAX_RANKS, Told};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// Most data-parallel ranks of an engine.
-const MAX_RANKS: u16 = 64;
 
 /// KV events that engines publish over ZeroMQ (vLLM's and SGLang's `--kv-events-config`): the index forgets what an
 /// engine evicted, cleared or lost in a restart. Data-parallel rank r of an engine publishes on `port` + r. Run against

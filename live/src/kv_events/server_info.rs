@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use std::sync::Arc;
 
 /// Most data-parallel ranks of an engine.
-const MAX_RANKS: u16 = 64;
+pub(crate) const MAX_RANKS: u16 = 64;
 /// Longest host name and topic, bytes.
 const MOST_TEXT: usize = 253;
 

@@ -10,10 +10,10 @@
 
 use super::ahead::Ahead;
 use super::{Course, Key, RouterNode, Span, Time, TraceRequest, World, WorldError};
+use gorgo_core::ReplicaId;
 use gorgo_core::policy::{Candidate, CostTerms, Policy, PolicyConfig, RequestInfo, RollOut, Selection, Truth};
 use gorgo_core::record::RequestRecord;
 use gorgo_core::rng::ChaCha8Rng;
-use gorgo_core::{ReplicaId, RequestId};
 
 /// Most requests of a run that is rolled out.
 const MOST_REQUESTS: usize = 5_000;
@@ -145,20 +145,5 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
         let sum = counted.map(|i| loss(&self.records[i], end)).sum();
         let ttft = self.records[index].router_first.get().unwrap_or(end) - begun;
         Some(Truth { ttft_ms: ttft.ms(), harm_ms: 0.0, loss: Some(sum) })
-    }
-}
-
-impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
-    /// Tells the oracle of a router what would happen to the request at each replica.
-    pub(super) fn tell_truth(&mut self, router: u16, key: Key) {
-        let node = &self.routers[usize::from(router)].router;
-        if !node.needs_truth() {
-            return;
-        }
-        let truths = match node.rolls_out() {
-            Some(rule) => self.roll_out(router, key, rule),
-            None => (0..self.replicas.len()).map(|replica| self.truth(router, key, replica)).collect(),
-        };
-        self.routers[usize::from(router)].router.foresee(RequestId(key.0), truths);
     }
 }

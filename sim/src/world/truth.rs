@@ -10,8 +10,21 @@ use gorgo_core::policy::Truth;
 use gorgo_core::{ReplicaId, RequestId};
 
 impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
+    /// Tells the oracle of a router what would happen to the request at each replica.
+    pub(super) fn tell_truth(&mut self, router: u16, key: Key) {
+        let node = &self.routers[usize::from(router)].router;
+        if !node.needs_truth() {
+            return;
+        }
+        let truths = match node.rolls_out() {
+            Some(rule) => self.roll_out(router, key, rule),
+            None => (0..self.replicas.len()).map(|replica| self.truth(router, key, replica)).collect(),
+        };
+        self.routers[usize::from(router)].router.foresee(RequestId(key.0), truths);
+    }
+
     /// What would happen to the request at a replica; `None` when the replica would not take the request.
-    pub(super) fn truth(&mut self, router: u16, key: Key, replica: usize) -> Option<Truth> {
+    fn truth(&mut self, router: u16, key: Key, replica: usize) -> Option<Truth> {
         let node = &self.routers[usize::from(router)];
         let (from, to) = (node.site, self.replicas[replica].site);
         let own = EngineRequest::from_trace(RequestId(key.0), &self.flight(key)?.request);
