@@ -1,4 +1,7 @@
 use super::*;
+use crate::judgement::Failure;
+use crate::policy::Exclusion;
+use crate::{ReplicaId, RequestId, Time};
 
 fn replica(kind: Kind) -> Replica {
     Replica::new(ReplicaSpec::new("a", kind))

@@ -9,8 +9,8 @@
 //! for their first token, as the own ones since do. Source: Dahlin, *Interpreting stale load information*, 2000.
 //! Numbers have 32 bits, so that a report of the simulator equals one that went over the network.
 
-use super::{Load, Span};
-use crate::Time;
+use super::Load;
+use crate::{Span, Time};
 use serde::{Deserialize, Serialize};
 
 /// Time that the moving averages span.

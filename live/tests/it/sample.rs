@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const TABLES: [(&str, &str, &str); 20] = [
     ("", "Config", "live/src/config.rs"),
     ("router", "RouterConfig", "core/src/router/config.rs"),
-    ("router.gates", "Gates", "core/src/fleet.rs"),
+    ("router.gates", "Gates", "core/src/fleet/gates.rs"),
     ("router.breaker", "BreakerConfig", "core/src/fleet/breaker.rs"),
     ("router.egress", "EgressConfig", "core/src/egress.rs"),
     ("discovery", "Discovery", "live/src/config/discovery.rs"),

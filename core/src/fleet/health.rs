@@ -1,0 +1,79 @@
+//! Health of a replica by probes, scrapes and peer reports, and its rest after failed requests.
+
+use super::{Kind, Replica};
+use crate::Time;
+use crate::judgement::Failure;
+use serde::{Deserialize, Serialize};
+
+/// Result of the last probes and scrapes of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// No probe or scrape has ended yet; it may be used.
+    #[default]
+    Unknown,
+    /// The last probe or scrape succeeded.
+    Up,
+    /// Some failed, fewer than the limit; it may be used.
+    Suspect,
+    /// As many failed in a row as the limit says; it is not used.
+    Down,
+}
+
+impl Replica {
+    /// A probe or scrape succeeded; true if the replica was down before. Probes alone do not bring back a peer whose
+    /// reports cannot be read, `limit` of them in a row.
+    #[inline]
+    pub fn succeeded(&mut self, now: Time, limit: u32) -> bool {
+        self.failures = 0;
+        if self.spec.kind == Kind::Peer && self.peer.is_unread(limit) {
+            return false;
+        }
+        let was_down = self.health == Health::Down;
+        self.health = Health::Up;
+        if was_down {
+            self.recovered = Some(now);
+        }
+        was_down
+    }
+
+    /// A probe failed; true if this made it down.
+    pub fn failed(&mut self, limit: u32) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        let is_down = self.failures >= limit || self.health == Health::Down;
+        self.set_failed(is_down)
+    }
+
+    /// A scrape failed, or a peer's report could not be read; true if this made it down.
+    pub fn scrape_failed(&mut self, limit: u32) -> bool {
+        if self.spec.kind != Kind::Peer {
+            return self.failed(limit);
+        }
+        self.peer.not_read();
+        let is_down = self.peer.is_unread(limit) || self.health == Health::Down;
+        self.set_failed(is_down)
+    }
+
+    fn set_failed(&mut self, is_down: bool) -> bool {
+        let was = self.health;
+        self.health = if is_down { Health::Down } else { Health::Suspect };
+        is_down && was != Health::Down
+    }
+
+    /// A dispatch failed: the replica rests, whether or not it was at fault. Returns when the rest ends; `None` without one.
+    pub fn rest(&mut self, now: Time, failure: Failure, longest_ms: f64) -> Option<Time> {
+        let in_row = self.failed_in_row.saturating_add(1);
+        let until = now + failure.rest(in_row, longest_ms)?;
+        self.failed_in_row = in_row;
+        self.rests_until = Some(self.rests_until.map_or(until, |before| before.max(until)));
+        self.rests_until
+    }
+
+    /// A request got its first token.
+    pub fn answered(&mut self, now: Time) {
+        (self.rests_until, self.failed_in_row) = (None, 0);
+        if self.breaker.succeeded() {
+            self.recovered = Some(now);
+        }
+    }
+}
