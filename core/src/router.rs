@@ -4,15 +4,12 @@
 //! sockets, clocks or tasks. It chooses a replica and counts the request there in one step, so that two arrivals never
 //! see the same idle replica.
 
-#[cfg(test)]
-use crate::fleet::Gates;
-use crate::fleet::{Booked, Rates, Replica, SavedRates, Started, Typical};
+use crate::fleet::{Rates, Replica, SavedRates, Typical};
 use crate::judgement::FailedAttempts;
-use crate::network::Connection;
 use crate::policy::{Candidate, CostTerms, Policy, RollOut, Truth};
-use crate::prefix::{PrefixIndex, Stamp};
+use crate::prefix::PrefixIndex;
 use crate::rng::ChaCha8Rng;
-use crate::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId, Span, Time};
+use crate::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId, Time};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,10 +20,13 @@ mod copy;
 mod end_reason;
 mod event;
 mod fence;
+mod flight;
 mod outcome;
+mod queue;
 mod replicas;
 mod route;
 mod snapshot;
+mod stats;
 mod timers;
 pub use crate::judgement::Failure;
 pub use config::{Admission, LearnAt, RouterConfig};
@@ -35,84 +35,10 @@ pub use event::{
     Action, AdminEvent, Answer, DecisionRecord, Dispatch, Event, ReplicaEvent, Request, RequestEvent, ScoredCandidate,
     Usage,
 };
+use flight::{Flight, State};
 pub use snapshot::{SavedReplica, Snapshot};
+pub use stats::RouterStats;
 use timers::{Timer, Timers};
-
-/// Counters since the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RouterStats {
-    /// Requests that arrived.
-    pub arrived: u64,
-    /// Dispatches to engines, retries included.
-    pub dispatched: u64,
-    /// Forwards to peers.
-    pub forwarded: u64,
-    /// Times a request entered the queue.
-    pub queued: u64,
-    /// Dispatches after the first.
-    pub retried: u64,
-    /// Requests ended, indexed by [`Status`](crate::record::Status) in its order.
-    pub ended: [u64; 5],
-    /// Requests dispatched at least once.
-    pub placed: u64,
-    /// Their prompt tokens.
-    pub placed_prompt_tokens: u64,
-    /// Those of them that the index expected to be cached, at the first dispatch.
-    pub placed_cached_tokens: u64,
-    /// First dispatches whose time to first token the policy predicted.
-    pub predicted: u64,
-    /// Sum of those predictions, ns.
-    pub predicted_ns: u64,
-    /// Prompt tokens predicted cached, over requests whose engine reported.
-    pub predicted_cached_tokens: u64,
-    /// Prompt tokens reported cached, over the same.
-    pub actual_cached_tokens: u64,
-}
-
-#[derive(Debug, Clone)]
-enum State {
-    /// Arrived or taken back from a replica; placed before the event that caused it is processed.
-    Unplaced,
-    Queued {
-        ticket: u64,
-    },
-    Sent {
-        replica: ReplicaId,
-        uncached: u32,
-        cached: u32,
-        stamp: Stamp,
-        running: bool,
-        /// The connection that carries the request, as the router believes.
-        connection: Connection,
-        /// The terms of the prediction, as booked.
-        booked: Booked,
-        /// Set at the first token.
-        started: Option<Started>,
-    },
-}
-
-#[derive(Debug, Clone)]
-struct Flight {
-    request: Request,
-    /// Replicas that are not asked again before a pause.
-    tried: ReplicaSet,
-    failed: FailedAttempts,
-    /// The replicas inside its fence, kept up to date with the fleet; `None` without a fence.
-    inside: Option<ReplicaSet>,
-    /// The client has got a part of a response, so that no other replica can answer.
-    committed: bool,
-    attempts: u8,
-    arrived: Time,
-    state: State,
-}
-
-impl Flight {
-    /// The action that tells other routers a path learned from this request, if the router `shares` what it learns. What
-    /// a fence holds is told to no other router, which may stand outside it.
-    fn learned(&self, shares: bool, path: impl FnOnce() -> crate::sharing::Path) -> Option<Action> {
-        (shares && self.inside.is_none()).then(|| Action::Learned(path()))
-    }
-}
 
 /// The router. Its prefix index is over block ids.
 #[derive(Debug)]
@@ -359,108 +285,6 @@ impl Router {
             }
         }
     }
-
-    fn enqueue(&mut self, now: Time, id: RequestId, front: bool, actions: &mut Vec<Action>) {
-        self.ticket += 1;
-        let ticket = self.ticket;
-        let Some(flight) = self.flights.get_mut(&id) else { return };
-        flight.state = State::Queued { ticket };
-        self.queued_tokens += u64::from(flight.request.info.prompt_tokens);
-        if front {
-            self.queue.push_front((id, ticket));
-        } else {
-            self.queue.push_back((id, ticket));
-        }
-        self.queued += 1;
-        self.stats.queued += 1;
-        if self.queue.len() > 2 * self.queued + 64 {
-            let flights = &self.flights;
-            self.queue.retain(|&(id, ticket)| is_queued(flights, id, ticket));
-        }
-        self.timers.set(now + Span::from_ms(self.config.queue_timeout_ms), Timer::Queue(id, ticket));
-        if self.is_down_for(id) {
-            self.timers.set(now + Span::from_ms(self.config.down_timeout_ms), Timer::Down(id, ticket));
-        }
-        self.sweep_timers();
-        actions.push(Action::Queued { id });
-        self.watch_slow_start(now);
-    }
-
-    /// Lets a request wait outside the queue's order until `again`, so that no other request waits behind it.
-    fn pause(&mut self, now: Time, id: RequestId, again: Time, actions: &mut Vec<Action>) {
-        self.ticket += 1;
-        let ticket = self.ticket;
-        let Some(flight) = self.flights.get_mut(&id) else { return };
-        flight.state = State::Queued { ticket };
-        self.queued_tokens += u64::from(flight.request.info.prompt_tokens);
-        self.queued += 1;
-        self.timers.set(again, Timer::Again(id, ticket));
-        self.timers.set(now + Span::from_ms(self.config.queue_timeout_ms), Timer::Queue(id, ticket));
-        self.sweep_timers();
-        actions.push(Action::Queued { id });
-    }
-
-    /// Counts a request out of the queue.
-    fn leave_queue(&mut self, id: RequestId) {
-        self.queued -= 1;
-        self.queued_tokens -= self.flights.get(&id).map_or(0, |f| u64::from(f.request.info.prompt_tokens));
-    }
-
-    /// Puts a request whose pause is over at the head of the queue.
-    fn resume(&mut self, id: RequestId, ticket: u64) {
-        if is_queued(&self.flights, id, ticket) {
-            self.queue.push_front((id, ticket));
-        }
-    }
-
-    /// Drops timers of ended requests, so that long deadlines do not accumulate.
-    fn sweep_timers(&mut self) {
-        let flights = &self.flights;
-        self.timers.sweep(flights.len(), |timer| match timer {
-            Timer::Queue(id, stay) | Timer::Down(id, stay) | Timer::Again(id, stay) => is_queued(flights, *id, *stay),
-            Timer::Deadline(id) => flights.contains_key(id),
-            Timer::Reopen(_) => true,
-        });
-    }
-
-    fn timer(&mut self, now: Time, actions: &mut Vec<Action>) {
-        while let Some(timer) = self.timers.pop(now) {
-            match timer {
-                Timer::Queue(id, ticket) if is_queued(&self.flights, id, ticket) => {
-                    let reason = if self.is_down_for(id) { self.down_reason(id) } else { EndReason::QueueTimeout };
-                    self.give_up(id, reason, actions);
-                }
-                Timer::Down(id, ticket) if is_queued(&self.flights, id, ticket) && self.is_down_for(id) => {
-                    self.give_up(id, self.down_reason(id), actions);
-                }
-                Timer::Deadline(id) if !self.is_running(id) => {
-                    self.give_up(id, EndReason::Deadline, actions);
-                }
-                Timer::Again(id, ticket) => self.resume(id, ticket),
-                Timer::Queue(..) | Timer::Down(..) | Timer::Deadline(_) | Timer::Reopen(_) => {}
-            }
-        }
-        self.drain_queue(now, actions);
-        self.watch_slow_start(now);
-    }
-
-    /// Sets a timer for the next step of a slow start while requests are queued: a gate that time opens causes no event.
-    fn watch_slow_start(&mut self, now: Time) {
-        let gates = &self.config.gates;
-        let slow = self.replicas.iter().position(|r| !r.removed && r.slow_start(now, gates).is_some());
-        if let Some(slot) = slow.filter(|_| self.queued > 0) {
-            let step = gates.slow_start_ms / f64::from(gates.slow_start_requests.max(1));
-            self.timers.set(now + Span::from_ms(step.max(1.0)), Timer::Reopen(ReplicaId(slot as u16)));
-        }
-    }
-
-    fn is_running(&self, id: RequestId) -> bool {
-        self.flights.get(&id).is_none_or(|f| matches!(f.state, State::Sent { running: true, .. }))
-    }
-}
-
-fn is_queued(flights: &FxHashMap<RequestId, Flight>, id: RequestId, stay: u64) -> bool {
-    flights.get(&id).is_some_and(|f| matches!(f.state, State::Queued { ticket } if ticket == stay))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Which replicas a request may use at all: those inside its fence that can answer it.
 
-use super::{EndReason, Router, Timer, is_queued};
+use super::queue::is_queued;
+use super::{EndReason, Router, Timer};
 use crate::fleet::{Health, Replica};
 use crate::residency::Fence;
 use crate::{ReplicaId, ReplicaSet, RequestId, Span, Time};

@@ -1,14 +1,11 @@
-//! Routing one request, and draining the queue.
+//! Routing one request: the candidates, the choice, and what is booked with it.
 
-use super::{Action, DecisionRecord, Dispatch, EndReason, LearnAt, Router, ScoredCandidate, State, Timer, is_queued};
-use crate::fleet::{Booked, Gates, Kind, Load, Replica};
+use super::{Action, DecisionRecord, Dispatch, EndReason, LearnAt, Router, ScoredCandidate, State};
+use crate::fleet::{Booked, Kind, Load, Replica};
 use crate::policy::{Candidate, CostTerms, Exclusion, Selection, explore};
 use crate::sharing::Path;
 use crate::{ReplicaId, ReplicaSet, RequestId, Span, Time};
 use std::sync::Arc;
-
-/// How often a request that failed at every replica but full ones looks for room at those.
-const RECHECK: Span = Span(200_000_000);
 
 impl Router {
     /// Lets the policy choose a replica for request `id` and dispatches it; false if every replica is excluded, for the
@@ -103,27 +100,6 @@ impl Router {
         true
     }
 
-    /// Replicas that may take a request now, those included that only failed requests have closed.
-    fn open_replicas(&self, now: Time, gates: &Gates) -> ReplicaSet {
-        let mut open = ReplicaSet::EMPTY;
-        let here = self.replicas.iter().enumerate();
-        for (slot, _) in here.filter(|(_, r)| !r.removed && r.closed_for_all(now, gates).is_none()) {
-            open.insert(ReplicaId(slot as u16));
-        }
-        open
-    }
-
-    /// Routes a queued request to a replica at which it failed before it waited, if no other can take it later.
-    fn route_again(&mut self, now: Time, id: RequestId, actions: &mut Vec<Action>) -> bool {
-        if !self.has_candidate(Exclusion::Tried) || self.has_candidate(Exclusion::Full) {
-            return false;
-        }
-        if let Some(flight) = self.flights.get_mut(&id) {
-            flight.tried = ReplicaSet::EMPTY;
-        }
-        self.route(now, id, actions)
-    }
-
     /// Whether a candidate of the last decision was excluded for this reason.
     pub(super) fn has_candidate(&self, excluded: Exclusion) -> bool {
         self.candidates.iter().any(|c| c.excluded == Some(excluded))
@@ -200,50 +176,6 @@ impl Router {
             if queued && self.is_stranded(now, id) {
                 self.end(id, EndReason::Unavailable, actions);
             }
-        }
-    }
-
-    /// Dispatches waiting requests in order for as long as there is room.
-    pub(super) fn drain_queue(&mut self, now: Time, actions: &mut Vec<Action>) {
-        if self.queued == 0 {
-            self.queue.clear();
-            return;
-        }
-        let gates = &self.config.gates;
-        let gates = gates.clone();
-        let mut open = self.open_replicas(now, &gates);
-        if open.is_empty() {
-            return;
-        }
-        let mut kept = Vec::new();
-        while let Some((id, ticket)) = self.queue.pop_front() {
-            if !is_queued(&self.flights, id, ticket) {
-                continue;
-            }
-            // Requests that only closed replicas can answer wait without a decision, and hold up no others.
-            let only = self.allowed(id);
-            if only.is_some_and(|only| only.and(&open).is_empty()) {
-                kept.push((id, ticket));
-                continue;
-            }
-            if self.route(now, id, actions) || self.route_again(now, id, actions) {
-                self.leave_queue(id);
-                open = self.open_replicas(now, &gates);
-                continue;
-            }
-            if self.has_candidate(Exclusion::Tried) {
-                // Nobody waits behind a request that only a full replica may still answer.
-                self.timers.set(now + RECHECK, Timer::Again(id, ticket));
-                continue;
-            }
-            kept.push((id, ticket));
-            // If this request may use any replica, no request behind it can be dispatched either.
-            if only.is_none() && !self.has_candidate(Exclusion::Hops) {
-                break;
-            }
-        }
-        for entry in kept.into_iter().rev() {
-            self.queue.push_front(entry);
         }
     }
 }

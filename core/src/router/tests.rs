@@ -1,5 +1,5 @@
 use super::*;
-use crate::fleet::{EngineReport, Kind, PeerReport, ReplicaSpec};
+use crate::fleet::{EngineReport, Gates, Kind, PeerReport, ReplicaSpec};
 use crate::policy::{RequestInfo, Selection, least};
 use crate::residency::Fence;
 use crate::rng;

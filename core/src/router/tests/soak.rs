@@ -1,6 +1,7 @@
 //! The promises of the router under random events and faults.
 
 use super::*;
+use crate::Span;
 use crate::kv_events::CacheChange;
 
 /// A replica whose region and labels depend on a number.

@@ -1,0 +1,53 @@
+//! A request that has not ended: where it is, and what its attempts met.
+
+use super::{Action, Request};
+use crate::fleet::{Booked, Started};
+use crate::judgement::FailedAttempts;
+use crate::network::Connection;
+use crate::prefix::Stamp;
+use crate::{ReplicaId, ReplicaSet, Time};
+
+#[derive(Debug, Clone)]
+pub(super) enum State {
+    /// Arrived or taken back from a replica; placed before the event that caused it is processed.
+    Unplaced,
+    Queued {
+        ticket: u64,
+    },
+    Sent {
+        replica: ReplicaId,
+        uncached: u32,
+        cached: u32,
+        stamp: Stamp,
+        running: bool,
+        /// The connection that carries the request, as the router believes.
+        connection: Connection,
+        /// The terms of the prediction, as booked.
+        booked: Booked,
+        /// Set at the first token.
+        started: Option<Started>,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Flight {
+    pub(super) request: Request,
+    /// Replicas that are not asked again before a pause.
+    pub(super) tried: ReplicaSet,
+    pub(super) failed: FailedAttempts,
+    /// The replicas inside its fence, kept up to date with the fleet; `None` without a fence.
+    pub(super) inside: Option<ReplicaSet>,
+    /// The client has got a part of a response, so that no other replica can answer.
+    pub(super) committed: bool,
+    pub(super) attempts: u8,
+    pub(super) arrived: Time,
+    pub(super) state: State,
+}
+
+impl Flight {
+    /// The action that tells other routers a path learned from this request, if the router `shares` what it learns. What
+    /// a fence holds is told to no other router, which may stand outside it.
+    pub(super) fn learned(&self, shares: bool, path: impl FnOnce() -> crate::sharing::Path) -> Option<Action> {
+        (shares && self.inside.is_none()).then(|| Action::Learned(path()))
+    }
+}
