@@ -1,6 +1,6 @@
 //! The state that all tasks of one router share.
 
-use crate::config::{Config, ConfigError, ReplicaConfig, Role};
+use crate::config::{Config, ReplicaConfig};
 use crate::discovery::discovered::Discovered;
 use crate::driver::Driver;
 use crate::driver::clock::Clock;
@@ -21,57 +21,23 @@ use crate::tokens::counter::Counter;
 use crate::tuner::Tuner;
 use crate::upstream::connect::{Connector, Endpoint};
 use crate::upstream::replica::{Authorization, Upstream};
-use crate::upstream::transport::transport;
-use gorgo_core::fleet::{Health, Kind, Replica, ReplicaSpec};
-use gorgo_core::policy::{Exclusion, PolicyConfig};
-use gorgo_core::router::ReplicaEvent;
-use gorgo_core::{MAX_REPLICAS, ReplicaId};
+use gorgo_core::ReplicaId;
+use gorgo_core::fleet::Kind;
 use http::HeaderValue;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
-use thiserror::Error;
 use tokio::sync::Semaphore;
 
-/// How far the router's shutdown is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Not stopping.
-    Serving,
-    /// Not ready any more, but still accepting connections and requests.
-    Settling,
-    /// No new connections; open requests finish.
-    Draining,
-    /// The time to drain is over: open requests are ended.
-    Ending,
-}
-
-/// Reads the configuration again: the file, with the command line's settings over it.
-#[derive(Clone)]
-pub struct ConfigSource(Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>);
-
-impl std::fmt::Debug for ConfigSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ConfigSource(..)")
-    }
-}
-
-impl ConfigSource {
-    /// A source that calls `read` for each reload.
-    pub fn new(read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(read))
-    }
-
-    /// Reads the configuration.
-    ///
-    /// # Errors
-    /// When it cannot be read or used.
-    pub(crate) fn read(&self) -> Result<Config, ConfigError> {
-        (self.0)()
-    }
-}
+mod config_source;
+mod in_force;
+mod members;
+mod phase;
+pub use config_source::ConfigSource;
+pub(crate) use members::AddError;
+use members::bearer;
+pub(crate) use phase::Phase;
 
 /// The state of one router.
 #[derive(Debug)]
@@ -232,234 +198,15 @@ impl AppState {
         }
     }
 
-    /// Replaces the policy, as an operator asked; the search for weights begins anew from it.
-    pub(crate) fn set_policy(&self, policy: PolicyConfig) {
-        match &self.tuner {
-            Some(tuner) => tuner.set_policy(&self.driver, &policy),
-            None => self.driver.set_policy(policy),
-        }
-    }
-
-    /// The policy without what the tuner tries at the moment.
-    pub(crate) fn policy(&self) -> PolicyConfig {
-        self.tuner.as_ref().map_or_else(|| self.driver.policy(), Tuner::incumbent)
-    }
-
-    /// The configuration in force.
-    pub fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.config.read())
-    }
-
-    /// The configuration that changes are compared with.
-    pub(crate) fn base(&self) -> Arc<Config> {
-        Arc::clone(&self.base.read())
-    }
-
-    pub(crate) fn set_base(&self, config: Config) {
-        *self.base.write() = Arc::new(config);
-    }
-
-    pub(crate) fn set_config(&self, config: Config) {
-        *self.residency.write() = Arc::new(ResidencyRules::new(&config.residency));
-        *self.config.write() = Arc::new(config);
-    }
-
-    /// The keys in force.
-    pub fn keys(&self) -> Arc<Keys> {
-        Arc::clone(&self.keys.read())
-    }
-
-    /// The rules of residency in force.
-    pub(crate) fn residency(&self) -> Arc<ResidencyRules> {
-        Arc::clone(&self.residency.read())
-    }
-
-    /// Calls `f` with the keys in force; cheaper than [`Self::keys`].
-    pub(crate) fn with_keys<T>(&self, f: impl FnOnce(&Keys) -> T) -> T {
-        f(&self.keys.read())
-    }
-
-    /// Puts other keys in force, here and towards peers.
-    pub(crate) fn set_keys(&self, keys: Keys) {
-        *self.peer_authorization.write() = keys.for_peers().and_then(|key| bearer(key).ok());
-        *self.keys.write() = Arc::new(keys);
-    }
-
     /// The clock of the core's times.
     pub fn clock(&self) -> Clock {
         self.driver.clock()
-    }
-
-    /// How far the shutdown is.
-    pub fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Relaxed) {
-            0 => Phase::Serving,
-            1 => Phase::Settling,
-            2 => Phase::Draining,
-            _ => Phase::Ending,
-        }
-    }
-
-    pub(crate) fn set_phase(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
     /// The configured seed of the prompts' hashes.
     pub(crate) fn sharing_seed(&self) -> Option<&HashSeed> {
         self.configured_seed.as_ref()
     }
-
-    /// Whether the next process of an upgrade has the port and the files by now.
-    pub(crate) fn is_handed_over(&self) -> bool {
-        self.handed_over.load(Ordering::Relaxed)
-    }
-
-    /// Whether changes would be lost, since the next process of an upgrade has those before.
-    pub(crate) fn is_upgrading(&self) -> bool {
-        self.upgrading.load(Ordering::Relaxed)
-    }
-
-    /// The next process of an upgrade is given what this one has.
-    pub(crate) fn begin_upgrade(&self) {
-        self.upgrading.store(true, Ordering::Relaxed);
-    }
-
-    /// The upgrade failed: all is this process's again.
-    pub(crate) fn take_back(&self) {
-        self.upgrading.store(false, Ordering::Relaxed);
-        self.handed_over.store(false, Ordering::Relaxed);
-    }
-
-    /// The port and the files belong to the next process from now on. Files that are being written are complete then.
-    pub(crate) fn hand_over(&self) {
-        let _held = self.saving.lock();
-        self.handed_over.store(true, Ordering::Relaxed);
-    }
-
-    /// The replicas' names in order of their slots; a removed replica keeps its slot until another needs it.
-    pub fn names(&self) -> Vec<String> {
-        self.driver.read(|_, upstreams, _| upstreams.iter().map(|u| u.name.clone()).collect())
-    }
-
-    /// The replica of the fleet with this name or `host:port`.
-    pub fn find(&self, name: &str) -> Option<Arc<Upstream>> {
-        let wanted = Endpoint::parse(name).ok().map(|e| e.name());
-        self.driver.read(|router, upstreams, _| {
-            let here = upstreams.iter().zip(router.replicas()).filter(|(_, r)| !r.removed);
-            let mut here = here.map(|(u, _)| u);
-            here.find(|u| u.name == name || Some(u.endpoint.name()) == wanted).cloned()
-        })
-    }
-
-    /// Whether a replica is in the fleet.
-    pub(crate) fn has(&self, upstream: &Arc<Upstream>) -> bool {
-        self.driver.read(|router, upstreams, _| {
-            let slot = upstream.id.index();
-            upstreams.get(slot).is_some_and(|u| Arc::ptr_eq(u, upstream)) && !router.replicas()[slot].removed
-        })
-    }
-
-    /// Adds a replica. It is not probed yet: see `server::fleet::join`.
-    ///
-    /// # Errors
-    /// One sentence when the URL is wrong, the name is taken or the fleet is full.
-    pub(crate) fn add(&self, replica: &ReplicaConfig, kind: Kind) -> Result<Arc<Upstream>, AddError> {
-        let _held = self.fleet_lock.lock();
-        let endpoint = Endpoint::parse(&replica.url)
-            .map_err(|advice| AddError::Wrong(format!("`{}` is no address of a replica; {advice}", replica.url)))?;
-        if endpoint.leads_to(self.config().listen) {
-            let why = format!("`{}` is the address this router listens on; name an engine", replica.url);
-            return Err(AddError::Wrong(why));
-        }
-        let name = replica.name.clone().unwrap_or_else(|| endpoint.name());
-        if let Some(there) = self.find(&name).or_else(|| self.find(&endpoint.name())) {
-            return Err(AddError::Exists(there.name.clone()));
-        }
-        let authorization = match (&replica.api_key, kind) {
-            (Some(key), _) => Authorization::Own(bearer(key.expose())?),
-            (None, Kind::Peer) => Authorization::Peers(Arc::clone(&self.peer_authorization)),
-            _ => Authorization::None,
-        };
-        let (ms_per_token, kv_tokens) = (replica.ms_per_token, replica.kv_tokens);
-        let config = self.config();
-        let keep_alive = Duration::from_millis(config.timeouts.keep_alive_ms);
-        let transport = transport(&config, &endpoint, keep_alive);
-        let (region, labels) = (replica.region.clone(), replica.labels.clone());
-        let spec = ReplicaSpec {
-            name: name.clone(),
-            kind,
-            ms_per_token,
-            kv_tokens,
-            transport,
-            region: region.clone(),
-            labels,
-        };
-        let added = self.driver.add(&spec, |id| {
-            let mut upstream = Upstream::new(id, name, kind, region, endpoint);
-            upstream.authorization = authorization;
-            upstream
-        });
-        let (upstream, old) = added.ok_or_else(|| {
-            let why =
-                format!("the fleet has {MAX_REPLICAS} replicas, removed ones that still answer included; remove one");
-            AddError::Wrong(why)
-        })?;
-        if let Some(old) = old.filter(|old| !self.names().contains(&old.name)) {
-            self.metrics.forget(&old.name);
-        }
-        if let Some(sharing) = &self.sharing {
-            sharing.forget(&self.driver, upstream.id);
-        }
-        self.models.joined(&upstream, &replica.models);
-        Ok(upstream)
-    }
-
-    /// Removes a replica from the fleet: requests that wait at it are dispatched to others, those that run finish.
-    pub fn remove(&self, upstream: &Upstream) {
-        let _held = self.fleet_lock.lock();
-        self.joined.lock().remove(&upstream.name);
-        upstream.stop();
-        self.models.left(upstream);
-        self.driver.handle_for(upstream, ReplicaEvent::Removed { replica: upstream.id });
-    }
-
-    /// The number of replicas that are known to be usable now, and of all replicas. With probes, one that was not probed yet
-    /// does not count.
-    pub fn usable(&self) -> (usize, usize) {
-        let has_probes = self.config().probes.period_ms > 0;
-        self.driver.read(|router, _, now| {
-            let gates = &router.config().gates;
-            let usable = |r: &&Replica| {
-                let is_known = !has_probes || r.health != Health::Unknown;
-                is_known && !matches!(r.closed(now, gates), Some(Exclusion::Unhealthy | Exclusion::Draining))
-            };
-            let all = router.replicas().iter().filter(|r| !r.removed);
-            (all.clone().filter(usable).count(), all.count())
-        })
-    }
-
-    /// Proxy or edge.
-    pub fn role(&self) -> Role {
-        self.config().role
-    }
-}
-
-/// Why a replica was not added.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(crate) enum AddError {
-    /// A replica with this name or address is in the fleet.
-    #[error("`{0}` is in the fleet already")]
-    Exists(String),
-    /// One sentence on what is wrong.
-    #[error("{0}")]
-    Wrong(String),
-}
-
-fn bearer(key: &str) -> Result<HeaderValue, AddError> {
-    let value = HeaderValue::try_from(format!("Bearer {key}"));
-    let mut value = value.map_err(|_| AddError::Wrong("the API key holds characters no header can".to_owned()))?;
-    value.set_sensitive(true);
-    Ok(value)
 }
 
 #[cfg(test)]

@@ -1,0 +1,138 @@
+//! The replicas of the fleet: found by name, added, removed, and how many are usable.
+
+use super::AppState;
+use crate::config::ReplicaConfig;
+use crate::upstream::connect::Endpoint;
+use crate::upstream::replica::{Authorization, Upstream};
+use crate::upstream::transport::transport;
+use gorgo_core::MAX_REPLICAS;
+use gorgo_core::fleet::{Health, Kind, Replica, ReplicaSpec};
+use gorgo_core::policy::Exclusion;
+use gorgo_core::router::ReplicaEvent;
+use http::HeaderValue;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+
+impl AppState {
+    /// The replicas' names in order of their slots; a removed replica keeps its slot until another needs it.
+    pub fn names(&self) -> Vec<String> {
+        self.driver.read(|_, upstreams, _| upstreams.iter().map(|u| u.name.clone()).collect())
+    }
+
+    /// The replica of the fleet with this name or `host:port`.
+    pub fn find(&self, name: &str) -> Option<Arc<Upstream>> {
+        let wanted = Endpoint::parse(name).ok().map(|e| e.name());
+        self.driver.read(|router, upstreams, _| {
+            let here = upstreams.iter().zip(router.replicas()).filter(|(_, r)| !r.removed);
+            let mut here = here.map(|(u, _)| u);
+            here.find(|u| u.name == name || Some(u.endpoint.name()) == wanted).cloned()
+        })
+    }
+
+    /// Whether a replica is in the fleet.
+    pub(crate) fn has(&self, upstream: &Arc<Upstream>) -> bool {
+        self.driver.read(|router, upstreams, _| {
+            let slot = upstream.id.index();
+            upstreams.get(slot).is_some_and(|u| Arc::ptr_eq(u, upstream)) && !router.replicas()[slot].removed
+        })
+    }
+
+    /// Adds a replica. It is not probed yet: see `server::fleet::join`.
+    ///
+    /// # Errors
+    /// One sentence when the URL is wrong, the name is taken or the fleet is full.
+    pub(crate) fn add(&self, replica: &ReplicaConfig, kind: Kind) -> Result<Arc<Upstream>, AddError> {
+        let _held = self.fleet_lock.lock();
+        let endpoint = Endpoint::parse(&replica.url)
+            .map_err(|advice| AddError::Wrong(format!("`{}` is no address of a replica; {advice}", replica.url)))?;
+        if endpoint.leads_to(self.config().listen) {
+            let why = format!("`{}` is the address this router listens on; name an engine", replica.url);
+            return Err(AddError::Wrong(why));
+        }
+        let name = replica.name.clone().unwrap_or_else(|| endpoint.name());
+        if let Some(there) = self.find(&name).or_else(|| self.find(&endpoint.name())) {
+            return Err(AddError::Exists(there.name.clone()));
+        }
+        let authorization = match (&replica.api_key, kind) {
+            (Some(key), _) => Authorization::Own(bearer(key.expose())?),
+            (None, Kind::Peer) => Authorization::Peers(Arc::clone(&self.peer_authorization)),
+            _ => Authorization::None,
+        };
+        let (ms_per_token, kv_tokens) = (replica.ms_per_token, replica.kv_tokens);
+        let config = self.config();
+        let keep_alive = Duration::from_millis(config.timeouts.keep_alive_ms);
+        let transport = transport(&config, &endpoint, keep_alive);
+        let (region, labels) = (replica.region.clone(), replica.labels.clone());
+        let spec = ReplicaSpec {
+            name: name.clone(),
+            kind,
+            ms_per_token,
+            kv_tokens,
+            transport,
+            region: region.clone(),
+            labels,
+        };
+        let added = self.driver.add(&spec, |id| {
+            let mut upstream = Upstream::new(id, name, kind, region, endpoint);
+            upstream.authorization = authorization;
+            upstream
+        });
+        let (upstream, old) = added.ok_or_else(|| {
+            let why =
+                format!("the fleet has {MAX_REPLICAS} replicas, removed ones that still answer included; remove one");
+            AddError::Wrong(why)
+        })?;
+        if let Some(old) = old.filter(|old| !self.names().contains(&old.name)) {
+            self.metrics.forget(&old.name);
+        }
+        if let Some(sharing) = &self.sharing {
+            sharing.forget(&self.driver, upstream.id);
+        }
+        self.models.joined(&upstream, &replica.models);
+        Ok(upstream)
+    }
+
+    /// Removes a replica from the fleet: requests that wait at it are dispatched to others, those that run finish.
+    pub fn remove(&self, upstream: &Upstream) {
+        let _held = self.fleet_lock.lock();
+        self.joined.lock().remove(&upstream.name);
+        upstream.stop();
+        self.models.left(upstream);
+        self.driver.handle_for(upstream, ReplicaEvent::Removed { replica: upstream.id });
+    }
+
+    /// The number of replicas that are known to be usable now, and of all replicas. With probes, one that was not probed yet
+    /// does not count.
+    pub fn usable(&self) -> (usize, usize) {
+        let has_probes = self.config().probes.period_ms > 0;
+        self.driver.read(|router, _, now| {
+            let gates = &router.config().gates;
+            let usable = |r: &&Replica| {
+                let is_known = !has_probes || r.health != Health::Unknown;
+                is_known && !matches!(r.closed(now, gates), Some(Exclusion::Unhealthy | Exclusion::Draining))
+            };
+            let all = router.replicas().iter().filter(|r| !r.removed);
+            (all.clone().filter(usable).count(), all.count())
+        })
+    }
+}
+
+/// Why a replica was not added.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum AddError {
+    /// A replica with this name or address is in the fleet.
+    #[error("`{0}` is in the fleet already")]
+    Exists(String),
+    /// One sentence on what is wrong.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+/// The `Authorization` header with this key.
+pub(super) fn bearer(key: &str) -> Result<HeaderValue, AddError> {
+    let value = HeaderValue::try_from(format!("Bearer {key}"));
+    let mut value = value.map_err(|_| AddError::Wrong("the API key holds characters no header can".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
