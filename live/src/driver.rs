@@ -24,14 +24,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 pub(crate) mod clock;
+mod learned;
 pub(crate) mod mailbox;
 pub(crate) mod observers;
+mod policy;
 
 /// Decisions kept of a request, besides the one it was dispatched by last.
 pub(crate) const MAX_OTHER_DECISIONS: usize = 7;
-
-/// Paths learned that wait to be told; the oldest is dropped beyond.
-const MAX_LEARNED: usize = 4_096;
 
 /// A request that has not ended.
 #[derive(Default)]
@@ -96,58 +95,6 @@ impl Driver {
             heir: Mutex::default(),
             learned_dropped: AtomicU64::new(0),
         }
-    }
-
-    /// Keeps what the router learns for others, to be taken by [`Self::take_learned`].
-    pub(crate) fn sharing(mut self) -> Self {
-        self.learned = Some(Mutex::default());
-        self.inner.get_mut().router.share_prefixes(true);
-        self
-    }
-
-    /// Keeps what is learned from now on for the next process of an upgrade.
-    pub(crate) fn begin_heir(&self) {
-        let mut inner = self.inner.lock();
-        *self.heir.lock() = Some(VecDeque::new());
-        inner.router.share_prefixes(true);
-    }
-
-    /// The upgrade failed: there is no next process.
-    pub(crate) fn forget_heir(&self) {
-        let mut inner = self.inner.lock();
-        *self.heir.lock() = None;
-        inner.router.share_prefixes(self.learned.is_some());
-    }
-
-    /// Keeps a path for the next process, if there is one.
-    pub(crate) fn pass_to_heir(&self, path: &Path) {
-        if let Some(heir) = &mut *self.heir.lock() {
-            push_bounded(heir, path.clone());
-        }
-    }
-
-    /// What was learned for the next process since the last call.
-    pub(crate) fn take_for_heir(&self) -> VecDeque<Path> {
-        self.heir.lock().as_mut().map_or_else(VecDeque::new, std::mem::take)
-    }
-
-    fn learned(&self, path: Path) {
-        self.pass_to_heir(&path);
-        if let Some(learned) = &self.learned
-            && push_bounded(&mut learned.lock(), path)
-        {
-            self.learned_dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// What was learned since the last call.
-    pub(crate) fn take_learned(&self) -> VecDeque<Path> {
-        self.learned.as_ref().map_or_else(VecDeque::new, |learned| std::mem::take(&mut *learned.lock()))
-    }
-
-    /// Paths that were learned faster than they were taken, and dropped.
-    pub(crate) fn learned_dropped(&self) -> u64 {
-        self.learned_dropped.load(Ordering::Relaxed)
     }
 
     /// The clock of the core's times.
@@ -255,32 +202,6 @@ impl Driver {
         self.read(|router, _, now| (router.report(now), now))
     }
 
-    /// The policy as configured.
-    pub fn policy(&self) -> PolicyConfig {
-        self.inner.lock().policy.clone()
-    }
-
-    /// Replaces the policy.
-    pub fn set_policy(&self, policy: PolicyConfig) {
-        let mut inner = self.inner.lock();
-        let change =
-            (policy != inner.policy).then(|| Change::Policy { old: shown(&inner.policy), new: shown(&policy) });
-        self.replace_policy(&mut inner, policy);
-        if let Some(change) = change {
-            self.observers.tell(change);
-        }
-    }
-
-    /// Replaces the weights of the policy for a block of the tuner's, which tells of the outcome itself.
-    pub(crate) fn set_weights(&self, policy: PolicyConfig) {
-        self.replace_policy(&mut self.inner.lock(), policy);
-    }
-
-    fn replace_policy(&self, inner: &mut Inner, policy: PolicyConfig) {
-        self.process(inner, AdminEvent::PolicySet(policy.clone()));
-        inner.policy = policy;
-    }
-
     /// Sends every request the command to stop. Requests that arrive later must check the router's phase.
     pub(crate) fn stop_requests(&self) {
         let inner = self.inner.lock();
@@ -375,22 +296,6 @@ impl Driver {
         }
         inner.actions = actions;
     }
-}
-
-/// Appends to what waits to be told. True if the oldest path had to go.
-fn push_bounded(waiting: &mut VecDeque<Path>, path: Path) -> bool {
-    let is_full = waiting.len() >= MAX_LEARNED;
-    if is_full {
-        waiting.pop_front();
-    }
-    waiting.push_back(path);
-    is_full
-}
-
-/// A policy with its settings, for the log.
-fn shown(policy: &PolicyConfig) -> String {
-    let settings: Vec<String> = policy.settings().iter().map(|(key, value)| format!("{key}={value}")).collect();
-    if settings.is_empty() { policy.name().to_owned() } else { format!("{} ({})", policy.name(), settings.join(" ")) }
 }
 
 impl InFlight {
