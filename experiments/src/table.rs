@@ -2,7 +2,8 @@
 //! by column, and said.
 
 use crate::stats::{Difference, Estimate, Verdict};
-use crate::summary::{ArmSummary, by_goodput, fenced_sentences, finishes_less, regret, short_names, unequal};
+use crate::summary::loads::short_names;
+use crate::summary::{ArmSummary, by_goodput, fenced_sentences, finishes_less, regret, unequal};
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 /// The width of a table that goes to no terminal.

@@ -5,8 +5,8 @@ use super::frame::{Axis, EDGE, Entry, Frame, MEDIUM, SMALL, WIDTH, head, head_he
 use super::sheet::{Anchor, GREY, INK, Paint, Sheet, color, dash, ink_on, shorten, text_width};
 use super::sweep::ramp;
 use crate::results::Point;
-use crate::summary::loads::Load;
-use crate::summary::{ArmSummary, short_names};
+use crate::summary::ArmSummary;
+use crate::summary::loads::{Load, short_names};
 
 /// Replicas with colours of their own; more get shades in order, and queues are drawn as mean and fullest.
 const MAX_REPLICAS: usize = 7;

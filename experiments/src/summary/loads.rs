@@ -115,6 +115,18 @@ fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
     names.filter(|name| seen.insert(name.clone())).collect()
 }
 
+/// Short names of arms: the first word, and every word that another name of two words or more lacks. Settings that all
+/// arms share are left out.
+pub(crate) fn short_names(names: &[&str]) -> Vec<String> {
+    let long: Vec<Vec<&str>> = names.iter().map(|n| n.split(' ').collect()).filter(|w: &Vec<_>| w.len() > 1).collect();
+    let shared = |word: &str| long.len() > 1 && long.iter().all(|words| words.contains(&word));
+    let short = |name: &&str| {
+        let words = name.split(' ').enumerate().filter(|(i, word)| *i == 0 || !shared(word));
+        words.map(|(_, word)| word).collect::<Vec<_>>().join(" ")
+    };
+    names.iter().map(short).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

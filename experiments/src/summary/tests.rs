@@ -1,3 +1,4 @@
+use super::loads::short_names;
 use super::*;
 use crate::results::test_data::{points, run};
 use crate::stats::Verdict;
