@@ -1,0 +1,153 @@
+//! The machines that the command line or `[cloud]` of an experiment file asks for.
+
+use super::super::cluster::EngineKind;
+use super::super::{Cloud, CloudArgs, launch};
+use crate::cli::experiment::ExperimentArgs;
+use anyhow::bail;
+use clap::{Args as ClapArgs, ValueEnum};
+use gorgo_cloud::money::Caps;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+const MODEL: &str = "mistralai/Mistral-7B-Instruct-v0.3";
+
+/// Machines for `gorgo run --mode live`; `[cloud]` in the experiment file holds the same settings.
+#[derive(Debug, Clone, ClapArgs)]
+#[command(next_help_heading = "Machines of a live run")]
+pub(crate) struct FleetArgs {
+    /// Run on machines of this provider: those that bear the replicas' names, else new ones, which end with the run
+    #[arg(long, value_enum)]
+    cloud: Option<Cloud>,
+    /// Type of machine to launch; `cloud.type` in the file
+    #[arg(long = "type", value_name = "TYPE")]
+    machine: Option<String>,
+    /// Model; `cloud.model`
+    #[arg(long)]
+    model: Option<String>,
+    /// Image, where machines are containers; `cloud.image`
+    #[arg(long)]
+    image: Option<String>,
+    /// Engine; as for `gorgo cluster setup`; `cloud.engine`
+    #[arg(long, value_enum)]
+    engine: Option<EngineKind>,
+    /// Most machines at one time
+    #[arg(long, default_value_t = Caps::default().nodes)]
+    max_nodes: usize,
+    /// Most dollars an hour of all machines together
+    #[arg(long, default_value_t = Caps::default().cents_per_hour as f64 / 100.0)]
+    max_dollars_per_hour: f64,
+    /// End launched machines after this time at the latest; `cloud.lease`; 4h when absent
+    #[arg(long, value_parser = launch::lease)]
+    lease: Option<u64>,
+    /// Leave launched machines running; `cloud.keep`
+    #[arg(long)]
+    keep: bool,
+    /// Do not ask before spending money
+    #[arg(long)]
+    yes: bool,
+    /// Folder of ledger, keys and node state
+    #[arg(long, value_name = "DIR", env = "GORGO_STATE")]
+    state: Option<PathBuf>,
+    /// File of your hosts
+    #[arg(long, value_name = "FILE", env = "GORGO_HOSTS")]
+    hosts: Option<PathBuf>,
+}
+
+/// `[cloud]` of an experiment file: the machines of a live run. Options of the command line come first.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::cli) struct FleetTable {
+    /// `local`, `ssh`, `lambda` or `modal`.
+    provider: Option<String>,
+    /// Machine type.
+    r#type: Option<String>,
+    /// Model that the engines serve.
+    model: Option<String>,
+    /// Container image of the engine.
+    image: Option<String>,
+    /// Engine: `sglang` or `vllm`.
+    engine: Option<String>,
+    /// Launched machines end after this time at the latest.
+    lease: Option<String>,
+    /// Leave launched machines running.
+    keep: bool,
+}
+
+/// What a run on machines was asked for.
+pub(in crate::cli) struct FleetPlan {
+    pub(super) common: CloudArgs,
+    pub(super) cloud: Cloud,
+    pub(super) machine: Option<String>,
+    pub(super) model: String,
+    pub(super) image: Option<String>,
+    pub(super) engine: Option<EngineKind>,
+    pub(super) caps: Caps,
+    pub(super) lease_ms: u64,
+    pub(super) keep: bool,
+    pub(super) yes: bool,
+}
+
+impl FleetArgs {
+    /// Refuses settings of machines in a run without any.
+    pub(in crate::cli) fn refuse(&self) -> anyhow::Result<()> {
+        let given = [
+            ("--cloud", self.cloud.is_some()),
+            ("--type", self.machine.is_some()),
+            ("--model", self.model.is_some()),
+            ("--image", self.image.is_some()),
+            ("--engine", self.engine.is_some()),
+            ("--lease", self.lease.is_some()),
+            ("--keep", self.keep),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((option, _)) => bail!("{option} is for machines; give --mode live and --cloud PROVIDER with it"),
+            None => Ok(()),
+        }
+    }
+
+    /// The machines that the command line or the file names; none when neither does.
+    pub(in crate::cli) fn choose(&self, experiment: &ExperimentArgs) -> anyhow::Result<Option<FleetPlan>> {
+        let table = experiment.load(&[])?.cloud;
+        let table: FleetTable = match table {
+            Some(table) => table.try_into().map_err(|why: toml::de::Error| {
+                anyhow::anyhow!(
+                    "[cloud]: {}; it takes provider, type, model, image, engine, lease and keep",
+                    why.message()
+                )
+            })?,
+            None => FleetTable::default(),
+        };
+        let named = table.provider.as_deref().map(|name| Cloud::from_str(name, true));
+        let named = named.transpose().map_err(|_| {
+            let name = table.provider.clone().unwrap_or_default();
+            anyhow::anyhow!("[cloud] provider = \"{name}\" is none; write local, ssh, lambda or modal")
+        })?;
+        let Some(cloud) = self.cloud.or(named) else { return Ok(None) };
+        let engine = table.engine.as_deref().map(|name| EngineKind::from_str(name, true));
+        let engine = engine.transpose().map_err(|_| {
+            let name = table.engine.clone().unwrap_or_default();
+            anyhow::anyhow!("[cloud] engine = \"{name}\" is none; write emulated, docker or sglang")
+        })?;
+        let lease = table.lease.as_deref().map(launch::lease).transpose();
+        let lease = lease.map_err(|why| anyhow::anyhow!("[cloud] lease: {why}"))?;
+        let common =
+            CloudArgs { cloud: Some(cloud), state: self.state.clone(), hosts: self.hosts.clone(), json: false };
+        Ok(Some(FleetPlan {
+            common,
+            cloud,
+            machine: self.machine.clone().or(table.r#type),
+            model: self.model.clone().or(table.model).unwrap_or_else(|| MODEL.to_owned()),
+            image: self.image.clone().or(table.image),
+            engine: self.engine.or(engine),
+            caps: Caps {
+                nodes: self.max_nodes,
+                cents_per_hour: (self.max_dollars_per_hour * 100.0).round() as u64,
+                ..Caps::default()
+            },
+            lease_ms: self.lease.or(lease).unwrap_or(4 * 3_600_000),
+            keep: self.keep || table.keep,
+            yes: self.yes,
+        }))
+    }
+}
