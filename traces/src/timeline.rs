@@ -13,10 +13,12 @@
 mod lanes;
 mod read;
 mod rows;
+mod spans;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
-pub use read::{Flow, SpanEvent, Timeline, TimelineError, read};
+pub use read::{TimelineError, read};
+pub use spans::{Flow, SpanEvent, Timeline};
 pub use write::{Counter, Cut, Run, write};

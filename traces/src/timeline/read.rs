@@ -1,5 +1,6 @@
 //! The reader: a timeline file in, checked spans out.
 
+use super::spans::{Flow, FlowEnd, SpanEvent, Timeline};
 use super::write::Cut;
 use flate2::read::MultiGzDecoder;
 use gorgo_core::{Span, Time};
@@ -54,94 +55,6 @@ pub enum TimelineError {
         /// Events with `ph` = `f`.
         ends: usize,
     },
-}
-
-/// One span.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SpanEvent {
-    /// Process.
-    pub pid: u64,
-    /// Row.
-    pub tid: u64,
-    /// For example `prefill`.
-    pub name: String,
-    /// `router` or `replica`.
-    pub category: String,
-    /// Begin.
-    pub start: Time,
-    /// Length.
-    pub dur: Span,
-    /// Spans around it on its row.
-    pub depth: usize,
-    /// Arguments, with the request's number.
-    pub args: BTreeMap<String, serde_json::Value>,
-}
-
-impl SpanEvent {
-    /// End.
-    pub fn end(&self) -> Time {
-        self.start + self.dur
-    }
-
-    /// Whether it is a whole request at its router: named by policy and outcome, or `request` in files of other writers.
-    pub fn is_request(&self) -> bool {
-        self.name == "request" || (self.category == "router" && self.depth == 0)
-    }
-
-    /// Number of the request it belongs to.
-    pub fn request(&self) -> Option<u64> {
-        self.args.get("request")?.as_u64()
-    }
-}
-
-/// An arrow between two rows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Flow {
-    /// Number of the arrow.
-    pub id: u64,
-    /// Where it leaves.
-    pub from: FlowEnd,
-    /// Where it arrives.
-    pub to: FlowEnd,
-}
-
-/// One end of an arrow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FlowEnd {
-    /// Number of the row (`tid`).
-    pub tid: u64,
-    /// When.
-    pub at: Time,
-}
-
-/// A whole file. Spans are in order of process, row, start.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Timeline {
-    /// Process names by number.
-    pub processes: BTreeMap<u64, String>,
-    /// Spans.
-    pub spans: Vec<SpanEvent>,
-    /// Arrows by number.
-    pub flows: Vec<Flow>,
-    /// Which requests of each run are drawn; empty for files of other writers.
-    pub runs: Vec<Cut>,
-}
-
-impl Timeline {
-    /// Length of the stage `name` of each request of the run `label`: zero where the request is drawn without such a
-    /// stage. Ordered by request.
-    pub fn stage(&self, label: &str, name: &str) -> BTreeMap<u64, Span> {
-        let mut lengths = BTreeMap::new();
-        for span in &self.spans {
-            let ours = self.processes.get(&span.pid).is_some_and(|process| process == label);
-            let Some(request) = span.request().filter(|_| ours) else { continue };
-            let length = lengths.entry(request).or_insert(Span::ZERO);
-            if span.name == name {
-                *length = *length + span.dur;
-            }
-        }
-        lengths
-    }
 }
 
 #[derive(Deserialize)]
@@ -330,73 +243,4 @@ fn nanos(text: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn of(events: &str) -> Result<Timeline, TimelineError> {
-        read(format!(r#"{{"traceEvents":[{events}]}}"#).as_bytes())
-    }
-
-    fn x(name: &str, tid: u64, ts: &str, dur: &str) -> String {
-        format!(r#"{{"name":"{name}","ph":"X","pid":1,"tid":{tid},"ts":{ts},"dur":{dur}}}"#)
-    }
-
-    #[test]
-    fn microseconds_are_read_to_the_nanosecond() {
-        assert_eq!(nanos("1234567890123456.789"), Some(1_234_567_890_123_456_789));
-        assert_eq!(nanos("0.5"), Some(500));
-        assert_eq!(nanos("1.5e3"), Some(1_500_000));
-        assert_eq!([nanos("-1"), nanos("null"), nanos("99999999999999999999")], [None; 3]);
-    }
-
-    #[test]
-    fn depth_counts_the_spans_around() {
-        let timeline =
-            of(&[x("a", 1, "0", "10"), x("c", 1, "3", "7"), x("b", 1, "0", "3"), x("a", 2, "1", "1")].join(","))
-                .unwrap();
-        let depths: Vec<_> = timeline.spans.iter().map(|s| (s.name.as_str(), s.depth)).collect();
-        assert_eq!(depths, [("a", 0), ("b", 1), ("c", 1), ("a", 0)]);
-    }
-
-    #[test]
-    fn crossing_spans_and_half_arrows_are_refused_by_name() {
-        let crossing = of(&[x("a", 1, "0", "10"), x("b", 1, "5", "10")].join(",")).unwrap_err().to_string();
-        assert!(crossing.contains("`a` and `b` of row 1"), "{crossing}");
-        let half = of(r#"{"name":"d","ph":"s","id":7,"pid":1,"tid":1,"ts":0}"#).unwrap_err().to_string();
-        assert!(half.contains("flow 7") && half.contains("0 ends"), "{half}");
-    }
-
-    #[test]
-    fn a_list_of_begins_and_ends_becomes_spans() {
-        let event = |ph: &str, name: &str, ts: u32, id: &str, more: &str| {
-            format!(r#"{{"name":"{name}","ph":"{ph}","pid":7,"tid":3,"ts":{ts},"args":{{"request_id":"{id}"{more}}}}}"#)
-        };
-        let events = [
-            r#"{"name":"process_name","ph":"M","pid":7,"args":{"name":"node-a"}}"#.to_owned(),
-            event("B", "request", 10, "a", ""),
-            // Another request on the same row, as the hash has it, that crosses the first one.
-            event("B", "request", 20, "b", ""),
-            event("B", "queue", 30, "a", ""),
-            event("E", "queue", 35, "a", ""),
-            r#"{"name":"forward_flow","ph":"s","pid":7,"tid":3,"ts":31,"id":"a-b"}"#.to_owned(),
-            event("E", "request", 50, "a", r#","status_code":200"#),
-            event("E", "request", 80, "b", r#","status_code":503"#),
-            event("B", "request", 90, "never ended", ""),
-        ];
-        let timeline = read(format!("\n [{}]", events.join(",")).as_bytes()).unwrap();
-        let spans: Vec<_> =
-            timeline.spans.iter().map(|s| (s.name.as_str(), s.start.0 / 1000, s.dur.0 / 1000)).collect();
-        assert_eq!(spans, [("request", 10, 40), ("request", 20, 60), ("queue", 30, 5)]);
-        assert_eq!(timeline.spans[1].args["status_code"], 503);
-        assert_eq!(timeline.processes[&7], "node-a");
-    }
-
-    #[test]
-    fn bad_input_is_named() {
-        let why = |text: &str| of(text).unwrap_err().to_string();
-        assert!(why(&x("a", 1, "-3", "1")).contains("event 0") && why(&x("a", 1, "-3", "1")).contains("-3"));
-        assert!(why(r#"{"name":"a","ph":"X","ts":1}"#).contains("`dur` of `a` is nothing"));
-        assert!(matches!(read(&b"[1,2"[..]), Err(TimelineError::Json(_))));
-        assert!(matches!(read(&[0x1f, 0x8b, 0, 0][..]), Err(TimelineError::Io(_))));
-    }
-}
+mod tests;
