@@ -3,12 +3,14 @@
 //! Fields are read by position or by name into one form. Token ids are skipped without being stored. An event or a field
 //! of an unknown kind costs only itself; a batch that is no MessagePack is an error, since removals may be lost with it.
 
+mod scalar;
+
 use gorgo_core::kv_events::{CacheEvent, StoredBlocks};
 use rmp_serde::decode::Error;
+use scalar::{Hashes, Scalar, any_scalar, skip_map, skip_seq};
 use serde::Deserializer;
 use serde::de::{Deserialize, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// Longest batch that is read, bytes: a million tokens as published by vLLM take 6 MB.
 pub(crate) const MAX_BYTES: usize = 32 << 20;
@@ -49,158 +51,6 @@ pub(crate) fn batch(bytes: &[u8]) -> Result<Batch, Error> {
 pub(crate) fn tag_of(session: &str) -> Option<u64> {
     let digits = session.strip_prefix(TAG).filter(|digits| digits.len() == 16)?;
     u64::from_str_radix(digits, 16).ok()
-}
-
-/// Methods of a visitor that takes any scalar, passing each to `self.scalar`.
-macro_rules! any_scalar {
-    () => {
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a field of a KV event")
-        }
-        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-            Ok(self.scalar(Scalar::Other))
-        }
-        fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
-            Ok(self.scalar(Scalar::Number(value)))
-        }
-        fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
-            Ok(self.scalar(Scalar::Number(value as u64))) // SGLang's hashes are signed; only equality counts
-        }
-        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-            Ok(self.scalar(Scalar::Other))
-        }
-        fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-            Ok(self.scalar(Scalar::Text(text)))
-        }
-        fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-            Ok(self.scalar(Scalar::Other))
-        }
-        fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
-            Ok(self.scalar(Scalar::Bytes(bytes)))
-        }
-        fn visit_bytes<E>(self, _: &[u8]) -> Result<Self::Value, E> {
-            Ok(self.scalar(Scalar::Other))
-        }
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok(self.scalar(Scalar::Nil))
-        }
-        fn visit_none<E>(self) -> Result<Self::Value, E> {
-            Ok(self.scalar(Scalar::Nil))
-        }
-        fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Self::Value, D::Error> {
-            IgnoredAny::deserialize(inner)?;
-            Ok(self.scalar(Scalar::Other))
-        }
-    };
-}
-
-fn skip_seq<'de, A: SeqAccess<'de>>(mut seq: A) -> Result<(), A::Error> {
-    while seq.next_element::<IgnoredAny>()?.is_some() {}
-    Ok(())
-}
-
-fn skip_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<(), A::Error> {
-    while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-    Ok(())
-}
-
-/// A scalar; of anything else only that it was there.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Scalar<'de> {
-    Nil,
-    Number(u64),
-    Text(&'de str),
-    Bytes(&'de [u8]),
-    Other,
-}
-
-impl<'de> Scalar<'de> {
-    /// As a block's hash: a number, or bytes of any length.
-    fn hash(self) -> Option<u64> {
-        match self {
-            Self::Number(number) => Some(number),
-            Self::Bytes(bytes) => Some(xxh3_64(bytes)),
-            _ => None,
-        }
-    }
-
-    fn number(self) -> Option<u32> {
-        match self {
-            Self::Number(number) => u32::try_from(number).ok(),
-            _ => None,
-        }
-    }
-
-    fn text(self) -> Option<&'de str> {
-        match self {
-            Self::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Scalar<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ScalarVisitor)
-    }
-}
-
-struct ScalarVisitor;
-
-impl ScalarVisitor {
-    fn scalar(self, scalar: Scalar<'_>) -> Scalar<'_> {
-        scalar
-    }
-}
-
-impl<'de> Visitor<'de> for ScalarVisitor {
-    type Value = Scalar<'de>;
-    any_scalar!();
-
-    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
-        skip_seq(seq).map(|()| Scalar::Other)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        skip_map(map).map(|()| Scalar::Other)
-    }
-}
-
-/// A list of hashes; `None` if it is something else, or holds something else.
-struct Hashes(Option<Vec<u64>>);
-
-impl<'de> Deserialize<'de> for Hashes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(HashesVisitor)
-    }
-}
-
-struct HashesVisitor;
-
-impl HashesVisitor {
-    fn scalar(self, _: Scalar<'_>) -> Hashes {
-        Hashes(None)
-    }
-}
-
-impl<'de> Visitor<'de> for HashesVisitor {
-    type Value = Hashes;
-    any_scalar!();
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut all = Some(Vec::new());
-        while let Some(scalar) = seq.next_element::<Scalar<'de>>()? {
-            match (&mut all, scalar.hash()) {
-                (Some(hashes), Some(hash)) if hashes.len() < MAX_HASHES => hashes.push(hash),
-                _ => all = None,
-            }
-        }
-        Ok(Hashes(all))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        skip_map(map).map(|()| Hashes(None))
-    }
 }
 
 /// The fields of an event that are read.

@@ -10,6 +10,7 @@ use gorgo_core::Time;
 use gorgo_core::kv_events::{CacheChange, Ledger};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use xxhash_rust::xxh3::xxh3_64;
 
 fn text(text: &str) -> Vec<u8> {
     assert!(text.len() < 32);
