@@ -1,4 +1,7 @@
 use super::*;
+use gorgo_core::ReplicaId;
+use gorgo_core::router::{DecisionRecord, ScoredCandidate};
+use smallvec::SmallVec;
 
 pub(crate) fn row(id: &str, ttft: f64) -> RequestEntry {
     RequestEntry {
