@@ -1,0 +1,103 @@
+//! The arms of an experiment, crossed with the varied settings.
+
+use super::{Experiment, RunSpec, SpecError, overrides, policy, run, settings_of, vary};
+use gorgo_core::settings::set_key;
+use gorgo_core::suggest::{did_you_mean, with_suggestion};
+use gorgo_sim::world::ProxiesConfig;
+use std::collections::BTreeMap;
+use toml::Table;
+
+/// One arm, ready to run with any seed.
+#[derive(Debug, Clone)]
+pub struct PlannedArm {
+    /// Unique name.
+    pub label: String,
+    /// The arm it is compared with, itself for a baseline.
+    pub baseline: String,
+    /// Varied settings by key, as shown.
+    pub settings: BTreeMap<String, String>,
+    /// What to run.
+    pub spec: RunSpec,
+}
+
+impl Experiment {
+    /// The arms, crossed with the varied settings.
+    ///
+    /// # Errors
+    /// When an arm's settings are wrong, two arms have one name, or a varied key fits no arm.
+    pub fn plan(&self) -> Result<Vec<PlannedArm>, SpecError> {
+        let mut planned: Vec<PlannedArm> = Vec::new();
+        let names = self.names();
+        let base_name = self.baseline.clone().unwrap_or_else(|| names[0].clone());
+        if !names.contains(&base_name) {
+            let hint = did_you_mean(&base_name, names.iter().map(String::as_str));
+            return Err(self.key("baseline", format!("no arm is called `{base_name}`; {hint}")));
+        }
+        let mut fits = vec![false; self.vary.len()];
+        let arms: Vec<Table> = self.arms.iter().map(|(_, own)| settings_of(&self.base, own)).collect();
+        let varies_policy = self.vary.iter().any(|(key, _)| key == "policy");
+        let policies: Vec<&str> = arms.iter().map(|arm| policy::name(arm.get("policy"))).collect();
+        if let Some(key) = policy::unused(self.base.get("policy"), &policies).filter(|_| !varies_policy) {
+            let policies: Vec<String> = policies.iter().map(|&name| name.to_owned()).collect();
+            return Err(self.key("[policy]", overrides::no_policy_knows(key, &policies)));
+        }
+        for (arm, name) in arms.iter().zip(&names) {
+            // A policy's setting is varied only for arms whose policy has it; other arms are not crossed with it.
+            let crossed: Vec<usize> = (0..self.vary.len()).filter(|&i| run::accepts(arm, &self.vary[i].0)).collect();
+            crossed.iter().for_each(|&i| fits[i] = true);
+            for combination in vary::combinations(&self.vary, &crossed) {
+                let mut settings = arm.clone();
+                for (key, value) in &combination {
+                    set_key(&mut settings, key, value.clone())?;
+                }
+                let label = vary::label(name, &combination);
+                let spec = self.read(&label, settings)?;
+                let shared: Vec<_> = combination.iter().filter(|(k, _)| !k.starts_with("policy")).cloned().collect();
+                let settings = combination.iter().map(|(k, v)| (k.clone(), vary::show(v))).collect();
+                planned.push(PlannedArm { label, baseline: vary::label(&base_name, &shared), settings, spec });
+            }
+        }
+        if let Some(i) = fits.iter().position(|fit| !fit) {
+            let policies: Vec<String> = policies.iter().map(|&name| name.to_owned()).collect();
+            let setting = self.vary[i].0.trim_start_matches("policy.");
+            return Err(self.key("vary", overrides::no_policy_knows(setting, &policies)));
+        }
+        let proxies = planned.iter().any(|arm| arm.spec.topology == run::TopologySpec::Proxy);
+        if let Some(arm) = planned.iter().find(|arm| arm.spec.proxy_region.is_some()).filter(|_| !proxies) {
+            let message =
+                "proxy_region has no effect, because no arm has topology = \"proxy\"; drop it or add such an arm";
+            return Err(self.key(&format!("arm `{}`", arm.label), message.to_owned()));
+        }
+        if let Some(arm) = planned.iter().find(|arm| arm.spec.proxies != ProxiesConfig::default()).filter(|_| !proxies)
+        {
+            let message = "proxies has no effect, because no arm has topology = \"proxy\"; drop it or add such an arm";
+            return Err(self.key(&format!("arm `{}`", arm.label), message.to_owned()));
+        }
+        let labels: Vec<String> = planned.iter().map(|p| p.label.clone()).collect();
+        if let Some(twice) = labels.iter().enumerate().find(|(i, l)| labels[..*i].contains(l)) {
+            return Err(self.key("arms", format!("two arms are called `{}`; give them different names", twice.1)));
+        }
+        for arm in &mut planned {
+            if !labels.contains(&arm.baseline) {
+                arm.baseline = labels[0].clone(); // the baseline itself varies in a setting that only its policy has
+            }
+        }
+        // Compared arms are adjacent, their baseline first.
+        let order: Vec<String> = planned.iter().map(|arm| arm.baseline.clone()).collect();
+        let group = |arm: &PlannedArm| order.iter().position(|b| *b == arm.baseline);
+        planned.sort_by_key(|arm| (group(arm), arm.label != arm.baseline));
+        Ok(planned)
+    }
+
+    fn names(&self) -> Vec<String> {
+        super::arm_names(&self.base, &self.arms)
+    }
+
+    fn read(&self, label: &str, settings: Table) -> Result<RunSpec, SpecError> {
+        RunSpec::parse(settings).map_err(|message| self.key(&format!("arm `{label}`"), with_suggestion(&message)))
+    }
+
+    fn key(&self, place: &str, message: String) -> SpecError {
+        SpecError::Key { file: self.file.clone(), place: place.to_owned(), message }
+    }
+}
