@@ -1,0 +1,119 @@
+//! Requests wait in order, in bounds, and for a bounded time.
+
+use super::*;
+
+#[test]
+fn waits_in_order_behind_a_closed_gate_and_no_request_overtakes() {
+    let mut config = RouterConfig { queue_limit: 2, ..RouterConfig::default() };
+    config.gates.max_running = Some(1);
+    let mut r = router(config, &[REMOTE]);
+    tell(&mut r, 0, ask(1, "a"));
+    assert_eq!(tell(&mut r, 1, ask(2, "b")), [Action::Queued { id: RequestId(2) }]);
+    tell(&mut r, 2, ask(3, "c"));
+    assert_eq!(tell(&mut r, 3, ask(4, "d")), [done(4, EndReason::QueueFull)]);
+    assert_eq!(sent(&tell(&mut r, 4, finish(1, 1))), [(2, 0, 1)]);
+    assert_eq!((r.queue_len(), r.in_flight()), (1, 2));
+    assert_eq!(sent(&tell(&mut r, 5, RequestEvent::ClientGone { id: RequestId(2) })), [(3, 0, 1)]);
+}
+
+#[test]
+fn a_queued_request_times_out_and_does_not_run_later() {
+    let mut config = RouterConfig { queue_timeout_ms: 50.0, ..RouterConfig::default() };
+    config.gates.max_running = Some(1);
+    let mut r = router(config, &[REMOTE]);
+    tell(&mut r, 0, ask(1, "a"));
+    let mut actions = Vec::new();
+    r.handle(at(10), ask(2, "b"), &mut actions);
+    assert!(actions.contains(&Action::SetTimer(at(60))), "{actions:?}");
+    assert_eq!(tell(&mut r, 59, Event::Timer), []);
+    assert_eq!(tell(&mut r, 60, Event::Timer), [done(2, EndReason::QueueTimeout)]);
+    assert_eq!(sent(&tell(&mut r, 61, finish(1, 1))), []);
+}
+
+#[test]
+fn a_request_that_waited_for_dead_replicas_is_told_so() {
+    let mut r = router(RouterConfig { queue_timeout_ms: 50.0, ..RouterConfig::default() }, &[REMOTE]);
+    for i in 0..10 {
+        tell(&mut r, i, ReplicaEvent::ProbeFailed { replica: ReplicaId(0) });
+    }
+    assert_eq!(sent(&tell(&mut r, 10, ask(1, "a"))), []);
+    assert_eq!(tell(&mut r, 60, Event::Timer), [done(1, EndReason::NoHealthyReplica)]);
+}
+
+#[test]
+fn requests_wait_shorter_for_a_dead_fleet_than_for_a_full_one() {
+    let mut config = RouterConfig { down_timeout_ms: 20.0, ..RouterConfig::default() };
+    config.gates.max_running = Some(1);
+    let mut r = router(config, &[REMOTE, REMOTE]);
+    (1..=3).for_each(|id| drop(tell(&mut r, 0, ask(id, "a"))));
+    assert_eq!(r.queue_len(), 1);
+    let fails = |r: &mut Router, from: u64, replica| {
+        (from..from + 3).for_each(|ms| drop(tell(r, ms, ReplicaEvent::ProbeFailed { replica: ReplicaId(replica) })));
+    };
+    fails(&mut r, 1, 0);
+    tell(&mut r, 10, ReplicaEvent::Draining { replica: ReplicaId(1), draining: true });
+    assert_eq!(tell(&mut r, 29, Event::Timer), []);
+    let queued = RequestId(3);
+    assert!(tell(&mut r, 30, Event::Timer).contains(&Action::Done { id: queued, reason: EndReason::NoHealthyReplica }));
+    // One that comes later waits as long, and not at all if a replica is back.
+    tell(&mut r, 40, ask(4, "a"));
+    tell(&mut r, 41, ReplicaEvent::Draining { replica: ReplicaId(1), draining: false });
+    assert_eq!(tell(&mut r, 60, Event::Timer), [], "full, not dead");
+}
+
+#[test]
+fn a_change_of_the_settings_dispatches_what_it_makes_room_for() {
+    let mut config = RouterConfig::default();
+    config.gates.max_running = Some(1);
+    let mut r = router(config, &[REMOTE]);
+    tell(&mut r, 0, ask(1, "a"));
+    tell(&mut r, 1, ask(2, "b"));
+    let open = AdminEvent::ConfigSet(Box::default());
+    assert_eq!(sent(&tell(&mut r, 2, open)), [(2, 0, 1)]);
+    tell(&mut r, 3, RequestEvent::FirstToken { id: RequestId(2), attempt: 1 });
+    assert_ne!(r.index().nodes(), 0);
+    tell(&mut r, 4, AdminEvent::IndexCleared);
+    assert_eq!(r.index().nodes(), 0);
+    tell(&mut r, 5, AdminEvent::PolicySet(crate::policy::PolicyConfig::default()));
+    assert_eq!(r.policy(), "gorgo");
+}
+
+#[test]
+fn what_waits_at_a_silent_replica_waits_for_a_full_one_rather() {
+    let config = RouterConfig { gates: Gates { max_running: Some(1), ..Gates::default() }, ..RouterConfig::default() };
+    let mut r = router(config, &[REMOTE, REMOTE]);
+    let first = sent(&tell(&mut r, 1, ask(1, "ab")))[0].1;
+    let other = sent(&tell(&mut r, 1, ask(2, "cd")))[0].1;
+    assert_ne!(first, other);
+    let silent = ReplicaId(first);
+    (2..4).for_each(|ms| assert_eq!(tell(&mut r, ms, ReplicaEvent::ProbeFailed { replica: silent }), []));
+    let called_back = tell(&mut r, 4, ReplicaEvent::ProbeFailed { replica: silent });
+    assert!(matches!(called_back[0], Action::Cancel { id: RequestId(1), .. }), "{called_back:?}");
+    assert_eq!(sent(&tell(&mut r, 5, finish(2, 1))), [(1, other, 2)]);
+}
+
+#[test]
+fn a_deadline_passes_before_the_first_token_only() {
+    let mut r = router(RouterConfig::default(), &[REMOTE]);
+    for id in 1..=2 {
+        let RequestEvent::Arrived(mut request) = ask(id, "a") else { unreachable!() };
+        request.deadline = Some(at(100));
+        tell(&mut r, 0, RequestEvent::Arrived(request));
+    }
+    tell(&mut r, 50, RequestEvent::FirstToken { id: RequestId(1), attempt: 1 });
+    let cancel = Action::Cancel { id: RequestId(2), replica: ReplicaId(0), attempt: 1 };
+    assert_eq!(tell(&mut r, 100, Event::Timer), [cancel, done(2, EndReason::Deadline)]);
+    assert_eq!(tell(&mut r, 101, finish(1, 1)), [done(1, EndReason::Finished)]);
+}
+
+#[test]
+fn deadlines_of_requests_that_are_over_do_not_pile_up() {
+    let mut r = router(RouterConfig::default(), &[REMOTE]);
+    for id in 1..=5_000 {
+        let RequestEvent::Arrived(mut request) = ask(id, "ab") else { panic!("an arrival") };
+        request.deadline = Some(at(600_000));
+        tell(&mut r, id, RequestEvent::Arrived(request));
+        tell(&mut r, id, finish(id, 1));
+    }
+    assert!(r.timers.len() < 1_000, "{}", r.timers.len());
+}
