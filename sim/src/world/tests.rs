@@ -9,6 +9,9 @@ use gorgo_core::router::RouterConfig;
 use rand::RngExt;
 use std::sync::Arc;
 
+mod clients;
+mod delays;
+mod faults;
 mod links;
 mod oracles;
 mod proxies;
@@ -92,125 +95,6 @@ fn finished(outcome: &Outcome) -> usize {
 }
 
 #[test]
-fn a_lone_request_costs_the_sum_of_its_legs() {
-    let config = world(&TWO, Topology::Proxy { site: 0 });
-    let out = go(&config, "nearest", &[request(100.0, 1, 512, 3, FRANKFURT)]);
-    let r = &out.records[0];
-    // Access 20 ms round trip, router beside the replica (0 ms), 0.2 ms in the router.
-    assert_eq!((r.status, r.replica, r.attempts, r.hops), (Status::Finished, 0.into(), 1, 0));
-    let at = |time: MaybeTime| time.get().unwrap();
-    assert_eq!(at(r.arrived) - r.sent, Span::from_ms(10.2));
-    assert_eq!((r.dispatched, r.accepted), (r.arrived, r.arrived));
-    let stages = [r.accepted, r.prefill, r.engine_first, r.engine_done].map(at);
-    assert!(stages.is_sorted_by(|a, b| a < b), "{stages:?}");
-    assert_eq!((r.router_first, at(r.first_token) - at(r.router_first)), (r.engine_first, Span::from_ms(10.0)));
-    assert_eq!(at(r.done) - at(r.engine_done), Span::from_ms(10.0));
-    let engine = &config.replicas[0].engine;
-    let prefill = engine.prefill.ms(512, 512.0 * 256.0);
-    let waits =
-        engine.tokenizer_fixed_ms + engine.tokenizer_ms_per_token * 512.0 + engine.receive_ms + engine.output_ms;
-    assert!((r.ttft().unwrap().ms() - (20.2 + waits + prefill)).abs() < 0.01, "{}", r.ttft().unwrap().ms());
-}
-
-#[test]
-fn a_far_replica_costs_a_round_trip_more_and_another_to_connect() {
-    let mut config = world(&TWO, Topology::Proxy { site: 0 });
-    config.replicas[0].site = 1;
-    config.replicas.truncate(1);
-    config.scrape_ms = 60_000.0;
-    // The second finds the connection of the first, the third finds it closed.
-    let trace: Vec<_> = [0.0, 2_000.0, 20_000.0]
-        .into_iter()
-        .enumerate()
-        .map(|(i, at)| request(at, i as u64, 512, 3, FRANKFURT))
-        .collect();
-    let seldom = go(&config, "nearest", &trace);
-    config.scrape_ms = 1_000.0;
-    let often = go(&config, "nearest", &trace);
-    config.replicas[0].site = 0;
-    let near = go(&config, "nearest", &trace);
-    let extra = |far: &Outcome| -> Vec<f64> {
-        let ttft = |out: &Outcome, i: usize| out.records[i].ttft().unwrap().ms();
-        (0..3).map(|i| (ttft(far, i) - ttft(&near, i)).round()).collect()
-    };
-    assert_eq!(extra(&seldom), [300.0, 150.0, 300.0]);
-    assert_eq!(extra(&often), [300.0, 150.0, 150.0], "scrapes keep a connection open");
-}
-
-#[test]
-fn a_long_prompt_pays_more_round_trips_and_a_warm_or_bbr_connection_fewer() {
-    // 26,000 tokens are 117 kB: 4 round trips from a user and over an idle connection of 150 ms.
-    let extra = |congestion, second_at_ms: f64| {
-        let ttft = |site: usize| {
-            let mut config = world(&TWO, Topology::Proxy { site: 0 });
-            config.replicas[0].site = site;
-            config.replicas.truncate(1);
-            config.network.congestion = congestion;
-            config.network.keep_alive_ms = 60_000.0;
-            let trace = [request(0.0, 0, 26_000, 1, FRANKFURT), request(second_at_ms, 1, 26_000, 1, FRANKFURT)];
-            go(&config, "nearest", &trace).records.iter().map(|r| r.ttft().unwrap().ms()).collect::<Vec<_>>()
-        };
-        let (far, near) = (ttft(1), ttft(0));
-        [far[0] - near[0], far[1] - near[1]].map(|ms| (ms / 15.0).round() / 10.0)
-    };
-    // The first finds the connection of a scrape or opens one; both send from the initial window.
-    let [first, idle] = extra(Congestion::Cubic, 20_000.0);
-    assert!((first == 4.0 || first == 5.0) && idle == 4.0, "{first} {idle}");
-    assert_eq!(extra(Congestion::CubicKept, 20_000.0)[1], 1.0);
-    assert_eq!(extra(Congestion::Bbr, 20_000.0)[1], 1.5);
-    let mut config = world(&TWO, Topology::Proxy { site: 0 });
-    let alone = |config: &WorldConfig| {
-        let out = go(config, "nearest", &[request(0.0, 0, 26_000, 1, FRANKFURT)]);
-        (out.records[0].arrived.get().unwrap() - out.records[0].sent).ms()
-    };
-    assert_eq!(alone(&config), 10.2 + 3.0 * 20.0, "the user's own upload");
-    config.network.user_opening_rounds = 2.0;
-    assert_eq!(alone(&config), 10.2 + 5.0 * 20.0);
-    config.network.bytes_per_token = 0.0;
-    assert_eq!(alone(&config), 10.2 + 2.0 * 20.0);
-}
-
-#[test]
-fn a_routers_network_term_is_what_the_request_pays() {
-    let mut config = world(&TWO, Topology::Proxy { site: 0 });
-    config.replicas.remove(0);
-    config.scrape_ms = 1e6; // a scrape under way holds a connection, of which the router's belief knows nothing
-    let trace: Vec<_> = (0..30).map(|i| request(700.0 * i as f64, i, 500 + 900 * i as u32, 1, FRANKFURT)).collect();
-    let weights = serde_json::json!({"rtt_weight": 1.0, "ms_per_token": 0.0, "running_cost_factor": 0.0});
-    let policy = PolicyConfig::parse("gorgo", weights.as_object().unwrap().clone()).unwrap();
-    let out = run(&config, &|| policy.build(), trace.into_iter()).unwrap();
-    for r in &out.records[1..] {
-        let paid = (r.accepted.get().unwrap() - r.dispatched.get().unwrap()).ms() + 75.0;
-        let predicted = f64::from(r.predicted_ttft_ms.unwrap());
-        assert!(
-            (paid - predicted).abs() < 0.01,
-            "request of {} tokens: paid {paid}, predicted {predicted}",
-            r.prompt_tokens
-        );
-    }
-}
-
-#[test]
-fn users_enter_at_the_nearest_edge_and_a_forward_adds_one_hop() {
-    let mut config = world(&TWO, Topology::Edge);
-    config.router.gates.max_running = Some(1);
-    // Three at once in Frankfurt: one runs, one goes to San Francisco, one waits.
-    let trace: Vec<_> = (0..3).map(|i| request(0.0, i, 2_000, 200, FRANKFURT)).collect();
-    let out = go(&config, "least-request", &trace);
-    assert_eq!(finished(&out), 3);
-    assert!(out.records.iter().all(|r| r.router == 0));
-    let hops: Vec<u8> = out.records.iter().map(|r| r.hops).collect();
-    assert_eq!(hops.iter().filter(|&&h| h == 1).count(), 1, "{hops:?}");
-    let forwarded = out.records.iter().find(|r| r.hops == 1).unwrap();
-    let local = out.records.iter().find(|r| r.hops == 0).unwrap();
-    assert_eq!((forwarded.replica, local.replica), (1.into(), 0.into()));
-    assert!(
-        (forwarded.ttft().unwrap().ms() - local.ttft().unwrap().ms() - 300.2).abs() < 1.0,
-        "one round trip to connect, one for the request"
-    );
-}
-
-#[test]
 fn equal_seeds_give_equal_runs_and_others_differ() {
     let mut config = world(&TWO, Topology::Edge);
     config.network = NetworkConfig::default();
@@ -255,106 +139,6 @@ fn jitter_never_lets_the_last_token_overtake_the_first() {
             assert!(r.router_first.is_some() && r.first_token.get().unwrap() <= r.done.get().unwrap(), "{r:?}");
         }
     }
-}
-
-#[test]
-fn a_crash_loses_nothing_that_had_no_first_token() {
-    for topology in [Topology::Edge, Topology::Proxy { site: 0 }] {
-        let mut config = world(&TWO, topology);
-        config.replicas.iter_mut().for_each(|r| r.engine.cold_start_s = 2.0);
-        for (at, replica) in [(3_000.0, 0), (9_000.0, 1)] {
-            config.faults.push(Fault { at: Time::from_ms(at), replica, kind: FaultKind::Crash { down_ms: 1_500.0 } });
-        }
-        let trace = traffic(7, 600, 25.0);
-        let out = go(&config, "gorgo", &trace);
-        let mut failed = 0;
-        for r in &out.records {
-            match r.status {
-                Status::Finished => {}
-                Status::Failed => {
-                    assert!(r.router_first.is_some(), "{topology:?}: lost before its first token: {r:?}");
-                    failed += 1;
-                }
-                other => panic!("{topology:?}: {other:?} {r:?}"),
-            }
-        }
-        assert!(failed > 0 && failed < 200, "{failed}");
-        let retried = out.records.iter().filter(|r| r.attempts > 1).count();
-        assert!(retried > 0, "{topology:?}: no request was waiting");
-        let back = |i: u16| {
-            out.records
-                .iter()
-                .filter(|r| r.replica == i.into() && r.dispatched.get().is_some_and(|at| at.ms() > 14_000.0))
-                .count()
-        };
-        assert!(back(0) > 0 && back(1) > 0, "both are used again");
-    }
-}
-
-#[test]
-fn a_bounded_client_has_no_more_in_flight_than_workers() {
-    let mut config = world(&TWO, Topology::Proxy { site: 0 });
-    config.client = Client::Bounded { workers: 4 };
-    let out = go(&config, "least-load", &traffic(9, 200, 1.0));
-    assert_eq!(finished(&out), 200);
-    let mut edges: Vec<(Time, i32)> = Vec::new();
-    for r in &out.records {
-        edges.extend([(r.sent, 1), (r.done.get().unwrap(), -1)]);
-    }
-    edges.sort_unstable();
-    let (mut open, mut most) = (0, 0);
-    for (_, change) in edges {
-        open += change;
-        most = most.max(open);
-    }
-    assert_eq!(most, 4);
-    assert!(out.records.iter().any(|r| r.sent > r.scheduled), "someone waited for a worker");
-}
-
-#[test]
-fn an_impatient_user_leaves_and_frees_the_engine() {
-    let mut config = world(&TWO[..1], Topology::Proxy { site: 0 });
-    config.patience_ms = Some(120.0);
-    let trace: Vec<_> = (0..40).map(|i| request(i as f64, i, 3_000, 50, FRANKFURT)).collect();
-    let out = go(&config, "gorgo", &trace);
-    let left = out.records.iter().filter(|r| r.status == Status::Cancelled).count();
-    assert!(left > 20 && finished(&out) + left == 40, "{left}");
-}
-
-#[test]
-fn less_patience_never_leaves_fewer_requests_undone() {
-    let undone = |ms: f64| {
-        let mut config = world(&TWO, Topology::Proxy { site: 0 });
-        config.patience_ms = Some(ms);
-        let trace: Vec<_> = (0..60).map(|i| request(i as f64 * 20.0, i, 1_500, 30, SAN_FRANCISCO)).collect();
-        let out = go(&config, "gorgo", &trace);
-        let left = |r: &&RequestRecord| r.status == Status::Cancelled && r.first_token.is_none();
-        let left = out.records.iter().filter(left).count();
-        assert_eq!(finished(&out) + left, 60);
-        assert!(
-            out.records.iter().filter_map(RequestRecord::ttft).all(|ttft| ttft.ms() <= ms),
-            "no request waited longer"
-        );
-        left
-    };
-    let undone: Vec<usize> = [1.0, 20.0, 80.0, 200.0, 1_000.0, 100_000.0].map(undone).to_vec();
-    assert_eq!(undone[0], 60, "they leave while the request is on its way to the router");
-    assert!(undone.is_sorted_by(|a, b| a >= b) && undone[5] == 0, "{undone:?}");
-}
-
-#[test]
-fn drained_replicas_get_nothing_new() {
-    let mut config = world(&TWO, Topology::Edge);
-    let fault = |at, kind| Fault { at: Time::from_ms(at), replica: 1, kind };
-    config.faults = vec![fault(1_000.0, FaultKind::Drain), fault(6_000.0, FaultKind::Undrain)];
-    let out = go(&config, "least-request", &traffic(11, 400, 25.0));
-    assert_eq!(finished(&out), 400);
-    let there = |from: f64, to: f64| {
-        let within = |at: Time| (from..to).contains(&at.ms());
-        out.records.iter().filter(|r| r.replica == 1.into() && r.dispatched.get().is_some_and(within)).count()
-    };
-    assert!(there(0.0, 1_000.0) > 0 && there(6_500.0, 1e9) > 0);
-    assert_eq!(there(1_200.0, 6_000.0), 0, "what was forwarded before the order may still arrive for 200 ms");
 }
 
 #[test]
@@ -420,24 +204,6 @@ fn idle_months_cost_nothing_and_change_nothing() {
     assert!(long.samples.len() < short.samples.len() * 2);
     let ttft = |outcome: &Outcome| outcome.records.iter().map(|r| r.ttft().unwrap()).collect::<Vec<_>>();
     assert_eq!(ttft(&short), ttft(&long));
-}
-
-#[test]
-fn a_refused_request_is_answered_400_without_work_and_leaves_its_connection_open() {
-    let mut config = world(&TWO, Topology::Proxy { site: 0 });
-    config.replicas[0].site = 1;
-    config.replicas.truncate(1);
-    config.scrape_ms = 60_000.0;
-    let plain = request(0.0, 0, 3_000, 20, FRANKFURT);
-    let refused = TraceRequest { refused: true, ..plain.clone() };
-    let next = request(1_500.0, 1, 512, 3, FRANKFURT);
-    let out = go(&config, "nearest", &[refused, next.clone()]);
-    let (r, after) = (&out.records[0], &out.records[1]);
-    assert_eq!((r.reason, r.attempts, r.accepted.get()), (Some(EndReason::ClientError), 1, None));
-    // Opening and two round trips for 13.9 kB make 300 ms; the engine adds none.
-    assert!((r.done.get().unwrap() - r.dispatched.get().unwrap()).ms() < 302.0 + 10.0, "{r:?}");
-    let alone = go(&config, "nearest", &[next]).records[0].ttft().unwrap().ms();
-    assert!((alone - after.ttft().unwrap().ms() - 150.0).abs() < 1.0, "the next request finds the connection open");
 }
 
 #[test]
