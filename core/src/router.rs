@@ -14,6 +14,7 @@ use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+mod action;
 mod admission;
 mod config;
 mod copy;
@@ -29,12 +30,10 @@ mod snapshot;
 mod stats;
 mod timers;
 pub use crate::judgement::Failure;
+pub use action::{Action, DecisionRecord, Dispatch, ScoredCandidate};
 pub use config::{Admission, LearnAt, RouterConfig};
 pub use end_reason::EndReason;
-pub use event::{
-    Action, AdminEvent, Answer, DecisionRecord, Dispatch, Event, ReplicaEvent, Request, RequestEvent, ScoredCandidate,
-    Usage,
-};
+pub use event::{AdminEvent, Answer, Event, ReplicaEvent, Request, RequestEvent, Usage};
 use flight::{Flight, State};
 pub use snapshot::{SavedReplica, Snapshot};
 pub use stats::RouterStats;
