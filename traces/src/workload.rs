@@ -1,6 +1,6 @@
 //! Request traces: reading, arranging in time, statistics, generation.
 //!
-//! Reading order: [`options`] (what can be asked) → [`lines`], [`mod@reader`] (streaming), `parser` (what each
+//! Reading order: [`options`] (what can be asked), `format` (names of formats) → [`lines`], [`mod@reader`] (streaming), `parser` (what each
 //! format implements), `row`, `table`, `messages` (rows of JSON and of CSV, chat messages), [`blocks`] (block ids) → the formats ([`native`],
 //! [`mooncake`], [`bailian`], [`azure`], [`burstgpt`], `columns`, [`wildchat`], [`guidellm_pair`]) → [`arrange`] (arrival times,
 //! places, answers) → [`stats`], [`generate`] and [`marginals`], [`prepare`].
@@ -11,6 +11,7 @@ pub mod bailian;
 pub mod blocks;
 pub mod burstgpt;
 mod columns;
+mod format;
 pub mod generate;
 pub mod guidellm_pair;
 pub mod lines;
@@ -27,7 +28,8 @@ pub mod stats;
 mod table;
 pub mod wildchat;
 
-pub use options::{Arrivals, Format, Options, Per, Prompts, TimeUnit, UnknownPlaces};
+pub use format::Format;
+pub use options::{Arrivals, Options, Per, Prompts, TimeUnit, UnknownPlaces};
 pub use parser::Seen;
 pub use reader::Reader;
 

@@ -3,8 +3,9 @@
 
 use super::Workload;
 use super::blocks::mix;
+use super::format::Format;
 use super::guidellm_pair::RATE_WITHOUT_TIMES;
-use super::options::{Arrivals, Format, Options, Per, UnknownPlaces};
+use super::options::{Arrivals, Options, Per, UnknownPlaces};
 use super::parser::answer_len;
 use super::reader::Reader;
 use super::stats::stamps::Stamps;

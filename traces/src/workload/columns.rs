@@ -2,8 +2,9 @@
 //! BLIS, vLLM's timed trace, GuideLLM, and any file whose columns are named by the options `columns` and `time_unit`. Each row becomes a native one.
 
 use super::blocks::BLOCK_TOKENS;
+use super::format::Format;
 use super::native::Native;
-use super::options::{Format, Options, TimeUnit};
+use super::options::{Options, TimeUnit};
 use super::parser::{Parser, Sink};
 use super::row::{JsonRow, missing};
 use super::table::Table;

@@ -1,7 +1,8 @@
 //! A streaming reader: rows in, requests out, the parser of one format in between.
 
+use super::format::Format;
 use super::lines::Lines;
-use super::options::{Format, Options};
+use super::options::Options;
 use super::parser::{Parser, Rows, Seen, Sink, answer_len};
 use super::table;
 use super::{azure, bailian, burstgpt, columns, guidellm_pair, mooncake, native, row, wildchat};
