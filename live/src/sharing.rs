@@ -5,7 +5,6 @@
 //! a moment misses nothing; what waits for it meanwhile is bounded, and the oldest is dropped and counted. A peer whose
 //! hashes have another seed refuses every message, which both log once.
 
-use crate::config::{Config, ConfigError};
 use crate::driver::Driver;
 use crate::state::AppState;
 use crate::supervise;
@@ -24,48 +23,19 @@ use message::{Answer, Message, VERSION};
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+mod hash_seed;
 pub(crate) mod message;
+
+pub(crate) use hash_seed::HashSeed;
 
 /// Longest answer of a peer, bytes.
 const ANSWER: usize = 1 << 20;
 /// Longest pause between two messages to a peer that does not answer, and to one that refuses them.
 const PAUSE: Duration = Duration::from_secs(2);
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
-
-/// The seed of the prompts' hashes, and the id by which routers compare it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HashSeed {
-    pub(crate) seed: u64,
-    /// Of the secret, which it does not tell.
-    pub(crate) key_id: String,
-}
-
-impl HashSeed {
-    /// The configured seed; `None` without one.
-    ///
-    /// # Errors
-    /// When its file cannot be read.
-    pub(crate) fn load(config: &Config) -> Result<Option<Self>, ConfigError> {
-        let sharing = &config.sharing;
-        let secret = match (&sharing.hash_seed_file, &sharing.hash_seed) {
-            (Some(path), _) => Config::secret(path)?,
-            (None, Some(secret)) => secret.expose().to_owned(),
-            (None, None) => return Ok(None),
-        };
-        if secret.len() < 16 {
-            let (key, value) = ("sharing.hash_seed_file".to_owned(), "too short".to_owned());
-            return Err(ConfigError::Value { key, value, advice: "give 16 random characters or more".to_owned() });
-        }
-        let digest = |what: &str| Sha256::new().chain_update(what).chain_update(&secret).finalize();
-        let first = |digest: &[u8]| digest.iter().take(8).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
-        let seed = first(&digest("gorgo prompt hashes 1:"));
-        Ok(Some(Self { seed, key_id: format!("{:016x}", first(&digest("gorgo hash seed id 1:"))) }))
-    }
-}
 
 /// What is known of the connection to a peer.
 #[derive(Debug, Clone, Default, Serialize)]
