@@ -31,7 +31,7 @@ pub enum Action {
         /// Why, and so how.
         reason: super::EndReason,
     },
-    /// Send [`Event::Timer`] at this instant; replaces the timer set before.
+    /// Send [`Event::Timer`](super::Event::Timer) at this instant; replaces the timer set before.
     SetTimer(Time),
     /// The index learned that a replica holds a path: to be told to other routers; only after
     /// [`super::Router::share_prefixes`].

@@ -58,7 +58,7 @@ pub enum Event {
     Replica(ReplicaEvent),
     /// The operator changed the router.
     Admin(AdminEvent),
-    /// A timer set by [`Action::SetTimer`] expired. Safe at any time.
+    /// A timer set by [`Action::SetTimer`](super::Action::SetTimer) expired. Safe at any time.
     Timer,
 }
 
