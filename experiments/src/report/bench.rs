@@ -132,9 +132,19 @@ fn metrics(b: &Benchmark) -> String {
     let lateness = [("lateness_ms", &b.schedule.lateness_ms)];
     for (name, d) in b.metrics.distributions().into_iter().chain(lateness) {
         let p = &d.percentiles;
-        table.row(&row(name, &[d.mean, p.p50, p.p90, p.p95, p.p99, d.max]));
+        table.row(&row(&words(name), &[d.mean, p.p50, p.p90, p.p95, p.p99, d.max]));
     }
     table.finish("No metric.")
+}
+
+/// The name of a metric in words, so that it breaks between them on a narrow screen, with its unit.
+fn words(name: &str) -> String {
+    let (name, unit) = match name.strip_suffix("_ms") {
+        Some(name) => (name, ", ms"),
+        None if name.ends_with("latency") => (name, ", s"),
+        None => (name, ""),
+    };
+    name.replace('_', " ") + unit
 }
 
 fn targets(b: &Benchmark) -> String {
@@ -258,7 +268,8 @@ mod tests {
         for part in [
             "7 of 8 requests answered",
             "Invalid: ",
-            "<th scope=\"row\">lateness_ms</th><td>1234</td>",
+            "<th scope=\"row\">request latency, s</th>",
+            "<th scope=\"row\">lateness, ms</th><td>1234</td>",
             "<figure>",
             "<svg ",
         ] {
