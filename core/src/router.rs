@@ -111,6 +111,11 @@ impl Router {
         self.shares = shares;
     }
 
+    /// Whether an [`Action::Decided`] is emitted for each decision, from now on.
+    pub fn record_decisions(&mut self, records: bool) {
+        self.config.record_decisions = records;
+    }
+
     /// Processes one event at `now`, which must not decrease between calls, and appends the resulting actions.
     pub fn handle(&mut self, now: Time, event: impl Into<Event>, actions: &mut Vec<Action>) {
         self.now = now;

@@ -101,6 +101,7 @@ pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -
         residency: spec.residency.clone(),
         faults: faults.collect(),
         drain_limit_s: spec.drain_limit_s,
+        decisions_of: 0,
         tune: None,
         until: spec.workload.duration_s.map(|s| Time::ZERO + Span::from_secs(s)),
         sites: sites.sites,

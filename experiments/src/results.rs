@@ -21,10 +21,12 @@ pub use gorgo_core::record::QueueSample;
 use gorgo_core::record::RequestRecord;
 use gorgo_sim::engine::GapBucket;
 use gorgo_sim::world::{FencedCount, Shared};
+use gorgo_traces::timeline::Decision;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub(crate) use folder::DECISIONS;
 pub use folder::{ResultFolder, Results, Rows};
 pub use point::Point;
 
@@ -65,6 +67,8 @@ pub struct ArmRun {
     pub records: Vec<RequestRecord>,
     /// Why requests failed, by their number, where a load generator saw it and no router of ours said it.
     pub failures: BTreeMap<u64, String>,
+    /// Decisions of the first requests' entry routers, for the timeline.
+    pub decisions: Vec<Decision>,
     /// Inter-token latencies.
     pub itl: Vec<GapBucket>,
     /// Queue samples in order of time.
@@ -95,6 +99,7 @@ impl ArmRun {
             measure: arm.spec.measure,
             records: Vec::new(),
             failures: BTreeMap::new(),
+            decisions: Vec::new(),
             itl: Vec::new(),
             samples: Vec::new(),
             event_hash: 0,

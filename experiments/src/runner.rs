@@ -2,12 +2,13 @@
 
 use crate::build::{Built, build};
 use crate::live::{self, LiveError};
-use crate::results::{ArmRun, ArmTiming, ResultError, ResultFolder, Results, Rows, Timing};
+use crate::results::{ArmRun, ArmTiming, DECISIONS, ResultError, ResultFolder, Results, Rows, Timing};
 use crate::spec::{Experiment, PlannedArm, SpecError};
 use gorgo_core::Time;
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::request::TraceRequest;
-use gorgo_sim::world::{self, WorldError};
+use gorgo_sim::world::{self, Decided, WorldError};
+use gorgo_traces::timeline::Decision;
 use gorgo_traces::workload::Workload;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -228,7 +229,9 @@ pub fn run_by(
         let (run, timing) = if options.live {
             measure(&experiment.file, arm, seed, &requests, carrier)?
         } else {
-            simulate_shared(&experiment.file, arm, seed, requests)?
+            // Of the first seed, since the timeline draws that one.
+            let keeps = options.rows == Rows::Keep && experiment.seeds.first() == Some(&seed);
+            simulate_shared(&experiment.file, arm, seed, requests, if keeps { DECISIONS } else { 0 })?
         };
         folder.add(position as u32, &run, options.rows)?;
         lock(&timings).push((run.records.len(), timing));
@@ -292,14 +295,16 @@ pub fn simulate(
 }
 
 /// The same for requests that other runs may share. If none does, each is dropped when it has ended: of a million they
-/// are most of the memory.
+/// are most of the memory. Keeps the decisions of the first `decisions_of` requests.
 fn simulate_shared(
     file: &str,
     arm: &PlannedArm,
     seed: u64,
     requests: Arc<Vec<TraceRequest>>,
+    decisions_of: usize,
 ) -> Result<(ArmRun, ArmTiming), RunError> {
-    let built = build(file, &arm.spec, seed, &requests)?;
+    let mut built = build(file, &arm.spec, seed, &requests)?;
+    built.world.decisions_of = decisions_of;
     match Arc::try_unwrap(requests) {
         Ok(own) => simulate_in(built, arm, seed, &mut own.into_iter()),
         Err(shared) => simulate_in(built, arm, seed, &mut shared.iter().cloned()),
@@ -320,7 +325,10 @@ fn simulate_in(
         source: Box::new(source),
     })?;
     let wall_s = started.elapsed().as_secs_f64();
+    let entry = |one: &&Decided| outcome.records[one.record].router == one.router;
+    let shown = |one: &Decided| Decision::of(outcome.records[one.record].request, &one.decision);
     let run = ArmRun {
+        decisions: outcome.decisions.iter().filter(entry).map(shown).collect(),
         itl: outcome.itl.buckets().collect(),
         samples: outcome.samples,
         event_hash: outcome.event_hash,

@@ -48,7 +48,7 @@ mod wire;
 mod worker_index;
 
 pub use client::{AdminClient, CallError};
-pub use observe::capture::Captured;
+pub use observe::capture::{Captured, CapturedCandidate};
 pub use observe::dashboard::Dashboard;
 pub use observe::merge::{Merged, merge};
 pub use run::{Signals, keys_from_environment, run};

@@ -17,7 +17,6 @@ use gorgo_core::turns::Turns;
 use gorgo_core::{ReplicaId, RequestId, Span, Time, TimeQueue, rng};
 use rand::Rng;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 mod ahead;
 mod config;
@@ -43,7 +42,7 @@ pub use config::{
 use event_loop::Course;
 use gorgo_core::residency::Fence;
 use key::Key;
-pub use outcome::Outcome;
+pub use outcome::{Decided, Outcome};
 pub use peer_message::PeerMessage;
 use proxies::SharingWorld;
 pub use proxies::{Front, Prefixes, ProxiesConfig, Shared};
@@ -124,7 +123,7 @@ struct World<'a, I: Iterator<Item = TraceRequest>> {
     busy: usize,
     engine_events: Vec<EngineEvent>,
     actions: Vec<Action>,
-    decisions: Vec<(usize, Arc<DecisionRecord>)>,
+    decisions: Vec<Decided>,
     /// The fence of each group of sites.
     fences: Vec<Fence>,
     /// Records of requests with a fence, and dispatches of those that left it.
@@ -157,6 +156,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
         let mut network = Network::new(config.network.clone(), config.seed, &places, |a, b| config.measured(a, b));
         config.numbered_links().for_each(|(a, b, link)| network.set_link(a, b, link));
         let mut settings = config.router.clone();
+        settings.record_decisions = config.decisions_of > 0;
         settings.shared_replicas |= config.proxies.count > 1 && !config.proxies.share();
         let router = |i: usize, site: usize| {
             let mut router = Router::new(

@@ -4,9 +4,9 @@ use super::output::print_line;
 use super::router::{RouterAddress, block_on, fields};
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Subcommand};
-use gorgo_live::Captured;
-use gorgo_live::{Merged, merge};
-use gorgo_traces::timeline::{self, Run};
+use gorgo_core::record::RequestRecord;
+use gorgo_live::{Captured, CapturedCandidate, Merged, merge};
+use gorgo_traces::timeline::{self, Decision, Run, ShownCandidate};
 use http::Method;
 use std::fs::File;
 use std::io::BufWriter;
@@ -99,11 +99,12 @@ fn say(requests: usize, routers: usize, out: &Path) -> anyhow::Result<()> {
 }
 
 fn write(parts: Vec<Captured>, out: &Path) -> anyhow::Result<(usize, usize)> {
-    let Merged { routers, replicas, records, policy, dropped } = merge(parts);
+    let Merged { routers, replicas, records, candidates, policy, dropped } = merge(parts);
     if records.is_empty() {
         bail!("no request ended while the capture ran; nothing is written");
     }
     let origins = ["clients".to_owned()];
+    let decisions: Vec<Decision> = records.iter().zip(candidates).filter_map(|(r, of)| decision(r, of)).collect();
     let run = Run {
         label: "live",
         policy: &policy,
@@ -113,6 +114,7 @@ fn write(parts: Vec<Captured>, out: &Path) -> anyhow::Result<(usize, usize)> {
         replicas: &replicas,
         records: &records,
         total: records.len() as u64 + dropped,
+        decisions: &decisions,
         counters: &[],
     };
     let file = File::create(out).with_context(|| format!("cannot write `{}`", out.display()))?;
@@ -126,4 +128,18 @@ fn write(parts: Vec<Captured>, out: &Path) -> anyhow::Result<(usize, usize)> {
         timeline::write(BufWriter::new(file), &[run], usize::MAX)?;
     }
     Ok((records.len(), routers.len()))
+}
+
+/// What the timeline shows of a request's decision; none before the first.
+fn decision(record: &RequestRecord, candidates: Vec<CapturedCandidate>) -> Option<Decision> {
+    let candidates: Vec<ShownCandidate> = candidates
+        .into_iter()
+        .map(|one| ShownCandidate {
+            replica: one.replica,
+            cached_tokens: one.cached_tokens,
+            excluded: one.excluded,
+            terms: one.total_ms.map(|total| ("total".to_owned(), total)).into_iter().collect(),
+        })
+        .collect();
+    (!candidates.is_empty()).then_some(Decision { request: record.request, chosen: None, reason: None, candidates })
 }

@@ -88,7 +88,8 @@ pub struct RouterConfig {
     pub region: String,
     /// Prices of data between regions, a term of the policies `gorgo` and `predictive`.
     pub egress: EgressConfig,
-    /// Emit an [`Action::Decided`](super::Action::Decided) for each decision.
+    /// Emit an [`Action::Decided`](super::Action::Decided) for each decision; the driver knows whether it reads them.
+    #[serde(skip)]
     pub record_decisions: bool,
 }
 

@@ -1,6 +1,7 @@
 //! The result folder on disk. Every file is written under a temporary name and renamed, so that files are complete.
 //!
-//! `points/<key>.json` (and `points/<key>.requests.csv.gz`, where rows are kept) are written when an arm and seed ends.
+//! `points/<key>.json` (and, where rows are kept, `points/<key>.requests.csv.gz` and the first decisions of the first
+//! seed, `points/<key>.decisions.json.gz`) are written when an arm and seed ends.
 //! [`ResultFolder::finish`] makes all other files from them, and can do so again at any time.
 
 use super::own_files::{Owner, owner};
@@ -11,17 +12,10 @@ use crate::spec::Experiment;
 use crate::summary::loads::arm_name;
 use crate::summary::{self, ArmSummary};
 use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
-use gorgo_core::Time;
 use gorgo_core::suggest::did_you_mean;
-use gorgo_traces::timeline;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-
-/// Runs drawn into the timeline: the first seed of each of the first arms.
-const TIMELINE_RUNS: usize = 16;
-/// Requests drawn of each run at most, and of all runs together: the viewer should open at once.
-const TIMELINE_REQUESTS: (usize, usize) = (2000, 16_000);
 
 /// Whether to keep one row per request; sweeps need none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,6 +154,13 @@ impl ResultFolder {
                 packed.finish().map(|_| ())
             })?;
         }
+        if rows == Rows::Keep && !run.decisions.is_empty() {
+            atomic(&self.decisions_path(&key), |out| {
+                let mut packed = GzEncoder::new(out, Compression::fast());
+                serde_json::to_writer(&mut packed, &run.decisions)?;
+                packed.finish().map(|_| ())
+            })?;
+        }
         // The point comes last: if it exists, so do its rows.
         self.write_point(&point)?;
         Ok(point)
@@ -180,10 +181,13 @@ impl ResultFolder {
             if place.exists() && &read_point(&place)? != point {
                 return Err(ResultError::Conflict { arm: point.arm.clone(), seed: point.seed });
             }
-            let rows = other.rows_path(&key);
-            if rows.exists() {
-                let mut input = File::open(&rows).map_err(ResultError::io("read", &rows))?;
-                atomic(&self.rows_path(&key), |out| io::copy(&mut input, out).map(|_| ()))?;
+            for (from, to) in
+                [(other.rows_path(&key), self.rows_path(&key)), (other.decisions_path(&key), self.decisions_path(&key))]
+            {
+                if from.exists() {
+                    let mut input = File::open(&from).map_err(ResultError::io("read", &from))?;
+                    atomic(&to, |out| io::copy(&mut input, out).map(|_| ()))?;
+                }
             }
             self.write_point(point)?;
         }
@@ -263,6 +267,10 @@ impl ResultFolder {
         self.dir.join("points").join(format!("{key}.requests.csv.gz"))
     }
 
+    fn decisions_path(&self, key: &str) -> PathBuf {
+        self.dir.join("points").join(format!("{key}.decisions.json.gz"))
+    }
+
     fn points(&self) -> Result<Vec<Point>, ResultError> {
         let dir = self.dir.join("points");
         let mut points = Vec::new();
@@ -296,51 +304,6 @@ impl ResultFolder {
         })
     }
 
-    fn write_timeline(&self, points: &[Point]) -> Result<(), ResultError> {
-        let mut firsts: Vec<&Point> = Vec::new();
-        for point in points {
-            let rows = self.rows_path(&Point::key(&point.arm, point.seed));
-            if firsts.last().is_none_or(|last| last.arm != point.arm) && rows.exists() {
-                firsts.push(point);
-            }
-        }
-        firsts.truncate(TIMELINE_RUNS);
-        if firsts.is_empty() {
-            return Ok(());
-        }
-        let limit = (TIMELINE_REQUESTS.1 / firsts.len()).min(TIMELINE_REQUESTS.0);
-        let mut loaded = Vec::new();
-        for point in &firsts {
-            let path = self.rows_path(&Point::key(&point.arm, point.seed));
-            let file = File::open(&path).map_err(ResultError::io("read", &path))?;
-            let rows = MultiGzDecoder::new(io::BufReader::new(file));
-            let arms = requests::read(rows, &point.names, limit).map_err(|why| ResultError::bad(&path, why))?;
-            loaded.push(arms.into_iter().next().unwrap_or_default());
-        }
-        let counters: Vec<Vec<timeline::Counter>> = firsts.iter().map(|point| counters(point)).collect();
-        let runs: Vec<timeline::Run<'_>> = firsts
-            .iter()
-            .zip(&loaded)
-            .zip(&counters)
-            .map(|((point, rows), counters)| timeline::Run {
-                label: &point.arm,
-                policy: &point.policy,
-                seed: point.seed,
-                origins: &point.names.origins,
-                routers: &point.names.routers,
-                replicas: &point.names.replicas,
-                records: &rows.records,
-                total: point.counts.requests,
-                counters,
-            })
-            .collect();
-        atomic(&self.dir.join("timeline.json.gz"), |out| {
-            let mut packed = GzEncoder::new(out, Compression::default());
-            timeline::write(&mut packed, &runs, limit)?;
-            packed.finish().map(|_| ())
-        })
-    }
-
     /// Writes a point without line breaks, because most of it is long arrays.
     fn write_point(&self, point: &Point) -> Result<(), ResultError> {
         let path = self.point_path(&Point::key(&point.arm, point.seed));
@@ -352,23 +315,6 @@ impl ResultFolder {
         text.push('\n');
         atomic(path, |out| out.write_all(text.as_bytes()))
     }
-}
-
-/// Queue, running requests and KV use of each replica, and the fullest router's queue.
-fn counters(point: &Point) -> Vec<timeline::Counter> {
-    let q = &point.queues;
-    let counter = |place: &str, what, values: &[u32]| timeline::Counter {
-        place: place.to_owned(),
-        what,
-        values: q.at_ms.iter().zip(values).map(|(&ms, &n)| (Time::from_ms(ms as f64), u64::from(n))).collect(),
-    };
-    let mut all = vec![counter("fullest router", "queued", &q.router)];
-    for (i, replica) in point.names.replicas.iter().enumerate() {
-        for (what, rows) in [("waiting", &q.waiting), ("running", &q.running), ("KV tokens", &q.kv_tokens)] {
-            all.extend(rows.get(i).map(|values| counter(replica, what, values)));
-        }
-    }
-    all
 }
 
 fn read_point(path: &Path) -> Result<Point, ResultError> {
@@ -394,6 +340,9 @@ fn atomic(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()
         ResultError::io("write", path)(source)
     })
 }
+
+mod timeline;
+pub(crate) use timeline::DECISIONS;
 
 #[cfg(test)]
 mod tests;

@@ -73,7 +73,11 @@ pub fn clear(dir: &Path) -> Result<(), ResultError> {
         for entry in entries {
             let path = entry.map_err(ResultError::io("list", &folder))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let suffixes = if folder.ends_with("plots") { [".svg", ".png"] } else { [".json", ".requests.csv.gz"] };
+            let suffixes: &[&str] = if folder.ends_with("plots") {
+                &[".svg", ".png"]
+            } else {
+                &[".json", ".requests.csv.gz", ".decisions.json.gz"]
+            };
             let left_over = name.starts_with('.') && name.ends_with(".tmp");
             if left_over || suffixes.iter().any(|suffix| name.ends_with(suffix)) {
                 own.push(path);
@@ -131,9 +135,14 @@ mod tests {
         let message = clear(dir.path()).unwrap_err().to_string();
         assert!(message.contains("did not write"), "{message}");
         put("experiment.toml", "# Resolved by gorgo 0.1.0.\n");
-        for own in
-            ["points/00.json", "points/00.requests.csv.gz", "points/.00.json.7.tmp", "plots/a.svg", "summary.csv"]
-        {
+        for own in [
+            "points/00.json",
+            "points/00.requests.csv.gz",
+            "points/00.decisions.json.gz",
+            "points/.00.json.7.tmp",
+            "plots/a.svg",
+            "summary.csv",
+        ] {
             put(own, "results");
         }
         put("plots/notes.txt", "mine");

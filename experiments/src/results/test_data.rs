@@ -82,6 +82,7 @@ pub(crate) fn run(arm: &str, seed: u64, n: u64) -> ArmRun {
     samples.sort_by_key(|s| s.at);
     let last = records.iter().filter_map(|r| r.done.get()).max().unwrap_or(Time::ZERO);
     ArmRun {
+        decisions: Vec::new(),
         measure: Default::default(),
         arm: arm.to_owned(),
         baseline: String::new(),

@@ -108,6 +108,32 @@ fn two_runs_are_byte_identical_whatever_the_threads() {
     assert!(a.keys().filter(|p| p.starts_with("plots")).count() >= 8);
 }
 
+#[test]
+fn the_timeline_of_the_first_seed_shows_the_terms_behind_each_choice() {
+    let file = files().into_iter().find(|file| is_kind(file, "three-regions.toml")).unwrap();
+    let sets = ["seeds=2", "workload.duration_s=20", "measure.warm_up_s=0.0"];
+    let dir = tempfile::tempdir().unwrap();
+    run(&file, &sets, dir.path(), 2);
+    let timeline =
+        gorgo_traces::timeline::read(std::fs::File::open(dir.path().join("timeline.json.gz")).unwrap()).unwrap();
+    let mut shown = 0;
+    for span in timeline.spans.iter().filter(|span| span.depth == 0 && span.category == "router") {
+        let decision = &span.args["decision"];
+        let candidates = decision["candidates"].as_object().unwrap();
+        let chosen = &candidates[decision["chosen"].as_str().unwrap()];
+        assert!(!candidates.is_empty() && chosen.get("excluded").is_none(), "{decision}");
+        if span.name.starts_with("gorgo ") && decision["reason"].is_null() {
+            let totals = candidates.values().filter_map(|one| one["total"].as_f64());
+            assert_eq!(totals.min_by(f64::total_cmp), chosen["total"].as_f64(), "{decision}");
+            let part = |name: &str| chosen[name].as_f64().unwrap();
+            let sum = part("network") + part("prefill") + part("waiting") + part("running") + part("egress");
+            assert!((sum - part("total")).abs() < 0.01, "{decision}");
+            shown += 1;
+        }
+    }
+    assert!(shown > 20, "{shown}");
+}
+
 /// Requests that may fail: the engines of the recorded fleet refused one request in six, and so do those here.
 fn refused(file: &Path, failed: u64, sent: u64) -> u64 {
     if is_kind(file, "recorded-fleet.toml") && failed <= sent / 3 { failed } else { 0 }

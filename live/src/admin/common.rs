@@ -168,7 +168,8 @@ pub(super) async fn trace_start(State(node): Shared) -> Answer {
 }
 
 pub(super) async fn trace_stop(State(node): Shared) -> Answer {
-    let Some(CapturedRequests { session, request_ids, records, replicas, dropped }) = node.capture.stop() else {
+    let Some(CapturedRequests { session, request_ids, records, candidates, replicas, dropped }) = node.capture.stop()
+    else {
         return Err(bad("no capture is running; start one with `gorgo trace start`"));
     };
     let replicas: Vec<String> = replicas.iter().map(ToString::to_string).collect();
@@ -192,6 +193,7 @@ pub(super) async fn trace_stop(State(node): Shared) -> Answer {
         rtt_ms,
         request_ids,
         records,
+        candidates,
         dropped,
     };
     tell(&serde_json::to_value(&captured).unwrap_or_default())

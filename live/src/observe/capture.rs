@@ -1,7 +1,8 @@
 //! Timeline capture: while it is on, every request that ends is recorded in the simulator's format.
 
-use crate::observe::request_log::{RequestEntry, RoutedReplica};
+use crate::observe::request_log::{DecisionSummary, RequestEntry, RoutedReplica};
 use gorgo_core::Time;
+use gorgo_core::policy::Exclusion;
 use gorgo_core::record::RequestRecord;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -31,8 +32,24 @@ pub struct Captured {
     pub request_ids: Vec<String>,
     /// The requests.
     pub records: Vec<RequestRecord>,
+    /// The candidates of each record's last decision, none before the first; empty from older routers.
+    #[serde(default)]
+    pub candidates: Vec<Vec<CapturedCandidate>>,
     /// Requests that did not fit.
     pub dropped: u64,
+}
+
+/// A candidate of the decision behind a captured request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CapturedCandidate {
+    /// The replica or peer.
+    pub replica: String,
+    /// Prompt tokens believed cached there.
+    pub cached_tokens: u32,
+    /// Why it could not be chosen.
+    pub excluded: Option<Exclusion>,
+    /// Its score, in the policy's unit; `None` where it was excluded.
+    pub total_ms: Option<f64>,
 }
 
 /// How far a peer's clock runs ahead of the router's own.
@@ -50,6 +67,7 @@ struct ActiveCapture {
     since: Time,
     request_ids: Vec<String>,
     records: Vec<RequestRecord>,
+    decisions: Vec<DecisionSummary>,
     /// Names behind `RequestRecord::replica`: of its own, since a slot may change hands while it runs.
     replicas: Vec<Arc<str>>,
     dropped: u64,
@@ -64,6 +82,8 @@ pub struct CapturedRequests {
     pub request_ids: Vec<String>,
     /// As of [`Captured`].
     pub records: Vec<RequestRecord>,
+    /// As of [`Captured`].
+    pub candidates: Vec<Vec<CapturedCandidate>>,
     /// As of [`Captured`].
     pub replicas: Vec<Arc<str>>,
     /// As of [`Captured`].
@@ -98,6 +118,7 @@ impl Capture {
             since: now,
             request_ids: vec![],
             records: vec![],
+            decisions: vec![],
             replicas: vec![],
             dropped: 0,
         };
@@ -119,8 +140,10 @@ impl Capture {
 
     /// Ends the capture and returns its requests.
     pub fn stop(&self) -> Option<CapturedRequests> {
-        let ActiveCapture { session, request_ids, records, replicas, dropped, .. } = self.0.lock().take()?;
-        Some(CapturedRequests { session, request_ids, records, replicas, dropped })
+        let active = self.0.lock().take()?;
+        let ActiveCapture { session, request_ids, records, decisions, replicas, dropped, .. } = active;
+        let candidates = decisions.iter().map(DecisionSummary::shown).collect();
+        Some(CapturedRequests { session, request_ids, records, candidates, replicas, dropped })
     }
 
     /// Records a request that ended.
@@ -143,6 +166,7 @@ impl Capture {
             record.replica = u16::try_from(at).ok().into();
         }
         active.records.push(record);
+        active.decisions.push(row.decision.clone());
     }
 }
 

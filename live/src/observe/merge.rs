@@ -4,13 +4,13 @@
 //! router measured with its peer reports (the error is half the asymmetry of the path), or by the difference of the wall
 //! clocks if there is no measurement.
 
-use crate::observe::capture::Captured;
+use crate::observe::capture::{Captured, CapturedCandidate};
 use gorgo_core::record::RequestRecord;
 use gorgo_core::{MaybeTime, Time};
 use std::collections::BTreeMap;
 
 /// A merged timeline.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Merged {
     /// Routers behind `RequestRecord::router`.
     pub routers: Vec<String>,
@@ -18,24 +18,33 @@ pub struct Merged {
     pub replicas: Vec<String>,
     /// The requests, each once.
     pub records: Vec<RequestRecord>,
+    /// The candidates that the first router of each saw.
+    pub candidates: Vec<Vec<CapturedCandidate>>,
     /// Policies in force.
     pub policy: String,
     /// Requests that did not fit into a capture.
     pub dropped: u64,
 }
 
+/// A request on its way into the timeline.
+struct Row {
+    record: RequestRecord,
+    candidates: Vec<CapturedCandidate>,
+}
+
 /// Merges captures; an empty list gives an empty timeline.
 pub fn merge(parts: Vec<Captured>) -> Merged {
-    let mut merged =
-        Merged { routers: Vec::new(), replicas: Vec::new(), records: Vec::new(), policy: String::new(), dropped: 0 };
+    let mut merged = Merged::default();
     let shifts = shifts(&parts);
     let mut policies: Vec<String> = Vec::new();
     // A forwarded request has two records: the entry router's is kept, the peer's adds the replica and its times.
-    let mut entries: BTreeMap<String, RequestRecord> = BTreeMap::new();
-    let mut inner: BTreeMap<String, RequestRecord> = BTreeMap::new();
+    let mut entries: BTreeMap<String, Row> = BTreeMap::new();
+    let mut inner: BTreeMap<String, Row> = BTreeMap::new();
     for (number, (part, shift)) in parts.into_iter().zip(shifts).enumerate() {
         let slots: Vec<u16> = part.replicas.iter().map(|name| slot(&mut merged.replicas, name)).collect();
-        for (nth, (id, mut record)) in part.request_ids.into_iter().zip(part.records).enumerate() {
+        let candidates = part.candidates.into_iter().chain(std::iter::repeat_with(Vec::new));
+        let rows = part.records.into_iter().zip(candidates);
+        for (nth, (id, (mut record, candidates))) in part.request_ids.into_iter().zip(rows).enumerate() {
             record.router = number as u16;
             record.replica = record.replica.get().and_then(|i| slots.get(usize::from(i))).copied().into();
             shift_times(&mut record, shift);
@@ -43,7 +52,7 @@ pub fn merge(parts: Vec<Captured>) -> Merged {
             let rows = if forwarded { &mut inner } else { &mut entries };
             // A client may reuse an id; later records then get a key of their own.
             let key = if rows.contains_key(&id) { format!("{id}#{number}.{nth}") } else { id };
-            rows.insert(key, record);
+            rows.insert(key, Row { record, candidates });
         }
         if !policies.contains(&part.policy) {
             policies.push(part.policy);
@@ -53,15 +62,16 @@ pub fn merge(parts: Vec<Captured>) -> Merged {
     }
     for (id, there) in inner {
         match entries.get_mut(&id) {
-            Some(here) => join(here, &there),
+            Some(here) => join(&mut here.record, &there.record),
             None => drop(entries.insert(id, there)), // the router it came from was not captured
         }
     }
-    merged.records = entries.into_values().collect();
+    let mut rows: Vec<Row> = entries.into_values().collect();
+    rows.sort_by_key(|row| (row.record.sent, row.record.router));
+    (merged.records, merged.candidates) = rows.into_iter().map(|row| (row.record, row.candidates)).unzip();
     // Time 0 of the timeline is the first arrival.
     let first = merged.records.iter().filter_map(|r| r.arrived.get()).min().unwrap_or_default().0;
     merged.records.iter_mut().for_each(|r| shift_times(r, -i128::from(first)));
-    merged.records.sort_by_key(|r| (r.sent, r.router));
     for (n, record) in merged.records.iter_mut().enumerate() {
         record.request = n as u64;
     }
@@ -156,7 +166,7 @@ mod tests {
         let mut one = row("same", 30.0);
         one.hops = hops;
         capture.push(&one);
-        let crate::observe::capture::CapturedRequests { session, request_ids, records, dropped, .. } =
+        let crate::observe::capture::CapturedRequests { session, request_ids, records, candidates, dropped, .. } =
             capture.stop().unwrap();
         Captured {
             session,
@@ -168,6 +178,7 @@ mod tests {
             rtt_ms: vec![5.0],
             request_ids,
             records,
+            candidates,
             dropped,
         }
     }

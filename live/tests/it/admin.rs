@@ -154,6 +154,9 @@ async fn tables_metrics_shadows_and_captures_tell_of_every_request() {
     assert_eq!(world.get("/explain?order=best").await.0, 400);
     let (_, part) = world.call(Method::POST, "/proxy/trace/stop", &Value::Null).await;
     assert_eq!((part["records"].as_array().unwrap().len(), part["request_ids"].as_array().unwrap().len()), (9, 9));
+    let candidates = part["candidates"][0].as_array().unwrap();
+    assert_eq!((candidates[0]["replica"].as_str(), candidates.len()), (Some("e0"), 2));
+    assert!(candidates.iter().all(|one| one["total_ms"].is_f64()), "{candidates:?}");
     assert_eq!(world.call(Method::POST, "/proxy/trace/stop", &Value::Null).await.0, 400);
     assert_eq!(world.call(Method::POST, "/proxy/metrics/clear", &Value::Null).await.1["cleared"], 9);
 }

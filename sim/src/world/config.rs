@@ -161,6 +161,9 @@ pub struct WorldConfig {
     pub drain_limit_s: f64,
     /// No turn of a closed session is sent later; `None` means no limit.
     pub until: Option<Time>,
+    /// The decisions of this many requests are kept, the first in order of the trace; 0 for none. Of a request that is
+    /// retried after a later request was decided, its earlier decisions.
+    pub decisions_of: usize,
     /// How routers tune their policies; `None` for not at all.
     pub tune: Option<TuneConfig>,
 }

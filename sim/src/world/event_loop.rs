@@ -145,7 +145,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 Action::Cancel { id, replica, attempt } => self.cancel(router, Key(id.0), replica, attempt),
                 Action::Done { id, reason } => self.request_ended(router, Key(id.0), reason),
                 Action::SetTimer(at) => self.events.push(at.max(self.now), Event::Timer { router }),
-                Action::Decided(record) => self.decisions.push((Key(record.id.0).index() as usize, record)),
+                Action::Decided(decision) => self.decided(router, decision),
                 Action::Learned(path) => self.sharing.learned(router, path),
                 Action::Queued { .. } => {}
             }

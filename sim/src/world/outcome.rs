@@ -1,7 +1,7 @@
 //! The results of a run, and the samples of queues during it.
 
 use super::{
-    DecisionRecord, Event, FencedCount, GapHistogram, QueueSample, RequestRecord, Shared, Span, Time, Topology,
+    DecisionRecord, Event, FencedCount, GapHistogram, Key, QueueSample, RequestRecord, Shared, Span, Time, Topology,
     TraceRequest, Tuned, Tuner, World,
 };
 use std::sync::Arc;
@@ -21,8 +21,8 @@ pub struct Outcome {
     pub events: u64,
     /// Virtual time from the start to the last answer.
     pub span: Span,
-    /// Every decision, with the index of its request in `records`; only with `router.record_decisions`.
-    pub decisions: Vec<(usize, Arc<DecisionRecord>)>,
+    /// The decisions of the first `decisions_of` requests, in order of time.
+    pub decisions: Vec<Decided>,
     /// What came of fences; `None` without `residency`.
     pub fenced: Option<FencedCount>,
     /// What proxies told each other; only if they do.
@@ -31,7 +31,29 @@ pub struct Outcome {
     pub tuned: Vec<Tuned>,
 }
 
+/// A router's decision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decided {
+    /// Index of the request in `records`.
+    pub record: usize,
+    /// Index of the router that decided.
+    pub router: u16,
+    /// Inputs, scores and choice.
+    pub decision: Arc<DecisionRecord>,
+}
+
 impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
+    /// Keeps a decision. From the first request on whose decisions are not kept, the router records none: a record costs
+    /// more than the decision.
+    pub(super) fn decided(&mut self, router: u16, decision: Arc<DecisionRecord>) {
+        let record = Key(decision.id.0).index() as usize;
+        if record < self.config.decisions_of {
+            self.decisions.push(Decided { record, router, decision });
+        } else {
+            self.routers[usize::from(router)].router.record_decisions(false);
+        }
+    }
+
     pub(super) fn sample(&mut self) {
         for (i, node) in self.replicas.iter_mut().enumerate() {
             let loads = node.engine.loads(self.now);

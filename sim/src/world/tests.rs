@@ -78,6 +78,7 @@ fn world(replicas: &[Place], topology: Topology) -> WorldConfig {
         faults: Vec::new(),
         drain_limit_s: 3_600.0,
         until: None,
+        decisions_of: 0,
         tune: None,
         residency: None,
     }

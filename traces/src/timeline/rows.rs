@@ -1,5 +1,6 @@
 //! What is drawn of one request: its row at the router and its row at the replica.
 
+use super::decision::Decision;
 use super::write::Run;
 use gorgo_core::record::RequestRecord;
 use gorgo_core::{MaybeIndex, MaybeTime, Span, Time};
@@ -16,7 +17,12 @@ pub(super) struct TimelineRow<'a> {
     pub(super) arrow: Option<(char, u64, Time)>,
 }
 
-pub(super) fn router_row<'a>(run: &Run<'_>, r: &'a RequestRecord, arrow: Option<u64>) -> TimelineRow<'a> {
+pub(super) fn router_row<'a>(
+    run: &Run<'_>,
+    r: &'a RequestRecord,
+    decision: Option<&Decision>,
+    arrow: Option<u64>,
+) -> TimelineRow<'a> {
     let (stages, end) = chain(
         r.sent,
         &[("uplink", r.arrived), ("queue", r.dispatched), ("forward", r.accepted), ("first-token", r.router_first)],
@@ -39,6 +45,9 @@ pub(super) fn router_row<'a>(run: &Run<'_>, r: &'a RequestRecord, arrow: Option<
         "predicted_cached_tokens": r.predicted_cached_tokens,
         "cached_tokens": r.cached_tokens,
     });
+    if let Some(decision) = decision {
+        args["decision"] = decision.args();
+    }
     let mut number = |key: &str, value: Option<f64>| {
         if let Some(value) = value.filter(|v| v.is_finite()) {
             args[key] = value.into();

@@ -1,6 +1,7 @@
 //! Laws of writer and reader together.
 
 use super::*;
+use gorgo_core::policy::Exclusion;
 use gorgo_core::record::{RequestRecord, Status};
 use gorgo_core::{MaybeTime, Span, Time, rng};
 use rand::RngExt;
@@ -62,6 +63,19 @@ fn file(records: &[RequestRecord], limit: usize) -> Vec<u8> {
     let (origins, routers, replicas) = (names(&["IL"]), names(&["tlv", "fra"]), names(&["a", "b", "c"]));
     let counters =
         [Counter { place: "a".to_owned(), what: "waiting", values: vec![(Time(1_000), 3), (Time(u64::MAX / 2), 9)] }];
+    let candidate = |replica: &str, total: Option<f64>| ShownCandidate {
+        replica: replica.to_owned(),
+        cached_tokens: 64,
+        excluded: total.is_none().then_some(Exclusion::Full),
+        terms: total.iter().map(|&total| ("total".to_owned(), total)).collect(),
+    };
+    let decision = |request: u64, total: f64| Decision {
+        request,
+        chosen: Some("b".to_owned()),
+        reason: None,
+        candidates: vec![candidate("a", None), candidate("b", Some(total))],
+    };
+    let decisions = [decision(1, 8.0), decision(0, 35.5), decision(1, 9.25)];
     let run = |label| Run {
         label,
         policy: "gorgo",
@@ -71,6 +85,7 @@ fn file(records: &[RequestRecord], limit: usize) -> Vec<u8> {
         replicas: &replicas,
         records,
         total: records.len() as u64,
+        decisions: &decisions,
         counters: &counters,
     };
     let mut out = Vec::new();
@@ -138,4 +153,17 @@ fn no_requests_make_a_file_with_only_names() {
 #[test]
 fn equal_records_make_equal_bytes() {
     assert_eq!(file(&records(30, 5), 20), file(&records(30, 5), 20));
+}
+
+#[test]
+fn a_request_shows_the_terms_of_its_last_decision() {
+    let timeline = read(&file(&records(3, 5), 10)[..]).unwrap();
+    let shown = |request: u64| {
+        let of = |span: &&SpanEvent| span.depth == 0 && span.category == "router" && span.args["request"] == request;
+        timeline.spans.iter().find(of).unwrap().args.get("decision").cloned().unwrap_or_default()
+    };
+    assert_eq!(shown(0)["candidates"]["b"]["total"], 35.5);
+    assert_eq!(shown(1)["candidates"]["b"]["total"], 9.25);
+    assert_eq!(shown(1)["candidates"]["a"]["excluded"], "full");
+    assert_eq!((&shown(1)["chosen"], &shown(2)), (&"b".into(), &serde_json::Value::Null));
 }

@@ -1,9 +1,11 @@
 //! The writer: records in, one Chrome trace-event JSON object out.
 
+use super::decision::Decision;
 use super::lanes::Lanes;
 use super::rows::{TimelineRow, replica_row, router_row};
 use gorgo_core::Time;
 use gorgo_core::record::RequestRecord;
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::io::{self, Write};
@@ -26,6 +28,8 @@ pub struct Run<'a> {
     pub records: &'a [RequestRecord],
     /// Requests of the run, of which `records` may be the first part.
     pub total: u64,
+    /// Decisions of the requests' routers, in order of time; the last of a request is shown.
+    pub decisions: &'a [Decision],
     /// Values over time. They are drawn up to the end of the last request that is drawn.
     pub counters: &'a [Counter],
 }
@@ -126,13 +130,14 @@ impl<W: Write> Writer<W> {
         // One bucket per node; the last of each kind takes what no name belongs to.
         let mut routers: Vec<Vec<TimelineRow<'_>>> = (0..=run.routers.len()).map(|_| Vec::new()).collect();
         let mut replicas: Vec<Vec<TimelineRow<'_>>> = (0..=run.replicas.len()).map(|_| Vec::new()).collect();
+        let decisions: FxHashMap<u64, &Decision> = run.decisions.iter().map(|one| (one.request, one)).collect();
         for &record in records {
             let arrow = record.accepted.is_some().then(|| {
                 self.flow += 1;
                 self.flow
             });
             let router = usize::from(record.router).min(run.routers.len());
-            routers[router].push(router_row(run, record, arrow));
+            routers[router].push(router_row(run, record, decisions.get(&record.request).copied(), arrow));
             if let (Some(id), Some(accepted)) = (arrow, record.accepted.get()) {
                 let named = record.replica.get().map(usize::from).filter(|&i| i < run.replicas.len());
                 replicas[named.unwrap_or(run.replicas.len())].push(replica_row(record, accepted, id));

@@ -1,6 +1,7 @@
 use super::*;
 use crate::results::test_data::{run, swept};
 use crate::results::{ArmTiming, Timing};
+use gorgo_traces::timeline::Decision;
 use std::collections::BTreeMap;
 
 const SPEC: &str = "# Resolved by gorgo 0.1.0.\nname = \"three regions\"\n";
@@ -84,13 +85,28 @@ fn the_timeline_holds_the_first_seed_of_each_arm_and_says_what_it_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let folder = ResultFolder::create(dir.path(), SPEC).unwrap();
     for seed in 1..=2 {
-        folder.add(0, &run("gorgo", seed, 2100), Rows::Keep).unwrap();
+        let decision =
+            Decision { request: 7, chosen: Some(format!("of {seed}")), reason: None, candidates: Vec::new() };
+        let run = ArmRun { decisions: vec![decision], ..run("gorgo", seed, 2100) };
+        folder.add(0, &run, Rows::Keep).unwrap();
     }
     folder.write_timeline(&folder.points().unwrap()).unwrap();
-    let timeline = timeline::read(File::open(dir.path().join("timeline.json.gz")).unwrap()).unwrap();
+    let timeline = gorgo_traces::timeline::read(File::open(dir.path().join("timeline.json.gz")).unwrap()).unwrap();
     let cut = &timeline.runs[0];
     assert_eq!((timeline.runs.len(), cut.seed, cut.requests, cut.drawn), (1, 1, 2100, 2000));
-    assert_eq!(timeline.spans.iter().filter(|s| s.depth == 0 && s.category == "router").count(), 2000);
+    let requests: Vec<_> = timeline.spans.iter().filter(|s| s.depth == 0 && s.category == "router").collect();
+    assert_eq!(requests.len(), 2000);
+    let decided: Vec<_> =
+        requests.iter().filter_map(|span| Some((&span.args["request"], span.args.get("decision")?))).collect();
+    assert_eq!((decided.len(), decided[0].0, &decided[0].1["chosen"]), (1, &7.into(), &"of 1".into()));
+
+    // Folders of shards keep them when they are merged.
+    let merged = tempfile::tempdir().unwrap();
+    let whole = ResultFolder::create(merged.path(), SPEC).unwrap();
+    assert_eq!(whole.absorb(&folder).unwrap(), 2);
+    whole.write_timeline(&whole.points().unwrap()).unwrap();
+    let bytes = |dir: &Path| fs::read(dir.join("timeline.json.gz")).unwrap();
+    assert!(bytes(dir.path()) == bytes(merged.path()));
 }
 
 #[test]

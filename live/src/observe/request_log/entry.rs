@@ -1,5 +1,7 @@
 //! One entry of the log: a request as this router observed it, and what it keeps of the decision.
 
+use crate::observe::capture::CapturedCandidate;
+use gorgo_core::policy::Exclusion;
 use gorgo_core::router::{DecisionRecord, EndReason, ScoredCandidate};
 use gorgo_core::{ReplicaId, Time};
 use smallvec::SmallVec;
@@ -96,6 +98,7 @@ pub struct DecisionSummary {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CandidateScore {
     slot: ReplicaId,
+    excluded: Option<Exclusion>,
     pub(super) cached_tokens: u32,
     pub(super) total_ms: f64,
 }
@@ -106,6 +109,7 @@ impl DecisionSummary {
         let chosen = record.chosen.and_then(|i| record.candidates.get(i));
         let score = |one: &ScoredCandidate| CandidateScore {
             slot: one.candidate.id,
+            excluded: one.candidate.excluded,
             cached_tokens: one.candidate.cached_tokens,
             total_ms: one.terms.total,
         };
@@ -123,6 +127,17 @@ impl DecisionSummary {
     /// Most prompt tokens that the index expected to be cached at any replica, those included that got no requests.
     pub(crate) fn best_cached_tokens(&self) -> u32 {
         self.scores.iter().map(|score| score.cached_tokens).max().unwrap_or(0)
+    }
+
+    /// The candidates, as a timeline shows them.
+    pub(crate) fn shown(&self) -> Vec<CapturedCandidate> {
+        let shown = |(name, score): (&str, &CandidateScore)| CapturedCandidate {
+            replica: name.to_owned(),
+            cached_tokens: score.cached_tokens,
+            excluded: score.excluded,
+            total_ms: Some(score.total_ms).filter(|total| score.excluded.is_none() && total.is_finite()),
+        };
+        self.by_name().into_iter().map(shown).collect()
     }
 
     /// The candidates by the names they had then.

@@ -114,7 +114,7 @@ fn an_explored_log_tells_what_another_policy_would_have_reached() {
     let trace: Vec<_> =
         (0..3_000).map(|i| request(i as f64 * 900.0, i, 200 + (i % 7) as u32 * 100, 8, FRANKFURT)).collect();
     let mean = |out: &super::Outcome| out.records.iter().map(|r| r.router_ttft().unwrap().ms()).sum::<f64>() / 3_000.0;
-    config.router.record_decisions = true;
+    config.decisions_of = usize::MAX;
     config.router.explore = 0.2;
     let logged = go(&config, "round-robin", &trace);
     config.router.explore = 0.0;
@@ -124,11 +124,11 @@ fn an_explored_log_tells_what_another_policy_would_have_reached() {
         let mut rng = rng::stream(9, "policy", 0);
         let mut log = Log::new(&mut *policy, rng::stream(9, "policy", 1));
         let mut other = PolicyConfig::parse(name, serde_json::Map::new()).unwrap().build();
-        for (index, record) in &logged.decisions {
-            let candidates: Vec<_> = record.candidates.iter().map(|one| one.candidate.clone()).collect();
+        for super::Decided { record: index, decision, .. } in &logged.decisions {
+            let candidates: Vec<_> = decision.candidates.iter().map(|one| one.candidate.clone()).collect();
             let mut terms = vec![Default::default(); candidates.len()];
-            let same = other.choose(&record.info, &candidates, &mut terms, &mut rng).chosen == record.chosen;
-            log.decided(index.to_string(), record.odds, same);
+            let same = other.choose(&decision.info, &candidates, &mut terms, &mut rng).chosen == decision.chosen;
+            log.decided(index.to_string(), decision.odds, same);
             let ttft_ms = logged.records[*index].router_ttft().map(Span::ms);
             log.outcome(&Outcome { id: index.to_string(), ttft_ms, e2e_ms: None, dispatch_ttft_ms: None });
         }
