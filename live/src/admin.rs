@@ -7,6 +7,7 @@
 use crate::config::Config;
 use crate::observe::explain::Order;
 use crate::request::body::Body;
+use crate::request::context::ConnectionContext;
 use crate::request::errors::refusal;
 use crate::request::read_body;
 use crate::server::saved;
@@ -72,13 +73,15 @@ const BODY: usize = 2 << 20;
 
 /// Answers one request: checks access first, then reads the body within the limits of every request body.
 pub(crate) async fn answer(
-    state: &Arc<AppState>,
+    context: &ConnectionContext,
     config: &Config,
     routes: Router,
     request: http::Request<hyper::body::Incoming>,
 ) -> http::Response<Body> {
+    let state = &context.state;
     let (parts, mut incoming) = request.into_parts();
     if let Err(refused) = access::check(config, &state.keys(), &parts) {
+        context.tell_admin_refused(&parts.uri, refused.0);
         return refused.into_response().map(Body::Admin);
     }
     let most = BODY.min(config.limits.body_bytes);

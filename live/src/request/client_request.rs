@@ -3,7 +3,6 @@
 use crate::config::Config;
 use crate::kept_ids;
 use crate::models::Unserved;
-use crate::observe::changes::Change;
 use crate::observe::request_log::RequestEntry;
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
@@ -72,27 +71,18 @@ impl ClientRequest {
         endpoint: Endpoint,
     ) -> Result<Box<Self>, Box<Response<Body>>> {
         let state = &context.state;
-        let refuse = |status, code: &str, message: &str| Err(Box::new(refusal(status, code, message)));
         let shown = if flags.key { headers::shown_key(request.headers()) } else { None };
         // Browsers send no key with a preflight.
         let is_preflight = flags.origin && cors::is_preflight(request.method(), request.headers());
         if !is_preflight && !state.with_keys(|keys| keys.may_ask(shown)) {
-            state.driver.observers().tell(Change::ClientRefused { from: context.client.to_string() });
-            return refuse(
-                StatusCode::UNAUTHORIZED,
-                "invalid_api_key",
-                "send this router's API key as `Authorization: Bearer KEY`",
-            );
+            return Err(Box::new(context.refuse_client()));
         }
         let is_post = request.method() == Method::POST;
         let has_prompt = endpoint == Endpoint::Prompt && is_post;
         let makes_kept = is_post && endpoints::makes_kept(request.uri().path());
         let Ok(permit) = Arc::clone(&state.request_permits).try_acquire_owned() else {
-            return refuse(
-                StatusCode::TOO_MANY_REQUESTS,
-                "too_many_requests",
-                "the router holds as many requests as it may (limits.requests); try again soon",
-            );
+            let message = "the router holds as many requests as it may (limits.requests); try again soon";
+            return Err(Box::new(refusal(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)));
         };
         let (parts, incoming) = request.into_parts();
         let (permit, body, hops, fence, _body_permit) = (Some(permit), Bytes::new(), 0, None, None);

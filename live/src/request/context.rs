@@ -1,10 +1,17 @@
 //! What all requests of one client connection share.
 
+use crate::observe::changes::Change;
+use crate::request::body::Body;
+use crate::request::errors::refusal;
 use crate::request::headers::ClientAddress;
 use crate::server::activity::Activity;
 use crate::state::AppState;
+use http::{Response, StatusCode, Uri};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+/// Characters of a refused request's path that are logged.
+const PATH: usize = 80;
 
 /// The context of a connection's requests. One a connection: a reference count shared by all connections would move
 /// between cores with every request.
@@ -20,6 +27,25 @@ impl ConnectionContext {
     pub(crate) fn new(state: &Arc<AppState>, client: ClientAddress) -> Self {
         state.connections.fetch_add(1, Ordering::Relaxed);
         Self { state: Arc::clone(state), client, activity: Activity::new() }
+    }
+
+    /// Refuses a client's request, whose key is wrong or missing.
+    pub(super) fn refuse_client(&self) -> Response<Body> {
+        self.state.driver.observers().tell(Change::ClientRefused { from: self.client.to_string() });
+        let message = "send this router's API key as `Authorization: Bearer KEY`";
+        refusal(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
+    }
+
+    /// Tells that an administrator's request is refused with this status.
+    pub(crate) fn tell_admin_refused(&self, uri: &Uri, status: StatusCode) {
+        let why = match status {
+            StatusCode::UNAUTHORIZED => "its key is wrong or missing",
+            StatusCode::FORBIDDEN => "its Host or Origin is not this router's",
+            _ => return,
+        };
+        // Without the query, where some write their key.
+        let path: String = uri.path().chars().take(PATH).flat_map(char::escape_debug).collect();
+        self.state.driver.observers().tell(Change::AdminRefused { from: self.client.to_string(), path, why });
     }
 }
 

@@ -42,6 +42,7 @@ pub(crate) async fn answer(
         return refusal(StatusCode::NOT_FOUND, "unknown_endpoint", message);
     }
     if !may {
+        context.tell_admin_refused(request.uri(), StatusCode::UNAUTHORIZED);
         let message = "engines' administration needs the admin key as `Authorization: Bearer KEY`";
         return refusal(StatusCode::UNAUTHORIZED, "invalid_admin_key", message);
     }

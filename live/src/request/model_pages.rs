@@ -2,10 +2,10 @@
 
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
-use crate::request::errors::{model_not_found, refusal};
+use crate::request::errors::model_not_found;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response};
 use serde_json::Value;
 
 /// The answer to a request for the models; `None` if no replica has a list yet, so that one is to be asked.
@@ -18,8 +18,7 @@ pub(crate) fn answer(
     let wanted = path.strip_prefix("/v1/models").filter(|_| method == Method::GET)?.trim_matches('/');
     let state = &context.state;
     if !state.with_keys(|keys| keys.may_ask(shown_key)) {
-        let message = "send this router's API key as `Authorization: Bearer KEY`";
-        return Some(refusal(StatusCode::UNAUTHORIZED, "invalid_api_key", message));
+        return Some(context.refuse_client());
     }
     let list = state.models.list()?;
     if wanted.is_empty() {

@@ -206,7 +206,7 @@ fn dispatch(
 ) -> forward::Answering {
     if admin::is_admin(request.uri().path()) {
         let (context, admin) = (Arc::clone(context), admin.clone());
-        return Box::pin(async move { Ok(admin::answer(&context.state, &config, admin, request).await) });
+        return Box::pin(async move { Ok(admin::answer(&context, &config, admin, request).await) });
     }
     if is_reserve {
         let message = "the router holds as many connections as it may (limits.connections); try again soon";

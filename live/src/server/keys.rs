@@ -4,7 +4,7 @@ use crate::config::{Config, ConfigError};
 use subtle::ConstantTimeEq;
 
 /// The keys in force. Their `Debug` output leaves the keys out, so that they are never logged.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Keys {
     /// The key of clients.
     pub api: Option<String>,

@@ -7,6 +7,7 @@ use crate::server::keys::Keys;
 use crate::server::saved;
 use crate::state::AppState;
 use gorgo_core::fleet::Kind;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Reads the configuration again and applies it.
@@ -36,30 +37,58 @@ pub(crate) fn apply(state: &Arc<AppState>, mut new: Config) -> Result<Vec<String
     new.check()?;
     refuse_fixed_keys(&old, &new)?;
     let keys = Keys::load(&new)?;
-    let mut changes = Vec::new();
+    let (mut changes, mut settings) = (Vec::new(), differences(&old, &new));
     if old.policy != new.policy {
         state.set_policy(new.policy.clone());
         changes.push(format!("policy: {}", new.policy.name()));
     }
     if old.core_router() != new.core_router() {
         state.driver.set_config(new.core_router());
-        changes.push("router".to_owned());
     }
-    state.set_keys(keys);
-    apply_fleet(state, &fleet::configured(&old), &fleet::configured(&new), &mut changes);
-    if (&old.limits, &old.timeouts, &old.probes) != (&new.limits, &new.timeouts, &new.probes) {
-        changes.push("limits, timeouts or probes".to_owned());
+    if state.with_keys(|old| *old != keys) {
+        settings.push("security: other keys".to_owned());
+        state.set_keys(keys);
     }
-    if old.cors != new.cors {
-        changes.push("cors".to_owned());
-    }
-    if old.residency != new.residency {
-        changes.push("residency".to_owned());
-    }
+    apply_fleet(state, &fleet::configured(&old), &fleet::configured(&new), (&mut changes, &mut settings));
     state.set_config(new);
-    let what = if changes.is_empty() { "none (the configuration is as before)".to_owned() } else { changes.join("; ") };
-    state.driver.observers().tell(Change::Settings { what });
+    // The policy and the replicas have lines of their own.
+    let what = match (settings.is_empty(), changes.is_empty()) {
+        (false, _) => settings.join("; "),
+        (true, false) => String::new(),
+        (true, true) => "none (the configuration is as before)".to_owned(),
+    };
+    if !what.is_empty() {
+        state.driver.observers().tell(Change::Settings { what });
+    }
+    changes.extend(settings);
     Ok(changes)
+}
+
+/// The settings that differ, but for the policy and the fleet, as `KEY = NEW (was OLD)`. Keys are placeholders here.
+fn differences(old: &Config, new: &Config) -> Vec<String> {
+    let table = |config| toml::Value::try_from(config).unwrap_or(toml::Value::Boolean(false));
+    let mut found = Vec::new();
+    compare("", Some(&table(old)), Some(&table(new)), &mut found);
+    found
+}
+
+fn compare(key: &str, old: Option<&toml::Value>, new: Option<&toml::Value>, found: &mut Vec<String>) {
+    if old == new || matches!(key, "policy" | "replicas" | "peers") {
+        return;
+    }
+    let empty = toml::Table::new();
+    let table = |value: Option<&toml::Value>| value.map_or(Some(&empty), toml::Value::as_table).cloned();
+    if let (Some(old), Some(new)) = (table(old), table(new)) {
+        let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        let inside = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+        return keys.into_iter().for_each(|name| compare(&inside(name), old.get(name), new.get(name), found));
+    }
+    let shown = |value: Option<&toml::Value>| match value {
+        None => "unset".to_owned(),
+        Some(toml::Value::Array(_) | toml::Value::Table(_)) => "...".to_owned(),
+        Some(value) => value.to_string(),
+    };
+    found.push(format!("{key} = {} (was {})", shown(new), shown(old)));
 }
 
 fn refuse_fixed_keys(old: &Config, new: &Config) -> Result<(), ConfigError> {
@@ -98,7 +127,8 @@ fn refuse_fixed_keys(old: &Config, new: &Config) -> Result<(), ConfigError> {
 
 type Fleet = [(ReplicaConfig, Kind)];
 
-fn apply_fleet(state: &Arc<AppState>, old: &Fleet, new: &Fleet, changes: &mut Vec<String>) {
+/// Fits the fleet to the configuration; what was not possible is told apart from the changes.
+fn apply_fleet(state: &Arc<AppState>, old: &Fleet, new: &Fleet, (changes, not): (&mut Vec<String>, &mut Vec<String>)) {
     let is_in = |fleet: &Fleet, replica: &ReplicaConfig| fleet.iter().any(|(other, _)| other == replica);
     for (gone, _) in old.iter().filter(|(replica, _)| !is_in(new, replica)) {
         if let Some(upstream) = state.find(gone.name.as_deref().unwrap_or(&gone.url)) {
@@ -109,7 +139,7 @@ fn apply_fleet(state: &Arc<AppState>, old: &Fleet, new: &Fleet, changes: &mut Ve
     for (replica, kind) in new.iter().filter(|(replica, _)| !is_in(old, replica)) {
         match fleet::join(state, replica, *kind) {
             Ok(upstream) => changes.push(format!("added {}", upstream.name)),
-            Err(error) => changes.push(format!("not added: {error}")),
+            Err(error) => not.push(format!("a replica is not added: {error}")),
         }
     }
 }

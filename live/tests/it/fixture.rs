@@ -11,7 +11,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -125,4 +126,39 @@ pub(crate) fn post(path: &str, body: &str) -> Request<Full<Bytes>> {
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from(body.to_owned())))
         .unwrap()
+}
+
+/// What is logged on this thread from [`Log::start`] on, until it is dropped.
+pub(crate) struct Log {
+    written: Lines,
+    _here: tracing::subscriber::DefaultGuard,
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    pub(crate) fn start() -> Self {
+        let written = Lines::default();
+        let writer = written.clone();
+        let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+        Self { written, _here: tracing::subscriber::set_default(log) }
+    }
+
+    /// The lines that hold this text.
+    pub(crate) fn with(&self, text: &str) -> Vec<String> {
+        let written = self.written.0.lock().unwrap();
+        let lines = std::str::from_utf8(&written).unwrap().lines();
+        lines.filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
 }

@@ -1,4 +1,4 @@
-use crate::fixture::{World, chat, ms, replica, whole};
+use crate::fixture::{Log, World, chat, ms, replica, whole};
 use gorgo_live::config::{Config, Security};
 use gorgo_live::testkit::{Engine, Net, Script};
 use gorgo_live::tls_client_config;
@@ -28,6 +28,40 @@ async fn keys_are_asked_for_compared_and_kept_from_engines() {
     assert_eq!((status, &error["error"]["type"]), (401, &json!("authentication_error")));
     assert_eq!(world.get("/metrics").await.0, 401);
     assert_eq!((world.get("/health").await.0, world.get("/ready").await.0), (200, 200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_administrators_and_clients_are_logged_without_their_keys_and_cannot_fill_the_log() {
+    let log = Log::start();
+    let world = World::new(1, Script::default(), keys).await;
+    for path in ["/proxy/policy?key=guess", "/flush_cache?key=guess", "/v1/models?key=guess"] {
+        assert_eq!(ask(&world, Method::POST, path, "guess", "").await.0, 401, "{path}");
+    }
+    ms(10).await;
+    let why = "is refused: its key is wrong or missing";
+    let told = log.with(why);
+    assert_eq!(told.len(), 3, "{told:?}");
+    for (line, what) in told.iter().zip(["from 127.0.0.1 for `/proxy/policy`", "for `/flush_cache`", "from 127.0.0.1"]) {
+        assert!(line.contains(what) && line.contains("WARN"), "{line}");
+    }
+    for n in 0..200 {
+        ask(&world, Method::DELETE, &format!("/proxy/servers/{n}"), "guess", "").await;
+        ask(&world, Method::GET, "/v1/models", "guess", "").await;
+    }
+    ms(10).await;
+    assert!(log.with(why).len() < 20, "{:?}", log.with(why));
+    ms(20_000).await;
+    ask(&world, Method::GET, "/metrics", "guess", "").await;
+    ms(10).await;
+    let last = log.with(why).pop().unwrap();
+    assert!(last.contains("/metrics") && last.contains("like it not shown"), "{last}");
+    assert_eq!(log.with("guess").len(), 0, "a key is logged: {:?}", log.with("guess"));
+    // Names that a page can rebind, against a router without keys.
+    let open = World::new(1, Script::default(), |_| {}).await;
+    let request = http::Request::get("http://router:8000/proxy/status").header("origin", "http://evil.example");
+    assert_eq!(open.send(request.body(http_body_util::Full::default()).unwrap()).await.status(), 403);
+    ms(10).await;
+    assert_eq!(log.with("is refused: its Host or Origin is not this router's").len(), 1);
 }
 
 async fn ask(world: &World, method: Method, path: &str, key: &str, body: &str) -> (u16, String) {

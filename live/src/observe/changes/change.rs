@@ -53,6 +53,8 @@ pub(crate) enum Change {
     NotAdmitted { retry_after_s: u32 },
     /// A client's key is wrong.
     ClientRefused { from: String },
+    /// The admin API refuses a request.
+    AdminRefused { from: String, path: String, why: &'static str },
     /// A request ended in an error of the router's.
     RequestFailed { reason: &'static str, replica: String, why: String },
 }
@@ -81,6 +83,8 @@ impl Change {
             Self::KvEventsUp { replica } | Self::KvEventsDown { replica, .. } => (17, replica),
             Self::Tuned { .. } => (18, ""),
             Self::NoCacheReport { replica } => (19, replica),
+            // Not by path, which whoever is refused chooses.
+            Self::AdminRefused { .. } => (20, ""),
         }
     }
 
@@ -100,6 +104,7 @@ impl Change {
                 | Self::NoneInside
                 | Self::NotAdmitted { .. }
                 | Self::ClientRefused { .. }
+                | Self::AdminRefused { .. }
                 | Self::RequestFailed { .. }
         )
     }
@@ -158,6 +163,9 @@ impl fmt::Display for Change {
             Self::IndexCleared { nodes } => write!(f, "prefix index emptied ({nodes} nodes)"),
             Self::QueueFull => write!(f, "the queue is full (router.queue_limit): requests are refused"),
             Self::ClientRefused { from } => write!(f, "a request from {from} is refused: its key is wrong or missing"),
+            Self::AdminRefused { from, path, why } => {
+                write!(f, "an administrator's request from {from} for `{path}` is refused: {why}")
+            }
             Self::RequestFailed { reason, replica, why } if replica.is_empty() => {
                 write!(f, "a request failed ({reason}): {why}")
             }
