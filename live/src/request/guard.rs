@@ -241,7 +241,8 @@ impl RequestGuard {
         let attempt = self.attempt();
         self.note_failure(why);
         if failure == Failure::KeyRefused && !upstream.refuses_key.swap(true, Ordering::Relaxed) {
-            tracing::warn!(replica = upstream.name, "refuses this router's key; set `api_key` of the replica");
+            let change = Change::KeyRefused { replica: upstream.name.clone(), why: why.to_owned() };
+            self.context.state.driver.observers().tell(change);
         }
         self.context.state.driver.handle(RequestEvent::Failed { id: self.id, attempt, failure });
     }

@@ -154,7 +154,8 @@ async fn round_trip(
         .map_err(|error| format!("a probe's answer broke off: {error}"))?;
     let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     if upstream.set_refused(is_refused) && is_refused {
-        let change = Change::KeyRefused { replica: upstream.name.clone(), status: status.as_u16() };
+        let change =
+            Change::KeyRefused { replica: upstream.name.clone(), why: format!("a probe is answered {status}") };
         node.driver.observers().tell(change);
     }
     if is_loop {
@@ -181,20 +182,21 @@ async fn ask(
     connection::send(&node.connector, upstream, keep_alive, request).await
 }
 
-/// Fetches a page: its status and body.
+/// Fetches a page: its status and body, or why there is none.
 pub(crate) async fn fetch(
     node: &AppState,
     upstream: &Arc<Upstream>,
     path: &'static str,
-) -> Result<(StatusCode, Bytes), ()> {
+) -> Result<(StatusCode, Bytes), String> {
     let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
     let page = async {
-        let response = ask(node, upstream, Method::GET, path).await.map_err(drop)?;
+        let response = ask(node, upstream, Method::GET, path).await.map_err(|error| error.to_string())?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), PAGE).collect().await.map_err(drop)?;
-        Ok((status, body.to_bytes()))
+        let body = Limited::new(response.into_body(), PAGE).collect().await;
+        Ok((status, body.map_err(|error| format!("the answer broke off: {error}"))?.to_bytes()))
     };
-    tokio::time::timeout(limit, page).await.map_err(drop)?
+    let page = tokio::time::timeout(limit, page).await;
+    page.unwrap_or_else(|_| Err(format!("no answer within {} ms", limit.as_millis())))
 }
 
 /// Reads an engine's load: from `/v1/loads` if the engine has it (it is fresh), else from `/metrics`; from `/metrics` every
@@ -211,17 +213,17 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
         if period > 0 {
             count += 1;
             let mut report = None;
-            let mut failed = false;
+            let mut failed = None;
             if has_loads != Some(false) || count % 60 == 0 {
                 match fetch(&node, &upstream, "/v1/loads?include=core&format=json").await {
                     Ok((status, body)) => {
                         report = status.is_success().then(|| scrape::loads(&body)).flatten();
                         has_loads = Some(report.is_some());
                     }
-                    Err(()) => failed = true,
+                    Err(why) => failed = Some(why),
                 }
             }
-            if !failed && (report.is_none() || count % 10 == 1) {
+            if failed.is_none() && (report.is_none() || count % 10 == 1) {
                 match fetch(&node, &upstream, "/metrics").await {
                     Ok((status, body)) if status.is_success() => {
                         let page = scrape::metrics(&String::from_utf8_lossy(&body));
@@ -242,17 +244,17 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
                         }
                         report = report.or(page.report);
                     }
-                    Ok((status, _)) => failed = status.is_server_error(),
-                    Err(()) => failed = true,
+                    Ok((status, _)) => failed = status.is_server_error().then(|| format!("the answer is {status}")),
+                    Err(why) => failed = Some(why),
                 }
             }
-            match report {
-                Some(report) => node.driver.handle_for(&upstream, ReplicaEvent::Scraped { replica, report }),
-                None if failed => {
-                    upstream.note_error(node.clock().now(), "its metrics could not be read");
+            match (report, failed) {
+                (Some(report), _) => node.driver.handle_for(&upstream, ReplicaEvent::Scraped { replica, report }),
+                (None, Some(why)) => {
+                    upstream.note_error(node.clock().now(), format!("its metrics cannot be read: {why}"));
                     node.driver.handle_for(&upstream, ReplicaEvent::ScrapeFailed { replica });
                 }
-                None => {} // it exports no metrics: probes tell its health, our own counters its load
+                (None, None) => {} // it exports no metrics: probes tell its health, our own counters its load
             }
         }
         turns.next(began, period).await;
@@ -273,10 +275,15 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
         count += 1;
         if period > 0 {
             let asked = node.clock().now();
-            let word = fetch(&node, &upstream, "/lb/report").await.ok();
-            let word = word.filter(|(status, _)| status.is_success());
-            let event = match word.and_then(|(_, body)| serde_json::from_slice::<PeerMessage>(&body).ok()) {
-                Some(word) => {
+            let word = match fetch(&node, &upstream, "/lb/report").await {
+                Ok((status, body)) if status.is_success() => {
+                    serde_json::from_slice::<PeerMessage>(&body).map_err(|error| error.to_string())
+                }
+                Ok((status, _)) => Err(format!("the answer is {status}")),
+                Err(why) => Err(why),
+            };
+            let event = match word {
+                Ok(word) => {
                     let now = node.clock().now();
                     // The report was made about half way through.
                     let middle = node.clock().unix_ns(asked).midpoint(node.clock().unix_ns(now));
@@ -284,8 +291,8 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
                     let seen = node.driver.read(|router, _, _| router.counted_until(replica, asked));
                     ReplicaEvent::PeerReported { replica, report: word.report, seen }
                 }
-                None => {
-                    upstream.note_error(node.clock().now(), "its report could not be read");
+                Err(why) => {
+                    upstream.note_error(node.clock().now(), format!("its report cannot be read: {why}"));
                     ReplicaEvent::ScrapeFailed { replica }
                 }
             };

@@ -36,7 +36,7 @@ pub(crate) enum Change {
     /// A replica never reports cached tokens.
     NoCacheReport { replica: String },
     /// A replica refuses this router's key.
-    KeyRefused { replica: String, status: u16 },
+    KeyRefused { replica: String, why: String },
     /// Another policy, or other settings of it.
     Policy { old: String, new: String },
     /// A trial of the tuner's ended.
@@ -138,8 +138,8 @@ impl fmt::Display for Change {
                 "replica {replica} reports no cached tokens, so the prefix index is never corrected: start SGLang with \
                  --enable-cache-report, vLLM with --enable-prompt-tokens-details"
             ),
-            Self::KeyRefused { replica, status } => {
-                write!(f, "replica {replica} refuses this router's key ({status}): set its api_key")
+            Self::KeyRefused { replica, why } => {
+                write!(f, "replica {replica} refuses this router's key ({why}): set its api_key")
             }
             Self::SourceStale { source, why, kept } => {
                 write!(f, "discovery from {source} is stale: {why}; its last {kept} endpoints stay")
