@@ -87,7 +87,13 @@ pub(super) fn run(args: &EngineArgs) -> anyhow::Result<()> {
         EngineKind::Sglang => "SGLang",
         EngineKind::Vllm => "vLLM",
     };
-    super::process::raise_file_limit(config.max_connections);
+    let files = super::process::raise_file_limit();
+    if files < config.max_connections as u64 {
+        eprintln!(
+            "this process may open {files} files, fewer than the {} connections allowed; raise `ulimit -n`",
+            config.max_connections
+        );
+    }
     super::process::runtime()?.block_on(async {
         let mut stop = StopSignal::install()?; // before the address is printed
         let server = Emulator::start(config, args.listen).await?;

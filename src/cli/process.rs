@@ -19,18 +19,12 @@ pub(super) fn fresh_salt() -> u64 {
     (since_1970().as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(40)) & (u64::MAX >> 16)
 }
 
-/// Raises the limit of open files to the system's maximum; a stream through a router takes two files.
-pub(super) fn raise_file_limit(streams: usize) {
+/// Raises the limit of open files to the system's maximum, and returns it.
+pub(super) fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let most = getrlimit(Resource::Nofile).maximum;
     let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }); // without it the old limit stays
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    if files / 2 < streams as u64 {
-        tracing::warn!(
-            "this process may open {files} files, enough for {} streams of the {streams} connections allowed; raise `ulimit -n`",
-            files / 2
-        );
-    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Handlers of SIGINT and SIGTERM.

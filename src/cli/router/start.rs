@@ -135,7 +135,7 @@ impl StartArgs {
             if let Some(path) = station.path.as_deref().filter(|_| !gorgo_live::is_successor()) {
                 *station.held.lock() = Some(PidFile::take(path)?);
             }
-            process::raise_file_limit(config.limits.connections);
+            process::raise_file_limit(); // the router tells when it is too low
             let presence = Arc::clone(&station);
             anyhow::Ok(gorgo_live::run(config, Some(source), Some(dashboard::page()), signals, presence).await?)
         })?;
