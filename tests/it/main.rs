@@ -12,9 +12,11 @@ mod fake_lambda;
 mod fake_modal;
 mod kill;
 mod load;
+mod log;
 #[path = "../../cloud/tests/it/loopback_sshd.rs"]
 mod loopback_sshd;
 mod packages;
+mod panels;
 mod processes;
 mod prometheus;
 mod reference;

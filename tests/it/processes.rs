@@ -22,30 +22,34 @@ impl Process {
     /// Starts a process. Its log goes to the terminal if `GORGO_TEST_LOG` is set.
     pub(crate) fn spawn(args: &[&str]) -> Self {
         let log = if std::env::var_os("GORGO_TEST_LOG").is_some() { Stdio::inherit() } else { Stdio::null() };
-        let child = Command::new(env!("CARGO_BIN_EXE_gorgo"))
-            .args(args)
+        Self::of(Command::new(env!("CARGO_BIN_EXE_gorgo")).args(args).stderr(log))
+    }
+
+    /// Starts this command.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let child = command
+            .env_remove("GORGO_LOG")
             .env_remove("GORGO_API_KEY")
             .env_remove("GORGO_ADMIN_KEY")
             .env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR")) // pid files of killed routers
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(log)
             .spawn()
             .unwrap();
         Self { child, line: String::new() }
     }
 
-    /// Starts a process and waits for its first line.
-    fn start(args: &[&str]) -> Self {
-        let mut process = Self::spawn(args);
+    /// Waits for its first line.
+    fn up(mut self) -> Self {
+        let process = &mut self;
         BufReader::new(process.child.stdout.take().unwrap()).read_line(&mut process.line).unwrap();
-        process
+        self
     }
 
     /// An engine at `addr`.
     pub(crate) fn engine(addr: SocketAddr, more: &[&str]) -> Self {
         let addr = addr.to_string();
-        let engine = Self::start(&[&["engine", "--listen", &addr, "--health-ms", "0"], more].concat());
+        let engine = Self::spawn(&[&["engine", "--listen", &addr, "--health-ms", "0"], more].concat()).up();
         assert!(engine.line.contains(&addr), "no engine at {addr}: {:?}", engine.line);
         engine
     }
@@ -54,7 +58,12 @@ impl Process {
     pub(crate) fn proxy(engines: &[SocketAddr], more: &[&str]) -> (Self, SocketAddr) {
         let servers: Vec<String> = engines.iter().map(|addr| format!("http://{addr}")).collect();
         let args = ["proxy", "start", "--listen", "127.0.0.1:0", "--servers", &servers.join(",")];
-        let proxy = Self::start(&[&args, more].concat());
+        Self::spawn(&[&args, more].concat()).serving()
+    }
+
+    /// The address of a proxy that was started, once it listens.
+    pub(crate) fn serving(self) -> (Self, SocketAddr) {
+        let proxy = self.up();
         let addr = proxy.line.trim().strip_prefix("listening on ").and_then(|addr| addr.parse().ok());
         let addr = addr.unwrap_or_else(|| panic!("the proxy does not listen: {:?}", proxy.line));
         (proxy, addr)
