@@ -86,6 +86,16 @@ pub(crate) fn to_upstream(
     from: &ClientAddress,
     ours: &Keys,
 ) {
+    // Mostly none of these is there, and one pass over the names is cheaper than a lookup for each.
+    let (mut is_ours_alone, mut has_key, mut was_forwarded) = (false, false, false);
+    for name in headers.keys() {
+        match name.as_str() {
+            "expect" | "x-lb-hop" | "x-request-timeout-ms" | "x-gorgo-fence" => is_ours_alone = true,
+            "authorization" | "x-api-key" => has_key = true,
+            "x-forwarded-for" => was_forwarded = true,
+            _ => {}
+        }
+    }
     strip_hop_by_hop(headers);
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     if let (Some(first), second) = (lengths.next(), lengths.next())
@@ -93,31 +103,41 @@ pub(crate) fn to_upstream(
     {
         headers.remove(CONTENT_LENGTH);
     }
-    if headers
-        .keys()
-        .any(|name| matches!(name.as_str(), "expect" | "x-lb-hop" | "x-request-timeout-ms" | "x-gorgo-fence"))
-    {
+    if is_ours_alone {
         for name in [EXPECT, HOP, TIMEOUT, FENCE] {
             headers.remove(name);
         }
     }
-    for name in [AUTHORIZATION, API_KEY] {
-        if headers.get(&name).is_some_and(|value| ours.is_ours(key_of(value))) {
-            headers.remove(name);
+    if has_key {
+        for name in [AUTHORIZATION, API_KEY] {
+            drop_ours(headers, &name, ours);
         }
     }
     headers.insert(REQUEST_ID, request_id.clone());
-    // A balancer in front may add a line of its own: the last lines are the ones that no client chose.
-    let mut before = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).peekable();
-    let chain = if before.peek().is_none() {
-        from.shown.clone()
-    } else {
-        let mut chain = String::new();
-        before.for_each(|line| chain.extend([line, ", "]));
-        chain.push_str(&from.ip.to_string());
-        HeaderValue::try_from(chain).unwrap_or(from.shown.clone())
-    };
+    let chain = if was_forwarded { forwarded_for(headers, from) } else { from.shown.clone() };
     headers.insert(FORWARDED_FOR, chain);
+}
+
+/// Removes the lines of this name that hold a key of this router.
+fn drop_ours(headers: &mut HeaderMap, name: &HeaderName, ours: &Keys) {
+    let is_ours = |value: &&HeaderValue| ours.is_ours(key_of(value));
+    if headers.get_all(name).iter().any(|value| is_ours(&value)) {
+        let others: Vec<HeaderValue> = headers.get_all(name).iter().filter(|value| !is_ours(value)).cloned().collect();
+        headers.remove(name);
+        for value in others {
+            headers.append(name, value);
+        }
+    }
+}
+
+/// All addresses that the request has passed, `from` at the end. A balancer in front may add a line of its own: the last
+/// lines are the ones that no client chose.
+fn forwarded_for(headers: &HeaderMap, from: &ClientAddress) -> HeaderValue {
+    let mut chain = String::new();
+    let lines = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    lines.for_each(|line| chain.extend([line, ", "]));
+    chain.push_str(&from.ip.to_string());
+    HeaderValue::try_from(chain).unwrap_or(from.shown.clone())
 }
 
 /// Whether these are the digits of `number`, and nothing else.

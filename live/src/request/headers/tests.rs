@@ -91,6 +91,18 @@ fn only_keys_of_this_router_are_kept_from_engines() {
 }
 
 #[test]
+fn a_key_of_this_router_in_a_second_line_reaches_no_engine() {
+    let keys = Keys { admin: Some("a".into()), ..Keys::default() };
+    let mut headers = HeaderMap::new();
+    for key in ["Bearer engine", "Bearer a"] {
+        headers.append(AUTHORIZATION, HeaderValue::from_static(key));
+    }
+    let client = ClientAddress::new([10, 0, 0, 1].into());
+    to_upstream(&mut headers, 0, &HeaderValue::from_static("r"), &client, &keys);
+    assert_eq!(headers.get_all(AUTHORIZATION).iter().collect::<Vec<_>>(), ["Bearer engine"]);
+}
+
+#[test]
 fn odd_request_ids_are_replaced() {
     let id = |value: &'static str| request_id(&map(&[("x-request-id", value)]), 1, RequestId(2));
     assert_eq!(id("abc"), "abc");
