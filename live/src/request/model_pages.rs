@@ -2,6 +2,7 @@
 
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
+use crate::request::endpoints::resolved;
 use crate::request::errors::model_not_found;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -15,6 +16,7 @@ pub(crate) fn answer(
     path: &str,
     shown_key: Option<&[u8]>,
 ) -> Option<Response<Body>> {
+    let path = resolved(path).ok()?;
     let wanted = path.strip_prefix("/v1/models").filter(|_| method == Method::GET)?.trim_matches('/');
     let state = &context.state;
     if !state.with_keys(|keys| keys.may_ask(shown_key)) {

@@ -52,6 +52,18 @@ async fn a_model_goes_where_it_is_served_and_one_that_no_replica_serves_is_a_404
 }
 
 #[tokio::test(start_paused = true)]
+async fn names_with_slashes_have_a_page_however_a_client_encodes_them() {
+    let script = Script { models: vec!["org/name".to_owned()], ..Script::default() };
+    let world = World::new(1, script, |_| {}).await;
+    for path in ["/v1/models/org/name", "/v1/models/org%2Fname", "/v1/models/org%2fn%61me"] {
+        let (status, page) = world.get(path).await;
+        assert_eq!((status, &page["id"]), (200, &json!("org/name")), "{path}");
+    }
+    assert_eq!(world.get("/v1/models/org%2Fother").await.0, 404);
+    assert_eq!(world.get("/v1/models/..%2F..%2Fflush_cache").await.0, 400);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_replica_is_up_only_when_its_list_of_models_was_asked_for() {
     let slow = Script { models: vec!["a".to_owned()], models_after: Duration::from_millis(300), ..Script::default() };
     let world = World::new(1, slow, |_| {}).await;
