@@ -59,3 +59,53 @@ fn the_chart_renders_to_valid_objects_that_the_router_accepts() {
     assert!(out.status.success(), "{}", said(&out));
     assert!(said(&out).contains("objects rendered and checked"), "{}", said(&out));
 }
+
+/// There is no container engine in these tests: what the Dockerfile names must be what the workspace has.
+#[test]
+fn the_dockerfile_names_what_the_workspace_has() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let text = read("deploy/Dockerfile").replace("\\\n", " ");
+    let lines = |word: &str| -> Vec<Vec<String>> {
+        let found = text.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
+        found.map(|rest| rest.split_whitespace().map(str::to_owned).collect()).collect()
+    };
+    let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
+    let toolchain: toml::Table = read("rust-toolchain.toml").parse().unwrap();
+    let stages = lines("FROM");
+    let image = format!("rust:{}-", toolchain["toolchain"]["channel"].as_str().unwrap().trim_end_matches(".0"));
+    assert!(stages[0][0].starts_with(&image), "{stages:?} and the toolchain's {image}");
+    for copied in lines("COPY") {
+        let (from, sources) = match copied[0].strip_prefix("--from=") {
+            Some(stage) => (Some(stage), &copied[1..copied.len() - 1]),
+            None => (None, &copied[..copied.len() - 1]),
+        };
+        assert!(from.is_none_or(|stage| stages.iter().any(|from| from.last().unwrap() == stage)), "{copied:?}");
+        assert!(from.is_some() || sources.iter().all(|path| root.join(path).exists()), "{copied:?}");
+    }
+    let build = lines("RUN").concat();
+    let after =
+        |word: &str| build.iter().position(|at| at == word).and_then(|at| build.get(at + 1)).unwrap().trim_matches('"');
+    assert_eq!(after("--bin"), env!("CARGO_PKG_NAME"));
+    assert!(manifest["profile"].get(after("--profile")).is_some());
+    assert!(build.iter().any(|word| word.ends_with(&format!("/{}/gorgo\"", after("--profile")))), "{build:?}");
+    for feature in lines("ARG").concat() {
+        let feature = feature.strip_prefix("FEATURES=").unwrap().to_owned();
+        assert!(manifest["features"].get(&feature).is_some(), "{feature}");
+    }
+    let program = lines("ENTRYPOINT").concat().join(" ");
+    let program: Vec<&str> = serde_json::from_str(&program).unwrap();
+    assert!(build.contains(&format!("/root-of-image{}", program[0])), "{program:?} is not installed by {build:?}");
+    // The command, but for its file: the sample that is shipped.
+    let args = lines("CMD").concat().join(" ").replace("/etc/gorgo/router.toml", "deploy/router.toml");
+    let args: Vec<&str> = serde_json::from_str(&args).unwrap();
+    let out = Command::new(env!("CARGO_BIN_EXE_gorgo")).args(args).arg("--check").current_dir(root).output().unwrap();
+    assert!(out.status.success(), "{}", said(&out));
+    // What the builder is not given is never committed.
+    let git = read(".gitignore");
+    for ignored in
+        read("deploy/Dockerfile.dockerignore").lines().filter(|line| !line.starts_with('#') && *line != ".git")
+    {
+        assert!(git.contains(ignored.trim_start_matches("**/")), "{ignored}");
+    }
+}
