@@ -148,7 +148,7 @@ impl Table {
 }
 
 /// The entries of a list; `None` if the page is none, or empty.
-fn entries(page: &[u8]) -> Option<Vec<(String, Value)>> {
+pub(crate) fn entries(page: &[u8]) -> Option<Vec<(String, Value)>> {
     let page: Value = serde_json::from_slice(page).ok()?;
     let data = page.get("data")?.as_array()?;
     let named = data.iter().filter_map(|entry| Some((entry.get("id")?.as_str()?.to_owned(), entry.clone())));

@@ -10,10 +10,13 @@
 
 pub(crate) mod body;
 pub(crate) mod context;
+pub(crate) mod endpoints;
 pub(crate) mod error_json;
 pub(crate) mod errors;
 pub(crate) mod forward;
 pub(crate) mod headers;
+pub(crate) mod json_end;
+pub(crate) mod location;
 pub(crate) mod read_body;
 pub(crate) mod residency;
 pub(crate) mod response_body;
@@ -22,12 +25,9 @@ mod attempt;
 mod client_request;
 mod cors;
 mod early_body;
-mod endpoints;
 mod engine_admin;
 mod guard;
-mod json_end;
 mod learning;
-mod location;
 mod model_pages;
 mod rest_body;
 mod tunnel;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 mod engine;
+pub mod parsers;
 pub use engine::{Engine, Script, Seen};
 
 // Parts of the router that tests, benches and examples use by themselves.

@@ -80,7 +80,7 @@ pub(crate) async fn read(path: &Path) -> Result<Vec<DiscoveredEndpoint>, Discove
     parse(&text, path.extension().and_then(|kind| kind.to_str()).unwrap_or_default()).map_err(fail)
 }
 
-pub(super) fn parse(text: &str, extension: &str) -> Result<Vec<DiscoveredEndpoint>, String> {
+pub(crate) fn parse(text: &str, extension: &str) -> Result<Vec<DiscoveredEndpoint>, String> {
     let listed: Listed = match extension {
         "json" => serde_json::from_str(text).map_err(|wrong| wrong.to_string())?,
         "toml" => toml::from_str(text).map_err(|wrong| wrong.message().to_owned())?,

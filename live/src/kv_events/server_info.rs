@@ -94,7 +94,7 @@ fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<Entry>>,
     Option::deserialize(value).map(Some)
 }
 
-fn read(page: &[u8]) -> Told {
+pub(crate) fn read(page: &[u8]) -> Told {
     let entry = match serde_json::from_slice::<Info>(page).map(|info| info.kv_events) {
         Ok(Some(Some(entry))) => entry,
         Ok(Some(None)) => return Told::Nothing,

@@ -261,6 +261,7 @@ impl AnswerTap {
     }
 
     /// SGLang's `/generate`: `text` is all so far, or with `--incremental-streaming-output` only what is new.
+    #[inline]
     fn generated(&mut self, event: &Event<'_>) {
         if let Some(text) = event.text.filter(|text| !text.is_empty()) {
             self.content = true;

@@ -106,6 +106,7 @@ pub(super) fn delta<'a>(json: &mut Reader<'a>) -> Result<Option<Delta<'a>>, Json
 }
 
 /// Whether a value holds nothing that was generated.
+#[inline]
 pub(super) fn is_nothing(raw: &[u8]) -> bool {
     matches!(raw, b"null" | b"[]" | b"{}" | b"\"\"" | b"false")
 }

@@ -8,6 +8,7 @@ use gorgo_core::router::Failure;
 impl AnswerTap {
     /// Reads the events that name their type, of the Responses API and of Anthropic's messages. What is none of the
     /// events that come before the first token is content.
+    #[inline]
     pub(super) fn typed(&mut self, kind: &[u8], event: &Event<'_>) {
         match kind {
             b"" => self.content |= !event.is_known && self.error.is_none() && event.usage.is_none(),
@@ -114,6 +115,7 @@ impl AnswerTap {
 
     /// Reads one choice. Only the text of the first is kept: the next turn continues one of them, and mixed text
     /// would match none.
+    #[inline]
     fn choice(&mut self, json: &mut Reader<'_>) -> Result<(), JsonError> {
         let (length, mut index) = (self.answer.len(), 0);
         json.object(|json, key| {
