@@ -41,7 +41,8 @@ async fn refused_administrators_and_clients_are_logged_without_their_keys_and_ca
     let why = "is refused: its key is wrong or missing";
     let told = log.with(why);
     assert_eq!(told.len(), 3, "{told:?}");
-    for (line, what) in told.iter().zip(["from 127.0.0.1 for `/proxy/policy`", "for `/flush_cache`", "from 127.0.0.1"]) {
+    for (line, what) in told.iter().zip(["from 127.0.0.1 for `/proxy/policy`", "for `/flush_cache`", "from 127.0.0.1"])
+    {
         assert!(line.contains(what) && line.contains("WARN"), "{line}");
     }
     for n in 0..200 {
