@@ -5,7 +5,7 @@ mod duration;
 mod field_names;
 mod schema;
 
-pub use duration::{duration_ms, durations_in_table, durations_in_text};
+pub use duration::{bad_duration, duration_ms, durations_in_table, durations_in_text, durations_in_value};
 pub use field_names::field_names;
 pub use schema::schema_of;
 
@@ -49,7 +49,8 @@ pub enum SettingsError {
     },
 }
 
-/// Splits `key=value`. The value is read as TOML if it is valid TOML, else as a string.
+/// Splits `key=value`. The value is read as TOML if it is valid TOML, else as a string; durations become milliseconds as
+/// in files.
 ///
 /// # Errors
 /// There is no `=`, or a part of the key is empty.
@@ -59,7 +60,9 @@ pub fn parse_assignment(text: &str) -> Result<(String, Value), SettingsError> {
     if key.is_empty() || key.split('.').any(str::is_empty) {
         return Err(SettingsError::NoKey { text: text.to_owned() });
     }
-    Ok((key.to_owned(), parse_value(value)))
+    let mut value = parse_value(value);
+    durations_in_value(key, &mut value);
+    Ok((key.to_owned(), value))
 }
 
 /// Reads a value as TOML if it is valid TOML, else as a string.
@@ -166,6 +169,9 @@ mod tests {
     #[test]
     fn an_assignment_is_a_dotted_key_and_a_toml_value_or_a_string() {
         assert_eq!(parse_assignment("a.b = 0.5"), Ok(("a.b".to_owned(), Value::Float(0.5))));
+        assert_eq!(parse_assignment("a.b_ms=5s"), Ok(("a.b_ms".to_owned(), Value::Integer(5_000))));
+        let inline = parse_assignment("a={ b_ms = \"1.5s\" }").unwrap().1;
+        assert_eq!(inline, Value::Table(table("b_ms = 1500")), "as in files");
         assert_eq!(parse_assignment("a=gorgo"), Ok(("a".to_owned(), Value::String("gorgo".to_owned()))));
         for bad in ["a", "=1", "a..b=1"] {
             assert!(parse_assignment(bad).unwrap_err().to_string().contains("write key=value"), "{bad}");

@@ -5,7 +5,7 @@
 //! `[vary]`, the command line (`overrides`). Reading is strict: an unknown key, or one that reaches no arm, is an error that
 //! names the nearest known one.
 
-use gorgo_core::settings::{durations_in_table, merge_tables, parse_assignment, renamed_presets};
+use gorgo_core::settings::{durations_in_table, merge_tables, parse_assignment, renamed_presets, set_key};
 use gorgo_core::suggest::did_you_mean;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -86,10 +86,10 @@ impl Experiment {
         let mut base: Table = text.parse().map_err(syntax)?;
         durations_in_table(&mut base);
         let sets = sets.iter().map(|set| parse_assignment(set)).collect::<Result<Vec<_>, _>>()?;
-        let (of_file, of_runs): (Vec<_>, Vec<_>) =
-            sets.into_iter().partition(|(key, _)| FILE_KEYS.contains(&key.as_str()));
+        overrides::vary_is_not_lost(&sets).map_err(SpecError::Vary)?;
+        let (of_file, of_runs): (Vec<_>, Vec<_>) = sets.into_iter().partition(|(key, _)| of_file(key));
         for (key, value) in of_file {
-            base.insert(key, value);
+            set_key(&mut base, &key, value)?;
         }
         let mut notes = renamed_presets(&base);
         let bad =
@@ -132,11 +132,16 @@ impl Experiment {
             let mut parts = Parts { base: &mut base, arms: &mut arms, vary: &mut crossed };
             parts.set(key, value, &names).map_err(|message| SpecError::Override { key: key.clone(), message })?;
         }
+        // One order from every source, so that the kept experiment gives its arms the same names again.
+        crossed.sort_by(|(a, _), (b, _)| a.cmp(b));
         let known: Vec<&str> = RunSpec::keys().iter().copied().chain(FILE_KEYS).collect();
         for (place, keys) in std::iter::once(("the file", &base)).chain(arms.iter().map(|(_, t)| ("an arm", t))) {
             if let Some(key) = keys.keys().find(|k| !RunSpec::keys().contains(&k.as_str())) {
-                let hint = did_you_mean(key, known.iter().copied());
-                return Err(bad(place, format!("unknown key `{key}`; {hint}")));
+                let message = match FILE_KEYS.contains(&key.as_str()) {
+                    true => format!("`{key}` belongs at the top of the file, above [[arms]]"),
+                    false => format!("unknown key `{key}`; {}", did_you_mean(key, known.iter().copied())),
+                };
+                return Err(bad(place, message));
             }
         }
         let baseline = Some(baseline).filter(|b| !b.is_empty());
@@ -155,6 +160,15 @@ impl Experiment {
             arms,
             vary: crossed,
         })
+    }
+}
+
+/// Whether a key of the command line is written into the file as it stands: keys of the file and what lies in them,
+/// except single arms and varied settings, which `overrides` finds.
+fn of_file(key: &str) -> bool {
+    match key.split_once('.') {
+        None => FILE_KEYS.contains(&key),
+        Some((head, _)) => FILE_KEYS.contains(&head) && !["arms", "vary"].contains(&head),
     }
 }
 

@@ -56,6 +56,30 @@ pub fn durations_in_table(table: &mut Table) {
     }
 }
 
+/// As [`durations_in_table`], in the value of one key, which may be dotted.
+pub fn durations_in_value(key: &str, value: &mut Value) {
+    convert(is_time(key), value);
+}
+
+/// One sentence on the first text in `table` that stands where milliseconds are counted; `None` without any.
+pub fn bad_duration(table: &Table) -> Option<String> {
+    table.iter().find_map(|(key, value)| bad_value(key, value))
+}
+
+fn bad_value(key: &str, value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if is_time(key) => Some(format!(
+            "{key} is \"{text}\"; write milliseconds as a number, or a number with its unit: \"200ms\", \"5s\", \"2min\" or \"1h\""
+        )),
+        Value::Table(inner) => inner.iter().find_map(|(k, value)| bad_value(&format!("{key}.{k}"), value)),
+        Value::Array(list) => list.iter().enumerate().find_map(|(i, value)| match value {
+            Value::Table(_) => bad_value(&format!("{key}.{i}"), value),
+            _ => bad_value(key, value),
+        }),
+        _ => None,
+    }
+}
+
 fn convert(counts_ms: bool, value: &mut Value) {
     match value {
         Value::String(text) if counts_ms => {
@@ -81,6 +105,14 @@ mod tests {
         for text in ["", "5", "s", "5x", "-1s", "5 s s", "infs", "nans", "1d"] {
             assert_eq!(duration_ms(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_text_that_is_no_duration_is_named_with_the_units() {
+        let table: Table = "name = \"x\"\n[a]\nlist = [{ b_ms = 5 }, { b_ms = \"5x\" }]".parse().unwrap();
+        let message = bad_duration(&table).unwrap();
+        assert!(message.starts_with("a.list.1.b_ms is \"5x\"; ") && message.contains("\"2min\""), "{message}");
+        assert_eq!(bad_duration(&"a_ms = 5\nb = \"x\"".parse().unwrap()), None);
     }
 
     #[test]

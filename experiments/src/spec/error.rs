@@ -55,6 +55,16 @@ pub enum SpecError {
         "no request arrives within duration_s, so there is nothing to run; give a longer duration_s or a higher rate"
     )]
     NoRequest,
+    /// Arrivals lie beyond the clock.
+    #[error(
+        "the last request arrives after {last:.3e} s, and a run may last {longest:.0e} s; give a higher rate, a smaller time_scale or a duration_s"
+    )]
+    TooLong {
+        /// The last arrival, s.
+        last: f64,
+        /// The latest that is allowed, s.
+        longest: f64,
+    },
     /// A region is not known.
     #[error("`{file}`, replica `{replica}`: no region `{region}`; {hint} (or give \"lat,lon\")")]
     Region {

@@ -117,6 +117,21 @@ impl Parts<'_> {
     }
 }
 
+/// Refuses a table of varied settings that follows `--set KEY=...` of one of them: the one value would win, though it
+/// stands before.
+pub(super) fn vary_is_not_lost(sets: &[(String, Value)]) -> Result<(), String> {
+    for (i, (_, table)) in sets.iter().enumerate().filter(|(_, (key, _))| key == "vary") {
+        let Ok(varied) = super::vary::from_table(Some(table.clone())) else { continue };
+        let lost = |key: &str| varied.iter().any(|(varied, _)| varied == key || within(varied, key));
+        if let Some((key, _)) = sets[..i].iter().find(|(key, _)| lost(key)) {
+            return Err(format!(
+                "--set vary=... varies `{key}`, which --set {key}=... before it sets to one value; keep one"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Whether `key` lies inside the table `outer`.
 fn within(key: &str, outer: &str) -> bool {
     key.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'))

@@ -27,6 +27,8 @@ impl Experiment {
     /// When an arm's settings are wrong, two arms have one name, or a varied key fits no arm.
     pub fn plan(&self) -> Result<Vec<PlannedArm>, SpecError> {
         let mut planned: Vec<PlannedArm> = Vec::new();
+        // The variants of the baseline: its name under a load, and its whole name.
+        let mut variants: Vec<(String, String)> = Vec::new();
         let names = self.names();
         let base_name = self.baseline.clone().unwrap_or_else(|| names[0].clone());
         if !names.contains(&base_name) {
@@ -54,7 +56,11 @@ impl Experiment {
                 let spec = self.read(&label, settings)?;
                 let shared: Vec<_> = combination.iter().filter(|(k, _)| !k.starts_with("policy")).cloned().collect();
                 let settings = combination.iter().map(|(k, v)| (k.clone(), vary::show(v))).collect();
-                planned.push(PlannedArm { label, baseline: vary::label(&base_name, &shared), settings, spec });
+                let baseline = vary::label(&base_name, &shared);
+                if *name == base_name {
+                    variants.push((baseline.clone(), label.clone()));
+                }
+                planned.push(PlannedArm { label, baseline, settings, spec });
             }
         }
         if let Some(i) = fits.iter().position(|fit| !fit) {
@@ -79,7 +85,9 @@ impl Experiment {
         }
         for arm in &mut planned {
             if !labels.contains(&arm.baseline) {
-                arm.baseline = labels[0].clone(); // the baseline itself varies in a setting that only its policy has
+                // The baseline itself varies in a setting that only its policy has: its first variant under the load.
+                let first = variants.iter().find(|(under, _)| *under == arm.baseline);
+                arm.baseline = first.map_or(&labels[0], |(_, label)| label).clone();
             }
         }
         // Compared arms are adjacent, their baseline first.

@@ -8,7 +8,7 @@ use super::measure::MeasureSpec;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};
 use gorgo_core::router::RouterConfig;
-use gorgo_core::settings::field_names;
+use gorgo_core::settings::{bad_duration, field_names};
 use gorgo_sim::network::{LinkConfig, NetworkConfig};
 use gorgo_sim::world::{ProxiesConfig, ResidencyConfig};
 use schemars::JsonSchema;
@@ -96,6 +96,9 @@ impl RunSpec {
             return Err(
                 "[fleet] engine has no effect, because every replica names its own; drop it there or here".into()
             );
+        }
+        if let Some(message) = bad_duration(&table) {
+            return Err(message);
         }
         let gated = table.get("router").and_then(|r| r.get("gates")).and_then(|g| g.get("max_running")).is_some();
         let tables: Vec<String> = table.iter().filter(|(_, v)| v.is_table()).map(|(key, _)| key.clone()).collect();

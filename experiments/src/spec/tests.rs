@@ -39,8 +39,89 @@ fn a_policys_knob_is_varied_only_where_it_exists_and_rates_everywhere() {
     let arms = parse(ARMS, &[], &vary).unwrap();
     let names: Vec<_> = arms.iter().map(|a| (a.label.as_str(), a.baseline.as_str())).collect();
     assert_eq!(names[0], ("least-load rate=1", "least-load rate=1"));
-    assert_eq!(names[1], ("gorgo rate=1 ms_per_token=0.1", "least-load rate=1"));
+    assert_eq!(names[1], ("gorgo ms_per_token=0.1 rate=1", "least-load rate=1"));
     assert_eq!((names.len(), names[5]), (10, ("least-load rate=2", "least-load rate=2")));
+}
+
+#[test]
+fn a_baseline_that_varies_in_its_policy_is_compared_under_the_same_load() {
+    let arms = parse("policy = \"gorgo\"", &[], &["workload.rate=1,2", "policy.ms_per_token=0.1,0.2"]).unwrap();
+    let names: Vec<_> = arms.iter().map(|a| (a.label.as_str(), a.baseline.as_str())).collect();
+    assert_eq!(
+        names,
+        [
+            ("gorgo ms_per_token=0.1 rate=1", "gorgo ms_per_token=0.1 rate=1"),
+            ("gorgo ms_per_token=0.2 rate=1", "gorgo ms_per_token=0.1 rate=1"),
+            ("gorgo ms_per_token=0.1 rate=2", "gorgo ms_per_token=0.1 rate=2"),
+            ("gorgo ms_per_token=0.2 rate=2", "gorgo ms_per_token=0.1 rate=2"),
+        ]
+    );
+}
+
+#[test]
+fn durations_have_units_wherever_they_are_written() {
+    let read = |text: &str, sets: &[&str], vary: &[&str]| -> Vec<f64> {
+        parse(text, sets, vary).unwrap().iter().map(|arm| arm.spec.signals.scrape_ms).collect()
+    };
+    assert_eq!(read("signals = { scrape_ms = \"1.5s\" }", &[], &[]), [1_500.0]);
+    assert_eq!(read("", &["signals.scrape_ms=1.5s"], &[]), [1_500.0]);
+    assert_eq!(read("", &["signals={ scrape_ms = \"2s\" }"], &[]), [2_000.0]);
+    assert_eq!(read("", &[], &["signals.scrape_ms=500ms,1min"]), [500.0, 60_000.0]);
+    assert_eq!(read("vary = { \"signals.scrape_ms\" = \"1s,2s\" }", &[], &[]), [1_000.0, 2_000.0]);
+    let message = error("", &["signals.scrape_ms=5x"], &[]);
+    assert!(message.contains("signals.scrape_ms is \"5x\"; ") && message.contains("\"5s\""), "{message}");
+}
+
+#[test]
+fn a_later_table_of_varied_settings_is_not_lost_to_an_earlier_value() {
+    let message = error("", &["workload.rate=3", "vary={ workload = { rate = [1, 2] } }"], &[]);
+    assert!(message.contains("--set vary=...") && message.contains("--set workload.rate=..."), "{message}");
+    assert_eq!(labels("", &["vary={ workload = { rate = [1, 2] } }", "workload.rate=3"], &[]), ["gorgo"]);
+}
+
+#[test]
+fn keys_of_the_file_in_another_place_are_sent_to_the_top() {
+    for message in [error("arms = [{ seeds = 3 }]", &[], &[]), error("", &["arms.gorgo.title=x"], &[])] {
+        assert!(message.contains(" belongs at the top of the file, above [[arms]]"), "{message}");
+    }
+    let sets = ["cloud.type=a100".to_owned()];
+    let text = format!("cloud = {{ provider = \"local\" }}\n{FLEET}");
+    let experiment = Experiment::parse("x.toml", PathBuf::new(), &text, &sets, &[]).unwrap();
+    assert_eq!(experiment.cloud.unwrap()["type"].as_str(), Some("a100"));
+}
+
+#[test]
+fn times_beyond_the_clock_are_refused_by_key() {
+    for set in [
+        "workload.rate=1e-300",
+        "workload.rate=1e300",
+        "workload.session_rate=1e-300",
+        "workload.time_scale=1e300",
+        "workload.time_scale=nan",
+        "workload.duration_s=1e300",
+        "workload.duration_s=inf",
+    ] {
+        let (key, value) = set["workload.".len()..].split_once('=').unwrap();
+        let sets =
+            if key == "session_rate" { vec![set, "workload={ trace = \"wildchat-located\" }"] } else { vec![set] };
+        let sets: Vec<&str> = sets.into_iter().rev().collect();
+        let message = error("", &sets, &[]);
+        let value: f64 = value.parse().unwrap();
+        assert!(message.contains(&format!("[workload] {key} = {value} must lie between ")), "{message}");
+    }
+    let sets = ["workload.rate=1e-6", "workload.time_scale=1e6", "workload.requests=9", "workload.duration_s=1e9"];
+    let mut workload = parse("", &sets, &[]).unwrap().remove(0).spec.workload;
+    workload.duration_s = None;
+    let message = workload.load(Path::new(""), 1).unwrap_err().to_string();
+    assert!(message.contains("the last request arrives after "), "{message}");
+}
+
+#[test]
+fn a_value_that_is_none_of_its_names_has_its_own_list() {
+    let message = error("", &["workload.prompts=wohle"], &[]);
+    assert!(message.contains("`whole`") && !message.contains("`session_rate`"), "{message}");
+    let message = error("", &["workload.ratte=3"], &[]);
+    assert!(message.contains("`session_rate`") || message.contains("did you mean `rate`"), "{message}");
 }
 
 #[test]
@@ -225,9 +306,12 @@ fn the_kept_experiment_plans_the_same_arms_again() {
             "arms.a.b.topology=edge",
         ],
         &["vary={policy=[\"random\", {name=\"gorgo\"}]}", "arms=[{name=\"x\"}]", "policy.tie_band=2"],
+        &["vary={workload={time_scale=[1.0, 2.0]}, fleet={max_running=[4, 8]}}"],
+        &["vary.workload.time_scale=[1.0, 2.0]", "vary.fleet.max_running=[4, 8]"],
     ] {
         let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
-        let first = Experiment::parse("x.toml", PathBuf::new(), &text, &sets, &[]).unwrap();
+        let vary = ["workload.requests=5,4".to_owned(), "client.patience_ms=1s,2s".to_owned()];
+        let first = Experiment::parse("x.toml", PathBuf::new(), &text, &sets, &vary).unwrap();
         let again = Experiment::parse("y.toml", PathBuf::new(), &first.resolved(), &[], &[]).unwrap();
         assert_eq!(again.resolved(), first.resolved());
         assert_eq!(again.seeds, first.seeds);

@@ -1,6 +1,6 @@
 //! Varied settings: lists and ranges of values, their combinations and labels.
 
-use gorgo_core::settings::parse_value;
+use gorgo_core::settings::{durations_in_value, parse_value};
 use toml::{Table, Value};
 
 /// Most values of one range: a typo in the step must not start a million runs.
@@ -38,7 +38,7 @@ fn flatten(prefix: &str, table: Table, found: &mut Vec<(String, Vec<Value>)>) ->
 pub(super) fn values_of(key: &str, value: Value) -> Result<Vec<Value>, String> {
     match value {
         Value::Array(list) if !list.is_empty() => Ok(list),
-        Value::String(text) => values(&text),
+        Value::String(text) => values(key, &text),
         other => Err(format!("`{key}` is {other}; give a list or a range such as \"0..2:0.1\"")),
     }
 }
@@ -49,13 +49,16 @@ pub(super) fn parse(text: &str) -> Result<(String, Vec<Value>), String> {
         .split_once('=')
         .filter(|(k, v)| !k.trim().is_empty() && !v.trim().is_empty())
         .ok_or_else(|| format!("`{text}` varies nothing; write key=from..to:step or key=a,b,c"))?;
-    Ok((key.trim().to_owned(), values(list)?))
+    let key = key.trim();
+    Ok((key.to_owned(), values(key, list)?))
 }
 
-/// `from..to:step` (ends included), `from..to:*factor` (geometric), or a list with commas.
-fn values(text: &str) -> Result<Vec<Value>, String> {
+/// `from..to:step` (ends included), `from..to:*factor` (geometric), or a list with commas. Durations become milliseconds.
+fn values(key: &str, text: &str) -> Result<Vec<Value>, String> {
     let Some((from, rest)) = text.split_once("..") else {
-        return Ok(text.split(',').map(parse_value).collect());
+        let mut list: Vec<Value> = text.split(',').map(parse_value).collect();
+        list.iter_mut().for_each(|value| durations_in_value(key, value));
+        return Ok(list);
     };
     let wrong = || format!("`{text}` is not a range; write from..to:step, or from..to:*factor for a geometric one");
     let (to, step) = rest.split_once(':').ok_or_else(wrong)?;

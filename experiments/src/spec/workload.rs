@@ -14,6 +14,9 @@ use std::path::Path;
 use std::sync::Arc;
 use toml::{Table, Value};
 
+/// Latest arrival of a run, s: with the time that answers take it fits into the clock.
+const LONGEST_S: f64 = 1e9;
+
 /// A trace or a generator, with limits and arrival rates. The keys of the trace reader's options may stand beside
 /// these.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -72,8 +75,11 @@ impl WorkloadSpec {
             return Err("[workload] seed is set by the run's own seed; use `seeds`".to_owned());
         }
         let options = Value::Table(table).try_into().map_err(|e: toml::de::Error| {
-            let own = format!("expected one of `{}`, ", keys.join("`, `"));
-            let message = super::run::explain(&e).replace("expected one of ", &own);
+            let mut message = super::run::explain(&e);
+            // A value that is none of its names has a list of its own.
+            if message.contains("unknown field") {
+                message = message.replace("expected one of ", &format!("expected one of `{}`, ", keys.join("`, `")));
+            }
             format!(
                 "[workload] {}",
                 message.replace("`time_scale`, `duration_s`", "`time_scale`").replace(", `seed`", "")
@@ -140,10 +146,15 @@ impl WorkloadSpec {
         if let Some(day) = self.day_s.filter(|day| !(60.0..=86_400.0).contains(day)) {
             return Err(format!("[workload] day_s = {day} must lie between 60 and 86400"));
         }
-        for (key, value) in [("rate", self.rate), ("session_rate", self.session_rate), ("duration_s", self.duration_s)]
-        {
-            if value.is_some_and(|v| !(v.is_finite() && v > 0.0)) {
-                return Err(format!("[workload] {key} = {} must be above 0", value.unwrap_or_default()));
+        // Beyond these bounds times would not fit into the clock.
+        for (key, value, low, high) in [
+            ("rate", self.rate, 1e-6, 1e6),
+            ("session_rate", self.session_rate, 1e-6, 1e6),
+            ("time_scale", Some(self.options.time_scale), 1e-6, 1e6),
+            ("duration_s", self.duration_s, 1e-3, LONGEST_S),
+        ] {
+            if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {
+                return Err(format!("[workload] {key} = {value} must lie between {low} and {high}"));
             }
         }
         if self.router_token_factor.is_some_and(|f| !(0.01..=100.0).contains(&f)) {
@@ -231,6 +242,10 @@ impl WorkloadSpec {
         }
         if requests.is_empty() {
             return Err(SpecError::NoRequest);
+        }
+        let last = requests.iter().map(|r| r.at).max().unwrap_or_default().secs();
+        if last > LONGEST_S {
+            return Err(SpecError::TooLong { last, longest: LONGEST_S });
         }
         if let Some(factor) = self.router_token_factor {
             for request in requests.iter_mut().filter(|r| r.router_tokens.is_none()) {
