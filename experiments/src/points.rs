@@ -6,7 +6,7 @@
 //! after its worker was killed, and the folder holds one complete result. Nothing else is shared between workers.
 
 use crate::results::{ArmRun, ResultError, ResultFolder, Results, Rows, VERSION};
-use crate::runner::{RunError, simulate};
+use crate::runner::{RunError, few_counted, simulate};
 use crate::spec::{Experiment, PlannedArm, SpecError};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -163,6 +163,7 @@ pub fn run(path: &Path, results: Option<&Path>) -> Result<Ran, PointError> {
     }
     let requests = arm.spec.workload.load(&experiment.dir, point.seed)?;
     let (run, _): (ArmRun, _) = simulate(&file, arm, point.seed, &requests)?;
+    few_counted(&run)?;
     folder.add(point.position, &run, Rows::Drop)?;
     Ok(ran(Some(run.records.len())))
 }

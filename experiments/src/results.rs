@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub(crate) use folder::DECISIONS;
-pub use folder::{ResultFolder, Results, Rows};
+pub use folder::{ResultFolder, Results, Rows, arms_are_known};
 pub use point::Point;
 
 /// Version written into results.
@@ -171,15 +171,15 @@ pub enum ResultError {
         why: String,
     },
     /// The folder belongs to something else.
-    #[error("`{}` holds the results of another experiment, other settings or another trace; choose another folder with --out, or replace them with --fresh", path.display())]
+    #[error("`{}` holds the results of another experiment, other settings or another trace; choose another folder with --out", path.display())]
     Other {
         /// Which folder.
         path: PathBuf,
     },
-    /// The folder holds files under the names of result files.
-    #[error("`{}` holds files such as experiment.toml that gorgo did not write; choose another folder with --out", path.display())]
+    /// A file has the name of a result file.
+    #[error("`{}` is in the way: gorgo did not write it, or experiment.toml is gone; choose another folder with --out, or move it", path.display())]
     Foreign {
-        /// Which folder.
+        /// Which file.
         path: PathBuf,
     },
     /// Shards of different experiments.

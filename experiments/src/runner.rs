@@ -1,5 +1,7 @@
 //! Runs the points of a plan (arm × seed) on all cores and stores each result when its run ends.
 
+mod counted;
+
 use crate::build::{Built, build};
 use crate::live::{self, LiveError};
 use crate::results::{ArmRun, ArmTiming, DECISIONS, ResultError, ResultFolder, Results, Rows, Timing};
@@ -15,6 +17,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
+
+pub(crate) use counted::few_counted;
 
 /// Why a run failed.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +49,24 @@ pub enum RunError {
         seed: u64,
         /// Why.
         source: LiveError,
+    },
+    /// Warm-up and cool-down leave nothing to count.
+    #[error(
+        "arm `{arm}`, seed {seed}: measure.warm_up_s = {warm_up_s} and measure.cool_down_s = {cool_down_s} leave none of the {requests} requests, which arrive within {last_s:.1} s; give smaller ones or a longer run"
+    )]
+    NothingCounted {
+        /// Which arm.
+        arm: String,
+        /// With which seed.
+        seed: u64,
+        /// Its warm-up, s.
+        warm_up_s: f64,
+        /// Its cool-down, s.
+        cool_down_s: f64,
+        /// Requests of the run.
+        requests: usize,
+        /// When the last of them arrived, s.
+        last_s: f64,
     },
     /// No thread pool.
     #[error("cannot start {jobs} worker threads; give a smaller --jobs")]
@@ -233,6 +255,8 @@ pub fn run_by(
             let keeps = options.rows == Rows::Keep && experiment.seeds.first() == Some(&seed);
             simulate_shared(&experiment.file, arm, seed, requests, if keeps { DECISIONS } else { 0 })?
         };
+        let few = few_counted(&run)?.filter(|_| experiment.seeds.first() == Some(&seed));
+        few.into_iter().for_each(|note| progress(Progress::Notes { notes: vec![note] }));
         folder.add(position as u32, &run, options.rows)?;
         lock(&timings).push((run.records.len(), timing));
         progress(Progress::Point { arm: arm.label.clone(), seed, requests: run.records.len() });

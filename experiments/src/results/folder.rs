@@ -4,7 +4,7 @@
 //! seed, `points/<key>.decisions.json.gz`) are written when an arm and seed ends.
 //! [`ResultFolder::finish`] makes all other files from them, and can do so again at any time.
 
-use super::own_files::{Owner, owner};
+use super::own_files::{Owner, is_of_point, owner};
 use super::{ArmRun, Point, ResultError, Timing, requests};
 use crate::plot::{self, Format};
 use crate::report;
@@ -13,6 +13,7 @@ use crate::summary::loads::arm_name;
 use crate::summary::{self, ArmSummary};
 use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
 use gorgo_core::suggest::did_you_mean;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -64,13 +65,7 @@ impl Results {
             return Ok(self);
         }
         let is = |arm: &ArmSummary, name: &str| arm.arm == name || arm_name(&arm.arm, &arm.settings) == name;
-        for name in names {
-            if !self.summary.iter().any(|arm| is(arm, name)) {
-                let known: Vec<String> = self.summary.iter().map(|arm| arm_name(&arm.arm, &arm.settings)).collect();
-                let hint = did_you_mean(name, known.iter().map(String::as_str));
-                return Err(format!("no arm is called `{name}`; {hint}"));
-            }
-        }
+        arms_are_known(names, self.summary.iter().map(|arm| (arm.arm.as_str(), &arm.settings)))?;
         self.summary.retain(|arm| names.iter().any(|name| is(arm, name)));
         let summary = &self.summary;
         self.points.retain(|point| summary.iter().any(|arm| arm.arm == point.arm));
@@ -86,6 +81,24 @@ impl Results {
         let more = if self.missing.len() > NAMED { ", ..." } else { "" };
         (!self.missing.is_empty())
             .then(|| format!("{} of {of} runs are missing: {}{more}", self.missing.len(), named.join(", ")))
+    }
+}
+
+/// Checks names of arms, with or without the varied settings behind them, against the arms with their settings.
+///
+/// # Errors
+/// A name that no arm has, with the nearest.
+pub fn arms_are_known<'a>(
+    names: &[String],
+    arms: impl Iterator<Item = (&'a str, &'a BTreeMap<String, String>)>,
+) -> Result<(), String> {
+    let known: Vec<(&str, String)> = arms.map(|(label, settings)| (label, arm_name(label, settings))).collect();
+    match names.iter().find(|name| !known.iter().any(|(label, short)| label == name || short == *name)) {
+        None => Ok(()),
+        Some(name) => {
+            let hint = did_you_mean(name, known.iter().map(|(_, short)| short.as_str()));
+            Err(format!("no arm is called `{name}`; {hint}"))
+        }
     }
 }
 
@@ -107,16 +120,26 @@ impl ResultFolder {
     /// # Errors
     /// When the folder holds another experiment, or files that gorgo did not write, or cannot be written.
     pub fn create(dir: &Path, spec: &str) -> Result<Self, ResultError> {
-        match owner(dir)? {
-            Owner::Results(there) if there == spec => {}
-            Owner::Results(_) => return Err(ResultError::Other { path: dir.to_owned() }),
-            Owner::Foreign => return Err(ResultError::Foreign { path: dir.to_owned() }),
-            Owner::Free => {}
-        }
-        let points = dir.join("points");
+        let points = claim(dir, spec)?;
         fs::create_dir_all(&points).map_err(ResultError::io("create", &points))?;
         atomic(&dir.join("experiment.toml"), |out| out.write_all(spec.as_bytes()))?;
         Ok(Self { dir: dir.to_owned(), spec: spec.to_owned() })
+    }
+
+    /// Whether [`Self::create`] would succeed. It is asked before a long measurement, which would be lost otherwise.
+    ///
+    /// # Errors
+    /// See [`Self::create`].
+    pub fn check(dir: &Path, spec: &str) -> Result<(), ResultError> {
+        let points = claim(dir, spec)?;
+        fs::create_dir_all(&points).map_err(ResultError::io("create", &points))?;
+        for folder in [dir, &points] {
+            let probe = folder.join(format!(".check.{}.tmp", std::process::id()));
+            File::create(&probe).map_err(ResultError::io("write", &probe))?;
+            fs::remove_file(&probe).map_err(ResultError::io("delete", &probe))?;
+        }
+        let _ = fs::remove_dir(&points); // it stays where it holds points
+        Ok(())
     }
 
     /// Opens a folder that a run or sweep has made.
@@ -276,8 +299,8 @@ impl ResultFolder {
         let mut points = Vec::new();
         for entry in fs::read_dir(&dir).map_err(ResultError::io("list", &dir))? {
             let path = entry.map_err(ResultError::io("list", &dir))?.path();
-            let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-            if !hidden && path.extension().is_some_and(|e| e == "json") {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if is_of_point(&name) && name.ends_with(".json") {
                 points.push(read_point(&path)?);
             }
         }
@@ -315,6 +338,17 @@ impl ResultFolder {
         text.push('\n');
         atomic(path, |out| out.write_all(text.as_bytes()))
     }
+}
+
+/// The folder of points in `dir`, which is free or holds results of `spec`.
+fn claim(dir: &Path, spec: &str) -> Result<PathBuf, ResultError> {
+    match owner(dir)? {
+        Owner::Results(there) if there == spec => {}
+        Owner::Results(_) => return Err(ResultError::Other { path: dir.to_owned() }),
+        Owner::Foreign(path) => return Err(ResultError::Foreign { path }),
+        Owner::Free => {}
+    }
+    Ok(dir.join("points"))
 }
 
 fn read_point(path: &Path) -> Result<Point, ResultError> {

@@ -242,6 +242,12 @@ impl Point {
     }
 }
 
+/// How many requests of `run` count.
+pub(crate) fn counted(run: &ArmRun) -> usize {
+    let (from, to) = window(run);
+    run.records.iter().filter(|r| (from..=to).contains(&r.scheduled)).count()
+}
+
 fn ended(r: &RequestRecord) -> bool {
     r.done.is_some() && r.first_token.is_some()
 }
@@ -250,7 +256,10 @@ fn ended(r: &RequestRecord) -> bool {
 fn window(run: &ArmRun) -> (Time, Time) {
     let last = run.records.iter().map(|r| r.scheduled).max().unwrap_or_default();
     let cool_down = Span::from_secs(run.measure.cool_down_s);
-    (Time::ZERO + Span::from_secs(run.measure.warm_up_s), Time(last.0.saturating_sub(cool_down.0)))
+    match last.0.checked_sub(cool_down.0) {
+        Some(to) => (Time::ZERO + Span::from_secs(run.measure.warm_up_s), Time(to)),
+        None => (Time(1), Time::ZERO), // no time is left
+    }
 }
 
 fn loaded(run: &ArmRun, counted: &[&RequestRecord], from: Time, to: Time) -> Loaded {

@@ -114,18 +114,36 @@ fn an_interrupted_run_goes_on_and_another_experiment_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let folder = filled(dir.path(), &["gorgo"], 5);
     // What a killed process leaves behind.
-    fs::write(dir.path().join("points/.0123.json.99.tmp"), "{\"arm\": ").unwrap();
+    fs::write(dir.path().join("points/.0123456789abcdef.json.99.tmp"), "{\"arm\": ").unwrap();
     let again = ResultFolder::create(dir.path(), SPEC).unwrap();
     assert!(again.holds("gorgo", 2, Rows::Keep) && !again.holds("gorgo", 3, Rows::Keep));
     folder.add(0, &run("gorgo", 3, 5), Rows::Drop).unwrap();
     assert!(again.holds("gorgo", 3, Rows::Drop) && !again.holds("gorgo", 3, Rows::Keep));
-    assert_eq!(again.load().unwrap().summary[0].seeds, [1, 2, 3]);
+    fs::write(dir.path().join("points/my.json"), "mine").unwrap();
+    assert_eq!(again.load().unwrap().summary[0].seeds, [1, 2, 3], "other files hinder nothing");
     let other = ResultFolder::create(dir.path(), "# Resolved by gorgo 0.1.0.\nname = \"other\"\n");
     let other = other.unwrap_err().to_string();
-    assert!(other.contains("another experiment") && other.contains("--out") && other.contains("--fresh"), "{other}");
+    assert!(other.contains("another experiment") && other.contains("--out") && !other.contains("--fresh"), "{other}");
     fs::write(dir.path().join("experiment.toml"), "title = \"not by gorgo\"\n").unwrap();
     let foreign = ResultFolder::create(dir.path(), SPEC).unwrap_err().to_string();
     assert!(foreign.contains("did not write"), "{foreign}");
+}
+
+#[test]
+fn a_folder_is_checked_before_a_measurement_and_left_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    ResultFolder::check(&out, SPEC).unwrap();
+    assert_eq!(files(dir.path()).len(), 0);
+    filled(&out, &["gorgo"], 5);
+    let before = files(&out);
+    ResultFolder::check(&out, SPEC).unwrap();
+    assert_eq!(files(&out), before);
+    let other = ResultFolder::check(&out, "# gorgo bench\nname = \"other\"\n").unwrap_err().to_string();
+    assert!(other.contains("another experiment"), "{other}");
+    fs::write(dir.path().join("file"), "mine").unwrap();
+    let message = ResultFolder::check(&dir.path().join("file/out"), SPEC).unwrap_err().to_string();
+    assert!(message.starts_with("cannot ") && message.contains("file/out"), "{message}");
 }
 
 #[test]
@@ -170,10 +188,10 @@ fn damaged_and_missing_files_are_named() {
     let folder = ResultFolder::create(dir.path(), SPEC).unwrap();
     let empty = folder.load().unwrap_err().to_string();
     assert!(empty.contains("no finished runs"), "{empty}");
-    let path = dir.path().join("points/0123.json");
+    let path = dir.path().join("points/0123456789abcdef.json");
     fs::write(&path, "{\"arm\": 3}").unwrap();
     let damaged = folder.load().unwrap_err().to_string();
-    assert!(damaged.contains("0123.json") && damaged.contains("delete it"), "{damaged}");
+    assert!(damaged.contains("0123456789abcdef.json") && damaged.contains("delete it"), "{damaged}");
     fs::remove_file(&path).unwrap();
     let point = folder.add(0, &run("gorgo", 1, 3), Rows::Keep).unwrap();
     let rows = folder.rows_path(&Point::key(&point.arm, point.seed));
