@@ -98,7 +98,7 @@ const KINDS: [Kind; 5] = [
     Kind {
         name: "ttft-cdf",
         loads: 4,
-        caption: "Share of requests whose first token reached the user within the time; all seeds together.",
+        caption: "Share of all counted requests whose first token reached the user within the time; all seeds together. The curve of an arm that answers half of its requests ends at 0.5.",
         draw: |loads, results, styles| latency::cdf(loads, &results.points, styles),
     },
     Kind {
@@ -163,7 +163,7 @@ pub fn latency_throughput(steps: &[Step]) -> Option<Figure> {
 /// The distribution of the time to first token for each (label, samples); `None` without samples.
 pub fn ttft_distribution(samples: &[(String, Digest)]) -> Option<Figure> {
     let sheet = latency::cdf_of(samples)?;
-    let caption = "Share of requests whose first token reached the user within the time.".to_owned();
+    let caption = "Share of the answered requests whose first token reached the user within the time.".to_owned();
     Some(Figure { name: "ttft-cdf".to_owned(), caption, sheet, charted: false })
 }
 
@@ -171,7 +171,8 @@ pub fn ttft_distribution(samples: &[(String, Digest)]) -> Option<Figure> {
 /// samples.
 pub fn two_distributions(arms: &[(String, Digest, Digest)]) -> Option<Figure> {
     let sheet = latency::cdf_of_two(arms)?;
-    let caption = "Share of requests whose first token came within the time, measured and simulated.".to_owned();
+    let caption =
+        "Share of the answered requests whose first token came within the time, measured and simulated.".to_owned();
     Some(Figure { name: "validation-cdf".to_owned(), caption, sheet, charted: false })
 }
 

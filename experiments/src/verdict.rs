@@ -165,43 +165,42 @@ impl Finding {
     /// The finding without its objective, for example
     /// `gorgo 214.0 ms, 12.3 % ± 2.1 % lower than least-load; not told apart from gorgo-proxy`.
     pub fn text(&self) -> String {
+        if self.higher && self.value.value == 0.0 {
+            return "no arm answered a request within the objective".to_owned();
+        }
         let value = match self.higher {
             true => format!("{} {:.2}/s", self.best, self.value.value),
             false => format!("{} {} ms", self.best, ms(self.value.value)),
         };
-        let (lower, end) = (|d: &Difference| gap(d, self.higher), if self.higher { "highest" } else { "lowest" });
+        let (lower, end) =
+            (|d: &Difference, than: &str| gap(d, self.higher, than), if self.higher { "highest" } else { "lowest" });
         let tied: Vec<&str> = self.tied.iter().map(String::as_str).collect();
         let Some((next, by)) = &self.next else { return format!("{value}; no other arm to compare with") };
         if !self.has_interval() {
             let (against, by) = self.baseline.as_ref().unwrap_or(&(next.clone(), *by)).clone();
-            return format!(
-                "lowest is {value}, {} than {against}; one seed shows no difference from chance",
-                lower(&by)
-            );
+            return format!("{end} is {value}, {}; one seed shows no difference from chance", lower(&by, &against));
         }
         match &self.baseline {
             Some((baseline, _)) if self.tied.contains(baseline) => {
                 format!("no difference shown: {end} is {value}, not told apart from {}", list(&tied))
             }
             Some((baseline, by)) if tied.is_empty() && baseline == next => {
-                format!("{value}, {} than {baseline}", lower(by))
+                format!("{value}, {}", lower(by, baseline))
             }
-            Some((baseline, by)) if tied.is_empty() => {
-                let (to_baseline, to_next) =
-                    (lower(by), self.next.as_ref().map_or_else(String::new, |(_, d)| lower(d)));
-                format!("{value}, {to_baseline} than {baseline}, {to_next} than {next}, the next")
+            Some((baseline, by_baseline)) if tied.is_empty() => {
+                format!("{value}, {}, {}, the next", lower(by_baseline, baseline), lower(by, next))
             }
             Some((baseline, by)) => {
-                format!("{value}, {} than {baseline}; not told apart from {}", lower(by), list(&tied))
+                format!("{value}, {}; not told apart from {}", lower(by, baseline), list(&tied))
             }
-            None if tied.is_empty() => format!("{value}, {} than {next}, the next", lower(by)),
+            None if tied.is_empty() => format!("{value}, {}, the next", lower(by, next)),
             None => format!("no difference shown: {end} is {value}, not told apart from {}", list(&tied)),
         }
     }
 }
 
-/// For example `12.3 % ± 2.1 % lower`.
-fn gap(d: &Difference, higher: bool) -> String {
+/// For example `12.3 % ± 2.1 % lower than least-load`.
+fn gap(d: &Difference, higher: bool, than: &str) -> String {
     let (value, half, unit) = match (d.percent, higher) {
         (Some(percent), _) => (percent, d.percent_ci95, "%"),
         (None, true) => (d.value, d.ci95, "/s"),
@@ -210,10 +209,10 @@ fn gap(d: &Difference, higher: bool) -> String {
     let half = half.map_or_else(String::new, |half| format!(" ± {half:.1} {unit}"));
     // Rounded before it is shown, so that no difference is 0.0, not -0.0.
     let shown = |value: f64| (value * 10.0).round() / 10.0 + 0.0;
-    if higher {
-        format!("{:.1} {unit}{half} higher", shown(value))
-    } else {
-        format!("{:.1} {unit}{half} lower", shown(-value))
+    match shown(value) {
+        0.0 if half.is_empty() || d.value == 0.0 => format!("equal to {than}"),
+        _ if higher => format!("{:.1} {unit}{half} higher than {than}", shown(value)),
+        _ => format!("{:.1} {unit}{half} lower than {than}", shown(-value)),
     }
 }
 

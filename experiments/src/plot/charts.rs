@@ -1,10 +1,11 @@
 //! The lines of the page's interactive charts, as data: distributions and sweeps, with the colours of the pictures.
 
 use super::arms::Styles;
+use super::latency::ttft_and_share;
 use super::sheet::{DISTINCT, hex};
 use super::sweep;
 use crate::results::Results;
-use crate::stats::{Digest, Estimate};
+use crate::stats::Estimate;
 use crate::summary::loads::{Load, loads};
 use serde::Serialize;
 
@@ -89,20 +90,20 @@ pub fn charts(results: &Results) -> Charts {
 fn distribution(load: &Load<'_>, results: &Results) -> Option<Chart> {
     let levels: Vec<f64> = (0..=QUANTILES).map(|i| i as f64 / QUANTILES as f64).collect();
     let curve = |label: &str| {
-        let seeds = results.points.iter().filter(|p| p.arm == label);
-        seeds.fold(Digest::default(), |sum, p| sum.merge(&p.latency.ttft)).quantiles(&levels)
+        let (digest, share) = ttft_and_share(results.points.iter().filter(|p| p.arm == label));
+        (digest.quantiles(&levels), share)
     };
-    let curves: Vec<(String, Vec<f64>)> =
-        load.arms.iter().map(|(name, arm)| (name.clone(), curve(&arm.arm))).filter(|(_, c)| !c.is_empty()).collect();
-    let low = curves.iter().map(|(_, c)| c[0]).fold(f64::INFINITY, f64::min).max(0.1);
-    let high = curves.iter().map(|(_, c)| c[QUANTILES]).fold(low * 1.1, f64::max);
+    let curves = load.arms.iter().map(|(name, arm)| (name.clone(), curve(&arm.arm)));
+    let curves: Vec<(String, (Vec<f64>, f64))> = curves.filter(|(_, (c, _))| !c.is_empty()).collect();
+    let low = curves.iter().map(|(_, (c, _))| c[0]).fold(f64::INFINITY, f64::min).max(0.1);
+    let high = curves.iter().map(|(_, (c, _))| c[QUANTILES]).fold(low * 1.1, f64::max);
     if curves.is_empty() {
         return None;
     }
     let xs: Vec<f64> = (0..=STEPS).map(|i| short(low * (high / low).powf(i as f64 / STEPS as f64))).collect();
-    let line = |(name, curve): (String, Vec<f64>)| ChartLine {
+    let line = |(name, (curve, share)): (String, (Vec<f64>, f64))| ChartLine {
         name,
-        ys: xs.iter().map(|&x| Some((100.0 * share_below(&curve, x) * 100.0).round() / 100.0)).collect(),
+        ys: xs.iter().map(|&x| Some((100.0 * share * share_below(&curve, x) * 100.0).round() / 100.0)).collect(),
         half: Vec::new(),
     };
     let lines = curves.into_iter().map(line).collect();
@@ -110,7 +111,7 @@ fn distribution(load: &Load<'_>, results: &Results) -> Option<Chart> {
         "" => "Time to first token".to_owned(),
         load => format!("Time to first token, {load}"),
     };
-    let (x, y) = ("time to first token at the user (ms)".to_owned(), "requests (%)".to_owned());
+    let (x, y) = ("time to first token at the user (ms)".to_owned(), "counted requests (%)".to_owned());
     Some(Chart { title, x, y, unit: "%", log: true, xs, lines })
 }
 
@@ -148,5 +149,14 @@ mod tests {
             assert!(line.ys.windows(2).all(|w| w[0] <= w[1]) && line.ys.len() == chart.xs.len());
         }
         assert!(chart.lines.iter().any(|l| *l.ys.last().unwrap() >= Some(99.9)));
+    }
+
+    #[test]
+    fn the_curve_of_an_arm_that_drops_half_of_its_requests_ends_at_fifty() {
+        let mut all = points(&["least-load", "gorgo"], 2, 60);
+        all.iter_mut().filter(|p| p.arm == "gorgo").for_each(|p| p.counts.requests *= 2);
+        let charts = charts(&results(all));
+        let end = |i: usize| charts.charts[0].lines[i].ys.last().unwrap().unwrap();
+        assert!(end(0) >= 99.0 && (49.0..=50.0).contains(&end(1)), "{} {}", end(0), end(1));
     }
 }

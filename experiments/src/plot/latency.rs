@@ -13,9 +13,14 @@ use std::collections::BTreeMap;
 const STEPS: usize = 400;
 const GREY_STEPS: usize = 60;
 
+/// What the curves of samples without a count of all requests are a share of.
+const ANSWERED: &str = "share of answered requests";
+
 struct Curve {
     name: String,
     values: Vec<f64>,
+    /// Share of the requests that the values are of, 0..1: where the curve ends.
+    share: f64,
     color: Paint,
     width: f64,
     dash: Option<f64>,
@@ -32,11 +37,12 @@ fn levels(steps: usize) -> Vec<f64> {
 
 /// Cumulative distributions of the time to first token, logarithmic in time.
 pub(super) fn cdf(loads: &[Load<'_>], points: &[Point], styles: &Styles) -> Option<Sheet> {
-    let mut seeds: BTreeMap<&str, Vec<&Digest>> = BTreeMap::new();
-    points.iter().for_each(|p| seeds.entry(&p.arm).or_default().push(&p.latency.ttft));
-    let values = |arm: &ArmSummary, steps: usize| {
-        let all = seeds.get(arm.arm.as_str()).into_iter().flatten();
-        all.fold(Digest::default(), |sum, digest| sum.merge(digest)).quantiles(&levels(steps))
+    let mut seeds: BTreeMap<&str, Vec<&Point>> = BTreeMap::new();
+    points.iter().for_each(|p| seeds.entry(&p.arm).or_default().push(p));
+    let curve = |arm: &ArmSummary, steps: usize| {
+        let all = seeds.get(arm.arm.as_str()).map_or(&[][..], Vec::as_slice);
+        let (digest, share) = ttft_and_share(all.iter().copied());
+        (digest.quantiles(&levels(steps)), share)
     };
     let panel = |load: &Load<'_>| {
         let (named, rest) = coloured(load);
@@ -45,25 +51,29 @@ pub(super) fn cdf(loads: &[Load<'_>], points: &[Point], styles: &Styles) -> Opti
         } else {
             format!("{} arms, the lowest means and the baseline in colour", load.arms.len())
         };
-        let pale = rest.into_iter().map(|(name, arm)| Curve {
-            values: values(arm, GREY_STEPS),
-            name,
-            color: PALE,
-            width: 1.0,
-            dash: None,
+        let pale = rest.into_iter().map(|(name, arm)| {
+            let (values, share) = curve(arm, GREY_STEPS);
+            Curve { values, share, name, color: PALE, width: 1.0, dash: None }
         });
-        let bright = named.into_iter().map(|(name, arm)| Curve {
-            values: values(arm, STEPS),
-            color: styles.color(&name),
-            dash: styles.dash(&name),
-            name,
-            width: 2.0,
+        let bright = named.into_iter().map(|(name, arm)| {
+            let (values, share) = curve(arm, STEPS);
+            Curve { values, share, color: styles.color(&name), dash: styles.dash(&name), name, width: 2.0 }
         });
         Panel { title: panel_title(load, &note), curves: pale.chain(bright).collect() }
     };
     let panels: Vec<Panel> = loads.iter().map(panel).collect();
     let named = panels.iter().flat_map(|p| &p.curves).filter(|c| c.color != PALE).map(|c| c.name.as_str());
-    distributions("Time to first token", &styles.legend(&names_of(named), true), &panels)
+    let entries = styles.legend(&names_of(named), true);
+    distributions(("Time to first token", "share of all counted requests"), &entries, &panels)
+}
+
+/// The time to first token of all seeds of an arm, and the share of its counted requests that had one.
+pub(super) fn ttft_and_share<'a>(seeds: impl Iterator<Item = &'a Point>) -> (Digest, f64) {
+    let (digest, counted) = seeds.fold((Digest::default(), 0), |(digest, counted), point| {
+        (digest.merge(&point.latency.ttft), counted + point.counts.requests)
+    });
+    let share = if counted == 0 { 1.0 } else { digest.samples() as f64 / counted as f64 };
+    (digest, share)
 }
 
 /// Cumulative distributions of samples of the time to first token, one for each (label, samples).
@@ -77,13 +87,14 @@ pub(super) fn cdf_of(samples: &[(String, Digest)]) -> Option<Sheet> {
     let curve = |(i, (name, digest)): (usize, &(String, Digest))| Curve {
         name: name.clone(),
         values: digest.quantiles(&levels(STEPS)),
+        share: 1.0,
         color: color(i),
         width: 2.0,
         dash: dash(i),
     };
     let entries: Vec<Entry> = samples.iter().enumerate().map(entry).collect();
     let panel = Panel { title: String::new(), curves: samples.iter().enumerate().map(curve).collect() };
-    distributions("Time to first token", &entries, &[panel])
+    distributions(("Time to first token", ANSWERED), &entries, &[panel])
 }
 
 /// Cumulative distributions of the time to first token of two sources, a panel for each (arm, measured, simulated).
@@ -96,16 +107,18 @@ pub(super) fn cdf_of_two(arms: &[(String, Digest, Digest)]) -> Option<Sheet> {
         let curve = |(i, digest): (usize, &Digest)| Curve {
             name: sources[i].to_owned(),
             values: digest.quantiles(&levels(STEPS)),
+            share: 1.0,
             color: color(i),
             width: 2.0,
             dash: dash(i),
         };
         Panel { title: arm.clone(), curves: [measured, simulated].into_iter().enumerate().map(curve).collect() }
     };
-    distributions("Time to first token, measured and simulated", &entries, &arms.iter().map(panel).collect::<Vec<_>>())
+    let panels: Vec<Panel> = arms.iter().map(panel).collect();
+    distributions(("Time to first token, measured and simulated", ANSWERED), &entries, &panels)
 }
 
-fn distributions(title: &str, entries: &[Entry], panels: &[Panel]) -> Option<Sheet> {
+fn distributions((title, shares): (&str, &str), entries: &[Entry], panels: &[Panel]) -> Option<Sheet> {
     let curves = || panels.iter().flat_map(|panel| &panel.curves).map(|curve| &curve.values);
     // A tenth of a millisecond is below any network; it keeps the logarithm off zero.
     let low = curves().filter_map(|c| c.first()).fold(f64::INFINITY, |a, &b| a.min(b)).max(0.1);
@@ -122,12 +135,12 @@ fn distributions(title: &str, entries: &[Entry], panels: &[Panel]) -> Option<She
         let start = panel_head(&mut sheet, from, &panel.title);
         // One scale for all panels, so that they compare.
         let x = Axis::log("time to first token at the user (ms, logarithmic)", low, high.max(low * 1.1));
-        let y = Axis::linear("share of requests", 0.0, 1.0, 5);
+        let y = Axis::linear(shares, 0.0, 1.0, 5);
         let frame = Frame::draw(&mut sheet, (EDGE, start), (WIDTH - EDGE, from + tall), x, y);
         for curve in &panel.curves {
             let steps = levels(curve.values.len().saturating_sub(1).max(1));
             let line: Vec<(f64, f64)> =
-                curve.values.iter().zip(&steps).map(|(&ms, &level)| frame.at((ms, level))).collect();
+                curve.values.iter().zip(&steps).map(|(&ms, &level)| frame.at((ms, level * curve.share))).collect();
             sheet.hover(curve.name.clone(), |sheet| sheet.line(line, curve.color, curve.width, curve.dash));
         }
     }

@@ -181,6 +181,25 @@ fn a_heat_map_marks_the_lowest_and_the_published_point() {
 }
 
 #[test]
+fn the_lowest_cell_of_a_heat_map_finishes_as_many_requests_as_any_and_an_unanswered_one_is_grey() {
+    let grid = [0.0, 1.0].iter().flat_map(|&a| [0.1, 1.0].map(|b| [("a", a), ("b", b)]));
+    let runs = grid.enumerate().map(|(i, settings)| (i as u32, swept("gorgo", &settings, 1, 60)));
+    let mut all: Vec<Point> = runs.map(|(i, run)| Point::of(i, &run)).collect();
+    let svg = |all: &[Point]| figures(&results(all.to_vec()))[0].svg().unwrap();
+    let lowest = |svg: &str| svg.split_once("lowest: ").unwrap().1.split(" ms").next().unwrap().to_owned();
+    let before = svg(&all);
+    let best =
+        all.iter_mut().min_by(|a, b| a.latency.ttft.mean_ms().unwrap().total_cmp(&b.latency.ttft.mean_ms().unwrap()));
+    best.unwrap().counts.finished /= 2;
+    let after = svg(&all);
+    assert_ne!(lowest(&before), lowest(&after), "the cell that drops half of its requests");
+    assert!(!before.contains("no request was answered"));
+    all[0].latency = Default::default();
+    all[0].counts.finished = 0;
+    assert!(svg(&all).contains("a=0, b=0.1: no request was answered"));
+}
+
+#[test]
 fn east_asian_names_have_room() {
     use super::sheet::text_width;
     assert!(text_width("東京の複製", 14.0) >= 5.0 * 14.0 && text_width("a東", 14.0) > text_width("東", 14.0));

@@ -94,8 +94,16 @@ fn sentences_of_every_outcome() {
 }
 
 #[test]
-fn no_difference_has_no_sign() {
+fn equal_arms_are_called_equal_and_an_objective_that_no_request_met_is_said() {
     for finding in &verdicts(&points(&["least-load", "another"], 1, 200))[0].findings {
-        assert!(finding.text().contains(" 0.0 % lower") && !finding.text().contains("-0.0"), "{}", finding.text());
+        let text = finding.text();
+        assert!(text.contains(", equal to another; one seed") && !text.contains("0.0 %"), "{text}");
     }
+    let mut all = points(&["least-load", "another"], 3, 200);
+    all.iter_mut().for_each(|p| (p.loaded.slo, p.loaded.good) = (Some("TTFT <= 1 ms".to_owned()), 0));
+    let goodput = &verdicts(&all)[0].findings[0];
+    assert_eq!(
+        (goodput.objective, goodput.text().as_str()),
+        ("goodput", "no arm answered a request within the objective")
+    );
 }

@@ -3,8 +3,9 @@
 use super::{MAX_PANELS, file_part, knob, ramp, rest_of_load, series};
 use crate::plot::Figure;
 use crate::plot::frame::{EDGE, Entry, MEDIUM, SMALL, WIDTH, head, head_height, number};
-use crate::plot::sheet::{Anchor, GREY, INK, Paint, Sheet, ink_on, shorten, text_width};
+use crate::plot::sheet::{Anchor, GREY, INK, PALE, Paint, Sheet, ink_on, shorten, text_width};
 use crate::summary::ArmSummary;
+use crate::verdict::SHARE_SLACK;
 use gorgo_core::policy::gorgo::Preset;
 use plotters::style::RGBAColor;
 
@@ -21,7 +22,8 @@ pub(super) fn heat_maps(arms: &[ArmSummary], x: &str, y: &str) -> Vec<Figure> {
     let mut published = None;
     for arm in arms {
         let (Some(a), Some(b)) = (knob(arm, x), knob(arm, y)) else { continue };
-        let cell = Cell { x: a, y: b, value: arm.ttft_ms.map(|t| t.mean.value) };
+        let share = arm.counts.finished as f64 / arm.counts.requests.max(1) as f64;
+        let cell = Cell { x: a, y: b, value: arm.ttft_ms.map(|t| t.mean.value), share };
         let name = [series(arm, &[x, y]), rest_of_load(arm, &[x, y])].join(" ").trim().to_owned();
         published = published.or_else(|| Some((published_value(&arm.policy, x)?, published_value(&arm.policy, y)?)));
         match grids.iter_mut().find(|(label, _)| *label == name) {
@@ -40,7 +42,8 @@ pub(super) fn heat_maps(arms: &[ArmSummary], x: &str, y: &str) -> Vec<Figure> {
         )
     });
     let caption = format!(
-        "Mean time to first token (ms) over {x} and {y}; the framed cell is the lowest, empty cells were not run.{cross}{cut}"
+        "Mean time to first token (ms) over {x} and {y}; the framed cell is the lowest of those that finish as many requests as any, within {:.0} points. Grey cells answered no request, empty cells were not run.{cross}{cut}",
+        100.0 * SHARE_SLACK
     );
     let figure = |(i, (name, cells)): (usize, (String, Vec<Cell>))| {
         let sheet = heat_map(&name, &cells, (x, y), published)?;
@@ -53,7 +56,17 @@ pub(super) fn heat_maps(arms: &[ArmSummary], x: &str, y: &str) -> Vec<Figure> {
 struct Cell {
     x: f64,
     y: f64,
+    /// `None` without any answer.
     value: Option<f64>,
+    /// Share of its requests that finished.
+    share: f64,
+}
+
+/// The cell of the lowest value among those that finish as many of their requests as any.
+fn lowest(cells: &[Cell]) -> Option<(&Cell, f64)> {
+    let most = cells.iter().map(|cell| cell.share).fold(0.0, f64::max);
+    let ranked = cells.iter().filter(|cell| cell.share >= most - SHARE_SLACK);
+    ranked.filter_map(|cell| Some((cell, cell.value?))).min_by(|a, b| a.1.total_cmp(&b.1))
 }
 
 /// The value of `policy`'s setting `key` as gotoni published it; `None` for policies without published weights.
@@ -86,9 +99,11 @@ fn heat_map(name: &str, cells: &[Cell], (x, y): (&str, &str), published: Option<
     if xs.len() < 2 || ys.len() < 2 || !low.is_finite() {
         return None;
     }
+    let best = lowest(cells);
     let published = published.and_then(|(a, b)| Some((between(&xs, a)?, between(&ys, b)?)));
     let entry = |label: &str, color| Entry { label: label.to_owned(), color, dash: None, line: false };
-    let mut entries = vec![entry(&format!("lowest: {} ms", number(low)), BEST)];
+    let mut entries: Vec<Entry> =
+        best.iter().map(|(_, value)| entry(&format!("lowest: {} ms", number(*value)), BEST)).collect();
     entries.extend(published.map(|_| entry("published point", PUBLISHED)));
     let top = head_height(&entries);
     let labels = ys.iter().map(|&v| text_width(&number(v), SMALL)).fold(0.0, f64::max);
@@ -106,11 +121,17 @@ fn heat_map(name: &str, cells: &[Cell], (x, y): (&str, &str), published: Option<
     // Small values lie at the bottom, as on any axis.
     let corner = |cell: &Cell| (left + place(&xs, cell.x) * width, bottom - (place(&ys, cell.y) + 1.0) * tall);
     for cell in cells {
-        let Some(value) = cell.value else { continue };
         // Cells without labels overlap a little: a viewer would show seams between them.
         let (from, gap) = (corner(cell), if labelled { 0.5 } else { -0.3 });
+        let Some(value) = cell.value else {
+            sheet.hover(format!("{x}={}, {y}={}: no request was answered", cell.x, cell.y), |sheet| {
+                sheet.fill((from.0 + gap, from.1 + gap), (from.0 + width - gap, from.1 + tall - gap), PALE);
+            });
+            continue;
+        };
         let label = number(value);
-        sheet.hover(format!("{x}={}, {y}={}: {label} ms", cell.x, cell.y), |sheet| {
+        let finished = if cell.share < 1.0 { format!(", {:.1} % finished", 100.0 * cell.share) } else { String::new() };
+        sheet.hover(format!("{x}={}, {y}={}: {label} ms{finished}", cell.x, cell.y), |sheet| {
             sheet.fill((from.0 + gap, from.1 + gap), (from.0 + width - gap, from.1 + tall - gap), ramp(part(value)));
             if labelled && text_width(&label, SMALL) + 4.0 < width {
                 let ink = ink_on(ramp(part(value)));
@@ -118,7 +139,7 @@ fn heat_map(name: &str, cells: &[Cell], (x, y): (&str, &str), published: Option<
             }
         });
     }
-    if let Some(best) = cells.iter().find(|c| c.value == Some(low)) {
+    if let Some((best, _)) = best {
         let from = corner(best);
         sheet.outline((from.0 + 1.5, from.1 + 1.5), (from.0 + width - 1.5, from.1 + tall - 1.5), BEST, 3.0);
     }
