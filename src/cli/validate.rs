@@ -3,12 +3,17 @@
 use super::output::print_line;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
+use gorgo_core::suggest::did_you_mean;
 use gorgo_experiments::plot::Format;
 use gorgo_experiments::records::{self, ColumnMap, ReadOptions, Records};
 use gorgo_experiments::results::ResultFolder;
 use gorgo_experiments::stats::PERCENTILES;
 use gorgo_experiments::validate::{self, RowSettings};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Longest prompts of the classes tiny and mid, tokens.
+const CLASSES: (f64, f64) = (64.0, 4096.0);
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ValidateArgs {
@@ -63,8 +68,8 @@ pub(crate) struct ValidateArgs {
     #[arg(long, value_name = "TINY,MID", default_value = "64,4096", value_parser = class_bounds)]
     classes: (f64, f64),
     /// Draw the distributions into this file (.svg or .png)
-    #[arg(long, value_name = "FILE")]
-    plot: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", value_parser = plot)]
+    plot: Option<(PathBuf, Format)>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -103,7 +108,39 @@ impl ValidateArgs {
     fn by_row(&self) -> bool {
         let named = !self.columns.is_empty() || !self.simulated_columns.is_empty() || self.arm.is_some();
         let mapped = !self.arm_map.is_empty() || !self.replica_map.is_empty();
-        self.rows || named || mapped || self.by_class || self.unpaired || self.warm_up > 0.0 || self.plot.is_some()
+        self.rows
+            || named
+            || mapped
+            || self.by_class
+            || self.unpaired
+            || self.warm_up > 0.0
+            || self.plot.is_some()
+            || self.classes != CLASSES
+    }
+
+    /// Refuses names that neither source has: what they ask for would be left out silently.
+    fn names_are_known(&self, measured: &Records, simulated: &Records) -> anyhow::Result<()> {
+        let check = |option: &str, name: &str, what: &str, known: &[Arc<str>]| {
+            if known.iter().any(|other| **other == *name) {
+                return Ok(());
+            }
+            let hint = did_you_mean(name, known.iter().map(|name| &**name));
+            bail!("{option}: `{name}` is no {what}; {hint}")
+        };
+        let (arms, theirs) = (measured.arms(), simulated.arms());
+        if let Some(name) = &self.arm {
+            check("--arm", name, "arm of the measured run, which names its own", &arms)?;
+        }
+        for (a, b) in &self.arm_map {
+            check("--arm-map", a, "arm of the measured run", &arms)?;
+            check("--arm-map", b, "arm of the simulated run", &theirs)?;
+        }
+        let (replicas, theirs) = (measured.replicas(), simulated.replicas());
+        for (a, b) in &self.replica_map {
+            check("--replica-map", a, "replica of the measured run", &replicas)?;
+            check("--replica-map", b, "replica of the simulated run", &theirs)?;
+        }
+        Ok(())
     }
 }
 
@@ -113,6 +150,7 @@ fn by_request(args: &ValidateArgs, measured: &Path, simulated: &Path) -> anyhow:
     };
     let measured = open(measured, &args.columns, args.arm.as_ref())?;
     let simulated = open(simulated, &args.simulated_columns, None)?;
+    args.names_are_known(&measured, &simulated)?;
     let settings = RowSettings {
         warm_up_s: args.warm_up,
         block_s: args.block,
@@ -129,9 +167,8 @@ fn by_request(args: &ValidateArgs, measured: &Path, simulated: &Path) -> anyhow:
         let noise = format!("noise: central 95 % over blocks of {} s of the measured run drawn again", args.block);
         print_line(format_args!("{}\n\n{PERCENTILES}; {noise}", validate::rows_table(&comparison, args.by_class)))?;
     }
-    if let (Some(path), Some(figure)) = (&args.plot, validate::curves(&comparison)) {
-        let format = if path.extension().is_some_and(|end| end == "png") { Format::Png } else { Format::Svg };
-        let bytes = figure.render(format)?;
+    if let (Some((path, format)), Some(figure)) = (&args.plot, validate::curves(&comparison)) {
+        let bytes = figure.render(*format)?;
         std::fs::write(path, bytes).with_context(|| format!("cannot write `{}`", path.display()))?;
     }
     let gaps = comparison.gaps();
@@ -152,6 +189,17 @@ fn by_request(args: &ValidateArgs, measured: &Path, simulated: &Path) -> anyhow:
     Ok(())
 }
 
+/// A file for a plot, with the format that its ending names.
+fn plot(text: &str) -> Result<(PathBuf, Format), String> {
+    let path = PathBuf::from(text);
+    let ending = path.extension().map(|end| end.to_string_lossy().to_lowercase());
+    match ending.as_deref() {
+        Some("svg") => Ok((path, Format::Svg)),
+        Some("png") => Ok((path, Format::Png)),
+        _ => Err(format!("`{text}` is no name of a plot; write one that ends with .svg or .png")),
+    }
+}
+
 /// A limit in per cent, from 0 on.
 fn percent(text: &str) -> Result<f64, String> {
     let limit = text.parse().ok().filter(|limit: &f64| limit.is_finite() && *limit >= 0.0);
@@ -165,7 +213,10 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
 
 pub(super) fn block(text: &str) -> Result<f64, String> {
     match seconds(text)? {
-        0.0 => Err("a block of 0 s holds nothing; write seconds, for example 30".to_owned()),
+        // The work grows with the number of blocks.
+        length if length < 0.1 => {
+            Err(format!("a block of {length} s holds next to nothing; write 0.1 s or more, for example 30"))
+        }
         length => Ok(length),
     }
 }
@@ -180,4 +231,54 @@ fn class_bounds(text: &str) -> Result<(f64, f64), String> {
     let bounds = text.split_once(',').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
     let bounds = bounds.filter(|(tiny, mid): &(f64, f64)| *tiny >= 0.0 && mid > tiny && mid.is_finite());
     bounds.ok_or_else(|| format!("`{text}` are no bounds; write tokens in ascending order, for example 64,4096"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Parsed {
+        #[command(flatten)]
+        args: ValidateArgs,
+    }
+
+    #[test]
+    fn names_that_no_source_has_are_refused() {
+        let args = |more: &[&str]| {
+            let parsed: Parsed = clap::Parser::parse_from([&["validate", "a", "b"], more].concat());
+            parsed.args
+        };
+        let records = |text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("x.csv");
+            std::fs::write(&path, text).unwrap();
+            let columns = ColumnMap::parse("arm=arm,id=n,replica=where,ttft_ms=first,e2e_ms=whole").unwrap();
+            records::open(&path, &ReadOptions { columns, arm: None }).unwrap()
+        };
+        let a = records("arm,n,where,first,whole\none,1,r1,5.0,9.0\n");
+        for (more, message) in [
+            (&["--arm", "two"][..], "--arm: `two` is no arm of the measured run"),
+            (&["--arm-map", "one=two"], "--arm-map: `two` is no arm of the simulated run"),
+            (&["--replica-map", "r2=r1"], "--replica-map: `r2` is no replica of the measured run"),
+        ] {
+            let error = args(more).names_are_known(&a, &a).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+        args(&["--arm", "one", "--arm-map", "one=one", "--replica-map", "r1=r1"]).names_are_known(&a, &a).unwrap();
+        assert!(args(&["--classes", "32,64"]).by_row() && !args(&[]).by_row());
+    }
+
+    #[test]
+    fn a_plot_has_the_format_of_its_ending_and_a_block_is_not_tiny() {
+        assert_eq!(plot("a/b.PNG"), Ok(("a/b.PNG".into(), Format::Png)));
+        assert_eq!(plot("b.svg"), Ok(("b.svg".into(), Format::Svg)));
+        for wrong in ["b.pdf", "b"] {
+            assert!(plot(wrong).unwrap_err().contains("ends with .svg or .png"), "{wrong}");
+        }
+        assert_eq!(block("0.1"), Ok(0.1));
+        for wrong in ["0", "1e-9"] {
+            assert!(block(wrong).unwrap_err().contains("write 0.1 s or more"), "{wrong}");
+        }
+    }
 }

@@ -140,7 +140,8 @@ impl RowComparison {
     /// Why this comparison shows no agreement, whatever its errors are; one sentence each.
     pub fn gaps(&self) -> Vec<String> {
         let missing = self.arms.iter().flat_map(|arm| arm.missing.iter().map(move |why| format!("{}: {why}", arm.arm)));
-        self.unmatched.iter().cloned().chain(missing).collect()
+        let extra = self.extra.iter().map(|arm| format!("arm `{arm}` is in the simulated source only"));
+        self.unmatched.iter().cloned().chain(extra).chain(missing).collect()
     }
 
     /// Judged figures beyond noise and limit, with their arm.
@@ -306,6 +307,19 @@ pub(super) fn renamed<'a>(settings: &'a RowSettings, name: &'a str) -> &'a str {
     settings.replicas.get(name).map_or(name, String::as_str)
 }
 
+/// Pairs whose prompts differ in length by more than a quarter, and pairs whose lengths both sources tell. Tokenizers
+/// differ by less.
+fn other_prompts(pairs: &[Pair<'_>]) -> (usize, usize) {
+    let lengths = pairs.iter().filter_map(|pair| {
+        let theirs = pair.simulated.first()?;
+        let engine = pair.measured.prompt_tokens.zip(theirs.prompt_tokens);
+        engine.or_else(|| pair.measured.router_tokens.zip(theirs.router_tokens))
+    });
+    let lengths: Vec<(f64, f64)> = lengths.collect();
+    let other = lengths.iter().filter(|(a, b)| (a - b).abs() > 16.0 + 0.25 * a.max(*b)).count();
+    (other, lengths.len())
+}
+
 /// Judged figures that cannot be compared, and sources without a common request.
 fn missing(joined: &Joined<'_>, figures: &[RowFigure], settings: &RowSettings) -> Vec<String> {
     if joined.answered == 0 {
@@ -319,6 +333,12 @@ fn missing(joined: &Joined<'_>, figures: &[RowFigure], settings: &RowSettings) -
     if !settings.unpaired && joined.pairs.len() * 2 < joined.answered {
         let (few, all) = (joined.pairs.len(), joined.answered);
         missing.push(format!("only {few} of {all} answered requests have a partner that was answered, too"));
+    }
+    let (other, known) = other_prompts(&joined.pairs);
+    if 2 * other > known {
+        missing.push(format!(
+            "the prompts of {other} of {known} joined requests have other lengths, so equal ids name other requests; name the column with --columns id=..., or compare distributions with --unpaired"
+        ));
     }
     for name in ["TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms", "E2E p95, ms"] {
         let known = figures.iter().find(|f| f.name == name).and_then(|f| f.error).is_some_and(f64::is_finite);

@@ -91,6 +91,18 @@ fn only_requests_that_both_answered_after_the_warm_up_count() {
 }
 
 #[test]
+fn equal_ids_of_other_requests_are_no_comparison() {
+    let a = records([record("x", 1.0)]);
+    let mut b = a.clone();
+    let tokens: Vec<_> = b.rows.iter().map(|row| row.prompt_tokens).collect();
+    b.rows.iter_mut().enumerate().for_each(|(i, row)| row.prompt_tokens = tokens[(i + 1) % tokens.len()]);
+    let gaps = compare_rows(&a, &b, &RowSettings::default()).gaps();
+    assert!(gaps.len() == 1 && gaps[0].contains("joined requests have other lengths"), "{gaps:?}");
+    let unpaired = RowSettings { unpaired: true, ..RowSettings::default() };
+    assert!(compare_rows(&a, &b, &unpaired).gaps().is_empty());
+}
+
+#[test]
 fn arms_and_replicas_are_mapped_and_their_order_is_compared() {
     let a = records([record("slow", 1.3), record("fast", 1.0), record("same", 1.0)]);
     let mut b = records([record("fast", 1.3), record("quick", 1.0), record("same", 1.0), record("more", 1.0)]);
@@ -105,8 +117,8 @@ fn arms_and_replicas_are_mapped_and_their_order_is_compared() {
         ..RowSettings::default()
     };
     let comparison = compare_rows(&a, &b, &settings);
-    assert!(comparison.gaps().is_empty() && comparison.beyond().is_empty(), "{:?}", comparison.beyond());
-    assert_eq!(comparison.extra, ["more"]);
+    assert!(comparison.beyond().is_empty(), "{:?}", comparison.beyond());
+    assert_eq!(comparison.gaps(), ["arm `more` is in the simulated source only"]);
     assert_eq!(figure(&comparison.arms[0], "share of 1, %").error, Some(0.0));
     let mean: Vec<_> = comparison.order.iter().filter(|o| o.figure == "TTFT mean").collect();
     let told: Vec<_> = mean.iter().map(|o| (o.better.as_str(), o.worse.as_str(), o.agrees)).collect();
