@@ -4,7 +4,7 @@ mod args;
 mod progress;
 mod results;
 
-use super::output::{columns, print_line};
+use super::output::{check_writable, columns, print_line};
 use super::process::{StopSignal, since_1970};
 use anyhow::{Context, bail};
 use args::ApiName;
@@ -15,6 +15,7 @@ use gorgo_benchmark::load::report::{MAX_LATENESS_MS, MAX_LATENESS_SHARE};
 use gorgo_benchmark::load::run::{Run, RunTotals};
 use gorgo_benchmark::load::slo::Slo;
 use gorgo_benchmark::load::{Bench, Limits, Profile, Progress, Report, ceiling, table};
+use gorgo_experiments::results::ResultFolder;
 use gorgo_experiments::results::measured::Part;
 use std::path::Path;
 use std::sync::Arc;
@@ -69,6 +70,28 @@ impl BenchArgs {
     }
 }
 
+impl BenchArgs {
+    /// Refuses files that could not be written after the load, before it begins.
+    fn check_files(&self, spec: &str) -> anyhow::Result<()> {
+        self.records.iter().try_for_each(|file| check_writable(file))?;
+        self.out.iter().try_for_each(|dir| ResultFolder::check(dir, spec).map_err(Into::into))
+    }
+}
+
+/// Says when the warm-up leaves a small share of all requests.
+///
+/// # Errors
+/// It leaves none.
+fn warm_up_leaves(counted: u64, all: u64, warm_up_s: f64) -> anyhow::Result<()> {
+    if counted == 0 && all > 0 {
+        bail!("--warmup {warm_up_s} s leaves none of the {all} requests; give a shorter one or send longer");
+    }
+    if counted * 20 < all {
+        eprintln!("note: --warmup {warm_up_s} s leaves {counted} of {all} requests");
+    }
+    Ok(())
+}
+
 fn write_part(path: &Path, part: &Part) -> anyhow::Result<()> {
     let text = serde_json::to_vec(part)?;
     std::fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
@@ -91,6 +114,11 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if args.model.is_empty() && !matches!(args.api, ApiName::Generate) {
         bench.source.model = runtime.block_on(model(&bench));
     }
+    // The key stays out of files.
+    let words = std::env::args().map(|a| if Some(&a) == args.api_key.as_ref() { "***".to_owned() } else { a });
+    let command = words.collect::<Vec<_>>().join(" ");
+    let spec = results::spec(&command, &args.data)?;
+    args.check_files(&spec)?;
     note_length(args, &bench);
     let slo = args.slo.as_deref().map(Slo::parse).transpose().map_err(|e| anyhow::anyhow!("--slo: {e}"))?;
     let progress = Arc::new(Progress::default());
@@ -104,24 +132,22 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
             stopped = progress::stop(&mut signal, &progress) => stopped.map(|never| match never {}),
         }
     })?;
-    if let (Some(file), Some(run)) = (&args.records, runs.first()) {
-        write_part(file, &Part::of(run, epoch_ns, &numbers, bench.origins()))?;
-    }
-    // The key stays out of files.
-    let words = std::env::args().map(|a| if Some(&a) == args.api_key.as_ref() { "***".to_owned() } else { a });
-    let command = words.collect::<Vec<_>>().join(" ");
     let report = Report::of(&bench, &runs, &args.data, &command, slo);
-    if let Some(dir) = &args.out {
-        results::write(dir, &bench, &runs, &report)?;
-    }
+    let records = match (&args.records, runs.first()) {
+        (Some(file), Some(run)) => write_part(file, &Part::of(run, epoch_ns, &numbers, bench.origins())),
+        _ => Ok(()),
+    };
+    let folder = args.out.iter().try_for_each(|dir| results::write(dir, &spec, &bench, &runs, &report));
+    // The measurement is shown, whatever became of its files.
     if args.json {
         print_line(serde_json::to_string_pretty(&report)?)?;
     } else {
         print_line(table::table(&report, columns().unwrap_or(160)))?;
-        if let Some(dir) = &args.out {
+        if let (Some(dir), true) = (&args.out, folder.is_ok()) {
             print_line(format_args!("\nresults in {}; open {}", dir.display(), dir.join("benchmarks.html").display()))?;
         }
     }
+    records.and(folder)?;
     let totals: RunTotals = runs.iter().map(Run::totals).sum();
     if !report.is_valid() {
         eprintln!(
@@ -133,11 +159,15 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         let why = runs.iter().flat_map(|run| &run.rows).find_map(|row| row.error.as_deref()).unwrap_or("no answer");
         bail!("no request was answered ({why}); is a server listening at {}?", args.target.join(", "));
     }
-    if args.strict && (!report.is_valid() || totals.answered < totals.all) {
+    let counted: (u64, u64) = report.benchmarks.iter().fold((0, 0), |(answered, all), one| {
+        (answered + one.request_totals.successful, all + one.request_totals.total)
+    });
+    warm_up_leaves(counted.1, totals.all as u64, args.warmup)?;
+    if args.strict && (!report.is_valid() || counted.0 < counted.1) {
         bail!(
-            "{} of {} requests were answered, and the schedule was{} kept",
-            totals.answered,
-            totals.all,
+            "{} of {} counted requests were answered, and the schedule was{} kept",
+            counted.0,
+            counted.1,
             if report.is_valid() { "" } else { " not" }
         );
     }

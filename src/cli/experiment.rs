@@ -9,7 +9,7 @@ use super::output::{columns, print_line};
 use clap::Args as ClapArgs;
 use gorgo_experiments::live;
 use gorgo_experiments::results::own_files::{self, Owner};
-use gorgo_experiments::results::{ResultFolder, Results, Rows};
+use gorgo_experiments::results::{ResultError, ResultFolder, Results, Rows, arms_are_known};
 use gorgo_experiments::runner::{self, Carrier, RunOptions, Shard};
 use gorgo_experiments::spec::Experiment;
 use gorgo_experiments::stats::PERCENTILES;
@@ -162,6 +162,8 @@ pub(super) fn execute(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<
 fn carry_out(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<(Experiment, Results, PathBuf)> {
     let mut experiment = args.load(plan.vary)?;
     let arms = experiment.plan()?;
+    arms_are_known(&args.only, arms.iter().map(|arm| (arm.label.as_str(), &arm.settings)))
+        .map_err(|why| anyhow::anyhow!("--only: {why}"))?;
     runner::check(&experiment, &arms)?;
     experiment.read_digests(&arms)?;
     let real = plan.real_time.as_ref();
@@ -211,7 +213,11 @@ impl ExperimentArgs {
                 "note: `{dir}` held results of other settings, of another trace or version; they are in `{aside}` now"
             );
         }
-        let folder = ResultFolder::create(&dir, &resolved)?;
+        let folder = ResultFolder::create(&dir, &resolved).map_err(|error| match error {
+            // Of the commands that write result folders, only these replace them.
+            ResultError::Other { .. } => anyhow::anyhow!("{error}, or replace them with --fresh"),
+            error => error.into(),
+        })?;
         Ok((dir, folder))
     }
 }

@@ -1,10 +1,30 @@
 //! Standard output.
 
+use anyhow::{Context, bail};
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
 /// Prints one line. Unlike `println!` it returns an error when the pipe is closed, instead of panicking.
 pub(super) fn print_line(text: impl std::fmt::Display) -> std::io::Result<()> {
     writeln!(std::io::stdout(), "{text}")
+}
+
+/// Checks that a file can be written, before what belongs into it is computed at length.
+pub(super) fn check_writable(path: &Path) -> anyhow::Result<()> {
+    let there = path.symlink_metadata().is_ok();
+    if path.is_dir() {
+        bail!("cannot write `{}`, which is a folder; name a file", path.display());
+    }
+    // Opening a pipe would wait for its reader.
+    if there && !path.is_file() {
+        return Ok(());
+    }
+    let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    opened.with_context(|| format!("cannot write `{}`", path.display()))?;
+    if !there {
+        std::fs::remove_file(path).with_context(|| format!("cannot write `{}`", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Columns that a table may take: `COLUMNS`, else those of the terminal; `None` when the output is no terminal.
@@ -15,4 +35,24 @@ pub(super) fn columns() -> Option<usize> {
         out.is_terminal().then(|| rustix::termios::tcgetwinsize(&out).map_or(0, |size| usize::from(size.ws_col)))
     };
     told.or_else(|| terminal().map(|columns| if columns > 0 { columns } else { 80 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_checked_before_and_left_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.json");
+        check_writable(&path).unwrap();
+        assert!(!path.exists());
+        std::fs::write(&path, "mine").unwrap();
+        check_writable(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+        for wrong in [dir.path().join("missing/out.json"), dir.path().to_owned()] {
+            let message = check_writable(&wrong).unwrap_err().to_string();
+            assert!(message.contains(&wrong.display().to_string()), "{message}");
+        }
+    }
 }

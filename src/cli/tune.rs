@@ -1,12 +1,12 @@
 //! `gorgo tune`: search a policy's weights on an experiment; held-out seeds decide.
 
-use super::output::print_line;
+use super::output::{check_writable, print_line};
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_core::tuner::Dimension;
 use gorgo_experiments::spec::Experiment;
 use gorgo_experiments::tune::{Step, TuneOptions, tune};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct TuneArgs {
@@ -41,9 +41,26 @@ pub(crate) struct TuneArgs {
     out: Option<PathBuf>,
 }
 
+/// First words of the file.
+const HEAD: &str = "# `gorgo tune ";
+
+/// Refuses a file that cannot be written after the search, or that `tune` did not write.
+fn check_out(out: &Path) -> anyhow::Result<()> {
+    if out.is_file() {
+        let there = std::fs::read(out).with_context(|| format!("cannot read `{}`", out.display()))?;
+        if !there.is_empty() && !there.starts_with(HEAD.as_bytes()) {
+            bail!("`{}` is there, and `gorgo tune` did not write it; choose another file with --out", out.display());
+        }
+    }
+    check_writable(out)
+}
+
 pub(super) fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let experiment = Experiment::load(&args.file, &args.sets, &[])?;
     experiment.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    let name = args.file.file_stem().map_or("experiment".into(), |stem| stem.to_string_lossy());
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}-tuned.toml")));
+    check_out(&out)?;
     let keys = args.keys.iter().map(|text| dimension(text)).collect::<anyhow::Result<_>>()?;
     let (steps, seeds, held_out, seed) = (args.steps, args.seeds, args.held_out, args.seed);
     let options = TuneOptions { arm: args.arm.clone(), keys, steps, seeds, held_out, seed, online: args.online };
@@ -52,17 +69,18 @@ pub(super) fn run(args: &TuneArgs) -> anyhow::Result<()> {
         let taken = if step.accepted { ", taken" } else { "" };
         eprintln!("{}/{steps} {}: {:+.4}{taken}", step.number, weights.join(" "), step.difference);
     })?;
-    let name = args.file.file_stem().map_or("experiment".into(), |stem| stem.to_string_lossy());
-    let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}-tuned.toml")));
     let policy = toml::Table::from_iter([("policy".to_owned(), toml::Value::try_from(tuned.chosen())?)]);
     let text = format!(
-        "# `gorgo tune {}`, arm {}, {} candidates.\n# {}\n{policy}",
+        "{HEAD}{}`, arm {}, {} candidates.\n# {}\n{policy}",
         args.file.display(),
         tuned.arm,
         tuned.steps,
         tuned.verdict()
     );
-    std::fs::write(&out, text).with_context(|| format!("cannot write `{}`", out.display()))?;
+    if let Err(error) = std::fs::write(&out, &text) {
+        print_line(text)?; // the search took long
+        bail!("cannot write `{}`: {error}; the policy is printed instead", out.display());
+    }
     if let Some(online) = &tuned.online {
         let [[_, ttft, e2e], [_, ttft_before, e2e_before]] = online.means;
         print_line(format_args!(
@@ -89,4 +107,23 @@ fn dimension(text: &str) -> anyhow::Result<Dimension> {
         bail!("--key {text} is not a setting with bounds; write KEY=LOW..HIGH, for example rtt_weight=0.05..2");
     };
     Ok(Dimension::new(key, low, high)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_of_tune_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("tuned.toml");
+        check_out(&out).unwrap();
+        std::fs::write(&out, format!("{HEAD}x.toml`, arm gorgo, 3 candidates.\n")).unwrap();
+        check_out(&out).unwrap();
+        std::fs::write(&out, "mine").unwrap();
+        let message = check_out(&out).unwrap_err().to_string();
+        assert!(message.contains("tuned.toml") && message.contains("did not write it"), "{message}");
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), "mine");
+        assert!(check_out(&dir.path().join("missing/tuned.toml")).is_err(), "before the search");
+    }
 }

@@ -28,7 +28,7 @@ pub(crate) enum WorkloadCommand {
         #[command(flatten)]
         read: ReadArgs,
         /// File to write; .gz compresses, - is standard output
-        #[arg(long)]
+        #[arg(long, value_parser = trace_file)]
         to: PathBuf,
     },
     /// Generate a trace with WildChat's published marginals
@@ -49,7 +49,7 @@ pub(crate) enum WorkloadCommand {
         #[arg(long, default_value_t = 1)]
         seed: u64,
         /// File to write; .gz compresses, - is standard output; without it only the marginals are printed
-        #[arg(long)]
+        #[arg(long, value_parser = trace_file)]
         to: Option<PathBuf>,
     },
     /// Write gotoni's benchmark pair from a published data set
@@ -222,6 +222,17 @@ pub(super) fn run(command: WorkloadCommand) -> anyhow::Result<()> {
     }
 }
 
+/// A file for a trace. What is written are JSON lines, so names of other formats are refused.
+fn trace_file(text: &str) -> Result<PathBuf, String> {
+    const OTHERS: [&str; 10] = ["csv", "tsv", "parquet", "arrow", "zst", "zstd", "xz", "bz2", "zip", "sqlite"];
+    let path = PathBuf::from(text);
+    let ending = path.extension().map(|end| end.to_string_lossy().to_lowercase()).unwrap_or_default();
+    match OTHERS.contains(&ending.as_str()) {
+        true => Err(format!("`{text}` would hold JSON lines, not .{ending}; write .jsonl or .jsonl.gz")),
+        false => Ok(path),
+    }
+}
+
 fn stats(read: &ReadArgs, json: bool) -> anyhow::Result<()> {
     let workload = read.open()?;
     let stats = Stats::of(&workload.requests);
@@ -247,4 +258,19 @@ fn told(to: &Path, requests: usize) -> anyhow::Result<()> {
         print_line(format_args!("{requests} requests written to {}", to.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_not_written_under_the_ending_of_another_format() {
+        for wrong in ["y.csv", "a/y.Parquet", "y.jsonl.zst"] {
+            assert!(trace_file(wrong).unwrap_err().contains("write .jsonl or .jsonl.gz"), "{wrong}");
+        }
+        for right in ["-", "y.jsonl", "y.jsonl.gz", "y"] {
+            assert_eq!(trace_file(right), Ok(PathBuf::from(right)));
+        }
+    }
 }

@@ -68,7 +68,7 @@ pub(crate) struct BenchArgs {
     pub(super) slo: Option<String>,
     /// Do not count requests of the first seconds
     #[arg(long, value_parser = seconds, default_value = "0")]
-    warmup: f64,
+    pub(super) warmup: f64,
     /// Add each user's own round trip to its router
     #[arg(long)]
     user_rtt: bool,
@@ -168,8 +168,7 @@ impl BenchArgs {
             }
         }
         let rate = || match self.rate {
-            Some(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
-            Some(rate) => bail!("--rate {rate} is no rate; give requests a second, above 0"),
+            Some(rate) => Ok(rate),
             None => bail!("--rate is missing; give requests a second"),
         };
         let workers = || self.concurrency.context("--concurrency is missing; give requests at a time");
@@ -206,6 +205,14 @@ impl BenchArgs {
     pub(super) fn bench(&self) -> anyhow::Result<(Bench, Vec<u64>)> {
         let targets: Result<Vec<Target>, InputError> = self.target.iter().map(|t| Target::parse(t)).collect();
         let targets = targets.map_err(|e| anyhow::anyhow!("--{e}"))?;
+        if let Some(duration) = self.duration.filter(|&duration| self.warmup > 0.0 && self.warmup >= duration) {
+            bail!("--warmup {} s leaves nothing of --duration {duration} s; give a shorter warm-up", self.warmup);
+        }
+        for (option, value) in [("--rate", self.rate.unwrap_or(1.0)), ("--time-scale", self.time_scale)] {
+            if !(1e-6..=1e6).contains(&value) {
+                bail!("{option} {value} must lie between 0.000001 and 1000000");
+            }
+        }
         if targets.is_empty() {
             bail!("--target is missing; give the URL of a router or engine, for example http://127.0.0.1:8000");
         }
@@ -269,6 +276,27 @@ impl BenchArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Parsed {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
+    #[test]
+    fn a_warm_up_of_the_whole_duration_and_times_beyond_the_clock_are_refused_before_the_load() {
+        for (given, message) in [
+            (&["--duration", "10", "--warmup", "10"][..], "--warmup 10 s leaves nothing of --duration 10 s"),
+            (&["--rate", "1e-300"], "--rate 0.0"),
+            (&["--rate=-1"], "--rate -1 must lie between 0.000001 and 1000000"),
+            (&["--time-scale", "1e300"], "must lie between 0.000001 and 1000000"),
+        ] {
+            let words = [&["bench", "--target", "http://127.0.0.1:1", "--data", "prompt_tokens=8"], given].concat();
+            let parsed: Parsed = clap::Parser::parse_from(words);
+            let error = parsed.args.bench().map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
 
     #[test]
     fn times_are_read() {

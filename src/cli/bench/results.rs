@@ -9,8 +9,15 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+/// What `experiment.toml` of the result folder holds.
+pub(super) fn spec(command: &str, data: &str) -> anyhow::Result<String> {
+    let text = |text: &str| toml::Value::String(text.to_owned());
+    let table = toml::Table::from_iter([("command".to_owned(), text(command)), ("data".to_owned(), text(data))]);
+    Ok(format!("{}\n{}\n", own_files::BENCH_HEAD, toml::to_string(&table)?))
+}
+
 /// Writes the bench's own files and the result folder of `gorgo run` into `dir`.
-pub(super) fn write(dir: &Path, bench: &Bench, runs: &[Run], report: &Report) -> anyhow::Result<()> {
+pub(super) fn write(dir: &Path, spec: &str, bench: &Bench, runs: &[Run], report: &Report) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot create `{}`", dir.display()))?;
     let file = |name: &str, fill: &dyn Fn(&mut BufWriter<File>) -> std::io::Result<()>| {
         let path = dir.join(name);
@@ -19,15 +26,7 @@ pub(super) fn write(dir: &Path, bench: &Bench, runs: &[Run], report: &Report) ->
         made.with_context(|| format!("cannot write `{}`", path.display()))
     };
     // First, since it refuses a folder that holds something else.
-    let spec = format!(
-        "{}\n{}\n",
-        own_files::BENCH_HEAD,
-        toml::to_string(&toml::Table::from_iter([
-            ("command".to_owned(), toml::Value::String(report.metadata.command.clone())),
-            ("data".to_owned(), toml::Value::String(report.metadata.data.clone())),
-        ]))?
-    );
-    let folder = ResultFolder::create(dir, &spec)?;
+    let folder = ResultFolder::create(dir, spec)?;
     for (i, run) in runs.iter().enumerate() {
         let arm = measured::arm_run(arm(bench, run), run);
         folder.add(u32::try_from(i)?, &arm, Rows::Keep)?;

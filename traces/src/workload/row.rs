@@ -87,6 +87,11 @@ impl JsonRow {
             return Ok(Some(ms));
         }
         let shown = self.get(field).cloned().unwrap_or_default();
+        if ms > 0.0 {
+            let unit = [(1.0, "ms"), (1e3, "s"), (1e-3, "us")].into_iter().find(|(length, _)| *length == unit_ms);
+            let unit = unit.map_or("its unit", |(_, name)| name);
+            return Err(wrong(field, &shown, &format!("is too large for a time in {unit}; give --time-unit ns or us")));
+        }
         Err(wrong(field, &shown, "must be a time since the start of the trace, not negative"))
     }
 

@@ -12,6 +12,7 @@ fn bad_rows_name_file_line_and_field() {
     insta::assert_snapshot!([
         r#"{"session_id":1}"#,
         r#"{"timestamp":-5,"input_length":3,"output_length":1}"#,
+        r#"{"timestamp":1718000000000000000,"input_length":3,"output_length":1}"#,
         r#"{"timestamp":0,"input_length":0,"output_length":1}"#,
         r#"{"timestamp":0,"input_length":3,"output_length":"x"}"#,
         r#"{"timestamp":0,"input_length":30,"output_length":1,"hash_ids":[1,2]}"#,
@@ -27,6 +28,7 @@ fn bad_rows_name_file_line_and_field() {
     ].map(bad).join("\n"), @r#"
 t.jsonl:1: timestamp is missing: every row needs a time
 t.jsonl:1: timestamp is -5: it must be a time since the start of the trace, not negative
+t.jsonl:1: timestamp is 1718000000000000000: it is too large for a time in ms; give --time-unit ns or us
 t.jsonl:1: input_length is 0: it must be a whole number of tokens from 1 to 4194304
 t.jsonl:1: output_length is "x": it must be a whole number of tokens from 1 to 4194304
 t.jsonl:1: hash_ids holds 2 ids: 30 tokens in blocks of 512 make 1; block_tokens = 16 (--block-tokens 16) would fit
