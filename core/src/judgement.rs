@@ -9,8 +9,12 @@ use crate::{ReplicaId, Span};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Different replicas that give the same 5xx to one request before it is the request's fault.
+/// Different replicas that give the same 5xx to one request, or close the connection at it, before it is the request's
+/// fault.
 const SEVERAL: usize = 3;
+/// Different replicas whose connections break at one request, when no further one can be asked. One of them may have
+/// been restarted; that several were, at the same request, is unlikely.
+const SEVERAL_BROKEN: usize = 2;
 
 /// How a dispatch failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -61,6 +65,8 @@ impl Failure {
             429 | 503 => Some(Self::Overloaded { retry_after_s: None }),
             504 => Some(Self::Timeout),
             500..=599 => Some(Self::Server(status)),
+            // A proxy or another server stands where the engine should: no engine judges a prompt with these.
+            407 | 421 | 426 => Some(Self::Server(status)),
             400..=499 => Some(Self::Client),
             _ => None,
         }
@@ -220,12 +226,14 @@ impl FailedAttempts {
         self.0.retain(|&(other, _)| other != replica);
     }
 
-    /// Whether the request is at fault: so many replicas gave it the same 5xx. With `none_left` no further replica can
-    /// be asked, and those that were gave an answer that a pause does not change.
+    /// Whether the request is at fault: so many replicas gave it the same 5xx, or closed the connection at it. With
+    /// `none_left` no further replica can be asked, and those that were gave an answer that a pause does not change, or
+    /// all closed the connection.
     pub fn are_the_requests_fault(&self, none_left: bool) -> bool {
         let Some(&(_, last)) = self.0.last() else { return false };
         let same = self.0.iter().filter(|&&(_, failure)| failure == last).count();
-        matches!(last, Failure::Server(_)) && same >= SEVERAL
+        let several = if none_left && last == Failure::Connection { SEVERAL_BROKEN } else { SEVERAL };
+        matches!(last, Failure::Server(_) | Failure::Connection) && same >= several
             || none_left && self.0.iter().all(|(_, failure)| !failure.may_pass())
     }
 
@@ -255,6 +263,7 @@ mod tests {
             (400, Some(Failure::Client)),
             (401, Some(Failure::KeyRefused)),
             (404, Some(Failure::Client)),
+            (421, Some(Failure::Server(421))),
             (413, Some(Failure::Client)),
             (422, Some(Failure::Client)),
             (429, Some(Failure::Overloaded { retry_after_s: None })),
@@ -333,7 +342,12 @@ mod tests {
         assert!(!fault(&[(0, broken), (1, broken)], false) && fault(&[(0, broken), (1, broken)], true));
         assert!(fault(&[(0, broken), (1, broken), (2, broken)], false));
         assert!(!fault(&[(0, broken), (1, broken), (2, Failure::Server(502))], false));
-        assert!(!fault(&[(0, Failure::Connection), (1, Failure::Connection)], true), "an engine may come back");
+        let reset = Failure::Connection;
+        assert!(!fault(&[(0, reset)], true), "the engine may come back");
+        assert!(!fault(&[(0, reset), (0, reset)], true), "it was one engine each time");
+        assert!(!fault(&[(0, reset), (1, reset)], false) && fault(&[(0, reset), (1, reset)], true));
+        assert!(fault(&[(0, reset), (1, reset), (2, reset)], false), "engines die at it");
+        assert!(!fault(&[(0, Failure::Timeout), (1, Failure::Timeout)], true));
         assert!(fault(&[(0, Failure::KeyRefused)], true) && !fault(&[], true));
     }
 

@@ -1,6 +1,8 @@
-//! Signals from replicas and peers. Read `probe` (the tasks), then `scrape` and `prom_text` (engines' metrics),
+//! Signals from replicas and peers. Read `probe` (the tasks) and `health` (what an answer
+//! to a probe says), then `scrape` and `prom_text` (engines' metrics),
 //! `model_list` (what they serve) and `peer_report` (the message between edges).
 
+mod health;
 pub(crate) mod loops;
 mod model_list;
 pub(crate) mod peer_report;

@@ -68,7 +68,8 @@ fn breaking_replica() -> SocketAddr {
                 let begun = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {\"choices\":[{\"text\":\"a\"}]}\n\n";
                 if posts % 2 == 0 { begun } else { "" }
             } else {
-                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}"
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 11\r\nconnection: close\r\n\r\n\
+                 {\"data\":[]}"
             };
             let _ = io.write_all(answer.as_bytes());
         }

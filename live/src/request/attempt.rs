@@ -13,7 +13,9 @@ use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::{AnswerTap, Framing};
 use bytes::{Bytes, BytesMut};
 use gorgo_core::router::{Dispatch, Failure};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER, TRANSFER_ENCODING,
+};
 use http::{Response, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
@@ -106,6 +108,14 @@ fn check_head(
         let why = format!("replica `{}` switched protocols, which the request had not asked for", upstream.name);
         return Err(Box::new(FailedAttempt { failure: Failure::Server(502), response: None, why }));
     }
+    if request.has_prompt && is_no_answer(&head, request.parts.uri.path()) {
+        let why = format!(
+            "replica `{}` answered {} to a prompt, which no engine does; see what listens at its URL",
+            upstream.name, head.status
+        );
+        let failure = Failure::Server(head.status.as_u16());
+        return Err(Box::new(FailedAttempt { failure, response: None, why }));
+    }
     if head.headers.contains_key(TRANSFER_ENCODING) {
         head.headers.remove(CONTENT_LENGTH); // RFC 9112, 6.3: it does not count, and the client would cut the body
     }
@@ -140,14 +150,33 @@ fn check_head(
     }))
 }
 
-/// Seconds of a `Retry-After`, given as seconds or as a date; a date that has passed is 0 s.
+/// Whether a prompt is answered with what is neither an answer nor an error: no content, or a redirect, for example to a
+/// login. Engines redirect only to the same path with or without its last slash.
+fn is_no_answer(head: &http::response::Parts, asked: &str) -> bool {
+    if !head.status.is_redirection() {
+        return matches!(head.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
+    }
+    let location = head.headers.get(LOCATION).and_then(|value| value.to_str().ok()?.parse::<http::Uri>().ok());
+    let bare = |path: &str| path.trim_end_matches('/').to_owned();
+    // The engine's URL may have a base path before it.
+    location.is_none_or(|to| to.path() == asked || !bare(to.path()).ends_with(&bare(asked)))
+}
+
+/// Seconds of a `Retry-After`, given as seconds or as a date; a date that has passed is 0 s. OpenAI's `retry-after-ms`
+/// is more exact, and counts before it.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<u32> {
+    let ms = headers.get("retry-after-ms").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
+    if let Some(ms) = ms {
+        return Some(u32::try_from(ms.div_ceil(1_000)).unwrap_or(u32::MAX));
+    }
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    text.parse().ok().or_else(|| {
-        let until = httpdate::parse_http_date(text).ok()?;
-        let wait = until.duration_since(now).unwrap_or_default();
-        Some(u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX))
-    })
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if let Some(seconds) = text.parse::<f64>().ok().filter(|_| is_number) {
+        return Some(seconds.ceil() as u32); // the conversion saturates
+    }
+    let until = httpdate::parse_http_date(text).ok()?;
+    let wait = until.duration_since(now).unwrap_or_default();
+    Some(u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX))
 }
 
 /// The body of an error: what was read of it, and the rest.
@@ -343,7 +372,12 @@ mod tests {
             ("Sun, 06 Nov 1994 08:50:07 GMT", Some(30)),
             ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
             ("Fri, 31 Dec 9999 23:59:59 GMT", Some(u32::MAX)),
+            ("1.9", Some(2)),
+            ("4294967296", Some(u32::MAX)),
+            ("99999999999999999999999", Some(u32::MAX)),
             ("soon", None),
+            ("inf", None),
+            ("", None),
             ("-3", None),
         ] {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]);

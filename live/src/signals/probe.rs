@@ -3,6 +3,7 @@
 
 use crate::observe::changes::Change;
 use crate::request::headers::ROUTER;
+use crate::signals::health::{self, Health};
 use crate::signals::loops;
 use crate::signals::model_list;
 use crate::signals::peer_report::PeerMessage;
@@ -143,15 +144,14 @@ async fn round_trip(
     let response = sender.send_request(request).await.map_err(told)?;
     let rtt = sent.elapsed();
     let status = response.status();
+    let is_html = health::is_html(response.headers());
     let routers = loops::routers(response.headers());
     let is_loop = routers.iter().any(|id| *id == node.router_id);
     if upstream.kind != Kind::Peer {
         upstream.set_routers(routers);
     }
-    Limited::new(response.into_body(), PAGE)
-        .collect()
-        .await
-        .map_err(|error| format!("a probe's answer broke off: {error}"))?;
+    let page = Limited::new(response.into_body(), PAGE).collect().await;
+    let page = page.map_err(|error| format!("a probe's answer broke off: {error}"))?.to_bytes();
     let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     if upstream.set_refused(is_refused) && is_refused {
         let change =
@@ -161,11 +161,29 @@ async fn round_trip(
     if is_loop {
         return Err("it leads back to this router; take it out of the replicas of one of the two".to_owned());
     }
-    // An engine without this path is alive too; a peer that says 503 is for its reports to tell.
-    if status.is_server_error() && upstream.kind != Kind::Peer {
-        Err(format!("a probe of `{path}` was answered with {status}"))
-    } else {
-        Ok(rtt)
+    // A peer that says 503 is for its reports to tell.
+    if upstream.kind == Kind::Peer {
+        return Ok(rtt);
+    }
+    match health::judge(path.path(), status, is_html, &page) {
+        Health::Alive => Ok(rtt),
+        Health::Elsewhere => {
+            let ask =
+                upstream.request(Method::GET, &PathAndQuery::from_static("/health"), HeaderMap::new(), Empty::new());
+            sender.ready().await.map_err(told)?;
+            let response = sender.send_request(ask).await.map_err(told)?;
+            let (found, is_html) = (response.status(), health::is_html(response.headers()));
+            let page = Limited::new(response.into_body(), PAGE).collect().await;
+            page.map_err(|error| format!("a probe's answer broke off: {error}"))?;
+            if health::judge("/health", found, is_html, b"") == Health::Alive {
+                return Ok(rtt);
+            }
+            Err(format!("probes of `{path}` and `/health` were answered with {status} and {found}: it is no engine"))
+        }
+        Health::Failing => Err(format!("a probe of `{path}` was answered with {status}")),
+        Health::NoEngine(what) => {
+            Err(format!("a probe of `{path}` was answered with {status} and {what}: it is no engine"))
+        }
     }
 }
 

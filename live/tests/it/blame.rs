@@ -116,7 +116,7 @@ async fn raw_engine(net: &Net, name: &str, answer: &'static str, close: bool) {
                     let Ok(n @ 1..) = io.read(&mut buf).await else { return };
                     head.extend_from_slice(&buf[..n]);
                     if head.starts_with(b"GET") {
-                        let models = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+                        let models = "HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{\"data\":[]}";
                         let _ = io.write_all(models.as_bytes()).await;
                         head.clear();
                     } else if head.ends_with(b"}") {
@@ -289,4 +289,116 @@ async fn our_own_lack_of_descriptors_is_not_the_replicas_fault() {
     assert_eq!(breaker, None::<Failure>);
     lack.store(false, Ordering::SeqCst);
     assert_eq!(net.client().request(chat("x", false)).await.unwrap().status(), 200);
+}
+
+/// Answers every request with `answer`, and notes the POSTs.
+fn stranger(net: &Net, name: &str, answer: &'static str) -> std::sync::Arc<std::sync::atomic::AtomicUsize> {
+    use gorgo_live::testkit::Listener;
+    let posts = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (mut listener, counted) = (net.listen(name, 8080), std::sync::Arc::clone(&posts));
+    tokio::spawn(async move {
+        while let Ok((mut io, _)) = listener.accept().await {
+            let counted = std::sync::Arc::clone(&counted);
+            tokio::spawn(async move {
+                let mut buf = [0; 8192];
+                while let Ok(1..) = io.read(&mut buf).await {
+                    counted.fetch_add(usize::from(buf.starts_with(b"POST")), std::sync::atomic::Ordering::SeqCst);
+                    let _ = io.write_all(answer.as_bytes()).await;
+                }
+            });
+        }
+    });
+    posts
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_no_engine_is_down_and_draws_no_traffic() {
+    for answer in [
+        "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 302 Found\r\nlocation: https://login.example/\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 426 Upgrade Required\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 421 Misdirected Request\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 11\r\n\r\n{\"data\":[]}",
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
+    ] {
+        let net = Net::default();
+        let posts = stranger(&net, "odd", answer);
+        let good = Engine::start(&net, "e0", Script::default());
+        let mut config = Config { replicas: vec![replica("odd"), replica("e0")], ..Config::default() };
+        config.policy = serde_json::from_str(r#"{"name": "round-robin"}"#).unwrap();
+        let world = World::with(net, vec![good], config, "router").await;
+        ms(5_000).await;
+        assert_eq!(world.state.usable().0, 1, "{answer}");
+        for n in 0..10 {
+            assert_eq!(world.send(chat(&format!("{n}"), false)).await.status(), 200, "{answer}");
+        }
+        assert_eq!(posts.load(std::sync::atomic::Ordering::SeqCst), 0, "{answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redirect_is_no_answer_to_a_prompt() {
+    let answer = "HTTP/1.1 302 Found\r\nlocation: https://login.example/?next=/\r\ncontent-length: 0\r\n\r\n";
+    let world = beside_good(answer, true, |_| {}).await;
+    for n in 0..6 {
+        let response = world.send(chat(&format!("{n}"), false)).await;
+        assert_eq!((response.status().as_u16(), &response.headers()["x-gorgo-replica"]), (200, &"e0".parse().unwrap()));
+    }
+    let world = beside_good(answer, true, |config| config.replicas.truncate(1)).await;
+    let response = world.send(chat("x", false)).await;
+    assert_eq!(response.status(), 502);
+    let text = String::from_utf8_lossy(&whole(response).await).into_owned();
+    assert!(text.contains("answered 302 Found to a prompt"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_at_which_engines_die_is_sent_to_few_of_them() {
+    for (count, most) in [(2, 2), (6, 3)] {
+        let world = World::new(count, Script { cut_after: Some(0), ..Script::default() }, |_| {}).await;
+        let response = world.send(chat("the prompt that kills", false)).await;
+        assert_eq!(response.status(), 502);
+        assert!((2..=most).contains(&asked(&world)), "{} of {count}", asked(&world));
+        world.engines.iter().for_each(|engine| engine.script(|s| *s = Script::default()));
+        assert_eq!(world.send(chat("another", false)).await.status(), 200);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_told_beside_the_error_are_a_clients_mistake_too() {
+    let world = World::new(3, Script::default(), |_| {}).await;
+    for error in [
+        r#"{"error":"too long","code":400}"#,
+        r#"{"error":"too long","type":"BadRequestError"}"#,
+        r#"{"error":{"message":"x"},"status_code":422}"#,
+        r#"{"error":{"message":"x"},"statusCode":"400"}"#,
+        r#"{"error":{"message":"x","status":400}}"#,
+        r#"{"error":{"message":"x","statusCode":400}}"#,
+        r#"{"error":{"message":"x","status":"INVALID_ARGUMENT"}}"#,
+        r#"{"error":{"message":"x","code":400.0}}"#,
+        r#"{"error":{"error":{"message":"x","code":400}}}"#,
+    ] {
+        world.engines.iter().for_each(|engine| engine.script(|s| s.stream_error = Some(error.to_owned())));
+        for stream in [true, false] {
+            let before = asked(&world);
+            whole(world.send(chat(error, stream)).await).await;
+            assert_eq!((asked(&world) - before, tripped(&world)), (1, 0), "{error}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_stream_ends_with_an_event_that_its_clients_read() {
+    let world = World::new(1, Script { cut_after: Some(2), ..Script::default() }, |_| {}).await;
+    for (path, start) in [
+        ("/v1/messages", "event: error\ndata: {\"error\":{\"message\":"),
+        ("/v1/responses", "event: error\ndata: {\"code\":\"upstream_broke\""),
+        ("/v1/chat/completions", "data: {\"error\":{\"code\":\"upstream_broke\""),
+    ] {
+        let body = r#"{"model":"mock","stream":true,"messages":[{"role":"user","content":"x"}]}"#;
+        let text =
+            String::from_utf8_lossy(&whole(world.send(crate::fixture::post(path, body)).await).await).into_owned();
+        let last = text.trim_end().rsplit("\n\n").next().unwrap();
+        assert!(last.starts_with(start), "{path}: {last}");
+    }
 }

@@ -222,8 +222,10 @@ async fn a_redirect_of_an_engine_names_no_engine() {
             tokio::spawn(async move {
                 let mut buf = [0; 8192];
                 while let Ok(1..) = io.read(&mut buf).await {
+                    let list = "HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{\"data\":[]}";
                     let answer = "HTTP/1.1 307 Temporary Redirect\r\nlocation: http://e0:8080/v1/chat/completions\r\n\
                                   content-length: 0\r\n\r\n";
+                    let answer = if buf.starts_with(b"GET") { list } else { answer };
                     let _ = io.write_all(answer.as_bytes()).await;
                 }
             });

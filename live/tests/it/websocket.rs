@@ -20,7 +20,7 @@ fn echo(net: &Net, name: &str, answer: &'static str) {
                         assert!(text.contains("connection: upgrade") && text.contains("sec-websocket-key: abc"));
                         let _ = io.write_all(answer.as_bytes()).await;
                     } else if text.starts_with("get ") {
-                        let _ = io.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
+                        let _ = io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{\"data\":[]}").await;
                     } else {
                         let _ = io.write_all(&buf[..n]).await;
                     }
