@@ -14,6 +14,9 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Most models of one replica; a longer list is cut.
 const MAX_MODELS: usize = 4_096;
 
+/// Longest name of a model, bytes; requests for longer ones are refused.
+pub(crate) const LONGEST_NAME: usize = 512;
+
 /// No replica serves the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unserved;
@@ -152,7 +155,7 @@ pub(crate) fn entries(page: &[u8]) -> Option<Vec<(String, Value)>> {
     let page: Value = serde_json::from_slice(page).ok()?;
     let data = page.get("data")?.as_array()?;
     let named = data.iter().filter_map(|entry| Some((entry.get("id")?.as_str()?.to_owned(), entry.clone())));
-    let named: Vec<_> = named.filter(|(id, _)| !id.is_empty() && id.len() <= 512).take(MAX_MODELS).collect();
+    let named: Vec<_> = named.filter(|(id, _)| !id.is_empty() && id.len() <= LONGEST_NAME).take(MAX_MODELS).collect();
     (!named.is_empty()).then_some(named)
 }
 

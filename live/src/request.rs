@@ -1,7 +1,7 @@
 //! One client request, from its head to the last byte of its answer.
 //!
 //! Reading order: [`forward`] is the whole way in one page. `client_request` admits, reads and announces a request
-//! ([`headers`], `endpoints`, [`read_body`], `unpack`, [`residency`]); `attempt` sends it to the replica that the core names (`json_end` finds where
+//! ([`headers`], `endpoints`, [`read_body`], `unpack`, `asked` for the model, [`residency`]); `attempt` sends it to the replica that the core names (`json_end` finds where
 //! an answer without a length ends); [`response_body`] streams the answer, `early_body` what comes before its first token,
 //! `rest_body` a replica's error ([`body`] is any response's body); `guard` reports the request's end to the core and to
 //! operators, once, whatever happens, with what `learning` takes from the answer. [`errors`] are the router's own
@@ -21,6 +21,7 @@ pub(crate) mod read_body;
 pub(crate) mod residency;
 pub(crate) mod response_body;
 
+mod asked;
 mod attempt;
 mod client_request;
 mod cors;

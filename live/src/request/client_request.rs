@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::kept_ids;
 use crate::models::Unserved;
 use crate::observe::request_log::RequestEntry;
+use crate::request::asked::Asked;
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
 use crate::request::cors;
@@ -14,11 +15,12 @@ use crate::request::headers::{self, HeaderFlags};
 use crate::request::learning::Learning;
 use crate::request::read_body;
 use crate::request::residency::{Named, UnknownResidency};
+use crate::request::tunnel;
 use crate::request::unpack::unpack;
 use crate::state::AppState;
 use crate::tokens::count_tokens;
 use crate::upstream::replica::{Authorization, Upstream};
-use crate::wire::request_fields::{RequestFields, extract, named_in, session_hash};
+use crate::wire::request_fields::{RequestFields, extract, session_hash};
 use bytes::Bytes;
 use gorgo_core::network::HEAD_BYTES;
 use gorgo_core::policy::RequestInfo;
@@ -110,23 +112,19 @@ impl ClientRequest {
         let Self { context, config, parts, flags, .. } = self;
         let state = &context.state;
         (self.body, self._body_permit) = read_body::read(state, config, &parts.headers, &mut self.incoming).await?;
-        let found = if self.has_prompt {
+        if self.has_prompt {
             endpoints::check_content_type(&parts.headers)?;
-            if flags.encoding
-                && let Some(plain) = unpack(state, config, &parts.headers, &self.body, &mut self._body_permit).await?
-            {
-                self.body = plain;
-                parts.headers.remove(CONTENT_ENCODING);
-            }
-            match extract(&self.body, state.hash_seed) {
-                Ok(found) => Some(found),
-                Err(message) => {
-                    return Err(Box::new(refusal(StatusCode::BAD_REQUEST, "invalid_body", &message)));
-                }
-            }
-        } else {
-            None
-        };
+        }
+        if flags.encoding
+            && let Some(plain) = unpack(state, config, &parts.headers, &self.body, &mut self._body_permit).await?
+        {
+            self.body = plain;
+            parts.headers.remove(CONTENT_ENCODING);
+        }
+        let invalid = |message: String| Box::new(refusal(StatusCode::BAD_REQUEST, "invalid_body", &message));
+        let found = if self.has_prompt { Some(extract(&self.body, state.hash_seed).map_err(invalid)?) } else { None };
+        let switches = flags.upgrade && tunnel::is_asked_for(&parts.headers);
+        let named = Asked::new(&parts.uri, &self.body, found.as_ref(), switches).map_err(invalid)?;
         let counting = count_tokens(
             state.counter.as_ref(),
             &state.bytes_per_token,
@@ -154,14 +152,13 @@ impl ClientRequest {
         };
         let symbols = found.as_ref().map_or_else(|| Arc::from([]), |f| Arc::clone(&f.prompt.symbols));
         self.prompt = (Arc::clone(&symbols), tokens.all);
-        let model = named_model(&parts.uri, found.as_ref());
-        let named = Named { model, has_prompt: self.has_prompt };
-        let fence = state.residency().fence(&parts.headers, named, flags.fence);
+        let model = named.model.as_deref();
+        let fence = state.residency().fence(&parts.headers, Named { model, may_be_any: named.may_be_any }, flags.fence);
         self.fence = fence.map_err(|UnknownResidency(message)| {
             Box::new(refusal(StatusCode::BAD_REQUEST, "unknown_residency", &message))
         })?;
         let fence = self.fence.clone();
-        let only = replicas_for(state, &parts.uri, found.as_ref(), model, &self.body, (self.makes_kept, hops > 0))?;
+        let only = replicas_for(state, &parts.uri, &named, hops > 0)?;
         let mut arrived = Time::ZERO;
         let (id, mailbox) = state.driver.arrive(|id, now| {
             arrived = now;
@@ -237,26 +234,17 @@ impl ClientRequest {
 fn replicas_for(
     state: &AppState,
     uri: &Uri,
-    found: Option<&RequestFields>,
-    model: Option<&str>,
-    body: &[u8],
-    (makes_kept, is_forwarded): (bool, bool),
+    named: &Asked<'_>,
+    is_forwarded: bool,
 ) -> Result<Option<ReplicaSet>, Box<Response<Body>>> {
-    let by_body = || found.map_or_else(|| makes_kept.then(|| named_in(body)).flatten(), |found| found.kept);
-    let key = endpoints::kept_id(uri.path()).map(|id| kept_ids::key(id.as_bytes())).or_else(by_body);
+    let key = endpoints::kept_id(uri.path()).map(|id| kept_ids::key(id.as_bytes())).or(named.kept);
     if let Some(engine) = key.and_then(|key| state.kept_ids.engine(key)).filter(|engine| state.has(engine)) {
         let mut one = ReplicaSet::EMPTY;
         one.insert(engine.id);
         return Ok(Some(one));
     }
-    let Some(model) = model else { return Ok(None) };
+    let Some(model) = named.model.as_deref() else { return Ok(None) };
     state.models.replicas_of(model, is_forwarded).map_err(|Unserved| Box::new(model_not_found(model)))
-}
-
-/// The model that a request names. A WebSocket names it in the query.
-fn named_model<'a>(uri: &'a Uri, found: Option<&'a RequestFields>) -> Option<&'a str> {
-    let in_query = || uri.query()?.split('&').find_map(|pair| pair.strip_prefix("model="));
-    found.map_or_else(in_query, |found| found.model.as_deref()).filter(|name| !name.contains('%'))
 }
 
 fn new_row(

@@ -31,8 +31,8 @@ struct Rule {
 pub(crate) struct Named<'a> {
     /// The model it names.
     pub(crate) model: Option<&'a str>,
-    /// Whether its body holds a prompt, which is for some model though it names none.
-    pub(crate) has_prompt: bool,
+    /// Whether it is for some model though it names none that can be read: then it may be any of them.
+    pub(crate) may_be_any: bool,
 }
 
 impl ResidencyRules {
@@ -89,7 +89,9 @@ impl ResidencyRules {
         let value = value.trim_ascii();
         let of_header = |rule: &&Rule| rule.header.as_ref().is_some_and(|(name, _)| name == header);
         let mut known = self.rules.iter().filter(of_header).filter_map(|rule| Some(rule.header.as_ref()?.1.as_str()));
-        if known.clone().any(|known| known.as_bytes() == value) {
+        let is_known = |value: &[u8]| known.clone().any(|known| known.as_bytes() == value);
+        // Proxies join several lines by commas, and all of them count.
+        if is_known(value) || value.split(|&byte| byte == b',').all(|one| is_known(one.trim_ascii())) {
             return Ok(());
         }
         let shown: String = String::from_utf8_lossy(value).chars().take(64).collect();
@@ -102,17 +104,22 @@ impl ResidencyRules {
 impl Rule {
     fn matches(&self, map: &HeaderMap, named: Named<'_>, keys: &[[u8; 32]]) -> bool {
         let has = |(name, wanted): &(HeaderName, String)| {
-            map.get_all(name).iter().any(|value| value.as_bytes().trim_ascii() == wanted.as_bytes())
+            map.get_all(name).iter().flat_map(|value| values(value.as_bytes())).any(|value| value == wanted.as_bytes())
         };
         // `base:adapter` is served by the replicas of `base`.
         let is_named = |wanted: &String| match named.model {
             Some(model) => model == wanted || model.split(':').next() == Some(wanted),
-            None => named.has_prompt,
+            None => named.may_be_any,
         };
         self.header.as_ref().is_none_or(has)
             && self.model.as_ref().is_none_or(is_named)
             && self.key.as_ref().is_none_or(|key| keys.contains(key))
     }
+}
+
+/// A header's value, and each of several that a proxy joined by commas.
+fn values(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::once(value.trim_ascii()).chain(value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii))
 }
 
 fn join(fence: &mut Option<Fence>, more: &Fence) -> Result<(), UnknownResidency> {
@@ -161,12 +168,12 @@ mod tests {
         ResidencyRules::new(&Config::parse(RULES).unwrap().residency)
     }
 
-    fn fence(headers: &[(&'static str, &'static str)], model: Option<&str>, has_prompt: bool) -> Result<String, u16> {
+    fn fence(headers: &[(&'static str, &'static str)], model: Option<&str>, may_be_any: bool) -> Result<String, u16> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_static(value));
         }
-        let found = rules().fence(&map, Named { model, has_prompt }, true);
+        let found = rules().fence(&map, Named { model, may_be_any }, true);
         found.map(|fence| fence.map_or_else(String::new, |f| f.to_string())).map_err(|_| 400)
     }
 
@@ -178,6 +185,8 @@ mod tests {
             (&[("x-residency", "eu"), ("x-residency", " any ")], "m", "eu-west,eu-north;earth"),
             (&[("x-tenant", "acme"), ("x-residency", "eu")], "medical", "eu-west,eu-north;acme;hipaa"),
             (&[("x-tenant", "other")], "medical:lora", "hipaa"),
+            (&[("x-residency", "eu, any")], "m", "eu-west,eu-north;earth"),
+            (&[("x-tenant", "other,acme")], "m", "acme"),
             (&[], "medical2", ""),
             (&[("authorization", "Bearer secret")], "m", "us"),
             (&[("authorization", "Bearer other"), ("x-api-key", "secret")], "m", "us"),
@@ -197,7 +206,8 @@ mod tests {
             &[("x-residency", "mars")][..],
             &[("x-residency", "EU")],
             &[("x-residency", "")],
-            &[("x-residency", "eu, any")],
+            &[("x-residency", "eu, mars")],
+            &[("x-residency", "eu,")],
             &[("x-residency", "eu"), ("x-residency", "mars")],
             &[("x-gorgo-fence", "")],
             &[("x-gorgo-fence", "eu;")],
@@ -207,7 +217,7 @@ mod tests {
         }
         let mut map = HeaderMap::new();
         map.insert(headers::FENCE, HeaderValue::from_bytes(b"\xff").unwrap());
-        let named = Named { model: None, has_prompt: true };
+        let named = Named { model: None, may_be_any: true };
         assert!(rules().fence(&map, named, true).is_err());
     }
 }

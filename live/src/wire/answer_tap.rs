@@ -6,7 +6,7 @@
 
 use crate::wire::json::{Kind, Reader, Text};
 use crate::wire::sse_frames::{MAX_EVENT, Part, SseFrames};
-use event::{Event, told, told_at_top};
+use event::{Event, told, told_by};
 use gorgo_core::router::Failure;
 use memchr::memmem;
 
@@ -236,10 +236,9 @@ impl AnswerTap {
     #[inline]
     fn finish_event(&mut self, event: &Event<'_>) {
         let kind = event.kind.and_then(|kind| kind.plain()).unwrap_or_default();
-        if let Some(error) = event.error {
-            self.error = Some(told(error));
-        } else if kind == b"error" || event.object.is_some_and(|object| object.is(b"error")) {
-            self.error = Some(told_at_top(event.code, event.kind));
+        let is_error = kind == b"error" || event.object.is_some_and(|object| object.is(b"error"));
+        if event.error.is_some() || is_error {
+            self.error = Some(told_by(event));
         }
         // Only streams are aborted by id.
         if self.id.is_none() && self.framing == Framing::Events {

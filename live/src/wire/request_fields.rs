@@ -3,8 +3,11 @@
 //! The body goes on to the engine byte for byte. Strings without escapes are hashed in place.
 
 use crate::kept_ids;
+use crate::models::LONGEST_NAME;
 use crate::wire::json::{JsonError, Kind, Reader, Text};
 use crate::wire::prompt_blocks::{Blocks, Prompt, Texts};
+use memchr::memmem;
+use std::borrow::Cow;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The fields of a request body that the router uses.
@@ -12,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub(crate) struct RequestFields {
     /// The prompt: rendered messages with their roles, the prompt, the input, or token ids.
     pub prompt: Prompt,
-    /// `model`, at most 128 bytes of it.
+    /// `model`.
     pub model: Option<String>,
     /// Hash of `user`, `session_id`, `conversation_id`, `prompt_cache_key` or `safety_identifier`, the first of
     /// them in the body; 0 for none.
@@ -25,8 +28,10 @@ pub(crate) struct RequestFields {
     pub kept: Option<u64>,
 }
 
-/// Longest name, role or id that is read, bytes.
+/// Longest role or name of a session that is read, bytes.
 const SHORT: usize = 128;
+/// Longest id that is read, bytes.
+const ID: usize = 512;
 
 /// Tags of what stands before the text.
 const MODEL: u64 = 1;
@@ -40,8 +45,15 @@ const INSTRUCTIONS: u64 = 4;
 /// One sentence when the body is no JSON object, is cut short, is not UTF-8 or nests deeper than 127.
 pub(crate) fn extract(body: &[u8], seed: u64) -> Result<RequestFields, String> {
     let mut blocks = Blocks::with_room(seed, body.len());
-    let found = read(body, &mut blocks).map(|found| found.with(blocks.finish()));
-    found.map_err(|wrong| format!("the body is not the JSON object this endpoint takes: {wrong}"))
+    let found = read(body, &mut blocks);
+    let found = found.map_err(|wrong| format!("the body is not the JSON object this endpoint takes: {wrong}"))?;
+    let model = found.model.clone().map_err(|LongName| LongName::SENTENCE.to_owned())?;
+    let mut fields = found.with(blocks.finish(), model);
+    // Files lie in parts of messages, and nearly no prompt has one.
+    if fields.kept.is_none() && memmem::find(body, b"file_id").is_some() {
+        fields.kept = nested_file(&mut Reader::new(body)).ok().flatten();
+    }
+    Ok(fields)
 }
 
 /// The text of a prompt from byte `from` of its hashed stream on, for counting.
@@ -53,7 +65,7 @@ pub(crate) fn texts(body: &[u8], seed: u64, from: u64) -> Result<Texts, String> 
 
 /// What a body says beside its prompt.
 struct Fields {
-    model: Option<String>,
+    model: Result<Option<String>, LongName>,
     session: u64,
     rid: Option<String>,
     streams: bool,
@@ -61,24 +73,25 @@ struct Fields {
 }
 
 impl Fields {
-    fn with(self, prompt: Prompt) -> RequestFields {
-        let Self { model, session, rid, streams, kept } = self;
+    fn with(self, prompt: Prompt, model: Option<String>) -> RequestFields {
+        let Self { model: _, session, rid, streams, kept } = self;
         RequestFields { prompt, model, session, rid, streams, kept }
     }
 }
 
 fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, JsonError> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body); // a byte order mark, which engines read over
-    let (mut model, mut rid, mut session, mut streams, mut kept) = (None, None, 0, false, None);
+    let (mut model, mut rid, mut session, mut streams, mut kept) = (Ok(None), None, 0, false, None);
     let mut json = Reader::new(body);
     json.object(|json, key| {
-        match name(key) {
+        match &*name(key) {
             b"messages" | b"prompt" | b"input" | b"text" | b"input_ids" | b"query" | b"documents" | b"text_1"
             | b"text_2" => prompt_text(json, blocks)?,
             b"model" => {
-                if let Some(name) = short(json)? {
+                // Engines take the last of several.
+                model = model_name(json)?;
+                if let Ok(Some(name)) = &model {
                     blocks.before(MODEL, name.as_bytes(), false);
-                    model = Some(name);
                 }
             }
             b"user" | b"session_id" | b"prompt_cache_key" | b"safety_identifier" => {
@@ -87,7 +100,7 @@ fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, JsonError> {
                     session = session_hash(name.as_bytes());
                 }
             }
-            b"rid" => rid = short(json)?,
+            b"rid" => rid = bounded(json, ID)?,
             key @ (b"previous_response_id" | b"input_file_id" | b"conversation" | b"conversation_id") => {
                 let id = kept_id(json)?;
                 if key == b"conversation_id" && session == 0 {
@@ -109,31 +122,55 @@ fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, JsonError> {
     Ok(Fields { model, session, rid, streams, kept })
 }
 
-/// The key of what an engine keeps and a body without a prompt names; `None` if it names nothing.
-pub(crate) fn named_in(body: &[u8]) -> Option<u64> {
-    let mut kept = None;
-    let mut json = Reader::new(body);
-    let read = json.object(|json, key| {
-        match name(key) {
-            b"input_file_id" | b"file_id" | b"previous_response_id" | b"conversation" => {
-                kept = kept.or(kept_id(json)?.map(|id| kept_ids::key(id.as_bytes())));
-            }
-            _ => json.pass()?,
-        }
-        Ok(())
-    });
-    kept.filter(|_| read.is_ok())
+/// The name of a model that is longer than any that is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LongName;
+
+impl LongName {
+    /// What a client is told.
+    pub(crate) const SENTENCE: &str = "`model` is longer than 512 bytes; name one of /v1/models";
+}
+
+/// The name of a model; `None` for a value that is no text.
+pub(super) fn model_name(json: &mut Reader<'_>) -> Result<Result<Option<String>, LongName>, JsonError> {
+    if json.kind()? != Kind::Text {
+        return json.skip().map(|_| Ok(None));
+    }
+    let name = json.text()?.short(LONGEST_NAME + LONGEST_CHAR);
+    Ok(if name.len() > LONGEST_NAME { Err(LongName) } else { Ok(Some(name)) })
+}
+
+/// The key of a file that some part of a body names.
+fn nested_file(json: &mut Reader<'_>) -> Result<Option<u64>, JsonError> {
+    let mut found = None;
+    match json.kind()? {
+        Kind::Object => json.object(|json, key| {
+            let inner = if key.is(b"file_id") {
+                bounded(json, ID)?.map(|id| kept_ids::key(id.as_bytes()))
+            } else {
+                nested_file(json)?
+            };
+            found = found.or(inner);
+            Ok(())
+        })?,
+        Kind::Array => json.array(|json| {
+            found = found.or(nested_file(json)?);
+            Ok(())
+        })?,
+        _ => drop(json.skip()?),
+    }
+    Ok(found)
 }
 
 /// An id, or an object with one.
-fn kept_id(json: &mut Reader<'_>) -> Result<Option<String>, JsonError> {
+pub(super) fn kept_id(json: &mut Reader<'_>) -> Result<Option<String>, JsonError> {
     if json.kind()? != Kind::Object {
-        return short(json).map(|id| id.filter(|id| !id.is_empty()));
+        return bounded(json, ID).map(|id| id.filter(|id| !id.is_empty()));
     }
     let mut id = None;
     json.object(|json, key| {
-        match name(key) {
-            b"id" => id = short(json)?,
+        match &*name(key) {
+            b"id" => id = bounded(json, ID)?,
             _ => json.pass()?,
         }
         Ok(())
@@ -146,9 +183,20 @@ pub(crate) fn session_hash(name: &[u8]) -> u64 {
     xxh3_64(name).max(1)
 }
 
-/// A key; one with escapes matches none of those that matter.
-fn name(key: Text<'_>) -> &[u8] {
-    key.plain().unwrap_or_default()
+/// A key as engines read it.
+pub(super) fn name(key: Text<'_>) -> Cow<'_, [u8]> {
+    key.whole()
+}
+
+/// More than the bytes of one character: a text of more bytes than a bound is told from one that is cut there.
+const LONGEST_CHAR: usize = 4;
+
+/// A text of at most `most` bytes; a longer one is none, since its beginning is another one's name.
+fn bounded(json: &mut Reader<'_>, most: usize) -> Result<Option<String>, JsonError> {
+    if json.kind()? != Kind::Text {
+        return json.skip().map(|_| None);
+    }
+    Ok(Some(json.text()?.short(most + LONGEST_CHAR)).filter(|text| text.len() <= most))
 }
 
 /// A short text; anything else is read over, since judging the body is the engine's business.
@@ -213,7 +261,7 @@ fn late_role(json: &Reader<'_>) -> Result<Option<String>, JsonError> {
     }
     let mut role = None;
     json.clone().object(|json, key| {
-        if name(key) == b"role" && role.is_none() {
+        if *name(key) == *b"role" && role.is_none() {
             role = Some(short(json)?.unwrap_or_default());
         } else {
             json.skip()?;
@@ -225,7 +273,7 @@ fn late_role(json: &Reader<'_>) -> Result<Option<String>, JsonError> {
 
 /// A member of a message or of a part of one; `spoken` if its role was taken before it.
 fn part(json: &mut Reader<'_>, key: Text<'_>, spoken: bool, blocks: &mut Blocks) -> Result<(), JsonError> {
-    match name(key) {
+    match &*name(key) {
         b"role" if spoken => drop(json.skip()?),
         b"role" => role(json, blocks)?,
         b"content" | b"text" | b"output" | b"refusal" => prompt_text(json, blocks)?,

@@ -159,3 +159,58 @@ async fn a_peer_keeps_the_fence_of_a_forwarded_request() {
         assert_eq!(seen, if honest { [0, 5] } else { [0, 0] });
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_path_and_no_spelling_leads_a_model_past_its_fence_or_to_another_engine() {
+    let world = World::new(2, Script::default(), |config| {
+        let rule = ResidencyRule { model: Some("medical".into()), allow: vec!["eu".into()], ..Default::default() };
+        config.residency.rules = vec![rule];
+        config.replicas = vec![in_region("e0", Some("us")), in_region("e1", Some("eu"))];
+        config.policy = serde_json::from_str(r#"{"name": "round-robin"}"#).unwrap();
+    })
+    .await;
+    world.engines[0].script(|s| s.models = vec!["open".to_owned(), "medical".to_owned()]);
+    world.engines[1].script(|s| s.models = vec!["open".to_owned(), "medical".to_owned(), "voice".to_owned()]);
+    ms(2_500).await;
+    let send = async |method: &str, path: &str, kind: &str, body: &str| {
+        let request = Request::builder().method(method).uri(format!("http://router:8000{path}"));
+        let request = request.header("content-type", kind).body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+        whole(world.send(request).await).await
+    };
+    let form = "--x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nmedical\r\n--x--\r\n";
+    for path in [
+        "/v1/messages/count_tokens",
+        "/tokenize",
+        "/detokenize",
+        "/v1/audio/speech",
+        "/v1/images/generations",
+        "/v1/moderations",
+        "/v1/chat/completions/render",
+    ] {
+        for body in [
+            r#"{"model":"medical"}"#,
+            r#"{"m\u006fdel":"medical"}"#,
+            r#"{"model":"open","model":"medical"}"#,
+            "{}",
+            "?",
+        ] {
+            send("POST", path, "application/json", body).await;
+            send("POST", path, "application/json", body).await;
+        }
+    }
+    for _ in 0..2 {
+        send("PUT", "/v1/chat/completions", "application/json", r#"{"model":"medical","messages":[]}"#).await;
+        send("POST", "/v1/audio/transcriptions", "multipart/form-data; boundary=x", form).await;
+        send("POST", "/v1/audio/transcriptions", "multipart/form-data; boundary=x", "--x--").await;
+        send("GET", "/v1/realtime?model=medic%61l", "text/plain", "").await;
+        send("GET", "/v1/realtime?model=open&model=medical", "text/plain", "").await;
+    }
+    assert_eq!(world.engines[0].seen().len(), 0, "{:?}", world.engines[0].seen());
+    assert!(!world.engines[1].seen().is_empty());
+    for _ in 0..2 {
+        send("POST", "/v1/audio/speech", "application/json", r#"{"model":"open"}"#).await;
+        send("POST", "/v1/audio/speech", "application/json", r#"{"model":"voice"}"#).await;
+    }
+    let seen = world.engines[0].seen();
+    assert!(!seen.is_empty() && seen.iter().all(|seen| seen.body == r#"{"model":"open"}"#), "{seen:?}");
+}

@@ -14,6 +14,8 @@ pub(super) struct Event<'a> {
     pub(super) usage: Option<Usage>,
     pub(super) error: Option<&'a [u8]>,
     pub(super) code: Option<&'a [u8]>,
+    /// A status of HTTP beside an error.
+    pub(super) status: Option<&'a [u8]>,
     pub(super) object: Option<Text<'a>>,
     pub(super) kind: Option<Text<'a>>,
     pub(super) delta: Option<Delta<'a>>,
@@ -118,23 +120,36 @@ pub(super) fn something<'a>(json: &mut Reader<'a>) -> Result<Option<&'a [u8]>, J
 
 /// What the JSON of an error says: its members by their names, wherever an engine puts them.
 pub(super) fn told(raw: &[u8]) -> Failure {
-    let mut words = Words::default();
-    let mut json = Reader::new(raw);
-    if matches!(json.kind(), Ok(Kind::Object)) {
-        let _ = json.object(|json, key| words.member(json, key.plain().unwrap_or_default()));
+    Words::of(raw).failure()
+}
+
+/// What an event says that is or holds an error: by the error's own members, else by those beside it.
+pub(super) fn told_by(event: &Event<'_>) -> Failure {
+    let mut words = event.error.map(Words::of).unwrap_or_default();
+    for (name, value) in [(&b"code"[..], event.code), (b"status", event.status)] {
+        if let Some(value) = value {
+            let _ = words.member(&mut Reader::new(value), name, 0);
+        }
     }
+    let kind = event.kind.map(|kind| kind.short(64)).filter(|kind| is_kind(kind));
+    words.kind = words.kind.or(kind);
     words.failure()
 }
 
-/// What an event says that is an error itself.
-pub(super) fn told_at_top(code: Option<&[u8]>, kind: Option<Text<'_>>) -> Failure {
-    let mut words = Words::default();
-    if let Some(code) = code {
-        let _ = words.member(&mut Reader::new(code), b"code");
-    }
-    words.kind = kind.map(|kind| kind.short(64)).filter(|kind| kind != "error");
-    words.failure()
+/// Whether a type says more than that there is an error.
+fn is_kind(word: &str) -> bool {
+    !matches!(word, "error" | "abort")
 }
+
+/// The status of HTTP in a number or a word: `400`, `400.0`, `"400"`.
+fn status_in(raw: &[u8]) -> Option<u16> {
+    let text = std::str::from_utf8(raw).ok()?.trim_matches('"');
+    let number = text.parse::<f64>().ok().filter(|number| number.fract() == 0.0 && (0.0..=999.0).contains(number))?;
+    Some(number as u16)
+}
+
+/// How deep an error may lie in another.
+const NESTED: u8 = 3;
 
 /// The members of an error, read.
 #[derive(Default)]
@@ -142,29 +157,64 @@ struct Words {
     status: Option<u16>,
     code: Option<String>,
     kind: Option<String>,
+    /// A `status` that is a word (`INVALID_ARGUMENT`).
+    word: Option<String>,
 }
 
 impl Words {
-    fn member(&mut self, json: &mut Reader<'_>, key: &[u8]) -> Result<(), JsonError> {
-        let is_word = json.kind()? == Kind::Text;
+    /// The members of a JSON value; none of what is no object.
+    fn of(raw: &[u8]) -> Self {
+        let mut words = Self::default();
+        let mut json = Reader::new(raw);
+        let _ = words.object(&mut json, NESTED);
+        words
+    }
+
+    fn object(&mut self, json: &mut Reader<'_>, nested: u8) -> Result<(), JsonError> {
+        if json.kind()? != Kind::Object {
+            return json.pass();
+        }
+        json.object(|json, key| self.member(json, key.plain().unwrap_or_default(), nested))
+    }
+
+    /// Reads a member, of which the first counts; errors in it are read `nested` deep.
+    fn member(&mut self, json: &mut Reader<'_>, key: &[u8], nested: u8) -> Result<(), JsonError> {
+        let kind = json.kind()?;
+        let is_word = kind == Kind::Text;
         match key {
-            b"code" if is_word => self.code = Some(json.text()?.short(64)),
-            b"code" | b"status_code" | b"http_status" if json.kind()? == Kind::Number => {
-                let number = json.number()?.and_then(|number| u16::try_from(number).ok());
-                self.status = self.status.or(number);
+            b"code" if is_word => {
+                let word = json.text()?.short(64);
+                self.code.get_or_insert(word);
+            }
+            b"code" | b"status" | b"status_code" | b"statusCode" | b"http_status"
+                if is_word || kind == Kind::Number =>
+            {
+                let raw = json.skip()?;
+                match status_in(raw) {
+                    Some(status) => drop(self.status.get_or_insert(status)),
+                    None if is_word => {
+                        let word = String::from_utf8_lossy(raw).trim_matches('"').chars().take(64).collect();
+                        self.word = self.word.take().or(Some(word).filter(|word: &String| is_kind(word)));
+                    }
+                    None => {}
+                }
             }
             b"type" | b"err_type" if is_word => {
                 let kind = json.text()?.short(64);
-                if !matches!(kind.as_str(), "error" | "abort") {
-                    self.kind = Some(kind);
-                }
+                self.kind = self.kind.take().or(Some(kind).filter(|kind| is_kind(kind)));
             }
+            b"error" if nested > 0 => self.object(json, nested - 1)?,
             _ => json.pass()?,
         }
         Ok(())
     }
 
     fn failure(&self) -> Failure {
-        ToldError { status: self.status, code: self.code.as_deref(), kind: self.kind.as_deref() }.failure()
+        ToldError {
+            status: self.status,
+            code: self.code.as_deref(),
+            kind: self.kind.as_deref().or(self.word.as_deref()),
+        }
+        .failure()
     }
 }

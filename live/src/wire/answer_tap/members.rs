@@ -67,6 +67,7 @@ impl AnswerTap {
             b"usage" if !json.null()? => event.usage = Some(usage(json)?),
             b"error" => event.error = something(json)?,
             b"code" => event.code = something(json)?,
+            b"status" | b"status_code" | b"statusCode" => event.status = something(json)?.or(event.status),
             b"object" => event.object = json.text_or_null()?,
             b"type" => event.kind = json.text_or_null()?,
             b"delta" => event.delta = delta(json)?,

@@ -1,6 +1,7 @@
 //! Strings of a JSON text: where they end, and what their escapes stand for.
 
 use memchr::memchr;
+use std::borrow::Cow;
 
 /// A string as it stands in the body, without its quotes.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +29,11 @@ impl<'a> Text<'a> {
     /// Passes its bytes to `take`, escapes resolved. [`Reader::text`](super::Reader::text) has checked them.
     pub(crate) fn pieces(&self, mut take: impl FnMut(&[u8])) {
         if self.escaped { take(&self.unescaped()) } else { take(self.raw) }
+    }
+
+    /// Its bytes, escapes resolved.
+    pub(crate) fn whole(&self) -> Cow<'a, [u8]> {
+        if self.escaped { Cow::Owned(self.unescaped()) } else { Cow::Borrowed(self.raw) }
     }
 
     /// Its bytes with all escapes resolved.

@@ -74,6 +74,33 @@ fn broken_bodies_are_refused_in_one_sentence() {
 }
 
 #[test]
+fn the_model_is_the_one_that_engines_read_and_no_name_is_cut_to_anothers() {
+    let model = |body: &str| extract(body.as_bytes(), 1).map(|found| found.model);
+    assert_eq!(model(r#"{"model":"a","model":"b"}"#), Ok(Some("b".to_owned())));
+    assert_eq!(model(r#"{"model":"a","model":null}"#), Ok(None));
+    assert_eq!(model(r#"{"m\u006fdel":"b"}"#), Ok(Some("b".to_owned())));
+    let named = |name: &str| model(&format!(r#"{{"model":"{name}"}}"#));
+    let longest = "x".repeat(512);
+    assert_eq!(named(&longest), Ok(Some(longest.clone())));
+    for long in ["x".repeat(513), "x".repeat(511) + "\u{e9}", longest + "\u{1f600}"] {
+        assert_eq!(named(&long), Err(LongName::SENTENCE.to_owned()));
+    }
+    let rid = |rid: &str| extract(format!(r#"{{"rid":"{rid}"}}"#).as_bytes(), 1).unwrap().rid;
+    assert_eq!((rid("r").as_deref(), rid(&"r".repeat(513))), (Some("r"), None), "its beginning is another request's");
+}
+
+#[test]
+fn files_in_parts_of_a_message_are_found() {
+    let kept = |part: &str| {
+        extract(format!(r#"{{"input":[{{"role":"user","content":[{part}]}}]}}"#).as_bytes(), 1).unwrap().kept
+    };
+    let key = Some(kept_ids::key(b"f-1"));
+    assert_eq!(kept(r#"{"type":"input_file","file_id":"f-1"}"#), key);
+    assert_eq!(kept(r#"{"type":"file","file":{"file_id":"f-1"}}"#), key);
+    assert_eq!(kept(r#"{"type":"text","text":"file_id"}"#), None);
+}
+
+#[test]
 fn odd_types_are_left_to_the_engine() {
     assert!(extract(br#"{"model":7,"stream":"yes","user":[],"messages":"x","rid":null}"#, 1).is_ok());
 }

@@ -1,0 +1,129 @@
+//! Reads which model a request without a prompt names, and what of an engine's: residency and several models hold for
+//! every path, and which of them an engine runs a model for is the engine's business.
+
+use crate::kept_ids;
+use crate::wire::json::Reader;
+use crate::wire::request_fields::{LongName, kept_id, model_name, name};
+use memchr::memmem;
+
+/// What the router reads of a body without a prompt.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct OtherFields {
+    /// `model`; `None` if it is not named, or if the body cannot be read.
+    pub(crate) model: Option<String>,
+    /// The key of what an engine keeps and the body names.
+    pub(crate) kept: Option<u64>,
+}
+
+impl OtherFields {
+    /// Reads a body: a JSON object, or a form of several parts.
+    ///
+    /// # Errors
+    /// The model's name is too long.
+    pub(crate) fn of(body: &[u8]) -> Result<Self, LongName> {
+        let start = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+        match start.trim_ascii_start().first() {
+            Some(b'{') => json(start),
+            Some(b'-') => Ok(Self { model: form(start), kept: None }),
+            _ => Ok(Self::default()),
+        }
+    }
+}
+
+fn json(body: &[u8]) -> Result<OtherFields, LongName> {
+    let (mut model, mut kept) = (Ok(None), None);
+    let mut json = Reader::new(body);
+    let read = json.object(|json, key| {
+        match &*name(key) {
+            b"model" => model = model_name(json)?, // the last of several, as engines take it
+            b"input_file_id"
+            | b"file_id"
+            | b"training_file"
+            | b"validation_file"
+            | b"previous_response_id"
+            | b"conversation" => {
+                kept = kept.or(kept_id(json)?.map(|id| kept_ids::key(id.as_bytes())));
+            }
+            _ => drop(json.skip()?),
+        }
+        Ok(())
+    });
+    if read.and_then(|()| json.end()).is_err() {
+        return Ok(OtherFields::default());
+    }
+    Ok(OtherFields { model: model?, kept })
+}
+
+/// The part `model` of a form, if one part alone has that name and its head is the usual one.
+fn form(body: &[u8]) -> Option<String> {
+    const NAME: &[u8] = b"name=\"model\"";
+    let mut named = memmem::find_iter(body, NAME);
+    let at = named.next().filter(|_| named.next().is_none())?;
+    let rest = &body[at + NAME.len()..];
+    let head = memmem::find(rest, b"\r\n\r\n").filter(|&head| head < 256)?;
+    let value = &rest[head + 4..];
+    let value = &value[..memmem::find(value, b"\r\n--").filter(|&length| length <= crate::models::LONGEST_NAME)?];
+    // Readers differ on other spellings of the name; with one of those about nothing is certain.
+    let lower = body.to_ascii_lowercase();
+    let others = [&b"name=model"[..], b"name='model", b"name*=", b"name =", b"name=\"model["];
+    if others.iter().any(|other| memmem::find(&lower, other).is_some()) {
+        return None;
+    }
+    std::str::from_utf8(value).ok().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(body: &str) -> Option<String> {
+        OtherFields::of(body.as_bytes()).unwrap().model
+    }
+
+    #[test]
+    fn the_model_is_read_as_engines_read_it() {
+        for (body, expected) in [
+            (r#"{"model": "m", "x": {"model": "inner"}}"#, Some("m")),
+            (r#"{"mod\u0065l": "m"}"#, Some("m")),
+            (r#"{"model": "a", "model": "m"}"#, Some("m")),
+            (r#"{"model": "a", "model": 7}"#, None),
+            ("\u{feff} {\"model\": \"m\"}", Some("m")),
+            (r#"{"model": "m"} x"#, None),
+            (r#"{"model": "m", "x": NaN}"#, None),
+            (r#"[{"model": "m"}]"#, None),
+            ("model=m", None),
+            ("", None),
+        ] {
+            assert_eq!(model(body).as_deref(), expected, "{body}");
+        }
+        let long = format!(r#"{{"model": "{}"}}"#, "x".repeat(513));
+        assert_eq!(OtherFields::of(long.as_bytes()), Err(LongName));
+    }
+
+    #[test]
+    fn the_model_of_a_form_is_read_where_it_is_certain() {
+        let part =
+            |name: &str, value: &str| format!("--x\r\nContent-Disposition: form-data; {name}\r\n\r\n{value}\r\n");
+        let form = |parts: &[String]| format!("{}--x--\r\n", parts.concat());
+        let file = part("name=\"file\"; filename=\"a.wav\"", "\u{1}\u{2}");
+        assert_eq!(model(&form(&[file.clone(), part("name=\"model\"", "m")])).as_deref(), Some("m"));
+        for odd in [
+            form(&[file.clone()]),
+            form(&[part("name=\"model\"", "a"), part("name=\"model\"", "m")]),
+            form(&[part("name=\"model\"", "a"), part("name=model", "m")]),
+            form(&[part("name=\"model\"", "a"), part("name*=utf-8''model", "m")]),
+            form(&[part("name=\"model\"", &"x".repeat(600))]),
+        ] {
+            assert_eq!(model(&odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn what_an_engine_keeps_is_named() {
+        let kept = |body: &str| OtherFields::of(body.as_bytes()).unwrap().kept;
+        for name in ["input_file_id", "training_file", "previous_response_id"] {
+            assert_eq!(kept(&format!(r#"{{"{name}": "f"}}"#)), Some(kept_ids::key(b"f")), "{name}");
+        }
+        assert_eq!(kept(r#"{"x": "f"}"#), None);
+    }
+}
