@@ -53,6 +53,12 @@ pub enum EndpointError {
     /// The URL has a query.
     #[error("leave out what follows `?`")]
     Query,
+    /// The URL has a fragment.
+    #[error("leave out what follows `#`")]
+    Fragment,
+    /// What follows the host is no port.
+    #[error("give a port from 1 to 65535 after the host, or leave out the colon")]
+    Port,
 }
 
 /// The address of a replica: scheme, host, port and base path.
@@ -70,9 +76,12 @@ impl Endpoint {
     /// Parses a URL; `host:port` alone means http.
     ///
     /// # Errors
-    /// The text is no URL of a server, or has a query.
+    /// The text is no URL of a server, its port is no port, or it has a query or fragment.
     pub fn parse(url: &str) -> Result<Self, EndpointError> {
         let advice = || EndpointError::NoServer;
+        if url.contains('#') {
+            return Err(EndpointError::Fragment); // the parser of URLs would drop it
+        }
         let text = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let uri: Uri = text.parse().map_err(|_| advice())?;
         let parts = uri.into_parts();
@@ -80,6 +89,12 @@ impl Endpoint {
         let known = scheme == Scheme::HTTP || scheme == Scheme::HTTPS;
         if !known || authority.as_str().contains('@') || authority.host().is_empty() {
             return Err(advice());
+        }
+        let port = authority.as_str().get(authority.host().len()..).unwrap_or_default();
+        let is_port =
+            |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|n| n > 0);
+        if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
+            return Err(EndpointError::Port); // else it would be the scheme's
         }
         let path = parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         if path.query().is_some() {
@@ -299,5 +314,12 @@ mod tests {
         for bad in ["", "ftp://a", "http://user@a", "http://", "http://a b", "http://a/?x=1"] {
             assert!(Endpoint::parse(bad).is_err(), "{bad}");
         }
+        for bad in ["h:99999", "h:abc", "h:-1", "h:", "h:0", "h:+1", "[::1]:", "[::1]:0", "h:65536/v1", "h:80x"] {
+            for url in [bad.to_owned(), format!("http://{bad}"), format!("https://{bad}")] {
+                assert!(Endpoint::parse(&url).is_err(), "{url}: its port must not become the scheme's");
+            }
+        }
+        assert_eq!(Endpoint::parse("http://h:1/#x"), Err(EndpointError::Fragment));
+        assert_eq!(Endpoint::parse("h:08").map(|at| at.port()), Ok(8));
     }
 }
