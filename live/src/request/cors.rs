@@ -10,9 +10,11 @@ use crate::request::errors::{OwnRefusal, refusal};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderName, ORIGIN, VARY,
 };
 use http::{HeaderValue, Method, Response, StatusCode};
+
+const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
 
 /// Whether a browser asks with this request if it may send another.
 pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
@@ -53,6 +55,18 @@ pub(crate) fn allow(config: &Config, origin: &HeaderValue, response: &mut Respon
     headers.append(VARY, HeaderValue::from_static("Origin"));
     let exposed = HeaderValue::from_static("x-request-id, x-gorgo-replica, x-gorgo-decision, retry-after");
     headers.entry(ACCESS_CONTROL_EXPOSE_HEADERS).or_insert(exposed);
+}
+
+/// Removes what an engine says of other origins, if the router decides: an engine that allows every origin would undo
+/// `cors.origins`.
+pub(crate) fn drop_engines(config: &Config, response: &mut Response<Body>) {
+    if config.cors.origins.is_empty() {
+        return;
+    }
+    let headers = response.headers_mut();
+    let of_cors = |name: &&HeaderName| name.as_str().starts_with("access-control-") || *name == TIMING_ALLOW_ORIGIN;
+    let named: Vec<HeaderName> = headers.keys().filter(of_cors).cloned().collect();
+    named.into_iter().for_each(|name| drop(headers.remove(name)));
 }
 
 /// The value that allows an origin, by `cors.origins`.

@@ -6,7 +6,7 @@
 //! event, since the head has been sent.
 
 use crate::request::body::Body;
-use crate::request::error_json::BoxError;
+use crate::request::error_json::{BoxError, Dialect};
 use bytes::Bytes;
 use http::Response;
 use http::header::CONTENT_TYPE;
@@ -58,6 +58,7 @@ impl Passed {
 /// The body; see the file.
 pub(crate) struct EarlyBody {
     passed: Arc<Passed>,
+    dialect: Dialect,
     rest: Rest,
 }
 
@@ -74,8 +75,12 @@ impl fmt::Debug for EarlyBody {
 
 impl EarlyBody {
     /// What has `passed`, and then the body of the response that `deciding` ends with.
-    pub(crate) fn new(passed: Arc<Passed>, deciding: Pin<Box<dyn Future<Output = Response<Body>> + Send>>) -> Self {
-        Self { passed, rest: Rest::Deciding(deciding) }
+    pub(crate) fn new(
+        passed: Arc<Passed>,
+        dialect: Dialect,
+        deciding: Pin<Box<dyn Future<Output = Response<Body>> + Send>>,
+    ) -> Self {
+        Self { passed, dialect, rest: Rest::Deciding(deciding) }
     }
 
     /// Whether a response's body can be the rest of a stream of events.
@@ -95,7 +100,7 @@ impl EarlyBody {
                 if !Self::can_carry(&response) {
                     self.passed.end_event();
                 }
-                self.rest = Rest::Decided(rest(response));
+                self.rest = Rest::Decided(rest(response, self.dialect));
             }
             // What was passed on meanwhile comes first.
             if let Some(frame) = self.passed.0.lock().frames.pop_front() {
@@ -117,15 +122,12 @@ impl EarlyBody {
 }
 
 /// The body of the response, as the rest of a stream of events.
-fn rest(response: Response<Body>) -> Body {
+fn rest(response: Response<Body>, dialect: Dialect) -> Body {
     if EarlyBody::can_carry(&response) {
         return response.into_body();
     }
     match response.into_body() {
-        Body::Full(whole) => {
-            let line = String::from_utf8_lossy(&whole).replace(['\n', '\r'], " ");
-            Body::Full(Bytes::from(format!("data: {line}\n\n")))
-        }
+        Body::Full(whole) => Body::Full(Bytes::from(dialect.event_of(&String::from_utf8_lossy(&whole)))),
         other => other,
     }
 }

@@ -11,6 +11,7 @@ use crate::request::cors;
 use crate::request::early_body::{EarlyBody, Passed};
 use crate::request::endpoints::{self, Endpoint, PathError};
 use crate::request::engine_admin;
+use crate::request::error_json::Dialect;
 use crate::request::errors;
 use crate::request::guard::RequestGuard;
 use crate::request::headers::{self, HeaderFlags};
@@ -44,9 +45,10 @@ pub(crate) fn handle(
     request: Request<Incoming>,
     flags: HeaderFlags,
 ) -> Answering {
-    let Some(origin) = request.headers().get(ORIGIN).filter(|_| flags.origin).cloned() else {
+    let origin = request.headers().get(ORIGIN).filter(|_| flags.origin).cloned();
+    if origin.is_none() && config.cors.origins.is_empty() {
         return judge_and_answer(context, config, request, flags);
-    };
+    }
     Box::pin(async move {
         let answered = match Some(&request).filter(|r| cors::is_preflight(r.method(), r.headers())) {
             Some(request) => cors::preflight(&config, request.headers()),
@@ -54,9 +56,15 @@ pub(crate) fn handle(
         };
         let mut response = match answered {
             Some(response) => response,
-            None => judge_and_answer(context, Arc::clone(&config), request, flags).await?,
+            None => {
+                let mut response = judge_and_answer(context, Arc::clone(&config), request, flags).await?;
+                cors::drop_engines(&config, &mut response);
+                response
+            }
         };
-        cors::allow(&config, &origin, &mut response);
+        if let Some(origin) = &origin {
+            cors::allow(&config, origin, &mut response);
+        }
         Ok(response)
     })
 }
@@ -195,7 +203,8 @@ async fn carry_out(mut guard: Box<RequestGuard>, request: Box<ClientRequest>, ea
                     let head = stream_head(&mut guard, &ready, &upstream, &request);
                     let passed = Passed::new(held);
                     let early = Early { passed: Arc::clone(&passed), attempt: attempt(ready) };
-                    let body = EarlyBody::new(passed, go_on(guard, request, early));
+                    let dialect = Dialect::of(request.parts.uri.path());
+                    let body = EarlyBody::new(passed, dialect, go_on(guard, request, early));
                     return Response::from_parts(head, Body::Early(Box::new(body)));
                 }
                 Err(attempt) => {
@@ -277,7 +286,8 @@ fn pass_on(
     let gap = Duration::from_millis(request.config.timeouts.idle_gap_ms);
     let head = ready.head;
     let ends = (ready.json_end, ready.until_close);
-    let body = ProxiedBody::new(ready.held, ready.body, ready.tap, guard, gap, ends);
+    let dialect = Dialect::of(request.parts.uri.path());
+    let body = ProxiedBody::new(ready.held, ready.body, ready.tap, guard, dialect, gap, ends);
     Ok(Response::from_parts(head, Body::Proxied(Box::new(body))))
 }
 

@@ -4,7 +4,7 @@
 //! kind is cut, since it has no place for an error.
 
 use crate::idle_timer::IdleTimer;
-use crate::request::error_json::{BoxError, error_json};
+use crate::request::error_json::{BoxError, Dialect};
 use crate::request::guard::RequestGuard;
 use crate::request::json_end::JsonEnd;
 use crate::state::Phase;
@@ -38,6 +38,8 @@ pub(crate) struct ProxiedBody {
     ended: bool,
     /// Whether the body can carry an error event: it is a stream of events without a content length.
     carries_errors: bool,
+    /// Whose events the stream has.
+    dialect: Dialect,
     /// Whether the bytes so far end with a whole event.
     at_event_end: bool,
     /// Longest time without a piece.
@@ -61,6 +63,7 @@ impl ProxiedBody {
         body: UpstreamBody,
         tap: AnswerTap,
         guard: Box<RequestGuard>,
+        dialect: Dialect,
         gap: Duration,
         (json_end, until_close): (Option<JsonEnd>, bool),
     ) -> Self {
@@ -77,6 +80,7 @@ impl ProxiedBody {
             guard,
             ended,
             carries_errors,
+            dialect,
             at_event_end,
             gap,
             last_piece,
@@ -257,8 +261,7 @@ impl ProxiedBody {
         }
         // Ends an event that was begun, so that the error is an event of its own.
         let before = if self.at_event_end { "" } else { "\n\n" };
-        let error = error_json("server_error", code, why);
-        Ok(Frame::data(Bytes::from(format!("{before}data: {error}\n\n"))))
+        Ok(Frame::data(Bytes::from(format!("{before}{}", self.dialect.event(code, why)))))
     }
 
     fn end(&mut self) {
