@@ -91,6 +91,6 @@ mod tests {
         assert_eq!(read(None, None, &["policy.tie_band=3.0"]).unwrap(), tuned);
         assert_eq!(read(None, Some(path), &[]).unwrap(), tuned);
         assert_eq!(read(None, None, &[]).unwrap(), PolicyConfig::default());
-        assert!(read(None, None, &["tie_band=3"]).unwrap_err().to_string().contains("write policy.tie_band=3"));
+        assert!(read(None, None, &["tie_band=3"]).unwrap_err().to_string().contains("write policy.tie_band="));
     }
 }

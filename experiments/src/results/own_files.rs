@@ -67,7 +67,7 @@ fn is_plot(name: &str) -> bool {
     let Some(stem) = name.strip_suffix(".svg").or_else(|| name.strip_suffix(".png")) else { return false };
     let number = |rest: &str| rest.strip_prefix('-').is_some_and(|n| n.parse::<u32>().is_ok());
     let of = |plot: &&str| stem.strip_prefix(plot).is_some_and(|rest| rest.is_empty() || number(rest));
-    stem.starts_with("sweep-") || PLOTS.iter().any(|plot| of(&plot))
+    stem.starts_with("sweep-") || PLOTS.iter().any(of)
 }
 
 /// The file that an interrupted write was to become: `a` of `.a.71-2f.tmp`.
