@@ -15,10 +15,12 @@ mod discovery;
 mod keys_in_force;
 mod kubernetes;
 mod kv_events;
+pub(crate) mod replica_name;
 mod residency;
 mod secret;
 mod sections;
 mod sharing;
+mod shown;
 mod snapshot;
 mod tune;
 mod upstream;
@@ -196,7 +198,13 @@ impl Config {
     /// # Errors
     /// The line and key that are wrong.
     pub(crate) fn parse_unchecked(text: &str) -> Result<Self, ConfigError> {
-        typed(text)
+        typed(text).map(Self::recording)
+    }
+
+    /// A driver reads decisions, whatever a file says.
+    fn recording(mut self) -> Self {
+        self.router.record_decisions = true;
+        self
     }
 
     /// A file as a table on which a command line can lay its settings. Keys and types are checked here, where the
@@ -221,9 +229,10 @@ impl Config {
     /// As [`Config::parse`], without lines.
     pub fn from_table(mut table: toml::Table) -> Result<Self, ConfigError> {
         durations_in_table(&mut table);
-        table.try_into().map_err(|error: toml::de::Error| ConfigError::Text {
-            file: String::new(),
-            message: with_suggestion(error.message()),
+        let secrets = shown::secrets(&table);
+        table.try_into().map(Self::recording).map_err(|error: toml::de::Error| {
+            let message = shown::without(&with_suggestion(error.message()), &secrets);
+            ConfigError::Text { file: String::new(), message }
         })
     }
 
@@ -254,15 +263,9 @@ impl Config {
     /// Reads a secret: the first line of a file.
     ///
     /// # Errors
-    /// When it cannot be read or is empty.
+    /// When it cannot be read, or its first line is no key.
     pub fn secret(path: &PathBuf) -> Result<String, ConfigError> {
-        let shown = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::Read { path: shown.clone(), why: error.to_string() })?;
-        match text.lines().next().map(str::trim) {
-            Some(line) if !line.is_empty() => Ok(line.to_owned()),
-            _ => Err(ConfigError::Read { path: shown, why: "its first line is empty; put the key there".to_owned() }),
-        }
+        secret::from_file(path).map_err(|why| ConfigError::Read { path: path.display().to_string(), why })
     }
 }
 
@@ -271,7 +274,8 @@ fn typed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
     toml::from_str(text).map_err(|error| {
         let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
         let place = line.map_or(String::new(), |line| format!("line {line}: "));
-        let message = format!("{place}{}", with_suggestion(error.message()));
+        let secrets = text.parse().map(|table| shown::secrets(&table)).unwrap_or_default();
+        let message = format!("{place}{}", shown::without(&with_suggestion(error.message()), &secrets));
         ConfigError::Text { file: String::new(), message }
     })
 }

@@ -105,6 +105,8 @@ impl RouterConfig {
             ("down_timeout_ms", self.down_timeout_ms, DURATION_MS),
             ("retry_ratio", self.retry_ratio, 0.0..=1e9),
             ("retry_burst", self.retry_burst, 0.0..=1e9),
+            ("gates.max_running", self.gates.max_running.map_or(1.0, f64::from), 1.0..=1e9),
+            ("gates.max_engine_queue", self.gates.max_engine_queue.map_or(1.0, f64::from), 1.0..=1e9),
             ("gates.max_kv_use", self.gates.max_kv_use, 0.0..=1e9),
             ("gates.slow_start_ms", self.gates.slow_start_ms, DURATION_MS),
             ("breaker.open_ms", self.breaker.open_ms, DURATION_MS),

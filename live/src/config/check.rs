@@ -1,7 +1,8 @@
 //! Checks of a configuration that types cannot express: ranges and contradictions.
 
+use super::replica_name::{check_name, shown_name};
 use super::{Config, ConfigError, Role};
-use crate::upstream::connect::Endpoint;
+use crate::upstream::connect::{Endpoint, shown_url};
 use crate::worker_index::MAX_WORKERS;
 use gorgo_core::MAX_REPLICAS;
 use gorgo_core::range::OutOfRange;
@@ -181,13 +182,16 @@ fn fleet(config: &Config) -> Result<(), ConfigError> {
     for (key, url, name) in replicas.chain(peers) {
         let endpoint = match Endpoint::parse(url) {
             Ok(endpoint) => endpoint,
-            Err(advice) => return bad(format!("{key}.url"), format!("\"{url}\""), advice.to_string()),
+            Err(advice) => return bad(format!("{key}.url"), format!("\"{}\"", shown_url(url)), advice.to_string()),
         };
         if endpoint.leads_to(config.listen) {
             let advice = "that is the address this router listens on; name an engine".to_owned();
-            return bad(format!("{key}.url"), format!("\"{url}\""), advice);
+            return bad(format!("{key}.url"), format!("\"{}\"", shown_url(url)), advice);
         }
         let name = name.clone().unwrap_or_else(|| endpoint.name());
+        if let Err(advice) = check_name(&name) {
+            return bad(format!("{key}.name"), shown_name(&name), advice.to_owned());
+        }
         if names.contains(&name) {
             return bad(format!("{key}.name"), format!("\"{name}\""), "another has it; names must differ".to_owned());
         }

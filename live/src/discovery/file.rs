@@ -2,7 +2,8 @@
 //! TOML by the file's extension (YAML without one), and a few keys more.
 
 use super::{DiscoveredEndpoint, DiscoveryError};
-use crate::upstream::connect::Endpoint;
+use crate::config::replica_name::{check_name, shown_name};
+use crate::upstream::connect::{Endpoint, shown_url};
 use gorgo_core::MAX_REPLICAS;
 use gorgo_core::residency::{MAX_LABELS, check_label};
 use serde::Deserialize;
@@ -70,7 +71,13 @@ enum State {
 /// The file cannot be read, is longer than 1 MiB, or an endpoint in it is wrong: then none of it is used.
 pub(crate) async fn read(path: &Path) -> Result<Vec<DiscoveredEndpoint>, DiscoveryError> {
     let fail = |why: String| DiscoveryError(why);
-    let file = tokio::fs::File::open(path).await.map_err(|why| fail(format!("it cannot be read: {why}")))?;
+    let unread = |why: String| fail(format!("it cannot be read: {why}"));
+    // A pipe would be waited for without end.
+    let kind = tokio::fs::metadata(path).await.map_err(|why| unread(why.to_string()))?;
+    if !kind.is_file() {
+        return Err(unread("it is no regular file".to_owned()));
+    }
+    let file = tokio::fs::File::open(path).await.map_err(|why| unread(why.to_string()))?;
     let mut text = String::new();
     let read = file.take(MOST_BYTES + 1).read_to_string(&mut text).await;
     read.map_err(|why| fail(format!("it cannot be read: {why}")))?;
@@ -124,9 +131,13 @@ impl Entry {
             (None, Some(address), Some(port)) => format!("http://{address}:{port}"),
             _ => return Err("give `address` and `port`, or `url`".to_owned()),
         };
-        let at = Endpoint::parse(&url).map_err(|advice| format!("`{url}` is no address of a replica; {advice}"))?;
+        let at = Endpoint::parse(&url)
+            .map_err(|advice| format!("`{}` is no address of a replica; {advice}", shown_url(&url)))?;
         if let Some(rate) = self.ms_per_token.filter(|rate| !(0.0..=1e6).contains(rate)) {
             return Err(format!("ms_per_token is {rate}; it must lie between 0 and 1000000"));
+        }
+        if let Some(name) = &self.name {
+            check_name(name).map_err(|advice| format!("name is {}; {advice}", shown_name(name)))?;
         }
         let mut models = self.models;
         models.extend(label(&MODEL_LABELS).filter(|model| !models.contains(model)));
@@ -186,6 +197,10 @@ mod tests {
             ("endpoints: {}", "json", "expected"),
             ("[]", "json", ""),
             ("endpoints = 1", "toml", ""),
+            ("endpoints: [{address: h, port: 0}]", "yaml", "from 1 to 65535"),
+            ("endpoints: [{url: 'http://h:99999'}]", "yaml", "from 1 to 65535"),
+            ("endpoints: [{url: 'http://me:pass@h'}]", "yaml", "before `@`"),
+            ("endpoints: [{name: '', address: h, port: 1}]", "yaml", "name is"),
             ("endpoints: [{address: h, port: 1, ms_per_token: -1}]", "yaml", "ms_per_token is -1"),
         ] {
             let wrong = parse(text, kind).unwrap_err();

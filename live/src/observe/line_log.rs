@@ -8,7 +8,7 @@ use crate::config::LogFile;
 use crate::observe::seldom::Seldom;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -148,6 +148,10 @@ impl LineLog {
 }
 
 fn append(path: &Path) -> io::Result<(BufWriter<File>, u64)> {
+    // Opening a pipe would wait for a reader. /dev/stdout is a link to one that is open.
+    if std::fs::symlink_metadata(path).is_ok_and(|kind| kind.file_type().is_fifo()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a pipe; name a file"));
+    }
     let file = OpenOptions::new().create(true).append(true).open(path)?;
     let bytes = file.metadata()?.len();
     Ok((BufWriter::new(file), bytes))
@@ -174,6 +178,16 @@ mod tests {
 
     fn read(path: &Path) -> String {
         std::fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn a_pipe_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let config = LogFile { path, max_bytes: 30, keep: 2 };
+        let wrong = LineLog::open("test", &config, Arc::default()).map(drop).unwrap_err();
+        assert_eq!(wrong.to_string(), "it is a pipe; name a file");
     }
 
     #[test]

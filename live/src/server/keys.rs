@@ -36,7 +36,25 @@ impl Keys {
                 None => inline.as_ref().map(|key| key.expose().to_owned()),
             };
         }
+        keys.check_apart()?;
         Ok(keys)
+    }
+
+    /// Refuses one key in two roles: whoever has the lesser one would have the rights of both.
+    fn check_apart(&self) -> Result<(), ConfigError> {
+        let all =
+            [("admin_key", &self.admin), ("peer_key", &self.peer), ("read_key", &self.read), ("api_key", &self.api)];
+        for (i, (name, key)) in all.iter().enumerate() {
+            let same = all[..i].iter().find(|(_, other)| key.is_some() && other == key);
+            if let Some((other, _)) = same {
+                return Err(ConfigError::Value {
+                    key: format!("security.{name}"),
+                    value: format!("the same as security.{other}"),
+                    advice: "whoever has one would have the rights of the other; make another key".to_owned(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The key that this router shows to its peers.
@@ -115,6 +133,23 @@ mod tests {
         assert!(keys("", "b").may_ask(None) && !keys("", "b").may_administrate(None));
         assert!(!keys("a", "").may_administrate(None) && keys("a", "").may_administrate(Some(b"a")));
         assert_eq!(format!("{both:?}"), "Keys(..)");
+    }
+
+    #[test]
+    fn one_key_in_two_roles_is_refused_by_their_names() {
+        for (same, named) in [
+            (["k", "k", "p", "r"], "`security.api_key` is the same as security.admin_key"),
+            (["k", "b", "p", "k"], "`security.api_key` is the same as security.read_key"),
+            (["a", "k", "k", "r"], "`security.peer_key` is the same as security.admin_key"),
+        ] {
+            let [api, admin, peer, read] = same;
+            let text = format!(
+                "security = {{api_key = \"{api}\", admin_key = \"{admin}\", peer_key = \"{peer}\", read_key = \"{read}\"}}"
+            );
+            let wrong = Keys::load(&Config::parse(&text).unwrap()).unwrap_err().to_string();
+            assert!(wrong.starts_with(named), "{wrong}");
+        }
+        assert!(Keys::load(&Config::parse("security = {api_key = \"a\", admin_key = \"b\"}").unwrap()).is_ok());
     }
 
     #[test]

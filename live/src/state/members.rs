@@ -2,7 +2,8 @@
 
 use super::AppState;
 use crate::config::ReplicaConfig;
-use crate::upstream::connect::Endpoint;
+use crate::config::replica_name::{check_name, shown_name};
+use crate::upstream::connect::{Endpoint, shown_url};
 use crate::upstream::replica::{Authorization, Upstream};
 use crate::upstream::transport::transport;
 use gorgo_core::MAX_REPLICAS;
@@ -44,13 +45,17 @@ impl AppState {
     /// One sentence when the URL is wrong, the name is taken or the fleet is full.
     pub(crate) fn add(&self, replica: &ReplicaConfig, kind: Kind) -> Result<Arc<Upstream>, AddError> {
         let _held = self.fleet_lock.lock();
-        let endpoint = Endpoint::parse(&replica.url)
-            .map_err(|advice| AddError::Wrong(format!("`{}` is no address of a replica; {advice}", replica.url)))?;
+        let endpoint = Endpoint::parse(&replica.url).map_err(|advice| {
+            AddError::Wrong(format!("`{}` is no address of a replica; {advice}", shown_url(&replica.url)))
+        })?;
         if endpoint.leads_to(self.config().listen) {
             let why = format!("`{}` is the address this router listens on; name an engine", replica.url);
             return Err(AddError::Wrong(why));
         }
         let name = replica.name.clone().unwrap_or_else(|| endpoint.name());
+        if let Err(advice) = check_name(&name) {
+            return Err(AddError::Wrong(format!("`name` is {}; {advice}", shown_name(&name))));
+        }
         if let Some(there) = self.find(&name).or_else(|| self.find(&endpoint.name())) {
             return Err(AddError::Exists(there.name.clone()));
         }

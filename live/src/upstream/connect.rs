@@ -53,12 +53,23 @@ pub enum EndpointError {
     /// The URL has a query.
     #[error("leave out what follows `?`")]
     Query,
+    /// The URL has a name or password, which would appear in logs.
+    #[error("leave out what stands before `@`; give the engine's key as api_key")]
+    Userinfo,
     /// The URL has a fragment.
     #[error("leave out what follows `#`")]
     Fragment,
     /// What follows the host is no port.
     #[error("give a port from 1 to 65535 after the host, or leave out the colon")]
     Port,
+}
+
+/// A URL as messages show it: without name, password and query.
+pub(crate) fn shown_url(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let rest = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, host)| format!("...@{host}"));
+    if scheme.is_empty() { rest } else { format!("{scheme}://{rest}") }
 }
 
 /// The address of a replica: scheme, host, port and base path.
@@ -87,7 +98,10 @@ impl Endpoint {
         let parts = uri.into_parts();
         let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else { return Err(advice()) };
         let known = scheme == Scheme::HTTP || scheme == Scheme::HTTPS;
-        if !known || authority.as_str().contains('@') || authority.host().is_empty() {
+        if authority.as_str().contains('@') {
+            return Err(EndpointError::Userinfo);
+        }
+        if !known || authority.host().is_empty() {
             return Err(advice());
         }
         let port = authority.as_str().get(authority.host().len()..).unwrap_or_default();
