@@ -1,7 +1,7 @@
 //! KV events of engines: what they publish of their caches over ZeroMQ, so that the index forgets what they evicted.
 //!
 //! SGLang tells at [`server_info`] where it publishes; of others the configuration says it. One task a replica and
-//! data-parallel rank ([`follow`]) reads the [`decode`]d batches, in order and without gaps as far as the engine can
+//! data-parallel rank ([`follow`]) reads, through a [`relay`] that bounds what comes, the [`decode`]d batches, in order and without gaps as far as the engine can
 //! replay them; [`streams`] keeps a [`gorgo_core::kv_events::Ledger`] of each rank and what operators see of the streams.
 //! Dispatches to vLLM carry a tag as their session, so that stored blocks name them.
 
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 pub(crate) mod decode;
 mod follow;
+mod relay;
 pub(crate) mod server_info;
 pub(crate) mod streams;
 

@@ -6,6 +6,7 @@
 //! another process: the batch taken last is asked for, and must be the same.
 
 use super::decode;
+use super::relay::Relay;
 use super::streams::{KvStreams, Rank, StreamState};
 use crate::observe::changes::Change;
 use crate::state::AppState;
@@ -68,6 +69,7 @@ struct Connection {
     /// Live batches that came during a replay.
     held: VecDeque<Numbered>,
     held_bytes: usize,
+    _relay: Relay,
 }
 
 /// Why a replay ended early.
@@ -102,14 +104,16 @@ fn numbered(message: ZmqMessage) -> Option<Numbered> {
 impl Reader<'_> {
     async fn connect(&self) -> Result<Connection, String> {
         let address = self.streams.address(self.rank);
+        let relay = Relay::to(&address, CONNECT).await;
+        let relay = relay.map_err(|error| format!("cannot connect to {address}: {error}"))?;
         let mut socket = SubSocket::with_options(options());
         let events = socket.monitor().boxed();
-        let connecting = timeout(2 * CONNECT, socket.connect(&address)).await;
+        let connecting = timeout(2 * CONNECT, socket.connect(&relay.address)).await;
         let connected = connecting.unwrap_or(Err(zeromq::ZmqError::ConnectTimeout(CONNECT)));
         connected.map_err(|error| format!("cannot connect to {address}: {error}"))?;
         let topic = &self.streams.source.topic;
         socket.subscribe(topic).await.map_err(|error| format!("cannot subscribe at {address}: {error}"))?;
-        Ok(Connection { socket, events, held: VecDeque::new(), held_bytes: 0 })
+        Ok(Connection { socket, events, held: VecDeque::new(), held_bytes: 0, _relay: relay })
     }
 
     /// Reads until the connection fails; returns why it did.
@@ -262,8 +266,9 @@ impl Reader<'_> {
         mut each: impl FnMut(u64, &[u8]),
     ) -> Result<(), Failed> {
         let failed = |what: &str| Failed::Replay(what.to_owned());
+        let relay = Relay::to(address, CONNECT).await.map_err(|error| failed(&error.to_string()))?;
         let mut socket = DealerSocket::with_options(options());
-        let connecting = timeout(2 * CONNECT, socket.connect(address)).await;
+        let connecting = timeout(2 * CONNECT, socket.connect(&relay.address)).await;
         connecting.map_err(|_| failed("no connection"))?.map_err(|error| failed(&error.to_string()))?;
         let mut ask = ZmqMessage::from(Bytes::new());
         ask.push_back(Bytes::copy_from_slice(&start.to_be_bytes()));
