@@ -5,6 +5,9 @@ use crate::wire::request_fields::{LongName, RequestFields};
 use http::Uri;
 use std::borrow::Cow;
 
+/// What SGLang calls its model when none is named.
+pub(super) const DEFAULT_MODEL: &str = "default";
+
 /// The model and the id that a request names, in its body or its query.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Asked<'a> {
@@ -28,16 +31,23 @@ impl<'a> Asked<'a> {
         switches: bool,
     ) -> Result<Self, String> {
         if let Some(found) = found {
-            let model = found.model.as_deref().map(Cow::Borrowed);
-            return Ok(Self { may_be_any: model.is_none(), model, kept: found.kept });
+            return Ok(Self::for_model(found.model.as_deref().map(Cow::Borrowed), found.kept));
         }
         if !body.is_empty() {
             let OtherFields { model, kept } =
                 OtherFields::of(body).map_err(|LongName| LongName::SENTENCE.to_owned())?;
-            return Ok(Self { may_be_any: model.is_none(), model: model.map(Cow::Owned), kept });
+            return Ok(Self::for_model(model.map(Cow::Owned), kept));
         }
         let (model, is_certain) = in_query(uri.query().unwrap_or_default());
         Ok(Self { may_be_any: model.is_none() && (switches || !is_certain), model: model.map(Cow::Owned), kept: None })
+    }
+}
+
+impl<'a> Asked<'a> {
+    fn for_model(model: Option<Cow<'a, str>>, kept: Option<u64>) -> Self {
+        let model = model.filter(|model| !model.is_empty());
+        let may_be_any = model.as_ref().is_none_or(|model| model == DEFAULT_MODEL);
+        Self { model, may_be_any, kept }
     }
 }
 
@@ -98,6 +108,7 @@ mod tests {
             Asked::new(&uri, body.as_bytes(), None, switches).unwrap().may_be_any
         };
         assert!(!may_be_any("", "", false) && may_be_any("", "", true) && !may_be_any("model=m", "", true));
+        assert!(may_be_any("", r#"{"model":""}"#, false) && may_be_any("", r#"{"model":"default"}"#, false));
         assert!(may_be_any("", "{}", false) && may_be_any("model=m", "{}", false), "engines read the body alone");
         assert!(may_be_any("", "\u{1}packed", false) && !may_be_any("", r#"{"model":"m"}"#, false));
     }

@@ -7,6 +7,7 @@
 use crate::request::body::Body;
 use crate::request::client_request::ClientRequest;
 use crate::request::json_end::JsonEnd;
+use crate::request::location::hide_engine;
 use crate::request::rest_body::RestBody;
 use crate::upstream::connection::{self, ConnectionError, UpstreamBody};
 use crate::upstream::replica::Upstream;
@@ -128,6 +129,7 @@ fn check_head(
             }
             other => other,
         };
+        hide_engine(&mut head.headers, &upstream.endpoint, request.parts.uri.path());
         let response = Some(Response::from_parts(head, rest(VecDeque::new(), body, request)));
         return Err(Box::new(FailedAttempt { failure, response, why }));
     }
@@ -332,6 +334,7 @@ fn error_in_answer(
 ) -> Box<FailedAttempt> {
     let Ready { mut head, held, body, .. } = *ready;
     head.headers.remove(CONTENT_LENGTH);
+    hide_engine(&mut head.headers, &upstream.endpoint, request.parts.uri.path());
     let failure = match failure {
         Failure::KeyRefused if request.passes_key(upstream) => Failure::Client,
         other => other,

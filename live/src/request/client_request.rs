@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::kept_ids;
 use crate::models::Unserved;
 use crate::observe::request_log::RequestEntry;
-use crate::request::asked::Asked;
+use crate::request::asked::{Asked, DEFAULT_MODEL};
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
 use crate::request::cors;
@@ -81,7 +81,8 @@ impl ClientRequest {
         }
         let is_post = request.method() == Method::POST;
         let has_prompt = endpoint == Endpoint::Prompt && is_post;
-        let makes_kept = is_post && endpoints::makes_kept(request.uri().path());
+        let path = request.uri().path();
+        let makes_kept = is_post && endpoints::makes_kept(path) || endpoints::names_files(path);
         let Ok(permit) = Arc::clone(&state.request_permits).try_acquire_owned() else {
             let message = "the router holds as many requests as it may (limits.requests); try again soon";
             return Err(Box::new(refusal(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)));
@@ -123,7 +124,7 @@ impl ClientRequest {
         }
         let invalid = |message: String| Box::new(refusal(StatusCode::BAD_REQUEST, "invalid_body", &message));
         let found = if self.has_prompt { Some(extract(&self.body, state.hash_seed).map_err(invalid)?) } else { None };
-        let switches = flags.upgrade && tunnel::is_asked_for(&parts.headers);
+        let switches = flags.upgrade && tunnel::is_asked_for(&parts.method, &parts.headers);
         let named = Asked::new(&parts.uri, &self.body, found.as_ref(), switches).map_err(invalid)?;
         let counting = count_tokens(
             state.counter.as_ref(),
@@ -137,8 +138,15 @@ impl ClientRequest {
         let header = |is_there: bool, name| if is_there { parts.headers.get(name) } else { None };
         let hops = header(flags.hop, headers::HOP);
         let hops = hops.map_or(0, |v| v.to_str().ok().and_then(|v| v.parse().ok()).unwrap_or(u8::MAX));
-        let wait = header(flags.timeout, headers::TIMEOUT).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-        let wait = wait.unwrap_or(u64::MAX).min(config.timeouts.first_token_ms);
+        let wait = match header(flags.timeout, headers::TIMEOUT) {
+            None => u64::MAX,
+            Some(value) => value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok()).ok_or_else(|| {
+                let shown: String = String::from_utf8_lossy(value.as_bytes()).chars().take(40).collect();
+                let message = format!("`{}` is \"{shown}\"; give milliseconds, for example 30000", headers::TIMEOUT);
+                Box::new(refusal(StatusCode::BAD_REQUEST, "invalid_timeout", &message))
+            })?,
+        };
+        let wait = wait.min(config.timeouts.first_token_ms);
         let session = match header(flags.session, headers::SESSION) {
             Some(key) if !key.is_empty() => session_hash(key.as_bytes()),
             _ => found.as_ref().map_or(0, |f| f.session),
@@ -153,7 +161,11 @@ impl ClientRequest {
         let symbols = found.as_ref().map_or_else(|| Arc::from([]), |f| Arc::clone(&f.prompt.symbols));
         self.prompt = (Arc::clone(&symbols), tokens.all);
         let model = named.model.as_deref();
-        let fence = state.residency().fence(&parts.headers, Named { model, may_be_any: named.may_be_any }, flags.fence);
+        let fence = state.residency().fence(
+            &parts.headers,
+            Named { model: model.filter(|_| !named.may_be_any), may_be_any: named.may_be_any },
+            flags.fence,
+        );
         self.fence = fence.map_err(|UnknownResidency(message)| {
             Box::new(refusal(StatusCode::BAD_REQUEST, "unknown_residency", &message))
         })?;
@@ -243,8 +255,49 @@ fn replicas_for(
         one.insert(engine.id);
         return Ok(Some(one));
     }
-    let Some(model) = named.model.as_deref() else { return Ok(None) };
-    state.models.replicas_of(model, is_forwarded).map_err(|Unserved| Box::new(model_not_found(model)))
+    let speaks = replicas_that_speak(state, uri.path());
+    let Some(model) = named.model.as_deref() else { return Ok(speaks) };
+    let serve = match state.models.replicas_of(model, is_forwarded) {
+        Ok(serve) => serve,
+        Err(Unserved) => Some(sglang_for(state, model).ok_or_else(|| Box::new(model_not_found(model)))?),
+    };
+    Ok(match (serve, speaks) {
+        (Some(serve), Some(speaks)) => Some(serve.minus(&serve.minus(&speaks))),
+        (serve, speaks) => serve.or(speaks),
+    })
+}
+
+/// The replicas that have an endpoint which only one kind of engine has; `None` for all, as when no kind is known.
+fn replicas_that_speak(state: &AppState, path: &str) -> Option<ReplicaSet> {
+    let is_other: fn(&Upstream) -> bool = match path.trim_end_matches('/') {
+        "/generate" => |engine| engine.vllm.load(Ordering::Relaxed),
+        "/pooling" | "/v1/pooling" => |engine| engine.sglang.load(Ordering::Relaxed),
+        _ => return None,
+    };
+    state.driver.read(|router, upstreams, _| {
+        let (mut speak, mut some) = (ReplicaSet::EMPTY, false);
+        for (upstream, _) in upstreams.iter().zip(router.replicas()).filter(|(_, replica)| !replica.removed) {
+            if is_other(upstream) {
+                some = true;
+            } else {
+                speak.insert(upstream.id);
+            }
+        }
+        (some && !speak.is_empty()).then_some(speak)
+    })
+}
+
+/// The engines that take the name: SGLang has one model, calls it `default` too, and does not compare names.
+fn sglang_for(state: &AppState, model: &str) -> Option<ReplicaSet> {
+    let mut takes = ReplicaSet::EMPTY;
+    state.driver.read(|router, upstreams, _| {
+        for (upstream, replica) in upstreams.iter().zip(router.replicas()) {
+            if model == DEFAULT_MODEL && !replica.removed && upstream.is_sglang() {
+                takes.insert(upstream.id);
+            }
+        }
+    });
+    (!takes.is_empty()).then_some(takes)
 }
 
 fn new_row(

@@ -77,3 +77,29 @@ fn allowed(config: &Config, origin: &HeaderValue) -> Option<HeaderValue> {
     }
     origins.iter().any(|known| known.as_bytes() == origin.as_bytes()).then(|| origin.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_origins_of_its_own_the_router_decides_alone() {
+        let answer = |config: &Config| {
+            let mut response = Response::new(Body::Full(bytes::Bytes::new()));
+            for name in
+                ["access-control-allow-origin", "access-control-allow-credentials", "timing-allow-origin", "x-other"]
+            {
+                response.headers_mut().insert(name, HeaderValue::from_static("*"));
+            }
+            drop_engines(config, &mut response);
+            allow(config, &HeaderValue::from_static("https://evil.example"), &mut response);
+            let mut names: Vec<_> = response.headers().keys().map(ToString::to_string).collect();
+            names.sort_unstable();
+            names
+        };
+        let mut config = Config::default();
+        assert_eq!(answer(&config).len(), 4, "the engines decide");
+        config.cors.origins = vec!["https://page.example".to_owned()];
+        assert_eq!(answer(&config), ["x-other"]);
+    }
+}

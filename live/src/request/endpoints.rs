@@ -184,6 +184,11 @@ pub(crate) fn kept_id(path: &str) -> Option<&str> {
     (KEPT.contains(&kind) && !id.is_empty()).then_some(id)
 }
 
+/// Whether the state of a batch is asked for, which names the files that it has written.
+pub(crate) fn names_files(path: &str) -> bool {
+    path.starts_with("/v1/batches/")
+}
+
 /// Whether a POST to the path makes something that the engine keeps.
 pub(crate) fn makes_kept(path: &str) -> bool {
     path.strip_prefix("/v1/").is_some_and(|rest| {

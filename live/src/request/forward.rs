@@ -25,7 +25,7 @@ use crate::wire::answer_tap::Framing;
 use gorgo_core::fleet::Kind;
 use gorgo_core::record::Status;
 use gorgo_core::router::{Dispatch, EndReason};
-use http::header::{CONTENT_LENGTH, HeaderMap, LOCATION, ORIGIN};
+use http::header::{CONTENT_LENGTH, HeaderMap, ORIGIN};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use std::convert::Infallible;
@@ -77,7 +77,7 @@ fn pass(
     flags: HeaderFlags,
     endpoint: Endpoint,
 ) -> Answering {
-    let switches = flags.upgrade && tunnel::is_asked_for(request.headers());
+    let switches = flags.upgrade && tunnel::is_asked_for(request.method(), request.headers());
     match ClientRequest::admit(context, config, request, flags, endpoint) {
         Ok(request) if switches => Box::pin(async move { Ok(tunnel::answer(request).await) }),
         Ok(request) => Box::pin(answer(request)),
@@ -252,7 +252,7 @@ pub(super) fn finish_head(
     // HTTP/2 frames its own bodies.
     let http2 = request.parts.version == http::Version::HTTP_2;
     head.version = if http2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
-    if let Some(upstream) = upstream.filter(|_| !head.status.is_success() || head.headers.contains_key(LOCATION)) {
+    if let Some(upstream) = upstream {
         location::hide_engine(&mut head.headers, &upstream.endpoint, request.parts.uri.path());
     }
     set_response_headers(&mut head.headers, guard, upstream);

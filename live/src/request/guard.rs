@@ -200,6 +200,7 @@ impl RequestGuard {
         let state = &self.context.state;
         if let (Some(id), Some((engine, _))) = (tap.made_id(), &self.current) {
             state.kept_ids.learn(id, engine);
+            tap.made_files().iter().for_each(|id| state.kept_ids.learn(id, engine));
         }
         let usage = tap.usage();
         if usage.prompt_tokens.is_some()

@@ -30,6 +30,10 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// Headers of keys that this router does not read. A client may send its key in several of them.
+const AZURE_KEY: HeaderName = HeaderName::from_static("api-key");
+const GOOGLE_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
+const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
@@ -91,7 +95,7 @@ pub(crate) fn to_upstream(
     for name in headers.keys() {
         match name.as_str() {
             "expect" | "x-lb-hop" | "x-request-timeout-ms" | "x-gorgo-fence" => is_ours_alone = true,
-            "authorization" | "x-api-key" => has_key = true,
+            "authorization" | "x-api-key" | "api-key" | "x-goog-api-key" | "x-auth-token" => has_key = true,
             "x-forwarded-for" => was_forwarded = true,
             _ => {}
         }
@@ -109,7 +113,7 @@ pub(crate) fn to_upstream(
         }
     }
     if has_key {
-        for name in [AUTHORIZATION, API_KEY] {
+        for name in [AUTHORIZATION, API_KEY, AZURE_KEY, GOOGLE_KEY, AUTH_TOKEN] {
             drop_ours(headers, &name, ours);
         }
     }
@@ -120,7 +124,9 @@ pub(crate) fn to_upstream(
 
 /// Removes the lines of this name that hold a key of this router.
 fn drop_ours(headers: &mut HeaderMap, name: &HeaderName, ours: &Keys) {
-    let is_ours = |value: &&HeaderValue| ours.is_ours(key_of(value));
+    // Clients name other schemes than Bearer, too.
+    let has_ours = |value: &HeaderValue| value.as_bytes().split(u8::is_ascii_whitespace).any(|word| ours.is_ours(word));
+    let is_ours = |value: &&HeaderValue| ours.is_ours(key_of(value)) || has_ours(value);
     if headers.get_all(name).iter().any(|value| is_ours(&value)) {
         let others: Vec<HeaderValue> = headers.get_all(name).iter().filter(|value| !is_ours(value)).cloned().collect();
         headers.remove(name);

@@ -1,23 +1,53 @@
-//! Rewrites the `Location` header of answers: clients must not see an engine's address, which they cannot reach.
+//! Rewrites the headers of answers that hold URLs: clients must not see an engine's address, which they cannot reach.
 
 use crate::upstream::connect::Endpoint;
-use http::header::{CONTENT_LOCATION, HeaderMap, HeaderName, LOCATION};
+use http::header::{CONTENT_LOCATION, HeaderMap, HeaderName, LINK, LOCATION, REFRESH};
 use http::{HeaderValue, Uri};
 use std::net::IpAddr;
 
-/// Replaces addresses of an engine in `Location` and `Content-Location` by their paths, which lead to this router.
+/// Replaces addresses of an engine in the headers that hold URLs by their paths, which lead to this router.
 pub(crate) fn hide_engine(headers: &mut HeaderMap, engine: &Endpoint, asked: &str) {
-    for name in [LOCATION, CONTENT_LOCATION] {
-        if headers.contains_key(&name) {
-            hide_in(headers, &name, engine, asked);
+    // Nearly no answer has one.
+    let holds_urls = |name: &HeaderName| [LOCATION, CONTENT_LOCATION, LINK, REFRESH].contains(name);
+    if !headers.keys().any(holds_urls) {
+        return;
+    }
+    for name in [LOCATION, CONTENT_LOCATION, LINK, REFRESH] {
+        let values: Vec<HeaderValue> = headers.get_all(&name).iter().cloned().collect();
+        headers.remove(&name);
+        for value in values {
+            let shown = value.to_str().ok().and_then(|text| match name {
+                LINK => Some(in_links(text, engine, asked)),
+                REFRESH => in_refresh(text, engine, asked),
+                _ => shown(text, engine, asked),
+            });
+            headers.append(&name, shown.and_then(|shown| HeaderValue::try_from(shown).ok()).unwrap_or(value));
         }
     }
 }
 
-fn hide_in(headers: &mut HeaderMap, name: &HeaderName, engine: &Endpoint, asked: &str) {
-    let Some(text) = headers.get(name).and_then(|value| value.to_str().ok()) else { return };
+/// The URLs of a `Link` header stand in angle brackets.
+fn in_links(text: &str, engine: &Endpoint, asked: &str) -> String {
+    let hidden = |part: &str| match part.split_once('>') {
+        Some((url, rest)) => format!("<{}>{rest}", shown(url, engine, asked).unwrap_or_else(|| url.to_owned())),
+        None => format!("<{part}"),
+    };
+    let mut parts = text.split('<');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |all, part| all + &hidden(part))
+}
+
+/// `Refresh: SECONDS; url=URL`.
+fn in_refresh(text: &str, engine: &Endpoint, asked: &str) -> Option<String> {
+    let at = text.to_ascii_lowercase().find("url=")? + 4;
+    let url = text[at..].trim().trim_matches(['"', '\'']);
+    Some(format!("{}{}", &text[..at], shown(url, engine, asked)?))
+}
+
+/// What a client is shown in place of a URL; `None` if it is no address of the engine.
+fn shown(text: &str, engine: &Endpoint, asked: &str) -> Option<String> {
     let absolute = if text.starts_with("//") { format!("http:{text}") } else { text.to_owned() };
-    let Ok(uri) = absolute.parse::<Uri>() else { return };
+    let uri = absolute.parse::<Uri>().ok()?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let base = &engine.base;
     let shown = path.strip_prefix(base.as_str()).filter(|rest| rest.starts_with('/')).unwrap_or(path);
@@ -29,9 +59,7 @@ fn hide_in(headers: &mut HeaderMap, name: &HeaderName, engine: &Endpoint, asked:
             bare.eq_ignore_ascii_case(engine.host()) || is_inner(bare) || is_same_path
         }
     };
-    if is_engines && let Ok(value) = HeaderValue::try_from(shown) {
-        headers.insert(name, value);
-    }
+    is_engines.then(|| shown.to_owned())
 }
 
 /// Whether a host is an address that is not reached from elsewhere.
@@ -73,5 +101,21 @@ mod tests {
         }
         assert_eq!(shown("http://engine/base", "http://engine/base/v1/x"), "/v1/x");
         assert_eq!(shown("http://engine/base", "/base/v1/x"), "/v1/x");
+        let engine = Endpoint::parse("http://engine:8000").unwrap();
+        for (name, value, expected) in [
+            (
+                LINK,
+                "<http://engine:8000/x>; rel=next, <https://other.example/y>; rel=up",
+                "</x>; rel=next, <https://other.example/y>; rel=up",
+            ),
+            (LINK, "</x>; rel=next", "</x>; rel=next"),
+            (REFRESH, "5; URL=http://engine:8000/x", "5; URL=/x"),
+            (REFRESH, "5", "5"),
+            (CONTENT_LOCATION, "http://engine:8000/x", "/x"),
+        ] {
+            let mut headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static(value))]);
+            hide_engine(&mut headers, &engine, "/v1/models/");
+            assert_eq!(headers[&name], expected);
+        }
     }
 }

@@ -15,8 +15,8 @@ use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::{AnswerTap, Framing};
 use bytes::Bytes;
 use gorgo_core::router::{Dispatch, Failure};
-use http::header::{CONNECTION, HeaderMap, UPGRADE};
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{CONNECTION, HeaderMap, HeaderName, UPGRADE};
+use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -30,9 +30,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 /// Most bytes of a refusal that is passed on.
 const REFUSAL: usize = 64 << 10;
 
-/// Whether the head asks to switch to WebSocket.
-pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
-    headers.get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+/// Whether the head asks to switch to WebSocket: RFC 6455, 4.1. `Upgrade` alone, which any proxy may have left behind,
+/// asks for nothing.
+pub(super) fn is_asked_for(method: &Method, headers: &HeaderMap) -> bool {
+    let has = |name: HeaderName, word: &[u8]| {
+        let mut words = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+        words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word))
+    };
+    *method == Method::GET && has(UPGRADE, b"websocket") && has(CONNECTION, b"upgrade")
 }
 
 /// Finds a replica that switches, and lets the bytes pass.
@@ -128,7 +133,7 @@ async fn open(
     Err(Box::new(FailedAttempt { failure, response, why }))
 }
 
-/// Passes bytes both ways until both ends are closed, nothing passes for `gap`, or the router stops.
+/// Passes bytes both ways until one end is closed, nothing passes for `gap`, or the router stops.
 async fn pass(mut guard: Box<RequestGuard>, client: OnUpgrade, replica: OnUpgrade, gap: Duration) {
     let both = tokio::time::timeout(gap, async { tokio::try_join!(client, replica) }).await;
     let Ok(Ok((client, replica))) = both else {
@@ -147,9 +152,14 @@ async fn pass(mut guard: Box<RequestGuard>, client: OnUpgrade, replica: OnUpgrad
         }
     };
     let ways = async {
+        // A WebSocket has no half-closed state: what one side has sent has passed when its end is read, and then the
+        // other side is closed, too.
         let up = one_way(from_client, to_replica, &last, gap);
         let down = one_way(from_replica, to_client, &last, gap);
-        let _ = tokio::try_join!(up, down);
+        tokio::select! {
+            _ = up => {}
+            _ = down => {}
+        }
     };
     let is_stopped = tokio::select! {
         () = ways => false,

@@ -63,6 +63,7 @@ pub struct AnswerTap {
     id: Option<String>,
     wants_id: bool,
     made_id: Option<String>,
+    made_files: Vec<String>,
 }
 
 impl AnswerTap {
@@ -87,6 +88,7 @@ impl AnswerTap {
             id: None,
             wants_id: false,
             made_id: None,
+            made_files: Vec::new(),
         }
     }
 
@@ -186,6 +188,11 @@ impl AnswerTap {
         self.made_id.as_deref()
     }
 
+    /// The ids of the files that a batch has written, if they were to be read.
+    pub fn made_files(&self) -> &[String] {
+        &self.made_files
+    }
+
     /// The engine's id of the request, if the answer is a stream.
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
@@ -242,11 +249,14 @@ impl AnswerTap {
         }
         // Only streams are aborted by id.
         if self.id.is_none() && self.framing == Framing::Events {
-            self.id = event.id.or(event.meta.id).map(|id| id.short(129)).filter(|id| id.len() <= 128);
+            self.id = event.id.or(event.meta.id).and_then(bounded_id);
         }
         if self.wants_id && self.made_id.is_none() {
             let whole = event.id.filter(|_| self.framing == Framing::Json);
-            self.made_id = event.response_id.or(whole).map(|id| id.short(129)).filter(|id| id.len() <= 128);
+            self.made_id = event.response_id.or(whole).and_then(bounded_id);
+        }
+        if self.wants_id && self.framing == Framing::Json {
+            self.made_files.extend(event.files.into_iter().flatten().filter_map(bounded_id));
         }
         self.generated(event);
         self.typed(kind, event);
@@ -322,6 +332,11 @@ impl Usage {
             },
         }
     }
+}
+
+/// An id of at most 512 bytes; the beginning of a longer one names something else.
+fn bounded_id(id: Text<'_>) -> Option<String> {
+    Some(id.short(516)).filter(|id| id.len() <= 512)
 }
 
 /// Whether this is one complete JSON text.

@@ -140,3 +140,25 @@ async fn what_names_an_id_goes_to_the_engine_that_made_it() {
     // A stream tells its response's id, too; an id that is not known goes anywhere.
     assert_eq!(world.get("/v1/responses/unknown").await.0, 200);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_is_asked_for_what_it_has_and_by_the_names_that_it_takes() {
+    let world = World::new(2, Script::default(), |_| {}).await;
+    world.engines[0].script(|s| (s.vllm, s.models) = (true, vec!["a".to_owned()]));
+    world.engines[1].script(|s| s.models = vec!["b".to_owned()]);
+    ms(2_500).await; // lists and metrics are read each second
+    for n in 0..6 {
+        let response = ask(&world, "/generate", json!({"text": format!("only SGLang has it {n}")})).await;
+        assert_eq!(replica(&response), "e1");
+        let response = ask(&world, "/v1/completions", json!({"model": "default", "prompt": format!("{n}")})).await;
+        assert_eq!((response.status().as_u16(), replica(&response)), (200, "e1".to_owned()));
+        let response = ask(&world, "/v1/completions", json!({"model": "", "prompt": format!("{n}")})).await;
+        assert_eq!(response.status(), 200);
+    }
+    let mut request = post("/v1/completions", r#"{"prompt": "x"}"#);
+    request.headers_mut().insert("x-request-timeout-ms", "soon".parse().unwrap());
+    let response = world.send(request).await;
+    assert_eq!(response.status(), 400);
+    let text = String::from_utf8_lossy(&whole(response).await).into_owned();
+    assert!(text.contains("`x-request-timeout-ms` is \\\"soon\\\"; give milliseconds"), "{text}");
+}

@@ -102,3 +102,43 @@ async fn an_engine_that_does_not_switch_is_told_and_one_that_is_gone_is_passed_o
         assert!(ask(&world).await.1.starts_with("http/1.1 101"));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_websocket_that_the_engine_closes_is_closed_for_the_client() {
+    let net = Net::default();
+    let mut listener = net.listen("e0", 8080);
+    tokio::spawn(async move {
+        while let Ok((mut io, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buf = [0; 8192];
+                while let Ok(n @ 1..) = io.read(&mut buf).await {
+                    if String::from_utf8_lossy(&buf[..n]).to_lowercase().contains("upgrade: websocket") {
+                        let _ = io.write_all(format!("{SWITCH}bye").as_bytes()).await;
+                        return;
+                    }
+                    let _ = io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{\"data\":[]}").await;
+                }
+            });
+        }
+    });
+    let world = world(net, &["e0"]).await;
+    let (mut io, _) = ask(&world).await;
+    let (mut said, began) = (Vec::new(), Instant::now());
+    io.read_to_end(&mut said).await.unwrap();
+    assert_eq!(said, b"bye");
+    assert!(began.elapsed() < Duration::from_secs(1), "the client stays open to no purpose");
+    ms(10).await;
+    assert_eq!(world.left(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_that_asks_for_no_websocket_is_an_ordinary_request() {
+    use gorgo_live::testkit::{Engine, Script};
+    let net = Net::default();
+    let engine = Engine::start(&net, "e0", Script::default());
+    let config = Config { replicas: vec![replica("e0")], ..Config::default() };
+    let world = World::with(net, vec![engine], config, "router").await;
+    let mut request = crate::fixture::chat("x", false);
+    request.headers_mut().insert("upgrade", "websocket".parse().unwrap());
+    assert_eq!(world.send(request).await.status(), 200);
+}

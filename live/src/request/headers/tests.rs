@@ -103,6 +103,27 @@ fn a_key_of_this_router_in_a_second_line_reaches_no_engine() {
 }
 
 #[test]
+fn a_key_of_this_router_reaches_no_engine_in_whatever_header_and_scheme() {
+    let keys = Keys { api: Some("k".into()), ..Keys::default() };
+    let client = ClientAddress::new([10, 0, 0, 1].into());
+    for (name, value) in [
+        ("authorization", "Token k"),
+        ("authorization", "ApiKey  k"),
+        ("x-api-key", "Bearer k"),
+        ("api-key", "k"),
+        ("x-goog-api-key", "k"),
+        ("x-auth-token", "k"),
+    ] {
+        let mut headers = map(&[(name, value)]);
+        to_upstream(&mut headers, 0, &HeaderValue::from_static("r"), &client, &keys);
+        assert!(!headers.contains_key(name), "{name}: {value}");
+        let mut headers = map(&[(name, "of-the-engine")]);
+        to_upstream(&mut headers, 0, &HeaderValue::from_static("r"), &client, &keys);
+        assert!(headers.contains_key(name), "{name}");
+    }
+}
+
+#[test]
 fn odd_request_ids_are_replaced() {
     let id = |value: &'static str| request_id(&map(&[("x-request-id", value)]), 1, RequestId(2));
     assert_eq!(id("abc"), "abc");

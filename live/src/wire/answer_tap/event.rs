@@ -21,6 +21,8 @@ pub(super) struct Event<'a> {
     pub(super) delta: Option<Delta<'a>>,
     /// The id of a response that an event carries whole (Responses API), or of a response in one piece.
     pub(super) response_id: Option<Text<'a>>,
+    /// The ids of the files that a batch has written.
+    pub(super) files: [Option<Text<'a>>; 2],
     /// Whether a member was read that a known dialect has.
     pub(super) is_known: bool,
 }

@@ -48,6 +48,8 @@ impl AnswerTap {
     ) -> Result<(), JsonError> {
         match key.plain().unwrap_or_default() {
             b"id" => event.id = json.text_or_null()?,
+            b"output_file_id" => event.files[0] = json.text_or_null()?,
+            b"error_file_id" => event.files[1] = json.text_or_null()?,
             b"choices" if !json.null()? => {
                 (event.is_known, self.has_choices) = (true, true);
                 json.array(|json| self.choice(json))?;
