@@ -95,7 +95,6 @@ impl From<&str> for Secret {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::config::Config;
 
     #[test]
