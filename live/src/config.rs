@@ -264,7 +264,7 @@ impl Config {
     ///
     /// # Errors
     /// When it cannot be read, or its first line is no key.
-    pub fn secret(path: &PathBuf) -> Result<String, ConfigError> {
+    pub fn secret(path: &Path) -> Result<String, ConfigError> {
         secret::from_file(path).map_err(|why| ConfigError::Read { path: path.display().to_string(), why })
     }
 }
