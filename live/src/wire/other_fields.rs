@@ -108,7 +108,7 @@ mod tests {
         let file = part("name=\"file\"; filename=\"a.wav\"", "\u{1}\u{2}");
         assert_eq!(model(&form(&[file.clone(), part("name=\"model\"", "m")])).as_deref(), Some("m"));
         for odd in [
-            form(&[file.clone()]),
+            form(std::slice::from_ref(&file)),
             form(&[part("name=\"model\"", "a"), part("name=\"model\"", "m")]),
             form(&[part("name=\"model\"", "a"), part("name=model", "m")]),
             form(&[part("name=\"model\"", "a"), part("name*=utf-8''model", "m")]),
