@@ -123,7 +123,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             seed: 1,
             tokenizer: None,
-            policy: PolicyConfig::default(),
+            policy: PolicyConfig::of_routers(),
             router: RouterConfig { record_decisions: true, ..RouterConfig::default() },
             replicas: Vec::new(),
             peers: Vec::new(),

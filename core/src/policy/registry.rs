@@ -199,6 +199,19 @@ impl PolicyConfig {
         NAMES.iter().copied().filter(|name| !name.starts_with("oracle-")).collect()
     }
 
+    /// The policy of a live router that is told none: the one with the least regret and the least worst case of
+    /// docs/policies.md.
+    pub fn of_routers() -> Self {
+        Self::Predictive(predictive::PredictiveConfig::default())
+    }
+
+    /// The policy to which settings belong that are given without its name: a live router's own, or else `gorgo`.
+    pub fn with_keys<'a>(mut keys: impl Iterator<Item = &'a str>) -> Self {
+        let own = Self::of_routers();
+        let known = Self::keys(own.name());
+        if keys.all(|key| known.contains(&key)) { own } else { Self::default() }
+    }
+
     /// Checks that a live router can use it.
     ///
     /// # Errors

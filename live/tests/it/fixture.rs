@@ -1,6 +1,7 @@
 //! A router with engines, and a client.
 
 use bytes::Bytes;
+use gorgo_core::policy::PolicyConfig;
 use gorgo_live::AppState;
 use gorgo_live::config::{Config, ReplicaConfig};
 use gorgo_live::testkit::PooledClient;
@@ -49,8 +50,9 @@ impl World {
         let net = Net::default();
         let engines: Vec<Engine> =
             (0..engines).map(|i| Engine::start(&net, &format!("e{i}"), script.clone())).collect();
-        let mut config =
-            Config { replicas: (0..engines.len()).map(|i| replica(&format!("e{i}"))).collect(), ..Config::default() };
+        let replicas = (0..engines.len()).map(|i| replica(&format!("e{i}"))).collect();
+        // Its weights are fixed: scripted engines answer at once, which teaches a learning policy nothing.
+        let mut config = Config { replicas, policy: PolicyConfig::default(), ..Config::default() };
         change(&mut config);
         Self::with(net, engines, config, "router").await
     }

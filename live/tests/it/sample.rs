@@ -42,7 +42,7 @@ const HEAD: &str = "\
 # models = [\"m\"]        # besides those of its own /v1/models
 # kv_tokens = 400000    # if the engine's metrics do not report it
 
-# policy = \"gorgo\"      # or [policy] with name = \"gorgo\" and its settings; `gorgo proxy policy` lists the names
+# policy = \"predictive\" # or [policy] with name = \"gorgo\" and its settings; `gorgo policies` lists the names
 
 # Where requests may go; see docs/operators.md.
 # [[residency.rules]]

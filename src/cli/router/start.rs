@@ -8,6 +8,7 @@ use crate::cli::output::print_line;
 use crate::cli::process;
 use anyhow::bail;
 use clap::Args as ClapArgs;
+use gorgo_core::policy::PolicyConfig;
 use gorgo_core::settings::{parse_assignment, renamed_presets, set_key};
 use gorgo_live::config::{Config, ConfigError, Role};
 use gorgo_live::{ConfigSource, Presence, Signals};
@@ -26,7 +27,7 @@ pub(crate) struct StartArgs {
     /// Address to listen on; beyond loopback an API key and an admin key are needed
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// Policy
+    /// Policy, in place of the file's; `predictive` when neither names one
     #[arg(long)]
     policy: Option<String>,
     /// Override any setting, for example router.gates.max_running=10
@@ -76,13 +77,14 @@ impl StartArgs {
                 settings.insert(key.to_owned(), toml::Value::Array(list));
             }
         }
-        for set in &self.sets {
-            let (key, value) = parse_assignment(set)?;
-            // A weight of the default policy can be set without naming that policy.
-            if key.starts_with("policy.") && !settings.contains_key("policy") {
-                let name = Config::default().policy.name().to_owned();
-                settings.insert("policy".to_owned(), toml::Value::String(name));
-            }
+        let sets: Vec<_> = self.sets.iter().map(|set| parse_assignment(set)).collect::<Result<_, _>>()?;
+        // Weights can be set without naming their policy.
+        let mut weights = sets.iter().filter_map(|(key, _)| key.strip_prefix("policy.")).peekable();
+        if weights.peek().is_some() && !settings.contains_key("policy") {
+            let name = PolicyConfig::with_keys(weights).name().to_owned();
+            settings.insert("policy".to_owned(), toml::Value::String(name));
+        }
+        for (key, value) in sets {
             set_key(&mut settings, &key, value)?;
         }
         renamed_presets(&settings).iter().for_each(|note| tracing::warn!("{note}"));

@@ -41,8 +41,10 @@ fn a_weight_of_the_default_policy_needs_no_policy_named() {
         args.read_config(Role::Proxy, &["http://a:1".to_owned()], &[])
     };
     let set = with(None, "policy.ms_per_token=0.058").unwrap();
-    assert_eq!(set.policy, with(Some("gorgo"), "policy.ms_per_token=0.058").unwrap().policy);
-    assert_ne!(set.policy, with(Some("gorgo"), "router.max_hops=1").unwrap().policy);
+    assert_eq!(set.policy, with(Some("predictive"), "policy.ms_per_token=0.058").unwrap().policy);
+    assert_ne!(set.policy, with(None, "router.max_hops=1").unwrap().policy);
+    let published = with(None, "policy.running_cost_factor=0.3").unwrap();
+    assert_eq!(published.policy, with(Some("gorgo"), "policy.running_cost_factor=0.3").unwrap().policy);
     assert_eq!(with(None, "policy.name=random").unwrap().policy.name(), "random");
 }
 
