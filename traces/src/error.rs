@@ -47,14 +47,6 @@ pub enum TraceError {
         /// Names of the formats.
         known: String,
     },
-    /// The format needs a feature that this build lacks.
-    #[error(
-        "{file} is Parquet, which this build cannot read; build with `--features parquet` or convert it to JSON lines"
-    )]
-    NoParquet {
-        /// Path as given.
-        file: String,
-    },
     /// An option cannot be used.
     #[error("option {option} {problem}")]
     Option {

@@ -178,12 +178,5 @@ pub fn read_bytes(name: &str, bytes: &[u8], options: &Options) -> Result<Workloa
     arrange::arrange(Reader::new(lines, options)?, options)
 }
 
-#[cfg(feature = "parquet")]
 mod parquet;
-#[cfg(feature = "parquet")]
 pub(crate) use parquet::rows as parquet_rows;
-
-#[cfg(not(feature = "parquet"))]
-pub(crate) fn parquet_rows(name: &str) -> Result<parser::Rows, TraceError> {
-    Err(TraceError::NoParquet { file: name.to_owned() })
-}
