@@ -124,7 +124,7 @@ impl Default for Config {
             seed: 1,
             tokenizer: None,
             policy: PolicyConfig::of_routers(),
-            router: RouterConfig { record_decisions: true, ..RouterConfig::default() },
+            router: RouterConfig::default(),
             replicas: Vec::new(),
             peers: Vec::new(),
             discovery: Discovery::default(),

@@ -118,7 +118,7 @@ fn judge_predictions(args: &EvaluateArgs) -> anyhow::Result<()> {
     let Some(all) = Calibration::of(log.rows.iter()) else {
         bail!(
             "the log holds {} decisions and no request that was dispatched once and got a first token; give the decision log of a \
-             router (`explain.log`) that served streams",
+             router that served streams, with `explain.log` and `explain.outcomes = true`",
             log.decisions
         );
     };

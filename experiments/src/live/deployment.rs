@@ -120,6 +120,7 @@ impl LiveDeployment {
             let mut config = config(arm, seed, built, i, doors[i], &find);
             config.replicas.iter_mut().for_each(|replica| replica.api_key = engine_key.as_deref().map(Into::into));
             config.explain.log = decision_log(arm, seed, i)?;
+            config.explain.outcomes = true;
             let node =
                 gorgo_live::start(config, None, gorgo_live::tcp()).map_err(|e| start(format!("router {i}"))(&e))?;
             nodes.push(Arc::clone(&node));

@@ -304,11 +304,13 @@ pub struct Explain {
     /// Decisions as JSON lines that `gorgo decide` reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<LogFile>,
+    /// Log each request's outcome behind its decision, for `gorgo evaluate`; always with `router.explore` above 0.
+    pub outcomes: bool,
 }
 
 impl Default for Explain {
     fn default() -> Self {
-        Self { decisions: 1_000, rows: 10_000, log: None }
+        Self { decisions: 1_000, rows: 10_000, log: None, outcomes: false }
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Observers {
     /// The latest decisions, for `/explain`.
     pub explanations: Explanations,
     log: Option<mpsc::Sender<DecisionLine>>,
+    /// Whether the log holds outcomes, too.
+    pub(crate) outcomes: bool,
     shadow: Option<mpsc::Sender<ShadowEvent>>,
     /// Where changes of state are told.
     pub(crate) changes: Option<Changes>,
@@ -59,6 +61,7 @@ impl Observers {
         Self {
             explanations: Explanations::new(decisions),
             log,
+            outcomes: false,
             shadow,
             changes: None,
             access: None,
@@ -103,7 +106,7 @@ impl Observers {
 
     /// Logs how a request ended.
     pub(crate) fn outcome(&self, record: &Arc<DecisionRecord>, row: &Arc<RequestEntry>) {
-        if let Some(log) = &self.log {
+        if let Some(log) = self.log.as_ref().filter(|_| self.outcomes) {
             let sent = log.try_send(DecisionLine::Outcome(Arc::clone(record), Arc::clone(row)));
             self.dropped.fetch_add(u64::from(sent.is_err()), Ordering::Relaxed);
         }

@@ -231,6 +231,7 @@ fn observers(config: &Config, shadows: &SharedStats, clock: Clock) -> Result<Obs
         None => None,
     };
     let mut observers = Observers::new(config.explain.decisions, log, shadow);
+    observers.outcomes = config.explain.outcomes || config.router.explore > 0.0;
     (observers.changes, observers.access, observers.reopen) = (Some(Changes::start()), access, reopen);
     Ok(observers)
 }

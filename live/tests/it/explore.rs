@@ -43,6 +43,7 @@ async fn the_log_of_any_router_tells_how_good_its_predictions_were() {
     let log = LogFile { path: path.clone(), max_bytes: 1 << 22, keep: 1 };
     let world = World::new(2, Script::default(), |config| {
         config.explain.log = Some(log);
+        config.explain.outcomes = true;
         config.policy = PolicyConfig::parse("predictive", Map::new()).unwrap();
     })
     .await;

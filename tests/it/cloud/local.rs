@@ -37,7 +37,7 @@ fn a_whole_session_on_this_machine_from_available_to_kill() {
     // Another process finds all as it was.
     assert_eq!(changes(&go(&["cluster", "setup", "--json"])), []);
     let status = go(&["cluster", "status"]);
-    assert_eq!(status.matches("healthy  gorgo").count(), 3, "{status}");
+    assert_eq!(status.matches("healthy  predictive").count(), 3, "{status}");
 
     assert_eq!(go(&["cluster", "start-trace"]).matches("timeline started").count(), 3);
     let traces = state.join("traces");

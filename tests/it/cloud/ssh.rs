@@ -78,7 +78,7 @@ fn three_hosts_are_set_up_repaired_and_released() {
     {
         assert!(!std::fs::read_to_string(file.path()).unwrap().contains("hf_secret"), "{:?}", file.path());
     }
-    assert_eq!(must(field.state(), "ssh", &["cluster", "status"]).matches("healthy  gorgo").count(), 3);
+    assert_eq!(must(field.state(), "ssh", &["cluster", "status"]).matches("healthy  predictive").count(), 3);
     assert_eq!(must(field.state(), "ssh", &["cluster", "flush-cache"]).matches("are empty").count(), 3);
     assert!(must(field.state(), "ssh", &["run-on", "b", "--", "pwd"]).trim().ends_with("/b"));
     assert!(must(field.state(), "ssh", &["cluster", "logs", "a"]).contains("emulated SGLang"));

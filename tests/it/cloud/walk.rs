@@ -61,7 +61,7 @@ impl Walk {
         assert_eq!(changes(&first).len(), 6, "program, router and engine on each: {first}");
         assert_eq!(first.matches("engine, router and 1 peer(s) answer").count(), 2, "{first}");
         assert_eq!(changes(&go(&setup)), []);
-        assert_eq!(go(&["status"]).matches("healthy  gorgo").count(), 2);
+        assert_eq!(go(&["status"]).matches("healthy  predictive").count(), 2);
         assert_eq!(go(&["cluster", "flush-cache"]).matches("are empty").count(), 2);
         assert!(go(&["cluster", "logs", "n-0"]).contains("emulated SGLang"));
         assert_eq!(go(&["run-on", "--all", "--", "echo", "hi"]), "hi\nhi\n");
