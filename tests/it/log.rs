@@ -94,7 +94,7 @@ fn the_log_of_a_day_tells_of_each_change_once() {
     );
     let mut router = Router::start(dir.path(), &config);
     let banner = format!(
-        "INFO gorgo {} proxy: policy gorgo, 2 replicas (west, east), 0 peers; requests to http://{at}/v1, metrics at \
+        "INFO gorgo {} proxy: policy predictive, 2 replicas (west, east), 0 peers; requests to http://{at}/v1, metrics at \
          http://{at}/metrics",
         env!("CARGO_PKG_VERSION"),
         at = router.at
@@ -124,7 +124,7 @@ fn the_log_of_a_day_tells_of_each_change_once() {
     router.log.tells(&["INFO replica east is up"]);
 
     assert!(router.operate("rule", &["policy", "least-load"]) && router.operate("rule", &["policy", "least-load"]));
-    router.log.tells(&["INFO policy changed from gorgo (preset=\"gotoni\") to least-load ("]);
+    router.log.tells(&["INFO policy changed from predictive to least-load ("]);
     std::fs::write(&router.config, format!("{config}timeouts.idle_ms = \"5s\"\n")).unwrap();
     assert!(router.operate("rule", &["reload"]));
     router.log.tells(&["INFO settings changed: timeouts.idle_ms = 5000 (was 75000)"]);

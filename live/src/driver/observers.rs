@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 /// A line of the decision log.
 #[derive(Debug)]
 pub enum DecisionLine {
-    /// A decision.
-    Decision(Arc<DecisionRecord>),
+    /// A decision, and whether its outcome follows.
+    Decision(Arc<DecisionRecord>, bool),
     /// The end of a request whose decision was made by an exploring router.
     Outcome(Arc<DecisionRecord>, Arc<RequestEntry>),
 }
@@ -26,7 +26,7 @@ pub enum DecisionLine {
 impl DecisionLine {
     pub(crate) fn text(&self) -> String {
         match self {
-            Self::Decision(record) => explain::state(record).to_string(),
+            Self::Decision(record, is_judged) => explain::state(record, *is_judged).to_string(),
             Self::Outcome(record, row) => explain::outcome(record, row).line(),
         }
     }
@@ -99,7 +99,7 @@ impl Observers {
 
     pub(crate) fn decided(&self, record: &Arc<DecisionRecord>) {
         if let Some(log) = &self.log {
-            let sent = log.try_send(DecisionLine::Decision(Arc::clone(record)));
+            let sent = log.try_send(DecisionLine::Decision(Arc::clone(record), self.outcomes));
             self.dropped.fetch_add(u64::from(sent.is_err()), Ordering::Relaxed);
         }
     }

@@ -98,5 +98,6 @@ async fn an_edge_whose_engine_is_down_says_so_and_its_peer_serves() {
     for n in 0..5 {
         whole(b.client.request(to(1, &format!("{n} b"))).await.unwrap()).await;
     }
-    assert_eq!(b.state.driver.read(|r, _, _| r.stats().forwarded), 0);
+    let rows: Vec<String> = b.state.request_log.entries().iter().map(|row| format!("{row:?}")).collect();
+    assert_eq!(b.state.driver.read(|r, _, _| r.stats().forwarded), 0, "{rows:#?}");
 }

@@ -29,6 +29,7 @@ async fn world(script: Script) -> World {
             .map(|i| gorgo_live::config::ReplicaConfig { region: region(i), ..replica(&format!("e{i}")) })
             .collect(),
         region: region(0),
+        policy: PolicyConfig::default(),
         ..Default::default()
     };
     config.shadow.policies = vec![PolicyConfig::parse("random", Default::default()).unwrap()];

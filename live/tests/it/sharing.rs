@@ -2,6 +2,7 @@
 
 use crate::fixture::{World, chat, ms, replica, whole};
 use gorgo_core::ReplicaId;
+use gorgo_core::policy::PolicyConfig;
 use gorgo_live::config::{Config, Sharing};
 use gorgo_live::testkit::{Engine, Net, Script};
 use http::Request;
@@ -14,8 +15,13 @@ const SEED: &str = "one-secret-of-all-routers";
 async fn router(net: &Net, host: &str, seed: &str) -> World {
     let peers = ["router", "second", "third"].map(|host| format!("http://{host}:8000")).to_vec();
     let sharing = Sharing { peers, share_ms: 10, hash_seed: Some(seed.into()), ..Sharing::default() };
-    let config =
-        Config { name: host.to_owned(), replicas: vec![replica("e0"), replica("e1")], sharing, ..Config::default() };
+    let config = Config {
+        name: host.to_owned(),
+        replicas: vec![replica("e0"), replica("e1")],
+        sharing,
+        policy: PolicyConfig::default(),
+        ..Config::default()
+    };
     World::with(net.clone(), Vec::new(), config, host).await
 }
 
@@ -96,8 +102,13 @@ async fn silent(net: &Net, host: &str, change: impl FnOnce(&mut Config)) -> Worl
     let peers = ["router", "second", "third"].map(|host| format!("http://{host}:8000")).to_vec();
     let sharing =
         Sharing { peers, share_ms: 60_000, snapshot_ms: 2_000, hash_seed: Some(SEED.into()), ..Sharing::default() };
-    let mut config =
-        Config { name: host.to_owned(), replicas: vec![replica("e1"), replica("e0")], sharing, ..Config::default() };
+    let mut config = Config {
+        name: host.to_owned(),
+        replicas: vec![replica("e1"), replica("e0")],
+        sharing,
+        policy: PolicyConfig::default(),
+        ..Config::default()
+    };
     change(&mut config);
     World::with(net.clone(), Vec::new(), config, host).await
 }

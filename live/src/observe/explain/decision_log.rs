@@ -11,8 +11,9 @@ use gorgo_core::record::Status;
 use gorgo_core::router::DecisionRecord;
 use serde_json::{Value, json};
 
-/// A decision as a state for `gorgo decide`; the field `decision` holds the result.
-pub(crate) fn state(record: &DecisionRecord) -> Value {
+/// A decision as a state for `gorgo decide`; the field `decision` holds the result. The quantiles of predictions, which
+/// no policy reads, are for decisions that are judged by their outcomes.
+pub(crate) fn state(record: &DecisionRecord, is_judged: bool) -> Value {
     // Learned rates take half a line, and few policies read them.
     let keeps_learned = PolicyConfig::reads_learned(record.policy);
     let replicas = record.candidates.iter().map(|one| {
@@ -30,6 +31,15 @@ pub(crate) fn state(record: &DecisionRecord) -> Value {
         replicas: replicas.collect(),
     };
     let mut value = serde_json::to_value(&state).unwrap_or_default();
+    if keeps_learned {
+        let known = serde_json::to_value(Learned::default()).unwrap_or_default();
+        for replica in value["replicas"].as_array_mut().into_iter().flatten() {
+            if let Some(learned) = replica.get_mut("learned").and_then(Value::as_object_mut) {
+                // What is not learned yet is read back as it is when it is absent.
+                learned.retain(|key, is| known[key] != *is && (is_judged || key != "quantiles"));
+            }
+        }
+    }
     let name = |i: usize| record.name(record.candidates[i].candidate.id);
     value["decision"] = json!({"chosen": record.chosen.map(name), "reason": record.reason, "policy": record.policy,
                "at_ms": record.at.ms(), "tokens": counted(record)});

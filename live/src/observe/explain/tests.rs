@@ -7,7 +7,7 @@ use gorgo_core::{ReplicaId, RequestId, Time};
 
 #[test]
 fn learned_rates_are_logged_for_the_policy_that_reads_them() {
-    let learned = Learned { offset_ms: -7.25, ..Learned::default() };
+    let learned = Learned { offset_ms: -7.25, quantiles: [0.9, 1.2, 1.4], ..Learned::default() };
     let candidate = ReplicaState { learned, ..ReplicaState::default() }.candidate(ReplicaId(0));
     let scored = ScoredCandidate { candidate, terms: CostTerms::default(), rtt_age_ms: None };
     let logged = |policy| {
@@ -24,9 +24,13 @@ fn learned_rates_are_logged_for_the_policy_that_reads_them() {
             names: Arc::from([Arc::from("a")]),
             candidates: vec![scored.clone()],
         };
-        state(&record)["replicas"][0]["learned"]["offset_ms"].as_f64()
+        [false, true].map(|is_judged| state(&record, is_judged)["replicas"][0]["learned"].clone())
     };
-    assert_eq!((logged("predictive"), logged("stargate"), logged("gorgo")), (Some(-7.25), Some(-7.25), None));
+    let [plain, judged] = logged("predictive");
+    assert_eq!(plain, json!({"offset_ms": -7.25}), "what is not learned yet is left out");
+    assert_eq!(judged, json!({"offset_ms": -7.25, "quantiles": [0.9, 1.2, 1.4]}));
+    assert_eq!(logged("stargate")[0], plain);
+    assert_eq!(logged("gorgo")[1], Value::Null);
 }
 
 #[test]
@@ -50,10 +54,10 @@ fn an_explored_decision_is_logged_with_its_odds_and_its_outcome_follows() {
             })
             .collect(),
     };
-    let logged = state(&record);
+    let logged = state(&record, true);
     assert_eq!((&logged["decision"]["odds"], &logged["decision"]["own"]), (&json!(0.005), &json!("a")));
     record.odds = 1.0;
-    assert_eq!(state(&record)["decision"].get("odds"), None);
+    assert_eq!(state(&record, false)["decision"].get("odds"), None);
     let row = crate::observe::request_log::tests::row("x", 25.0);
     let end = outcome(&record, &row);
     assert_eq!((end.id.as_str(), end.ttft_ms), ("7", row.ttft_ms()));
