@@ -142,7 +142,7 @@ impl Capture {
     pub fn stop(&self) -> Option<CapturedRequests> {
         let active = self.0.lock().take()?;
         let ActiveCapture { session, request_ids, records, decisions, replicas, dropped, .. } = active;
-        let candidates = decisions.iter().map(DecisionSummary::shown).collect();
+        let candidates = decisions.iter().map(candidates).collect();
         Some(CapturedRequests { session, request_ids, records, candidates, replicas, dropped })
     }
 
@@ -168,6 +168,17 @@ impl Capture {
         active.records.push(record);
         active.decisions.push(row.decision.clone());
     }
+}
+
+/// The candidates of a decision, by name.
+fn candidates(decision: &DecisionSummary) -> Vec<CapturedCandidate> {
+    let shown = decision.by_name().into_iter().map(|(name, score)| CapturedCandidate {
+        replica: name.to_owned(),
+        cached_tokens: score.cached_tokens,
+        excluded: score.excluded,
+        total_ms: Some(score.total_ms).filter(|total| score.excluded.is_none() && total.is_finite()),
+    });
+    shown.collect()
 }
 
 /// Converts an entry to the simulator's format. Times at the replica are not observed: a request's arrival and its first

@@ -1,6 +1,5 @@
 //! One entry of the log: a request as this router observed it, and what it keeps of the decision.
 
-use crate::observe::capture::CapturedCandidate;
 use gorgo_core::policy::Exclusion;
 use gorgo_core::router::{DecisionRecord, EndReason, ScoredCandidate};
 use gorgo_core::{ReplicaId, Time};
@@ -96,11 +95,11 @@ pub struct DecisionSummary {
 
 /// A candidate of the decision.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct CandidateScore {
+pub(crate) struct CandidateScore {
     slot: ReplicaId,
-    excluded: Option<Exclusion>,
-    pub(super) cached_tokens: u32,
-    pub(super) total_ms: f64,
+    pub(crate) excluded: Option<Exclusion>,
+    pub(crate) cached_tokens: u32,
+    pub(crate) total_ms: f64,
 }
 
 impl DecisionSummary {
@@ -129,19 +128,8 @@ impl DecisionSummary {
         self.scores.iter().map(|score| score.cached_tokens).max().unwrap_or(0)
     }
 
-    /// The candidates, as a timeline shows them.
-    pub(crate) fn shown(&self) -> Vec<CapturedCandidate> {
-        let shown = |(name, score): (&str, &CandidateScore)| CapturedCandidate {
-            replica: name.to_owned(),
-            cached_tokens: score.cached_tokens,
-            excluded: score.excluded,
-            total_ms: Some(score.total_ms).filter(|total| score.excluded.is_none() && total.is_finite()),
-        };
-        self.by_name().into_iter().map(shown).collect()
-    }
-
     /// The candidates by the names they had then.
-    pub(super) fn by_name(&self) -> BTreeMap<&str, &CandidateScore> {
+    pub(crate) fn by_name(&self) -> BTreeMap<&str, &CandidateScore> {
         let names = self.names.as_deref().unwrap_or_default();
         let name = |score: &CandidateScore| names.get(score.slot.index()).map_or("", |name| &**name);
         self.scores.iter().map(|score| (name(score), score)).collect()
