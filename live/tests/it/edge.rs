@@ -1,4 +1,5 @@
 use crate::fixture::{World, chat, ms, replica, whole};
+use gorgo_core::policy::PolicyConfig;
 use gorgo_live::config::{Config, PeerConfig, Role};
 use gorgo_live::testkit::{Engine, Net, Script};
 use serde_json::json;
@@ -11,6 +12,8 @@ async fn pair(scripts: [Script; 2]) -> [World; 2] {
     for (i, script) in scripts.into_iter().enumerate() {
         let engine = Engine::start(&net, &format!("e{i}"), script);
         let mut config = Config { role: Role::Edge, replicas: vec![replica(&format!("e{i}"))], ..Config::default() };
+        // The engine here first: a policy that learns would also try the peer, of which it knows nothing.
+        config.policy = PolicyConfig::default();
         config.router.gates.max_running = Some(1);
         config.peers = vec![peer(1 - i)];
         worlds.push(World::with(net.clone(), vec![engine], config, &format!("edge{i}")).await);
@@ -98,6 +101,5 @@ async fn an_edge_whose_engine_is_down_says_so_and_its_peer_serves() {
     for n in 0..5 {
         whole(b.client.request(to(1, &format!("{n} b"))).await.unwrap()).await;
     }
-    let rows: Vec<String> = b.state.request_log.entries().iter().map(|row| format!("{row:?}")).collect();
-    assert_eq!(b.state.driver.read(|r, _, _| r.stats().forwarded), 0, "{rows:#?}");
+    assert_eq!(b.state.driver.read(|r, _, _| r.stats().forwarded), 0);
 }
