@@ -1,6 +1,5 @@
 //! The JSON of an error, the event that tells it in a stream, and the error that cuts a body.
 
-use crate::request::endpoints;
 use serde_json::{Value, json};
 
 /// Any error of a body. The connection is then closed early, so that a client cannot take a part for the whole.
@@ -20,9 +19,8 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
-    /// The dialect of the answers to a request for this path.
+    /// The dialect of the answers to a request for this path, whose dot segments are resolved.
     pub(crate) fn of(path: &str) -> Self {
-        let path = endpoints::resolved(path).unwrap_or_default();
         match path.trim_end_matches('/') {
             "/v1/messages" => Self::Anthropic,
             "/v1/responses" => Self::Responses,
@@ -68,7 +66,7 @@ mod tests {
         assert_eq!(told("/v1/chat/completions", &ours), format!("data: {ours}\n\n"));
         let named =
             |event: &str| serde_json::from_str::<Value>(event.strip_prefix("event: error\ndata: ").unwrap()).unwrap();
-        for path in ["/v1/messages", "/v1/messages/", "/v1/%6dessages"] {
+        for path in ["/v1/messages", "/v1/messages/"] {
             let error = named(&told(path, &ours));
             assert_eq!(error, json!({"type": "error", "error": {"type": "api_error", "message": "it broke"}}));
         }

@@ -203,7 +203,7 @@ async fn carry_out(mut guard: Box<RequestGuard>, request: Box<ClientRequest>, ea
                     let head = stream_head(&mut guard, &ready, &upstream, &request);
                     let passed = Passed::new(held);
                     let early = Early { passed: Arc::clone(&passed), attempt: attempt(ready) };
-                    let dialect = Dialect::of(request.parts.uri.path());
+                    let dialect = dialect_of(request.parts.uri.path());
                     let body = EarlyBody::new(passed, dialect, go_on(guard, request, early));
                     return Response::from_parts(head, Body::Early(Box::new(body)));
                 }
@@ -286,9 +286,14 @@ fn pass_on(
     let gap = Duration::from_millis(request.config.timeouts.idle_gap_ms);
     let head = ready.head;
     let ends = (ready.json_end, ready.until_close);
-    let dialect = Dialect::of(request.parts.uri.path());
+    let dialect = dialect_of(request.parts.uri.path());
     let body = ProxiedBody::new(ready.held, ready.body, ready.tap, guard, dialect, gap, ends);
     Ok(Response::from_parts(head, Body::Proxied(Box::new(body))))
+}
+
+/// Whose events the answer to a request for this path has.
+fn dialect_of(path: &str) -> Dialect {
+    Dialect::of(&endpoints::resolved(path).unwrap_or_default())
 }
 
 /// The response to a request that waits for its answer when the router ends open requests.
@@ -344,5 +349,16 @@ fn set_response_headers(map: &mut HeaderMap, guard: &RequestGuard, upstream: Opt
     // A peer has named the engine that answered.
     if let Some(name) = upstream.filter(|u| u.kind != Kind::Peer).and_then(|u| u.shown.clone()) {
         map.insert(headers::REPLICA, name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_encoded_path_has_the_dialect_of_the_plain_one() {
+        assert_eq!(dialect_of("/v1/%6dessages"), Dialect::Anthropic);
+        assert_eq!(dialect_of("/v1/chat/completions"), Dialect::OpenAi);
     }
 }
