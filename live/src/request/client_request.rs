@@ -9,7 +9,7 @@ use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
 use crate::request::cors;
 use crate::request::endpoints::{self, Endpoint};
-use crate::request::errors::{model_not_found, refusal};
+use crate::request::errors::{model_not_found, refusal, wrong_key};
 use crate::request::guard::RequestGuard;
 use crate::request::headers::{self, HeaderFlags};
 use crate::request::learning::Learning;
@@ -77,7 +77,8 @@ impl ClientRequest {
         // Browsers send no key with a preflight.
         let is_preflight = flags.origin && cors::is_preflight(request.method(), request.headers());
         if !is_preflight && !state.with_keys(|keys| keys.may_ask(shown)) {
-            return Err(Box::new(context.refuse_client()));
+            context.tell_client_refused();
+            return Err(Box::new(wrong_key()));
         }
         let is_post = request.method() == Method::POST;
         let has_prompt = endpoint == Endpoint::Prompt && is_post;

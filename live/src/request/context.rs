@@ -1,12 +1,10 @@
 //! What all requests of one client connection share.
 
 use crate::observe::changes::Change;
-use crate::request::body::Body;
-use crate::request::errors::refusal;
 use crate::request::headers::ClientAddress;
 use crate::server::activity::Activity;
 use crate::state::AppState;
-use http::{Response, StatusCode, Uri};
+use http::{StatusCode, Uri};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -29,11 +27,9 @@ impl ConnectionContext {
         Self { state: Arc::clone(state), client, activity: Activity::new() }
     }
 
-    /// Refuses a client's request, whose key is wrong or missing.
-    pub(super) fn refuse_client(&self) -> Response<Body> {
+    /// Tells that a client's request is refused, since its key is wrong or missing.
+    pub(super) fn tell_client_refused(&self) {
         self.state.driver.observers().tell(Change::ClientRefused { from: self.client.to_string() });
-        let message = "send this router's API key as `Authorization: Bearer KEY`";
-        refusal(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
     }
 
     /// Tells that an administrator's request is refused with this status.

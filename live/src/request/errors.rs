@@ -32,6 +32,13 @@ pub(crate) fn refusal(status: StatusCode, code: &str, message: &str) -> Response
     response
 }
 
+/// The response to a request whose key is wrong or missing.
+#[cold]
+pub(super) fn wrong_key() -> Response<Body> {
+    let message = "send this router's API key as `Authorization: Bearer KEY`";
+    refusal(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
+}
+
 /// The response to a request for a model that no replica serves, as OpenAI words it.
 #[cold]
 pub(crate) fn model_not_found(model: &str) -> Response<Body> {

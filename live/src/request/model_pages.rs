@@ -3,7 +3,7 @@
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
 use crate::request::endpoints::resolved;
-use crate::request::errors::model_not_found;
+use crate::request::errors::{model_not_found, wrong_key};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Response};
@@ -20,7 +20,8 @@ pub(crate) fn answer(
     let wanted = path.strip_prefix("/v1/models").filter(|_| method == Method::GET)?.trim_matches('/');
     let state = &context.state;
     if !state.with_keys(|keys| keys.may_ask(shown_key)) {
-        return Some(context.refuse_client());
+        context.tell_client_refused();
+        return Some(wrong_key());
     }
     let list = state.models.list()?;
     if wanted.is_empty() {
