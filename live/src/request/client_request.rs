@@ -15,7 +15,6 @@ use crate::request::headers::{self, HeaderFlags};
 use crate::request::learning::Learning;
 use crate::request::read_body;
 use crate::request::residency::{Named, UnknownResidency};
-use crate::request::tunnel;
 use crate::request::unpack::unpack;
 use crate::state::AppState;
 use crate::tokens::count_tokens;
@@ -125,7 +124,7 @@ impl ClientRequest {
         }
         let invalid = |message: String| Box::new(refusal(StatusCode::BAD_REQUEST, "invalid_body", &message));
         let found = if self.has_prompt { Some(extract(&self.body, state.hash_seed).map_err(invalid)?) } else { None };
-        let switches = flags.upgrade && tunnel::is_asked_for(&parts.method, &parts.headers);
+        let switches = flags.upgrade && headers::asks_for_websocket(&parts.method, &parts.headers);
         let named = Asked::new(&parts.uri, &self.body, found.as_ref(), switches).map_err(invalid)?;
         let counting = count_tokens(
             state.counter.as_ref(),

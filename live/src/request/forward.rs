@@ -77,7 +77,7 @@ fn pass(
     flags: HeaderFlags,
     endpoint: Endpoint,
 ) -> Answering {
-    let switches = flags.upgrade && tunnel::is_asked_for(request.method(), request.headers());
+    let switches = flags.upgrade && headers::asks_for_websocket(request.method(), request.headers());
     match ClientRequest::admit(context, config, request, flags, endpoint) {
         Ok(request) if switches => Box::pin(async move { Ok(tunnel::answer(request).await) }),
         Ok(request) => Box::pin(answer(request)),

@@ -2,11 +2,11 @@
 
 use crate::server::keys::Keys;
 use gorgo_core::RequestId;
-use http::HeaderValue;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
     TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
+use http::{HeaderValue, Method};
 use std::net::IpAddr;
 
 /// The request's id, in requests and answers.
@@ -262,6 +262,16 @@ pub(crate) fn all_keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 pub(crate) fn shown_key(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).filter(|value| is_bearer(value)).map(key_of);
     bearer.or_else(|| headers.get(API_KEY).map(HeaderValue::as_bytes))
+}
+
+/// Whether the head asks to switch to WebSocket: RFC 6455, 4.1. `Upgrade` alone, which any proxy may have left behind,
+/// asks for nothing.
+pub(super) fn asks_for_websocket(method: &Method, headers: &HeaderMap) -> bool {
+    let has = |name: HeaderName, word: &[u8]| {
+        let mut words = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+        words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word))
+    };
+    *method == Method::GET && has(UPGRADE, b"websocket") && has(CONNECTION, b"upgrade")
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::{AnswerTap, Framing};
 use bytes::Bytes;
 use gorgo_core::router::{Dispatch, Failure};
-use http::header::{CONNECTION, HeaderMap, HeaderName, UPGRADE};
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::header::{CONNECTION, HeaderMap, UPGRADE};
+use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -29,16 +29,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 /// Most bytes of a refusal that is passed on.
 const REFUSAL: usize = 64 << 10;
-
-/// Whether the head asks to switch to WebSocket: RFC 6455, 4.1. `Upgrade` alone, which any proxy may have left behind,
-/// asks for nothing.
-pub(super) fn is_asked_for(method: &Method, headers: &HeaderMap) -> bool {
-    let has = |name: HeaderName, word: &[u8]| {
-        let mut words = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-        words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word))
-    };
-    *method == Method::GET && has(UPGRADE, b"websocket") && has(CONNECTION, b"upgrade")
-}
 
 /// Finds a replica that switches, and lets the bytes pass.
 pub(super) async fn answer(mut request: Box<ClientRequest>) -> Response<Body> {
