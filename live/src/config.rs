@@ -198,13 +198,7 @@ impl Config {
     /// # Errors
     /// The line and key that are wrong.
     pub(crate) fn parse_unchecked(text: &str) -> Result<Self, ConfigError> {
-        typed(text).map(Self::recording)
-    }
-
-    /// A driver reads decisions, whatever a file says.
-    fn recording(mut self) -> Self {
-        self.router.record_decisions = true;
-        self
+        typed(text)
     }
 
     /// A file as a table on which a command line can lay its settings. Keys and types are checked here, where the
@@ -230,7 +224,7 @@ impl Config {
     pub fn from_table(mut table: toml::Table) -> Result<Self, ConfigError> {
         durations_in_table(&mut table);
         let secrets = shown::secrets(&table);
-        table.try_into().map(Self::recording).map_err(|error: toml::de::Error| {
+        table.try_into().map_err(|error: toml::de::Error| {
             let message = shown::without(&with_suggestion(error.message()), &secrets);
             ConfigError::Text { file: String::new(), message }
         })

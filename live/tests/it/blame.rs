@@ -320,7 +320,7 @@ async fn a_server_that_is_no_engine_is_down_and_draws_no_traffic() {
         "HTTP/1.1 421 Misdirected Request\r\ncontent-length: 0\r\n\r\n",
         "HTTP/1.1 204 No Content\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 11\r\n\r\n{\"data\":[]}",
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\nok",
     ] {
         let net = Net::default();
         let posts = stranger(&net, "odd", answer);
