@@ -1,8 +1,9 @@
 //! KV events of engines: what they publish of their caches over ZeroMQ, so that the index forgets what they evicted.
 //!
 //! SGLang tells at [`server_info`] where it publishes; of others the configuration says it. One task a replica and
-//! data-parallel rank ([`follow`]) reads, through a [`relay`] that bounds what comes, the [`decode`]d batches, in order and without gaps as far as the engine can
-//! replay them; [`streams`] keeps a [`gorgo_core::kv_events::Ledger`] of each rank and what operators see of the streams.
+//! data-parallel rank ([`follow`]) reads, through a [`relay`] that bounds what comes, the [`decode`]d batches, in order and
+//! without gaps as far as the engine can replay them; [`streams`] keeps a [`gorgo_core::kv_events::Ledger`] of each rank
+//! and what operators see of the streams.
 //! Dispatches to vLLM carry a tag as their session, so that stored blocks name them.
 
 use crate::state::AppState;

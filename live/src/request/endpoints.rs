@@ -124,7 +124,7 @@ pub(crate) fn judge(path: &str) -> Result<Endpoint, PathError> {
 
 /// The path with its percent-encoding resolved. Refused are paths that some readers resolve further: dot segments,
 /// empty segments, encoded slashes, backslashes, parameters of segments, and anything encoded twice. Names of models have
-/// slashes, which OpenAI's clients encode below `/v1/models/`; whoever resolves them or not, they lead nowhere else.
+/// slashes, which OpenAI's clients encode below `/v1/models/`: resolved or not, they name the same model.
 pub(super) fn resolved(path: &str) -> Result<Cow<'_, str>, PathError> {
     let bytes = path.as_bytes();
     let plain = if bytes.contains(&b'%') { Cow::Owned(decoded(bytes)?) } else { Cow::Borrowed(path) };

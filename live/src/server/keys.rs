@@ -40,7 +40,7 @@ impl Keys {
         Ok(keys)
     }
 
-    /// Refuses one key in two roles: whoever has the lesser one would have the rights of both.
+    /// Refuses one key in two roles: the holder of the lesser one would have the rights of both.
     fn check_apart(&self) -> Result<(), ConfigError> {
         let all =
             [("admin_key", &self.admin), ("peer_key", &self.peer), ("read_key", &self.read), ("api_key", &self.api)];
@@ -50,7 +50,7 @@ impl Keys {
                 return Err(ConfigError::Value {
                     key: format!("security.{name}"),
                     value: format!("the same as security.{other}"),
-                    advice: "whoever has one would have the rights of the other; make another key".to_owned(),
+                    advice: "the holder of one would have the rights of the other; make another key".to_owned(),
                 });
             }
         }

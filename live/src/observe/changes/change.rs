@@ -83,7 +83,7 @@ impl Change {
             Self::KvEventsUp { replica } | Self::KvEventsDown { replica, .. } => (17, replica),
             Self::Tuned { .. } => (18, ""),
             Self::NoCacheReport { replica } => (19, replica),
-            // Not by path, which whoever is refused chooses.
+            // Not by path, which the refused client chooses.
             Self::AdminRefused { .. } => (20, ""),
         }
     }
