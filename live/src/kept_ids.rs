@@ -12,6 +12,9 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Most entries of a generation, 32 bytes each.
 const MOST: usize = 32_768;
 
+/// Longest id that is read, bytes.
+pub(crate) const LONGEST: usize = 512;
+
 /// An id as it is kept.
 pub(crate) fn key(id: &[u8]) -> u64 {
     xxh3_64(id)

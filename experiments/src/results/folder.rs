@@ -176,13 +176,13 @@ impl ResultFolder {
                 requests::write(&mut packed, run, true)?;
                 packed.finish().map(|_| ())
             })?;
-        }
-        if rows == Rows::Keep && !run.decisions.is_empty() {
-            atomic(&self.decisions_path(&key), |out| {
-                let mut packed = GzEncoder::new(out, Compression::fast());
-                serde_json::to_writer(&mut packed, &run.decisions)?;
-                packed.finish().map(|_| ())
-            })?;
+            if !run.decisions.is_empty() {
+                atomic(&self.decisions_path(&key), |out| {
+                    let mut packed = GzEncoder::new(out, Compression::fast());
+                    serde_json::to_writer(&mut packed, &run.decisions)?;
+                    packed.finish().map(|_| ())
+                })?;
+            }
         }
         // The point comes last: if it exists, so do its rows.
         self.write_point(&point)?;

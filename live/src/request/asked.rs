@@ -41,9 +41,7 @@ impl<'a> Asked<'a> {
         let (model, is_certain) = in_query(uri.query().unwrap_or_default());
         Ok(Self { may_be_any: model.is_none() && (switches || !is_certain), model: model.map(Cow::Owned), kept: None })
     }
-}
 
-impl<'a> Asked<'a> {
     fn for_model(model: Option<Cow<'a, str>>, kept: Option<u64>) -> Self {
         let model = model.filter(|model| !model.is_empty());
         let may_be_any = model.as_ref().is_none_or(|model| model == DEFAULT_MODEL);

@@ -262,7 +262,7 @@ fn replicas_for(
         Err(Unserved) => Some(sglang_for(state, model).ok_or_else(|| Box::new(model_not_found(model)))?),
     };
     Ok(match (serve, speaks) {
-        (Some(serve), Some(speaks)) => Some(serve.minus(&serve.minus(&speaks))),
+        (Some(serve), Some(speaks)) => Some(serve.and(&speaks)),
         (serve, speaks) => serve.or(speaks),
     })
 }
@@ -274,30 +274,31 @@ fn replicas_that_speak(state: &AppState, path: &str) -> Option<ReplicaSet> {
         "/pooling" | "/v1/pooling" => |engine| engine.sglang.load(Ordering::Relaxed),
         _ => return None,
     };
-    state.driver.read(|router, upstreams, _| {
-        let (mut speak, mut some) = (ReplicaSet::EMPTY, false);
-        for (upstream, _) in upstreams.iter().zip(router.replicas()).filter(|(_, replica)| !replica.removed) {
-            if is_other(upstream) {
-                some = true;
-            } else {
-                speak.insert(upstream.id);
-            }
-        }
-        (some && !speak.is_empty()).then_some(speak)
-    })
+    if replicas_where(state, is_other).is_empty() {
+        return None;
+    }
+    Some(replicas_where(state, |engine| !is_other(engine))).filter(|speak| !speak.is_empty())
 }
 
 /// The engines that take the name: SGLang has one model, calls it `default` too, and does not compare names.
 fn sglang_for(state: &AppState, model: &str) -> Option<ReplicaSet> {
-    let mut takes = ReplicaSet::EMPTY;
+    if model != DEFAULT_MODEL {
+        return None;
+    }
+    Some(replicas_where(state, Upstream::is_sglang)).filter(|takes| !takes.is_empty())
+}
+
+/// The replicas of the fleet for which this holds.
+fn replicas_where(state: &AppState, holds: impl Fn(&Upstream) -> bool) -> ReplicaSet {
+    let mut found = ReplicaSet::EMPTY;
     state.driver.read(|router, upstreams, _| {
         for (upstream, replica) in upstreams.iter().zip(router.replicas()) {
-            if model == DEFAULT_MODEL && !replica.removed && upstream.is_sglang() {
-                takes.insert(upstream.id);
+            if !replica.removed && holds(upstream) {
+                found.insert(upstream.id);
             }
         }
     });
-    (!takes.is_empty()).then_some(takes)
+    found
 }
 
 fn new_row(

@@ -19,10 +19,12 @@ use gorgo_core::router::ReplicaEvent;
 use http::header::HeaderMap;
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Response, StatusCode};
+use http_body::Body;
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use rand::RngExt;
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -123,7 +125,7 @@ async fn probe(
     Ok(rtt)
 }
 
-fn told(error: impl std::error::Error) -> String {
+fn told(error: impl Error) -> String {
     let source = error.source().map_or(String::new(), |source| format!(": {source}"));
     format!("the probe was not answered: {error}{source}")
 }
@@ -150,8 +152,7 @@ async fn round_trip(
     if upstream.kind != Kind::Peer {
         upstream.set_routers(routers);
     }
-    let page = Limited::new(response.into_body(), PAGE).collect().await;
-    let page = page.map_err(|error| format!("a probe's answer broke off: {error}"))?.to_bytes();
+    let page = page_of(response.into_body(), "a probe's answer").await?;
     let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     if upstream.set_refused(is_refused) && is_refused {
         let change =
@@ -173,8 +174,7 @@ async fn round_trip(
             sender.ready().await.map_err(told)?;
             let response = sender.send_request(ask).await.map_err(told)?;
             let (found, is_html) = (response.status(), health::is_html(response.headers()));
-            let page = Limited::new(response.into_body(), PAGE).collect().await;
-            page.map_err(|error| format!("a probe's answer broke off: {error}"))?;
+            page_of(response.into_body(), "a probe's answer").await?;
             if health::judge("/health", found, is_html, b"") == Health::Alive {
                 return Ok(rtt);
             }
@@ -200,6 +200,16 @@ async fn ask(
     connection::send(&node.connector, upstream, keep_alive, request).await
 }
 
+/// The whole body; of one that breaks off or is longer than [`PAGE`], why `what` ended.
+async fn page_of<B>(body: B, what: &str) -> Result<Bytes, String>
+where
+    B: Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let page = Limited::new(body, PAGE).collect().await;
+    Ok(page.map_err(|error| format!("{what} broke off: {error}"))?.to_bytes())
+}
+
 /// Fetches a page: its status and body, or why there is none.
 pub(crate) async fn fetch(
     node: &AppState,
@@ -210,8 +220,7 @@ pub(crate) async fn fetch(
     let page = async {
         let response = ask(node, upstream, Method::GET, path).await.map_err(|error| error.to_string())?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), PAGE).collect().await;
-        Ok((status, body.map_err(|error| format!("the answer broke off: {error}"))?.to_bytes()))
+        Ok((status, page_of(response.into_body(), "the answer").await?))
     };
     let page = tokio::time::timeout(limit, page).await;
     page.unwrap_or_else(|_| Err(format!("no answer within {} ms", limit.as_millis())))

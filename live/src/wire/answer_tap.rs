@@ -4,6 +4,7 @@
 //! `/generate`. Of any other dialect every event counts as content, since a stream must not be held back for a word
 //! that never comes. Memory is bounded: an event of more than a megabyte is not read, and text is kept up to 256 kB.
 
+use crate::kept_ids;
 use crate::wire::json::{Kind, Reader, Text};
 use crate::wire::sse_frames::{MAX_EVENT, Part, SseFrames};
 use event::{Event, told, told_by};
@@ -249,14 +250,14 @@ impl AnswerTap {
         }
         // Only streams are aborted by id.
         if self.id.is_none() && self.framing == Framing::Events {
-            self.id = event.id.or(event.meta.id).and_then(bounded_id);
+            self.id = event.id.or(event.meta.id).and_then(|id| id.bounded(kept_ids::LONGEST));
         }
         if self.wants_id && self.made_id.is_none() {
             let whole = event.id.filter(|_| self.framing == Framing::Json);
-            self.made_id = event.response_id.or(whole).and_then(bounded_id);
+            self.made_id = event.response_id.or(whole).and_then(|id| id.bounded(kept_ids::LONGEST));
         }
         if self.wants_id && self.framing == Framing::Json {
-            self.made_files.extend(event.files.into_iter().flatten().filter_map(bounded_id));
+            self.made_files.extend(event.files.into_iter().flatten().filter_map(|id| id.bounded(kept_ids::LONGEST)));
         }
         self.generated(event);
         self.typed(kind, event);
@@ -332,11 +333,6 @@ impl Usage {
             },
         }
     }
-}
-
-/// An id of at most 512 bytes; the beginning of a longer one names something else.
-fn bounded_id(id: Text<'_>) -> Option<String> {
-    Some(id.short(516)).filter(|id| id.len() <= 512)
 }
 
 /// Whether this is one complete JSON text.

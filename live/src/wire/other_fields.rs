@@ -3,7 +3,7 @@
 
 use crate::kept_ids;
 use crate::wire::json::Reader;
-use crate::wire::request_fields::{LongName, kept_id, model_name, name};
+use crate::wire::request_fields::{LongName, kept_id, model_name};
 use memchr::memmem;
 
 /// What the router reads of a body without a prompt.
@@ -34,7 +34,7 @@ fn json(body: &[u8]) -> Result<OtherFields, LongName> {
     let (mut model, mut kept) = (Ok(None), None);
     let mut json = Reader::new(body);
     let read = json.object(|json, key| {
-        match &*name(key) {
+        match &*key.whole() {
             b"model" => model = model_name(json)?, // the last of several, as engines take it
             b"input_file_id"
             | b"file_id"

@@ -7,7 +7,6 @@ use crate::models::LONGEST_NAME;
 use crate::wire::json::{JsonError, Kind, Reader, Text};
 use crate::wire::prompt_blocks::{Blocks, Prompt, Texts};
 use memchr::memmem;
-use std::borrow::Cow;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The fields of a request body that the router uses.
@@ -30,8 +29,6 @@ pub(crate) struct RequestFields {
 
 /// Longest role or name of a session that is read, bytes.
 const SHORT: usize = 128;
-/// Longest id that is read, bytes.
-const ID: usize = 512;
 
 /// Tags of what stands before the text.
 const MODEL: u64 = 1;
@@ -84,7 +81,7 @@ fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, JsonError> {
     let (mut model, mut rid, mut session, mut streams, mut kept) = (Ok(None), None, 0, false, None);
     let mut json = Reader::new(body);
     json.object(|json, key| {
-        match &*name(key) {
+        match &*key.whole() {
             b"messages" | b"prompt" | b"input" | b"text" | b"input_ids" | b"query" | b"documents" | b"text_1"
             | b"text_2" => prompt_text(json, blocks)?,
             b"model" => {
@@ -100,7 +97,7 @@ fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, JsonError> {
                     session = session_hash(name.as_bytes());
                 }
             }
-            b"rid" => rid = bounded(json, ID)?,
+            b"rid" => rid = bounded_id(json)?,
             key @ (b"previous_response_id" | b"input_file_id" | b"conversation" | b"conversation_id") => {
                 let id = kept_id(json)?;
                 if key == b"conversation_id" && session == 0 {
@@ -136,8 +133,7 @@ pub(super) fn model_name(json: &mut Reader<'_>) -> Result<Result<Option<String>,
     if json.kind()? != Kind::Text {
         return json.skip().map(|_| Ok(None));
     }
-    let name = json.text()?.short(LONGEST_NAME + LONGEST_CHAR);
-    Ok(if name.len() > LONGEST_NAME { Err(LongName) } else { Ok(Some(name)) })
+    Ok(json.text()?.bounded(LONGEST_NAME).map(Some).ok_or(LongName))
 }
 
 /// The key of a file that some part of a body names.
@@ -146,7 +142,7 @@ fn nested_file(json: &mut Reader<'_>) -> Result<Option<u64>, JsonError> {
     match json.kind()? {
         Kind::Object => json.object(|json, key| {
             let inner = if key.is(b"file_id") {
-                bounded(json, ID)?.map(|id| kept_ids::key(id.as_bytes()))
+                bounded_id(json)?.map(|id| kept_ids::key(id.as_bytes()))
             } else {
                 nested_file(json)?
             };
@@ -165,12 +161,12 @@ fn nested_file(json: &mut Reader<'_>) -> Result<Option<u64>, JsonError> {
 /// An id, or an object with one.
 pub(super) fn kept_id(json: &mut Reader<'_>) -> Result<Option<String>, JsonError> {
     if json.kind()? != Kind::Object {
-        return bounded(json, ID).map(|id| id.filter(|id| !id.is_empty()));
+        return bounded_id(json).map(|id| id.filter(|id| !id.is_empty()));
     }
     let mut id = None;
     json.object(|json, key| {
-        match &*name(key) {
-            b"id" => id = bounded(json, ID)?,
+        match &*key.whole() {
+            b"id" => id = bounded_id(json)?,
             _ => json.pass()?,
         }
         Ok(())
@@ -183,20 +179,12 @@ pub(crate) fn session_hash(name: &[u8]) -> u64 {
     xxh3_64(name).max(1)
 }
 
-/// A key as engines read it.
-pub(super) fn name(key: Text<'_>) -> Cow<'_, [u8]> {
-    key.whole()
-}
-
-/// More than the bytes of one character: a text of more bytes than a bound is told from one that is cut there.
-const LONGEST_CHAR: usize = 4;
-
-/// A text of at most `most` bytes; a longer one is none, since its beginning is another one's name.
-fn bounded(json: &mut Reader<'_>, most: usize) -> Result<Option<String>, JsonError> {
+/// An id; none of what is no text, or longer than ids are.
+fn bounded_id(json: &mut Reader<'_>) -> Result<Option<String>, JsonError> {
     if json.kind()? != Kind::Text {
         return json.skip().map(|_| None);
     }
-    Ok(Some(json.text()?.short(most + LONGEST_CHAR)).filter(|text| text.len() <= most))
+    Ok(json.text()?.bounded(kept_ids::LONGEST))
 }
 
 /// A short text; anything else is read over, since judging the body is the engine's business.
@@ -261,7 +249,7 @@ fn late_role(json: &Reader<'_>) -> Result<Option<String>, JsonError> {
     }
     let mut role = None;
     json.clone().object(|json, key| {
-        if *name(key) == *b"role" && role.is_none() {
+        if *key.whole() == *b"role" && role.is_none() {
             role = Some(short(json)?.unwrap_or_default());
         } else {
             json.skip()?;
@@ -273,7 +261,7 @@ fn late_role(json: &Reader<'_>) -> Result<Option<String>, JsonError> {
 
 /// A member of a message or of a part of one; `spoken` if its role was taken before it.
 fn part(json: &mut Reader<'_>, key: Text<'_>, spoken: bool, blocks: &mut Blocks) -> Result<(), JsonError> {
-    match &*name(key) {
+    match &*key.whole() {
         b"role" if spoken => drop(json.skip()?),
         b"role" => role(json, blocks)?,
         b"content" | b"text" | b"output" | b"refusal" => prompt_text(json, blocks)?,

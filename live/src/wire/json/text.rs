@@ -3,6 +3,9 @@
 use memchr::memchr;
 use std::borrow::Cow;
 
+/// More than the bytes of one character: a text of more bytes than a bound is told from one that is cut there.
+const LONGEST_CHAR: usize = 4;
+
 /// A string as it stands in the body, without its quotes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Text<'a> {
@@ -29,6 +32,11 @@ impl<'a> Text<'a> {
     /// Passes its bytes to `take`, escapes resolved. [`Reader::text`](super::Reader::text) has checked them.
     pub(crate) fn pieces(&self, mut take: impl FnMut(&[u8])) {
         if self.escaped { take(&self.unescaped()) } else { take(self.raw) }
+    }
+
+    /// The text if it has at most `most` bytes; the beginning of a longer one is another one's name.
+    pub(crate) fn bounded(&self, most: usize) -> Option<String> {
+        Some(self.short(most + LONGEST_CHAR)).filter(|text| text.len() <= most)
     }
 
     /// Its bytes, escapes resolved.
