@@ -70,6 +70,9 @@ mod tests {
         let lines = Lines::default();
         let writer = lines.clone();
         let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+        // Without one for all threads, a test on another thread may switch the message off for all.
+        let nowhere = tracing_subscriber::fmt().with_writer(std::io::sink).finish();
+        let _ = tracing::subscriber::set_global_default(nowhere);
         let _here = tracing::subscriber::set_default(log);
         let ended = Cell::new(false);
         supervise("quiet task", async {}, || ended.set(true)).await;

@@ -13,7 +13,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -58,6 +58,7 @@ impl World {
     }
 
     pub(crate) async fn with(net: Net, engines: Vec<Engine>, config: Config, host: &str) -> Self {
+        subscribe();
         let state = gorgo_live::start(config, None, net.dial()).unwrap();
         let (stop, stopped) = oneshot::channel();
         let listener = net.listen(host, 8000);
@@ -149,8 +150,19 @@ impl io::Write for Lines {
     }
 }
 
+/// Gives every thread a subscriber. While there is only one, that of a test's own thread, `tracing` asks it in the thread
+/// that meets a message first; another test's thread has none, and the message stays switched off for all.
+fn subscribe() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let nowhere = tracing_subscriber::fmt().with_writer(io::sink).finish();
+        tracing::subscriber::set_global_default(nowhere).unwrap();
+    });
+}
+
 impl Log {
     pub(crate) fn start() -> Self {
+        subscribe();
         let written = Lines::default();
         let writer = written.clone();
         let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
