@@ -4,7 +4,8 @@ use super::{ConfigError, KubernetesService, Secret, kubernetes};
 use crate::discovery::dns::DnsName;
 use crate::discovery::rest::RestUrl;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -19,7 +20,7 @@ pub struct Discovery {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<String>,
     /// URLs that answer with the JSON of such a file, of at most 1 MiB and within 5 s; asked with the last `ETag`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "without_queries")]
     pub rest: Vec<String>,
     /// A file whose first line is the key sent to those URLs as `Authorization: Bearer`; read at each poll.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,7 +57,28 @@ impl Default for Discovery {
     }
 }
 
+/// Stands for a query that is not shown: it may hold a token.
+const HIDDEN_QUERY: &str = "?(set)";
+
+fn without_queries<S: Serializer>(urls: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(urls.iter().map(|url| match url.split_once('?') {
+        Some((url, _)) => Cow::Owned(format!("{url}{HIDDEN_QUERY}")),
+        None => Cow::Borrowed(url.as_str()),
+    }))
+}
+
 impl Discovery {
+    /// Puts the queries in force where a configuration that was shown has none.
+    pub(super) fn keep_queries(&mut self, old: &Self) {
+        for url in &mut self.rest {
+            let Some(shown) = url.strip_suffix(HIDDEN_QUERY) else { continue };
+            let is_same = |old: &&String| old.split_once('?').is_some_and(|(before, _)| before == shown);
+            if let Some(known) = old.rest.iter().find(is_same) {
+                url.clone_from(known);
+            }
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let bad = |key: String, value: String, advice: &str| {
             Err(ConfigError::Value { key: format!("discovery.{key}"), value, advice: advice.to_owned() })
@@ -83,6 +105,10 @@ impl Discovery {
             // Not the URL itself: it may hold a secret.
             match RestUrl::parse(text) {
                 Err(wrong) => return bad(format!("rest[{i}]"), "not usable".to_owned(), &wrong.to_string()),
+                Ok(url) if text.ends_with(HIDDEN_QUERY) => {
+                    let advice = "\"(set)\" stands for a query that is not shown, and none is in force; give the query";
+                    return bad(format!("rest[{i}]"), format!("\"{url}{HIDDEN_QUERY}\""), advice);
+                }
                 Ok(url) if shown.contains(&url.to_string()) => {
                     return bad(format!("rest[{i}]"), format!("\"{url}\""), "it is listed twice; leave one out");
                 }

@@ -7,6 +7,7 @@ impl Config {
     /// Fills in what a new configuration does not say of the router's own keys: they stay as they are in `old`. So
     /// neither a reload nor a `PUT` that leaves them out opens the router.
     pub(crate) fn keep_keys(&mut self, old: &Self) {
+        self.discovery.keep_queries(&old.discovery);
         let (old, old_found, old_sharing) = (old.security.kinds(), old.discovery.api_key.clone(), old.sharing.clone());
         for ((_, key, file), (_, old_key, old_file)) in self.security.kinds_mut().into_iter().zip(old) {
             if key.as_ref().is_some_and(Secret::is_placeholder) {
@@ -59,7 +60,7 @@ mod tests {
     use super::*;
 
     const OLD: &str = "security = {api_key = \"ask\", admin_key_file = \"/k\"}\n\
-        discovery = {dns = [\"h:1\"], api_key = \"found\"}\n\
+        discovery = {dns = [\"h:1\"], rest = [\"http://r:1/x?token=t0ken\"], api_key = \"found\"}\n\
         replicas = [{url = \"http://a:1\", api_key = \"engine\"}, {url = \"http://b:1\"}]";
 
     fn key(key: Option<&Secret>) -> Option<&str> {
@@ -69,7 +70,10 @@ mod tests {
     #[test]
     fn what_was_shown_reads_back_as_what_is_in_force() {
         let old = Config::parse(OLD).unwrap();
+        assert!(!old.to_toml().contains("t0ken"));
         let mut new = Config::parse_unchecked(&old.to_toml()).unwrap();
+        let wrong = new.check().unwrap_err().to_string();
+        assert!(wrong.contains("`discovery.rest[0]` is \"http://r:1/x?(set)\"; "), "{wrong}");
         new.keep_keys(&old);
         new.keep_engine_keys(&old).unwrap();
         assert_eq!(new, old);
