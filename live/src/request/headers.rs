@@ -3,8 +3,8 @@
 use crate::server::keys::Keys;
 use gorgo_core::RequestId;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HeaderMap, HeaderName, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderValue, Method};
 use std::net::IpAddr;
@@ -91,12 +91,13 @@ pub(crate) fn to_upstream(
     ours: &Keys,
 ) {
     // Mostly none of these is there, and one pass over the names is cheaper than a lookup for each.
-    let (mut is_ours_alone, mut has_key, mut was_forwarded) = (false, false, false);
+    let (mut is_ours_alone, mut has_key, mut was_forwarded, mut has_cookies) = (false, false, false, false);
     for name in headers.keys() {
         match name.as_str() {
             "expect" | "x-lb-hop" | "x-request-timeout-ms" | "x-gorgo-fence" => is_ours_alone = true,
             "authorization" | "x-api-key" | "api-key" | "x-goog-api-key" | "x-auth-token" => has_key = true,
             "x-forwarded-for" => was_forwarded = true,
+            "cookie" => has_cookies = true,
             _ => {}
         }
     }
@@ -117,6 +118,9 @@ pub(crate) fn to_upstream(
             drop_ours(headers, &name, ours);
         }
     }
+    if has_cookies {
+        join_cookies(headers);
+    }
     headers.insert(REQUEST_ID, request_id.clone());
     let chain = if was_forwarded { forwarded_for(headers, from) } else { from.shown.clone() };
     headers.insert(FORWARDED_FOR, chain);
@@ -133,6 +137,17 @@ fn drop_ours(headers: &mut HeaderMap, name: &HeaderName, ours: &Keys) {
         for value in others {
             headers.append(name, value);
         }
+    }
+}
+
+/// One line of cookies: HTTP/2 may send each cookie in a line of its own, which HTTP/1.1 does not know (RFC 9113,
+/// 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(all) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, all);
     }
 }
 

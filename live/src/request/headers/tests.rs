@@ -51,6 +51,19 @@ fn every_line_of_forwarded_addresses_is_passed_on_in_order() {
 }
 
 #[test]
+fn cookies_of_http_2_become_one_line() {
+    let from = ClientAddress::new([10, 0, 0, 1].into());
+    for (lines, joined) in [(&["a=1"][..], "a=1"), (&["a=1", "b=2; c=3", "d=4"], "a=1; b=2; c=3; d=4")] {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(COOKIE, HeaderValue::from_static(line));
+        }
+        to_upstream(&mut headers, 0, &HeaderValue::from_static("r"), &from, &Keys::default());
+        assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), [joined]);
+    }
+}
+
+#[test]
 fn only_the_true_length_of_the_body_passes() {
     let from = ClientAddress::new([10, 0, 0, 1].into());
     for (told, passes) in
