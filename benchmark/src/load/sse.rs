@@ -242,12 +242,17 @@ impl EventParser {
                 cached: usage.prompt_tokens_details.and_then(|d| d.cached_tokens),
             };
         }
+        let choices = event.choices.unwrap_or_default();
+        let meta_reason = event.meta_info.as_ref().and_then(|meta| meta.finish_reason.as_ref());
+        let mut reasons = choices.iter().filter_map(|choice| choice.finish_reason.as_ref()).chain(meta_reason);
+        if let Some(ended) = reasons.find_map(given_up) {
+            return Ok(Some(ended));
+        }
+        self.finished |= meta_reason.is_some();
         if let Some(meta) = event.meta_info {
-            self.finished |= meta.finish_reason.is_some();
             self.counts =
                 TokenCounts { prompt: meta.prompt_tokens, output: meta.completion_tokens, cached: meta.cached_tokens };
         }
-        let choices = event.choices.unwrap_or_default();
         self.finished |= choices.iter().any(|choice| choice.finish_reason.is_some());
         let filled = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
         let choice = |c: &Choice| filled(&c.text) || c.delta.as_ref().is_some_and(Delta::is_generated);
@@ -256,6 +261,20 @@ impl EventParser {
         let content = longer || choices.iter().any(choice);
         Ok(Some(if content { StreamEvent::Content } else { StreamEvent::Other }))
     }
+}
+
+/// The error that a finish reason tells: an engine that gave the request up has not answered it. vLLM writes a word,
+/// SGLang's own API an object.
+fn given_up(reason: &Value) -> Option<StreamEvent> {
+    let word = reason.as_str().or_else(|| reason.get("type")?.as_str())?;
+    if !matches!(word, "abort" | "error") {
+        return None;
+    }
+    let said = reason.get("message").and_then(Value::as_str).filter(|said| !said.is_empty());
+    let message =
+        said.map_or_else(|| format!("the engine ended the answer with finish reason `{word}`"), str::to_owned);
+    let status = reason.get("status_code").and_then(|code| u16::try_from(code.as_u64()?).ok());
+    Some(StreamEvent::Error { message, status })
 }
 
 /// The value of a line `data` or `data:VALUE`; a byte order mark may stand before the first.

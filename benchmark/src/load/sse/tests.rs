@@ -104,3 +104,22 @@ fn a_finish_reason_ends_an_answer_as_done_does() {
     assert!(read("data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n").1);
     assert!(read("data: {\"text\":\"a\",\"meta_info\":{\"finish_reason\":{\"type\":\"length\"}}}\n\n").1);
 }
+
+#[test]
+fn an_answer_that_the_engine_gave_up_is_an_error() {
+    let told = |reason: &str| format!("the engine ended the answer with finish reason `{reason}`");
+    for (stream, message, status) in [
+        (r#"{"choices":[{"text":"a","finish_reason":"abort"}]}"#, told("abort"), None),
+        (r#"{"choices":[{"delta":{},"finish_reason":"error"}]}"#, told("error"), None),
+        (r#"{"text":"a","meta_info":{"finish_reason":{"type":"abort","message":""}}}"#, told("abort"), None),
+        (
+            r#"{"text":"","meta_info":{"finish_reason":{"type":"abort","message":"full","status_code":503}}}"#,
+            "full".to_owned(),
+            Some(503),
+        ),
+    ] {
+        let (events, finished) = read(&format!("data: {stream}\n\ndata: [DONE]\n\n"));
+        assert_eq!(events, [StreamEvent::Error { message, status }, StreamEvent::Done], "{stream}");
+        assert!(!finished, "{stream}");
+    }
+}
