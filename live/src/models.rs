@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Most models of one replica; a longer list is cut.
+/// Most models of one replica; one with a longer list may serve any model.
 const MAX_MODELS: usize = 4_096;
 
 /// Longest name of a model, bytes; requests for longer ones are refused.
@@ -49,6 +49,8 @@ struct Served {
     aliases: Vec<String>,
     /// Entries of its list by their ids; `None` without a list.
     listed: Option<Vec<(String, Value)>>,
+    /// Whether the list was longer.
+    is_cut: bool,
     /// Digest of the page, which mostly does not change.
     page: u64,
 }
@@ -79,10 +81,10 @@ impl Models {
         if self.0.read().replicas.get(&upstream.id.0).is_none_or(is_same) {
             return;
         }
-        let Some(entries) = entries(page) else { return };
+        let Some((entries, is_cut)) = entries(page) else { return };
         let mut table = self.0.write();
         if let Some(served) = table.replicas.get_mut(&upstream.id.0).filter(|served| served.serial == upstream.serial) {
-            (served.listed, served.page) = (Some(entries), digest);
+            (served.listed, served.is_cut, served.page) = (Some(entries), is_cut, digest);
             table.rebuild();
         }
     }
@@ -136,27 +138,26 @@ impl Table {
             if served.is_peer {
                 self.peers.insert(replica);
             }
-            match &served.listed {
-                None => {
-                    self.unlisted.insert(replica);
-                }
-                Some(listed) => {
-                    for name in listed.iter().map(|(id, _)| id).chain(&served.aliases) {
-                        self.named.entry(name.clone()).or_default().insert(replica);
-                    }
+            if served.listed.is_none() || served.is_cut {
+                self.unlisted.insert(replica);
+            }
+            if let Some(listed) = &served.listed {
+                for name in listed.iter().map(|(id, _)| id).chain(&served.aliases) {
+                    self.named.entry(name.clone()).or_default().insert(replica);
                 }
             }
         }
     }
 }
 
-/// The entries of a list; `None` if the page is none, or empty.
-pub(crate) fn entries(page: &[u8]) -> Option<Vec<(String, Value)>> {
+/// The first [`MAX_MODELS`] entries of a list, and whether there are more; `None` if the page is none, or empty.
+pub(crate) fn entries(page: &[u8]) -> Option<(Vec<(String, Value)>, bool)> {
     let page: Value = serde_json::from_slice(page).ok()?;
     let data = page.get("data")?.as_array()?;
     let named = data.iter().filter_map(|entry| Some((entry.get("id")?.as_str()?.to_owned(), entry.clone())));
-    let named: Vec<_> = named.filter(|(id, _)| !id.is_empty() && id.len() <= LONGEST_NAME).take(MAX_MODELS).collect();
-    (!named.is_empty()).then_some(named)
+    let mut named = named.filter(|(id, _)| !id.is_empty() && id.len() <= LONGEST_NAME);
+    let first: Vec<_> = named.by_ref().take(MAX_MODELS).collect();
+    (!first.is_empty()).then(|| (first, named.next().is_some()))
 }
 
 #[cfg(test)]
@@ -218,6 +219,21 @@ mod tests {
         models.listed(&old, &page(&["old"]));
         models.left(&old);
         assert_eq!((models.replicas_of("new", false), models.replicas_of("old", false)), (Ok(None), Err(Unserved)));
+    }
+
+    #[test]
+    fn a_replica_with_more_models_than_are_kept_may_serve_any() {
+        let models = Models::default();
+        let (many, few) = (upstream(0), upstream(1));
+        models.joined(&many, &[]);
+        models.joined(&few, &[]);
+        models.listed(&few, &page(&["x"]));
+        let names: Vec<String> = (0..=MAX_MODELS).map(|i| format!("m{i}")).collect();
+        models.listed(&many, &page(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+        for name in ["m0", "m4095", "m4096", "y"] {
+            assert_eq!(models.replicas_of(name, false), Ok(Some(set(&[0]))), "{name}");
+        }
+        assert_eq!(models.replicas_of("x", false), Ok(None), "both");
     }
 
     #[test]
