@@ -35,6 +35,8 @@ pub enum Failure {
     },
     /// Another 4xx: the request itself is wrong, and every replica would refuse it.
     Client,
+    /// 404 or 405 to the path: this kind of engine does not have the endpoint, another one may.
+    NoEndpoint,
     /// 401 or 403 to a request that carried this router's key, or none.
     KeyRefused,
     /// This router could not send the request: it has no file descriptor, port or memory left.
@@ -50,6 +52,7 @@ impl fmt::Display for Failure {
             Self::Server(status) => write!(f, "status {status}"),
             Self::Overloaded { .. } => f.write_str("overloaded"),
             Self::Client => f.write_str("the request is wrong"),
+            Self::NoEndpoint => f.write_str("no such endpoint"),
             Self::KeyRefused => f.write_str("the key is refused"),
             Self::Local => f.write_str("this router has no descriptor, port or memory left"),
         }
@@ -66,7 +69,9 @@ impl Failure {
             504 => Some(Self::Timeout),
             500..=599 => Some(Self::Server(status)),
             // A proxy or another server stands where the engine should: no engine judges a prompt with these.
-            407 | 421 | 426 => Some(Self::Server(status)),
+            407 | 421 | 425 | 426 => Some(Self::Server(status)),
+            // Bodies are whole before they are sent, so the client is not the one that was slow.
+            408 => Some(Self::Timeout),
             400..=499 => Some(Self::Client),
             _ => None,
         }
@@ -79,6 +84,7 @@ impl Failure {
             Self::Unreachable | Self::Connection | Self::Timeout | Self::Server(_) | Self::KeyRefused => 502,
             Self::Overloaded { .. } | Self::Local => 503,
             Self::Client => 400,
+            Self::NoEndpoint => 404,
         }
     }
 
@@ -89,12 +95,17 @@ impl Failure {
 
     /// Whether a pause may help where every replica has failed this way. A 5xx or a refused key stays.
     pub(crate) fn may_pass(self) -> bool {
-        !matches!(self, Self::Client | Self::Server(_) | Self::KeyRefused)
+        !matches!(self, Self::Client | Self::NoEndpoint | Self::Server(_) | Self::KeyRefused)
     }
 
     /// Whether it came as an HTTP answer: the replica's process lives, and so does its KV cache.
     pub fn is_answer(self) -> bool {
-        matches!(self, Self::Server(_) | Self::Overloaded { .. } | Self::Client | Self::KeyRefused)
+        matches!(self, Self::Server(_) | Self::Overloaded { .. } | Self::Client | Self::NoEndpoint | Self::KeyRefused)
+    }
+
+    /// Whether other replicas' answers to the same request decide whose fault it is.
+    fn is_compared(self) -> bool {
+        self.is_suspicious() || self == Self::NoEndpoint
     }
 
     /// Whether the replica may be at fault, which other replicas' answers to the same request decide.
@@ -111,7 +122,7 @@ impl Failure {
         let doubled = FIRST_MS * 2f64.powi(in_row.saturating_sub(1).min(30) as i32);
         let ms = match self {
             Self::Overloaded { retry_after_s: Some(seconds) } => f64::from(seconds) * 1e3,
-            Self::Client | Self::Local => return None,
+            Self::Client | Self::NoEndpoint | Self::Local => return None,
             _ => doubled,
         };
         Some(Span::from_ms(ms.min(longest_ms)))
@@ -215,7 +226,7 @@ pub struct FailedAttempts(Vec<(ReplicaId, Failure)>);
 impl FailedAttempts {
     /// Adds the failure of a dispatch.
     pub fn add(&mut self, replica: ReplicaId, failure: Failure) {
-        if failure.is_suspicious() {
+        if failure.is_compared() {
             self.0.retain(|&(other, _)| other != replica);
             self.0.push((replica, failure));
         }
@@ -242,7 +253,8 @@ impl FailedAttempts {
     /// refused key of the only replica that was asked may be the client's or ours, so it counts for neither.
     pub fn at_fault(&self, answered: Option<ReplicaId>) -> impl Iterator<Item = (ReplicaId, Failure)> + '_ {
         let asked = self.0.len();
-        self.0.iter().copied().filter(move |&(replica, failure)| match answered {
+        let suspicious = self.0.iter().copied().filter(|&(_, failure)| failure.is_suspicious());
+        suspicious.filter(move |&(replica, failure)| match answered {
             Some(other) => other != replica,
             None => {
                 let same = self.0.iter().filter(|&&(_, other)| other == failure).count();
@@ -263,7 +275,9 @@ mod tests {
             (400, Some(Failure::Client)),
             (401, Some(Failure::KeyRefused)),
             (404, Some(Failure::Client)),
+            (408, Some(Failure::Timeout)),
             (421, Some(Failure::Server(421))),
+            (425, Some(Failure::Server(425))),
             (413, Some(Failure::Client)),
             (422, Some(Failure::Client)),
             (429, Some(Failure::Overloaded { retry_after_s: None })),
@@ -333,6 +347,7 @@ mod tests {
         assert!(at_fault(&[(0, reset), (1, reset)], None).is_empty());
         assert!(at_fault(&[(0, broken)], Some(0)).is_empty(), "the same replica succeeded later");
         assert!(at_fault(&[(0, Failure::Client), (1, Failure::Local)], Some(2)).is_empty());
+        assert!(at_fault(&[(0, Failure::NoEndpoint)], Some(1)).is_empty(), "it is another kind of engine");
     }
 
     #[test]
@@ -349,6 +364,8 @@ mod tests {
         assert!(fault(&[(0, reset), (1, reset), (2, reset)], false), "engines die at it");
         assert!(!fault(&[(0, Failure::Timeout), (1, Failure::Timeout)], true));
         assert!(fault(&[(0, Failure::KeyRefused)], true) && !fault(&[], true));
+        let lacks = Failure::NoEndpoint;
+        assert!(!fault(&[(0, lacks)], false) && fault(&[(0, lacks), (1, lacks)], true));
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub(crate) mod read_body;
 pub(crate) mod residency;
 pub(crate) mod response_body;
 
+mod absent;
 mod asked;
 mod attempt;
 mod client_request;

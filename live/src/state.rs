@@ -19,6 +19,7 @@ use crate::snapshot::SeedMark;
 use crate::tokens::bytes_per_token::BytesPerToken;
 use crate::tokens::counter::Counter;
 use crate::tuner::Tuner;
+use crate::upstream::absent_paths::AbsentPaths;
 use crate::upstream::connect::{Connector, Endpoint};
 use crate::upstream::replica::{Authorization, Upstream};
 use gorgo_core::ReplicaId;
@@ -56,6 +57,8 @@ pub struct AppState {
     pub counter: Option<Arc<Counter>>,
     /// Which replicas serve which models.
     pub(crate) models: Models,
+    /// Paths that some engine does not have.
+    pub(crate) absent: AbsentPaths,
     /// Which engine made what clients name by an id.
     pub(crate) kept_ids: KeptIds,
     /// SharedStats of the shadow policies.
@@ -159,6 +162,7 @@ impl AppState {
             request_log: RequestLog::new(config.explain.rows),
             bytes_per_token: BytesPerToken::default(),
             models: Models::default(),
+            absent: AbsentPaths::default(),
             kept_ids: KeptIds::default(),
             counter,
             shadows,

@@ -1,8 +1,10 @@
 //! Connections to replicas. Read [`replica`] (what is known of one), [`connect`] (its address, TCP and TLS), then
 //! `connection` (one request on one connection), `pool` (idle connections), `idle_limit` (how long
 //! the replica keeps them) and `self_wake` (how a connection is
-//! polled); `transport` (what distance costs); `cache_report` (whether its engine tells cached tokens); `abort` cancels a request at an engine.
+//! polled); `transport` (what distance costs); `cache_report` (whether its engine tells cached tokens); `absent_paths`
+//! (endpoints that it lacks); `abort` cancels a request at an engine.
 
+pub(crate) mod absent_paths;
 pub(crate) mod connect;
 pub(crate) mod replica;
 

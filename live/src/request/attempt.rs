@@ -4,6 +4,7 @@
 //! held back: a stream for at most `timeouts.hold_ms` and 64 kB, an answer in one piece to its end if it is as short.
 //! Comments of an event stream are heartbeats: they pass at once, and leave the choice of the replica open.
 
+use crate::request::absent;
 use crate::request::body::Body;
 use crate::request::client_request::ClientRequest;
 use crate::request::json_end::JsonEnd;
@@ -17,7 +18,7 @@ use gorgo_core::router::{Dispatch, Failure};
 use http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER, TRANSFER_ENCODING,
 };
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use std::collections::VecDeque;
@@ -81,7 +82,7 @@ pub(crate) async fn attempt(
             let keep_alive = Duration::from_millis(request.config.timeouts.keep_alive_ms);
             let make = || request.to_replica(upstream, dispatch);
             let answer = connection::send(&request.context.state.connector, upstream, keep_alive, make).await;
-            check_head(answer, upstream, request)?
+            check_head(answer, upstream, request).await?
         }
     };
     match ready.framing {
@@ -95,7 +96,7 @@ pub(crate) async fn attempt(
 }
 
 /// Fails the attempt if there is no answer, or its status is an error.
-fn check_head(
+async fn check_head(
     answer: Result<Response<UpstreamBody>, ConnectionError>,
     upstream: &Upstream,
     request: &ClientRequest,
@@ -130,7 +131,10 @@ fn check_head(
             other => other,
         };
         hide_engine(&mut head.headers, &upstream.endpoint, request.parts.uri.path());
-        let response = Some(Response::from_parts(head, rest(VecDeque::new(), body, request)));
+        let (mut body, mut held) = (body, VecDeque::new());
+        let lacks_path = lacks_path(&head, &mut body, &mut held, upstream, request).await;
+        let failure = if lacks_path { Failure::NoEndpoint } else { failure };
+        let response = Some(Response::from_parts(head, rest(held, body, request)));
         return Err(Box::new(FailedAttempt { failure, response, why }));
     }
     let framing = if request.has_prompt || request.makes_kept { framing(&head.headers) } else { Framing::Opaque };
@@ -150,6 +154,32 @@ fn check_head(
         held_since: None,
         last_piece: None,
     }))
+}
+
+/// Whether an error says that this engine does not have the path, and another one may. What is read of the body goes to
+/// `held`.
+async fn lacks_path(
+    head: &http::response::Parts,
+    body: &mut UpstreamBody,
+    held: &mut VecDeque<Frame<Bytes>>,
+    upstream: &Upstream,
+    request: &ClientRequest,
+) -> bool {
+    let posted = request.parts.method == Method::POST;
+    let may_be = head.status == StatusCode::NOT_FOUND || posted && head.status == StatusCode::METHOD_NOT_ALLOWED;
+    if !may_be || body.size_hint().exact().is_none_or(|length| length > absent::LONGEST) {
+        return false;
+    }
+    while !body.is_end_stream() {
+        match timeout_at(Instant::now() + gap(request), body.frame()).await {
+            Ok(Some(Ok(frame))) => held.push_back(frame),
+            Ok(None) => break,
+            Ok(Some(Err(_))) | Err(_) => return false,
+        }
+    }
+    let told: Vec<u8> = held.iter().filter_map(Frame::data_ref).flatten().copied().collect();
+    absent::is_about_path(head.status, &told)
+        && absent::learn(&request.context.state, upstream, request.parts.uri.path())
 }
 
 /// Whether a prompt is answered with what is neither an answer nor an error: no content, or a redirect, for example to a
@@ -364,7 +394,7 @@ fn framing(headers: &HeaderMap) -> Framing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
+    use http::{HeaderName, HeaderValue};
 
     #[test]
     fn a_retry_after_is_seconds_or_a_date() {
@@ -385,6 +415,13 @@ mod tests {
         ] {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]);
             assert_eq!(retry_after(&headers, now), seconds, "{text}");
+        }
+        let both = |ms: &'static str| {
+            let exact = (HeaderName::from_static("retry-after-ms"), HeaderValue::from_static(ms));
+            HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static("9")), exact])
+        };
+        for (ms, seconds) in [("1500", 2), ("0", 0), ("99999999999999", u32::MAX), ("soon", 9), ("-1", 9)] {
+            assert_eq!(retry_after(&both(ms), now), Some(seconds), "{ms}");
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::kept_ids;
 use crate::models::Unserved;
 use crate::observe::request_log::RequestEntry;
+use crate::request::absent;
 use crate::request::asked::{Asked, DEFAULT_MODEL};
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
@@ -255,7 +256,7 @@ fn replicas_for(
         one.insert(engine.id);
         return Ok(Some(one));
     }
-    let speaks = replicas_that_speak(state, uri.path());
+    let speaks = absent::replicas_with(state, uri.path());
     let Some(model) = named.model.as_deref() else { return Ok(speaks) };
     let serve = match state.models.replicas_of(model, is_forwarded) {
         Ok(serve) => serve,
@@ -267,38 +268,12 @@ fn replicas_for(
     })
 }
 
-/// The replicas that have an endpoint which only one kind of engine has; `None` for all, as when no kind is known.
-fn replicas_that_speak(state: &AppState, path: &str) -> Option<ReplicaSet> {
-    let is_other: fn(&Upstream) -> bool = match path.trim_end_matches('/') {
-        "/generate" => |engine| engine.vllm.load(Ordering::Relaxed),
-        "/pooling" | "/v1/pooling" => |engine| engine.sglang.load(Ordering::Relaxed),
-        _ => return None,
-    };
-    if replicas_where(state, is_other).is_empty() {
-        return None;
-    }
-    Some(replicas_where(state, |engine| !is_other(engine))).filter(|speak| !speak.is_empty())
-}
-
 /// The engines that take the name: SGLang has one model, calls it `default` too, and does not compare names.
 fn sglang_for(state: &AppState, model: &str) -> Option<ReplicaSet> {
     if model != DEFAULT_MODEL {
         return None;
     }
-    Some(replicas_where(state, Upstream::is_sglang)).filter(|takes| !takes.is_empty())
-}
-
-/// The replicas of the fleet for which this holds.
-fn replicas_where(state: &AppState, holds: impl Fn(&Upstream) -> bool) -> ReplicaSet {
-    let mut found = ReplicaSet::EMPTY;
-    state.driver.read(|router, upstreams, _| {
-        for (upstream, replica) in upstreams.iter().zip(router.replicas()) {
-            if !replica.removed && holds(upstream) {
-                found.insert(upstream.id);
-            }
-        }
-    });
-    found
+    Some(absent::engines_where(state, Upstream::is_sglang)).filter(|takes| !takes.is_empty())
 }
 
 fn new_row(

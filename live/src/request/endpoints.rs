@@ -46,6 +46,46 @@ const PROMPTS: [&str; 16] = [
     "/v1/generate",
 ];
 
+/// Endpoints that only one kind of engine has.
+pub(super) const OF_ONE_KIND: [&str; 3] = ["/generate", "/pooling", "/v1/pooling"];
+
+/// The paths of which is kept which engines lack them: [`PROMPTS`], and what clients ask of engines besides.
+pub(super) const NUMBERED: [&str; 28] = [
+    PROMPTS[0],
+    PROMPTS[1],
+    PROMPTS[2],
+    PROMPTS[3],
+    PROMPTS[4],
+    PROMPTS[5],
+    PROMPTS[6],
+    PROMPTS[7],
+    PROMPTS[8],
+    PROMPTS[9],
+    PROMPTS[10],
+    PROMPTS[11],
+    PROMPTS[12],
+    PROMPTS[13],
+    PROMPTS[14],
+    PROMPTS[15],
+    "/tokenize",
+    "/detokenize",
+    "/v1/tokenize",
+    "/v1/detokenize",
+    "/get_model_info",
+    "/model_info",
+    "/v1/messages/count_tokens",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+    "/v1/audio/speech",
+    "/v1/images/generations",
+    "/v1/moderations",
+];
+
+/// The number of a path in [`NUMBERED`].
+pub(super) fn number(path: &str) -> Option<usize> {
+    NUMBERED.iter().position(|one| *one == path.trim_end_matches('/'))
+}
+
 /// Names of engines' administration (SGLang, vLLM), wherever in a path they stand.
 const ADMINISTRATION: [&str; 20] = [
     "flush_cache",

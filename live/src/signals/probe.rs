@@ -83,6 +83,7 @@ async fn probes(node: Arc<AppState>, upstream: Arc<Upstream>) {
             let event = match result {
                 Ok(rtt) => {
                     if !std::mem::replace(&mut asked_models, true) {
+                        upstream.absent.clear();
                         // Requests come once it is up, and go wrong if it is not known by then what it serves.
                         let _ = tokio::time::timeout(limit, model_list::read(&node, &upstream)).await;
                     }

@@ -46,6 +46,8 @@ pub struct Script {
     pub models_after: Duration,
     /// Its metrics have the names of vLLM, and not of SGLang.
     pub vllm: bool,
+    /// Paths that it does not have.
+    pub lacks: Vec<String>,
 }
 
 impl Default for Script {
@@ -63,6 +65,7 @@ impl Default for Script {
             models: ["mock", "m", "llama"].map(str::to_owned).to_vec(),
             models_after: Duration::ZERO,
             vllm: false,
+            lacks: Vec::new(),
         }
     }
 }
@@ -254,6 +257,9 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     note(&inner, parts.uri.path_and_query().map_or(String::new(), ToString::to_string), parts.headers, body.clone());
     let mut active = Active::new(Arc::clone(&inner));
     let script = inner.script.lock().clone();
+    if script.lacks.iter().any(|path| path == parts.uri.path()) {
+        return (StatusCode::NOT_FOUND, axum::Json(json!({"detail": "Not Found"}))).into_response();
+    }
     let value: Value = serde_json::from_slice(&body).unwrap_or_default();
     let usage = json!({
         "prompt_tokens": body.len() / 4, "completion_tokens": script.tokens, "total_tokens": 0,

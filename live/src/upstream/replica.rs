@@ -2,6 +2,7 @@
 //! core's `Replica`.
 
 use crate::kv_events::streams::KvStreams;
+use crate::upstream::absent_paths::AbsentPaths;
 use crate::upstream::cache_report::CacheReport;
 use crate::upstream::connect::Endpoint;
 use crate::upstream::pool::IdlePool;
@@ -66,6 +67,8 @@ pub struct Upstream {
     pub sglang: AtomicBool,
     /// Whether the engine's metrics are vLLM's.
     pub(crate) vllm: AtomicBool,
+    /// Paths that it does not have, by its own answers.
+    pub(crate) absent: AbsentPaths,
     /// What it publishes of its KV cache, if that is read.
     pub(crate) kv: RwLock<Option<Arc<KvStreams>>>,
     /// Whether it has refused this router's key since it answered last; for the log.
@@ -109,6 +112,7 @@ impl Upstream {
             clock_offset_ns: AtomicI64::new(0),
             sglang: AtomicBool::new(false),
             vllm: AtomicBool::new(false),
+            absent: AbsentPaths::default(),
             kv: RwLock::new(None),
             refuses_key: AtomicBool::new(false),
             cache_report: CacheReport::default(),

@@ -54,6 +54,18 @@ fn listed(names: &[&str]) -> String {
     format!("endpoints:\n{}", entries.collect::<String>())
 }
 
+/// Waits until a pipe in the place of the file, which nobody writes to, is refused and not waited for.
+async fn expect_refused_pipe(world: &World) {
+    for _ in 0..100 {
+        ms(100).await;
+        let told = expect(world, &["a", "b"], true).await;
+        if told["error"].as_str().unwrap().contains("no regular file") {
+            return;
+        }
+    }
+    panic!("the pipe is not refused");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_file_adds_drains_and_removes_engines_and_a_broken_one_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -81,6 +93,9 @@ async fn a_file_adds_drains_and_removes_engines_and_a_broken_one_changes_nothing
     }
     std::fs::remove_file(&path).unwrap();
     expect(&world, &["a", "b"], true).await;
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    expect_refused_pipe(&world).await;
+    std::fs::remove_file(&path).unwrap();
     // `b` terminates, `c` is new.
     write(&path, &listed(&["a", "b", "c"]).replace("{name: b,", "{name: b, state: terminating,"));
     expect(&world, &["a", "b", "c"], false).await;

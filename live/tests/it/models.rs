@@ -2,7 +2,7 @@
 
 use crate::fixture::{World, ms, post, whole};
 use gorgo_live::testkit::{Engine, Script};
-use http::{Method, Response};
+use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -161,4 +161,45 @@ async fn an_engine_is_asked_for_what_it_has_and_by_the_names_that_it_takes() {
     assert_eq!(response.status(), 400);
     let text = String::from_utf8_lossy(&whole(response).await).into_owned();
     assert!(text.contains("`x-request-timeout-ms` is \\\"soon\\\"; give milliseconds"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_some_engines_lack_is_asked_of_the_others() {
+    let lacking = Script { lacks: vec!["/v1/score".to_owned(), "/v1/other".to_owned()], ..Script::default() };
+    let mut world = World::new(3, lacking, |_| {}).await;
+    world.engines[2].script(|script| script.lacks.clear());
+    let score = |n: usize| json!({"model": "mock", "text_1": format!("{n}"), "text_2": "x"});
+    for n in 0..12 {
+        let response = ask(&world, "/v1/score", score(n)).await;
+        assert_eq!((response.status().as_u16(), replica(&response)), (200, "e2".to_owned()));
+    }
+    let asked = |world: &World, path: &str| {
+        let one = |engine: &gorgo_live::testkit::Engine| engine.seen().iter().filter(|seen| seen.path == path).count();
+        [0, 1, 2].map(|n| one(&world.engines[n]))
+    };
+    let [first, second, third] = asked(&world, "/v1/score");
+    assert!(first <= 1 && second <= 1 && third == 12, "{first} {second} {third}");
+    let tripped = || world.state.driver.read(|router, _, _| router.replicas().iter().any(|r| r.breaker.is_tripped()));
+    assert!(!tripped());
+    // What no engine has costs one question, and the engine's own answer passes. A path that nobody knows is never
+    // asked of several.
+    world.engines[2].script(|script| script.lacks = vec!["/v1/score".to_owned(), "/v1/other".to_owned()]);
+    for path in ["/v1/score", "/v1/other"] {
+        for n in 0..5 {
+            let before: usize = asked(&world, path).iter().sum();
+            let response = ask(&world, path, score(n)).await;
+            assert_eq!(
+                (response.status(), &whole(response).await[..]),
+                (StatusCode::NOT_FOUND, &b"{\"detail\":\"Not Found\"}"[..])
+            );
+            assert_eq!(asked(&world, path).iter().sum::<usize>(), before + 1, "{path}");
+        }
+    }
+    // Another version of the engine may have it.
+    drop(world.engines.remove(0));
+    ms(3_000).await;
+    world.engines.insert(0, gorgo_live::testkit::Engine::start(&world.net, "e0", Script::default()));
+    ms(3_000).await;
+    let response = ask(&world, "/v1/score", score(99)).await;
+    assert_eq!((response.status().as_u16(), replica(&response)), (200, "e0".to_owned()));
 }

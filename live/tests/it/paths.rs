@@ -131,6 +131,10 @@ async fn packed_bodies_are_unpacked_within_the_limit_or_refused_by_name() {
         let seen = world.engines[0].seen().pop().unwrap();
         assert!(seen.body == body && !seen.headers.contains_key("content-encoding"), "{name}");
     }
+    let mut text = post("/tokenize", "");
+    text.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
+    *text.body_mut() = Full::new(Bytes::from(packed("gzip", body.as_bytes())));
+    assert_eq!(whole(world.send(text).await).await, body, "bodies without a prompt are unpacked, too");
     let before = asked(&world);
     for (name, body, status) in [
         ("br", vec![1, 2, 3], 415),
