@@ -25,6 +25,7 @@ mod socket;
 mod stop;
 mod streams;
 mod upgrade;
+mod upgrade_protocols;
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};

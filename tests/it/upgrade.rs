@@ -21,7 +21,7 @@ fn pid(pid_file: &Path) -> String {
 }
 
 /// Ends the last process of the upgrades, which no other handle knows.
-struct Last(PathBuf);
+pub(crate) struct Last(pub(crate) PathBuf);
 
 impl Drop for Last {
     fn drop(&mut self) {
