@@ -1,6 +1,7 @@
 //! Operations on a fleet that is set up: state, caches, traces, logs.
 
 use crate::error::{Error, Result};
+use crate::provider::Node;
 use crate::setup::verify::call;
 use crate::setup::{Engine, Member, Plan, engine_log, service};
 use serde_json::{Value, json};
@@ -40,6 +41,68 @@ pub fn load(folder: &Path, cloud: &str, account: &str) -> Result<Option<Plan>> {
         Error::usage(format!("`{}`", path.display()), why.to_string(), "remove it and set up again")
     };
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+}
+
+/// A router of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Router {
+    /// The one beside the engine.
+    Edge,
+    /// The central one.
+    Central,
+}
+
+impl Router {
+    /// Its port on the node.
+    pub fn port(self, node: &Node) -> u16 {
+        match self {
+            Self::Edge => node.ports.router,
+            Self::Central => node.ports.proxy,
+        }
+    }
+
+    async fn call(self, member: &Member, plan: &Plan, path: &str, body: &Value) -> Result<Value> {
+        let shell = member.shell.as_ref().map_err(Clone::clone)?.as_ref();
+        call(shell, self.port(&member.node), &plan.keys.admin, path, Some(body)).await
+    }
+
+    /// Empties its prefix index.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn clear(self, member: &Member, plan: &Plan) -> Result<()> {
+        self.call(member, plan, "/lb/cache/clear", &json!({})).await.map(drop)
+    }
+
+    /// Lets it send no new requests to an engine or peer, or send them again.
+    ///
+    /// # Errors
+    /// When the node does not answer, or its router knows none of this name.
+    pub async fn drain(self, member: &Member, plan: &Plan, name: &str, draining: bool) -> Result<()> {
+        let body = json!({"id": name, "draining": draining});
+        self.call(member, plan, "/proxy/servers/drain", &body).await.map(drop)
+    }
+
+    /// Starts a timeline.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn start_trace(self, member: &Member, plan: &Plan) -> Result<()> {
+        self.call(member, plan, "/lb/trace/start", &json!({})).await.map(drop)
+    }
+
+    /// Ends its timeline and writes it to `folder`.
+    ///
+    /// # Errors
+    /// When the node does not answer, no timeline was started, or the file cannot be written.
+    pub async fn stop_trace(self, member: &Member, plan: &Plan, folder: &Path) -> Result<PathBuf> {
+        let value = self.call(member, plan, "/lb/trace/stop", &json!({})).await?;
+        let of = if self == Self::Edge { "" } else { "-proxy" };
+        let path = folder.join(format!("{}{of}_trace.json", member.node.name));
+        std::fs::create_dir_all(folder).map_err(|why| Error::file(folder, &why))?;
+        std::fs::write(&path, value.to_string()).map_err(|why| Error::file(&path, &why))?;
+        Ok(path)
+    }
 }
 
 /// State of one node.
@@ -84,30 +147,8 @@ pub async fn flush(member: &Member, plan: &Plan) -> Result<Flushed> {
         Err(error) if error.sign.contains("HTTP 400") => return Ok(Flushed::Busy),
         done => done?,
     };
-    call(shell, ports.router, &plan.keys.admin, "/lb/cache/clear", Some(&json!({}))).await?;
+    Router::Edge.clear(member, plan).await?;
     Ok(Flushed::Empty)
-}
-
-/// Starts a timeline on a node's router.
-///
-/// # Errors
-/// When the node does not answer.
-pub async fn start_trace(member: &Member, plan: &Plan) -> Result<Value> {
-    let shell = member.shell.as_ref().map_err(Clone::clone)?.as_ref();
-    call(shell, member.node.ports.router, &plan.keys.admin, "/lb/trace/start", Some(&json!({}))).await
-}
-
-/// Ends a node's timeline and writes it to `folder`.
-///
-/// # Errors
-/// When the node does not answer, no timeline was started, or the file cannot be written.
-pub async fn stop_trace(member: &Member, plan: &Plan, folder: &Path) -> Result<PathBuf> {
-    let shell = member.shell.as_ref().map_err(Clone::clone)?.as_ref();
-    let value = call(shell, member.node.ports.router, &plan.keys.admin, "/lb/trace/stop", Some(&json!({}))).await?;
-    let path = folder.join(format!("{}_trace.json", member.node.name));
-    std::fs::create_dir_all(folder).map_err(|why| Error::file(folder, &why))?;
-    std::fs::write(&path, value.to_string()).map_err(|why| Error::file(&path, &why))?;
-    Ok(path)
 }
 
 /// The last lines of a log: `engine`, `router` or `proxy`.

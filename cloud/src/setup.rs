@@ -18,6 +18,7 @@ mod binary;
 mod docker;
 pub(crate) mod engine;
 mod facts;
+pub mod faults;
 pub mod router;
 pub mod service;
 pub mod verify;
@@ -53,6 +54,15 @@ pub enum Engine {
     },
 }
 
+/// What one node's engine has of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnEngine {
+    /// Requests it runs at a time.
+    pub max_running: u32,
+    /// Words for it after those that all engines get.
+    pub args: Vec<String>,
+}
+
 /// Keys of the routers.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Keys {
@@ -84,6 +94,9 @@ pub struct Plan {
     pub model: String,
     /// Requests an engine runs at a time.
     pub max_running: u32,
+    /// Engines that differ, by their nodes' names.
+    #[serde(default)]
+    pub own: BTreeMap<String, OwnEngine>,
     /// Prefill rate of a node's engine that its router is configured with, ms per token.
     #[serde(default)]
     pub rates: BTreeMap<String, f64>,
@@ -102,6 +115,19 @@ pub struct Plan {
     pub hub_token: Option<SecretString>,
     /// Address of the model's hub.
     pub hub: String,
+}
+
+impl Plan {
+    /// Requests that a node's engine runs at a time.
+    fn max_running_on(&self, node: &Node) -> u32 {
+        self.own.get(&node.name).map_or(self.max_running, |own| own.max_running)
+    }
+
+    /// Words that a node's engine gets after those of its kind: `args` and its own.
+    fn words_on(&self, node: &Node, args: &[String]) -> Vec<String> {
+        let own = self.own.get(&node.name).map(|own| own.args.as_slice());
+        [args, own.unwrap_or_default()].concat()
+    }
 }
 
 /// A node and the way to it.

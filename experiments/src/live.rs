@@ -25,6 +25,8 @@ mod deployment;
 mod servers;
 mod setup;
 
+pub use servers::check;
+
 /// Why a live run failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -2,6 +2,7 @@
 
 mod experiment;
 mod local;
+mod own_engines;
 mod page;
 mod ssh;
 mod stand_ins;

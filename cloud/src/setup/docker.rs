@@ -140,6 +140,7 @@ mod tests {
             engine: Engine::Docker { image: None, args: Vec::new() },
             model: String::new(),
             max_running: 1,
+            own: std::collections::BTreeMap::new(),
             rates: std::collections::BTreeMap::new(),
             router: toml::Table::new(),
             keys: Keys::random(),

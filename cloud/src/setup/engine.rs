@@ -19,29 +19,72 @@ const RESTARTS: u32 = 3;
 const LOOK: Duration = Duration::from_millis(500);
 
 pub(super) async fn step(site: &mut Site<'_>, image: &str) -> Done {
-    let port = site.member.node.ports.engine;
     let changed = match &site.plan.engine {
         Engine::Docker { args, .. } => container(site, image, args).await?,
-        Engine::Emulated { args } => {
-            let mut argv = vec![site.binary.clone(), "engine".to_owned()];
-            argv.extend(["--listen".to_owned(), format!("127.0.0.1:{port}"), "--model".to_owned()]);
-            argv.extend([site.plan.model.clone(), "--set".to_owned()]);
-            argv.push(format!("max_running_requests={}", site.plan.max_running));
-            let machine = &site.member.node.machine;
-            if let Some((_, preset)) = crate::local::MACHINES.iter().find(|(name, _)| name == machine) {
-                argv.extend(["--gpu".to_owned(), (*preset).to_owned()]);
-            }
-            argv.extend(args.iter().cloned());
-            process(site, argv).await?
-        }
-        Engine::Sglang { args } => {
-            let host = ["--host".to_owned(), "127.0.0.1".to_owned(), "--port".to_owned(), port.to_string()];
-            process(site, server(site, &host, args)).await?
-        }
+        Engine::Emulated { args } => process(site, emulated(site, args)).await?,
+        Engine::Sglang { args } => process(site, sglang(site, args)).await?,
         Engine::Command { argv } => process(site, argv.clone()).await?,
     };
     healthy(site).await?;
     Ok((if changed { "started".to_owned() } else { "runs".to_owned() }, changed))
+}
+
+/// Kills the engine as a crash would, and keeps it from starting by itself.
+pub(super) async fn crash(site: &Site<'_>) -> Result<()> {
+    let (shell, facts) = (site.shell()?, site.facts());
+    if !matches!(site.plan.engine, Engine::Docker { .. }) {
+        return service::crash(shell, SERVICE).await;
+    }
+    // Docker restarts a container that was killed; one that was stopped stays down.
+    for word in ["kill", "stop"] {
+        let done = docker(shell, facts, &[word, CONTAINER], QUICK).await?;
+        if word == "stop" && done.code != 0 {
+            return Err(crate::signs::explain(&done.last_line(), Kind::SetUp, "Docker cannot stop the engine"));
+        }
+    }
+    Ok(())
+}
+
+/// Starts an engine that was killed, which is cold then.
+pub(super) async fn again(site: &Site<'_>) -> Result<()> {
+    let (shell, facts) = (site.shell()?, site.facts());
+    match &site.plan.engine {
+        Engine::Docker { .. } => {
+            let done = docker(shell, facts, &["start", CONTAINER], QUICK).await?;
+            if done.code != 0 {
+                return Err(crate::signs::explain(&done.last_line(), Kind::SetUp, "Docker cannot start the engine"));
+            }
+        }
+        Engine::Emulated { args } => {
+            // A process starts within milliseconds; the time until a real engine serves is a setting of the emulated.
+            let mut argv = emulated(site, args);
+            argv.push("--cold".to_owned());
+            process(site, argv).await?;
+        }
+        Engine::Sglang { args } => drop(process(site, sglang(site, args)).await?),
+        Engine::Command { argv } => drop(process(site, argv.clone()).await?),
+    }
+    Ok(())
+}
+
+fn emulated(site: &Site<'_>, args: &[String]) -> Vec<String> {
+    let (node, plan) = (&site.member.node, site.plan);
+    let words = plan.words_on(node, args);
+    let mut argv = vec![site.binary.clone(), "engine".to_owned()];
+    argv.extend(["--listen".to_owned(), format!("127.0.0.1:{}", node.ports.engine), "--model".to_owned()]);
+    argv.extend([plan.model.clone(), "--set".to_owned()]);
+    argv.push(format!("max_running_requests={}", plan.max_running_on(node)));
+    let machine = crate::local::MACHINES.iter().find(|(name, _)| *name == node.machine);
+    if let Some((_, preset)) = machine.filter(|_| !words.iter().any(|word| word == "--preset")) {
+        argv.extend(["--gpu".to_owned(), (*preset).to_owned()]);
+    }
+    argv.extend(words);
+    argv
+}
+
+fn sglang(site: &Site<'_>, args: &[String]) -> Vec<String> {
+    let port = site.member.node.ports.engine.to_string();
+    server(site, &["--host".to_owned(), "127.0.0.1".to_owned(), "--port".to_owned(), port], args)
 }
 
 async fn process(site: &Site<'_>, argv: Vec<String>) -> Result<bool> {
@@ -70,12 +113,13 @@ fn environment(plan: &Plan, port: u16, docker: bool) -> String {
 
 /// The command that serves the model with SGLang.
 fn server(site: &Site<'_>, address: &[String], args: &[String]) -> Vec<String> {
-    let (gpus, running) = (site.member.node.gpus.max(1).to_string(), site.plan.max_running.to_string());
+    let (gpus, running) =
+        (site.member.node.gpus.max(1).to_string(), site.plan.max_running_on(&site.member.node).to_string());
     let mut words: Vec<String> = ["python3", "-m", "sglang.launch_server"].map(str::to_owned).to_vec();
     words.extend_from_slice(address);
     words.extend(["--tp-size", &gpus, "--enable-metrics", "--enable-cache-report"].map(str::to_owned));
     words.extend(["--max-running-requests", &running, "--model-path", &site.plan.model].map(str::to_owned));
-    words.extend(args.iter().cloned());
+    words.extend(site.plan.words_on(&site.member.node, args));
     words
 }
 
@@ -120,7 +164,7 @@ async fn container(site: &Site<'_>, image: &str, args: &[String]) -> Result<bool
 }
 
 /// Waits until `/health` answers 200, showing the phase that the log is in.
-async fn healthy(site: &Site<'_>) -> Result<()> {
+pub(super) async fn healthy(site: &Site<'_>) -> Result<()> {
     let shell = site.shell()?;
     let address = shell.address(site.member.node.ports.engine).await?;
     let http = super::verify::client()?;

@@ -111,6 +111,8 @@ pub struct Reached {
     pub region: String,
     /// Whether a gate stands before it, which asks for the clients' key.
     pub gated: bool,
+    /// Its prefill rate that the router is configured with, ms per token.
+    pub ms_per_token: Option<f64>,
 }
 
 /// Starts a gate on a member: a router with one engine on the port of central routers, which asks for the clients' key.
@@ -142,6 +144,15 @@ pub async fn gate(
     let changed = start(site.shell()?, site, "gate", "proxy", GATE_FILE, &table).await?;
     super::verify::router(site.shell()?, "gate", node.ports.proxy, &plan.keys).await?;
     Ok(changed)
+}
+
+/// Ends a central router, or a gate before its engine, on this node; one that does not run is no error.
+///
+/// # Errors
+/// When the node cannot be reached.
+pub async fn withdraw(shell: &dyn Shell) -> Result<()> {
+    service::stop(shell, "proxy").await?;
+    service::stop(shell, "gate").await
 }
 
 /// Waits until the central router has a round trip to every engine.
@@ -191,8 +202,9 @@ pub async fn deploy_proxy(
     table.insert("listen".to_owned(), format!("{listen}:{port}").into());
     let replica = |engine: &Reached| {
         let mut row = row(&engine.url, &engine.name, Some(&engine.region));
-        if let (true, Some(table)) = (engine.gated, row.as_table_mut()) {
-            table.insert("api_key".to_owned(), plan.keys.api.clone().into());
+        if let Some(table) = row.as_table_mut() {
+            table.extend(engine.ms_per_token.map(|rate| ("ms_per_token".to_owned(), rate.into())));
+            table.extend(engine.gated.then(|| ("api_key".to_owned(), plan.keys.api.clone().into())));
         }
         row
     };

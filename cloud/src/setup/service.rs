@@ -111,6 +111,23 @@ pub async fn stop(shell: &dyn Shell, name: &str) -> Result<()> {
     shell.must(&Command::script(&script, &[&unit(name)])).await.map(drop)
 }
 
+/// Kills the service with its children, as a crash would, and keeps it from starting by itself.
+///
+/// # Errors
+/// When the node cannot be reached.
+pub async fn crash(shell: &dyn Shell, name: &str) -> Result<()> {
+    // It leads a process group of its own.
+    let script = format!(
+        r#"{COMMON}
+        alive && {{ kill -s KILL -- "-$p" 2>/dev/null || kill -9 "$p"; rm -f "$d/pid"; }}
+        export XDG_RUNTIME_DIR=${{XDG_RUNTIME_DIR:-/run/user/$(id -u)}}
+        [ -f "$HOME/.config/systemd/user/$2.service" ] || exit 0
+        systemctl --user kill -s KILL "$2"; systemctl --user stop "$2"
+        "#
+    );
+    shell.must(&Command::script(&script, &[&folder(name), &unit(name)])).await.map(drop)
+}
+
 /// Whether the service runs.
 ///
 /// # Errors
@@ -169,6 +186,10 @@ mod tests {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         stop(shell, "s").await.unwrap();
+        ensure(shell, &sleeper(&["sh", "-c", "trap '' TERM; sleep 600 & wait"]), false).await.unwrap();
+        crash(shell, "s").await.unwrap();
+        assert!(!runs(shell, "s").await.unwrap());
+        crash(shell, "s").await.unwrap();
         // One that ends before its start time is read runs no longer.
         assert!(ensure(shell, &sleeper(&["true"]), false).await.unwrap());
         while runs(shell, "s").await.unwrap() {

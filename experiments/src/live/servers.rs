@@ -25,7 +25,10 @@ fn has_routers(arm: &PlannedArm) -> bool {
 }
 
 /// Refuses what has no effect in a live run, and faults that cannot be injected into existing servers.
-pub(super) fn check(arm: &PlannedArm) -> Result<(), LiveError> {
+///
+/// # Errors
+/// The first such setting.
+pub fn check(arm: &PlannedArm) -> Result<(), LiveError> {
     let wrong = |message: String| Err(LiveError::Setting(message));
     if let Some(factor) = arm.spec.workload.router_token_factor {
         return wrong(format!(

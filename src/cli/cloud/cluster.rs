@@ -2,7 +2,7 @@
 
 mod setup;
 
-pub(super) use setup::{EngineKind, Hub, show};
+pub(super) use setup::{EngineKind, Hub, ProgramArgs, show};
 use setup::{RestartArgs, SetupArgs, UploadArgs, restart, setup, upload};
 
 use super::table::columns;
@@ -81,14 +81,15 @@ pub(super) async fn run(args: ClusterArgs) -> anyhow::Result<()> {
         ClusterCommand::StartTrace(common) => {
             let (_, plan, members) = open(&common).await?;
             each(&members, async |member| {
-                cluster::start_trace(member, &plan).await.map(|_| "timeline started".to_owned())
+                cluster::Router::Edge.start_trace(member, &plan).await.map(|()| "timeline started".to_owned())
             })
             .await
         }
         ClusterCommand::StopTrace { common, output_dir } => {
             let (_, plan, members) = open(&common).await?;
             each(&members, async |member| {
-                cluster::stop_trace(member, &plan, &output_dir).await.map(|path| path.display().to_string())
+                let path = cluster::Router::Edge.stop_trace(member, &plan, &output_dir).await?;
+                Ok(path.display().to_string())
             })
             .await
         }

@@ -1,12 +1,13 @@
 //! `gorgo proxy deploy`: the central router on one of the machines, and `gorgo proxy --remote`, which calls it.
 
-use super::{CloudArgs, cluster};
+use super::{CloudArgs, Session, cluster};
 use crate::cli::output::print_line;
 use crate::cli::router::RouterAddress;
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use gorgo_cloud::Shell;
 use gorgo_cloud::setup::router::{Reached, deploy_proxy, gate};
+use gorgo_cloud::setup::{Member, Plan};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DeployArgs {
@@ -23,35 +24,46 @@ pub(in crate::cli) fn run(args: &DeployArgs) -> anyhow::Result<()> {
     crate::cli::process::runtime()?.block_on(async {
         let (session, plan, members) = cluster::open(&args.common).await?;
         let node = session.node(&args.node).await?;
-        let member = members.iter().find(|member| member.node.id == node.id).context("the machine has just ended")?;
-        let provider = session.provider.as_ref();
-        let loopback = provider.capabilities().loopback;
-        let mut engines = Vec::new();
-        for other in &members {
-            let own = other.node.id == node.id;
-            // Engines listen on loopback: elsewhere a gate with the clients' key stands before each.
-            let gated = !own && !loopback;
-            let url = if own {
-                format!("http://127.0.0.1:{}", node.ports.engine)
-            } else {
-                let port = if gated { other.node.ports.proxy } else { other.node.ports.engine };
-                if gated {
-                    gate(provider, other, &plan, &cluster::show).await.with_context(|| other.node.name.clone())?;
-                }
-                let urls = provider.open(&other.node, port, std::slice::from_ref(&node)).await?;
-                urls.into_iter().next().context("the port was not opened")?
-            };
-            let (name, region) = (format!("{}-engine", other.node.name), other.node.region.clone());
-            engines.push(Reached { url, name, region, gated });
-        }
+        let at = members.iter().position(|member| member.node.id == node.id).context("the machine has just ended")?;
         let port = args.listen_port.unwrap_or(node.ports.proxy);
-        let changed = deploy_proxy(provider, member, &plan, port, &engines, &cluster::show).await?;
+        let changed = central(&session, &plan, &members, at, port).await?;
         let state = if changed { "started" } else { "runs as it should" };
-        let url = provider.url(&node, port).await?;
+        let url = session.provider.url(&node, port).await?;
         print_line(format_args!("the central router on {} {state}: {url}", node.name))?;
         print_line(format_args!("clients send the key `api` of {} as a bearer token", session.keys_file().display()))?;
         Ok(())
     })
+}
+
+/// Starts the central router on the member `at`, before the engines of all members.
+pub(super) async fn central(
+    session: &Session,
+    plan: &Plan,
+    members: &[Member],
+    at: usize,
+    port: u16,
+) -> anyhow::Result<bool> {
+    let (provider, node) = (session.provider.as_ref(), &members[at].node);
+    let loopback = provider.capabilities().loopback;
+    let mut engines = Vec::new();
+    for other in members {
+        let own = other.node.id == node.id;
+        // Engines listen on loopback: elsewhere a gate with the clients' key stands before each.
+        let gated = !own && !loopback;
+        let url = if own {
+            format!("http://127.0.0.1:{}", node.ports.engine)
+        } else {
+            let port = if gated { other.node.ports.proxy } else { other.node.ports.engine };
+            if gated {
+                gate(provider, other, plan, &cluster::show).await.with_context(|| other.node.name.clone())?;
+            }
+            let urls = provider.open(&other.node, port, std::slice::from_ref(node)).await?;
+            urls.into_iter().next().context("the port was not opened")?
+        };
+        let (name, region) = (format!("{}-engine", other.node.name), other.node.region.clone());
+        engines.push(Reached { url, name, region, gated, ms_per_token: plan.rates.get(&other.node.name).copied() });
+    }
+    Ok(deploy_proxy(provider, &members[at], plan, port, &engines, &cluster::show).await?)
 }
 
 /// A way to a router of a machine; it ends with this value.

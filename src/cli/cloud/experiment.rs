@@ -2,11 +2,15 @@
 //!
 //! Machines that bear the replicas' names are taken, the others are launched; what was launched ends with the run, at
 //! an interrupt and after a failure too. Reading order: `args` (what was asked for)
-//! → here → `machines` (which ones, and what they run) → `load` (one run: settings, clocks, load of each region).
+//! → here → `machines` (which ones, and what they run) → `load` (one run: settings, clocks, load of each region), with
+//! `entry` (edges or a proxy), `faults`, and `node` (what is done on one machine).
 
 mod args;
+mod entry;
+mod faults;
 mod load;
 mod machines;
+mod node;
 
 use super::interrupt::guarded;
 use super::launch::{LaunchPlan, launch_all};
@@ -20,39 +24,40 @@ use gorgo_cloud::money::dollars;
 use gorgo_cloud::provider::nonce;
 use gorgo_cloud::{Node, Time};
 use gorgo_experiments::results::Rows;
-use gorgo_experiments::spec::PlannedArm;
+use gorgo_experiments::spec::{Experiment, PlannedArm};
 use load::Carrier;
 use machines::{fits, plan_of, specs};
 use std::sync::Arc;
 
 /// Runs the experiment on machines.
 pub(in crate::cli) fn run_on_machines(args: &ExperimentArgs, fleet: &FleetPlan) -> anyhow::Result<()> {
-    let arms = args.load(&[])?.plan()?;
-    fits(&arms)?;
+    let experiment = args.load(&[])?;
+    let arms = experiment.plan()?;
+    fits(&arms, fleet)?;
     let runtime = Arc::new(crate::cli::process::runtime()?);
-    runtime.block_on(on_machines(args, fleet, &arms, &runtime))
+    runtime.block_on(on_machines(args, fleet, (&experiment, &arms), &runtime))
 }
 
 async fn on_machines(
     args: &ExperimentArgs,
     asked: &FleetPlan,
-    arms: &[PlannedArm],
+    (experiment, arms): (&Experiment, &[PlannedArm]),
     runtime: &Arc<tokio::runtime::Runtime>,
 ) -> anyhow::Result<()> {
     let session = Arc::new(asked.common.session()?);
     let mut interrupts = StopSignal::install()?;
     let run = nonce()[..12].to_owned();
     let fleet = session.fleet();
+    let plan = plan_of(asked, &session, experiment, arms)?;
     let (taken, missing) = specs(asked, &session, &arms[0].spec.fleet, &run).await?;
     taken.iter().for_each(|node| eprintln!("{}: taken, and left running after the run", node.name));
     let work = async {
-        let plan = LaunchPlan { wanted: missing, lease_ms: asked.lease_ms, caps: asked.caps, yes: asked.yes };
-        let launched = launch_all(&session, plan).await?;
+        let launch = LaunchPlan { wanted: missing, lease_ms: asked.lease_ms, caps: asked.caps, yes: asked.yes };
+        let launched = launch_all(&session, launch).await?;
         let mut nodes = [taken, launched].concat();
         let order = |node: &Node| arms[0].spec.fleet.replicas.iter().position(|replica| replica.name == node.name);
         nodes.sort_by_key(order);
-        let carrier =
-            Arc::new(Carrier::new(session.clone(), nodes, plan_of(asked, &session, &arms[0])?, runtime.clone()));
+        let carrier = Arc::new(Carrier::new(session.clone(), nodes, plan, runtime.clone()));
         carrier.set_up().await?;
         Ok(carrier)
     };

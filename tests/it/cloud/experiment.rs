@@ -1,6 +1,7 @@
 //! `gorgo run --mode live --cloud local`: machines from launch to end, with the load sent from each of them.
 
 use super::{command, must, processes, ran};
+use crate::fake_modal::processes_in;
 use serde_json::Value;
 use std::path::Path;
 
@@ -66,8 +67,7 @@ fn machines_that_run_are_taken_and_an_interrupt_ends_only_what_was_launched() {
     let words = ["run", FILE, "--mode", "live", "--out", out.to_str().unwrap()];
     let mut child = command(&state, "local", &[&words[..], &set].concat());
     let child = child.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let bench = || processes(&state).iter().any(|line| line.contains(" bench ")) || load_runs(&state);
-    while !bench() {
+    while !runs(&state, "bench") {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     let pid = child.id().to_string();
@@ -75,7 +75,7 @@ fn machines_that_run_are_taken_and_an_interrupt_ends_only_what_was_launched() {
     let ended = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(!ended.status.success() && said.contains("east: taken") && said.contains("still running"), "{said}");
-    assert!(!load_runs(&state), "load generators end with the run");
+    assert!(!runs(&state, "bench"), "load generators end with the run");
     let list = must(&state, "local", &["list", "--json"]);
     let list: Vec<Value> = serde_json::from_str(&list).unwrap();
     assert_eq!(list.iter().map(|node| node["name"].as_str().unwrap()).collect::<Vec<_>>(), ["east"]);
@@ -83,15 +83,11 @@ fn machines_that_run_are_taken_and_an_interrupt_ends_only_what_was_launched() {
     assert_eq!(processes(&state), Vec::<String>::new());
 }
 
-/// Whether a load generator runs in the folder of a node: its command line names no folder.
-fn load_runs(state: &Path) -> bool {
-    let all = std::fs::read_dir("/proc").unwrap().flatten();
-    let mut here = all.filter(|entry| {
-        std::fs::read_link(entry.path().join("cwd")).is_ok_and(|place| place.starts_with(state))
-            && std::fs::read(entry.path().join("cmdline"))
-                .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == b"bench"))
-    });
-    here.next().is_some()
+/// Whether the command with this word runs in a folder below this one: command lines of machines name no folder.
+pub(super) fn runs(folder: &Path, word: &str) -> bool {
+    let line = |pid: u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let is = |pid: u32| line(pid).split(|byte| *byte == 0).any(|part| part == word.as_bytes());
+    processes_in(folder).into_iter().any(is)
 }
 
 #[test]
@@ -102,7 +98,12 @@ fn what_machines_cannot_carry_is_refused_before_anything_is_launched() {
     for (words, said) in [
         (&["--cloud", "local"][..], "--cloud is for machines"),
         (&["--lease", "1h"], "--lease is for machines"),
-        (&["--mode", "live", "--set", "topology=proxy"], "topology = \"proxy\" cannot run on machines"),
+        (
+            &["--mode", "live", "--set", "topology=proxy", "--set", "proxy_region=aws:us-west-2"],
+            "no replica is in `aws:us-west-2`, and a proxy runs on a replica's machine",
+        ),
+        (&["--mode", "live", "--set", "topology=proxy", "--set", "proxies.count=2"], "proxies.count = 2 has no effect"),
+        (&["--mode", "live", "--engine", "docker", "--set", "fleet.settings.kind=vllm"], "machines run SGLang"),
         (&["--mode", "live", "--cloud", "lambda"], "LAMBDA_API_KEY is not set"),
         (&["--mode", "live", "--cloud", "modal"], "no token of Modal is known"),
         (&["--mode", "live", "--type", "gpu_9x"], "no type or host `gpu_9x`"),
@@ -113,6 +114,8 @@ fn what_machines_cannot_carry_is_refused_before_anything_is_launched() {
     let text = std::fs::read_to_string(FILE).unwrap();
     for (from, to, said) in [
         ("provider = \"local\"", "provider = \"moon\"", "provider = \"moon\" is none"),
+        ("lease = \"30m\"", "machines.west.type = \"gpu_1x_h100\"", "[cloud.machines.west] names no replica"),
+        ("lease = \"30m\"", "machines.eu.ports = \"8000\"", "are not three ports"),
         ("lease = \"30m\"", "leese = \"30m\"", "leese"),
         ("lease = \"30m\"", "lease = \"forever\"", "[cloud] lease"),
     ] {

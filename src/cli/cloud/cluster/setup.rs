@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use gorgo_cloud::setup::{Engine, Keys, Plan, Progress, Report, routers, run as set_up};
 use gorgo_core::settings::{parse_assignment, set_key};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,8 +49,8 @@ pub(super) struct UploadArgs {
 }
 
 /// The program for the nodes.
-#[derive(Debug, ClapArgs)]
-struct ProgramArgs {
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(in crate::cli) struct ProgramArgs {
     /// Program for x86-64 nodes; this one when absent. One that runs on older systems is built by
     /// `cargo zigbuild --release --target x86_64-unknown-linux-gnu.2.28`
     #[arg(long, value_name = "FILE")]
@@ -117,7 +118,7 @@ pub(in crate::cli) fn show(progress: &Progress) {
 }
 
 impl ProgramArgs {
-    fn choose(&self, plan: &mut Plan) -> anyhow::Result<()> {
+    pub(in crate::cli) fn choose(&self, plan: &mut Plan) -> anyhow::Result<()> {
         if let Some(file) = &self.binary {
             plan.binary.clone_from(file);
         }
@@ -186,7 +187,8 @@ pub(super) async fn setup(args: &SetupArgs) -> anyhow::Result<()> {
         engine,
         model: args.model.clone(),
         max_running: args.max_running,
-        rates: std::collections::BTreeMap::new(),
+        own: BTreeMap::new(),
+        rates: BTreeMap::new(),
         router: earlier.as_ref().map(|plan| plan.router.clone()).unwrap_or_default(),
         // Keys stay, so that routers that run need no restart and clients no new key.
         keys: earlier.map_or_else(Keys::random, |plan| plan.keys),

@@ -1,13 +1,15 @@
 //! The machines that the command line or `[cloud]` of an experiment file asks for.
 
-use super::super::cluster::EngineKind;
+use super::super::cluster::{EngineKind, ProgramArgs};
 use super::super::{Cloud, CloudArgs, launch};
 use crate::cli::experiment::ExperimentArgs;
 use anyhow::bail;
 use clap::{Args as ClapArgs, ValueEnum};
 use gorgo_cloud::money::Caps;
+use gorgo_cloud::provider::Ports;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 const MODEL: &str = "mistralai/Mistral-7B-Instruct-v0.3";
@@ -31,6 +33,8 @@ pub(crate) struct FleetArgs {
     /// Engine; as for `gorgo cluster setup`; `cloud.engine`
     #[arg(long, value_enum)]
     engine: Option<EngineKind>,
+    #[command(flatten)]
+    program: ProgramArgs,
     /// Most machines at one time
     #[arg(long, default_value_t = Caps::default().nodes)]
     max_nodes: usize,
@@ -66,12 +70,32 @@ pub(in crate::cli) struct FleetTable {
     model: Option<String>,
     /// Container image of the engine.
     image: Option<String>,
-    /// Engine: `sglang` or `vllm`.
+    /// Engine: `emulated`, `docker` or `sglang`.
     engine: Option<String>,
     /// Launched machines end after this time at the latest.
     lease: Option<String>,
     /// Leave launched machines running.
     keep: bool,
+    /// Machines that differ from the others, by their replicas' names: `type`, and `ports` of engine, edge router and proxy.
+    machines: BTreeMap<String, MachineTable>,
+}
+
+/// `[cloud.machines.NAME]`: what the machine of one replica has of its own.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(inline)]
+pub(in crate::cli) struct MachineTable {
+    /// Machine type.
+    pub(super) r#type: Option<String>,
+    /// Ports of engine, edge router and proxy, for example `8080,8000,9000`.
+    ports: Option<String>,
+}
+
+impl MachineTable {
+    pub(super) fn ports(&self) -> anyhow::Result<Option<Ports>> {
+        let ports = self.ports.as_deref().map(str::parse).transpose();
+        ports.map_err(|why: String| anyhow::anyhow!("[cloud.machines] ports: {why}"))
+    }
 }
 
 /// What a run on machines was asked for.
@@ -80,6 +104,8 @@ pub(in crate::cli) struct FleetPlan {
     pub(super) cloud: Cloud,
     pub(super) machine: Option<String>,
     pub(super) model: String,
+    pub(super) machines: BTreeMap<String, MachineTable>,
+    pub(super) program: ProgramArgs,
     pub(super) image: Option<String>,
     pub(super) engine: Option<EngineKind>,
     pub(super) caps: Caps,
@@ -112,7 +138,7 @@ impl FleetArgs {
         let table: FleetTable = match table {
             Some(table) => table.try_into().map_err(|why: toml::de::Error| {
                 anyhow::anyhow!(
-                    "[cloud]: {}; it takes provider, type, model, image, engine, lease and keep",
+                    "[cloud]: {}; it takes provider, type, model, image, engine, lease, keep and machines",
                     why.message()
                 )
             })?,
@@ -138,6 +164,8 @@ impl FleetArgs {
             cloud,
             machine: self.machine.clone().or(table.r#type),
             model: self.model.clone().or(table.model).unwrap_or_else(|| MODEL.to_owned()),
+            machines: table.machines,
+            program: self.program.clone(),
             image: self.image.clone().or(table.image),
             engine: self.engine.or(engine),
             caps: Caps {

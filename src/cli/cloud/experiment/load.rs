@@ -2,14 +2,16 @@
 //! one clock, and what they measured.
 
 use super::super::{Session, cluster};
+use super::entry::Entry;
+use super::faults::Faults;
+use super::node::{BENCH, Clock, RECORDS, TRACE, begin, clock, emptied, ended};
 use crate::cli::process::since_1970;
 use anyhow::{Context, bail};
 use futures_util::future::{join_all, try_join_all};
 use gorgo_cloud::Node;
-use gorgo_cloud::cluster as operations;
-use gorgo_cloud::setup::service::{self, Service};
-use gorgo_cloud::setup::{Engine, Member, Plan, routers, run as set_up};
-use gorgo_cloud::shell::{Command, Shell};
+use gorgo_cloud::cluster::{self as operations, Router};
+use gorgo_cloud::setup::{Engine, Member, Plan, run as set_up, service};
+use gorgo_cloud::shell::Shell;
 use gorgo_core::request::TraceRequest;
 use gorgo_experiments::build::Built;
 use gorgo_experiments::live::LiveError;
@@ -28,13 +30,6 @@ use toml::{Table, Value};
 
 /// Between the last preparation and the start of the schedule: load generators read the trace and connect.
 const LEAD: Duration = Duration::from_secs(4);
-/// Probes of a clock; the one with the shortest round trip counts.
-const PROBES: usize = 9;
-const BENCH: &str = "bench";
-const TRACE: &str = ".gorgo/trace.jsonl";
-const RECORDS: &str = ".gorgo/records.json";
-/// Engines have this long to finish before their caches are emptied.
-const IDLE: Duration = Duration::from_secs(60);
 
 /// The routers' settings of an arm.
 pub(super) fn router_table(arm: &PlannedArm) -> anyhow::Result<Table> {
@@ -65,13 +60,6 @@ pub(super) struct Carrier {
     stop: watch::Sender<bool>,
     // Runs would disturb each other.
     carrying: Mutex<()>,
-}
-
-/// A clock beside ours, ns: how far it is ahead, and by how much that may be wrong.
-#[derive(Debug, Clone, Copy)]
-struct Clock {
-    ahead_ns: i64,
-    error_ns: i64,
 }
 
 impl Carrier {
@@ -136,42 +124,78 @@ impl Carrier {
         stopped: &mut watch::Receiver<bool>,
     ) -> anyhow::Result<ArmRun> {
         let members = self.session.members(self.nodes.clone()).await;
+        let done = self.run(arm, seed, requests, built, &members, stopped).await;
+        let closed = Entry::close(arm, &members).await;
+        let run = done?;
+        closed?;
+        Ok(run)
+    }
+
+    async fn run(
+        &self,
+        arm: &PlannedArm,
+        seed: u64,
+        requests: &[TraceRequest],
+        built: Built,
+        members: &[Member],
+        stopped: &mut watch::Receiver<bool>,
+    ) -> anyhow::Result<ArmRun> {
         let shells = members.iter().map(|member| Ok(member.shell.as_ref().map_err(Clone::clone)?.as_ref()));
         let shells: Vec<&dyn Shell> = shells.collect::<gorgo_cloud::Result<_>>()?;
         let mut plan = self.plan();
+        let entry = unless(stopped, Entry::open(&self.session, arm, members, &mut plan)).await?;
+        *self.plan.lock() = plan.clone();
         let prepared = async {
-            let wanted = router_table(arm)?;
-            if plan.router != wanted {
-                plan.router = wanted;
-                self.session.keep(&plan)?;
-                *self.plan.lock() = plan.clone();
-                verdict(&routers(self.session.provider.as_ref(), &members, &plan, &|_| ()).await)?;
-            }
+            let faults = Faults::of(&self.session, arm, members, &plan, &entry).await?;
             if arm.spec.live.flush {
                 try_join_all(members.iter().map(|member| emptied(member, &plan))).await?;
+                if let Some(at) = entry.proxy {
+                    Router::Central.clear(&members[at], &plan).await?;
+                }
             }
             let mut trace = Vec::new();
             native::write(TRACE, &mut trace, requests)?;
             try_join_all(shells.iter().map(|shell| shell.put(TRACE, 0o600, &trace))).await?;
-            try_join_all(members.iter().map(|member| operations::start_trace(member, &plan))).await?;
-            try_join_all(shells.iter().map(|shell| clock(*shell))).await
+            entry.start_traces(members, &plan).await?;
+            anyhow::Ok((faults, try_join_all(shells.iter().map(|shell| clock(*shell))).await?))
         };
-        let clocks = unless(stopped, prepared).await?;
-        let start_ns = i64::try_from((since_1970() + LEAD).as_nanos())?;
+        let (faults, clocks) = unless(stopped, prepared).await?;
+        let start = since_1970() + LEAD;
+        let start_ns = i64::try_from(start.as_nanos())?;
         // The load generator is the program that the routers run, which reads its key from their file.
         let here = self.session.provider.capabilities().loopback.then_some(plan.binary.as_path());
         let starts = shells.iter().zip(&clocks).enumerate().map(|(i, (shell, clock))| {
-            begin(*shell, here, self.words(arm, seed, &built, i, (start_ns + clock.ahead_ns) / 1_000_000))
+            let at_ms = (start_ns + clock.ahead_ns) / 1_000_000;
+            begin(*shell, here, self.words(arm, seed, &built, (i, &entry.urls[i]), at_ms))
         });
         // A load generator that is being started is started, so that it can be found and ended.
         join_all(starts).await.into_iter().collect::<anyhow::Result<()>>()?;
-        let ends = try_join_all(members.iter().zip(&shells).map(|(member, shell)| ended(*shell, member)));
-        let parts = unless(stopped, ends).await?;
-        self.keep(arm, seed, &members, &plan, &clocks, &parts).await?;
+        let mut load = std::pin::pin!(try_join_all(members.iter().zip(&shells).map(|(m, shell)| ended(*shell, m))));
+        let loaded = async {
+            tokio::select! {
+                parts = &mut load => parts,
+                done = faults.inject(start) => {
+                    done?;
+                    load.await
+                }
+            }
+        };
+        let loaded = unless(stopped, loaded).await;
+        // Timelines are collected before routers are restarted.
+        let kept = match &loaded {
+            Ok(parts) => self.keep(arm, seed, members, (&plan, &entry, &faults), &clocks, parts).await,
+            Err(_) => Ok(()),
+        };
+        let restored = faults.restore(loaded.is_ok()).await;
+        if let (Err(_), Err(why)) = (&loaded, &restored) {
+            tracing::warn!("{why:#}");
+        }
+        let parts = loaded?;
+        kept.and(restored)?;
         let placed = parts.into_iter().zip(&clocks).enumerate().map(|(i, (part, clock))| {
             let epoch_ns = i64::try_from(part.epoch_ns)?;
             let behind_ns = epoch_ns - clock.ahead_ns - start_ns;
-            Ok(Placed { part, router: u16::try_from(i)?, behind_ns })
+            Ok(Placed { part, router: u16::try_from(entry.router(i))?, behind_ns })
         });
         let placed: Vec<Placed> = placed.collect::<anyhow::Result<_>>()?;
         let run =
@@ -182,16 +206,16 @@ impl Carrier {
         Ok(run)
     }
 
-    /// The words of the load generator on node `i`.
-    fn words(&self, arm: &PlannedArm, seed: u64, built: &Built, i: usize, at_ms: i64) -> Vec<String> {
+    /// The words of the load generator on node `i`, which calls `url`.
+    fn words(&self, arm: &PlannedArm, seed: u64, built: &Built, (i, url): (usize, &str), at_ms: i64) -> Vec<String> {
         // A real engine is asked for the recorded length; the emulated one knows it.
         let emulated = matches!(self.plan().engine, Engine::Emulated { .. });
         let mut words: Vec<String> =
             ["bench", "--data", TRACE, "--user-rtt", "--records", RECORDS, "--entry"].map(str::to_owned).to_vec();
         words.push(i.to_string());
-        for (replica, node) in arm.spec.fleet.replicas.iter().zip(&self.nodes) {
-            // Only its own is called; the others say where users enter.
-            words.extend(["--target".to_owned(), format!("http://127.0.0.1:{}@{}", node.ports.router, replica.region)]);
+        for replica in &arm.spec.fleet.replicas {
+            // Only its own is called; the others say which users are nearest to this machine.
+            words.extend(["--target".to_owned(), format!("{url}@{}", replica.region)]);
         }
         let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
         option("--at", at_ms.to_string());
@@ -217,14 +241,14 @@ impl Carrier {
         arm: &PlannedArm,
         seed: u64,
         members: &[Member],
-        plan: &Plan,
+        (plan, entry, faults): (&Plan, &Entry, &Faults<'_>),
         clocks: &[Clock],
         parts: &[Part],
     ) -> anyhow::Result<()> {
         let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.=".contains(c) { c } else { '_' };
         let folder = self.folder().join(format!("{}-{seed}", arm.label.chars().map(plain).collect::<String>()));
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
-        let traces = try_join_all(members.iter().map(|member| operations::stop_trace(member, plan, &folder))).await?;
+        let traces = entry.stop_traces(members, plan, &folder).await?;
         crate::cli::trace::merge_into(&traces, &folder.join("timeline.json.gz"))?;
         let row = |((member, clock), part): ((&Member, &Clock), &Part)| {
             json!({
@@ -234,9 +258,15 @@ impl Carrier {
             })
         };
         let rows: Vec<_> = members.iter().zip(clocks).zip(parts).map(row).collect();
-        let path = folder.join("machines.json");
-        let text = serde_json::to_string_pretty(&rows)?;
-        std::fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))
+        let write = |name: &str, rows: &[serde_json::Value]| {
+            let (path, text) = (folder.join(name), serde_json::to_string_pretty(rows)?);
+            std::fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))
+        };
+        write("machines.json", &rows)?;
+        if arm.spec.faults.is_empty() {
+            return Ok(());
+        }
+        write("faults.json", &faults.rows())
     }
 
     /// Keeps the end of each engine's and router's log.
@@ -244,8 +274,11 @@ impl Carrier {
         let (plan, members, folder) = (self.plan(), self.session.members(self.nodes.clone()).await, self.folder());
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
         for member in &members {
-            for of in ["engine", "router"] {
+            for of in ["engine", "router", "proxy"] {
                 let Ok(text) = operations::log(member, &plan, of, 10_000).await else { continue };
+                if text.is_empty() {
+                    continue;
+                }
                 let path = folder.join(format!("{}-{of}.log", member.node.name));
                 std::fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
             }
@@ -276,90 +309,11 @@ async fn unless<T>(
     }
 }
 
-fn verdict(reports: &[gorgo_cloud::setup::Report]) -> anyhow::Result<()> {
+pub(super) fn verdict(reports: &[gorgo_cloud::setup::Report]) -> anyhow::Result<()> {
     let failed: Vec<String> =
         reports.iter().filter_map(|report| Some(format!("{}: {}", report.node, report.failure.as_ref()?))).collect();
     if failed.is_empty() {
         return Ok(());
     }
     bail!("{}", failed.join("\n"))
-}
-
-/// Empties a node's engine and index, once the engine is idle.
-async fn emptied(member: &Member, plan: &Plan) -> anyhow::Result<()> {
-    let until = since_1970() + IDLE;
-    while operations::flush(member, plan).await? == operations::Flushed::Busy {
-        if since_1970() > until {
-            bail!("{}: the engine still runs requests after {} s", member.node.name, IDLE.as_secs());
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    Ok(())
-}
-
-/// How far a node's clock is ahead of this one's, by the probe that took the least time.
-async fn clock(shell: &dyn Shell) -> anyhow::Result<Clock> {
-    let mut best: Option<Clock> = None;
-    for _ in 0..PROBES {
-        let sent = i64::try_from(since_1970().as_nanos())?;
-        let text = shell.must(&Command::new(&["date", "+%s%N"])).await?.text();
-        let got = i64::try_from(since_1970().as_nanos())?;
-        let there: i64 = text.parse().with_context(|| format!("`date +%s%N` printed `{text}`"))?;
-        let error_ns = (got - sent) / 2;
-        if best.is_none_or(|best| error_ns < best.error_ns) {
-            best = Some(Clock { ahead_ns: there - (sent + error_ns), error_ns });
-        }
-    }
-    best.context("no probe")
-}
-
-/// Starts the load generator of a node.
-async fn begin(shell: &dyn Shell, program: Option<&Path>, words: Vec<String>) -> anyhow::Result<()> {
-    shell.must(&Command::new(&["rm", "-f", "--", RECORDS])).await?;
-    let program = match program {
-        Some(path) => path.display().to_string(),
-        None => {
-            let newest = r#"f=$(ls -t .gorgo/bin/gorgo-* | head -n 1); [ -n "$f" ] && echo "$(pwd)/$f""#;
-            shell.must(&Command::script(newest, &[""])).await?.text()
-        }
-    };
-    let argv = [vec![program], words].concat();
-    let service = Service {
-        name: BENCH,
-        argv,
-        environment: Some(".gorgo/router.env".to_owned()),
-        inputs: gorgo_cloud::provider::nonce(),
-    };
-    service::ensure(shell, &service, false).await?;
-    Ok(())
-}
-
-/// Waits for the end of a node's load generator and fetches what it measured.
-async fn ended(shell: &dyn Shell, member: &Member) -> anyhow::Result<Part> {
-    while service::runs(shell, BENCH).await? {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
-    let bytes = match shell.get(RECORDS).await {
-        Ok(bytes) => bytes,
-        Err(_) => {
-            let log = service::log(shell, BENCH, 5).await?;
-            bail!("{}: the load generator left no records: {log}", member.node.name);
-        }
-    };
-    let part = serde_json::from_slice(&bytes);
-    part.with_context(|| format!("{}: the records cannot be read", member.node.name))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use gorgo_cloud::shell::local::LocalShell;
-
-    #[tokio::test]
-    async fn the_clock_of_this_machine_is_this_machines_clock() {
-        let folder = tempfile::tempdir().unwrap();
-        let shell: Box<dyn Shell> = Box::new(LocalShell::new(folder.path().to_owned()).unwrap());
-        let found = clock(shell.as_ref()).await.unwrap();
-        assert!(found.ahead_ns.abs() <= found.error_ns, "{found:?}");
-    }
 }
