@@ -1,5 +1,6 @@
 //! Machines from launch to kill, with the real program on both ends.
 
+mod accounts;
 mod experiment;
 mod local;
 mod own_engines;
@@ -7,6 +8,7 @@ mod page;
 mod ssh;
 mod stand_ins;
 mod walk;
+mod whole;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

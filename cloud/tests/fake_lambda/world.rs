@@ -12,6 +12,8 @@ type Done = Result<Value, (u16, &'static str)>;
 
 /// Starts a host for a launch; it gets the public half of the launch's SSH key.
 pub(crate) type Boot = Box<dyn FnMut(&Value, &str) -> String + Send>;
+/// Ends the host at this address.
+pub(crate) type Halt = Box<dyn FnMut(&str) + Send>;
 
 const MINUTE: u64 = 60_000;
 
@@ -58,6 +60,8 @@ pub(crate) struct World {
     pub(crate) ending_ms: u64,
     /// Told of a new machine's launch and of its SSH key's public half; returns its address.
     pub(crate) boot: Option<Boot>,
+    /// Told of the address of a machine that ends.
+    pub(crate) halt: Option<Halt>,
     /// At this request the client is interrupted.
     pub(crate) interrupt_at: Option<u64>,
     pub(crate) interrupt: Arc<Notify>,
@@ -82,6 +86,7 @@ impl World {
             boot_ms: 5 * MINUTE,
             ending_ms: MINUTE,
             boot: None,
+            halt: None,
             interrupt_at: None,
             interrupt: Arc::default(),
             faults_drawn: 0,
@@ -236,7 +241,11 @@ impl World {
             let id = id.as_str().unwrap();
             self.visible(id)?;
             let now_ms = self.time.now_ms();
-            self.machines.get_mut(id).unwrap().ended_ms.get_or_insert(now_ms);
+            let machine = self.machines.get_mut(id).unwrap();
+            machine.ended_ms.get_or_insert(now_ms);
+            if let Some(halt) = &mut self.halt {
+                halt(&machine.ip);
+            }
         }
         Ok(json!({"terminated_instances": []}))
     }
@@ -294,7 +303,7 @@ fn types() -> Value {
             "regions_with_capacity_available": regions})
     };
     json!({
-        "gpu_1x_a100": item("gpu_1x_a100", 129, vec![region("us-east-1"), region("us-south-1"), region("mars-north-1")]),
+        "gpu_1x_a100": item("gpu_1x_a100", 129, ["us-east-1", "us-south-1", "us-west-1", "europe-central-1", "mars-north-1"].map(region).to_vec()),
         "gpu_8x_h100": item("gpu_8x_h100", 2392, vec![]),
     })
 }

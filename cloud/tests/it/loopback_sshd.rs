@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The login shell: the host's home is the user's, and programs of its `bin` come first. `BEFORE` runs first.
 const LOGIN: &str = r#"#!/bin/sh
@@ -92,9 +93,17 @@ fn program() -> Option<PathBuf> {
     found
 }
 
-/// A port that was free a moment ago.
+/// A port on which nothing listens. Each is given once, and none that the system gives to outgoing connections.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Another test program on this machine begins elsewhere.
+        let step = std::process::id() * 97 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (step % 22_000) as u16;
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Writes an executable file.
