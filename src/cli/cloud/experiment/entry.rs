@@ -2,8 +2,8 @@
 
 use super::super::Session;
 use super::super::deploy::central;
-use super::load::{router_table, verdict};
-use super::machines::proxy_machine;
+use super::machines::{proxy_machine, router_table};
+use super::node::verdict;
 use anyhow::Context;
 use futures_util::future::{join_all, try_join_all};
 use gorgo_cloud::cluster::Router;

@@ -4,7 +4,7 @@
 use super::super::{Session, cluster};
 use super::entry::Entry;
 use super::faults::Faults;
-use super::node::{BENCH, Clock, RECORDS, TRACE, begin, clock, emptied, ended};
+use super::node::{BENCH, Clock, RECORDS, TRACE, begin, clock, emptied, ended, verdict};
 use crate::cli::process::since_1970;
 use anyhow::{Context, bail};
 use futures_util::future::{join_all, try_join_all};
@@ -26,29 +26,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use toml::{Table, Value};
 
 /// Between the last preparation and the start of the schedule: load generators read the trace and connect.
 const LEAD: Duration = Duration::from_secs(4);
-
-/// The routers' settings of an arm.
-pub(super) fn router_table(arm: &PlannedArm) -> anyhow::Result<Table> {
-    let mut table = Table::new();
-    table.insert("policy".to_owned(), Value::try_from(&arm.spec.policy)?);
-    table.insert("router".to_owned(), Value::try_from(&arm.spec.router)?);
-    let signals = &arm.spec.signals;
-    let period = |ms: f64| Value::Integer(ms as i64);
-    let periods = [
-        ("period_ms", period(signals.probe_ms)),
-        ("scrape_ms", period(signals.scrape_ms)),
-        ("peer_ms", period(signals.peer_ms)),
-    ];
-    table.insert(
-        "probes".to_owned(),
-        Value::Table(periods.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()),
-    );
-    Ok(table)
-}
 
 /// The machines of a run, ready to carry arms.
 pub(super) struct Carrier {
@@ -307,13 +287,4 @@ async fn unless<T>(
         done = work => done,
         _ = stopped.wait_for(|stopped| *stopped) => bail!("interrupted"),
     }
-}
-
-pub(super) fn verdict(reports: &[gorgo_cloud::setup::Report]) -> anyhow::Result<()> {
-    let failed: Vec<String> =
-        reports.iter().filter_map(|report| Some(format!("{}: {}", report.node, report.failure.as_ref()?))).collect();
-    if failed.is_empty() {
-        return Ok(());
-    }
-    bail!("{}", failed.join("\n"))
 }

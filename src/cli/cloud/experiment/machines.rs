@@ -2,8 +2,7 @@
 
 use super::super::cluster::{EngineKind, Hub};
 use super::super::{Cloud, Session};
-use super::args::MachineTable;
-use super::{FleetPlan, load};
+use super::args::{FleetPlan, MachineTable};
 use anyhow::{Context, bail};
 use gorgo_cloud::provider::{Spec, check_name};
 use gorgo_cloud::setup::{Engine, Keys, OwnEngine, Plan};
@@ -137,7 +136,7 @@ pub(super) fn plan_of(
         max_running: built.world.replicas[0].engine.max_running_requests,
         own: own_engines(fleet, &built, kind)?,
         rates: rates(&built),
-        router: load::router_table(arm)?,
+        router: router_table(arm)?,
         keys: earlier.map_or_else(Keys::random, |plan| plan.keys),
         binary: std::env::current_exe().context("cannot find this program's own file")?,
         binary_arm64: None,
@@ -147,6 +146,25 @@ pub(super) fn plan_of(
     };
     asked.program.choose(&mut plan)?;
     Ok(plan)
+}
+
+/// The routers' settings of an arm.
+pub(super) fn router_table(arm: &PlannedArm) -> anyhow::Result<Table> {
+    let mut table = Table::new();
+    table.insert("policy".to_owned(), Value::try_from(&arm.spec.policy)?);
+    table.insert("router".to_owned(), Value::try_from(&arm.spec.router)?);
+    let signals = &arm.spec.signals;
+    let period = |ms: f64| Value::Integer(ms as i64);
+    let periods = [
+        ("period_ms", period(signals.probe_ms)),
+        ("scrape_ms", period(signals.scrape_ms)),
+        ("peer_ms", period(signals.peer_ms)),
+    ];
+    table.insert(
+        "probes".to_owned(),
+        Value::Table(periods.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()),
+    );
+    Ok(table)
 }
 
 /// Each machine's engine as the experiment describes it. A real engine is told how many requests it may run; the other

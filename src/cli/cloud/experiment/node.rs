@@ -25,6 +25,16 @@ pub(super) struct Clock {
     pub(super) error_ns: i64,
 }
 
+/// Whether set-up went well on all machines.
+pub(super) fn verdict(reports: &[gorgo_cloud::setup::Report]) -> anyhow::Result<()> {
+    let failed: Vec<String> =
+        reports.iter().filter_map(|report| Some(format!("{}: {}", report.node, report.failure.as_ref()?))).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", failed.join("\n"))
+}
+
 /// Empties a node's engine and index, once the engine is idle.
 pub(super) async fn emptied(member: &Member, plan: &Plan) -> anyhow::Result<()> {
     let until = since_1970() + IDLE;
