@@ -70,6 +70,7 @@ pub(super) fn levels(node: &AppState) -> Levels {
             levels.replicas.push(ReplicaGauges {
                 name: u.name.clone(),
                 usable: f64::from(!matches!(closed, Some(Exclusion::Unhealthy | Exclusion::Draining))),
+                draining: f64::from(r.draining),
                 breaker_open: f64::from(r.breaker.is_open(now, u32::MAX)),
                 rtt_s: r.rtt.smoothed_ms() / 1e3,
                 rtt_p95_s: r.rtt.p95_ms() / 1e3,

@@ -52,6 +52,7 @@ pub(super) struct Gauges {
     index_bytes: Level,
     index_nodes: Level,
     usable: Family<ReplicaLabel, Level>,
+    draining: Family<ReplicaLabel, Level>,
     breaker: Family<ReplicaLabel, Level>,
     rtt: Family<ReplicaLabel, Level>,
     rtt_p95: Family<ReplicaLabel, Level>,
@@ -103,6 +104,7 @@ impl Gauges {
             index_bytes: add!(Level::default(), "index", "Memory of the prefix index", Unit::Bytes),
             index_nodes: add!(Level::default(), "index_nodes", "Nodes of the prefix index"),
             usable: add!(Family::default(), "replica_usable", "1 if the replica may be used"),
+            draining: add!(Family::default(), "replica_draining", "1 if it is drained and gets no new requests"),
             breaker: add!(Family::default(), "replica_breaker_open", "1 if its circuit breaker is not closed"),
             rtt: add!(Family::default(), "replica_rtt", "Smoothed round trip", Unit::Seconds),
             rtt_p95: add!(
@@ -252,6 +254,7 @@ impl Gauges {
         }
         let families = [
             &self.usable,
+            &self.draining,
             &self.breaker,
             &self.rtt,
             &self.rtt_p95,
@@ -274,6 +277,7 @@ impl Gauges {
         for r in &levels.replicas {
             let values = [
                 r.usable,
+                r.draining,
                 r.breaker_open,
                 r.rtt_s,
                 r.rtt_p95_s,

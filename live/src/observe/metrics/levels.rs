@@ -11,6 +11,8 @@ pub struct ReplicaGauges {
     pub name: String,
     /// 1 if it may be used.
     pub usable: f64,
+    /// 1 if it is drained: it finishes its requests and gets no new ones.
+    pub draining: f64,
     /// 1 if its breaker is open or half open.
     pub breaker_open: f64,
     /// Smoothed round trip, seconds.

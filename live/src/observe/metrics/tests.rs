@@ -9,6 +9,7 @@ fn every_family_is_in_the_text_and_labels_are_bounded() {
     metrics.ended(&row("r", 25.0), true, Some("m"), "gorgo");
     let replica = ReplicaGauges {
         name: "a".into(),
+        draining: 1.0,
         rtt_s: 0.025,
         rtt_p95_s: 0.03,
         engine: Some((EngineReport { running: 3, ..EngineReport::default() }, 0.5)),
@@ -29,6 +30,8 @@ fn every_family_is_in_the_text_and_labels_are_bounded() {
         "gorgo_retries_total 1",
         "gorgo_time_to_first_token_seconds_bucket{le=\"0.025\",replica=\"a\",model=\"m\",policy=\"gorgo\"} 1",
         "gorgo_ttft_prediction_under_seconds_sum{replica=\"a\",model=\"m\",policy=\"gorgo\"} 0.003",
+        "gorgo_replica_usable{replica=\"a\"} 0.0",
+        "gorgo_replica_draining{replica=\"a\"} 1.0",
         "gorgo_replica_engine_running_requests{replica=\"a\"} 3.0",
         "gorgo_replica_engine_report_age_seconds{replica=\"a\"} 0.5",
         "gorgo_limit{limit=\"connections\"} 30.0",
