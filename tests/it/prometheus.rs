@@ -34,7 +34,15 @@ fn names(text: &str) -> std::collections::BTreeSet<&str> {
 async fn the_dashboard_and_the_alerts_ask_for_metrics_that_a_router_has() {
     let addrs = ports(1);
     let _engine = Process::engine(addrs[0], &[]);
-    let (_proxy, router) = Process::proxy(&addrs, &["--set", "probes.scrape_ms=100"]);
+    let settings = [
+        "probes.scrape_ms=100",
+        "kv_events.enabled=true",
+        "discovery.file=\"/nowhere/engines.yaml\"",
+        "sharing.peers=[\"http://127.0.0.1:9\"]",
+        "sharing.hash_seed=\"0123456789abcdef\"",
+        "sharing.snapshot_ms=0",
+    ];
+    let (_proxy, router) = Process::proxy(&addrs, &settings.map(|setting| ["--set", setting]).concat());
     let body = r#"{"prompt": "hello", "stream": true, "max_tokens": 5}"#;
     assert!(send(router, "POST", "/v1/completions", body, Duration::from_secs(30)).await.whole);
     tokio::time::sleep(Duration::from_millis(500)).await; // a scrape
