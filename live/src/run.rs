@@ -17,6 +17,7 @@ use crate::upgrade::{Presence, systemd};
 use crate::upstream::connect;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
@@ -57,6 +58,7 @@ impl Signals {
 }
 
 /// Serves until SIGTERM or SIGINT, or until another process has taken over; a second signal ends open requests at once.
+/// A process that took over from another ends after that one.
 /// SIGHUP reloads the configuration. `dashboard` is the page at `/dashboard`. `presence` shows the process to others once
 /// the port is listened on. Returns the number of connections that were cut at the end.
 ///
@@ -126,10 +128,13 @@ pub async fn run(
             None
         }
     });
-    match before {
-        Some((before, ..)) => before.serving(&state).await?,
-        None => systemd::tell("READY=1"),
-    }
+    let before = match before {
+        Some((before, ..)) => Some(before.serving(&state).await?),
+        None => {
+            systemd::tell("READY=1");
+            None
+        }
+    };
     let replaced = Arc::new(Notify::new());
     let upgrades = control.map(|control| {
         let done = Arc::clone(&replaced);
@@ -158,12 +163,24 @@ pub async fn run(
         first.notify_one();
         why
     };
+    let hurried = AtomicBool::new(false);
     let hurry = async {
         first.notified().await;
         next().await;
+        hurried.store(true, Ordering::Relaxed);
     };
     let cut = serve_on(&workers, Arc::clone(&state), listener, Ending { stop, hurry }).await;
     reloads.abort();
+    if let Some(before) = before.filter(|before| !before.is_finished() && !hurried.load(Ordering::Relaxed)) {
+        // systemd kills what is left of a unit when its main process ends.
+        tracing::info!("the process before this one still finishes its requests; waiting for it");
+        let limit = std::time::Duration::from_millis(state.config().timeouts.drain_ms);
+        tokio::select! {
+            _ = before => {}
+            () = next() => {}
+            () = tokio::time::sleep(limit) => {}
+        }
+    }
     #[cfg(feature = "otel")]
     state.otel.flush(std::time::Duration::from_secs(5)).await;
     cut
@@ -208,7 +225,6 @@ mod tests {
     use rustix::process::{Signal, getpid, kill_process};
     use std::os::fd::OwnedFd;
     use std::path::PathBuf;
-    use std::sync::atomic::{AtomicBool, Ordering};
 
     /// Notes that the router was up.
     #[derive(Default)]

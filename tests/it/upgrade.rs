@@ -3,6 +3,7 @@
 use crate::client::{Answer, metric, send};
 use crate::processes::{Process, ports};
 use crate::{gorgo, text};
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -197,4 +198,31 @@ fn a_restart_begins_with_what_the_process_before_had_learned() {
     std::fs::write(&kept, b"gorgosnp and no more").unwrap();
     let (_proxy, router) = Process::proxy(&engines, &more);
     assert_eq!(runtime.block_on(metric(router, "gorgo_index_nodes")), 0.0, "a damaged one is not used");
+}
+
+/// systemd kills what is left of a unit when its main process ends, which is the new one.
+#[test]
+fn a_process_that_took_over_and_is_stopped_ends_after_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid_file = dir.path().join("proxy.pid");
+    let engines = ports(1);
+    let _engine = Process::engine(engines[0], &["--set", "decode.fixed_ms=100"]);
+    let more = ["--pid-file", pid_file.to_str().unwrap(), "--set", "timeouts.settle_ms=0"];
+    let (mut first, router) = Process::proxy(&engines, &more);
+    let _last = Last(pid_file.clone());
+    let body = body("a stream of the first process", 60);
+    let mut client = std::net::TcpStream::connect(router).unwrap();
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json";
+    write!(client, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut answer = vec![0; 16];
+    client.read_exact(&mut answer).unwrap();
+    let out = upgrade(&pid_file, &[]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let out = gorgo(&["proxy", "stop", "--pid-file", pid_file.to_str().unwrap()], "");
+    assert!(text(&out.stdout).starts_with("stopped "), "{}", text(&out.stderr));
+    // All of the stream is here by now, without waiting for more.
+    client.set_nonblocking(true).unwrap();
+    client.read_to_end(&mut answer).unwrap();
+    assert!(text(&answer).contains("data: [DONE]"), "{}", text(&answer));
+    assert!(first.ended().success());
 }

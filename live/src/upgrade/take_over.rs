@@ -20,6 +20,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// Longest message of the old process, bytes.
@@ -104,14 +105,14 @@ impl TakeOver {
         }
     }
 
-    /// Tells the old process that this one accepts, and believes what that one tells until it ends.
+    /// Tells the old process that this one accepts, and believes what that one tells until it ends, which the task
+    /// returned waits for.
     ///
     /// # Errors
     /// When the old process has gone on without this one.
-    pub(crate) async fn serving(mut self, state: &Arc<AppState>) -> Result<(), StartError> {
+    pub(crate) async fn serving(mut self, state: &Arc<AppState>) -> Result<JoinHandle<()>, StartError> {
         frames::write(&mut self.0, Kind::Serving, &[]).await.map_err(broke)?;
-        tokio::spawn(supervise::logged("news of the process before", hear(Arc::downgrade(state), self.0)));
-        Ok(())
+        Ok(tokio::spawn(supervise::logged("news of the process before", hear(Arc::downgrade(state), self.0))))
     }
 }
 
