@@ -68,6 +68,7 @@ pub(super) fn config(
         kv_tokens: Some(u64::from(world.replicas[u].engine.kv_tokens)),
         models: Vec::new(),
         api_key: None,
+        api_key_file: None,
     };
     let all = 0..world.replicas.len();
     Config {

@@ -103,6 +103,7 @@ pub(crate) async fn router(port: u16, engine: u16) {
         kv_tokens: Some(1 << 40),
         models: Vec::new(),
         api_key: None,
+        api_key_file: None,
     };
     let config = Config { listen: ([127, 0, 0, 1], port).into(), replicas: vec![replica], ..Config::default() };
     gorgo_live::run(

@@ -74,6 +74,7 @@ impl Address {
             kv_tokens: self.kv_tokens,
             models: self.models,
             api_key: self.api_key,
+            api_key_file: None,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The section `[discovery]`: sources of replicas besides the list in the file.
 
-use super::{ConfigError, KubernetesService, Secret, kubernetes};
+use super::{Config, ConfigError, KubernetesService, Secret, kubernetes};
 use crate::discovery::dns::DnsName;
 use crate::discovery::rest::RestUrl;
 use schemars::JsonSchema;
@@ -39,6 +39,9 @@ pub struct Discovery {
     /// Key sent to discovered engines as `Authorization: Bearer`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key: Option<Secret>,
+    /// A file whose first line is that key; read when an engine is found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_file: Option<PathBuf>,
 }
 
 impl Default for Discovery {
@@ -53,6 +56,7 @@ impl Default for Discovery {
             poll_ms: 2_000,
             region: None,
             api_key: None,
+            api_key_file: None,
         }
     }
 }
@@ -68,6 +72,17 @@ fn without_queries<S: Serializer>(urls: &[String], serializer: S) -> Result<S::O
 }
 
 impl Discovery {
+    /// The key of discovered engines: that of the file, else the one given.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or its first line is no key.
+    pub(crate) fn engine_key(&self) -> Result<Option<Secret>, ConfigError> {
+        match &self.api_key_file {
+            Some(path) => Config::secret(path).map(|key| Some(key.into())),
+            None => Ok(self.api_key.clone()),
+        }
+    }
+
     /// Puts the queries in force where a configuration that was shown has none.
     pub(super) fn keep_queries(&mut self, old: &Self) {
         for url in &mut self.rest {

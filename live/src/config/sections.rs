@@ -34,6 +34,9 @@ pub struct ReplicaConfig {
     /// Key sent to the engine as `Authorization: Bearer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<Secret>,
+    /// A file whose first line is that key; read at the start and at each reload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_file: Option<PathBuf>,
 }
 
 impl ReplicaConfig {

@@ -53,6 +53,7 @@ impl DiscoveredEndpoint {
             kv_tokens: self.kv_tokens,
             models: self.models.clone(),
             api_key: key.cloned(),
+            api_key_file: None,
         }
     }
 

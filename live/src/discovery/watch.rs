@@ -101,7 +101,8 @@ fn take(state: &Arc<AppState>, config: &Config, source: &str, answer: Result<Vec
 /// Whether the endpoint joined. An address that is in the fleet by other means is left alone.
 fn join(state: &Arc<AppState>, config: &Config, source: &str, endpoint: &DiscoveredEndpoint) -> bool {
     let kind = if config.role == Role::Edge { Kind::Peer } else { Kind::Remote };
-    match fleet::join(state, &endpoint.replica(config.discovery.api_key.as_ref()), kind) {
+    let key = config.discovery.engine_key().map_err(|wrong| AddError::Wrong(wrong.to_string()));
+    match key.and_then(|key| fleet::join(state, &endpoint.replica(key.as_ref()), kind)) {
         Ok(_) => {
             if endpoint.draining {
                 drain(state, &endpoint.name, true);

@@ -38,6 +38,7 @@ pub(super) fn configured(config: &Config) -> Vec<(ReplicaConfig, Kind)> {
             kv_tokens: None,
             models: Vec::new(),
             api_key: None,
+            api_key_file: None,
         };
         (replica, Kind::Peer)
     });

@@ -19,7 +19,8 @@ pub(crate) fn reload(state: &Arc<AppState>) -> Result<Vec<String>, ConfigError> 
         let why = "the router was started without --config".to_owned();
         return Err(ConfigError::Read { path: "(none)".to_owned(), why });
     };
-    let read = source.read()?;
+    let mut read = source.read()?;
+    read.read_engine_keys()?;
     let changes = apply(state, read.clone())?;
     state.set_base(read);
     saved::save(state);
@@ -34,6 +35,7 @@ pub(crate) fn reload(state: &Arc<AppState>) -> Result<Vec<String>, ConfigError> 
 pub(crate) fn apply(state: &Arc<AppState>, mut new: Config) -> Result<Vec<String>, ConfigError> {
     let old = state.config();
     new.keep_keys(&old);
+    new.read_engine_keys()?;
     new.check()?;
     refuse_fixed_keys(&old, &new)?;
     let keys = Keys::load(&new)?;

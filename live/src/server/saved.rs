@@ -98,6 +98,7 @@ impl Saved {
                 ms_per_token: one.ms_per_token,
                 kv_tokens: one.kv_tokens,
                 api_key: one.api_key.map(Into::into),
+                api_key_file: None,
                 models: one.models,
             };
             (replica, if one.peer { Kind::Peer } else { remote })

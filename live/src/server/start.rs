@@ -101,8 +101,9 @@ pub(crate) fn start_after(
     dial: Dial,
     given: Option<(Saved, Result<Kept, String>)>,
 ) -> Result<Arc<AppState>, StartError> {
-    let base = config.clone();
     let mut config = config;
+    config.read_engine_keys()?;
+    let base = config.clone();
     let (before, kept, from) = match given {
         Some((saved, kept)) => {
             let unread = |why| tracing::warn!("what the process before knew is not used: {why}; this one starts cold");

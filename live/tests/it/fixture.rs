@@ -37,6 +37,7 @@ pub(crate) fn replica(name: &str) -> ReplicaConfig {
         kv_tokens: None,
         models: Vec::new(),
         api_key: None,
+        api_key_file: None,
     }
 }
 
