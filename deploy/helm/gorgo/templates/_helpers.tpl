@@ -15,8 +15,26 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
-{{/* Whether the router discovers by EndpointSlices: it then needs rights. Comments do not count. */}}
+{{/* The configuration and the arguments that add to it, without comments. */}}
+{{- define "gorgo.settings" -}}
+{{- regexReplaceAll `(?m)#.*$` (join "\n" (prepend .Values.extraArgs .Values.config)) "" -}}
+{{- end }}
+
+{{/* Whether the router discovers by EndpointSlices: it then needs rights. */}}
 {{- define "gorgo.slices" -}}
-{{- $text := join "\n" (prepend .Values.extraArgs .Values.config) -}}
-{{- if regexMatch `(?m)^[^#\n]*\bkubernetes["']?\s*(=|\]\])` $text }}true{{ end -}}
+{{- if regexMatch `\bkubernetes["']?\s*(=|\]\])` (include "gorgo.settings" .) }}true{{ end -}}
+{{- end }}
+
+{{/* The namespaces of those EndpointSlices as JSON: that of the release, and those that `namespace` names. */}}
+{{- define "gorgo.namespaces" -}}
+{{- $all := list .Release.Namespace -}}
+{{- range regexFindAll `\bnamespace["']?\s*=\s*["'][^"']+["']` (include "gorgo.settings" .) -1 -}}
+{{- $all = append $all (regexReplaceAll `^.*=\s*["']([^"']+)["']$` . "${1}") -}}
+{{- end -}}
+{{- uniq $all | toJson -}}
+{{- end }}
+
+{{/* HTTPS where the listener has a certificate, by `tls.existingSecret` or by the configuration's `tls.cert`. */}}
+{{- define "gorgo.scheme" -}}
+{{- if or .Values.tls.existingSecret (regexMatch `\bcert["']?\s*=` (include "gorgo.settings" .)) }}HTTPS{{ else }}HTTP{{ end -}}
 {{- end }}
