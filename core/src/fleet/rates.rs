@@ -130,6 +130,29 @@ fn decode() -> Rls {
 impl Rates {
     /// A replica joined at `slot`.
     pub fn joined(&mut self, slot: usize, per_token: Option<f64>) {
+        let kind = self.kind_of(slot, per_token);
+        self.kinds[kind].ttft.reset(SHARED + slot);
+        let fresh =
+            PerReplica { kind, meter: Meter::default(), log: [0.0; 3], quantiles: [1.0; 3], samples: 0, told: None };
+        while self.replicas.len() <= slot {
+            self.replicas.push(fresh.clone());
+        }
+        self.replicas[slot] = fresh;
+    }
+
+    /// The replica at `slot` has another configured rate, and so is of another kind; what is its own stays, but for its
+    /// offset, which was learned beside the other kind's rates.
+    pub(crate) fn rated(&mut self, slot: usize, per_token: Option<f64>) {
+        if slot >= self.replicas.len() {
+            return;
+        }
+        let kind = self.kind_of(slot, per_token);
+        self.kinds[kind].ttft.reset(SHARED + slot);
+        self.replicas[slot].kind = kind;
+    }
+
+    /// The kind of replicas with this configured rate, with room for an offset of the replica at `slot`.
+    fn kind_of(&mut self, slot: usize, per_token: Option<f64>) -> usize {
         let key = per_token.map(f64::to_bits);
         let kind = self.kinds.iter().position(|kind| kind.per_token == key).unwrap_or_else(|| {
             let mut ttft = Rls::default();
@@ -141,13 +164,7 @@ impl Rates {
         while rls.len() <= SHARED + slot {
             rls.push(OFFSET);
         }
-        rls.reset(SHARED + slot);
-        let fresh =
-            PerReplica { kind, meter: Meter::default(), log: [0.0; 3], quantiles: [1.0; 3], samples: 0, told: None };
-        while self.replicas.len() <= slot {
-            self.replicas.push(fresh.clone());
-        }
-        self.replicas[slot] = fresh;
+        kind
     }
 
     /// What policies may know of the replica at `slot`; the priors if it is unknown.

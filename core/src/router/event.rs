@@ -177,6 +177,13 @@ pub enum ReplicaEvent {
         /// Its name, kind and settings.
         spec: ReplicaSpec,
     },
+    /// Other settings of a replica at the same address: the engine is the same, so what was learned of it stays.
+    Described {
+        /// Which replica.
+        replica: ReplicaId,
+        /// Its settings from now on; name, kind and what was learned of its connections stay.
+        spec: Box<ReplicaSpec>,
+    },
     /// A replica starts or stops draining.
     Draining {
         /// Which replica.
@@ -233,6 +240,7 @@ impl ReplicaEvent {
             Self::ScrapeFailed { .. }
             | Self::ProbeFailed { .. }
             | Self::Added { .. }
+            | Self::Described { .. }
             | Self::Draining { .. }
             | Self::Removed { .. }
             | Self::Flushed { .. } => false,

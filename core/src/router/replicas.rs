@@ -59,6 +59,7 @@ impl Router {
                 self.rates.told(replica.index(), report.rates.as_ref().filter(|_| takes_rates));
             }
             ReplicaEvent::Added { replica, spec } => self.added(now, replica, spec, actions),
+            ReplicaEvent::Described { replica, spec } => self.described(replica, *spec),
             ReplicaEvent::Draining { replica, draining } => {
                 if let Some(at) = self.replica_mut(replica) {
                     at.draining = draining;
@@ -149,6 +150,27 @@ impl Router {
         self.replicas[replica.index()] = fresh;
         self.fence_again(replica);
         self.names = self.replicas.iter().map(|r| r.spec.name.as_str().into()).collect();
+    }
+
+    /// Puts other settings in force; the name, the kind, and what was learned stay.
+    fn described(&mut self, replica: ReplicaId, spec: ReplicaSpec) {
+        let (egress, own_region) = (&self.config.egress, &self.config.region);
+        let Some(at) = self.replicas.get_mut(replica.index()).filter(|r| !r.removed) else { return };
+        let old = &at.spec;
+        // What the engine reports of its capacity comes before what the configuration says.
+        let kv_tokens = old.kv_tokens.filter(|_| at.engine.is_some()).or(spec.kv_tokens).or(old.kv_tokens);
+        let budget = kv_tokens.filter(|_| kv_tokens != old.kv_tokens && at.measured_tokens.is_none());
+        let other_rate = old.ms_per_token != spec.ms_per_token;
+        let (name, kind, transport) = (old.name.clone(), old.kind, old.transport);
+        at.spec = ReplicaSpec { name, kind, transport, kv_tokens, ..spec };
+        at.egress = egress.between(own_region, at.spec.region.as_deref());
+        if other_rate {
+            self.rates.rated(replica.index(), at.spec.ms_per_token);
+        }
+        if let Some(tokens) = budget {
+            self.index.set_budget(replica, tokens);
+        }
+        self.fence_again(replica);
     }
 
     /// Ends all requests that still run at the former replica of a slot. A driver that uses [`Router::free_slot`] has

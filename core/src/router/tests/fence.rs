@@ -122,3 +122,13 @@ fn a_fenced_prompt_is_told_to_no_other_router() {
         assert_eq!((told(ask(1, "ab")), told(fenced(1, "eu"))), (2, 0), "{learn_at:?}");
     }
 }
+
+#[test]
+fn a_replica_in_another_region_by_its_new_settings_is_inside_another_fence() {
+    let mut r = fleet(&["us", "eu"]);
+    assert_eq!(sent(&tell(&mut r, 1, fenced(1, "eu"))), [(1, 1, 1)]);
+    tell(&mut r, 2, fenced(2, "eu"));
+    let moved = ReplicaSpec { region: Some("eu".to_owned()), ..spec("r0", REMOTE) };
+    let actions = tell(&mut r, 3, ReplicaEvent::Described { replica: ReplicaId(0), spec: Box::new(moved) });
+    assert_eq!(sent(&actions), [(2, 0, 1)], "the request that waited goes there");
+}

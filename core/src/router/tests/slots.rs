@@ -54,6 +54,29 @@ fn a_new_replica_inherits_nothing_of_the_old_one_in_its_slot() {
 }
 
 #[test]
+fn other_settings_of_a_replica_leave_what_was_learned_of_it() {
+    let mut r = router(RouterConfig { record_decisions: true, ..RouterConfig::default() }, &[REMOTE]);
+    tell(&mut r, 1, ask(1, "abcdef"));
+    tell(&mut r, 2, RequestEvent::FirstToken { id: RequestId(1), attempt: 1 });
+    tell(&mut r, 3, ReplicaEvent::Probed { replica: ReplicaId(0), rtt_ms: 80.0 });
+    tell(&mut r, 4, ReplicaEvent::Draining { replica: ReplicaId(0), draining: true });
+    let (nodes, health) = (r.index().nodes(), r.replicas()[0].health);
+    assert!(nodes > 0);
+    let region = Some("eu".to_owned());
+    let other = ReplicaSpec { region, ms_per_token: Some(0.2), kv_tokens: Some(1_000), ..spec("another name", REMOTE) };
+    tell(&mut r, 5, ReplicaEvent::Described { replica: ReplicaId(0), spec: Box::new(other) });
+    let at = &r.replicas()[0];
+    assert_eq!((at.spec.name.as_str(), at.spec.region.as_deref()), ("r0", Some("eu")));
+    assert_eq!((at.spec.ms_per_token, at.spec.kv_tokens), (Some(0.2), Some(1_000)));
+    assert!(at.draining && at.load.requests() == 1 && at.health == health && at.rtt.smoothed_ms() == 80.0);
+    assert!(r.index().tokens(ReplicaId(0)) > 0, "its part of the index");
+    let gone = ReplicaSpec { region: Some("us".to_owned()), ..spec("gone", REMOTE) };
+    remove(&mut r, 6, 0);
+    tell(&mut r, 7, ReplicaEvent::Described { replica: ReplicaId(0), spec: Box::new(gone) });
+    assert_eq!(r.replicas()[0].spec.region.as_deref(), Some("eu"), "a removed replica has no settings");
+}
+
+#[test]
 fn a_request_that_tried_the_old_replica_may_go_to_the_new_one() {
     let mut r = router(RouterConfig::default(), &[REMOTE]);
     tell(&mut r, 1, ask(1, "abc"));
