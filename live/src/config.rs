@@ -31,7 +31,7 @@ pub use kv_events::{KvEvents, KvEventsOf};
 pub use residency::{Residency, ResidencyRule};
 pub use secret::Secret;
 pub use sections::{
-    Cors, Explain, Limits, LogFile, PeerConfig, Probes, ReplicaConfig, Security, Shadow, Timeouts, Tls,
+    Cors, Explain, Limits, LogFile, PeerConfig, Probes, ReplicaConfig, Security, Shadow, Timeouts, Tls, is_same_address,
 };
 pub use sharing::Sharing;
 pub use snapshot::Snapshots;

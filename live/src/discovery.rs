@@ -5,9 +5,10 @@
 //! `kubernetes` (the sources), `discovered` (what they have said), then `watch` (the task that asks one source and
 //! changes the fleet).
 //!
-//! An endpoint is known by its name, not by its URL: a name with another URL is another engine. An answer without any
+//! An endpoint is known by its name, not by its URL: a name with another URL is another engine, and all else that is said
+//! of it changes it in place. An answer without any
 //! endpoint, and a source that fails, change nothing: the last set stays, marked as stale. Replicas of the configuration
-//! and of the admin API are never touched.
+//! and of the admin API are never touched, and one that an operator has removed stays out.
 
 pub(crate) mod discovered;
 pub(crate) mod dns;
@@ -21,6 +22,7 @@ pub(crate) mod watch;
 use crate::config::Discovery;
 use dns::{DnsName, Resolver};
 pub use endpoint::DiscoveredEndpoint;
+use gorgo_core::MAX_REPLICAS;
 use rest::{Registry, RestUrl};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -73,11 +75,13 @@ impl Source {
         }
     }
 
-    /// Asks the source once. An answer without endpoints is an error: it would empty the fleet.
+    /// Asks the source once. An answer without endpoints is an error: it would empty the fleet. Of more endpoints than a
+    /// fleet holds the first are used: those that take requests before others, then by name, so that all routers of one
+    /// source use the same.
     ///
     /// # Errors
     /// The source cannot be read, or lists no endpoint.
-    pub(crate) async fn ask(&self, config: &Discovery) -> Result<Vec<DiscoveredEndpoint>, DiscoveryError> {
+    pub(crate) async fn ask(&self, config: &Discovery) -> Result<Listed, DiscoveryError> {
         let mut found = match self {
             Self::File(path) => file::read(path).await?,
             Self::Dns(name, resolver) => resolver.lookup(name).await?,
@@ -93,7 +97,7 @@ impl Source {
                 endpoint.region.clone_from(&config.region);
             }
         }
-        Ok(found)
+        Ok(Listed::of(found))
     }
 
     /// Waits until it is time to ask again: for news of what can be watched, else for `poll`.
@@ -115,6 +119,26 @@ fn cause(error: &dyn std::error::Error) -> String {
     at.to_string()
 }
 
+/// What a source lists.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    /// The endpoints that are used, at most as many as a fleet holds.
+    pub endpoints: Vec<DiscoveredEndpoint>,
+    /// How many it lists beyond these.
+    pub beyond: usize,
+}
+
+impl Listed {
+    fn of(mut all: Vec<DiscoveredEndpoint>) -> Self {
+        let beyond = all.len().saturating_sub(MAX_REPLICAS);
+        if beyond > 0 {
+            all.sort_by(|one, other| (one.draining, &one.name).cmp(&(other.draining, &other.name)));
+            all.truncate(MAX_REPLICAS);
+        }
+        Self { endpoints: all, beyond }
+    }
+}
+
 /// Asks every source of a configuration once, for `gorgo discovery check`. Changes nothing.
 ///
 /// # Errors
@@ -122,7 +146,7 @@ fn cause(error: &dyn std::error::Error) -> String {
 pub async fn ask_all(config: &Discovery) -> Result<Vec<SourceAnswer>, DiscoveryError> {
     let mut answers = Vec::new();
     for source in Source::all(config)? {
-        answers.push(SourceAnswer { source: source.name(), endpoints: source.ask(config).await });
+        answers.push(SourceAnswer { source: source.name(), listed: source.ask(config).await });
     }
     Ok(answers)
 }
@@ -133,5 +157,24 @@ pub struct SourceAnswer {
     /// Its name, as in `status`.
     pub source: String,
     /// Its endpoints, or why there are none.
-    pub endpoints: Result<Vec<DiscoveredEndpoint>, DiscoveryError>,
+    pub listed: Result<Listed, DiscoveryError>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_endpoints_the_ready_ones_come_first_and_then_those_whose_names_do() {
+        let one = |n: usize| DiscoveredEndpoint {
+            draining: n < 3,
+            ..DiscoveredEndpoint::new(&format!("e{n:03}"), &format!("http://h:{}", n + 1))
+        };
+        let few: Vec<_> = (0..MAX_REPLICAS).rev().map(one).collect();
+        assert_eq!(Listed::of(few.clone()), Listed { endpoints: few, beyond: 0 });
+        let Listed { endpoints, beyond } = Listed::of((0..MAX_REPLICAS + 5).rev().map(one).collect());
+        assert_eq!((endpoints.len(), beyond), (MAX_REPLICAS, 5));
+        assert!(endpoints.iter().all(|endpoint| !endpoint.draining), "terminating ones are left out first");
+        assert_eq!((endpoints[0].name.as_str(), endpoints[255].name.as_str()), ("e003", "e258"));
+    }
 }

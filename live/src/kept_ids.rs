@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn ids_lead_to_their_engine_and_are_bounded() {
         let endpoint = Endpoint::parse("http://e:1").unwrap();
-        let engine = Arc::new(Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, None, endpoint));
+        let engine = Arc::new(Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, endpoint));
         let ids = KeptIds::default();
         ids.learn("used", &engine);
         for n in 0..5 * MOST {

@@ -65,6 +65,16 @@ impl Models {
         table.rebuild();
     }
 
+    /// A replica has other names of models besides those it lists.
+    pub(crate) fn renamed(&self, upstream: &Upstream, aliases: &[String]) {
+        let mut table = self.0.write();
+        let served = table.replicas.get_mut(&upstream.id.0).filter(|served| served.serial == upstream.serial);
+        if let Some(served) = served.filter(|served| served.aliases != aliases) {
+            served.aliases = aliases.to_vec();
+            table.rebuild();
+        }
+    }
+
     /// A replica left the fleet.
     pub(crate) fn left(&self, upstream: &Upstream) {
         let mut table = self.0.write();
@@ -167,7 +177,7 @@ mod tests {
 
     fn upstream(slot: u16) -> Upstream {
         let endpoint = Endpoint::parse("http://e:1").unwrap();
-        Upstream::new(ReplicaId(slot), format!("e{slot}"), Kind::Remote, None, endpoint)
+        Upstream::new(ReplicaId(slot), format!("e{slot}"), Kind::Remote, endpoint)
     }
 
     fn page(names: &[&str]) -> Vec<u8> {

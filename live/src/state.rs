@@ -14,6 +14,7 @@ use crate::observe::shadow::SharedStats;
 use crate::observe::viewers::Viewers;
 use crate::request::residency::ResidencyRules;
 use crate::server::keys::Keys;
+use crate::server::tls;
 use crate::sharing::{HashSeed, Sharing};
 use crate::snapshot::SeedMark;
 use crate::tokens::bytes_per_token::BytesPerToken;
@@ -31,10 +32,12 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Semaphore;
 
+mod by_operator;
 mod config_source;
 mod in_force;
 mod members;
 mod phase;
+use by_operator::ByOperator;
 pub use config_source::ConfigSource;
 pub(crate) use members::AddError;
 use members::bearer;
@@ -101,6 +104,8 @@ pub struct AppState {
     pub config_source: Option<ConfigSource>,
     config: RwLock<Arc<Config>>,
     keys: RwLock<Arc<Keys>>,
+    /// The certificates that clients are shown; `None` for plain HTTP.
+    certificates: RwLock<Option<tls::Shown>>,
     /// `[residency]` of the configuration in force.
     residency: RwLock<Arc<ResidencyRules>>,
     /// The `Authorization` header of all peers, which follows the keys in force.
@@ -112,6 +117,8 @@ pub struct AppState {
     pub(crate) joined: Mutex<FxHashMap<String, (ReplicaConfig, Kind)>>,
     /// What the sources of discovery have said.
     pub(crate) discovered: Discovered,
+    /// What operators said of replicas.
+    pub(crate) by_operator: ByOperator,
     /// Held while changes are written to the file that keeps them.
     pub(crate) saving: Mutex<()>,
     /// Held while a replica is added or removed.
@@ -136,8 +143,8 @@ pub(crate) struct AppParts {
 /// The connection to another router of the same replicas.
 fn peer(url: &str, authorization: &Arc<RwLock<Option<HeaderValue>>>) -> Option<Arc<Upstream>> {
     let endpoint = Endpoint::parse(url).ok()?;
-    let mut upstream = Upstream::new(ReplicaId(0), endpoint.name(), Kind::Peer, None, endpoint);
-    upstream.authorization = Authorization::Peers(Arc::clone(authorization));
+    let upstream = Upstream::new(ReplicaId(0), endpoint.name(), Kind::Peer, endpoint);
+    upstream.authorize(Authorization::Peers(Arc::clone(authorization)));
     Some(Arc::new(upstream))
 }
 
@@ -192,11 +199,13 @@ impl AppState {
             residency: RwLock::new(Arc::new(ResidencyRules::new(&config.residency))),
             config: RwLock::new(Arc::new(config)),
             keys: RwLock::new(Arc::new(keys)),
+            certificates: RwLock::default(),
             peer_authorization,
             phase: AtomicU8::new(0),
             base: RwLock::new(Arc::new(base)),
             joined: Mutex::default(),
             discovered: Discovered::default(),
+            by_operator: ByOperator::default(),
             saving: Mutex::new(()),
             fleet_lock: Mutex::new(()),
         }

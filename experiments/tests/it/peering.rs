@@ -17,7 +17,7 @@ fn add_replicas(driver: &Driver, router: &mut Router) {
     for (slot, kind) in [(0, Kind::Local), (1, Kind::Peer)] {
         let spec = ReplicaSpec::new(format!("r{slot}"), kind);
         let endpoint = Endpoint::parse("http://127.0.0.1:1").unwrap();
-        driver.add(&spec, |id| Upstream::new(id, spec.name.clone(), kind, None, endpoint)).unwrap();
+        driver.add(&spec, |id| Upstream::new(id, spec.name.clone(), kind, endpoint)).unwrap();
         let event = ReplicaEvent::Added { replica: ReplicaId(slot), spec };
         router.handle(driver.clock().now(), event, &mut Vec::new());
     }

@@ -3,7 +3,8 @@
 use super::levels::replicas;
 use super::{Answer, Refusal, Shared, bad, read, tell};
 use crate::config::{ReplicaConfig, Role, Secret};
-use crate::server::fleet::join;
+use crate::discovery::watch::admit;
+use crate::server::fleet::{drain_again, join, remove_by_operator};
 use crate::state::AddError;
 use axum::body::Bytes;
 use axum::extract::{Query, State};
@@ -11,7 +12,6 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use gorgo_core::fleet::Kind;
 use gorgo_core::residency::check_labels;
-use gorgo_core::router::ReplicaEvent;
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -90,6 +90,11 @@ pub(super) async fn add_server(State(node): Shared, body: Bytes) -> Answer {
         return Err(bad("an edge stands beside one engine; add other edges with `gorgo lb peers add URL`"));
     }
     let replica = read::<Address>(&body, EXAMPLE)?.replica()?;
+    let name = replica.shown_name();
+    if admit(&node, &name, &replica.url) {
+        let answer = json!({"status": "added", "id": name, "message": "a source of discovery lists it, and it joins from there"});
+        return Ok((StatusCode::CREATED, axum::Json(answer)).into_response());
+    }
     match join(&node, &replica, Kind::Remote) {
         Ok(upstream) => {
             let answer = json!({"status": "added", "id": upstream.name});
@@ -110,7 +115,7 @@ pub(super) async fn remove_server(State(node): Shared, Query(query): Query<BTree
             format!("`{id}` is not in the fleet; `gorgo proxy servers` lists it"),
         ));
     };
-    node.remove(&upstream);
+    remove_by_operator(&node, &upstream);
     tell(&json!({"status": "removed", "id": upstream.name}))
 }
 
@@ -132,8 +137,9 @@ pub(super) async fn drain(State(node): Shared, body: Bytes) -> Answer {
             format!("`{}` is not in the fleet; `gorgo proxy servers` lists it", ask.id),
         ));
     };
-    node.driver.handle_for(&upstream, ReplicaEvent::Draining { replica: upstream.id, draining: ask.draining });
-    tell(&json!({"id": upstream.name, "draining": ask.draining}))
+    node.by_operator.drain(&upstream.name, ask.draining);
+    // A replica that terminates, by its source of discovery, stays drained.
+    tell(&json!({"id": upstream.name, "draining": drain_again(&node, &upstream)}))
 }
 
 pub(super) async fn peers(State(node): Shared) -> Answer {
@@ -149,7 +155,13 @@ pub(super) async fn add_peer(State(node): Shared, body: Bytes) -> Answer {
     if peer.url.is_none() && peer.port.is_none() {
         peer.port = Some(8000);
     }
-    match join(&node, &peer.replica()?, Kind::Peer) {
+    let peer = peer.replica()?;
+    let name = peer.shown_name();
+    if admit(&node, &name, &peer.url) {
+        let message = format!("{name} is a peer again, as a source of discovery lists it");
+        return tell(&json!({"status": "added", "id": name, "message": message}));
+    }
+    match join(&node, &peer, Kind::Peer) {
         Ok(upstream) => {
             let message = format!("{} is a peer now", upstream.name);
             tell(&json!({"status": "added", "id": upstream.name, "message": message}))
@@ -176,7 +188,7 @@ pub(super) async fn remove_peer(State(node): Shared, body: Bytes) -> Answer {
     });
     match found {
         Some(upstream) => {
-            node.remove(&upstream);
+            remove_by_operator(&node, &upstream);
             tell(&json!({"status": "removed", "message": format!("{} is no peer any more", upstream.name)}))
         }
         None => {

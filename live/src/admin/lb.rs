@@ -38,6 +38,7 @@ pub(super) async fn status(State(node): Shared) -> Answer {
         "running": true, "current_load": own["proxy_tracked_running"], "max_load": own["max_load"],
         "running_reqs": own["running_reqs"], "waiting_reqs": own["waiting_reqs"], "gpu_cache": own["gpu_cache"],
         "discovery": node.discovered.json(node.clock().now()),
+        "removed_by_operator": node.by_operator.removed(),
         "healthy": own["healthy"], "peer_count": peers.len(), "healthy_peers": healthy_peers,
         "queue_size": node.driver.read(|router, _, _| router.queue_len()), "queue_enabled": config.router.queue_limit > 0,
         "listen_port": config.listen.port(), "backend_port": own["port"], "metrics_enabled": config.probes.scrape_ms > 0,

@@ -48,6 +48,11 @@ impl ReplicaConfig {
     }
 }
 
+/// Whether two URLs name one address, however they are written.
+pub fn is_same_address(one: &str, other: &str) -> bool {
+    one == other || Endpoint::parse(one).is_ok_and(|one| Endpoint::parse(other).is_ok_and(|other| one == other))
+}
+
 /// Another edge.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -1,10 +1,11 @@
 //! A discovered endpoint, and the changes from one answer of a source to the next.
 
-use crate::config::{ReplicaConfig, Secret};
+use crate::config::{ReplicaConfig, Secret, is_same_address};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A replica as a source describes it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DiscoveredEndpoint {
     /// Its identity: the name in the file, or `host:port` of a DNS record.
     pub name: String,
@@ -28,7 +29,7 @@ pub struct DiscoveredEndpoint {
 
 impl DiscoveredEndpoint {
     /// An endpoint that takes requests, of which nothing else is known.
-    pub(crate) fn new(name: &str, url: &str) -> Self {
+    pub fn new(name: &str, url: &str) -> Self {
         Self {
             name: name.to_owned(),
             url: url.to_owned(),
@@ -57,10 +58,9 @@ impl DiscoveredEndpoint {
         }
     }
 
-    /// Whether it is the same engine with the same settings; it may be draining in one of the two.
+    /// Whether it is the same engine, whatever else is said of it.
     fn is_same_engine(&self, other: &Self) -> bool {
-        let other = Self { draining: self.draining, ..other.clone() };
-        *self == other
+        self.uid == other.uid && is_same_address(&self.url, &other.url)
     }
 }
 
@@ -74,8 +74,8 @@ pub(crate) enum Step {
     Join(DiscoveredEndpoint),
     /// It is no longer listed: requests that run there finish.
     Leave(String),
-    /// Its state has changed.
-    Drain { name: String, draining: bool },
+    /// The same engine is described in another way, or its state has changed.
+    Change(DiscoveredEndpoint),
 }
 
 /// The steps from `known` to `answer`: those that leave first, so that a full fleet has room for those that join.
@@ -87,9 +87,7 @@ pub(crate) fn steps(known: &Known, answer: &[DiscoveredEndpoint]) -> Vec<Step> {
     for (name, endpoint) in &listed {
         match known.get(name).filter(|old| endpoint.is_same_engine(old)) {
             None => steps.push(Step::Join(endpoint.clone())),
-            Some(old) if old.draining != endpoint.draining => {
-                steps.push(Step::Drain { name: name.clone(), draining: endpoint.draining });
-            }
+            Some(old) if old != endpoint => steps.push(Step::Change(endpoint.clone())),
             Some(_) => {}
         }
     }
@@ -122,12 +120,20 @@ mod tests {
     }
 
     #[test]
-    fn terminating_is_draining_and_serving_again_ends_it() {
+    fn all_but_another_address_changes_the_engine_in_place() {
         let before = known(&[endpoint("a", "http://h:1")]);
-        let draining = DiscoveredEndpoint { draining: true, ..endpoint("a", "http://h:1") };
-        let step = |draining| Step::Drain { name: "a".to_owned(), draining };
-        assert_eq!(steps(&before, std::slice::from_ref(&draining)), [step(true)]);
-        assert_eq!(steps(&known(&[draining]), &[endpoint("a", "http://h:1")]), [step(false)]);
+        let all = [
+            DiscoveredEndpoint { draining: true, ..endpoint("a", "http://h:1") },
+            DiscoveredEndpoint { region: Some("eu".to_owned()), ..endpoint("a", "http://h:1") },
+            DiscoveredEndpoint { labels: vec!["x=y".to_owned()], ..endpoint("a", "http://h:1") },
+            DiscoveredEndpoint { ms_per_token: Some(0.1), ..endpoint("a", "http://H:1/") },
+        ];
+        for other in all {
+            assert_eq!(steps(&before, std::slice::from_ref(&other)), [Step::Change(other.clone())]);
+            let back = endpoint("a", "http://h:1");
+            assert_eq!(steps(&known(&[other]), std::slice::from_ref(&back)), [Step::Change(back.clone())]);
+        }
+        assert_eq!(steps(&before, &[endpoint("a", "http://h:1")]), []);
     }
 
     fn answers() -> impl Strategy<Value = Vec<DiscoveredEndpoint>> {
@@ -146,7 +152,7 @@ mod tests {
                 match step {
                     Step::Leave(name) => prop_assert!(fleet.remove(&name).is_some()),
                     Step::Join(endpoint) => prop_assert!(fleet.insert(endpoint.name.clone(), endpoint).is_none()),
-                    Step::Drain { name, draining } => fleet.get_mut(&name).unwrap().draining = draining,
+                    Step::Change(endpoint) => prop_assert!(fleet.insert(endpoint.name.clone(), endpoint).is_some()),
                 }
             }
             prop_assert_eq!(&fleet, &known(&after));

@@ -4,7 +4,6 @@
 use super::{DiscoveredEndpoint, DiscoveryError};
 use crate::config::replica_name::{check_name, shown_name};
 use crate::upstream::connect::{Endpoint, shown_url};
-use gorgo_core::MAX_REPLICAS;
 use gorgo_core::residency::{MAX_LABELS, check_label};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,14 +18,14 @@ pub(super) const REGION_LABELS: [&str; 2] = ["region", "topology.kubernetes.io/r
 /// Labels that name the served model: llm-d's, and AIBrix'.
 pub(super) const MODEL_LABELS: [&str; 3] = ["model", "llm-d.ai/model", "model.aibrix.ai/name"];
 
+/// Keys that are not known are passed over, as by other programs that read such a file: a registry may say more than is
+/// of use here. A misspelt key that matters is missed by name.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Listed {
     endpoints: Vec<Entry>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Entry {
     name: Option<String>,
     address: Option<String>,
@@ -34,9 +33,6 @@ struct Entry {
     url: Option<String>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
-    /// llm-d's; the name is the identity here.
-    #[serde(default, rename = "namespace")]
-    _namespace: Option<String>,
     region: Option<String>,
     #[serde(default)]
     models: Vec<String>,
@@ -93,9 +89,6 @@ pub(crate) fn parse(text: &str, extension: &str) -> Result<Vec<DiscoveredEndpoin
         "toml" => toml::from_str(text).map_err(|wrong| wrong.message().to_owned())?,
         _ => serde_saphyr::from_str(text).map_err(|wrong| first_line(&wrong.to_string()))?,
     };
-    if listed.endpoints.len() > MAX_REPLICAS {
-        return Err(format!("it lists {} endpoints; at most {MAX_REPLICAS} fit", listed.endpoints.len()));
-    }
     let mut names = BTreeSet::new();
     let mut all = Vec::with_capacity(listed.endpoints.len());
     for (i, entry) in listed.endpoints.into_iter().enumerate() {
@@ -178,6 +171,13 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_other_programs_are_passed_over() {
+        let text =
+            "apiVersion: v1\nendpoints:\n- {name: a, address: h, port: 1, namespace: ml, rank: 3, state: ready}\n";
+        assert_eq!(parse(text, "yaml").unwrap(), [DiscoveredEndpoint::new("a", "http://h:1")]);
+    }
+
+    #[test]
     fn json_and_toml_say_the_same() {
         let json = parse("{\"endpoints\": [{\"name\": \"a\", \"url\": \"https://a.example\"}]}", "json").unwrap();
         let toml = parse("endpoints = [{name = \"a\", url = \"https://a.example\"}]", "toml").unwrap();
@@ -191,7 +191,8 @@ mod tests {
             ("endpoints: [{address: h}]", "yaml", "endpoints[0]: give `address` and `port`, or `url`"),
             ("endpoints: [{address: h, port: 99999999}]", "yaml", ""),
             ("endpoints: [{address: h, port: x}]", "yaml", "port is `x`"),
-            ("endpoints: [{adress: h, port: 1}]", "yaml", "adress"),
+            ("endpoints: [{adress: h, port: 1}]", "yaml", "endpoints[0]: give `address` and `port`, or `url`"),
+            ("endpoint: [{address: h, port: 1}]", "yaml", "endpoints"),
             ("endpoints: [{address: 'a b', port: 1}]", "yaml", "no address"),
             ("endpoints: [", "yaml", ""),
             ("endpoints: {}", "json", "expected"),
@@ -206,9 +207,6 @@ mod tests {
             let wrong = parse(text, kind).unwrap_err();
             assert!(wrong.contains(problem) && !wrong.contains('\n'), "{text}: {wrong}");
         }
-        let many = (1..=MAX_REPLICAS + 1).map(|port| format!("{{address: h, port: {port}}}"));
-        let many = format!("endpoints: [{}]", many.collect::<Vec<_>>().join(", "));
-        assert!(parse(&many, "yaml").unwrap_err().contains("at most"), "the fleet has a limit");
     }
 
     #[test]

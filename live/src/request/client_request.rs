@@ -19,7 +19,7 @@ use crate::request::residency::{Named, UnknownResidency};
 use crate::request::unpack::unpack;
 use crate::state::AppState;
 use crate::tokens::count_tokens;
-use crate::upstream::replica::{Authorization, Upstream};
+use crate::upstream::replica::Upstream;
 use crate::wire::request_fields::{RequestFields, extract, session_hash};
 use bytes::Bytes;
 use gorgo_core::network::HEAD_BYTES;
@@ -207,7 +207,7 @@ impl ClientRequest {
 
     /// Whether this replica gets a key of the client's, and not one of this router's.
     pub(super) fn passes_key(&self, upstream: &Upstream) -> bool {
-        matches!(upstream.authorization, Authorization::None) && headers::has_key(&self.parts.headers)
+        upstream.is_keyless() && headers::has_key(&self.parts.headers)
     }
 
     /// The request as this replica gets it.

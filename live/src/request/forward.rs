@@ -92,7 +92,7 @@ fn judge_and_answer(
     request: Request<Incoming>,
     flags: HeaderFlags,
 ) -> Answering {
-    let refused = |status, code: &str, message: &str| -> Answering {
+    let refused = |status, code: &'static str, message: &str| -> Answering {
         Box::pin(std::future::ready(Ok(errors::refusal(status, code, message))))
     };
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
@@ -327,7 +327,12 @@ pub(super) fn end_response(
             errors::refusal(StatusCode::BAD_GATEWAY, BROKE, &why)
         }
         Some(FailedAttempt { why, .. }) => errors::ended(reason, &why),
-        None => errors::ended(reason, reason.sentence()),
+        None => {
+            let why = errors::why_ended(&guard.context.state, reason);
+            let response = errors::ended(reason, &why);
+            guard.why.get_or_insert(why);
+            response
+        }
     };
     guard.row.status_code = response.status().as_u16();
     let upstream = None;

@@ -51,7 +51,7 @@ pub(crate) struct RequestGuard {
     pending: Option<Command>,
     other_decisions: Vec<Arc<DecisionRecord>>,
     /// Why the last attempt failed.
-    why: Option<String>,
+    pub(super) why: Option<String>,
     /// The tuner's block in which the request was dispatched last.
     tuner_block: u64,
     is_closed: bool,

@@ -6,6 +6,7 @@ use crate::signals::probe;
 use crate::state::{AddError, AppState};
 use crate::upstream::replica::Upstream;
 use gorgo_core::fleet::Kind;
+use gorgo_core::router::ReplicaEvent;
 use std::sync::Arc;
 
 /// Adds a replica to the fleet and starts to watch it.
@@ -15,9 +16,36 @@ use std::sync::Arc;
 pub(crate) fn join(state: &Arc<AppState>, replica: &ReplicaConfig, kind: Kind) -> Result<Arc<Upstream>, AddError> {
     let upstream = state.add(replica, kind)?;
     state.joined.lock().insert(upstream.name.clone(), (replica.clone(), kind));
+    if is_drained(state, &upstream) {
+        drain_again(state, &upstream);
+    }
     probe::watch(state, &upstream);
     kv_events::watch(state, &upstream);
     Ok(upstream)
+}
+
+/// Whether a replica gets no new requests: by an operator's word, or by the source of discovery that lists it.
+fn is_drained(state: &AppState, upstream: &Upstream) -> bool {
+    state.by_operator.drains(&upstream.name) || state.discovered.drains(&upstream.name)
+}
+
+/// Puts in force whether a replica is drained, and returns it.
+pub(crate) fn drain_again(state: &AppState, upstream: &Upstream) -> bool {
+    let draining = is_drained(state, upstream);
+    state.driver.handle_for(upstream, ReplicaEvent::Draining { replica: upstream.id, draining });
+    draining
+}
+
+/// Removes a replica by an operator's word. One that the configuration or a source of discovery lists stays out.
+pub(crate) fn remove_by_operator(state: &AppState, upstream: &Upstream) {
+    let name = &upstream.name;
+    let is_configured = || configured(&state.config()).iter().any(|(replica, _)| replica.shown_name() == *name);
+    state.by_operator.drain(name, false);
+    if state.discovered.lists(name) || is_configured() {
+        state.by_operator.remove(name);
+    }
+    state.remove(upstream);
+    state.discovered.forget(name);
 }
 
 /// How engines of a router with this role are reached.

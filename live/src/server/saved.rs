@@ -19,9 +19,9 @@ use std::path::Path;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Saved {
-    /// Names of configured replicas and peers that were removed.
+    /// Names of configured and discovered replicas and peers that were removed.
     removed: Vec<String>,
-    /// Names of replicas that get no new requests.
+    /// Names of replicas that get no new requests by an operator's word.
     draining: Vec<String>,
     policy: Option<PolicyConfig>,
     router: Option<RouterConfig>,
@@ -111,9 +111,9 @@ impl Saved {
         self.rates.as_ref()
     }
 
-    /// Whether a replica is to be drained.
-    pub(crate) fn drains(&self, name: &str) -> bool {
-        self.draining.iter().any(|one| one == name)
+    /// Hands what operators said of replicas to the state.
+    pub(crate) fn restore(&self, state: &AppState) {
+        state.by_operator.restore(&self.draining, &self.removed);
     }
 
     /// What differs now from the configuration of the start.
@@ -133,11 +133,13 @@ impl Saved {
             for (upstream, _) in upstreams.iter().zip(router.replicas()).filter(|(_, r)| !r.removed) {
                 here.push(upstream.name.clone());
             }
-            let drained = upstreams.iter().zip(router.replicas()).filter(|(_, r)| !r.removed && r.draining);
             saved.rates = Some(router.saved_rates()).filter(|rates| rates.ended > 0);
-            saved.draining = drained.map(|(upstream, _)| upstream.name.clone()).collect();
         });
-        saved.removed = configured.iter().filter(|name| !here.contains(name)).cloned().collect();
+        saved.draining = state.by_operator.drained();
+        saved.removed = state.by_operator.removed();
+        let gone = |name: &&String| !here.contains(name) && !saved.removed.contains(name);
+        let gone: Vec<String> = configured.iter().filter(gone).cloned().collect();
+        saved.removed.extend(gone);
         let joined = state.joined.lock();
         for name in here.iter().filter(|name| !configured.contains(name) && !state.discovered.has(name)) {
             let Some((replica, kind)) = joined.get(name) else { continue };

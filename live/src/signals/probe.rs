@@ -139,9 +139,7 @@ async fn round_trip(
 ) -> Result<Duration, String> {
     let path = PathAndQuery::try_from(path).map_err(told)?;
     let mut request = upstream.request(Method::GET, &path, HeaderMap::new(), Empty::new());
-    if upstream.kind != Kind::Peer {
-        request.headers_mut().insert(ROUTER, node.router_id.clone());
-    }
+    request.headers_mut().insert(ROUTER, node.router_id.clone());
     sender.ready().await.map_err(told)?;
     let sent = Instant::now();
     let response = sender.send_request(request).await.map_err(told)?;
@@ -150,6 +148,8 @@ async fn round_trip(
     let is_html = health::is_html(response.headers());
     let routers = loops::routers(response.headers());
     let is_loop = routers.iter().any(|id| *id == node.router_id);
+    // The answering router names itself first.
+    let is_itself = upstream.kind == Kind::Peer && routers.first().is_some_and(|id| *id == node.router_id);
     if upstream.kind != Kind::Peer {
         upstream.set_routers(routers);
     }
@@ -159,6 +159,11 @@ async fn round_trip(
         let change =
             Change::KeyRefused { replica: upstream.name.clone(), why: format!("a probe is answered {status}") };
         node.driver.observers().tell(change);
+    }
+    if is_itself {
+        // One that a source of discovery lists leaves the fleet, and this task ends with it.
+        node.leave_out_itself(&upstream.name);
+        return Err("it is this router itself; take it out of this router's peers".to_owned());
     }
     if is_loop {
         return Err("it leads back to this router; take it out of the replicas of one of the two".to_owned());

@@ -5,6 +5,7 @@ use super::members::bearer;
 use crate::config::{Config, Role};
 use crate::request::residency::ResidencyRules;
 use crate::server::keys::Keys;
+use crate::server::tls;
 use crate::tuner::Tuner;
 use gorgo_core::policy::PolicyConfig;
 use std::sync::Arc;
@@ -55,6 +56,19 @@ impl AppState {
     /// Calls `f` with the keys in force; cheaper than [`Self::keys`].
     pub(crate) fn with_keys<T>(&self, f: impl FnOnce(&Keys) -> T) -> T {
         f(&self.keys.read())
+    }
+
+    /// The certificates that clients are shown.
+    pub(crate) fn certificates(&self) -> Option<tls::Shown> {
+        self.certificates.read().clone()
+    }
+
+    /// Shows clients these certificates from now on; returns whether they are others.
+    pub(crate) fn show_certificates(&self, new: Option<tls::Shown>) -> bool {
+        let mut shown = self.certificates.write();
+        let is_other = *shown != new;
+        *shown = new;
+        is_other
     }
 
     /// Puts other keys in force, here and towards peers.

@@ -3,6 +3,7 @@
 use super::AppState;
 use crate::config::ReplicaConfig;
 use crate::config::replica_name::{check_name, shown_name};
+use crate::observe::changes::Change;
 use crate::upstream::connect::{Endpoint, shown_url};
 use crate::upstream::replica::{Authorization, Upstream};
 use crate::upstream::transport::transport;
@@ -23,11 +24,15 @@ impl AppState {
 
     /// The replica of the fleet with this name or `host:port`.
     pub fn find(&self, name: &str) -> Option<Arc<Upstream>> {
-        let wanted = Endpoint::parse(name).ok().map(|e| e.name());
+        // Hosts are the same in upper and lower case.
+        let wanted = Endpoint::parse(name).ok();
+        let is_at = |u: &Upstream| {
+            wanted.as_ref().is_some_and(|at| at.authority == u.endpoint.authority && at.base == u.endpoint.base)
+        };
         self.driver.read(|router, upstreams, _| {
             let here = upstreams.iter().zip(router.replicas()).filter(|(_, r)| !r.removed);
             let mut here = here.map(|(u, _)| u);
-            here.find(|u| u.name == name || Some(u.endpoint.name()) == wanted).cloned()
+            here.find(|u| u.name == name || is_at(u)).cloned()
         })
     }
 
@@ -59,28 +64,14 @@ impl AppState {
         if let Some(there) = self.find(&name).or_else(|| self.find(&endpoint.name())) {
             return Err(AddError::Exists(there.name.clone()));
         }
-        let authorization = match (&replica.api_key, kind) {
-            (Some(key), _) => Authorization::Own(bearer(key.expose())?),
-            (None, Kind::Peer) => Authorization::Peers(Arc::clone(&self.peer_authorization)),
-            _ => Authorization::None,
-        };
-        let (ms_per_token, kv_tokens) = (replica.ms_per_token, replica.kv_tokens);
+        let authorization = self.authorization(replica, kind)?;
         let config = self.config();
         let keep_alive = Duration::from_millis(config.timeouts.keep_alive_ms);
         let transport = transport(&config, &endpoint, keep_alive);
-        let (region, labels) = (replica.region.clone(), replica.labels.clone());
-        let spec = ReplicaSpec {
-            name: name.clone(),
-            kind,
-            ms_per_token,
-            kv_tokens,
-            transport,
-            region: region.clone(),
-            labels,
-        };
+        let spec = ReplicaSpec { transport, ..spec(&name, replica, kind) };
         let added = self.driver.add(&spec, |id| {
-            let mut upstream = Upstream::new(id, name, kind, region, endpoint);
-            upstream.authorization = authorization;
+            let upstream = Upstream::new(id, name, kind, endpoint);
+            upstream.authorize(authorization);
             upstream
         });
         let (upstream, old) = added.ok_or_else(|| {
@@ -98,6 +89,29 @@ impl AppState {
         Ok(upstream)
     }
 
+    /// Puts other settings of a replica in force: region, labels, rate, capacity, models, key. The engine is the same, so
+    /// what was learned of it stays.
+    ///
+    /// # Errors
+    /// One sentence when the key cannot be sent.
+    pub(crate) fn describe(&self, upstream: &Upstream, replica: &ReplicaConfig) -> Result<(), AddError> {
+        let _held = self.fleet_lock.lock();
+        upstream.authorize(self.authorization(replica, upstream.kind)?);
+        self.models.renamed(upstream, &replica.models);
+        let spec = Box::new(spec(&upstream.name, replica, upstream.kind));
+        self.driver.handle_for(upstream, ReplicaEvent::Described { replica: upstream.id, spec });
+        self.joined.lock().insert(upstream.name.clone(), (replica.clone(), upstream.kind));
+        Ok(())
+    }
+
+    fn authorization(&self, replica: &ReplicaConfig, kind: Kind) -> Result<Authorization, AddError> {
+        Ok(match (&replica.api_key, kind) {
+            (Some(key), _) => Authorization::Own(bearer(key.expose())?),
+            (None, Kind::Peer) => Authorization::Peers(Arc::clone(&self.peer_authorization)),
+            _ => Authorization::None,
+        })
+    }
+
     /// Removes a replica from the fleet: requests that wait at it are dispatched to others, those that run finish.
     pub fn remove(&self, upstream: &Upstream) {
         let _held = self.fleet_lock.lock();
@@ -107,19 +121,45 @@ impl AppState {
         self.driver.handle_for(upstream, ReplicaEvent::Removed { replica: upstream.id });
     }
 
+    /// Takes out a replica that has proved to be this router itself, if a source of discovery lists it.
+    pub(crate) fn leave_out_itself(&self, name: &str) {
+        let Some(source) = self.discovered.is_own(name) else { return };
+        self.driver.observers().tell(Change::Itself { source, endpoint: name.to_owned() });
+        if let Some(upstream) = self.find(name) {
+            self.remove(&upstream);
+        }
+    }
+
     /// The number of replicas that are known to be usable now, and of all replicas. With probes, one that was not probed yet
     /// does not count.
     pub fn usable(&self) -> (usize, usize) {
+        let all = self.are_usable();
+        (all.iter().filter(|(_, usable)| *usable).count(), all.len())
+    }
+
+    /// The replicas of the fleet by name, and whether each is known to be usable now.
+    pub(crate) fn are_usable(&self) -> Vec<(String, bool)> {
         let has_probes = self.config().probes.period_ms > 0;
         self.driver.read(|router, _, now| {
             let gates = &router.config().gates;
-            let usable = |r: &&Replica| {
+            let usable = |r: &Replica| {
                 let is_known = !has_probes || r.health != Health::Unknown;
                 is_known && !matches!(r.closed(now, gates), Some(Exclusion::Unhealthy | Exclusion::Draining))
             };
             let all = router.replicas().iter().filter(|r| !r.removed);
-            (all.clone().filter(usable).count(), all.count())
+            all.map(|r| (r.spec.name.clone(), usable(r))).collect()
         })
+    }
+}
+
+/// The settings of a replica as the core knows them.
+fn spec(name: &str, replica: &ReplicaConfig, kind: Kind) -> ReplicaSpec {
+    ReplicaSpec {
+        ms_per_token: replica.ms_per_token,
+        kv_tokens: replica.kv_tokens,
+        region: replica.region.clone(),
+        labels: replica.labels.clone(),
+        ..ReplicaSpec::new(name, kind)
     }
 }
 

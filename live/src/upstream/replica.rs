@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 
 /// The `Authorization` header of requests to a replica.
 #[derive(Debug, Clone, Default)]
-pub enum Authorization {
+pub(crate) enum Authorization {
     /// None: the replica asks for no key.
     #[default]
     None,
@@ -53,14 +53,12 @@ pub struct Upstream {
     pub shown: Option<HeaderValue>,
     /// Own engine, remote engine or peer router.
     pub kind: Kind,
-    /// Region, if configured.
-    pub region: Option<String>,
     /// Address.
     pub endpoint: Endpoint,
     /// `Host` header of requests to it.
     pub host: HeaderValue,
     /// `Authorization` header of requests to it.
-    pub authorization: Authorization,
+    authorization: RwLock<Authorization>,
     /// Clock of a peer minus our clock, ns, from the last peer report.
     pub clock_offset_ns: AtomicI64,
     /// Whether the engine's metrics are SGLang's.
@@ -95,7 +93,7 @@ pub struct Upstream {
 
 impl Upstream {
     /// Creates a replica without probes.
-    pub fn new(id: ReplicaId, name: String, kind: Kind, region: Option<String>, endpoint: Endpoint) -> Self {
+    pub fn new(id: ReplicaId, name: String, kind: Kind, endpoint: Endpoint) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let host = endpoint.host_header();
         Self {
@@ -105,10 +103,9 @@ impl Upstream {
             shown: HeaderValue::try_from(name.as_str()).ok(),
             name,
             kind,
-            region,
             endpoint,
             host,
-            authorization: Authorization::None,
+            authorization: RwLock::default(),
             clock_offset_ns: AtomicI64::new(0),
             sglang: AtomicBool::new(false),
             vllm: AtomicBool::new(false),
@@ -139,7 +136,7 @@ impl Upstream {
         *request.uri_mut() = self.endpoint.target(path);
         *request.headers_mut() = headers;
         request.headers_mut().insert(HOST, self.host.clone());
-        match &self.authorization {
+        match &*self.authorization.read() {
             Authorization::None => {}
             Authorization::Own(key) => drop(request.headers_mut().insert(AUTHORIZATION, key.clone())),
             Authorization::Peers(key) => {
@@ -149,6 +146,16 @@ impl Upstream {
             }
         }
         request
+    }
+
+    /// Shows it this key from now on.
+    pub(crate) fn authorize(&self, authorization: Authorization) {
+        *self.authorization.write() = authorization;
+    }
+
+    /// Whether this router has no key for it.
+    pub(crate) fn is_keyless(&self) -> bool {
+        matches!(*self.authorization.read(), Authorization::None)
     }
 
     /// Whether requests to it must carry the routers they have passed.

@@ -3,7 +3,6 @@
 use crate::config::{KubernetesService, ServicePort};
 use crate::discovery::DiscoveredEndpoint;
 use crate::discovery::file::{MODEL_LABELS, REGION_LABELS, labels};
-use gorgo_core::MAX_REPLICAS;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +28,7 @@ struct Mention {
 /// terminates if one slice says so, since no pod returns from that; else it is ready if one slice says so.
 ///
 /// # Errors
-/// No slice has the port, no endpoint has a name, or there are more endpoints than a fleet holds.
+/// No slice has the port, or no endpoint has a name.
 pub(super) fn endpoints(
     service: &KubernetesService,
     region: Option<&str>,
@@ -66,9 +65,6 @@ pub(super) fn endpoints(
             continue;
         }
         all.push(endpoint);
-    }
-    if all.len() > MAX_REPLICAS {
-        return Err(format!("it has {} endpoints; at most {MAX_REPLICAS} fit", all.len()));
     }
     Ok(all)
 }

@@ -1,5 +1,6 @@
 //! A change of state, and its line of log.
 
+use gorgo_core::MAX_REPLICAS;
 use std::fmt;
 
 /// A change of the router's state.
@@ -11,8 +12,14 @@ pub(crate) enum Change {
     SourceStale { source: String, why: String, kept: usize },
     /// It gives endpoints again.
     SourceFresh { source: String, endpoints: usize },
+    /// It lists more endpoints than a fleet holds.
+    LeftOut { source: String, used: usize, left_out: usize },
+    /// An endpoint that it lists is this router.
+    Itself { source: String, endpoint: String },
     /// A discovered endpoint cannot be used.
     EndpointRefused { source: String, endpoint: String, why: String },
+    /// Other settings of a replica, which stays the same engine.
+    Described { replica: String },
     /// A replica left the fleet.
     Removed { replica: String },
     /// A replica answers, for the first time or again.
@@ -33,6 +40,8 @@ pub(crate) enum Change {
     KvEventsUp { replica: String },
     /// They are not read any more.
     KvEventsDown { replica: String, why: String },
+    /// Some of them are lost for good.
+    KvEventsLost { replica: String, has_replay: bool },
     /// A replica never reports cached tokens.
     NoCacheReport { replica: String },
     /// A replica refuses this router's key.
@@ -81,10 +90,14 @@ impl Change {
             Self::NoneInside => (15, ""),
             Self::NotAdmitted { .. } => (16, ""),
             Self::KvEventsUp { replica } | Self::KvEventsDown { replica, .. } => (17, replica),
+            Self::KvEventsLost { replica, .. } => (24, replica),
             Self::Tuned { .. } => (18, ""),
             Self::NoCacheReport { replica } => (19, replica),
             // Not by path, which the refused client chooses.
             Self::AdminRefused { .. } => (20, ""),
+            Self::LeftOut { source, .. } => (21, source),
+            Self::Itself { endpoint, .. } => (22, endpoint),
+            Self::Described { replica } => (23, replica),
         }
     }
 
@@ -97,8 +110,10 @@ impl Change {
                 | Self::SeveralEngines { .. }
                 | Self::SourceStale { .. }
                 | Self::EndpointRefused { .. }
+                | Self::LeftOut { .. }
                 | Self::KeyRefused { .. }
                 | Self::KvEventsDown { .. }
+                | Self::KvEventsLost { .. }
                 | Self::NoCacheReport { .. }
                 | Self::QueueFull
                 | Self::NoneInside
@@ -133,6 +148,11 @@ impl fmt::Display for Change {
             Self::KvEventsDown { replica, why } => {
                 write!(f, "KV events of replica {replica} are not read, its cache is predicted: {why}")
             }
+            Self::KvEventsLost { replica, has_replay } => {
+                let advice =
+                    if *has_replay { "" } else { "; a replay port (kv_events.replay_port) would fill such gaps" };
+                write!(f, "KV events of replica {replica} are lost: its part of the prefix index is emptied{advice}")
+            }
             Self::NoCacheReport { replica } => write!(
                 f,
                 "replica {replica} reports no cached tokens, so the prefix index is never corrected: start SGLang with \
@@ -146,6 +166,17 @@ impl fmt::Display for Change {
             }
             Self::SourceFresh { source, endpoints } => {
                 write!(f, "discovery from {source} is fresh again: {endpoints} endpoints")
+            }
+            Self::LeftOut { source, used, left_out } => write!(
+                f,
+                "discovery from {source} lists more endpoints than the {MAX_REPLICAS} replicas of a fleet: the first {used} by \
+                 name are used, {left_out} are not; divide them among several routers"
+            ),
+            Self::Itself { source, endpoint } => {
+                write!(f, "discovery from {source}: endpoint {endpoint} is this router itself, and is left out")
+            }
+            Self::Described { replica } => {
+                write!(f, "replica {replica} has other settings; what was learned of it stays")
             }
             Self::EndpointRefused { source, endpoint, why } => {
                 write!(f, "discovery from {source}: endpoint {endpoint} is not used: {why}")

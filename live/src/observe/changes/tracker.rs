@@ -126,7 +126,7 @@ mod tests {
 
     fn upstream(slot: u16) -> Arc<Upstream> {
         let endpoint = Endpoint::parse(&format!("http://r{slot}:80")).unwrap();
-        Arc::new(Upstream::new(ReplicaId(slot), format!("r{slot}"), Kind::Remote, None, endpoint))
+        Arc::new(Upstream::new(ReplicaId(slot), format!("r{slot}"), Kind::Remote, endpoint))
     }
 
     fn event(word: u8, slot: u16, sent: &[(RequestId, u8, bool)], next: &mut u64) -> Event {

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 fn to_e(net: &Net) -> (Connector, Arc<Upstream>) {
     let connector = Connector::new(net.dial(), None, Duration::from_secs(1));
     let endpoint = Endpoint::parse("http://e:80").unwrap();
-    (connector, Arc::new(Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, None, endpoint)))
+    (connector, Arc::new(Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, endpoint)))
 }
 
 /// Counts the connections made to it; `/close` closes the connection after the answer.
