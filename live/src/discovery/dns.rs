@@ -1,18 +1,30 @@
 //! Replicas as DNS records: A and AAAA of a headless Service, SRV of Consul and of Kubernetes' named ports.
 
 use super::{DiscoveredEndpoint, DiscoveryError};
-use gorgo_core::MAX_REPLICAS;
+use futures_util::future::{Either, FutureExt, select};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::RData;
-use std::collections::BTreeSet;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{RData, RecordType};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Limit of one lookup, all its tries included.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Limit of one question; it is asked twice.
+const ATTEMPT: Duration = Duration::from_secs(4);
+/// Limit of one lookup, with all questions that it takes.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long addresses of one family wait for an answer about the other, which the name never had.
+const OTHER_FAMILY: Duration = Duration::from_secs(1);
+/// Targets of SRV records that are looked up at once.
+const TARGETS_AT_ONCE: usize = 16;
+
+const SILENT: &str = "the name server does not answer";
 
 /// What a name in the configuration asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +74,33 @@ impl fmt::Display for DnsName {
 
 /// A resolver without a cache of its own: a poll shall see what the name server says now.
 #[derive(Debug)]
-pub(crate) struct Resolver(TokioResolver);
+pub(crate) struct Resolver {
+    dns: TokioResolver,
+    /// Whether it asks another name server than the system, which then cannot look up the targets of SRV records.
+    is_own: bool,
+    /// Whether the name had IPv4 and IPv6 addresses when they were asked for last.
+    had: [AtomicBool; 2],
+}
+
+/// The families of addresses, in the order of their preference.
+const FAMILIES: [RecordType; 2] = [RecordType::A, RecordType::AAAA];
+
+/// Why a lookup gave no addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum NoAnswer {
+    /// There is no such name.
+    NoName,
+    Failed(String),
+}
+
+impl From<NoAnswer> for DiscoveryError {
+    fn from(why: NoAnswer) -> Self {
+        Self(match why {
+            NoAnswer::NoName => "the name server knows no such name (NXDOMAIN)".to_owned(),
+            NoAnswer::Failed(why) => why,
+        })
+    }
+}
 
 impl Resolver {
     /// A resolver that asks `server`, or the servers of `/etc/resolv.conf`.
@@ -83,43 +121,132 @@ impl Resolver {
             }
         };
         let options = builder.options_mut();
-        (options.cache_size, options.timeout, options.attempts) = (0, Duration::from_secs(2), 2);
-        Ok(Self(builder.build().map_err(|why| fail(&why))?))
+        (options.cache_size, options.timeout, options.attempts) = (0, ATTEMPT, 2);
+        let dns = builder.build().map_err(|why| fail(&why))?;
+        Ok(Self { dns, is_own: server.is_some(), had: Default::default() })
     }
 
     /// The endpoints behind a name, each once, in the order of their names.
     ///
     /// # Errors
-    /// The name server does not answer, has no such name, or answers with more records than a fleet holds.
+    /// The name server does not answer, or has no such name.
     pub(crate) async fn lookup(&self, name: &DnsName) -> Result<Vec<DiscoveredEndpoint>, DiscoveryError> {
-        let records = tokio::time::timeout(TIMEOUT, self.names(name)).await;
-        let names = records.map_err(|_| DiscoveryError("the name server does not answer".to_owned()))??;
-        if names.len() > MAX_REPLICAS {
-            return Err(DiscoveryError(format!("it has {} records; at most {MAX_REPLICAS} fit", names.len())));
-        }
-        Ok(names.into_iter().map(|name| DiscoveredEndpoint::new(&name, &format!("http://{name}"))).collect())
+        let endpoints = async {
+            match name {
+                DnsName::Addresses { host, port } => {
+                    let found = self.addresses(host, &self.had).await?;
+                    let names = found.into_iter().map(|ip| SocketAddr::new(ip, *port).to_string());
+                    Ok(names.map(|name| DiscoveredEndpoint::new(&name, &format!("http://{name}"))).collect())
+                }
+                DnsName::Services { name } => self.services(name).await,
+            }
+        };
+        let endpoints = tokio::time::timeout(TIMEOUT, endpoints).await;
+        endpoints.map_err(|_| DiscoveryError(SILENT.to_owned()))?
     }
 
-    /// `host:port` of each record.
-    async fn names(&self, name: &DnsName) -> Result<BTreeSet<String>, DiscoveryError> {
-        let fail = |why: &dyn fmt::Display| DiscoveryError(format!("the lookup failed: {why}"));
-        match name {
-            DnsName::Addresses { host, port } => {
-                let found = self.0.lookup_ip(host.as_str()).await.map_err(|why| fail(&why))?;
-                Ok(found.iter().map(|ip| SocketAddr::new(ip, *port).to_string()).collect())
-            }
-            DnsName::Services { name } => {
-                let found = self.0.srv_lookup(name.as_str()).await.map_err(|why| fail(&why))?;
-                let records = found.answers().iter().filter_map(|record| match &record.data {
-                    // A target of `.` says that the service is not available here (RFC 2782).
-                    RData::SRV(srv) if !srv.target.is_root() && srv.port > 0 => {
-                        Some(format!("{}:{}", srv.target.to_utf8().trim_end_matches('.'), srv.port))
-                    }
-                    _ => None,
-                });
-                Ok(records.collect())
+    /// The addresses of a host. The two families are asked at once, since some name servers drop questions for one. `had`
+    /// says which of the two had addresses before: without an answer about such a family nothing is known.
+    async fn addresses(&self, host: &str, had: &[AtomicBool; 2]) -> Result<BTreeSet<IpAddr>, NoAnswer> {
+        let [four, six] = FAMILIES.map(|family| self.family(host, family).boxed());
+        let (first, second, swapped) = match select(four, six).await {
+            Either::Left((four, six)) => (four, six, false),
+            Either::Right((six, four)) => (six, four, true),
+        };
+        let has_addresses = first.as_ref().is_ok_and(|found| !found.is_empty());
+        let is_needed = !has_addresses || had[usize::from(!swapped)].load(Ordering::Relaxed);
+        let second = if is_needed {
+            second.await
+        } else {
+            let late = |_| Err(NoAnswer::Failed(SILENT.to_owned()));
+            tokio::time::timeout(OTHER_FAMILY, second).await.unwrap_or_else(late)
+        };
+        let answers = if swapped { [second, first] } else { [first, second] };
+        let mut all = BTreeSet::new();
+        let mut failed = None;
+        for (answer, had) in answers.into_iter().zip(had) {
+            match answer {
+                Ok(found) => {
+                    had.store(!found.is_empty(), Ordering::Relaxed);
+                    all.extend(found);
+                }
+                Err(why) if had.load(Ordering::Relaxed) => return Err(why),
+                Err(why) => failed = failed.or(Some(why)),
             }
         }
+        match failed {
+            Some(why) if all.is_empty() => Err(why),
+            _ => Ok(all),
+        }
+    }
+
+    /// The addresses of a host of one family; none for a name that has only others.
+    async fn family(&self, host: &str, family: RecordType) -> Result<Vec<IpAddr>, NoAnswer> {
+        match self.dns.lookup(host, family).await {
+            Ok(found) => Ok(found.answers().iter().filter_map(|record| record.data.ip_addr()).collect()),
+            Err(wrong) => if_no_records(wrong, Vec::new),
+        }
+    }
+
+    /// The replicas of SRV records, by their targets. With a name server of discovery's own it is asked for the targets,
+    /// too: the system may not know them.
+    async fn services(&self, name: &str) -> Result<Vec<DiscoveredEndpoint>, DiscoveryError> {
+        let (records, more) = match self.dns.srv_lookup(name).await {
+            Ok(found) => (found.answers().to_vec(), found.additionals().to_vec()),
+            Err(wrong) => (if_no_records(wrong, Vec::new)?, Vec::new()),
+        };
+        let services: BTreeMap<String, (String, u16)> = records
+            .iter()
+            .filter_map(|record| match &record.data {
+                // A target of `.` says that the service is not available here (RFC 2782). Names have no case.
+                RData::SRV(srv) if !srv.target.is_root() && srv.port > 0 => {
+                    let target = srv.target.to_utf8().trim_end_matches('.').to_ascii_lowercase();
+                    Some((format!("{target}:{}", srv.port), (target, srv.port)))
+                }
+                _ => None,
+            })
+            .collect();
+        if !self.is_own {
+            return Ok(services.keys().map(|at| DiscoveredEndpoint::new(at, &format!("http://{at}"))).collect());
+        }
+        let told = |target: &str| {
+            let is_target = |name: &str| name.trim_end_matches('.').eq_ignore_ascii_case(target);
+            let records = more.iter().filter(|record| is_target(&record.name.to_utf8()));
+            records.filter_map(|record| record.data.ip_addr()).min()
+        };
+        let found = stream::iter(services).map(async |(name, (target, port))| {
+            let ip = match told(&target) {
+                Some(ip) => Some(ip),
+                None => match self.addresses(&target, &Default::default()).await {
+                    Ok(found) => found.into_iter().next(),
+                    Err(NoAnswer::NoName) => None,
+                    Err(why) => return Err(DiscoveryError(format!("{target}: {}", DiscoveryError::from(why)))),
+                },
+            };
+            Ok(ip.map(|ip| DiscoveredEndpoint::new(&name, &format!("http://{}", SocketAddr::new(ip, port)))))
+        });
+        let found: Vec<Option<DiscoveredEndpoint>> = found.buffered(TARGETS_AT_ONCE).try_collect().await?;
+        let listed = found.len();
+        let found: Vec<DiscoveredEndpoint> = found.into_iter().flatten().collect();
+        if found.is_empty() && listed > 0 {
+            return Err(DiscoveryError(format!("the name server knows no address of its {listed} targets")));
+        }
+        Ok(found)
+    }
+}
+
+/// What a lookup without records means: `none` for a name that has only records of other types.
+fn if_no_records<T>(wrong: NetError, none: impl FnOnce() -> T) -> Result<T, NoAnswer> {
+    match wrong {
+        NetError::Dns(DnsError::NoRecordsFound(no)) if no.response_code == ResponseCode::NXDomain => {
+            Err(NoAnswer::NoName)
+        }
+        NetError::Dns(DnsError::NoRecordsFound(no)) if no.response_code == ResponseCode::NoError => Ok(none()),
+        NetError::Timeout => Err(NoAnswer::Failed(SILENT.to_owned())),
+        NetError::Dns(DnsError::NoRecordsFound(no)) => {
+            Err(NoAnswer::Failed(format!("the name server answers `{}`", no.response_code)))
+        }
+        other => Err(NoAnswer::Failed(format!("the lookup failed: {other}"))),
     }
 }
 

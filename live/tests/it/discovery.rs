@@ -154,6 +154,8 @@ async fn an_edge_discovers_peers() {
 enum Zone {
     Addresses(Vec<[u8; 4]>),
     Services(Vec<(&'static str, u16)>),
+    /// Addresses, and no answer to questions for the other family.
+    OneFamily(Vec<[u8; 4]>),
     NoRecords,
     Code(ResponseCode),
     /// Bytes that are no message.
@@ -202,7 +204,13 @@ fn answer(zone: &Zone, query: &Message) -> Option<Vec<u8>> {
         Zone::WrongId => message.metadata.id = message.metadata.id.wrapping_add(1),
         Zone::Code(code) => message.metadata.response_code = *code,
         Zone::NoRecords => {}
-        Zone::Addresses(all) if asked.query_type() == RecordType::A => {
+        Zone::OneFamily(_) if asked.query_type() != RecordType::A => return None,
+        // Targets of services: the number of the first letter.
+        Zone::Services(_) if asked.query_type() == RecordType::A => {
+            let first = asked.name().to_string().to_ascii_lowercase().bytes().next().unwrap_or(0) - b'a' + 1;
+            message.answers.push(record(RData::A(A(Ipv4Addr::new(127, 0, 0, first)))));
+        }
+        Zone::OneFamily(all) | Zone::Addresses(all) if asked.query_type() == RecordType::A => {
             let records = all.iter().map(|ip| record(RData::A(A(Ipv4Addr::from(*ip)))));
             message.answers.extend(records);
         }
@@ -212,7 +220,7 @@ fn answer(zone: &Zone, query: &Message) -> Option<Vec<u8>> {
                 .answers
                 .extend(all.iter().map(|(host, port)| record(RData::SRV(SRV::new(1, 1, *port, target(host))))));
         }
-        Zone::Addresses(_) | Zone::Services(_) => {}
+        Zone::Addresses(_) | Zone::OneFamily(_) | Zone::Services(_) => {}
     }
     Some(message.to_vec().unwrap())
 }
@@ -240,6 +248,39 @@ async fn addresses_behind_a_name_follow_the_name_server_and_survive_all_its_faul
     }
     server.says(Zone::Addresses(vec![[127, 0, 0, 3], [127, 0, 0, 1], [127, 0, 0, 3]]));
     expect(&world, &["127.0.0.1:8080", "127.0.0.3:8080"], false).await;
+}
+
+#[tokio::test]
+async fn addresses_are_used_though_questions_for_the_other_family_get_no_answer() {
+    let server = NameServer::start(Zone::OneFamily(vec![[127, 0, 0, 1]])).await;
+    let dns = vec!["engines.example.:8080".to_owned()];
+    let discovery = Discovery { dns, name_server: Some(server.at), poll_ms: 100, ..Discovery::default() };
+    let world = world(&["127.0.0.1", "127.0.0.2"], discovery).await;
+    expect(&world, &["127.0.0.1:8080"], false).await;
+    server.says(Zone::OneFamily(vec![[127, 0, 0, 2]]));
+    expect(&world, &["127.0.0.2:8080"], false).await;
+    server.says(Zone::Code(ResponseCode::NXDomain));
+    let told = expect(&world, &["127.0.0.2:8080"], true).await;
+    assert_eq!(told["error"], "the name server knows no such name (NXDOMAIN)");
+}
+
+#[tokio::test]
+async fn targets_of_services_are_looked_up_at_the_name_server_that_named_them() {
+    let all = vec![("a.example.", 8_080), ("B.example.", 8_080), ("b.EXAMPLE.", 8_080)];
+    let server = NameServer::start(Zone::Services(all)).await;
+    let dns = vec!["_sglang._tcp.example.".to_owned()];
+    let discovery = Discovery { dns, name_server: Some(server.at), poll_ms: 100, ..Discovery::default() };
+    // Engines that are known by their addresses only.
+    let world = world(&["127.0.0.1", "127.0.0.2"], discovery).await;
+    expect(&world, &["a.example:8080", "b.example:8080"], false).await;
+    for _ in 0..100 {
+        ms(50).await;
+        let servers = world.get("/proxy/servers").await.1;
+        if servers.as_array().unwrap().iter().all(|server| server["health"] == "up") {
+            return;
+        }
+    }
+    panic!("an engine behind a target is not reached");
 }
 
 #[tokio::test]
