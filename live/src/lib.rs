@@ -56,5 +56,5 @@ pub use server::serve::serve;
 pub use server::start::{StartError, start};
 pub use server::tls::client_config as tls_client_config;
 pub use state::{AppState, ConfigSource};
-pub use upgrade::{Hidden, Presence, ask as ask_for_upgrade, failed as upgrade_failed, is_successor};
+pub use upgrade::{Hidden, Presence, UpgradeError, ask as ask_for_upgrade, failed as upgrade_failed, is_successor};
 pub use upstream::connect::{Dial, tcp};

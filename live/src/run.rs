@@ -4,6 +4,7 @@ use crate::config::{Config, Role, Secret};
 use crate::observe::dashboard::Dashboard;
 use crate::server::activation;
 use crate::server::drain::{Ending, Stop};
+use crate::server::kept_files::KeptFiles;
 use crate::server::reload::reload;
 use crate::server::serve::serve_on;
 use crate::server::start::{StartError, start_after};
@@ -78,8 +79,8 @@ pub async fn run(
     let taken = TakeOver::begin(listen).await?;
     let (listener, mut before, given) = match taken {
         Some((before, given)) => {
-            let Given { listener, lock, saved, kept, usable } = given;
-            (TcpListener::from_std(listener), Some((before, usable, lock)), Some((saved, kept)))
+            let Given { listener, lock, inherited, usable } = given;
+            (TcpListener::from_std(listener), Some((before, usable, lock)), Some(inherited))
         }
         None => match activation::socket(listen)? {
             Some(socket) => (TcpListener::from_std(socket), None, None),
@@ -88,7 +89,11 @@ pub async fn run(
     };
     let listener = listener.map_err(refused)?;
     let socket = listener.as_fd().try_clone_to_owned().map_err(refused)?;
-    crate::server::tls::acceptor(&config.tls)?; // before the process before gives up anything
+    crate::server::tls::shown(&config.tls)?; // before the process before gives up anything
+    let kept_files = Arc::new(KeptFiles::of(&config));
+    if before.is_none() {
+        kept_files.lock()?;
+    }
     let workers = Workers::start(config.limits.threads).map_err(StartError::Threads)?;
     let dial = connect::tcp_with(config.upstream.congestion);
     let state = start_after(config, source, dial, given)?;
@@ -117,7 +122,8 @@ pub async fn run(
     }));
     let at = listener.local_addr().unwrap_or(listen);
     if let Some((before, usable, _)) = &mut before {
-        before.ready(&state, *usable).await?;
+        before.ready(&state, usable).await?;
+        kept_files.lock()?;
     }
     let lock = before.as_mut().and_then(|(_, _, lock)| lock.take());
     let control = presence.appear(at, lock).map_err(StartError::Presence)?;
@@ -138,7 +144,7 @@ pub async fn run(
     let replaced = Arc::new(Notify::new());
     let upgrades = control.map(|control| {
         let done = Arc::clone(&replaced);
-        let this = HandOver { state: Arc::downgrade(&state), socket, program, presence, done };
+        let this = HandOver { state: Arc::downgrade(&state), socket, program, presence, kept_files, done };
         tokio::spawn(supervise::logged("upgrades", hand_over::run(control, this)))
     });
     banner(&state, at);
@@ -204,7 +210,10 @@ fn banner(state: &AppState, at: std::net::SocketAddr) {
         names.join(", "),
         config.peers.len(),
     );
-    if names.is_empty() {
+    let sources: Vec<String> = state.discovered.levels(state.clock().now()).into_iter().map(|one| one.source).collect();
+    if !sources.is_empty() {
+        tracing::info!("replicas come from discovery, too: {}", sources.join(", "));
+    } else if names.is_empty() {
         tracing::warn!("no replica is configured: add one with `gorgo proxy servers add URL` or --servers");
     }
     if !config.security.has("admin_key") {

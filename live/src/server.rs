@@ -4,8 +4,10 @@
 //! loop), fed by a [`listener`] (that of systemd: [`activation`]), with [`tls`], [`keys`], [`descriptors`] (how many
 //! connections fit) and [`reserve`] (those beyond) → [`connection`] (one client's HTTP/1 or HTTP/2 connection) over [`client_io`], with its [`activity`] and
 //! [`stalled_stream`], driven by one of the [`workers`] → [`drain`] (shutdown) and [`reload`] (a new
-//! configuration while running), [`saved`] (changes that survive a restart, in a [`private_file`]).
+//! configuration while running), [`saved`] (changes that survive a restart, in a [`private_file`], one of the
+//! [`kept_files`]).
 
+pub(crate) mod kept_files;
 pub(crate) mod keys;
 pub(crate) mod listener;
 pub(crate) mod private_file;

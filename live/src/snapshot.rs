@@ -1,5 +1,5 @@
 //! What a router has learned, as bytes: prefix index, round trips, breakers, learned rates, bytes per token, ids of
-//! responses.
+//! responses, discovered replicas.
 //!
 //! One format ([`codec`]) serves three ways: a [`file`] for the next start of this router, a [`peer`] that starts, and
 //! the process that follows this one in an upgrade ([`crate::upgrade`]). Prefixes are hashes, so they are of use only
@@ -7,6 +7,7 @@
 //! per process, travels with the file and to the next process, never to a peer.
 
 use crate::config::Config;
+use crate::discovery::discovered::Sets;
 use crate::sharing::HashSeed;
 use crate::state::AppState;
 use gorgo_core::router::{AdminEvent, SavedReplica, Snapshot};
@@ -42,6 +43,8 @@ pub(crate) struct Kept {
     pub(crate) bytes_per_token: Vec<(String, f64)>,
     /// Ids of what engines keep, as hashes, with the position of the engine among the replicas.
     pub(crate) ids: Vec<(u64, u16)>,
+    /// The endpoints of each source of discovery.
+    pub(crate) discovered: Sets,
     pub(crate) core: Snapshot,
 }
 
@@ -56,15 +59,17 @@ impl Kept {
             seed: state.seed_mark.clone(),
             bytes_per_token: state.bytes_per_token.all(),
             ids: state.kept_ids.all(&slots),
+            discovered: state.discovered.sets(),
             core,
         }
     }
 
-    /// What a router elsewhere can use of it: distances and failures are this router's own.
+    /// What a router elsewhere can use of it: distances, failures and sources of discovery are this router's own.
     fn for_others(mut self) -> Self {
         for SavedReplica { rtt, breaker, down, .. } in &mut self.core.replicas {
             (*rtt, *breaker, *down) = (None, Default::default(), false);
         }
+        self.discovered.clear();
         self
     }
 

@@ -22,7 +22,7 @@ pub(crate) mod frames;
 pub(crate) mod hand_over;
 pub(crate) mod systemd;
 pub(crate) mod take_over;
-pub use control::ask;
+pub use control::{UpgradeError, ask};
 pub use take_over::{failed, is_successor};
 
 /// The environment variable that tells a process that its standard input is the socket of the process before.

@@ -226,3 +226,54 @@ fn a_process_that_took_over_and_is_stopped_ends_after_the_one_before() {
     assert!(text(&answer).contains("data: [DONE]"), "{}", text(&answer));
     assert!(first.ended().success());
 }
+
+#[test]
+fn discovered_replicas_and_what_operators_said_of_them_pass_to_the_next_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pid_file, listed) = (dir.path().join("proxy.pid"), dir.path().join("endpoints.json"));
+    let engines = ports(3);
+    let _engines: Vec<Process> = engines.iter().map(|&addr| Process::engine(addr, &[])).collect();
+    let endpoints: Vec<serde_json::Value> = engines
+        .iter()
+        .zip(["a", "b", "c"])
+        .map(|(addr, name)| serde_json::json!({"name": name, "address": addr.ip(), "port": addr.port()}))
+        .collect();
+    std::fs::write(&listed, serde_json::json!({"endpoints": endpoints}).to_string()).unwrap();
+    let config = dir.path().join("router.toml");
+    std::fs::write(&config, format!("discovery = {{file = {listed:?}, poll_ms = 200}}\nprobes.period_ms = 200\n"))
+        .unwrap();
+    let args = ["proxy", "start", "--config", config.to_str().unwrap(), "--listen", "127.0.0.1:0", "--pid-file"];
+    let (_first, router) = Process::spawn(&[&args[..], &[pid_file.to_str().unwrap()]].concat()).serving();
+    let _last = Last(pid_file.clone());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let call = |method: &str, path: &str, body: &str| runtime.block_on(send(router, method, path, body, LIMIT));
+    let servers = || -> Vec<(String, bool, bool)> {
+        let all: serde_json::Value = serde_json::from_str(&call("GET", "/proxy/servers", "").body).unwrap();
+        let row = |row: &serde_json::Value| {
+            (row["id"].as_str().unwrap().to_owned(), row["health"] == "up", row["draining"] == true)
+        };
+        all.as_array().unwrap().iter().map(row).collect()
+    };
+    let up = |names: &[&str]| servers().iter().filter(|(name, up, _)| *up && names.contains(&name.as_str())).count();
+    while up(&["a", "b", "c"]) < 3 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(call("POST", "/proxy/servers/drain", r#"{"id": "a"}"#).status, 200);
+    assert_eq!(call("DELETE", "/proxy/servers?id=b", "").status, 200);
+    // The source is away while the next process starts.
+    let kept = std::fs::read(&listed).unwrap();
+    std::fs::remove_file(&listed).unwrap();
+    let out = upgrade(&pid_file, &[]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let after = servers();
+    assert_eq!(after, [("a".to_owned(), true, true), ("c".to_owned(), true, false)]);
+    std::fs::write(&listed, kept).unwrap();
+    while metric_of(&runtime, router, "gorgo_discovery_stale") > 0.0 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(servers(), after, "the source lists all three");
+}
+
+fn metric_of(runtime: &tokio::runtime::Runtime, router: SocketAddr, name: &str) -> f64 {
+    runtime.block_on(metric(router, name))
+}

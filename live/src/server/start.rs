@@ -1,6 +1,7 @@
 //! Builds a router from its configuration and starts its background tasks.
 
 use crate::config::{Config, ConfigError, LogFile};
+use crate::discovery::discovered::Sets;
 use crate::discovery::{DiscoveryError, watch};
 use crate::driver::Driver;
 use crate::driver::clock::Clock;
@@ -60,6 +61,9 @@ pub enum StartError {
     /// No worker threads.
     #[error("cannot start threads: {0}; lower limits.threads")]
     Threads(io::Error),
+    /// A file for the next start is another router's, or cannot be written.
+    #[error("{0}")]
+    Kept(String),
     /// A source of discovery cannot be asked.
     #[error("discovery: {0}")]
     Discovery(#[from] DiscoveryError),
@@ -91,7 +95,17 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
     start_after(config, source, dial, None)
 }
 
-/// As [`start`]; the process before in an upgrade gave its changes and what it knew, or a sentence why not.
+/// What the process before in an upgrade gave to go on with.
+pub(crate) struct Inherited {
+    /// Changes over the admin API.
+    pub(crate) saved: Saved,
+    /// What it knew, or a sentence why that cannot be read.
+    pub(crate) kept: Result<Kept, String>,
+    /// The endpoints of each source of discovery.
+    pub(crate) discovered: Sets,
+}
+
+/// As [`start`], in an upgrade with what the process before gave.
 ///
 /// # Errors
 /// See [`StartError`].
@@ -99,19 +113,21 @@ pub(crate) fn start_after(
     config: Config,
     source: Option<ConfigSource>,
     dial: Dial,
-    given: Option<(Saved, Result<Kept, String>)>,
+    given: Option<Inherited>,
 ) -> Result<Arc<AppState>, StartError> {
     let mut config = config;
     config.read_engine_keys()?;
     let base = config.clone();
-    let (before, kept, from) = match given {
-        Some((saved, kept)) => {
+    let (before, kept, discovered, from) = match given {
+        Some(Inherited { saved, kept, discovered }) => {
             let unread = |why| tracing::warn!("what the process before knew is not used: {why}; this one starts cold");
-            (saved, kept.map_err(unread).ok(), "the process before")
+            (saved, kept.map_err(unread).ok(), discovered, "the process before")
         }
         None => {
             let before = config.state.as_deref().map_or_else(|| Ok(Saved::default()), Saved::read)?;
-            (before, snapshot::file::read(&config), "the snapshot")
+            let kept = snapshot::file::read(&config);
+            let discovered = kept.as_ref().map_or_else(Sets::default, |kept| kept.discovered.clone());
+            (before, kept, discovered, "the snapshot")
         }
     };
     before.apply(&mut config);
@@ -159,20 +175,20 @@ pub(crate) fn start_after(
     // Without its timer the router would never end a queued request or close a breaker.
     tokio::spawn(supervise::essential("router timer", async move { timer.driver.run_timer().await }));
     tokio::spawn(supervise::logged("idle connections", close_idle(Arc::downgrade(&state))));
+    before.restore(&state);
     for (replica, kind) in &replicas {
-        let upstream = fleet::join(&state, replica, *kind).map_err(|error| StartError::Replica(error.to_string()))?;
-        if before.drains(&upstream.name) {
-            state.driver.handle_for(&upstream, ReplicaEvent::Draining { replica: upstream.id, draining: true });
-        }
+        fleet::join(&state, replica, *kind).map_err(|error| StartError::Replica(error.to_string()))?;
     }
+    let sources = watch::begin(&state, discovered, from)?;
     kv_events::warn_of_unknown_names(&state);
-    watch::start(&state)?;
     if let Some(rates) = before.rates() {
         state.driver.handle(AdminEvent::RatesRestored(Box::new(rates.clone())));
     }
     if let Some(kept) = kept {
         kept.restore(&state, from);
     }
+    // Not before: an answer may remove replicas of which something is restored.
+    watch::start(&state, sources);
     snapshot::file::start(&state);
     sharing::start(&state);
     if from != "the process before" {

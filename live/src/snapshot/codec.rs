@@ -5,6 +5,7 @@
 //! ```
 
 use super::{Kept, MOST, SeedMark};
+use crate::discovery::discovered::Sets;
 use gorgo_core::fleet::SavedRates;
 use gorgo_core::prefix::{SavedIndex, SavedNode, SavedOwner};
 use gorgo_core::router::{SavedReplica, Snapshot};
@@ -40,6 +41,9 @@ struct Head {
     replicas: Vec<SavedReplica>,
     rates: SavedRates,
     bytes_per_token: Vec<(String, f64)>,
+    /// Programs before had none.
+    #[serde(default)]
+    discovered: Sets,
     nodes: usize,
     symbols: usize,
     owners: usize,
@@ -56,6 +60,7 @@ pub(crate) fn encode(kept: &Kept) -> Vec<u8> {
         replicas: kept.core.replicas.clone(),
         rates: kept.core.rates.clone(),
         bytes_per_token: kept.bytes_per_token.clone(),
+        discovered: kept.discovered.clone(),
         nodes: index.nodes.len(),
         symbols: index.symbols.len(),
         owners: index.owners.len(),
@@ -134,6 +139,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Kept, Unreadable> {
         seed: head.seed,
         bytes_per_token: head.bytes_per_token,
         ids: ids.chunks_exact(ID).map(pair).collect(),
+        discovered: head.discovered,
         core: Snapshot { replicas: head.replicas, rates: head.rates, index },
     })
 }
@@ -149,6 +155,7 @@ fn u64_at(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discovery::DiscoveredEndpoint;
     use gorgo_core::ReplicaId;
     use gorgo_core::prefix::PrefixIndex;
     use proptest::prelude::*;
@@ -166,6 +173,7 @@ mod tests {
             seed: SeedMark::Own(u64::MAX),
             bytes_per_token: vec![("m".to_owned(), 3.7)],
             ids: vec![(u64::MAX, 2), (7, 0)],
+            discovered: [("file".to_owned(), vec![DiscoveredEndpoint::new("a", "http://a:1")])].into(),
             core: Snapshot { replicas, rates: SavedRates::default(), index: index.save(usize::MAX) },
         }
     }

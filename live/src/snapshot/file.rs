@@ -32,6 +32,10 @@ pub(crate) fn read(config: &Config) -> Option<Kept> {
 }
 
 fn load(path: &Path) -> io::Result<Result<Kept, codec::Unreadable>> {
+    // A pipe would be waited for without end.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
     let mut bytes = Vec::new();
     File::open(path)?.take(codec::LONGEST as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > codec::LONGEST {
@@ -54,7 +58,7 @@ pub(crate) fn save(state: &AppState) {
     }
 }
 
-/// Writes the file every `snapshot.every_ms` when the index has changed, until the router is dropped.
+/// Writes the file every `snapshot.every_ms` when the index or the discovered replicas have changed, until the router is dropped.
 pub(crate) fn start(state: &Arc<AppState>) {
     if path(&state.config()).is_some() {
         tokio::spawn(supervise::logged("snapshots", keep(Arc::downgrade(state))));
@@ -67,8 +71,8 @@ async fn keep(state: Weak<AppState>) {
         let Some(every) = state.upgrade().map(|state| state.config().snapshot.every_ms) else { return };
         tokio::time::sleep(Duration::from_millis(every)).await;
         let Some(state) = state.upgrade() else { return };
-        let stamp = state.driver.read(|router, _, _| router.index().stamp());
-        if written != Some(stamp) {
+        let stamp = (state.driver.read(|router, _, _| router.index().stamp()), state.discovered.sets());
+        if written.as_ref() != Some(&stamp) {
             written = Some(stamp);
             let _ = tokio::task::spawn_blocking(move || save(&state)).await;
         }

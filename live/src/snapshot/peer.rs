@@ -1,6 +1,8 @@
 //! The snapshot between routers of the same replicas: one that starts asks one that is ready, before it is ready itself.
 
 use super::{Kept, codec};
+use crate::request::headers::ROUTER;
+use crate::signals::loops;
 use crate::state::{AppState, Phase};
 use crate::supervise;
 use crate::upstream::connection;
@@ -61,27 +63,40 @@ async fn ask(state: &AppState, until: Instant) {
         let answer = timeout(share, fetch(state, upstream)).await;
         let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         match answer {
-            Ok(kept) if state.router_id.to_str().is_ok_and(|own| own == kept.router) => {}
-            Ok(mut kept) => match kept.match_seed(state.sharing_seed()) {
+            // The list of peers may name this router.
+            Ok(None) => {}
+            Ok(Some(kept)) if state.router_id.to_str().is_ok_and(|own| own == kept.router) => {}
+            Ok(Some(mut kept)) => match kept.match_seed(state.sharing_seed()) {
                 Ok(()) => return kept.restore(state, url),
                 Err(why) => refusals.push(format!("{url}: {why}")),
             },
             Err(why) => refusals.push(format!("{url}: {why}")),
         }
     }
+    if refusals.is_empty() {
+        return tracing::info!("no other router is listed in sharing.peers; this router starts cold");
+    }
     tracing::info!("no peer told what it knows ({}); this router starts cold", refusals.join("; "));
 }
 
-async fn fetch(state: &AppState, upstream: &Arc<Upstream>) -> Result<Kept, String> {
+/// What a peer knows; `None` if this router itself answers.
+async fn fetch(state: &AppState, upstream: &Arc<Upstream>) -> Result<Option<Kept>, String> {
     let path = PathAndQuery::from_static(PATH);
-    let request = || upstream.request(Method::GET, &path, HeaderMap::new(), Full::new(Bytes::new()));
+    let request = || {
+        let mut headers = HeaderMap::new();
+        headers.insert(ROUTER, state.router_id.clone());
+        upstream.request(Method::GET, &path, headers, Full::new(Bytes::new()))
+    };
     let keep_alive = Duration::from_millis(state.config().timeouts.keep_alive_ms);
     let response = connection::send(&state.connector, upstream, keep_alive, request).await;
     let response = response.map_err(|error| error.to_string())?;
     let status = response.status();
+    if loops::routers(response.headers()).first().is_some_and(|id| *id == state.router_id) {
+        return Ok(None);
+    }
     if !status.is_success() {
         return Err(format!("answered {status}"));
     }
     let body = Limited::new(response.into_body(), codec::LONGEST).collect().await.map_err(|error| error.to_string())?;
-    codec::decode(&body.to_bytes()).map_err(|why| why.to_string())
+    codec::decode(&body.to_bytes()).map(Some).map_err(|why| why.to_string())
 }

@@ -69,6 +69,7 @@ pub fn snapshot_of(size: usize) -> Vec<u8> {
         seed: SeedMark::Own(1),
         bytes_per_token: Vec::new(),
         ids: vec![(1, 0); size / 100],
+        discovered: Default::default(),
         core: Snapshot { replicas: Vec::new(), rates: SavedRates::default(), index: index.save(usize::MAX) },
     })
 }

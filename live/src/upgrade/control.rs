@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -31,6 +32,23 @@ pub(super) enum Answer {
     Serving(u32),
     /// Why the old process goes on.
     Failed(String),
+}
+
+/// The answer of a router that was told to stop.
+pub(super) const STOPPING: &str = "this router is stopping";
+
+/// Why a router was not replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UpgradeError {
+    /// The reason that the router gives, or that it cannot be asked.
+    #[error("{0}")]
+    Refused(String),
+    /// It was told to stop before.
+    #[error("it takes no upgrade any more")]
+    Stopping,
+    /// It stops, or has ended.
+    #[error("it gave no answer; see its log")]
+    NoAnswer,
 }
 
 /// The listening control socket.
@@ -95,16 +113,18 @@ pub(super) async fn answer(stream: &mut UnixStream, answer: &Answer) {
 /// `wait`. Returns the id of the new process.
 ///
 /// # Errors
-/// In one sentence, when the router goes on as it was.
-pub fn ask(path: &Path, pid: u32, binary: Option<PathBuf>, wait: Duration) -> Result<u32, String> {
+/// When the router was not replaced.
+pub fn ask(path: &Path, pid: u32, binary: Option<PathBuf>, wait: Duration) -> Result<u32, UpgradeError> {
     let shown = path.display();
-    let failed = |why: io::Error| format!("cannot ask the router at `{shown}`: {why}");
+    let failed = |why: io::Error| UpgradeError::Refused(format!("cannot ask the router at `{shown}`: {why}"));
     let mut stream = BlockingStream::connect(path).map_err(|why| {
-        format!("process {pid} has no control socket at `{shown}` ({why}); stop it and start the new program")
+        let why = format!("it has no control socket at `{shown}` ({why}); stop it and start the new program");
+        UpgradeError::Refused(why)
     })?;
     let other = socket_peercred(&stream).map_err(|why| failed(why.into()))?;
     if other.pid.as_raw_nonzero().get().cast_unsigned() != pid {
-        return Err(format!("`{shown}` is not the socket of process {pid}; restart that router"));
+        let why = format!("`{shown}` is not the socket of process {pid}; restart that router");
+        return Err(UpgradeError::Refused(why));
     }
     stream.set_read_timeout(Some(wait + Duration::from_secs(30))).map_err(failed)?;
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
@@ -114,8 +134,9 @@ pub fn ask(path: &Path, pid: u32, binary: Option<PathBuf>, wait: Duration) -> Re
     BufReader::new(io::Read::take(stream, LINE)).read_line(&mut line).map_err(failed)?;
     match serde_json::from_str(&line) {
         Ok(Answer::Serving(pid)) => Ok(pid),
-        Ok(Answer::Failed(why)) => Err(why),
-        Err(_) => Err(format!("process {pid} ended without an answer; see its log")),
+        Ok(Answer::Failed(why)) if why == STOPPING => Err(UpgradeError::Stopping),
+        Ok(Answer::Failed(why)) => Err(UpgradeError::Refused(why)),
+        Err(_) => Err(UpgradeError::NoAnswer),
     }
 }
 
@@ -136,10 +157,14 @@ mod tests {
         let (question, mut stream) = control.next().await;
         assert_eq!((question.binary, question.wait_ms), (Some("b".into()), 1_000));
         answer(&mut stream, &Answer::Failed("no".to_owned())).await;
-        assert_eq!(asked.join().unwrap(), Err("no".to_owned()));
-        let why = ask(&path, own + 1, None, wait).unwrap_err();
+        assert_eq!(asked.join().unwrap(), Err(UpgradeError::Refused("no".to_owned())));
+        let there = path.clone();
+        let asked = std::thread::spawn(move || ask(&there, own, None, wait));
+        drop(control.next().await); // as when the router stops
+        assert_eq!(asked.join().unwrap(), Err(UpgradeError::NoAnswer));
+        let why = ask(&path, own + 1, None, wait).unwrap_err().to_string();
         assert!(why.contains("is not the socket of process"), "{why}");
-        let why = ask(&dir.path().join("none"), own, None, wait).unwrap_err();
+        let why = ask(&dir.path().join("none"), own, None, wait).unwrap_err().to_string();
         assert!(why.contains("has no control socket"), "{why}");
     }
 }

@@ -3,6 +3,8 @@
 use super::control::{self, Answer, Ask, Control};
 use super::frames::{self, Kind};
 use super::{Presence, VARIABLE, systemd};
+use crate::discovery::discovered::Sets;
+use crate::server::kept_files::KeptFiles;
 use crate::server::saved::Saved;
 use crate::sharing::message::{Message, VERSION};
 use crate::sharing::own_loads;
@@ -34,6 +36,12 @@ pub(super) struct Offer {
     pub(super) has_lock: bool,
     /// Replicas that could be used.
     pub(super) usable: usize,
+    /// Their names; programs before told none.
+    #[serde(default)]
+    pub(super) usable_names: Vec<String>,
+    /// The endpoints of each source of discovery; programs before told none.
+    #[serde(default)]
+    pub(super) discovered: Sets,
     /// Changes over the admin API, with keys of added replicas.
     pub(super) saved: Saved,
 }
@@ -71,6 +79,7 @@ pub(crate) struct HandOver {
     pub(crate) socket: OwnedFd,
     pub(crate) program: Program,
     pub(crate) presence: Arc<dyn Presence>,
+    pub(crate) kept_files: Arc<KeptFiles>,
     /// Told when the next process serves.
     pub(crate) done: Arc<Notify>,
 }
@@ -99,7 +108,7 @@ async fn upgrade(this: &HandOver, state: &Arc<AppState>, ask: Ask) -> Result<u32
         return Err(why.to_owned());
     }
     if state.phase() != Phase::Serving {
-        return Err("this router is stopping".to_owned());
+        return Err(control::STOPPING.to_owned());
     }
     let system = |error: std::io::Error| format!("no socket for the new process: {error}");
     let (here, there) = std::os::unix::net::UnixStream::pair().map_err(system)?;
@@ -125,6 +134,9 @@ async fn upgrade(this: &HandOver, state: &Arc<AppState>, ask: Ask) -> Result<u32
             let _ = child.kill();
             let ended = tokio::task::spawn_blocking(move || child.wait()).await;
             state.take_back();
+            if let Err(why) = this.kept_files.lock() {
+                tracing::warn!("{why}");
+            }
             this.presence.take_back();
             state.driver.forget_heir();
             let status = ended.ok().and_then(Result::ok).filter(|status| status.code().is_some());
@@ -153,7 +165,15 @@ async fn pass(this: &HandOver, state: &Arc<AppState>, mut stream: UnixStream) ->
     let lock = this.presence.lock();
     let descriptors: Vec<_> = std::iter::once(this.socket.as_fd()).chain(lock.iter().map(AsFd::as_fd)).collect();
     frames::send_descriptors(&stream, &descriptors).await.map_err(broke)?;
-    let offer = Offer { has_lock: lock.is_some(), usable: state.usable().0, saved: Saved::of(state) };
+    let usable_names: Vec<String> =
+        state.are_usable().into_iter().filter(|(_, usable)| *usable).map(|(name, _)| name).collect();
+    let offer = Offer {
+        has_lock: lock.is_some(),
+        usable: usable_names.len(),
+        usable_names,
+        discovered: state.discovered.sets(),
+        saved: Saved::of(state),
+    };
     let offer = serde_json::to_vec(&offer).map_err(|error| error.to_string())?;
     let taken = Arc::clone(state);
     let snapshot = tokio::task::spawn_blocking(move || codec::encode(&Kept::of(&taken)));
@@ -165,6 +185,7 @@ async fn pass(this: &HandOver, state: &Arc<AppState>, mut stream: UnixStream) ->
     let writer = Arc::new(Mutex::new(writer));
     step(&mut reader, Kind::Ready).await?;
     state.hand_over();
+    this.kept_files.release();
     frames::write(&mut *writer.lock().await, Kind::Go, &[]).await.map_err(broke)?;
     let serving = tokio::time::timeout(STEP, step(&mut reader, Kind::Serving)).await;
     serving.unwrap_or_else(|_| Err("the new process was ready and does not serve".to_owned()))?;

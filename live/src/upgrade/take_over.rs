@@ -4,11 +4,10 @@ use super::VARIABLE;
 use super::frames::{self, Kind};
 use super::hand_over::Offer;
 use crate::server::activation;
-use crate::server::saved::Saved;
-use crate::server::start::StartError;
+use crate::server::start::{Inherited, StartError};
 use crate::sharing::message::Message;
 use crate::sharing::slots;
-use crate::snapshot::{Kept, codec};
+use crate::snapshot::codec;
 use crate::state::AppState;
 use crate::supervise;
 use gorgo_core::fleet::{Health, Load};
@@ -57,11 +56,16 @@ pub fn failed(why: &str) {
 pub(crate) struct Given {
     pub(crate) listener: TcpListener,
     pub(crate) lock: Option<OwnedFd>,
-    pub(crate) saved: Saved,
-    /// What it had learned; a sentence when that cannot be read.
-    pub(crate) kept: Result<Kept, String>,
-    /// Replicas that it could use.
-    pub(crate) usable: usize,
+    pub(crate) inherited: Inherited,
+    pub(crate) usable: Usable,
+}
+
+/// Replicas that the old process could use.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Usable {
+    count: usize,
+    /// An old program tells none.
+    names: Vec<String>,
 }
 
 /// The way to the old process.
@@ -94,9 +98,9 @@ impl TakeOver {
     /// Waits until requests could come, and for the old process to give up its files.
     ///
     /// # Errors
-    /// When no replica can be used though the old process used some, or it breaks off.
-    pub(crate) async fn ready(&mut self, state: &Arc<AppState>, usable_before: usize) -> Result<(), StartError> {
-        probed(state, usable_before).await?;
+    /// When replicas cannot be used that the old process uses, or it breaks off.
+    pub(crate) async fn ready(&mut self, state: &Arc<AppState>, before: &Usable) -> Result<(), StartError> {
+        probed(state, before).await?;
         frames::write(&mut self.0, Kind::Ready, &[]).await.map_err(broke)?;
         let go = tokio::time::timeout(STEP, frames::read(&mut self.0, NEWS)).await;
         match go.map_err(|_| broke("it does not answer"))?.map_err(broke)? {
@@ -131,14 +135,18 @@ async fn receive(stream: &mut UnixStream, listen: SocketAddr) -> Result<Given, S
     Ok(Given {
         listener,
         lock: descriptors.next().filter(|_| offer.has_lock),
-        saved: offer.saved,
-        kept: codec::decode(&snapshot).map_err(|why| why.to_string()),
-        usable: offer.usable,
+        inherited: Inherited {
+            saved: offer.saved,
+            kept: codec::decode(&snapshot).map_err(|why| why.to_string()),
+            discovered: offer.discovered,
+        },
+        usable: Usable { count: offer.usable, names: offer.usable_names },
     })
 }
 
-/// Waits for the first probe of every replica, and for one that can be used if the old process used any.
-async fn probed(state: &Arc<AppState>, usable_before: usize) -> Result<(), StartError> {
+/// Waits for the first probe of every replica, and for those that the old process could use, so that an upgrade never
+/// takes replicas from the fleet. Those that are not in this fleet are no longer configured.
+async fn probed(state: &Arc<AppState>, before: &Usable) -> Result<(), StartError> {
     let probes = &state.config().probes;
     let limit = Duration::from_millis(probes.timeout_ms) + Duration::from_secs(1);
     let until = Instant::now() + limit;
@@ -150,14 +158,43 @@ async fn probed(state: &Arc<AppState>, usable_before: usize) -> Result<(), Start
         tokio::time::sleep(LOOK).await;
     }
     let until = Instant::now() + limit;
-    while usable_before > 0 && state.usable().0 == 0 {
+    loop {
+        // A replica of which nothing is known yet, or that has failed once, counts as usable elsewhere.
+        let answers = |r: &gorgo_core::fleet::Replica| probes.period_ms == 0 || r.health == Health::Up;
+        let here: Vec<(String, bool)> = state.driver.read(|router, _, _| {
+            let here = router.replicas().iter().filter(|r| !r.removed);
+            here.map(|r| (r.spec.name.clone(), answers(r))).collect()
+        });
+        let usable = state.usable().0;
+        let is_lacking = |(name, answers): &&(String, bool)| !answers && before.names.contains(name);
+        let lacking: Vec<&str> = here.iter().filter(is_lacking).map(|(name, _)| name.as_str()).collect();
+        if lacking.is_empty() && (usable > 0 || before.count == 0) {
+            let gone = before.names.iter().filter(|name| !here.iter().any(|(here, _)| here == *name)).count();
+            if gone > 0 {
+                tracing::warn!("{gone} replicas that the process before used are not in this configuration");
+            }
+            return Ok(());
+        }
         if Instant::now() >= until {
-            let why = format!("the new process can use no replica, and the old one uses {usable_before}");
-            return Err(StartError::Upgrade(why));
+            return Err(StartError::Upgrade(refusal(state, before.count, usable, &lacking)));
         }
         tokio::time::sleep(LOOK).await;
     }
-    Ok(())
+}
+
+/// Why this process does not take over.
+fn refusal(state: &AppState, before: usize, usable: usize, lacking: &[&str]) -> String {
+    const SHOWN: usize = 4;
+    let mut why = format!("the new process would use {usable} replicas, and the old one uses {before}");
+    for name in lacking.iter().take(SHOWN) {
+        let error = state.find(name).and_then(|upstream| upstream.last_error());
+        let error = error.map_or_else(|| "no answer to its probe yet".to_owned(), |error| error.why);
+        why.push_str(&format!("; {name}: {error}"));
+    }
+    if lacking.len() > SHOWN {
+        why.push_str(&format!("; and {} more", lacking.len() - SHOWN));
+    }
+    why
 }
 
 /// Believes what the old process tells, until it ends.
@@ -179,5 +216,30 @@ async fn hear(state: Weak<AppState>, mut stream: UnixStream) {
     if let Some(state) = state.upgrade() {
         state.driver.handle(ReplicaEvent::PeerLoads { peer: BEFORE, loads: Vec::new() });
         tracing::info!("the process before has ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// The reason why a router with these replicas does not take over from one that used `names`.
+    async fn refused(replicas: &str, names: &[&str]) -> Option<String> {
+        let mut config = Config::parse(&format!("replicas = [{replicas}]")).unwrap();
+        config.probes.period_ms = 500;
+        let state = crate::start(config, None, crate::testkit::Net::default().dial()).unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let before = Usable { count: names.len(), names };
+        probed(&state, &before).await.err().map(|why| why.to_string())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_lacks_a_replica_does_not_take_over() {
+        let (here, gone) = ("{url = \"http://here:1\", name = \"here\"}", "{url = \"http://gone:1\", name = \"gone\"}");
+        let why = refused(&format!("{here}, {gone}"), &["gone"]).await.unwrap();
+        assert!(why.contains("and the old one uses 1; gone: cannot connect"), "{why}");
+        assert!(!why.contains("here"), "the old process did not use it either: {why}");
+        assert_eq!(refused(gone, &[]).await, None, "none of the two can use it");
     }
 }

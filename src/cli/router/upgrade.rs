@@ -4,7 +4,9 @@ use super::pid_file;
 use crate::cli::output::print_line;
 use anyhow::bail;
 use clap::Args as ClapArgs;
-use std::path::PathBuf;
+use gorgo_live::UpgradeError;
+use rustix::process::{Pid, test_kill_process};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[derive(Debug, ClapArgs)]
@@ -29,6 +31,19 @@ pub(super) fn run(args: &UpgradeArgs, port: u16, kind: &str) -> anyhow::Result<(
     let wait = Duration::from_secs(args.wait);
     match gorgo_live::ask_for_upgrade(&pid_file::control_path(&path), old.cast_unsigned(), binary, wait) {
         Ok(new) => Ok(print_line(format_args!("process {new} serves; {old} finishes its open requests"))?),
-        Err(why) => bail!("process {old} goes on: {why}"),
+        Err(why) => bail!("process {old} {}: {why}", fate(&path, old, &why)),
+    }
+}
+
+/// What became of the process that was asked.
+fn fate(path: &Path, old: i32, why: &UpgradeError) -> String {
+    let is_alive = Pid::from_raw(old).is_some_and(|pid| test_kill_process(pid).is_ok());
+    match pid_file::running(path, "upgrade") {
+        Ok(now) if now.pid.as_raw_nonzero().get() != old => {
+            format!("was replaced by process {}", now.pid.as_raw_nonzero())
+        }
+        _ if !is_alive => "has ended".to_owned(),
+        Ok(now) if !now.is_stopping && matches!(why, UpgradeError::Refused(_)) => "goes on".to_owned(),
+        _ => "is stopping".to_owned(),
     }
 }
