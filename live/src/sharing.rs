@@ -2,8 +2,10 @@
 //!
 //! One task a peer sends a [`message`] each period when there is something to tell; the rules are those of
 //! [`gorgo_core::sharing`], as in the simulator. A message without an answer is sent again, so a peer that was away for
-//! a moment misses nothing; what waits for it meanwhile is bounded, and the oldest is dropped and counted. A peer whose
-//! hashes have another seed refuses every message, which both log once.
+//! a moment misses nothing; what waits for it meanwhile is bounded, and the oldest is dropped and counted. A router without
+//! news sends an empty message now and then, so that each knows whether the other is there. A peer whose hashes have
+//! another seed, or whose messages are of another version, refuses every message, which both log once. What is told of a
+//! replica whose name this fleet lacks is counted, and the name is logged when it stays unknown.
 
 use crate::driver::Driver;
 use crate::state::AppState;
@@ -21,13 +23,16 @@ use http::{HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use message::{Answer, Message, VERSION};
 use parking_lot::Mutex;
-use serde::Serialize;
+use senders::Senders;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 mod hash_seed;
 pub(crate) mod message;
+mod senders;
 
 pub(crate) use hash_seed::HashSeed;
 
@@ -36,6 +41,8 @@ const ANSWER: usize = 1 << 20;
 /// Longest pause between two messages to a peer that does not answer, and to one that refuses them.
 const PAUSE: Duration = Duration::from_secs(2);
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
+/// Without news a message is sent after this time.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// What is known of the connection to a peer.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -47,6 +54,9 @@ struct PeerState {
     /// The peer's id, by its last answer.
     #[serde(skip)]
     router: Option<String>,
+    /// When it answered last.
+    #[serde(skip)]
+    answered: Option<Instant>,
     messages: u64,
     bytes: u64,
     failed: u64,
@@ -59,20 +69,12 @@ struct Peer {
     state: Mutex<PeerState>,
 }
 
-/// A router that sent messages here.
-#[derive(Debug)]
-struct Sender {
-    router: String,
-    at: Instant,
-    refused: bool,
-}
-
 /// The sharing of one router.
 #[derive(Debug)]
 pub(crate) struct Sharing {
     core: Mutex<gorgo_core::sharing::Sharing>,
     peers: Vec<Peer>,
-    senders: Mutex<Vec<Sender>>,
+    senders: Senders,
     key_id: String,
 }
 
@@ -82,7 +84,7 @@ impl Sharing {
         let core = Mutex::new(gorgo_core::sharing::Sharing::new(peers.len(), Limits::default()));
         let state = || Mutex::new(PeerState { state: "new", ..PeerState::default() });
         let peers = peers.into_iter().map(|(url, upstream)| Peer { url, upstream, state: state() }).collect();
-        Self { core, peers, senders: Mutex::default(), key_id }
+        Self { core, peers, senders: Senders::default(), key_id }
     }
 
     /// Drops what waits to be told of the replica that had this slot before.
@@ -99,13 +101,23 @@ impl Sharing {
 
     /// The state as `status` shows it.
     pub(crate) fn json(&self) -> Value {
+        let now = Instant::now();
         let peers = self.peers.iter().map(|peer| {
-            let mut row = serde_json::to_value(&*peer.state.lock()).unwrap_or_default();
+            let state = peer.state.lock();
+            let mut row = serde_json::to_value(&*state).unwrap_or_default();
             row["url"] = json!(peer.url);
+            row["age_ms"] = json!(state.answered.map(|at| (now - at).as_millis() as u64));
             row
         });
+        let peers: Vec<Value> = peers.collect();
         let core = self.core.lock();
-        json!({"key_id": self.key_id, "peers": peers.collect::<Vec<_>>(), "waiting": core.waiting(), "paths": core.stats()})
+        json!({"key_id": self.key_id, "peers": peers, "senders": self.senders.json(now), "waiting": core.waiting(),
+            "paths": core.stats(), "paths_of_unknown_replicas": self.senders.unknown()})
+    }
+
+    /// Paths of replicas that this fleet lacks, since the start.
+    pub(crate) fn unknown(&self) -> u64 {
+        self.senders.unknown()
     }
 
     /// Counts since the start: of paths, and messages and bytes sent.
@@ -115,28 +127,6 @@ impl Sharing {
             (messages + state.messages, bytes + state.bytes)
         });
         (self.core.lock().stats(), sums.0, sums.1)
-    }
-
-    /// The number of a sender among those that told loads. One that fell silent leaves its place to a new one.
-    fn sender(&self, router: &str) -> Option<(u8, bool)> {
-        let mut senders = self.senders.lock();
-        let now = Instant::now();
-        let fresh = Sender { router: router.to_owned(), at: now, refused: false };
-        let at = match senders.iter().position(|s| s.router == router) {
-            Some(at) => at,
-            None if senders.len() < MAX_PEERS => {
-                senders.push(fresh);
-                senders.len() - 1
-            }
-            None => {
-                let silent = |s: &Sender| now - s.at > Duration::from_secs(10);
-                let at = senders.iter().position(silent)?;
-                senders[at] = fresh;
-                at
-            }
-        };
-        senders[at].at = now;
-        Some((at as u8, senders[at].refused))
     }
 }
 
@@ -165,6 +155,31 @@ pub(crate) fn slots(state: &AppState, names: &[String]) -> Vec<Option<ReplicaId>
     })
 }
 
+/// Why a message is not read.
+fn other_version(version: u32, name: &str) -> String {
+    format!(
+        "`{name}` sends messages of version {version}, and this router reads version {VERSION}; run one version of gorgo on \
+         all routers"
+    )
+}
+
+/// The message in the body of a request.
+///
+/// # Errors
+/// A refusal with its reason: a message of another version may have another form.
+pub(crate) fn read(body: &[u8]) -> Result<Message, String> {
+    #[derive(Deserialize)]
+    struct Head {
+        version: u32,
+        #[serde(default)]
+        name: String,
+    }
+    serde_json::from_slice(body).map_err(|wrong| match serde_json::from_slice(body) {
+        Ok(Head { version, name }) if version != VERSION => other_version(version, &name),
+        _ => format!("the message cannot be read ({wrong}); run one version of gorgo on all routers"),
+    })
+}
+
 /// A router told what it learned. An `Err` is a refusal with its reason.
 pub(crate) fn receive(state: &AppState, message: &Message) -> Result<Answer, String> {
     let own = state.router_id.to_str().unwrap_or_default().to_owned();
@@ -174,22 +189,37 @@ pub(crate) fn receive(state: &AppState, message: &Message) -> Result<Answer, Str
     if message.router == own {
         return Ok(Answer { router: own, ..Answer::default() });
     }
-    let Some((sender, told)) = sharing.sender(&message.router) else {
+    let Some((sender, told)) = sharing.senders.enter(&message.router, &message.name) else {
         return Err(format!("more than {MAX_PEERS} routers tell this one what they learn; list fewer as peers"));
     };
-    if (message.version, message.key_id.as_str()) != (VERSION, &sharing.key_id) {
-        let why = format!(
+    let wrong = if message.version != VERSION {
+        Some(other_version(message.version, &message.name))
+    } else if message.key_id != sharing.key_id {
+        Some(format!(
             "hash seed {} of `{}` is not this router's {}; give all routers one sharing.hash_seed_file",
             message.key_id, message.name, sharing.key_id
-        );
+        ))
+    } else {
+        None
+    };
+    if let Some(why) = wrong {
         if !told {
             tracing::warn!(peer = message.name, "refused what a router tells: {why}");
-            sharing.senders.lock()[usize::from(sender)].refused = true;
+            sharing.senders.refuse(sender);
         }
         return Err(why);
     }
     let slots = slots(state, &message.replicas);
-    let (news, _) = message.news(&slots);
+    let (news, left_out) = message.news(&slots);
+    let lacking = sharing.senders.note_lacking(sender, message, &slots, left_out);
+    if !lacking.is_empty() {
+        tracing::warn!(
+            peer = message.name,
+            "a router tells of replicas that this one lacks ({}), which is of no use here; give replicas the same names on \
+             all routers",
+            lacking.join(", ")
+        );
+    }
     let peer = sharing.peers.iter().position(|peer| peer.state.lock().router.as_ref() == Some(&message.router));
     let mut missing = Vec::new();
     let paths = sharing.core.lock().heard(peer, news, &mut missing);
@@ -208,15 +238,15 @@ struct Sent {
     slots: Vec<Option<ReplicaId>>,
 }
 
-/// The next message to a peer; `None` when there is nothing to tell.
-fn compose(state: &AppState, sharing: &Sharing, peer: usize, told: &mut ToldLoads) -> Option<Sent> {
+/// The next message to a peer; `None` when there is nothing to tell, unless one `is_due`.
+fn compose(state: &AppState, sharing: &Sharing, peer: usize, told: &mut ToldLoads, is_due: bool) -> Option<Sent> {
     let (now, loads, names) = own_loads(state);
     let news = {
         let mut core = sharing.core.lock();
         state.driver.take_learned().into_iter().for_each(|path| core.learned(path));
         core.batch(peer)
     };
-    if news.is_empty() && !must_tell(now, told, &loads) {
+    if news.is_empty() && !must_tell(now, told, &loads) && !is_due {
         return None;
     }
     let message = Message {
@@ -236,7 +266,7 @@ fn compose(state: &AppState, sharing: &Sharing, peer: usize, told: &mut ToldLoad
 /// Tells one peer what this router learns, until the router is dropped or the peer proves to be this router.
 async fn tell(state: Weak<AppState>, peer: usize) {
     let (mut pending, mut told, mut failed): (Option<Sent>, ToldLoads, u32) = (None, (Time::ZERO, Vec::new()), 0);
-    let mut wait = Duration::ZERO;
+    let (mut wait, mut sent_at) = (Duration::ZERO, Instant::now());
     loop {
         tokio::time::sleep(wait).await;
         let Some(state) = state.upgrade() else { return };
@@ -244,7 +274,10 @@ async fn tell(state: Weak<AppState>, peer: usize) {
         let (config, to) = (state.config(), &sharing.peers[peer]);
         let period = Duration::from_millis(config.sharing.share_ms);
         wait = period;
-        let Some(sent) = pending.take().or_else(|| compose(&state, sharing, peer, &mut told)) else { continue };
+        let is_due = sent_at.elapsed() >= HEARTBEAT;
+        let next = pending.take().or_else(|| compose(&state, sharing, peer, &mut told, is_due));
+        let Some(sent) = next else { continue };
+        sent_at = Instant::now();
         let limit = Duration::from_millis(config.sharing.timeout_ms);
         let answer = tokio::time::timeout(limit, post(&state, &to.upstream, &sent.body)).await;
         let answer =
@@ -253,7 +286,7 @@ async fn tell(state: Weak<AppState>, peer: usize) {
         let before = known.state;
         match answer {
             Ok(answer) => {
-                (known.state, known.why, failed) = ("up", None, 0);
+                (known.state, known.why, known.answered, failed) = ("up", None, Some(Instant::now()), 0);
                 known.messages += 1;
                 known.bytes += sent.body.len() as u64;
                 if state.router_id.to_str().is_ok_and(|own| own == answer.router) {

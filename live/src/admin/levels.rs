@@ -21,6 +21,7 @@ fn sharing_counts(node: &AppState) -> Vec<(&'static str, u64)> {
         ("paths_dropped", paths.dropped + node.driver.learned_dropped()),
         ("paths_missing", paths.missing),
         ("paths_asked", paths.asked),
+        ("paths_of_unknown_replicas", sharing.unknown()),
     ]
 }
 
@@ -37,7 +38,6 @@ pub(super) fn levels(node: &AppState) -> Levels {
     let (limits, free) = (&config.limits, node.request_permits.available_permits());
     let bodies = limits.bodies_bytes.saturating_sub(node.body_kib.available_permits() << 10);
     let open = node.connections.load(Ordering::Relaxed);
-    let sources = node.discovered.levels(node.clock().now()).into_iter();
     let mut levels = Levels {
         shadows: shadows.collect(),
         policy: node.driver.policy().name().to_owned(),
@@ -52,7 +52,7 @@ pub(super) fn levels(node: &AppState) -> Levels {
         ],
         sharing: sharing_counts(node),
         tuner: node.tuner.as_ref().map(Tuner::levels),
-        sources: sources.map(|source| (source.source, source.endpoints, source.error.is_some())).collect(),
+        sources: node.discovered.levels(node.clock().now()),
         ..Levels::default()
     };
     node.driver.read(|router, upstreams, now| {
@@ -140,6 +140,7 @@ fn state(r: &Replica, now: Time, gates: &gorgo_core::fleet::Gates) -> &'static s
 /// All replicas that pass `wanted`, with gotoni's fields and the state they are computed from.
 pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Value> {
     let most = node.config().router.gates.max_running;
+    let sources = node.discovered.sources_by_replica();
     node.driver.read(|router, upstreams, now| {
         let gates = &router.config().gates;
         let here = router.replicas().iter().zip(upstreams).filter(|(r, u)| !r.removed && wanted(u.kind));
@@ -150,9 +151,9 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
             let (running, queued) = (r.engine.map(|e| e.report.running), r.engine.map(|e| e.report.queued));
             let both = running.zip(queued).map(|(running, queued)| running.saturating_add(queued));
             let rtt_ms = r.rtt_age(now).map(|_| r.rtt.smoothed_ms());
-            json!({
+            let mut row = json!({
                 "id": u.name, "url": format!("{}://{}", u.endpoint.scheme, u.endpoint.name()), "kind": kind(u.kind),
-                "ip": u.endpoint.host(), "port": u.endpoint.port(), "region": u.region,
+                "ip": u.endpoint.host(), "port": u.endpoint.port(), "region": r.spec.region,
                 "labels": r.spec.labels,
                 "healthy": healthy(r, now, gates), "available": r.closed(now, gates).is_none(), "health": r.health,
                 "state": state(r, now, gates),
@@ -178,7 +179,9 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
                     "rates": learned, "ms_per_token_sd": sd.map(|(rate, _)| rate), "offset_ms_sd": sd.map(|(_, offset)| offset),
                     "frozen": !router.config().learn_rates,
                 },
-            })
+            });
+            row["discovered_from"] = json!(sources.get(&u.name));
+            row
         })
         .collect()
     })

@@ -1,9 +1,9 @@
 //! Endpoints under `/proxy` only: status and the whole configuration.
 
 use super::levels::{cost_keys, replicas};
-use super::{Answer, Refusal, Shared, bad, read, tell};
+use super::{Answer, Refusal, Shared, bad, tell};
 use crate::config::Config;
-use crate::sharing::{self, message::Message};
+use crate::sharing;
 use crate::snapshot::peer;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -22,6 +22,7 @@ pub(super) async fn status(State(node): Shared) -> Answer {
     tell(&json!({
         "running": true, "uptime_seconds": now.secs(), "routing_policy": policy.name(), "policy_settings": settings,
         "servers": replicas(&node, |kind| kind != Kind::Peer), "discovery": node.discovered.json(now),
+        "removed_by_operator": node.by_operator.removed(),
         "queue_size": queue, "in_flight": in_flight,
         "total_handled": stats.arrived, "total_forwarded": stats.dispatched, "total_queued": stats.queued,
         "total_rejected": ended(Status::Rejected), "total_retried": stats.retried,
@@ -35,8 +36,9 @@ pub(super) async fn status(State(node): Shared) -> Answer {
 
 /// `POST /proxy/share`: another router of the same replicas tells what it learned.
 pub(super) async fn share(State(node): Shared, body: Bytes) -> Answer {
-    let message: Message = read(&body, "what routers of one version send each other")?;
-    let answer = sharing::receive(&node, &message).map_err(|why| Refusal(StatusCode::CONFLICT, why))?;
+    let refused = |why| Refusal(StatusCode::CONFLICT, why);
+    let message = sharing::read(&body).map_err(refused)?;
+    let answer = sharing::receive(&node, &message).map_err(refused)?;
     tell(&serde_json::to_value(answer).unwrap_or_default())
 }
 

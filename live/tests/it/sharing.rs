@@ -1,6 +1,6 @@
 //! Routers of the same replicas tell each other what they learn.
 
-use crate::fixture::{World, chat, ms, replica, whole};
+use crate::fixture::{Log, World, chat, ms, replica, whole};
 use gorgo_core::ReplicaId;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_live::config::{Config, Sharing};
@@ -95,6 +95,78 @@ async fn a_router_with_another_seed_is_refused_by_name_and_believed_nothing() {
     let why = told["peers"][0]["why"].as_str().unwrap();
     assert!(why.contains("`second`") && why.contains("sharing.hash_seed_file"), "{why}");
     assert!(!told.to_string().contains("another-secret"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_router_that_names_replicas_otherwise_is_told_and_its_news_are_counted() {
+    let log = Log::start();
+    let net = Net::default();
+    let _engines = engines(&net);
+    let first = router(&net, "router", SEED).await;
+    let peers = ["router", "second"].map(|host| format!("http://{host}:8000")).to_vec();
+    let sharing_of = Sharing { peers, share_ms: 10, hash_seed: Some(SEED.into()), ..Sharing::default() };
+    let alias = |name: &str, host: &str| gorgo_live::config::ReplicaConfig {
+        url: format!("http://{host}:8080"),
+        ..replica(name)
+    };
+    let config = Config {
+        name: "second".to_owned(),
+        replicas: vec![replica("e0"), alias("10.0.0.1:8080", "e1")],
+        sharing: sharing_of,
+        policy: PolicyConfig::parse("round-robin", serde_json::Map::new()).unwrap(),
+        ..Config::default()
+    };
+    let second = World::with(net.clone(), Vec::new(), config, "second").await;
+    for n in 0..40 {
+        ask(&second, "second", &format!("{n} {}", "what is the capital of France? ".repeat(40))).await;
+        ms(1_000).await;
+    }
+    let told = sharing(&first, "router").await;
+    let sender = told["senders"].as_array().unwrap().iter().find(|one| one["name"] == "second").unwrap();
+    assert_eq!(sender["unknown_replicas"], serde_json::json!(["10.0.0.1:8080"]), "{told}");
+    assert!(told["paths_of_unknown_replicas"].as_u64().unwrap() >= 20, "every second prompt: {told}");
+    assert_eq!(log.with("give replicas the same names").len(), 1, "once");
+    assert!(tokens(&first)[0] > 0, "what both know is shared");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_state_of_a_peer_is_no_older_than_its_last_heartbeat() {
+    let net = Net::default();
+    let _engines = engines(&net);
+    let first = router(&net, "router", SEED).await;
+    let second = router(&net, "second", SEED).await;
+    let state = async || {
+        let peer = sharing(&first, "router").await["peers"][1].clone();
+        (peer["state"].as_str().unwrap().to_owned(), peer["age_ms"].as_u64())
+    };
+    // Neither has anything to tell.
+    ms(60_000).await;
+    let (up, age) = state().await;
+    assert!(up == "up" && age.unwrap() <= 6_000, "{up}, {age:?}");
+    second.server.abort();
+    ms(20_000).await;
+    assert_eq!(state().await.0, "down");
+    let _again = router(&net, "second", SEED).await;
+    ms(20_000).await;
+    assert_eq!(state().await.0, "up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_of_another_version_are_refused_as_such() {
+    let net = Net::default();
+    let _engines = engines(&net);
+    let first = router(&net, "router", SEED).await;
+    for body in [
+        "{\"version\": 9, \"name\": \"new\", \"rows\": 1}",
+        "{\"version\": 9, \"name\": \"new\", \"key_id\": \"\", \"router\": \"x\", \"replicas\": [], \"paths\": [], \"loads\": []}",
+    ] {
+        let request = crate::fixture::post("/proxy/share", body);
+        let answer = first.send(request).await;
+        let status = answer.status();
+        let told = String::from_utf8(whole(answer).await.to_vec()).unwrap();
+        assert!(status == 409 && told.contains("`new` sends messages of version 9"), "{status} {told}");
+        assert!(!told.contains("seed"), "{told}");
+    }
 }
 
 /// As [`router`], but only a snapshot can tell it anything.

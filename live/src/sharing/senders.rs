@@ -1,0 +1,114 @@
+//! The routers that tell this one what they learn, and the replicas that they name and this fleet lacks.
+
+use super::message::Message;
+use gorgo_core::ReplicaId;
+use gorgo_core::sharing::MAX_PEERS;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A replica that one router knows and the other does not is no news for so long: they discover it one after the other.
+const LACKING: Duration = Duration::from_secs(30);
+/// A router that was silent for so long leaves its place to another.
+const SILENT: Duration = Duration::from_secs(10);
+/// Longest name that is kept.
+const NAME: usize = 128;
+
+/// A router that sent messages here.
+#[derive(Debug)]
+struct Sender {
+    router: String,
+    name: String,
+    at: Instant,
+    refused: bool,
+    /// Replicas that it tells of and this fleet lacks: since when, and whether that was logged.
+    lacking: BTreeMap<String, (Instant, bool)>,
+}
+
+/// The routers that sent messages here.
+#[derive(Debug, Default)]
+pub(super) struct Senders {
+    all: Mutex<Vec<Sender>>,
+    /// Paths of replicas that this fleet lacks.
+    unknown: AtomicU64,
+}
+
+impl Senders {
+    /// The number of a sender among those that told loads, and whether it was refused before. `None` beyond the number of
+    /// routers that may tell.
+    pub(super) fn enter(&self, router: &str, name: &str) -> Option<(u8, bool)> {
+        let mut all = self.all.lock();
+        let now = Instant::now();
+        let at = all.iter().position(|sender| sender.router == router).or_else(|| {
+            let fresh = Sender {
+                router: router.to_owned(),
+                name: name.chars().take(NAME).collect(),
+                at: now,
+                refused: false,
+                lacking: BTreeMap::new(),
+            };
+            if all.len() < MAX_PEERS {
+                all.push(fresh);
+                return Some(all.len() - 1);
+            }
+            let silent = all.iter().position(|sender| now - sender.at > SILENT)?;
+            all[silent] = fresh;
+            Some(silent)
+        })?;
+        all[at].at = now;
+        Some((at as u8, all[at].refused))
+    }
+
+    /// A sender's messages are refused.
+    pub(super) fn refuse(&self, sender: u8) {
+        self.all.lock()[usize::from(sender)].refused = true;
+    }
+
+    /// Notes the replicas that a message's rows name and this fleet lacks; `left_out` rows tell of them. Returns the names
+    /// that are to be logged now.
+    pub(super) fn note_lacking(
+        &self,
+        sender: u8,
+        message: &Message,
+        slots: &[Option<ReplicaId>],
+        left_out: usize,
+    ) -> Vec<String> {
+        self.unknown.fetch_add(left_out as u64, Ordering::Relaxed);
+        let rows = message.paths.iter().map(|row| row.0).chain(message.loads.iter().map(|row| row.0));
+        let rows: BTreeSet<u16> = rows.collect();
+        let now = Instant::now();
+        let mut all = self.all.lock();
+        let lacking = &mut all[usize::from(sender)].lacking;
+        let mut told = Vec::new();
+        for at in rows.into_iter().map(usize::from) {
+            let (Some(name), Some(slot)) = (message.replicas.get(at), slots.get(at)) else { continue };
+            if slot.is_some() {
+                lacking.remove(name);
+            } else if let Some((since, is_told)) = lacking.get_mut(name) {
+                if now - *since >= LACKING && !std::mem::replace(is_told, true) {
+                    told.push(name.clone());
+                }
+            } else if lacking.len() < gorgo_core::MAX_REPLICAS {
+                lacking.insert(name.chars().take(NAME).collect(), (now, false));
+            }
+        }
+        told
+    }
+
+    /// Paths of replicas that this fleet lacks, since the start.
+    pub(super) fn unknown(&self) -> u64 {
+        self.unknown.load(Ordering::Relaxed)
+    }
+
+    /// The senders, as `status` shows them.
+    pub(super) fn json(&self, now: Instant) -> Vec<Value> {
+        let shown = |sender: &Sender| {
+            json!({"name": sender.name, "age_ms": (now - sender.at).as_millis() as u64, "refused": sender.refused,
+                "unknown_replicas": sender.lacking.keys().collect::<Vec<_>>()})
+        };
+        self.all.lock().iter().map(shown).collect()
+    }
+}
