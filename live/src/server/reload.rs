@@ -1,10 +1,11 @@
 //! Replaces the configuration while the router runs: all of it, or nothing if a value is wrong.
 
-use crate::config::{Config, ConfigError, ReplicaConfig};
+use crate::config::{Config, ConfigError, ReplicaConfig, is_same_address};
 use crate::observe::changes::Change;
 use crate::server::fleet;
 use crate::server::keys::Keys;
 use crate::server::saved;
+use crate::server::tls;
 use crate::state::AppState;
 use gorgo_core::fleet::Kind;
 use std::collections::BTreeSet;
@@ -39,6 +40,8 @@ pub(crate) fn apply(state: &Arc<AppState>, mut new: Config) -> Result<Vec<String
     new.check()?;
     refuse_fixed_keys(&old, &new)?;
     let keys = Keys::load(&new)?;
+    // The files may have been replaced: certificates are renewed.
+    let certificates = tls::shown(&new.tls)?;
     let (mut changes, mut settings) = (Vec::new(), differences(&old, &new));
     if old.policy != new.policy {
         state.set_policy(new.policy.clone());
@@ -50,6 +53,9 @@ pub(crate) fn apply(state: &Arc<AppState>, mut new: Config) -> Result<Vec<String
     if state.with_keys(|old| *old != keys) {
         settings.push("security: other keys".to_owned());
         state.set_keys(keys);
+    }
+    if certificates.is_some() && state.show_certificates(certificates) {
+        settings.push("tls: other certificates for new connections".to_owned());
     }
     apply_fleet(state, &fleet::configured(&old), &fleet::configured(&new), (&mut changes, &mut settings));
     state.set_config(new);
@@ -129,19 +135,42 @@ fn refuse_fixed_keys(old: &Config, new: &Config) -> Result<(), ConfigError> {
 
 type Fleet = [(ReplicaConfig, Kind)];
 
-/// Fits the fleet to the configuration; what was not possible is told apart from the changes.
+/// Fits the fleet to the configuration; what was not possible is told apart from the changes. A replica of the same name
+/// at the same address is the same engine, whatever else is said of it.
 fn apply_fleet(state: &Arc<AppState>, old: &Fleet, new: &Fleet, (changes, not): (&mut Vec<String>, &mut Vec<String>)) {
-    let is_in = |fleet: &Fleet, replica: &ReplicaConfig| fleet.iter().any(|(other, _)| other == replica);
-    for (gone, _) in old.iter().filter(|(replica, _)| !is_in(new, replica)) {
-        if let Some(upstream) = state.find(gone.name.as_deref().unwrap_or(&gone.url)) {
+    let named = |fleet: &'_ Fleet, name: &str| fleet.iter().find(|(one, _)| one.shown_name() == name).cloned();
+    let is_same = |(one, kind): &(ReplicaConfig, Kind), (other, as_kind): &(ReplicaConfig, Kind)| {
+        kind == as_kind && is_same_address(&one.url, &other.url)
+    };
+    for was in old {
+        let name = was.0.shown_name();
+        let stays = named(new, &name).is_some_and(|now| is_same(was, &now));
+        if let Some(upstream) = state.find(&name).filter(|_| !stays) {
             state.remove(&upstream);
             changes.push(format!("removed {}", upstream.name));
         }
     }
-    for (replica, kind) in new.iter().filter(|(replica, _)| !is_in(old, replica)) {
-        match fleet::join(state, replica, *kind) {
-            Ok(upstream) => changes.push(format!("added {}", upstream.name)),
-            Err(error) => not.push(format!("a replica is not added: {error}")),
+    for now in new {
+        let (replica, kind) = now;
+        let name = replica.shown_name();
+        match named(old, &name) {
+            Some((was, _)) if was == *replica => {}
+            // An operator removed it.
+            Some(_) if state.by_operator.removes(&name) => {}
+            Some(was) if is_same(&was, now) => {
+                let Some(upstream) = state.find(&name) else { continue };
+                match state.describe(&upstream, replica) {
+                    Ok(()) => changes.push(format!("changed {name}")),
+                    Err(error) => not.push(format!("replica `{name}` keeps its settings: {error}")),
+                }
+            }
+            _ => {
+                state.by_operator.admit(&name);
+                match fleet::join(state, replica, *kind) {
+                    Ok(upstream) => changes.push(format!("added {}", upstream.name)),
+                    Err(error) => not.push(format!("a replica is not added: {error}")),
+                }
+            }
         }
     }
 }

@@ -50,7 +50,7 @@ pub(crate) async fn serve_on(
     ending: Ending<impl Future<Output = Stop>, impl Future<Output = ()>>,
 ) -> Result<usize, StartError> {
     let config = state.config();
-    let tls = tls::acceptor(&config.tls)?;
+    state.show_certificates(tls::shown(&config.tls)?);
     let admin = admin::routes(Arc::clone(&state));
     let room = descriptors::room(config.limits.connections, config.replicas.len() + config.peers.len());
     let connections = Arc::new(Semaphore::new(room.clients));
@@ -82,7 +82,7 @@ pub(crate) async fn serve_on(
             let permit = Arc::clone(&connections).try_acquire_owned().ok();
             let place_beyond = if permit.is_none() { reserve.place(room.operators) } else { None };
             let connection = Connection::new(&state, &admin, from.ip(), closing.subscribe(), permit.is_none());
-            let tls = tls.clone();
+            let tls = state.certificates().map(|shown| shown.acceptor);
             let place = workers.place();
             let handle = place.as_ref().map_or_else(Handle::current, |place| place.handle.clone());
             let driven = async move {

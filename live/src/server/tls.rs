@@ -1,12 +1,13 @@
 //! TLS configuration: the server's certificate chain, and the roots that replicas' certificates are checked against.
 
-use crate::config::Tls;
+use crate::config::{ConfigError, Tls};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use std::path::Path;
 use std::sync::Arc;
 use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// A certificate or key file that cannot be used.
 #[derive(Debug, Error)]
@@ -14,6 +15,12 @@ use thiserror::Error;
 pub struct TlsError {
     path: String,
     why: String,
+}
+
+impl From<TlsError> for ConfigError {
+    fn from(TlsError { path, why }: TlsError) -> Self {
+        Self::Read { path, why }
+    }
 }
 
 fn wrong(path: &Path, why: impl std::fmt::Display) -> TlsError {
@@ -33,13 +40,34 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// The acceptor for client connections; `None` for plain HTTP.
+/// The certificate chain that clients are shown.
+#[derive(Clone)]
+pub(crate) struct Shown {
+    pub(crate) acceptor: tokio_rustls::TlsAcceptor,
+    /// Of the chain, which tells a renewed one from that in force.
+    digest: u64,
+}
+
+impl std::fmt::Debug for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shown").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Shown {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+/// What client connections are shown; `None` for plain HTTP.
 ///
 /// # Errors
 /// When the files cannot be read or do not belong together.
-pub(crate) fn acceptor(tls: &Tls) -> Result<Option<tokio_rustls::TlsAcceptor>, TlsError> {
+pub(crate) fn shown(tls: &Tls) -> Result<Option<Shown>, TlsError> {
     let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else { return Ok(None) };
     let chain = certificates(cert)?;
+    let digest = chain.iter().fold(0, |sum: u64, one| sum.rotate_left(1) ^ xxh3_64(one));
     let secret = PrivateKeyDer::from_pem_file(key)
         .map_err(|error| wrong(key, format!("no PEM private key can be read ({error})")))?;
     let mut config = ServerConfig::builder_with_provider(provider())
@@ -47,7 +75,7 @@ pub(crate) fn acceptor(tls: &Tls) -> Result<Option<tokio_rustls::TlsAcceptor>, T
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, secret))
         .map_err(|error| wrong(cert, error))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Some(tokio_rustls::TlsAcceptor::from(Arc::new(config))))
+    Ok(Some(Shown { acceptor: tokio_rustls::TlsAcceptor::from(Arc::new(config)), digest }))
 }
 
 /// The client configuration for https replicas.

@@ -150,6 +150,56 @@ async fn tls_listens_and_reaches_replicas_and_unknown_roots_are_refused() {
     assert!(missing.unwrap_err().to_string().ends_with("holds no PEM certificate"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_reload_shows_new_connections_the_renewed_certificate() {
+    use gorgo_live::testkit::Connector;
+    use std::time::Duration;
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, key, root) = (dir.path().join("cert.pem"), dir.path().join("key.pem"), dir.path().join("root.pem"));
+    let renew = || {
+        let made = rcgen::generate_simple_self_signed(vec!["router".to_owned()]).unwrap();
+        std::fs::write(&cert, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        made.cert.pem()
+    };
+    std::fs::write(&root, renew()).unwrap();
+    let world = World::new(1, Script::default(), |config| {
+        (config.tls.cert, config.tls.key) = (Some(cert.clone()), Some(key.clone()));
+    })
+    .await;
+    let connect = async || {
+        let tls = gorgo_live::config::Tls { upstream_ca: Some(root.clone()), ..Default::default() };
+        let connector = Connector::new(world.net.dial(), tls_client_config(&tls).unwrap(), Duration::from_secs(5));
+        let io = connector.connect(true, "router", 8000).await.ok()?;
+        let io = hyper_util::rt::TokioIo::new(io);
+        let made = hyper::client::conn::http1::handshake::<_, http_body_util::Full<bytes::Bytes>>(io).await;
+        let (sender, connection) = made.unwrap();
+        tokio::spawn(connection);
+        Some(sender)
+    };
+    let mut kept = connect().await.unwrap();
+    let mut reload = async || {
+        let text = format!(
+            "policy = \"gorgo\"\ntls = {{cert = {cert:?}, key = {key:?}}}\nreplicas = [{{url = \"http://e0:8080\", name = \"e0\"}}]"
+        );
+        let put =
+            http::Request::put("/proxy/config").header("host", "router").header("content-type", "application/toml");
+        let answer = kept.send_request(put.body(http_body_util::Full::new(text.into())).unwrap()).await.unwrap();
+        (answer.status().as_u16(), String::from_utf8(whole(answer).await.to_vec()).unwrap())
+    };
+    let renewed = renew();
+    assert!(connect().await.is_some(), "not before a reload");
+    let (status, told) = reload().await;
+    assert!(status == 200 && told.contains("tls: other certificates"), "{told}");
+    assert!(connect().await.is_none(), "the old root does not sign the new certificate");
+    std::fs::write(&root, renewed).unwrap();
+    assert!(connect().await.is_some());
+    std::fs::write(&cert, "no certificate").unwrap();
+    let (status, told) = reload().await;
+    assert!(status == 400 && told.contains("cert.pem"), "{told}");
+    assert!(connect().await.is_some(), "the one in force stays");
+}
+
 /// Routers at these hosts, each with the replicas named beside it.
 async fn routers(net: &Net, hosts: &[(&str, &[&str])]) -> Vec<World> {
     let mut all = Vec::new();
