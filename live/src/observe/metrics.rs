@@ -24,6 +24,11 @@ struct ReasonLabel {
     reason: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabel {
+    code: &'static str,
+}
+
 /// The families.
 #[derive(Debug)]
 pub struct Metrics {
@@ -32,6 +37,7 @@ pub struct Metrics {
     gauges: Gauges,
     dispatches: Family<ReplicaLabel, Counter>,
     decisions: Family<ReasonLabel, Counter>,
+    refusals: Family<CodeLabel, Counter>,
     /// The members of families that nearly every request counts in, so that it need not look them up.
     own_rule: Counter,
     retries: Counter,
@@ -51,9 +57,15 @@ impl Default for Metrics {
         let (dispatches, retries) = (Family::default(), Counter::default());
         registry.register("dispatches", "Requests given to a replica, retries included", dispatches.clone());
         registry.register("retries", "Dispatches after a request's first", retries.clone());
+        let refusals = Family::default();
+        registry.register(
+            "refusals",
+            "Errors that the router itself answered clients with, by error.code: wrong keys, paths, bodies, models; overload",
+            refusals.clone(),
+        );
         let gauges = Gauges::new(&mut registry);
         let own_rule = decisions.get_or_create_owned(&ReasonLabel { reason: "own-rule".to_owned() });
-        Self { registry, series, gauges, dispatches, decisions, own_rule, retries }
+        Self { registry, series, gauges, dispatches, decisions, refusals, own_rule, retries }
     }
 }
 
@@ -77,6 +89,11 @@ impl Metrics {
             Some(word) => self.decisions.get_or_create(&ReasonLabel { reason: word.to_owned() }).inc(),
         };
         self.retries.inc_by(u64::from(attempt > 1));
+    }
+
+    /// Counts an error that the router itself answered with.
+    pub(crate) fn refused(&self, code: &'static str) {
+        self.refusals.get_or_create(&CodeLabel { code }).inc();
     }
 
     /// Counts a request that ended. `streamed`: the time of its first token is known.

@@ -2,18 +2,19 @@
 
 use crate::request::body::Body;
 use crate::request::error_json::error_json;
+use crate::state::AppState;
 use bytes::Bytes;
 use gorgo_core::router::EndReason;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
-/// Marks a response as the router's own, in its extensions.
+/// Marks a response as the router's own, in its extensions: `error.code` in its body.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct OwnRefusal;
+pub(crate) struct OwnRefusal(pub(crate) &'static str);
 
 /// The router's own error response. Its type follows the status as OpenAI's do; 429 and 503 carry `Retry-After`.
 #[cold]
-pub(crate) fn refusal(status: StatusCode, code: &str, message: &str) -> Response<Body> {
+pub(crate) fn refusal(status: StatusCode, code: &'static str, message: &str) -> Response<Body> {
     let kind = match status {
         StatusCode::UNAUTHORIZED => "authentication_error",
         StatusCode::FORBIDDEN => "permission_error",
@@ -24,7 +25,7 @@ pub(crate) fn refusal(status: StatusCode, code: &str, message: &str) -> Response
     };
     let mut response = Response::new(Body::Full(Bytes::from(error_json(kind, code, message))));
     *response.status_mut() = status;
-    response.extensions_mut().insert(OwnRefusal);
+    response.extensions_mut().insert(OwnRefusal(code));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -48,6 +49,31 @@ pub(crate) fn model_not_found(model: &str) -> Response<Body> {
     let text = error_json("invalid_request_error", "model_not_found", &message);
     *response.body_mut() = Body::Full(Bytes::from(text));
     response
+}
+
+/// The sentence on why a request ended that no replica answered.
+pub(super) fn why_ended(state: &AppState, reason: EndReason) -> String {
+    let told = match reason {
+        EndReason::NoReplicas => {
+            state.discovered.trouble().map(|why| format!("no replica is known to this router, since {why}"))
+        }
+        EndReason::NoHealthyReplica => {
+            let (drained, all) = state.driver.read(|router, _, _| {
+                let here = || router.replicas().iter().filter(|r| !r.removed);
+                (here().filter(|r| r.draining).count(), here().count())
+            });
+            match all - drained {
+                _ if drained == 0 => None,
+                0 => Some(format!("all {all} replicas are drained; `gorgo proxy servers undrain NAME` ends that")),
+                down => Some(format!(
+                    "{drained} of {all} replicas are drained, and {down} do not answer their probes; see `gorgo proxy \
+                     status`"
+                )),
+            }
+        }
+        _ => None,
+    };
+    told.unwrap_or_else(|| reason.sentence().to_owned())
 }
 
 /// The response to a request that ended for `reason`.

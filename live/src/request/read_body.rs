@@ -36,7 +36,7 @@ pub(crate) async fn read_up_to(
     headers: &HeaderMap,
     body: &mut Incoming,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Box<Response<Body>>> {
-    let refuse = |status, code: &str, message: &str| Err(Box::new(refusal(status, code, message)));
+    let refuse = |status, code: &'static str, message: &str| Err(Box::new(refusal(status, code, message)));
     let too_long = || {
         let message = format!("the body is longer than {most} bytes; send a shorter one or raise limits.body_bytes");
         refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", &message)

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
 use crate::request::error_json::BoxError;
-use crate::request::errors::refusal;
+use crate::request::errors::{OwnRefusal, refusal};
 use crate::request::forward;
 use crate::request::headers::{self, ClientAddress, HeaderFlags};
 use crate::server::client_io::ClientIo;
@@ -87,6 +87,9 @@ impl Connection {
             let (version, answering) = (request.version(), answer(&context, &admin, request, is_reserve));
             async move {
                 let mut response = answering.await?;
+                if let Some(OwnRefusal(code)) = response.extensions().get() {
+                    open.0.state.metrics.refused(code);
+                }
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     open.0.activity.upgrade();
                 } else if open.0.state.phase() != Phase::Serving {

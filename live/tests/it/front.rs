@@ -284,3 +284,21 @@ async fn scrapes_keep_a_connection_open_for_requests() {
     whole(client.request(chat("hello again", true)).await.unwrap()).await;
     assert_eq!(dialled.load(Ordering::SeqCst), before);
 }
+
+#[tokio::test(start_paused = true)]
+async fn errors_of_the_router_itself_are_counted_by_their_code() {
+    let world = World::new(1, Script::default(), |_| {}).await;
+    for (path, body) in [("/nowhere", "{}"), ("/v1/chat/completions", "no JSON"), ("/v1/chat/completions", "[")] {
+        let answer = world.send(crate::fixture::post(path, body)).await;
+        assert!(answer.status().is_client_error());
+        whole(answer).await;
+    }
+    whole(world.send(chat("x", false)).await).await;
+    let page = world.get("/metrics").await.1;
+    let counted = |code: &str, count: u32| {
+        let line = format!("gorgo_refusals_total{{code=\"{code}\"}} {count}");
+        assert!(page.as_str().unwrap().lines().any(|one| one == line), "{line} is not in\n{page}");
+    };
+    counted("unknown_endpoint", 1);
+    counted("invalid_body", 2);
+}

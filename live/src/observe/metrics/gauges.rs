@@ -75,6 +75,7 @@ pub(super) struct Gauges {
     dropped: Level,
     source_endpoints: Family<SourceLabel, Level>,
     source_stale: Family<SourceLabel, Level>,
+    source_left_out: Family<SourceLabel, Level>,
     sharing: Family<KindLabel, Level>,
     tuner_weights: Family<SettingLabel, Level>,
     tuner_trials: Family<OutcomeLabel, Level>,
@@ -204,6 +205,11 @@ impl Gauges {
                 "discovery_stale",
                 "1 if a source of discovery fails or lists nothing, and its last set is kept"
             ),
+            source_left_out: add!(
+                Family::default(),
+                "discovery_left_out",
+                "Endpoints that a source of discovery lists and that are not used: no room in the fleet, or a wrong entry"
+            ),
             sharing: add!(
                 Family::default(),
                 "sharing",
@@ -237,10 +243,11 @@ impl Gauges {
         self.index_bytes.set(levels.index_bytes);
         self.index_nodes.set(levels.index_nodes);
         self.dropped.set(levels.dropped as f64);
-        for (source, endpoints, stale) in &levels.sources {
-            let label = SourceLabel { source: source.clone() };
-            self.source_endpoints.get_or_create(&label).set(*endpoints as f64);
-            self.source_stale.get_or_create(&label).set(f64::from(*stale));
+        for level in &levels.sources {
+            let label = SourceLabel { source: level.source.clone() };
+            self.source_endpoints.get_or_create(&label).set(level.endpoints as f64);
+            self.source_stale.get_or_create(&label).set(f64::from(level.error.is_some()));
+            self.source_left_out.get_or_create(&label).set(level.left_out as f64);
         }
         for (kind, count) in &levels.sharing {
             self.sharing.get_or_create(&KindLabel { kind: (*kind).to_owned() }).set(*count as f64);

@@ -1,5 +1,6 @@
 //! What a scrape reads from the router.
 
+use crate::discovery::discovered::SourceLevel;
 use crate::kv_events::streams::KvFigures;
 use gorgo_core::fleet::{EngineReport, Learned, Load};
 use gorgo_core::tuner::Trials;
@@ -58,8 +59,8 @@ pub struct Levels {
     pub replicas: Vec<ReplicaGauges>,
     /// One entry a shadow policy.
     pub shadows: Vec<ShadowGauges>,
-    /// One entry a source of discovery: its name, its endpoints, whether it is stale.
-    pub sources: Vec<(String, usize, bool)>,
+    /// One entry a source of discovery.
+    pub(crate) sources: Vec<SourceLevel>,
     /// The weights that the tuner has put in force, by setting, and its trials; `None` where it is off.
     pub tuner: Option<(Vec<(String, f64)>, Trials)>,
     /// What was exchanged with peers of the same replicas, by kind.
