@@ -28,6 +28,12 @@ pub enum CallError {
         /// The system's reason.
         why: String,
     },
+    /// What listens there speaks TLS.
+    #[error("{at} speaks TLS; add --tls, or https:// in front of the address")]
+    Tls {
+        /// Where.
+        at: String,
+    },
     /// The router refused.
     #[error("{at} refused ({status}): {why}")]
     Refused {
@@ -85,6 +91,9 @@ impl AdminClient {
         let silent = |why: String| CallError::Silent { at: at.clone(), why };
         let call = async {
             let response = self.pool.request(request).await.map_err(|error| {
+                if !self.endpoint.is_https() && is_no_http(&error) {
+                    return CallError::Tls { at: at.clone() };
+                }
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 silent(source.unwrap_or_else(|| error.to_string()))
             })?;
@@ -115,5 +124,38 @@ impl AdminClient {
         let bytes = self.bytes(method, path, body).await?;
         Ok(serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())))
+    }
+}
+
+/// Whether the answer was no HTTP, as the alert is with which TLS answers a request in plain text.
+fn is_no_http(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+            return true;
+        }
+        at = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn an_address_that_speaks_tls_is_said_to() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 16]).await;
+            // The alert "unexpected message".
+            stream.write_all(&[21, 3, 3, 0, 2, 2, 10]).await.unwrap();
+        });
+        let client = AdminClient::new(&format!("http://{at}"), None, &Tls::default()).unwrap();
+        let error = client.call(Method::GET, "/proxy/status", None).await.unwrap_err();
+        assert_eq!(error, CallError::Tls { at: at.to_string() });
     }
 }

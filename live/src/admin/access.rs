@@ -41,8 +41,15 @@ pub(super) fn check(config: &Config, keys: &Keys, parts: &Parts) -> Result<(), R
         _ => keys.may_administrate(key),
     };
     if !may {
-        let what = if reads { "the admin key, or the key to read," } else { "the admin key" };
-        let message = format!("send {what} as `Authorization: Bearer KEY`; `gorgo` takes it from GORGO_ADMIN_KEY");
+        let is_of_routers = matches!(path, super::SHARE | peer::PATH | "/lb/report");
+        let message = if is_of_routers && keys.peer.is_some() {
+            "the key that this router shows is not the key of peers here; give all routers one GORGO_PEER_KEY, or one \
+             security.peer_key_file"
+                .to_owned()
+        } else {
+            let what = if reads { "the admin key, or the key to read," } else { "the admin key" };
+            format!("send {what} as `Authorization: Bearer KEY`; `gorgo` takes it from GORGO_ADMIN_KEY")
+        };
         return Err(Refusal(StatusCode::UNAUTHORIZED, message));
     }
     if reads { Ok(()) } else { check_content_type(parts, has_keys) }
@@ -211,5 +218,9 @@ mod tests {
         assert_eq!(allowed("a"), [1, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(allowed("p"), [0, 0, 0, 0, 0, 1, 0, 0, 0], "peers read reports");
         assert_eq!(allowed("x"), [0; 9]);
+        let (parts, ()) = Request::get("/lb/report").header("host", "x").body(()).unwrap().into_parts();
+        let told = |keys: &Keys| check(&Config::default(), keys, &parts).unwrap_err().1;
+        assert!(told(&keys).contains("GORGO_PEER_KEY"), "a router is told which key of its own is wrong");
+        assert!(told(&Keys { peer: None, ..keys }).contains("GORGO_ADMIN_KEY"));
     }
 }

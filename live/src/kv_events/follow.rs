@@ -201,7 +201,12 @@ impl Reader<'_> {
                 match self.judge(number, true) {
                     Arrival::Next => {}
                     Arrival::Again => return Ok(()),
-                    Arrival::Gap(_) | Arrival::NewProcess => self.lose(|rank| rank.gaps += 1),
+                    Arrival::Gap(_) | Arrival::NewProcess => {
+                        let replica = self.upstream.name.clone();
+                        let has_replay = self.streams.source.replay_port.is_some();
+                        self.state.driver.observers().tell(Change::KvEventsLost { replica, has_replay });
+                        self.lose(|rank| rank.gaps += 1);
+                    }
                 }
             }
         }
