@@ -3,7 +3,7 @@
 use super::admin::{RouterAddress, block_on};
 use super::columns::{Column, fit};
 use crate::cli::output::{columns, print_line};
-use gorgo_live::AdminClient;
+use gorgo_live::{AdminClient, CallError};
 use http::Method;
 use serde_json::Value;
 use std::io::IsTerminal;
@@ -18,7 +18,15 @@ pub(super) fn run(address: &RouterAddress, prefix: &str, watch: Option<f64>) -> 
         loop {
             let mut page = String::new();
             for client in &clients {
-                let (status, rows) = fetch(client, prefix).await?;
+                let (status, rows) = match fetch(client, prefix).await {
+                    Ok(fetched) => fetched,
+                    // A watch outlives a restart of the router.
+                    Err(error) if pause.is_some() && is_silence(&error) => {
+                        page.push_str(&format!("{error}; it is asked again\n"));
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 if address.json {
                     page.push_str(&serde_json::to_string_pretty(&status)?);
                 } else {
@@ -32,6 +40,11 @@ pub(super) fn run(address: &RouterAddress, prefix: &str, watch: Option<f64>) -> 
             tokio::time::sleep(pause).await;
         }
     })
+}
+
+/// Whether no router answers.
+fn is_silence(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(CallError::Silent { .. }))
 }
 
 /// The status of a router, and one row for each of its replicas and peers.
@@ -129,15 +142,61 @@ fn view(name: &str, status: &Value, rows: &[Value], width: usize) -> String {
         either(["total_failed", "requests_failed"]),
         either(["total_timed_out", "requests_timed_out"]),
     ));
-    out.push_str(&table(rows, width));
+    for line in sources(status).chain(sharing(status)) {
+        out.push_str(&shortened(&line, width));
+        out.push('\n');
+    }
+    if !out.ends_with("\n\n") {
+        out.push('\n');
+    }
+    match rows.is_empty() {
+        true => out.push_str(&shortened(&empty(status), width)),
+        false => out.push_str(&table(rows, width)),
+    }
     out
+}
+
+fn array(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[][..], Vec::as_slice)
+}
+
+/// One line a source of discovery.
+fn sources(status: &Value) -> impl Iterator<Item = String> {
+    array(&status["discovery"]).iter().map(|source| {
+        let name = source["source"].as_str().unwrap_or("?");
+        let left_out = source["left_out"].as_u64().filter(|&count| count > 0);
+        let left_out = left_out.map_or(String::new(), |count| format!(", {count} listed ones are left out"));
+        let endpoints = count(&source["endpoints"]);
+        match source["error"].as_str() {
+            Some(why) => format!("discovery from {name} is STALE: {why}; {endpoints} endpoints stay{left_out}"),
+            None => {
+                let age = source["age_s"].as_f64().map_or(Value::Null, |seconds| Value::from(seconds * 1e3));
+                format!("discovery from {name}: {endpoints} endpoints, answered {} ago{left_out}", time(&age))
+            }
+        }
+    })
+}
+
+/// One line a router that shares what it learns.
+fn sharing(status: &Value) -> impl Iterator<Item = String> {
+    array(&status["sharing"]["peers"]).iter().map(|peer| {
+        let why = peer["why"].as_str().map_or(String::new(), |why| format!(": {why}"));
+        let (url, state) = (peer["url"].as_str().unwrap_or("?"), peer["state"].as_str().unwrap_or("?"));
+        let age = peer["age_ms"].as_f64().map_or(String::new(), |_| format!(" {} ago", time(&peer["age_ms"])));
+        format!("sharing with {url}: {state}{age}{why}")
+    })
+}
+
+/// Why there is no replica.
+fn empty(status: &Value) -> String {
+    match array(&status["discovery"]).is_empty() {
+        true => "no replicas: add one with `gorgo proxy servers add URL`".to_owned(),
+        false => "no replicas: discovery has found none so far".to_owned(),
+    }
 }
 
 /// The table of replicas, in `width` columns: the note is cut, then columns are left out from the end.
 fn table(rows: &[Value], width: usize) -> String {
-    if rows.is_empty() {
-        return "no replicas: add one with `gorgo proxy servers add URL`".to_owned();
-    }
     let notes: Vec<String> = rows.iter().map(note).collect();
     let has_notes = notes.iter().any(|note| !note.is_empty());
     let room_for_note = if has_notes { 20 } else { 0 };
@@ -205,6 +264,26 @@ mod tests {
             assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
             assert!(text.contains("down"), "{width}:\n{text}");
         }
-        assert!(table(&[], 80).contains("gorgo proxy servers add"));
+        assert!(view("x", &json!({}), &[], 80).contains("gorgo proxy servers add"));
+    }
+
+    #[test]
+    fn a_stale_source_of_discovery_is_named_with_its_error() {
+        let status = json!({"discovery": [
+            {"source": "/etc/engines.yaml", "endpoints": 0, "left_out": 0, "error": "it cannot be read"},
+            {"source": "e:1", "endpoints": 2, "left_out": 3, "age_s": 1.0, "error": null}],
+            "sharing": {"peers": [{"url": "http://b:8000", "state": "down", "age_ms": 9_000.0, "why": "refused"}]}});
+        let text = view("x", &status, &[], usize::MAX);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[3..],
+            [
+                "discovery from /etc/engines.yaml is STALE: it cannot be read; 0 endpoints stay",
+                "discovery from e:1: 2 endpoints, answered 1.0 s ago, 3 listed ones are left out",
+                "sharing with http://b:8000: down 9.0 s ago: refused",
+                "",
+                "no replicas: discovery has found none so far",
+            ]
+        );
     }
 }

@@ -69,9 +69,18 @@ const DECISIONS: [Column; 9] = [
     Column("end", 9, false, true, |row| word(&row["status"]).to_owned()),
 ];
 
+/// How many rows have no room below title and head.
+fn more(area: Rect, rows: usize) -> String {
+    match rows.saturating_sub(usize::from(area.height).saturating_sub(2)) {
+        0 => String::new(),
+        hidden => format!(" (+{hidden} more)"),
+    }
+}
+
 pub(super) fn regions(frame: &mut Frame<'_>, area: Rect, overview: &Value, theme: Theme) {
     let rows: Vec<&Value> = overview["regions"].as_array().map_or(&[][..], Vec::as_slice).iter().collect();
-    table(frame, area, "regions", &REGIONS, &rows, None, theme);
+    let title = format!("regions{}", more(area, rows.len()));
+    table(frame, area, &title, &REGIONS, &rows, None, theme);
 }
 
 pub(super) fn replicas(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Theme) {
@@ -81,6 +90,7 @@ pub(super) fn replicas(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Them
     if rows.len() < all {
         title.push_str(&format!(" of {all} with \"{}\"", app.filter));
     }
+    title.push_str(&more(area, rows.len()));
     title.push_str(&format!(" by {}{}", app.sort.name(), if app.reversed { ", reversed" } else { "" }));
     table(frame, area, &title, &REPLICAS, &rows, Some(app.selected_row()), theme);
 }

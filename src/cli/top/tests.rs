@@ -201,3 +201,25 @@ fn text_of_clients_cannot_command_the_terminal() {
     app.show(overview);
     assert!(!screen(&app, 120, 40).backend().to_string().contains(['\u{1b}', '\u{7}']));
 }
+
+#[test]
+fn what_has_no_room_is_counted_and_a_message_is_shown_to_its_end() {
+    let mut overview = overview();
+    let regions: Vec<Value> = (0..9).map(|n| json!({"region": format!("region-{n}"), "replicas": 1})).collect();
+    overview["regions"] = json!(regions);
+    overview["discovery"] = json!([{"source": "engines.example:8080", "error": "the name server does not answer"}]);
+    let mut app = App::new("localhost:8000".to_owned(), false);
+    app.show(overview);
+    for (width, height) in [(80, 24), (40, 10)] {
+        let shown = screen(&app, width, height).backend().to_string();
+        assert!(shown.contains("regions (+"), "{shown}");
+        assert!(shown.contains("discovery from engines.example:8080"), "{shown}");
+    }
+    app.silent(
+        "localhost:8000 refused (401 Unauthorized): send the admin key, or the key to read, as `Authorization: \
+                Bearer KEY`; `gorgo` takes it from GORGO_ADMIN_KEY"
+            .to_owned(),
+    );
+    let shown = screen(&app, 80, 24).backend().to_string();
+    assert!(shown.contains("GORGO_ADMIN_KEY"), "{shown}");
+}

@@ -2,14 +2,14 @@
 
 use super::app::{App, Mode, Wish};
 use super::tables;
-use super::text::{age, count, cut, ms, percent, rate, share_of, word};
+use super::text::{age, count, ms, percent, rate, share_of, word};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::symbols::Marker;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::canvas::{Canvas, Circle, Map, MapResolution};
-use ratatui::widgets::{Block, Clear, Paragraph};
+use ratatui::widgets::{Block, Clear, Paragraph, Wrap};
 use serde_json::Value;
 
 /// Width and height from which on a map is drawn.
@@ -50,8 +50,11 @@ impl Theme {
 pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
     let theme = Theme(app.colours);
     let area = frame.area();
-    let [head, body, foot] =
-        Layout::vertical([Constraint::Length(5), Constraint::Min(0), Constraint::Length(1)]).areas(area);
+    let (told, style) = foot(app, theme);
+    let lines = told.chars().count().div_ceil(usize::from(area.width).max(1)) + usize::from(told.len() > 80);
+    let lines = u16::try_from(lines).unwrap_or(u16::MAX).clamp(1, (area.height / 3).max(1));
+    let [head, body, last] =
+        Layout::vertical([Constraint::Length(5), Constraint::Min(0), Constraint::Length(lines)]).areas(area);
     match &app.overview {
         Some(overview) => {
             draw_head(frame, head, app, overview, theme);
@@ -66,10 +69,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
                 Line::styled("It is asked again each second.", theme.faint()),
             ];
             let room = Rect { height: area.height.saturating_sub(1), ..area };
-            frame.render_widget(Paragraph::new(lines).wrap(ratatui::widgets::Wrap { trim: true }), room);
+            frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: true }), room);
         }
     }
-    draw_foot(frame, foot, app, theme);
+    frame.render_widget(Paragraph::new(Line::styled(told, style)).wrap(Wrap { trim: true }), last);
     match &app.mode {
         Mode::Help => draw_help(frame, theme),
         Mode::Confirm(Wish::Drain { id, draining }) => {
@@ -172,18 +175,28 @@ fn draw_map(frame: &mut Frame<'_>, area: Rect, overview: &Value, theme: Theme) {
     frame.render_widget(canvas, area);
 }
 
-fn draw_foot(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Theme) {
-    let width = usize::from(area.width);
-    let (text, style) = match (&app.mode, &app.note, &app.trouble) {
+/// The last line: a message, or the keys. Its end may be what helps, so that it is never cut.
+fn foot(app: &App, theme: Theme) -> (String, Style) {
+    match (&app.mode, &app.note, &app.trouble) {
         (Mode::Filter, ..) => (format!("filter: {}_  Enter: keep, Esc: clear", app.filter), theme.title()),
         (_, Some(note), _) => (note.clone(), theme.title()),
         (_, None, Some(trouble)) if app.overview.is_some() => (trouble.clone(), theme.bad()),
+        (Mode::Watch, None, None) if stale(app).is_some() => (stale(app).unwrap_or_default(), theme.bad()),
         _ => {
             let keys = "q quit  ? help  s sort  r reverse  / filter  f freeze  d drain  u undrain";
             (keys.to_owned(), theme.faint())
         }
+    }
+}
+
+/// A source of discovery that does not answer.
+fn stale(app: &App) -> Option<String> {
+    let sources = app.overview.as_ref()?["discovery"].as_array()?;
+    let stale = |source: &Value| {
+        let name = source["source"].as_str()?;
+        Some(format!("discovery from {name} is stale: {}", source["error"].as_str()?))
     };
-    frame.render_widget(Line::styled(cut(&text, width), style), area);
+    sources.iter().find_map(stale)
 }
 
 fn draw_help(frame: &mut Frame<'_>, theme: Theme) {
