@@ -35,6 +35,8 @@ mod tune;
 mod validate;
 mod workload;
 
+pub(crate) use output::ExitStatus;
+
 /// Route LLM requests across regions, and simulate the router.
 #[derive(Debug, Parser)]
 #[command(

@@ -16,6 +16,9 @@ fn main() -> ExitCode {
     match cli::run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS, // `gorgo ... | head` is not a failure
+        Err(error) if error.is::<cli::ExitStatus>() => {
+            ExitCode::from(error.downcast_ref::<cli::ExitStatus>().map_or(1, |status| status.0))
+        }
         Err(error) => {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             let (on, off) = if colour { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };

@@ -10,8 +10,35 @@ pub(crate) mod carry;
 pub mod local;
 pub mod ssh;
 
+/// Standard output or standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+/// Takes output as it comes.
+#[derive(Clone, Copy)]
+pub struct Tap(fn(Stream, &[u8]));
+
+impl std::fmt::Debug for Tap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tap")
+    }
+}
+
+impl Tap {
+    pub(crate) fn pass(tap: Option<Self>, stream: Stream, bytes: &[u8]) {
+        if let Some(Self(take)) = tap {
+            take(stream, bytes);
+        }
+    }
+}
+
 /// A command to run on a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Command {
     /// Program and arguments. Secrets never stand here: every user of the node can read them.
     pub argv: Vec<String>,
@@ -19,13 +46,15 @@ pub struct Command {
     pub stdin: Vec<u8>,
     /// It fails after this long without a byte of output.
     pub silence: Duration,
+    /// Takes the output as it comes, beside the end of it that is kept.
+    pub tap: Option<Tap>,
 }
 
 impl Command {
     /// A command with these words.
     pub fn new<S: AsRef<str>>(argv: &[S]) -> Self {
         let argv = argv.iter().map(|word| word.as_ref().to_owned()).collect();
-        Self { argv, stdin: Vec::new(), silence: Duration::from_secs(120) }
+        Self { argv, stdin: Vec::new(), silence: Duration::from_secs(120), tap: None }
     }
 
     /// A script of `sh`; the arguments are `$1`, `$2`, ...
@@ -39,6 +68,13 @@ impl Command {
     #[must_use]
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = bytes.into();
+        self
+    }
+
+    /// With output passed on as it comes.
+    #[must_use]
+    pub fn tap(mut self, take: fn(Stream, &[u8])) -> Self {
+        self.tap = Some(Tap(take));
         self
     }
 

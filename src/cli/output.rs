@@ -4,6 +4,18 @@ use anyhow::{Context, bail};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
+/// The status of a command that was run for the user and has said itself what went wrong.
+#[derive(Debug)]
+pub(crate) struct ExitStatus(pub(crate) u8);
+
+impl std::fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the command ended with status {}", self.0)
+    }
+}
+
+impl std::error::Error for ExitStatus {}
+
 /// Prints one line. Unlike `println!` it returns an error when the pipe is closed, instead of panicking.
 pub(super) fn print_line(text: impl std::fmt::Display) -> std::io::Result<()> {
     writeln!(std::io::stdout(), "{text}")

@@ -5,7 +5,7 @@ use super::proto::router::TaskExecStdioFileDescriptor::{Stderr, Stdout};
 use super::sandbox::HOME;
 use crate::error::{Error, Kind, Result};
 use crate::shell::carry::{keep, silent, was_silent};
-use crate::shell::{Command, Output, Shell};
+use crate::shell::{Command, Output, Shell, Stream, Tap};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -51,15 +51,16 @@ async fn carry(task: &Task, command: &Command) -> Result<Output> {
         let exec = task.start(&command.argv, HOME).await?;
         let input = watch::channel(Input { bytes: command.stdin.clone(), ended: true }).1;
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let take = |kept: &mut Vec<u8>, piece: &[u8]| {
+        let take = |kept: &mut Vec<u8>, stream: Stream, piece: &[u8]| {
+            Tap::pass(command.tap, stream, piece);
             keep(kept, piece);
             let _ = beat.send(());
         };
         let told = beat.clone();
         let (_, (), (), code) = tokio::try_join!(
             task.write(&exec, &input, move || told.send_replace(())),
-            task.read(&exec, Stdout, |piece| take(&mut stdout, piece)),
-            task.read(&exec, Stderr, |piece| take(&mut stderr, piece)),
+            task.read(&exec, Stdout, |piece| take(&mut stdout, Stream::Out, piece)),
+            task.read(&exec, Stderr, |piece| take(&mut stderr, Stream::Err, piece)),
             task.wait(&exec),
         )?;
         Ok(Output { code, stdout, stderr })

@@ -1,6 +1,6 @@
 //! A child process carried to its end: input written, output collected, killed when silent or dropped.
 
-use super::{Command, Output};
+use super::{Command, Output, Stream, Tap};
 use crate::error::{Error, Kind, Result};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -17,15 +17,31 @@ pub(super) async fn carry(mut process: Process, command: &Command, place: &str) 
         let program = process.as_std().get_program().to_string_lossy().into_owned();
         Error::new(Kind::Command, format!("`{program}`"), format!("cannot be started ({why})"), "install it")
     })?;
+    // It has a process group of its own; what it started ends with it when it is dropped.
+    let mut group = Group(child.id());
     let (beat, mut beats) = watch::channel(());
-    let work = attend(&mut child, &command.stdin, &beat);
+    let work = attend(&mut child, command, &beat);
     tokio::pin!(work);
     tokio::select! {
         ended = &mut work => {
+            group.0 = None;
             ended.map_err(|why| Error::new(Kind::Unreachable, place, why.to_string(), "try again"))
         }
         () = silent(&mut beats, command.silence) => {
             Err(was_silent(command, place))
+        }
+    }
+}
+
+/// A process group that is killed when this value is dropped.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let pid = self.0.and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            // A process that leads no group has none to kill.
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
         }
     }
 }
@@ -35,11 +51,11 @@ pub(crate) async fn silent(beats: &mut watch::Receiver<()>, limit: std::time::Du
     while let Ok(Ok(())) = tokio::time::timeout(limit, beats.changed()).await {}
 }
 
-async fn attend(child: &mut Child, input: &[u8], beat: &watch::Sender<()>) -> std::io::Result<Output> {
+async fn attend(child: &mut Child, command: &Command, beat: &watch::Sender<()>) -> std::io::Result<Output> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let write = async {
         if let Some(mut stdin) = stdin {
-            for piece in input.chunks(1 << 16) {
+            for piece in command.stdin.chunks(1 << 16) {
                 // A command that ends early closes its input; its status says why.
                 if stdin.write_all(piece).await.is_err() {
                     return;
@@ -49,11 +65,20 @@ async fn attend(child: &mut Child, input: &[u8], beat: &watch::Sender<()>) -> st
             let _ = stdin.shutdown().await;
         }
     };
-    let ((), stdout, stderr, status) = tokio::join!(write, collect(stdout, beat), collect(stderr, beat), child.wait());
+    let ((), stdout, stderr, status) = tokio::join!(
+        write,
+        collect(stdout, beat, |bytes| Tap::pass(command.tap, Stream::Out, bytes)),
+        collect(stderr, beat, |bytes| Tap::pass(command.tap, Stream::Err, bytes)),
+        child.wait()
+    );
     Ok(Output { code: code(status?), stdout: stdout?, stderr: stderr? })
 }
 
-async fn collect(from: Option<impl AsyncRead + Unpin>, beat: &watch::Sender<()>) -> std::io::Result<Vec<u8>> {
+async fn collect(
+    from: Option<impl AsyncRead + Unpin>,
+    beat: &watch::Sender<()>,
+    pass: impl Fn(&[u8]),
+) -> std::io::Result<Vec<u8>> {
     let mut kept = Vec::new();
     let Some(mut from) = from else { return Ok(kept) };
     let mut piece = vec![0; 1 << 16];
@@ -63,6 +88,7 @@ async fn collect(from: Option<impl AsyncRead + Unpin>, beat: &watch::Sender<()>)
             return Ok(kept);
         }
         let _ = beat.send(());
+        pass(&piece[..count]);
         keep(&mut kept, &piece[..count]);
     }
 }

@@ -18,6 +18,17 @@ use tokio::process::{Child, Command as Process};
 use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 
+/// Carries a command on the node. ssh ends with 255 when the connection is lost, so a command that does is made to end
+/// with 254. The command ends with its connection: the server's process above this script (which takes the place of the login
+/// shell) is looked for each second.
+const GUARD: &str = r#"s=$PPID; exec 3<&0
+if command -v setsid >/dev/null 2>&1; then setsid "$@" <&3 3<&- & else "$@" <&3 3<&- & fi
+p=$!; exec 3<&-
+there() { [ -d /proc/$1 ] || { [ ! -d /proc/$$ ] && kill -0 $1; }; }
+(while kill -0 $p; do there $s || { kill -TERM -$p || kill -TERM $p; sleep 3; kill -KILL -$p; exit; }; sleep 1; done
+) >/dev/null 2>&1 </dev/null & g=$!
+wait $p; c=$?; kill $g 2>/dev/null; [ $c -eq 255 ] && c=254; exit $c"#;
+
 /// Where and how to log in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SshTarget {
@@ -177,10 +188,9 @@ impl Inner {
     async fn run(&self, command: &Command) -> Result<Output> {
         self.ensure_master().await?;
         let mut process = self.process();
-        // ssh ends with 255 when the connection is lost, so a command that does is made to end with 254.
-        let guarded = [r#""$@"; c=$?; [ $c -eq 255 ] && c=254; exit $c"#, "sh"].map(str::to_owned);
-        let words = [&["sh".to_owned(), "-c".to_owned()], guarded.as_slice(), &command.argv].concat();
-        process.args(["-o", "ControlMaster=no", "--", &self.target.host]).arg(quote(&words)?);
+        let guarded = ["sh", "-c", GUARD, "sh"].map(str::to_owned);
+        let words = [&guarded, command.argv.as_slice()].concat();
+        process.args(["-o", "ControlMaster=no", "--", &self.target.host]).arg(format!("exec {}", quote(&words)?));
         let output = carry(process, command, &self.target.host).await?;
         if output.code == 255 {
             return Err(login_failure(&self.target.host, &output.last_line()));

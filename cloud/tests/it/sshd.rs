@@ -198,3 +198,27 @@ async fn where_systemd_runs_a_service_is_a_unit_of_it_that_outlives_the_login() 
     stop(shell.as_ref(), "router").await.unwrap();
     assert!(!unit.exists() && !runs(shell.as_ref(), "router").await.unwrap());
 }
+
+#[tokio::test]
+async fn a_command_ends_with_its_connection() {
+    let Some(host) = Host::start() else { return };
+    let shell = host.shell().await;
+    let command = Command::script("echo $$ > part; mv part pid; exec sleep 600", &[""; 0]);
+    let started = async {
+        while !host.at("pid").exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        ended = shell.run(&command) => panic!("{ended:?}"),
+        () = started => {}
+    }
+    let pid = std::fs::read_to_string(host.at("pid")).unwrap();
+    let runs =
+        || std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| !stat.contains(") Z "));
+    assert!(runs());
+    drop(shell);
+    while runs() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
