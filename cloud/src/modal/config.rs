@@ -47,10 +47,15 @@ impl ModalConfig {
         let variable = |name: &str| variable(name).map(|v| v.trim().to_owned()).filter(|value| !value.is_empty());
         let file = variable("MODAL_CONFIG_PATH").map(PathBuf::from);
         let file = file.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".modal.toml")));
-        let profile =
-            file.map(|file| profile(&file, variable("MODAL_PROFILE").as_deref())).transpose()?.unwrap_or_default();
-        let id = variable("MODAL_TOKEN_ID").or(profile.token_id);
-        let secret = variable("MODAL_TOKEN_SECRET").or(profile.token_secret);
+        let (id, secret) = (variable("MODAL_TOKEN_ID"), variable("MODAL_TOKEN_SECRET"));
+        let named = variable("MODAL_PROFILE");
+        let profile = match file.map(|file| profile(&file, named.as_deref())).transpose() {
+            Ok(profile) => profile.unwrap_or_default(),
+            // A whole token of the environment needs no file.
+            Err(_) if id.is_some() && secret.is_some() && named.is_none() => Profile::default(),
+            Err(error) => return Err(error),
+        };
+        let (id, secret) = (id.or(profile.token_id), secret.or(profile.token_secret));
         let (id, secret) = match (id, secret) {
             (Some(id), Some(secret)) => (id, secret),
             (None, None) => return Ok(None),
@@ -121,6 +126,9 @@ mod tests {
         std::fs::write(&file, "[a]\ntoken_secret = \"as-secret\n").unwrap();
         let damaged = read(&[("MODAL_CONFIG_PATH", path)]).unwrap_err();
         assert!(damaged.sign.contains("line 2") && !format!("{damaged:?}").contains("as-secret"), "{damaged:?}");
+        let beside = [("MODAL_CONFIG_PATH", path), ("MODAL_TOKEN_ID", "ak-e"), ("MODAL_TOKEN_SECRET", "as-e")];
+        assert_eq!(read(&beside).unwrap().unwrap().token_id.expose_secret(), "ak-e", "the damaged file is not needed");
+        assert!(read(&beside[..2]).is_err());
         assert!(!format!("{config:?}").contains("as-h"));
     }
 }
