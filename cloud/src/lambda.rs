@@ -5,7 +5,7 @@
 //! handed over by cloud-init, so that the first login already checks it.
 
 use crate::error::{Error, Kind, Result};
-use crate::provider::{Capabilities, LaunchError, Node, Offer, Ports, Provider, Spec};
+use crate::provider::{Capabilities, LaunchError, Node, Offer, Ports, Provider, Sending, Spec};
 use crate::shell::Shell;
 use crate::shell::ssh::{SshShell, SshTarget};
 use crate::time::Time;
@@ -61,6 +61,13 @@ impl Lambda {
     /// # Errors
     /// When the key cannot be sent, or no TLS can be had.
     pub fn new(config: LambdaConfig) -> Result<Self> {
+        check_service(&config.service)?;
+        firewall::check_network(&config.ssh_from)?;
+        let key = config.key.expose_secret();
+        if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
+            let meaning = "holds characters that no key has (a space, a line end)";
+            return Err(Error::usage("the API key", meaning, "export LAMBDA_API_KEY again"));
+        }
         let account = crate::digest::of(config.key.expose_secret().as_bytes())[..12].to_owned();
         let api = Api::new(&config, &account)?;
         Ok(Self { api, config, account, making: Mutex::default() })
@@ -82,7 +89,7 @@ impl Lambda {
         keys::ensure(&self.api, name, public).await
     }
 
-    /// Deletes an SSH key.
+    /// Deletes an SSH key, named by its id.
     ///
     /// # Errors
     /// When the service refuses or does not answer.
@@ -142,11 +149,12 @@ impl Lambda {
         self.api.get("/images").await
     }
 
-    /// Opens a port of a node to a network.
+    /// Opens a port of a node to a network; returns whether rules hold in its region: in one every port is open to all.
     ///
     /// # Errors
-    /// When the node has no ruleset of ours, or the service refuses or does not answer.
-    pub async fn open_to(&self, node: &Node, port: u16, networks: &[String]) -> Result<()> {
+    /// When one is no network, the node has no ruleset of ours, or the service refuses or does not answer.
+    pub async fn open_to(&self, node: &Node, port: u16, networks: &[String]) -> Result<bool> {
+        networks.iter().try_for_each(|network| firewall::check_network(network))?;
         let _one = self.making.lock().await;
         firewall::open(&self.api, &node.id, port, networks).await
     }
@@ -200,18 +208,18 @@ impl Provider for Lambda {
     }
 
     async fn offers(&self) -> Result<Vec<Offer>> {
-        let types: std::collections::BTreeMap<String, wire::TypeItem> = self.api.get("/instance-types").await?;
-        Ok(types.into_values().map(wire::TypeItem::offer).collect())
+        let types: std::collections::BTreeMap<String, Value> = self.api.get("/instance-types").await?;
+        Ok(types.values().filter_map(wire::offer).collect())
     }
 
-    async fn launch(&self, spec: &Spec, key: &str, send_before_ms: u64) -> std::result::Result<String, LaunchError> {
+    async fn launch(&self, spec: &Spec, key: &str, sending: &Sending) -> std::result::Result<String, LaunchError> {
         let body = self.body(spec, key).await.map_err(LaunchError::Refused)?;
-        self.api.launch(&body, send_before_ms).await
+        self.api.launch(&body, sending).await
     }
 
     async fn list(&self) -> Result<Vec<Node>> {
-        let instances: Vec<wire::Instance> = self.api.get("/instances").await?;
-        Ok(instances.into_iter().map(wire::Instance::node).collect())
+        let instances: Vec<Value> = self.api.get("/instances").await?;
+        Ok(instances.iter().filter_map(|instance| wire::Instance(instance).node()).collect())
     }
 
     async fn terminate(&self, id: &str) -> Result<()> {
@@ -235,6 +243,18 @@ impl Provider for Lambda {
         remove(&self.folder_of(run))
     }
 
+    /// A run's folder is made before its keys and rulesets and removed after them.
+    fn untidy(&self) -> Result<Vec<String>> {
+        let folder = self.config.folder.join("runs");
+        match std::fs::read_dir(&folder) {
+            Ok(entries) => {
+                Ok(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+            }
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(why) => Err(Error::file(&folder, &why)),
+        }
+    }
+
     async fn reach(&self, node: &Node) -> Result<Box<dyn Shell>> {
         let (Some(run), Some(key)) = (&node.run, &node.key) else {
             let remedy = "reach machines launched elsewhere with `--cloud ssh` and a hosts.toml";
@@ -255,6 +275,24 @@ impl Provider for Lambda {
     }
 }
 
+/// Whether keys may be sent to `service`: over TLS, and in clear only to this machine.
+///
+/// # Errors
+/// When they may not.
+pub fn check_service(service: &str) -> Result<()> {
+    let url = reqwest::Url::parse(service).ok().filter(|url| url.username().is_empty() && url.password().is_none());
+    let fine = url.is_some_and(|url| match (url.scheme(), url.host_str()) {
+        ("https", Some(_)) => true,
+        ("http", Some(host)) => crate::http::is_loopback(host),
+        _ => false,
+    });
+    if fine {
+        return Ok(());
+    }
+    let remedy = "write one that begins with https://, or with http://127.0.0.1 for a stand-in, without a user name";
+    Err(Error::usage(format!("LAMBDA_API_URL `{service}`"), "no address to which a key may be sent", remedy))
+}
+
 fn address(node: &Node) -> Result<&str> {
     let unknown =
         || Error::new(Kind::Unreachable, &node.name, "the machine has no address yet", "wait until it is ready");
@@ -270,3 +308,21 @@ fn remove(folder: &Path) -> Result<()> {
 
 const REQUEST: Duration = Duration::from_secs(1);
 const LAUNCH: Duration = Duration::from_secs(12);
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn keys_pass_in_clear_to_this_machine_alone() {
+        for (url, fine) in [
+            (super::SERVICE, true),
+            ("http://127.0.0.1:9/api/v1", true),
+            ("http://[::1]:9", true),
+            ("http://127.0.0.1:1@127.0.0.2.example.net:80/api/v1", false),
+            ("https://user@cloud.lambda.ai", false),
+            ("http://cloud.lambda.ai/api/v1", false),
+            ("cloud.lambda.ai", false),
+        ] {
+            assert_eq!(super::check_service(url).is_ok(), fine, "{url}");
+        }
+    }
+}

@@ -4,102 +4,14 @@
 //! without an answer stays open until the provider's listing shows its machine, or has not shown it for long enough.
 
 use crate::error::{Error, Result};
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use entry::{Event, Fold, Line};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// What is written before a launch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Intent {
-    /// Nonce of this launch, repeated by the machine's name and tag.
-    pub key: String,
-    /// Provider.
-    pub cloud: String,
-    /// Digest of the credentials, so that another account's entries are left alone.
-    pub account: String,
-    /// Launch command this machine belongs to.
-    pub run: String,
-    /// The user's name of the machine.
-    pub name: String,
-    /// Region.
-    pub region: String,
-    /// Instance type.
-    pub machine: String,
-    /// Price, US cents an hour.
-    pub cents_per_hour: u64,
-    /// End of the lease, milliseconds since 1970, UTC.
-    pub expires_ms: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-enum Event {
-    Intended(Intent),
-    Launched { key: String, id: String },
-    Refused { key: String, why: String },
-    Ending { key: String },
-    Gone { key: String },
-    Absent { key: String },
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Line {
-    at_ms: u64,
-    #[serde(flatten)]
-    event: Event,
-}
-
-/// What is known of a launch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// No answer yet: the machine may run.
-    Unanswered,
-    /// The machine runs.
-    Running,
-    /// Its end was asked for and has not been seen.
-    Ending,
-    /// The provider refused the launch.
-    Refused(String),
-    /// The provider listed the machine as gone.
-    Gone,
-    /// The launch was not answered, and its machine was not listed for so long that it never was.
-    Absent,
-}
-
-/// One launch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// What was written before the launch.
-    pub intent: Intent,
-    /// When that was, milliseconds since 1970.
-    pub intended_ms: u64,
-    /// The provider's id, once known.
-    pub id: Option<String>,
-    /// What is known.
-    pub state: State,
-    /// When the state was written, milliseconds since 1970.
-    pub since_ms: u64,
-}
-
-impl Entry {
-    /// Whether the machine may still cost money.
-    pub fn is_open(&self) -> bool {
-        matches!(self.state, State::Unanswered | State::Running | State::Ending)
-    }
-
-    /// Cost from the launch until `now_ms` or its end, US cents, rounded up.
-    pub fn cents(&self, now_ms: u64) -> u64 {
-        let until = match self.state {
-            State::Refused(_) | State::Absent => self.intended_ms,
-            State::Gone => self.since_ms,
-            _ => now_ms,
-        };
-        (until.saturating_sub(self.intended_ms) * self.intent.cents_per_hour).div_ceil(3_600_000)
-    }
-}
+mod entry;
+pub use entry::{Entry, Intent, State};
 
 /// The file.
 #[derive(Debug, Clone)]
@@ -170,25 +82,42 @@ impl Ledger {
         self.append(at_ms, Event::Absent { key: key.to_owned() })
     }
 
+    /// The provider lists the machine.
+    ///
+    /// # Errors
+    /// When the line cannot be written.
+    pub fn listed(&self, at_ms: u64, key: &str) -> Result<()> {
+        self.append(at_ms, Event::Listed { key: key.to_owned() })
+    }
+
+    /// Holds off other commands that check limits and write intents, until the value is dropped.
+    ///
+    /// # Errors
+    /// When the lock's file cannot be used.
+    pub fn exclusive(&self) -> Result<File> {
+        let path = self.path.with_extension("lock");
+        let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        open.and_then(|file| file.lock().map(|()| file)).map_err(|why| Error::file(&path, &why))
+    }
+
     /// All launches in the order of their intents.
     ///
     /// # Errors
     /// When the file cannot be read, or a line but the last is damaged.
     pub fn entries(&self) -> Result<Vec<Entry>> {
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         match File::open(&self.path) {
-            Ok(mut file) => file.read_to_string(&mut text).map_err(|why| Error::file(&self.path, &why))?,
+            Ok(mut file) => file.read_to_end(&mut bytes).map_err(|why| Error::file(&self.path, &why))?,
             Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(why) => return Err(Error::file(&self.path, &why)),
         };
-        let mut order = Vec::new();
-        let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
-        for (number, line) in text.split_inclusive('\n').enumerate() {
-            let whole = line.ends_with('\n');
-            match serde_json::from_str::<Line>(line) {
-                Ok(line) => fold(&mut entries, &mut order, line),
-                // A line cut by a crash: its call was never sent, for calls wait for the sync.
-                Err(_) if !whole || line.trim().is_empty() => {}
+        let mut fold = Fold::default();
+        for (number, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
+            let whole = line.ends_with(b"\n");
+            match serde_json::from_slice::<Line>(line) {
+                Ok(line) => fold.take(line),
+                // A line cut by a crash, even inside a character: its call was never sent, for calls wait for the sync.
+                Err(_) if !whole || line.trim_ascii().is_empty() => {}
                 Err(why) => {
                     let sign = format!("`{}` line {}", self.path.display(), number + 1);
                     let remedy = "compare with the provider's own list, then remove that line";
@@ -196,7 +125,7 @@ impl Ledger {
                 }
             }
         }
-        Ok(order.into_iter().filter_map(|key| entries.remove(&key)).collect())
+        Ok(fold.entries())
     }
 
     /// Launches that may still cost money.
@@ -242,33 +171,6 @@ fn cut(path: &Path) -> std::io::Result<u64> {
     Ok(bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1) as u64)
 }
 
-fn fold(entries: &mut BTreeMap<String, Entry>, order: &mut Vec<String>, line: Line) {
-    let at_ms = line.at_ms;
-    let mut set = |key: &str, state: State| {
-        if let Some(entry) = entries.get_mut(key) {
-            entry.state = state;
-            entry.since_ms = at_ms;
-        }
-    };
-    match line.event {
-        Event::Intended(intent) => {
-            order.push(intent.key.clone());
-            let entry = Entry { intended_ms: at_ms, id: None, state: State::Unanswered, since_ms: at_ms, intent };
-            entries.insert(entry.intent.key.clone(), entry);
-        }
-        Event::Launched { key, id } => {
-            set(&key, State::Running);
-            if let Some(entry) = entries.get_mut(&key) {
-                entry.id = Some(id);
-            }
-        }
-        Event::Refused { key, why } => set(&key, State::Refused(why)),
-        Event::Ending { key } => set(&key, State::Ending),
-        Event::Gone { key } => set(&key, State::Gone),
-        Event::Absent { key } => set(&key, State::Absent),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,6 +185,7 @@ mod tests {
             region: "us-east-1".to_owned(),
             machine: "gpu_1x_a100".to_owned(),
             cents_per_hour: 129,
+            price_unknown: false,
             expires_ms: 9,
         }
     }
@@ -318,6 +221,36 @@ mod tests {
         assert_eq!(ledger.entries().unwrap().len(), 1);
         ledger.launched(3, "a", "i").unwrap();
         assert_eq!(ledger.entries().unwrap()[0].id.as_deref(), Some("i"));
+    }
+
+    #[test]
+    fn a_line_cut_inside_a_character_loses_only_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        ledger.intend(1, intent("a")).unwrap();
+        let mut file = OpenOptions::new().append(true).open(ledger.path()).unwrap();
+        file.write_all(b"{\"at_ms\":1,\"event\":\"refused\",\"key\":\"a\",\"why\":\"caf\xc3").unwrap();
+        assert!(ledger.entries().unwrap()[0].is_open());
+        ledger.launched(3, "a", "i").unwrap();
+        assert_eq!(ledger.entries().unwrap()[0].state, State::Running);
+    }
+
+    #[test]
+    fn a_late_answer_does_not_reopen_what_has_ended_and_a_machine_that_runs_reopens_what_was_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        for key in ["gone", "ending", "refused", "running"] {
+            ledger.intend(1, intent(key)).unwrap();
+        }
+        ledger.gone(2, "gone").unwrap();
+        ledger.ending(2, "ending").unwrap();
+        ledger.refused(2, "refused", "no").unwrap();
+        for key in ["gone", "ending", "refused", "running"] {
+            ledger.launched(3, key, "i").unwrap();
+        }
+        ledger.refused(4, "running", "no").unwrap();
+        let states: Vec<State> = ledger.entries().unwrap().into_iter().map(|entry| entry.state).collect();
+        assert_eq!(states, [State::Gone, State::Ending, State::Running, State::Running]);
     }
 
     #[test]

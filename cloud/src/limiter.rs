@@ -3,7 +3,6 @@
 //! A locked file holds the time of the next free slot. A process takes the slot, writes the following one and waits for
 //! its own without the lock.
 
-use crate::error::{Error, Result};
 use crate::time::Time;
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -28,20 +27,20 @@ impl Limiter {
         Self { path: path.to_owned(), interval, time }
     }
 
-    /// Waits for the next free slot.
-    ///
-    /// # Errors
-    /// When the file cannot be used.
-    pub(crate) async fn slot(&self) -> Result<()> {
+    /// Waits for the next free slot. Where the file cannot be used (a full disk), this process keeps the interval alone:
+    /// a machine must end nevertheless.
+    pub(crate) async fn slot(&self) {
         let limiter = self.clone();
         let taken = tokio::task::spawn_blocking(move || limiter.take()).await;
-        let at_ms =
-            taken.unwrap_or_else(|why| Err(std::io::Error::other(why))).map_err(|why| Error::file(&self.path, &why))?;
+        let taken = taken.unwrap_or_else(|why| Err(std::io::Error::other(why)));
         let now_ms = self.time.now_ms();
+        let at_ms = taken.unwrap_or_else(|why| {
+            tracing::debug!("`{}`: {why}", self.path.display());
+            now_ms + self.interval.as_millis() as u64
+        });
         if at_ms > now_ms {
             self.time.sleep(Duration::from_millis(at_ms - now_ms)).await;
         }
-        Ok(())
     }
 
     fn take(&self) -> std::io::Result<u64> {
@@ -66,6 +65,16 @@ impl Limiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_used_slows_calls_and_stops_none() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("slots")).unwrap();
+        let time = Time::stepped();
+        let before = time.now_ms();
+        Limiter::new(&folder.path().join("slots"), Duration::from_secs(12), time.clone()).slot().await;
+        assert_eq!(time.now_ms() - before, 12_000);
+    }
 
     #[test]
     fn slots_of_several_processes_are_an_interval_apart() {

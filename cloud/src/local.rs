@@ -3,7 +3,7 @@
 //! Processes outlive the command that started them; a node ends with `gorgo kill`.
 
 use crate::error::{Error, Kind, Result};
-use crate::provider::{Capabilities, LaunchError, Node, Offer, Ports, Provider, Region, Spec, Status};
+use crate::provider::{Capabilities, LaunchError, Node, Offer, Ports, Provider, Region, Sending, Spec, Status};
 use crate::setup::service::{self, Service};
 use crate::shell::Shell;
 use crate::shell::local::LocalShell;
@@ -79,7 +79,7 @@ impl Local {
             region: spec.region.clone(),
             status: Status::Ready,
             address: Some("127.0.0.1".to_owned()),
-            cents_per_hour: 0,
+            cents_per_hour: Some(0),
             gpus: 1,
             ports: Ports { engine: ports[0], router: ports[1], proxy: ports[2] },
         };
@@ -140,14 +140,15 @@ impl Provider for Local {
             name: name.to_owned(),
             description: format!("emulated, {preset}"),
             gpus: 1,
-            cents_per_hour: 0,
+            cents_per_hour: Some(0),
             regions: self.regions.clone(),
         };
         Ok(MACHINES.map(offer).to_vec())
     }
 
-    async fn launch(&self, spec: &Spec, key: &str, _: u64) -> std::result::Result<String, LaunchError> {
+    async fn launch(&self, spec: &Spec, key: &str, sending: &Sending) -> std::result::Result<String, LaunchError> {
         let _one = self.choosing.lock().await;
+        sending.begins();
         self.create(spec, key).map_err(LaunchError::Refused)
     }
 

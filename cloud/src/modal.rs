@@ -14,9 +14,10 @@
 //! Reading order: `config` → `api` (one call; `token`, `refusal`) → `image`, `sandbox`, `offers` → `exec`, `shell`.
 
 use crate::error::{Error, Kind, Result};
-use crate::provider::{Capabilities, LaunchError, Life, Node, Offer, Provider, Shown, Spec, Status};
+use crate::http::is_loopback;
+use crate::provider::{Capabilities, LaunchError, Life, Node, Offer, Provider, Sending, Shown, Spec, Status};
 use crate::shell::{Command, Shell};
-use api::{Api, Repeat, is_loopback};
+use api::{Api, Repeat};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use proto::client::{
@@ -160,7 +161,7 @@ impl Modal {
         };
         let seconds = u32::try_from(left_ms.div_ceil(1_000)).unwrap_or(u32::MAX).max(1);
         let offer = self.offers().await?.into_iter().find(|offer| offer.name == spec.machine);
-        let cents = offer.map_or(0, |offer| self.cents_per_hour(&offer, &spec.region));
+        let cents = offer.and_then(|offer| self.cents_per_hour(&offer, &spec.region));
         Ok(SandboxCreateRequest {
             app_id: app,
             definition: Some(sandbox::definition(spec, key, image, seconds, volume)?),
@@ -247,8 +248,8 @@ impl Provider for Modal {
         Ok(offers::offers(self.rates().await?))
     }
 
-    fn cents_per_hour(&self, offer: &Offer, region: &str) -> u64 {
-        (offer.cents_per_hour * offers::percent(region)).div_ceil(100)
+    fn cents_per_hour(&self, offer: &Offer, region: &str) -> Option<u64> {
+        Some((offer.cents_per_hour? * offers::percent(region)).div_ceil(100))
     }
 
     async fn prepare(&self, specs: &[&Spec], show: &Shown<'_>) -> Result<()> {
@@ -259,14 +260,15 @@ impl Provider for Modal {
         Ok(())
     }
 
-    async fn launch(&self, spec: &Spec, key: &str, send_before_ms: u64) -> std::result::Result<String, LaunchError> {
+    async fn launch(&self, spec: &Spec, key: &str, sending: &Sending) -> std::result::Result<String, LaunchError> {
         let request = self.request(spec, key).await.map_err(LaunchError::Refused)?;
-        if self.api.time.now_ms() > send_before_ms {
+        if self.api.time.now_ms() > sending.before_ms() {
             let meaning = "the image took too long, and the launch was not sent";
             let error = Error::new(Kind::Refused, &spec.name, meaning, "launch again: the image is kept");
             return Err(LaunchError::Refused(error));
         }
-        let repeat = Repeat::Refused { until_ms: send_before_ms };
+        let repeat = Repeat::Refused { until_ms: sending.before_ms() };
+        sending.begins();
         let create = async |mut client: api::Client, request| client.sandbox_create(request).await;
         let status = match self.api.attempts("SandboxCreate", request, repeat, ANSWERS, create).await {
             Ok(created) => return Ok(created.sandbox_id),

@@ -5,6 +5,7 @@ use crate::shell::Shell;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What a provider can do beyond launching machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,8 +49,8 @@ pub struct Offer {
     pub description: String,
     /// GPUs.
     pub gpus: u32,
-    /// Price, US cents an hour.
-    pub cents_per_hour: u64,
+    /// Price, US cents an hour, where the provider tells it.
+    pub cents_per_hour: Option<u64>,
     /// Regions with capacity now.
     pub regions: Vec<Region>,
 }
@@ -166,8 +167,8 @@ pub struct Node {
     pub status: Status,
     /// Address at which peers and clients reach it; absent until known.
     pub address: Option<String>,
-    /// Price, US cents an hour.
-    pub cents_per_hour: u64,
+    /// Price, US cents an hour, where the provider tells it.
+    pub cents_per_hour: Option<u64>,
     /// GPUs.
     pub gpus: u32,
     /// Ports of its engine and routers.
@@ -192,6 +193,40 @@ impl LaunchError {
     }
 }
 
+/// Until when a launch may be sent, and whether it was.
+#[derive(Debug)]
+pub struct Sending {
+    before_ms: u64,
+    sent: AtomicBool,
+}
+
+impl Sending {
+    /// A launch that may be sent until `ms`.
+    pub fn before(ms: u64) -> Self {
+        Self { before_ms: ms, sent: AtomicBool::new(false) }
+    }
+
+    /// When it may no longer be sent, milliseconds since 1970.
+    pub fn before_ms(&self) -> u64 {
+        self.before_ms
+    }
+
+    /// It is sent now.
+    pub fn begins(&self) {
+        self.sent.store(true, Ordering::SeqCst);
+    }
+
+    /// What was sent certainly had no effect.
+    pub fn had_no_effect(&self) {
+        self.sent.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether it may have had an effect.
+    pub fn is_sent(&self) -> bool {
+        self.sent.load(Ordering::SeqCst)
+    }
+}
+
 /// Whether a machine works, by a look at the machine itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Life {
@@ -212,7 +247,7 @@ pub trait Provider: Send + Sync {
     /// Its name on the command line.
     fn name(&self) -> &'static str;
 
-    /// Digest of the credentials.
+    /// Digest of the credentials. Others of the same account make another digest, so machines are known by their nonce.
     fn account(&self) -> String;
 
     /// What it can do.
@@ -224,8 +259,8 @@ pub trait Provider: Send + Sync {
     /// When the provider does not answer.
     async fn offers(&self) -> Result<Vec<Offer>>;
 
-    /// Price of a machine in a region, US cents an hour.
-    fn cents_per_hour(&self, offer: &Offer, _region: &str) -> u64 {
+    /// Price of a machine in a region, US cents an hour, where it is known.
+    fn cents_per_hour(&self, offer: &Offer, _region: &str) -> Option<u64> {
         offer.cents_per_hour
     }
 
@@ -242,12 +277,12 @@ pub trait Provider: Send + Sync {
         Life::Works
     }
 
-    /// Launches one machine under a nonce and returns its id. It is called once a nonce, and sends nothing that costs
-    /// after `send_before_ms`: later the machine would no longer be looked for.
+    /// Launches one machine under a nonce and returns its id. It is called once a nonce, tells `sending` before what
+    /// costs is sent, and sends nothing once that is late: the machine would no longer be looked for.
     ///
     /// # Errors
     /// [`LaunchError::Refused`] only when certainly nothing was launched.
-    async fn launch(&self, spec: &Spec, key: &str, send_before_ms: u64) -> std::result::Result<String, LaunchError>;
+    async fn launch(&self, spec: &Spec, key: &str, sending: &Sending) -> std::result::Result<String, LaunchError>;
 
     /// All machines of the account.
     ///
@@ -268,6 +303,15 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// When the provider refuses or does not answer.
     async fn terminate(&self, id: &str) -> Result<()>;
+
+    /// Lets go of a machine as it is, where ending it would need the machine itself.
+    ///
+    /// # Errors
+    /// When the provider has no such machines, or a file cannot be removed.
+    async fn forget(&self, id: &str) -> Result<()> {
+        let remedy = "end it with `gorgo kill` without --force";
+        Err(Error::usage(id, "only hosts of yours can be released as they are", remedy))
+    }
 
     /// Opens a port of `node` to `peers` and returns the URL at which each peer reaches it.
     ///
@@ -290,6 +334,14 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// When something could not be removed.
     async fn tidy(&self, run: &str) -> Result<()>;
+
+    /// Launch commands that left something to [`Provider::tidy`].
+    ///
+    /// # Errors
+    /// When a folder cannot be read.
+    fn untidy(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
 
     /// A shell on a node.
     ///

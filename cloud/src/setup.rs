@@ -110,6 +110,9 @@ pub struct Plan {
     pub binary_arm64: Option<PathBuf>,
     /// Free disk a node with Docker must have, GiB.
     pub disk_gib: u64,
+    /// Minutes within which an engine must be healthy.
+    #[serde(default = "an_hour")]
+    pub healthy_within_min: u64,
     /// Token of the model's hub.
     #[serde(skip)]
     pub hub_token: Option<SecretString>,
@@ -128,6 +131,11 @@ impl Plan {
         let own = self.own.get(&node.name).map(|own| own.args.as_slice());
         [args, own.unwrap_or_default()].concat()
     }
+}
+
+/// Large weights take long to download.
+fn an_hour() -> u64 {
+    60
 }
 
 /// A node and the way to it.

@@ -1,7 +1,9 @@
 //! Hosts that the user has. They are taken and released, never ended.
 
 use crate::error::{Error, Result};
-use crate::provider::{Capabilities, LaunchError, Node, Offer, Ports, Provider, Region, Spec, Status, check_name};
+use crate::provider::{
+    Capabilities, LaunchError, Node, Offer, Ports, Provider, Region, Sending, Spec, Status, check_name,
+};
 use crate::shell::Shell;
 use crate::shell::ssh::{SshShell, SshTarget};
 use async_trait::async_trait;
@@ -51,24 +53,76 @@ struct File {
     hosts: Vec<Host>,
 }
 
+const EXAMPLE: &str = "write one, for example: [[hosts]] name = \"rack-1\" host = \"203.0.113.7\" region = \"aws:us-east-1\" \
+                       (one key a line), or name another file with --hosts";
+
 /// Reads `hosts.toml`.
 ///
 /// # Errors
 /// When the file cannot be read, or an entry is wrong.
 pub fn read(path: &Path) -> Result<Vec<Host>> {
-    let text = std::fs::read_to_string(path).map_err(|why| Error::file(path, &why))?;
     let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|why| match why.kind() {
+        std::io::ErrorKind::NotFound => Error::usage(format!("`{shown}`"), "there is no such file", EXAMPLE),
+        _ => Error::file(path, &why),
+    })?;
     let wrong = |why: toml::de::Error| {
         Error::usage(format!("`{shown}`"), why.to_string().trim().to_owned(), "correct the entry")
     };
     let hosts = toml::from_str::<File>(&text).map_err(wrong)?.hosts;
+    if hosts.is_empty() {
+        return Err(Error::usage(format!("`{shown}`"), "names no host", EXAMPLE));
+    }
     for (i, host) in hosts.iter().enumerate() {
         check_name(&host.name)?;
+        let wrong = |meaning: String, remedy: &str| {
+            Err(Error::usage(format!("`{shown}`: host `{}`", host.name), meaning, remedy.to_owned()))
+        };
+        if let Some((meaning, remedy)) = host.fault() {
+            return wrong(meaning, remedy);
+        }
         if hosts[..i].iter().any(|other| other.name == host.name) {
-            return Err(Error::usage(format!("`{shown}`: `{}`", host.name), "two hosts have this name", "rename one"));
+            return wrong("two hosts have this name".to_owned(), "rename one");
+        }
+        let same = |other: &&Host| (&other.host, other.port, &other.user) == (&host.host, host.port, &host.user);
+        if let Some(other) = hosts[..i].iter().find(same) {
+            return wrong(format!("`{}` is the same host", other.name), "remove one: a host is taken once");
         }
     }
     Ok(hosts)
+}
+
+impl Host {
+    /// What is wrong with this entry, and the remedy.
+    fn fault(&self) -> Option<(String, &'static str)> {
+        // ssh would take such words as options, which may run commands.
+        let words = [("host", Some(&self.host)), ("user", self.user.as_ref()), ("jump", self.jump.as_ref())];
+        let words = words.into_iter().chain([("address", self.address.as_ref()), ("region", Some(&self.region))]);
+        for (key, word) in words.filter_map(|(key, word)| Some((key, word?))) {
+            if word.is_empty() || word.starts_with('-') || word.contains(char::is_whitespace) {
+                return Some((format!("{key} = \"{word}\" is no name or address"), "write one, or remove the key"));
+            }
+        }
+        let ports = [self.engine_port, self.router_port, self.proxy_port];
+        if self.port == Some(0) || ports.contains(&Some(0)) {
+            return Some(("port 0 is no port".to_owned(), "name a port from 1 to 65535"));
+        }
+        let Ports { engine, router, proxy } = self.ports();
+        if engine == router || router == proxy || engine == proxy {
+            let meaning = format!("engine, router and proxy have the ports {engine}, {router} and {proxy}");
+            return Some((meaning, "give each a port of its own"));
+        }
+        None
+    }
+
+    fn ports(&self) -> Ports {
+        let usual = Ports::default();
+        Ports {
+            engine: self.engine_port.unwrap_or(usual.engine),
+            router: self.router_port.unwrap_or(usual.router),
+            proxy: self.proxy_port.unwrap_or(usual.proxy),
+        }
+    }
 }
 
 /// The provider.
@@ -95,27 +149,28 @@ impl Ssh {
         self.folder.join(name)
     }
 
-    fn node(&self, host: &Host) -> Option<Node> {
-        let mark = std::fs::read_to_string(self.mark(&host.name)).ok()?;
+    /// Nonce and launch command of who took the host. A file without them is left of a crash or a full disk, and
+    /// takes nothing.
+    fn taken(&self, name: &str) -> Option<(String, String)> {
+        let mark = std::fs::read_to_string(self.mark(name)).ok()?;
         let (key, run) = mark.trim().split_once(' ')?;
-        let usual = Ports::default();
-        let ports = Ports {
-            engine: host.engine_port.unwrap_or(usual.engine),
-            router: host.router_port.unwrap_or(usual.router),
-            proxy: host.proxy_port.unwrap_or(usual.proxy),
-        };
+        Some((key.to_owned(), run.to_owned()))
+    }
+
+    fn node(&self, host: &Host) -> Option<Node> {
+        let (key, run) = self.taken(&host.name)?;
         Some(Node {
             id: format!("ssh-{}", host.name),
             name: host.name.clone(),
-            key: Some(key.to_owned()),
-            run: Some(run.to_owned()),
+            key: Some(key),
+            run: Some(run),
             machine: "host".to_owned(),
             region: host.region.clone(),
             status: Status::Ready,
             address: Some(host.address.clone().unwrap_or_else(|| host.host.clone())),
-            cents_per_hour: host.cents_per_hour,
+            cents_per_hour: Some(host.cents_per_hour),
             gpus: host.gpus,
-            ports,
+            ports: host.ports(),
         })
     }
 
@@ -123,10 +178,15 @@ impl Ssh {
         let host = self.host(&spec.name)?;
         let mark = self.mark(&host.name);
         std::fs::create_dir_all(&self.folder).map_err(|why| Error::file(&self.folder, &why))?;
-        let taken = std::fs::File::create_new(&mark);
-        let written =
-            taken.and_then(|mut file| std::io::Write::write_all(&mut file, format!("{key} {}\n", spec.run).as_bytes()));
-        written.map_err(|why| match why.kind() {
+        // Written whole before it has its name, so that a crash leaves no host half taken.
+        let part = self.folder.join(format!(".{}-{key}", host.name));
+        let written = std::fs::write(&part, format!("{key} {}\n", spec.run));
+        if self.taken(&host.name).is_none() {
+            let _ = std::fs::remove_file(&mark);
+        }
+        let linked = written.and_then(|()| std::fs::hard_link(&part, &mark));
+        let _ = std::fs::remove_file(&part);
+        linked.map_err(|why| match why.kind() {
             std::io::ErrorKind::AlreadyExists => {
                 Error::usage(format!("host `{}`", host.name), "already taken", "release it with `gorgo kill`")
             }
@@ -169,13 +229,14 @@ impl Provider for Ssh {
             name: host.name.clone(),
             description: host.host.clone(),
             gpus: host.gpus,
-            cents_per_hour: host.cents_per_hour,
+            cents_per_hour: Some(host.cents_per_hour),
             regions: vec![Region { name: host.region.clone(), description: String::new() }],
         };
-        Ok(self.hosts.iter().filter(|host| !self.mark(&host.name).exists()).map(offer).collect())
+        Ok(self.hosts.iter().filter(|host| self.taken(&host.name).is_none()).map(offer).collect())
     }
 
-    async fn launch(&self, spec: &Spec, key: &str, _: u64) -> std::result::Result<String, LaunchError> {
+    async fn launch(&self, spec: &Spec, key: &str, sending: &Sending) -> std::result::Result<String, LaunchError> {
+        sending.begins();
         self.take(spec, key).map_err(LaunchError::Refused)
     }
 
@@ -193,6 +254,14 @@ impl Provider for Ssh {
         let shell = self.connect(name).await?;
         crate::setup::stop(shell.as_ref()).await?;
         std::fs::remove_file(&mark).map_err(|why| Error::file(&mark, &why))
+    }
+
+    async fn forget(&self, id: &str) -> Result<()> {
+        let mark = self.mark(id.strip_prefix("ssh-").unwrap_or(id));
+        match std::fs::remove_file(&mark) {
+            Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(Error::file(&mark, &why)),
+            _ => Ok(()),
+        }
     }
 
     async fn open(&self, node: &Node, port: u16, peers: &[Node]) -> Result<Vec<String>> {
@@ -222,12 +291,21 @@ mod tests {
             (format!("{good}gpu = 1\n"), "gpu"),
             (format!("{good}{good}"), "two hosts"),
             (good.replace("\"a\"", "\"a b\""), "a b"),
+            (good.replace("\"h\"", "\"\""), "host = \"\""),
+            (good.replace("\"h\"", "\"-oProxyCommand=x\""), "-oProxyCommand"),
+            (format!("{good}jump = \"-oProxyCommand=x\"\n"), "jump"),
+            (format!("{good}router_port = 0\n"), "port 0"),
+            (format!("{good}router_port = 8080\n"), "port of its own"),
+            (format!("{good}{}", good.replace("\"a\"", "\"b\"")), "`a` is the same host"),
+            (String::new(), "names no host"),
         ] {
             std::fs::write(&path, text).unwrap();
             assert!(read(&path).unwrap_err().to_string().contains(words), "{words}");
         }
         std::fs::write(&path, good).unwrap();
         assert_eq!(read(&path).unwrap()[0].name, "a");
+        let missing = read(&folder.path().join("none.toml")).unwrap_err().to_string();
+        assert!(missing.contains("[[hosts]] name ="), "{missing}");
     }
 
     #[tokio::test]
@@ -245,10 +323,31 @@ mod tests {
             ports: Ports::default(),
             expires_ms: 0,
         };
-        ssh.launch(&spec("a"), "k", 0).await.unwrap();
+        // What a full disk left takes nothing.
+        std::fs::create_dir(folder.path().join("taken")).unwrap();
+        std::fs::write(folder.path().join("taken/a"), "").unwrap();
+        assert_eq!(ssh.offers().await.unwrap().len(), 1);
+        let sending = Sending::before(0);
+        ssh.launch(&spec("a"), "k", &sending).await.unwrap();
         assert_eq!(ssh.list().await.unwrap()[0].key.as_deref(), Some("k"));
-        assert!(ssh.launch(&spec("a"), "k2", 0).await.unwrap_err().into_error().to_string().contains("already taken"));
-        assert!(ssh.launch(&spec("b"), "k3", 0).await.unwrap_err().into_error().to_string().contains("name one of: a"));
+        assert!(
+            ssh.launch(&spec("a"), "k2", &sending)
+                .await
+                .unwrap_err()
+                .into_error()
+                .to_string()
+                .contains("already taken")
+        );
+        assert!(
+            ssh.launch(&spec("b"), "k3", &sending)
+                .await
+                .unwrap_err()
+                .into_error()
+                .to_string()
+                .contains("name one of: a")
+        );
         assert!(ssh.offers().await.unwrap().is_empty());
+        ssh.forget("ssh-a").await.unwrap();
+        assert_eq!(ssh.offers().await.unwrap().len(), 1);
     }
 }

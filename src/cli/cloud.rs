@@ -17,10 +17,12 @@ mod cluster;
 pub(super) mod deploy;
 pub(super) mod experiment;
 mod interrupt;
+mod kill;
 mod launch;
 mod machines;
 mod nodes;
 mod table;
+mod watch;
 
 /// A provider of machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -39,16 +41,16 @@ pub(super) enum Cloud {
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct CloudArgs {
     /// Provider; lambda when LAMBDA_API_KEY is set, modal when MODAL_TOKEN_ID is, else local
-    #[arg(long, value_enum, env = "GORGO_CLOUD")]
+    #[arg(long, global = true, value_enum, env = "GORGO_CLOUD")]
     cloud: Option<Cloud>,
     /// Folder of ledger, keys and node state; gorgo in XDG_STATE_HOME or ~/.local/state when absent
-    #[arg(long, value_name = "DIR", env = "GORGO_STATE")]
+    #[arg(long, global = true, value_name = "DIR", env = "GORGO_STATE")]
     state: Option<PathBuf>,
     /// File of your hosts; gorgo/hosts.toml in XDG_CONFIG_HOME or ~/.config when absent
-    #[arg(long, value_name = "FILE", env = "GORGO_HOSTS")]
+    #[arg(long, global = true, value_name = "FILE", env = "GORGO_HOSTS")]
     hosts: Option<PathBuf>,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
 }
 
@@ -72,8 +74,8 @@ pub(crate) enum CloudCommand {
     #[command(after_help = "Example:\n  gorgo price --running")]
     Price(machines::PriceArgs),
     /// End machines and wait until the provider lists them as gone; hosts of yours are released
-    #[command(after_help = "Examples:\n  gorgo kill my-node\n  gorgo kill --all")]
-    Kill(machines::KillArgs),
+    #[command(after_help = "Examples:\n  gorgo kill my-node\n  gorgo kill --all\n  gorgo kill --force rack-1")]
+    Kill(kill::KillArgs),
     /// Run a command on machines (`gorgo run` is the experiment)
     #[command(after_help = "Example:\n  gorgo run-on my-node -- nvidia-smi")]
     RunOn(nodes::RunOnArgs),
@@ -91,7 +93,7 @@ pub(crate) enum CloudCommand {
     Firewall(account::FirewallArgs),
     /// End machines whose lease is over; `launch` starts this in the background
     #[command(after_help = "Example:\n  gorgo watch --cloud lambda")]
-    Watch(machines::WatchArgs),
+    Watch(watch::WatchArgs),
     /// Set up engines and routers on all machines, and operate them
     #[command(
         after_help = "Examples:\n  gorgo cluster setup --strategy gorgo --max-concurrent 100\n  gorgo cluster flush-cache\n  gorgo cluster restart-lb --strategy prefix-tree"
@@ -105,22 +107,32 @@ pub(crate) enum CloudCommand {
 pub(super) fn run(command: CloudCommand) -> anyhow::Result<()> {
     super::process::runtime()?.block_on(async {
         match command {
-            CloudCommand::Available(args) => machines::available(&args).await,
+            // These two end or name machines before they leave.
             CloudCommand::Launch(args) => launch::run(&args).await,
-            CloudCommand::List(args) => machines::list(&args).await,
-            CloudCommand::Status(args) => cluster::status(&args).await,
-            CloudCommand::Price(args) => machines::price(&args).await,
-            CloudCommand::Kill(args) => machines::kill(&args).await,
-            CloudCommand::RunOn(args) => nodes::run_on(&args).await,
-            CloudCommand::Connect(args) => nodes::connect(&args).await,
-            CloudCommand::SshKeys(args) => account::ssh_keys(&args).await,
-            CloudCommand::Filesystems(args) => account::filesystems(&args).await,
-            CloudCommand::Firewall(args) => account::firewall(&args).await,
-            CloudCommand::Watch(args) => machines::watch(&args).await,
-            CloudCommand::Cluster(args) => cluster::run(args).await,
-            CloudCommand::Cloud(args) => account::check(&args).await,
+            CloudCommand::Watch(args) => watch::run(&args).await,
+            CloudCommand::Available(args) => interruptible(machines::available(&args)).await,
+            CloudCommand::List(args) => interruptible(machines::list(&args)).await,
+            CloudCommand::Status(args) => interruptible(cluster::status(&args)).await,
+            CloudCommand::Price(args) => interruptible(machines::price(&args)).await,
+            CloudCommand::Kill(args) => interruptible(kill::run(&args)).await,
+            CloudCommand::RunOn(args) => interruptible(nodes::run_on(&args)).await,
+            CloudCommand::Connect(args) => interruptible(nodes::connect(&args)).await,
+            CloudCommand::SshKeys(args) => interruptible(account::ssh_keys(&args)).await,
+            CloudCommand::Filesystems(args) => interruptible(account::filesystems(&args)).await,
+            CloudCommand::Firewall(args) => interruptible(account::firewall(&args)).await,
+            CloudCommand::Cluster(args) => interruptible(cluster::run(args)).await,
+            CloudCommand::Cloud(args) => interruptible(account::check(&args)).await,
         }
     })
+}
+
+/// Does `work`; at an interrupt drops it, which ends connections and the commands that they carry.
+async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let mut interrupts = super::process::StopSignal::install()?;
+    tokio::select! {
+        done = work => done,
+        () = interrupts.recv() => bail!("interrupted; run the same command again to go on"),
+    }
 }
 
 /// A provider with its ledger.
@@ -138,15 +150,14 @@ fn home(variable: &str, below: &str) -> anyhow::Result<PathBuf> {
     Ok(folder.with_context(|| format!("HOME is not set; name a folder with {variable}"))?.join("gorgo"))
 }
 
-/// Address of Lambda Cloud. The key passes in clear on plain http, so only to this machine.
-fn service_url() -> anyhow::Result<String> {
+/// Address of Lambda Cloud.
+fn service_url() -> String {
     let url = ["LAMBDA_API_URL", "GORGO_LAMBDA_URL"].iter().find_map(|name| std::env::var(name).ok());
-    let url = url.filter(|url| !url.is_empty()).unwrap_or_else(|| SERVICE.to_owned());
-    let host = url.strip_prefix("http://").map(|rest| rest.split(['/', ':']).next().unwrap_or_default());
-    if host.is_some_and(|host| host != "127.0.0.1" && host != "localhost") || !url.starts_with("http") {
-        bail!("LAMBDA_API_URL is `{url}`; it must begin with https://, or with http://127.0.0.1 for a stand-in");
-    }
-    Ok(url)
+    url.filter(|url| !url.is_empty()).unwrap_or_else(|| SERVICE.to_owned())
+}
+
+fn show(line: &str) {
+    eprintln!("{line}");
 }
 
 impl CloudArgs {
@@ -159,7 +170,8 @@ impl CloudArgs {
     }
 
     fn key() -> Option<String> {
-        std::env::var("LAMBDA_API_KEY").ok().filter(|key| !key.trim().is_empty())
+        // A key read from a file often ends with a line end.
+        std::env::var("LAMBDA_API_KEY").ok().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty())
     }
 
     pub(super) fn session(&self) -> anyhow::Result<Session> {
@@ -192,7 +204,7 @@ impl CloudArgs {
                 let Some(key) = Self::key() else {
                     bail!("LAMBDA_API_KEY is not set; make a key in Lambda's console and export it")
                 };
-                let service = service_url()?;
+                let service = service_url();
                 let ssh_from = std::env::var("GORGO_SSH_FROM").unwrap_or_else(|_| "0.0.0.0/0".to_owned());
                 let ssh_port = match std::env::var("GORGO_LAMBDA_SSH_PORT") {
                     Ok(text) => Some(text.parse().context("GORGO_LAMBDA_SSH_PORT is no port")?),
@@ -220,12 +232,23 @@ impl CloudArgs {
 
 impl Session {
     fn fleet(&self) -> Fleet<'_> {
-        Fleet { provider: self.provider.as_ref(), ledger: &self.ledger, time: Time::real() }
+        Fleet::new(self.provider.as_ref(), &self.ledger, Time::real()).telling(&show)
     }
 
     /// Lambda alone has accounts with keys, file systems and firewalls.
     fn lambda(&self) -> anyhow::Result<&Lambda> {
         self.lambda.as_deref().with_context(|| format!("`{}` has no account; use --cloud lambda", self.provider.name()))
+    }
+
+    /// File that the watch of these machines keeps locked.
+    fn watch_lock(&self) -> PathBuf {
+        let account = gorgo_cloud::digest::of(self.provider.account().as_bytes());
+        self.folder.join(format!("watch-{}-{}.lock", self.provider.name(), &account[..12]))
+    }
+
+    /// Whether a process ends machines when their lease is over.
+    fn is_watched(&self) -> bool {
+        std::fs::File::open(self.watch_lock()).is_ok_and(|file| file.try_lock().is_err())
     }
 
     /// Machines of ours that run, in the order of their names.

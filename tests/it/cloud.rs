@@ -7,6 +7,7 @@ mod own_engines;
 mod page;
 mod ssh;
 mod stand_ins;
+mod trouble;
 mod walk;
 mod whole;
 

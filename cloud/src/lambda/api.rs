@@ -3,7 +3,7 @@
 use super::{LAUNCH, LambdaConfig, REQUEST};
 use crate::error::{Error, Kind, Result};
 use crate::limiter::Limiter;
-use crate::provider::LaunchError;
+use crate::provider::{LaunchError, Sending};
 use crate::time::Time;
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
@@ -37,7 +37,12 @@ impl Api {
     pub(super) fn new(config: &LambdaConfig, account: &str) -> Result<Self> {
         let failed =
             |why: reqwest::Error| Error::usage("TLS", why.to_string(), "install the system's root certificates");
-        let http = crate::http::client().map_err(failed)?;
+        let host = reqwest::Url::parse(&config.service).ok().and_then(|url| url.host_str().map(str::to_owned));
+        let http = match host.is_some_and(|host| crate::http::is_loopback(&host)) {
+            true => crate::http::loopback(),
+            false => crate::http::client(),
+        };
+        let http = http.map_err(failed)?;
         let limiter = |kind: &str, interval| {
             Limiter::new(&config.folder.join(format!("limit-{kind}-{account}")), interval, config.time.clone())
         };
@@ -90,17 +95,18 @@ impl Api {
     }
 
     /// Launches one machine. It is sent again only when the service certainly did not act on it.
-    pub(super) async fn launch(&self, body: &Value, send_before_ms: u64) -> std::result::Result<String, LaunchError> {
+    pub(super) async fn launch(&self, body: &Value, sending: &Sending) -> std::result::Result<String, LaunchError> {
         let mut attempt = 0;
         loop {
-            self.launches.slot().await.map_err(LaunchError::Refused)?;
-            self.requests.slot().await.map_err(LaunchError::Refused)?;
-            if self.time.now_ms() > send_before_ms {
+            self.launches.slot().await;
+            self.requests.slot().await;
+            if self.time.now_ms() > sending.before_ms() {
                 let meaning = "the launch waited too long for its turn and was not sent";
                 let error = Error::new(Kind::Refused, "launch", meaning, "launch fewer machines at a time");
                 return Err(LaunchError::Refused(error));
             }
             let path = "/instance-operations/launch";
+            sending.begins();
             let failure = match self.send(Method::POST, path, Some(body)).await {
                 Ok(value) => {
                     let launched: super::wire::Launched = data(path, value).map_err(LaunchError::Unknown)?;
@@ -111,6 +117,7 @@ impl Api {
             };
             match failure.error.kind {
                 Kind::Throttled | Kind::Unreachable => {
+                    sending.had_no_effect();
                     self.pause(&mut attempt, failure).await.map_err(LaunchError::Refused)?;
                 }
                 Kind::Unknown => return Err(LaunchError::Unknown(failure.error)),
@@ -145,7 +152,7 @@ impl Api {
     }
 
     async fn once(&self, method: Method, path: &str, body: Option<&Value>) -> std::result::Result<Value, Failure> {
-        self.requests.slot().await.map_err(|error| Failure { error, wait: None })?;
+        self.requests.slot().await;
         self.send(method, path, body).await
     }
 
@@ -237,8 +244,9 @@ fn refusal(path: &str, status: StatusCode, text: &str) -> Error {
         (_, "filesystems/filesystem-in-use" | "firewall-rulesets/firewall-ruleset-in-use") => {
             error(Kind::Throttled, "a machine still uses it", "end that machine first")
         }
+        // A conflict may be one with an earlier attempt that had its effect.
         (_, "global/internal-error" | "global/conflict") | (409, _) => {
-            error(Kind::Throttled, "another change is in progress", again)
+            error(Kind::Unknown, "another change is in progress", again)
         }
         (404, _) | (_, "global/object-does-not-exist") => {
             error(Kind::NotFound, "the object does not exist", "compare with `gorgo list`")
@@ -265,6 +273,7 @@ mod tests {
         assert_eq!(kind(429, ""), Kind::Throttled);
         assert_eq!(kind(502, "<html>Bad gateway</html>"), Kind::Unknown);
         assert_eq!(kind(408, ""), Kind::Unknown);
+        assert_eq!(coded(409, "global/conflict"), Kind::Unknown);
         assert_eq!(coded(400, "provider/internal-unavailable"), Kind::Unknown);
         assert_eq!(coded(400, "global/never-seen-before"), Kind::Refused);
         assert_eq!(coded(403, "global/forbidden"), Kind::Refused);

@@ -40,11 +40,15 @@ pub(super) async fn ensure(api: &Api, run: &str, region: &str, ssh_from: &str) -
     Ok(Some(find().await?.ok_or_else(missing)?.id))
 }
 
-/// Opens a port of a machine to networks.
-pub(super) async fn open(api: &Api, id: &str, port: u16, networks: &[String]) -> Result<()> {
-    let instance: Instance = api.get(&format!("/instances/{id}")).await?;
-    if instance.region() == OPEN_REGION || networks.is_empty() {
-        return Ok(());
+/// Opens a port of a machine to networks; returns whether a rule holds there.
+pub(super) async fn open(api: &Api, id: &str, port: u16, networks: &[String]) -> Result<bool> {
+    let instance: serde_json::Value = api.get(&format!("/instances/{id}")).await?;
+    let instance = Instance(&instance);
+    if instance.region() == OPEN_REGION {
+        return Ok(false);
+    }
+    if networks.is_empty() {
+        return Ok(true);
     }
     let rulesets: Vec<Ruleset> = api.get("/firewall-rulesets").await?;
     let attached = |set: &&Ruleset| instance.has_ruleset(&set.id);
@@ -60,10 +64,27 @@ pub(super) async fn open(api: &Api, id: &str, port: u16, networks: &[String]) ->
             rules.push(new);
         }
     }
-    if rules == ours.rules {
+    if rules != ours.rules {
+        api.patch(&format!("/firewall-rulesets/{}", ours.id), &json!({"rules": rules})).await?;
+    }
+    Ok(true)
+}
+
+/// Whether `text` is a network as rules take it: an address and the length of its prefix.
+///
+/// # Errors
+/// When it is not.
+pub(super) fn check_network(text: &str) -> Result<()> {
+    let fine = text.split_once('/').is_some_and(|(address, length)| {
+        let address = address.parse::<std::net::IpAddr>();
+        let most = |address: std::net::IpAddr| if address.is_ipv4() { 32 } else { 128 };
+        address.is_ok_and(|address| length.parse::<u8>().is_ok_and(|length| length <= most(address)))
+    });
+    if fine {
         return Ok(());
     }
-    api.patch(&format!("/firewall-rulesets/{}", ours.id), &json!({"rules": rules})).await
+    let remedy = "write an address and a prefix, for example 203.0.113.7/32";
+    Err(Error::usage(format!("network `{text}`"), "no network", remedy))
 }
 
 /// Deletes the rulesets of a run.
@@ -73,4 +94,21 @@ pub(super) async fn delete(api: &Api, run: &str) -> Result<()> {
         api.delete(&format!("/firewall-rulesets/{}", set.id)).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_network_has_an_address_and_a_prefix() {
+        for (text, fine) in [
+            ("203.0.113.7/32", true),
+            ("2001:db8::/64", true),
+            ("0.0.0.0/0", true),
+            ("1.2.3.4", false),
+            ("1.2.3.4/33", false),
+            ("banana", false),
+        ] {
+            assert_eq!(super::check_network(text).is_ok(), fine, "{text}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use super::Ports;
 use crate::provider::{Node, Offer, Region, Status};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub(super) const TAG_KEY: &str = "gorgo-key";
 pub(super) const TAG_RUN: &str = "gorgo-run";
@@ -15,85 +16,62 @@ pub(super) fn machine_name(name: &str, key: &str) -> String {
     format!("{name}{MARK}{key}")
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct Specs {
-    #[serde(default)]
-    gpus: u32,
+/// Text at `pointer` that is not empty.
+fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
+    value.pointer(pointer)?.as_str().filter(|text| !text.is_empty())
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct InstanceType {
-    name: String,
-    #[serde(default)]
-    description: String,
-    #[serde(default)]
-    price_cents_per_hour: u64,
-    specs: Option<Specs>,
+/// A price: whole cents, a fraction counted up. What is no price is unknown.
+fn cents(value: &Value, pointer: &str) -> Option<u64> {
+    let price = value.pointer(pointer)?;
+    price
+        .as_u64()
+        .or_else(|| price.as_f64().filter(|price| (0.0..1e12).contains(price)).map(|price| price.ceil() as u64))
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct TypeItem {
-    instance_type: InstanceType,
-    #[serde(default)]
-    regions_with_capacity_available: Vec<Region>,
+fn gpus(value: &Value, pointer: &str) -> u32 {
+    value.pointer(pointer).and_then(Value::as_u64).and_then(|count| count.try_into().ok()).unwrap_or(0)
 }
 
-impl TypeItem {
-    pub(super) fn offer(self) -> Offer {
-        let kind = self.instance_type;
-        Offer {
-            name: kind.name,
-            description: kind.description,
-            gpus: kind.specs.map_or(0, |specs| specs.gpus),
-            cents_per_hour: kind.price_cents_per_hour,
-            regions: self.regions_with_capacity_available,
-        }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Tag {
-    key: String,
-    #[serde(default)]
-    value: String,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Reference {
-    id: String,
+/// A type of machine; nothing when it has no name. Every field is looked at alone, so that one odd entry hides no other.
+pub(super) fn offer(item: &Value) -> Option<Offer> {
+    let regions = item["regions_with_capacity_available"].as_array().into_iter().flatten();
+    let region = |region: &Value| {
+        let description = text(region, "/description").unwrap_or_default().to_owned();
+        Some(Region { name: text(region, "/name")?.to_owned(), description })
+    };
+    Some(Offer {
+        name: text(item, "/instance_type/name")?.to_owned(),
+        description: text(item, "/instance_type/description").unwrap_or_default().to_owned(),
+        gpus: gpus(item, "/instance_type/specs/gpus"),
+        cents_per_hour: cents(item, "/instance_type/price_cents_per_hour"),
+        regions: regions.filter_map(region).collect(),
+    })
 }
 
 /// A machine. Its Jupyter token and URL are left out: they give access to it.
-#[derive(Debug, Deserialize)]
-pub(super) struct Instance {
-    id: String,
-    name: Option<String>,
-    ip: Option<String>,
-    status: String,
-    region: Region,
-    instance_type: InstanceType,
-    tags: Option<Vec<Tag>>,
-    firewall_rulesets: Option<Vec<Reference>>,
-}
+pub(super) struct Instance<'a>(pub(super) &'a Value);
 
-impl Instance {
+impl Instance<'_> {
     pub(super) fn region(&self) -> &str {
-        &self.region.name
+        text(self.0, "/region/name").unwrap_or_default()
     }
 
     pub(super) fn has_ruleset(&self, id: &str) -> bool {
-        self.firewall_rulesets.iter().flatten().any(|reference| reference.id == id)
+        self.0["firewall_rulesets"].as_array().into_iter().flatten().any(|reference| reference["id"] == id)
     }
 
-    pub(super) fn node(self) -> Node {
-        let tag = |key: &str| self.tags.iter().flatten().find(|tag| tag.key == key).map(|tag| tag.value.clone());
-        let full = self.name.clone().unwrap_or_default();
+    /// The machine; nothing when it has no id.
+    pub(super) fn node(&self) -> Option<Node> {
+        let id = text(self.0, "/id")?;
+        let tags = || self.0["tags"].as_array().into_iter().flatten();
+        let tag = |key: &str| tags().find(|tag| tag["key"] == key)?["value"].as_str().map(str::to_owned);
+        let full = text(self.0, "/name").unwrap_or_default();
         let split = full.rsplit_once(MARK);
         let key = tag(TAG_KEY).or_else(|| split.map(|(_, key)| key.to_owned()));
-        let plain = || split.map_or_else(|| full.clone(), |(name, _)| name.to_owned());
-        let name = tag(TAG_NAME).unwrap_or_else(plain);
+        let name = tag(TAG_NAME).unwrap_or_else(|| split.map_or(full, |(name, _)| name).to_owned());
         let ports = tag(TAG_PORTS).and_then(|ports| ports.parse::<Ports>().ok());
-        let status = match self.status.as_str() {
+        let status = match text(self.0, "/status").unwrap_or("no status") {
             "booting" => Status::Booting,
             "active" => Status::Ready,
             "unhealthy" => Status::Unhealthy,
@@ -101,19 +79,19 @@ impl Instance {
             "terminated" => Status::Gone,
             other => Status::Other(other.to_owned()),
         };
-        Node {
-            name: if name.is_empty() { self.id.clone() } else { name },
+        Some(Node {
+            name: if name.is_empty() { id.to_owned() } else { name },
             run: tag(TAG_RUN),
             key,
-            machine: self.instance_type.name,
-            region: self.region.name,
+            machine: text(self.0, "/instance_type/name").unwrap_or("-").to_owned(),
+            region: text(self.0, "/region/name").unwrap_or("-").to_owned(),
             status,
-            address: self.ip.filter(|ip| !ip.is_empty()),
-            cents_per_hour: self.instance_type.price_cents_per_hour,
-            gpus: self.instance_type.specs.map_or(0, |specs| specs.gpus),
+            address: text(self.0, "/ip").map(str::to_owned),
+            cents_per_hour: cents(self.0, "/instance_type/price_cents_per_hour"),
+            gpus: gpus(self.0, "/instance_type/specs/gpus"),
             ports: ports.unwrap_or_default(),
-            id: self.id,
-        }
+            id: id.to_owned(),
+        })
     }
 }
 
@@ -206,9 +184,24 @@ mod tests {
             "ssh_key_names": ["k"], "file_system_names": [], "region": {"name": "mars-north-1", "description": "?"},
             "instance_type": {"name": "gpu_1x_new", "price_cents_per_hour": 129, "specs": {"gpus": 1, "fans": 4}},
             "jupyter_token": "secret"}"#;
-        let node = serde_json::from_str::<Instance>(text).unwrap().node();
+        let node = Instance(&serde_json::from_str(text).unwrap()).node().unwrap();
         assert_eq!((node.name.as_str(), node.key.as_deref()), ("eu", Some("0123456789abcdef")));
         assert_eq!(node.status, Status::Other("contactable".to_owned()));
         assert!(!format!("{node:?}").contains("secret"));
+    }
+
+    #[test]
+    fn an_odd_field_makes_itself_unknown_and_nothing_else() {
+        let read = |text: &str| Instance(&serde_json::from_str(text).unwrap()).node();
+        let kind = r#""name": "x", "status": "active", "region": {"name": "r", "description": null}"#;
+        let null =
+            read(&format!(r#"{{"id": "f", {kind}, "instance_type": {{"name": "t", "price_cents_per_hour": null}}}}"#));
+        assert_eq!(null.map(|node| (node.machine, node.cents_per_hour)), Some(("t".to_owned(), None)));
+        let half = read(&format!(r#"{{"id": "f", {kind}, "instance_type": {{"price_cents_per_hour": 129.5}}}}"#));
+        assert_eq!(half.unwrap().cents_per_hour, Some(130));
+        let bare = read(r#"{"id": "f", "status": "terminated", "region": null, "instance_type": null}"#).unwrap();
+        assert_eq!((bare.name.as_str(), bare.status), ("f", Status::Gone));
+        assert!(read(r#"{"id": null, "name": "x"}"#).is_none());
+        assert!(offer(&serde_json::json!({"instance_type": {"name": "t"}})).unwrap().cents_per_hour.is_none());
     }
 }

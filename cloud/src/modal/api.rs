@@ -5,6 +5,7 @@ use super::proto::client::modal_client_client::ModalClientClient;
 use super::refusal::{explain, passing, wait};
 use super::token::Token;
 use crate::error::{Error, Result};
+use crate::http::is_loopback;
 use crate::time::Time;
 use secrecy::ExposeSecret;
 use std::time::Duration;
@@ -71,10 +72,6 @@ pub(super) fn channel(url: &str) -> Result<Channel> {
         _ => return Err(wrong("neither https nor a loopback address")),
     };
     Ok(endpoint.connect_lazy())
-}
-
-pub(super) fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// A header value that no log shows.

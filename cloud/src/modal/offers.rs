@@ -69,7 +69,7 @@ pub(super) fn offers(rates: &BTreeMap<String, String>) -> Vec<Offer> {
         .collect();
     let offer = |name: String, gpu: &str, count: u32| {
         let rate = cents(rates, gpu);
-        let cents_per_hour = rate.unwrap_or(UNKNOWN) * u64::from(count.max(1));
+        let cents_per_hour = Some(rate.unwrap_or(UNKNOWN) * u64::from(count.max(1)));
         let unknown = if rate.is_none() { ", price unknown and counted high" } else { "" };
         let description =
             if count == 0 { format!("no GPU{unknown}") } else { format!("{count} x {gpu}, sandbox{unknown}") };
@@ -126,7 +126,7 @@ mod tests {
             [("GPU_H100", "3.95"), ("A100-40GB per second", "0.000583"), ("h200", "free"), ("a100_80gb", "2.5")];
         let rates: BTreeMap<String, String> = rates.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let all = offers(&rates);
-        let price = |name: &str| all.iter().find(|offer| offer.name == name).unwrap().cents_per_hour;
+        let price = |name: &str| all.iter().find(|offer| offer.name == name).unwrap().cents_per_hour.unwrap();
         assert_eq!((price("gpu_1x_h100"), price("gpu_8x_h100")), (395, 3_160));
         assert_eq!((price("gpu_1x_a100_40gb"), price("gpu_1x_a100_80gb")), (210, 250));
         assert_eq!((price("gpu_1x_a100"), price("gpu_2x_h200")), (UNKNOWN, 2 * UNKNOWN));

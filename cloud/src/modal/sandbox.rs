@@ -34,7 +34,7 @@ pub(super) fn name(name: &str, key: &str) -> String {
     format!("{name}{MARK}{key}")
 }
 
-pub(super) fn tags(spec: &Spec, key: &str, cents: u64) -> Vec<SandboxTag> {
+pub(super) fn tags(spec: &Spec, key: &str, cents: Option<u64>) -> Vec<SandboxTag> {
     let tag = |name: &str, value: String| SandboxTag { tag_name: name.to_owned(), tag_value: value };
     vec![
         tag(KEY, key.to_owned()),
@@ -42,7 +42,7 @@ pub(super) fn tags(spec: &Spec, key: &str, cents: u64) -> Vec<SandboxTag> {
         tag(NAME, spec.name.clone()),
         tag(TYPE, spec.machine.clone()),
         tag(REGION, spec.region.clone()),
-        tag(CENTS, cents.to_string()),
+        tag(CENTS, cents.map(|cents| cents.to_string()).unwrap_or_default()),
         tag(PORTS, spec.ports.to_string()),
     ]
 }
@@ -145,7 +145,7 @@ pub(super) fn node(info: SandboxInfo, tunnels: &[TunnelData]) -> Node {
         region: tag(REGION).unwrap_or_default(),
         status,
         address: entry.map(address),
-        cents_per_hour: tag(CENTS).and_then(|cents| cents.parse().ok()).unwrap_or(0),
+        cents_per_hour: tag(CENTS).and_then(|cents| cents.parse().ok()),
         ports,
         id: info.id,
     }
@@ -194,14 +194,14 @@ mod tests {
         let info = SandboxInfo {
             id: "sb-1".to_owned(),
             name: name(&spec.name, key),
-            tags: tags(&spec, key, 1_382),
+            tags: tags(&spec, key, Some(1_382)),
             task_info: Some(TaskInfo { started_at: 1.0, ..TaskInfo::default() }),
             created_at: 1.0,
         };
         let tunnel = TunnelData { host: "x.modal.host".to_owned(), port: 443, container_port: 2 };
         let node = node(info, &[tunnel]);
         assert_eq!((node.name.as_str(), node.key.as_deref()), (spec.name.as_str(), Some(key)));
-        assert_eq!((node.gpus, node.cents_per_hour, node.status), (2, 1_382, Status::Ready));
+        assert_eq!((node.gpus, node.cents_per_hour, node.status), (2, Some(1_382), Status::Ready));
         assert_eq!((node.address.as_deref(), node.ports), (Some("x.modal.host"), spec.ports));
         assert_eq!(node.region, "us-west");
     }

@@ -147,6 +147,7 @@ mod tests {
             binary: "x".into(),
             binary_arm64: None,
             disk_gib: 0,
+            healthy_within_min: 60,
             hub_token: None,
             hub: String::new(),
         };

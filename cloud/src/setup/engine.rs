@@ -168,7 +168,8 @@ pub(super) async fn healthy(site: &Site<'_>) -> Result<()> {
     let shell = site.shell()?;
     let address = shell.address(site.member.node.ports.engine).await?;
     let http = super::verify::client()?;
-    let (mut last, mut moved, mut phase) = (String::new(), Instant::now(), "");
+    let (mut last, mut moved, mut phase, began) = (String::new(), Instant::now(), "", Instant::now());
+    let longest = Duration::from_secs(60 * site.plan.healthy_within_min);
     loop {
         let answer = http.get(format!("http://{address}/health")).timeout(QUICK).send().await;
         if answer.is_ok_and(|answer| answer.status().is_success()) {
@@ -183,6 +184,12 @@ pub(super) async fn healthy(site: &Site<'_>) -> Result<()> {
         if now != phase {
             phase = now;
             site.tell(format!("engine: {phase}"));
+        }
+        if began.elapsed() > longest {
+            let sign = last.lines().last().unwrap_or("no log").to_owned();
+            let meaning = format!("the engine was not healthy within {} min", site.plan.healthy_within_min);
+            let remedy = "look at `gorgo cluster logs`; give large weights more time with --healthy-within";
+            return Err(Error::new(Kind::SetUp, sign, meaning, remedy));
         }
         if moved.elapsed() > SILENCE {
             let sign = last.lines().last().unwrap_or("no log").to_owned();
@@ -239,7 +246,7 @@ fn ended(log: &str, meaning: &str) -> Error {
     })
 }
 
-/// Ends all that set-up started on a node; the node itself stays.
+/// Ends all that set-up started on a node and removes its keys; the node itself stays.
 ///
 /// # Errors
 /// When the node cannot be reached.
@@ -251,7 +258,8 @@ pub async fn stop(shell: &dyn Shell) -> Result<()> {
     if !facts.docker.is_empty() {
         docker(shell, &facts, &["rm", "-f", CONTAINER], QUICK).await?;
     }
-    Ok(())
+    // The keys and the hub's token are in these files; the program stays for the next set-up.
+    shell.must(&Command::script("rm -f .gorgo/*.env .gorgo/*.toml", &[""; 0])).await.map(drop)
 }
 
 /// The last lines of the container's log.

@@ -155,6 +155,14 @@ pub async fn withdraw(shell: &dyn Shell) -> Result<()> {
     service::stop(shell, "gate").await
 }
 
+/// Whether a central router runs on a member.
+///
+/// # Errors
+/// When the member cannot be reached.
+pub async fn proxy_runs(member: &super::Member) -> Result<bool> {
+    service::runs(member.shell.as_ref().map_err(Clone::clone)?.as_ref(), "proxy").await
+}
+
 /// Waits until the central router has a round trip to every engine.
 async fn reached(shell: &dyn Shell, port: u16, plan: &Plan, engines: &[Reached]) -> Result<()> {
     let until = Instant::now() + REACHED;

@@ -14,9 +14,10 @@ const LOOK: Duration = Duration::from_millis(200);
 const PROBE: Duration = Duration::from_secs(5);
 const CALL: Duration = Duration::from_secs(120);
 
+/// The client for addresses of shells, which are ports of this machine.
 pub(super) fn client() -> Result<reqwest::Client> {
     let failed = |why: reqwest::Error| Error::usage("TLS", why.to_string(), "install the system's root certificates");
-    crate::http::client().map_err(failed)
+    crate::http::loopback().map_err(failed)
 }
 
 fn failed(sign: String, meaning: &str) -> Error {

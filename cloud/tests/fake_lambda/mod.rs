@@ -48,6 +48,11 @@ impl Fake {
         world
     }
 
+    /// Another API key of an account.
+    pub(crate) fn another_key(&self, key: &str, world: &Arc<Mutex<World>>) {
+        self.accounts.lock().unwrap().insert(key.to_owned(), world.clone());
+    }
+
     pub(crate) fn client(&self, key: &str, time: &Time, folder: &Path) -> Lambda {
         Lambda::new(LambdaConfig {
             service: self.url.clone(),

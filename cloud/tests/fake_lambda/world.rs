@@ -58,6 +58,16 @@ pub(crate) struct World {
     pub(crate) boot_ms: u64,
     /// From the end of a machine until it is listed as terminated.
     pub(crate) ending_ms: u64,
+    /// Ends of this machine that are accepted and have no effect.
+    pub(crate) deaf: BTreeMap<String, u32>,
+    /// What a launch is answered with after its effect.
+    pub(crate) after_effect: Option<(u16, &'static str)>,
+    /// Whether every launch is refused for lack of capacity.
+    pub(crate) is_full: bool,
+    /// Rulesets cannot be deleted.
+    pub(crate) in_use: bool,
+    /// Entries of the listing that are not ours.
+    pub(crate) foreign: Vec<Value>,
     /// Told of a new machine's launch and of its SSH key's public half; returns its address.
     pub(crate) boot: Option<Boot>,
     /// Told of the address of a machine that ends.
@@ -85,6 +95,11 @@ impl World {
             requests: 0,
             boot_ms: 5 * MINUTE,
             ending_ms: MINUTE,
+            deaf: BTreeMap::new(),
+            after_effect: None,
+            is_full: false,
+            in_use: false,
+            foreign: Vec::new(),
             boot: None,
             halt: None,
             interrupt_at: None,
@@ -158,7 +173,7 @@ impl World {
             }
             ("delete", ["firewall-rulesets", id]) => {
                 let uses = |machine: &Machine| machine.request["firewall_rulesets"][0]["id"] == **id;
-                if self.running().any(uses) {
+                if self.in_use || self.running().any(uses) {
                     return Err((400, "firewall-rulesets/firewall-ruleset-in-use"));
                 }
                 removed(self.rulesets.remove(*id))
@@ -203,7 +218,7 @@ impl World {
         if body["region_name"] != "us-south-1" && body["firewall_rulesets"].as_array().is_none_or(Vec::is_empty) {
             self.violations.push(format!("{name} has no firewall ruleset of its own"));
         }
-        if self.chance(0.1) {
+        if self.is_full || self.chance(0.1) {
             return Err((400, "instance-operations/launch/insufficient-capacity"));
         }
         if self.machines.values().any(|machine| machine.key == key || machine.name == name) {
@@ -228,7 +243,10 @@ impl World {
             ip,
         };
         self.machines.insert(id.clone(), machine);
-        Ok(json!({"instance_ids": [id]}))
+        match self.after_effect {
+            Some(refusal) => Err(refusal),
+            None => Ok(json!({"instance_ids": [id]})),
+        }
     }
 
     fn visible(&self, id: &str) -> Result<Machine, (u16, &'static str)> {
@@ -242,7 +260,13 @@ impl World {
             self.visible(id)?;
             let now_ms = self.time.now_ms();
             let machine = self.machines.get_mut(id).unwrap();
-            machine.ended_ms.get_or_insert(now_ms);
+            match self.deaf.get_mut(&machine.name) {
+                Some(left) if *left > 0 => {
+                    *left -= 1;
+                    continue;
+                }
+                _ => _ = machine.ended_ms.get_or_insert(now_ms),
+            }
             if let Some(halt) = &mut self.halt {
                 halt(&machine.ip);
             }
@@ -264,6 +288,7 @@ impl World {
                 "instance_type": {"name": "gpu_9x_new", "description": "", "price_cents_per_hour": 1, "specs": {}},
                 "actions": {}, "is_reserved": true}));
         }
+        list.extend(self.foreign.iter().cloned());
         Value::Array(list)
     }
 

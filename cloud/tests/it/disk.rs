@@ -5,10 +5,10 @@ use gorgo_cloud::shell::{Command, Shell};
 use std::path::{Path, PathBuf};
 
 /// A file system of one megabyte; it is unmounted with this value.
-struct Small(PathBuf);
+pub(crate) struct Small(pub(crate) PathBuf);
 
 impl Small {
-    fn mount(place: &Path) -> Option<Self> {
+    pub(crate) fn mount(place: &Path) -> Option<Self> {
         std::fs::create_dir_all(place).unwrap();
         let mut mount = std::process::Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(place).stderr(std::process::Stdio::null());

@@ -147,14 +147,14 @@ async fn fleet(fake: &impl Service, seed: u64, folder: &Path) -> Counts {
 
     let specs: Vec<Spec> = (0..rng.random_range(1..=4)).map(|i| spec(i, &mut rng, time.now_ms())).collect();
     let provider = fake.provider(&account, &time, folder);
-    let first = Fleet { provider: provider.as_ref(), ledger: &ledger, time: time.clone() };
+    let first = Fleet::new(provider.as_ref(), &ledger, time.clone());
     let launches = futures_util::future::join_all(specs.iter().map(|spec| first.launch(spec, 129)));
     counts.interrupted += usize::from(interrupted(&world, &mut rng, 0.7, async { drop(launches.await) }).await);
     check(&world, &ledger, seed);
 
     // Another process, with nothing but the folder.
     let provider = fake.provider(&account, &time, folder);
-    let second = Fleet { provider: provider.as_ref(), ledger: &ledger, time: time.clone() };
+    let second = Fleet::new(provider.as_ref(), &ledger, time.clone());
     loop {
         let kill = async { drop(second.kill_all(&second.open().unwrap()).await) };
         let cut = interrupted(&world, &mut rng, 0.4, kill).await;

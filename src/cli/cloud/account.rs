@@ -6,7 +6,7 @@ use crate::cli::output::print_line;
 use anyhow::Context;
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_cloud::lambda::Rule;
-use gorgo_cloud::money::dollars;
+use gorgo_cloud::money;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -21,8 +21,10 @@ pub(crate) struct SshKeysArgs {
 #[derive(Debug, Subcommand)]
 enum SshKeysCommand {
     /// List the account's keys
+    #[command(after_help = "Example:\n  gorgo ssh-keys list")]
     List,
-    /// Add a public key; one of this name is left as it is
+    /// Add a public key; the same one under this name is left as it is
+    #[command(after_help = "Example:\n  gorgo ssh-keys add laptop ~/.ssh/id_ed25519.pub")]
     Add {
         /// Name
         name: String,
@@ -30,9 +32,10 @@ enum SshKeysCommand {
         file: PathBuf,
     },
     /// Delete a key
+    #[command(after_help = "Example:\n  gorgo ssh-keys delete laptop")]
     Delete {
-        /// Id
-        id: String,
+        /// Name or id
+        name: String,
     },
 }
 
@@ -47,8 +50,10 @@ pub(crate) struct FilesystemsArgs {
 #[derive(Debug, Subcommand)]
 enum FilesystemsCommand {
     /// List file systems; they cost money until they are deleted
+    #[command(after_help = "Example:\n  gorgo filesystems list")]
     List,
     /// Create a file system; one of this name in the region is left as it is
+    #[command(after_help = "Example:\n  gorgo filesystems create models --region us-east-1")]
     Create {
         /// Name
         name: String,
@@ -57,9 +62,10 @@ enum FilesystemsCommand {
         region: String,
     },
     /// Delete a file system and all that it holds
+    #[command(after_help = "Example:\n  gorgo filesystems delete models")]
     Delete {
-        /// Id
-        id: String,
+        /// Name or id
+        name: String,
     },
 }
 
@@ -74,13 +80,15 @@ pub(crate) struct FirewallArgs {
 #[derive(Debug, Subcommand)]
 enum FirewallCommand {
     /// List the account's rules and rulesets; the account's own rules are never changed
+    #[command(after_help = "Example:\n  gorgo firewall list")]
     List,
     /// Open a port of a machine that `gorgo launch` launched
+    #[command(after_help = "Example:\n  gorgo firewall open my-node --port 8000 --from 203.0.113.7/32")]
     Open {
         /// Name or id
         node: String,
         /// Port
-        #[arg(long)]
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
         port: u16,
         /// Networks, as 203.0.113.7/32
         #[arg(long, required = true, value_delimiter = ',')]
@@ -97,6 +105,7 @@ pub(crate) struct CheckArgs {
 #[derive(Debug, Subcommand)]
 enum CloudVerb {
     /// Read the account's types, keys, machines and rules; nothing is changed
+    #[command(after_help = "Example:\n  gorgo cloud check --cloud lambda")]
     Check(CloudArgs),
 }
 
@@ -117,13 +126,42 @@ pub(super) async fn ssh_keys(args: &SshKeysArgs) -> anyhow::Result<()> {
             if !public.starts_with("ssh-") && !public.starts_with("ecdsa-") {
                 anyhow::bail!("`{}` holds no public key; name the file that ends in .pub", file.display());
             }
+            let words = |key: &str| key.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>();
+            let other =
+                |key: &gorgo_cloud::lambda::SshKey| key.name == *name && words(&key.public_key) != words(&public);
+            if lambda.ssh_keys().await?.iter().any(other) {
+                anyhow::bail!(
+                    "the account has another key named `{name}`; choose another name, or delete that one first"
+                );
+            }
             lambda.add_ssh_key(name, public.trim()).await?;
             Ok(print_line(format_args!("`{name}` is in the account"))?)
         }
-        SshKeysCommand::Delete { id } => {
+        SshKeysCommand::Delete { name } => {
+            let keys = lambda.ssh_keys().await?;
+            let id = the_one("SSH key", name, keys.iter().map(|key| (key.id.as_str(), key.name.as_str())))?;
             lambda.delete_ssh_key(id).await?;
-            Ok(print_line(format_args!("deleted {id}"))?)
+            Ok(print_line(format_args!("deleted {name}"))?)
         }
+    }
+}
+
+/// The id of the one object with this id or name.
+fn the_one<'a>(
+    what: &str,
+    asked: &str,
+    known: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+) -> anyhow::Result<&'a str> {
+    let named: Vec<&str> =
+        known.clone().filter(|(id, name)| *id == asked || *name == asked).map(|(id, _)| id).collect();
+    match named[..] {
+        [id] => Ok(id),
+        [] => {
+            let all: Vec<&str> = known.map(|(_, name)| name).collect();
+            let all = if all.is_empty() { "nothing".to_owned() } else { all.join(", ") };
+            anyhow::bail!("no such {what}: `{asked}`; the account has {all}")
+        }
+        _ => anyhow::bail!("several have the name `{asked}`; name one of the ids {}", named.join(", ")),
     }
 }
 
@@ -147,9 +185,11 @@ pub(super) async fn filesystems(args: &FilesystemsArgs) -> anyhow::Result<()> {
             lambda.create_filesystem(name, region).await?;
             Ok(print_line(format_args!("`{name}` is in {region}; it costs money until it is deleted"))?)
         }
-        FilesystemsCommand::Delete { id } => {
+        FilesystemsCommand::Delete { name } => {
+            let list = lambda.filesystems().await?;
+            let id = the_one("file system", name, list.iter().map(|fs| (fs.id.as_str(), fs.name.as_str())))?;
             lambda.delete_filesystem(id).await?;
-            Ok(print_line(format_args!("deleted {id}"))?)
+            Ok(print_line(format_args!("deleted {name}"))?)
         }
     }
 }
@@ -175,8 +215,13 @@ pub(super) async fn firewall(args: &FirewallArgs) -> anyhow::Result<()> {
         }
         FirewallCommand::Open { node, port, from } => {
             let node = session.node(node).await?;
-            lambda.open_to(&node, *port, from).await?;
-            Ok(print_line(format_args!("port {port} of {} is open to {}", node.name, from.join(", ")))?)
+            let text = match lambda.open_to(&node, *port, from).await? {
+                true => format!("port {port} of {} is open to {}", node.name, from.join(", ")),
+                false => {
+                    format!("no rule applies in {}: every port of {} is open to all", node.region, node.name)
+                }
+            };
+            Ok(print_line(text)?)
         }
     }
 }
@@ -191,36 +236,42 @@ pub(super) async fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let CloudVerb::Check(common) = &args.command;
     let session = common.session()?;
     let began = Instant::now();
+    let mut lines: Vec<(&str, String)> = Vec::new();
     let offers = session.provider.offers().await?;
     let free = offers.iter().filter(|offer| !offer.regions.is_empty()).count();
-    print_line(format_args!("types: {} of {} have a free machine", free, offers.len()))?;
+    lines.push(("types", format!("{free} of {} have a free machine", offers.len())));
     let nodes = session.provider.list().await?;
     let ours = nodes.iter().filter(|node| node.key.is_some()).count();
-    print_line(format_args!("machines: {} run, {ours} of them launched by gorgo", nodes.len()))?;
+    lines.push(("machines", format!("{} run, {ours} of them launched by gorgo", nodes.len())));
     if session.cloud == Cloud::Lambda {
         let lambda = session.lambda()?;
-        print_line(format_args!("ssh keys: {}", lambda.ssh_keys().await?.len()))?;
-        print_line(format_args!("file systems: {}", lambda.filesystems().await?.len()))?;
+        lines.push(("ssh keys", lambda.ssh_keys().await?.len().to_string()));
+        lines.push(("file systems", lambda.filesystems().await?.len().to_string()));
         let rules = (lambda.global_rules().await?.len(), lambda.rulesets().await?.len());
-        print_line(format_args!("firewall: {} rules for all machines, {} rulesets", rules.0, rules.1))?;
-        print_line(format_args!("images: {}", lambda.images().await?.len()))?;
+        lines.push(("firewall", format!("{} rules for all machines, {} rulesets", rules.0, rules.1)));
+        lines.push(("images", lambda.images().await?.len().to_string()));
         let seconds = began.elapsed().as_secs_f64();
-        print_line(format_args!("7 calls in {seconds:.1} s; gorgo sends one a second, and one launch in 12 s"))?;
+        let rates = format!("7 calls in {seconds:.1} s; gorgo sends one a second, and one launch in 12 s");
+        lines.push(("rates", rates));
     }
     if session.cloud == Cloud::Modal {
         for offer in offers.iter().filter(|offer| offer.gpus == 1) {
-            print_line(format_args!(
-                "{}: {} an hour, {}",
-                offer.name,
-                dollars(offer.cents_per_hour),
-                offer.description
-            ))?;
+            let price = money::price(offer.cents_per_hour);
+            lines.push((&offer.name, format!("{price} an hour, {}", offer.description)));
         }
-        print_line("Modal tells no capacity: a launch waits until a machine is free")?;
+        lines.push(("capacity", "Modal tells none: a launch waits until a machine is free".to_owned()));
     }
     if session.cloud == Cloud::Ssh {
         let all: Vec<String> = offers.iter().map(|offer| offer.name.clone()).collect();
-        print_line(format_args!("free hosts: {}", all.join(", ")))?;
+        lines.push(("free hosts", all.join(", ")));
+    }
+    if common.json {
+        let object: serde_json::Map<String, serde_json::Value> =
+            lines.into_iter().map(|(name, text)| (name.to_owned(), text.into())).collect();
+        return Ok(print_line(serde_json::to_string_pretty(&object)?)?);
+    }
+    for (name, text) in lines {
+        print_line(format_args!("{name}: {text}"))?;
     }
     Ok(print_line(format_args!("`{}` can be used", session.provider.name()))?)
 }

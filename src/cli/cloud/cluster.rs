@@ -24,18 +24,25 @@ pub(crate) struct ClusterArgs {
 #[derive(Debug, Subcommand)]
 enum ClusterCommand {
     /// Install and start engine and router on all machines, then send a completion through every path
+    #[command(after_help = "Example:\n  gorgo cluster setup --strategy gorgo --max-concurrent 100")]
     Setup(SetupArgs),
     /// Show engine and router of each machine
+    #[command(after_help = "Example:\n  gorgo cluster status --json")]
     Status(StatusArgs),
     /// Upload this program and restart routers that ran another one
+    #[command(after_help = "Example:\n  gorgo cluster upload --binary target/release/gorgo")]
     Upload(UploadArgs),
     /// Change the routers' settings and restart them
+    #[command(after_help = "Example:\n  gorgo cluster restart-lb --strategy prefix-tree")]
     RestartLb(RestartArgs),
     /// Empty the engines' KV caches and the routers' indexes; busy engines are named
+    #[command(after_help = "Example:\n  gorgo cluster flush-cache")]
     FlushCache(CloudArgs),
     /// Start a timeline on every router
+    #[command(after_help = "Example:\n  gorgo cluster start-trace")]
     StartTrace(CloudArgs),
     /// End the timelines and collect them; `gorgo trace merge` joins them
+    #[command(after_help = "Example:\n  gorgo cluster stop-trace --output-dir traces")]
     StopTrace {
         #[command(flatten)]
         common: CloudArgs,
@@ -44,6 +51,7 @@ enum ClusterCommand {
         output_dir: PathBuf,
     },
     /// Print the end of a log
+    #[command(after_help = "Example:\n  gorgo cluster logs my-node --of router --lines 20")]
     Logs {
         #[command(flatten)]
         common: CloudArgs,
@@ -158,7 +166,7 @@ pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
         print_line(serde_json::to_string_pretty(&members.iter().zip(&states).map(row).collect::<Vec<_>>())?)?;
     } else {
         let row = |(member, state): (&Member, &cluster::NodeState)| {
-            let engine = state.engine.as_ref().map_or_else(ToString::to_string, |()| "healthy".to_owned());
+            let engine = if state.engine.is_ok() { "healthy" } else { "failed" }.to_owned();
             let mut cells = vec![member.node.name.clone(), member.node.region.clone(), engine];
             match &state.router {
                 Ok(router) => {
@@ -167,12 +175,18 @@ pub(super) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
                     cells.push(format!("{}/{}", count("healthy_peers"), count("peer_count")));
                     cells.push(format!("{} running, {} waiting", count("running_reqs"), count("queue_size")));
                 }
-                Err(error) => cells.push(error.to_string()),
+                Err(_) => cells.push("failed".to_owned()),
             }
             cells
         };
         let rows: Vec<Vec<String>> = members.iter().zip(&states).map(row).collect();
         print_line(columns(&["NAME", "REGION", "ENGINE", "ROUTER", "PEERS", "LOAD"], &rows))?;
+        for (member, state) in members.iter().zip(&states) {
+            let failures = [("engine", state.engine.as_ref().err()), ("router", state.router.as_ref().err())];
+            for (what, error) in failures.into_iter().filter_map(|(what, error)| Some((what, error?))) {
+                print_line(format_args!("{}: {what}: {error}", member.node.name))?;
+            }
+        }
     }
     if bad > 0 {
         bail!("{bad} of {} machines are not healthy; run `gorgo cluster setup` again", members.len());

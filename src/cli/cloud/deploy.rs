@@ -3,10 +3,10 @@
 use super::{CloudArgs, Session, cluster};
 use crate::cli::output::print_line;
 use crate::cli::router::RouterAddress;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_cloud::Shell;
-use gorgo_cloud::setup::router::{Reached, deploy_proxy, gate};
+use gorgo_cloud::setup::router::{Reached, deploy_proxy, gate, proxy_runs};
 use gorgo_cloud::setup::{Member, Plan};
 
 #[derive(Debug, ClapArgs)]
@@ -15,16 +15,30 @@ pub(crate) struct DeployArgs {
     common: CloudArgs,
     /// Machine for the router, by name or id
     node: String,
+    /// End the central router of another machine, where this one takes its port for a gate
+    #[arg(long)]
+    replace: bool,
     /// Port of the router there; the machine's own for it when absent, which alone has a tunnel on modal
     #[arg(long)]
     listen_port: Option<u16>,
 }
 
 pub(in crate::cli) fn run(args: &DeployArgs) -> anyhow::Result<()> {
-    crate::cli::process::runtime()?.block_on(async {
+    crate::cli::process::runtime()?.block_on(super::interruptible(async {
         let (session, plan, members) = cluster::open(&args.common).await?;
         let node = session.node(&args.node).await?;
         let at = members.iter().position(|member| member.node.id == node.id).context("the machine has just ended")?;
+        if !session.provider.capabilities().loopback && !args.replace {
+            // A gate takes the port of a central router, which would end with it.
+            for other in members.iter().filter(|other| other.node.id != node.id) {
+                if proxy_runs(other).await.with_context(|| other.node.name.clone())? {
+                    let name = &other.node.name;
+                    bail!(
+                        "the central router on {name} would end: a gate takes its port; repeat with --replace, or deploy on {name} again"
+                    );
+                }
+            }
+        }
         let port = args.listen_port.unwrap_or(node.ports.proxy);
         let changed = central(&session, &plan, &members, at, port).await?;
         let state = if changed { "started" } else { "runs as it should" };
@@ -32,7 +46,7 @@ pub(in crate::cli) fn run(args: &DeployArgs) -> anyhow::Result<()> {
         print_line(format_args!("the central router on {} {state}: {url}", node.name))?;
         print_line(format_args!("clients send the key `api` of {} as a bearer token", session.keys_file().display()))?;
         Ok(())
-    })
+    }))
 }
 
 /// Starts the central router on the member `at`, before the engines of all members.

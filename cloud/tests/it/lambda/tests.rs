@@ -1,11 +1,11 @@
 //! The provider against the fake, one behaviour a test.
 
 use crate::fake_lambda::Fake;
-use gorgo_cloud::provider::{Ports, Spec};
+use gorgo_cloud::provider::{Ports, Sending, Spec};
 use gorgo_cloud::{Fleet, Kind, Ledger, Provider, Time};
 use std::time::Duration;
 
-fn spec(name: &str, region: &str) -> Spec {
+pub(super) fn spec(name: &str, region: &str) -> Spec {
     Spec {
         run: "r1".to_owned(),
         name: name.to_owned(),
@@ -27,7 +27,7 @@ async fn a_machine_that_boots_for_25_minutes_is_waited_for() {
     let world = fake.account("k", 1, false, &time, Some(ledger.clone()));
     world.lock().unwrap().boot_ms = 25 * 60_000;
     let lambda = fake.client("k", &time, folder.path());
-    let fleet = Fleet { provider: &lambda, ledger: &ledger, time: time.clone() };
+    let fleet = Fleet::new(&lambda, &ledger, time.clone());
     let id = fleet.launch(&spec("slow", "us-east-1"), 129).await.unwrap();
     let node = fleet.ready(&id, |_| {}).await.unwrap();
     assert_eq!((node.name.as_str(), node.address.as_deref()), ("slow", Some("198.51.100.1")));
@@ -42,7 +42,7 @@ async fn router_ports_open_to_peers_alone_and_nothing_is_set_in_us_south_1() {
     let ledger = Ledger::open(folder.path()).unwrap();
     let world = fake.account("k", 2, false, &time, Some(ledger.clone()));
     let lambda = fake.client("k", &time, folder.path());
-    let fleet = Fleet { provider: &lambda, ledger: &ledger, time: time.clone() };
+    let fleet = Fleet::new(&lambda, &ledger, time.clone());
     let mut nodes = Vec::new();
     for (name, region) in [("a", "us-east-1"), ("b", "us-south-1")] {
         let id = fleet.launch(&spec(name, region), 129).await.unwrap();
@@ -86,7 +86,7 @@ async fn secrets_stay_out_of_the_ledger_and_out_of_what_is_listed() {
     let ledger = Ledger::open(folder.path()).unwrap();
     fake.account("secret-key-2", 3, false, &time, Some(ledger.clone()));
     let lambda = fake.client("secret-key-2", &time, folder.path());
-    let fleet = Fleet { provider: &lambda, ledger: &ledger, time: time.clone() };
+    let fleet = Fleet::new(&lambda, &ledger, time.clone());
     fleet.launch(&spec("a", "us-east-1"), 129).await.unwrap();
     let rows = format!("{:?}", fleet.rows().await.unwrap());
     let text = std::fs::read_to_string(ledger.path()).unwrap();
@@ -102,7 +102,7 @@ async fn the_host_key_is_made_here_handed_over_and_known_before_the_first_login(
     let folder = tempfile::tempdir().unwrap();
     let world = fake.account("k", 7, false, &time, None);
     let lambda = fake.client("k", &time, folder.path());
-    lambda.launch(&spec("a", "us-east-1"), "0123456789abcdef", u64::MAX).await.unwrap();
+    lambda.launch(&spec("a", "us-east-1"), "0123456789abcdef", &Sending::before(u64::MAX)).await.unwrap();
     let user_data = world.lock().unwrap().machines.values().next().unwrap().user_data();
     let known = std::fs::read_to_string(folder.path().join("runs/r1/known_hosts")).unwrap();
     let public = known.trim().strip_prefix("0123456789abcdef ").unwrap();
@@ -126,7 +126,7 @@ async fn a_lease_that_is_over_ends_its_machine_and_no_other() {
     let ledger = Ledger::open(folder.path()).unwrap();
     let world = fake.account("k", 4, false, &time, Some(ledger.clone()));
     let lambda = fake.client("k", &time, folder.path());
-    let fleet = Fleet { provider: &lambda, ledger: &ledger, time: time.clone() };
+    let fleet = Fleet::new(&lambda, &ledger, time.clone());
     let short = Spec { expires_ms: time.now_ms() + 3_600_000, ..spec("short", "us-east-1") };
     fleet.launch(&short, 129).await.unwrap();
     fleet.launch(&spec("long", "us-east-1"), 129).await.unwrap();
@@ -146,8 +146,8 @@ async fn kill_touches_only_what_the_ledger_names() {
     let (ledger, other) = (Ledger::open(&here).unwrap(), Ledger::open(&there).unwrap());
     fake.account("k", 5, false, &time, None);
     let lambda = fake.client("k", &time, &here);
-    let mine = Fleet { provider: &lambda, ledger: &ledger, time: time.clone() };
-    let theirs = Fleet { provider: &lambda, ledger: &other, time: time.clone() };
+    let mine = Fleet::new(&lambda, &ledger, time.clone());
+    let theirs = Fleet::new(&lambda, &other, time.clone());
     mine.launch(&spec("mine", "us-east-1"), 129).await.unwrap();
     theirs.launch(&Spec { run: "r2".to_owned(), ..spec("theirs", "us-east-1") }, 129).await.unwrap();
     let rows = mine.rows().await.unwrap();

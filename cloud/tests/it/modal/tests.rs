@@ -27,7 +27,7 @@ impl Field {
     }
 
     fn fleet(&self) -> Fleet<'_> {
-        Fleet { provider: &self.modal, ledger: &self.ledger, time: self.time.clone() }
+        Fleet::new(&self.modal, &self.ledger, self.time.clone())
     }
 
     fn spec(&self, name: &str) -> Spec {
@@ -61,7 +61,7 @@ async fn a_sandbox_is_launched_reached_by_tunnels_and_ended() {
     field.modal.prepare(&[&spec], &|_| {}).await.unwrap();
     let node = field.node("a").await;
     assert_eq!((node.name.as_str(), node.region.as_str(), node.gpus), ("a", "us-west", 1));
-    assert_eq!(node.cents_per_hour, 368, "2.10 dollars, and three quarters more for a narrow region");
+    assert_eq!(node.cents_per_hour, Some(368), "2.10 dollars, and three quarters more for a narrow region");
     assert_eq!(field.modal.url(&node, 18_000).await.unwrap(), "http://127.0.0.1:18000");
     assert!(field.modal.url(&node, 18_080).await.unwrap_err().meaning.contains("no tunnel"));
     field.node("b").await;

@@ -111,6 +111,9 @@ pub(super) struct SetupArgs {
     /// Free disk that a machine with Docker must have, GiB
     #[arg(long, default_value_t = 60)]
     disk_gib: u64,
+    /// Minutes within which an engine must be healthy
+    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
+    healthy_within: u64,
 }
 
 pub(in crate::cli) fn show(progress: &Progress) {
@@ -195,6 +198,7 @@ pub(super) async fn setup(args: &SetupArgs) -> anyhow::Result<()> {
         binary: std::env::current_exe().context("cannot find this program's own file")?,
         binary_arm64: None,
         disk_gib: args.disk_gib,
+        healthy_within_min: args.healthy_within,
         hub_token: hub.token.map(Into::into),
         hub: hub.url,
     };
@@ -245,17 +249,14 @@ fn summary(reports: &[Report], as_json: bool) -> anyhow::Result<()> {
                     step.note.clone(),
                 ]);
             }
-            if let Some(failure) = &report.failure {
-                rows.push(vec![
-                    report.node.clone(),
-                    "FAILED".to_owned(),
-                    String::new(),
-                    String::new(),
-                    failure.to_string(),
-                ]);
+            if report.failure.is_some() {
+                rows.push([report.node.as_str(), "FAILED", "", "", "see below"].map(str::to_owned).to_vec());
             }
         }
         print_line(columns(&["NODE", "STEP", "STATE", "S", "NOTE"], &rows))?;
+        for (report, failure) in reports.iter().filter_map(|report| Some((report, report.failure.as_ref()?))) {
+            print_line(format_args!("{}: {failure}", report.node))?;
+        }
     }
     let failed = reports.iter().filter(|report| report.failure.is_some()).count();
     if failed > 0 {

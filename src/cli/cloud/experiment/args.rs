@@ -38,9 +38,9 @@ pub(crate) struct FleetArgs {
     /// Most machines at one time
     #[arg(long, default_value_t = Caps::default().nodes)]
     max_nodes: usize,
-    /// Most dollars an hour of all machines together
-    #[arg(long, default_value_t = Caps::default().cents_per_hour as f64 / 100.0)]
-    max_dollars_per_hour: f64,
+    /// Most dollars an hour of all machines together, or `none` for no limit
+    #[arg(long, value_name = "DOLLARS", default_value = launch::DOLLARS, value_parser = launch::dollars)]
+    max_dollars_per_hour: launch::Dollars,
     /// End launched machines after this time at the latest; `cloud.lease`; 4h when absent
     #[arg(long, value_parser = launch::lease)]
     lease: Option<u64>,
@@ -168,11 +168,7 @@ impl FleetArgs {
             program: self.program.clone(),
             image: self.image.clone().or(table.image),
             engine: self.engine.or(engine),
-            caps: Caps {
-                nodes: self.max_nodes,
-                cents_per_hour: (self.max_dollars_per_hour * 100.0).round() as u64,
-                ..Caps::default()
-            },
+            caps: Caps { nodes: self.max_nodes, cents_per_hour: self.max_dollars_per_hour.0, ..Caps::default() },
             lease_ms: self.lease.or(lease).unwrap_or(4 * 3_600_000),
             keep: self.keep || table.keep,
             yes: self.yes,

@@ -62,7 +62,7 @@ pub(super) async fn specs(
     session: &Session,
     fleet: &FleetSpec,
     run: &str,
-) -> anyhow::Result<(Vec<Node>, Vec<(Spec, u64)>)> {
+) -> anyhow::Result<(Vec<Node>, Vec<(Spec, Option<u64>)>)> {
     let running = session.nodes().await?;
     let (mut taken, mut missing) = (Vec::new(), Vec::new());
     let offers = session.provider.offers().await?;
@@ -141,6 +141,7 @@ pub(super) fn plan_of(
         binary: std::env::current_exe().context("cannot find this program's own file")?,
         binary_arm64: None,
         disk_gib: 60,
+        healthy_within_min: 60,
         hub_token: hub.token.map(Into::into),
         hub: hub.url,
     };
