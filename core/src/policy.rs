@@ -21,6 +21,8 @@ pub enum Exclusion {
     Full,
     /// It failed or had no room a moment ago; others are asked first.
     Resting,
+    /// It has answered no probe yet, and another replica can serve the request.
+    Unprobed,
     /// This request already failed at it.
     Tried,
     /// It does not serve the request's model, or has not made what the request names.

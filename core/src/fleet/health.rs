@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
-    /// No probe or scrape has ended yet; it may be used.
+    /// No probe or scrape has ended yet; it may be used, if no other replica can.
     #[default]
     Unknown,
     /// The last probe or scrape succeeded.
@@ -30,11 +30,17 @@ impl Replica {
             return false;
         }
         let was_down = self.health == Health::Down;
-        self.health = Health::Up;
+        (self.health, self.has_answered) = (Health::Up, true);
         if was_down {
             self.recovered = Some(now);
         }
         was_down
+    }
+
+    /// Whether nothing shows yet that something answers there, and what it serves.
+    #[inline]
+    pub fn is_unprobed(&self) -> bool {
+        self.spec.is_probed && !self.has_answered
     }
 
     /// A probe failed; true if this made it down.
@@ -71,7 +77,7 @@ impl Replica {
 
     /// A request got its first token.
     pub fn answered(&mut self, now: Time) {
-        (self.rests_until, self.failed_in_row) = (None, 0);
+        (self.rests_until, self.failed_in_row, self.has_answered) = (None, 0, true);
         if self.breaker.succeeded() {
             self.recovered = Some(now);
         }

@@ -33,6 +33,8 @@ pub struct Replica {
     pub health: Health,
     /// Consecutive failures of probes and scrapes.
     pub failures: u32,
+    /// Whether a probe, a scrape or a request has succeeded.
+    pub has_answered: bool,
     /// Circuit breaker fed by request failures.
     pub breaker: Breaker,
     /// Draining: it finishes its requests and gets no new ones.
@@ -63,6 +65,7 @@ impl Replica {
             peer: Peer::default(),
             health: Health::Unknown,
             failures: 0,
+            has_answered: false,
             breaker: Breaker::default(),
             draining: false,
             removed: false,

@@ -37,6 +37,9 @@ pub struct ReplicaSpec {
     /// Labels, for residency.
     #[serde(default)]
     pub labels: Vec<String>,
+    /// Whether it is probed: it then gets no request before its first success while another replica can serve.
+    #[serde(default)]
+    pub is_probed: bool,
 }
 
 impl ReplicaSpec {
@@ -50,6 +53,7 @@ impl ReplicaSpec {
             transport: Transport::default(),
             region: None,
             labels: Vec::new(),
+            is_probed: false,
         }
     }
 }

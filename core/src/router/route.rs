@@ -113,6 +113,7 @@ impl Router {
         let request = &flight.request;
         let gates = &self.config.gates;
         let (inside, only, allowed) = (flight.inside, request.only, self.allowed(id));
+        let tried = flight.tried;
         let closed =
             if self.is_closed_by_failures(now, allowed.as_ref()) { Replica::closed_for_all } else { Replica::closed };
         self.matched.resize(self.replicas.len(), 0);
@@ -126,7 +127,7 @@ impl Router {
                 excluded = Some(Exclusion::Unserved);
             } else if replica.spec.kind == Kind::Peer && request.hops >= self.config.max_hops {
                 excluded = Some(Exclusion::Hops);
-            } else if excluded.is_none() && flight.tried.contains(id) {
+            } else if excluded.is_none() && tried.contains(id) {
                 excluded = Some(Exclusion::Tried);
             }
             let cached = self.matched[slot].min(request.info.prompt_tokens);
@@ -134,6 +135,23 @@ impl Router {
             let truth = truths.and_then(|truths| truths.get(slot).copied().flatten());
             let candidate = replica.candidate(id, now, excluded, cached, request.info.bytes, learned);
             self.candidates.push(Candidate { truth, ..candidate });
+        }
+        self.leave_unprobed_out(&tried);
+    }
+
+    /// Excludes replicas that have answered nothing yet, while one that has can take the request, now or soon.
+    fn leave_unprobed_out(&mut self, tried: &ReplicaSet) {
+        let is_unprobed = |c: &Candidate| self.replicas[c.id.index()].is_unprobed();
+        if !self.candidates.iter().any(is_unprobed) {
+            return;
+        }
+        let takes = |c: &Candidate| matches!(c.excluded, None | Some(Exclusion::Full | Exclusion::Resting));
+        if self.candidates.iter().any(|c| takes(c) && !tried.contains(c.id) && !is_unprobed(c)) {
+            for candidate in self.candidates.iter_mut().filter(|c| c.excluded.is_none()) {
+                if self.replicas[candidate.id.index()].is_unprobed() {
+                    candidate.excluded = Some(Exclusion::Unprobed);
+                }
+            }
         }
     }
 

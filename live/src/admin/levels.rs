@@ -159,7 +159,7 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
                 "state": state(r, now, gates),
                 "draining": r.draining, "excluded": r.closed(now, gates), "breaker": r.breaker,
                 "cache_report": u.cache_report.seen(),
-                "key_refused": r.breaker.cause() == Some(Failure::KeyRefused),
+                "key_refused": u.is_refusing() || r.breaker.cause() == Some(Failure::KeyRefused),
                 "last_error": u.last_error().map(|error| error.why),
                 "last_error_age_ms": u.last_error().map(|error| (now - error.at).ms()),
                 "running_reqs": running, "waiting_reqs": queued, "total_reqs": both,

@@ -134,6 +134,13 @@ async fn check_head(
         let (mut body, mut held) = (body, VecDeque::new());
         let lacks_path = lacks_path(&head, &mut body, &mut held, upstream, request).await;
         let failure = if lacks_path { Failure::NoEndpoint } else { failure };
+        // The client's key is not at fault, and the client cannot do anything about ours.
+        let is_ours = failure == Failure::KeyRefused && upstream.has_own_key();
+        if is_ours {
+            let why =
+                format!("replica `{}` refuses this router's key ({}): set its api_key", upstream.name, head.status);
+            return Err(Box::new(FailedAttempt { failure, response: None, why }));
+        }
         let response = Some(Response::from_parts(head, rest(held, body, request)));
         return Err(Box::new(FailedAttempt { failure, response, why }));
     }

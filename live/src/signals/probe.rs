@@ -168,6 +168,9 @@ async fn round_trip(
     if is_loop {
         return Err("it leads back to this router; take it out of the replicas of one of the two".to_owned());
     }
+    if is_refused && upstream.has_own_key() {
+        return Err(format!("a probe of `{}` was answered with {status}: it refuses this router's key", path.path()));
+    }
     // A peer that says 503 is for its reports to tell.
     if upstream.kind == Kind::Peer {
         return Ok(rtt);

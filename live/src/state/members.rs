@@ -8,7 +8,7 @@ use crate::upstream::connect::{Endpoint, shown_url};
 use crate::upstream::replica::{Authorization, Upstream};
 use crate::upstream::transport::transport;
 use gorgo_core::MAX_REPLICAS;
-use gorgo_core::fleet::{Health, Kind, Replica, ReplicaSpec};
+use gorgo_core::fleet::{Kind, Replica, ReplicaSpec};
 use gorgo_core::policy::Exclusion;
 use gorgo_core::router::ReplicaEvent;
 use http::HeaderValue;
@@ -68,7 +68,7 @@ impl AppState {
         let config = self.config();
         let keep_alive = Duration::from_millis(config.timeouts.keep_alive_ms);
         let transport = transport(&config, &endpoint, keep_alive);
-        let spec = ReplicaSpec { transport, ..spec(&name, replica, kind) };
+        let spec = ReplicaSpec { transport, is_probed: config.probes.period_ms > 0, ..spec(&name, replica, kind) };
         let added = self.driver.add(&spec, |id| {
             let upstream = Upstream::new(id, name, kind, endpoint);
             upstream.authorize(authorization);
@@ -139,12 +139,10 @@ impl AppState {
 
     /// The replicas of the fleet by name, and whether each is known to be usable now.
     pub(crate) fn are_usable(&self) -> Vec<(String, bool)> {
-        let has_probes = self.config().probes.period_ms > 0;
         self.driver.read(|router, _, now| {
             let gates = &router.config().gates;
             let usable = |r: &Replica| {
-                let is_known = !has_probes || r.health != Health::Unknown;
-                is_known && !matches!(r.closed(now, gates), Some(Exclusion::Unhealthy | Exclusion::Draining))
+                !r.is_unprobed() && !matches!(r.closed(now, gates), Some(Exclusion::Unhealthy | Exclusion::Draining))
             };
             let all = router.replicas().iter().filter(|r| !r.removed);
             all.map(|r| (r.spec.name.clone(), usable(r))).collect()

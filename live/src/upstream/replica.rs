@@ -174,6 +174,20 @@ impl Upstream {
         *self.routers.write() = routers;
     }
 
+    /// Whether requests to it carry a key of this router's.
+    pub(crate) fn has_own_key(&self) -> bool {
+        match &self.authorization {
+            Authorization::None => false,
+            Authorization::Own(_) => true,
+            Authorization::Peers(key) => key.read().is_some(),
+        }
+    }
+
+    /// Whether it refused our key at the last probe.
+    pub(crate) fn is_refusing(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     /// Keeps whether it refuses our key; true if that changed.
     pub(crate) fn set_refused(&self, refused: bool) -> bool {
         self.refused.swap(refused, Ordering::Relaxed) != refused

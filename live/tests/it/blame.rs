@@ -93,6 +93,16 @@ async fn a_client_whose_own_key_is_refused_gets_the_refusal_and_no_replica_the_b
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_of_the_routers_own_key_is_not_the_clients() {
+    let refusing = Script { status: 401, prefill: Duration::ZERO, ..Script::default() };
+    let world = World::new(1, refusing, |config| config.replicas[0].api_key = Some("ours".into())).await;
+    let answer = world.send(chat("x", false)).await;
+    assert_eq!(answer.status(), 502);
+    let said = String::from_utf8_lossy(&whole(answer).await).into_owned();
+    assert!(said.contains("refuses this router's key") && !said.contains("says no"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_replica_without_room_is_load_and_no_fault() {
     let world = World::new(2, Script::default(), |_| {}).await;
     world.engines[0].script(|s| (s.status, s.prefill) = (429, Duration::ZERO));

@@ -203,3 +203,26 @@ async fn an_endpoint_that_some_engines_lack_is_asked_of_the_others() {
     let response = ask(&world, "/v1/score", score(99)).await;
     assert_eq!((response.status().as_u16(), replica(&response)), (200, "e0".to_owned()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_gets_nothing_before_it_is_known_to_be_there_and_what_it_serves() {
+    let world = World::new(1, Script { models: vec!["a".to_owned()], ..Script::default() }, |_| {}).await;
+    ms(2_500).await;
+    // Nothing listens at `gone`; `slow` tells late that it serves another model.
+    let slow = Script { models: vec!["b".to_owned()], models_after: Duration::from_millis(800), ..Script::default() };
+    let _slow = Engine::start(&world.net, "slow", slow);
+    for url in ["http://gone-0:8080", "http://gone-1:8080", "http://gone-2:8080", "http://slow:8080"] {
+        world.call(Method::POST, "/proxy/servers", &json!({"url": url})).await;
+    }
+    for n in 0..40 {
+        let response = ask(&world, "/v1/completions", json!({"model": "a", "prompt": format!("{n}")})).await;
+        assert_eq!((response.status().as_u16(), replica(&response)), (200, "e0".to_owned()), "{n}");
+        ms(50).await;
+    }
+    let response = ask(&world, "/v1/completions", json!({"model": "b", "prompt": "x"})).await;
+    assert_eq!(replica(&response), "slow:8080");
+    let servers = world.get("/proxy/servers").await.1;
+    let dispatched: Vec<u64> =
+        servers.as_array().unwrap().iter().map(|server| server["dispatched"].as_u64().unwrap()).collect();
+    assert_eq!(dispatched, [40, 0, 0, 0, 1]);
+}

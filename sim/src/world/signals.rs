@@ -29,6 +29,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                     transport: self.rule(router, ReplicaId(replica)).transport,
                     region: Some(self.config.sites[config.site].name.clone()),
                     labels: Vec::new(),
+                    is_probed: true,
                 };
                 self.handle(router, ReplicaEvent::Added { replica: ReplicaId(replica), spec });
                 let (from, to) = self.sites(router, replica);

@@ -117,3 +117,35 @@ fn deadlines_of_requests_that_are_over_do_not_pile_up() {
     }
     assert!(r.timers.len() < 1_000, "{}", r.timers.len());
 }
+
+#[test]
+fn a_replica_that_has_answered_nothing_gets_requests_only_while_no_other_can_serve() {
+    let mut r = router(RouterConfig::default(), &[]);
+    let gates = Gates { max_running: Some(2), ..Gates::default() };
+    let added = |slot: u16| ReplicaEvent::Added {
+        replica: ReplicaId(slot),
+        spec: ReplicaSpec { is_probed: true, ..spec(&format!("r{slot}"), REMOTE) },
+    };
+    let probed = |slot: u16| ReplicaEvent::Probed { replica: ReplicaId(slot), rtt_ms: 1.0 };
+    tell(&mut r, 0, AdminEvent::ConfigSet(Box::new(RouterConfig { gates, ..RouterConfig::default() })));
+    tell(&mut r, 0, added(0));
+    assert_eq!(sent(&tell(&mut r, 1, ask(1, "a"))), [(1, 0, 1)], "the only one is tried");
+    tell(&mut r, 1, added(1));
+    tell(&mut r, 2, ReplicaEvent::ProbeFailed { replica: ReplicaId(1) });
+    tell(&mut r, 2, probed(0));
+    // A failed probe shows no more than none.
+    assert_eq!(sent(&tell(&mut r, 3, ask(2, "b"))), [(2, 0, 1)], "though it has a request already");
+    assert_eq!(sent(&tell(&mut r, 3, ask(3, "c"))), [], "it waits for the one that answers");
+    assert_eq!(sent(&tell(&mut r, 4, probed(1))), [(3, 1, 1)], "and goes where it can as soon as it can");
+    tell(&mut r, 5, added(2));
+    // The request failed at those that answer: the new one is asked.
+    let mut tried = BTreeSet::new();
+    tell(&mut r, 6, finish(1, 1));
+    tell(&mut r, 6, finish(2, 1));
+    tell(&mut r, 6, finish(3, 1));
+    let mut next = sent(&tell(&mut r, 7, ask(4, "d")))[0];
+    while tried.insert(next.1) && tried.len() < 3 {
+        next = sent(&tell(&mut r, 7, fail(4, next.2, Failure::Unreachable)))[0];
+    }
+    assert_eq!((next.1, tried.len()), (2, 3), "{tried:?}");
+}
