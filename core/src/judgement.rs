@@ -103,6 +103,11 @@ impl Failure {
         matches!(self, Self::Server(_) | Self::Overloaded { .. } | Self::Client | Self::NoEndpoint | Self::KeyRefused)
     }
 
+    /// Whether the replica may have acted on the request before it failed.
+    pub(crate) fn may_have_been_taken(self) -> bool {
+        matches!(self, Self::Connection | Self::Timeout | Self::Server(_))
+    }
+
     /// Whether other replicas' answers to the same request decide whose fault it is.
     fn is_compared(self) -> bool {
         self.is_suspicious() || self == Self::NoEndpoint

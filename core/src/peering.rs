@@ -75,9 +75,12 @@ mod tests {
         assert!(after(ReplicaEvent::Scraped { replica: own, report: used(94) }));
         assert!(!after(ReplicaEvent::Draining { replica: own, draining: true }));
         assert!(after(ReplicaEvent::Draining { replica: own, draining: false }));
-        assert!(after(ReplicaEvent::ProbeFailed { replica: ReplicaId(1) }), "a peer's health is not its own");
-        (0..2).for_each(|_| assert!(after(ReplicaEvent::ProbeFailed { replica: own })));
-        assert!(!after(ReplicaEvent::ProbeFailed { replica: own }));
+        assert!(
+            after(ReplicaEvent::ProbeFailed { replica: ReplicaId(1), connected: false }),
+            "a peer's health is not its own"
+        );
+        (0..2).for_each(|_| assert!(after(ReplicaEvent::ProbeFailed { replica: own, connected: false })));
+        assert!(!after(ReplicaEvent::ProbeFailed { replica: own, connected: false }));
         assert!(!after(ReplicaEvent::Removed { replica: own }));
     }
 

@@ -33,7 +33,7 @@ pub use crate::judgement::Failure;
 pub use action::{Action, DecisionRecord, Dispatch, ScoredCandidate};
 pub use config::{Admission, LearnAt, RouterConfig};
 pub use end_reason::EndReason;
-pub use event::{AdminEvent, Answer, Event, ReplicaEvent, Request, RequestEvent, Usage};
+pub use event::{AdminEvent, Answer, Event, Handling, ReplicaEvent, Request, RequestEvent, Usage};
 use flight::{Flight, State};
 pub use snapshot::{SavedReplica, Snapshot};
 pub use stats::RouterStats;
@@ -267,9 +267,11 @@ impl Router {
             failed: FailedAttempts::default(),
             committed: false,
             attempts: 0,
+            moved: false,
             arrived: now,
             state: State::Unplaced,
         };
+        let is_light = flight.handling().light;
         self.flights.insert(id, flight);
         if self.replicas.iter().all(|r| r.removed) {
             self.end(id, EndReason::NoReplicas, actions);
@@ -279,7 +281,7 @@ impl Router {
             self.end(id, EndReason::Unavailable, actions);
         } else if let Some(reason) = self.refuses(now, id) {
             self.end(id, reason, actions);
-        } else if self.queued > 0 || !self.route(now, id, actions) {
+        } else if (self.queued > 0 && !is_light) || !self.route(now, id, actions) {
             // Behind the requests already queued: the queue is first in, first out.
             if self.queued >= self.config.queue_limit {
                 self.end(id, EndReason::QueueFull, actions);

@@ -75,9 +75,26 @@ impl Replica {
         self.rests_until
     }
 
+    /// A request was refused as wrong. A replica that refuses one after the other rests, if `others_answer`: it looks
+    /// idle, and would be chosen again and again. Returns when the rest ends; `None` without one.
+    pub fn refused(&mut self, now: Time, others_answer: bool, longest_ms: f64) -> Option<Time> {
+        /// Refusals in a row that one client may well cause.
+        const FEW: u32 = 2;
+        self.refused_in_row = self.refused_in_row.saturating_add(1);
+        let more = self.refused_in_row.checked_sub(FEW).filter(|&more| more > 0 && others_answer)?;
+        let until = now + Failure::Server(400).rest(more, longest_ms)?;
+        self.rests_until = Some(self.rests_until.map_or(until, |before| before.max(until)));
+        self.rests_until
+    }
+
     /// A request got its first token.
     pub fn answered(&mut self, now: Time) {
         (self.rests_until, self.failed_in_row, self.has_answered) = (None, 0, true);
+        (self.last_answer, self.refused_in_row) = (Some(now), 0);
+        if self.health == Health::Down && self.spec.kind != Kind::Peer {
+            // Probes may be slow, or go elsewhere; what serves requests is not down.
+            (self.health, self.recovered) = (Health::Suspect, Some(now));
+        }
         if self.breaker.succeeded() {
             self.recovered = Some(now);
         }

@@ -45,6 +45,10 @@ pub struct Replica {
     pub recovered: Option<Time>,
     /// Gets no request before then if others are open: it failed or had no room a moment ago.
     pub rests_until: Option<Time>,
+    /// When a request got its first token here, or ended, last.
+    pub last_answer: Option<Time>,
+    /// Requests refused as wrong since then.
+    pub refused_in_row: u32,
     /// Failures of requests since the last success, whether or not the replica was at fault.
     pub failed_in_row: u32,
 }
@@ -71,6 +75,8 @@ impl Replica {
             removed: false,
             recovered: None,
             rests_until: None,
+            last_answer: None,
+            refused_in_row: 0,
             failed_in_row: 0,
         }
     }

@@ -27,6 +27,19 @@ pub struct Request {
     pub only: Option<ReplicaSet>,
     /// Where it may go; `None` for everywhere.
     pub fence: Option<Fence>,
+    /// What sets it apart from a prompt.
+    pub handling: Handling,
+}
+
+/// How a request is handled that is no plain prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Handling {
+    /// It makes something: it is sent again only if the replica did not take it.
+    pub once: bool,
+    /// It takes no place at the engine, so full replicas get it, too.
+    pub light: bool,
+    /// It is about something that one replica keeps, which answers it while it drains, too.
+    pub pinned: bool,
 }
 
 /// Token counts that the engine reported for a finished request.
@@ -140,6 +153,8 @@ pub enum ReplicaEvent {
     ScrapeFailed {
         /// Which replica.
         replica: ReplicaId,
+        /// Whether it was connected.
+        connected: bool,
     },
     /// A probe was answered.
     Probed {
@@ -159,6 +174,8 @@ pub enum ReplicaEvent {
     ProbeFailed {
         /// Which replica.
         replica: ReplicaId,
+        /// Whether it was connected: the process is there, and too busy or hung.
+        connected: bool,
     },
     /// A peer reported its load.
     PeerReported {

@@ -56,7 +56,9 @@ impl Router {
 
     /// Whether no replica works that the request may use.
     pub(super) fn is_down_for(&self, id: RequestId) -> bool {
-        lacks(&self.working(), self.allowed(id))
+        let pinned = self.flights.get(&id).is_some_and(|flight| flight.handling().pinned);
+        let working = if pinned { self.slots(|r| !r.removed && r.health != Health::Down) } else { self.working() };
+        lacks(&working, self.allowed(id))
     }
 
     /// Why a request ends that waited for a replica while none works that it may use.

@@ -1,6 +1,6 @@
 //! A request that has not ended: where it is, and what its attempts met.
 
-use super::{Action, Request};
+use super::{Action, Handling, Request};
 use crate::fleet::{Booked, Started};
 use crate::judgement::FailedAttempts;
 use crate::network::Connection;
@@ -40,11 +40,17 @@ pub(super) struct Flight {
     /// The client has got a part of a response, so that no other replica can answer.
     pub(super) committed: bool,
     pub(super) attempts: u8,
+    /// Whether it was taken back from a replica that had gone silent.
+    pub(super) moved: bool,
     pub(super) arrived: Time,
     pub(super) state: State,
 }
 
 impl Flight {
+    pub(super) fn handling(&self) -> Handling {
+        self.request.handling
+    }
+
     /// The action that tells other routers a path learned from this request, if the router `shares` what it learns. What
     /// a fence holds is told to no other router, which may stand outside it.
     pub(super) fn learned(&self, shares: bool, path: impl FnOnce() -> crate::sharing::Path) -> Option<Action> {

@@ -78,6 +78,7 @@ impl Router {
         let Some(flight) = self.flights.get(&id).filter(|f| f.attempts == attempt) else { return };
         let State::Sent { replica, cached, stamp, connection, .. } = flight.state else { return };
         self.replicas[replica.index()].connections.put(connection, now);
+        self.replicas[replica.index()].last_answer = Some(now);
         // Do not learn for removed replicas: nothing would ever evict those entries.
         let learns = self.config.learn_answers && !self.replicas[replica.index()].removed;
         let answer = answer.filter(|_| learns);
@@ -122,6 +123,7 @@ impl Router {
             self.replicas[replica.index()].connections.put(connection, now);
         }
         let begun = running || flight.committed;
+        let may_repeat = !flight.handling().once || !failure.may_have_been_taken();
         self.note_failure(now, replica, failure);
         if let Some(flight) = self.flights.get_mut(&id).filter(|_| !running) {
             flight.failed.add(replica, failure);
@@ -130,7 +132,7 @@ impl Router {
             Some(EndReason::AfterFirstToken)
         } else if !failure.may_retry() {
             Some(EndReason::ClientError)
-        } else if attempt >= self.config.max_attempts {
+        } else if attempt >= self.config.max_attempts || !may_repeat {
             Some(EndReason::Attempts(failure))
         } else if self.retry_tokens < 1.0 {
             Some(EndReason::RetryBudget(failure))
@@ -165,8 +167,41 @@ impl Router {
         if let Some(until) = at.rest(now, failure, longest) {
             self.timers.set(until, Timer::Reopen(replica));
         }
+        if failure == Failure::Client {
+            self.note_refusal(now, replica);
+        }
         if failure == Failure::Unreachable {
             self.record_failure(now, replica, failure);
+        }
+    }
+
+    fn note_refusal(&mut self, now: Time, replica: ReplicaId) {
+        let gates = &self.config.gates;
+        let answers = |&(slot, r): &(usize, &Replica)| {
+            slot != replica.index() && !r.removed && r.refused_in_row == 0 && r.is_usable(now, gates)
+        };
+        let others_answer = self.replicas.iter().enumerate().any(|slot| answers(&slot));
+        let longest = self.config.breaker.open_ms;
+        if let Some(until) = self.replicas[replica.index()].refused(now, others_answer, longest) {
+            self.timers.set(until, Timer::Reopen(replica));
+        }
+    }
+
+    /// Counts it for a replica's breaker that a request ends which got nothing there for much longer than predicted, if no
+    /// other request got anything either: the engine may hang while its HTTP server answers probes.
+    fn note_silence(&mut self, id: RequestId) {
+        /// A shorter wait shows nothing, ms.
+        const SHORTEST_MS: f64 = 1_000.0;
+        /// Times the predicted wait.
+        const TIMES: f64 = 4.0;
+        let now = self.now;
+        let Some(flight) = self.flights.get(&id) else { return };
+        let State::Sent { replica, running: false, ref booked, .. } = flight.state else { return };
+        let predicted_ms = TIMES * (booked.network_ms + booked.predicted_ms);
+        let is_silent = self.replicas[replica.index()].last_answer.is_none_or(|last| last < booked.at);
+        if is_silent && !flight.committed && (now - booked.at).ms() >= predicted_ms.max(SHORTEST_MS) {
+            self.note_failure(now, replica, Failure::Timeout);
+            self.record_failure(now, replica, Failure::Timeout);
         }
     }
 
@@ -265,6 +300,7 @@ impl Router {
         let Some(flight) = self.flights.get(&id) else { return };
         if let State::Sent { replica, .. } = flight.state {
             actions.push(Action::Cancel { id, replica, attempt: flight.attempts });
+            self.note_silence(id);
         }
         self.end(id, reason, actions);
     }

@@ -32,15 +32,15 @@ impl Router {
                     at.spec.transport = transport;
                 }
             }
-            ReplicaEvent::ProbeFailed { replica } => {
+            ReplicaEvent::ProbeFailed { replica, connected } => {
                 let limit = self.config.unhealthy_after;
                 let is_down = self.replica_mut(replica).is_some_and(|at| at.failed(limit));
-                self.went_down(now, replica, is_down, actions);
+                self.went_down(now, replica, is_down, connected, actions);
             }
-            ReplicaEvent::ScrapeFailed { replica } => {
+            ReplicaEvent::ScrapeFailed { replica, connected } => {
                 let limit = self.config.unhealthy_after;
                 let is_down = self.replica_mut(replica).is_some_and(|at| at.scrape_failed(limit));
-                self.went_down(now, replica, is_down, actions);
+                self.went_down(now, replica, is_down, connected, actions);
             }
             ReplicaEvent::PeerReported { replica, report, seen } => {
                 let (ages, takes_rates) = (self.config.age_loads, self.config.peer_rates);
@@ -107,15 +107,18 @@ impl Router {
         }
     }
 
-    /// Acts on a replica that went down with this event.
-    fn went_down(&mut self, now: Time, replica: ReplicaId, is_down: bool, actions: &mut Vec<Action>) {
-        if is_down {
+    /// Acts on a replica that went down with this event. One that is `connected` still has its process, and its KV cache.
+    fn went_down(&mut self, now: Time, replica: ReplicaId, is_down: bool, connected: bool, actions: &mut Vec<Action>) {
+        if !is_down {
+            return;
+        }
+        if !connected {
             if let Some(at) = self.replica_mut(replica) {
                 at.connections.clear();
             }
             self.index.forget(replica);
-            self.evacuate(now, replica, actions);
         }
+        self.evacuate(now, replica, connected, actions);
     }
 
     fn replica_mut(&mut self, replica: ReplicaId) -> Option<&mut Replica> {
@@ -195,28 +198,39 @@ impl Router {
         at.removed = true;
         self.fence_again(replica);
         self.index.forget(replica);
-        self.call_back(now, replica, None, actions);
+        self.call_back(now, replica, None, |_| true, actions);
     }
 
     /// Sends requests without a first token away from a replica that just went down, unless no other works that they may
-    /// use: a full replica will have room again, a silent one may not.
-    fn evacuate(&mut self, now: Time, replica: ReplicaId, actions: &mut Vec<Action>) {
+    /// use: a full replica will have room again, a silent one may not. A replica that is `connected` may only be busy with
+    /// the request, and so would be the next one: such a request moves once.
+    fn evacuate(&mut self, now: Time, replica: ReplicaId, connected: bool, actions: &mut Vec<Action>) {
         let gates = &self.config.gates;
         let usable = self.slots(|r| !r.removed && r.is_usable(now, gates));
-        self.call_back(now, replica, Some(&usable), actions);
+        let moves = |flight: &Flight| !flight.handling().once && !(connected && flight.moved);
+        self.call_back(now, replica, Some(&usable), moves, actions);
     }
 
-    /// Sends every request that has no first token, and may use one of `to`, from `replica` elsewhere.
-    fn call_back(&mut self, now: Time, replica: ReplicaId, to: Option<&ReplicaSet>, actions: &mut Vec<Action>) {
+    /// Sends every request that has no first token, `moves`, and may use one of `to`, from `replica` elsewhere.
+    fn call_back(
+        &mut self,
+        now: Time,
+        replica: ReplicaId,
+        to: Option<&ReplicaSet>,
+        moves: impl Fn(&Flight) -> bool,
+        actions: &mut Vec<Action>,
+    ) {
         let here = |f: &Flight| match f.state {
-            State::Sent { replica: r, running, .. } => r == replica && !running && !f.committed,
+            State::Sent { replica: r, running, .. } => r == replica && !running && !f.committed && moves(f),
             State::Queued { .. } | State::Unplaced => false,
         };
         let mut waiting: Vec<RequestId> = self.flights.iter().filter(|(_, f)| here(f)).map(|(&id, _)| id).collect();
         waiting.retain(|&id| to.is_none_or(|to| !lacks(to, self.allowed(id))));
         waiting.sort_unstable();
         for id in waiting {
-            let attempt = self.flights[&id].attempts;
+            let Some(flight) = self.flights.get_mut(&id) else { continue };
+            flight.moved = true;
+            let attempt = flight.attempts;
             actions.push(Action::Cancel { id, replica, attempt });
             self.retry(now, id, Failure::Unreachable, actions);
         }

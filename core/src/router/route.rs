@@ -120,7 +120,11 @@ impl Router {
         self.index.lookup(&request.symbols, &mut self.matched);
         for (slot, replica) in self.replicas.iter().enumerate().filter(|(_, r)| !r.removed) {
             let id = ReplicaId(slot as u16);
-            let mut excluded = closed(replica, now, gates);
+            let mut excluded = match closed(replica, now, gates) {
+                Some(Exclusion::Full) if request.handling.light => None,
+                Some(Exclusion::Draining) if request.handling.pinned => None,
+                other => other,
+            };
             if inside.is_some_and(|inside| !inside.contains(id)) {
                 excluded = Some(Exclusion::Outside);
             } else if only.is_some_and(|only| !only.contains(id)) {

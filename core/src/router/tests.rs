@@ -62,6 +62,7 @@ fn ask(id: u64, prompt: &str) -> RequestEvent {
         deadline: None,
         only: None,
         fence: None,
+        handling: Handling::default(),
     })
 }
 

@@ -33,6 +33,7 @@ fn arrived(id: u64) -> Event {
         deadline: None,
         only: None,
         fence: None,
+        handling: gorgo_core::router::Handling::default(),
     })
     .into()
 }
@@ -47,7 +48,7 @@ fn draining(draining: bool) -> Event {
 }
 
 fn probe_failed() -> Event {
-    ReplicaEvent::ProbeFailed { replica: OWN }.into()
+    ReplicaEvent::ProbeFailed { replica: OWN, connected: false }.into()
 }
 
 fn finished(id: u64) -> Event {

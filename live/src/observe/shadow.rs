@@ -207,6 +207,7 @@ mod tests {
             deadline: None,
             only: None,
             fence: None,
+            handling: gorgo_core::router::Handling::default(),
         })
         .into()
     }

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use gorgo_core::network::HEAD_BYTES;
 use gorgo_core::policy::RequestInfo;
 use gorgo_core::residency::Fence;
-use gorgo_core::router::{Dispatch, Request as CoreRequest};
+use gorgo_core::router::{Dispatch, Handling, Request as CoreRequest};
 use gorgo_core::{ReplicaSet, Span, Time};
 use http::header::CONTENT_ENCODING;
 use http::uri::PathAndQuery;
@@ -171,11 +171,26 @@ impl ClientRequest {
             Box::new(refusal(StatusCode::BAD_REQUEST, "unknown_residency", &message))
         })?;
         let fence = self.fence.clone();
-        let only = replicas_for(state, &parts.uri, &named, hops > 0)?;
+        let (only, pinned) = replicas_for(state, &parts.uri, &named, hops > 0)?;
+        let path = parts.uri.path();
+        let handling = Handling {
+            once: !self.has_prompt && endpoints::makes_something(&parts.method, path),
+            light: !self.has_prompt && !switches && endpoints::is_light(&parts.method, path),
+            pinned,
+        };
         let mut arrived = Time::ZERO;
         let (id, mailbox) = state.driver.arrive(|id, now| {
             arrived = now;
-            CoreRequest { id, symbols, info, hops, deadline: Some(now + Span::from_ms(wait as f64)), only, fence }
+            CoreRequest {
+                id,
+                symbols,
+                info,
+                hops,
+                deadline: Some(now + Span::from_ms(wait as f64)),
+                only,
+                fence,
+                handling,
+            }
         });
         let request_id = if flags.request_id {
             headers::request_id(&parts.headers, state.seed, id)
@@ -243,29 +258,30 @@ impl ClientRequest {
 }
 
 /// The only replicas that can answer a request: that which made what the request names, or those that serve its model.
-/// `None` for all.
+/// `None` for all. And whether it is that which made it.
 fn replicas_for(
     state: &AppState,
     uri: &Uri,
     named: &Asked<'_>,
     is_forwarded: bool,
-) -> Result<Option<ReplicaSet>, Box<Response<Body>>> {
+) -> Result<(Option<ReplicaSet>, bool), Box<Response<Body>>> {
     let key = endpoints::kept_id(uri.path()).map(|id| kept_ids::key(id.as_bytes())).or(named.kept);
     if let Some(engine) = key.and_then(|key| state.kept_ids.engine(key)).filter(|engine| state.has(engine)) {
         let mut one = ReplicaSet::EMPTY;
         one.insert(engine.id);
-        return Ok(Some(one));
+        return Ok((Some(one), true));
     }
     let speaks = absent::replicas_with(state, uri.path());
-    let Some(model) = named.model.as_deref() else { return Ok(speaks) };
+    let Some(model) = named.model.as_deref() else { return Ok((speaks, false)) };
     let serve = match state.models.replicas_of(model, is_forwarded) {
         Ok(serve) => serve,
         Err(Unserved) => Some(sglang_for(state, model).ok_or_else(|| Box::new(model_not_found(model)))?),
     };
-    Ok(match (serve, speaks) {
+    let both = match (serve, speaks) {
         (Some(serve), Some(speaks)) => Some(serve.and(&speaks)),
         (serve, speaks) => serve.or(speaks),
-    })
+    };
+    Ok((both, false))
 }
 
 /// The engines that take the name: SGLang has one model, calls it `default` too, and does not compare names.

@@ -3,7 +3,7 @@
 use crate::request::body::Body;
 use crate::request::errors::refusal;
 use http::header::{CONTENT_TYPE, HeaderMap};
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use std::borrow::Cow;
 
 /// What a path is for.
@@ -235,6 +235,20 @@ pub(crate) fn makes_kept(path: &str) -> bool {
         let kind = rest.split('/').next().unwrap_or_default();
         KEPT.contains(&kind)
     })
+}
+
+/// Whether a request without a prompt makes something at each try: RFC 9110, 9.2.2. What only computes does not.
+pub(super) fn makes_something(method: &Method, path: &str) -> bool {
+    (*method == Method::POST || *method == Method::PATCH) && number(path).is_none()
+}
+
+/// Whether a request without a prompt takes no place at an engine: it asks about something, ends it, or keeps a file.
+pub(super) fn is_light(method: &Method, path: &str) -> bool {
+    if *method != Method::POST {
+        return true;
+    }
+    let path = path.trim_end_matches('/');
+    path.ends_with("tokenize") || path.ends_with("/cancel") || path.ends_with("/count_tokens") || makes_kept(path)
 }
 
 /// Whether an answer becomes a message of the next turn's prompt.

@@ -5,7 +5,7 @@ use http::header::{CONTENT_TYPE, HeaderMap};
 use serde::de::IgnoredAny;
 
 /// The path that every engine with OpenAI's API has.
-const MODELS: &str = "/v1/models";
+pub(super) const MODELS: &str = "/v1/models";
 
 /// What an answer to a probe says of the replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

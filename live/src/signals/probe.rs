@@ -77,9 +77,14 @@ async fn probes(node: Arc<AppState>, upstream: Arc<Upstream>) {
         if config.probes.period_ms > 0 {
             let path = if upstream.kind == Kind::Peer { "/health" } else { config.probes.path.as_str() };
             let limit = Duration::from_millis(config.probes.timeout_ms);
-            let result = tokio::time::timeout(limit, probe(&node, &upstream, path, &mut connection)).await;
-            let result =
-                result.unwrap_or_else(|_| Err(format!("no answer to a probe within {} ms", limit.as_millis())));
+            let mut result = probe_within(limit, &node, &upstream, path, &mut connection).await;
+            if path == health::MODELS && result.as_ref().is_err_and(|error| error.connected && error.late) {
+                // A list of models may be long in coming though the engine serves.
+                connection = None;
+                result = probe_within(limit, &node, &upstream, "/health", &mut connection)
+                    .await
+                    .map_err(|_| result.unwrap_err());
+            }
             let event = match result {
                 Ok(rtt) => {
                     if !std::mem::replace(&mut asked_models, true) {
@@ -89,10 +94,10 @@ async fn probes(node: Arc<AppState>, upstream: Arc<Upstream>) {
                     }
                     ReplicaEvent::Probed { replica: upstream.id, rtt_ms: rtt.as_secs_f64() * 1e3 }
                 }
-                Err(why) => {
+                Err(Unanswered { why, connected, .. }) => {
                     (connection, asked_models) = (None, false);
                     upstream.note_error(node.clock().now(), why);
-                    ReplicaEvent::ProbeFailed { replica: upstream.id }
+                    ReplicaEvent::ProbeFailed { replica: upstream.id, connected }
                 }
             };
             node.driver.handle_for(&upstream, event);
@@ -101,13 +106,44 @@ async fn probes(node: Arc<AppState>, upstream: Arc<Upstream>) {
     }
 }
 
+/// Why a replica was not read.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    pub(crate) why: String,
+    /// Whether it was connected.
+    pub(crate) connected: bool,
+    /// Whether only the time was up.
+    late: bool,
+}
+
+/// A probe that may take so long.
+async fn probe_within(
+    limit: Duration,
+    node: &AppState,
+    upstream: &Upstream,
+    path: &str,
+    connection: &mut Option<SendRequest<Empty<Bytes>>>,
+) -> Result<Duration, Unanswered> {
+    let mut connected = false;
+    let result = tokio::time::timeout(limit, probe(node, upstream, path, connection, &mut connected)).await;
+    match result {
+        Ok(result) => result.map_err(|why| Unanswered { why, connected, late: false }),
+        Err(_) => {
+            let why = format!("no answer to a probe within {} ms", limit.as_millis());
+            Err(Unanswered { why, connected, late: true })
+        }
+    }
+}
+
 async fn probe(
     node: &AppState,
     upstream: &Upstream,
     path: &str,
     connection: &mut Option<SendRequest<Empty<Bytes>>>,
+    connected: &mut bool,
 ) -> Result<Duration, String> {
     let reused = connection.as_ref().is_some_and(|c| !c.is_closed());
+    *connected = reused;
     if reused
         && let Some(sender) = connection
         && let Ok(rtt) = round_trip(node, upstream, path, sender).await
@@ -115,12 +151,14 @@ async fn probe(
         return Ok(rtt);
     }
     // The engine may have closed it between two probes: that is no failure.
+    *connected = false;
     let endpoint = &upstream.endpoint;
     let https = endpoint.scheme == Scheme::HTTPS;
     let io = node.connector.connect(https, endpoint.host(), endpoint.port()).await;
     let io = io.map_err(|error| format!("cannot connect: {error}"))?;
     let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(told)?;
     tokio::spawn(driver);
+    *connected = true;
     let rtt = round_trip(node, upstream, path, &mut sender).await?;
     *connection = Some(sender);
     Ok(rtt)
@@ -224,15 +262,26 @@ pub(crate) async fn fetch(
     node: &AppState,
     upstream: &Arc<Upstream>,
     path: &'static str,
-) -> Result<(StatusCode, Bytes), String> {
+) -> Result<(StatusCode, Bytes), Unanswered> {
     let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
     let page = async {
-        let response = ask(node, upstream, Method::GET, path).await.map_err(|error| error.to_string())?;
+        let response = ask(node, upstream, Method::GET, path).await.map_err(|error| {
+            let connected = !matches!(error, ConnectionError::Connect(_));
+            Unanswered { why: error.to_string(), connected, late: false }
+        })?;
         let status = response.status();
-        Ok((status, page_of(response.into_body(), "the answer").await?))
+        let page = page_of(response.into_body(), "the answer").await;
+        Ok((status, page.map_err(|why| Unanswered { why, connected: true, late: false })?))
     };
     let page = tokio::time::timeout(limit, page).await;
-    page.unwrap_or_else(|_| Err(format!("no answer within {} ms", limit.as_millis())))
+    page.unwrap_or_else(|_| {
+        let why = format!("no answer within {} ms", limit.as_millis());
+        Err(Unanswered { why, connected: true, late: true })
+    })
+}
+
+fn unusable(status: StatusCode) -> Unanswered {
+    Unanswered { why: format!("the answer is {status}"), connected: true, late: false }
 }
 
 /// Reads an engine's load: from `/v1/loads` if the engine has it (it is fresh), else from `/metrics`; from `/metrics` every
@@ -280,15 +329,15 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
                         }
                         report = report.or(page.report);
                     }
-                    Ok((status, _)) => failed = status.is_server_error().then(|| format!("the answer is {status}")),
+                    Ok((status, _)) => failed = status.is_server_error().then(|| unusable(status)),
                     Err(why) => failed = Some(why),
                 }
             }
             match (report, failed) {
                 (Some(report), _) => node.driver.handle_for(&upstream, ReplicaEvent::Scraped { replica, report }),
-                (None, Some(why)) => {
+                (None, Some(Unanswered { why, connected, .. })) => {
                     upstream.note_error(node.clock().now(), format!("its metrics cannot be read: {why}"));
-                    node.driver.handle_for(&upstream, ReplicaEvent::ScrapeFailed { replica });
+                    node.driver.handle_for(&upstream, ReplicaEvent::ScrapeFailed { replica, connected });
                 }
                 (None, None) => {} // it exports no metrics: probes tell its health, our own counters its load
             }
@@ -313,10 +362,11 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
             let asked = node.clock().now();
             let word = match fetch(&node, &upstream, "/lb/report").await {
                 Ok((status, body)) if status.is_success() => {
-                    serde_json::from_slice::<PeerMessage>(&body).map_err(|error| error.to_string())
+                    let message = serde_json::from_slice::<PeerMessage>(&body);
+                    message.map_err(|error| Unanswered { why: error.to_string(), connected: true, late: false })
                 }
-                Ok((status, _)) => Err(format!("the answer is {status}")),
-                Err(why) => Err(why),
+                Ok((status, _)) => Err(unusable(status)),
+                Err(error) => Err(error),
             };
             let event = match word {
                 Ok(word) => {
@@ -327,9 +377,9 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
                     let seen = node.driver.read(|router, _, _| router.counted_until(replica, asked));
                     ReplicaEvent::PeerReported { replica, report: word.report, seen }
                 }
-                Err(why) => {
+                Err(Unanswered { why, connected, .. }) => {
                     upstream.note_error(node.clock().now(), format!("its report cannot be read: {why}"));
-                    ReplicaEvent::ScrapeFailed { replica }
+                    ReplicaEvent::ScrapeFailed { replica, connected }
                 }
             };
             node.driver.handle_for(&upstream, event);

@@ -412,3 +412,32 @@ async fn a_broken_stream_ends_with_an_event_that_its_clients_read() {
         assert!(last.starts_with(start), "{path}: {last}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_made_once_and_what_waits_for_nothing_passes_closed_gates() {
+    let world = World::new(2, Script { status: 500, ..Script::default() }, |config| {
+        config.router.gates.max_running = Some(1);
+    })
+    .await;
+    for path in ["/v1/batches", "/v1/fine_tuning/jobs"] {
+        let before = asked(&world);
+        let made = world.send(crate::fixture::post(path, "{\"input_file_id\": \"f\"}")).await;
+        assert_eq!((made.status().as_u16(), asked(&world)), (500, before + 1), "{path}");
+    }
+    world.engines.iter().for_each(|e| e.script(|s| (s.status, s.prefill) = (200, Duration::from_secs(30))));
+    let long: Vec<_> = (0..2).map(|n| tokio::spawn(world.client.request(chat(&format!("{n}"), true)))).collect();
+    ms(100).await;
+    let begun = Instant::now();
+    assert_eq!(world.get("/v1/responses/resp_1").await.0, 200);
+    assert_eq!(whole(world.send(crate::fixture::post("/tokenize", "{}")).await).await, "{}");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    long.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_with_a_slow_list_of_models_serves() {
+    let slow = Script { models_after: Duration::from_secs(3), ..Script::default() };
+    let world = World::new(1, slow, |_| {}).await;
+    ms(20_000).await;
+    assert_eq!(world.send(chat("x", false)).await.status(), 200);
+}

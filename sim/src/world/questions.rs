@@ -85,7 +85,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 }
                 let event = match answer {
                     Answer::Engine(Some(report)) => ReplicaEvent::Scraped { replica, report },
-                    Answer::Engine(None) => ReplicaEvent::ScrapeFailed { replica },
+                    Answer::Engine(None) => ReplicaEvent::ScrapeFailed { replica, connected: false },
                     Answer::Peer(message) => {
                         let seen = self.routers[usize::from(router)].router.counted_until(replica, asked);
                         ReplicaEvent::PeerReported { replica, report: message.report(), seen }

@@ -113,6 +113,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             hops,
             deadline: self.config.deadline_ms.map(|ms| self.now + Span::from_ms(ms)),
             only: None,
+            handling: gorgo_core::router::Handling::default(),
             fence: flight.group.map(|group| self.fences[group].clone()),
         };
         if hops == 0 {

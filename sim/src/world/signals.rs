@@ -98,7 +98,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 let replica = ReplicaId(replica);
                 let event = match rtt_ms {
                     Some(rtt) => ReplicaEvent::Probed { replica, rtt_ms: f64::from(rtt) },
-                    None => ReplicaEvent::ProbeFailed { replica },
+                    None => ReplicaEvent::ProbeFailed { replica, connected: false },
                 };
                 self.handle(router, event);
             }

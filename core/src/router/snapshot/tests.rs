@@ -22,7 +22,16 @@ fn handle(router: &mut Router, ms: u64, event: impl Into<crate::router::Event>) 
 fn ask(router: &mut Router, ms: u64, symbols: &[u64]) {
     let id = RequestId(ms);
     let info = RequestInfo { prompt_tokens: 16 * symbols.len() as u32, ..RequestInfo::default() };
-    let request = Request { id, symbols: symbols.into(), info, hops: 0, deadline: None, only: None, fence: None };
+    let request = Request {
+        id,
+        symbols: symbols.into(),
+        info,
+        hops: 0,
+        deadline: None,
+        only: None,
+        fence: None,
+        handling: Default::default(),
+    };
     handle(router, ms, RequestEvent::Arrived(request));
     handle(router, ms + 1, RequestEvent::FirstToken { id, attempt: 1 });
     let usage = Usage { cached_tokens: None, output_tokens: 20 };
@@ -64,7 +73,7 @@ fn a_breaker_stays_open_for_the_rest_of_its_time_and_a_dead_replica_stays_down()
     };
     (0..3).for_each(|i| failed(&mut first, 100 + i));
     for _ in 0..first.config().unhealthy_after {
-        handle(&mut first, 200, ReplicaEvent::ProbeFailed { replica: ReplicaId(1) });
+        handle(&mut first, 200, ReplicaEvent::ProbeFailed { replica: ReplicaId(1), connected: false });
     }
     let snapshot = first.snapshot(Time::from_ms(302.0), usize::MAX);
     let text = serde_json::to_string(&snapshot.replicas).unwrap();

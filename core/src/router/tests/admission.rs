@@ -62,7 +62,7 @@ fn requests_in_the_queue_count_and_a_dead_fleet_refuses_nothing() {
     }
     assert!((1..30).contains(&admitted) && r.queue_len() == admitted, "{admitted}");
     assert!(waits.windows(2).all(|two| two[0] == two[1]), "a refused request delays no other: {waits:?}");
-    tell(&mut r, 1, ReplicaEvent::ProbeFailed { replica: ReplicaId(0) });
+    tell(&mut r, 1, ReplicaEvent::ProbeFailed { replica: ReplicaId(0), connected: false });
     let down = tell(&mut r, 2, long(50, 3));
     assert_eq!((refused(&down), r.queue_len()), (None, admitted + 1), "no prediction is made for a dead fleet");
 }

@@ -201,3 +201,130 @@ proptest! {
         prop_assert!(refs(&r) >= before, "prefixes are kept");
     }
 }
+
+fn gone(id: u64) -> RequestEvent {
+    RequestEvent::ClientGone { id: RequestId(id) }
+}
+
+#[test]
+fn an_engine_that_hangs_is_set_aside_by_what_ends_there_unanswered() {
+    for waited_ms in [1_500, 20_000] {
+        let mut r = warm(2);
+        let mut hung = 0;
+        for id in 10..70 {
+            let now = id * 2 * waited_ms;
+            let (_, replica, attempt) = sent(&tell(&mut r, now, ask(id, "a prompt")))[0];
+            if replica == 0 {
+                hung += 1;
+                tell(&mut r, now + waited_ms, gone(id));
+            } else {
+                tell(&mut r, now + 50, RequestEvent::FirstToken { id: RequestId(id), attempt });
+                tell(&mut r, now + 60, finish(id, attempt));
+            }
+            // Its HTTP server answers probes all the time.
+            tell(&mut r, now + waited_ms, ReplicaEvent::Probed { replica: ReplicaId(0), rtt_ms: 1.0 });
+        }
+        assert!(r.replicas()[0].breaker.is_tripped());
+        assert!(hung <= 35, "{hung} of 60 requests after {waited_ms} ms each");
+    }
+}
+
+#[test]
+fn requests_that_come_together_leave_a_hung_engine_after_a_few() {
+    let mut r = warm(2);
+    let (mut hung, mut now) = (0, 1_000);
+    for round in 0..12 {
+        let ids = 100 + 4 * round..104 + 4 * round;
+        let placed: Vec<_> = ids.map(|id| sent(&tell(&mut r, now, ask(id, "a prompt")))[0]).collect();
+        for &(id, replica, attempt) in placed.iter().filter(|placed| placed.1 != 0) {
+            assert_eq!(replica, 1);
+            tell(&mut r, now + 50, finish(id, attempt));
+        }
+        for &(id, ..) in placed.iter().filter(|placed| placed.1 == 0) {
+            hung += 1;
+            tell(&mut r, now + 1_500, gone(id));
+        }
+        now += 1_600;
+    }
+    assert!(hung <= 16, "{hung} of 48");
+}
+
+#[test]
+fn clients_that_leave_early_or_a_busy_engine_are_no_evidence() {
+    let mut r = warm(2);
+    for id in 10..40 {
+        let now = id * 3_000;
+        let (_, replica, _) = sent(&tell(&mut r, now, ask(id, "a prompt")))[0];
+        tell(&mut r, now + 900, gone(id));
+        // Others are answered meanwhile: it is slow, and does not hang.
+        let other = sent(&tell(&mut r, now + 1_000, ask(1_000 + id, "another")));
+        let next = sent(&tell(&mut r, now + 1_000, ask(2_000 + id, "a third")));
+        for &(id, at, attempt) in other.iter().chain(&next) {
+            tell(&mut r, now + 1_500, RequestEvent::FirstToken { id: RequestId(id), attempt });
+            if at == replica {
+                tell(&mut r, now + 2_900, gone(id));
+            } else {
+                tell(&mut r, now + 2_900, finish(id, attempt));
+            }
+        }
+    }
+    assert_eq!(open_breakers(&r), 0);
+}
+
+#[test]
+fn a_replica_that_refuses_what_others_answer_draws_no_traffic() {
+    let mut r = warm(2);
+    let mut refused = 0;
+    for id in 10..70 {
+        let (_, replica, attempt) = sent(&tell(&mut r, id * 40, ask(id, "a prompt")))[0];
+        if replica == 0 {
+            refused += 1;
+            tell(&mut r, id * 40, fail(id, attempt, Failure::Client));
+        }
+        if let Some((_, 1, attempt)) = Some((id, replica, attempt)) {
+            tell(&mut r, id * 40 + 30, finish(id, attempt));
+        }
+    }
+    assert!(refused <= 20, "{refused} of 60");
+    assert_eq!(open_breakers(&r), 0, "it is nobody's fault");
+    // One client's wrong requests, which every replica refuses, set no replica aside.
+    let mut r = warm(2);
+    for id in 10..40 {
+        let (_, _, attempt) = sent(&tell(&mut r, id, ask(id, "wrong")))[0];
+        tell(&mut r, id, fail(id, attempt, Failure::Client));
+    }
+    assert!(r.replicas().iter().filter(|r| r.rests_until.is_some_and(|until| until > at(39))).count() <= 1);
+    assert_eq!(sent(&tell(&mut r, 40, ask(90, "right"))).len(), 1);
+}
+
+fn handled(id: u64, handling: Handling) -> RequestEvent {
+    let RequestEvent::Arrived(request) = ask(id, "x") else { unreachable!() };
+    RequestEvent::Arrived(Request { handling, ..request })
+}
+
+#[test]
+fn what_makes_something_is_sent_again_only_if_it_was_not_taken() {
+    let once = Handling { once: true, ..Handling::default() };
+    for (failure, dispatches) in [
+        (Failure::Connection, 1),
+        (Failure::Server(500), 1),
+        (Failure::Timeout, 1),
+        (Failure::Unreachable, 2),
+        (Failure::KeyRefused, 2),
+        (Failure::Overloaded { retry_after_s: None }, 2),
+    ] {
+        let mut r = warm(2);
+        let actions = tell(&mut r, 1, handled(10, once));
+        let found = fail_all(&mut r, 1, 10, actions, |_| failure);
+        assert_eq!(found.0, dispatches, "{failure:?}: {:?}", found.1);
+        if dispatches == 1 {
+            assert_eq!(found.1, Some(EndReason::Attempts(failure)));
+        }
+    }
+    let mut r = warm(2);
+    let (_, silent, _) = sent(&tell(&mut r, 1, handled(10, once)))[0];
+    for ms in 2..6 {
+        let failed = ReplicaEvent::ProbeFailed { replica: ReplicaId(silent), connected: false };
+        assert_eq!(sent(&tell(&mut r, ms, failed)), [], "it may be at work there");
+    }
+}

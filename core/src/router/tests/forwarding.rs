@@ -44,10 +44,10 @@ fn a_forwarded_request_goes_back_when_the_engine_here_is_dead() {
     tell(&mut r, 0, forwarded(1));
     assert_eq!(tell(&mut r, 1, forwarded(2)), [Action::Queued { id: RequestId(2) }]);
     for ms in 2..4 {
-        assert_eq!(tell(&mut r, ms, ReplicaEvent::ProbeFailed { replica: ReplicaId(0) }), []);
+        assert_eq!(tell(&mut r, ms, ReplicaEvent::ProbeFailed { replica: ReplicaId(0), connected: false }), []);
     }
     // Down: the one that waits here cannot go on; the one at the engine is called back and cannot either.
-    let end = tell(&mut r, 5, ReplicaEvent::ProbeFailed { replica: ReplicaId(0) });
+    let end = tell(&mut r, 5, ReplicaEvent::ProbeFailed { replica: ReplicaId(0), connected: false });
     assert!(end.contains(&done(2, EndReason::Unavailable)), "{end:?}");
     assert!(end.contains(&done(1, EndReason::Unavailable)), "{end:?}");
     assert_eq!(tell(&mut r, 6, forwarded(3)), [done(3, EndReason::Unavailable)]);

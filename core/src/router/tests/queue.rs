@@ -34,7 +34,7 @@ fn a_queued_request_times_out_and_does_not_run_later() {
 fn a_request_that_waited_for_dead_replicas_is_told_so() {
     let mut r = router(RouterConfig { queue_timeout_ms: 50.0, ..RouterConfig::default() }, &[REMOTE]);
     for i in 0..10 {
-        tell(&mut r, i, ReplicaEvent::ProbeFailed { replica: ReplicaId(0) });
+        tell(&mut r, i, ReplicaEvent::ProbeFailed { replica: ReplicaId(0), connected: false });
     }
     assert_eq!(sent(&tell(&mut r, 10, ask(1, "a"))), []);
     assert_eq!(tell(&mut r, 60, Event::Timer), [done(1, EndReason::NoHealthyReplica)]);
@@ -48,7 +48,9 @@ fn requests_wait_shorter_for_a_dead_fleet_than_for_a_full_one() {
     (1..=3).for_each(|id| drop(tell(&mut r, 0, ask(id, "a"))));
     assert_eq!(r.queue_len(), 1);
     let fails = |r: &mut Router, from: u64, replica| {
-        (from..from + 3).for_each(|ms| drop(tell(r, ms, ReplicaEvent::ProbeFailed { replica: ReplicaId(replica) })));
+        (from..from + 3).for_each(|ms| {
+            drop(tell(r, ms, ReplicaEvent::ProbeFailed { replica: ReplicaId(replica), connected: false }))
+        });
     };
     fails(&mut r, 1, 0);
     tell(&mut r, 10, ReplicaEvent::Draining { replica: ReplicaId(1), draining: true });
@@ -86,8 +88,10 @@ fn what_waits_at_a_silent_replica_waits_for_a_full_one_rather() {
     let other = sent(&tell(&mut r, 1, ask(2, "cd")))[0].1;
     assert_ne!(first, other);
     let silent = ReplicaId(first);
-    (2..4).for_each(|ms| assert_eq!(tell(&mut r, ms, ReplicaEvent::ProbeFailed { replica: silent }), []));
-    let called_back = tell(&mut r, 4, ReplicaEvent::ProbeFailed { replica: silent });
+    (2..4).for_each(|ms| {
+        assert_eq!(tell(&mut r, ms, ReplicaEvent::ProbeFailed { replica: silent, connected: false }), [])
+    });
+    let called_back = tell(&mut r, 4, ReplicaEvent::ProbeFailed { replica: silent, connected: false });
     assert!(matches!(called_back[0], Action::Cancel { id: RequestId(1), .. }), "{called_back:?}");
     assert_eq!(sent(&tell(&mut r, 5, finish(2, 1))), [(1, other, 2)]);
 }
@@ -131,7 +135,7 @@ fn a_replica_that_has_answered_nothing_gets_requests_only_while_no_other_can_ser
     tell(&mut r, 0, added(0));
     assert_eq!(sent(&tell(&mut r, 1, ask(1, "a"))), [(1, 0, 1)], "the only one is tried");
     tell(&mut r, 1, added(1));
-    tell(&mut r, 2, ReplicaEvent::ProbeFailed { replica: ReplicaId(1) });
+    tell(&mut r, 2, ReplicaEvent::ProbeFailed { replica: ReplicaId(1), connected: false });
     tell(&mut r, 2, probed(0));
     // A failed probe shows no more than none.
     assert_eq!(sent(&tell(&mut r, 3, ask(2, "b"))), [(2, 0, 1)], "though it has a request already");
@@ -148,4 +152,45 @@ fn a_replica_that_has_answered_nothing_gets_requests_only_while_no_other_can_ser
         next = sent(&tell(&mut r, 7, fail(4, next.2, Failure::Unreachable)))[0];
     }
     assert_eq!((next.1, tried.len()), (2, 3), "{tried:?}");
+}
+
+#[test]
+fn what_a_busy_replica_holds_moves_once_and_its_prefixes_stay() {
+    let mut r = router(RouterConfig::default(), &[REMOTE, REMOTE]);
+    tell(&mut r, 0, ask(1, "a prompt"));
+    let (_, first, _) = sent(&tell(&mut r, 1, ask(2, "a prompt")))[0];
+    tell(&mut r, 1, finish(1, 1));
+    let known = r.index().nodes();
+    let silent = |r: &mut Router, replica: u16, ms: u64| {
+        let failed = ReplicaEvent::ProbeFailed { replica: ReplicaId(replica), connected: true };
+        (0..3).flat_map(|i| sent(&tell(r, ms + i, failed.clone()))).collect::<Vec<_>>()
+    };
+    assert_eq!(silent(&mut r, first, 10), [(2, 1 - first, 2)]);
+    tell(&mut r, 14, ReplicaEvent::Probed { replica: ReplicaId(first), rtt_ms: 1.0 });
+    // The other one is as busy with it.
+    assert_eq!(silent(&mut r, 1 - first, 20), []);
+    assert_eq!(r.index().nodes(), known, "the processes live");
+    // An answer is health, whatever probes say.
+    tell(&mut r, 30, RequestEvent::FirstToken { id: RequestId(2), attempt: 2 });
+    assert_ne!(r.replicas()[usize::from(1 - first)].health, crate::fleet::Health::Down);
+}
+
+#[test]
+fn what_takes_no_place_passes_full_replicas_and_what_one_keeps_reaches_it_while_it_drains() {
+    let gates = Gates { max_running: Some(1), ..Gates::default() };
+    let mut r = router(RouterConfig { gates, ..RouterConfig::default() }, &[REMOTE]);
+    assert_eq!(sent(&tell(&mut r, 1, ask(1, "a"))).len(), 1);
+    assert_eq!(sent(&tell(&mut r, 1, ask(2, "b"))), []);
+    let with = |id: u64, handling: Handling| {
+        let RequestEvent::Arrived(request) = ask(id, "x") else { unreachable!() };
+        let mut only = ReplicaSet::EMPTY;
+        only.insert(ReplicaId(0));
+        RequestEvent::Arrived(Request { handling, only: Some(only), ..request })
+    };
+    let light = Handling { light: true, ..Handling::default() };
+    assert_eq!(sent(&tell(&mut r, 2, with(3, light))), [(3, 0, 1)]);
+    tell(&mut r, 3, ReplicaEvent::Draining { replica: ReplicaId(0), draining: true });
+    assert_eq!(sent(&tell(&mut r, 4, with(4, light))), []);
+    let pinned = Handling { pinned: true, ..Handling::default() };
+    assert_eq!(sent(&tell(&mut r, 4, with(5, pinned))), [(5, 0, 1)]);
 }

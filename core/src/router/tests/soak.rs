@@ -91,7 +91,7 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
                 Some(&id) => RequestEvent::ClientGone { id: RequestId(id) }.into(),
                 None => Event::Timer,
             },
-            79..82 if !draining => ReplicaEvent::ProbeFailed { replica }.into(),
+            79..82 if !draining => ReplicaEvent::ProbeFailed { replica, connected: false }.into(),
             82..86 => ReplicaEvent::Probed { replica, rtt_ms: f64::from(rng.random_range(1..300u32)) }.into(),
             86..89 => {
                 let report =

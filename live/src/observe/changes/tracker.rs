@@ -133,7 +133,7 @@ mod tests {
         let replica = ReplicaId(slot);
         match word {
             0 | 1 => ReplicaEvent::Probed { replica, rtt_ms: 1.0 }.into(),
-            2..=4 => ReplicaEvent::ProbeFailed { replica }.into(),
+            2..=4 => ReplicaEvent::ProbeFailed { replica, connected: false }.into(),
             5 => ReplicaEvent::Draining { replica, draining: true }.into(),
             6 => ReplicaEvent::Draining { replica, draining: false }.into(),
             7 => ReplicaEvent::Removed { replica }.into(),
@@ -153,6 +153,7 @@ mod tests {
                     deadline: None,
                     only: None,
                     fence: None,
+                    handling: gorgo_core::router::Handling::default(),
                 })
                 .into()
             }
@@ -222,7 +223,7 @@ mod tests {
             Router::new(RouterConfig::default(), PolicyConfig::default().build(), None, rng::stream(1, "policy", 0));
         let (upstreams, mut tracker, mut lines) = ([upstream(0)], Tracker::default(), Vec::new());
         let (mut next, replica) = (0, ReplicaId(0));
-        let probes = std::iter::repeat_n(ReplicaEvent::ProbeFailed { replica }.into(), 9);
+        let probes = std::iter::repeat_n(ReplicaEvent::ProbeFailed { replica, connected: false }.into(), 9);
         for event in std::iter::once(event(8, 0, &[], &mut next)).chain(probes) {
             router.handle(Time::ZERO, event, &mut Vec::new());
             tracker.compare(&router, &upstreams, |change| lines.push(change.to_string()));
