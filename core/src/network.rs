@@ -19,6 +19,9 @@ use crate::{Span, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Bytes that may be in flight on a new connection: 10 segments of 1,460 bytes (RFC 6928, Linux since 2.6.39).
+pub const INITIAL_WINDOW: u64 = 14_600;
+
 /// Bytes of a request beside its prompt: head and JSON frame.
 pub const HEAD_BYTES: u64 = 400;
 
@@ -41,7 +44,7 @@ pub enum Congestion {
 pub struct Transport {
     /// Congestion control of the sender.
     pub congestion: Congestion,
-    /// Bytes in flight on a new connection: 10 segments of 1,460 bytes.
+    /// Bytes in flight on a new connection.
     pub initial_window: u64,
     /// Round trips to open a connection: 1 for TCP, 2 with TLS 1.3.
     pub opening_rounds: f64,
@@ -51,7 +54,12 @@ pub struct Transport {
 
 impl Default for Transport {
     fn default() -> Self {
-        Self { congestion: Congestion::Cubic, initial_window: 14_600, opening_rounds: 1.0, keep_alive_ms: 4_000.0 }
+        Self {
+            congestion: Congestion::Cubic,
+            initial_window: INITIAL_WINDOW,
+            opening_rounds: 1.0,
+            keep_alive_ms: 4_000.0,
+        }
     }
 }
 

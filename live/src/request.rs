@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`forward`] is the whole way in one page. `client_request` admits, reads and announces a request
 //! ([`headers`], `endpoints`, [`read_body`], `unpack`, `asked` for the model, [`residency`]); `attempt` sends it to the
-//! replica that the core names (`json_end` finds where an answer without a length ends); [`response_body`] streams the
+//! replica that the core names (`pack` makes it shorter for a peer router, `json_end` finds where an answer without a
+//! length ends); [`response_body`] streams the
 //! answer, `early_body` what comes before its first token, `rest_body` a replica's error ([`body`] is any response's body); `guard` reports the request's end to the core and to
 //! operators, once, whatever happens, with what `learning` takes from the answer. [`errors`] are the router's own
 //! responses (`error_json` their text), `cors` what pages of other sites may read, `location` no engine's address.
@@ -32,6 +33,7 @@ mod engine_admin;
 mod guard;
 mod learning;
 mod model_pages;
+mod pack;
 mod rest_body;
 mod tunnel;
 mod unpack;

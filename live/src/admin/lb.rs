@@ -163,5 +163,6 @@ pub(super) async fn tokenizer(
 pub(super) async fn report(State(node): Shared) -> Answer {
     let (mut report, now) = node.driver.peer_report();
     report.healthy &= node.phase() == Phase::Serving;
-    tell(&serde_json::to_value(PeerMessage { report, unix_ns: node.clock().unix_ns(now) }).unwrap_or_default())
+    let message = PeerMessage { report, unix_ns: node.clock().unix_ns(now), reads_zstd: true };
+    tell(&serde_json::to_value(message).unwrap_or_default())
 }

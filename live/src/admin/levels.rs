@@ -139,8 +139,9 @@ fn state(r: &Replica, now: Time, gates: &gorgo_core::fleet::Gates) -> &'static s
 
 /// All replicas that pass `wanted`, with gotoni's fields and the state they are computed from.
 pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Value> {
-    let most = node.config().router.gates.max_running;
-    let sources = node.discovered.sources_by_replica();
+    let config = node.config();
+    let (most, packs) = (config.router.gates.max_running, config.upstream.compress_to_peers);
+        let sources = node.discovered.sources_by_replica();
     node.driver.read(|router, upstreams, now| {
         let gates = &router.config().gates;
         let here = router.replicas().iter().zip(upstreams).filter(|(r, u)| !r.removed && wanted(u.kind));
@@ -181,6 +182,7 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
                 },
             });
             row["discovered_from"] = json!(sources.get(&u.name));
+            row["zstd"] = json!((u.kind == Kind::Peer).then(|| packs && u.reads_zstd()));
             row
         })
         .collect()

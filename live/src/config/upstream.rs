@@ -24,10 +24,13 @@ pub struct Upstreams {
     /// Idle connections are used for at most this long, ms, where a replica has shown that it keeps them for longer
     /// than `timeouts.keep_alive_ms`.
     pub max_keep_alive_ms: u64,
+    /// Whether request bodies longer than 14.6 kB are packed with zstd for peers that read it: a long prompt takes a round
+    /// trip less on a new or idle connection.
+    pub compress_to_peers: bool,
 }
 
 impl Default for Upstreams {
     fn default() -> Self {
-        Self { congestion: CongestionControl::Bbr, max_keep_alive_ms: 300_000 }
+        Self { congestion: CongestionControl::Bbr, max_keep_alive_ms: 300_000, compress_to_peers: true }
     }
 }

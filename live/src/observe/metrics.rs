@@ -9,7 +9,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 use series::RequestSeries;
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -18,6 +18,12 @@ mod gauges;
 mod levels;
 mod process;
 mod series;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PackedLabel {
+    replica: String,
+    form: &'static str,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
@@ -38,6 +44,7 @@ pub struct Metrics {
     dispatches: Family<ReplicaLabel, Counter>,
     decisions: Family<ReasonLabel, Counter>,
     refusals: Family<CodeLabel, Counter>,
+    packed: Family<PackedLabel, Counter>,
     /// The members of families that nearly every request counts in, so that it need not look them up.
     own_rule: Counter,
     retries: Counter,
@@ -63,9 +70,12 @@ impl Default for Metrics {
             "Errors that the router itself answered clients with, by error.code: wrong keys, paths, bodies, models; overload",
             refusals.clone(),
         );
+        let packed = Family::default();
+        let help = "Bytes of request bodies sent packed to a peer: before packing (plain) and after (packed)";
+        registry.register_with_unit("packed_bodies", help, Unit::Bytes, packed.clone());
         let gauges = Gauges::new(&mut registry);
         let own_rule = decisions.get_or_create_owned(&ReasonLabel { reason: "own-rule".to_owned() });
-        Self { registry, series, gauges, dispatches, decisions, refusals, own_rule, retries }
+        Self { registry, series, gauges, dispatches, decisions, refusals, packed, own_rule, retries }
     }
 }
 
@@ -79,6 +89,17 @@ impl Metrics {
     pub fn forget(&self, replica: &str) {
         self.dispatches.remove(&ReplicaLabel { replica: replica.to_owned() });
         self.series.forget(replica);
+        for form in ["plain", "packed"] {
+            self.packed.remove(&PackedLabel { replica: replica.to_owned(), form });
+        }
+    }
+
+    /// Counts a body of `plain` bytes sent to a peer as `packed` bytes.
+    pub(crate) fn packed(&self, replica: &str, plain: usize, packed: usize) {
+        for (form, bytes) in [("plain", plain), ("packed", packed)] {
+            let label = PackedLabel { replica: replica.to_owned(), form };
+            self.packed.get_or_create(&label).inc_by(bytes as u64);
+        }
     }
 
     /// Counts a dispatch to the replica of this counter.

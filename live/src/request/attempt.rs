@@ -78,12 +78,7 @@ pub(crate) async fn attempt(
 ) -> Attempted<Begun> {
     let ready = match begun {
         Some(ready) => ready,
-        None => {
-            let keep_alive = Duration::from_millis(request.config.timeouts.keep_alive_ms);
-            let make = || request.to_replica(upstream, dispatch);
-            let answer = connection::send(&request.context.state.connector, upstream, keep_alive, make).await;
-            check_head(answer, upstream, request).await?
-        }
+        None => check_head(send(request, upstream, dispatch).await, upstream, request).await?,
     };
     match ready.framing {
         Framing::Events => hold_until_token(ready, upstream, request).await,
@@ -93,6 +88,27 @@ pub(crate) async fn attempt(
         }
         _ => Ok(Begun::Answer(ready)),
     }
+}
+
+/// Sends the request, packed if the replica is a peer that reads zstd.
+async fn send(
+    request: &ClientRequest,
+    upstream: &Arc<Upstream>,
+    dispatch: &Dispatch,
+) -> Result<Response<UpstreamBody>, ConnectionError> {
+    let connector = &request.context.state.connector;
+    let keep_alive = Duration::from_millis(request.config.timeouts.keep_alive_ms);
+    let packed = request.packed_for(upstream).await;
+    let make = || request.to_replica(upstream, dispatch, packed);
+    let answer = connection::send(connector, upstream, keep_alive, make).await;
+    if packed.is_none() || !answer.as_ref().is_ok_and(|a| a.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE) {
+        return answer;
+    }
+    // The peer was replaced since its last report by a version that does not read zstd.
+    drop(answer);
+    upstream.set_reads_zstd(false);
+    let plain = || request.to_replica(upstream, dispatch, None);
+    Box::pin(connection::send(connector, upstream, keep_alive, plain)).await
 }
 
 /// Fails the attempt if there is no answer, or its status is an error.

@@ -14,6 +14,7 @@ use crate::request::errors::{model_not_found, refusal, wrong_key};
 use crate::request::guard::RequestGuard;
 use crate::request::headers::{self, HeaderFlags};
 use crate::request::learning::Learning;
+use crate::request::pack::{self, Packed};
 use crate::request::read_body;
 use crate::request::residency::{Named, UnknownResidency};
 use crate::request::unpack::unpack;
@@ -36,7 +37,7 @@ use memchr::memmem;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 
 /// An admitted request, kept until its answer begins: any replica the core names gets it. Boxed, since it is large.
 pub(super) struct ClientRequest {
@@ -61,6 +62,8 @@ pub(super) struct ClientRequest {
     fence: Option<Fence>,
     /// Holds the body's bytes of `limits.bodies_bytes`.
     _body_permit: Option<OwnedSemaphorePermit>,
+    /// The body as peers that read zstd get it, once one was asked; `None` if packing saves nothing.
+    packed: OnceCell<Option<Packed>>,
 }
 
 impl ClientRequest {
@@ -106,6 +109,7 @@ impl ClientRequest {
             prompt,
             fence,
             _body_permit,
+            packed: OnceCell::new(),
         }))
     }
 
@@ -225,12 +229,33 @@ impl ClientRequest {
         upstream.is_keyless() && headers::has_key(&self.parts.headers)
     }
 
-    /// The request as this replica gets it.
-    pub(super) fn to_replica(&self, upstream: &Upstream, dispatch: &Dispatch) -> Request<Full<Bytes>> {
-        let (parts, body) = (&self.parts, Full::new(self.body.clone()));
+    /// The body as this replica gets it, if that is not the plain one.
+    pub(super) async fn packed_for(&self, upstream: &Upstream) -> Option<&Packed> {
+        if !self.config.upstream.compress_to_peers || !upstream.reads_zstd() || !pack::is_long(self.body.len()) {
+            return None;
+        }
+        let state = &self.context.state;
+        // Boxed, since it is rare and large.
+        let packing = || Box::pin(Packed::new(state, &self.body));
+        let packed = self.packed.get_or_init(packing).await.as_ref()?;
+        state.metrics.packed(&upstream.name, self.body.len(), packed.body.len());
+        Some(packed)
+    }
+
+    /// The request as this replica gets it, with the `packed` body or the plain one.
+    pub(super) fn to_replica(
+        &self,
+        upstream: &Upstream,
+        dispatch: &Dispatch,
+        packed: Option<&Packed>,
+    ) -> Request<Full<Bytes>> {
+        let (parts, body) = (&self.parts, Full::new(packed.map_or(&self.body, |packed| &packed.body).clone()));
         let root = PathAndQuery::from_static("/");
         let path = parts.uri.path_and_query().unwrap_or(&root);
         let mut request = upstream.request(parts.method.clone(), path, parts.headers.clone(), body);
+        if packed.is_some() {
+            Packed::describe(request.headers_mut());
+        }
         if upstream.may_be_router() {
             request.headers_mut().append(headers::ROUTER, self.context.state.router_id.clone());
         }

@@ -103,7 +103,7 @@ async fn open(
     tokio::spawn(supervise::logged("WebSocket's connection", async move {
         let _ = connection.with_upgrades().await;
     }));
-    let mut asked = request.to_replica(upstream, dispatch);
+    let mut asked = request.to_replica(upstream, dispatch, None);
     switch_headers(asked.headers_mut());
     let mut response = sender.send_request(asked).await.map_err(|error| lost(ConnectionError::Http { error }))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -10,4 +10,7 @@ pub(crate) struct PeerMessage {
     pub report: PeerReport,
     /// The edge's wall clock, ns since 1970.
     pub unix_ns: u64,
+    /// Whether the edge reads request bodies packed with zstd; absent in messages of earlier versions.
+    #[serde(default)]
+    pub reads_zstd: bool,
 }

@@ -368,6 +368,8 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
                 Ok((status, _)) => Err(unusable(status)),
                 Err(error) => Err(error),
             };
+            // After an error it may be another version that answers next.
+            upstream.set_reads_zstd(word.as_ref().is_ok_and(|word| word.reads_zstd));
             let event = match word {
                 Ok(word) => {
                     let now = node.clock().now();

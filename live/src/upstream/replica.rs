@@ -83,6 +83,8 @@ pub struct Upstream {
     routers: RwLock<Vec<String>>,
     /// Whether it refused our key at the last probe.
     refused: AtomicBool,
+    /// Whether it is a peer that reads request bodies packed with zstd, by its last report.
+    reads_zstd: AtomicBool,
     /// Whether it may be a router: until a probe shows that it is an engine.
     may_be_router: AtomicBool,
     /// The last error of a probe, a scrape or a request, and when.
@@ -118,6 +120,7 @@ impl Upstream {
             pool: IdlePool::default(),
             routers: RwLock::new(Vec::new()),
             refused: AtomicBool::new(false),
+            reads_zstd: AtomicBool::new(false),
             may_be_router: AtomicBool::new(true),
             last_error: Mutex::new(None),
             tasks: Mutex::new(Vec::new()),
@@ -191,6 +194,16 @@ impl Upstream {
     /// Keeps whether it refuses our key; true if that changed.
     pub(crate) fn set_refused(&self, refused: bool) -> bool {
         self.refused.swap(refused, Ordering::Relaxed) != refused
+    }
+
+    /// Whether it is a peer that reads request bodies packed with zstd.
+    pub(crate) fn reads_zstd(&self) -> bool {
+        self.reads_zstd.load(Ordering::Relaxed)
+    }
+
+    /// Keeps whether it reads zstd.
+    pub(crate) fn set_reads_zstd(&self, reads: bool) {
+        self.reads_zstd.store(reads, Ordering::Relaxed);
     }
 
     /// Keeps an error, to be told with the state that follows from it.

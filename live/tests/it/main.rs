@@ -20,6 +20,7 @@ mod network;
 #[cfg(feature = "otel")]
 mod otel;
 mod overview;
+mod packed;
 mod paths;
 mod registry;
 mod residency;

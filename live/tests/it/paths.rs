@@ -105,6 +105,14 @@ fn packed(encoding: &str, body: &[u8]) -> Vec<u8> {
             out.write_all(body).unwrap();
             out.finish().unwrap()
         }
+        "zstd" => zstd::encode_all(body, 1).unwrap(),
+        // As a sender that asks the receiver for 128 MiB of memory.
+        "zstd-wide" => {
+            let mut out = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            out.window_log(27).unwrap();
+            out.write_all(body).unwrap();
+            out.finish().unwrap()
+        }
         _ => {
             let mut out = DeflateEncoder::new(Vec::new(), Compression::fast());
             out.write_all(body).unwrap();
@@ -124,9 +132,14 @@ async fn send_packed(world: &World, encoding: &str, body: Vec<u8>) -> Response<I
 async fn packed_bodies_are_unpacked_within_the_limit_or_refused_by_name() {
     let world = World::new(1, Script::default(), |config| config.limits.body_bytes = 100_000).await;
     let body = json!({"model": "mock", "messages": [{"role": "user", "content": "word ".repeat(2_000)}]}).to_string();
-    for (name, packing) in
-        [("gzip", "gzip"), ("x-gzip", "gzip"), ("deflate", "deflate"), ("deflate", "raw"), ("GZIP", "gzip")]
-    {
+    for (name, packing) in [
+        ("gzip", "gzip"),
+        ("x-gzip", "gzip"),
+        ("deflate", "deflate"),
+        ("deflate", "raw"),
+        ("GZIP", "gzip"),
+        ("zstd", "zstd"),
+    ] {
         assert_eq!(send_packed(&world, name, packed(packing, body.as_bytes())).await.status(), 200, "{name}");
         let seen = world.engines[0].seen().pop().unwrap();
         assert!(seen.body == body && !seen.headers.contains_key("content-encoding"), "{name}");
@@ -136,13 +149,20 @@ async fn packed_bodies_are_unpacked_within_the_limit_or_refused_by_name() {
     *text.body_mut() = Full::new(Bytes::from(packed("gzip", body.as_bytes())));
     assert_eq!(whole(world.send(text).await).await, body, "bodies without a prompt are unpacked, too");
     let before = asked(&world);
+    let mut damaged = packed("zstd", body.as_bytes());
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 0xff;
     for (name, body, status) in [
         ("br", vec![1, 2, 3], 415),
-        ("zstd", vec![1, 2, 3], 415),
         ("gzip, gzip", vec![1, 2, 3], 415),
         ("gzip", body.clone().into_bytes(), 400),
         ("gzip", packed("gzip", &vec![b' '; 50_000_000]), 413),
         ("gzip", packed("gzip", body.as_bytes())[..50].to_vec(), 400),
+        ("zstd", body.clone().into_bytes(), 400),
+        ("zstd", packed("zstd", &vec![b' '; 50_000_000]), 413),
+        ("zstd", packed("zstd", body.as_bytes())[..50].to_vec(), 400),
+        ("zstd", packed("zstd-wide", body.as_bytes()), 400),
+        ("zstd", damaged, 400),
     ] {
         let response = send_packed(&world, name, body).await;
         assert_eq!(response.status(), status, "{name}");

@@ -93,6 +93,8 @@ fn note(row: &Value) -> String {
         None => match silent_events(row) {
             Some(why) => format!("its KV events are not read: {why}"),
             None if row["cache_report"] == false => "reports no cached tokens (--enable-cache-report)".to_owned(),
+            None if row["zstd"] == true => "gets long prompts packed with zstd".to_owned(),
+            None if row["zstd"] == false => "gets prompts unpacked".to_owned(),
             None => String::new(),
         },
     }
