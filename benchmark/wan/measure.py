@@ -7,6 +7,10 @@ Two network namespaces are joined by a pair of TUN devices; this program carries
 round trip late. TCP at both ends is the kernel's own. The far namespace holds an engine that answers at once, the near
 one the router and its client. Any router can stand in `--router`: {engine} and {listen} are replaced. Each figure is the
 median of `--repeat` requests on a router that was idle for so many seconds. Everything made is removed at the end.
+
+`--far` starts a second router beside the engine, at {far}, for a first one that forwards to it; the path is then between
+the two routers, who know each other by a key in the environment. Prompts are one repeated letter, or the beginning of
+the file `--text`, which tells more where routers pack what they send.
 """
 
 import argparse
@@ -25,7 +29,9 @@ import threading
 import time
 
 NEAR, FAR = "gorgo-near", "gorgo-far"
-ENGINE, LISTEN = "10.77.0.2:9000", "127.0.0.1:9001"
+ENGINE, LISTEN, FAR_LISTEN = "10.77.0.2:9000", "127.0.0.1:9001", "10.77.0.2:9002"
+# Only a router with a key listens beyond loopback.
+KEYS = {"GORGO_PEER_KEY": "between-two-routers", "GORGO_ADMIN_KEY": "of-nobody-else"}
 ANSWER = json.dumps({
     "id": "x", "object": "text_completion", "model": "m", "choices": [{"index": 0, "text": "a", "finish_reason": "stop"}],
     "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
@@ -104,9 +110,9 @@ def engine():
             threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
 
-def request(size):
+def request(size, text):
     """Seconds from the first byte of a request to the first byte of its answer."""
-    prompt = f"{time.time_ns()} " + "x" * size
+    prompt = f"{time.time_ns()} " + (text[:size] if text else "x" * size)
     body = json.dumps({"model": "m", "max_tokens": 1, "prompt": prompt}).encode()
     host, port = LISTEN.split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
@@ -122,10 +128,13 @@ def request(size):
 
 
 def client(options):
+    text = open(options.text, encoding="utf-8").read() if options.text else ""
+    if text and len(text) < max(options.sizes):
+        sys.exit(f"{options.text} has {len(text)} characters; give a file of at least {max(options.sizes)}")
     until = time.monotonic() + 60
     while True:
         try:
-            request(100)
+            request(100, text)
             break
         except (OSError, RuntimeError):
             if time.monotonic() > until:
@@ -134,11 +143,11 @@ def client(options):
     table = {}
     for idle in options.idle:
         for size in options.sizes:
-            request(size)
+            request(size, text)
             taken = []
             for _ in range(options.repeat):
                 time.sleep(idle)
-                taken.append(request(size) * 1e3 / options.rtt)
+                taken.append(request(size, text) * 1e3 / options.rtt)
             table[f"{idle:g} {size}"] = statistics.median(taken)
     print(json.dumps(table))
 
@@ -151,6 +160,8 @@ def main():
     numbers = lambda kind: lambda text: [kind(word) for word in text.split(",")]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--router", help="command of the router")
+    parser.add_argument("--far", help="command of a router beside the engine, which listens at {far}")
+    parser.add_argument("--text", help="file whose beginning is the prompt")
     parser.add_argument("--rtt", type=float, default=200, help="round trip, ms")
     parser.add_argument("--sizes", type=numbers(int), default=[8_000, 80_000, 320_000], help="bytes of a prompt")
     parser.add_argument("--idle", type=numbers(float), default=[0, 3, 8], help="pauses before a request, s")
@@ -173,11 +184,15 @@ def main():
         carry(near, far, options.rtt / 2e3)
         carry(far, near, options.rtt / 2e3)
         started.append(inside(FAR, sys.executable, __file__, "--role", "engine"))
-        words = shlex.split(options.router.format(engine=f"http://{ENGINE}", listen=LISTEN))
-        started.append(inside(NEAR, *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        for namespace, command in ((FAR, options.far), (NEAR, options.router)):
+            words = shlex.split((command or "").format(engine=f"http://{ENGINE}", listen=LISTEN, far=FAR_LISTEN))
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            if words:
+                started.append(inside(namespace, *words, env=os.environ | (KEYS if options.far else {}), **quiet))
         listed = lambda numbers: ",".join(f"{number:g}" for number in numbers)
         work = inside(NEAR, sys.executable, __file__, "--role", "client", "--rtt", str(options.rtt), "--sizes",
                       ",".join(map(str, options.sizes)), "--idle", listed(options.idle), "--repeat", str(options.repeat),
+                      *(["--text", options.text] if options.text else []),
                       stdout=subprocess.PIPE, text=True)
         started.append(work)
         output, _ = work.communicate(timeout=60 + options.repeat * 2 * sum(options.idle + [5]) * len(options.sizes))

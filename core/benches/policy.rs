@@ -18,6 +18,7 @@ fn fleet(count: u16) -> Vec<Candidate> {
             excluded: None,
             rtt_ms: rng.random_range(1.0..400.0),
             path: Path { rounds: f64::from(rng.random_range(1..6u8)), opening: 0.0 },
+            packed_bytes: None,
             cached_tokens: rng.random_range(0..8000),
             load: Load {
                 waiting_requests: rng.random_range(0..8),

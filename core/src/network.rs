@@ -9,7 +9,8 @@
 //! `W0 + B`. Linux halves the window of cubic and reno for each retransmission timeout without data *sent*
 //! (`tcp_slow_start_after_idle`, RFC 5681 section 4.1); the answer's bytes do not count, so a connection that waited
 //! seconds for an answer is back at W0. BBR keeps its model of the path: about one and a half round trips at any size.
-//! All constants were measured with the Linux kernel's TCP over a delay line, 200 B to 480 kB.
+//! All constants were measured with the Linux kernel's TCP over a delay line, 200 B to 480 kB. Requests longer than one
+//! initial window are packed for peer routers; B is then what is sent of them, `compression * B`.
 //!
 //! [`Transport`] says how connections to a replica behave; [`Connections`] holds the idle ones. The simulator uses both
 //! as the truth, the router uses both as its belief.
@@ -18,6 +19,7 @@ use crate::range::{DURATION_MS, OutOfRange, check_ranges};
 use crate::{Span, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 
 /// Bytes that may be in flight on a new connection: 10 segments of 1,460 bytes (RFC 6928, Linux since 2.6.39).
 pub const INITIAL_WINDOW: u64 = 14_600;
@@ -50,6 +52,8 @@ pub struct Transport {
     pub opening_rounds: f64,
     /// An idle connection is closed after this long, ms; the shorter limit of both ends.
     pub keep_alive_ms: f64,
+    /// Bytes sent for each byte of a request longer than the initial window; below 1 where the sender packs those.
+    pub compression: f64,
 }
 
 impl Default for Transport {
@@ -59,6 +63,7 @@ impl Default for Transport {
             initial_window: INITIAL_WINDOW,
             opening_rounds: 1.0,
             keep_alive_ms: 4_000.0,
+            compression: 1.0,
         }
     }
 }
@@ -73,12 +78,23 @@ impl Transport {
             ("initial_window", self.initial_window as f64, 1.0..=1e12),
             ("opening_rounds", self.opening_rounds, 0.0..=100.0),
             ("keep_alive_ms", self.keep_alive_ms, DURATION_MS),
+            ("compression", self.compression, COMPRESSION),
         ])
+    }
+
+    /// Bytes that are sent of a request of `bytes`.
+    #[inline]
+    pub fn sent(&self, bytes: u64) -> u64 {
+        if self.compression == 1.0 || bytes <= self.initial_window {
+            return bytes;
+        }
+        (bytes as f64 * self.compression).ceil() as u64
     }
 
     /// Round trips of a request of `bytes` on `connection`, or on a new one.
     #[inline]
     pub fn path(&self, bytes: u64, connection: Option<&Connection>, now: Time, rtt_ms: f64) -> Path {
+        let bytes = self.sent(bytes);
         let Some(connection) = connection else {
             let rounds = rounds(bytes, self.initial_window);
             // BBR paces its first flights: measured 0.3 of a round trip more than cubic when more than one is needed.
@@ -118,11 +134,22 @@ impl Transport {
     /// new.
     #[inline]
     pub fn after(&self, bytes: u64, connection: Option<&Connection>, now: Time, rtt_ms: f64) -> Connection {
+        let bytes = self.sent(bytes);
         let before = connection.map_or(self.initial_window, |c| self.window(c, now, rtt_ms));
         // A window grows only when the sender fills it.
         let window = if bytes > before / 2 { before.max(self.initial_window.saturating_add(bytes)) } else { before };
         Connection { window, sent: now }
     }
+}
+
+/// The bounds of a compression.
+pub const COMPRESSION: RangeInclusive<f64> = 0.001..=1.0;
+
+/// The expected compression after a request of `plain` bytes was packed into `packed`: that of the first one, then a
+/// moving average over about eight. One value for all peers, since it depends on the prompts.
+pub fn learn_compression(expected: f64, plain: u64, packed: u64) -> f64 {
+    let one = (packed as f64 / plain.max(1) as f64).clamp(*COMPRESSION.start(), *COMPRESSION.end());
+    if expected == 1.0 { one } else { expected + (one - expected) / 8.0 }
 }
 
 /// Round trips of a transfer of `bytes` that begins with `window` bytes in flight and doubles each round: at least 1.
@@ -345,10 +372,32 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_is_packed_pays_for_the_bytes_sent() {
+        let packs = Transport { compression: 0.4, ..Transport::default() };
+        let sent = |bytes| (packs.sent(bytes), packs.path(bytes, None, at(0.0), RTT).rounds);
+        assert_eq!(sent(14_600), (14_600, 1.0), "one window is sent as it is");
+        assert_eq!(sent(14_601), (5_841, 1.0));
+        assert_eq!((sent(80_000), sent(320_000)), ((32_000, 2.0), (128_000, 4.0)));
+        let after = packs.after(80_000, None, at(0.0), RTT);
+        assert_eq!(after, Transport::default().after(32_000, None, at(0.0), RTT));
+    }
+
+    #[test]
+    fn compression_begins_with_the_first_request_and_follows_the_next() {
+        let first = learn_compression(1.0, 80_000, 32_000);
+        assert_eq!((first, learn_compression(first, 80_000, 32_000)), (0.4, 0.4));
+        assert!((learn_compression(first, 100, 80) - 0.45).abs() < 1e-12);
+        let settled = (0..100).fold(first, |expected, _| learn_compression(expected, 1_000, 250));
+        assert!((settled - 0.25).abs() < 1e-3, "{settled}");
+        assert_eq!((learn_compression(1.0, 100, 120), learn_compression(1.0, 0, 0)), (1.0, 0.001));
+    }
+
+    #[test]
     fn numbers_without_meaning_are_refused_by_key() {
         let check = |transport: Transport| transport.check().unwrap_err().key;
         assert_eq!(check(Transport { opening_rounds: f64::NAN, ..Transport::default() }), "opening_rounds");
         assert_eq!(check(Transport { keep_alive_ms: -1.0, ..Transport::default() }), "keep_alive_ms");
         assert_eq!(check(Transport { initial_window: 0, ..Transport::default() }), "initial_window");
+        assert_eq!(check(Transport { compression: 0.0, ..Transport::default() }), "compression");
     }
 }

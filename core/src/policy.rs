@@ -70,6 +70,8 @@ pub struct Candidate {
     pub rtt_ms: f64,
     /// Round trips that this request pays on the way there and back.
     pub path: Path,
+    /// Bytes that are sent of this request, where they are fewer than its own: a peer router gets it packed.
+    pub packed_bytes: Option<u64>,
     /// Prompt tokens of this request that the index predicts cached at the replica.
     pub cached_tokens: u32,
     /// Requests and prompt tokens at the replica: W_u is `waiting_tokens`, D_u is `running_tokens`.

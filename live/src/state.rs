@@ -12,6 +12,7 @@ use crate::observe::metrics::Metrics;
 use crate::observe::request_log::RequestLog;
 use crate::observe::shadow::SharedStats;
 use crate::observe::viewers::Viewers;
+use crate::request::pack::Compression;
 use crate::request::residency::ResidencyRules;
 use crate::server::keys::Keys;
 use crate::server::tls;
@@ -83,6 +84,8 @@ pub struct AppState {
     pub request_permits: Arc<Semaphore>,
     /// A permit for each further KiB of request bodies.
     pub body_kib: Arc<Semaphore>,
+    /// How far bodies are packed for peers.
+    pub(crate) compression: Compression,
     /// Seed of request ids; random per process.
     pub seed: u64,
     /// Seed of the prompts' hashes; random per process unless configured.
@@ -182,6 +185,7 @@ impl AppState {
             connections: AtomicUsize::new(0),
             request_permits: Arc::new(Semaphore::new(config.limits.requests)),
             body_kib: Arc::new(Semaphore::new(config.limits.bodies_bytes >> 10)),
+            compression: Compression::default(),
             seed,
             hash_seed: hash_seed.as_ref().map_or(own_seed, |seed| seed.seed),
             seed_mark: match &hash_seed {

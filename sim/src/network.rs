@@ -11,7 +11,7 @@ mod links;
 
 pub use links::{LinkConfig, LinkRule};
 
-use gorgo_core::network::{Congestion, HEAD_BYTES, Transport, rounds};
+use gorgo_core::network::{COMPRESSION, Congestion, HEAD_BYTES, Transport, rounds};
 use gorgo_core::range::{DURATION_MS, OutOfRange, check_ranges};
 use gorgo_core::request::Place;
 use gorgo_core::{Span, Time, rng};
@@ -50,6 +50,9 @@ pub struct NetworkConfig {
     /// Round trips that probes show, as a multiple of those that requests pay. Recorded probes over a provider's tunnel
     /// showed 1.5 to 2.5. Simulation only.
     pub probe_scale: f64,
+    /// Bytes that an edge sends to another for each byte of a request longer than the initial window: below 1 where edges
+    /// pack requests. Simulation only.
+    pub compression: f64,
 }
 
 impl NetworkConfig {
@@ -70,6 +73,7 @@ impl NetworkConfig {
             ("bytes_per_token", self.bytes_per_token, 0.0..=1e6),
             ("user_opening_rounds", self.user_opening_rounds, 0.0..=100.0),
             ("probe_scale", self.probe_scale, 0.0..=1_000.0),
+            ("compression", self.compression, COMPRESSION),
         ])
     }
 
@@ -80,6 +84,7 @@ impl NetworkConfig {
             initial_window: self.initial_window,
             opening_rounds: self.opening_rounds,
             keep_alive_ms: self.keep_alive_ms,
+            compression: self.compression,
         }
     }
 
@@ -100,7 +105,7 @@ impl NetworkConfig {
 
 impl Default for NetworkConfig {
     fn default() -> Self {
-        let Transport { congestion, initial_window, opening_rounds, keep_alive_ms } = Transport::default();
+        let Transport { congestion, initial_window, opening_rounds, keep_alive_ms, compression } = Transport::default();
         Self {
             sigma: 0.05,
             rho: 0.8,
@@ -114,6 +119,7 @@ impl Default for NetworkConfig {
             bytes_per_token: 4.5,
             user_opening_rounds: 0.0,
             probe_scale: 1.0,
+            compression,
         }
     }
 }

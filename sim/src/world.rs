@@ -182,12 +182,18 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
                 .map_err(|source| WorldError::Engine { replica: r.name.clone(), source })?;
             Ok(ReplicaNode { engine, site: r.site, wake: Time::NEVER, on_the_way: Vec::new() })
         };
-        let rule = |node: &RouterNode, replica: &ReplicaConfig| {
+        let is_edge = matches!(config.topology, Topology::Edge);
+        let rule = |(i, node): (usize, &RouterNode), (u, replica): (usize, &ReplicaConfig)| {
             let mut rule = config.link_rule(node.site, replica.site);
             rule.transport.keep_alive_ms = rule.transport.keep_alive_ms.min(replica.keep_alive_ms.unwrap_or(f64::MAX));
+            if !is_edge || i == u {
+                rule.transport.compression = 1.0; // an engine reads plain requests
+            }
             rule
         };
-        let rules = routers.iter().flat_map(|node| config.replicas.iter().map(|replica| rule(node, replica))).collect();
+        let replicas = || config.replicas.iter().enumerate();
+        let rules = routers.iter().enumerate().flat_map(|node| replicas().map(move |replica| rule(node, replica)));
+        let rules = rules.collect();
         let replicas: Result<Vec<_>, WorldError> = config.replicas.iter().enumerate().map(replica).collect();
         Ok(Self {
             config,

@@ -66,6 +66,9 @@ pub struct ReplicaState {
     pub rounds: f64,
     /// Round trips to open a connection; 0 when one is kept.
     pub opening: f64,
+    /// Bytes sent of the request, where it is packed; the request's when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed_bytes: Option<u64>,
     /// Prompt tokens of this request predicted cached at the replica.
     pub cached_tokens: u32,
     /// Requests at the replica without a first token.
@@ -101,6 +104,7 @@ impl Default for ReplicaState {
             rtt_ms: 0.0,
             rounds: 1.0,
             opening: 0.0,
+            packed_bytes: None,
             cached_tokens: 0,
             waiting_requests: 0,
             waiting_tokens: 0,
@@ -123,6 +127,7 @@ impl ReplicaState {
             excluded: if self.healthy { self.excluded } else { Some(Exclusion::Unhealthy) },
             rtt_ms: self.rtt_ms,
             path: Path { rounds: self.rounds, opening: self.opening },
+            packed_bytes: self.packed_bytes,
             cached_tokens: self.cached_tokens,
             load: Load {
                 waiting_requests: self.waiting_requests,
@@ -146,6 +151,7 @@ impl ReplicaState {
             excluded,
             rtt_ms,
             path,
+            packed_bytes,
             cached_tokens,
             load,
             engine,
@@ -161,6 +167,7 @@ impl ReplicaState {
             rtt_ms,
             rounds: path.rounds,
             opening: path.opening,
+            packed_bytes,
             cached_tokens,
             waiting_requests: load.waiting_requests,
             waiting_tokens: load.waiting_tokens,

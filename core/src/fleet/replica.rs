@@ -110,11 +110,13 @@ impl Replica {
         learned: Learned,
     ) -> Candidate {
         let load = self.seen_load(now);
+        let sent = self.spec.transport.sent(bytes);
         Candidate {
             id,
             excluded,
             rtt_ms: self.rtt.smoothed_ms(),
             path: self.path(now, bytes),
+            packed_bytes: (sent != bytes).then_some(sent),
             cached_tokens,
             load,
             engine: self.engine.map(|EngineReading { report, at }| EngineView {
@@ -125,7 +127,7 @@ impl Replica {
                 age_ms: (now - at).ms(),
             }),
             ms_per_token: self.spec.ms_per_token,
-            egress_ms: self.egress.ms(bytes, learned.output_tokens),
+            egress_ms: self.egress.ms(sent, learned.output_tokens),
             learned,
             truth: None,
         }

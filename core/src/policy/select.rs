@@ -206,6 +206,7 @@ pub(crate) mod tests {
             excluded: None,
             rtt_ms: 0.0,
             path: Path::default(),
+            packed_bytes: None,
             cached_tokens: 0,
             load: Load::default(),
             engine: None,

@@ -164,8 +164,8 @@ impl Router {
         let kv_tokens = old.kv_tokens.filter(|_| at.engine.is_some()).or(spec.kv_tokens).or(old.kv_tokens);
         let budget = kv_tokens.filter(|_| kv_tokens != old.kv_tokens && at.measured_tokens.is_none());
         let other_rate = old.ms_per_token != spec.ms_per_token;
-        let (name, kind, transport) = (old.name.clone(), old.kind, old.transport);
-        at.spec = ReplicaSpec { name, kind, transport, kv_tokens, ..spec };
+        let (name, kind, transport, is_probed) = (old.name.clone(), old.kind, old.transport, old.is_probed);
+        at.spec = ReplicaSpec { name, kind, transport, is_probed, kv_tokens, ..spec };
         at.egress = egress.between(own_region, at.spec.region.as_deref());
         if other_rate {
             self.rates.rated(replica.index(), at.spec.ms_per_token);

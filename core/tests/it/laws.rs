@@ -67,6 +67,7 @@ fn candidate(wild: bool) -> impl Strategy<Value = Candidate> {
             excluded,
             rtt_ms,
             path: Path { rounds: path.0, opening: path.1 },
+            packed_bytes: None,
             cached_tokens,
             load: Load {
                 waiting_requests: own.0,

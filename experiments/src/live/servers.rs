@@ -49,19 +49,22 @@ pub fn check(arm: &PlannedArm) -> Result<(), LiveError> {
     let advice = |key: &str| match key {
         "network.probe_scale" => format!("--set {key}={} for live runs", usual.probe_scale),
         "network.keep_alive_ms" => format!("--set {key}={} for live runs", usual.keep_alive_ms),
+        "network.compression" => format!("--set {key}={} for live runs", usual.compression),
         _ => "drop it".to_owned(),
     };
     let simulated = [
         ("network.probe_scale", Some(network.probe_scale).filter(|&scale| scale != usual.probe_scale)),
         ("network.keep_alive_ms", Some(network.keep_alive_ms).filter(|&ms| ms != usual.keep_alive_ms)),
+        ("network.compression", Some(network.compression).filter(|&share| share != usual.compression)),
         ("links.probe_scale", arm.spec.links.iter().find_map(|link| link.probe_scale)),
         ("links.keep_alive_ms", arm.spec.links.iter().find_map(|link| link.keep_alive_ms)),
+        ("links.compression", arm.spec.links.iter().find_map(|link| link.compression)),
         ("fleet.replicas.keep_alive_ms", arm.spec.fleet.replicas.iter().find_map(|replica| replica.keep_alive_ms)),
     ];
     if let Some((key, value)) = simulated.into_iter().find_map(|(key, value)| Some((key, value?))) {
         return wrong(format!(
-            "probes and idle connections of a live run are those of real routers and servers, so {key} = {value} has no \
-             effect; {}, or run the arm with --mode sim",
+            "probes, idle connections and bytes of a live run are those of real routers and servers, so {key} = {value} \
+             has no effect; {}, or run the arm with --mode sim",
             advice(key)
         ));
     }
@@ -174,6 +177,8 @@ mod tests {
         for set in [
             "network.probe_scale=2.5",
             "network.keep_alive_ms=900",
+            "network.compression=0.5",
+            "links.0.compression=0.5",
             "links.0.probe_scale=1.5",
             "links.0.keep_alive_ms=900",
             "fleet.replicas.1.keep_alive_ms=900",

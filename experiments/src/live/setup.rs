@@ -5,7 +5,7 @@ use crate::spec::PlannedArm;
 use gorgo_benchmark::emulator::Emulator;
 use gorgo_benchmark::relay::LinkConfig;
 use gorgo_core::rng;
-use gorgo_live::config::{Config, PeerConfig, Probes, ReplicaConfig, Role};
+use gorgo_live::config::{Config, PeerConfig, Probes, ReplicaConfig, Role, Upstreams};
 use gorgo_sim::network::Network;
 use gorgo_sim::world::Topology;
 use rand::Rng;
@@ -94,6 +94,8 @@ pub(super) fn config(
             peer_ms: world.peer_ms as u64,
             ..Probes::default()
         },
+        // As simulated: a request has the same bytes on every link.
+        upstream: Upstreams { compress_to_peers: false, ..Upstreams::default() },
         ..Config::default()
     }
 }

@@ -12,9 +12,10 @@
 
 use crate::state::AppState;
 use bytes::Bytes;
-use gorgo_core::network::INITIAL_WINDOW;
+use gorgo_core::network::{INITIAL_WINDOW, learn_compression};
 use http::HeaderValue;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap};
+use parking_lot::Mutex;
 use std::io::{self, Write};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -34,6 +35,28 @@ pub(super) fn is_long(length: usize) -> bool {
     length as u64 > INITIAL_WINDOW
 }
 
+/// The learned length of packed bodies, as a share of the plain ones.
+#[derive(Debug)]
+pub(crate) struct Compression(Mutex<f64>);
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self(Mutex::new(1.0))
+    }
+}
+
+impl Compression {
+    /// The share to expect, in hundredths: the core is told of each change.
+    pub(crate) fn expected(&self) -> f64 {
+        ((*self.0.lock() * 100.0).round() / 100.0).max(0.01)
+    }
+
+    fn learn(&self, plain: usize, packed: usize) {
+        let mut expected = self.0.lock();
+        *expected = learn_compression(*expected, plain as u64, packed as u64);
+    }
+}
+
 /// A packed body.
 #[derive(Debug)]
 pub(super) struct Packed {
@@ -45,7 +68,9 @@ pub(super) struct Packed {
 impl Packed {
     /// Packs `plain`; `None` if that saves no byte, or if the router holds as many bytes of bodies as it may.
     pub(super) async fn new(state: &AppState, plain: &Bytes) -> Option<Self> {
-        let body = packed(plain).await.ok().filter(|body| body.len() < plain.len())?;
+        let body = packed(plain).await.ok().filter(|body| body.len() < plain.len());
+        state.compression.learn(plain.len(), body.as_ref().map_or(plain.len(), Vec::len));
+        let body = body?;
         let permit = Arc::clone(&state.body_kib).try_acquire_many_owned((body.len() >> 10) as u32 + 1).ok()?;
         Some(Self { body: Bytes::from(body), _permit: permit })
     }

@@ -275,8 +275,8 @@ fn index_bytes(config: &Config) -> usize {
     all.saturating_sub(kept + BUFFERS).max(all / 4)
 }
 
-/// Closes idle connections to replicas, learns how long each replica keeps them, and tells the core; until the router is
-/// dropped.
+/// Closes idle connections to replicas, learns how long each replica keeps them, and tells the core that and how far long
+/// requests are packed; until the router is dropped.
 async fn close_idle(state: Weak<AppState>) {
     loop {
         let Some(config) = state.upgrade().map(|state| state.config()) else { return };
@@ -285,13 +285,17 @@ async fn close_idle(state: Weak<AppState>) {
         let period = (keep_alive / 4).max(Duration::from_millis(100));
         tokio::time::sleep(period).await;
         let Some(state) = state.upgrade() else { return };
-        let upstreams = state.driver.read(|_, upstreams, _| upstreams.to_vec());
-        for upstream in &upstreams {
-            let before = upstream.pool.usable(keep_alive);
+        let fleet: Vec<_> = state.driver.read(|router, upstreams, _| {
+            let told = router.replicas().iter().map(|replica| (!replica.removed).then_some(replica.spec.transport));
+            upstreams.iter().cloned().zip(told).collect()
+        });
+        for (upstream, told) in &fleet {
             upstream.pool.close_expired(keep_alive, most, period);
             let usable = upstream.pool.usable(keep_alive);
-            if usable != before {
-                let transport = transport(&config, &upstream.endpoint, usable);
+            let packs = config.upstream.compress_to_peers && upstream.reads_zstd();
+            let compression = if packs { state.compression.expected() } else { 1.0 };
+            let transport = transport(&config, &upstream.endpoint, usable, compression);
+            if told.is_some_and(|told| told != transport) {
                 let learned = ReplicaEvent::TransportLearned { replica: upstream.id, transport };
                 state.driver.handle_for(upstream, learned);
             }

@@ -30,13 +30,15 @@ pub(crate) fn congestion(wanted: CongestionControl) -> Congestion {
     })
 }
 
-/// The transport to a replica at `endpoint` that keeps idle connections for `keep_alive`.
-pub(crate) fn transport(config: &Config, endpoint: &Endpoint, keep_alive: Duration) -> Transport {
+/// The transport to a replica at `endpoint` that keeps idle connections for `keep_alive` and gets long requests in
+/// `compression` of their bytes.
+pub(crate) fn transport(config: &Config, endpoint: &Endpoint, keep_alive: Duration, compression: f64) -> Transport {
     Transport {
         congestion: congestion(config.upstream.congestion),
         // TCP, then TLS 1.3.
         opening_rounds: if endpoint.is_https() { 2.0 } else { 1.0 },
         keep_alive_ms: keep_alive.as_secs_f64() * 1e3,
+        compression,
         ..Transport::default()
     }
 }

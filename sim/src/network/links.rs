@@ -1,7 +1,7 @@
 //! What sets one link apart from the network's defaults, as numbers.
 
 use super::NetworkConfig;
-use gorgo_core::network::{Congestion, Transport};
+use gorgo_core::network::{COMPRESSION, Congestion, Transport};
 use gorgo_core::range::{DURATION_MS, OutOfRange, check_ranges};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,8 @@ pub struct LinkConfig {
     pub mbps: Option<f64>,
     /// Round trips that probes show, as a multiple of those that requests pay. Simulation only.
     pub probe_scale: Option<f64>,
+    /// Bytes that an edge sends to another for each byte of a request longer than the initial window. Simulation only.
+    pub compression: Option<f64>,
 }
 
 impl LinkConfig {
@@ -46,6 +48,7 @@ impl LinkConfig {
             ("links.keep_alive_ms", self.keep_alive_ms, DURATION_MS),
             ("links.mbps", self.mbps, 0.001..=1e9),
             ("links.probe_scale", self.probe_scale, 0.0..=1_000.0),
+            ("links.compression", self.compression, COMPRESSION),
         ];
         check_ranges(given.into_iter().filter_map(|(key, value, range)| Some((key, value?, range))))
     }
@@ -75,14 +78,15 @@ impl LinkRule {
                 initial_window: link.initial_window.unwrap_or(base.initial_window),
                 opening_rounds: link.opening_rounds.unwrap_or(base.opening_rounds),
                 keep_alive_ms: link.keep_alive_ms.unwrap_or(base.keep_alive_ms),
+                compression: link.compression.unwrap_or(base.compression),
             },
             mbps: link.mbps,
             probe_scale: link.probe_scale.unwrap_or(network.probe_scale),
         }
     }
 
-    /// Time that the bandwidth takes for `bytes`, ms.
+    /// Time that the bandwidth takes for a request of `bytes`, ms.
     pub fn transfer_ms(&self, bytes: u64) -> f64 {
-        self.mbps.map_or(0.0, |mbps| bytes as f64 * 8.0 / (mbps * 1e3))
+        self.mbps.map_or(0.0, |mbps| self.transport.sent(bytes) as f64 * 8.0 / (mbps * 1e3))
     }
 }

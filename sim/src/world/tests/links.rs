@@ -55,3 +55,27 @@ fn a_link_has_swings_and_probes_of_its_own_and_a_wrong_end_is_named() {
     let error = run(&config, &|| PolicyConfig::default().build(), std::iter::empty()).unwrap_err();
     assert!(error.to_string().contains("no site is called `s7`"), "{error}");
 }
+
+#[test]
+fn only_what_an_edge_forwards_is_packed() {
+    let ttft = |topology: Topology, all: f64, link: Option<f64>| {
+        let mut config = world(&TWO, topology);
+        config.network.compression = all;
+        let ends = LinkConfig { from: "s0".to_owned(), to: "s1".to_owned(), ..LinkConfig::default() };
+        config.links = vec![LinkConfig { compression: link, ..ends }];
+        let trace = [request(0.0, 0, 12_000, 3, FRANKFURT), request(9_000.0, 1, 12_000, 3, FRANKFURT)];
+        let mut ms =
+            go(&config, "round-robin", &trace).records.iter().map(|r| r.ttft().unwrap().ms()).collect::<Vec<_>>();
+        ms.sort_by(f64::total_cmp);
+        ms
+    };
+    let saved = |topology: Topology, all: f64, link: Option<f64>| {
+        let (with, without) = (ttft(topology, all, link), ttft(topology, 1.0, None));
+        [0, 1].map(|i| (without[i] - with[i]).round())
+    };
+    // 54 kB take 3 round trips of 150 ms, 22 kB take 2.
+    assert_eq!(saved(Topology::Edge, 0.4, None), [0.0, 150.0]);
+    assert_eq!(saved(Topology::Edge, 1.0, Some(0.4)), [0.0, 150.0]);
+    assert_eq!(saved(Topology::Edge, 0.4, Some(1.0)), [0.0, 0.0]);
+    assert_eq!(saved(Topology::Proxy { site: 0 }, 0.4, Some(0.4)), [0.0, 0.0], "engines get plain requests");
+}

@@ -63,7 +63,7 @@ fn choice(decision: &Value) -> String {
     out
 }
 
-pub(super) const CANDIDATE: [Column; 11] = [
+pub(super) const CANDIDATE: [Column; 12] = [
     ("replica", |row| cell(&row["id"])),
     ("cost", |row| number(&row["total_ms"])),
     ("network", |row| number(&row["network_ms"])),
@@ -74,5 +74,6 @@ pub(super) const CANDIDATE: [Column; 11] = [
     ("excluded", |row| cell(&row["excluded"])),
     ("wait/run", |row| format!("{}/{}", number(&row["waiting_requests"]), number(&row["running_requests"]))),
     ("egress", |row| number(&row["egress_ms"])),
+    ("bytes", |row| number(&row["bytes"])),
     ("RTT age, ms", |row| number(&row["rtt_age_ms"])),
 ];
