@@ -30,8 +30,9 @@ import time
 
 NEAR, FAR = "gorgo-near", "gorgo-far"
 ENGINE, LISTEN, FAR_LISTEN = "10.77.0.2:9000", "127.0.0.1:9001", "10.77.0.2:9002"
-# Only a router with a key listens beyond loopback.
-KEYS = {"GORGO_PEER_KEY": "between-two-routers", "GORGO_ADMIN_KEY": "of-nobody-else"}
+# The far router listens beyond loopback, and gorgo does that only with keys.
+NEAR_KEYS = {"GORGO_ADMIN_KEY": "between-two-routers"}
+FAR_KEYS = NEAR_KEYS | {"GORGO_API_KEY": "of-no-client-here"}
 ANSWER = json.dumps({
     "id": "x", "object": "text_completion", "model": "m", "choices": [{"index": 0, "text": "a", "finish_reason": "stop"}],
     "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
@@ -184,11 +185,11 @@ def main():
         carry(near, far, options.rtt / 2e3)
         carry(far, near, options.rtt / 2e3)
         started.append(inside(FAR, sys.executable, __file__, "--role", "engine"))
-        for namespace, command in ((FAR, options.far), (NEAR, options.router)):
+        for namespace, command, keys in ((FAR, options.far, FAR_KEYS), (NEAR, options.router, NEAR_KEYS)):
             words = shlex.split((command or "").format(engine=f"http://{ENGINE}", listen=LISTEN, far=FAR_LISTEN))
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             if words:
-                started.append(inside(namespace, *words, env=os.environ | (KEYS if options.far else {}), **quiet))
+                started.append(inside(namespace, *words, env=os.environ | (keys if options.far else {}), **quiet))
         listed = lambda numbers: ",".join(f"{number:g}" for number in numbers)
         work = inside(NEAR, sys.executable, __file__, "--role", "client", "--rtt", str(options.rtt), "--sizes",
                       ",".join(map(str, options.sizes)), "--idle", listed(options.idle), "--repeat", str(options.repeat),

@@ -158,6 +158,25 @@ async fn a_peer_router_gets_long_bodies_packed_and_its_engine_gets_them_plain() 
     assert_eq!((a.left(), b.left()), ((0, 0), (0, 0)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn decisions_count_the_bytes_that_a_peer_is_sent() {
+    let [a, _b] = pair(Script::default()).await;
+    let compression = |state: Value| state["peers"]["edge1"]["transport"]["compression"].as_f64().unwrap();
+    assert_eq!(compression(a.get("/lb/metrics").await.1), 1.0);
+    send_two(&a).await;
+    ms(1_500).await;
+    let learned = compression(a.get("/lb/metrics").await.1);
+    assert!(learned < 0.5, "{learned}");
+    send_two(&a).await;
+    let (_, explained) = a.get("/lb/explain?order=latest").await;
+    let bytes = |id: &str| {
+        let candidates = explained["decisions"][0]["candidates"].as_array().unwrap();
+        candidates.iter().find(|one| one["id"] == id).unwrap()["bytes"].as_f64().unwrap()
+    };
+    assert!(bytes("e0") > long().1.len() as f64);
+    assert_eq!(bytes("edge1"), (bytes("e0") * learned).ceil());
+}
+
 fn get(path: &str) -> Request<Full<Bytes>> {
     Request::get(format!("http://router:8000{path}")).body(Full::new(Bytes::new())).unwrap()
 }
