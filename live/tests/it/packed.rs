@@ -168,7 +168,7 @@ async fn decisions_count_the_bytes_that_a_peer_is_sent() {
     let learned = compression(a.get("/lb/metrics").await.1);
     assert!(learned < 0.5, "{learned}");
     send_two(&a).await;
-    let (_, explained) = a.get("/lb/explain?order=latest").await;
+    let (_, explained) = a.get("/explain?order=latest").await;
     let bytes = |id: &str| {
         let candidates = explained["decisions"][0]["candidates"].as_array().unwrap();
         candidates.iter().find(|one| one["id"] == id).unwrap()["bytes"].as_f64().unwrap()
