@@ -271,7 +271,7 @@ impl Router {
             arrived: now,
             state: State::Unplaced,
         };
-        let is_light = flight.handling().light;
+        let passes = flight.handling().light || flight.handling().pinned;
         self.flights.insert(id, flight);
         if self.replicas.iter().all(|r| r.removed) {
             self.end(id, EndReason::NoReplicas, actions);
@@ -281,7 +281,7 @@ impl Router {
             self.end(id, EndReason::Unavailable, actions);
         } else if let Some(reason) = self.refuses(now, id) {
             self.end(id, reason, actions);
-        } else if (self.queued > 0 && !is_light) || !self.route(now, id, actions) {
+        } else if (self.queued > 0 && !passes) || !self.route(now, id, actions) {
             // Behind the requests already queued: the queue is first in, first out.
             if self.queued >= self.config.queue_limit {
                 self.end(id, EndReason::QueueFull, actions);

@@ -2,9 +2,10 @@
 //! `connection` (one request on one connection), `pool` (idle connections), `idle_limit` (how long
 //! the replica keeps them) and `self_wake` (how a connection is
 //! polled); `transport` (what distance costs); `cache_report` (whether its engine tells cached tokens); `absent_paths`
-//! (endpoints that it lacks); `abort` cancels a request at an engine.
+//! (endpoints that it lacks); `compression` (how far bodies for peers are packed); `abort` cancels a request at an engine.
 
 pub(crate) mod absent_paths;
+pub(crate) mod compression;
 pub(crate) mod connect;
 pub(crate) mod replica;
 

@@ -13,10 +13,9 @@
 
 use crate::state::AppState;
 use bytes::Bytes;
-use gorgo_core::network::{INITIAL_WINDOW, learn_compression};
+use gorgo_core::network::INITIAL_WINDOW;
 use http::HeaderValue;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap};
-use parking_lot::Mutex;
 use std::io::{self, Write};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -34,28 +33,6 @@ const PIECE: usize = 128 << 10;
 /// Whether a body of this length is packed: with a shorter one nothing is gained, it takes one round trip either way.
 pub(super) fn is_long(length: usize) -> bool {
     length as u64 > INITIAL_WINDOW
-}
-
-/// The learned length of packed bodies, as a share of the plain ones.
-#[derive(Debug)]
-pub(crate) struct Compression(Mutex<f64>);
-
-impl Default for Compression {
-    fn default() -> Self {
-        Self(Mutex::new(1.0))
-    }
-}
-
-impl Compression {
-    /// The share to expect, in hundredths: the core is told of each change.
-    pub(crate) fn expected(&self) -> f64 {
-        ((*self.0.lock() * 100.0).round() / 100.0).max(0.01)
-    }
-
-    fn learn(&self, plain: usize, packed: usize) {
-        let mut expected = self.0.lock();
-        *expected = learn_compression(*expected, plain as u64, packed as u64);
-    }
 }
 
 /// A packed body.
