@@ -141,7 +141,7 @@ fn state(r: &Replica, now: Time, gates: &gorgo_core::fleet::Gates) -> &'static s
 pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Value> {
     let config = node.config();
     let (most, packs) = (config.router.gates.max_running, config.upstream.compress_to_peers);
-        let sources = node.discovered.sources_by_replica();
+    let sources = node.discovered.sources_by_replica();
     node.driver.read(|router, upstreams, now| {
         let gates = &router.config().gates;
         let here = router.replicas().iter().zip(upstreams).filter(|(r, u)| !r.removed && wanted(u.kind));

@@ -179,7 +179,7 @@ impl Upstream {
 
     /// Whether requests to it carry a key of this router's.
     pub(crate) fn has_own_key(&self) -> bool {
-        match &self.authorization {
+        match &*self.authorization.read() {
             Authorization::None => false,
             Authorization::Own(_) => true,
             Authorization::Peers(key) => key.read().is_some(),
