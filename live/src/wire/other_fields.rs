@@ -54,22 +54,58 @@ fn json(body: &[u8]) -> Result<OtherFields, LongName> {
     Ok(OtherFields { model: model?, kept })
 }
 
-/// The part `model` of a form, if one part alone has that name and its head is the usual one.
+/// The part `model` of a form, if one part alone has that name, quoted or as .NET writes it, and its head is the usual
+/// one.
 fn form(body: &[u8]) -> Option<String> {
-    const NAME: &[u8] = b"name=\"model\"";
-    let mut named = memmem::find_iter(body, NAME);
-    let at = named.next().filter(|_| named.next().is_none())?;
-    let rest = &body[at + NAME.len()..];
+    let lower = body.to_ascii_lowercase();
+    let mut named = None;
+    for at in memmem::find_iter(&lower, b"name") {
+        // `filename` is another parameter.
+        if at.checked_sub(1).is_some_and(|before| is_token(lower[before])) {
+            continue;
+        }
+        match spelling(&body[at..], &lower[at..]) {
+            Spelling::Other => {}
+            Spelling::Model(length) if named.is_none() => named = Some(at + length),
+            // Readers differ on the rest; with one of those about nothing is certain.
+            Spelling::Model(_) | Spelling::Odd => return None,
+        }
+    }
+    let rest = &body[named?..];
     let head = memmem::find(rest, b"\r\n\r\n").filter(|&head| head < 256)?;
     let value = &rest[head + 4..];
     let value = &value[..memmem::find(value, b"\r\n--").filter(|&length| length <= crate::models::LONGEST_NAME)?];
-    // Readers differ on other spellings of the name; with one of those about nothing is certain.
-    let lower = body.to_ascii_lowercase();
-    let others = [&b"name=model"[..], b"name='model", b"name*=", b"name =", b"name=\"model["];
-    if others.iter().any(|other| memmem::find(&lower, other).is_some()) {
-        return None;
-    }
     std::str::from_utf8(value).ok().map(str::to_owned)
+}
+
+/// How a parameter is written that may be the name `model`.
+enum Spelling {
+    /// So that every reader takes it for that name, in so many bytes.
+    Model(usize),
+    /// So that some may.
+    Odd,
+    /// It is another name.
+    Other,
+}
+
+/// The spelling of what begins with `name` without regard to case; `lower` is the same in lower case.
+fn spelling(text: &[u8], lower: &[u8]) -> Spelling {
+    const QUOTED: &[u8] = b"name=\"model\"";
+    const BARE: &[u8] = b"name=model";
+    if text.starts_with(QUOTED) {
+        return Spelling::Model(QUOTED.len());
+    }
+    if text.starts_with(BARE) && text.get(BARE.len()).is_some_and(|byte| matches!(byte, b';' | b'\r')) {
+        return Spelling::Model(BARE.len());
+    }
+    let odd = [QUOTED, BARE, b"name='model", b"name*=", b"name =", b"name=\"model["];
+    let is_longer = lower.starts_with(BARE) && lower.get(BARE.len()).is_some_and(|&byte| is_token(byte));
+    if !is_longer && odd.iter().any(|odd| lower.starts_with(odd)) { Spelling::Odd } else { Spelling::Other }
+}
+
+/// Whether a byte may stand in a parameter's name or unquoted value.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.')
 }
 
 #[cfg(test)]
@@ -107,7 +143,14 @@ mod tests {
         let form = |parts: &[String]| format!("{}--x--\r\n", parts.concat());
         let file = part("name=\"file\"; filename=\"a.wav\"", "\u{1}\u{2}");
         assert_eq!(model(&form(&[file.clone(), part("name=\"model\"", "m")])).as_deref(), Some("m"));
+        let dotnet = part("name=file; filename=a.wav; filename*=utf-8''a.wav", "\u{1}");
+        for model_part in ["name=model", "name=\"model\"", "name=model; x=y"] {
+            let parts = [dotnet.clone(), part("name=model_version", "7"), part(model_part, "m")];
+            assert_eq!(model(&form(&parts)).as_deref(), Some("m"), "{model_part}");
+        }
         for odd in [
+            form(&[part("Name=MODEL", "m")]),
+            form(&[part("name=model ", "m")]),
             form(std::slice::from_ref(&file)),
             form(&[part("name=\"model\"", "a"), part("name=\"model\"", "m")]),
             form(&[part("name=\"model\"", "a"), part("name=model", "m")]),
