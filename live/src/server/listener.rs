@@ -1,6 +1,7 @@
 //! Sources of client connections: TCP sockets, or a simulated network in tests.
 
 use crate::upstream::connect::Io;
+use crate::upstream::transport::keep_alive;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -27,12 +28,14 @@ impl Listener for TcpListener {
     async fn accept(&mut self) -> io::Result<(Io, SocketAddr)> {
         let (stream, from) = TcpListener::accept(self).await?;
         stream.set_nodelay(true)?;
+        keep_alive(&stream);
         Ok((Box::new(stream), from))
     }
 
     async fn accept_for_another(&mut self) -> io::Result<(Opening, SocketAddr)> {
         let (stream, from) = TcpListener::accept(self).await?;
         stream.set_nodelay(true)?;
+        keep_alive(&stream);
         let stream = stream.into_std()?; // tokio's own is bound to the runtime it was made in
         Ok((Box::new(move || Ok(Box::new(TcpStream::from_std(stream)?) as Io)), from))
     }

@@ -1,7 +1,7 @@
 //! Addresses of replicas, and how connections to them are opened: TCP, TLS, timeout.
 
 use crate::config::CongestionControl;
-use crate::upstream::transport::set_congestion;
+use crate::upstream::transport::{keep_alive, set_congestion};
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Uri};
@@ -39,6 +39,7 @@ pub(crate) fn tcp_with(congestion: CongestionControl) -> Dial {
             let stream = tokio::net::TcpStream::connect((host.as_str(), port)).await?;
             stream.set_nodelay(true)?;
             set_congestion(&stream, congestion);
+            keep_alive(&stream);
             Ok(Box::new(stream) as Io)
         })
     })
@@ -56,6 +57,9 @@ pub enum EndpointError {
     /// The URL has a name or password, which would appear in logs.
     #[error("leave out what stands before `@`; give the engine's key as api_key")]
     Userinfo,
+    /// The URL is that of an endpoint.
+    #[error("leave out the endpoint; write the URL up to /v1")]
+    Endpoint,
     /// The URL has a fragment.
     #[error("leave out what follows `#`")]
     Fragment,
@@ -117,6 +121,11 @@ impl Endpoint {
         // Users know an engine by its OpenAI base URL, too; every path of a request begins with /v1 itself.
         let base = path.path().trim_end_matches('/');
         let base = base.strip_suffix("/v1").unwrap_or(base).trim_end_matches('/').to_owned();
+        const ENDPOINTS: [&str; 6] =
+            ["/completions", "/v1/responses", "/v1/messages", "/v1/embeddings", "/v1/models", "/generate"];
+        if ENDPOINTS.iter().any(|path| base.ends_with(path)) {
+            return Err(EndpointError::Endpoint); // requests' paths would follow it
+        }
         Ok(Self { scheme, authority, base })
     }
 
@@ -334,6 +343,9 @@ mod tests {
             }
         }
         assert_eq!(Endpoint::parse("http://h:1/#x"), Err(EndpointError::Fragment));
+        for path in ["/v1/chat/completions", "/v1/completions/", "/v1/models", "/x/v1/messages", "/generate"] {
+            assert_eq!(Endpoint::parse(&format!("http://h:1{path}")), Err(EndpointError::Endpoint), "{path}");
+        }
         assert_eq!(Endpoint::parse("h:08").map(|at| at.port()), Ok(8));
     }
 }

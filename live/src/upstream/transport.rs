@@ -3,6 +3,7 @@
 use crate::config::{Config, CongestionControl};
 use crate::upstream::connect::Endpoint;
 use gorgo_core::network::{Congestion, Transport};
+use rustix::net::sockopt;
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -10,8 +11,20 @@ use std::time::Duration;
 /// Sets the congestion control of a socket; a kernel that refuses keeps the system's.
 pub(crate) fn set_congestion(socket: impl AsFd, wanted: CongestionControl) {
     if wanted == CongestionControl::Bbr {
-        let _ = rustix::net::sockopt::set_tcp_congestion(socket, "bbr");
+        let _ = sockopt::set_tcp_congestion(socket, "bbr");
     }
+}
+
+/// Lets the kernel ask a silent peer whether it is there: a request may be silent for minutes, and balancers and NATs
+/// drop connections that are, without a word. A kernel that refuses leaves it off.
+pub(crate) fn keep_alive(socket: impl AsFd) {
+    const IDLE: Duration = Duration::from_secs(30);
+    const BETWEEN: Duration = Duration::from_secs(10);
+    const PROBES: u32 = 3;
+    let _ = sockopt::set_socket_keepalive(&socket, true);
+    let _ = sockopt::set_tcp_keepidle(&socket, IDLE);
+    let _ = sockopt::set_tcp_keepintvl(&socket, BETWEEN);
+    let _ = sockopt::set_tcp_keepcnt(&socket, PROBES);
 }
 
 /// What a socket of this process gets.
@@ -20,7 +33,7 @@ pub(crate) fn congestion(wanted: CongestionControl) -> Congestion {
     *GOT[wanted as usize].get_or_init(|| {
         let Ok(socket) = std::net::TcpListener::bind(("127.0.0.1", 0)) else { return Congestion::Cubic };
         set_congestion(&socket, wanted);
-        let name = rustix::net::sockopt::tcp_congestion(&socket).unwrap_or_default();
+        let name = sockopt::tcp_congestion(&socket).unwrap_or_default();
         let kept = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_slow_start_after_idle");
         match name.as_str() {
             "bbr" => Congestion::Bbr,
@@ -46,13 +59,39 @@ pub(crate) fn transport(config: &Config, endpoint: &Endpoint, keep_alive: Durati
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::listener::Listener;
+    use crate::upstream::connect::tcp;
+
+    /// The sockets of this process that are connected to `port` or at it, and have a timer for a silent peer.
+    #[cfg(target_os = "linux")]
+    fn with_keep_alive(port: u16) -> usize {
+        let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+        let is_it = |line: &&str| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let at = format!(":{port:04X}");
+            // Established, timer 2.
+            (fields[1].ends_with(&at) || fields[2].ends_with(&at)) && fields[3] == "01" && fields[5].starts_with("02:")
+        };
+        table.lines().skip(1).filter(is_it).count()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn both_sides_of_a_connection_ask_a_silent_peer() {
+        let mut listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let opened = tcp()("127.0.0.1".to_owned(), port).await.unwrap();
+        let (accepted, _) = listener.accept_for_another().await.unwrap();
+        assert_eq!(with_keep_alive(port), 2);
+        drop((opened, accepted));
+    }
 
     #[test]
     fn a_socket_gets_what_the_transport_says() {
         for wanted in [CongestionControl::Bbr, CongestionControl::System] {
             let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
             set_congestion(&socket, wanted);
-            let name = rustix::net::sockopt::tcp_congestion(&socket).unwrap();
+            let name = sockopt::tcp_congestion(&socket).unwrap();
             assert_eq!(name == "bbr", congestion(wanted) == Congestion::Bbr, "{wanted:?}: {name}");
         }
     }
