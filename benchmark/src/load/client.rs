@@ -11,10 +11,14 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri, body::Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pooled;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{HttpConnector, HttpInfo, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Idle connections are closed after this long, before the server (uvicorn: 5 s) closes them.
@@ -31,6 +35,16 @@ pub struct Client {
     uri: Uri,
     key: Option<HeaderValue>,
     timeout: Duration,
+    seen: Arc<Seen>,
+}
+
+/// What earlier requests have shown of the server.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Whether it refuses `stream_options`.
+    refuses_options: AtomicBool,
+    /// Own addresses of the connections that have carried an answer.
+    answered: Mutex<BTreeSet<SocketAddr>>,
 }
 
 /// Outcome of a request.
@@ -96,7 +110,7 @@ impl Client {
         let uri = url.parse().map_err(|e| format!("`{url}` is no URL: {e}"))?;
         let key = key.map(|k| HeaderValue::from_str(&format!("Bearer {k}"))).transpose();
         let key = key.map_err(|_| "the API key holds characters that no header can".to_owned())?;
-        Ok(Self { pooled, uri, key, timeout })
+        Ok(Self { pooled, uri, key, timeout, seen: Arc::default() })
     }
 
     /// Sends `body` with `id` as `X-Request-ID`, and reads the response to its end.
@@ -129,17 +143,15 @@ impl Client {
 
     async fn send_and_read(&self, body: Bytes, id: &str, outcome: &mut Outcome) -> Result<(), (Status, String)> {
         let failed = |e: String| (Status::Failed, e);
-        let mut request = Request::post(self.uri.clone()).header(CONTENT_TYPE, "application/json");
-        request = request.header("x-request-id", id);
-        if let Some(key) = &self.key {
-            request = request.header(AUTHORIZATION, key);
-        }
-        let request = request.body(Full::new(body)).map_err(|e| failed(e.to_string()))?;
-        let answer = self.pooled.request(request).await.map_err(|e| failed(with_causes(&e)))?;
+        let answer = self.answer(body, id, outcome).await?;
         let replica = answer.headers().get("x-gorgo-replica");
         outcome.replica = replica.and_then(|v| v.to_str().ok()).map(str::to_owned);
         if answer.status() != StatusCode::OK {
             return Err(error_of(answer).await);
+        }
+        let kind = answer.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if kind.starts_with("application/json") {
+            return Err(in_place_of_stream(answer).await);
         }
         let mut body = answer.into_body();
         let mut parser = EventParser::default();
@@ -183,6 +195,85 @@ impl Client {
             None if outcome.first.is_none() => Err(failed("the answer holds no token".to_owned())),
             None => Ok(()),
         }
+    }
+}
+
+impl Client {
+    /// The head of the answer. A request is sent again where a person would: over a new connection when the server closed
+    /// an idle one at that moment, and without `stream_options` when it refuses them.
+    async fn answer(
+        &self,
+        mut body: Bytes,
+        id: &str,
+        outcome: &mut Outcome,
+    ) -> Result<Response<Incoming>, (Status, String)> {
+        let failed = |e: String| (Status::Failed, e);
+        if self.seen.refuses_options.load(Ordering::Relaxed) {
+            body = without_options(&body).unwrap_or(body);
+        }
+        loop {
+            let mut request = Request::post(self.uri.clone()).header(CONTENT_TYPE, "application/json");
+            request = request.header("x-request-id", id);
+            if let Some(key) = &self.key {
+                request = request.header(AUTHORIZATION, key);
+            }
+            let mut request = request.body(Full::new(body.clone())).map_err(|e| failed(e.to_string()))?;
+            let used = capture_connection(&mut request);
+            outcome.sent = Instant::now();
+            let result = self.pooled.request(request).await;
+            let address = used.connection_metadata().as_ref().and_then(|connection| {
+                let mut extras = hyper::http::Extensions::new();
+                connection.get_extras(&mut extras);
+                extras.get::<HttpInfo>().map(HttpInfo::local_addr)
+            });
+            let answer = match result {
+                Ok(answer) => answer,
+                // Without one on it the connection is known to be gone: the next one is another.
+                Err(error) if address.is_some_and(|at| self.seen.answered.lock().remove(&at)) && is_closed(&error) => {
+                    continue;
+                }
+                Err(error) => return Err(failed(with_causes(&error))),
+            };
+            if let Some(at) = address {
+                self.seen.answered.lock().insert(at);
+            }
+            if !matches!(answer.status(), StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY) {
+                return Ok(answer);
+            }
+            let (status, told) = error_of(answer).await;
+            match without_options(&body).filter(|_| told.contains("stream_options")) {
+                Some(shorter) => {
+                    self.seen.refuses_options.store(true, Ordering::Relaxed);
+                    body = shorter;
+                }
+                None => return Err((status, told)),
+            }
+        }
+    }
+}
+
+/// Whether a connection was closed before the answer began.
+fn is_closed(error: &hyper_util::client::legacy::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<hyper::Error>());
+    cause.is_some_and(|cause| cause.is_incomplete_message() || cause.is_closed() || cause.is_canceled())
+}
+
+/// The body without `stream_options`; `None` if it has none.
+fn without_options(body: &[u8]) -> Option<Bytes> {
+    let mut value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    value.as_object_mut()?.remove("stream_options")?;
+    Some(Bytes::from(value.to_string()))
+}
+
+/// The failure of a request that asked for a stream and was answered in one piece.
+async fn in_place_of_stream(answer: Response<Incoming>) -> (Status, String) {
+    let text = http_body_util::Limited::new(answer.into_body(), ERROR_BYTES).collect().await;
+    let text = text.map_or_else(|_| Bytes::new(), http_body_util::Collected::to_bytes);
+    let told: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+    let error = told.get("error").filter(|error| !error.is_null());
+    match error.and_then(|error| error.as_str().or_else(|| error.get("message")?.as_str())) {
+        Some(message) => (Status::Failed, message.chars().take(200).collect()),
+        None => (Status::Failed, "the server answered JSON in one piece and no stream; let it stream".to_owned()),
     }
 }
 

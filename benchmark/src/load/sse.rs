@@ -224,6 +224,9 @@ impl EventParser {
         if data == b"[DONE]" {
             return Ok(Some(StreamEvent::Done));
         }
+        if event.split(|&b| b == b'\n').any(names_error) {
+            return Ok(Some(named_error(data)));
+        }
         let event: Event = serde_json::from_slice(data).map_err(|error| {
             let start = String::from_utf8_lossy(&data[..data.len().min(80)]).into_owned();
             StreamError::NotJson { error, start }
@@ -263,6 +266,21 @@ impl EventParser {
     }
 }
 
+/// Whether a line names its event an error, or is one of llama.cpp's fields `error`.
+fn names_error(line: &[u8]) -> bool {
+    line.starts_with(b"error:") || line.strip_prefix(b"event:").is_some_and(|name| name.trim_ascii() == b"error")
+}
+
+/// The error in the data of an event that is named so, whatever its shape.
+fn named_error(data: &[u8]) -> StreamEvent {
+    let told: Value = serde_json::from_slice(data).unwrap_or(Value::Null);
+    let error = told.get("error").filter(|error| !error.is_null()).unwrap_or(&told);
+    let status = error.get("code").and_then(|code| u16::try_from(code.as_u64()?).ok());
+    let message = error.as_str().or_else(|| error.get("message")?.as_str()).map(str::to_owned);
+    let message = message.unwrap_or_else(|| String::from_utf8_lossy(data).chars().take(200).collect());
+    StreamEvent::Error { message, status }
+}
+
 /// The error that a finish reason tells: an engine that gave the request up has not answered it. vLLM writes a word,
 /// SGLang's own API an object.
 fn given_up(reason: &Value) -> Option<StreamEvent> {
@@ -277,13 +295,14 @@ fn given_up(reason: &Value) -> Option<StreamEvent> {
     Some(StreamEvent::Error { message, status })
 }
 
-/// The value of a line `data` or `data:VALUE`; a byte order mark may stand before the first.
+/// The value of a line `data` or `data:VALUE`, or of llama.cpp's `error:VALUE`; a byte order mark may stand before the
+/// first.
 fn strip_field(line: &[u8]) -> Option<&[u8]> {
     let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
     match line.strip_prefix(b"data") {
         Some([]) => Some(&[]),
         Some([b':', rest @ ..]) => Some(rest),
-        _ => None,
+        _ => line.strip_prefix(b"error:"),
     }
 }
 

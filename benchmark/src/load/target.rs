@@ -27,6 +27,14 @@ impl Target {
     /// # Errors
     /// One sentence that names the text and the expected format.
     pub fn parse(text: &str) -> Result<Self, InputError> {
+        let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
+        let before = authority.split('/').next().unwrap_or_default().rsplit_once('@').map_or("", |(before, _)| before);
+        if before.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']') && port.parse::<u16>().is_err()) {
+            // Without the text, which holds the password.
+            return Err("target: leave out the name and password before the host; give a key as --api-key"
+                .to_owned()
+                .into());
+        }
         let (url, region) = match text.rsplit_once('@') {
             Some((url, region)) => (url, Some(region)),
             None => (text, None),
@@ -103,6 +111,15 @@ mod tests {
         assert_eq!((0..4).map(|n| entry(&targets, &from(None), n).0).collect::<Vec<_>>(), [0, 1, 0, 1]);
         assert_eq!(targets[0].url, "http://a:1");
         assert!(!targets[0].is_https() && Target::parse("https://x.modal.run").unwrap().is_https());
+    }
+
+    #[test]
+    fn a_password_is_refused_and_not_repeated() {
+        for text in ["http://bob:s3cret@h:1", "http://bob:s3cret@h:1@aws:eu-central-1"] {
+            let error = Target::parse(text).unwrap_err().to_string();
+            assert!(error.contains("leave out the name and password") && !error.contains("s3cret"), "{error}");
+        }
+        assert!(Target::parse("http://[::1]@aws:eu-central-1").is_ok());
     }
 
     #[test]

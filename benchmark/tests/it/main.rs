@@ -4,6 +4,7 @@
 mod emulator;
 mod http;
 mod load;
+mod odd_servers;
 mod relay;
 mod textless;
 mod vllm;

@@ -54,6 +54,21 @@ fn cumulative_text_counts_when_it_grows_and_errors_are_errors() {
     assert!(EventParser::default().feed(b"data: nonsense\n\n", |_| {}).unwrap_err().to_string().contains("nonsense"));
 }
 
+#[test]
+fn an_event_named_error_is_one_whatever_its_data() {
+    for (stream, message, status) in [
+        ("event: error\ndata: {\"message\":\"boom\",\"code\":500}\n\n", "boom", Some(500)),
+        ("event: error\ndata: boom\n\n", "boom", None),
+        ("data: {\"x\":1}\nevent:error\n\n", "{\"x\":1}", None),
+        ("event: error\ndata: {\"type\":\"error\",\"error\":{\"message\":\"full\"}}\n\n", "full", None),
+        ("error: {\"code\":500,\"message\":\"Compute error\"}\n\n", "Compute error", Some(500)),
+    ] {
+        let expected = StreamEvent::Error { message: message.to_owned(), status };
+        assert_eq!(read(stream).0, [expected], "{stream}");
+    }
+    assert_eq!(read("event: message\ndata: {\"choices\":[]}\n\n").0, [StreamEvent::Other]);
+}
+
 /// Events and whether the answer is complete.
 fn read(stream: &str) -> (Vec<StreamEvent>, bool) {
     let (mut parser, mut events) = (EventParser::default(), Vec::new());
