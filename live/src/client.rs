@@ -1,7 +1,7 @@
 //! A client of the admin API.
 
 use crate::config::Tls;
-use crate::upstream::connect::{Connector, Endpoint, PooledClient, pooled_client, tcp};
+use crate::upstream::connect::{Connector, Endpoint, PooledClient, pooled_client, shown_url, tcp};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::uri::PathAndQuery;
@@ -61,7 +61,8 @@ impl AdminClient {
     /// When the URL or the key cannot be used.
     pub fn new(url: &str, key: Option<&str>, tls: &Tls) -> Result<Self, CallError> {
         let wrong = |why: String| CallError::Usage(why);
-        let endpoint = Endpoint::parse(url).map_err(|advice| wrong(format!("`{url}` is no address; {advice}")))?;
+        let endpoint =
+            Endpoint::parse(url).map_err(|advice| wrong(format!("`{}` is no address; {advice}", shown_url(url))))?;
         let trust = crate::server::tls::client_config(tls).map_err(|error| wrong(error.to_string()))?;
         let key = key.map(|key| HeaderValue::try_from(format!("Bearer {key}"))).transpose();
         let key = key.map_err(|_| wrong("the admin key holds characters no header can".to_owned()))?;

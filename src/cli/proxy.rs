@@ -1,6 +1,8 @@
 //! `gorgo proxy`: the central router.
 
-use super::router::{AdminCommand, RouterAddress, StartArgs, fields, replicas_table, run_admin_command};
+use super::router::{
+    AdminCommand, RouterAddress, StartArgs, fields, replicas_table, run_admin_command, url_and_region,
+};
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_live::config::Role;
 use http::Method;
@@ -89,8 +91,7 @@ pub(super) fn run(mut args: ProxyArgs) -> anyhow::Result<()> {
         ProxyCommand::Servers { command } => match command.unwrap_or(ServersCommand::List) {
             ServersCommand::List => address.call(&Method::GET, "/proxy/servers", None, replicas_table),
             ServersCommand::Add { url, name } => {
-                let (url, region) =
-                    url.rsplit_once('@').map_or((url.as_str(), None), |(url, region)| (url, Some(region)));
+                let (url, region) = url_and_region(&url);
                 let body = json!({"url": url, "name": name, "region": region});
                 address.call(&Method::POST, "/proxy/servers", Some(&body), fields)
             }

@@ -195,9 +195,24 @@ impl Presence for Station {
     }
 }
 
+/// The parts of `URL[@REGION]`. With a name and password before the host there is no region: the URL is refused for
+/// them, in words that do not repeat the password.
+pub(crate) fn url_and_region(text: &str) -> (&str, Option<&str>) {
+    let Some((url, region)) = text.rsplit_once('@') else { return (text, None) };
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let has_password = authority
+        .split('/')
+        .next()
+        .unwrap_or_default()
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| !port.bytes().all(|byte| byte.is_ascii_digit()) && !port.ends_with(']'));
+    let is_host = region.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if has_password || is_host { (text, None) } else { (url, Some(region)) }
+}
+
 /// The `[[replicas]]` or `[[peers]]` table of `URL[@REGION]`.
 fn replica_table(text: &str) -> toml::Table {
-    let (url, region) = text.rsplit_once('@').map_or((text, None), |(url, region)| (url, Some(region)));
+    let (url, region) = url_and_region(text);
     let keys = [("url", Some(url)), ("region", region)];
     keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), toml::Value::String(value?.to_owned())))).collect()
 }
