@@ -1,12 +1,12 @@
 //! CORS: which answers pages of other origins may read, and the preflight requests of browsers.
 //!
 //! Without `cors.origins` the engines decide: preflights pass, without a key, since browsers send none. With it the
-//! router answers preflights and names the allowed origin in every answer. Its own refusals can be read by any page
-//! that may send requests, so that people see why a request failed.
+//! router answers preflights and names the allowed origin in every answer. Its own refusals and lists of models can be read
+//! by any page that may send requests: engines' own can, too, and people see why a request failed.
 
 use crate::config::Config;
 use crate::request::body::Body;
-use crate::request::errors::{OwnRefusal, refusal};
+use crate::request::errors::{Own, refusal};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
@@ -44,7 +44,7 @@ pub(crate) fn preflight(config: &Config, headers: &HeaderMap) -> Option<Response
 
 /// Names in an answer to a page of `origin` that the page may read it.
 pub(crate) fn allow(config: &Config, origin: &HeaderValue, response: &mut Response<Body>) {
-    let is_ours = response.extensions().get::<OwnRefusal>().is_some();
+    let is_ours = response.extensions().get::<Own>().is_some();
     let value = match allowed(config, origin) {
         Some(value) => value,
         None if config.cors.origins.is_empty() && is_ours => HeaderValue::from_static("*"),

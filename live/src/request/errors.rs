@@ -8,9 +8,9 @@ use gorgo_core::router::EndReason;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
-/// Marks a response as the router's own, in its extensions: `error.code` in its body.
+/// Marks a response as the router's own, in its extensions: with the `error.code` in its body if it is a refusal.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct OwnRefusal(pub(crate) &'static str);
+pub(crate) struct Own(pub(crate) Option<&'static str>);
 
 /// The router's own error response. Its type follows the status as OpenAI's do; 429 and 503 carry `Retry-After`.
 #[cold]
@@ -25,7 +25,7 @@ pub(crate) fn refusal(status: StatusCode, code: &'static str, message: &str) -> 
     };
     let mut response = Response::new(Body::Full(Bytes::from(error_json(kind, code, message))));
     *response.status_mut() = status;
-    response.extensions_mut().insert(OwnRefusal(code));
+    response.extensions_mut().insert(Own(Some(code)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));

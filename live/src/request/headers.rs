@@ -183,6 +183,7 @@ impl std::fmt::Display for ClientAddress {
 impl ClientAddress {
     /// The client with this address.
     pub(crate) fn new(ip: IpAddr) -> Self {
+        let ip = ip.to_canonical(); // a socket for both families shows IPv4 addresses mapped
         Self { ip, shown: HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown")) }
     }
 }
@@ -203,6 +204,10 @@ pub(crate) struct HeaderFlags {
     pub(crate) encoding: bool,
     /// Whether another router has said where it may go.
     pub(crate) fence: bool,
+    /// Number of lines that name the host.
+    pub(crate) hosts: u8,
+    /// Whether the length of the body is told by its transfer encoding.
+    pub(crate) transfer: bool,
     /// Bytes of all header lines.
     pub(crate) bytes: usize,
 }
@@ -213,6 +218,8 @@ impl HeaderFlags {
         for (name, value) in headers {
             flags.bytes += name.as_str().len() + value.len() + 4;
             match name.as_str() {
+                "host" => flags.hosts = flags.hosts.saturating_add(1),
+                "transfer-encoding" => flags.transfer = true,
                 "authorization" | "x-api-key" => flags.key = true,
                 "x-request-id" => flags.request_id = true,
                 "x-lb-hop" => flags.hop = true,
@@ -232,13 +239,18 @@ impl HeaderFlags {
 
 /// The client's request id if it is up to 128 visible ASCII characters, else a new one.
 pub(crate) fn request_id(headers: &HeaderMap, process: u64, id: RequestId) -> HeaderValue {
-    let kept = headers.get(REQUEST_ID).filter(|value| {
+    id_of(headers.get(REQUEST_ID), || new_id(process, id))
+}
+
+/// A client's request id if it can be taken over, else another one.
+pub(crate) fn id_of(value: Option<&HeaderValue>, other: impl FnOnce() -> HeaderValue) -> HeaderValue {
+    let kept = value.filter(|value| {
         let bytes = value.as_bytes();
         !bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(u8::is_ascii_graphic)
     });
     // Copied: the client's value keeps the buffer of the whole head alive.
     let kept = kept.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
-    kept.unwrap_or_else(|| new_id(process, id))
+    kept.unwrap_or_else(other)
 }
 
 /// `PROCESS-NUMBER` in hexadecimal, `PROCESS` with 16 digits. Written by hand: `format!` takes 2,050 instructions
@@ -271,6 +283,17 @@ pub(crate) fn has_key(headers: &HeaderMap) -> bool {
 pub(crate) fn all_keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let bearers = headers.get_all(AUTHORIZATION).iter().map(key_of);
     bearers.chain(headers.get_all(API_KEY).iter().map(HeaderValue::as_bytes))
+}
+
+/// Whether one of the keys that a client shows, or none, opens what `may` guards. Anthropic's clients send a key of their
+/// own beside another one.
+pub(crate) fn opens(headers: &HeaderMap, flags: HeaderFlags, may: impl Fn(Option<&[u8]>) -> bool) -> bool {
+    if !flags.key {
+        return may(None);
+    }
+    let bearers = headers.get_all(AUTHORIZATION).iter().filter(|value| is_bearer(value)).map(key_of);
+    let mut shown = bearers.chain(headers.get_all(API_KEY).iter().map(HeaderValue::as_bytes));
+    may(None) || shown.any(|key| may(Some(key)))
 }
 
 /// The client's key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`.

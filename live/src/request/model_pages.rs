@@ -3,7 +3,7 @@
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
 use crate::request::endpoints::resolved;
-use crate::request::errors::{model_not_found, wrong_key};
+use crate::request::errors::{Own, model_not_found, wrong_key};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Response};
@@ -14,12 +14,12 @@ pub(crate) fn answer(
     context: &ConnectionContext,
     method: &Method,
     path: &str,
-    shown_key: Option<&[u8]>,
+    may: impl FnOnce() -> bool,
 ) -> Option<Response<Body>> {
     let path = resolved(path).ok()?;
     let wanted = path.strip_prefix("/v1/models").filter(|_| method == Method::GET)?.trim_matches('/');
     let state = &context.state;
-    if !state.with_keys(|keys| keys.may_ask(shown_key)) {
+    if !may() {
         context.tell_client_refused();
         return Some(wrong_key());
     }
@@ -37,6 +37,7 @@ pub(crate) fn answer(
 
 fn page(value: &Value) -> Response<Body> {
     let mut response = Response::new(Body::Full(Bytes::from(value.to_string())));
+    response.extensions_mut().insert(Own(None));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

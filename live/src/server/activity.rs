@@ -16,6 +16,8 @@ pub(crate) struct Activity {
     /// When the last answer was complete, ms after `accepted`.
     quiet_since: AtomicU64,
     is_http2: AtomicBool,
+    /// Whether the last request was answered before its body was read.
+    unread: AtomicBool,
     /// Whether the connection speaks another protocol by now.
     upgraded: AtomicBool,
     /// Told when the connection has been idle for too long.
@@ -31,6 +33,7 @@ impl Activity {
             begun: AtomicU64::new(0),
             quiet_since: AtomicU64::new(0),
             is_http2: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             idle: Notify::new(),
         }
@@ -48,6 +51,16 @@ impl Activity {
         let now = u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.quiet_since.store(now, Ordering::Relaxed);
         self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether the request was answered before its body was read.
+    pub(super) fn set_unread(&self, unread: bool) {
+        self.unread.store(unread, Ordering::Relaxed);
+    }
+
+    /// Whether the last request was answered before its body was read.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
     }
 
     /// The connection is handed over to another protocol, which has limits of its own.

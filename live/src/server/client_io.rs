@@ -4,8 +4,12 @@
 //! `timeouts.header_ms` (the first one from the connection's start), a connection without a request has
 //! `timeouts.idle_ms`, and a client that takes nothing of what is written to it has `timeouts.idle_gap_ms`. Frames of
 //! HTTP/2 between requests are not heads: pings find out whether such a client is alive.
+//!
+//! A client may send all of a body before it reads the answer. If it is refused before, closing the socket with bytes
+//! unread would reset the connection, and the client would lose the answer: writing ends first, and what comes is read
+//! and dropped, for as long and as much as a body may take (RFC 9112, 9.6).
 
-use crate::config::Timeouts;
+use crate::config::Config;
 use crate::idle_timer::IdleTimer;
 use crate::request::context::ConnectionContext;
 use crate::upstream::connect::Io;
@@ -32,10 +36,17 @@ pub(super) struct ClientIo {
     head_timer: IdleTimer,
     idle_timer: IdleTimer,
     write_timer: IdleTimer,
+    /// How long a body may take, and how many bytes of one that was refused are read.
+    body: Duration,
+    most: usize,
+    /// Since when such a body is read, after the end of writing, and when the last piece came.
+    lingers: Option<(Instant, Instant)>,
+    linger_timer: IdleTimer,
 }
 
 impl ClientIo {
-    pub(super) fn new(io: Io, context: Arc<ConnectionContext>, timeouts: &Timeouts) -> Self {
+    pub(super) fn new(io: Io, context: Arc<ConnectionContext>, config: &Config) -> Self {
+        let timeouts = &config.timeouts;
         Self {
             io,
             context,
@@ -48,6 +59,10 @@ impl ClientIo {
             head_timer: IdleTimer::default(),
             idle_timer: IdleTimer::default(),
             write_timer: IdleTimer::default(),
+            body: Duration::from_millis(timeouts.body_ms),
+            most: config.limits.body_bytes.saturating_mul(2),
+            lingers: None,
+            linger_timer: IdleTimer::default(),
         }
     }
 
@@ -100,6 +115,36 @@ impl ClientIo {
     }
 }
 
+/// How long a client may be silent in a body that was refused.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Bytes that are read at once of a body that nobody wants.
+const DROPPED: usize = 16 << 10;
+
+impl ClientIo {
+    /// Reads what a client still sends of a body that was refused; ready at its end, or when that is too long.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (since, mut last) = *self.lingers.get_or_insert_with(|| (Instant::now(), Instant::now()));
+        let mut buffer = [0; DROPPED];
+        while self.most > 0 {
+            let mut read = ReadBuf::new(&mut buffer);
+            match Pin::new(&mut self.io).poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {
+                    self.most = self.most.saturating_sub(read.filled().len());
+                    last = Instant::now();
+                    self.lingers = Some((since, last));
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    let until = (since + self.body).min(last + SILENCE);
+                    return self.linger_timer.poll(cx, || until);
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
 fn timed_out(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, why)
 }
@@ -145,7 +190,13 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = Pin::new(&mut self.io).poll_shutdown(cx);
-        self.check_write(cx, shut)
+        if self.lingers.is_none() {
+            let shut = Pin::new(&mut self.io).poll_shutdown(cx);
+            match self.check_write(cx, shut) {
+                Poll::Ready(Ok(())) if self.context.activity.is_unread() => {}
+                other => return other,
+            }
+        }
+        self.poll_linger(cx).map(Ok)
     }
 }

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
 use crate::request::error_json::BoxError;
-use crate::request::errors::{OwnRefusal, refusal};
+use crate::request::errors::{Own, refusal};
 use crate::request::forward;
 use crate::request::headers::{self, ClientAddress, HeaderFlags};
 use crate::server::client_io::ClientIo;
@@ -15,8 +15,9 @@ use crate::signals::loops;
 use crate::state::{AppState, Phase};
 use crate::upstream::connect::Io;
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, StatusCode, Version};
+use http::header::{CONNECTION, HeaderMap, TRANSFER_ENCODING};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -57,7 +58,7 @@ impl Connection {
     pub(super) async fn run(mut self, io: Io, tls: Option<tokio_rustls::TlsAcceptor>) {
         let config = self.context.state.config();
         let head_limit = Duration::from_millis(config.timeouts.header_ms);
-        let io: Io = Box::new(ClientIo::new(io, Arc::clone(&self.context), &config.timeouts));
+        let io: Io = Box::new(ClientIo::new(io, Arc::clone(&self.context), &config));
         let io: Io = match tls {
             Some(tls) => match tokio::time::timeout(head_limit, tls.accept(io)).await {
                 Ok(Ok(stream)) => Box::new(stream),
@@ -82,13 +83,25 @@ impl Connection {
             .max_concurrent_streams(1_000)
             .max_header_list_size(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX));
         let (context, admin, is_reserve) = (Arc::clone(&self.context), self.admin, self.is_reserve);
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<Incoming>| {
             let open = OpenRequest::begin(&context, request.version() == Version::HTTP_2);
+            let has_body = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
+            let id = request.headers().get(headers::REQUEST_ID).cloned();
             let (version, answering) = (request.version(), answer(&context, &admin, request, is_reserve));
             async move {
                 let mut response = answering.await?;
-                if let Some(OwnRefusal(code)) = response.extensions().get() {
+                // Its own refusals come before the body, or in place of the rest of it.
+                let own = response.extensions().get::<Own>().copied();
+                let is_own = own.is_some();
+                if let Some(Own(Some(code))) = own {
                     open.0.state.metrics.refused(code);
+                }
+                open.0.activity.set_unread(has_body && is_own);
+                if is_own && !response.headers().contains_key(headers::REQUEST_ID) {
+                    let id = headers::id_of(id.as_ref(), || {
+                        headers::new_id(open.0.state.seed, open.0.state.driver.next_id())
+                    });
+                    response.headers_mut().insert(headers::REQUEST_ID, id);
                 }
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     open.0.activity.upgrade();
@@ -182,6 +195,9 @@ fn answer(
         let refused = refusal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", &message);
         return Box::pin(std::future::ready(Ok(refused)));
     }
+    if let Some(refused) = ambiguous(request.version(), request.headers(), flags) {
+        return Box::pin(std::future::ready(Ok(refused)));
+    }
     if flags.router {
         if let Some(why) = loops::refusal(&context.state.router_id, request.headers()) {
             let mut refused = refusal(StatusCode::LOOP_DETECTED, "router_loop", why);
@@ -196,6 +212,21 @@ fn answer(
         });
     }
     dispatch(context, admin, request, config, flags, is_reserve)
+}
+
+/// Refuses a head that others on the way may read in another way (RFC 9112, 3.2 and 6.1).
+fn ambiguous(version: Version, map: &HeaderMap, flags: HeaderFlags) -> Option<Response<Body>> {
+    if version == Version::HTTP_11 && flags.hosts != 1 {
+        let message = format!("the request has {} Host lines; send one", flags.hosts);
+        return Some(refusal(StatusCode::BAD_REQUEST, "invalid_host", &message));
+    }
+    let is_chunked = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    if flags.transfer && !map.get_all(TRANSFER_ENCODING).iter().all(is_chunked) {
+        let message = "the body has another transfer encoding than `chunked`; send it plain, or packed with a \
+                       Content-Encoding";
+        return Some(refusal(StatusCode::NOT_IMPLEMENTED, "unknown_transfer_encoding", message));
+    }
+    None
 }
 
 /// To the admin API, or to a replica.

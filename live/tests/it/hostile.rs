@@ -227,3 +227,66 @@ async fn operators_have_room_when_all_connections_are_taken() {
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("too_many_connections"), "{answer}");
     drop(held);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_all_before_it_reads_gets_the_refusal() {
+    let world = World::new(1, Script::default(), |config| {
+        config.limits.body_bytes = 1 << 20;
+        config.security.api_key = Some("ask".into());
+        config.security.admin_key = Some("rule".into());
+    })
+    .await;
+    for (path, key, length, status) in [
+        ("/v1/completions", "authorization: Bearer ask\r\n", 2_000_000, "413"),
+        ("/v1/completions", "", 1_000_000, "401"),
+        ("/nowhere", "authorization: Bearer ask\r\n", 1_000_000, "404"),
+        ("/proxy/tune", "", 1_000_000, "401"),
+    ] {
+        let mut io = world.net.connect("router", 8000).unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\n{key}content-length: {length}\r\n\r\n");
+        io.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..length / 10_000 {
+            io.write_all(&[b' '; 10_000]).await.unwrap_or_else(|error| panic!("{path} {status}: {error}"));
+        }
+        let mut answer = [0; 1_000];
+        let read = io.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..read]);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+    }
+    // One that sends without an end, or stops sending, is not read for ever.
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 999999999\r\n\r\n";
+    let mut io = world.net.connect("router", 8000).unwrap();
+    io.write_all(head.as_bytes()).await.unwrap();
+    let mut sent = 0;
+    while sent < 4 << 20 && io.write_all(&[b' '; 10_000]).await.is_ok() {
+        sent += 10_000;
+    }
+    assert!(sent < 4 << 20, "{sent}");
+    let mut io = world.net.connect("router", 8000).unwrap();
+    io.write_all(head.as_bytes()).await.unwrap();
+    io.read_to_end(&mut Vec::new()).await.unwrap();
+    io.write_all(b"some of it").await.expect("it may send more");
+    ms(10_000).await;
+    assert!(io.write_all(b"more").await.is_err(), "the connection is closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn heads_that_others_may_read_in_another_way_are_refused() {
+    let world = World::new(1, Script::default(), |_| {}).await;
+    let body = "{\"prompt\":\"x\"}";
+    let chunk = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let plain = format!("content-length: {}\r\n\r\n{body}", body.len());
+    for (head, status) in [
+        (plain.clone(), "400"),
+        (format!("host: a\r\nhost: b\r\n{plain}"), "400"),
+        (format!("host: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n{chunk}"), "501"),
+        (format!("host: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n{chunk}"), "200"),
+    ] {
+        let text = format!("POST /v1/completions HTTP/1.1\r\ncontent-type: application/json\r\n{head}");
+        let answer = raw(&world, &text).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{head}: {answer}");
+    }
+    let old = raw(&world, &format!("POST /v1/completions HTTP/1.0\r\ncontent-type: application/json\r\n{plain}")).await;
+    assert!(old.contains(" 200 OK"), "HTTP/1.0 has no Host: {old}");
+    assert_eq!(world.engines[0].seen().len(), 2);
+}

@@ -204,6 +204,11 @@ async fn preflights_need_no_key_and_refusals_can_be_read() {
         (401, &"*".parse().unwrap())
     );
     assert_eq!(send(&world, Method::OPTIONS, "/v1/chat/completions", &PREFLIGHT[..1], "").await.status(), 401);
+    let open = World::new(1, Script::default(), |_| {}).await;
+    for path in ["/v1/models", "/v1/models/mock"] {
+        let list = send(&open, Method::GET, path, &PREFLIGHT[..1], "").await;
+        assert_eq!(list.headers()["access-control-allow-origin"], "*", "{path}");
+    }
     // The router decides.
     let world = World::new(1, Script::default(), |config| {
         with_keys(config);
@@ -223,6 +228,32 @@ async fn preflights_need_no_key_and_refusals_can_be_read() {
     let other = [("origin", "https://evil.example"), PREFLIGHT[1]];
     let refused = send(&world, Method::OPTIONS, "/v1/chat/completions", &other, "").await;
     assert!(refused.status() == 403 && !refused.headers().contains_key("access-control-allow-origin"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_answer_to_a_client_has_its_request_id() {
+    let world = World::new(1, Script::default(), with_keys).await;
+    let key = ("authorization", "Bearer ask");
+    let id = ("x-request-id", "my-id-1");
+    let text = ("content-type", "text/plain");
+    for (method, path, headers, body, status) in [
+        (Method::POST, "/v1/chat/completions", &[key, id][..], "{\"messages\":[]}", 200),
+        (Method::POST, "/v1/chat/completions", &[key, id], "[1]", 400),
+        (Method::POST, "/v1/chat/completions", &[id], "{}", 401),
+        (Method::POST, "/nope", &[key, id], "{}", 404),
+        (Method::POST, "/v1/chat/completions", &[key, id], "{\"model\":\"zz\",\"messages\":[]}", 404),
+        (Method::POST, "/v1/chat/completions", &[key, id, text], "{}", 415),
+        (Method::GET, "/v1/models", &[key, id], "", 200),
+        (Method::POST, "/flush_cache", &[key, id], "", 401),
+    ] {
+        let response = send(&world, method, path, headers, body).await;
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["x-request-id"]),
+            (status, &"my-id-1".parse().unwrap())
+        );
+    }
+    let without = send(&world, Method::POST, "/nope", &[key], "").await;
+    assert!(without.headers()["x-request-id"].len() > 16, "one of the router's");
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,6 +31,28 @@ async fn keys_are_asked_for_compared_and_kept_from_engines() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_beside_another_one_is_enough_and_the_other_is_passed_on() {
+    let world = World::new(1, Script::default(), keys).await;
+    for (bearer, key, status) in [
+        ("Bearer engine", "ask", 200),
+        ("Basic abc", "ask", 200),
+        ("Bearer ask", "engine", 200),
+        ("Bearer engine", "wrong", 401),
+        ("ask", "wrong", 401),
+    ] {
+        let mut request = chat("x", false);
+        request.headers_mut().insert("authorization", bearer.parse().unwrap());
+        request.headers_mut().insert("x-api-key", key.parse().unwrap());
+        assert_eq!(world.send(request).await.status().as_u16(), status, "{bearer} {key}");
+        if status == 200 {
+            let seen = world.engines[0].seen().pop().unwrap().headers;
+            let passed: Vec<_> = ["authorization", "x-api-key"].iter().filter_map(|name| seen.get(*name)).collect();
+            assert_eq!(passed, [if key == "ask" { bearer } else { key }], "{bearer} {key}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn refused_administrators_and_clients_are_logged_without_their_keys_and_cannot_fill_the_log() {
     let log = Log::start();
     let world = World::new(1, Script::default(), keys).await;
