@@ -24,6 +24,7 @@ impl Dialect {
         match path.trim_end_matches('/') {
             "/v1/messages" => Self::Anthropic,
             "/v1/responses" => Self::Responses,
+            path if path.starts_with("/v1/responses/") => Self::Responses, // GET with `stream=true`
             _ => Self::OpenAi,
         }
     }

@@ -7,6 +7,7 @@ use crate::idle_timer::IdleTimer;
 use crate::request::error_json::{BoxError, Dialect};
 use crate::request::guard::RequestGuard;
 use crate::request::json_end::JsonEnd;
+use crate::request::whole_lines::WholeLines;
 use crate::state::Phase;
 use crate::upstream::connection::UpstreamBody;
 use crate::wire::answer_tap::AnswerTap;
@@ -21,6 +22,9 @@ use tokio::time::Instant;
 
 /// Pieces of an answer are joined up to about this many bytes.
 const JOIN_BYTES: usize = 8 << 10;
+
+/// How long an engine may leave a stream open after its end mark.
+const AFTER_DONE: Duration = Duration::from_secs(1);
 
 /// The code of errors that the replica caused.
 pub(super) const BROKE: &str = "upstream_broke";
@@ -40,7 +44,7 @@ pub(crate) struct ProxiedBody {
     carries_errors: bool,
     /// Whose events the stream has.
     dialect: Dialect,
-    /// Whether the bytes so far end with a whole event.
+    /// Whether the bytes that were passed on end with a whole event.
     at_event_end: bool,
     /// Longest time without a piece.
     gap: Duration,
@@ -55,6 +59,9 @@ pub(crate) struct ProxiedBody {
     until_close: bool,
     /// Whether that cut the answer, and the client has not been told.
     torn: bool,
+    /// The beginning of a line that has not come whole.
+    lines: WholeLines,
+    done_timer: IdleTimer,
 }
 
 impl ProxiedBody {
@@ -69,7 +76,6 @@ impl ProxiedBody {
     ) -> Self {
         let ended = body.is_end_stream();
         let carries_errors = guard.streamed && body.size_hint().exact().is_none();
-        let at_event_end = held.iter().rev().find_map(Frame::data_ref).is_none_or(|data| ends_event(data));
         let guard = Some(guard);
         let last_piece = Instant::now();
         let (timer, stop_wakes, broken) = (IdleTimer::default(), None, None);
@@ -81,7 +87,7 @@ impl ProxiedBody {
             ended,
             carries_errors,
             dialect,
-            at_event_end,
+            at_event_end: true,
             gap,
             last_piece,
             timer,
@@ -90,6 +96,8 @@ impl ProxiedBody {
             json_end,
             until_close,
             torn: false,
+            lines: WholeLines::default(),
+            done_timer: IdleTimer::default(),
         };
         if proxied.ended {
             proxied.end();
@@ -98,7 +106,7 @@ impl ProxiedBody {
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.ended && self.held.is_empty() && self.broken.is_none() && !self.torn
+        self.ended && self.held.is_empty() && self.broken.is_none() && !self.torn && self.lines.is_empty()
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
@@ -113,6 +121,29 @@ impl ProxiedBody {
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if !self.carries_errors {
+            return self.poll_any(cx);
+        }
+        loop {
+            let frame = match self.poll_any(cx) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                // The last line of a complete answer may lack its end.
+                Poll::Ready(None) if !self.lines.is_empty() => Frame::data(self.lines.rest()),
+                other => return other,
+            };
+            let frame = match frame.into_data() {
+                Ok(data) => self.lines.pass(data),
+                Err(frame) => return Poll::Ready(Some(Ok(frame))),
+            };
+            if !frame.is_empty() {
+                self.at_event_end = ends_event(&frame);
+                return Poll::Ready(Some(Ok(Frame::data(frame))));
+            }
+        }
+    }
+
+    /// The next frame as it comes.
+    fn poll_any(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(frame) = self.held.pop_front() {
             return Poll::Ready(Some(Ok(frame)));
         }
@@ -181,7 +212,6 @@ impl ProxiedBody {
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
-            self.at_event_end = ends_event(data);
             self.tap.feed(data);
             if let Some(end) = &mut self.json_end {
                 end.feed(data);
@@ -230,8 +260,16 @@ impl ProxiedBody {
         if more.is_empty() { first } else { more.freeze() }
     }
 
-    /// Ends the answer when the replica has sent nothing for too long.
+    /// Ends the answer when the replica has sent nothing for too long. After the end mark of a stream, which some leave
+    /// open, that is soon.
     fn poll_gap(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.carries_errors && self.tap.done() {
+            let until = self.last_piece + self.gap.min(AFTER_DONE);
+            return self.done_timer.poll(cx, || until).map(|()| {
+                self.end();
+                None
+            });
+        }
         if self.timer.poll(cx, || self.last_piece + self.gap).is_pending() {
             return Poll::Pending;
         }
@@ -255,10 +293,11 @@ impl ProxiedBody {
     }
 
     /// The error event that ends an incomplete answer, or the error that cuts it.
-    fn error_event(&self, code: &str, why: &str, error: BoxError) -> Result<Frame<Bytes>, BoxError> {
+    fn error_event(&mut self, code: &str, why: &str, error: BoxError) -> Result<Frame<Bytes>, BoxError> {
         if !self.carries_errors {
             return Err(error);
         }
+        self.lines = WholeLines::default();
         // Ends an event that was begun, so that the error is an event of its own.
         let before = if self.at_event_end { "" } else { "\n\n" };
         Ok(Frame::data(Bytes::from(format!("{before}{}", self.dialect.event(code, why)))))

@@ -87,6 +87,9 @@ pub(super) struct Connection {
     sent: Instant,
 }
 
+/// Most header lines of an answer: gateways before an engine add many.
+const MAX_HEADERS: usize = 256;
+
 /// A congestion window shrinks when nothing is sent for a retransmission timeout, at least this long.
 const WINDOW_KEPT: Duration = Duration::from_millis(200);
 
@@ -96,7 +99,11 @@ impl Connection {
     async fn open(connector: &Connector, upstream: &Upstream) -> Result<Box<Self>, ConnectionError> {
         let at = &upstream.endpoint;
         let io = connector.connect(at.is_https(), at.host(), at.port()).await.map_err(ConnectionError::Connect)?;
-        let (sender, driver) = http1::handshake(TokioIo::new(io)).await.map_err(ConnectionError::http)?;
+        let (sender, driver) = http1::Builder::new()
+            .max_headers(MAX_HEADERS)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(ConnectionError::http)?;
         let (poller, now) = (SelfWakePoller::new(), Instant::now());
         Ok(Box::new(Self { sender, driver: Some(driver), poller, idle_since: now, carried: 0, sent: now }))
     }
