@@ -50,8 +50,14 @@ pub struct AnswerTap {
     events: u64,
     content: bool,
     done: bool,
-    /// Whether a choice had a reason to finish.
-    finished: bool,
+    /// Whether anything was told but the end mark.
+    told: bool,
+    /// Reasons to finish that choices had.
+    finished: u32,
+    /// Whether one of them is that the engine gave the choice up.
+    gave_up: bool,
+    /// Whether anything was generated.
+    generated_any: bool,
     /// Whether something was generated that is no part of the next turn's prompt as it stands: reasoning, tool calls.
     generated_other: bool,
     /// Whether events had choices, which end with `[DONE]` or a reason to finish.
@@ -78,7 +84,10 @@ impl AnswerTap {
             events: 0,
             content: false,
             done: false,
-            finished: false,
+            told: false,
+            finished: 0,
+            gave_up: false,
+            generated_any: false,
             generated_other: false,
             has_choices: false,
             error: None,
@@ -113,7 +122,9 @@ impl AnswerTap {
     /// no complete JSON text.
     pub fn whole(&mut self, body: &[u8]) -> bool {
         debug_assert!(self.framing == Framing::Json && self.body.is_empty());
-        self.content |= !body.is_empty();
+        let is_blank = body.trim_ascii().is_empty();
+        self.content |= !is_blank;
+        self.told |= !is_blank;
         self.events += 1;
         self.event(body) || is_json(body)
     }
@@ -125,7 +136,12 @@ impl AnswerTap {
 
     /// Whether a stream that ends here lacks its end, as far as its dialect has one.
     pub fn lacks_end(&self) -> bool {
-        self.has_choices && !self.done && !self.finished
+        self.has_choices && !self.done && self.finished < self.choices
+    }
+
+    /// Whether a body that ends here is none: no event, or only the end mark.
+    pub fn is_empty(&self) -> bool {
+        !self.told && !self.content
     }
 
     /// Observes the end of the body.
@@ -203,9 +219,14 @@ impl AnswerTap {
     fn read_frames(&mut self, read: impl FnOnce(&mut SseFrames, &mut dyn FnMut(&[u8], Part) -> bool)) {
         let mut frames = std::mem::take(&mut self.frames);
         read(&mut frames, &mut |data, part| {
-            self.events += u64::from(part == Part::First);
+            self.events += u64::from(matches!(part, Part::First | Part::Error));
             if part == Part::First && data == b"[DONE]" {
                 self.done = true;
+                return true;
+            }
+            self.told |= !data.is_empty() || part != Part::First;
+            if part == Part::Error {
+                self.error = self.error.or(Some(told(data)));
                 return true;
             }
             // Data of several lines is read at its end; what is no JSON object is content of an unknown dialect.
@@ -224,12 +245,12 @@ impl AnswerTap {
         if !matches!(json.kind(), Ok(Kind::Object)) {
             return false;
         }
-        let before = (self.content, self.finished, self.generated_other);
+        let before = (self.content, self.finished, self.gave_up, self.generated_any, self.generated_other);
         let length = self.answer.len();
         let mut event = Event::default();
         let read = json.object(|json, key| self.member(json, key, &mut event)).and_then(|()| json.end());
         if read.is_err() {
-            (self.content, self.finished, self.generated_other) = before;
+            (self.content, self.finished, self.gave_up, self.generated_any, self.generated_other) = before;
             self.answer.truncate(length);
             // An object of an unknown shape counts as content: otherwise the first token would never come.
             let object = is_json(data);
@@ -245,8 +266,11 @@ impl AnswerTap {
     fn finish_event(&mut self, event: &Event<'_>) {
         let kind = event.kind.and_then(|kind| kind.plain()).unwrap_or_default();
         let is_error = kind == b"error" || event.object.is_some_and(|object| object.is(b"error"));
-        if event.error.is_some() || is_error {
+        if event.error.is_some() || is_error || event.is_detail(kind) {
             self.error = Some(told_by(event));
+        }
+        if self.gave_up && !self.generated_any {
+            self.error = self.error.or(Some(Failure::Server(500)));
         }
         // Only streams are aborted by id.
         if self.id.is_none() && self.framing == Framing::Events {
@@ -274,7 +298,7 @@ impl AnswerTap {
     #[inline]
     fn generated(&mut self, event: &Event<'_>) {
         if let Some(text) = event.text.filter(|text| !text.is_empty()) {
-            self.content = true;
+            self.has_token();
             if self.keep_answer {
                 let so_far = self.answer.as_bytes();
                 let goes_on = |all: &[u8]| all.len() > so_far.len() && all.starts_with(so_far);
@@ -284,7 +308,9 @@ impl AnswerTap {
             }
             self.add_text(Some(text));
         }
-        self.content |= event.output_ids;
+        if event.output_ids {
+            self.has_token();
+        }
         if !event.meta.present {
             return;
         }
@@ -299,13 +325,19 @@ impl AnswerTap {
     #[inline]
     fn add_other(&mut self, generated: bool) {
         self.content |= generated;
+        self.generated_any |= generated;
         self.generated_other |= generated;
+    }
+
+    #[inline]
+    pub(super) fn has_token(&mut self) {
+        (self.content, self.generated_any) = (true, true);
     }
 
     #[inline]
     fn add_text(&mut self, text: Option<Text<'_>>) {
         let Some(text) = text.filter(|text| !text.is_empty()) else { return };
-        self.content = true;
+        self.has_token();
         if !self.keep_answer {
             return;
         }

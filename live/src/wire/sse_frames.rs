@@ -14,6 +14,8 @@ pub(super) enum Part {
     All,
     /// Nothing: it is longer than [`MAX_EVENT`].
     TooLong,
+    /// All lines of an event whose name is `error`, or of a field `error`, as llama.cpp sends it.
+    Error,
 }
 
 /// The state between two chunks of a stream.
@@ -32,6 +34,8 @@ pub(super) struct SseFrames {
     too_long: bool,
     /// Whether a line was read that is no comment.
     has_fields: bool,
+    /// Whether the current event is an error by its name or field.
+    is_error: bool,
 }
 
 impl SseFrames {
@@ -88,13 +92,14 @@ impl SseFrames {
             return self.event_end(event);
         }
         self.has_fields |= line[0] != b':';
-        let Some(data) = line.strip_prefix(b"data:") else { return };
-        let data = data.strip_prefix(b" ").unwrap_or(data);
+        let value = |name: &[u8]| line.strip_prefix(name).map(|value| value.strip_prefix(b" ").unwrap_or(value));
+        self.is_error |= line[0] == b'e' && (value(b"event:") == Some(b"error") || line.starts_with(b"error:"));
+        let Some(data) = value(b"data:").or_else(|| value(b"error:")) else { return };
         if self.too_long {
             return;
         }
         if self.joined.is_empty() {
-            if !event(data, Part::First) {
+            if self.is_error || !event(data, Part::First) {
                 self.joined.extend_from_slice(data);
             }
         } else if self.joined.len() + data.len() < MAX_EVENT {
@@ -106,7 +111,10 @@ impl SseFrames {
     }
 
     fn event_end(&mut self, event: &mut dyn FnMut(&[u8], Part) -> bool) {
-        if std::mem::take(&mut self.too_long) {
+        let too_long = std::mem::take(&mut self.too_long);
+        if std::mem::take(&mut self.is_error) {
+            event(&self.joined, Part::Error);
+        } else if too_long {
             event(&[], Part::TooLong);
         } else if !self.joined.is_empty() {
             event(&self.joined, Part::All);

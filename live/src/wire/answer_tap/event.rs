@@ -16,6 +16,8 @@ pub(super) struct Event<'a> {
     pub(super) code: Option<&'a [u8]>,
     /// A status of HTTP beside an error.
     pub(super) status: Option<&'a [u8]>,
+    /// What FastAPI calls the text of an error.
+    pub(super) detail: Option<&'a [u8]>,
     pub(super) object: Option<Text<'a>>,
     pub(super) kind: Option<Text<'a>>,
     pub(super) delta: Option<Delta<'a>>,
@@ -25,6 +27,14 @@ pub(super) struct Event<'a> {
     pub(super) files: [Option<Text<'a>>; 2],
     /// Whether a member was read that a known dialect has.
     pub(super) is_known: bool,
+}
+
+impl Event<'_> {
+    /// Whether it is an error in FastAPI's shape, which has no member of an answer.
+    pub(super) fn is_detail(&self, kind: &[u8]) -> bool {
+        let is_answer = self.is_known || self.id.is_some() || self.object.is_some() || self.usage.is_some();
+        self.detail.is_some() && kind.is_empty() && !is_answer
+    }
 }
 
 /// What a typed event adds.

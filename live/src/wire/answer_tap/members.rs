@@ -68,6 +68,7 @@ impl AnswerTap {
             }
             b"usage" if !json.null()? => event.usage = Some(usage(json)?),
             b"error" => event.error = something(json)?,
+            b"detail" => event.detail = something(json)?,
             b"code" => event.code = something(json)?,
             b"status" | b"status_code" | b"statusCode" => event.status = something(json)?.or(event.status),
             b"object" => event.object = json.text_or_null()?,
@@ -157,8 +158,16 @@ impl AnswerTap {
                 let text = json.text_or_null()?;
                 self.add_text(text);
             }
-            b"token_ids" => self.content |= !is_nothing(json.skip()?),
-            b"finish_reason" => self.finished |= !is_nothing(json.skip()?),
+            b"token_ids" => {
+                if !is_nothing(json.skip()?) {
+                    self.has_token();
+                }
+            }
+            b"finish_reason" => {
+                let reason = json.skip()?;
+                self.finished = self.finished.saturating_add(u32::from(!is_nothing(reason)));
+                self.gave_up |= matches!(reason, b"\"abort\"" | b"\"error\"");
+            }
             _ => json.pass()?,
         }
         Ok(())

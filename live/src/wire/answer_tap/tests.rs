@@ -97,6 +97,31 @@ fn told_errors_are_judged_by_type_and_code_wherever_the_dialect_puts_them() {
         let tap = tap(&format!("data: {event}\n\n"));
         assert_eq!((tap.error(), tap.content()), (Some(failure), false), "{event}");
     }
+    for text in [
+        "event: error\ndata: boom\n\n",
+        "event:error\r\ndata: {\"message\":\"boom\",\"code\":500}\r\n\r\n",
+        "error: {\"code\":500,\"message\":\"Compute error\"}\n\n",
+        "event: error\n\n",
+        "data: {\"detail\":\"Internal Server Error\"}\n\n",
+        "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"abort\"}]}\n\n",
+    ] {
+        let tap = tap(text);
+        assert_eq!((tap.error(), tap.content()), (Some(Failure::Server(500)), false), "{text}");
+    }
+    assert_eq!(
+        tap("event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n\n").error(),
+        Some(Failure::Overloaded { retry_after_s: None })
+    );
+    let begun = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
+    let aborted = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"abort\"}]}\n\n";
+    for text in [
+        "event: error_rate\ndata: {\"x\":1}\n\n",
+        "data: {\"detail\":\"x\",\"choices\":[]}\n\n",
+        &format!("{begun}{aborted}"),
+        "event: error\n: no\n",
+    ] {
+        assert_eq!(tap(text).error(), None, "{text}");
+    }
     for event in
         [r#"{"error":null,"choices":[]}"#, r#"{"error":{},"choices":[]}"#, r#"{"code":"500 lines","choices":[]}"#]
     {
@@ -213,6 +238,8 @@ fn a_stream_with_choices_lacks_its_end_until_it_has_one() {
     assert!(!tap(&format!("{begun}data: [DONE]\n\n")).lacks_end());
     let finish = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
     assert!(!tap(&format!("{begun}{finish}")).lacks_end());
+    let other = "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"y\"}}]}\n\n";
+    assert!(tap(&format!("{begun}{other}{finish}")).lacks_end(), "another choice goes on");
 }
 
 #[test]
