@@ -17,6 +17,9 @@ const MAX_MODELS: usize = 4_096;
 /// Longest name of a model, bytes; requests for longer ones are refused.
 pub(crate) const LONGEST_NAME: usize = 512;
 
+/// Most models of which is kept which replicas lack them.
+const MAX_LACKING: usize = 1_024;
+
 /// No replica serves the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unserved;
@@ -33,6 +36,8 @@ struct Table {
     named: FxHashMap<String, ReplicaSet>,
     /// Replicas without a list.
     unlisted: ReplicaSet,
+    /// Replicas whose engine has refused a model as unknown, since the table last changed.
+    lacking: FxHashMap<String, ReplicaSet>,
     /// Peer routers, which have engines of their own.
     peers: ReplicaSet,
     /// All replicas.
@@ -106,7 +111,8 @@ impl Models {
     /// When every replica has a list and none has the model.
     pub(crate) fn replicas_of(&self, model: &str, here: bool) -> Result<Option<ReplicaSet>, Unserved> {
         let table = self.0.read();
-        if table.unlisted == table.all {
+        let lacking = table.lacking.get(model).copied().unwrap_or_default();
+        if table.unlisted == table.all && lacking.is_empty() {
             return Ok(None);
         }
         // SGLang names an adapter `BASE:ADAPTER` or `ADAPTER`.
@@ -114,11 +120,29 @@ impl Models {
         let named = table.named.get(model).or_else(base).copied().unwrap_or_default();
         let may = named.or(&table.unlisted);
         let may = if here { may.minus(&table.peers) } else { may };
-        match may {
+        let has = may.minus(&lacking);
+        match if has.is_empty() { may } else { has } {
             may if may.is_empty() => Err(Unserved),
             may if may == table.all => Ok(None),
             may => Ok(Some(may)),
         }
+    }
+
+    /// A replica's engine has refused a model as unknown.
+    pub(crate) fn lacks(&self, upstream: &Upstream, model: &str) {
+        let mut table = self.0.write();
+        if table.replicas.get(&upstream.id.0).is_none_or(|served| served.serial != upstream.serial) {
+            return;
+        }
+        if table.lacking.len() >= MAX_LACKING {
+            table.lacking.clear();
+        }
+        table.lacking.entry(model.to_owned()).or_default().insert(upstream.id);
+    }
+
+    /// Whether some replica shows no list: then it is not known what it serves.
+    pub(crate) fn are_uncertain(&self) -> bool {
+        !self.0.read().unlisted.is_empty()
     }
 
     /// The union of the replicas' lists, as `/v1/models` answers it; `None` when no replica has a list.
@@ -140,7 +164,7 @@ impl Models {
 
 impl Table {
     fn rebuild(&mut self) {
-        self.named = FxHashMap::default();
+        (self.named, self.lacking) = (FxHashMap::default(), FxHashMap::default());
         (self.unlisted, self.peers, self.all) = (ReplicaSet::EMPTY, ReplicaSet::EMPTY, ReplicaSet::EMPTY);
         for (&slot, served) in &self.replicas {
             let replica = ReplicaId(slot);
@@ -244,6 +268,25 @@ mod tests {
             assert_eq!(models.replicas_of(name, false), Ok(Some(set(&[0]))), "{name}");
         }
         assert_eq!(models.replicas_of("x", false), Ok(None), "both");
+    }
+
+    #[test]
+    fn an_engine_that_refused_a_model_is_asked_for_it_only_if_all_did() {
+        let models = Models::default();
+        let (a, b) = (upstream(0), upstream(1));
+        models.joined(&a, &[]);
+        models.joined(&b, &[]);
+        assert!(models.are_uncertain());
+        models.lacks(&a, "x");
+        assert_eq!((models.replicas_of("x", false), models.replicas_of("y", false)), (Ok(Some(set(&[1]))), Ok(None)));
+        models.lacks(&b, "x");
+        assert_eq!(models.replicas_of("x", false), Ok(None), "it may have been loaded since");
+        models.lacks(&upstream(1), "y");
+        assert_eq!(models.replicas_of("y", false), Ok(None), "another replica had the slot");
+        models.listed(&b, &page(&["z"]));
+        assert_eq!(models.replicas_of("x", false), Ok(Some(set(&[0]))), "the table is new");
+        (0..=MAX_LACKING).for_each(|n| models.lacks(&a, &format!("m{n}")));
+        assert_eq!(models.0.read().lacking.len(), 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 mod health;
 pub(crate) mod loops;
-mod model_list;
+pub(crate) mod model_list;
 pub(crate) mod peer_report;
 pub(crate) mod probe;
 pub(crate) mod prom_text;

@@ -12,6 +12,7 @@ use crate::observe::metrics::Metrics;
 use crate::observe::request_log::RequestLog;
 use crate::observe::shadow::SharedStats;
 use crate::observe::viewers::Viewers;
+use crate::request::elsewhere::LookUps;
 use crate::request::residency::ResidencyRules;
 use crate::server::keys::Keys;
 use crate::server::tls;
@@ -65,6 +66,8 @@ pub struct AppState {
     pub(crate) absent: AbsentPaths,
     /// Which engine made what clients name by an id.
     pub(crate) kept_ids: KeptIds,
+    /// How often another engine is asked for what one does not have.
+    pub(crate) look_ups: LookUps,
     /// SharedStats of the shadow policies.
     pub shadows: SharedStats,
     /// The search for better weights, if it is enabled.
@@ -174,6 +177,7 @@ impl AppState {
             models: Models::default(),
             absent: AbsentPaths::default(),
             kept_ids: KeptIds::default(),
+            look_ups: LookUps::default(),
             counter,
             shadows,
             tuner: Tuner::new(&config.tune, &config.policy, config.seed),

@@ -22,9 +22,12 @@ pub(super) fn is_about_path(status: StatusCode, body: &[u8]) -> bool {
     if body.is_empty() {
         return true;
     }
-    let Ok(told) = serde_json::from_slice::<Value>(body) else { return false };
-    let message = told.get("detail").or_else(|| told.get("error")?.get("message")).or_else(|| told.get("message"));
     let reason = status.canonical_reason().unwrap_or_default();
+    let Ok(told) = serde_json::from_slice::<Value>(body) else {
+        // Starlette says the reason alone, Go (Ollama) more of it.
+        return body.eq_ignore_ascii_case(reason.as_bytes()) || body == b"404 page not found";
+    };
+    let message = told.get("detail").or_else(|| told.get("error")?.get("message")).or_else(|| told.get("message"));
     message.and_then(Value::as_str).is_some_and(|message| message.eq_ignore_ascii_case(reason))
 }
 
@@ -82,6 +85,10 @@ mod tests {
             (405, r#"{"detail":"Method Not Allowed"}"#, true),
             (404, r#"{"error":{"message":"Not Found","type":"Not Found","param":null,"code":404}}"#, true),
             (404, "", true),
+            (404, "Not Found", true),
+            (404, "404 page not found\n", true),
+            (405, "Method Not Allowed", true),
+            (404, "default backend - 404", false),
             (404, r#"{"error":{"message":"The model `x` does not exist.","type":"NotFoundError"}}"#, false),
             (404, r#"{"detail":"File not found"}"#, false),
             (405, r#"{"detail":"Not Found"}"#, false),

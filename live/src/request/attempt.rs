@@ -7,6 +7,7 @@
 use crate::request::absent;
 use crate::request::body::Body;
 use crate::request::client_request::ClientRequest;
+use crate::request::foreign;
 use crate::request::json_end::JsonEnd;
 use crate::request::location::hide_engine;
 use crate::request::rest_body::RestBody;
@@ -15,9 +16,7 @@ use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::{AnswerTap, Framing};
 use bytes::{Bytes, BytesMut};
 use gorgo_core::router::{Dispatch, Failure};
-use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER, TRANSFER_ENCODING,
-};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING};
 use http::{Method, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
@@ -69,7 +68,7 @@ pub(crate) struct FailedAttempt {
 type Attempted<T> = Result<T, Box<FailedAttempt>>;
 
 /// Sends a request to a replica, or goes on with a stream that has `begun` there. With a prompt the answer is read for
-/// tokens and errors; else it is passed on unread.
+/// tokens and errors; else it is passed on at once.
 pub(crate) async fn attempt(
     request: &ClientRequest,
     upstream: &Arc<Upstream>,
@@ -81,7 +80,7 @@ pub(crate) async fn attempt(
         None => check_head(send(request, upstream, dispatch).await, upstream, request).await?,
     };
     match ready.framing {
-        Framing::Events => hold_until_token(ready, upstream, request).await,
+        Framing::Events if request.has_prompt || request.makes_kept => hold_until_token(ready, upstream, request).await,
         // Most engines send such an answer at once, and it has no place for an error of the router's.
         Framing::Json if ready.body.size_hint().exact().is_none_or(|length| length <= HOLD as u64) => {
             read_whole(ready, upstream, request).await.map(Begun::Answer)
@@ -126,13 +125,10 @@ async fn check_head(
         let why = format!("replica `{}` switched protocols, which the request had not asked for", upstream.name);
         return Err(Box::new(FailedAttempt { failure: Failure::Server(502), response: None, why }));
     }
-    if request.has_prompt && is_no_answer(&head, request.parts.uri.path()) {
-        let why = format!(
-            "replica `{}` answered {} to a prompt, which no engine does; see what listens at its URL",
-            upstream.name, head.status
-        );
-        let failure = Failure::Server(head.status.as_u16());
-        return Err(Box::new(FailedAttempt { failure, response: None, why }));
+    if request.has_prompt
+        && let Some(what) = foreign::no_answer(&head, body.is_end_stream(), request.parts.uri.path())
+    {
+        return Err(no_answer(upstream, head.status, what));
     }
     if head.headers.contains_key(TRANSFER_ENCODING) {
         head.headers.remove(CONTENT_LENGTH); // RFC 9112, 6.3: it does not count, and the client would cut the body
@@ -148,8 +144,16 @@ async fn check_head(
         };
         hide_engine(&mut head.headers, &upstream.endpoint, request.parts.uri.path());
         let (mut body, mut held) = (body, VecDeque::new());
-        let lacks_path = lacks_path(&head, &mut body, &mut held, upstream, request).await;
-        let failure = if lacks_path { Failure::NoEndpoint } else { failure };
+        let is_about_path = is_about_path(&head, &mut body, &mut held, request).await;
+        let failure = if is_about_path && absent::learn(&request.context.state, upstream, request.parts.uri.path()) {
+            Failure::NoEndpoint
+        } else if !is_about_path && request.has_prompt && foreign::is_foreign_refusal(&head) {
+            Failure::Server(head.status.as_u16()) // it says nothing of the request
+        } else if !(is_about_path && request.has_prompt) && request.is_sought_elsewhere(upstream, head.status) {
+            Failure::NoEndpoint
+        } else {
+            failure
+        };
         // The client's key is not at fault, and the client cannot do anything about ours.
         let is_ours = failure == Failure::KeyRefused && upstream.has_own_key();
         if is_ours {
@@ -160,7 +164,10 @@ async fn check_head(
         let response = Some(Response::from_parts(head, rest(held, body, request)));
         return Err(Box::new(FailedAttempt { failure, response, why }));
     }
-    let framing = if request.has_prompt || request.makes_kept { framing(&head.headers) } else { Framing::Opaque };
+    let framing = match framing(&head.headers) {
+        Framing::Json if !request.has_prompt && !request.makes_kept => Framing::Opaque,
+        framing => framing,
+    };
     let tap = AnswerTap::new(framing, request.has_prompt).with_id(request.makes_kept);
     let until_close = body.size_hint().exact().is_none() && !head.headers.contains_key(TRANSFER_ENCODING);
     let json_end = (until_close && framing == Framing::Json).then(JsonEnd::default);
@@ -179,13 +186,11 @@ async fn check_head(
     }))
 }
 
-/// Whether an error says that this engine does not have the path, and another one may. What is read of the body goes to
-/// `held`.
-async fn lacks_path(
+/// Whether an error says that this engine does not have the path. What is read of the body goes to `held`.
+async fn is_about_path(
     head: &http::response::Parts,
     body: &mut UpstreamBody,
     held: &mut VecDeque<Frame<Bytes>>,
-    upstream: &Upstream,
     request: &ClientRequest,
 ) -> bool {
     let posted = request.parts.method == Method::POST;
@@ -202,19 +207,15 @@ async fn lacks_path(
     }
     let told: Vec<u8> = held.iter().filter_map(Frame::data_ref).flatten().copied().collect();
     absent::is_about_path(head.status, &told)
-        && absent::learn(&request.context.state, upstream, request.parts.uri.path())
 }
 
-/// Whether a prompt is answered with what is neither an answer nor an error: no content, or a redirect, for example to a
-/// login. Engines redirect only to the same path with or without its last slash.
-fn is_no_answer(head: &http::response::Parts, asked: &str) -> bool {
-    if !head.status.is_redirection() {
-        return matches!(head.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
-    }
-    let location = head.headers.get(LOCATION).and_then(|value| value.to_str().ok()?.parse::<http::Uri>().ok());
-    let bare = |path: &str| path.trim_end_matches('/').to_owned();
-    // The engine's URL may have a base path before it.
-    location.is_none_or(|to| to.path() == asked || !bare(to.path()).ends_with(&bare(asked)))
+/// The failure of an answer to a prompt that is none.
+fn no_answer(upstream: &Upstream, status: StatusCode, what: &str) -> Box<FailedAttempt> {
+    let why = format!(
+        "replica `{}` answered {status}{what} to a prompt, which no engine does; see what listens at its URL",
+        upstream.name
+    );
+    Box::new(FailedAttempt { failure: Failure::Server(status.as_u16()), response: None, why })
 }
 
 /// Seconds of a `Retry-After`, given as seconds or as a date; a date that has passed is 0 s. OpenAI's `retry-after-ms`
@@ -303,6 +304,9 @@ async fn read_whole(mut ready: Box<Ready>, upstream: &Upstream, request: &Client
         ready.held.push_back(Frame::data(body));
         return Err(error_in_answer(ready, upstream, request, failure));
     }
+    if request.has_prompt && ready.tap.is_empty() {
+        return Err(no_answer(upstream, ready.head.status, " without a body"));
+    }
     ready.whole = Some(body);
     Ok(ready)
 }
@@ -352,6 +356,13 @@ async fn hold_until_token(mut ready: Box<Ready>, upstream: &Upstream, request: &
                 ready.held.push_back(frame);
             }
             Ok(None) => {
+                ready.tap.end(); // reads an event that nothing ends
+                if let Some(failure) = ready.tap.error() {
+                    return Err(error_in_answer(ready, upstream, request, failure));
+                }
+                if request.has_prompt && ready.tap.is_empty() {
+                    return Err(no_answer(upstream, ready.head.status, " with an empty stream"));
+                }
                 // A body that ends with its connection has told its end only if the stream has.
                 if ready.until_close && ready.tap.lacks_end() {
                     let why = format!("replica `{}` closed the connection in the middle of its answer", upstream.name);
@@ -368,7 +379,10 @@ async fn hold_until_token(mut ready: Box<Ready>, upstream: &Upstream, request: &
         if let Some(failure) = ready.tap.error() {
             return Err(error_in_answer(ready, upstream, request, failure));
         }
-        if ready.tap.content() {
+        if request.has_prompt && ready.tap.done() && ready.tap.is_empty() && !ready.is_committed {
+            return Err(no_answer(upstream, ready.head.status, " with an empty stream"));
+        }
+        if ready.tap.content() || ready.tap.done() {
             return Ok(Begun::Answer(ready));
         }
         if ready.tap.has_only_comments() || ready.is_committed || bytes >= HOLD {
@@ -407,11 +421,18 @@ fn framing(headers: &HeaderMap) -> Framing {
     let is = |word: &[u8]| kind.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     if is(b"text/event-stream") {
         Framing::Events
-    } else if is(b"application/json") {
+    } else if kind.is_empty() || is_json(kind) {
         Framing::Json
     } else {
         Framing::Opaque
     }
+}
+
+/// `application/json`, `text/json`, `application/problem+json` ...
+fn is_json(kind: &[u8]) -> bool {
+    let bare = kind.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii_end();
+    let ends = |word: &[u8]| bare.len() >= word.len() && bare[bare.len() - word.len()..].eq_ignore_ascii_case(word);
+    ends(b"/json") || ends(b"+json")
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::request::asked::{Asked, DEFAULT_MODEL};
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
 use crate::request::cors;
+use crate::request::elsewhere::Sought;
 use crate::request::endpoints::{self, Endpoint};
 use crate::request::errors::{model_not_found, refusal, wrong_key};
 use crate::request::guard::RequestGuard;
@@ -28,7 +29,7 @@ use gorgo_core::policy::RequestInfo;
 use gorgo_core::residency::Fence;
 use gorgo_core::router::{Dispatch, Handling, Request as CoreRequest};
 use gorgo_core::{ReplicaSet, Span, Time};
-use http::header::CONTENT_ENCODING;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
@@ -50,6 +51,8 @@ pub(super) struct ClientRequest {
     pub(super) streams: bool,
     /// Whether it makes something that the engine keeps by an id.
     pub(super) makes_kept: bool,
+    /// What it names of which is not known which engine has it.
+    pub(super) sought: Option<Sought>,
     flags: HeaderFlags,
     permit: Option<OwnedSemaphorePermit>,
     incoming: Incoming,
@@ -76,10 +79,9 @@ impl ClientRequest {
         endpoint: Endpoint,
     ) -> Result<Box<Self>, Box<Response<Body>>> {
         let state = &context.state;
-        let shown = if flags.key { headers::shown_key(request.headers()) } else { None };
         // Browsers send no key with a preflight.
         let is_preflight = flags.origin && cors::is_preflight(request.method(), request.headers());
-        if !is_preflight && !state.with_keys(|keys| keys.may_ask(shown)) {
+        if !is_preflight && !state.with_keys(|keys| headers::opens(request.headers(), flags, |key| keys.may_ask(key))) {
             context.tell_client_refused();
             return Err(Box::new(wrong_key()));
         }
@@ -101,6 +103,7 @@ impl ClientRequest {
             has_prompt,
             streams: false,
             makes_kept,
+            sought: None,
             flags,
             permit,
             incoming,
@@ -120,6 +123,8 @@ impl ClientRequest {
         (self.body, self._body_permit) = read_body::read(state, config, &parts.headers, &mut self.incoming).await?;
         if self.has_prompt {
             endpoints::check_content_type(&parts.headers)?;
+            // The answer is read for tokens, usage and errors, which a packed one hides.
+            parts.headers.remove(ACCEPT_ENCODING);
         }
         if flags.encoding
             && let Some(plain) = unpack(state, config, &parts.headers, &self.body, &mut self._body_permit).await?
@@ -175,7 +180,8 @@ impl ClientRequest {
             Box::new(refusal(StatusCode::BAD_REQUEST, "unknown_residency", &message))
         })?;
         let fence = self.fence.clone();
-        let (only, pinned) = replicas_for(state, &parts.uri, &named, hops > 0)?;
+        let Aim { only, pinned, sought } = replicas_for(state, &parts.uri, &named, hops > 0)?;
+        self.sought = sought;
         let path = parts.uri.path();
         let handling = Handling {
             once: !self.has_prompt && endpoints::makes_something(&parts.method, path),
@@ -227,6 +233,26 @@ impl ClientRequest {
     /// Whether this replica gets a key of the client's, and not one of this router's.
     pub(super) fn passes_key(&self, upstream: &Upstream) -> bool {
         upstream.is_keyless() && headers::has_key(&self.parts.headers)
+    }
+
+    /// Whether a replica's 404 may be about what another one has, and that one may be asked now.
+    pub(super) fn is_sought_elsewhere(&self, upstream: &Upstream, status: StatusCode) -> bool {
+        let state = &self.context.state;
+        let Some(sought) = self.sought.as_ref().filter(|_| status == StatusCode::NOT_FOUND) else { return false };
+        if let Sought::Model(name) = sought {
+            state.models.lacks(upstream, name);
+        }
+        state.look_ups.take()
+    }
+
+    /// Keeps that this replica has answered what was sought.
+    pub(super) fn found_at(&self, upstream: &Arc<Upstream>, status: StatusCode) {
+        if let Some(Sought::Kept(key)) = self.sought
+            && status.is_success()
+            && self.parts.method != Method::DELETE
+        {
+            self.context.state.kept_ids.restore(key, upstream);
+        }
     }
 
     /// The body as this replica gets it, if that is not the plain one.
@@ -282,31 +308,43 @@ impl ClientRequest {
     }
 }
 
-/// The only replicas that can answer a request: that which made what the request names, or those that serve its model.
-/// `None` for all. And whether it is that which made it.
+/// Where a request may go.
+struct Aim {
+    /// The only replicas that can answer it; `None` for all.
+    only: Option<ReplicaSet>,
+    /// Whether it is the one that made what the request names.
+    pinned: bool,
+    /// What is not known to be at one of them.
+    sought: Option<Sought>,
+}
+
+/// Where a request may go: to the replica that made what it names, or to those that serve its model.
 fn replicas_for(
     state: &AppState,
     uri: &Uri,
     named: &Asked<'_>,
     is_forwarded: bool,
-) -> Result<(Option<ReplicaSet>, bool), Box<Response<Body>>> {
-    let key = endpoints::kept_id(uri.path()).map(|id| kept_ids::key(id.as_bytes())).or(named.kept);
+) -> Result<Aim, Box<Response<Body>>> {
+    let id = endpoints::kept_id(uri.path()).or_else(|| endpoints::listed_after(uri));
+    let key = id.map(|id| kept_ids::key(id.as_bytes())).or(named.kept);
     if let Some(engine) = key.and_then(|key| state.kept_ids.engine(key)).filter(|engine| state.has(engine)) {
         let mut one = ReplicaSet::EMPTY;
         one.insert(engine.id);
-        return Ok((Some(one), true));
+        return Ok(Aim { only: Some(one), pinned: true, sought: None });
     }
     let speaks = absent::replicas_with(state, uri.path());
-    let Some(model) = named.model.as_deref() else { return Ok((speaks, false)) };
+    let sought = key.map(Sought::Kept);
+    let Some(model) = named.model.as_deref() else { return Ok(Aim { only: speaks, pinned: false, sought }) };
+    let sought = sought.or_else(|| state.models.are_uncertain().then(|| Sought::Model(model.to_owned())));
     let serve = match state.models.replicas_of(model, is_forwarded) {
         Ok(serve) => serve,
         Err(Unserved) => Some(sglang_for(state, model).ok_or_else(|| Box::new(model_not_found(model)))?),
     };
-    let both = match (serve, speaks) {
+    let only = match (serve, speaks) {
         (Some(serve), Some(speaks)) => Some(serve.and(&speaks)),
         (serve, speaks) => serve.or(speaks),
     };
-    Ok((both, false))
+    Ok(Aim { only, pinned: false, sought })
 }
 
 /// The engines that take the name: SGLang has one model, calls it `default` too, and does not compare names.

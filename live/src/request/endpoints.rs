@@ -3,7 +3,7 @@
 use crate::request::body::Body;
 use crate::request::errors::refusal;
 use http::header::{CONTENT_TYPE, HeaderMap};
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, Uri};
 use std::borrow::Cow;
 
 /// What a path is for.
@@ -213,6 +213,12 @@ pub(crate) fn empties_cache(path: &str) -> bool {
         || name.starts_with("update_weights")
 }
 
+/// Whether an engine's administration at this path changes the list of its models.
+pub(super) fn changes_models(path: &str) -> bool {
+    let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    name.contains("load_") || name.contains("update_weights")
+}
+
 /// Kinds of things that an engine keeps by an id of its own.
 const KEPT: [&str; 9] =
     ["responses", "files", "batches", "conversations", "vector_stores", "uploads", "threads", "assistants", "videos"];
@@ -222,6 +228,12 @@ pub(crate) fn kept_id(path: &str) -> Option<&str> {
     let (kind, rest) = path.strip_prefix("/v1/")?.split_once('/')?;
     let id = rest.split('/').next().unwrap_or_default();
     (KEPT.contains(&kind) && !id.is_empty()).then_some(id)
+}
+
+/// The id after which a list of what engines keep goes on: `/v1/files?after=ID`.
+pub(crate) fn listed_after(uri: &Uri) -> Option<&str> {
+    let pairs = uri.query().filter(|_| makes_kept(uri.path()))?.split('&');
+    pairs.filter_map(|pair| pair.strip_prefix("after=")).find(|id| !id.is_empty())
 }
 
 /// Whether the state of a batch is asked for, which names the files that it has written.
@@ -314,6 +326,8 @@ mod tests {
         ] {
             assert_eq!(judge(path), Ok(Endpoint::Administration), "{path}");
         }
+        assert!(changes_models("/v1/unload_lora_adapter") && changes_models("/load_lora_adapter/"));
+        assert!(!changes_models("/flush_cache"));
         assert!(empties_cache("/flush_cache") && empties_cache("/update_weights_from_disk") && !empties_cache("/v1/x"));
     }
 
@@ -351,6 +365,9 @@ mod tests {
     fn what_engines_keep_is_named_by_paths() {
         assert_eq!(kept_id("/v1/responses/resp_1"), Some("resp_1"));
         assert_eq!(kept_id("/v1/files/f/content"), Some("f"));
+        let after = |uri: &'static str| listed_after(&Uri::from_static(uri)).map(str::to_owned);
+        assert_eq!(after("/v1/files?limit=2&after=f-1").as_deref(), Some("f-1"));
+        assert_eq!((after("/v1/models?after=x"), after("/v1/files?after=")), (None, None));
         for path in ["/v1/responses", "/v1/responses/", "/v1/models/m", "/generate"] {
             assert_eq!(kept_id(path), None, "{path}");
         }

@@ -8,6 +8,7 @@ use crate::request::endpoints;
 use crate::request::errors::refusal;
 use crate::request::headers::{self, HeaderFlags};
 use crate::request::read_body;
+use crate::signals::model_list;
 use crate::upstream::connection;
 use crate::upstream::replica::Upstream;
 use bytes::Bytes;
@@ -34,8 +35,9 @@ pub(crate) async fn answer(
     flags: HeaderFlags,
 ) -> Response<Body> {
     let state = &context.state;
-    let shown = if flags.key { headers::shown_key(request.headers()) } else { None };
-    let (is_set, may) = state.with_keys(|keys| (keys.admin.is_some(), keys.may_administrate(shown)));
+    let (is_set, may) = state.with_keys(|keys| {
+        (keys.admin.is_some(), headers::opens(request.headers(), flags, |key| keys.may_administrate(key)))
+    });
     if !is_set {
         let message = "engines are administered through this router only with an admin key; set \
                        security.admin_key_file (or GORGO_ADMIN_KEY)";
@@ -64,9 +66,14 @@ pub(crate) async fn answer(
     let root = PathAndQuery::from_static("/");
     let path = parts.uri.path_and_query().unwrap_or(&root);
     let asked = engines.iter().map(|engine| ask(&context, &config, engine, &parts.method, path, &parts.headers, &body));
+    let answers = join_all(asked).await;
+    if endpoints::changes_models(path.path()) {
+        // The operator's next request may be for the model; without their new lists the router would refuse it.
+        join_all(engines.iter().map(|engine| model_list::read(state, engine))).await;
+    }
     let mut said = Map::new();
     let mut worst = StatusCode::OK;
-    for (engine, (status, answer)) in engines.iter().zip(join_all(asked).await) {
+    for (engine, (status, answer)) in engines.iter().zip(answers) {
         if status.is_success() && endpoints::empties_cache(path.path()) {
             state.driver.handle_for(engine, ReplicaEvent::Flushed { replica: engine.id });
         }

@@ -15,10 +15,12 @@ use crate::request::error_json::Dialect;
 use crate::request::errors;
 use crate::request::guard::RequestGuard;
 use crate::request::headers::{self, HeaderFlags};
+use crate::request::kept_lists;
 use crate::request::location;
 use crate::request::model_pages;
 use crate::request::response_body::{BROKE, ProxiedBody};
 use crate::request::tunnel;
+use crate::request::whole_lines;
 use crate::state::Phase;
 use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::Framing;
@@ -78,8 +80,15 @@ fn pass(
     endpoint: Endpoint,
 ) -> Answering {
     let switches = flags.upgrade && headers::asks_for_websocket(request.method(), request.headers());
+    let is_list = kept_lists::is_list(request.method(), request.uri());
     match ClientRequest::admit(context, config, request, flags, endpoint) {
         Ok(request) if switches => Box::pin(async move { Ok(tunnel::answer(request).await) }),
+        Ok(request) if is_list => Box::pin(async move {
+            match kept_lists::answer(request).await {
+                Ok(response) => Ok(response),
+                Err(request) => answer(request).await,
+            }
+        }),
         Ok(request) => Box::pin(answer(request)),
         Err(refused) => Box::pin(std::future::ready(Ok(*refused))),
     }
@@ -104,8 +113,9 @@ fn judge_and_answer(
             Box::pin(async move { Ok(engine_admin::answer(context, config, request, flags).await) })
         }
         Ok(endpoint) if request.uri().path().starts_with("/v1/models") => {
-            let key = if flags.key { headers::shown_key(request.headers()) } else { None };
-            match model_pages::answer(&context, request.method(), request.uri().path(), key) {
+            let may =
+                || context.state.with_keys(|keys| headers::opens(request.headers(), flags, |key| keys.may_ask(key)));
+            match model_pages::answer(&context, request.method(), request.uri().path(), may) {
                 Some(response) => Box::pin(std::future::ready(Ok(response))),
                 None => pass(context, config, request, flags, endpoint),
             }
@@ -182,10 +192,13 @@ async fn carry_out(mut guard: Box<RequestGuard>, request: Box<ClientRequest>, ea
         tokio::select! {
             biased;
             result = trying => match result {
-                Ok(Begun::Answer(ready)) => match pass_on(guard, *ready, &upstream, &request) {
+                Ok(Begun::Answer(ready)) => {
+                    request.found_at(&upstream, ready.head.status);
+                    match pass_on(guard, *ready, &upstream, &request) {
                     Ok(response) => return response,
                     Err(back) => guard = back,
-                },
+                    }
+                }
                 Ok(Begun::Stream(mut ready)) => {
                     let commits = !ready.tap.has_only_comments();
                     if commits && !ready.is_committed && !guard.commit() {
@@ -193,7 +206,7 @@ async fn carry_out(mut guard: Box<RequestGuard>, request: Box<ClientRequest>, ea
                     }
                     ready.is_committed = commits;
                     guard.stream_id = ready.tap.id().map(str::to_owned);
-                    let held = std::mem::take(&mut ready.held);
+                    let held = whole_lines::take(&mut ready.held);
                     let attempt = |ready| Attempt { dispatch, upstream: Arc::clone(&upstream), begun: Some(ready) };
                     if let Some(passed) = &passed {
                         passed.push(held);

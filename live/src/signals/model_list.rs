@@ -6,7 +6,7 @@ use crate::upstream::replica::Upstream;
 use std::sync::Arc;
 
 /// Asks a replica for its `/v1/models`. Without an answer its last list stays.
-pub(super) async fn read(node: &AppState, upstream: &Arc<Upstream>) {
+pub(crate) async fn read(node: &AppState, upstream: &Arc<Upstream>) {
     if let Ok((status, page)) = fetch(node, upstream, "/v1/models").await
         && status.is_success()
     {

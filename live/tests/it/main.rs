@@ -17,6 +17,7 @@ mod hostile;
 mod kv_events;
 mod models;
 mod network;
+mod no_answer;
 #[cfg(feature = "otel")]
 mod otel;
 mod overview;

@@ -1,0 +1,95 @@
+//! Answers to prompts that no engine gives: those of a login, an ingress or another server at the replica's URL.
+
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderMap, LOCATION};
+
+/// What an answer to a prompt is that is neither an answer nor an error: no content, a page, or a redirect, for example
+/// to a login. Engines redirect only to the same path with or without its last slash.
+pub(super) fn no_answer(head: &http::response::Parts, is_empty: bool, asked: &str) -> Option<&'static str> {
+    if head.status.is_redirection() {
+        return leads_elsewhere(head, asked).then_some("");
+    }
+    if !head.status.is_success() {
+        return None;
+    }
+    match head.status {
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT => Some(""),
+        _ if is_html(&head.headers) => Some(" with a page of HTML"),
+        _ if is_empty => Some(" without a body"),
+        _ => None,
+    }
+}
+
+fn leads_elsewhere(head: &http::response::Parts, asked: &str) -> bool {
+    let location = head.headers.get(LOCATION).and_then(|value| value.to_str().ok()?.parse::<http::Uri>().ok());
+    let bare = |path: &str| path.trim_end_matches('/').to_owned();
+    // The engine's URL may have a base path before it.
+    location.is_none_or(|to| to.path() == asked || !bare(to.path()).ends_with(&bare(asked)))
+}
+
+/// Whether an error is that of an ingress or another server, and says nothing of the request: a page of HTML, or a text
+/// about the path. Engines refuse requests in JSON, some refuse a body in plain text.
+pub(super) fn is_foreign_refusal(head: &http::response::Parts) -> bool {
+    let is_about_path = matches!(head.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
+    match head.status {
+        // A balancer before the engine may judge the request's length.
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::URI_TOO_LONG | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => false,
+        status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
+            is_html(&head.headers) || is_about_path && is_type(&head.headers, b"text/plain")
+        }
+        _ => false,
+    }
+}
+
+fn is_html(headers: &HeaderMap) -> bool {
+    is_type(headers, b"text/html") || is_type(headers, b"application/xhtml")
+}
+
+fn is_type(headers: &HeaderMap, word: &[u8]) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    kind.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Response;
+
+    fn head(status: u16, kind: &str) -> http::response::Parts {
+        Response::builder().status(status).header(CONTENT_TYPE, kind).body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn engines_answer_prompts_with_neither_pages_nor_nothing() {
+        for (status, kind, is_empty, is_answer) in [
+            (200, "application/json", false, true),
+            (200, "text/plain", false, true),
+            (200, "Text/HTML; charset=utf-8", false, false),
+            (200, "application/json", true, false),
+            (204, "application/json", true, false),
+            (500, "text/html", false, true),
+        ] {
+            let found = no_answer(&head(status, kind), is_empty, "/v1/completions");
+            assert_eq!(found.is_none(), is_answer, "{status} {kind} {is_empty}");
+        }
+    }
+
+    #[test]
+    fn refusals_in_text_are_those_of_another_server() {
+        for (status, kind, is_foreign) in [
+            (404, "text/plain; charset=utf-8", true),
+            (405, "text/html", true),
+            (400, "text/html", true),
+            (403, "text/html", true),
+            // Servers in Rust refuse a body that is no JSON this way.
+            (400, "text/plain", false),
+            (422, "text/plain", false),
+            (404, "application/json", false),
+            (413, "text/html", false),
+            (429, "text/html", false),
+            (502, "text/html", false),
+        ] {
+            assert_eq!(is_foreign_refusal(&head(status, kind)), is_foreign, "{status} {kind}");
+        }
+    }
+}
