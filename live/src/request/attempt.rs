@@ -304,7 +304,7 @@ async fn read_whole(mut ready: Box<Ready>, upstream: &Upstream, request: &Client
         ready.held.push_back(Frame::data(body));
         return Err(error_in_answer(ready, upstream, request, failure));
     }
-    if request.has_prompt && ready.tap.is_empty() {
+    if request.has_prompt && ready.head.status.is_success() && ready.tap.is_empty() {
         return Err(no_answer(upstream, ready.head.status, " without a body"));
     }
     ready.whole = Some(body);

@@ -59,32 +59,6 @@ pub(crate) fn transport(config: &Config, endpoint: &Endpoint, keep_alive: Durati
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::listener::Listener;
-    use crate::upstream::connect::tcp;
-
-    /// The sockets of this process that are connected to `port` or at it, and have a timer for a silent peer.
-    #[cfg(target_os = "linux")]
-    fn with_keep_alive(port: u16) -> usize {
-        let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
-        let is_it = |line: &&str| {
-            let fields: Vec<_> = line.split_whitespace().collect();
-            let at = format!(":{port:04X}");
-            // Established, timer 2.
-            (fields[1].ends_with(&at) || fields[2].ends_with(&at)) && fields[3] == "01" && fields[5].starts_with("02:")
-        };
-        table.lines().skip(1).filter(is_it).count()
-    }
-
-    #[cfg(target_os = "linux")]
-    #[tokio::test]
-    async fn both_sides_of_a_connection_ask_a_silent_peer() {
-        let mut listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let opened = tcp()("127.0.0.1".to_owned(), port).await.unwrap();
-        let (accepted, _) = listener.accept_for_another().await.unwrap();
-        assert_eq!(with_keep_alive(port), 2);
-        drop((opened, accepted));
-    }
 
     #[test]
     fn a_socket_gets_what_the_transport_says() {

@@ -163,7 +163,9 @@ async fn tls_listens_and_reaches_replicas_and_unknown_roots_are_refused() {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(io)).await.unwrap();
         tokio::spawn(connection);
-        sender.send_request(chat("x", false)).await.unwrap().status().as_u16()
+        let mut request = chat("x", false);
+        request.headers_mut().insert("host", HeaderValue::from_static("router"));
+        sender.send_request(request).await.unwrap().status().as_u16()
     };
     assert_eq!(talk(connect(Some(cert.clone()), false).await.unwrap()).await, 200);
     assert_eq!(talk(connect(None, true).await.unwrap()).await, 200);
