@@ -26,7 +26,7 @@ fn write(path: &Path, entries: &[Value]) {
     std::fs::rename(&new, path).unwrap();
 }
 
-fn entry(name: &str, more: Value) -> Value {
+fn entry(name: &str, more: &Value) -> Value {
     let mut entry = json!({"name": name, "address": name, "port": 8080});
     entry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     entry
@@ -55,7 +55,7 @@ async fn what_an_operator_said_of_a_discovered_replica_holds_until_an_operator_t
     let net = Net::default();
     let _engines = engines(&net, &["a", "b", "c"]);
     let none = json!({});
-    write(&path, &["a", "b", "c"].map(|name| entry(name, none.clone())));
+    write(&path, &["a", "b", "c"].map(|name| entry(name, &none)));
     let mut world = router(&net, &path, |config| config.state = Some(state.clone())).await;
     assert_eq!(fleet(&world).await, ["a", "b", "c"]);
     drain(&world, "a", true).await;
@@ -63,15 +63,15 @@ async fn what_an_operator_said_of_a_discovered_replica_holds_until_an_operator_t
     ms(500).await;
     assert_eq!(fleet(&world).await, ["-a", "c"], "the source lists both still");
     // Another label.
-    write(&path, &["a", "b", "c"].map(|name| entry(name, json!({"labels": {"rack": "7"}}))));
+    write(&path, &["a", "b", "c"].map(|name| entry(name, &json!({"labels": {"rack": "7"}}))));
     ms(500).await;
     assert_eq!(fleet(&world).await, ["-a", "c"]);
     // Terminating, and ready again.
-    write(&path, &["a", "b", "c"].map(|name| entry(name, json!({"state": "terminating"}))));
+    write(&path, &["a", "b", "c"].map(|name| entry(name, &json!({"state": "terminating"}))));
     ms(500).await;
     assert_eq!(fleet(&world).await, ["-a", "-c"]);
     assert_eq!(drain(&world, "c", false).await["draining"], true, "the source's word stands");
-    write(&path, &["a", "b", "c"].map(|name| entry(name, none.clone())));
+    write(&path, &["a", "b", "c"].map(|name| entry(name, &none)));
     ms(500).await;
     assert_eq!(fleet(&world).await, ["-a", "c"]);
     assert_eq!(world.get("/proxy/status").await.1["removed_by_operator"], json!(["b"]));
@@ -85,7 +85,7 @@ async fn what_an_operator_said_of_a_discovered_replica_holds_until_an_operator_t
     let again = world.call(Method::POST, "/proxy/servers", &json!({"url": "http://b:8080", "name": "b"})).await;
     assert_eq!(again.0, 201);
     assert_eq!(fleet(&world).await, ["a", "b", "c"]);
-    write(&path, &["a", "c"].map(|name| entry(name, none.clone())));
+    write(&path, &["a", "c"].map(|name| entry(name, &none)));
     ms(500).await;
     assert_eq!(fleet(&world).await, ["a", "c"], "it is the source's again");
 }
@@ -96,14 +96,14 @@ async fn another_label_region_or_rate_leaves_what_was_learned() {
     let path = dir.path().join("endpoints.json");
     let net = Net::default();
     let _engines = engines(&net, &["a", "moved"]);
-    write(&path, &[entry("a", json!({}))]);
+    write(&path, &[entry("a", &json!({}))]);
     let world = router(&net, &path, |_| {}).await;
     whole(world.send(chat(&"a prompt of some length ".repeat(40), true)).await).await;
     let row = async || world.get("/proxy/servers").await.1[0].clone();
     let before = row().await;
     assert!(before["index_tokens"].as_u64().unwrap() > 0 && before["dispatched"] == 1, "{before}");
     let other = json!({"labels": {"rack": "7"}, "region": "eu", "ms_per_token": 0.5, "models": ["alias"]});
-    write(&path, &[entry("a", other)]);
+    write(&path, &[entry("a", &other)]);
     ms(500).await;
     let after = row().await;
     assert_eq!((&after["region"], &after["labels"]), (&json!("eu"), &json!(["rack=7"])));
@@ -113,7 +113,7 @@ async fn another_label_region_or_rate_leaves_what_was_learned() {
     }
     let models = world.get("/v1/models").await.1;
     assert!(models.to_string().contains("alias"), "{models}");
-    write(&path, &[entry("a", json!({"address": "moved"}))]);
+    write(&path, &[entry("a", &json!({"address": "moved"}))]);
     ms(500).await;
     let moved = row().await;
     assert_eq!((&moved["index_tokens"], &moved["dispatched"]), (&json!(0), &json!(0)), "another engine");
@@ -158,7 +158,7 @@ async fn a_restart_while_the_source_is_away_begins_with_its_last_endpoints() {
     let (path, state) = (dir.path().join("endpoints.json"), dir.path().join("state.toml"));
     let net = Net::default();
     let _engines = engines(&net, &["a", "b"]);
-    write(&path, &[entry("a", json!({})), entry("b", json!({"state": "terminating", "region": "eu"}))]);
+    write(&path, &[entry("a", &json!({})), entry("b", &json!({"state": "terminating", "region": "eu"}))]);
     let mut world = router(&net, &path, |config| config.state = Some(state.clone())).await;
     whole(world.send(chat(&"a prompt of some length ".repeat(40), true)).await).await;
     world.stop();
@@ -173,7 +173,7 @@ async fn a_restart_while_the_source_is_away_begins_with_its_last_endpoints() {
     assert!(first["index_tokens"].as_u64().unwrap() > 0, "what was learned of it is there, too: {first}");
     assert_eq!(world.send(chat("hello", false)).await.status(), 200);
     // The source's next answer counts.
-    write(&path, &[entry("b", json!({}))]);
+    write(&path, &[entry("b", &json!({}))]);
     ms(500).await;
     assert_eq!(fleet(&world).await, ["b"]);
 }
@@ -183,7 +183,7 @@ async fn of_too_many_endpoints_as_many_as_fit_are_used_and_the_rest_is_counted()
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("endpoints.json");
     let net = Net::default();
-    let many: Vec<Value> = (0..300).map(|n| entry(&format!("e{n:03}"), json!({}))).collect();
+    let many: Vec<Value> = (0..300).map(|n| entry(&format!("e{n:03}"), &json!({}))).collect();
     write(&path, &many);
     let world = router(&net, &path, |config| config.replicas = vec![replica("own")]).await;
     ms(500).await;
@@ -233,7 +233,7 @@ async fn clients_are_told_why_there_is_no_replica() {
     };
     let told = message().await;
     assert!(told.contains("endpoints.json") && told.contains("cannot be read"), "{told}");
-    write(&path, &["a", "b"].map(|name| entry(name, json!({}))));
+    write(&path, &["a", "b"].map(|name| entry(name, &json!({}))));
     ms(500).await;
     for name in ["a", "b"] {
         drain(&world, name, true).await;

@@ -231,24 +231,24 @@ async fn a_check_asks_once_and_tells_what_is_missing() {
     let dir = tempfile::tempdir().unwrap();
     let config = discovery(dir.path());
     let asked = |config: Discovery| async move { ask_all(&config).await.unwrap().remove(0) };
-    let missing = asked(config.clone()).await.endpoints.unwrap_err().to_string();
+    let missing = asked(config.clone()).await.listed.unwrap_err().to_string();
     assert!(missing.contains("kubeconfig") && !missing.contains('\n'), "{missing}");
     let mut nowhere = config.clone();
     nowhere.kubernetes[0].kubeconfig = None;
-    let no_pod = asked(nowhere).await.endpoints.unwrap_err().to_string();
+    let no_pod = asked(nowhere).await.listed.unwrap_err().to_string();
     assert!(no_pod.starts_with("this is no pod with a service account"), "{no_pod}");
     let api = Api::start(dir.path()).await;
-    let empty = asked(config.clone()).await.endpoints.unwrap_err().to_string();
+    let empty = asked(config.clone()).await.listed.unwrap_err().to_string();
     assert_eq!(empty, "it lists no endpoint");
     begin(&api);
     let found = asked(config.clone()).await;
     assert_eq!(found.source, "kubernetes:sglang");
-    let found = found.endpoints.unwrap();
+    let found = found.listed.unwrap().endpoints;
     assert_eq!(found.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["pod-a", "pod-b"]);
     assert_eq!(found[0].uid.as_deref(), Some("1"));
     // Rights to list alone are found out before the router runs.
     api.fails(Fault::RefusesWatch(403));
-    let refused = asked(config.clone()).await.endpoints.unwrap_err().to_string();
+    let refused = asked(config.clone()).await.listed.unwrap_err().to_string();
     assert!(refused.contains("403") && refused.contains("list and watch"), "{refused}");
     // Nothing listens.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -258,7 +258,7 @@ async fn a_check_asks_once_and_tells_what_is_missing() {
     let mut file: Value = serde_json::from_str(&text).unwrap();
     file["clusters"][0]["cluster"]["server"] = json!(format!("http://{at}"));
     std::fs::write(dir.path().join("kubeconfig"), file.to_string()).unwrap();
-    let refused = asked(config).await.endpoints.unwrap_err().to_string();
+    let refused = asked(config).await.listed.unwrap_err().to_string();
     assert!(refused.starts_with("no answer of the API server: "), "{refused}");
     assert_eq!(api.wrong(), [""; 0]);
 }
