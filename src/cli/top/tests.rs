@@ -210,9 +210,9 @@ fn what_has_no_room_is_counted_and_a_message_is_shown_to_its_end() {
     overview["discovery"] = json!([{"source": "engines.example:8080", "error": "the name server does not answer"}]);
     let mut app = App::new("localhost:8000".to_owned(), false);
     app.show(overview);
-    for (width, height) in [(80, 24), (40, 10)] {
+    for (width, height, counted) in [(80, 24, "regions (+"), (40, 10, "replicas 4 (+3 more)")] {
         let shown = screen(&app, width, height).backend().to_string();
-        assert!(shown.contains("regions (+"), "{shown}");
+        assert!(shown.contains(counted), "{shown}");
         assert!(shown.contains("discovery from engines.example:8080"), "{shown}");
     }
     app.silent(
