@@ -37,6 +37,7 @@ fn fleet(count: u16) -> Vec<Candidate> {
             ms_per_token: None,
             egress_ms: 0.0,
             learned: Learned::default(),
+            digest: None,
             truth: None,
         })
         .collect()

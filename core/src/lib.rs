@@ -3,8 +3,8 @@
 //! Reading order: [`ids`], [`time`], [`time_queue`], [`request`] and [`turns`] (input) → [`radix`], [`prefix`] (which replica holds
 //! which prefix) → [`judgement`] (whose fault a failure is), [`residency`] (where a request may go), [`egress`] (what data
 //! costs) → [`fleet`] (state of each replica) → [`policy`] (which replica gets a request) → [`router`] (events in, actions
-//! out) → [`peering`] (reports between routers), [`sharing`] (prefixes told to peers) → [`record`]
-//! (the record of one request). Beside them: [`settings`] (TOML tables and `--set`), [`range`] (bounds of numeric
+//! out) → [`peering`] (reports between routers), [`sharing`] (prefixes told to peers), [`digest`] (the same, between edges) →
+//! [`record`] (the record of one request). Beside them: [`settings`] (TOML tables and `--set`), [`range`] (bounds of numeric
 //! settings), [`tuner`] (search for weights), [`off_policy`] (other policies judged by a log), [`optional`] (optional times and indices of a record), [`csv`]
 //! (text in CSV files).
 //!
@@ -15,6 +15,7 @@
 
 pub mod csv;
 pub mod decide;
+pub mod digest;
 pub mod egress;
 pub mod fleet;
 pub mod ids;

@@ -4,6 +4,7 @@
 //! state and the generator passed in. It never chooses an excluded candidate.
 
 use crate::ReplicaId;
+use crate::digest::DigestView;
 use crate::fleet::{Learned, Load};
 use crate::network::Path;
 use crate::rng::ChaCha8Rng;
@@ -72,7 +73,7 @@ pub struct Candidate {
     pub path: Path,
     /// Bytes that are sent of this request, where they are fewer than its own: a peer router gets it packed.
     pub packed_bytes: Option<u64>,
-    /// Prompt tokens of this request that the index predicts cached at the replica.
+    /// Prompt tokens of this request that the index predicts cached at the replica, or a peer's digest if those are more.
     pub cached_tokens: u32,
     /// Requests and prompt tokens at the replica: W_u is `waiting_tokens`, D_u is `running_tokens`.
     pub load: Load,
@@ -84,6 +85,8 @@ pub struct Candidate {
     pub egress_ms: f64,
     /// What the router learned of it.
     pub learned: Learned,
+    /// The peer's digest, if `cached_tokens` is from it; for records only.
+    pub digest: Option<DigestView>,
     /// What would really happen there; only simulations that run an oracle know it.
     pub truth: Option<Truth>,
 }

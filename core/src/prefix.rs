@@ -8,6 +8,7 @@
 use crate::radix::{NodeId, ROOT, Radix, Symbol};
 use crate::{ReplicaId, ReplicaSet, ids::MAX_REPLICAS};
 
+mod held;
 mod leaves;
 mod owners;
 mod saved;

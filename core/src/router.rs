@@ -28,6 +28,7 @@ mod replicas;
 mod route;
 mod snapshot;
 mod stats;
+mod tells;
 mod timers;
 pub use crate::judgement::Failure;
 pub use action::{Action, DecisionRecord, Dispatch, ScoredCandidate};
@@ -37,6 +38,7 @@ pub use event::{AdminEvent, Answer, Event, Handling, ReplicaEvent, Request, Requ
 use flight::{Flight, State};
 pub use snapshot::{SavedReplica, Snapshot};
 pub use stats::RouterStats;
+use tells::Tells;
 use timers::{Timer, Timers};
 
 /// The router. Its prefix index is over block ids.
@@ -60,8 +62,7 @@ pub struct Router {
     retry_tokens: f64,
     stats: RouterStats,
     rates: Rates,
-    /// Emits [`Action::Learned`].
-    shares: bool,
+    tells: Tells,
     /// Requests that were dispatched lately.
     typical: Typical,
     /// The true outcome at each replica of the request that arrives next, for oracles; by slot.
@@ -95,7 +96,7 @@ impl Router {
             timers: Timers::default(),
             stats: RouterStats::default(),
             rates: Rates::default(),
-            shares: false,
+            tells: Tells::default(),
             typical: Typical::default(),
             truth: None,
             now: Time::ZERO,
@@ -104,11 +105,6 @@ impl Router {
             terms: Vec::new(),
             learned: Vec::new(),
         }
-    }
-
-    /// Whether an [`Action::Learned`] is emitted for each path that the index learns from a request, from now on.
-    pub fn share_prefixes(&mut self, shares: bool) {
-        self.shares = shares;
     }
 
     /// Whether an [`Action::Decided`] is emitted for each decision, from now on.

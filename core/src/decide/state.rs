@@ -1,6 +1,7 @@
 //! The fleet state of one decision as a line of JSON, parsed strictly.
 
 use crate::ReplicaId;
+use crate::digest::DigestView;
 use crate::fleet::{Learned, Load};
 use crate::ids::MAX_REPLICAS;
 use crate::network::Path;
@@ -90,6 +91,9 @@ pub struct ReplicaState {
     /// Price of the data that the request and its answer send between regions, ms.
     #[serde(skip_serializing_if = "is_free")]
     pub egress_ms: f64,
+    /// The peer's digest of its prefixes, if `cached_tokens` is from it and not from the router's own index. No policy reads it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<DigestView>,
     /// What the router had learned of it; the priors when absent.
     #[serde(skip_serializing_if = "is_prior")]
     pub learned: Learned,
@@ -114,6 +118,7 @@ impl Default for ReplicaState {
             engine: None,
             ms_per_token: None,
             egress_ms: 0.0,
+            digest: None,
             learned: Learned::default(),
         }
     }
@@ -140,6 +145,7 @@ impl ReplicaState {
             ms_per_token: self.ms_per_token,
             egress_ms: self.egress_ms,
             learned: self.learned,
+            digest: self.digest,
             truth: None,
         }
     }
@@ -158,6 +164,7 @@ impl ReplicaState {
             ms_per_token,
             egress_ms,
             learned,
+            digest,
             truth: _,
         } = *candidate;
         Self {
@@ -177,6 +184,7 @@ impl ReplicaState {
             engine,
             ms_per_token,
             egress_ms,
+            digest,
             learned,
         }
     }

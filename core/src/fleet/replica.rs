@@ -1,10 +1,12 @@
 //! One replica of the fleet: all that the router holds of it, how a policy sees it, and how a request is booked there.
 
 use super::{Breaker, EngineReading, Health, Kind, Learned, Load, Others, Peer, ReplicaSpec, Rtt, Sending};
+use crate::digest::Heard;
 use crate::egress::Egress;
 use crate::network::{Connection, Connections, HEAD_BYTES, Path};
 use crate::policy::{Candidate, EngineView, Exclusion};
 use crate::{ReplicaId, RequestId, Span, Time};
+use std::sync::Arc;
 
 /// One replica of the fleet.
 #[derive(Debug, Clone)]
@@ -29,6 +31,8 @@ pub struct Replica {
     pub measured_tokens: Option<u64>,
     /// For a peer: its report and the requests forwarded since.
     pub peer: Peer,
+    /// For a peer: the prefixes that its own engines hold, if it tells.
+    pub(crate) digest: Option<Arc<Heard>>,
     /// Health by probes and scrapes.
     pub health: Health,
     /// Consecutive failures of probes and scrapes.
@@ -67,6 +71,7 @@ impl Replica {
             engine: None,
             measured_tokens: None,
             peer: Peer::default(),
+            digest: None,
             health: Health::Unknown,
             failures: 0,
             has_answered: false,
@@ -129,6 +134,7 @@ impl Replica {
             ms_per_token: self.spec.ms_per_token,
             egress_ms: self.egress.ms(sent, learned.output_tokens),
             learned,
+            digest: None,
             truth: None,
         }
     }
@@ -159,6 +165,11 @@ impl Replica {
     /// When the open breaker admits a trial request; the router sets a timer for it.
     pub fn reopens(&self, now: Time) -> Option<Time> {
         self.breaker.reopens(now)
+    }
+
+    /// A peer's digest; `None` before its first answer, and for an engine.
+    pub fn digest(&self) -> Option<&Heard> {
+        self.digest.as_deref()
     }
 
     /// Age of the smoothed RTT, `None` before the first probe.

@@ -213,6 +213,7 @@ pub(crate) mod tests {
             ms_per_token: None,
             egress_ms: 0.0,
             learned: Learned::default(),
+            digest: None,
             truth: None,
         }
     }

@@ -28,7 +28,7 @@ impl Router {
             retry_tokens: self.retry_tokens,
             stats: self.stats,
             rates: self.rates.clone(),
-            shares: self.shares,
+            tells: self.tells.clone(),
             typical: self.typical,
             truth: None,
             now: self.now,

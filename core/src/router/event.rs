@@ -1,6 +1,7 @@
 //! What the router is told: the requests, and the events about them, about replicas and about the configuration.
 
 use super::RouterConfig;
+use crate::digest::Update;
 use crate::fleet::{EngineReport, Load, PeerReport, ReplicaSpec, SavedRates};
 use crate::judgement::Failure;
 use crate::kv_events::CacheChange;
@@ -187,6 +188,13 @@ pub enum ReplicaEvent {
         /// an instant hides requests, and all routers then choose the same peer.
         seen: Time,
     },
+    /// A peer told which prefixes its own engines hold: see [`crate::digest`].
+    DigestTold {
+        /// Which peer.
+        replica: ReplicaId,
+        /// Its answer.
+        update: Arc<Update>,
+    },
     /// A replica joins the fleet. Requests that still refer to the slot's former replica end first.
     Added {
         /// Its slot: [`super::Router::free_slot`].
@@ -251,6 +259,7 @@ impl ReplicaEvent {
             | Self::Probed { .. }
             | Self::TransportLearned { .. }
             | Self::PeerReported { .. }
+            | Self::DigestTold { .. }
             | Self::Cache { .. }
             | Self::PeerLoads { .. }
             | Self::Told { .. } => true,

@@ -1,6 +1,6 @@
 //! A request that has not ended: where it is, and what its attempts met.
 
-use super::{Action, Handling, Request};
+use super::{Handling, Request};
 use crate::fleet::{Booked, Started};
 use crate::judgement::FailedAttempts;
 use crate::network::Connection;
@@ -49,11 +49,5 @@ pub(super) struct Flight {
 impl Flight {
     pub(super) fn handling(&self) -> Handling {
         self.request.handling
-    }
-
-    /// The action that tells other routers a path learned from this request, if the router `shares` what it learns. What
-    /// a fence holds is told to no other router, which may stand outside it.
-    pub(super) fn learned(&self, shares: bool, path: impl FnOnce() -> crate::sharing::Path) -> Option<Action> {
-        (shares && self.inside.is_none()).then(|| Action::Learned(path()))
     }
 }

@@ -57,7 +57,8 @@ impl Router {
             let tokens = flight.request.info.prompt_tokens;
             self.index.insert(&flight.request.symbols, tokens, replica);
             let path = || Path { replica, symbols: Arc::clone(&flight.request.symbols), tokens };
-            actions.extend(flight.learned(self.shares, path));
+            let (at, symbols) = (&self.replicas[replica.index()], &flight.request.symbols);
+            actions.extend(self.tells.learned(flight, at, symbols, path));
         }
     }
 
@@ -104,7 +105,8 @@ impl Router {
             self.learned.extend_from_slice(&answer.tail);
             self.index.insert(&self.learned, answer.tokens, replica);
             let path = || Path { replica, symbols: self.learned.as_slice().into(), tokens: answer.tokens };
-            actions.extend(flight.learned(self.shares, path));
+            let at = &self.replicas[replica.index()];
+            actions.extend(self.tells.learned(flight, at, &self.learned, path));
         }
         self.end(id, EndReason::Finished, actions);
     }
@@ -280,6 +282,7 @@ impl Router {
                 self.timers.set(reopens, Timer::Reopen(replica));
             }
             if failure == Failure::Unreachable {
+                at.digest = None;
                 self.index.forget(replica);
             }
         }

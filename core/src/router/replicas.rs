@@ -58,6 +58,7 @@ impl Router {
                 }
                 self.rates.told(replica.index(), report.rates.as_ref().filter(|_| takes_rates));
             }
+            ReplicaEvent::DigestTold { replica, update } => self.digest_told(now, replica, &update),
             ReplicaEvent::Added { replica, spec } => self.added(now, replica, spec, actions),
             ReplicaEvent::Described { replica, spec } => self.described(replica, *spec),
             ReplicaEvent::Draining { replica, draining } => {
@@ -115,6 +116,7 @@ impl Router {
         if !connected {
             if let Some(at) = self.replica_mut(replica) {
                 at.connections.clear();
+                at.digest = None;
             }
             self.index.forget(replica);
         }
@@ -196,6 +198,7 @@ impl Router {
     fn removed(&mut self, now: Time, replica: ReplicaId, actions: &mut Vec<Action>) {
         let Some(at) = self.replica_mut(replica) else { return };
         at.removed = true;
+        at.digest = None;
         self.fence_again(replica);
         self.index.forget(replica);
         self.call_back(now, replica, None, |_| true, actions);

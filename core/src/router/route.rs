@@ -79,7 +79,8 @@ impl Router {
         if self.config.learn_at == LearnAt::Dispatch {
             self.index.insert(&flight.request.symbols, info.prompt_tokens, replica);
             let path = || Path { replica, symbols: Arc::clone(&flight.request.symbols), tokens: info.prompt_tokens };
-            actions.extend(flight.learned(self.shares, path));
+            let (at, symbols) = (&self.replicas[replica.index()], &flight.request.symbols);
+            actions.extend(self.tells.learned(flight, at, symbols, path));
         }
         if dispatch.attempt == 1 {
             self.stats.placed += 1;
@@ -134,11 +135,15 @@ impl Router {
             } else if excluded.is_none() && tried.contains(id) {
                 excluded = Some(Exclusion::Tried);
             }
-            let cached = self.matched[slot].min(request.info.prompt_tokens);
+            let (prompt, half_life_ms) = (request.info.prompt_tokens, self.config.digest_half_life_ms);
+            let own = self.matched[slot].min(prompt);
+            let told = replica.digest().and_then(|digest| digest.view(now, &request.symbols, prompt, half_life_ms));
+            let told = told.filter(|told| told.tokens > own);
+            let cached = told.map_or(own, |told| told.tokens);
             let learned = self.rates.learned(slot, replica.spec.ms_per_token);
             let truth = truths.and_then(|truths| truths.get(slot).copied().flatten());
             let candidate = replica.candidate(id, now, excluded, cached, request.info.bytes, learned);
-            self.candidates.push(Candidate { truth, ..candidate });
+            self.candidates.push(Candidate { truth, digest: told, ..candidate });
         }
         self.leave_unprobed_out(&tried);
     }

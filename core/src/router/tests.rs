@@ -122,6 +122,7 @@ fn other_settings_are_in_force_at_once() {
 }
 
 mod admission;
+mod digest;
 mod faults;
 mod fence;
 mod forwarding;

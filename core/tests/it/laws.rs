@@ -86,6 +86,7 @@ fn candidate(wild: bool) -> impl Strategy<Value = Candidate> {
             ms_per_token,
             egress_ms: rtt_ms / 2.0,
             learned: Learned::default(),
+            digest: None,
             truth: None,
         })
 }
