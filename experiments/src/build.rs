@@ -93,6 +93,7 @@ pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -
         scrape_ms: spec.signals.scrape_ms,
         probe_ms: spec.signals.probe_ms,
         peer_ms: spec.signals.peer_ms,
+        digest_ms: spec.signals.digest_ms,
         sample_ms: spec.signals.sample_ms,
         router_ms: spec.signals.router_ms,
         client: spec.client.workers.map_or(Client::Open, |workers| Client::Bounded { workers }),

@@ -81,7 +81,7 @@ pub struct ArmRun {
     pub span: Span,
     /// What came of fences of residency, in a simulation that has them.
     pub fenced: Option<FencedCount>,
-    /// What proxies told each other, if they do.
+    /// What routers told each other, if they do: batches of proxies, or digests of edges.
     pub shared: Option<Shared>,
 }
 

@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 
 mod ahead;
 mod config;
+mod digests;
 mod event_loop;
 mod faults;
 mod key;
@@ -39,6 +40,7 @@ use ahead::Ahead;
 pub use config::{
     Client, Country, Fault, FaultKind, MeasuredRtt, ReplicaConfig, Site, Topology, WorldConfig, WorldError,
 };
+use digests::DigestWorld;
 use event_loop::Course;
 use gorgo_core::residency::Fence;
 use key::Key;
@@ -130,6 +132,7 @@ struct World<'a, I: Iterator<Item = TraceRequest>> {
     fenced_requests: Vec<usize>,
     violations: u64,
     sharing: SharingWorld,
+    digests: DigestWorld,
     tuners: Vec<Tuner>,
 }
 
@@ -221,6 +224,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             fenced_requests: Vec::new(),
             violations: 0,
             sharing: SharingWorld::new(&config.proxies, config.seed),
+            digests: DigestWorld::default(),
             tuners: config.tune.iter().flat_map(|tune| (0..count).map(|i| Tuner::new(tune, config.seed, i))).collect(),
         })
     }

@@ -61,7 +61,7 @@ pub struct Point {
     /// What came of fences of residency; absent without them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fenced: Option<FencedCount>,
-    /// What proxies told each other, if they do.
+    /// What routers told each other, if they do: batches of proxies, or digests of edges.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<Shared>,
 }
@@ -225,7 +225,7 @@ impl Point {
         (self.loaded.span_ns > 0).then(|| count as f64 / (self.loaded.span_ns as f64 / 1e9))
     }
 
-    /// `count` of the messages between proxies a second of the whole run; `None` if they send none.
+    /// `count` of the messages between routers a second of the whole run; `None` if they send none.
     pub fn shared_per_second(&self, count: fn(&Shared) -> u64) -> Option<f64> {
         let shared = self.shared.filter(|_| self.span_ns > 0)?;
         Some(count(&shared) as f64 / (self.span_ns as f64 / 1e9))

@@ -193,9 +193,10 @@ impl RunSpec {
         ])?;
         // 0 turns sampling off.
         let sample = Some(signals.sample_ms).filter(|&ms| ms != 0.0).map(|ms| ("signals.sample_ms", ms, PERIOD_MS));
+        let digest = Some(signals.digest_ms).filter(|&ms| ms != 0.0).map(|ms| ("signals.digest_ms", ms, PERIOD_MS));
         let patience = self.client.patience_ms.map(|ms| ("client.patience_ms", ms, PERIOD_MS));
         let deadline = self.client.deadline_ms.map(|ms| ("client.deadline_ms", ms, PERIOD_MS));
-        check_ranges([sample, patience, deadline].into_iter().flatten())?;
+        check_ranges([sample, digest, patience, deadline].into_iter().flatten())?;
         self.links.iter().try_for_each(LinkConfig::check)?;
         let keep_alive = self.fleet.replicas.iter().filter_map(|r| r.keep_alive_ms);
         check_ranges(keep_alive.map(|ms| ("fleet.replicas.keep_alive_ms", ms, DURATION_MS)))?;

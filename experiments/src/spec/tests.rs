@@ -216,7 +216,7 @@ fn a_short_trace_goes_on_as_other_people_when_arrivals_are_drawn() {
 #[test]
 fn periods_and_durations_that_no_clock_can_keep_are_refused_by_key() {
     let fault = |what: &str| format!("faults = [{{ at_s = 1.0, replica = \"a\", kind = \"crash\", {what} }}]");
-    for key in ["scrape_ms", "probe_ms", "peer_ms", "sample_ms"].map(|key| format!("signals.{key}")) {
+    for key in ["scrape_ms", "probe_ms", "peer_ms", "digest_ms", "sample_ms"].map(|key| format!("signals.{key}")) {
         for value in ["1e-9", "-1.0", "nan", "inf", "1e300"] {
             let message = error("", &[&format!("{key}={value}")], &[]);
             assert!(message.contains(&format!("{key} is ")), "{key}={value}: {message}");

@@ -68,7 +68,7 @@ pub struct ArmSummary {
     /// Against the best oracle of the load; absent for that oracle and without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub regret: Option<Regret>,
-    /// Messages between proxies a second, over all of them; absent if they send none.
+    /// Messages between routers a second, over all of them; absent if they send none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared_messages_per_second: Option<Estimate>,
     /// Bytes of these a second.

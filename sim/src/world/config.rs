@@ -143,6 +143,8 @@ pub struct WorldConfig {
     pub probe_ms: f64,
     /// Period of the load reports between edges.
     pub peer_ms: f64,
+    /// Period of the edges' questions for each other's digest of prefixes; 0: they ask none.
+    pub digest_ms: f64,
     /// Period of the queue samples for plots; 0 turns sampling off.
     pub sample_ms: f64,
     /// Processing time of a router per request, before its decision.
@@ -232,9 +234,10 @@ impl WorldConfig {
         ])?;
         // 0 turns sampling off.
         let sample = Some(self.sample_ms).filter(|&ms| ms != 0.0).map(|ms| ("sample_ms", ms, PERIOD_MS));
+        let digest = Some(self.digest_ms).filter(|&ms| ms != 0.0).map(|ms| ("digest_ms", ms, PERIOD_MS));
         let patience = self.patience_ms.map(|ms| ("patience_ms", ms, PERIOD_MS));
         let deadline = self.deadline_ms.map(|ms| ("deadline_ms", ms, PERIOD_MS));
-        check_ranges([sample, patience, deadline].into_iter().flatten())?;
+        check_ranges([sample, digest, patience, deadline].into_iter().flatten())?;
         check_ranges(self.measured.iter().map(|rtt| ("measured.ms", rtt.ms, DURATION_MS)))?;
         check_ranges(self.countries.iter().map(|country| ("countries.access_ms", country.access_ms, DURATION_MS)))?;
         check_ranges(self.faults.iter().filter_map(|fault| match fault.kind {

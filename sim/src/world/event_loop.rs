@@ -102,9 +102,10 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             },
             Event::Signal(Signal::Probe { .. }) => config.probe_ms,
             Event::Signal(Signal::Share { .. }) => config.proxies.share_ms,
+            Event::Signal(Signal::AskDigest { .. }) => config.digest_ms,
             _ => return None,
         };
-        let longest = config.scrape_ms.max(config.probe_ms).max(config.peer_ms);
+        let longest = config.scrape_ms.max(config.probe_ms).max(config.peer_ms).max(config.digest_ms);
         let lead = Span::from_ms(IDLE_LEAD_MS + IDLE_LEAD_PERIODS * longest);
         let period = Span::from_ms(period_ms).0.max(1);
         let ticks = arrival?.since(at + lead).0 / period;

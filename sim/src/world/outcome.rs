@@ -25,7 +25,7 @@ pub struct Outcome {
     pub decisions: Vec<Decided>,
     /// What came of fences; `None` without `residency`.
     pub fenced: Option<FencedCount>,
-    /// What proxies told each other; only if they do.
+    /// What routers told each other, if they do: batches of proxies, or digests of edges.
     pub shared: Option<Shared>,
     /// What each router's tuner found; empty without `tune`.
     pub tuned: Vec<Tuned>,
@@ -88,7 +88,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             event_hash,
             events,
             span: span - Time::ZERO,
-            shared: self.sharing.shared(),
+            shared: self.sharing.shared().or(self.digests.shared()),
             tuned: self.tuners.iter().map(Tuner::found).collect(),
             decisions: self.decisions,
             fenced,

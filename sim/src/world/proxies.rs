@@ -88,7 +88,7 @@ impl ProxiesConfig {
     }
 }
 
-/// Messages between the proxies of a run.
+/// Messages between the routers of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Shared {
     /// Messages sent, lost ones included.

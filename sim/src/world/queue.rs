@@ -5,6 +5,7 @@
 
 use super::key::Key;
 use gorgo_core::Time;
+use gorgo_core::digest::Edition;
 use gorgo_core::router::Failure;
 
 /// A reply on its way from a replica or peer to the router that dispatched the request.
@@ -69,13 +70,16 @@ impl From<Signal> for Event {
     }
 }
 
-/// Probes, and messages between proxies, in transit.
+/// Probes, and messages between routers, in transit.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Signal {
     Probe { router: u16, replica: u16 },
     Probed { router: u16, replica: u16, rtt_ms: Option<f32> },
     Share { router: u16 },
     Shared { from: u16, to: u16, slot: u32 },
+    AskDigest { router: u16, target: u16 },
+    ReadDigest { router: u16, target: u16, known: Option<Edition> },
+    DigestTold { router: u16, target: u16, slot: u32 },
 }
 
 #[derive(Debug, Clone, Default)]

@@ -126,6 +126,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
             fenced_requests: Vec::new(),
             violations: 0,
             sharing: self.sharing.clone(),
+            digests: self.digests.clone(),
             tuners: Vec::new(),
         }
     }

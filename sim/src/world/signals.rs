@@ -55,6 +55,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             }
         }
         self.start_sharing();
+        self.start_digests();
         if self.config.sample_ms > 0.0 {
             self.events.push(self.now, Event::Sample);
         }
@@ -65,7 +66,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
 
     /// The first turn of a periodic signal, at a random phase per pair of sites. With equal or evenly spread phases all
     /// signals would have the same age.
-    fn first_tick(&self, period_ms: f64, router: u16, replica: u16, clock: &str) -> Time {
+    pub(super) fn first_tick(&self, period_ms: f64, router: u16, replica: u16, clock: &str) -> Time {
         let pair = u64::from(router) * self.replicas.len() as u64 + u64::from(replica);
         let phase: f64 = rng::stream(self.config.seed, clock, pair).random();
         self.now + Span::from_ms(period_ms * phase)
@@ -102,6 +103,9 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 };
                 self.handle(router, event);
             }
+            Signal::AskDigest { router, target } => self.ask_digest(router, target),
+            Signal::ReadDigest { router, target, known } => self.read_digest(router, target, known),
+            Signal::DigestTold { router, target, slot } => self.digest_told(router, target, slot),
             Signal::Share { router } => self.share(router),
             Signal::Shared { from, to, slot } => self.shared(from, to, slot),
         }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 mod clients;
 mod delays;
+mod digests;
 mod faults;
 mod links;
 mod oracles;
@@ -70,6 +71,7 @@ fn world(replicas: &[Place], topology: Topology) -> WorldConfig {
         scrape_ms: 1_000.0,
         probe_ms: 1_000.0,
         peer_ms: 200.0,
+        digest_ms: 0.0,
         sample_ms: 500.0,
         router_ms: 0.2,
         client: Client::Open,
@@ -155,8 +157,9 @@ fn contradictions_are_told_in_one_sentence() {
     assert_eq!(fail(&|c| c.replicas[1].site = 9), "replica r1 refers to site 9, but there are 2 sites");
     assert_eq!(fail(&|c| c.scrape_ms = 0.0), "scrape_ms is 0; it must lie between 1 and 1000000000");
     type Pick = fn(&mut WorldConfig) -> &mut f64;
-    let settings: [(&str, Pick); 8] = [
+    let settings: [(&str, Pick); 9] = [
         ("sample_ms", |c| &mut c.sample_ms),
+        ("digest_ms", |c| &mut c.digest_ms),
         ("probe_ms", |c| &mut c.probe_ms),
         ("peer_ms", |c| &mut c.peer_ms),
         ("patience_ms", |c| c.patience_ms.get_or_insert(0.0)),

@@ -82,6 +82,9 @@ pub struct SignalsSpec {
     pub probe_ms: f64,
     /// Period of load reports between edges.
     pub peer_ms: f64,
+    /// Period of the edges' questions for each other's digest of cached prefixes; 0: they ask none. See `digest_half_life_ms` in
+    /// `[router]`.
+    pub digest_ms: f64,
     /// Period of queue samples for plots; 0 is off.
     pub sample_ms: f64,
     /// Processing time of a router before it decides.
@@ -90,7 +93,14 @@ pub struct SignalsSpec {
 
 impl Default for SignalsSpec {
     fn default() -> Self {
-        Self { scrape_ms: 1_000.0, probe_ms: 1_000.0, peer_ms: 200.0, sample_ms: 1_000.0, router_ms: 0.2 }
+        Self {
+            scrape_ms: 1_000.0,
+            probe_ms: 1_000.0,
+            peer_ms: 200.0,
+            digest_ms: 0.0,
+            sample_ms: 1_000.0,
+            router_ms: 0.2,
+        }
     }
 }
 
