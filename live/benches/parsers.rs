@@ -117,6 +117,7 @@ const CASES: &[Case] = &[
     ("kv_events/many", Made(removals), parsers::kv_events),
     ("kv_events/one", Made(one_removal), parsers::kv_events),
     ("peer/report", Text(["{\"a\":[", "1,", "1],\"unix_ns\":1}"]), parsers::peer_report),
+    ("peer/digest", Text(["{\"version\":1,\"key_id\":\"\",\"edition\":{\"author\":1,\"number\":1},\"every\":16,\"age_ms\":0.0,\"removed\":\"\",\"added\":\"", "AAAA", "\"}"]), parsers::digest),
     ("peer/share", Text(["{\"version\":1,\"key_id\":\"\",\"router\":\"\",\"name\":\"\",\"replicas\":[\"a\"],\"loads\":[],\"paths\":[", "[0,null,\"AAAAAAAAAAA=\",9],", "[0,null,\"\",0]]}"]), parsers::share_message),
     ("peer/share_one_path", Text(["{\"version\":1,\"key_id\":\"\",\"router\":\"\",\"name\":\"\",\"replicas\":[\"a\"],\"loads\":[],\"paths\":[[0,null,\"", "AAAA", "\",9]]}"]), parsers::share_message),
     ("peer/snapshot", Made(parsers::snapshot_of), parsers::snapshot),

@@ -140,7 +140,8 @@ pub(crate) fn routes(node: Arc<AppState>) -> Router {
         .route("/config", get(lb::config).post(lb::set_config).put(lb::set_config))
         .route("/tokenizer", get(lb::tokenizer).post(lb::tokenizer))
         .route("/peers", get(fleet::peers).post(fleet::add_peer).delete(fleet::remove_peer))
-        .route("/report", get(lb::report));
+        .route("/report", get(lb::report))
+        .route("/digest", get(lb::digest));
     let proxy = common()
         .route("/status", get(proxy::status))
         .route("/config", get(proxy::config).put(proxy::set_config))

@@ -9,6 +9,7 @@ use crate::driver::mailbox::{Command, Mailbox};
 use crate::driver::observers::Observers;
 use crate::observe::changes::{Change, Tracker};
 use crate::upstream::replica::Upstream;
+use gorgo_core::digest::{Edition, Update};
 use gorgo_core::fleet::{PeerReport, ReplicaSpec};
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::rng;
@@ -200,6 +201,18 @@ impl Driver {
     /// The report that peers get.
     pub fn peer_report(&self) -> (PeerReport, Time) {
         self.read(|router, _, now| (router.report(now), now))
+    }
+
+    /// From now on peers may ask for a digest; arguments as of [`Router::tell_digest`].
+    pub(crate) fn tell_digest(&self, author: u64, every: usize) {
+        self.inner.lock().router.tell_digest(author, every);
+    }
+
+    /// The answer to a peer that asks for the digest: [`Router::digest_since`].
+    pub(crate) fn digest_since(&self, known: Option<Edition>) -> Option<Update> {
+        let mut inner = self.inner.lock();
+        let now = self.now(&mut inner);
+        inner.router.digest_since(now, known)
     }
 
     /// Sends every request the command to stop. Requests that arrive later must check the router's phase.

@@ -1,7 +1,8 @@
 //! Signals from replicas and peers. Read `probe` (the tasks) and `health` (what an answer
 //! to a probe says), then `scrape` and `prom_text` (engines' metrics),
-//! `model_list` (what they serve) and `peer_report` (the message between edges).
+//! `model_list` (what they serve), `peer_report` (the message between edges) and `digest` (which prefixes edges hold).
 
+pub(crate) mod digest;
 mod health;
 pub(crate) mod loops;
 pub(crate) mod model_list;

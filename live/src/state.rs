@@ -17,6 +17,7 @@ use crate::request::residency::ResidencyRules;
 use crate::server::keys::Keys;
 use crate::server::tls;
 use crate::sharing::{HashSeed, Sharing};
+use crate::signals::digest::counts::DigestCounts;
 use crate::snapshot::SeedMark;
 use crate::tokens::bytes_per_token::BytesPerToken;
 use crate::tokens::counter::Counter;
@@ -104,6 +105,8 @@ pub struct AppState {
     upgrading: AtomicBool,
     /// What other routers of the same replicas tell and are told, if there are any.
     pub(crate) sharing: Option<Sharing>,
+    /// What this edge told its peers of its prefixes.
+    pub(crate) digests: DigestCounts,
     /// This router's id, random per process: how it is found in a loop of routers.
     pub router_id: HeaderValue,
     /// Where a reload reads the configuration; `None` without a file.
@@ -201,6 +204,7 @@ impl AppState {
             handed_over: AtomicBool::new(false),
             upgrading: AtomicBool::new(false),
             sharing,
+            digests: DigestCounts::default(),
             router_id: HeaderValue::try_from(format!("{:016x}", std::hash::RandomState::new().hash_one("router")))
                 .unwrap_or(HeaderValue::from_static("router")),
             config_source,

@@ -5,7 +5,7 @@ use crate::spec::PlannedArm;
 use gorgo_benchmark::emulator::Emulator;
 use gorgo_benchmark::relay::LinkConfig;
 use gorgo_core::rng;
-use gorgo_live::config::{Config, PeerConfig, Probes, ReplicaConfig, Role, Upstreams};
+use gorgo_live::config::{Config, PeerConfig, Probes, ReplicaConfig, Role, Sharing, Upstreams};
 use gorgo_sim::network::Network;
 use gorgo_sim::world::Topology;
 use rand::Rng;
@@ -92,7 +92,12 @@ pub(super) fn config(
             period_ms: world.probe_ms as u64,
             scrape_ms: world.scrape_ms as u64,
             peer_ms: world.peer_ms as u64,
+            digest_ms: world.digest_ms as u64,
             ..Probes::default()
+        },
+        sharing: Sharing {
+            hash_seed: (world.digest_ms > 0.0).then(|| "the edges of one live run".into()),
+            ..Sharing::default()
         },
         // As simulated: a request has the same bytes on every link.
         upstream: Upstreams { compress_to_peers: false, ..Upstreams::default() },

@@ -9,6 +9,7 @@ use super::Refusal;
 use crate::config::Config;
 use crate::request::headers;
 use crate::server::keys::Keys;
+use crate::signals::digest;
 use crate::snapshot::peer;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -36,7 +37,7 @@ pub(super) fn check(config: &Config, keys: &Keys, parts: &Parts) -> Result<(), R
     let may = match path {
         "/metrics" if reads => keys.may_read(key) || keys.is_api_key(key),
         super::SHARE | peer::PATH => keys.may_share(key),
-        "/lb/report" if reads => keys.may_read(key) || keys.may_read_report(key),
+        "/lb/report" | digest::PATH if reads => keys.may_read(key) || keys.may_read_report(key),
         _ if reads => keys.may_read(key),
         _ => keys.may_administrate(key),
     };
@@ -207,17 +208,18 @@ mod tests {
                 ("GET", "/overview"),
                 ("GET", "/overview/stream"),
                 ("GET", "/lb/report"),
+                ("GET", "/lb/digest"),
                 ("POST", "/proxy/tune"),
                 ("DELETE", "/proxy/servers"),
                 ("PUT", "/metrics"),
             ];
             asks.map(|(method, path)| u8::from(with(method, path, key) == 200))
         };
-        assert_eq!(allowed("b"), [1, 1, 1, 1, 1, 1, 1, 1, 1]);
-        assert_eq!(allowed("r"), [1, 1, 1, 1, 1, 1, 0, 0, 0]);
-        assert_eq!(allowed("a"), [1, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(allowed("p"), [0, 0, 0, 0, 0, 1, 0, 0, 0], "peers read reports");
-        assert_eq!(allowed("x"), [0; 9]);
+        assert_eq!(allowed("b"), [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+        assert_eq!(allowed("r"), [1, 1, 1, 1, 1, 1, 1, 0, 0, 0]);
+        assert_eq!(allowed("a"), [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(allowed("p"), [0, 0, 0, 0, 0, 1, 1, 0, 0, 0], "peers read reports and digests");
+        assert_eq!(allowed("x"), [0; 10]);
         let (parts, ()) = Request::get("/lb/report").header("host", "x").body(()).unwrap().into_parts();
         let told = |keys: &Keys| check(&Config::default(), keys, &parts).unwrap_err().1;
         assert!(told(&keys).contains("GORGO_PEER_KEY"), "a router is told which key of its own is wrong");

@@ -1,11 +1,15 @@
-//! Endpoints under `/lb` only: an edge's status, gotoni's keys, the peer report.
+//! Endpoints under `/lb` only: an edge's status, gotoni's keys, the report and the digest for peers.
 
 use super::levels::{cost_keys, replicas};
-use super::{Answer, Shared, bad, read, tell};
+use super::{Answer, Refusal, Shared, bad, read, tell};
+use crate::signals::digest;
 use crate::signals::peer_report::PeerMessage;
 use crate::state::{AppState, Phase};
 use axum::body::Bytes;
 use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use gorgo_core::digest::Edition;
 use gorgo_core::fleet::Kind;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::record::Status;
@@ -42,7 +46,7 @@ pub(super) async fn status(State(node): Shared) -> Answer {
         "healthy": own["healthy"], "peer_count": peers.len(), "healthy_peers": healthy_peers,
         "queue_size": node.driver.read(|router, _, _| router.queue_len()), "queue_enabled": config.router.queue_limit > 0,
         "listen_port": config.listen.port(), "backend_port": own["port"], "metrics_enabled": config.probes.scrape_ms > 0,
-        "policy": node.driver.policy().name(), "aggregate": aggregate(&node),
+        "policy": node.driver.policy().name(), "aggregate": aggregate(&node), "digest": digest::json(&node),
     }))
 }
 
@@ -165,4 +169,16 @@ pub(super) async fn report(State(node): Shared) -> Answer {
     report.healthy &= node.phase() == Phase::Serving;
     let message = PeerMessage { report, unix_ns: node.clock().unix_ns(now), reads_zstd: true };
     tell(&serde_json::to_value(message).unwrap_or_default())
+}
+
+/// Which prefixes this edge's own engines hold, for a peer with the same hash seed: what changed since the edition that it
+/// has, or all.
+pub(super) async fn digest(State(node): Shared, Query(query): Query<BTreeMap<String, String>>) -> Answer {
+    let number = |key: &str| query.get(key).and_then(|text| text.parse().ok());
+    let known = number("author").zip(number("number")).map(|(author, number)| Edition { author, number });
+    let answer = digest::answer(&node, query.get("key_id").map(String::as_str), known);
+    let message = answer.map_err(|why| Refusal(StatusCode::CONFLICT, why))?;
+    let body = serde_json::to_vec(&message).unwrap_or_default();
+    digest::sent(&node, body.len());
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }

@@ -1,6 +1,7 @@
 //! The state of router and replicas, as JSON and as gauges.
 
 use crate::observe::metrics::{Levels, ReplicaGauges, ShadowGauges};
+use crate::signals::digest;
 use crate::state::AppState;
 use crate::tuner::Tuner;
 use gorgo_core::fleet::{Health, Kind, Replica};
@@ -11,9 +12,10 @@ use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 
 fn sharing_counts(node: &AppState) -> Vec<(&'static str, u64)> {
-    let Some(sharing) = &node.sharing else { return Vec::new() };
+    let mut counts = digest::counts(node);
+    let Some(sharing) = &node.sharing else { return counts };
     let (paths, messages, bytes) = sharing.counts();
-    vec![
+    counts.extend([
         ("messages_sent", messages),
         ("bytes_sent", bytes),
         ("paths_sent", paths.sent),
@@ -22,7 +24,8 @@ fn sharing_counts(node: &AppState) -> Vec<(&'static str, u64)> {
         ("paths_missing", paths.missing),
         ("paths_asked", paths.asked),
         ("paths_of_unknown_replicas", sharing.unknown()),
-    ]
+    ]);
+    counts
 }
 
 /// The gauges of `/metrics`.
@@ -81,6 +84,7 @@ pub(super) fn levels(node: &AppState) -> Levels {
                 learned: router.rates().learned(slot, r.spec.ms_per_token),
                 learned_sd: router.rates().uncertainty(slot),
                 kv: u.kv().map(|streams| streams.figures(now)),
+                digest: digest::figures(u, r.digest(), now),
             });
         }
     });

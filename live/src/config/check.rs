@@ -37,6 +37,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("timeouts.keep_alive_ms", times.keep_alive_ms, 0, 3_600_000),
         ("upstream.max_keep_alive_ms", config.upstream.max_keep_alive_ms, 0, 3_600_000),
         ("probes.timeout_ms", config.probes.timeout_ms, 1, 600_000),
+        ("probes.digest_ms", config.probes.digest_ms, 0, 3_600_000),
         ("probes.scrape_timeout_ms", config.probes.scrape_timeout_ms, 1, 600_000),
         ("explain.decisions", config.explain.decisions as u64, 0, 1_000_000),
         ("explain.rows", config.explain.rows as u64, 0, 10_000_000),

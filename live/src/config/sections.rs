@@ -86,6 +86,9 @@ pub struct Probes {
     pub scrape_timeout_ms: u64,
     /// Time between requests for a peer's report, ms.
     pub peer_ms: u64,
+    /// Time between requests for a peer's digest of the prefixes that its engine holds, ms; needs one `sharing.hash_seed` at all
+    /// edges. An edge that starts with 0 tells none, either.
+    pub digest_ms: u64,
 }
 
 impl Default for Probes {
@@ -97,6 +100,7 @@ impl Default for Probes {
             scrape_ms: 1_000,
             scrape_timeout_ms: 5_000,
             peer_ms: 200,
+            digest_ms: 2_000,
         }
     }
 }
@@ -206,7 +210,7 @@ pub struct Security {
     /// A file whose first line is that key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_key_file: Option<PathBuf>,
-    /// Key that edges show each other: requests and `GET /lb/report`. Without one they show the admin key.
+    /// Key that edges show each other: requests, `GET /lb/report` and `GET /lb/digest`. Without one they show the admin key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer_key: Option<Secret>,
     /// A file whose first line is that key.

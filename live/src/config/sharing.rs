@@ -23,7 +23,8 @@ pub struct Sharing {
     /// not ask.
     pub snapshot_ms: u64,
     /// The secret that seeds the hashes of prompts: the same at all routers, since symbols of others mean nothing. At
-    /// least 16 characters; random per process without one, and then nothing can be shared.
+    /// least 16 characters; random per process without one, and then nothing can be shared. Edges with one secret also tell
+    /// each other which prefixes they hold (`probes.digest_ms`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash_seed: Option<Secret>,
     /// A file whose first line is that secret.

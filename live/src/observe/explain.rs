@@ -163,6 +163,7 @@ fn explained(record: &DecisionRecord, most: usize) -> Value {
                 "total_ms": t.total, "rtt_ms": c.rtt_ms, "rtt_age_ms": rtt_age_ms,
                 "round_trips": c.path.trips(), "bytes": c.packed_bytes.unwrap_or(record.info.bytes),
                 "cached_tokens": c.cached_tokens,
+                "digest": c.digest,
                 "waiting_requests": c.load.waiting_requests, "waiting_tokens": c.load.waiting_tokens,
                 "waiting_uncached_tokens": c.load.waiting_uncached_tokens,
                 "running_requests": c.load.running_requests, "running_tokens": c.load.running_tokens,

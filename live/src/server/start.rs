@@ -16,6 +16,7 @@ use crate::server::keys::Keys;
 use crate::server::saved::{self, Saved};
 use crate::server::tls::{self, TlsError};
 use crate::sharing::{self, HashSeed};
+use crate::signals::digest;
 use crate::snapshot::{self, Kept, SeedMark};
 use crate::state::{AppParts, AppState, ConfigSource};
 use crate::supervise;
@@ -171,6 +172,7 @@ pub(crate) fn start_after(
         own_seed,
     };
     let state = Arc::new(AppState::new(parts));
+    digest::start(&state);
     let timer = Arc::clone(&state);
     // Without its timer the router would never end a queued request or close a breaker.
     tokio::spawn(supervise::essential("router timer", async move { timer.driver.run_timer().await }));

@@ -3,6 +3,7 @@
 
 use crate::observe::changes::Change;
 use crate::request::headers::ROUTER;
+use crate::signals::digest;
 use crate::signals::health::{self, Health};
 use crate::signals::loops;
 use crate::signals::model_list;
@@ -41,6 +42,8 @@ pub(crate) fn watch(node: &Arc<AppState>, upstream: &Arc<Upstream>) {
     tasks.push(runtime.spawn(supervise::logged("probes", probes(n, u))).abort_handle());
     let (n, u) = (Arc::clone(node), Arc::clone(upstream));
     let task = if upstream.kind == Kind::Peer {
+        let digests = digest::questions(Arc::clone(node), Arc::clone(upstream));
+        tasks.push(runtime.spawn(supervise::logged("digests", digests)).abort_handle());
         runtime.spawn(supervise::logged("peer reports", reports(n, u)))
     } else {
         runtime.spawn(supervise::logged("scrapes", scrapes(n, u)))
@@ -50,17 +53,17 @@ pub(crate) fn watch(node: &Arc<AppState>, upstream: &Arc<Upstream>) {
 
 /// The turns of a watch. The second comes after a part of the period drawn by chance, so that routers started together
 /// do not ask together for ever.
-struct Turns {
+pub(super) struct Turns {
     phase: Option<f64>,
 }
 
 impl Turns {
-    fn new(node: &AppState, upstream: &Upstream, clock: &'static str) -> Self {
+    pub(super) fn new(node: &AppState, upstream: &Upstream, clock: &'static str) -> Self {
         Self { phase: Some(rng::stream(node.config().seed, clock, u64::from(upstream.id.0)).random()) }
     }
 
     /// Waits for the next turn of a watch whose period may change; 0 pauses it.
-    async fn next(&mut self, began: Instant, period_ms: u64) {
+    pub(super) async fn next(&mut self, began: Instant, period_ms: u64) {
         let period = Duration::from_millis(if period_ms == 0 { 1_000 } else { period_ms });
         tokio::time::sleep_until(began + period.mul_f64(self.phase.take().unwrap_or(1.0))).await;
     }
@@ -191,7 +194,7 @@ async fn round_trip(
     if upstream.kind != Kind::Peer {
         upstream.set_routers(routers);
     }
-    let page = page_of(response.into_body(), "a probe's answer").await?;
+    let page = page_of(response.into_body(), PAGE, "a probe's answer").await?;
     let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     if upstream.set_refused(is_refused) && is_refused {
         let change =
@@ -221,7 +224,7 @@ async fn round_trip(
             sender.ready().await.map_err(told)?;
             let response = sender.send_request(ask).await.map_err(told)?;
             let (found, is_html) = (response.status(), health::is_html(response.headers()));
-            page_of(response.into_body(), "a probe's answer").await?;
+            page_of(response.into_body(), PAGE, "a probe's answer").await?;
             if health::judge("/health", found, is_html, b"") == Health::Alive {
                 return Ok(rtt);
             }
@@ -239,21 +242,20 @@ async fn ask(
     node: &AppState,
     upstream: &Arc<Upstream>,
     method: Method,
-    path: &'static str,
+    path: PathAndQuery,
 ) -> Result<Response<UpstreamBody>, ConnectionError> {
-    let path = PathAndQuery::from_static(path);
     let request = || upstream.request(method.clone(), &path, HeaderMap::new(), Full::new(Bytes::new()));
     let keep_alive = Duration::from_millis(node.config().timeouts.keep_alive_ms);
     connection::send(&node.connector, upstream, keep_alive, request).await
 }
 
-/// The whole body; of one that breaks off or is longer than [`PAGE`], why `what` ended.
-async fn page_of<B>(body: B, what: &str) -> Result<Bytes, String>
+/// The whole body; of one that breaks off or is longer than `most`, why `what` ended.
+async fn page_of<B>(body: B, most: usize, what: &str) -> Result<Bytes, String>
 where
     B: Body,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let page = Limited::new(body, PAGE).collect().await;
+    let page = Limited::new(body, most).collect().await;
     Ok(page.map_err(|error| format!("{what} broke off: {error}"))?.to_bytes())
 }
 
@@ -263,6 +265,16 @@ pub(crate) async fn fetch(
     upstream: &Arc<Upstream>,
     path: &'static str,
 ) -> Result<(StatusCode, Bytes), Unanswered> {
+    fetch_up_to(PAGE, node, upstream, PathAndQuery::from_static(path)).await
+}
+
+/// The same for a page of at most `most` bytes.
+pub(super) async fn fetch_up_to(
+    most: usize,
+    node: &AppState,
+    upstream: &Arc<Upstream>,
+    path: PathAndQuery,
+) -> Result<(StatusCode, Bytes), Unanswered> {
     let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
     let page = async {
         let response = ask(node, upstream, Method::GET, path).await.map_err(|error| {
@@ -270,7 +282,7 @@ pub(crate) async fn fetch(
             Unanswered { why: error.to_string(), connected, late: false }
         })?;
         let status = response.status();
-        let page = page_of(response.into_body(), "the answer").await;
+        let page = page_of(response.into_body(), most, "the answer").await;
         Ok((status, page.map_err(|why| Unanswered { why, connected: true, late: false })?))
     };
     let page = tokio::time::timeout(limit, page).await;
@@ -398,7 +410,8 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
 pub(crate) async fn flush(node: &AppState, upstream: &Arc<Upstream>) -> Result<(), String> {
     let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
     let flush = async |path| {
-        let response = tokio::time::timeout(limit, ask(node, upstream, Method::POST, path)).await;
+        let response =
+            tokio::time::timeout(limit, ask(node, upstream, Method::POST, PathAndQuery::from_static(path))).await;
         let response = response.map_err(|_| "no answer in time".to_owned())?.map_err(|e| e.to_string())?;
         Ok::<_, String>(response.status())
     };

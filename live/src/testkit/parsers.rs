@@ -8,15 +8,17 @@ use crate::request::headers::{self, ClientAddress, HeaderFlags};
 use crate::request::{endpoints, json_end::JsonEnd, location};
 use crate::server::keys::Keys;
 use crate::sharing::message::Message;
+use crate::signals::digest::message::DigestMessage;
 use crate::signals::peer_report::PeerMessage;
 use crate::signals::{loops, scrape};
 use crate::snapshot::{Kept, SeedMark, codec};
 use crate::upstream::connect::Endpoint;
+use gorgo_core::digest::Heard;
 use gorgo_core::fleet::SavedRates;
 use gorgo_core::prefix::PrefixIndex;
 use gorgo_core::residency::Fence;
 use gorgo_core::router::Snapshot;
-use gorgo_core::{ReplicaId, RequestId};
+use gorgo_core::{ReplicaId, RequestId, Time};
 use http::HeaderValue;
 use http::header::{HeaderMap, HeaderName, LOCATION};
 use std::hint::black_box;
@@ -49,6 +51,12 @@ pub fn kv_events(data: &[u8]) {
 /// A peer's report.
 pub fn peer_report(data: &[u8]) {
     let _ = black_box(serde_json::from_slice::<PeerMessage>(data));
+}
+
+/// A peer's digest of its prefixes.
+pub fn digest(data: &[u8]) {
+    let update = DigestMessage::read(data, "");
+    black_box(update.map(|update| Heard::default().take(&update, Time::ZERO)).ok());
 }
 
 /// What another router of the same replicas learned.
@@ -158,7 +166,7 @@ mod tests {
             "[-a-z{}\\[\\]\":,;%/0-9 \n]{0,300}".prop_map(String::into_bytes),
         ]) {
             let all = [
-                engine_metrics, engine_loads, server_info, model_list, kv_events, peer_report, share_message, snapshot,
+                engine_metrics, engine_loads, server_info, model_list, kv_events, peer_report, digest, share_message, snapshot,
                 endpoint_file, path, fence, request_headers, response_headers, json_end,
             ];
             all.into_iter().for_each(|parse| parse(&data));

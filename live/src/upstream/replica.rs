@@ -2,6 +2,7 @@
 //! core's `Replica`.
 
 use crate::kv_events::streams::KvStreams;
+use crate::signals::digest::counts::PeerDigest;
 use crate::upstream::absent_paths::AbsentPaths;
 use crate::upstream::cache_report::CacheReport;
 use crate::upstream::connect::Endpoint;
@@ -89,6 +90,8 @@ pub struct Upstream {
     may_be_router: AtomicBool,
     /// The last error of a probe, a scrape or a request, and when.
     last_error: Mutex<Option<LastError>>,
+    /// Of a peer: the questions for its digest.
+    pub(crate) digest: Mutex<PeerDigest>,
     /// Probe and scrape tasks, stopped when the replica is removed.
     pub tasks: Mutex<Vec<AbortHandle>>,
 }
@@ -123,6 +126,7 @@ impl Upstream {
             reads_zstd: AtomicBool::new(false),
             may_be_router: AtomicBool::new(true),
             last_error: Mutex::new(None),
+            digest: Mutex::default(),
             tasks: Mutex::new(Vec::new()),
         }
     }

@@ -4,6 +4,7 @@
 mod admin;
 mod blame;
 mod cancel;
+mod digest;
 mod discovered_fleet;
 mod discovery;
 mod edge;

@@ -69,6 +69,7 @@ pub(super) struct Gauges {
     engine_age: Family<ReplicaLabel, Level>,
     learned: [Family<ReplicaLabel, Level>; 8],
     kv: [Family<ReplicaLabel, Level>; 8],
+    digest: [Family<ReplicaLabel, Level>; 3],
     limits: Family<LimitLabel, Level>,
     limits_used: Family<LimitLabel, Level>,
     policy: Family<PolicyLabel, Level>,
@@ -190,6 +191,11 @@ impl Gauges {
                 add!(Family::default(), "replica_kv_event_batches", "Batches of KV events read since it joined"),
                 add!(Family::default(), "replica_kv_event_gaps", "Times that batches were lost since it joined"),
                 add!(Family::default(), "replica_kv_event_cuts", "Paths cut in the index by removals since it joined"),
+            ],
+            digest: [
+                add!(Family::default(), "replica_digest_keys", "Prefixes that a peer told to hold, a kilobyte each"),
+                add!(Family::default(), "replica_digest_age", "Age of that digest", Unit::Seconds),
+                add!(Family::default(), "replica_digest_received", "Digests received since it joined", Unit::Bytes),
             ],
             limits: add!(Family::default(), "limit", "A limit of this router"),
             limits_used: add!(Family::default(), "limit_used", "How much of a limit is in use"),
@@ -351,6 +357,13 @@ impl Gauges {
                 if let Some(value) = value {
                     family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
                 }
+            }
+        }
+        self.digest.iter().for_each(Family::clear);
+        for r in &levels.replicas {
+            let Some((keys, age, received)) = r.digest else { continue };
+            for (family, value) in self.digest.iter().zip([keys, age, received]) {
+                family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
             }
         }
         self.tuner_weights.clear();

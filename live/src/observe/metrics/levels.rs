@@ -30,6 +30,8 @@ pub struct ReplicaGauges {
     pub engine: Option<(EngineReport, f64)>,
     /// What it publishes of its KV cache, if that is read.
     pub(crate) kv: Option<KvFigures>,
+    /// Of a peer that tells its digest: keys, age in seconds, bytes received.
+    pub digest: Option<(f64, f64, f64)>,
     /// Learned rates.
     pub learned: Learned,
     /// Standard deviations of the prefill rate (ms per token) and of the offset (ms).

@@ -70,7 +70,7 @@ pub(super) const CANDIDATE: [Column; 12] = [
     ("prefill", |row| number(&row["prefill_ms"])),
     ("waiting", |row| number(&row["waiting_ms"])),
     ("running", |row| number(&row["running_ms"])),
-    ("cached", |row| number(&row["cached_tokens"])),
+    ("cached", |row| number(&row["cached_tokens"]) + if row["digest"].is_object() { " (digest)" } else { "" }),
     ("excluded", |row| cell(&row["excluded"])),
     ("wait/run", |row| format!("{}/{}", number(&row["waiting_requests"]), number(&row["running_requests"]))),
     ("egress", |row| number(&row["egress_ms"])),

@@ -1,0 +1,22 @@
+//! What is known of the questions to one peer, and what this edge told all of them.
+
+use serde::Serialize;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+/// What this edge told all peers.
+#[derive(Debug, Default)]
+pub(crate) struct DigestCounts {
+    pub(crate) bytes_sent: AtomicU64,
+    /// Whether the log says that no digests are told.
+    pub(crate) told_off: AtomicBool,
+}
+
+/// What is known of the questions to one peer.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct PeerDigest {
+    /// `up`, `down`, `refused` or `damaged`; empty before the first answer.
+    pub(crate) state: &'static str,
+    pub(crate) why: Option<String>,
+    pub(crate) answers: u64,
+    pub(crate) bytes: u64,
+}
