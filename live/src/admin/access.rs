@@ -42,7 +42,7 @@ pub(super) fn check(config: &Config, keys: &Keys, parts: &Parts) -> Result<(), R
         _ => keys.may_administrate(key),
     };
     if !may {
-        let is_of_routers = matches!(path, super::SHARE | peer::PATH | "/lb/report");
+        let is_of_routers = matches!(path, super::SHARE | peer::PATH | digest::PATH | "/lb/report");
         let message = if is_of_routers && keys.peer.is_some() {
             "the key that this router shows is not the key of peers here; give all routers one GORGO_PEER_KEY, or one \
              security.peer_key_file"
