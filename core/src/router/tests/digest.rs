@@ -61,7 +61,7 @@ fn a_peers_digest_counts_where_it_tells_more_than_the_own_index() {
     assert_eq!(believed(&mut r, 31_000, 5, "abcdefgh"), (3, None));
     tell(&mut r, 32_000, told(&symbols("abcdef")));
     assert_eq!(believed(&mut r, 32_000, 6, "abcdefgh").0, 5);
-    (0..3).for_each(|_| drop(tell(&mut r, 33_000, ReplicaEvent::ProbeFailed { replica: PEER })));
+    (0..3).for_each(|_| drop(tell(&mut r, 33_000, ReplicaEvent::ProbeFailed { replica: PEER, connected: false })));
     assert!(r.replicas()[PEER.index()].digest().is_none(), "nothing is known of a peer that is down");
     tell(&mut r, 34_000, ReplicaEvent::Removed { replica: PEER });
     tell(&mut r, 34_000, told(&symbols("abcdef")));
