@@ -210,7 +210,7 @@ impl Router {
     fn evacuate(&mut self, now: Time, replica: ReplicaId, connected: bool, actions: &mut Vec<Action>) {
         let gates = &self.config.gates;
         let usable = self.slots(|r| !r.removed && r.is_usable(now, gates));
-        let moves = |flight: &Flight| !flight.handling().once && !(connected && flight.moved);
+        let moves = |flight: &Flight| !flight.handling().once && (!connected || !flight.moved);
         self.call_back(now, replica, Some(&usable), moves, actions);
     }
 
