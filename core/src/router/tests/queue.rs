@@ -49,7 +49,7 @@ fn requests_wait_shorter_for_a_dead_fleet_than_for_a_full_one() {
     assert_eq!(r.queue_len(), 1);
     let fails = |r: &mut Router, from: u64, replica| {
         (from..from + 3).for_each(|ms| {
-            drop(tell(r, ms, ReplicaEvent::ProbeFailed { replica: ReplicaId(replica), connected: false }))
+            drop(tell(r, ms, ReplicaEvent::ProbeFailed { replica: ReplicaId(replica), connected: false }));
         });
     };
     fails(&mut r, 1, 0);
@@ -89,7 +89,7 @@ fn what_waits_at_a_silent_replica_waits_for_a_full_one_rather() {
     assert_ne!(first, other);
     let silent = ReplicaId(first);
     (2..4).for_each(|ms| {
-        assert_eq!(tell(&mut r, ms, ReplicaEvent::ProbeFailed { replica: silent, connected: false }), [])
+        assert_eq!(tell(&mut r, ms, ReplicaEvent::ProbeFailed { replica: silent, connected: false }), []);
     });
     let called_back = tell(&mut r, 4, ReplicaEvent::ProbeFailed { replica: silent, connected: false });
     assert!(matches!(called_back[0], Action::Cancel { id: RequestId(1), .. }), "{called_back:?}");

@@ -35,7 +35,7 @@ fn what_one_router_learned_another_finds_once_told() {
 fn nothing_is_believed_of_replicas_that_are_gone_or_down() {
     let mut r = router(RouterConfig::default(), &[REMOTE; 2]);
     (0..3).for_each(|_| {
-        r.handle(Time::ZERO, ReplicaEvent::ProbeFailed { replica: ReplicaId(0), connected: false }, &mut Vec::new())
+        r.handle(Time::ZERO, ReplicaEvent::ProbeFailed { replica: ReplicaId(0), connected: false }, &mut Vec::new());
     });
     r.handle(Time::ZERO, ReplicaEvent::Removed { replica: ReplicaId(1) }, &mut Vec::new());
     for replica in [0, 1, 7].map(ReplicaId) {
