@@ -29,7 +29,8 @@ impl Target {
     pub fn parse(text: &str) -> Result<Self, InputError> {
         let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
         let before = authority.split('/').next().unwrap_or_default().rsplit_once('@').map_or("", |(before, _)| before);
-        if before.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']') && port.parse::<u16>().is_err()) {
+        let is_odd_port = |(_, port): (&str, &str)| !port.ends_with(']') && port.parse::<u16>().is_err();
+        if before.contains('@') || before.rsplit_once(':').is_some_and(is_odd_port) {
             // Without the text, which holds the password.
             return Err("target: leave out the name and password before the host; give a key as --api-key"
                 .to_owned()
