@@ -78,8 +78,9 @@ impl Replica {
     /// A request was refused as wrong. A replica that refuses one after the other rests, if `others_answer`: it looks
     /// idle, and would be chosen again and again. Returns when the rest ends; `None` without one.
     pub fn refused(&mut self, now: Time, others_answer: bool, longest_ms: f64) -> Option<Time> {
-        /// Refusals in a row that one client may well cause.
-        const FEW: u32 = 2;
+        /// Refusals in a row that clients may well cause: with one request in six refused, as in a recorded fleet, more in
+        /// a row at one replica do not occur.
+        const FEW: u32 = 7;
         self.refused_in_row = self.refused_in_row.saturating_add(1);
         let more = self.refused_in_row.checked_sub(FEW).filter(|&more| more > 0 && others_answer)?;
         let until = now + Failure::Server(400).rest(more, longest_ms)?;
