@@ -23,6 +23,7 @@ mod config;
 mod digests;
 mod event_loop;
 mod faults;
+mod in_transit;
 mod key;
 mod outcome;
 mod peer_message;

@@ -3,6 +3,7 @@
 //! Both take half a round trip: they use connections that the load reports keep open, and an answer of the usual size fits
 //! into a first window.
 
+use super::in_transit::InTransit;
 use super::queue::Signal;
 use super::{Shared, Span, TraceRequest, World};
 use gorgo_core::ReplicaId;
@@ -15,8 +16,7 @@ use std::sync::Arc;
 /// Answers on their way, and what was sent.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DigestWorld {
-    sent: Vec<Option<Arc<Update>>>,
-    free: Vec<u32>,
+    sent: InTransit<Arc<Update>>,
     counted: Shared,
 }
 
@@ -70,22 +70,13 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         counted.messages += 2;
         counted.bytes += 2 * MESSAGE_BYTES + update.bytes();
         let way = self.half_rtt(router, target);
-        let slot = match self.digests.free.pop() {
-            Some(slot) => slot,
-            None => {
-                self.digests.sent.push(None);
-                (self.digests.sent.len() - 1) as u32
-            }
-        };
-        self.digests.sent[slot as usize] = Some(Arc::new(update));
+        let slot = self.digests.sent.put(Arc::new(update));
         self.events.push(self.now + way, Signal::DigestTold { router, target, slot });
     }
 
     /// The answer of `target` reaches `router`.
     pub(super) fn digest_told(&mut self, router: u16, target: u16, slot: u32) {
-        let update = self.digests.sent[slot as usize].take();
-        self.digests.free.push(slot);
-        if let Some(update) = update {
+        if let Some(update) = self.digests.sent.take(slot) {
             self.handle(router, ReplicaEvent::DigestTold { replica: ReplicaId(target), update });
         }
     }

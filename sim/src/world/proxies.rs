@@ -1,5 +1,6 @@
 //! Several proxies in front of all replicas: which one a user's request enters at, and what they tell each other.
 
+use super::in_transit::InTransit;
 use super::queue::Signal;
 use super::{Span, TraceRequest, World};
 use gorgo_core::ReplicaId;
@@ -115,8 +116,7 @@ pub(super) struct SharingWorld {
     /// The loads that each told last.
     told: Vec<ToldLoads>,
     /// Messages on their way.
-    sent: Vec<Option<Message>>,
-    free: Vec<u32>,
+    sent: InTransit<Message>,
     rng: rng::ChaCha8Rng,
     salt: u64,
     counted: Shared,
@@ -128,7 +128,6 @@ impl Clone for SharingWorld {
             nodes: self.nodes.clone(),
             told: self.told.clone(),
             sent: self.sent.clone(),
-            free: self.free.clone(),
             rng: rng::copied(&self.rng),
             salt: self.salt,
             counted: self.counted,
@@ -144,7 +143,7 @@ impl SharingWorld {
         let nodes = if config.share() { nodes.collect() } else { Vec::new() };
         let salt = rng.next_u64();
         let told = vec![(Time::ZERO, Vec::new()); peers + 1];
-        Self { nodes, told, sent: Vec::new(), free: Vec::new(), rng, salt, counted: Shared::default() }
+        Self { nodes, told, sent: InTransit::default(), rng, salt, counted: Shared::default() }
     }
 
     /// What was sent so far; `None` without sharing.
@@ -224,21 +223,13 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let number = self.sharing.counted.messages;
         let (a, b) = (self.routers[usize::from(from)].site, self.routers[usize::from(to)].site);
         let way = self.network.one_way(a, b, self.now, number | 1 << 63) + Span::from_ms(config.share_late_ms);
-        let slot = match self.sharing.free.pop() {
-            Some(slot) => slot,
-            None => {
-                self.sharing.sent.push(None);
-                (self.sharing.sent.len() - 1) as u32
-            }
-        };
-        self.sharing.sent[slot as usize] = Some(message);
+        let slot = self.sharing.sent.put(message);
         self.events.push(self.now + way, Signal::Shared { from, to, slot });
     }
 
     /// A message arrives at `to`.
     pub(super) fn shared(&mut self, from: u16, to: u16, slot: u32) {
-        let message = self.sharing.sent[slot as usize].take();
-        self.sharing.free.push(slot);
+        let message = self.sharing.sent.take(slot);
         let node = &mut self.sharing.nodes[usize::from(to)];
         match message {
             None => {}

@@ -107,14 +107,10 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         };
         let hops = u8::from(key.entry_attempt() > 0);
         let arrived = Request {
-            id: RequestId(key.0),
-            symbols: Arc::clone(&request.blocks),
-            info,
             hops,
             deadline: self.config.deadline_ms.map(|ms| self.now + Span::from_ms(ms)),
-            only: None,
-            handling: gorgo_core::router::Handling::default(),
             fence: flight.group.map(|group| self.fences[group].clone()),
+            ..Request::new(RequestId(key.0), Arc::clone(&request.blocks), info)
         };
         if hops == 0 {
             self.records[key.index() as usize].arrived = self.now.into();
