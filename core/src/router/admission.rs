@@ -31,7 +31,7 @@ impl Router {
     fn least_ttft_ms(&mut self, now: Time, id: RequestId) -> Option<f64> {
         self.collect_candidates(now, id);
         let info = self.flights.get(&id)?.request.info;
-        let takes = |c: &&Candidate| matches!(c.excluded, None | Some(Exclusion::Full | Exclusion::Resting));
+        let takes = |c: &&Candidate| c.excluded.is_none_or(Exclusion::is_brief);
         let working = self.candidates.iter().filter(takes);
         let waits = self.queued > 0 || working.clone().all(|c| c.excluded.is_some());
         let replicas = working.clone().count() as f64;

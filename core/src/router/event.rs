@@ -32,6 +32,13 @@ pub struct Request {
     pub handling: Handling,
 }
 
+impl Request {
+    /// A prompt from a client that any replica may answer, at any time.
+    pub fn new(id: RequestId, symbols: Arc<[u64]>, info: RequestInfo) -> Self {
+        Self { id, symbols, info, hops: 0, deadline: None, only: None, fence: None, handling: Handling::default() }
+    }
+}
+
 /// How a request is handled that is no plain prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Handling {

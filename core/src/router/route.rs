@@ -154,7 +154,7 @@ impl Router {
         if !self.candidates.iter().any(is_unprobed) {
             return;
         }
-        let takes = |c: &Candidate| matches!(c.excluded, None | Some(Exclusion::Full | Exclusion::Resting));
+        let takes = |c: &Candidate| c.excluded.is_none_or(Exclusion::is_brief);
         if self.candidates.iter().any(|c| takes(c) && !tried.contains(c.id) && !is_unprobed(c)) {
             for candidate in self.candidates.iter_mut().filter(|c| c.excluded.is_none()) {
                 if self.replicas[candidate.id.index()].is_unprobed() {

@@ -54,16 +54,7 @@ fn symbols(text: &str) -> Arc<[u64]> {
 fn ask(id: u64, prompt: &str) -> RequestEvent {
     let symbols = symbols(prompt);
     let info = RequestInfo { prompt_tokens: symbols.len() as u32, ..RequestInfo::default() };
-    RequestEvent::Arrived(Request {
-        id: RequestId(id),
-        symbols,
-        info,
-        hops: 0,
-        deadline: None,
-        only: None,
-        fence: None,
-        handling: Handling::default(),
-    })
+    RequestEvent::Arrived(Request::new(RequestId(id), symbols, info))
 }
 
 fn tell(router: &mut Router, ms: u64, event: impl Into<Event>) -> Vec<Action> {

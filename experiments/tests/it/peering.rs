@@ -25,17 +25,7 @@ fn add_replicas(driver: &Driver, router: &mut Router) {
 
 fn arrived(id: u64) -> Event {
     let info = RequestInfo { prompt_tokens: 100, ..RequestInfo::default() };
-    RequestEvent::Arrived(Request {
-        id: RequestId(id),
-        symbols: vec![id].into(),
-        info,
-        hops: 1,
-        deadline: None,
-        only: None,
-        fence: None,
-        handling: gorgo_core::router::Handling::default(),
-    })
-    .into()
+    RequestEvent::Arrived(Request { hops: 1, ..Request::new(RequestId(id), vec![id].into(), info) }).into()
 }
 
 fn scraped(used_tokens: u64) -> Event {

@@ -199,17 +199,7 @@ mod tests {
     /// Request `n`, 100 tokens of two blocks.
     fn arrived(n: u64) -> Event {
         let info = RequestInfo { prompt_tokens: 100, head: 1, ..RequestInfo::default() };
-        RequestEvent::Arrived(Request {
-            id: RequestId(n),
-            symbols: vec![1, 2].into(),
-            info,
-            hops: 0,
-            deadline: None,
-            only: None,
-            fence: None,
-            handling: gorgo_core::router::Handling::default(),
-        })
-        .into()
+        RequestEvent::Arrived(Request::new(RequestId(n), vec![1, 2].into(), info)).into()
     }
 
     #[tokio::test]

@@ -191,16 +191,8 @@ impl ClientRequest {
         let mut arrived = Time::ZERO;
         let (id, mailbox) = state.driver.arrive(|id, now| {
             arrived = now;
-            CoreRequest {
-                id,
-                symbols,
-                info,
-                hops,
-                deadline: Some(now + Span::from_ms(wait as f64)),
-                only,
-                fence,
-                handling,
-            }
+            let deadline = Some(now + Span::from_ms(wait as f64));
+            CoreRequest { hops, deadline, only, fence, handling, ..CoreRequest::new(id, symbols, info) }
         });
         let request_id = if flags.request_id {
             headers::request_id(&parts.headers, state.seed, id)

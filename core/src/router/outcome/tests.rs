@@ -11,16 +11,7 @@ fn serve(router: &mut Router, start_ms: u64) {
         let (id, attempt) = (RequestId(start_ms + i), 1);
         let at = |ms: u64| Time::from_ms((start_ms + 500 * i + ms) as f64);
         let info = RequestInfo { prompt_tokens: 1_000, ..RequestInfo::default() };
-        let request = Request {
-            id,
-            symbols: Arc::from([]),
-            info,
-            hops: 0,
-            deadline: None,
-            only: None,
-            fence: None,
-            handling: Default::default(),
-        };
+        let request = Request::new(id, Arc::from([]), info);
         let usage = Usage { cached_tokens: None, output_tokens: 20 };
         router.handle(at(0), RequestEvent::Arrived(request), &mut Vec::new());
         router.handle(at(300), RequestEvent::FirstToken { id, attempt }, &mut Vec::new());

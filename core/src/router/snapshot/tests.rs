@@ -22,17 +22,7 @@ fn handle(router: &mut Router, ms: u64, event: impl Into<crate::router::Event>) 
 fn ask(router: &mut Router, ms: u64, symbols: &[u64]) {
     let id = RequestId(ms);
     let info = RequestInfo { prompt_tokens: 16 * symbols.len() as u32, ..RequestInfo::default() };
-    let request = Request {
-        id,
-        symbols: symbols.into(),
-        info,
-        hops: 0,
-        deadline: None,
-        only: None,
-        fence: None,
-        handling: Default::default(),
-    };
-    handle(router, ms, RequestEvent::Arrived(request));
+    handle(router, ms, RequestEvent::Arrived(Request::new(id, symbols.into(), info)));
     handle(router, ms + 1, RequestEvent::FirstToken { id, attempt: 1 });
     let usage = Usage { cached_tokens: None, output_tokens: 20 };
     handle(router, ms + 2, RequestEvent::Finished { id, attempt: 1, usage, answer: None });

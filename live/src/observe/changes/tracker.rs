@@ -145,17 +145,7 @@ mod tests {
                 *next += 1;
                 let id = RequestId(*next);
                 let info = RequestInfo { prompt_tokens: 10, ..RequestInfo::default() };
-                RequestEvent::Arrived(Request {
-                    id,
-                    symbols: Arc::from([]),
-                    info,
-                    hops: 0,
-                    deadline: None,
-                    only: None,
-                    fence: None,
-                    handling: gorgo_core::router::Handling::default(),
-                })
-                .into()
+                RequestEvent::Arrived(Request::new(id, Arc::from([]), info)).into()
             }
             13..=16 if !sent.is_empty() => {
                 let (id, attempt, _) = sent[usize::from(slot) % sent.len()];
