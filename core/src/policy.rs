@@ -34,6 +34,13 @@ pub enum Exclusion {
     Outside,
 }
 
+impl Exclusion {
+    /// Whether it ends by itself, soon: a gate that opens when requests end, a rest of seconds.
+    pub fn is_brief(self) -> bool {
+        matches!(self, Self::Full | Self::Resting)
+    }
+}
+
 /// An engine's metrics at the last scrape.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -74,9 +74,9 @@ impl Replica {
         (share < 1.0).then(|| 1 + (share * f64::from(gates.slow_start_requests)) as u32)
     }
 
-    /// Whether it works: a closed capacity gate opens again by itself, other exclusions may not.
+    /// Whether it works: a closed capacity gate or a rest ends by itself, other exclusions may not.
     pub fn is_usable(&self, now: Time, gates: &Gates) -> bool {
-        matches!(self.closed(now, gates), None | Some(Exclusion::Full | Exclusion::Resting))
+        self.closed(now, gates).is_none_or(Exclusion::is_brief)
     }
 
     /// Whether the engine's last report closes the gate on KV use.

@@ -69,10 +69,9 @@ pub(super) fn levels(node: &AppState) -> Levels {
         levels.index_nodes = router.index().nodes() as f64;
         let gates = &router.config().gates;
         for (slot, (r, u)) in router.replicas().iter().zip(upstreams).enumerate().filter(|(_, (r, _))| !r.removed) {
-            let closed = r.closed(now, gates);
             levels.replicas.push(ReplicaGauges {
                 name: u.name.clone(),
-                usable: f64::from(!matches!(closed, Some(Exclusion::Unhealthy | Exclusion::Draining))),
+                usable: f64::from(r.is_usable(now, gates)),
                 draining: f64::from(r.draining),
                 breaker_open: f64::from(r.breaker.is_open(now, u32::MAX)),
                 rtt_s: r.rtt.smoothed_ms() / 1e3,

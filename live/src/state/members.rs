@@ -9,7 +9,6 @@ use crate::upstream::replica::{Authorization, Upstream};
 use crate::upstream::transport::transport;
 use gorgo_core::MAX_REPLICAS;
 use gorgo_core::fleet::{Kind, Replica, ReplicaSpec};
-use gorgo_core::policy::Exclusion;
 use gorgo_core::router::ReplicaEvent;
 use http::HeaderValue;
 use std::sync::Arc;
@@ -141,9 +140,7 @@ impl AppState {
     pub(crate) fn are_usable(&self) -> Vec<(String, bool)> {
         self.driver.read(|router, _, now| {
             let gates = &router.config().gates;
-            let usable = |r: &Replica| {
-                !r.is_unprobed() && !matches!(r.closed(now, gates), Some(Exclusion::Unhealthy | Exclusion::Draining))
-            };
+            let usable = |r: &Replica| !r.is_unprobed() && r.is_usable(now, gates);
             let all = router.replicas().iter().filter(|r| !r.removed);
             all.map(|r| (r.spec.name.clone(), usable(r))).collect()
         })
