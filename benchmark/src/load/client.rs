@@ -1,6 +1,6 @@
 //! HTTP client of the load generator: pooled HTTP/1.1 connections, TLS to https targets, and the times of tokens.
 
-use super::sse::{EventParser, StreamEvent, TokenCounts};
+use super::sse::{EventParser, StreamEvent, TokenCounts, message_of};
 use super::target::Target;
 use crate::input_error::InputError;
 use bytes::Bytes;
@@ -267,11 +267,8 @@ fn without_options(body: &[u8]) -> Option<Bytes> {
 
 /// The failure of a request that asked for a stream and was answered in one piece.
 async fn in_place_of_stream(answer: Response<Incoming>) -> (Status, String) {
-    let text = http_body_util::Limited::new(answer.into_body(), ERROR_BYTES).collect().await;
-    let text = text.map_or_else(|_| Bytes::new(), http_body_util::Collected::to_bytes);
-    let told: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-    let error = told.get("error").filter(|error| !error.is_null());
-    match error.and_then(|error| error.as_str().or_else(|| error.get("message")?.as_str())) {
+    let told: serde_json::Value = serde_json::from_slice(&short_body(answer).await).unwrap_or_default();
+    match told.get("error").and_then(message_of) {
         Some(message) => (Status::Failed, message.chars().take(200).collect()),
         None => (Status::Failed, "the server answered JSON in one piece and no stream; let it stream".to_owned()),
     }
@@ -316,15 +313,20 @@ fn status_of(http: u16) -> Status {
     }
 }
 
+/// The body of an answer; empty if it is longer than [`ERROR_BYTES`] or breaks.
+async fn short_body(answer: Response<Incoming>) -> Bytes {
+    let body = http_body_util::Limited::new(answer.into_body(), ERROR_BYTES).collect().await;
+    body.map_or_else(|_| Bytes::new(), http_body_util::Collected::to_bytes)
+}
+
 /// Status and message of a response that is not 200.
 async fn error_of(answer: Response<Incoming>) -> (Status, String) {
     let code = answer.status();
     let status = status_of(code.as_u16());
-    let text = http_body_util::Limited::new(answer.into_body(), ERROR_BYTES).collect().await;
-    let text = text.map_or_else(|_| String::new(), |t| String::from_utf8_lossy(&t.to_bytes()).into_owned());
-    let parsed: Option<serde_json::Value> = serde_json::from_str(&text).ok();
-    let message = parsed.as_ref().and_then(|v| v.get("message").or_else(|| v.get("error")?.get("message")));
-    let message = message.and_then(serde_json::Value::as_str).map_or(text.clone(), str::to_owned);
+    let body = short_body(answer).await;
+    let parsed: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let message = parsed.get("message").and_then(message_of).or_else(|| message_of(parsed.get("error")?));
+    let message = message.map_or_else(|| String::from_utf8_lossy(&body), Into::into);
     (status, format!("{}: {}", code.as_u16(), message.chars().take(200).collect::<String>()))
 }
 

@@ -232,11 +232,7 @@ impl EventParser {
             StreamError::NotJson { error, start }
         })?;
         if let Some(error) = event.error {
-            // SGLang sends the HTTP status as `code`, others a word; some send only a text.
-            let status = error.get("code").and_then(|code| u16::try_from(code.as_u64()?).ok());
-            let message = error.as_str().or_else(|| error.get("message")?.as_str());
-            let message = message.unwrap_or("an error without a message").to_owned();
-            return Ok(Some(StreamEvent::Error { message, status }));
+            return Ok(Some(error_event(&error, || "an error without a message".to_owned())));
         }
         if let Some(usage) = event.usage {
             self.counts = TokenCounts {
@@ -275,10 +271,19 @@ fn names_error(line: &[u8]) -> bool {
 fn named_error(data: &[u8]) -> StreamEvent {
     let told: Value = serde_json::from_slice(data).unwrap_or(Value::Null);
     let error = told.get("error").filter(|error| !error.is_null()).unwrap_or(&told);
+    error_event(error, || String::from_utf8_lossy(data).chars().take(200).collect())
+}
+
+/// An error as a stream tells it; `otherwise` gives the message of one that has none. SGLang sends the HTTP status as
+/// `code`, others a word.
+fn error_event(error: &Value, otherwise: impl FnOnce() -> String) -> StreamEvent {
     let status = error.get("code").and_then(|code| u16::try_from(code.as_u64()?).ok());
-    let message = error.as_str().or_else(|| error.get("message")?.as_str()).map(str::to_owned);
-    let message = message.unwrap_or_else(|| String::from_utf8_lossy(data).chars().take(200).collect());
-    StreamEvent::Error { message, status }
+    StreamEvent::Error { message: message_of(error).map_or_else(otherwise, str::to_owned), status }
+}
+
+/// The message of an error: an object with one, or only a text.
+pub(super) fn message_of(error: &Value) -> Option<&str> {
+    error.as_str().or_else(|| error.get("message")?.as_str())
 }
 
 /// The error that a finish reason tells: an engine that gave the request up has not answered it. vLLM writes a word,
