@@ -14,9 +14,10 @@ use crate::request::rest_body::RestBody;
 use crate::upstream::connection::{self, ConnectionError, UpstreamBody};
 use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::{AnswerTap, Framing};
+use crate::wire::content_type;
 use bytes::{Bytes, BytesMut};
 use gorgo_core::router::{Dispatch, Failure};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING};
 use http::{Method, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
@@ -417,22 +418,13 @@ fn framing(headers: &HeaderMap) -> Framing {
     if headers.contains_key(CONTENT_ENCODING) {
         return Framing::Opaque;
     }
-    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
-    let is = |word: &[u8]| kind.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
-    if is(b"text/event-stream") {
+    if content_type::is_events(headers) {
         Framing::Events
-    } else if kind.is_empty() || is_json(kind) {
+    } else if content_type::of(headers).is_empty() || content_type::is_json(headers) {
         Framing::Json
     } else {
         Framing::Opaque
     }
-}
-
-/// `application/json`, `text/json`, `application/problem+json` ...
-fn is_json(kind: &[u8]) -> bool {
-    let bare = kind.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii_end();
-    let ends = |word: &[u8]| bare.len() >= word.len() && bare[bare.len() - word.len()..].eq_ignore_ascii_case(word);
-    ends(b"/json") || ends(b"+json")
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@
 
 use crate::request::body::Body;
 use crate::request::error_json::{BoxError, Dialect};
+use crate::wire::content_type;
 use bytes::Bytes;
 use http::Response;
-use http::header::CONTENT_TYPE;
 use http_body::{Body as _, Frame};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -85,9 +85,7 @@ impl EarlyBody {
 
     /// Whether a response's body can be the rest of a stream of events.
     pub(crate) fn can_carry(response: &Response<Body>) -> bool {
-        let kind = response.headers().get(CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
-        let events = b"text/event-stream";
-        kind.get(..events.len()).is_some_and(|start| start.eq_ignore_ascii_case(events))
+        content_type::is_events(response.headers())
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {

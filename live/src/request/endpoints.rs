@@ -206,16 +206,20 @@ fn is_administration(path: &str) -> bool {
         || path.split('/').any(|segment| ADMINISTRATION.iter().any(|name| segment.eq_ignore_ascii_case(name)))
 }
 
+fn last_segment(path: &str) -> &str {
+    path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+}
+
 /// Whether an engine's administration at this path empties its KV cache.
 pub(crate) fn empties_cache(path: &str) -> bool {
-    let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let name = last_segment(path);
     matches!(name, "flush_cache" | "reset_prefix_cache" | "sleep" | "release_memory_occupation")
         || name.starts_with("update_weights")
 }
 
 /// Whether an engine's administration at this path changes the list of its models.
 pub(super) fn changes_models(path: &str) -> bool {
-    let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let name = last_segment(path);
     name.contains("load_") || name.contains("update_weights")
 }
 

@@ -1,7 +1,8 @@
 //! Answers to prompts that no engine gives: those of a login, an ingress or another server at the replica's URL.
 
+use crate::wire::content_type;
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderMap, LOCATION};
+use http::header::LOCATION;
 
 /// What an answer to a prompt is that is neither an answer nor an error: no content, a page, or a redirect, for example
 /// to a login. Engines redirect only to the same path with or without its last slash.
@@ -14,7 +15,7 @@ pub(super) fn no_answer(head: &http::response::Parts, is_empty: bool, asked: &st
     }
     match head.status {
         StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT => Some(""),
-        _ if is_html(&head.headers) => Some(" with a page of HTML"),
+        _ if content_type::is_html(&head.headers) => Some(" with a page of HTML"),
         _ if is_empty => Some(" without a body"),
         _ => None,
     }
@@ -35,25 +36,18 @@ pub(super) fn is_foreign_refusal(head: &http::response::Parts) -> bool {
         // A balancer before the engine may judge the request's length.
         StatusCode::PAYLOAD_TOO_LARGE | StatusCode::URI_TOO_LONG | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => false,
         status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
-            is_html(&head.headers) || is_about_path && is_type(&head.headers, b"text/plain")
+            content_type::is_html(&head.headers)
+                || is_about_path && content_type::starts_with(&head.headers, b"text/plain")
         }
         _ => false,
     }
-}
-
-fn is_html(headers: &HeaderMap) -> bool {
-    is_type(headers, b"text/html") || is_type(headers, b"application/xhtml")
-}
-
-fn is_type(headers: &HeaderMap, word: &[u8]) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
-    kind.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use http::Response;
+    use http::header::CONTENT_TYPE;
 
     fn head(status: u16, kind: &str) -> http::response::Parts {
         Response::builder().status(status).header(CONTENT_TYPE, kind).body(()).unwrap().into_parts().0

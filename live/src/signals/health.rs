@@ -1,7 +1,6 @@
 //! What the answer to a probe says: whether an engine gave it, or another server that happens to listen there.
 
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderMap};
 use serde::de::IgnoredAny;
 
 /// The path that every engine with OpenAI's API has.
@@ -34,12 +33,6 @@ pub(crate) fn judge(path: &str, status: StatusCode, is_html: bool, page: &[u8]) 
         400..=499 => Health::NoEngine("not with the engine's health (probes.path)"),
         _ => Health::Failing,
     }
-}
-
-/// Whether an answer is a page for people.
-pub(crate) fn is_html(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
-    kind.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(b"text/html"))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::state::AppState;
 use crate::supervise;
 use crate::upstream::connection::{self, ConnectionError, UpstreamBody};
 use crate::upstream::replica::Upstream;
+use crate::wire::content_type;
 use bytes::Bytes;
 use gorgo_core::fleet::Kind;
 use gorgo_core::rng;
@@ -186,7 +187,7 @@ async fn round_trip(
     let response = sender.send_request(request).await.map_err(told)?;
     let rtt = sent.elapsed();
     let status = response.status();
-    let is_html = health::is_html(response.headers());
+    let is_html = content_type::is_html(response.headers());
     let routers = loops::routers(response.headers());
     let is_loop = routers.iter().any(|id| *id == node.router_id);
     // The answering router names itself first.
@@ -223,7 +224,7 @@ async fn round_trip(
                 upstream.request(Method::GET, &PathAndQuery::from_static("/health"), HeaderMap::new(), Empty::new());
             sender.ready().await.map_err(told)?;
             let response = sender.send_request(ask).await.map_err(told)?;
-            let (found, is_html) = (response.status(), health::is_html(response.headers()));
+            let (found, is_html) = (response.status(), content_type::is_html(response.headers()));
             page_of(response.into_body(), PAGE, "a probe's answer").await?;
             if health::judge("/health", found, is_html, b"") == Health::Alive {
                 return Ok(rtt);
