@@ -39,7 +39,7 @@ pub struct Discovery {
     /// Key sent to discovered engines as `Authorization: Bearer`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key: Option<Secret>,
-    /// A file whose first line is that key; read when an engine is found.
+    /// A file whose first line is that key; read with each answer of a source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key_file: Option<PathBuf>,
 }

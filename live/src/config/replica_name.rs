@@ -1,7 +1,7 @@
 //! Names of replicas: they appear in logs, labels of metrics, headers and the pages of the dashboard.
 
 /// Longest name, bytes.
-const MOST_BYTES: usize = 256;
+pub(crate) const MOST_BYTES: usize = 256;
 
 /// Checks the name of a replica or peer.
 ///

@@ -25,6 +25,8 @@ pub(super) struct SourceState {
     pub(super) own: BTreeMap<String, String>,
     /// Why endpoints cannot be used, by name.
     pub(super) refused: BTreeMap<String, String>,
+    /// Why engines of the fleet keep their former settings, by name.
+    pub(super) kept: BTreeMap<String, String>,
     /// Endpoints of the last answer beyond those that a fleet holds.
     pub(super) beyond: usize,
     /// The last complete answer.

@@ -78,13 +78,12 @@ pub(crate) enum Step {
     Change(DiscoveredEndpoint),
 }
 
-/// The steps from `known` to `answer`: those that leave first, so that a full fleet has room for those that join.
-pub(crate) fn steps(known: &Known, answer: &[DiscoveredEndpoint]) -> Vec<Step> {
-    let listed: Known = answer.iter().map(|endpoint| (endpoint.name.clone(), endpoint.clone())).collect();
+/// The steps from `known` to `listed`: those that leave first, so that a full fleet has room for those that join.
+pub(crate) fn steps(known: &Known, listed: &Known) -> Vec<Step> {
     let is_replaced = |name: &String, old: &DiscoveredEndpoint| !listed[name].is_same_engine(old);
     let gone = known.iter().filter(|(name, old)| !listed.contains_key(*name) || is_replaced(name, old));
     let mut steps: Vec<Step> = gone.map(|(name, _)| Step::Leave(name.clone())).collect();
-    for (name, endpoint) in &listed {
+    for (name, endpoint) in listed {
         match known.get(name).filter(|old| endpoint.is_same_engine(old)) {
             None => steps.push(Step::Join(endpoint.clone())),
             Some(old) if old != endpoint => steps.push(Step::Change(endpoint.clone())),
@@ -112,11 +111,11 @@ mod tests {
         let before = known(&[endpoint("a", "http://h:1"), endpoint("b", "http://h:2")]);
         let again = DiscoveredEndpoint { uid: Some("2".to_owned()), ..endpoint("a", "http://h:1") };
         let after = [again.clone(), endpoint("b", "http://h:2")];
-        assert_eq!(steps(&before, &after), [Step::Leave("a".to_owned()), Step::Join(again)]);
+        assert_eq!(steps(&before, &known(&after)), [Step::Leave("a".to_owned()), Step::Join(again)]);
         let moved = endpoint("a", "http://h:9");
         let after = [moved.clone(), endpoint("b", "http://h:2")];
-        assert_eq!(steps(&before, &after), [Step::Leave("a".to_owned()), Step::Join(moved)]);
-        assert_eq!(steps(&before, &[endpoint("b", "http://h:2")]), [Step::Leave("a".to_owned())]);
+        assert_eq!(steps(&before, &known(&after)), [Step::Leave("a".to_owned()), Step::Join(moved)]);
+        assert_eq!(steps(&before, &known(&[endpoint("b", "http://h:2")])), [Step::Leave("a".to_owned())]);
     }
 
     #[test]
@@ -129,11 +128,11 @@ mod tests {
             DiscoveredEndpoint { ms_per_token: Some(0.1), ..endpoint("a", "http://H:1/") },
         ];
         for other in all {
-            assert_eq!(steps(&before, std::slice::from_ref(&other)), [Step::Change(other.clone())]);
+            assert_eq!(steps(&before, &known(std::slice::from_ref(&other))), [Step::Change(other.clone())]);
             let back = endpoint("a", "http://h:1");
-            assert_eq!(steps(&known(&[other]), std::slice::from_ref(&back)), [Step::Change(back.clone())]);
+            assert_eq!(steps(&known(&[other]), &known(std::slice::from_ref(&back))), [Step::Change(back.clone())]);
         }
-        assert_eq!(steps(&before, &[endpoint("a", "http://h:1")]), []);
+        assert_eq!(steps(&before, &known(&[endpoint("a", "http://h:1")])), []);
     }
 
     fn answers() -> impl Strategy<Value = Vec<DiscoveredEndpoint>> {
@@ -148,7 +147,7 @@ mod tests {
         #[test]
         fn the_steps_lead_from_any_answer_to_the_next(before in answers(), after in answers()) {
             let mut fleet = known(&before);
-            for step in steps(&known(&before), &after) {
+            for step in steps(&known(&before), &known(&after)) {
                 match step {
                     Step::Leave(name) => prop_assert!(fleet.remove(&name).is_some()),
                     Step::Join(endpoint) => prop_assert!(fleet.insert(endpoint.name.clone(), endpoint).is_none()),
@@ -156,7 +155,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(&fleet, &known(&after));
-            prop_assert!(steps(&fleet, &after).is_empty(), "the same answer again changes nothing");
+            prop_assert!(steps(&fleet, &known(&after)).is_empty(), "the same answer again changes nothing");
         }
     }
 }

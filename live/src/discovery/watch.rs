@@ -1,9 +1,9 @@
 //! Asks one source again and again, and changes the fleet by its answers.
 
 use super::discovered::{Sets, SourceState};
-use super::endpoint::{Step, steps};
+use super::endpoint::{Known, Step, steps};
 use super::{DiscoveredEndpoint, DiscoveryError, Listed, Source};
-use crate::config::{Config, Role, is_same_address};
+use crate::config::{Config, ReplicaConfig, Role, Secret, is_same_address};
 use crate::observe::changes::Change;
 use crate::server::fleet;
 use crate::state::{AddError, AppState};
@@ -21,12 +21,13 @@ use std::time::Duration;
 pub(crate) fn begin(state: &Arc<AppState>, mut before: Sets, from: &str) -> Result<Vec<Source>, DiscoveryError> {
     let config = state.config();
     let sources = Source::all(&config.discovery)?;
+    let key = engine_key(&config);
     for source in &sources {
         let name = source.name();
         state.discovered.lock().insert(name.clone(), SourceState::default());
         let last = before.remove(&name).unwrap_or_default();
         for endpoint in &last {
-            add(state, &config, &name, endpoint);
+            add(state, &config, &name, endpoint, &key);
         }
         if let Some(entry) = state.discovered.lock().get_mut(&name).filter(|entry| !entry.known.is_empty()) {
             tracing::info!("discovery from {name}: the {} endpoints of {from} are used until it answers", last.len());
@@ -77,14 +78,16 @@ fn take(state: &Arc<AppState>, config: &Config, source: &str, answer: Result<Lis
     if std::mem::replace(&mut entry.beyond, beyond) != beyond && beyond > 0 {
         told(Change::LeftOut { source: source.to_owned(), used: endpoints.len(), left_out: beyond });
     }
-    entry.listed = endpoints.iter().map(|endpoint| (endpoint.name.clone(), endpoint.clone())).collect();
-    let SourceState { listed, refused, own, .. } = &mut *entry;
+    entry.listed = endpoints.into_iter().map(|endpoint| (endpoint.name.clone(), endpoint)).collect();
+    let SourceState { known, listed, refused, kept, own, .. } = &mut *entry;
     refused.retain(|name, _| listed.contains_key(name));
+    kept.retain(|name, _| listed.contains_key(name));
     own.retain(|name, _| listed.contains_key(name));
-    let known = entry.known.clone();
+    let (known, listed) = (known.clone(), listed.clone());
     // Joining a replica starts tasks: the lock is not held over it.
     drop(sources);
-    for step in steps(&known, &endpoints) {
+    let key = engine_key(config);
+    for step in steps(&known, &listed) {
         match step {
             Step::Leave(name) => {
                 if let Some(upstream) = state.find(&name) {
@@ -94,14 +97,27 @@ fn take(state: &Arc<AppState>, config: &Config, source: &str, answer: Result<Lis
                     entry.known.remove(&name);
                 }
             }
-            Step::Join(endpoint) => add(state, config, source, &endpoint),
-            Step::Change(endpoint) => change(state, config, source, &endpoint),
+            Step::Join(endpoint) => add(state, config, source, &endpoint, &key),
+            Step::Change(endpoint) => change(state, source, &endpoint),
         }
     }
+    settle(state, source, &listed, &key);
+}
+
+/// The key for the engines that sources list, or why it cannot be read. Its file is read at each answer, so that a
+/// rotated key comes into force.
+fn engine_key(config: &Config) -> Result<Option<Secret>, String> {
+    config.discovery.engine_key().map_err(|wrong| wrong.to_string())
 }
 
 /// Adds an endpoint, unless an operator has removed it, it is this router, or it is in the fleet by other means.
-fn add(state: &Arc<AppState>, config: &Config, source: &str, endpoint: &DiscoveredEndpoint) {
+fn add(
+    state: &Arc<AppState>,
+    config: &Config,
+    source: &str,
+    endpoint: &DiscoveredEndpoint,
+    key: &Result<Option<Secret>, String>,
+) {
     let name = &endpoint.name;
     if state.by_operator.removes(name) || state.find(name).is_some() {
         return;
@@ -119,7 +135,7 @@ fn add(state: &Arc<AppState>, config: &Config, source: &str, endpoint: &Discover
         return state.leave_out_itself(name);
     }
     let kind = if config.role == Role::Edge { Kind::Peer } else { Kind::Remote };
-    let key = config.discovery.engine_key().map_err(|wrong| AddError::Wrong(wrong.to_string()));
+    let key = key.as_ref().map_err(|why| AddError::Wrong(why.clone()));
     let why = match key.and_then(|key| fleet::join(state, &endpoint.replica(key.as_ref()), kind)) {
         Ok(_) => None,
         // An address that is in the fleet by other means is left alone.
@@ -147,29 +163,53 @@ pub(crate) fn admit(state: &Arc<AppState>, name: &str, url: &str) -> bool {
     let was_removed = state.by_operator.admit(name);
     let listed = state.discovered.listed(name).filter(|(_, endpoint)| is_same_address(&endpoint.url, url));
     let Some((source, endpoint)) = listed.filter(|_| was_removed) else { return false };
-    add(state, &state.config(), &source, &endpoint);
+    let config = state.config();
+    add(state, &config, &source, &endpoint, &engine_key(&config));
     state.find(name).is_some()
 }
 
-/// Puts in force what else is said of an engine of the fleet.
-fn change(state: &Arc<AppState>, config: &Config, source: &str, endpoint: &DiscoveredEndpoint) {
+/// Puts in force whether an engine of the fleet drains.
+fn change(state: &Arc<AppState>, source: &str, endpoint: &DiscoveredEndpoint) {
     let old = match state.discovered.lock().get_mut(source) {
         Some(entry) => entry.known.insert(endpoint.name.clone(), endpoint.clone()),
         None => return,
     };
-    let Some(upstream) = state.find(&endpoint.name) else { return };
-    let settings = |of: &DiscoveredEndpoint| of.replica(None);
-    if old.as_ref().map(settings) != Some(settings(endpoint)) {
-        let key = config.discovery.engine_key().map_err(|wrong| AddError::Wrong(wrong.to_string()));
-        match key.and_then(|key| state.describe(&upstream, &endpoint.replica(key.as_ref()))) {
-            Ok(()) => state.driver.observers().tell(Change::Described { replica: endpoint.name.clone() }),
-            Err(why) => {
-                let (source, endpoint, why) = (source.to_owned(), endpoint.name.clone(), why.to_string());
-                state.driver.observers().tell(Change::EndpointRefused { source, endpoint, why });
-            }
-        }
-    }
-    if old.is_none_or(|old| old.draining != endpoint.draining) {
+    if let Some(upstream) =
+        state.find(&endpoint.name).filter(|_| old.is_none_or(|old| old.draining != endpoint.draining))
+    {
         fleet::drain_again(state, &upstream);
+    }
+}
+
+/// Puts the settings in force that the source and the key's file give to engines of the fleet. What fails is tried again
+/// with the next answer. While the key cannot be read, engines keep the one they have.
+fn settle(state: &Arc<AppState>, source: &str, listed: &Known, key: &Result<Option<Secret>, String>) {
+    let known = match state.discovered.lock().get(source) {
+        Some(entry) => entry.known.clone(),
+        None => return,
+    };
+    let other_settings = |(name, (in_force, _)): (&String, &(ReplicaConfig, Kind))| {
+        let endpoint = listed.get(name).filter(|_| known.contains_key(name))?;
+        let settings = endpoint.replica(key.as_ref().unwrap_or(&in_force.api_key).as_ref());
+        (settings != *in_force).then_some((name.clone(), settings))
+    };
+    let differ: Vec<(String, ReplicaConfig)> = state.joined.lock().iter().filter_map(other_settings).collect();
+    for (name, settings) in differ {
+        let Some(upstream) = state.find(&name) else { continue };
+        let failed = state.describe(&upstream, &settings).err().map(|why| why.to_string());
+        let mut sources = state.discovered.lock();
+        let Some(entry) = sources.get_mut(source) else { return };
+        let before = match &failed {
+            None => entry.kept.remove(&name),
+            Some(why) => entry.kept.insert(name.clone(), why.clone()),
+        };
+        drop(sources);
+        match failed {
+            None => state.driver.observers().tell(Change::Described { replica: name }),
+            Some(why) if before.as_ref() != Some(&why) => {
+                state.driver.observers().tell(Change::EndpointKept { source: source.to_owned(), endpoint: name, why });
+            }
+            Some(_) => {}
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The routers that tell this one what they learn, and the replicas that they name and this fleet lacks.
 
 use super::message::Message;
+use crate::config::replica_name;
 use gorgo_core::ReplicaId;
 use gorgo_core::sharing::MAX_PEERS;
 use parking_lot::Mutex;
@@ -14,8 +15,18 @@ use tokio::time::Instant;
 const LACKING: Duration = Duration::from_secs(30);
 /// A router that was silent for so long leaves its place to another.
 const SILENT: Duration = Duration::from_secs(10);
-/// Longest name that is kept.
+/// A replica of which a router has told nothing for so long has left its fleet, too.
+const FORGOTTEN: Duration = Duration::from_secs(300);
+/// Longest name of a router that is kept.
 const NAME: usize = 128;
+
+/// A replica that a router tells of and this fleet lacks.
+#[derive(Debug)]
+struct Lacking {
+    since: Instant,
+    latest: Instant,
+    is_logged: bool,
+}
 
 /// A router that sent messages here.
 #[derive(Debug)]
@@ -24,8 +35,8 @@ struct Sender {
     name: String,
     at: Instant,
     refused: bool,
-    /// Replicas that it tells of and this fleet lacks: since when, and whether that was logged.
-    lacking: BTreeMap<String, (Instant, bool)>,
+    /// Replicas that it tells of and this fleet lacks, by name.
+    lacking: BTreeMap<String, Lacking>,
 }
 
 /// The routers that sent messages here.
@@ -82,17 +93,19 @@ impl Senders {
         let now = Instant::now();
         let mut all = self.all.lock();
         let lacking = &mut all[usize::from(sender)].lacking;
+        lacking.retain(|_, one| now - one.latest < FORGOTTEN);
         let mut told = Vec::new();
         for at in rows.into_iter().map(usize::from) {
             let (Some(name), Some(slot)) = (message.replicas.get(at), slots.get(at)) else { continue };
             if slot.is_some() {
                 lacking.remove(name);
-            } else if let Some((since, is_told)) = lacking.get_mut(name) {
-                if now - *since >= LACKING && !std::mem::replace(is_told, true) {
+            } else if let Some(one) = lacking.get_mut(name) {
+                one.latest = now;
+                if now - one.since >= LACKING && !std::mem::replace(&mut one.is_logged, true) {
                     told.push(name.clone());
                 }
-            } else if lacking.len() < gorgo_core::MAX_REPLICAS {
-                lacking.insert(name.chars().take(NAME).collect(), (now, false));
+            } else if lacking.len() < gorgo_core::MAX_REPLICAS && name.len() <= replica_name::MOST_BYTES {
+                lacking.insert(name.clone(), Lacking { since: now, latest: now, is_logged: false });
             }
         }
         told
@@ -110,5 +123,40 @@ impl Senders {
                 "unknown_replicas": sender.lacking.keys().collect::<Vec<_>>()})
         };
         self.all.lock().iter().map(shown).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gorgo_core::fleet::Load;
+
+    /// What a message that tells a load of a replica of this name, which the fleet lacks, makes the log say.
+    fn note(senders: &Senders, sender: u8, name: &str) -> Vec<String> {
+        let (replicas, loads) = (vec![name.to_owned()], vec![(0, Load::default())]);
+        senders.note_lacking(sender, &Message { replicas, loads, ..Message::default() }, &[None], 1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_stays_unknown_is_logged_once_and_forgotten_when_it_is_no_longer_told_of() {
+        let senders = Senders::default();
+        let (sender, _) = senders.enter("r", "peer").unwrap();
+        let long = "x".repeat(200);
+        for name in ["pod-1", &long] {
+            assert!(note(&senders, sender, name).is_empty());
+            tokio::time::advance(LACKING).await;
+            assert_eq!(note(&senders, sender, name), [name.to_owned()]);
+            assert!(note(&senders, sender, name).is_empty(), "once");
+        }
+        // Names of pods change with each roll-out.
+        for n in 0..gorgo_core::MAX_REPLICAS {
+            note(&senders, sender, &format!("old-{n}"));
+        }
+        tokio::time::advance(FORGOTTEN).await;
+        note(&senders, sender, "new");
+        tokio::time::advance(LACKING).await;
+        assert_eq!(note(&senders, sender, "new"), ["new"]);
+        assert!(note(&senders, sender, &"x".repeat(replica_name::MOST_BYTES + 1)).is_empty());
+        assert_eq!(senders.json(Instant::now())[0]["unknown_replicas"], json!(["new"]));
     }
 }

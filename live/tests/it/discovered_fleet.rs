@@ -120,6 +120,39 @@ async fn another_label_region_or_rate_leaves_what_was_learned() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rotated_key_is_used_and_settings_that_cannot_be_put_in_force_are_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, key) = (dir.path().join("endpoints.json"), dir.path().join("engine.key"));
+    let net = Net::default();
+    let engine = Engine::start(&net, "a", Script { cached: None, ..Script::default() });
+    write(&path, &[entry("a", &json!({}))]);
+    std::fs::write(&key, "first").unwrap();
+    let world = router(&net, &path, |config| config.discovery.api_key_file = Some(key.clone())).await;
+    let shown = async || {
+        whole(world.send(chat("hello", false)).await).await;
+        engine.seen().last().unwrap().headers["authorization"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(shown().await, "Bearer first");
+    std::fs::write(&key, "second").unwrap();
+    ms(500).await;
+    assert_eq!(shown().await, "Bearer second", "the source's answer is as before");
+    // What cannot be sent or read is not used.
+    std::fs::write(&key, "a\u{1}b").unwrap();
+    write(&path, &[entry("a", &json!({"region": "eu"}))]);
+    ms(500).await;
+    assert_eq!(shown().await, "Bearer second");
+    std::fs::remove_file(&key).unwrap();
+    ms(500).await;
+    assert_eq!(shown().await, "Bearer second");
+    let region = async || world.get("/proxy/servers").await.1[0]["region"].clone();
+    assert_eq!(region().await, "eu", "it needs no key");
+    std::fs::write(&key, "third").unwrap();
+    write(&path, &[entry("a", &json!({"region": "us"}))]);
+    ms(500).await;
+    assert_eq!((shown().await.as_str(), region().await), ("Bearer third", json!("us")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reload_changes_a_replica_at_the_same_address_in_place() {
     let world = World::new(2, Script { cached: None, ..Script::default() }, |_| {}).await;
     whole(world.send(chat(&"a prompt of some length ".repeat(40), true)).await).await;

@@ -18,6 +18,8 @@ pub(crate) enum Change {
     Itself { source: String, endpoint: String },
     /// A discovered endpoint cannot be used.
     EndpointRefused { source: String, endpoint: String, why: String },
+    /// The other settings that a source gives to an engine of the fleet cannot be put in force.
+    EndpointKept { source: String, endpoint: String, why: String },
     /// Other settings of a replica, which stays the same engine.
     Described { replica: String },
     /// A replica left the fleet.
@@ -86,7 +88,7 @@ impl Change {
             Self::ClientRefused { .. } => (11, ""),
             Self::RequestFailed { reason, .. } => (12, reason),
             Self::SourceStale { source, .. } | Self::SourceFresh { source, .. } => (13, source),
-            Self::EndpointRefused { endpoint, .. } => (14, endpoint),
+            Self::EndpointRefused { endpoint, .. } | Self::EndpointKept { endpoint, .. } => (14, endpoint),
             Self::NoneInside => (15, ""),
             Self::NotAdmitted { .. } => (16, ""),
             Self::KvEventsUp { replica } | Self::KvEventsDown { replica, .. } => (17, replica),
@@ -110,6 +112,7 @@ impl Change {
                 | Self::SeveralEngines { .. }
                 | Self::SourceStale { .. }
                 | Self::EndpointRefused { .. }
+                | Self::EndpointKept { .. }
                 | Self::LeftOut { .. }
                 | Self::KeyRefused { .. }
                 | Self::KvEventsDown { .. }
@@ -180,6 +183,9 @@ impl fmt::Display for Change {
             }
             Self::EndpointRefused { source, endpoint, why } => {
                 write!(f, "discovery from {source}: endpoint {endpoint} is not used: {why}")
+            }
+            Self::EndpointKept { source, endpoint, why } => {
+                write!(f, "discovery from {source}: endpoint {endpoint} keeps its former settings: {why}")
             }
             Self::Policy { old, new } => write!(f, "policy changed from {old} to {new}"),
             Self::Tuned { weights, taken, guarded, loss } => {
