@@ -62,7 +62,7 @@ impl Router {
     }
 
     async fn call(self, member: &Member, plan: &Plan, path: &str, body: &Value) -> Result<Value> {
-        let shell = member.shell.as_ref().map_err(Clone::clone)?.as_ref();
+        let shell = member.shell()?;
         call(shell, self.port(&member.node), &plan.keys.admin, path, Some(body)).await
     }
 
@@ -141,7 +141,7 @@ pub enum Flushed {
 /// # Errors
 /// When the node does not answer.
 pub async fn flush(member: &Member, plan: &Plan) -> Result<Flushed> {
-    let shell = member.shell.as_ref().map_err(Clone::clone)?.as_ref();
+    let shell = member.shell()?;
     let ports = member.node.ports;
     match call(shell, ports.engine, &plan.keys.api, "/flush_cache", Some(&json!({}))).await {
         Err(error) if error.sign.contains("HTTP 400") => return Ok(Flushed::Busy),
@@ -156,7 +156,7 @@ pub async fn flush(member: &Member, plan: &Plan) -> Result<Flushed> {
 /// # Errors
 /// When the node cannot be reached.
 pub async fn log(member: &Member, plan: &Plan, what: &str, lines: usize) -> Result<String> {
-    let shell = member.shell.as_ref().map_err(Clone::clone)?.as_ref();
+    let shell = member.shell()?;
     if what == "engine" && matches!(plan.engine, Engine::Docker { .. }) {
         return engine_log(shell, lines).await;
     }

@@ -111,7 +111,7 @@ pub struct Plan {
     /// Free disk a node with Docker must have, GiB.
     pub disk_gib: u64,
     /// Minutes within which an engine must be healthy.
-    #[serde(default = "an_hour")]
+    #[serde(default = "healthy_within_min")]
     pub healthy_within_min: u64,
     /// Token of the model's hub.
     #[serde(skip)]
@@ -133,10 +133,15 @@ impl Plan {
     }
 }
 
-/// Large weights take long to download.
-fn an_hour() -> u64 {
-    60
+/// Minutes within which an engine is usually healthy: large weights take long to download.
+pub const HEALTHY_WITHIN_MIN: u64 = 60;
+
+fn healthy_within_min() -> u64 {
+    HEALTHY_WITHIN_MIN
 }
+
+/// GiB of free disk that image and usual weights need.
+pub const DISK_GIB: u64 = 60;
 
 /// A node and the way to it.
 pub struct Member {
@@ -144,6 +149,16 @@ pub struct Member {
     pub node: Node,
     /// Its command line, or why there is none.
     pub shell: Result<Box<dyn Shell>>,
+}
+
+impl Member {
+    /// Its command line.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn shell(&self) -> Result<&dyn Shell> {
+        self.shell.as_ref().map(AsRef::as_ref).map_err(Clone::clone)
+    }
 }
 
 impl std::fmt::Debug for Member {
@@ -210,7 +225,7 @@ struct Site<'a> {
 
 impl Site<'_> {
     fn shell(&self) -> Result<&dyn Shell> {
-        self.member.shell.as_ref().map(AsRef::as_ref).map_err(Clone::clone)
+        self.member.shell()
     }
 
     fn facts(&self) -> &Facts {

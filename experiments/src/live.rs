@@ -26,6 +26,7 @@ mod servers;
 mod setup;
 
 pub use servers::check;
+pub use setup::router_settings;
 
 /// Why a live run failed.
 #[derive(Debug, thiserror::Error)]

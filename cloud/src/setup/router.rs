@@ -160,7 +160,7 @@ pub async fn withdraw(shell: &dyn Shell) -> Result<()> {
 /// # Errors
 /// When the member cannot be reached.
 pub async fn proxy_runs(member: &super::Member) -> Result<bool> {
-    service::runs(member.shell.as_ref().map_err(Clone::clone)?.as_ref(), "proxy").await
+    service::runs(member.shell()?, "proxy").await
 }
 
 /// Waits until the central router has a round trip to every engine.

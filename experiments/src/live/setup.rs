@@ -2,6 +2,7 @@
 
 use crate::build::Built;
 use crate::spec::PlannedArm;
+use crate::spec::run::RunSpec;
 use gorgo_benchmark::emulator::Emulator;
 use gorgo_benchmark::relay::LinkConfig;
 use gorgo_core::rng;
@@ -48,6 +49,30 @@ pub(super) fn links(built: &Built, sites: &[usize], engines: &[Emulator], doors:
     links
 }
 
+/// What an arm sets on each of its routers, wherever they run: policy, gates, periods of signals, digests and links.
+/// Edges that tell each other digests hash prompts with `hash_seed`.
+pub fn router_settings(spec: &RunSpec, hash_seed: &str) -> Config {
+    let signals = &spec.signals;
+    Config {
+        policy: spec.policy.clone(),
+        router: spec.router.clone(),
+        probes: Probes {
+            period_ms: signals.probe_ms as u64,
+            scrape_ms: signals.scrape_ms as u64,
+            peer_ms: signals.peer_ms as u64,
+            digest_ms: signals.digest_ms as u64,
+            ..Probes::default()
+        },
+        sharing: Sharing {
+            hash_seed: (signals.digest_ms > 0.0).then(|| hash_seed.to_owned().into()),
+            ..Sharing::default()
+        },
+        // As simulated: a request has the same bytes on every link.
+        upstream: Upstreams { compress_to_peers: false, ..Upstreams::default() },
+        ..Config::default()
+    }
+}
+
 /// The configuration of router `i`, as a user would write it.
 pub(super) fn config(
     arm: &PlannedArm,
@@ -76,8 +101,6 @@ pub(super) fn config(
         name: names.routers[i].clone(),
         listen,
         seed: rng::stream(seed, "policy", i as u64).next_u64(),
-        policy: arm.spec.policy.clone(),
-        router: world.router.clone(),
         replicas: all.clone().filter(|&u| !edge || u == i).map(replica).collect(),
         peers: all
             .filter(|&u| edge && u != i)
@@ -88,19 +111,6 @@ pub(super) fn config(
                 labels: Vec::new(),
             })
             .collect(),
-        probes: Probes {
-            period_ms: world.probe_ms as u64,
-            scrape_ms: world.scrape_ms as u64,
-            peer_ms: world.peer_ms as u64,
-            digest_ms: world.digest_ms as u64,
-            ..Probes::default()
-        },
-        sharing: Sharing {
-            hash_seed: (world.digest_ms > 0.0).then(|| "the edges of one live run".into()),
-            ..Sharing::default()
-        },
-        // As simulated: a request has the same bytes on every link.
-        upstream: Upstreams { compress_to_peers: false, ..Upstreams::default() },
-        ..Config::default()
+        ..router_settings(&arm.spec, "the edges of one live run")
     }
 }

@@ -2,7 +2,7 @@
 
 mod setup;
 
-pub(super) use setup::{EngineKind, Hub, ProgramArgs, show};
+pub(super) use setup::{EngineKind, Hub, NeedsArgs, ProgramArgs, show};
 use setup::{RestartArgs, SetupArgs, UploadArgs, restart, setup, upload};
 
 use super::table::columns;

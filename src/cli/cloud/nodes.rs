@@ -50,17 +50,13 @@ pub(super) async fn run_on(args: &RunOnArgs) -> anyhow::Result<()> {
     let members = session.members(nodes).await;
     let command = Command::new(&args.command).silence(Duration::from_secs(args.silence_s));
     if let [member] = members.as_slice() {
-        let shell = member.shell.as_ref().map_err(Clone::clone)?;
-        let output = shell.run(&command.tap(pass)).await?;
+        let output = member.shell()?.run(&command.tap(pass)).await?;
         return match output.code {
             0 => Ok(()),
             code => Err(ExitStatus(u8::try_from(code).unwrap_or(1)).into()),
         };
     }
-    let runs = members.iter().map(async |member| {
-        let shell = member.shell.as_ref().map_err(Clone::clone)?;
-        shell.run(&command).await
-    });
+    let runs = members.iter().map(async |member| member.shell()?.run(&command).await);
     let mut failed = Vec::new();
     for (member, done) in members.iter().zip(futures_util::future::join_all(runs).await) {
         eprintln!("{}:", member.node.name);

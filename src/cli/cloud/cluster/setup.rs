@@ -6,7 +6,7 @@ use crate::cli::cloud::{CloudArgs, Session};
 use crate::cli::output::print_line;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use gorgo_cloud::setup::{Engine, Keys, Plan, Progress, Report, routers, run as set_up};
+use gorgo_cloud::setup::{DISK_GIB, Engine, HEALTHY_WITHIN_MIN, Keys, Plan, Progress, Report, routers, run as set_up};
 use gorgo_core::settings::{parse_assignment, set_key};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -108,12 +108,19 @@ pub(super) struct SetupArgs {
     /// Requests an engine runs at a time
     #[arg(long, default_value_t = 10)]
     max_running: u32,
+    #[command(flatten)]
+    needs: NeedsArgs,
+}
+
+/// What an engine needs before it serves.
+#[derive(Debug, Clone, Copy, ClapArgs)]
+pub(in crate::cli) struct NeedsArgs {
     /// Free disk that a machine with Docker must have, GiB
-    #[arg(long, default_value_t = 60)]
-    disk_gib: u64,
+    #[arg(long, value_name = "GIB", default_value_t = DISK_GIB)]
+    pub(in crate::cli) disk_gib: u64,
     /// Minutes within which an engine must be healthy
-    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
-    healthy_within: u64,
+    #[arg(long, value_name = "MINUTES", default_value_t = HEALTHY_WITHIN_MIN)]
+    pub(in crate::cli) healthy_within: u64,
 }
 
 pub(in crate::cli) fn show(progress: &Progress) {
@@ -197,8 +204,8 @@ pub(super) async fn setup(args: &SetupArgs) -> anyhow::Result<()> {
         keys: earlier.map_or_else(Keys::random, |plan| plan.keys),
         binary: std::env::current_exe().context("cannot find this program's own file")?,
         binary_arm64: None,
-        disk_gib: args.disk_gib,
-        healthy_within_min: args.healthy_within,
+        disk_gib: args.needs.disk_gib,
+        healthy_within_min: args.needs.healthy_within,
         hub_token: hub.token.map(Into::into),
         hub: hub.url,
     };

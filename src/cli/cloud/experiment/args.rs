@@ -1,6 +1,6 @@
 //! The machines that the command line or `[cloud]` of an experiment file asks for.
 
-use super::super::cluster::{EngineKind, ProgramArgs};
+use super::super::cluster::{EngineKind, NeedsArgs, ProgramArgs};
 use super::super::{Cloud, CloudArgs, launch};
 use crate::cli::experiment::ExperimentArgs;
 use anyhow::bail;
@@ -35,6 +35,8 @@ pub(crate) struct FleetArgs {
     engine: Option<EngineKind>,
     #[command(flatten)]
     program: ProgramArgs,
+    #[command(flatten)]
+    needs: NeedsArgs,
     /// Most machines at one time
     #[arg(long, default_value_t = Caps::default().nodes)]
     max_nodes: usize,
@@ -106,6 +108,7 @@ pub(in crate::cli) struct FleetPlan {
     pub(super) model: String,
     pub(super) machines: BTreeMap<String, MachineTable>,
     pub(super) program: ProgramArgs,
+    pub(super) needs: NeedsArgs,
     pub(super) image: Option<String>,
     pub(super) engine: Option<EngineKind>,
     pub(super) caps: Caps,
@@ -166,6 +169,7 @@ impl FleetArgs {
             model: self.model.clone().or(table.model).unwrap_or_else(|| MODEL.to_owned()),
             machines: table.machines,
             program: self.program.clone(),
+            needs: self.needs,
             image: self.image.clone().or(table.image),
             engine: self.engine.or(engine),
             caps: Caps { nodes: self.max_nodes, cents_per_hour: self.max_dollars_per_hour.0, ..Caps::default() },

@@ -29,7 +29,7 @@ impl Entry {
         members: &[Member],
         plan: &mut Plan,
     ) -> anyhow::Result<Self> {
-        let wanted = router_table(arm)?;
+        let wanted = router_table(&arm.spec, &plan.keys)?;
         let Some(at) = proxy_machine(arm)? else {
             if plan.router != wanted {
                 plan.router = wanted;
@@ -58,10 +58,7 @@ impl Entry {
         if proxy_machine(arm)?.is_none() {
             return Ok(());
         }
-        let ends = members.iter().map(async |member| {
-            let shell = member.shell.as_ref().map_err(Clone::clone)?;
-            withdraw(shell.as_ref()).await
-        });
+        let ends = members.iter().map(async |member| withdraw(member.shell()?).await);
         Ok(join_all(ends).await.into_iter().collect::<gorgo_cloud::Result<()>>()?)
     }
 

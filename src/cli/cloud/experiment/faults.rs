@@ -9,8 +9,7 @@ use futures_util::future::try_join_all;
 use gorgo_cloud::cluster::Router;
 use gorgo_cloud::setup::faults::Victim;
 use gorgo_cloud::setup::{Member, Plan, service};
-use gorgo_experiments::spec::PlannedArm;
-use gorgo_experiments::spec::run::FaultKindSpec;
+use gorgo_sim::world::{Fault, FaultKind};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,15 +36,14 @@ impl Act {
 }
 
 /// Acts on each replica, by its index, in the order of their times, s.
-fn schedule(arm: &PlannedArm) -> BTreeMap<usize, Vec<(f64, Act)>> {
+fn schedule(faults: &[Fault]) -> BTreeMap<usize, Vec<(f64, Act)>> {
     let mut acts: BTreeMap<usize, Vec<(f64, Act)>> = BTreeMap::new();
-    for fault in &arm.spec.faults {
-        let place = arm.spec.fleet.replicas.iter().position(|replica| replica.name == fault.replica);
-        let of = acts.entry(place.unwrap_or_default()).or_default();
+    for fault in faults {
+        let (at_s, of) = (fault.at.secs(), acts.entry(fault.replica.into()).or_default());
         match fault.kind {
-            FaultKindSpec::Crash => of.extend([(fault.at_s, Act::Kill), (fault.at_s + fault.down_s, Act::Start)]),
-            FaultKindSpec::Drain => of.push((fault.at_s, Act::Drain)),
-            FaultKindSpec::Undrain => of.push((fault.at_s, Act::Undrain)),
+            FaultKind::Crash { down_ms } => of.extend([(at_s, Act::Kill), (at_s + down_ms / 1e3, Act::Start)]),
+            FaultKind::Drain => of.push((at_s, Act::Drain)),
+            FaultKind::Undrain => of.push((at_s, Act::Undrain)),
         }
     }
     acts.values_mut().for_each(|of| of.sort_by(|a, b| a.0.total_cmp(&b.0)));
@@ -76,12 +74,12 @@ impl<'a> Faults<'a> {
     /// Looks at the machines whose engines will crash.
     pub(super) async fn of(
         session: &'a Session,
-        arm: &PlannedArm,
+        faults: &[Fault],
         members: &'a [Member],
         plan: &'a Plan,
         entry: &'a Entry,
     ) -> anyhow::Result<Self> {
-        let acts = schedule(arm);
+        let acts = schedule(faults);
         let mut victims = BTreeMap::new();
         for &i in acts.iter().filter(|(_, of)| of.iter().any(|(_, act)| *act == Act::Kill)).map(|(i, _)| i) {
             victims.insert(i, Victim::of(session.provider.as_ref(), &members[i], plan, &|_| ()).await?);
@@ -119,14 +117,13 @@ impl<'a> Faults<'a> {
                     self.done.lock().down.remove(&i);
                 }
             }
-            Act::Drain | Act::Undrain => {
-                if act == Act::Drain {
-                    self.done.lock().drained.insert(i);
-                }
-                self.drain(i, act == Act::Drain).await?;
-                if act == Act::Undrain {
-                    self.done.lock().drained.remove(&i);
-                }
+            Act::Drain => {
+                self.done.lock().drained.insert(i);
+                self.drain(i, true).await?;
+            }
+            Act::Undrain => {
+                self.drain(i, false).await?;
+                self.done.lock().drained.remove(&i);
             }
         }
         Ok(())
@@ -172,7 +169,7 @@ impl<'a> Faults<'a> {
             }
             if self.entry.proxy.is_none() && !crashed.is_empty() {
                 for member in self.members {
-                    service::stop(member.shell.as_ref().map_err(Clone::clone)?.as_ref(), "router").await?;
+                    service::stop(member.shell()?, "router").await?;
                 }
                 restarted(self.session, self.members, self.plan).await?;
             }

@@ -120,13 +120,12 @@ impl Carrier {
         members: &[Member],
         stopped: &mut watch::Receiver<bool>,
     ) -> anyhow::Result<ArmRun> {
-        let shells = members.iter().map(|member| Ok(member.shell.as_ref().map_err(Clone::clone)?.as_ref()));
-        let shells: Vec<&dyn Shell> = shells.collect::<gorgo_cloud::Result<_>>()?;
+        let shells: Vec<&dyn Shell> = members.iter().map(Member::shell).collect::<gorgo_cloud::Result<_>>()?;
         let mut plan = self.plan();
         let entry = unless(stopped, Entry::open(&self.session, arm, members, &mut plan)).await?;
         *self.plan.lock() = plan.clone();
         let prepared = async {
-            let faults = Faults::of(&self.session, arm, members, &plan, &entry).await?;
+            let faults = Faults::of(&self.session, &built.world.faults, members, &plan, &entry).await?;
             if arm.spec.live.flush {
                 try_join_all(members.iter().map(|member| emptied(member, &plan))).await?;
                 if let Some(at) = entry.proxy {

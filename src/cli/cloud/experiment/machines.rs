@@ -7,10 +7,10 @@ use anyhow::{Context, bail};
 use gorgo_cloud::provider::{Spec, check_name};
 use gorgo_cloud::setup::{Engine, Keys, OwnEngine, Plan};
 use gorgo_cloud::{Node, Time};
-use gorgo_core::settings::merge_tables;
+use gorgo_core::settings::{merge_tables, set_key};
 use gorgo_experiments::build::{Built, build};
 use gorgo_experiments::live;
-use gorgo_experiments::spec::run::{FleetSpec, ReplicaSpec, TopologySpec};
+use gorgo_experiments::spec::run::{FleetSpec, ReplicaSpec, RunSpec, TopologySpec};
 use gorgo_experiments::spec::{Experiment, PlannedArm};
 use gorgo_sim::engine::EngineKind as Scheduler;
 use std::collections::BTreeMap;
@@ -128,7 +128,7 @@ pub(super) fn plan_of(
         EngineKind::Sglang => Engine::Sglang { args: Vec::new() },
         EngineKind::Docker => Engine::Docker { image: asked.image.clone(), args: Vec::new() },
     };
-    let earlier = session.plan().ok();
+    let keys = session.plan().ok().map_or_else(Keys::random, |plan| plan.keys);
     let hub = Hub::from_environment()?;
     let mut plan = Plan {
         engine,
@@ -136,12 +136,12 @@ pub(super) fn plan_of(
         max_running: built.world.replicas[0].engine.max_running_requests,
         own: own_engines(fleet, &built, kind)?,
         rates: rates(&built),
-        router: router_table(arm)?,
-        keys: earlier.map_or_else(Keys::random, |plan| plan.keys),
+        router: router_table(&arm.spec, &keys)?,
+        keys,
         binary: std::env::current_exe().context("cannot find this program's own file")?,
         binary_arm64: None,
-        disk_gib: 60,
-        healthy_within_min: 60,
+        disk_gib: asked.needs.disk_gib,
+        healthy_within_min: asked.needs.healthy_within,
         hub_token: hub.token.map(Into::into),
         hub: hub.url,
     };
@@ -149,22 +149,17 @@ pub(super) fn plan_of(
     Ok(plan)
 }
 
-/// The routers' settings of an arm.
-pub(super) fn router_table(arm: &PlannedArm) -> anyhow::Result<Table> {
-    let mut table = Table::new();
-    table.insert("policy".to_owned(), Value::try_from(&arm.spec.policy)?);
-    table.insert("router".to_owned(), Value::try_from(&arm.spec.router)?);
-    let signals = &arm.spec.signals;
-    let period = |ms: f64| Value::Integer(ms as i64);
-    let periods = [
-        ("period_ms", period(signals.probe_ms)),
-        ("scrape_ms", period(signals.scrape_ms)),
-        ("peer_ms", period(signals.peer_ms)),
-    ];
-    table.insert(
-        "probes".to_owned(),
-        Value::Table(periods.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()),
-    );
+/// The routers' settings of an arm, the same that routers of a live run on one machine get.
+pub(super) fn router_table(spec: &RunSpec, keys: &Keys) -> anyhow::Result<Table> {
+    // Whoever reads a digest and knows the seed can guess prompts, so the seed is as secret as the key it comes from.
+    let seed = gorgo_cloud::digest::of(format!("hash seed {}", keys.admin).as_bytes());
+    let settings = live::router_settings(spec, &seed);
+    let mut table = Table::try_from(&settings)?;
+    table.retain(|section, _| ["policy", "router", "probes", "sharing", "upstream"].contains(&section));
+    if let Some(seed) = &settings.sharing.hash_seed {
+        // A secret serializes as a mark that one is set.
+        set_key(&mut table, "sharing.hash_seed", seed.expose().into())?;
+    }
     Ok(table)
 }
 
@@ -213,7 +208,25 @@ fn rates(built: &Built) -> BTreeMap<String, f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gorgo_experiments::spec::run::RunSpec;
+    use gorgo_live::config::Config;
+
+    #[test]
+    fn routers_of_machines_get_what_routers_of_a_run_on_one_machine_get() {
+        let text = "workload = { trace = \"wildchat-located\" }\npolicy = \"prefix-tree\"\n[signals]\nprobe_ms = 700\n";
+        let (keys, other) = (Keys::random(), Keys::random());
+        for digests in ["", "digest_ms = 2000\n"] {
+            let spec: RunSpec = toml::from_str(&format!("{text}{digests}")).unwrap();
+            let table = router_table(&spec, &keys).unwrap();
+            let read = Config::from_table(table.clone()).unwrap();
+            let seed = read.sharing.hash_seed.as_ref().map(|seed| seed.expose().to_owned());
+            assert_eq!(read, live::router_settings(&spec, seed.as_deref().unwrap_or_default()));
+            assert_eq!((read.probes.period_ms, read.upstream.compress_to_peers), (700, false));
+            // Digests are on exactly when the experiment asks for them, under a seed of this cluster's own.
+            assert_eq!((read.probes.digest_ms > 0, seed.is_some()), (!digests.is_empty(), !digests.is_empty()));
+            assert_eq!(router_table(&spec, &other).unwrap() != table, seed.is_some());
+            assert!(seed.is_none_or(|seed| seed.len() >= 16 && !seed.contains(&keys.admin)));
+        }
+    }
 
     #[test]
     fn each_engine_gets_the_settings_that_its_kind_reads() {
