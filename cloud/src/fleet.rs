@@ -3,7 +3,7 @@
 //! Reading order: here (what ledger and listing say together) → `launch` → `end` → `watch`.
 
 use crate::error::{Error, Result};
-use crate::ledger::{Entry, Ledger, State};
+use crate::ledger::{Entry, Event, Ledger, State};
 use crate::provider::{Node, Provider, Shown, Status};
 use crate::time::Time;
 use std::time::Duration;
@@ -55,11 +55,24 @@ pub struct Row {
     pub node: Option<Node>,
 }
 
+impl From<Entry> for Row {
+    /// What the ledger alone knows.
+    fn from(entry: Entry) -> Self {
+        Self { entry: Some(entry), node: None }
+    }
+}
+
 impl Row {
+    /// The provider's id, once known.
+    pub fn id(&self) -> Option<&str> {
+        let node = self.node.as_ref().map(|node| node.id.as_str());
+        node.or_else(|| self.entry.as_ref()?.id.as_deref())
+    }
+
     /// Price of what runs, US cents an hour, where it is known.
     pub fn price(&self) -> Option<u64> {
         let node = self.node.as_ref().and_then(|node| node.cents_per_hour);
-        node.or_else(|| self.entry.as_ref()?.intent.price())
+        node.or_else(|| self.entry.as_ref()?.intent.cents_per_hour)
     }
 }
 
@@ -132,7 +145,7 @@ impl Fleet<'_> {
             }
             let alive: Vec<Node> = its.into_iter().filter(|node| node.status != Status::Gone).collect();
             if alive.is_empty() && entry.is_open() {
-                rows.push(Row { entry: Some(entry.clone()), node: None });
+                rows.push(entry.clone().into());
             }
             rows.extend(alive.into_iter().map(|node| Row { entry: Some(entry.clone()), node: Some(node) }));
         }
@@ -146,36 +159,31 @@ impl Fleet<'_> {
 
     /// Brings an entry and its lines in the ledger to what the provider lists of it.
     async fn follow(&self, entry: &mut Entry, its: &[Node], asked_ms: u64) -> Result<()> {
-        let (now_ms, key) = (self.time.now_ms(), entry.intent.key.clone());
-        let mut done = Ok(());
+        let key = entry.intent.key.clone();
+        let note = |entry: &mut Entry, event| self.ledger.note(self.time.now_ms(), entry, event);
         if let Some(node) = its.iter().find(|node| node.status != Status::Gone) {
+            let mut done = Ok(());
             if entry.id.is_none() || matches!(entry.state, State::Unanswered | State::Refused(_) | State::Absent) {
-                entry.id = Some(node.id.clone());
-                if matches!(entry.state, State::Unanswered | State::Refused(_) | State::Absent) {
-                    entry.state = State::Running;
-                }
-                done = self.ledger.launched(now_ms, &key, &node.id);
+                done = note(entry, Event::Launched { key: key.clone(), id: node.id.clone() });
             }
             if !entry.listed {
-                entry.listed = true;
-                done = done.and(self.ledger.listed(now_ms, &key));
+                done = done.and(note(entry, Event::Listed { key }));
             }
-        } else if entry.is_open() && !its.is_empty() {
-            entry.state = State::Gone;
-            done = self.ledger.gone(now_ms, &key);
-        } else if entry.is_open() && entry.id.is_none() && self.is_past_appearing(entry, asked_ms) {
-            match self.provider.find(&entry.intent.name, &key).await? {
-                Some(id) => {
-                    done = self.ledger.launched(now_ms, &key, &id);
-                    (entry.id, entry.state) = (Some(id), State::Running);
-                }
-                None => {
-                    entry.state = State::Absent;
-                    done = self.ledger.absent(now_ms, &key);
-                }
-            }
+            return done;
         }
-        done
+        if !entry.is_open() {
+            return Ok(());
+        }
+        if !its.is_empty() {
+            return note(entry, Event::Gone { key });
+        }
+        if entry.id.is_none() && self.is_past_appearing(entry, asked_ms) {
+            return match self.provider.find(&entry.intent.name, &key).await? {
+                Some(id) => note(entry, Event::Launched { key, id }),
+                None => note(entry, Event::Absent { key }),
+            };
+        }
+        Ok(())
     }
 
     /// Removes what launch commands left beside their machines (keys, firewall rules), once none of their machines may

@@ -4,13 +4,14 @@
 //! without an answer stays open until the provider's listing shows its machine, or has not shown it for long enough.
 
 use crate::error::{Error, Result};
-use entry::{Event, Fold, Line};
+use entry::{Fold, Line};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 mod entry;
+pub(crate) use entry::Event;
 pub use entry::{Entry, Intent, State};
 
 /// The file.
@@ -136,6 +137,12 @@ impl Ledger {
         Ok(self.entries()?.into_iter().filter(Entry::is_open).collect())
     }
 
+    /// Applies an event to `entry` and writes it down. The entry changes even where the line cannot be written.
+    pub(crate) fn note(&self, at_ms: u64, entry: &mut Entry, event: Event) -> Result<()> {
+        entry.take(at_ms, event.clone());
+        self.append(at_ms, event)
+    }
+
     fn append(&self, at_ms: u64, event: Event) -> Result<()> {
         let mut line = serde_json::to_string(&Line { at_ms, event }).unwrap_or_default();
         line.push('\n');
@@ -184,8 +191,7 @@ mod tests {
             name: "n".to_owned(),
             region: "us-east-1".to_owned(),
             machine: "gpu_1x_a100".to_owned(),
-            cents_per_hour: 129,
-            price_unknown: false,
+            cents_per_hour: Some(129),
             expires_ms: 9,
         }
     }
@@ -206,9 +212,46 @@ mod tests {
         assert_eq!(open[2].id.as_deref(), Some("i-d"));
         ledger.gone(3_601_000, "d").unwrap();
         let entries = ledger.entries().unwrap();
-        assert_eq!(entries[3].cents(9_999_999_999), 129);
-        assert_eq!(entries[2].cents(9_999_999_999), 0);
-        assert_eq!(entries[1].cents(1_000 + 1_800_000), 65);
+        assert_eq!(entries[3].cents(9_999_999_999), Some(129));
+        assert_eq!(entries[2].cents(9_999_999_999), Some(0));
+        assert_eq!(entries[1].cents(1_000 + 1_800_000), Some(65));
+    }
+
+    #[test]
+    fn an_unknown_price_costs_an_unknown_sum() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        ledger.intend(1, Intent { cents_per_hour: None, ..intent("a") }).unwrap();
+        // As earlier versions wrote it.
+        let text = std::fs::read_to_string(ledger.path()).unwrap();
+        assert!(text.contains(r#""cents_per_hour":0,"price_unknown":true"#), "{text}");
+        ledger.launched(2, "a", "i").unwrap();
+        let entry = ledger.entries().unwrap().remove(0);
+        assert_eq!((entry.intent.cents_per_hour, entry.cents(3_600_000)), (None, None));
+        ledger.intend(1, intent("b")).unwrap();
+        assert!(!std::fs::read_to_string(ledger.path()).unwrap().lines().last().unwrap().contains("price_unknown"));
+        assert_eq!(ledger.entries().unwrap()[1].intent.cents_per_hour, Some(129));
+    }
+
+    #[test]
+    fn an_entry_in_memory_follows_events_as_the_file_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        ledger.intend(1, intent("a")).unwrap();
+        let mut entry = ledger.entries().unwrap().remove(0);
+        let key = || "a".to_owned();
+        for (at_ms, event) in [
+            (2, Event::Listed { key: key() }),
+            (3, Event::Launched { key: key(), id: "i".to_owned() }),
+            (4, Event::Refused { key: key(), why: "late".to_owned() }),
+            (5, Event::Ending { key: key() }),
+            (6, Event::Launched { key: key(), id: "i".to_owned() }),
+            (7, Event::Gone { key: key() }),
+        ] {
+            ledger.note(at_ms, &mut entry, event).unwrap();
+            assert_eq!(ledger.entries().unwrap(), [entry.clone()]);
+        }
+        assert_eq!((entry.state, entry.since_ms), (State::Gone, 7));
     }
 
     #[test]

@@ -66,6 +66,17 @@ pub fn price(cents: Option<u64>) -> String {
     cents.map_or_else(|| "unknown".to_owned(), dollars)
 }
 
+/// The sum of these prices, and of how many none is known: `$1.29`, `$1.29 and 2 unknown` or `unknown`.
+pub fn total(prices: impl Iterator<Item = Option<u64>>) -> String {
+    let (known, unknown): (Vec<_>, Vec<_>) = prices.partition(Option::is_some);
+    let sum = dollars(known.iter().flatten().sum());
+    match (known.len(), unknown.len()) {
+        (_, 0) => sum,
+        (0, _) => "unknown".to_owned(),
+        (_, count) => format!("{sum} and {count} unknown"),
+    }
+}
+
 impl Caps {
     /// Whether `quote` may be launched beside machines of these prices.
     ///
@@ -122,6 +133,16 @@ mod tests {
         Caps { cents_per_hour: None, ..caps }.check(&[None], &unknown).unwrap();
         assert_eq!(unknown.to_string(), "1 node(s) for a lease of 1 h; the provider does not tell their price");
         assert_eq!((price(None), price(Some(5))), ("unknown".to_owned(), "$0.05".to_owned()));
+    }
+
+    #[test]
+    fn a_sum_says_what_is_unknown() {
+        let total = |prices: &[Option<u64>]| total(prices.iter().copied());
+        assert_eq!((total(&[]), total(&[Some(129), Some(1)])), ("$0.00".to_owned(), "$1.30".to_owned()));
+        assert_eq!(
+            (total(&[None]), total(&[None, Some(129)])),
+            ("unknown".to_owned(), "$1.29 and 1 unknown".to_owned())
+        );
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Ending machines: asked for until the provider lists each as gone.
 
 use super::{Fleet, Row, pause};
-use crate::error::{Error, Kind, Result};
-use crate::ledger::{Entry, State};
+use crate::error::{Error, Kind};
+use crate::ledger::{Entry, Event, State};
 use crate::provider::{Node, Status};
 use crate::time::utc;
 use futures_util::future::join_all;
@@ -30,11 +30,11 @@ pub(super) struct Goal {
 
 impl Goal {
     pub(super) fn of(row: &Row) -> Self {
-        let id = row.node.as_ref().map(|node| &node.id).or(row.entry.as_ref().and_then(|entry| entry.id.as_ref()));
+        let id = row.id().map(str::to_owned);
         let name = row.entry.as_ref().map(|entry| &entry.intent.name).or(row.node.as_ref().map(|node| &node.name));
         Self {
-            name: name.or(id).cloned().unwrap_or_default(),
-            machines: id.map(|id| (id.clone(), false)).into_iter().collect(),
+            name: name.cloned().unwrap_or_default(),
+            machines: id.map(|id| (id, false)).into_iter().collect(),
             listed: row.node.is_some() || row.entry.as_ref().is_some_and(|entry| entry.listed),
             entry: row.entry.clone(),
             failure: None,
@@ -59,30 +59,13 @@ impl Goal {
 }
 
 impl Fleet<'_> {
-    /// Ends a launch's machines and returns once the provider lists them as gone.
+    /// Ends these launches at the same time, until the provider lists their machines as gone, then removes what belonged
+    /// to runs that have no machine left.
     ///
     /// # Errors
-    /// When one still runs after 40 minutes: it stays open in the ledger.
-    pub async fn kill(&self, entry: &Entry) -> Result<()> {
-        let ended = self.kill_all(std::slice::from_ref(entry)).await;
-        ended.map_err(|mut failures| failures.swap_remove(0))
-    }
-
-    /// Ends a machine that is not in the ledger, by the id that the user named.
-    ///
-    /// # Errors
-    /// When it still runs after 40 minutes.
-    pub async fn kill_unlisted(&self, node: &Node) -> Result<()> {
-        let row = Row { entry: None, node: Some(node.clone()) };
-        self.kill_rows(&[row]).await.map_err(|mut failures| failures.swap_remove(0))
-    }
-
-    /// Ends these launches at the same time, then removes what belonged to runs that have no machine left.
-    ///
-    /// # Errors
-    /// The failures, one a launch or run.
+    /// The failures, one a launch or run. A machine that still runs after 40 minutes stays open in the ledger.
     pub async fn kill_all(&self, entries: &[Entry]) -> std::result::Result<(), Vec<Error>> {
-        let rows: Vec<Row> = entries.iter().map(|entry| Row { entry: Some(entry.clone()), node: None }).collect();
+        let rows: Vec<Row> = entries.iter().cloned().map(Row::from).collect();
         self.kill_rows(&rows).await
     }
 
@@ -172,11 +155,11 @@ impl Fleet<'_> {
     async fn ask(&self, goal: &mut Goal) {
         // The end is asked for whether it can be written down or not: a full disk must not cost money.
         if let Some(entry) = goal.entry.as_mut().filter(|entry| entry.state != State::Ending) {
-            entry.state = State::Ending;
-            goal.unwritten = self.ledger.ending(self.time.now_ms(), &entry.intent.key).err();
+            let ending = Event::Ending { key: entry.intent.key.clone() };
+            goal.unwritten = self.ledger.note(self.time.now_ms(), entry, ending).err();
         }
         goal.failure = None;
-        // A young machine may be unknown for a while; one that was listed and is unknown has ended.
+        // The provider may not know a new machine yet. A machine that it has listed before and no longer knows has ended.
         let appeared =
             goal.listed || goal.entry.as_ref().is_none_or(|entry| self.is_past_appearing(entry, self.time.now_ms()));
         for (id, accepted) in goal.machines.iter_mut().filter(|(_, accepted)| !accepted) {

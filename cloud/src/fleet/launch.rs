@@ -2,7 +2,7 @@
 
 use super::{Fleet, SENT, pause};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::{Entry, Intent, Ledger, State};
+use crate::ledger::{Entry, Event, Intent, Ledger, State};
 use crate::provider::{LaunchError, Life, Node, Sending, Spec, Status, nonce};
 use crate::time::{Time, utc};
 use std::time::Duration;
@@ -54,8 +54,7 @@ impl<'a> Fleet<'a> {
                 name: spec.name.clone(),
                 region: spec.region.clone(),
                 machine: spec.machine.clone(),
-                cents_per_hour: cents.unwrap_or(0),
-                price_unknown: cents.is_none(),
+                cents_per_hour: *cents,
                 expires_ms: spec.expires_ms,
             };
             self.ledger.intend(now_ms, intent)?;
@@ -153,8 +152,8 @@ impl<'a> Fleet<'a> {
             match self.provider.list().await {
                 Ok(nodes) => {
                     let node = nodes.into_iter().find(|node| node.id == id);
-                    if let Some(node) = &node {
-                        self.note_listed(node)?;
+                    if node.is_some() {
+                        self.note(id, |entry| !entry.listed, |key| Event::Listed { key })?;
                     }
                     match node {
                         Some(node) if node.status == Status::Ready && node.address.is_some() => {
@@ -198,18 +197,18 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    fn note_listed(&self, node: &Node) -> Result<()> {
-        let entries = self.ledger.entries()?;
-        match entries.iter().find(|entry| entry.id.as_deref() == Some(&node.id) && !entry.listed) {
-            Some(entry) => self.ledger.listed(self.time.now_ms(), &entry.intent.key),
-            None => Ok(()),
-        }
+    fn note_gone(&self, id: &str) -> Result<()> {
+        self.note(id, Entry::is_open, |key| Event::Gone { key })
     }
 
-    fn note_gone(&self, id: &str) -> Result<()> {
-        let entries = self.ledger.entries()?;
-        match entries.iter().find(|entry| entry.id.as_deref() == Some(id) && entry.is_open()) {
-            Some(entry) => self.ledger.gone(self.time.now_ms(), &entry.intent.key),
+    /// Notes an event of the machine `id`, if `is_new` for its launch.
+    fn note(&self, id: &str, is_new: impl Fn(&Entry) -> bool, event: impl FnOnce(String) -> Event) -> Result<()> {
+        let mut entries = self.ledger.entries()?;
+        match entries.iter_mut().find(|entry| entry.id.as_deref() == Some(id) && is_new(entry)) {
+            Some(entry) => {
+                let event = event(entry.intent.key.clone());
+                self.ledger.note(self.time.now_ms(), entry, event)
+            }
             None => Ok(()),
         }
     }

@@ -32,7 +32,7 @@ impl Watch {
             other => {
                 // Without the listing, what the ledger names is ended nevertheless.
                 failures.extend(other.ok().and_then(std::result::Result::err));
-                fleet.open()?.into_iter().map(|entry| Row { entry: Some(entry), node: None }).collect()
+                fleet.open()?.into_iter().map(Row::from).collect()
             }
         };
         let now_ms = fleet.time.now_ms();

@@ -20,25 +20,38 @@ pub struct Intent {
     pub region: String,
     /// Instance type.
     pub machine: String,
-    /// Price, US cents an hour; 0 where it is unknown.
-    pub cents_per_hour: u64,
-    /// Whether the provider did not tell the price.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub price_unknown: bool,
+    /// Price, US cents an hour, where the provider tells it.
+    #[serde(flatten, with = "price")]
+    pub cents_per_hour: Option<u64>,
     /// End of the lease, milliseconds since 1970, UTC.
     pub expires_ms: u64,
 }
 
-impl Intent {
-    /// Price, US cents an hour, where it is known.
-    pub fn price(&self) -> Option<u64> {
-        (!self.price_unknown).then_some(self.cents_per_hour)
+/// A price in a line of the ledger: 0 and a mark where it is unknown.
+mod price {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Written {
+        cents_per_hour: u64,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        price_unknown: bool,
+    }
+
+    pub(super) fn serialize<S: Serializer>(price: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        Written { cents_per_hour: price.unwrap_or(0), price_unknown: price.is_none() }.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+        let written = Written::deserialize(deserializer)?;
+        Ok((!written.price_unknown).then_some(written.cents_per_hour))
     }
 }
 
+/// A change of a launch, as the ledger's lines tell it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-pub(super) enum Event {
+pub(crate) enum Event {
     Intended(Intent),
     Launched { key: String, id: String },
     Listed { key: String },
@@ -46,6 +59,21 @@ pub(super) enum Event {
     Ending { key: String },
     Gone { key: String },
     Absent { key: String },
+}
+
+impl Event {
+    /// Nonce of the launch that it tells of.
+    fn key(&self) -> &str {
+        match self {
+            Self::Intended(Intent { key, .. })
+            | Self::Launched { key, .. }
+            | Self::Listed { key }
+            | Self::Refused { key, .. }
+            | Self::Ending { key }
+            | Self::Gone { key }
+            | Self::Absent { key } => key,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -100,14 +128,46 @@ impl Entry {
         matches!(self.state, State::Unanswered | State::Running | State::Ending)
     }
 
-    /// Cost from the launch until `now_ms` or its end, US cents, rounded up.
-    pub fn cents(&self, now_ms: u64) -> u64 {
+    /// Cost from the launch until `now_ms` or its end, US cents, rounded up, where the price is known.
+    pub fn cents(&self, now_ms: u64) -> Option<u64> {
         let until = match self.state {
             State::Refused(_) | State::Absent => self.intended_ms,
             State::Gone => self.since_ms,
             _ => now_ms,
         };
-        (until.saturating_sub(self.intended_ms) * self.intent.cents_per_hour).div_ceil(3_600_000)
+        match until.saturating_sub(self.intended_ms) {
+            0 => Some(0),
+            ms => Some((ms * self.intent.cents_per_hour?).div_ceil(3_600_000)),
+        }
+    }
+
+    /// Takes what a line at `at_ms` tells of this launch.
+    pub(super) fn take(&mut self, at_ms: u64, event: Event) {
+        let to = match event {
+            Event::Intended(_) => return,
+            Event::Listed { .. } => {
+                self.listed = true;
+                return;
+            }
+            Event::Launched { id, .. } => {
+                self.id = Some(id);
+                State::Running
+            }
+            Event::Refused { why, .. } => State::Refused(why),
+            Event::Ending { .. } => State::Ending,
+            Event::Gone { .. } => State::Gone,
+            Event::Absent { .. } => State::Absent,
+        };
+        let follows = match to {
+            // A late answer to a launch neither undoes the end that another command asked for nor reopens the entry.
+            State::Running => matches!(self.state, State::Unanswered | State::Refused(_) | State::Absent),
+            State::Refused(_) | State::Absent => self.is_open() && self.id.is_none(),
+            _ => true,
+        };
+        if follows {
+            self.state = to;
+            self.since_ms = at_ms;
+        }
     }
 }
 
@@ -119,41 +179,17 @@ pub(super) struct Fold {
 }
 
 impl Fold {
-    pub(super) fn take(&mut self, line: Line) {
-        let at_ms = line.at_ms;
-        let (key, to) = match line.event {
+    pub(super) fn take(&mut self, Line { at_ms, event }: Line) {
+        match event {
             Event::Intended(intent) => {
                 self.order.push(intent.key.clone());
                 self.entries.insert(intent.key.clone(), Entry::new(intent, at_ms));
-                return;
             }
-            Event::Listed { key } => {
-                if let Some(entry) = self.entries.get_mut(&key) {
-                    entry.listed = true;
+            event => {
+                if let Some(entry) = self.entries.get_mut(event.key()) {
+                    entry.take(at_ms, event);
                 }
-                return;
             }
-            Event::Launched { key, id } => {
-                if let Some(entry) = self.entries.get_mut(&key) {
-                    entry.id = Some(id);
-                }
-                (key, State::Running)
-            }
-            Event::Refused { key, why } => (key, State::Refused(why)),
-            Event::Ending { key } => (key, State::Ending),
-            Event::Gone { key } => (key, State::Gone),
-            Event::Absent { key } => (key, State::Absent),
-        };
-        let Some(entry) = self.entries.get_mut(&key) else { return };
-        let follows = match to {
-            // A late answer to a launch neither undoes the end that another command asked for nor reopens the entry.
-            State::Running => matches!(entry.state, State::Unanswered | State::Refused(_) | State::Absent),
-            State::Refused(_) | State::Absent => entry.is_open() && entry.id.is_none(),
-            _ => true,
-        };
-        if follows {
-            entry.state = to;
-            entry.since_ms = at_ms;
         }
     }
 

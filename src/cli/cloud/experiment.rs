@@ -20,7 +20,7 @@ use crate::cli::process::StopSignal;
 use anyhow::bail;
 pub(in crate::cli) use args::{FleetArgs, FleetPlan, FleetTable};
 use clap::ValueEnum;
-use gorgo_cloud::money::dollars;
+use gorgo_cloud::money::total;
 use gorgo_cloud::provider::nonce;
 use gorgo_cloud::{Node, Time};
 use gorgo_experiments::results::Rows;
@@ -52,7 +52,8 @@ async fn on_machines(
     let (taken, missing) = specs(asked, &session, &arms[0].spec.fleet, &run).await?;
     taken.iter().for_each(|node| eprintln!("{}: taken, and left running after the run", node.name));
     let work = async {
-        let launch = LaunchPlan { wanted: missing, lease_ms: asked.lease_ms, caps: asked.caps, yes: asked.yes };
+        let (lease_ms, caps, yes) = (asked.lease_ms, asked.caps, asked.yes);
+        let launch = LaunchPlan { wanted: missing, lease_ms, caps, yes, watch: true, elsewhere: Vec::new() };
         let launched = launch_all(&session, launch).await?;
         let mut nodes = [taken, launched].concat();
         let order = |node: &Node| arms[0].spec.fleet.replicas.iter().position(|replica| replica.name == node.name);
@@ -130,14 +131,14 @@ async fn finish(
         _ => Ok(()),
     };
     let now_ms = Time::real().now_ms();
-    let spent: u64 = session.ledger.entries()?.iter().filter(|entry| mine(entry)).map(|e| e.cents(now_ms)).sum();
+    let spent = total(session.ledger.entries()?.iter().filter(|entry| mine(entry)).map(|entry| entry.cents(now_ms)));
     let open = fleet.open()?;
-    let hourly: u64 = open.iter().map(|entry| entry.intent.cents_per_hour).sum();
+    let hourly = total(open.iter().map(|entry| entry.intent.cents_per_hour));
     let names: Vec<&str> = open.iter().map(|entry| entry.intent.name.as_str()).collect();
-    eprintln!("cost of this run so far: {}", dollars(spent));
+    eprintln!("cost of this run so far: {spent}");
     match names.is_empty() {
         true => eprintln!("nothing runs any more"),
-        false => eprintln!("still running for {} an hour: {}", dollars(hourly), names.join(", ")),
+        false => eprintln!("still running for {hourly} an hour: {}", names.join(", ")),
     }
     let failures: Vec<String> = ended.err().unwrap_or_default().iter().map(ToString::to_string).collect();
     match (done, failures.is_empty()) {

@@ -31,7 +31,7 @@ pub(super) async fn run(args: &KillArgs) -> anyhow::Result<()> {
         Err(error) => {
             // What the ledger names can be ended without the listing.
             eprintln!("{error}");
-            fleet.open()?.into_iter().map(|entry| Row { entry: Some(entry), node: None }).collect()
+            fleet.open()?.into_iter().map(Row::from).collect()
         }
     };
     let chosen = if args.all {
@@ -82,8 +82,9 @@ fn choose(rows: Vec<Row>, names: &[String]) -> anyhow::Result<Vec<Row>> {
 
 /// Lets go of a host as it is.
 async fn release(session: &Session, row: &Row) -> anyhow::Result<()> {
-    let id = row.node.as_ref().map(|node| &node.id).or(row.entry.as_ref().and_then(|entry| entry.id.as_ref()));
-    let Some(id) = id else { bail!("{}: its launch is not answered yet; run `gorgo kill` without --force", name(row)) };
+    let Some(id) = row.id() else {
+        bail!("{}: its launch is not answered yet; run `gorgo kill` without --force", name(row))
+    };
     session.provider.forget(id).await?;
     if let Some(entry) = &row.entry {
         session.ledger.gone(session.fleet().time.now_ms(), &entry.intent.key)?;

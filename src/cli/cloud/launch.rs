@@ -123,27 +123,15 @@ pub(super) async fn run(args: &LaunchArgs) -> anyhow::Result<()> {
     let wanted: Vec<(Spec, Option<u64>)> =
         planned.iter().map(|row| (spec(row), session.provider.cents_per_hour(row.1, &row.2))).collect();
     let caps = Caps { nodes: args.max_nodes, cents_per_hour: args.max_dollars_per_hour.0, launches: args.max_launches };
+    let elsewhere = if args.any_region && !able.any_region { regions_with_capacity(&planned) } else { Vec::new() };
+    let launch = LaunchPlan { wanted, lease_ms: args.lease, caps, yes: args.yes, watch: !args.no_watch, elsewhere };
     let mut interrupts = StopSignal::install()?;
-    let launch = LaunchPlan { wanted, lease_ms: args.lease, caps, yes: args.yes };
     let reserved = tokio::select! {
-        reserved = ready_to_launch(&session, &launch, !args.no_watch) => reserved?,
+        reserved = ready_to_launch(&session, &launch) => reserved?,
         () = interrupts.recv() => bail!("interrupted; nothing was launched"),
     };
-    let elsewhere = if args.any_region && !able.any_region { regions_with_capacity(&planned) } else { Vec::new() };
-    let spare = AtomicUsize::new(caps.launches - reserved.len());
-    let work = async {
-        let launches = reserved.into_iter().zip(&launch.wanted);
-        let launches = launches.map(|(reserved, wanted)| one(&fleet, reserved, wanted, &elsewhere, &spare));
-        Ok(futures_util::future::join_all(launches).await)
-    };
-    let done = guarded(&fleet, &run, &mut interrupts, work).await?;
-    let (mut nodes, mut failed) = (Vec::new(), Vec::new());
-    for result in done {
-        match result {
-            Ok(node) => nodes.push(node),
-            Err(error) => failed.push(error),
-        }
-    }
+    let work = async { Ok(launch.send(&fleet, reserved).await) };
+    let (nodes, failed) = guarded(&fleet, &run, &mut interrupts, work).await?;
     if args.common.json {
         print_line(serde_json::to_string_pretty(&nodes)?)?;
     } else if !nodes.is_empty() {
@@ -152,33 +140,53 @@ pub(super) async fn run(args: &LaunchArgs) -> anyhow::Result<()> {
     if failed.is_empty() {
         return Ok(());
     }
-    fleet.tidy(&[]).await.iter().for_each(|error| eprintln!("{error}"));
     let text: Vec<String> = failed.iter().map(|error| format!("{error:#}")).collect();
     bail!("{} of {} machines were not launched: {}", failed.len(), launch.wanted.len(), text.join("\n"))
 }
 
-/// Machines to launch for another command, with their prices.
+/// Machines to launch.
 pub(super) struct LaunchPlan {
+    /// What to launch, each with its price an hour.
     pub(super) wanted: Vec<(Spec, Option<u64>)>,
     pub(super) lease_ms: u64,
     pub(super) caps: Caps,
+    /// Whether the money was agreed to.
     pub(super) yes: bool,
+    /// Whether a watch is started.
+    pub(super) watch: bool,
+    /// Regions to try where the wanted one has no machine free.
+    pub(super) elsewhere: Vec<String>,
 }
 
-/// Launches all of them; when one fails, the caller ends the others.
+impl LaunchPlan {
+    /// Sends the launches at the same time and waits until the machines are ready. Where one fails, what no machine
+    /// needs any more is removed.
+    async fn send(&self, fleet: &Fleet<'_>, reserved: Vec<Reserved<'_>>) -> (Vec<Node>, Vec<anyhow::Error>) {
+        let spare = AtomicUsize::new(self.caps.launches - reserved.len());
+        let launches = reserved.into_iter().zip(&self.wanted);
+        let launches = launches.map(|(reserved, wanted)| one(fleet, reserved, wanted, &self.elsewhere, &spare));
+        let (mut nodes, mut failed) = (Vec::new(), Vec::new());
+        for done in futures_util::future::join_all(launches).await {
+            match done {
+                Ok(node) => nodes.push(node),
+                Err(error) => failed.push(error),
+            }
+        }
+        if !failed.is_empty() {
+            fleet.tidy(&[]).await.iter().for_each(|error| eprintln!("{error}"));
+        }
+        (nodes, failed)
+    }
+}
+
+/// Launches all machines for another command; when one fails, the caller ends the others.
 pub(super) async fn launch_all(session: &Session, plan: LaunchPlan) -> anyhow::Result<Vec<Node>> {
     if plan.wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let reserved = ready_to_launch(session, &plan, true).await?;
-    let (fleet, spare) = (session.fleet(), AtomicUsize::new(0));
-    let launches = reserved.into_iter().zip(&plan.wanted);
-    let launches = launches.map(|(reserved, wanted)| one(&fleet, reserved, wanted, &[], &spare));
-    let nodes: anyhow::Result<Vec<Node>> = futures_util::future::join_all(launches).await.into_iter().collect();
-    if nodes.is_err() {
-        fleet.tidy(&[]).await.iter().for_each(|error| eprintln!("{error}"));
-    }
-    nodes
+    let reserved = ready_to_launch(session, &plan).await?;
+    let (nodes, failed) = plan.send(&session.fleet(), reserved).await;
+    failed.into_iter().next().map_or(Ok(nodes), Err)
 }
 
 /// Launches one machine and waits until it is ready.

@@ -103,16 +103,15 @@ fn shown(row: &Row, now_ms: u64, unlisted: &str) -> Value {
         Some((State::Running, _)) => "in the ledger",
         Some((State::Refused(_) | State::Gone | State::Absent, _)) => "runs although closed in the ledger",
     };
-    let cents = row.entry.as_ref().filter(|entry| !entry.intent.price_unknown).map(|entry| entry.cents(now_ms));
     json!({
         "name": text(|node| &node.name, intent.map(|intent| &intent.name)),
-        "id": text(|node| &node.id, row.entry.as_ref().and_then(|entry| entry.id.as_ref())),
+        "id": row.id().unwrap_or("-"),
         "status": node.map_or_else(|| unlisted.to_owned(), |node| node.status.to_string()),
         "region": text(|node| &node.region, intent.map(|intent| &intent.region)),
         "type": text(|node| &node.machine, intent.map(|intent| &intent.machine)),
         "address": node.and_then(|node| node.address.clone()),
         "cents_per_hour": row.price(),
-        "cents_so_far": cents,
+        "cents_so_far": row.entry.as_ref().and_then(|entry| entry.cents(now_ms)),
         "lease_ends": intent.map(|intent| utc(intent.expires_ms)),
         "ledger": state,
     })
@@ -124,10 +123,7 @@ pub(super) async fn list(args: &ListArgs) -> anyhow::Result<()> {
     let (rows, unknown) = match fleet.rows().await {
         Ok(rows) => (rows, None),
         // Without an answer the ledger still says what may cost money.
-        Err(error) => {
-            let open = fleet.open()?.into_iter().map(|entry| Row { entry: Some(entry), node: None });
-            (open.collect(), Some(error))
-        }
+        Err(error) => (fleet.open()?.into_iter().map(Row::from).collect(), Some(error)),
     };
     let now_ms = Time::real().now_ms();
     let unlisted = if unknown.is_some() { "unknown" } else { "not listed" };
@@ -152,7 +148,7 @@ fn list_table(values: &[Value]) -> String {
             ["name", "id", "status", "region", "type", "address"].map(|key| cell(&v[key])).to_vec();
         cells.extend([
             money::price(v["cents_per_hour"].as_u64()),
-            v["cents_so_far"].as_u64().map_or_else(|| "-".to_owned(), money::dollars),
+            money::price(v["cents_so_far"].as_u64()),
             cell(&v["lease_ends"]),
             cell(&v["ledger"]),
         ]);
@@ -205,10 +201,7 @@ pub(super) async fn price(args: &PriceArgs) -> anyhow::Result<()> {
     let mut rows: Vec<Vec<String>> =
         priced.iter().map(|(name, cents)| vec![name.clone(), money::price(*cents)]).collect();
     if args.running {
-        let known = money::dollars(priced.iter().filter_map(|(_, cents)| *cents).sum());
-        let unknown = priced.iter().filter(|(_, cents)| cents.is_none()).count();
-        let total = if unknown > 0 { format!("{known} and {unknown} unknown") } else { known };
-        rows.push(vec!["total".to_owned(), total]);
+        rows.push(vec!["total".to_owned(), money::total(priced.iter().map(|(_, cents)| *cents))]);
     }
     Ok(print_line(fitted(&["NAME", "$/H"], &rows, &[]))?)
 }

@@ -12,12 +12,8 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::process::Stdio;
 
 /// Checks limits and lease, asks for the money, starts the watch, makes what the launches need and writes them down.
-pub(super) async fn ready_to_launch<'a>(
-    session: &'a Session,
-    plan: &LaunchPlan,
-    watch: bool,
-) -> anyhow::Result<Vec<Reserved<'a>>> {
-    let LaunchPlan { wanted, lease_ms, caps, yes } = plan;
+pub(super) async fn ready_to_launch<'a>(session: &'a Session, plan: &LaunchPlan) -> anyhow::Result<Vec<Reserved<'a>>> {
+    let LaunchPlan { wanted, lease_ms, caps, yes, watch, .. } = plan;
     let able = session.provider.capabilities();
     if let Some(longest) = able.longest_lease_ms.filter(|longest| lease_ms > longest) {
         let hours = longest / 3_600_000;
@@ -34,7 +30,7 @@ pub(super) async fn ready_to_launch<'a>(
     check(&fleet.open()?)?;
     if able.paid {
         confirm(&quote, *yes).await?;
-        if watch {
+        if *watch {
             start_watch(session)?;
         }
     }
@@ -65,7 +61,7 @@ fn check(
         return Err(Error::new(Kind::Guard, format!("`{}`", spec.name), "runs already", remedy));
     }
     let listed = others.iter().map(|row| row.price());
-    let prices: Vec<Option<u64>> = open.iter().map(|entry| entry.intent.price()).chain(listed).collect();
+    let prices: Vec<Option<u64>> = open.iter().map(|entry| entry.intent.cents_per_hour).chain(listed).collect();
     caps.check(&prices, quote)
 }
 
