@@ -6,7 +6,7 @@
 //! out) → [`peering`] (reports between routers), [`sharing`] (prefixes told to peers), [`digest`] (the same, between edges) →
 //! [`record`] (the record of one request). Beside them: [`settings`] (TOML tables and `--set`), [`range`] (bounds of numeric
 //! settings), [`tuner`] (search for weights), [`off_policy`] (other policies judged by a log), [`optional`] (optional times and indices of a record), [`csv`]
-//! (text in CSV files).
+//! (text in CSV files), [`url`] (`URL[@REGION]`).
 //!
 //! Nothing here reads a clock, does I/O, spawns, locks or draws from a global generator: time and randomness are
 //! arguments. The simulator and the live server differ only in where events come from and where actions go.
@@ -41,6 +41,7 @@ pub mod time;
 pub mod time_queue;
 pub mod tuner;
 pub mod turns;
+pub mod url;
 
 pub use ids::{MAX_REPLICAS, ReplicaId, ReplicaSet, RequestId};
 pub use optional::{MaybeIndex, MaybeTime};

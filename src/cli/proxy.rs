@@ -1,9 +1,8 @@
 //! `gorgo proxy`: the central router.
 
-use super::router::{
-    AdminCommand, RouterAddress, StartArgs, fields, replicas_table, run_admin_command, url_and_region,
-};
+use super::router::{AdminCommand, RouterAddress, StartArgs, fields, replicas_table, run_admin_command};
 use clap::{Args as ClapArgs, Subcommand};
+use gorgo_core::url::url_and_region;
 use gorgo_live::config::Role;
 use http::Method;
 use serde_json::json;
@@ -91,7 +90,7 @@ pub(super) fn run(mut args: ProxyArgs) -> anyhow::Result<()> {
         ProxyCommand::Servers { command } => match command.unwrap_or(ServersCommand::List) {
             ServersCommand::List => address.call(&Method::GET, "/proxy/servers", None, replicas_table),
             ServersCommand::Add { url, name } => {
-                let (url, region) = url_and_region(&url);
+                let (url, region) = url_and_region(&url).unwrap_or((&url, None));
                 let body = json!({"url": url, "name": name, "region": region});
                 address.call(&Method::POST, "/proxy/servers", Some(&body), fields)
             }

@@ -16,6 +16,6 @@ mod stop;
 mod upgrade;
 
 pub(super) use admin::{AdminCommand, RouterAddress, block_on, run_admin_command};
-pub(super) use show::{fields, replicas_table};
-pub(super) use start::{StartArgs, url_and_region};
+pub(super) use show::{array, fields, replicas_table};
+pub(super) use start::StartArgs;
 pub(super) use status::telling_error;

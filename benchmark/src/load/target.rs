@@ -2,6 +2,7 @@
 
 use crate::input_error::InputError;
 use gorgo_core::request::{Place, TraceRequest};
+use gorgo_core::url::url_and_region;
 use gorgo_sim::network::user_rtt_ms;
 use gorgo_traces::geo;
 
@@ -27,19 +28,9 @@ impl Target {
     /// # Errors
     /// One sentence that names the text and the expected format.
     pub fn parse(text: &str) -> Result<Self, InputError> {
-        let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
-        let before = authority.split('/').next().unwrap_or_default().rsplit_once('@').map_or("", |(before, _)| before);
-        let is_odd_port = |(_, port): (&str, &str)| !port.ends_with(']') && port.parse::<u16>().is_err();
-        if before.contains('@') || before.rsplit_once(':').is_some_and(is_odd_port) {
-            // Without the text, which holds the password.
-            return Err("target: leave out the name and password before the host; give a key as --api-key"
-                .to_owned()
-                .into());
-        }
-        let (url, region) = match text.rsplit_once('@') {
-            Some((url, region)) => (url, Some(region)),
-            None => (text, None),
-        };
+        // Without the text, which may hold a password.
+        let refusal = || "target: leave out the name and password before the host; give a key as --api-key".to_owned();
+        let (url, region) = url_and_region(text).ok_or_else(refusal)?;
         // Clients of the OpenAI API are given the URL with its /v1.
         let url = url.trim_end_matches('/');
         let url = url.strip_suffix("/v1").unwrap_or(url).trim_end_matches('/');
@@ -116,9 +107,9 @@ mod tests {
 
     #[test]
     fn a_password_is_refused_and_not_repeated() {
-        for text in ["http://bob:s3cret@h:1", "http://bob:s3cret@h:1@aws:eu-central-1"] {
+        for text in ["http://bob:53c@h:1", "http://bob:53c@h:1@aws:eu-central-1", "http://bob:5387@h:80"] {
             let error = Target::parse(text).unwrap_err().to_string();
-            assert!(error.contains("leave out the name and password") && !error.contains("s3cret"), "{error}");
+            assert!(error.contains("leave out the name and password") && !error.contains("53"), "{error}");
         }
         assert!(Target::parse("http://[::1]@aws:eu-central-1").is_ok());
     }

@@ -10,6 +10,7 @@ use anyhow::bail;
 use clap::Args as ClapArgs;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::settings::{parse_assignment, renamed_presets, set_key};
+use gorgo_core::url::url_and_region;
 use gorgo_live::config::{Config, ConfigError, Role};
 use gorgo_live::{ConfigSource, Presence, Signals};
 use parking_lot::Mutex;
@@ -195,24 +196,10 @@ impl Presence for Station {
     }
 }
 
-/// The parts of `URL[@REGION]`. With a name and password before the host there is no region: the URL is refused for
-/// them, in words that do not repeat the password.
-pub(crate) fn url_and_region(text: &str) -> (&str, Option<&str>) {
-    let Some((url, region)) = text.rsplit_once('@') else { return (text, None) };
-    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let has_password = authority
-        .split('/')
-        .next()
-        .unwrap_or_default()
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| !port.bytes().all(|byte| byte.is_ascii_digit()) && !port.ends_with(']'));
-    let is_host = region.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    if has_password || is_host { (text, None) } else { (url, Some(region)) }
-}
-
 /// The `[[replicas]]` or `[[peers]]` table of `URL[@REGION]`.
 fn replica_table(text: &str) -> toml::Table {
-    let (url, region) = url_and_region(text);
+    // With a name and password the URL is refused for them, in words that do not repeat it.
+    let (url, region) = url_and_region(text).unwrap_or((text, None));
     let keys = [("url", Some(url)), ("region", region)];
     keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), toml::Value::String(value?.to_owned())))).collect()
 }

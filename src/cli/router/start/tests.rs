@@ -25,20 +25,6 @@ fn the_command_line_overrides_the_file() {
 }
 
 #[test]
-fn a_name_and_password_are_no_url_and_its_region() {
-    for (text, parts) in [
-        ("http://a:1@eu", ("http://a:1", Some("eu"))),
-        ("http://a@aws:eu-central-1", ("http://a", Some("aws:eu-central-1"))),
-        ("[::1]@eu", ("[::1]", Some("eu"))),
-        ("a:1/base:x@eu", ("a:1/base:x", Some("eu"))),
-        ("http://bob:s3cret@a", ("http://bob:s3cret@a", None)),
-        ("http://bob:1234@a:80", ("http://bob:1234@a:80", None)),
-    ] {
-        assert_eq!(url_and_region(text), parts, "{text}");
-    }
-}
-
-#[test]
 fn a_weight_of_the_default_policy_needs_no_policy_named() {
     let with = |policy: Option<&str>, set: &str| {
         let args = StartArgs {
