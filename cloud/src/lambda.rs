@@ -81,10 +81,10 @@ impl Lambda {
         self.api.get("/ssh-keys").await
     }
 
-    /// Adds a public key.
+    /// Adds a public key; the same one under this name is left as it is.
     ///
     /// # Errors
-    /// When the service refuses or does not answer.
+    /// When it is no public key, the account has another one of this name, or the service refuses or does not answer.
     pub async fn add_ssh_key(&self, name: &str, public: &str) -> Result<()> {
         keys::ensure(&self.api, name, public).await
     }
@@ -275,11 +275,8 @@ impl Provider for Lambda {
     }
 }
 
-/// Whether keys may be sent to `service`: over TLS, and in clear only to this machine.
-///
-/// # Errors
-/// When they may not.
-pub fn check_service(service: &str) -> Result<()> {
+/// Refuses to send keys to a `service` without TLS, unless it is on this machine.
+fn check_service(service: &str) -> Result<()> {
     let url = reqwest::Url::parse(service).ok().filter(|url| url.username().is_empty() && url.password().is_none());
     let fine = url.is_some_and(|url| match (url.scheme(), url.host_str()) {
         ("https", Some(_)) => true,

@@ -193,7 +193,7 @@ impl LaunchError {
     }
 }
 
-/// Until when a launch may be sent, and whether it was.
+/// Until when a launch may be sent, and whether it may have been acted on.
 #[derive(Debug)]
 pub struct Sending {
     before_ms: u64,
@@ -211,17 +211,17 @@ impl Sending {
         self.before_ms
     }
 
-    /// It is sent now.
+    /// The launch is about to be sent.
     pub fn begins(&self) {
         self.sent.store(true, Ordering::SeqCst);
     }
 
-    /// What was sent certainly had no effect.
+    /// The provider certainly did not act on what was sent.
     pub fn had_no_effect(&self) {
         self.sent.store(false, Ordering::SeqCst);
     }
 
-    /// Whether it may have had an effect.
+    /// Whether the provider may have acted on it.
     pub fn is_sent(&self) -> bool {
         self.sent.load(Ordering::SeqCst)
     }
@@ -238,7 +238,7 @@ pub enum Life {
     Ended(String),
 }
 
-/// Takes lines about work that lasts.
+/// Shows a line of progress.
 pub type Shown<'a> = dyn Fn(&str) + Sync + 'a;
 
 /// A provider of machines.
@@ -264,7 +264,8 @@ pub trait Provider: Send + Sync {
         offer.cents_per_hour
     }
 
-    /// Makes what launches of these machines need and what may take long, before the first of them is written down.
+    /// Makes what the launches of these machines need and what may take long (an image), before the first launch is written
+    /// to the ledger.
     ///
     /// # Errors
     /// When the machines could not be launched.
@@ -277,8 +278,8 @@ pub trait Provider: Send + Sync {
         Life::Works
     }
 
-    /// Launches one machine under a nonce and returns its id. It is called once a nonce, tells `sending` before what
-    /// costs is sent, and sends nothing once that is late: the machine would no longer be looked for.
+    /// Launches one machine under a nonce and returns its id. It is called once for each nonce. It marks `sending` before
+    /// the paid call, and does not send that call after `sending.before_ms()`: nobody would look for the machine then.
     ///
     /// # Errors
     /// [`LaunchError::Refused`] only when certainly nothing was launched.
@@ -290,7 +291,7 @@ pub trait Provider: Send + Sync {
     /// When the provider does not answer.
     async fn list(&self) -> Result<Vec<Node>>;
 
-    /// The machine of a launch that the listing does not show, even if it has ended since.
+    /// Id of the machine of a launch that the listing does not show, also of one that has ended.
     ///
     /// # Errors
     /// When the provider does not answer.
@@ -304,10 +305,10 @@ pub trait Provider: Send + Sync {
     /// When the provider refuses or does not answer.
     async fn terminate(&self, id: &str) -> Result<()>;
 
-    /// Lets go of a machine as it is, where ending it would need the machine itself.
+    /// Releases a host without connecting to it; what runs there is left running.
     ///
     /// # Errors
-    /// When the provider has no such machines, or a file cannot be removed.
+    /// When the provider's machines are no hosts of the user, or a file cannot be removed.
     async fn forget(&self, id: &str) -> Result<()> {
         let remedy = "end it with `gorgo kill` without --force";
         Err(Error::usage(id, "only hosts of yours can be released as they are", remedy))

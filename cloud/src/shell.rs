@@ -20,22 +20,7 @@ pub enum Stream {
 }
 
 /// Takes output as it comes.
-#[derive(Clone, Copy)]
-pub struct Tap(fn(Stream, &[u8]));
-
-impl std::fmt::Debug for Tap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Tap")
-    }
-}
-
-impl Tap {
-    pub(crate) fn pass(tap: Option<Self>, stream: Stream, bytes: &[u8]) {
-        if let Some(Self(take)) = tap {
-            take(stream, bytes);
-        }
-    }
-}
+pub type Tap = fn(Stream, &[u8]);
 
 /// A command to run on a node.
 #[derive(Debug, Clone)]
@@ -73,9 +58,16 @@ impl Command {
 
     /// With output passed on as it comes.
     #[must_use]
-    pub fn tap(mut self, take: fn(Stream, &[u8])) -> Self {
-        self.tap = Some(Tap(take));
+    pub fn tap(mut self, take: Tap) -> Self {
+        self.tap = Some(take);
         self
+    }
+
+    /// Passes a piece of its output on.
+    pub(crate) fn pass(&self, stream: Stream, bytes: &[u8]) {
+        if let Some(take) = self.tap {
+            take(stream, bytes);
+        }
     }
 
     /// With this limit of silence.

@@ -65,7 +65,7 @@ pub struct ArmRun {
     pub measure: MeasureSpec,
     /// One record per request, in order of the request's number.
     pub records: Vec<RequestRecord>,
-    /// Why requests failed, by their number, where a load generator saw it and no router of ours said it.
+    /// Why requests failed, by their number, where only the load generator knows: no router of ours reported a reason.
     pub failures: BTreeMap<u64, String>,
     /// Decisions of the first requests' entry routers, for the timeline.
     pub decisions: Vec<Decision>,
@@ -81,7 +81,7 @@ pub struct ArmRun {
     pub span: Span,
     /// What came of fences of residency, in a simulation that has them.
     pub fenced: Option<FencedCount>,
-    /// What routers told each other, if they do: batches of proxies, or digests of edges.
+    /// What routers sent each other about prefixes, where they do: batches of proxies, or digests of edges.
     pub shared: Option<Shared>,
 }
 

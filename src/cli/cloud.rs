@@ -107,7 +107,7 @@ pub(crate) enum CloudCommand {
 pub(super) fn run(command: CloudCommand) -> anyhow::Result<()> {
     super::process::runtime()?.block_on(async {
         match command {
-            // These two end or name machines before they leave.
+            // At an interrupt these two end machines, or name those that still run.
             CloudCommand::Launch(args) => launch::run(&args).await,
             CloudCommand::Watch(args) => watch::run(&args).await,
             CloudCommand::Available(args) => interruptible(machines::available(&args)).await,
@@ -126,7 +126,7 @@ pub(super) fn run(command: CloudCommand) -> anyhow::Result<()> {
     })
 }
 
-/// Does `work`; at an interrupt drops it, which ends connections and the commands that they carry.
+/// Does `work`; an interrupt cancels it, which closes its connections and ends the commands that run through them.
 async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let mut interrupts = super::process::StopSignal::install()?;
     tokio::select! {

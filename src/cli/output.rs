@@ -1,4 +1,4 @@
-//! Standard output.
+//! Standard output: lines, and text that fits its columns.
 
 use anyhow::{Context, bail};
 use std::io::{IsTerminal, Write};
@@ -47,6 +47,14 @@ pub(super) fn columns() -> Option<usize> {
         out.is_terminal().then(|| rustix::termios::tcgetwinsize(&out).map_or(0, |size| usize::from(size.ws_col)))
     };
     told.or_else(|| terminal().map(|columns| if columns > 0 { columns } else { 80 }))
+}
+
+/// `text` in at most `width` characters, its end cut.
+pub(super) fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
 #[cfg(test)]

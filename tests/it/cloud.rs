@@ -57,11 +57,16 @@ pub(super) fn changes(summary: &str) -> Vec<(String, String)> {
     reports.as_array().unwrap().iter().flat_map(steps).collect()
 }
 
+/// The words of a process's command line; none for one that has ended.
+pub(super) fn command_line(process: impl std::fmt::Display) -> Vec<String> {
+    let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).split_terminator('\0').map(str::to_owned).collect()
+}
+
 /// Processes whose command line names this folder.
 pub(super) fn processes(folder: &Path) -> Vec<String> {
     let folder = folder.display().to_string();
     let all = std::fs::read_dir("/proc").unwrap().flatten();
-    let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    let lines = all.map(|entry| command_line(entry.file_name().display()).join(" "));
     lines.filter(|line| line.contains(&folder)).collect()
 }

@@ -26,9 +26,22 @@ pub(super) async fn of_run(folder: &Path) -> Result<String> {
     pair(&private(folder)).await
 }
 
-/// Puts the key into the account unless a key of this name is there.
+/// Puts the key into the account unless it is there under this name.
 pub(super) async fn ensure(api: &Api, name: &str, public: &str) -> Result<()> {
-    let exists = async || Ok(api.get::<Vec<SshKey>>("/ssh-keys").await?.iter().any(|key| key.name == name));
+    if !public.starts_with("ssh-") && !public.starts_with("ecdsa-") {
+        return Err(Error::usage(format!("SSH key `{name}`"), "no public key", "name the file that ends in .pub"));
+    }
+    // The comment behind a key is no part of it.
+    let words = |key: &str| key.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>();
+    let exists = async || {
+        let keys: Vec<SshKey> = api.get("/ssh-keys").await?;
+        let Some(known) = keys.iter().find(|key| key.name == name) else { return Ok(false) };
+        if words(&known.public_key) != words(public) {
+            let remedy = "choose another name, or delete that key first";
+            return Err(Error::usage(format!("SSH key `{name}`"), "the account has another key of this name", remedy));
+        }
+        Ok(true)
+    };
     api.create("/ssh-keys", &json!({"name": name, "public_key": public}), exists).await
 }
 

@@ -5,7 +5,7 @@ use super::proto::router::TaskExecStdioFileDescriptor::{Stderr, Stdout};
 use super::sandbox::HOME;
 use crate::error::{Error, Kind, Result};
 use crate::shell::carry::{keep, silent, was_silent};
-use crate::shell::{Command, Output, Shell, Stream, Tap};
+use crate::shell::{Command, Output, Shell, Stream};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -52,7 +52,7 @@ async fn carry(task: &Task, command: &Command) -> Result<Output> {
         let input = watch::channel(Input { bytes: command.stdin.clone(), ended: true }).1;
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let take = |kept: &mut Vec<u8>, stream: Stream, piece: &[u8]| {
-            Tap::pass(command.tap, stream, piece);
+            command.pass(stream, piece);
             keep(kept, piece);
             let _ = beat.send(());
         };

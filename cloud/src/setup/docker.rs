@@ -20,6 +20,21 @@ pub(super) async fn docker(shell: &dyn Shell, facts: &Facts, words: &[&str], sil
     shell.run(&Command::new(&argv).silence(silence)).await
 }
 
+/// As [`docker`], for a command that must succeed.
+pub(super) async fn docker_must(
+    shell: &dyn Shell,
+    facts: &Facts,
+    words: &[&str],
+    silence: Duration,
+    meaning: &str,
+) -> Result<Output> {
+    let done = docker(shell, facts, words, silence).await?;
+    match done.code {
+        0 => Ok(done),
+        _ => Err(crate::signs::explain(&done.last_line(), Kind::SetUp, meaning)),
+    }
+}
+
 pub(super) const QUICK: Duration = Duration::from_secs(120);
 
 /// The image every node runs: results of two releases must not be mixed.
@@ -53,10 +68,7 @@ pub(super) async fn pull(site: &mut Site<'_>, image: &str) -> Done {
         return Ok((image.to_owned(), false));
     }
     site.tell(format!("pull {image}"));
-    let pulled = docker(shell, facts, &["pull", image], PULL).await?;
-    if pulled.code != 0 {
-        return Err(crate::signs::explain(&pulled.last_line(), Kind::SetUp, &format!("cannot pull {image}")));
-    }
+    docker_must(shell, facts, &["pull", image], PULL, &format!("cannot pull {image}")).await?;
     Ok((format!("{image}, pulled"), true))
 }
 
@@ -82,11 +94,7 @@ async fn same_digest(site: &Site<'_>, image: &str, wanted: Option<&str>) -> Resu
     // An image built on the node has none.
     if let Some(wanted) = wanted.filter(|&wanted| !digest.is_empty() && digest != wanted) {
         for words in [["pull", wanted].as_slice(), &["tag", wanted, image]] {
-            let done = docker(shell, facts, words, PULL).await?;
-            if done.code != 0 {
-                let meaning = format!("cannot use {wanted} as on the other nodes");
-                return Err(crate::signs::explain(&done.last_line(), Kind::SetUp, &meaning));
-            }
+            docker_must(shell, facts, words, PULL, &format!("cannot use {wanted} as on the other nodes")).await?;
         }
     }
     Ok(Some(digest).filter(|digest| !digest.is_empty()))

@@ -1,6 +1,6 @@
 //! The engine of a node: started if it does not run as it should, and waited for until it is healthy.
 
-use super::docker::{CONTAINER, QUICK, docker};
+use super::docker::{CONTAINER, QUICK, docker, docker_must};
 use super::service::{self, Service};
 use super::{Done, Engine, Plan, Site, facts};
 use crate::error::{Error, Kind, Result};
@@ -36,13 +36,8 @@ pub(super) async fn crash(site: &Site<'_>) -> Result<()> {
         return service::crash(shell, SERVICE).await;
     }
     // Docker restarts a container that was killed; one that was stopped stays down.
-    for word in ["kill", "stop"] {
-        let done = docker(shell, facts, &[word, CONTAINER], QUICK).await?;
-        if word == "stop" && done.code != 0 {
-            return Err(crate::signs::explain(&done.last_line(), Kind::SetUp, "Docker cannot stop the engine"));
-        }
-    }
-    Ok(())
+    docker(shell, facts, &["kill", CONTAINER], QUICK).await?;
+    docker_must(shell, facts, &["stop", CONTAINER], QUICK, "Docker cannot stop the engine").await.map(drop)
 }
 
 /// Starts an engine that was killed, which is cold then.
@@ -50,10 +45,7 @@ pub(super) async fn again(site: &Site<'_>) -> Result<()> {
     let (shell, facts) = (site.shell()?, site.facts());
     match &site.plan.engine {
         Engine::Docker { .. } => {
-            let done = docker(shell, facts, &["start", CONTAINER], QUICK).await?;
-            if done.code != 0 {
-                return Err(crate::signs::explain(&done.last_line(), Kind::SetUp, "Docker cannot start the engine"));
-            }
+            docker_must(shell, facts, &["start", CONTAINER], QUICK, "Docker cannot start the engine").await?;
         }
         Engine::Emulated { args } => {
             // A process starts within milliseconds; the time until a real engine serves is a setting of the emulated.
@@ -156,10 +148,7 @@ async fn container(site: &Site<'_>, image: &str, args: &[String]) -> Result<bool
     let label = format!("gorgo.digest={digest}");
     let mut run = vec!["run", "-d", "--name", CONTAINER, "--label", &label];
     run.extend(words.iter().map(String::as_str));
-    let started = docker(shell, facts, &run, QUICK).await?;
-    if started.code != 0 {
-        return Err(crate::signs::explain(&started.last_line(), Kind::SetUp, "Docker cannot start the engine"));
-    }
+    docker_must(shell, facts, &run, QUICK, "Docker cannot start the engine").await?;
     Ok(true)
 }
 

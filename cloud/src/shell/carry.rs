@@ -1,6 +1,6 @@
 //! A child process carried to its end: input written, output collected, killed when silent or dropped.
 
-use super::{Command, Output, Stream, Tap};
+use super::{Command, Output, Stream};
 use crate::error::{Error, Kind, Result};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -67,8 +67,8 @@ async fn attend(child: &mut Child, command: &Command, beat: &watch::Sender<()>) 
     };
     let ((), stdout, stderr, status) = tokio::join!(
         write,
-        collect(stdout, beat, |bytes| Tap::pass(command.tap, Stream::Out, bytes)),
-        collect(stderr, beat, |bytes| Tap::pass(command.tap, Stream::Err, bytes)),
+        collect(stdout, beat, |bytes| command.pass(Stream::Out, bytes)),
+        collect(stderr, beat, |bytes| command.pass(Stream::Err, bytes)),
         child.wait()
     );
     Ok(Output { code: code(status?), stdout: stdout?, stderr: stderr? })

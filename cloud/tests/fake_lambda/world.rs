@@ -68,9 +68,9 @@ pub(crate) struct World {
     pub(crate) in_use: bool,
     /// Entries of the listing that are not ours.
     pub(crate) foreign: Vec<Value>,
-    /// Told of a new machine's launch and of its SSH key's public half; returns its address.
+    /// Called with the body of a launch and the public half of its SSH key; returns the new machine's address.
     pub(crate) boot: Option<Boot>,
-    /// Told of the address of a machine that ends.
+    /// Called with the address of a machine that ends.
     pub(crate) halt: Option<Halt>,
     /// At this request the client is interrupted.
     pub(crate) interrupt_at: Option<u64>,

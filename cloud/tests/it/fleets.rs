@@ -32,7 +32,7 @@ trait Service: Send + Sync + 'static {
 
 /// What a fake provider knows of an account.
 trait Account: Send {
-    /// Told of at this request.
+    /// Interrupts the client at this request; the client waits for what is returned.
     fn interrupt(&mut self, at: Option<u64>) -> Arc<Notify>;
     fn requests(&self) -> u64;
     fn violations(&self) -> Vec<String>;

@@ -61,7 +61,7 @@ pub struct Point {
     /// What came of fences of residency; absent without them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fenced: Option<FencedCount>,
-    /// What routers told each other, if they do: batches of proxies, or digests of edges.
+    /// What routers sent each other about prefixes, where they do: batches of proxies, or digests of edges.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<Shared>,
 }

@@ -123,17 +123,6 @@ pub(super) async fn ssh_keys(args: &SshKeysArgs) -> anyhow::Result<()> {
         }
         SshKeysCommand::Add { name, file } => {
             let public = std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
-            if !public.starts_with("ssh-") && !public.starts_with("ecdsa-") {
-                anyhow::bail!("`{}` holds no public key; name the file that ends in .pub", file.display());
-            }
-            let words = |key: &str| key.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>();
-            let other =
-                |key: &gorgo_cloud::lambda::SshKey| key.name == *name && words(&key.public_key) != words(&public);
-            if lambda.ssh_keys().await?.iter().any(other) {
-                anyhow::bail!(
-                    "the account has another key named `{name}`; choose another name, or delete that one first"
-                );
-            }
             lambda.add_ssh_key(name, public.trim()).await?;
             Ok(print_line(format_args!("`{name}` is in the account"))?)
         }

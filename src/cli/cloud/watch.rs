@@ -14,7 +14,7 @@ use std::time::Duration;
 pub(crate) struct WatchArgs {
     #[command(flatten)]
     common: CloudArgs,
-    /// Look once, wait until what is over has ended, and leave
+    /// Check once: end the machines whose lease is over, wait until they have ended, and exit
     #[arg(long)]
     once: bool,
 }

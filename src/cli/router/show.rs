@@ -84,7 +84,7 @@ fn weight(value: &Value) -> String {
 
 /// Replicas or peers of a router, one row each.
 pub(in crate::cli) fn replicas_table(value: &Value) -> String {
-    let rows = value.as_array().or(value["peers"].as_array()).map_or(&[][..], Vec::as_slice);
+    let rows = if value.is_array() { array(value) } else { array(&value["peers"]) };
     if rows.is_empty() { "none".to_owned() } else { table(&REPLICA, rows, "") }
 }
 
@@ -193,7 +193,8 @@ pub(super) fn tuner(value: &Value) -> String {
     format!("{out}\n\n{}", table(&WEIGHT, &rows, ""))
 }
 
-fn array(value: &Value) -> &[Value] {
+/// The elements of an array; none of what is no array.
+pub(in crate::cli) fn array(value: &Value) -> &[Value] {
     value.as_array().map_or(&[][..], Vec::as_slice)
 }
 

@@ -2,7 +2,8 @@
 
 use super::admin::{RouterAddress, block_on};
 use super::columns::{Column, fit};
-use crate::cli::output::{columns, print_line};
+use super::show::array;
+use crate::cli::output::{columns, cut, print_line};
 use gorgo_live::{AdminClient, CallError};
 use http::Method;
 use serde_json::Value;
@@ -145,21 +146,17 @@ fn view(name: &str, status: &Value, rows: &[Value], width: usize) -> String {
         either(["total_timed_out", "requests_timed_out"]),
     ));
     for line in sources(status).chain(sharing(status)) {
-        out.push_str(&shortened(&line, width));
+        out.push_str(&cut(&line, width));
         out.push('\n');
     }
     if !out.ends_with("\n\n") {
         out.push('\n');
     }
     match rows.is_empty() {
-        true => out.push_str(&shortened(&empty(status), width)),
+        true => out.push_str(&cut(&empty(status), width)),
         false => out.push_str(&table(rows, width)),
     }
     out
-}
-
-fn array(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[][..], Vec::as_slice)
 }
 
 /// One line a source of discovery.
@@ -205,19 +202,11 @@ fn table(rows: &[Value], width: usize) -> String {
     let left = fit(&COLUMNS, rows, "", width.saturating_sub(room_for_note + 2));
     let wide = left.lines().map(|line| line.chars().count()).max().unwrap_or(0);
     let with_note = |(line, note): (&str, &str)| match has_notes {
-        true => shortened(format!("{line:<wide$}  {note}").trim_end(), width),
-        false => shortened(line, width),
+        true => cut(format!("{line:<wide$}  {note}").trim_end(), width),
+        false => cut(line, width),
     };
     let notes = std::iter::once("note").chain(notes.iter().map(String::as_str));
     left.lines().zip(notes).map(with_note).collect::<Vec<_>>().join("\n")
-}
-
-/// `text` in at most `width` characters.
-fn shortened(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The tables: regions, replicas, decisions. Narrow screens have fewer columns.
 
 use super::app::App;
-use super::text::{age, count, cut, hit, ms, percent, rate, word};
+use super::text::{age, count, hit, ms, percent, rate, word};
 use super::view::Theme;
-use crate::cli::router::telling_error;
+use crate::cli::output::cut;
+use crate::cli::router::{array, telling_error};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Rect};
 use ratatui::style::{Modifier, Style};
@@ -78,7 +79,7 @@ fn more(area: Rect, rows: usize) -> String {
 }
 
 pub(super) fn regions(frame: &mut Frame<'_>, area: Rect, overview: &Value, theme: Theme) {
-    let rows: Vec<&Value> = overview["regions"].as_array().map_or(&[][..], Vec::as_slice).iter().collect();
+    let rows: Vec<&Value> = array(&overview["regions"]).iter().collect();
     let title = format!("regions{}", more(area, rows.len()));
     table(frame, area, &title, &REGIONS, &rows, None, theme);
 }
@@ -96,7 +97,7 @@ pub(super) fn replicas(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Them
 }
 
 pub(super) fn decisions(frame: &mut Frame<'_>, area: Rect, overview: &Value, theme: Theme) {
-    let rows: Vec<&Value> = overview["decisions"].as_array().map_or(&[][..], Vec::as_slice).iter().collect();
+    let rows: Vec<&Value> = array(&overview["decisions"]).iter().collect();
     table(frame, area, "last decisions", &DECISIONS, &rows, None, theme);
 }
 

@@ -63,11 +63,3 @@ pub(super) fn hit(row: &Value) -> Option<f64> {
 pub(super) fn word(value: &Value) -> &str {
     value.as_str().unwrap_or("-")
 }
-
-/// `text` in at most `width` characters, its end cut.
-pub(super) fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
-}

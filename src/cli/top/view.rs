@@ -3,6 +3,7 @@
 use super::app::{App, Mode, Wish};
 use super::tables;
 use super::text::{age, count, ms, percent, rate, share_of, word};
+use crate::cli::router::array;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -149,7 +150,7 @@ fn draw_body(frame: &mut Frame<'_>, area: Rect, app: &App, overview: &Value, the
 /// The regions on the globe; the size of a circle is the region's share of the traffic.
 fn draw_map(frame: &mut Frame<'_>, area: Rect, overview: &Value, theme: Theme) {
     let place = |row: &Value| Some((row["place"][1].as_f64()?, row["place"][0].as_f64()?));
-    let rows = overview["regions"].as_array().map_or(&[][..], Vec::as_slice);
+    let rows = array(&overview["regions"]);
     let all: f64 = rows.iter().filter_map(|row| row["requests_per_second"].as_f64()).sum();
     let colour = |colour| if theme.0 { colour } else { Color::Reset };
     let canvas = Canvas::default()

@@ -1,6 +1,6 @@
 //! `gorgo run --mode live --cloud local`: machines from launch to end, with the load sent from each of them.
 
-use super::{command, must, processes, ran};
+use super::{command, command_line, must, processes, ran};
 use crate::fake_modal::processes_in;
 use serde_json::Value;
 use std::path::Path;
@@ -85,9 +85,7 @@ fn machines_that_run_are_taken_and_an_interrupt_ends_only_what_was_launched() {
 
 /// Whether the command with this word runs in a folder below this one: command lines of machines name no folder.
 pub(super) fn runs(folder: &Path, word: &str) -> bool {
-    let line = |pid: u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let is = |pid: u32| line(pid).split(|byte| *byte == 0).any(|part| part == word.as_bytes());
-    processes_in(folder).into_iter().any(is)
+    processes_in(folder).into_iter().any(|pid| command_line(pid).iter().any(|part| part == word))
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A live run with all that machines carry beside the usual: a proxy, engines that differ, and faults.
 
-use super::{command, must, processes, ran};
+use super::{command, command_line, must, processes, ran};
 use crate::fake_modal::processes_in;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -73,8 +73,7 @@ fn acts(out: &Path, arm: &str) -> Vec<(String, String, f64)> {
 
 /// The command lines of engines that run in folders below this one.
 fn engines(state: &Path) -> Vec<String> {
-    let line = |pid: u32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let lines = processes_in(state).into_iter().map(|pid| String::from_utf8_lossy(&line(pid)).replace('\0', " "));
+    let lines = processes_in(state).into_iter().map(|pid| command_line(pid).join(" "));
     lines.filter(|line| line.contains(" engine ")).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Machines that do not do as they are told, and what the fleet knows of them.
+//! Machines that do not end, end by themselves or are listed late: what the fleet does and what the ledger says then.
 
 use super::tests::spec;
 use crate::disk::Small;

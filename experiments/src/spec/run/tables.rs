@@ -82,8 +82,8 @@ pub struct SignalsSpec {
     pub probe_ms: f64,
     /// Period of load reports between edges.
     pub peer_ms: f64,
-    /// Period of the edges' questions for each other's digest of cached prefixes; 0: they ask none. See `digest_half_life_ms` in
-    /// `[router]`.
+    /// Period at which an edge asks each peer for a digest of its cached prefixes; 0 switches digests off. See
+    /// `digest_half_life_ms` in `[router]`.
     pub digest_ms: f64,
     /// Period of queue samples for plots; 0 is off.
     pub sample_ms: f64,
