@@ -1,11 +1,12 @@
 //! Operations on a fleet that is set up: state, caches, traces, logs.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::provider::Node;
 use crate::setup::verify::call;
 use crate::setup::{Engine, Member, Plan, engine_log, service};
 use serde_json::{Value, json};
-use std::io::Write;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +23,7 @@ pub fn save(folder: &Path, cloud: &str, account: &str, plan: &Plan) -> Result<()
     let path = path(folder, cloud, account);
     let part = path.with_extension("part");
     let text = serde_json::to_string_pretty(plan).unwrap_or_default();
-    let written = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part);
+    let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part);
     let written = written.and_then(|mut file| file.write_all(text.as_bytes()));
     written.and_then(|()| std::fs::rename(&part, &path)).map_err(|why| Error::file(&path, &why))
 }
@@ -41,6 +42,32 @@ pub fn load(folder: &Path, cloud: &str, account: &str) -> Result<Option<Plan>> {
         Error::usage(format!("`{}`", path.display()), why.to_string(), "remove it and set up again")
     };
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+}
+
+/// Holds a cluster for `command` until the value is dropped: two commands that set machines up, or run load on them,
+/// would overwrite each other's plan.
+///
+/// # Errors
+/// When another command holds it, or the lock's file cannot be used.
+pub fn hold(folder: &Path, cloud: &str, account: &str, command: &str) -> Result<File> {
+    let path = path(folder, cloud, account).with_extension("lock");
+    let failed = |why: &std::io::Error| Error::file(&path, why);
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let mut file = open.map_err(|why| failed(&why))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::Error(why)) => return Err(failed(&why)),
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            let holder = Some(holder.trim()).filter(|holder| !holder.is_empty()).unwrap_or("another command");
+            let remedy = "wait until it has ended, or use other machines from another folder with --state";
+            return Err(Error::new(Kind::Guard, holder, "uses this cluster", remedy));
+        }
+    }
+    let holder = format!("`{command}` (process {})\n", std::process::id());
+    file.set_len(0).and_then(|()| file.write_all(holder.as_bytes())).map_err(|why| failed(&why))?;
+    Ok(file)
 }
 
 /// A router of a node.
@@ -161,4 +188,22 @@ pub async fn log(member: &Member, plan: &Plan, what: &str, lines: usize) -> Resu
         return engine_log(shell, lines).await;
     }
     service::log(shell, what, lines).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hold;
+
+    #[test]
+    fn a_cluster_is_held_by_one_command_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let hold = |account: &str, command: &str| hold(folder.path(), "ssh", account, command);
+        let first = hold("a", "gorgo run").unwrap();
+        let refused = hold("a", "gorgo cluster setup").unwrap_err().to_string();
+        let holder = format!("`gorgo run` (process {}): uses this cluster; wait", std::process::id());
+        assert!(refused.starts_with(&holder), "{refused}");
+        let _other = hold("b", "gorgo cluster setup").unwrap();
+        drop(first);
+        drop(hold("a", "gorgo proxy deploy").unwrap());
+    }
 }

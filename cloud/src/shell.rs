@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub(crate) mod carry;
 pub mod local;
+mod place;
 pub mod ssh;
 
 /// Standard output or standard error.

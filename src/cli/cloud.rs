@@ -288,6 +288,12 @@ impl Session {
         plan.context("no cluster is set up; run `gorgo cluster setup`")
     }
 
+    /// Holds the cluster for this command until the value is dropped.
+    fn hold(&self, command: &str) -> anyhow::Result<std::fs::File> {
+        let (cloud, account) = (self.provider.name(), self.provider.account());
+        Ok(gorgo_cloud::cluster::hold(&self.folder, cloud, &account, command)?)
+    }
+
     fn keep(&self, plan: &Plan) -> anyhow::Result<()> {
         Ok(gorgo_cloud::cluster::save(&self.folder, self.provider.name(), &self.provider.account(), plan)?)
     }

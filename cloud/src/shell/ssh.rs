@@ -1,8 +1,10 @@
 //! Commands over the system's `ssh`, all on one connection, with the host key checked.
 //!
-//! One master process holds the connection and ends with the shell. A lost master is started again by the next command.
+//! One master process holds the connection and ends with the shell; one that was left by a killed process is ended by
+//! the next process that connects. A lost master is started again by the next command.
 //! Ports are reached by `ssh -W`, one channel a connection.
 
+use super::place::{Place, end_left_over};
 use super::{Command, Output, Shell, carry::carry, quote};
 use crate::error::{Error, Kind, Result};
 use async_trait::async_trait;
@@ -90,8 +92,7 @@ impl SshTarget {
 #[derive(Debug)]
 struct Inner {
     target: SshTarget,
-    // Short: the path of a socket has at most 104 bytes.
-    folder: PathBuf,
+    place: Place,
     master: Mutex<Option<Child>>,
     forwards: Mutex<BTreeMap<u16, (SocketAddr, AbortHandle)>>,
 }
@@ -101,7 +102,6 @@ impl Drop for Inner {
         for (_, forward) in self.forwards.get_mut().values() {
             forward.abort();
         }
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -120,25 +120,19 @@ impl SshShell {
         if target.host.is_empty() || target.host.starts_with('-') {
             return Err(Error::usage(format!("host `{}`", target.host), "no host name", "name a host"));
         }
-        let folder = std::env::temp_dir().join(format!("gorgo-{}", &crate::provider::nonce()[..12]));
-        let mut builder = std::fs::DirBuilder::new();
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&folder).map_err(|why| Error::file(&folder, &why))?;
+        end_left_over().await;
+        let place = Place::make()?;
         let shell =
-            Self { inner: Arc::new(Inner { target, folder, master: Mutex::default(), forwards: Mutex::default() }) };
+            Self { inner: Arc::new(Inner { target, place, master: Mutex::default(), forwards: Mutex::default() }) };
         shell.inner.ensure_master().await?;
         Ok(shell)
     }
 }
 
 impl Inner {
-    fn socket(&self) -> PathBuf {
-        self.folder.join("s")
-    }
-
     fn process(&self) -> Process {
         let mut process = Process::new("ssh");
-        process.args(self.target.options(&self.socket()));
+        process.args(self.target.options(&self.place.socket()));
         process.process_group(0); // Ctrl-C in the terminal is for the operator's command alone
         process
     }
@@ -151,8 +145,8 @@ impl Inner {
         {
             return Ok(());
         }
-        let _ = std::fs::remove_file(self.socket());
-        let log = self.folder.join("log");
+        let _ = std::fs::remove_file(self.place.socket());
+        let log = self.place.log();
         let file = std::fs::File::create(&log).map_err(|why| Error::file(&log, &why))?;
         let mut process = self.process();
         process.args(["-M", "-N", "-o", "ControlPersist=no", "--", &self.target.host]);
@@ -167,7 +161,7 @@ impl Inner {
                 let text = std::fs::read_to_string(&log).unwrap_or_default();
                 return Err(login_failure(&self.target.host, &text));
             }
-            if self.socket().exists() && self.answers().await {
+            if self.place.socket().exists() && self.answers().await {
                 *master = Some(child);
                 return Ok(());
             }

@@ -116,11 +116,34 @@ pub(super) async fn run(args: ClusterArgs) -> anyhow::Result<()> {
 }
 
 /// The cluster: its plan and all machines that run.
-pub(super) async fn open(common: &CloudArgs) -> anyhow::Result<(Session, Plan, Vec<Member>)> {
+async fn open(common: &CloudArgs) -> anyhow::Result<(Session, Plan, Vec<Member>)> {
     let session = common.session()?;
     let plan = session.plan()?;
     let members = all(&session).await?;
     Ok((session, plan, members))
+}
+
+/// As [`open`], for `command` alone until its end: it changes what runs.
+pub(super) async fn open_for(common: &CloudArgs, command: &str) -> anyhow::Result<(Held, Plan, Vec<Member>)> {
+    let session = common.session()?;
+    let lock = session.hold(command)?;
+    let plan = session.plan()?;
+    let members = all(&session).await?;
+    Ok((Held { session, _lock: lock }, plan, members))
+}
+
+/// A session whose cluster no other command changes meanwhile.
+pub(super) struct Held {
+    session: Session,
+    _lock: std::fs::File,
+}
+
+impl std::ops::Deref for Held {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
 }
 
 async fn all(session: &Session) -> anyhow::Result<Vec<Member>> {

@@ -25,7 +25,7 @@ pub(crate) struct DeployArgs {
 
 pub(in crate::cli) fn run(args: &DeployArgs) -> anyhow::Result<()> {
     crate::cli::process::runtime()?.block_on(super::interruptible(async {
-        let (session, plan, members) = cluster::open(&args.common).await?;
+        let (session, plan, members) = cluster::open_for(&args.common, "gorgo proxy deploy").await?;
         let node = session.node(&args.node).await?;
         let at = members.iter().position(|member| member.node.id == node.id).context("the machine has just ended")?;
         if !session.provider.capabilities().loopback && !args.replace {

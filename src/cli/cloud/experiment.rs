@@ -45,6 +45,8 @@ async fn on_machines(
     runtime: &Arc<tokio::runtime::Runtime>,
 ) -> anyhow::Result<()> {
     let session = Arc::new(asked.common.session()?);
+    let _held = session.hold("gorgo run")?;
+    let before = session.plan().ok();
     let mut interrupts = StopSignal::install()?;
     let run = nonce()[..12].to_owned();
     let fleet = session.fleet();
@@ -55,20 +57,26 @@ async fn on_machines(
         let (lease_ms, caps, yes) = (asked.lease_ms, asked.caps, asked.yes);
         let launch = LaunchPlan { wanted: missing, lease_ms, caps, yes, watch: true, elsewhere: Vec::new() };
         let launched = launch_all(&session, launch).await?;
-        let mut nodes = [taken, launched].concat();
+        let mut nodes = [taken.clone(), launched].concat();
         let order = |node: &Node| arms[0].spec.fleet.replicas.iter().position(|replica| replica.name == node.name);
         nodes.sort_by_key(order);
         let carrier = Arc::new(Carrier::new(session.clone(), nodes, plan, runtime.clone()));
         carrier.set_up().await?;
         Ok(carrier)
     };
-    let done = guarded(&fleet, &run, &mut interrupts, work).await;
-    let carrier = match done {
-        Ok(carrier) => carrier,
-        Err(error) => return finish(&session, &run, asked.keep, Err(error), &mut interrupts).await,
+    let done = match guarded(&fleet, &run, &mut interrupts, work).await {
+        Ok(carrier) => carry(args, asked.cloud, &carrier, &mut interrupts).await,
+        Err(error) => Err(error),
     };
-    let done = carry(args, asked.cloud, &carrier, &mut interrupts).await;
-    finish(&session, &run, asked.keep, done, &mut interrupts).await
+    let done = finish(&session, &run, asked.keep, done, &mut interrupts).await;
+    // Machines that were set up before and not taken run on as their own plan says.
+    if let Some(before) = before
+        && taken.is_empty()
+        && fleet.open()?.iter().all(|entry| entry.intent.run != run)
+    {
+        session.keep(&before)?;
+    }
+    done
 }
 
 /// Runs all arms and seeds; an interrupt ends the one that runs.

@@ -13,6 +13,13 @@ fn states(state: &Path) -> Vec<String> {
     events.map(|event| event["event"].as_str().unwrap().to_owned()).collect()
 }
 
+/// The file that keeps the cluster's plan.
+fn plan_file(state: &Path) -> std::path::PathBuf {
+    let files = std::fs::read_dir(state).unwrap().map(|file| file.unwrap().path());
+    let is_plan = |file: &std::path::PathBuf| file.extension().is_some_and(|end| end == "json");
+    files.into_iter().find(is_plan).unwrap()
+}
+
 fn count(events: &[String], wanted: &str) -> usize {
     events.iter().filter(|event| *event == wanted).count()
 }
@@ -21,11 +28,19 @@ fn count(events: &[String], wanted: &str) -> usize {
 fn an_experiment_runs_on_machines_that_end_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let (state, out) = (folder.path().join("state"), folder.path().join("results"));
+    must(&state, "local", &["launch", "--type", "gpu_1x_a100", "--region", "aws:us-west-2", "--name", "mine"]);
+    must(&state, "local", &["cluster", "setup", "--strategy", "prefix-tree"]);
+    let plan = || std::fs::read_to_string(plan_file(&state)).unwrap();
+    let before = plan();
     let run = ran(command(&state, "local", &["run", FILE, "--mode", "live", "--out", out.to_str().unwrap(), "--json"]));
     assert!(run.ok, "{}\n{}", run.out, run.err);
-    assert!(run.err.contains("nothing runs any more"), "{}", run.err);
+    assert!(run.err.contains("still running for $0.00 an hour: mine"), "{}", run.err);
     let events = states(&state);
-    assert_eq!((count(&events, "launched"), count(&events, "gone")), (2, 2));
+    assert_eq!((count(&events, "launched"), count(&events, "gone")), (3, 2));
+    // The machine that was there keeps what it runs.
+    assert_eq!(plan(), before);
+    assert!(must(&state, "local", &["status"]).contains("healthy  prefix-tree"));
+    must(&state, "local", &["kill", "--all"]);
     assert_eq!(processes(&state), Vec::<String>::new());
 
     // Every request of the trace once, in both arms, entered where its user is and answered by a machine.
@@ -71,6 +86,16 @@ fn machines_that_run_are_taken_and_an_interrupt_ends_only_what_was_launched() {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     let pid = child.id().to_string();
+    // No other command changes what these machines run, or launches more for another run.
+    let plan = || std::fs::read_to_string(plan_file(&state)).unwrap();
+    let (before, other) = (plan(), folder.path().join("other"));
+    let second = ["run", FILE, "--mode", "live", "--out", other.to_str().unwrap()];
+    for words in [&second[..], &["cluster", "setup"], &["cluster", "restart-lb"], &["proxy", "deploy", "east"]] {
+        let refused = ran(command(&state, "local", words));
+        let said = format!("`gorgo run` (process {pid}): uses this cluster");
+        assert!(!refused.ok && refused.err.contains(&said), "{words:?}: {}", refused.err);
+    }
+    assert_eq!((plan(), count(&states(&state), "intended")), (before, 2));
     assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let ended = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();

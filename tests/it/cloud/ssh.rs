@@ -2,7 +2,10 @@
 
 use super::stand_ins::{Host, hub, program};
 use super::{Ran, changes, command, must, processes, ran};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 struct Field {
     folder: tempfile::TempDir,
@@ -115,6 +118,35 @@ fn each_failure_is_explained_and_set_up_goes_on_once_its_cause_is_gone() {
     fails(field.setup_with(&field.hub, &[]), "ended 3 times before it was ready");
     host.unmark("bad-flag");
     assert!(field.setup().contains("engine, router and 0 peer(s) answer"));
+}
+
+#[test]
+fn a_connection_left_by_a_killed_command_is_ended_by_the_next_one() {
+    let Some(field) = Field::new(&["a"]) else { return };
+    let temp = field.state().join("t");
+    std::fs::create_dir(&temp).unwrap();
+    let on = |words: &[&str]| {
+        let mut command = command(field.state(), "ssh", &[&["run-on", "a", "--"], words].concat());
+        command.env("TMPDIR", &temp);
+        command
+    };
+    let mut killed = on(&["sh", "-c", "echo runs; exec sleep 600"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(killed.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "runs\n");
+    // The connection of a process that lives is left alone.
+    assert!(ran(on(&["true"])).ok);
+    assert_eq!(std::fs::read_dir(&temp).unwrap().count(), 1);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(processes(&temp).iter().any(|line| line.contains(" -M ")), "{:?}", processes(&temp));
+    assert!(ran(on(&["true"])).ok);
+    let until = Instant::now() + Duration::from_secs(20);
+    while !processes(&temp).is_empty() {
+        assert!(Instant::now() < until, "{:?}", processes(&temp));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(std::fs::read_dir(&temp).unwrap().count(), 0);
 }
 
 fn router_port(state: &Path) -> u16 {

@@ -1,6 +1,6 @@
 //! `gorgo cluster setup`, `upload` and `restart-lb`: what the machines shall run, and setting them up.
 
-use super::{all, open};
+use super::{all, open_for};
 use crate::cli::cloud::table::columns;
 use crate::cli::cloud::{CloudArgs, Session};
 use crate::cli::output::print_line;
@@ -184,6 +184,7 @@ impl Hub {
 
 pub(super) async fn setup(args: &SetupArgs) -> anyhow::Result<()> {
     let session = args.common.session()?;
+    let _held = session.hold("gorgo cluster setup")?;
     let earlier = session.plan().ok();
     let kind = EngineKind::choose(args.engine, &session)?;
     let engine = match (&args.engine_command, kind) {
@@ -225,7 +226,7 @@ pub(super) async fn setup(args: &SetupArgs) -> anyhow::Result<()> {
 }
 
 pub(super) async fn upload(args: &UploadArgs) -> anyhow::Result<()> {
-    let (session, mut plan, members) = open(&args.common).await?;
+    let (session, mut plan, members) = open_for(&args.common, "gorgo cluster upload").await?;
     plan.binary = std::env::current_exe().context("cannot find this program's own file")?;
     args.program.choose(&mut plan)?;
     session.keep(&plan)?;
@@ -233,7 +234,7 @@ pub(super) async fn upload(args: &UploadArgs) -> anyhow::Result<()> {
 }
 
 pub(super) async fn restart(args: &RestartArgs) -> anyhow::Result<()> {
-    let (session, mut plan, members) = open(&args.common).await?;
+    let (session, mut plan, members) = open_for(&args.common, "gorgo cluster restart-lb").await?;
     args.router.apply(&mut plan.router)?;
     session.keep(&plan)?;
     summary(&routers(session.provider.as_ref(), &members, &plan, &show).await, args.common.json)
