@@ -26,7 +26,7 @@ use gorgo_cloud::{Node, Time};
 use gorgo_experiments::results::Rows;
 use gorgo_experiments::spec::{Experiment, PlannedArm};
 use load::Carrier;
-use machines::{fits, plan_of, specs};
+use machines::{fits, plan_of, replicas, specs};
 use std::sync::Arc;
 
 /// Runs the experiment on machines.
@@ -50,15 +50,15 @@ async fn on_machines(
     let mut interrupts = StopSignal::install()?;
     let run = nonce()[..12].to_owned();
     let fleet = session.fleet();
-    let plan = plan_of(asked, &session, experiment, arms)?;
-    let (taken, missing) = specs(asked, &session, &arms[0].spec.fleet, &run).await?;
+    let (plan, replicas) = (plan_of(asked, &session, experiment, arms)?, replicas(arms));
+    let (taken, missing) = specs(asked, &session, &replicas, &run).await?;
     taken.iter().for_each(|node| eprintln!("{}: taken, and left running after the run", node.name));
     let work = async {
         let (lease_ms, caps, yes) = (asked.lease_ms, asked.caps, asked.yes);
         let launch = LaunchPlan { wanted: missing, lease_ms, caps, yes, watch: true, elsewhere: Vec::new() };
         let launched = launch_all(&session, launch).await?;
         let mut nodes = [taken.clone(), launched].concat();
-        let order = |node: &Node| arms[0].spec.fleet.replicas.iter().position(|replica| replica.name == node.name);
+        let order = |node: &Node| replicas.iter().position(|replica| replica.name == node.name);
         nodes.sort_by_key(order);
         let carrier = Arc::new(Carrier::new(session.clone(), nodes, plan, runtime.clone()));
         carrier.set_up().await?;

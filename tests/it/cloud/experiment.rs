@@ -137,6 +137,11 @@ fn what_machines_cannot_carry_is_refused_before_anything_is_launched() {
     let text = std::fs::read_to_string(FILE).unwrap();
     for (from, to, said) in [
         ("provider = \"local\"", "provider = \"moon\"", "provider = \"moon\" is none"),
+        (
+            "policy = \"least-load\"",
+            "policy = \"least-load\"\nfleet.replicas = [{ name = \"eu\", region = \"aws:us-west-2\" }]",
+            "replica `eu` in aws:us-west-2 and in aws:eu-central-1 cannot run on machines",
+        ),
         ("lease = \"30m\"", "machines.west.type = \"gpu_1x_h100\"", "[cloud.machines.west] names no replica"),
         ("lease = \"30m\"", "machines.eu.ports = \"8000\"", "are not three ports"),
         ("lease = \"30m\"", "leese = \"30m\"", "leese"),

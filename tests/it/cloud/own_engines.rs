@@ -52,6 +52,63 @@ topology = "proxy"
 proxy_region = "aws:eu-central-1"
 "#;
 
+/// An arm with one of two machines and another engine there, between two with both.
+const FLEETS: &str = r#"
+title = "Fleets"
+seeds = [1]
+
+[cloud]
+provider = "local"
+
+[workload]
+trace = "wildchat-located"
+rate = 4.0
+duration_s = 4.0
+
+[fleet]
+max_running = 10
+replicas = [{ name = "east", region = "aws:us-east-1" }, { name = "eu", region = "aws:eu-central-1" }]
+
+[[arms]]
+name = "both"
+policy = "least-load"
+
+[[arms]]
+name = "alone"
+policy = "least-load"
+fleet.replicas = [{ name = "eu", region = "aws:eu-central-1", max_running = 3 }]
+
+[[arms]]
+name = "again"
+policy = "gorgo"
+"#;
+
+#[test]
+fn arms_with_a_fleet_of_their_own_run_on_their_machines() {
+    let folder = tempfile::tempdir().unwrap();
+    let (state, out, file) =
+        (folder.path().join("state"), folder.path().join("results"), folder.path().join("fleets.toml"));
+    std::fs::write(&file, FLEETS).unwrap();
+    let words = ["run", file.to_str().unwrap(), "--mode", "live", "--keep", "--out", out.to_str().unwrap()];
+    let run = ran(command(&state, "local", &words));
+    let (left, status) = (engines(&state), ran(command(&state, "local", &["status"])).out);
+    must(&state, "local", &["kill", "--all"]);
+    assert!(run.ok, "{}\n{}", run.out, run.err);
+    assert_eq!(processes(&state), Vec::<String>::new());
+    let rows = rows(&out);
+    for (arm, replicas) in [("both", &["east", "eu"][..]), ("alone", &["eu"]), ("again", &["east", "eu"])] {
+        let of: Vec<_> = rows.iter().filter(|row| row["arm"] == arm).collect();
+        let of_all: std::collections::BTreeSet<&str> = of.iter().map(|row| row["replica"].as_str()).collect();
+        assert!(of.len() > 5 && of.iter().all(|row| row["status"] == "finished"), "{arm}: {of:?}");
+        assert_eq!(of_all, replicas.iter().copied().collect(), "{arm}");
+        let text = std::fs::read_to_string(out.join(format!("machines/{arm}-1/machines.json"))).unwrap();
+        assert_eq!(serde_json::from_str::<Vec<Value>>(&text).unwrap().len(), replicas.len(), "{arm}");
+    }
+    // The last arm has the first one's fleet again: its engines, and edges that know each other.
+    assert_eq!(left.iter().filter(|line| line.contains("max_running_requests=10")).count(), 2, "{left:?}");
+    assert_eq!(status.matches("1/1").count(), 2, "{status}");
+}
+
 /// Rows of `requests.csv`, by the names of their columns.
 fn rows(out: &Path) -> Vec<BTreeMap<String, String>> {
     let text = std::fs::read_to_string(out.join("requests.csv")).unwrap();

@@ -2,14 +2,16 @@
 
 use super::super::Session;
 use super::super::deploy::central;
-use super::machines::{proxy_machine, router_table};
+use super::machines::{plan_for, proxy_machine};
 use super::node::verdict;
 use anyhow::Context;
 use futures_util::future::{join_all, try_join_all};
 use gorgo_cloud::cluster::Router;
 use gorgo_cloud::setup::router::withdraw;
-use gorgo_cloud::setup::{Member, Plan, routers};
+use gorgo_cloud::setup::{Member, Plan, routers, run as set_up};
+use gorgo_experiments::build::Built;
 use gorgo_experiments::spec::PlannedArm;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The routers of one run.
@@ -22,27 +24,38 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Gives the routers the arm's settings. `plan` is what the edges run, and is changed with them.
+    /// Gives engines and routers the arm's settings. `plan` is what the machines run, and is changed with them.
     pub(super) async fn open(
         session: &Session,
         arm: &PlannedArm,
+        built: &Built,
         members: &[Member],
         plan: &mut Plan,
+        peers: &mut BTreeSet<String>,
     ) -> anyhow::Result<Self> {
-        let wanted = router_table(&arm.spec, &plan.keys)?;
-        let Some(at) = proxy_machine(arm)? else {
-            if plan.router != wanted {
-                plan.router = wanted;
-                session.keep(plan)?;
-                restarted(session, members, plan).await?;
+        let wanted = plan_for(plan, arm, built)?;
+        let proxy = proxy_machine(arm)?;
+        // Behind a proxy no request passes an edge, whose settings can stay.
+        let router = if proxy.is_some() { plan.router.clone() } else { wanted.router.clone() };
+        let edges = Plan { router, ..wanted.clone() };
+        let names: BTreeSet<String> = members.iter().map(|member| member.node.name.clone()).collect();
+        let (engines, routers) = (edges.own != plan.own, edges.router != plan.router || edges.rates != plan.rates);
+        if engines || routers || (proxy.is_none() && *peers != names) {
+            *plan = edges;
+            session.keep(plan)?;
+            match engines {
+                true => verdict(&set_up(session.provider.as_ref(), members, plan, &|_| ()).await)?,
+                false => restarted(session, members, plan).await?,
             }
+            *peers = names;
+        }
+        let Some(at) = proxy else {
             let url = |member: &Member| format!("http://127.0.0.1:{}", member.node.ports.router);
             return Ok(Self { proxy: None, urls: members.iter().map(url).collect() });
         };
         let node = &members[at].node;
         let port = Router::Central.port(node);
-        let central_plan = Plan { router: wanted, ..plan.clone() };
-        central(session, &central_plan, members, at, port).await?;
+        central(session, &wanted, members, at, port).await?;
         let others: Vec<_> =
             members.iter().map(|member| &member.node).filter(|other| other.id != node.id).cloned().collect();
         let mut far = session.provider.open(node, port, &others).await?.into_iter();

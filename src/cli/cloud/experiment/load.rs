@@ -22,6 +22,7 @@ use gorgo_sim::world::Client;
 use gorgo_traces::workload::native;
 use parking_lot::Mutex;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub(super) struct Carrier {
     runtime: Arc<tokio::runtime::Runtime>,
     folder: Mutex<PathBuf>,
     stop: watch::Sender<bool>,
+    /// Names of the machines whose edges know each other.
+    peers: tokio::sync::Mutex<BTreeSet<String>>,
     // Runs would disturb each other.
     carrying: Mutex<()>,
 }
@@ -50,7 +53,9 @@ impl Carrier {
         runtime: Arc<tokio::runtime::Runtime>,
     ) -> Self {
         let (plan, folder) = (Mutex::new(plan), Mutex::new(PathBuf::from("machines")));
-        Self { session, nodes, plan, runtime, folder, stop: watch::channel(false).0, carrying: Mutex::default() }
+        let peers = nodes.iter().map(|node| node.name.clone()).collect::<BTreeSet<_>>().into();
+        let (stop, carrying) = (watch::channel(false).0, Mutex::default());
+        Self { session, nodes, plan, runtime, folder, stop, peers, carrying }
     }
 
     pub(super) fn collect_in(&self, folder: &Path) {
@@ -103,7 +108,9 @@ impl Carrier {
         built: Built,
         stopped: &mut watch::Receiver<bool>,
     ) -> anyhow::Result<ArmRun> {
-        let members = self.session.members(self.nodes.clone()).await;
+        let of_arm = arm.spec.fleet.replicas.iter();
+        let nodes = of_arm.filter_map(|replica| self.nodes.iter().find(|node| node.name == replica.name).cloned());
+        let members = self.session.members(nodes.collect()).await;
         let done = self.run(arm, seed, requests, built, &members, stopped).await;
         let closed = Entry::close(arm, &members).await;
         let run = done?;
@@ -122,7 +129,9 @@ impl Carrier {
     ) -> anyhow::Result<ArmRun> {
         let shells: Vec<&dyn Shell> = members.iter().map(Member::shell).collect::<gorgo_cloud::Result<_>>()?;
         let mut plan = self.plan();
-        let entry = unless(stopped, Entry::open(&self.session, arm, members, &mut plan)).await?;
+        let mut peers = self.peers.lock().await;
+        let entry = Entry::open(&self.session, arm, &built, members, &mut plan, &mut peers);
+        let entry = unless(stopped, entry).await?;
         *self.plan.lock() = plan.clone();
         let prepared = async {
             let faults = Faults::of(&self.session, &built.world.faults, members, &plan, &entry).await?;
@@ -208,7 +217,7 @@ impl Carrier {
             Client::Open => option("--profile", "trace".to_owned()),
             Client::Bounded { workers } => {
                 option("--profile", "concurrent".to_owned());
-                option("--concurrency", workers.div_ceil(self.nodes.len()).to_string());
+                option("--concurrency", workers.div_ceil(arm.spec.fleet.replicas.len()).to_string());
             }
         }
         words

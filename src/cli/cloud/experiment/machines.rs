@@ -16,23 +16,38 @@ use gorgo_sim::engine::EngineKind as Scheduler;
 use std::collections::BTreeMap;
 use toml::{Table, Value};
 
+/// The replicas of all arms, each once, in the order in which arms name them: one machine each.
+pub(super) fn replicas(arms: &[PlannedArm]) -> Vec<&ReplicaSpec> {
+    let mut all: Vec<&ReplicaSpec> = Vec::new();
+    for replica in arms.iter().flat_map(|arm| &arm.spec.fleet.replicas) {
+        if !all.iter().any(|known| known.name == replica.name) {
+            all.push(replica);
+        }
+    }
+    all
+}
+
 /// Refuses what machines cannot carry.
 pub(super) fn fits(arms: &[PlannedArm], asked: &FleetPlan) -> anyhow::Result<()> {
-    let first = &arms[0].spec.fleet;
+    let replicas = replicas(arms);
     for arm in arms {
         let refuse = |what: &str, remedy: &str| bail!("arm `{}`: {what} cannot run on machines; {remedy}", arm.label);
         if !arm.spec.live.nodes.is_empty() {
             return refuse("[live] nodes", "remove them: the machines take their place");
         }
-        if arm.spec.fleet != *first {
-            return refuse("a fleet of its own", "give all arms one [fleet]");
+        for replica in &arm.spec.fleet.replicas {
+            let elsewhere = replicas.iter().find(|known| known.name == replica.name && known.region != replica.region);
+            if let Some(known) = elsewhere {
+                let what = format!("replica `{}` in {} and in {}", replica.name, known.region, replica.region);
+                return refuse(&what, "give it another name there");
+            }
         }
         proxy_machine(arm)?;
         live::check(arm).with_context(|| format!("arm `{}`", arm.label))?;
     }
-    let names: Vec<&str> = first.replicas.iter().map(|replica| replica.name.as_str()).collect();
+    let names: Vec<&str> = replicas.iter().map(|replica| replica.name.as_str()).collect();
     if let Some(name) = asked.machines.keys().find(|name| !names.contains(&name.as_str())) {
-        bail!("[cloud.machines.{name}] names no replica of the fleet; it has: {}", names.join(", "));
+        bail!("[cloud.machines.{name}] names no replica; there are: {}", names.join(", "));
     }
     names.iter().try_for_each(|name| Ok(check_name(name)?))
 }
@@ -60,14 +75,14 @@ pub(super) fn proxy_machine(arm: &PlannedArm) -> anyhow::Result<Option<usize>> {
 pub(super) async fn specs(
     asked: &FleetPlan,
     session: &Session,
-    fleet: &FleetSpec,
+    replicas: &[&ReplicaSpec],
     run: &str,
 ) -> anyhow::Result<(Vec<Node>, Vec<(Spec, Option<u64>)>)> {
     let running = session.nodes().await?;
     let (mut taken, mut missing) = (Vec::new(), Vec::new());
     let offers = session.provider.offers().await?;
     let expires_ms = Time::real().now_ms() + asked.lease_ms;
-    for replica in &fleet.replicas {
+    for replica in replicas {
         if let Some(node) = running.iter().find(|node| node.name == replica.name) {
             taken.push(node.clone());
             continue;
@@ -111,18 +126,23 @@ pub(super) async fn specs(
     Ok((taken, missing))
 }
 
-/// What the machines shall run.
+/// What the machines shall run before the first arm: each the engine of the first arm that has it.
 pub(super) fn plan_of(
     asked: &FleetPlan,
     session: &Session,
     experiment: &Experiment,
     arms: &[PlannedArm],
 ) -> anyhow::Result<Plan> {
-    // All arms have one fleet.
     let arm = arms.iter().find(|arm| arm.spec.topology == TopologySpec::Edge).unwrap_or(&arms[0]);
-    let fleet = &arm.spec.fleet;
-    let built = build(&experiment.file, &arm.spec, 0, &[])?;
     let kind = EngineKind::choose(asked.engine, session)?;
+    let (mut own, mut rates) = (BTreeMap::new(), BTreeMap::new());
+    // The last one counts, so the first arm comes last.
+    for arm in arms.iter().rev() {
+        let built = build(&experiment.file, &arm.spec, 0, &[])?;
+        let engines = own_engines(&arm.spec.fleet, &built, kind == EngineKind::Emulated);
+        own.extend(engines.with_context(|| format!("arm `{}`", arm.label))?);
+        rates.extend(rates_of(&built));
+    }
     let engine = match kind {
         EngineKind::Emulated => Engine::Emulated { args: Vec::new() },
         EngineKind::Sglang => Engine::Sglang { args: Vec::new() },
@@ -133,9 +153,9 @@ pub(super) fn plan_of(
     let mut plan = Plan {
         engine,
         model: asked.model.clone(),
-        max_running: built.world.replicas[0].engine.max_running_requests,
-        own: own_engines(fleet, &built, kind)?,
-        rates: rates(&built),
+        max_running: own.values().map(|own| own.max_running).next().context("no replica")?,
+        own,
+        rates,
         router: router_table(&arm.spec, &keys)?,
         keys,
         binary: std::env::current_exe().context("cannot find this program's own file")?,
@@ -146,6 +166,17 @@ pub(super) fn plan_of(
         hub: hub.url,
     };
     asked.program.choose(&mut plan)?;
+    Ok(plan)
+}
+
+/// `plan` with an arm's engines, rates and routers.
+pub(super) fn plan_for(plan: &Plan, arm: &PlannedArm, built: &Built) -> anyhow::Result<Plan> {
+    let mut plan = plan.clone();
+    let emulated = matches!(plan.engine, Engine::Emulated { .. });
+    plan.own.extend(own_engines(&arm.spec.fleet, built, emulated)?);
+    plan.rates.retain(|name, _| !built.names.replicas.contains(name));
+    plan.rates.extend(rates_of(built));
+    plan.router = router_table(&arm.spec, &plan.keys)?;
     Ok(plan)
 }
 
@@ -165,10 +196,10 @@ pub(super) fn router_table(spec: &RunSpec, keys: &Keys) -> anyhow::Result<Table>
 
 /// Each machine's engine as the experiment describes it. A real engine is told how many requests it may run; the other
 /// settings describe it to the simulation beside.
-fn own_engines(fleet: &FleetSpec, built: &Built, kind: EngineKind) -> anyhow::Result<BTreeMap<String, OwnEngine>> {
+fn own_engines(fleet: &FleetSpec, built: &Built, emulated: bool) -> anyhow::Result<BTreeMap<String, OwnEngine>> {
     let own = |(replica, config): (&ReplicaSpec, &gorgo_sim::world::ReplicaConfig)| {
         let preset = replica.engine.as_ref().unwrap_or(&fleet.engine);
-        if kind != EngineKind::Emulated && config.engine.kind != Scheduler::Sglang {
+        if !emulated && config.engine.kind != Scheduler::Sglang {
             bail!(
                 "replica `{}`: preset `{preset}` is {}, and machines run SGLang; give --engine emulated, or a preset of \
                  SGLang",
@@ -177,7 +208,7 @@ fn own_engines(fleet: &FleetSpec, built: &Built, kind: EngineKind) -> anyhow::Re
             );
         }
         let mut args = Vec::new();
-        if kind == EngineKind::Emulated {
+        if emulated {
             args.extend(["--preset".to_owned(), preset.clone()]);
             let mut settings = fleet.settings.clone();
             // The fleet's settings serve all its engines: each gets those that its kind reads.
@@ -200,7 +231,8 @@ fn assignments(above: &str, table: &Table) -> Vec<String> {
     table.iter().flat_map(of).collect()
 }
 
-fn rates(built: &Built) -> BTreeMap<String, f64> {
+/// Prefill rates that routers are configured with.
+fn rates_of(built: &Built) -> BTreeMap<String, f64> {
     let replicas = built.world.replicas.iter();
     replicas.filter_map(|replica| Some((replica.name.clone(), replica.ms_per_token?))).collect()
 }
@@ -243,7 +275,7 @@ mod tests {
         .unwrap();
         let fleet = &spec.fleet;
         let built = build("here", &spec, 0, &[]).unwrap();
-        let own = own_engines(fleet, &built, EngineKind::Emulated).unwrap();
+        let own = own_engines(fleet, &built, true).unwrap();
         let words = |name: &str| own[name].args.join(" ");
         assert_eq!(
             words("a"),
@@ -254,7 +286,7 @@ mod tests {
             "--preset mistral-7b-a100-80 --set decode.fixed_ms=3.0 --set kind=\"vllm\" --set kv_tokens=9000"
         );
         assert_eq!((own["a"].max_running, own["b"].max_running), (7, 3));
-        let real = own_engines(fleet, &built, EngineKind::Docker).unwrap_err().to_string();
+        let real = own_engines(fleet, &built, false).unwrap_err().to_string();
         assert!(real.contains("replica `b`") && real.contains("is vllm"), "{real}");
     }
 }
