@@ -1,7 +1,10 @@
-//! The commands of `docs/clouds.md` in their order: on this machine, and at stand-ins of Lambda Cloud and Modal.
+//! The commands of `docs/clouds.md` in their order: on this machine, at stand-ins of Lambda Cloud and Modal, and on three
+//! hosts over ssh.
 
 use super::accounts::{Account, three_ports};
-use super::{Ran, command, processes, ran};
+use super::ssh::Field;
+use super::{Ran, command, must, processes, ran};
+use crate::fake_modal::processes_in;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -97,6 +100,25 @@ impl Account {
 fn the_walk_of_the_page_runs_on_machines_of_lambda_cloud() {
     let Some(account) = Account::lambda() else { return };
     account.walks_the_page(2);
+}
+
+#[test]
+fn the_walk_of_the_page_runs_on_three_hosts_over_ssh() {
+    let Some(field) = Field::free(&["east", "west", "eu"]) else { return };
+    with_experiment(field.folder.path());
+    std::fs::copy(&field.program, field.folder.path().join("gorgo-for-nodes")).unwrap();
+    let commands = walk(4, &mut |words| {
+        let mut command = command(field.state(), "ssh", words);
+        command.current_dir(field.folder.path());
+        let mut done = ran(command);
+        done.out = done.out.replace(&field.state().display().to_string(), "~/.local/state/gorgo");
+        done
+    });
+    assert!(commands >= 15, "{commands}");
+    assert_eq!(must(field.state(), "ssh", &["list"]).trim(), "no machines");
+    for name in ["east", "west", "eu"] {
+        assert_eq!(processes_in(&field.folder.path().join(name)), Vec::<u32>::new(), "{name}");
+    }
 }
 
 #[test]

@@ -7,16 +7,23 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-struct Field {
-    folder: tempfile::TempDir,
+pub(super) struct Field {
+    pub(super) folder: tempfile::TempDir,
     hosts: Vec<Host>,
-    program: PathBuf,
+    pub(super) program: PathBuf,
     hub: String,
 }
 
 impl Field {
     /// Hosts of these names, taken.
     fn new(names: &[&str]) -> Option<Self> {
+        let field = Self::free(names)?;
+        must(field.state(), "ssh", &["launch", "--name", &names.join(",")]);
+        Some(field)
+    }
+
+    /// Hosts of these names.
+    pub(super) fn free(names: &[&str]) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let hosts: Option<Vec<Host>> = names.iter().map(|name| Host::start(folder.path(), name)).collect();
         let hosts = hosts?;
@@ -24,12 +31,10 @@ impl Field {
         let entries: String = hosts.iter().zip(regions).map(|(host, region)| host.entry(region)).collect();
         std::fs::write(folder.path().join("hosts.toml"), entries).unwrap();
         let program = program(folder.path());
-        let field = Self { program, hub: hub("200 OK"), hosts, folder };
-        must(field.state(), "ssh", &["launch", "--name", &names.join(",")]);
-        Some(field)
+        Some(Self { program, hub: hub("200 OK"), hosts, folder })
     }
 
-    fn state(&self) -> &Path {
+    pub(super) fn state(&self) -> &Path {
         self.folder.path()
     }
 
