@@ -244,7 +244,12 @@ mod tests {
 
     #[test]
     fn routers_of_machines_get_what_routers_of_a_run_on_one_machine_get() {
-        let text = "workload = { trace = \"wildchat-located\" }\npolicy = \"prefix-tree\"\n[signals]\nprobe_ms = 700\n";
+        let text = r#"workload = { trace = "wildchat-located" }
+            policy = "prefix-tree"
+            fleet.replicas = [{ name = "a", region = "aws:us-east-1" }]
+            [signals]
+            probe_ms = 700
+            "#;
         let (keys, other) = (Keys::random(), Keys::random());
         for digests in ["", "digest_ms = 2000\n"] {
             let spec: RunSpec = toml::from_str(&format!("{text}{digests}")).unwrap();
