@@ -1,7 +1,7 @@
 //! One decision from a recorded fleet state: the part of `gorgo decide` without I/O.
 //!
-//! A state is one JSON object a line, and so is a decision. Replaying recorded states through the shipped policies
-//! explains what a router did, and a test of a policy against reality is a file of states.
+//! States and decisions are JSON lines. Replaying recorded states through the shipped policies explains what a router
+//! did; a file of recorded states is also a regression test for a policy.
 
 use crate::ReplicaId;
 use crate::policy::{Candidate, CostTerms, Exclusion, Policy, Selection};

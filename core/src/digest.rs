@@ -1,4 +1,4 @@
-//! A digest of the prefixes that a router's own engines hold, for routers whose engines are others: edges in other regions.
+//! Digest of the prefixes in the KV caches of a router's own engines, sent to edges in other regions.
 //!
 //! ```text
 //! keys      = the symbol at every n-th depth of each path that an own engine holds: one a kilobyte of prompt
@@ -6,19 +6,19 @@
 //! ```
 //!
 //! A symbol names its block and all before it, so one key names a whole prefix: the keys are exact, no prefix is claimed
-//! that is not held, and a key is dropped when its prefix is evicted. A replica of 400,000 tokens has about 1,700 keys, 13 kB;
-//! after the first question only what changed is sent. Filters are smaller (a third), but can neither forget nor be
-//! changed in part, and claim what is not there.
+//! that is not held, and a key is dropped when its prefix is evicted. A replica with 400,000 tokens has about 1,700
+//! keys, 13 kB; after the first request only the changes are sent. A Bloom filter would take a third of the bytes, but
+//! it has false positives, and single keys can be neither removed from it nor sent as an update.
 //!
-//! An edge asks each peer every few seconds and names the [`Edition`] that it has. The peer collects the keys anew, and
-//! answers with what changed since, or with all of them when it does not know that edition any more. An edition is named
-//! by its author, too, so a restarted peer is asked for all. A digest ages: what it tells counts for half after
-//! `router.digest_half_life_ms`.
+//! An edge requests the digest of each peer every few seconds and sends the [`Edition`] that it holds. The peer
+//! collects the keys again and answers with the changes since that edition, or with all keys when it no longer keeps
+//! the changes. An edition also carries an id of its author, so a restarted peer sends all keys. A digest ages: cached
+//! tokens found in it are halved every `router.digest_half_life_ms`.
 //!
-//! Only keys of paths that a request without a fence made are told, see [`Digest::learned`]: what a router took over from a
-//! snapshot, or learned from requests that must stay in their residency, is told to nobody.
+//! A digest contains only keys of paths from requests without a residency fence, see [`Digest::learned`]. Paths from a
+//! snapshot, or from requests that must stay in their residency, are never sent.
 //!
-//! Routers of the *same* replicas tell each other paths instead: [`crate::sharing`].
+//! Routers in front of the *same* replicas exchange paths instead: [`crate::sharing`].
 
 use crate::prefix::PrefixIndex;
 use crate::{ReplicaSet, Span, Time};
@@ -35,7 +35,7 @@ pub const KEY_BYTES: usize = 1_024;
 pub const KEY_TOKENS: u32 = 256;
 /// Most keys of a digest, 64 MB of prompts: the deepest are left out. A set of so many takes about 1 MB.
 pub const MAX_KEYS: usize = 1 << 16;
-/// Most keys that may be told, held or not: those evicted since the last question are among them.
+/// Limit on the keys that may be sent, whether their prefixes are still held or were evicted since the last request.
 const MAX_MAY_TELL: usize = 2 * MAX_KEYS;
 /// Earlier editions from which changes are known, and the most keys of those changes together.
 const MAX_CHANGES: usize = 32;
@@ -90,7 +90,7 @@ impl Change {
     }
 }
 
-/// What one router tells of the prefixes that its own engines hold.
+/// The digest that one router sends to its peers: keys of the prefixes that its own engines hold.
 #[derive(Debug, Clone)]
 pub struct Digest {
     every: usize,
@@ -129,10 +129,10 @@ impl Digest {
         self.left_out
     }
 
-    /// Allows the keys of a path to be told, because a request without a fence made it at an own engine.
+    /// Marks the keys of a path as allowed in the digest: a request without a fence produced the path at an own engine.
     pub fn learned(&mut self, symbols: &[u64]) {
         let keys = || symbols.chunks_exact(self.every).map(|blocks| blocks[blocks.len() - 1]);
-        // With a key all above it are there, so only the new end of a path costs time.
+        // A known key implies that all keys above it are known, so only the new end of a path costs time.
         let new = keys().rev().take_while(|key| !self.may_tell.contains(key)).count();
         let room = MAX_MAY_TELL.saturating_sub(self.may_tell.len());
         self.may_tell.extend(keys().skip(symbols.len() / self.every - new).take(room));

@@ -1,9 +1,9 @@
-//! Whose fault a failed dispatch is: the request's, the replica's, this router's, or load.
+//! Attributes a failed dispatch to its cause: the request, the replica, this router, or overload.
 //!
-//! [`Failure`] says how one dispatch failed, from an HTTP status, an error that was told in an answer ([`ToldError`]) or
-//! a broken connection. One failure alone does not say whose fault it is: a request that no engine can serve gets the
-//! same 500 everywhere, and so would a request at a broken engine. [`FailedAttempts`] therefore keeps the failures of
-//! one request until another replica has answered it, or none has, and says then which replicas are at fault.
+//! [`Failure`] classifies how one dispatch failed: by an HTTP status, an error in the body of an answer
+//! ([`ToldError`]), or a broken connection. One failure alone does not show the cause: both a request that no engine
+//! can serve and a broken engine give a 500. [`FailedAttempts`] therefore collects the failures of one request until
+//! another replica has answered it or all attempts have failed, and then returns the replicas at fault.
 
 use crate::{ReplicaId, Span};
 use serde::{Deserialize, Serialize};
@@ -134,7 +134,7 @@ impl Failure {
     }
 }
 
-/// An error as a body with status 200 tells it: the members of its `error` object, or of an aborted generation.
+/// An error in the body of an answer with status 200: the members of its `error` object, or of an aborted generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ToldError<'a> {
     /// A numeric `code` or `status_code`.

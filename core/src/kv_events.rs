@@ -1,4 +1,5 @@
-//! What engines publish of their KV caches ("KV events"), and what a router makes of it without any token.
+//! KV events: the changes that engines publish about their KV caches, turned into updates of the prefix index. No
+//! tokenizer is needed.
 //!
 //! An engine publishes batches of [`CacheEvent`]s, each batch with a sequence number. A block's hash is an opaque name
 //! within one process and one data-parallel rank: it is never computed here. [`Sequence`] finds gaps and new processes,

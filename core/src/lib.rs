@@ -1,12 +1,13 @@
 //! The GORGO router as a pure state machine.
 //!
-//! Reading order: [`ids`], [`time`], [`time_queue`], [`request`] and [`turns`] (input) → [`radix`], [`prefix`] (which replica holds
-//! which prefix) → [`judgement`] (whose fault a failure is), [`residency`] (where a request may go), [`egress`] (what data
-//! costs) → [`fleet`] (state of each replica) → [`policy`] (which replica gets a request) → [`router`] (events in, actions
-//! out) → [`peering`] (reports between routers), [`sharing`] (prefixes told to peers), [`digest`] (the same, between edges) →
-//! [`record`] (the record of one request). Beside them: [`settings`] (TOML tables and `--set`), [`range`] (bounds of numeric
-//! settings), [`tuner`] (search for weights), [`off_policy`] (other policies judged by a log), [`optional`] (optional times and indices of a record), [`csv`]
-//! (text in CSV files), [`url`] (`URL[@REGION]`).
+//! Reading order: [`ids`], [`time`], [`time_queue`], [`request`] and [`turns`] (input) → [`radix`], [`prefix`] (which
+//! replica holds which prefix) → [`judgement`] (the cause of a failed dispatch), [`residency`] (where a request may
+//! go), [`egress`] (price of data) → [`fleet`] (state of each replica) → [`policy`] (which replica gets a request) →
+//! [`router`] (events in, actions out) → [`peering`] (load reports between routers), [`sharing`] (prefixes exchanged by
+//! routers of the same replicas), [`digest`] (prefixes exchanged by edges) → [`record`] (the record of one request).
+//! Utilities: [`settings`] (TOML tables and `--set`), [`range`] (bounds of numeric settings), [`tuner`] (search for
+//! weights), [`off_policy`] (evaluates another policy from a decision log), [`optional`] (optional times and indices of
+//! a record), [`csv`] (text in CSV files), [`url`] (`URL[@REGION]`).
 //!
 //! Nothing here reads a clock, does I/O, spawns, locks or draws from a global generator: time and randomness are
 //! arguments. The simulator and the live server differ only in where events come from and where actions go.

@@ -1,4 +1,4 @@
-//! What distance costs a request: round trips by its size, the state of the connection, and opening one.
+//! Network cost of a request: round trips by its size, the connection's congestion window, and connection setup.
 //!
 //! ```text
 //! rounds(B, W) = max(1, ceil(log2(1 + B / W)))       B = bytes of the request, W = bytes the sender may have in flight
@@ -12,8 +12,8 @@
 //! All constants were measured with the Linux kernel's TCP over a delay line, 200 B to 480 kB. Requests longer than one
 //! initial window are packed for peer routers; B is then what is sent of them, `compression * B`.
 //!
-//! [`Transport`] says how connections to a replica behave; [`Connections`] holds the idle ones. The simulator uses both
-//! as the truth, the router uses both as its belief.
+//! [`Transport`] describes how connections to a replica behave; [`Connections`] is the pool of idle ones. The simulator
+//! uses both as its model of the network, the router uses both as its estimate.
 
 use crate::range::{DURATION_MS, OutOfRange, check_ranges};
 use crate::{Span, Time};

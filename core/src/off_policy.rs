@@ -1,4 +1,4 @@
-//! What another policy would have reached, from a log in which a share of choices was random.
+//! Off-policy evaluation: estimates the TTFT and E2E of another policy from a decision log with random choices.
 //!
 //! ```text
 //! odds   = explore / eligible + (1 - explore) [chosen = the policy's own choice]    of the choice that was made
@@ -7,8 +7,8 @@
 //! ess    = (sum weight)^2 / sum weight^2
 //! ```
 //!
-//! The estimate needs no model of the engine. It judges single decisions: the other policy would also have left other
-//! queues behind, which no log shows; with a small random share the state is that of the logging policy. Source:
+//! The estimate needs no model of the engine. It evaluates single decisions: the other policy would also have produced
+//! other queues, which no log shows; with a small random share the state is that of the logging policy. Source:
 //! inverse propensity scoring, self-normalised (Swaminathan and Joachims, 2015).
 
 mod log;

@@ -1,6 +1,6 @@
-//! Reports between peer routers: what a router reports of its own engines, and which requests a report has counted.
+//! Load reports between peer routers: the content of a report, and which forwarded requests it already counts.
 //!
-//! Both drivers call these two functions, so the rule is the same in simulation and in production.
+//! The simulator and the live router call the same functions, so the rule is the same in both.
 
 use crate::fleet::{Arrivals, Kind, Load, PeerReport};
 use crate::router::Router;
@@ -26,7 +26,7 @@ impl Router {
         PeerReport { load, queued, healthy, rates, arrivals: Some(arrivals) }
     }
 
-    /// This router's own requests at each replica that has some: what its peers of the same replicas are told.
+    /// This router's own requests at each replica that has some, as it reports them to other routers of those replicas.
     pub fn own_loads(&self) -> Vec<(ReplicaId, Load)> {
         let busy =
             self.replicas().iter().enumerate().filter(|(_, r)| r.spec.kind != Kind::Peer && r.load.requests() > 0);

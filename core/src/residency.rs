@@ -1,8 +1,8 @@
-//! Residency: the labels that a replica must carry before any policy may see it as a choice.
+//! Residency: the labels of which a replica must have one to be eligible for a request.
 //!
-//! A fence excludes, it does not score: a replica without one of the labels is outside, whatever its load, and so is a
-//! replica of which no label is known. The router applies it to every dispatch of a request: the first one, retries,
-//! forwards to peers, choices at random and those of shadow policies.
+//! A fence excludes replicas, it does not score them: a replica without any of the labels is excluded whatever its
+//! load, and so is a replica whose labels are not known. The router applies the fence to every dispatch of a request:
+//! the first one, retries, forwards to peers, random choices and the decisions of shadow policies.
 
 use crate::fleet::ReplicaSpec;
 use serde::{Deserialize, Serialize};

@@ -117,7 +117,7 @@ impl Router {
         self.now = now;
         match event.into() {
             Event::Request(event) => self.request_event(now, event, actions),
-            // What every probe, scrape and report is while no request waits: news of one replica, and no one to act on it.
+            // The common case: a probe, scrape or report updates one replica while no request waits in the queue.
             Event::Replica(event) if self.queued == 0 && event.is_news() => self.replica_event(now, event, actions),
             Event::Replica(event) => {
                 let working = self.working();
@@ -176,7 +176,7 @@ impl Router {
         }
     }
 
-    /// Whether the policy is an oracle, which is told the truth of each request before it arrives.
+    /// Whether the policy is an oracle, which needs the true outcome of each request before the request arrives.
     pub fn needs_truth(&self) -> bool {
         self.policy.needs_truth()
     }

@@ -1,12 +1,12 @@
-//! Prefix knowledge between routers of the same replicas: what a router has learned is told to its peers in batches.
+//! Prefix sharing between routers of the same replicas: each router sends the paths that it learns to its peers.
 //!
-//! Each router keeps an index of its own. Whatever it learns (a prompt at a replica, a prompt with its answer) goes into
-//! a bounded queue, and every peer gets a batch of it each period. A symbol names its block and all before it, so a
-//! path is sent as the symbols below the deepest one that the peer is known to know, with that symbol as its parent. A
-//! receiver that misses the parent asks for the whole path. Nothing is acknowledged: after a lost batch, or a restart of
-//! the peer, the next path below a lost one is asked for. Evictions are not told, since every router evicts by the same
-//! budgets, and `cached_tokens` of answers corrects the rest. With each batch go the sender's own requests at each replica,
-//! as gauges: [`crate::router::ReplicaEvent::PeerLoads`].
+//! Each router keeps its own index. A path that it learns (a prompt at a replica, a prompt with its answer) goes into a
+//! bounded queue, and every peer gets a batch from the queue each period. A symbol names its block and all before it,
+//! so a path is sent as the symbols below the deepest one that the peer is known to have, with that symbol as its
+//! parent. A receiver that lacks the parent requests the whole path. Nothing is acknowledged: after a lost batch, or a
+//! restart of the peer, the receiver requests the next path below a lost one. Evictions are not sent, since every
+//! router evicts by the same budgets, and `cached_tokens` of answers corrects the rest. Each batch also carries the
+//! sender's own requests at each replica, as gauges: [`crate::router::ReplicaEvent::PeerLoads`].
 //!
 //! Both drivers carry the same batches: the simulator over its links, production as messages over HTTP.
 
@@ -97,13 +97,13 @@ pub const LOAD_BYTES: u64 = 40;
 /// Bytes of a message without its rows: HTTP heads and the names.
 pub const MESSAGE_BYTES: u64 = 400;
 
-/// Loads that do not change are told again after this time, since what was told long ago counts for nothing.
+/// Unchanged loads are sent again after this time, since a receiver drops loads that it has not received for 3 s.
 const RENEWED: Span = Span(1_000_000_000);
 
-/// A router's requests at each replica, as it told them last, and when.
+/// A router's requests at each replica as it last sent them, and the time of sending.
 pub type ToldLoads = (Time, Vec<(ReplicaId, Load)>);
 
-/// Whether these loads must be told: they changed, or were told long ago.
+/// Whether these loads must be sent: they changed, or were sent too long ago.
 pub fn must_tell(now: Time, told: &ToldLoads, loads: &[(ReplicaId, Load)]) -> bool {
     told.1 != loads || (!loads.is_empty() && now - told.0 >= RENEWED)
 }
@@ -136,7 +136,7 @@ struct Peer {
     asked: VecDeque<Path>,
 }
 
-/// What one router tells its peers, and what it needs to understand them.
+/// One router's side of the exchange: paths to send to each peer, and the table that resolves received paths.
 #[derive(Debug, Clone)]
 pub struct Sharing {
     limits: Limits,
@@ -191,7 +191,7 @@ impl Sharing {
         }
     }
 
-    /// Drops what waits to be told of a replica: its slot belongs to another one now.
+    /// Drops the queued paths of a replica whose slot now belongs to another one.
     pub fn forget(&mut self, replica: ReplicaId) {
         for path in self.queue.iter_mut().filter(|path| path.replica == replica) {
             self.queue_symbols -= path.symbols.len();
@@ -207,7 +207,7 @@ impl Sharing {
         }
     }
 
-    /// The next batch for `peer`; empty when there is nothing to tell. The peer counts as knowing it from now on.
+    /// The next batch for `peer`; empty when there is nothing to send. The peer counts as having it from now on.
     pub fn batch(&mut self, peer: usize) -> Vec<News> {
         let Some(Peer { next, asked }) = self.peers.get_mut(peer) else { return Vec::new() };
         let (mut batch, mut symbols) = (Vec::new(), 0usize);

@@ -1,9 +1,9 @@
-//! Search for a policy's weights: propose, measure, tell.
+//! Search for a policy's weights: propose a candidate, measure it, report its score.
 //!
-//! [`Published`] is the (1+1)-ES of the GORGO repository, exactly. [`Paired`] mends what made it fail there: the published
-//! form never scores its incumbent again, so a candidate that was measured in a good minute stays for ever; only a
-//! quarter of the samples of a score belong to the candidate; steps grow without bound to the corners of the box.
-//! [`Online`] runs [`Paired`] on a router's own requests.
+//! [`Published`] is the (1+1)-ES of the GORGO repository, exactly. [`Paired`] fixes the causes of its failures there:
+//! the published form never scores its incumbent again, so a candidate that was measured in a good minute stays
+//! forever; only a quarter of the samples of a score belong to the candidate; steps grow without bound to the corners
+//! of the box. [`Online`] runs [`Paired`] on a router's own requests.
 
 mod online;
 mod paired;

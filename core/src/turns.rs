@@ -1,5 +1,5 @@
-//! Turns of a closed session: each is sent so long after the end of the turn before it. Simulation and load generator
-//! follow this one rule.
+//! Turns of a closed session: each is sent a delay after the previous turn has ended. Simulator and load generator use
+//! the same rule.
 //!
 //! A turn with a `delay` waits from its own time on until the request before it in its session has ended at its user,
 //! in whatever way, and then for its delay. Only its order counts: its time is that of the session's start. A turn that

@@ -1,11 +1,11 @@
-//! What a router knows of a peer's digest.
+//! A digest received from a peer, and how its keys match a prompt.
 
 use super::{Edition, MAX_KEYS, Update};
 use crate::{Span, Time};
 use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 
-/// What a peer's digest tells of one prompt.
+/// The match of one prompt in a peer's digest.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DigestView {
@@ -63,13 +63,13 @@ impl Heard {
         true
     }
 
-    /// What it tells at `now` of a prompt of `tokens`; `None` if it holds nothing of it.
+    /// The cached prefix, at `now`, of a prompt of `tokens` tokens; `None` without a match.
     #[inline]
     pub fn view(&self, now: Time, symbols: &[u64], tokens: u32, half_life_ms: f64) -> Option<DigestView> {
         if self.keys.is_empty() {
             return None;
         }
-        // With a key the peer told all above it.
+        // A digest that contains a key contains all keys above it.
         let (mut low, mut high) = (0, symbols.len() / self.every);
         while low < high {
             let middle = (low + high).div_ceil(2);

@@ -1,4 +1,5 @@
-//! When a replica takes no new request: drained, unhealthy, full by a capacity gate, in slow start, or at rest.
+//! Conditions under which a replica gets no new requests: draining, unhealthy, a closed capacity gate, slow start, or
+//! the pause after a failure.
 
 use super::{EngineReading, Health, Replica};
 use crate::Time;

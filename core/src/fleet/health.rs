@@ -1,4 +1,4 @@
-//! Health of a replica by probes, scrapes and peer reports, and its rest after failed requests.
+//! Health of a replica from probes, scrapes and peer reports, and its pause ("rest") after failed requests.
 
 use super::{Kind, Replica};
 use crate::Time;

@@ -1,19 +1,19 @@
-//! Load of other routers at a replica: what they told, and what the engine reports beyond that.
+//! Load that other routers put on a replica: the load that they report, and the requests that only the engine reports.
 //!
-//! Routers that share their knowledge tell each other their own requests at each replica, as gauges: a later message
-//! replaces an earlier one, so a lost one does no lasting harm. An engine reports numbers of requests, policies weigh tokens: of
-//! routers that tell nothing, each request counts as much as a recent one of this router.
+//! Routers with `[sharing]` send each other their own requests at each replica, as gauges: a later message replaces an
+//! earlier one, so a lost message does no lasting harm. An engine reports only the number of its requests, but policies
+//! weigh tokens: each request of a router that reports nothing counts as many tokens as this router's recent requests.
 
 use super::{EngineReport, Load};
 use crate::{Span, Time};
 
-/// What a peer told counts for so long: a router that stopped has no requests.
+/// A peer's reported load expires after this time: a router that stopped has no requests.
 const TOLD: Span = Span(3_000_000_000);
 
 /// Requests of other routers at one replica.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Others {
-    /// What each peer told last, and when.
+    /// The last reported load of each peer, and the time of the report.
     told: Vec<(Time, Load)>,
     /// Requests that neither this router nor a peer sent.
     foreign: Load,
@@ -26,7 +26,7 @@ impl Others {
         &self.sum
     }
 
-    /// Peer `peer` told its requests.
+    /// Stores the load that peer number `peer` reported.
     pub(crate) fn told(&mut self, now: Time, peer: usize, load: Load) {
         if self.told.len() <= peer {
             self.told.resize(peer + 1, (Time::ZERO, Load::default()));
@@ -35,7 +35,8 @@ impl Others {
         self.add_up(now);
     }
 
-    /// An engine's report came; `typical` weighs what it counts beyond the requests known, `None`: that does not count.
+    /// Takes an engine's report. `typical` gives the tokens of each reported request that no router accounts for;
+    /// without it such requests are ignored.
     pub(crate) fn scraped(&mut self, now: Time, report: &EngineReport, own: &Load, typical: Option<Typical>) {
         self.foreign = Load::default();
         self.add_up(now);

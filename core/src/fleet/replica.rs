@@ -1,4 +1,4 @@
-//! One replica of the fleet: all that the router holds of it, how a policy sees it, and how a request is booked there.
+//! One replica of the fleet: its state in the router, its view for policies, and the accounting of its requests.
 
 use super::{Breaker, EngineReading, Health, Kind, Learned, Load, Others, Peer, ReplicaSpec, Rtt, Sending};
 use crate::digest::Heard;

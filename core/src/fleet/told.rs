@@ -1,13 +1,14 @@
-//! What a peer router tells of its own engine beside its load: the rates that it learned, and how fast requests arrive.
+//! The part of a peer's report beyond its load: its engine's learned rates and its arrival rate.
 //!
 //! ```text
 //! rate(t)   = sum over requests of exp(-(t - sent) / T) / T        T = 10 s: requests, prompt and uncached tokens a second
 //! load(t)   = load in the report + own requests since + (their rate - own rate) * age of the report     at most 1 s old
 //! ```
 //!
-//! A report is as old as its way here and the time since. Meanwhile other routers sent requests, too; they count as waiting
-//! for their first token, as the own ones since do. Source: Dahlin, *Interpreting stale load information*, 2000.
-//! Numbers have 32 bits, so that a report of the simulator equals one that went over the network.
+//! The age of a report is its network delay plus the time since it arrived. Requests that other routers are expected to
+//! have sent during that age count as waiting for their first token, as this router's own requests since the report do.
+//! Source: Dahlin, *Interpreting stale load information*, 2000.
+//! Numbers have 32 bits, so that a report in the simulator equals one that was serialized and sent.
 
 use super::Load;
 use crate::{Span, Time};
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 /// Time that the moving averages span.
 const SPAN_S: f64 = 10.0;
-/// Older than this, a report is not aged further: a router that is cut off fills no peer up.
+/// Limit on the age that is extrapolated: the estimated load of a peer that sends no more reports stops growing.
 const OLDEST: Span = Span(1_000_000_000);
 
 /// What a peer learned of its own engine.

@@ -1,4 +1,4 @@
-//! The blocks that are resident in one engine's cache, by its own account.
+//! The blocks that are resident in one engine's KV cache, tracked from its KV events.
 
 use super::paths::Paths;
 use super::{CacheChange, CacheEvent, StoredBlocks};
@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 /// Blocks that are kept; further ones are not tracked, and the capacity is not measured then. About 48 MB.
 const MAX_BLOCKS: usize = 1 << 20;
-/// Groups of layers that are told apart.
+/// Limit on the groups of layers that are tracked separately.
 const MAX_GROUPS: u32 = 64;
-/// A measured capacity is told again when it differs by more than one part in so many.
+/// A measured capacity is reported again when it has changed by more than 1/64.
 const STEP: u64 = 64;
 /// Weight of one removed block in the mean residence time: one part in so many.
 const MEMORY: f64 = 256.0;
@@ -65,7 +65,7 @@ pub struct Ledger {
     partial_groups: u64,
     /// Removals of known blocks since one of an unknown block; the unknown ones were stored earlier, so they go first.
     known_in_row: u64,
-    /// The capacity told last.
+    /// The capacity reported last.
     told: Option<u64>,
     summary: LedgerSummary,
 }

@@ -1,4 +1,4 @@
-//! The paths of tagged dispatches, so that a block's place in a prompt becomes a place in the index.
+//! The paths of tagged dispatches: they map a block's position in a prompt to a position in the prefix index.
 
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;

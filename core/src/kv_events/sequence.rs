@@ -1,4 +1,4 @@
-//! The numbers of batches: what is next, what came before, what is missing.
+//! Sequence numbers of batches: detects gaps, duplicates and a restarted publisher.
 
 /// What a batch's number shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

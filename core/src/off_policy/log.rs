@@ -1,5 +1,5 @@
-//! The decision log of an exploring router, read line by line: each decision is made again by the other policy, and meets
-//! its outcome.
+//! Reads the decision log of an exploring router line by line: the other policy repeats each decision, and each
+//! decision is joined with the outcome of its request.
 
 use super::Logged;
 use super::open::Open;

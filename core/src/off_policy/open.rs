@@ -1,4 +1,4 @@
-//! Decisions of a log that wait for the outcomes of their requests.
+//! Decisions of a log whose outcome has not been read yet.
 
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;

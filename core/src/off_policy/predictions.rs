@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The prediction is that of the learned rates at the chosen replica ([`Candidate::predicted_ttft_ms`]), the time runs from
-//! the dispatch to the first token at the router. A log of a policy that reads no learned rates holds none: its
-//! predictions are those of the priors.
+//! the dispatch to the first token at the router. The log of a policy that reads no learned rates contains no rates, so
+//! its predictions are those of the priors.
 //!
 //! [`Candidate::predicted_ttft_ms`]: crate::policy::Candidate::predicted_ttft_ms
 

@@ -1,5 +1,5 @@
-//! DualMap: two replicas by two hashes of the prompt's head; the cache decides between them while the TTFT meets its
-//! objective, the load beyond.
+//! DualMap: two hashes of the prompt's head select two replicas. The one with more cached tokens is chosen if its
+//! predicted TTFT meets the objective, otherwise the less loaded one.
 //!
 //! ```text
 //! a, b   = the first eligible replicas of two rendezvous orders of the prompt's first 256 tokens, b other than a
@@ -8,9 +8,9 @@
 //!          else the one with fewer waiting uncached tokens; reason "over-slo"
 //! ```
 //!
-//! Ties by the lesser ttft, the lesser RTT, then at random. The total is the ttft. Source: DualMap (arXiv 2602.06502, ICLR 2026). Left
-//! out: it moves queued requests from one of their two replicas to the other; what was sent to an engine cannot be
-//! moved. Stand-in: the learned rates for its profile of the engine.
+//! Ties by the lesser ttft, the lesser RTT, then at random. The total is the ttft. Source: DualMap (arXiv 2602.06502,
+//! ICLR 2026). Left out: DualMap moves queued requests from one of their two replicas to the other; here a request that
+//! was sent to an engine cannot be moved. Stand-in: the learned rates replace DualMap's profile of the engine.
 
 use super::select::{eligible, least_of, reason, totals};
 use super::settings::{Settings, weight};

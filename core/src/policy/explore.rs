@@ -1,4 +1,5 @@
-//! A random share of choices, whose odds make a log fit to judge other policies ([`crate::off_policy`]).
+//! Exploration: a share of choices is random and logged with its odds, so that [`crate::off_policy`] can evaluate other
+//! policies from the log.
 
 use super::select::{eligible, reason, uniform};
 use super::{Candidate, Selection};

@@ -1,4 +1,4 @@
-//! Oracles of the simulator: they know what would happen at each replica, and bound what a router can reach.
+//! Oracles of the simulator: policies that know the true outcome at each replica, as a reference for other policies.
 //!
 //! ```text
 //! oracle-ttft: total = TTFT                        as it would be if no request came after this one
@@ -8,14 +8,15 @@
 //! ```
 //!
 //! The least total is chosen, exact ties at random. The simulator runs a copy of each engine with and without the
-//! request and hands over the difference ([`Truth`]); future arrivals stay hidden, so an oracle is greedy and no bound:
-//! `oracle-ttft` fills the best cache until all its streams stall. kappa is learned from the run, or fixed. Without a
-//! truth (a retry, a replica that is down) the learned prediction stands in. A live router refuses them all.
+//! request and passes the difference to the policy ([`Truth`]). `oracle-ttft` and `oracle-sum` do not see future
+//! arrivals, so they are greedy and no bound: `oracle-ttft` fills the replica with the best cache until all its streams
+//! stall. kappa is learned from the run, or fixed. Where no truth is available (a retry, a replica that is down), the
+//! learned prediction is used. A live router refuses all three.
 //!
-//! `oracle-rollout` knows the next arrivals and prices what a choice does to them. It is one step of policy iteration on
-//! `predictive` with perfect information: no bound either, since the choices after it are `predictive`'s. Requests that
-//! have not ended after `horizon_s` count as ended then. Each decision copies the world once for each candidate, so the
-//! simulator takes only small worlds.
+//! `oracle-rollout` also sees the next arrivals and includes the effect of a choice on them. It is one step of policy
+//! iteration on `predictive` with perfect information: no bound either, since `predictive` makes the choices after it.
+//! Requests that have not ended after `horizon_s` count as ended then. Each decision copies the world once for each
+//! candidate, so the simulator accepts only small worlds.
 
 use super::select::fill;
 use super::settings::{Settings, within};

@@ -1,5 +1,5 @@
-//! Preble's E2: exploit the longest cached prefix if it covers more than half of the prompt, else explore for the least
-//! load; a replica with far more work than another gives up its share.
+//! Preble's E2: uses the longest cached prefix if it covers more than half of the prompt, else the least load. A
+//! replica with far more work than the least loaded one loses its cache affinity.
 //!
 //! ```text
 //! own(u)  = p U + L d(n)                          this request's prefill and decoding, ms

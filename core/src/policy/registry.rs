@@ -199,7 +199,7 @@ impl PolicyConfig {
         NAMES.iter().copied().filter(|name| !name.starts_with("oracle-")).collect()
     }
 
-    /// The policy of a live router that is told none: the one with the least regret and the least worst case of
+    /// The default policy of a live router: the one with the least sum of excesses and the least worst case in
     /// docs/policies.md.
     pub fn of_routers() -> Self {
         Self::Predictive(predictive::PredictiveConfig::default())

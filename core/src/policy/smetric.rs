@@ -1,4 +1,5 @@
-//! SMetric of the vLLM router: a conversation stays where its prefix is while that replica can meet a TTFT objective.
+//! SMetric of the vLLM router: a conversation stays at the replica that caches its prefix while that replica can meet a
+//! TTFT objective.
 //!
 //! ```text
 //! n      = uncached tokens,  l = prompt tokens

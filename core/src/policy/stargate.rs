@@ -1,4 +1,4 @@
-//! NVIDIA Stargate's wait-and-widen: the better of two drawn from the replicas of nearly the least TTFT.
+//! NVIDIA Stargate's wait-and-widen: draws `samples` of the replicas whose TTFT is near the least, and takes the best.
 //!
 //! ```text
 //! ttft   = RTT + queue + prefill

@@ -1,4 +1,4 @@
-//! What some replicas hold, path by path.
+//! Visits the paths of the prefix index that any of a set of replicas holds.
 
 use super::PrefixIndex;
 use crate::ReplicaSet;
@@ -6,7 +6,7 @@ use crate::radix::{ROOT, Symbol};
 
 impl<S: Symbol> PrefixIndex<S> {
     /// Visits the edges that any of `replicas` holds, upper ones first: `enter` gets the number of symbols above an edge and
-    /// the edge, and tells whether to go on below it.
+    /// the edge, and returns whether to go on below it.
     pub fn held(&self, replicas: &ReplicaSet, mut enter: impl FnMut(usize, &[S]) -> bool) {
         let mut open = vec![(ROOT, 0)];
         while let Some((at, above)) = open.pop() {

@@ -1,8 +1,8 @@
-//! The prefix index as flat rows, to be kept for a restart or given to another router, and taken over again.
+//! The prefix index as flat rows: exported for a restart or for another router, and imported again.
 //!
-//! A row holds one edge, so a prefix that many prompts share stands there once, and both directions cost time linear in
-//! the rows. Where rows do not fit, the most recently used prefixes stay: a prefix is used whenever one below it is, so
-//! what stays is always a whole path.
+//! A row holds one edge, so a prefix that many prompts share is stored once, and export and import take time linear in
+//! the rows. Where rows do not fit, the most recently used prefixes stay. Using a prefix also touches all prefixes
+//! above it, so only whole paths stay.
 
 use super::{PrefixIndex, Stamp};
 use crate::ReplicaId;

@@ -1,4 +1,4 @@
-//! What the router wants done, and the record of a decision.
+//! The router's output: actions for the driver to carry out, and the record of a decision.
 
 use crate::policy::{Candidate, CostTerms, RequestInfo};
 use crate::residency::Fence;

@@ -1,10 +1,11 @@
-//! Admission by prediction: a request that no replica is predicted to answer in time is refused before it costs anything.
+//! Admission control: refuses a request at arrival if no replica is predicted to reach its first token before the
+//! request's deadline.
 
 use super::{Admission, EndReason, Router};
 use crate::policy::{Candidate, Exclusion};
 use crate::{RequestId, Time};
 
-/// Longest time that a client is told to wait, s.
+/// Largest `Retry-After`, s.
 const LONGEST_S: f64 = 3_600.0;
 
 impl Router {

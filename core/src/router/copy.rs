@@ -1,4 +1,4 @@
-//! A copy of a router with another policy: what a simulation rolls out to see the consequences of a choice.
+//! A copy of a router with another policy, for the roll-outs of the simulator.
 
 use super::Router;
 use crate::policy::Policy;

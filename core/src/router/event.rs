@@ -1,4 +1,4 @@
-//! What the router is told: the requests, and the events about them, about replicas and about the configuration.
+//! The router's input: requests, and events about requests, replicas and the configuration.
 
 use super::RouterConfig;
 use crate::digest::Update;
@@ -195,7 +195,7 @@ pub enum ReplicaEvent {
         /// an instant hides requests, and all routers then choose the same peer.
         seen: Time,
     },
-    /// A peer told which prefixes its own engines hold: see [`crate::digest`].
+    /// A peer sent the digest of its own engines' prefixes: see [`crate::digest`].
     DigestTold {
         /// Which peer.
         replica: ReplicaId,
@@ -240,7 +240,7 @@ pub enum ReplicaEvent {
         /// What it changes, in order.
         changes: Vec<CacheChange>,
     },
-    /// A peer of the same replicas told its own requests at them; it has none at those that it does not name.
+    /// Another router of the same replicas reported its own requests there; it has none at replicas that it leaves out.
     PeerLoads {
         /// Number of the peer, below [`crate::sharing::MAX_PEERS`].
         peer: u8,

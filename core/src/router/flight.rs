@@ -1,4 +1,4 @@
-//! A request that has not ended: where it is, and what its attempts met.
+//! A request in flight: its state, and the outcomes of its attempts so far.
 
 use super::{Handling, Request};
 use crate::fleet::{Booked, Started};
@@ -20,7 +20,7 @@ pub(super) enum State {
         cached: u32,
         stamp: Stamp,
         running: bool,
-        /// The connection that carries the request, as the router believes.
+        /// The router's estimate of the connection that carries the request.
         connection: Connection,
         /// The terms of the prediction, as booked.
         booked: Booked,

@@ -1,4 +1,5 @@
-//! The router's queue: requests wait in order of arrival, pause outside the order, and leave when there is room.
+//! The router's queue: requests wait in order of arrival and leave when a replica has room. A request that pauses
+//! before a retry waits outside the order.
 
 use super::flight::{Flight, State};
 use super::{Action, Router, Timer};

@@ -94,7 +94,7 @@ impl Router {
         }
     }
 
-    /// Takes over what an engine told of its cache.
+    /// Applies a cache change from an engine's KV events to the index.
     fn cache_changed(&mut self, replica: ReplicaId, change: CacheChange) {
         let Some(at) = self.replica_mut(replica) else { return };
         match change {

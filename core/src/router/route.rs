@@ -1,4 +1,4 @@
-//! Routing one request: the candidates, the choice, and what is booked with it.
+//! Routes one request: collects the candidates, lets the policy choose, and updates the counters of the chosen replica.
 
 use super::{Action, DecisionRecord, Dispatch, EndReason, LearnAt, Router, ScoredCandidate, State};
 use crate::fleet::{Booked, Kind, Load, Replica};

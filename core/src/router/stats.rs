@@ -1,4 +1,4 @@
-//! Counters of a router since its start.
+//! A router's counters since its start.
 
 /// Counters since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

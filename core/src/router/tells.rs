@@ -1,4 +1,4 @@
-//! What a router tells others of what it learns from requests: paths to routers of the same replicas, and a digest to peers.
+//! Learned prefixes that a router publishes: paths for routers of the same replicas, and a digest for peer edges.
 
 use super::{Action, Flight, Router};
 use crate::digest::{Digest, Edition, Update};
@@ -7,18 +7,18 @@ use crate::sharing::Path;
 use crate::{ReplicaId, Span, Time};
 use std::sync::Arc;
 
-/// What the router tells.
+/// Which learned prefixes the router publishes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tells {
     /// Emits [`Action::Learned`].
     pub(super) shares: bool,
-    /// Of the own engines; `None` where none is told.
+    /// The digest of the router's own engines; `None` if the router publishes none.
     digest: Option<Digest>,
 }
 
 impl Tells {
-    /// Takes a path that a request showed to be at a replica; the action that tells it to other routers. What a fence holds
-    /// is told to no other router, which may stand outside it.
+    /// Takes a path that a request showed to be cached at a replica; returns the action that publishes it. Paths of
+    /// requests with a fence are not published, since another router may be outside of the fence.
     pub(super) fn learned(
         &mut self,
         flight: &Flight,
@@ -44,19 +44,18 @@ impl Router {
         self.tells.shares = shares;
     }
 
-    /// From now on the router has a digest of its own engines' prefixes for peers that ask; arguments as of
-    /// [`Digest::new`].
+    /// Starts to keep a digest of the prefixes of the router's own engines; arguments as of [`Digest::new`].
     pub fn tell_digest(&mut self, author: u64, every: usize) {
         self.tells.digest = Some(Digest::new(author, every));
     }
 
-    /// The digest as it was at the last question; `None` where none is told.
+    /// The digest as of the last request for it; `None` if the router publishes none.
     pub fn digest(&self) -> Option<&Digest> {
         self.tells.digest.as_ref()
     }
 
-    /// The answer to a peer that asks for the digest and has the edition `known`; `None` where none is told. No decision
-    /// depends on it.
+    /// The answer to a peer that requests the digest and holds the edition `known`; `None` if the router publishes
+    /// none. No decision depends on it.
     pub fn digest_since(&mut self, now: Time, known: Option<Edition>) -> Option<Update> {
         let own = self.slots(|replica| !replica.removed && replica.spec.kind != Kind::Peer);
         let digest = self.tells.digest.as_mut()?;
@@ -64,7 +63,7 @@ impl Router {
         Some(digest.since(now, known))
     }
 
-    /// Takes a peer's answer over.
+    /// Stores the digest from a peer's answer.
     pub(super) fn digest_told(&mut self, now: Time, replica: ReplicaId, update: &Update) {
         let at = self.replicas.get_mut(replica.index()).filter(|at| !at.removed && at.spec.kind == Kind::Peer);
         let Some(at) = at else { return };

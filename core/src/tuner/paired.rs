@@ -1,4 +1,4 @@
-//! A (1+1)-ES that compares: candidate and incumbent are scored under the same conditions, each time anew.
+//! A (1+1)-ES with paired comparison: every step scores both candidate and incumbent, under the same conditions.
 //!
 //! ```text
 //! d      = candidate's loss - incumbent's loss, one for each pair (a seed, or a block of requests)

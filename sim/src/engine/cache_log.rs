@@ -1,4 +1,4 @@
-//! What a vLLM engine's cache does, in order, for those who publish it as its KV events.
+//! Log of the changes in a vLLM engine's cache, in order, from which the emulated engine makes its KV events.
 
 use gorgo_core::RequestId;
 

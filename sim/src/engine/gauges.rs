@@ -1,7 +1,7 @@
 //! Metrics of an engine: gauges, counters and the scheduler's true load.
 //!
 //! As in SGLang, gauges are published after a prefill batch, every `decode_log_interval` decode steps, and every
-//! `idle_publish_s` when idle. In between they are stale, and a router that scrapes them has to cope with that.
+//! `idle_publish_s` when idle. In between they are stale, so a router that scrapes them gets stale figures, too.
 
 use super::gaps::GapHistogram;
 use super::pipeline::Batch;

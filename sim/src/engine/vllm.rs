@@ -9,7 +9,8 @@
 //! With `overlap` (vLLM's `async_scheduling`) a step is chosen while the one before runs, as SGLang's are. A request
 //! that reaches its `max_tokens` is known to end; one that ends by itself takes part in one more step.
 //!
-//! Unlike SGLang's decode runs, all steps are walked: each costs time linear in the running requests.
+//! Unlike SGLang's decode steps, vLLM's are simulated one by one (see `jump`): each takes time linear in the number of
+//! running requests.
 
 use super::blocks::{BLOCK_TOKENS, BlockPool};
 use super::pipeline::{Item, Step, Work};

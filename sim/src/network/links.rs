@@ -1,4 +1,4 @@
-//! What sets one link apart from the network's defaults, as numbers.
+//! Settings of single links that differ from the network's defaults.
 
 use super::NetworkConfig;
 use gorgo_core::network::{COMPRESSION, Congestion, Transport};

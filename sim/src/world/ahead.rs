@@ -1,4 +1,4 @@
-//! The requests still to come: a trace of which the next ones can be looked at.
+//! The rest of the trace, with lookahead at the next requests.
 
 use gorgo_core::request::TraceRequest;
 use std::collections::VecDeque;
@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub(super) struct Ahead<I> {
     rest: I,
-    /// Looked at and not taken.
+    /// Read ahead and not yet taken.
     next: VecDeque<TraceRequest>,
 }
 

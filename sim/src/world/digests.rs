@@ -1,7 +1,7 @@
-//! Edges ask each other which prefixes their engines hold: questions and answers of [`gorgo_core::digest`] on their way.
+//! Prefix digests between edges: requests for [`gorgo_core::digest`]s and their answers, as messages in transit.
 //!
-//! Both take half a round trip: they use connections that the load reports keep open, and an answer of the usual size fits
-//! into a first window.
+//! Request and answer each take half a round trip: they use connections that the load reports keep open, and an answer
+//! of the usual size fits into the initial congestion window.
 
 use super::in_transit::InTransit;
 use super::queue::Signal;

@@ -1,11 +1,11 @@
-//! The event loop: the next arrival or event, idle times that clocks sleep through, and what each event calls.
+//! The event loop: takes the next arrival or event, dispatches it, and skips periodic signals during idle times.
 
 use super::{
     Action, Event, Key, RequestEvent, RequestId, RouterEvent, Signal, Span, Time, TraceRequest, World, WorldError,
 };
 
-/// Clocks wake this long before the arrival that ends an idle time: some of the longest periods, so that every belief
-/// is renewed and a replica that died is noticed, and a little more.
+/// Periodic signals start again this long before the arrival that ends an idle time: several of the longest periods, so
+/// that every estimate is refreshed and a dead replica is noticed, and a margin.
 const IDLE_LEAD_PERIODS: f64 = 10.0;
 const IDLE_LEAD_MS: f64 = 10_000.0;
 

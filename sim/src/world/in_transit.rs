@@ -1,4 +1,4 @@
-//! Messages on their way from one router to another. The event that delivers a message carries its place here, since
+//! Messages in transit from one router to another. The event that delivers a message holds only its index here, since
 //! events are small and copied.
 
 /// Messages on their way.

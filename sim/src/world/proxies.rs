@@ -1,4 +1,4 @@
-//! Several proxies in front of all replicas: which one a user's request enters at, and what they tell each other.
+//! Several proxies in front of all replicas: which one a user's request enters at, and their sharing of prefixes.
 
 use super::in_transit::InTransit;
 use super::queue::Signal;
@@ -83,7 +83,7 @@ impl ProxiesConfig {
         ])
     }
 
-    /// Whether the proxies tell each other what they learn.
+    /// Whether the proxies share what they learn.
     pub fn share(&self) -> bool {
         self.count > 1 && self.prefixes == Prefixes::Shared
     }
@@ -113,7 +113,7 @@ enum Message {
 #[derive(Debug)]
 pub(super) struct SharingWorld {
     nodes: Vec<Sharing>,
-    /// The loads that each told last.
+    /// The loads that each proxy sent last.
     told: Vec<ToldLoads>,
     /// Messages on their way.
     sent: InTransit<Message>,

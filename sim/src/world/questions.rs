@@ -1,8 +1,8 @@
-//! Scrapes and requests for peers' reports: a router asks, the other side reads the question, the answer arrives, and
-//! some time later the router asks again.
+//! Polls: scrapes of engines and requests for peers' reports. A router sends one, the other side reads it, the answer
+//! arrives, and after a pause the router sends the next.
 //!
-//! At the edges these are most events of a run. Each question has exactly one event ahead of it at any time, so its state
-//! stays here and the queue keeps only its number: see [`super::queue`].
+//! With edges these are most events of a run. Each poll has exactly one pending event at any time, so its state stays
+//! here and the queue keeps only its number: see [`super::queue`].
 
 use super::peer_message::PeerMessage;
 use super::{Span, TraceRequest, World};

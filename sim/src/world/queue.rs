@@ -1,7 +1,8 @@
 //! The event queue: ordered by time, then by order of scheduling, with a running hash over all events.
 //!
-//! It does what [`gorgo_core::TimeQueue`] does at half the cost: its heaps move 16 bytes an entry, while the events stay in
-//! their slots; and a question's next event takes the place of the last one on top of a small heap of their own.
+//! It does what [`gorgo_core::TimeQueue`] does at half the cost: its heaps move 16 bytes an entry, while the events
+//! stay in their slots. Polls (see `questions`) have a small heap of their own, in which the next event of a poll
+//! replaces the top entry.
 
 use super::key::Key;
 use gorgo_core::Time;

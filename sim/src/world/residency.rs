@@ -1,4 +1,4 @@
-//! Requests that must stay in a group of sites, and an independent count of those that did not.
+//! Residency in the simulator: which users' requests must stay in which sites, and an independent count of violations.
 
 use super::{Flight, TraceRequest, World, WorldConfig};
 use gorgo_core::residency::{Fence, FenceError};

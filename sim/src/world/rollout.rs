@@ -1,12 +1,13 @@
-//! Roll-outs: a copy of the whole world goes on with one choice forced, so that its whole consequence is seen.
+//! Roll-outs: a copy of the whole world runs on with one choice forced, to measure the effect of that choice.
 //!
-//! In a copy, every router decides by `predictive`, except that the request in question goes where it is told. The copy
-//! meets the real next arrivals, as many as the policy asks for, and ends when all of them have, or at its horizon. Its
-//! loss is the sum of ln TTFT + ln E2E (ms) over the requests that are in flight at the decision and those that arrive.
+//! In a copy, every router decides by `predictive`, except that the request in question goes to the forced replica. The
+//! copy receives the real next arrivals, as many as the policy requests, and ends when all their requests have ended,
+//! or at its horizon. Its loss is the sum of ln TTFT + ln E2E (ms) over the requests in flight at the decision and
+//! those that arrive.
 //!
-//! A copy holds every index, cache, queue and record of the run, which takes milliseconds; a decision makes one for each
-//! candidate. So only worlds up to the limits below are rolled out, in which requests do not wait for each other: what a
-//! copy would send would depend on the choice, and sums over different requests cannot be compared.
+//! A copy contains every index, cache, queue and record of the run, which takes milliseconds; a decision makes one for
+//! each candidate. So only worlds within the limits below are rolled out. Closed sessions are excluded: the requests of
+//! a copy would then depend on the choice, and sums over different requests cannot be compared.
 
 use super::ahead::Ahead;
 use super::{Course, Key, RouterNode, Span, Time, TraceRequest, World, WorldError};
@@ -20,7 +21,7 @@ const MOST_REQUESTS: usize = 5_000;
 /// Most replicas.
 const MOST_REPLICAS: usize = 16;
 
-/// `predictive`, except that the next choice is told.
+/// `predictive`, except that the next choice is forced.
 #[derive(Debug)]
 struct Told {
     to: Option<ReplicaId>,
@@ -131,7 +132,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
         }
     }
 
-    /// Goes on to the end; `None` if the router does not send the request where it is told.
+    /// Runs to the end; `None` if the router does not send the request to the forced replica.
     fn rolled_out(mut self, router: u16, key: Key, horizon_s: f64) -> Option<Truth> {
         let (begun, index) = (self.now, key.index() as usize);
         let end = begun + Span::from_secs(horizon_s);

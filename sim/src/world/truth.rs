@@ -1,7 +1,7 @@
-//! What would really happen if a request went to each replica: copies of the engines run on without later arrivals.
+//! The true outcome of a request at each replica, for oracles: copies of the engines run on without later arrivals.
 //!
-//! The simulator computes this when a request arrives at a router. A copy holds what is at the engine and what is on its way
-//! there; the run without the request subtracted from the run with it is the harm to the others.
+//! The simulator computes it when a request arrives at a router. A copy contains the requests at the engine and those
+//! in transit to it. The harm to other requests is the difference between a run with the request and a run without it.
 
 use super::requests::message;
 use super::{Key, Span, Time, TraceRequest, World};

@@ -1,4 +1,4 @@
-//! Why a world cannot be made, or a run not be finished.
+//! Errors: why a world cannot be built, or a run cannot finish.
 
 use crate::engine::ConfigError;
 use gorgo_core::range::OutOfRange;
