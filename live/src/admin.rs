@@ -1,8 +1,9 @@
 //! The admin API: gotoni's `/lb/*` and `/proxy/*`, `/explain/ID`, `/overview`, `/metrics`, `/health`, `/ready`;
 //! the page at `/dashboard`.
 //!
-//! Proxy and edge serve the common endpoints under both prefixes. GET changes no state. Every endpoint except `/health`,
-//! `/ready` and `/dashboard`, which shows nothing without `/overview`, requires the admin key when one is set.
+//! Proxy and edge serve the common endpoints under both prefixes. GET changes no state. `/health`, `/ready` and
+//! `/dashboard` (a page without data) need no key. Once keys are set, every other endpoint requires the admin key; GET
+//! also accepts the read key, `/metrics` the API key, and the endpoints for other routers the peer key: see `access`.
 
 use crate::config::Config;
 use crate::observe::explain::Order;
@@ -65,7 +66,7 @@ fn read<T: serde::de::DeserializeOwned>(body: &[u8], example: &str) -> Result<T,
     })
 }
 
-/// Where routers of the same replicas tell each other what they learn.
+/// Path at which a router receives learned prefixes from other routers of the same replicas.
 pub(crate) const SHARE: &str = "/proxy/share";
 
 /// Longest body of a request to this API, bytes.
@@ -89,7 +90,7 @@ pub(crate) async fn answer(
         Ok(read) => read,
         Err(refused) => return *refused,
     };
-    // What peers tell changes no setting.
+    // A peer's message changes no setting.
     let keeps = matches!(parts.method, http::Method::GET | http::Method::HEAD) || parts.uri.path() == SHARE;
     if !keeps && state.is_upgrading() {
         let message = "an upgrade is under way, and a change here would be lost; send it again in a moment";

@@ -1,14 +1,14 @@
 //! Discovery: replicas (of an edge: peers) from a file, from DNS, from a registry or from Kubernetes, besides those that
 //! the configuration lists.
 //!
-//! Read `endpoint` (one discovered replica, and the difference between two answers of a source), `file`, `dns`, `rest` and
-//! `kubernetes` (the sources), `discovered` (what they have said), then `watch` (the task that asks one source and
-//! changes the fleet).
+//! Read `endpoint` (one discovered replica, and the difference between two answers of a source), `file`, `dns`, `rest`
+//! and `kubernetes` (the sources), `discovered` (the latest answer of each), then `watch` (the task that polls one
+//! source and changes the fleet).
 //!
-//! An endpoint is known by its name, not by its URL: a name with another URL is another engine, and all else that is said
-//! of it changes it in place. An answer without any
-//! endpoint, and a source that fails, change nothing: the last set stays, marked as stale. Replicas of the configuration
-//! and of the admin API are never touched, and one that an operator has removed stays out.
+//! An endpoint is identified by its name, not by its URL: the same name with another URL is another engine, and any
+//! other change of the entry changes the replica in place. A source that fails, or whose answer lists no endpoint,
+//! changes nothing: its last set stays, marked as stale. Discovery never changes replicas of the configuration or of
+//! the admin API, and does not add a replica again that an operator has removed.
 
 pub(crate) mod discovered;
 pub(crate) mod dns;

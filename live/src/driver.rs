@@ -59,7 +59,7 @@ pub struct Driver {
     timer: watch::Sender<Time>,
     next: AtomicU64,
     observers: Observers,
-    /// What was learned and not told to other routers yet; only if there are any.
+    /// Learned paths not yet sent to other routers; only with `[sharing]`.
     learned: Option<Mutex<VecDeque<Path>>>,
     /// What was learned since an upgrade began, for the next process.
     heir: Mutex<Option<VecDeque<Path>>>,

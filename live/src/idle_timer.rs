@@ -1,9 +1,10 @@
-//! A timer that is postponed far more often than it fires: for heads, bodies and answers that may stop arriving.
+//! An idle timeout that is postponed far more often than it fires: for heads, bodies and answers that may stop
+//! arriving.
 //!
-//! Resetting the runtime's timer takes a lock and a place in its wheel each time, which would cost more than the piece
-//! of data that caused the reset. This timer stays where it is when its deadline moves. When it fires early, it asks for
-//! the deadline in force and waits for the rest. It is created when there is first something to wait for: mostly the
-//! data is there already.
+//! Resetting a tokio timer takes a lock and an insertion into the timer wheel each time, which would cost more than the
+//! piece of data that caused the reset. This timer is not reset when its deadline moves. When it fires early, it reads
+//! the current deadline and sleeps until then. It is created at the first wait: usually the data has arrived already
+//! and no timer is needed.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};

@@ -1,10 +1,10 @@
-//! KV events of engines: what they publish of their caches over ZeroMQ, so that the index forgets what they evicted.
+//! Reads the KV events that engines publish over ZeroMQ, so that the prefix index drops evicted blocks.
 //!
-//! SGLang tells at [`server_info`] where it publishes; of others the configuration says it. One task a replica and
-//! data-parallel rank ([`follow`]) reads, through a [`relay`] that bounds what comes, the [`decode`]d batches, in order and
-//! without gaps as far as the engine can replay them; [`streams`] keeps a [`gorgo_core::kv_events::Ledger`] of each rank
-//! and what operators see of the streams.
-//! Dispatches to vLLM carry a tag as their session, so that stored blocks name them.
+//! SGLang reports the ports of its streams at [`server_info`]; those of other engines are in the configuration.
+//! One task for each replica and data-parallel rank ([`follow`]) reads the batches ([`decode`]), in order and without
+//! gaps as far as the engine can replay them, through a [`relay`] that limits the size of messages. [`streams`] keeps a
+//! [`gorgo_core::kv_events::Ledger`] of each rank and the status for operators. Dispatches to vLLM carry a tag as their
+//! session id, which vLLM copies into the events of the blocks that it stores.
 
 use crate::state::AppState;
 use crate::supervise;
@@ -45,7 +45,7 @@ async fn keep(state: Arc<AppState>, upstream: Arc<Upstream>) {
     while let Some(mut streams) = upstream.kv() {
         let config = state.config();
         if config.kv_events.ask {
-            // No answer is no news.
+            // Without an answer the last one stays in force.
             match server_info::ask(&state, &upstream).await {
                 Told::Unknown => {}
                 news => told = news,

@@ -1,19 +1,18 @@
 //! The live router: turns sockets and timers into the events of `gorgo_core::router`, and carries out its actions.
 //!
 //! Every choice is made in the core. [`run`] runs a router as a process; [`start`] and [`serve`] run one inside another
-//! program. Reading order of the rooms:
+//! program. Reading order of the modules:
 //!
 //! - `server` accepts connections, starts, stops and reloads; `state` is what its tasks share.
-//! - `request` is the way of one request: admitted, announced to the core, sent to a replica, streamed back.
+//! - `request` handles one request: admits it, passes it to the core, sends it to a replica, streams the answer back.
 //! - `driver` holds the core behind one lock: events in, commands to the requests' tasks out.
 //! - `upstream` connects to replicas, `wire` reads what requests and answers carry, `tokens` counts prompts.
-//! - `kv_events` follows what engines publish of their KV caches.
+//! - `kv_events` reads the KV events that engines publish.
 //! - `signals` measures replicas and peers: round trips, loads, reports.
-//! - `sharing` exchanges what is learned with other routers of the same replicas.
-//! - `snapshot` keeps what was learned for the next start, for other routers and for an `upgrade` of the program.
-//! - `observe` is what operators see of decisions and requests; `admin` is the API they use, [`AdminClient`] its client.
-//! - [`config`] is the configuration; `idle_timer`, `supervise` and `worker_index` are
-//!   tools of the others.
+//! - `sharing` exchanges learned prefixes with other routers of the same replicas.
+//! - `snapshot` saves the learned state for the next start, for other routers and for an `upgrade` of the program.
+//! - `observe` records decisions and requests for operators; `admin` is their API, [`AdminClient`] its client.
+//! - [`config`] is the configuration; `idle_timer`, `supervise` and `worker_index` are utilities.
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 // What `testkit` exports is public in builds without it, too.

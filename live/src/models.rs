@@ -1,4 +1,4 @@
-//! Which replicas serve which models, by their own `/v1/models` and the names in the configuration.
+//! Maps models to the replicas that serve them, by the replicas' `/v1/models` and the names in the configuration.
 //!
 //! A replica whose list is not known yet, or that has none, may serve any model.
 

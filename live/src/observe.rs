@@ -1,6 +1,6 @@
-//! Records for operators. Read `request_log` and `metrics` (every request), `explain` (every
-//! decision), `shadow` (policies that only watch), `capture` and `merge` (timelines), `otel` (traces), `deciding` (which term
-//! decided), `viewers` and `dashboard` (who watches, and with which page).
+//! Observability: records for operators. Read `request_log` and `metrics` (every request), `explain` (every decision),
+//! `shadow` (policies that decide without dispatching), `capture` and `merge` (timelines), `otel` (traces), `deciding`
+//! (the term that decided), `viewers` (open streams of the overview) and `dashboard` (the page).
 
 pub(crate) mod access_log;
 pub(crate) mod capture;

@@ -1,11 +1,11 @@
-//! Other routers of the same replicas: this router tells them what it learned, and believes what they tell.
+//! Exchanges learned prefixes and loads with other routers of the same replicas, over HTTP.
 //!
-//! One task a peer sends a [`message`] each period when there is something to tell; the rules are those of
-//! [`gorgo_core::sharing`], as in the simulator. A message without an answer is sent again, so a peer that was away for
-//! a moment misses nothing; what waits for it meanwhile is bounded, and the oldest is dropped and counted. A router without
-//! news sends an empty message now and then, so that each knows whether the other is there. A peer whose hashes have
-//! another seed, or whose messages are of another version, refuses every message, which both log once. What is told of a
-//! replica whose name this fleet lacks is counted, and the name is logged when it stays unknown.
+//! One task per peer sends a [`message`] each period if there is something to send, by the rules of
+//! [`gorgo_core::sharing`], as in the simulator. A message without an answer is sent again, so a peer that was
+//! unreachable for a moment misses nothing; the queue for it is bounded, and paths dropped from it are counted. A
+//! router with nothing to send sends a heartbeat every 5 s. A peer with another hash seed or message version refuses
+//! every message, and both sides log that once. Paths of replicas that are not in this fleet are counted, and the name
+//! of such a replica is logged if it stays unknown.
 
 use crate::driver::Driver;
 use crate::state::AppState;
@@ -41,7 +41,7 @@ const ANSWER: usize = 1 << 20;
 /// Longest pause between two messages to a peer that does not answer, and to one that refuses them.
 const PAUSE: Duration = Duration::from_secs(2);
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
-/// Without news a message is sent after this time.
+/// Period of heartbeats: an empty message is sent after this time without another one.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// What is known of the connection to a peer.
@@ -87,7 +87,7 @@ impl Sharing {
         Self { core, peers, senders: Senders::default(), key_id }
     }
 
-    /// Drops what waits to be told of the replica that had this slot before.
+    /// Drops the queued paths of the replica that had this slot before.
     pub(crate) fn forget(&self, driver: &Driver, slot: ReplicaId) {
         let mut core = self.core.lock();
         driver.take_learned().into_iter().for_each(|path| core.learned(path));
@@ -180,7 +180,7 @@ pub(crate) fn read(body: &[u8]) -> Result<Message, String> {
     })
 }
 
-/// A router told what it learned. An `Err` is a refusal with its reason.
+/// Handles a message of another router. An `Err` is a refusal with its reason.
 pub(crate) fn receive(state: &AppState, message: &Message) -> Result<Answer, String> {
     let own = state.router_id.to_str().unwrap_or_default().to_owned();
     let Some(sharing) = &state.sharing else {
@@ -238,7 +238,7 @@ struct Sent {
     slots: Vec<Option<ReplicaId>>,
 }
 
-/// The next message to a peer; `None` when there is nothing to tell, unless one `is_due`.
+/// The next message to a peer; `None` when there is nothing to send, unless a heartbeat `is_due`.
 fn compose(state: &AppState, sharing: &Sharing, peer: usize, told: &mut ToldLoads, is_due: bool) -> Option<Sent> {
     let (now, loads, names) = own_loads(state);
     let news = {
@@ -263,7 +263,8 @@ fn compose(state: &AppState, sharing: &Sharing, peer: usize, told: &mut ToldLoad
     Some(Sent { body: serde_json::to_vec(&message).unwrap_or_default().into(), slots })
 }
 
-/// Tells one peer what this router learns, until the router is dropped or the peer proves to be this router.
+/// Sends what this router learns to one peer, until the router is dropped or the peer turns out to be this router
+/// itself.
 async fn tell(state: Weak<AppState>, peer: usize) {
     let (mut pending, mut told, mut failed): (Option<Sent>, ToldLoads, u32) = (None, (Time::ZERO, Vec::new()), 0);
     let (mut wait, mut sent_at) = (Duration::ZERO, Instant::now());

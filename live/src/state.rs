@@ -103,9 +103,9 @@ pub struct AppState {
     handed_over: AtomicBool,
     /// Whether the next process of an upgrade is being given what this one has.
     upgrading: AtomicBool,
-    /// What other routers of the same replicas tell and are told, if there are any.
+    /// The exchange with other routers of the same replicas; `None` without `[sharing]`.
     pub(crate) sharing: Option<Sharing>,
-    /// What this edge told its peers of its prefixes.
+    /// Counters of the digests that this edge sent to its peers.
     pub(crate) digests: DigestCounts,
     /// This router's id, random per process: how it is found in a loop of routers.
     pub router_id: HeaderValue,

@@ -25,7 +25,7 @@ pub(crate) mod take_over;
 pub use control::{UpgradeError, ask};
 pub use take_over::{failed, is_successor};
 
-/// The environment variable that tells a process that its standard input is the socket of the process before.
+/// The environment variable that marks a process whose standard input is the socket to the old process.
 const VARIABLE: &str = "GORGO_UPGRADE";
 
 /// How other programs find this process. The lock of the pid file passes to the next process of an upgrade, so that the

@@ -1,4 +1,4 @@
-//! Access control of the admin API: the key, and protection against requests that a web page makes a browser send.
+//! Access control of the admin API: keys, and protection against cross-site requests and DNS rebinding.
 //!
 //! A router on loopback without keys trusts every program on the machine, but not web pages open in a browser there. A
 //! page can reach this address in two ways. Cross-site: the browser sends the page's `Origin`, and sends JSON only after

@@ -1,5 +1,5 @@
-//! `GET /overview`: what an operator wants to see of a router at once, in one JSON, from what `/proxy/status` and
-//! `/explain` show. `GET /overview/stream` sends it each second. `gorgo top` and the page at `/dashboard` draw it.
+//! `GET /overview`: the state of a router in one JSON document, built from `/proxy/status` and `/explain`.
+//! `GET /overview/stream` sends it each second. `gorgo top` and the page at `/dashboard` display it.
 
 use super::levels::replicas;
 use super::{Answer, Refusal, Shared, tell};

@@ -34,7 +34,7 @@ pub(super) async fn status(State(node): Shared) -> Answer {
     }))
 }
 
-/// `POST /proxy/share`: another router of the same replicas tells what it learned.
+/// `POST /proxy/share`: receives learned prefixes from another router of the same replicas.
 pub(super) async fn share(State(node): Shared, body: Bytes) -> Answer {
     let refused = |why| Refusal(StatusCode::CONFLICT, why);
     let message = sharing::read(&body).map_err(refused)?;
@@ -42,7 +42,7 @@ pub(super) async fn share(State(node): Shared, body: Bytes) -> Answer {
     tell(&serde_json::to_value(answer).unwrap_or_default())
 }
 
-/// `GET /proxy/snapshot`: what this router knows, for another one of the same replicas that starts.
+/// `GET /proxy/snapshot`: this router's learned state, for a router of the same replicas that starts.
 pub(super) async fn snapshot(State(node): Shared) -> Answer {
     let bytes = peer::serve(&node).map_err(|(status, why)| Refusal(status, why.to_owned()))?;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())

@@ -1,4 +1,4 @@
-//! Carries the keys in force over to a new configuration that is silent about them.
+//! Copies the keys in force into a new configuration that does not mention them.
 
 use super::{Config, ConfigError, Secret};
 use crate::upstream::connect::Endpoint;

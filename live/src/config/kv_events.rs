@@ -1,4 +1,4 @@
-//! The section `[kv_events]`: what engines publish of their KV caches.
+//! The section `[kv_events]`: where engines publish KV events, and whether the router reads them.
 
 use super::ConfigError;
 use crate::kv_events::server_info::{MAX_RANKS, Told};

@@ -1,4 +1,4 @@
-//! The section `[residency]`: which requests must stay where.
+//! The section `[residency]`: rules that restrict requests to replicas with certain labels.
 
 use super::ConfigError;
 use gorgo_core::residency::{Fence, FenceError};

@@ -1,4 +1,4 @@
-//! Other routers of the same replicas, which tell each other what they learn.
+//! The section `[sharing]`: exchange of learned prefixes with other routers of the same replicas.
 
 use super::ConfigError;
 use super::secret::Secret;

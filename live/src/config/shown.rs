@@ -1,4 +1,4 @@
-//! Keeps keys out of the messages about a configuration that cannot be read: serde names the value that it met.
+//! Keeps keys out of error messages about an unreadable configuration: serde's messages quote the offending value.
 
 use super::Security;
 use gorgo_core::suggest::near;

@@ -1,4 +1,4 @@
-//! What a router keeps of what it has learned, for its next start.
+//! The section `[snapshot]`: the file in which a router keeps its learned state for the next start.
 
 use super::ConfigError;
 use schemars::JsonSchema;

@@ -1,4 +1,4 @@
-//! The search for better weights of the policy on the router's own requests.
+//! The section `[tune]`: online search for better weights of the policy.
 
 use super::ConfigError;
 use gorgo_core::policy::PolicyConfig;

@@ -1,4 +1,4 @@
-//! What the sources of discovery have said so far.
+//! The latest endpoints of each source of discovery.
 
 use super::DiscoveredEndpoint;
 use super::endpoint::Known;
@@ -99,7 +99,7 @@ impl Discovered {
         self.0.lock().values_mut().for_each(|source| drop(source.known.remove(name)));
     }
 
-    /// This replica has proved to be this router itself. Returns the source that lists it, of one that was not told yet.
+    /// Records that this replica is this router itself. Returns the source that lists it, once per replica.
     pub(crate) fn is_own(&self, name: &str) -> Option<String> {
         let mut sources = self.0.lock();
         let (source, state) = sources.iter_mut().find(|(_, state)| state.known.contains_key(name))?;

@@ -72,7 +72,7 @@ impl fmt::Display for DnsName {
     }
 }
 
-/// A resolver without a cache of its own: a poll shall see what the name server says now.
+/// A resolver without a cache of its own, so that every poll gets the name server's current answer.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     dns: TokioResolver,

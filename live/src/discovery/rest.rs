@@ -1,5 +1,5 @@
-//! A registry asked over HTTP: the JSON of an endpoint file at a URL, asked for again with the tag (`ETag`) of the last
-//! answer, so that a registry without news sends nothing.
+//! A registry polled over HTTP: a URL that returns an endpoint file as JSON. Each request carries the `ETag` of the
+//! last answer, so that an unchanged registry sends no body.
 
 use super::{DiscoveredEndpoint, DiscoveryError, cause, file};
 use crate::config::{Config, Discovery, Tls};

@@ -1,4 +1,4 @@
-//! Asks one source again and again, and changes the fleet by its answers.
+//! Polls one source, and applies each answer to the fleet.
 
 use super::discovered::{Sets, SourceState};
 use super::endpoint::{Known, Step, steps};
@@ -13,8 +13,8 @@ use gorgo_core::fleet::Kind;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// Fills the fleet with what the sources said before this process began (`before`, told by `from`), and returns the
-/// sources, which are to be asked next.
+/// Fills the fleet with the endpoints that the sources listed before this process started (`before`, loaded from
+/// `from`), and returns the sources, which are to be polled next.
 ///
 /// # Errors
 /// As [`Source::all`].

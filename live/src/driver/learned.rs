@@ -1,4 +1,4 @@
-//! Paths that the router learned, kept until other routers or the next process of an upgrade are told.
+//! Learned paths that wait to be sent to other routers, or to the next process of an upgrade.
 
 use super::Driver;
 use gorgo_core::sharing::Path;
@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
-/// Paths learned that wait to be told; the oldest is dropped beyond.
+/// Most learned paths that wait to be sent; beyond it the oldest is dropped.
 const MAX_LEARNED: usize = 4_096;
 
 impl Driver {
@@ -63,7 +63,7 @@ impl Driver {
     }
 }
 
-/// Appends to what waits to be told. True if the oldest path had to go.
+/// Appends a path to those that wait to be sent. True if the oldest path was dropped.
 fn push_bounded(waiting: &mut VecDeque<Path>, path: Path) -> bool {
     let is_full = waiting.len() >= MAX_LEARNED;
     if is_full {

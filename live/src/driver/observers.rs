@@ -41,7 +41,7 @@ pub struct Observers {
     /// Whether the log holds outcomes, too.
     pub(crate) outcomes: bool,
     shadow: Option<mpsc::Sender<ShadowEvent>>,
-    /// Where changes of state are told.
+    /// Receives changes of state, for the log.
     pub(crate) changes: Option<Changes>,
     /// Where requests that ended are written.
     pub(crate) access: Option<mpsc::Sender<AccessEntry>>,

@@ -22,7 +22,7 @@ impl Driver {
         }
     }
 
-    /// Replaces the weights of the policy for a block of the tuner's, which tells of the outcome itself.
+    /// Replaces the weights of the policy for a block of the tuner. Logs nothing: the tuner logs the outcome.
     pub(crate) fn set_weights(&self, policy: PolicyConfig) {
         self.replace_policy(&mut self.inner.lock(), policy);
     }

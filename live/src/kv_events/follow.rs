@@ -1,9 +1,10 @@
 //! Follows one rank's stream: replayed batches first, then live ones, each once and in order.
 //!
-//! An engine publishes what changes, and nothing of what is in the cache already. So after connecting, what it keeps of
-//! earlier batches is asked for while live ones are held back, and both are merged by their numbers. Missing batches are
-//! asked for again; those that cannot be had empty the replica's part of the index. A new connection may lead to
-//! another process: the batch taken last is asked for, and must be the same.
+//! An engine publishes changes only, not the blocks that are in the cache already. So after connecting, this task
+//! requests the earlier batches that the engine still keeps, holds live ones back meanwhile, and merges both by
+//! sequence number. Missing batches are requested again; if the engine no longer keeps them, the replica's part of the
+//! index is emptied. After a reconnect another process may publish there: the batch read last is requested again, and
+//! must be the same.
 
 use super::decode;
 use super::relay::Relay;
@@ -218,7 +219,7 @@ impl Reader<'_> {
         self.streams.ranks[self.rank].lock().sequence.judge(number, merged)
     }
 
-    /// Decodes a batch and tells the core what it changes. One that cannot be read may have held removals.
+    /// Decodes a batch and passes its changes to the core. One that cannot be decoded may have contained removals.
     fn apply(&self, number: u64, payload: &[u8]) {
         let now = self.state.clock().now();
         match decode::batch(payload) {

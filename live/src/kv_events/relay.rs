@@ -1,5 +1,6 @@
-//! Stands between the ZeroMQ library and an engine: the library reserves as much memory as a frame says it is long, and
-//! puts no bound on a message's parts. What is longer than any batch ends the connection before the library reads it.
+//! A local relay between the ZeroMQ library and an engine that limits message sizes: the library allocates as much
+//! memory as a frame's header states, and does not limit the parts of a message. The relay closes the connection at a
+//! frame that is longer than any batch, before the library reads it.
 
 use std::io;
 use std::net::Ipv4Addr;

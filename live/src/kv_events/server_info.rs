@@ -1,7 +1,8 @@
-//! What SGLang says at `/server_info` of the KV events that it publishes: ports, ranks, topic, block size.
+//! Reads SGLang's `/server_info` for its KV event streams: ports, ranks, topic, block size.
 //!
-//! The answer waits for the engine's scheduler, so it is asked for when a replica joins and when a stream broke, never in
-//! between. Whatever is no such answer is "unknown", and the configuration holds: vLLM and older SGLang do not have it.
+//! SGLang answers only when its scheduler gets to the request, so the router sends it when a replica joins and after a
+//! stream broke, never in between. Any other answer counts as "unknown", and the configuration applies: vLLM and older
+//! versions of SGLang do not report their streams.
 
 use crate::signals::probe::fetch;
 use crate::state::AppState;

@@ -1,7 +1,7 @@
 //! One line of log for each change of state.
 //!
 //! The driver compares the state that operators care about before and after the events that can change it
-//! (`tracker`); what else changes is told where it happens. Lines are written by one task, so that a slow log delays no
+//! (`tracker`); other changes are logged where they happen. Lines are written by one task, so that a slow log delays no
 //! request, and limited in number for each thing they are about (`limits`).
 
 mod change;
@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 /// Changes that wait to be written; more are counted.
 const WAITING: usize = 1_024;
 
-/// Where changes are told.
+/// The sending side: the task behind it writes one line per change.
 #[derive(Debug, Clone)]
 pub(crate) struct Changes(Arc<Inner>);
 
@@ -46,7 +46,7 @@ impl Changes {
         (Self(Arc::new(Inner { lines: sender, lost: AtomicU64::new(0) })), lines)
     }
 
-    /// Tells of a change. Does not wait.
+    /// Queues a change for the log. Does not wait.
     pub(crate) fn tell(&self, change: Change) {
         if self.0.lines.try_send(change).is_err() {
             self.0.lost.fetch_add(1, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! The page that the program serves at `/dashboard`, and where on the globe regions lie. Both come from the program: this
-//! crate knows neither pages nor places.
+//! The page at `/dashboard`, and the coordinates of regions for its map. The binary passes both in: this crate contains
+//! neither.
 
 use bytes::Bytes;
 use http::HeaderValue;

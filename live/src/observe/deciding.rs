@@ -1,4 +1,4 @@
-//! What decided for a replica: the next best one, the term that made the difference, and what the choice gives up.
+//! Why a replica was chosen: the runner-up, the term that made the difference, and the regret of the choice.
 
 use gorgo_core::router::{DecisionRecord, ScoredCandidate};
 use serde::Serialize;

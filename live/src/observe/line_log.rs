@@ -1,8 +1,8 @@
-//! A file of lines that is bounded in size, survives rotation by others and a full disk.
+//! A log file of bounded size that rotates itself, and survives rotation by `logrotate` and a full disk.
 //!
-//! Beyond `max_bytes` the file becomes `.1`, `.1` becomes `.2`, and so on; the oldest goes. `logrotate` may rename the
-//! file and send SIGHUP, or take it away without a word: the next line then begins a new file of the old name. On a full
-//! disk the oldest file goes before its time; when there is none, lines are lost, with one warning a minute.
+//! Beyond `max_bytes` the file becomes `.1`, `.1` becomes `.2`, and so on; the oldest is deleted. `logrotate` may
+//! rename the file and send SIGHUP, or move it without a signal: the next line then starts a new file of the old name.
+//! On a full disk the oldest file is deleted early; when there is none, lines are lost, with one warning a minute.
 
 use crate::config::LogFile;
 use crate::observe::seldom::Seldom;

@@ -1,4 +1,4 @@
-//! Who watches the router's overview: a bounded number of streams, which share one text each second.
+//! Open streams of the overview: a bounded number, which share one rendered text each second.
 
 use bytes::Bytes;
 use parking_lot::Mutex;

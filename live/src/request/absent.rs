@@ -1,8 +1,8 @@
-//! Endpoints that an engine does not have: vLLM has no `/generate`, SGLang no `/pooling`, older versions of both lack more.
+//! Endpoints that an engine lacks: vLLM has no `/generate`, SGLang no `/pooling`, and older versions of both lack more.
 //!
-//! The engine's own 404 or 405 shows it; the request then goes to another engine, and further ones for that path do at
-//! once. Only [`endpoints::NUMBERED`] paths are kept, so that clients cannot fill memory or the retries with names of
-//! their own.
+//! The router learns this from the engine's own 404 or 405: it sends the request to another engine, and later requests
+//! for that path skip the engine that lacks it. Only [`endpoints::NUMBERED`] paths are recorded, so that clients cannot
+//! fill memory or use up retries with made-up paths.
 
 use crate::request::endpoints;
 use crate::state::AppState;

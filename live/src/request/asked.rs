@@ -1,4 +1,4 @@
-//! What a request asks for: its model, and what of an engine's it names.
+//! What a request names: its model, and objects that an engine keeps (responses, files, batches).
 
 use crate::wire::other_fields::OtherFields;
 use crate::wire::request_fields::{LongName, RequestFields};

@@ -1,8 +1,9 @@
 //! One attempt at one replica, up to the point where its answer can be passed on or has failed.
 //!
-//! Until the first content-bearing token the request can still be sent to another replica, so what arrives before is
-//! held back: a stream for at most `timeouts.hold_ms` and 64 kB, an answer in one piece to its end if it is as short.
-//! Comments of an event stream are heartbeats: they pass at once, and leave the choice of the replica open.
+//! Until the first content-bearing token the request can still be sent to another replica, so earlier bytes are
+//! buffered: those of a stream for at most `timeouts.hold_ms` and 64 kB, an answer in one piece until it is complete,
+//! up to 64 kB. Comments of an event stream are heartbeats: they are forwarded at once, and the request can still be
+//! retried after them.
 
 use crate::request::absent;
 use crate::request::body::Body;
@@ -393,7 +394,8 @@ async fn hold_until_token(mut ready: Box<Ready>, upstream: &Upstream, request: &
     }
 }
 
-/// The failure of an answer with status 200 that tells an error. What follows the error is not waited for.
+/// The failure of an answer with status 200 that contains an error. The router does not wait for the rest of the
+/// answer.
 fn error_in_answer(
     ready: Box<Ready>,
     upstream: &Upstream,

@@ -1,7 +1,8 @@
-//! A 404 for an id or a model of which this router does not know which engine has it: another one may.
+//! Retries a 404 at other engines if the request names an id or a model that the router cannot map to an engine.
 //!
-//! Ids that an engine keeps are known from when it made them, models from the engines' lists; after a restart, or with
-//! engines that show no list, some are not. The request then goes on to the next engine, and what is found is kept.
+//! The router learns ids from the responses that create them, and models from the engines' lists. After a restart, or
+//! with engines that publish no list, some are not known: the request then goes to the next engine, and the router
+//! records the engine that has the id or the model.
 
 use parking_lot::Mutex;
 use tokio::time::Instant;

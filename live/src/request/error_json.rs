@@ -1,4 +1,4 @@
-//! The JSON of an error, the event that tells it in a stream, and the error that cuts a body.
+//! Errors for clients: as a JSON body, as an event in a stream, and as the error that aborts a body.
 
 use serde_json::{Value, json};
 
@@ -29,12 +29,12 @@ impl Dialect {
         }
     }
 
-    /// The event that tells an error of the router's.
+    /// The event for an error of the router.
     pub(crate) fn event(self, code: &str, message: &str) -> String {
         self.event_of(&error_json("server_error", code, message))
     }
 
-    /// The event that tells the error in the body of a refusal, of the router's or of an engine's.
+    /// The event for the error in the body of a refusal, by the router or by an engine.
     pub(crate) fn event_of(self, body: &str) -> String {
         let line = body.replace(['\n', '\r'], " ");
         if self == Self::OpenAi {

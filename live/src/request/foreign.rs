@@ -1,4 +1,4 @@
-//! Answers to prompts that no engine gives: those of a login, an ingress or another server at the replica's URL.
+//! Recognises answers that are not from an engine: a login page, an ingress, or another server at the replica's URL.
 
 use crate::wire::content_type;
 use http::StatusCode;

@@ -319,7 +319,7 @@ pub(super) fn stopped_response(mut guard: Box<RequestGuard>) -> Response<Body> {
 }
 
 /// The response to a request that ended without an answer: the last replica's own error, or the router's. Once a
-/// stream has begun, only an error that is told in a stream can be passed on.
+/// stream has begun, the error can be sent only as an event of the stream.
 pub(super) fn end_response(
     mut guard: Box<RequestGuard>,
     reason: EndReason,

@@ -1,4 +1,5 @@
-//! Accounts for one request from its arrival to its last byte, and reports its end once, whatever happens to its task.
+//! Guard of one request, from arrival to the last byte: reports the request's end exactly once, even if its task is
+//! dropped.
 //!
 //! The guard reports to the core (first token, end), to the operators' records (request log, metrics, explanations,
 //! captures, traces), and aborts the request at the engine when its answer is no longer wanted. A guard that is dropped

@@ -206,7 +206,7 @@ pub(crate) struct HeaderFlags {
     pub(crate) fence: bool,
     /// Number of lines that name the host.
     pub(crate) hosts: u8,
-    /// Whether the length of the body is told by its transfer encoding.
+    /// Whether the transfer encoding delimits the body.
     pub(crate) transfer: bool,
     /// Bytes of all header lines.
     pub(crate) bytes: usize,

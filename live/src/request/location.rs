@@ -1,4 +1,5 @@
-//! Rewrites the headers of answers that hold URLs: clients must not see an engine's address, which they cannot reach.
+//! Rewrites URLs in headers of answers, such as `Location`: clients must not see an engine's address, which they cannot
+//! reach.
 
 use crate::upstream::connect::Endpoint;
 use http::header::{CONTENT_LOCATION, HeaderMap, HeaderName, LINK, LOCATION, REFRESH};

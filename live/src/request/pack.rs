@@ -9,7 +9,8 @@
 //! zstd packs blocks of 128 KiB; between two of them, at most 380 us apart, other tasks of the worker thread get their
 //! turn.
 //!
-//! The length of a packed body tells nothing of other requests: a body holds what one client wrote, and keys are headers.
+//! The length of a packed body reveals nothing about other requests (CRIME, BREACH): a body holds the bytes of one
+//! client only, and keys are headers, which are no part of a body.
 
 use crate::state::AppState;
 use bytes::Bytes;

@@ -1,5 +1,5 @@
-//! Holds back the beginning of a line of an event stream until its end is here: if the replica breaks off in it, the
-//! client gets no half of an event before the event that tells the error.
+//! Buffers a partial line of an event stream until the line is complete: if the replica breaks off within a line, the
+//! client does not get half an event before the error event.
 
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;

@@ -1,13 +1,14 @@
-//! A client's socket, with limits on how long it may be silent or refuse to be written to.
+//! A client's socket with timeouts for clients that send nothing or read nothing.
 //!
 //! Three limits, all on the socket and so under TLS and every version of HTTP: a head that was begun has
 //! `timeouts.header_ms` (the first one from the connection's start), a connection without a request has
 //! `timeouts.idle_ms`, and a client that takes nothing of what is written to it has `timeouts.idle_gap_ms`. Frames of
 //! HTTP/2 between requests are not heads: pings find out whether such a client is alive.
 //!
-//! A client may send all of a body before it reads the answer. If it is refused before, closing the socket with bytes
-//! unread would reset the connection, and the client would lose the answer: writing ends first, and what comes is read
-//! and dropped, for as long and as much as a body may take (RFC 9112, 9.6).
+//! A client may send its whole body before it reads the answer. If the router refuses the request earlier and closes
+//! the socket with bytes unread, the kernel resets the connection and the client loses the answer. So the router first
+//! shuts down its sending side, then reads and drops incoming bytes, within the limits of a body (lingering close, RFC
+//! 9112, 9.6).
 
 use crate::config::Config;
 use crate::idle_timer::IdleTimer;
@@ -30,7 +31,7 @@ pub(super) struct ClientIo {
     gap: Duration,
     /// Since when a head is incomplete, and the number of requests begun before it.
     head_since: Option<(Instant, u64)>,
-    /// Whether the connection was told to close because it is idle.
+    /// Whether the connection was ordered to close because it is idle.
     closing: bool,
     blocked_since: Option<Instant>,
     head_timer: IdleTimer,

@@ -28,7 +28,7 @@ pub(super) enum Closing {
 /// Why a router stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// It was told to.
+    /// By a signal or a command.
     Told,
     /// Another process has its port and serves.
     Replaced,

@@ -24,7 +24,7 @@ pub(crate) fn join(state: &Arc<AppState>, replica: &ReplicaConfig, kind: Kind) -
     Ok(upstream)
 }
 
-/// Whether a replica gets no new requests: by an operator's word, or by the source of discovery that lists it.
+/// Whether a replica gets no new requests: an operator drained it, or the source of discovery that lists it does.
 fn is_drained(state: &AppState, upstream: &Upstream) -> bool {
     state.by_operator.drains(&upstream.name) || state.discovered.drains(&upstream.name)
 }
@@ -36,7 +36,7 @@ pub(crate) fn drain_again(state: &AppState, upstream: &Upstream) -> bool {
     draining
 }
 
-/// Removes a replica by an operator's word. One that the configuration or a source of discovery lists stays out.
+/// Removes a replica at an operator's request. The configuration or a source of discovery does not add it again.
 pub(crate) fn remove_by_operator(state: &AppState, upstream: &Upstream) {
     let name = &upstream.name;
     let is_configured = || configured(&state.config()).iter().any(|(replica, _)| replica.shown_name() == *name);

@@ -1,9 +1,9 @@
 //! The files that this process keeps for its next start (`state`, `snapshot.file`), each locked against other routers: two
-//! routers with one file would undo each other's changes without a word.
+//! routers with one file would silently overwrite each other's changes.
 //!
-//! The lock is that of a file beside it, since the kept file itself is replaced with each change. A process that cannot
-//! make it could not keep anything either, and is told so at its start. In an upgrade the old process gives the locks up
-//! when the files become the next one's.
+//! The lock is held on a separate file beside the kept file, since the kept file is replaced with each change. If the
+//! lock file cannot be created, the kept file could not be written either, and the start fails with that error. In an
+//! upgrade the old process releases the locks when it stops writing the files.
 
 use crate::config::Config;
 use crate::server::start::StartError;

@@ -93,7 +93,7 @@ impl Keys {
         self.may_administrate(key) || matches(self.read.as_deref(), key)
     }
 
-    /// Whether a router with this key may tell this one what it learns.
+    /// Whether a router with this key may exchange learned prefixes with this one.
     pub(crate) fn may_share(&self, key: Option<&[u8]>) -> bool {
         self.may_administrate(key) || matches(self.peer.as_deref(), key)
     }

@@ -72,7 +72,8 @@ pub(crate) fn apply(state: &Arc<AppState>, mut new: Config) -> Result<Vec<String
     Ok(changes)
 }
 
-/// The settings that differ, but for the policy and the fleet, as `KEY = NEW (was OLD)`. Keys are placeholders here.
+/// The settings that differ, except the policy and the fleet, as `KEY = NEW (was OLD)`. Secrets are shown as
+/// placeholders.
 fn differences(old: &Config, new: &Config) -> Vec<String> {
     let table = |config| toml::Value::try_from(config).unwrap_or(toml::Value::Boolean(false));
     let mut found = Vec::new();
@@ -135,8 +136,8 @@ fn refuse_fixed_keys(old: &Config, new: &Config) -> Result<(), ConfigError> {
 
 type Fleet = [(ReplicaConfig, Kind)];
 
-/// Fits the fleet to the configuration; what was not possible is told apart from the changes. A replica of the same name
-/// at the same address is the same engine, whatever else is said of it.
+/// Applies the configured replicas to the fleet; changes that failed are returned apart from those that were made. A
+/// replica of the same name at the same address is the same engine, whatever its other settings.
 fn apply_fleet(state: &Arc<AppState>, old: &Fleet, new: &Fleet, (changes, not): (&mut Vec<String>, &mut Vec<String>)) {
     let named = |fleet: &'_ Fleet, name: &str| fleet.iter().find(|(one, _)| one.shown_name() == name).cloned();
     let is_same = |(one, kind): &(ReplicaConfig, Kind), (other, as_kind): &(ReplicaConfig, Kind)| {

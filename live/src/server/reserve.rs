@@ -1,7 +1,7 @@
-//! Connections beyond the limit: room for health checks and administration, "come back later" for all others.
+//! Reserve of connections beyond the limit: it serves health checks and administration, and refuses all else with 503.
 //!
-//! Such a connection is read before it is answered, since only the request tells who asks. While the reserve is full of
-//! connections that have said nothing, the oldest of them makes room for the next.
+//! The router reads the request of such a connection before it answers, since only the request shows what it is for.
+//! While the reserve is full of connections that have sent nothing, the oldest of them is closed for the next one.
 
 use crate::upstream::connect::Io;
 use std::collections::VecDeque;

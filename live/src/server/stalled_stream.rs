@@ -1,8 +1,8 @@
 //! Ends HTTP/2 streams whose clients have stopped reading the answer.
 //!
-//! The socket of such a client is read and written: it only gives the stream no window. hyper then waits for the window
+//! Such a client keeps its socket active, but sends no `WINDOW_UPDATE` for the stream. hyper then waits for the window
 //! and does not poll the body, so the body cannot end the stream. But hyper runs each stream as a task of its own, and
-//! that task can be limited: after the body gave a frame, it must be asked for another within the limit.
+//! that task gets a timeout: after the body has returned a frame, hyper must poll the body again within the limit.
 
 use crate::idle_timer::IdleTimer;
 use crate::supervise;
@@ -14,11 +14,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 thread_local! {
-    /// What the body said last within the poll under way: true for a frame, false for "nothing yet" or "the end".
+    /// The body's last result within the current poll: true for a frame, false for pending or the end.
     static GAVE: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
-/// Notes that a body was polled: `frame` tells whether it gave a frame.
+/// Records that a body was polled, and whether it returned a frame.
 pub(super) fn body_polled(frame: bool) {
     GAVE.set(Some(frame));
 }

@@ -44,7 +44,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 #[derive(Clone)]
 pub(crate) struct Shown {
     pub(crate) acceptor: tokio_rustls::TlsAcceptor,
-    /// Of the chain, which tells a renewed one from that in force.
+    /// Digest of the chain, to detect a renewed certificate.
     digest: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The routers that tell this one what they learn, and the replicas that they name and this fleet lacks.
+//! The routers that share with this one, and the replicas that they name but this fleet lacks.
 
 use super::message::Message;
 use crate::config::replica_name;
@@ -11,16 +11,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A replica that one router knows and the other does not is no news for so long: they discover it one after the other.
+/// An unknown replica is logged only after this time: two routers do not discover a new replica at the same moment.
 const LACKING: Duration = Duration::from_secs(30);
-/// A router that was silent for so long leaves its place to another.
+/// The entry of a router that was silent for this long may be reused for another router.
 const SILENT: Duration = Duration::from_secs(10);
-/// A replica of which a router has told nothing for so long has left its fleet, too.
+/// A replica that the other router has not named for this long has left that router's fleet, too.
 const FORGOTTEN: Duration = Duration::from_secs(300);
 /// Longest name of a router that is kept.
 const NAME: usize = 128;
 
-/// A replica that a router tells of and this fleet lacks.
+/// A replica that another router names but this fleet lacks.
 #[derive(Debug)]
 struct Lacking {
     since: Instant,
@@ -35,7 +35,7 @@ struct Sender {
     name: String,
     at: Instant,
     refused: bool,
-    /// Replicas that it tells of and this fleet lacks, by name.
+    /// Replicas that the sender names but this fleet lacks, by name.
     lacking: BTreeMap<String, Lacking>,
 }
 
@@ -48,8 +48,7 @@ pub(super) struct Senders {
 }
 
 impl Senders {
-    /// The number of a sender among those that told loads, and whether it was refused before. `None` beyond the number of
-    /// routers that may tell.
+    /// The number of a sender, and whether it was refused before. `None` if there are as many senders as may share.
     pub(super) fn enter(&self, router: &str, name: &str) -> Option<(u8, bool)> {
         let mut all = self.all.lock();
         let now = Instant::now();
@@ -78,8 +77,8 @@ impl Senders {
         self.all.lock()[usize::from(sender)].refused = true;
     }
 
-    /// Notes the replicas that a message's rows name and this fleet lacks; `left_out` rows tell of them. Returns the names
-    /// that are to be logged now.
+    /// Records the replicas that a message's rows name but this fleet lacks; `left_out` rows are about them. Returns
+    /// the names that are to be logged now.
     pub(super) fn note_lacking(
         &self,
         sender: u8,

@@ -1,4 +1,4 @@
-//! Digests of prefixes between edges: each asks its peers which prefixes their own engines hold, and answers the same.
+//! Exchange of prefix digests between edges: each requests its peers' digests, and serves its own.
 //!
 //! The rules are those of [`gorgo_core::digest`], as in the simulator. Keys mean the same only to routers whose prompts are
 //! hashed with one seed, so without `sharing.hash_seed` an edge neither asks nor answers, and a peer with another seed
@@ -108,7 +108,8 @@ async fn ask(state: &AppState, peer: &Arc<Upstream>, seed: &HashSeed) -> Result<
     }
 }
 
-/// Keeps what came of a question. A peer that does not answer is told of by its reports.
+/// Records the result of a request for a digest. A peer that does not answer is not logged here: its failed load
+/// reports are.
 fn note(peer: &Upstream, answer: Result<u64, Failed>) {
     let mut known = peer.digest.lock();
     let before = known.state;

@@ -1,4 +1,4 @@
-//! What the answer to a probe says: whether an engine gave it, or another server that happens to listen there.
+//! Judges the answer to a probe: whether an engine gave it, or another server that listens at that address.
 
 use http::StatusCode;
 use serde::de::IgnoredAny;

@@ -52,8 +52,8 @@ pub(crate) fn watch(node: &Arc<AppState>, upstream: &Arc<Upstream>) {
     tasks.push(task.abort_handle());
 }
 
-/// The turns of a watch. The second comes after a part of the period drawn by chance, so that routers started together
-/// do not ask together for ever.
+/// The turns of a periodic task. The second turn comes after a random part of the period, so that routers started
+/// together do not send their probes at the same moments.
 pub(super) struct Turns {
     phase: Option<f64>,
 }
@@ -213,7 +213,7 @@ async fn round_trip(
     if is_refused && upstream.has_own_key() {
         return Err(format!("a probe of `{}` was answered with {status}: it refuses this router's key", path.path()));
     }
-    // A peer that says 503 is for its reports to tell.
+    // A 503 of a peer does not count here: the peer's reports carry its health.
     if upstream.kind == Kind::Peer {
         return Ok(rtt);
     }

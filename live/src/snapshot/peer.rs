@@ -1,4 +1,5 @@
-//! The snapshot between routers of the same replicas: one that starts asks one that is ready, before it is ready itself.
+//! Snapshot transfer between routers of the same replicas: a starting router loads the snapshot of a ready one before
+//! it becomes ready itself.
 
 use super::{Kept, codec};
 use crate::request::headers::ROUTER;
@@ -20,10 +21,10 @@ use tokio::time::{Instant, timeout};
 /// Where it is asked for.
 pub(crate) const PATH: &str = "/proxy/snapshot";
 
-/// What this router tells one that starts.
+/// The snapshot of this router, for one that starts.
 ///
 /// # Errors
-/// The status and a sentence, when it tells nothing.
+/// The status and a sentence, when this router gives none.
 pub(crate) fn serve(state: &AppState) -> Result<Bytes, (StatusCode, &'static str)> {
     if state.sharing.is_none() {
         return Err((StatusCode::CONFLICT, "this router shares nothing; list its peers in sharing.peers"));
@@ -38,8 +39,8 @@ pub(crate) fn serve(state: &AppState) -> Result<Bytes, (StatusCode, &'static str
     Ok(codec::encode(&Kept::of(state).for_others()).into())
 }
 
-/// Asks the peers, one after the other, until one tells what it knows or `sharing.snapshot_ms` is over. The router is not
-/// ready meanwhile.
+/// Requests a snapshot from the peers, one after the other, until one gives it or `sharing.snapshot_ms` is over. The
+/// router is not ready meanwhile.
 pub(crate) fn start(state: &Arc<AppState>) {
     let limit = Duration::from_millis(state.config().sharing.snapshot_ms);
     if state.sharing.is_none() || limit.is_zero() {

@@ -1,7 +1,7 @@
-//! What operators said of replicas over the admin API: which are drained, and which are out of the fleet.
+//! Replicas that operators have drained or removed over the admin API.
 //!
-//! It goes by name and holds whatever becomes of the replica: other settings, a reload, a source of discovery that lists it
-//! again, a restart with `state`, an upgrade. Only an operator takes it back.
+//! An entry is keyed by the replica's name. It stays in force through other settings of the replica, a reload, a source
+//! of discovery that lists the replica again, a restart with `state`, and an upgrade. Only an operator can revoke it.
 
 use parking_lot::Mutex;
 

@@ -1,4 +1,4 @@
-//! Where a reload reads the configuration.
+//! The source from which a reload reads the configuration.
 
 use crate::config::{Config, ConfigError};
 use std::sync::Arc;

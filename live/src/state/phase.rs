@@ -1,4 +1,4 @@
-//! How far the router's shutdown is, and how far an upgrade to another process.
+//! The phase of the router's shutdown, and of an upgrade to another process.
 
 use super::AppState;
 use std::sync::atomic::Ordering;

@@ -1,9 +1,9 @@
 //! Counts the tokens of a prompt with the model's own tokenizer.
 //!
-//! Counting takes about 3 µs a token, a thousand times a decision for a long prompt. Therefore it runs on blocking
-//! threads, for at most `timeouts.tokenize_ms` of a request's time, and skips text that was counted before: every half
-//! kilobyte the count so far is stored under the chained hash of the prompt's blocks. A count that is too late for its
-//! request still leaves these for the next turn of the conversation.
+//! Counting takes about 3 µs a token: for a long prompt a thousand times as long as a decision. Therefore it runs on
+//! blocking threads, delays a request by at most `timeouts.tokenize_ms`, and skips text that was counted before: every
+//! half kilobyte the count so far is stored under the chained hash of the prompt's blocks. A count that is too late for
+//! its request still leaves these for the next turn of the conversation.
 //!
 //! Text is cut where a space separates a visible ASCII character from a letter. Pre-tokenizers begin a new word
 //! there, so the counts of the pieces add up to the count of the whole. Text without such a place within 1.5 kB is cut

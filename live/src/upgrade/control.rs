@@ -1,4 +1,4 @@
-//! The socket on which a running router is asked for an upgrade: one line of JSON each way.
+//! The control socket of `upgrade`: the command sends one line of JSON to the running router, and gets one back.
 
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
@@ -34,7 +34,7 @@ pub(super) enum Answer {
     Failed(String),
 }
 
-/// The answer of a router that was told to stop.
+/// The answer of a router that is stopping.
 pub(super) const STOPPING: &str = "this router is stopping";
 
 /// Why a router was not replaced.
@@ -43,7 +43,7 @@ pub enum UpgradeError {
     /// The reason that the router gives, or that it cannot be asked.
     #[error("{0}")]
     Refused(String),
-    /// It was told to stop before.
+    /// It was stopping already.
     #[error("it takes no upgrade any more")]
     Stopping,
     /// It stops, or has ended.

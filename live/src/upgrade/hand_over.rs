@@ -147,7 +147,7 @@ async fn upgrade(this: &HandOver, state: &Arc<AppState>, ask: Ask) -> Result<u32
 
 type Writer = Arc<Mutex<OwnedWriteHalf>>;
 
-/// Gives the next process everything; returns the way to tell it more once it serves.
+/// Sends the next process all its state; returns the channel for what this process learns afterwards.
 async fn pass(this: &HandOver, state: &Arc<AppState>, mut stream: UnixStream) -> Result<Writer, String> {
     let broke = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::UnexpectedEof => "the new process ended before it served".to_owned(),
@@ -159,7 +159,7 @@ async fn pass(this: &HandOver, state: &Arc<AppState>, mut stream: UnixStream) ->
         Kind::Failed => return Err(String::from_utf8_lossy(&version).into_owned()),
         _ => return Err("the new program upgrades in another way; stop this router and start that one".to_owned()),
     }
-    // What changes from here on is not lost: prefixes are told, and changes over the admin API are refused.
+    // From here on no change is lost: learned prefixes are sent, and changes over the admin API are refused.
     state.begin_upgrade();
     state.driver.begin_heir();
     let lock = this.presence.lock();
@@ -201,7 +201,7 @@ async fn step(reader: &mut OwnedReadHalf, wanted: Kind) -> Result<(), String> {
     }
 }
 
-/// Tells the next process what this one learns while it drains, and its requests, until either ends.
+/// Sends the next process what this one learns while it drains, and its open requests, until either ends.
 async fn tell(state: Weak<AppState>, writer: Writer) {
     let mut told: ToldLoads = (Time::ZERO, Vec::new());
     loop {

@@ -1,4 +1,4 @@
-//! What systemd is told (`sd_notify`): that the router is up, and which process is the unit's after an upgrade.
+//! Notifies systemd (`sd_notify`) that the router is ready, and of the unit's main process after an upgrade.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;

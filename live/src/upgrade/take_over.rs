@@ -1,4 +1,4 @@
-//! The new process of an upgrade: takes the socket and all that was learned, and tells when it serves.
+//! The new process of an upgrade: receives the listening socket and the learned state, and reports when it serves.
 
 use super::VARIABLE;
 use super::frames::{self, Kind};
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 /// Longest message of the old process, bytes.
 const NEWS: usize = 64 << 20;
-/// The number of the old process among the routers that tell their loads: no peer has it.
+/// The number of the old process among the routers that report their loads; no peer has it.
 const BEFORE: u8 = MAX_PEERS as u8;
 /// How long the old process may take to answer.
 const STEP: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ fn socket() -> io::Result<std::os::unix::net::UnixStream> {
     Ok(std::os::unix::net::UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))
 }
 
-/// Tells the running process, if this one is to take over from it, why that fails.
+/// Reports to the running process, if this one is to take over from it, why the upgrade fails.
 pub fn failed(why: &str) {
     if is_successor()
         && let Ok(mut stream) = socket()
@@ -64,7 +64,7 @@ pub(crate) struct Given {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Usable {
     count: usize,
-    /// An old program tells none.
+    /// Empty when the old program is of a version that sends no names.
     names: Vec<String>,
 }
 
@@ -109,8 +109,8 @@ impl TakeOver {
         }
     }
 
-    /// Tells the old process that this one accepts, and believes what that one tells until it ends, which the task
-    /// returned waits for.
+    /// Reports to the old process that this one accepts connections. The returned task applies what the old process
+    /// still learns, until it ends.
     ///
     /// # Errors
     /// When the old process has gone on without this one.
@@ -197,7 +197,7 @@ fn refusal(state: &AppState, before: usize, usable: usize, lacking: &[&str]) -> 
     why
 }
 
-/// Believes what the old process tells, until it ends.
+/// Applies what the old process sends, until it ends.
 async fn hear(state: Weak<AppState>, mut stream: UnixStream) {
     while let Ok((Kind::News, bytes)) = frames::read(&mut stream, NEWS).await {
         let (Some(state), Ok(message)) = (state.upgrade(), serde_json::from_slice::<Message>(&bytes)) else { return };

@@ -1,8 +1,8 @@
 //! Observes an engine's response without altering it: first content, usage, errors, text and request id.
 //!
-//! Knows the vocabularies of OpenAI's chat, completions and Responses APIs, of Anthropic's messages and of SGLang's
-//! `/generate`. Of any other dialect every event counts as content, since a stream must not be held back for a word
-//! that never comes. Memory is bounded: an event of more than a megabyte is not read, and text is kept up to 256 kB.
+//! It reads OpenAI's chat, completions and Responses APIs, Anthropic's messages and SGLang's `/generate`. In any other
+//! format every event counts as content, since otherwise the stream would be held back for a field that never comes.
+//! Memory is bounded: an event of more than a megabyte is not parsed, and text is kept up to 256 kB.
 
 use crate::kept_ids;
 use crate::wire::json::{Kind, Reader, Text};
@@ -50,7 +50,7 @@ pub struct AnswerTap {
     events: u64,
     content: bool,
     done: bool,
-    /// Whether anything was told but the end mark.
+    /// Whether anything except the end mark has arrived.
     told: bool,
     /// Reasons to finish that choices had.
     finished: u32,

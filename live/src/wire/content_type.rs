@@ -1,4 +1,4 @@
-//! The type of a body, as its `Content-Type` tells it. Parameters follow the type, and case does not matter.
+//! The media type in `Content-Type`, without its parameters; case does not matter.
 
 use http::header::{CONTENT_TYPE, HeaderMap};
 

@@ -1,5 +1,5 @@
-//! Reads which model a request without a prompt names, and what of an engine's: residency and several models hold for
-//! every path, and which of them an engine runs a model for is the engine's business.
+//! Reads the model, and the ids of objects at engines, in a request without a prompt: residency and routing by model
+//! apply to every path.
 
 use crate::kept_ids;
 use crate::wire::json::Reader;

@@ -1,9 +1,9 @@
 //! Chained hashes of 64-byte blocks of the prompt: the symbols of the prefix index.
 //!
-//! The rendered text is never built; the parser passes strings on as it reads them. A symbol identifies its block
-//! and all text before it, so the sixteenth also serves as hash of the first 1024 bytes. The seed is random per
-//! process, so that no client can craft prompts that collide. Of 64 MB the index has 21, which mirror about
-//! 160 MB of prompts (40 million tokens).
+//! The rendered text is never built; the parser passes strings on as it reads them. A symbol identifies its block and
+//! all text before it, so the sixteenth also serves as hash of the first 1024 bytes. The seed is random per process,
+//! unless `sharing.hash_seed_file` sets it, so that no client can craft prompts that collide. With the default
+//! `router.index_bytes` of 64 MB the index itself has 21 MB, enough for about 160 MB of prompts (40 million tokens).
 
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64_with_seed;

@@ -1,4 +1,4 @@
-//! Splits a stream of server-sent events into the data of each event, wherever the chunks are cut.
+//! Splits a stream of server-sent events into the data of each event, whatever the chunk boundaries.
 
 use memchr::memchr;
 

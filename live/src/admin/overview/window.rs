@@ -1,4 +1,4 @@
-//! Figures of the requests that ended a moment ago.
+//! Figures over the requests that ended within the last minute.
 
 use crate::observe::request_log::{RequestEntry, RequestLog, TtftParts};
 use gorgo_core::{Span, Time};
@@ -96,7 +96,7 @@ fn parts(rows: &[TtftParts], ttft_ms: f64) -> Value {
 }
 
 /// Prompt tokens that were cached: the most at any replica, those expected where the request went, and those that the
-/// engine delivered. `unreported` counts requests whose engine did not tell, which are in none of the sums.
+/// engine delivered. `unreported` counts requests whose engine reported no cached tokens; they are in none of the sums.
 fn hits<'a>(rows: impl Iterator<Item = &'a Arc<RequestEntry>>) -> Value {
     let (mut prompt, mut best, mut expected, mut delivered, mut unreported) = (0, 0, 0, 0, 0u64);
     for row in rows.filter(|row| row.replica.is_some()) {

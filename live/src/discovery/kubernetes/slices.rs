@@ -1,4 +1,4 @@
-//! What EndpointSlices say: the replicas of a Service, each once.
+//! Reads EndpointSlices: the replicas of a Service, each once.
 
 use crate::config::{KubernetesService, ServicePort};
 use crate::discovery::DiscoveredEndpoint;

@@ -1,4 +1,4 @@
-//! How many lines about one thing are written.
+//! Rate limit of log lines, by what they are about.
 
 use super::Change;
 use rustc_hash::FxHashMap;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 const BURST: u32 = 6;
 /// After that, one line in this time.
 const REFILL: Duration = Duration::from_secs(10);
-/// Things that are told apart; beyond them the limit is shared.
+/// Most subjects with a limit of their own; further ones share one limit.
 const KEYS: usize = 1_024;
 
 /// The limit of the lines about one thing.

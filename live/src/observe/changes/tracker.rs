@@ -7,7 +7,7 @@ use gorgo_core::fleet::{Health, Replica};
 use gorgo_core::router::{Event, ReplicaEvent, RequestEvent, Router};
 use std::sync::Arc;
 
-/// The part of a replica's state whose changes are told.
+/// The part of a replica's state whose changes are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Known {
     is_here: bool,
@@ -47,7 +47,7 @@ pub(crate) struct Tracker {
 }
 
 impl Tracker {
-    /// Whether the event can change what is told.
+    /// Whether the event can change the logged state.
     pub(crate) fn concerns(&self, event: &Event) -> bool {
         match event {
             Event::Replica(_) | Event::Timer => true,
@@ -62,7 +62,7 @@ impl Tracker {
         }
     }
 
-    /// Compares the fleet with what was known of it, and tells of each difference.
+    /// Compares the fleet with its state at the last call, and passes each difference to `tell`.
     pub(crate) fn compare(&mut self, router: &Router, upstreams: &[Arc<Upstream>], mut tell: impl FnMut(Change)) {
         self.known.resize(router.replicas().len(), Known::default());
         self.open_breakers = 0;

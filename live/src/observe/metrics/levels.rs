@@ -1,4 +1,4 @@
-//! What a scrape reads from the router.
+//! The router's state as a scrape of `/metrics` reads it.
 
 use crate::discovery::discovered::SourceLevel;
 use crate::kv_events::streams::KvFigures;
@@ -30,7 +30,7 @@ pub struct ReplicaGauges {
     pub engine: Option<(EngineReport, f64)>,
     /// What it publishes of its KV cache, if that is read.
     pub(crate) kv: Option<KvFigures>,
-    /// Of a peer that tells its digest: keys, age in seconds, bytes received.
+    /// Of a peer that sends its digest: keys, age in seconds, bytes received.
     pub digest: Option<(f64, f64, f64)>,
     /// Learned rates.
     pub learned: Learned,

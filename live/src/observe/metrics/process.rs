@@ -3,7 +3,7 @@
 use rustix::process::{Resource, getrlimit};
 use std::fmt::Write;
 
-/// Appends them to a page of metrics; what the system does not tell is left out.
+/// Appends the metrics of the process to a page; a metric that the system does not provide is left out.
 pub(super) fn write(page: &mut String, started_s: f64) {
     let mut add = |name: &str, kind: &str, help: &str, value: Option<f64>| {
         if let Some(value) = value {

@@ -1,13 +1,13 @@
-//! What is known of the questions to one peer, and what this edge told all of them.
+//! Counters of the digest exchange: of the requests to one peer, and of this edge's answers to all peers.
 
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-/// What this edge told all peers.
+/// This edge's answers to all peers.
 #[derive(Debug, Default)]
 pub(crate) struct DigestCounts {
     pub(crate) bytes_sent: AtomicU64,
-    /// Whether the log says that no digests are told.
+    /// Whether the log already has the line that digests are off.
     pub(crate) told_off: AtomicBool,
 }
 
