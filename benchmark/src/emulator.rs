@@ -4,11 +4,12 @@
 //! [`prompt`] (a request body becomes block ids and a token count) → [`response`] (tokens become JSON and SSE bytes) →
 //! [`app`] (state shared by the handlers) → [`complete`] (the three generating paths) → [`admin`] (health, loads,
 //! flush, abort, tokenize) → [`histograms`], [`metrics`] (Prometheus text) → [`errors`] → [`faults`] (crash, hang and
-//! slow start on command) → [`vllm`] (what vLLM says otherwise) → [`kv_events`] (what its cache does, published) → [`routes`] → [`server`] (sockets, crash and restart).
+//! slow start on command) → [`vllm`] (where vLLM's API differs) → [`kv_events`] (published changes of the cache) →
+//! [`routes`] → [`server`] (sockets, crash and restart).
 //!
-//! Formats and behaviour of an SGLang engine are those of 0.5.10, whose scheduler the engine model follows: the status 200 of a
-//! stream is sent with its first token, `null`s are written out, `prompt_tokens_details` is null when nothing was
-//! cached, errors are flat objects, `/health` takes a second, gauges are as stale as the scheduler leaves them.
+//! Formats and behaviour of an SGLang engine are those of 0.5.10, whose scheduler the engine model follows: the status
+//! 200 of a stream is sent with its first token, `null`s are written out, `prompt_tokens_details` is null when nothing
+//! was cached, errors are flat objects, `/health` takes a second, gauges are as stale as the scheduler leaves them.
 
 pub mod actor;
 pub mod admin;

@@ -1,4 +1,4 @@
-//! The error of settings and descriptions that a user wrote.
+//! The error for invalid settings and descriptions in a user's input.
 
 /// A setting or description was refused. Its text is one sentence: the part, its value, what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,12 +1,12 @@
 //! Calibration: engine, network and policy settings from the records of a run.
 //!
-//! Reading order: [`calibrate`] (the fits in their order, with intervals) uses `fleet` (what the records tell of each
-//! replica at each request), `fits` (the regressions), `least` (robust least squares) and `parameters`; [`search()`] fits what is left by
-//! simulation (`cma`); `write` turns the result into TOML, `probe` measures a live server and `probe_fit` fits settings to it.
+//! Reading order: [`calibrate`] (the fits in their order, with intervals) uses `fleet` (state of each replica at each
+//! request, from the records), `fits` (the regressions), `least` (robust least squares) and `parameters`; [`search()`]
+//! fits the remaining settings by simulation (`cma`); `write` turns the result into TOML, `probe` measures a live
+//! server and `probe_fit` fits settings to it.
 //!
-//! An interval is the central 95 % over blocks of time drawn again (`stats`). A parameter is identified when that
-//! interval is less than half as wide as what was believed before: half to twice the larger of the preset's value and the
-//! fit.
+//! An interval is the central 95 % over resampled blocks of time (`stats`). A parameter is identified when its interval
+//! is less than half as wide as the prior range: half to twice the larger of the preset's value and the fit.
 
 mod cma;
 mod fits;

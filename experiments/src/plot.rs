@@ -1,7 +1,7 @@
 //! Plots as SVG and as PNG of twice the size. The font is embedded, so they are the same on every machine.
 //!
-//! A line or bar is an arm by its name, with one colour and line style in all pictures; arms under different loads lie
-//! in panels of their own. What a picture leaves out is said in it.
+//! Each arm has one colour and line style in all pictures; arms under different loads are in separate panels. A picture
+//! that leaves something out states it.
 //!
 //! Reading order: [`figures`] (which plots a set of results calls for) → `sheet` (a list of shapes and how it becomes
 //! SVG or PNG) → `frame` (axes, ticks, legend) → `arms` (which arm has which colour, and what is left out) → `latency`,

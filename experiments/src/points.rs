@@ -1,9 +1,9 @@
-//! A sweep beyond one machine: a plan of self-contained points, each run by itself, collected into one result folder.
+//! A sweep on many machines: a plan of self-contained points, each run independently, collected into one result folder.
 //!
 //! A point is one arm with one seed. Its file holds the whole resolved experiment, so that it runs wherever the file and
 //! the experiment's traces are; its name is a digest of its content. Its result goes into the result folder that all
-//! points share, under the name of arm and seed, written beside and renamed: a point may run twice, at once or again
-//! after its worker was killed, and the folder holds one complete result. Nothing else is shared between workers.
+//! points share, under the name of arm and seed, written to a temporary file and renamed: a point may run twice, in
+//! parallel or again after its worker was killed, and the folder holds one complete result. Nothing else is shared.
 
 use crate::results::{ArmRun, ResultError, ResultFolder, Results, Rows, VERSION};
 use crate::runner::{RunError, few_counted, simulate};

@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// The most rows read from one source: about 3 GB of memory.
 pub const MAX_ROWS: usize = 10_000_000;
 
-/// One recorded request. What a source does not tell is `None`; times are ms.
+/// One recorded request. Fields that a source lacks are `None`; times are ms.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// Arm: the column of the table, else the name of the file.

@@ -1,6 +1,6 @@
-//! `report.html`: one self-contained page, light or dark as the reader's system is set, usable on a phone. It asks for
-//! nothing elsewhere; its one script is embedded and named by its hash, so that no other can run. Without scripts the page
-//! shows the same tables and pictures.
+//! `report.html`: one self-contained page, light or dark by the system's setting, usable on a phone. It loads no
+//! external resources; its one script is embedded and allowed by its hash (Content-Security-Policy), so that no other
+//! script can run. With scripts disabled the page shows the same tables and pictures.
 //!
 //! `html` (the frame, tables, figures), `sections` (the parts of the page), `tables` (their tables). `bench` makes
 //! `benchmarks.html`, the page of `gorgo bench`, from the same parts.

@@ -79,9 +79,9 @@ pub struct ArmRun {
     pub events: u64,
     /// From the start to the last event.
     pub span: Span,
-    /// What came of fences of residency, in a simulation that has them.
+    /// Fenced requests and violations of their residency, in a simulation with such requests.
     pub fenced: Option<FencedCount>,
-    /// What routers sent each other about prefixes, where they do: batches of proxies, or digests of edges.
+    /// Messages between routers, if there are any: batches of proxies, or digests of edges.
     pub shared: Option<Shared>,
 }
 

@@ -1,4 +1,4 @@
-//! Tunes a policy's weights on an experiment; seeds that the search never saw decide.
+//! Tunes a policy's weights on an experiment, and accepts the result only if it is better on held-out seeds.
 //!
 //! Each step draws fresh seeds and runs incumbent and candidate with them, so neither is scored on what it was chosen by
 //! ([`gorgo_core::tuner::Paired`]). At the end the weights found are compared with those of the start on held-out seeds, seed

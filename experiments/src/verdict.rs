@@ -1,5 +1,5 @@
-//! What results show, as data and as sentences: per load and objective the best arm, by how much, and from which arms
-//! no difference is shown. The terminal and the page print the same [`Finding`]s.
+//! Verdicts on results, as data and as sentences: for each load and objective the best arm, its lead, and the arms
+//! without a significant difference. The terminal and the page print the same [`Finding`]s.
 //!
 //! Arms are compared seed by seed, see [`crate::stats`]. Latencies count answered requests only, so an arm that answers
 //! a smaller share of its requests than the others is not ranked by latency ([`LoadVerdict::unranked`]).

@@ -1,5 +1,5 @@
-//! `gorgo evaluate`: from the decision log of a router, what another policy would have reached, and how good the
-//! predictions were.
+//! `gorgo evaluate`: reads a router's decision log, and estimates the latency under another policy, or checks the
+//! predictions.
 
 use super::output::print_line;
 use super::policy_args::PolicyArgs;

@@ -1,4 +1,4 @@
-//! Running an experiment: what `gorgo run` and `gorgo sweep` share. `beside` follows a live run with its simulation.
+//! Runs an experiment: shared code of `gorgo run` and `gorgo sweep`. `beside` simulates a live run after it.
 
 mod beside;
 mod progress;

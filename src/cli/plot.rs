@@ -1,4 +1,4 @@
-//! `gorgo plot`: the plots of result folders again.
+//! `gorgo plot`: draws the plots of result folders again.
 
 use super::experiment::note_gap;
 use super::output::print_line;

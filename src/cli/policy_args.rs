@@ -1,4 +1,4 @@
-//! The policy that a command is given: by name, in a file, with settings.
+//! Command-line arguments for a policy: its name, a file, settings.
 
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;

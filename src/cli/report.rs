@@ -1,4 +1,4 @@
-//! `gorgo report`: the report of a result folder again.
+//! `gorgo report`: writes the report of a result folder again.
 
 use super::experiment::{ShowArgs, note_gap, print_table};
 use super::output::print_line;

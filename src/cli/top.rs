@@ -26,7 +26,7 @@ mod view;
 /// Time between two looks at the router, and the longest that one may take.
 const PERIOD: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest wait for a key before news are looked at.
+/// The longest wait for a key before new messages are read.
 const KEY_WAIT: Duration = Duration::from_millis(100);
 
 #[derive(Debug, ClapArgs)]
@@ -38,11 +38,11 @@ pub(crate) struct TopArgs {
     url: Option<String>,
 }
 
-/// What other threads tell the screen.
+/// Messages from other threads to the screen.
 enum News {
-    /// What the router told.
+    /// The router's latest `/overview`.
     Overview(Value),
-    /// Why it told nothing.
+    /// Why the router gave no overview.
     Silent(String),
     /// How a command ended.
     Done(String),

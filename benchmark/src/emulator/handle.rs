@@ -45,7 +45,7 @@ pub struct Ticket {
 }
 
 impl EngineHandle {
-    /// Starts the thread, which tells `feed` what its cache does.
+    /// Starts the thread, which passes changes of its cache to `feed`.
     ///
     /// # Errors
     /// An engine setting is out of range, or the system has no thread left.

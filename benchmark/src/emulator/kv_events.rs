@@ -1,7 +1,7 @@
-//! KV events as vLLM publishes them since 0.24: what the emulated cache really does, over ZeroMQ.
+//! Publishes the changes of the emulated cache over ZeroMQ as KV events, in the format of vLLM since 0.24.
 //!
-//! The engine's thread makes a batch of what its cache did (`Feed`) and numbers it; one task (`publish`) sends it to
-//! subscribers and keeps the last ones for replays. Token ids are left out (an empty list), since the engine model has
+//! The engine's thread collects the changes of its cache in numbered batches (`Feed`); one task (`publish`) sends them
+//! to subscribers and keeps the last ones for replays. The list of token ids is empty, since the engine model has
 //! blocks and no tokens. A crash closes the sockets, and the restarted process numbers from 0.
 
 use gorgo_core::RequestId;
@@ -53,7 +53,7 @@ enum Event<'a> {
     AllBlocksCleared {},
 }
 
-/// What the engine's thread tells the publisher.
+/// Messages from the engine's thread to the publisher.
 #[derive(Debug)]
 pub(super) enum Message {
     Batch(u64, Vec<u8>),

@@ -1,4 +1,4 @@
-//! What vLLM's API server says other than SGLang's: error bodies, `/metrics`, `/reset_prefix_cache`, tokenizer paths.
+//! Differences of vLLM's API server from SGLang's: error bodies, `/metrics`, `/reset_prefix_cache`, tokenizer paths.
 //!
 //! Names and texts are those of vLLM 0.19.
 

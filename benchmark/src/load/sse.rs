@@ -45,7 +45,7 @@ pub struct EventParser {
     carriage_return: bool,
     /// Length of the cumulative text so far.
     text: usize,
-    /// An event has told why the answer ended; some servers send no `[DONE]` after it.
+    /// An event with a finish reason has arrived; some servers send no `[DONE]` after it.
     pub finished: bool,
     /// The latest token counts.
     pub counts: TokenCounts,
@@ -274,7 +274,7 @@ fn named_error(data: &[u8]) -> StreamEvent {
     error_event(error, || String::from_utf8_lossy(data).chars().take(200).collect())
 }
 
-/// An error as a stream tells it; `otherwise` gives the message of one that has none. SGLang sends the HTTP status as
+/// An error event of a stream; `otherwise` gives the message of one that has none. SGLang sends the HTTP status as
 /// `code`, others a word.
 fn error_event(error: &Value, otherwise: impl FnOnce() -> String) -> StreamEvent {
     let status = error.get("code").and_then(|code| u16::try_from(code.as_u64()?).ok());
@@ -286,8 +286,8 @@ pub(super) fn message_of(error: &Value) -> Option<&str> {
     error.as_str().or_else(|| error.get("message")?.as_str())
 }
 
-/// The error that a finish reason tells: an engine that gave the request up has not answered it. vLLM writes a word,
-/// SGLang's own API an object.
+/// The error behind a finish reason `abort` or `error`: the engine gave the request up. vLLM sends the reason as a
+/// string, SGLang's own API as an object.
 fn given_up(reason: &Value) -> Option<StreamEvent> {
     let word = reason.as_str().or_else(|| reason.get("type")?.as_str())?;
     if !matches!(word, "abort" | "error") {

@@ -1,10 +1,10 @@
 //! When the bytes of a request leave the sender: in as many flights as its window needs, by the rule of
 //! [`gorgo_core::network`].
 //!
-//! The sockets of a relay are on loopback, where a whole prompt is in flight at once. So the relay holds bytes back as a
-//! sender over the link's round trip would: what fits into the window leaves at once, each further flight one round trip
-//! later and twice as large. Bytes that come after all before them were acknowledged begin a new burst, with the window
-//! that is left by then.
+//! The sockets of a relay are on loopback, where a whole prompt is in flight at once. So the relay delays bytes as TCP
+//! over the link would: one window leaves at once, and each further flight one round trip later and twice as large.
+//! Bytes that arrive when all earlier bytes are acknowledged start a new burst, with the congestion window of that
+//! moment.
 
 use gorgo_core::network::{Connection, Transport};
 use gorgo_core::{Span, Time};

@@ -1,5 +1,5 @@
-//! What the records of a run tell of each replica at the instant of each request: who waited, who ran, which connection
-//! was free, and which prefills stopped a decode.
+//! The state of each replica at the dispatch of each recorded request: waiting and running requests, the idle
+//! connection, and the prefills that delayed its decode.
 
 use crate::records::Row;
 use gorgo_core::suggest::did_you_mean;

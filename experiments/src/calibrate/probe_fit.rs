@@ -1,4 +1,4 @@
-//! Engine settings from what a probe measured.
+//! Fits engine settings to the measurements of a probe.
 //!
 //! ```text
 //! TTFT = rtt + receive + max(floor, fixed + hypot(weights, p tokens))   one request at a time, no two with a common prefix

@@ -1,5 +1,5 @@
-//! What the fits leave open, by simulation: at most six settings by CMA-ES in log space, against the distance of the
-//! simulated from the measured distributions.
+//! Fits the settings that the regressions leave open: at most six, by CMA-ES in log space, to minimise the distance
+//! between the simulated and the measured distributions.
 //!
 //! All candidates run with the same seeds (common random numbers), so the loss is a smooth function of the settings as far
 //! as the simulator is one. The loss is W1(TTFT) / noise + W1(E2E) / noise, the first one class by class, so that errors of
@@ -18,7 +18,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// Settings that a search takes at most: more cannot be told apart by two distributions.
+/// Most settings of a search: two distributions cannot identify more.
 pub(super) const MAX_TUNED: usize = 6;
 
 /// Points of a profile.

@@ -1,4 +1,4 @@
-//! Which arm has which colour and line style, and which arms a picture shows when there are more than can be told apart.
+//! Assigns colours and line styles to arms, and selects the arms of a picture when there are too many to distinguish.
 
 use super::frame::Entry;
 use super::sheet::{DISTINCT, Paint, area_color, color, dash};

@@ -1,5 +1,5 @@
-//! What each column of a table means: a map of fields to columns, given by the user over a preset that is known by its
-//! columns.
+//! Maps the columns of a table to the fields of a row: a preset, recognised by the table's columns, with overrides by
+//! the user.
 
 use super::RecordError;
 use gorgo_core::suggest::did_you_mean;

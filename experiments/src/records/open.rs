@@ -1,4 +1,4 @@
-//! What a path is: a result folder, a folder of tables, a table or a timeline.
+//! Opens recorded requests: detects whether a path is a result folder, a folder of tables, a table or a timeline.
 
 use super::{ReadOptions, RecordError, Records, Row, spans, table};
 use flate2::read::MultiGzDecoder;

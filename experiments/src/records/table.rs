@@ -290,7 +290,7 @@ pub(super) fn guidellm(path: &Path, text: &[u8], options: &ReadOptions, arm: &st
     Ok(reader.map(|reader| reader.rows).unwrap_or_default())
 }
 
-/// Adds one object. The first one tells the columns.
+/// Adds one object. The first one determines the columns.
 fn object<'a>(
     reader: &mut Option<Reader<'a>>,
     path: &'a Path,

@@ -1,4 +1,4 @@
-//! What warm-up and cool-down leave of a run.
+//! Selects the requests of a run that count: those outside of warm-up and cool-down.
 
 use super::RunError;
 use crate::results::ArmRun;

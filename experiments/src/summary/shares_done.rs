@@ -2,7 +2,7 @@
 
 use super::ArmSummary;
 
-/// Shares of finished requests that differ by more than this are told: latencies are then of different requests.
+/// Shares of finished requests that differ by more than this are reported: latencies are then of different requests.
 const UNEQUAL: f64 = 0.01;
 
 /// Whether `arm` finishes clearly less of its requests than `than`.

@@ -2,7 +2,7 @@
 //!
 //! Arms are matched by name, requests joined by id; a request counts where both sources answered it. All runs of the
 //! simulated arm are pooled. The noise of a figure is the central 95 % of `replicate / measured - 1` over the replicates of
-//! `blocks`; a figure whose error lies within cannot be told from the recording's own chance.
+//! `blocks`; an error within that interval may be the recording's own noise.
 
 use super::figures::{Figures, classes, shares};
 use super::order::{self, Order};

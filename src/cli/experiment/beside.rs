@@ -1,4 +1,4 @@
-//! What the simulator says of a live run: the same experiment simulated, both compared, and settings fitted to the run.
+//! Compares a live run with the simulator: simulates the same experiment, validates it, and fits settings to the run.
 
 use super::{ExperimentArgs, Plan, carry_out};
 use crate::cli::calibrate;

@@ -1,5 +1,5 @@
-//! The page at `/dashboard`: one file without requests elsewhere. Its script and its style are named by their hashes in the
-//! Content-Security-Policy, so that no other can run.
+//! The page at `/dashboard`: one file that loads no external resources. The Content-Security-Policy allows its script
+//! and style by their hashes, so that no other script can run.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;

@@ -4,15 +4,15 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tracing_subscriber::EnvFilter;
 
-/// Logs to standard error, at the level of `GORGO_LOG` or `info`. The router tells itself when a stream of KV events
-/// breaks, so the library's lines about it are left out. Colours only for a terminal.
+/// Logs to standard error, at the level of `GORGO_LOG` or `info`. The router itself logs when a stream of KV events
+/// breaks, so the ZeroMQ library's lines about it are left out. Colours only for a terminal.
 pub(super) fn start(json: bool) {
     let filter = EnvFilter::try_from_env("GORGO_LOG").unwrap_or_else(|_| "info,zeromq=off".into());
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(colours)
-        // It would tell of a failed write by writing to the same file, and panic when that fails, too.
+        // The subscriber would report a failed write to the same file, and panic when that fails, too.
         .log_internal_errors(false)
         .with_writer(|| Lossy(io::stderr().lock()));
     if json {
@@ -25,8 +25,8 @@ pub(super) fn start(json: bool) {
 /// Lines that could not be written since the last that could.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// A log that loses lines rather than fail: the disk under it may be full. The next line that can be written tells
-/// how many were lost.
+/// A log that drops lines instead of failing, for example on a full disk. The next line that can be written gives the
+/// number of lost lines.
 struct Lossy<W>(W);
 
 impl<W: Write> Write for Lossy<W> {

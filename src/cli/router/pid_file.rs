@@ -126,7 +126,7 @@ impl Drop for PidFile {
     }
 }
 
-/// The pid file's second line once a router was told to stop.
+/// The pid file's second line once a router is stopping.
 pub(super) const STOPPING: &str = "stopping";
 
 /// The process behind a pid file.

@@ -1,4 +1,4 @@
-//! `gorgo proxy status`, `gorgo lb status`: the state of a router for people.
+//! `gorgo proxy status`, `gorgo lb status`: the state of a router as text.
 
 use super::admin::{RouterAddress, block_on};
 use super::columns::{Column, fit};

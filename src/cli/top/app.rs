@@ -81,10 +81,10 @@ pub(super) struct App {
     pub(super) frozen: bool,
     /// The replica that `d` and `u` concern.
     pub(super) selected: Option<String>,
-    /// What the router told last, and when.
+    /// The last `/overview` of the router, and when it arrived.
     pub(super) overview: Option<Value>,
     pub(super) told_at: Option<Instant>,
-    /// Why it tells nothing.
+    /// Why the router gives no overview.
     pub(super) trouble: Option<String>,
     /// How the last command ended.
     pub(super) note: Option<String>,
@@ -108,7 +108,7 @@ impl App {
         }
     }
 
-    /// Takes what the router told, unless the screen is frozen.
+    /// Takes a new overview, unless the screen is frozen.
     pub(super) fn show(&mut self, overview: Value) {
         self.trouble = None;
         if !self.frozen || self.overview.is_none() {
