@@ -11,6 +11,9 @@ median of `--repeat` requests on a router that was idle for so many seconds. Eve
 `--far` starts a second router beside the engine, at {far}, for a first one that forwards to it; the path is then between
 the two routers, who know each other by a key in the environment. Prompts are one repeated letter, or the beginning of
 the file `--text`, which tells more where routers pack what they send.
+
+With `--busy N`, N clients send at once for `--seconds`, each a prompt of every size in turn; median and 90th percentile by
+size are printed. `--loss` drops so many packets in a hundred, both ways.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import collections
 import fcntl
 import json
 import os
+import random
 import shlex
 import signal
 import socket
@@ -49,18 +53,21 @@ def tun(name, namespace, address, peer, congestion):
     fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x0001 | 0x1000))  # TUNSETIFF: IFF_TUN, IFF_NO_PI
     run("ip", "link", "set", name, "netns", namespace)
     run("ip", "-n", namespace, "addr", "add", address, "peer", peer, "dev", name)
-    run("ip", "-n", namespace, "link", "set", name, "mtu", "1500", "up")
+    run("ip", "-n", namespace, "link", "set", name, "mtu", "1500", "txqueuelen", "10000", "up")
     run("ip", "-n", namespace, "link", "set", "lo", "up")
     run("ip", "netns", "exec", namespace, "sysctl", "-qw", f"net.ipv4.tcp_congestion_control={congestion}")
     return fd
 
 
-def carry(source, sink, delay):
-    """Carries packets in order, each `delay` seconds late."""
+def carry(source, sink, delay, loss):
+    """Carries packets in order, each `delay` seconds late, without the share `loss` of them."""
+    chance = random.Random(1)
     waiting, arrived = collections.deque(), threading.Semaphore(0)
 
     def receive():
         while packet := os.read(source, 65_536):
+            if loss and chance.random() < loss:
+                continue
             waiting.append((time.monotonic() + delay, packet))
             arrived.release()
 
@@ -141,6 +148,8 @@ def client(options):
             if time.monotonic() > until:
                 raise
             time.sleep(0.5)
+    if options.busy:
+        return print(json.dumps(busy(options, text)))
     table = {}
     for idle in options.idle:
         for size in options.sizes:
@@ -151,6 +160,32 @@ def client(options):
                 taken.append(request(size, text) * 1e3 / options.rtt)
             table[f"{idle:g} {size}"] = statistics.median(taken)
     print(json.dumps(table))
+
+
+def busy(options, text):
+    taken, failed = {size: [] for size in options.sizes}, []
+    begun = time.monotonic()
+
+    def work(first):
+        turn = first
+        while time.monotonic() < begun + options.seconds:
+            size = options.sizes[turn % len(options.sizes)]
+            turn += 1
+            try:
+                took = request(size, text)
+            except (OSError, RuntimeError) as error:
+                failed.append(str(error))
+                continue
+            if time.monotonic() > begun + options.seconds / 4:  # connections are open and windows have grown
+                taken[size].append(took * 1e3 / options.rtt)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(options.busy)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    if failed:
+        print(f"{len(failed)} requests failed: {failed[0]}", file=sys.stderr)
+    rank = lambda values, p: sorted(values)[min(len(values) - 1, int(p * len(values)))] if values else float("nan")
+    return {f"{name} {size}": rank(taken[size], p) for name, p in (("p50", 0.5), ("p90", 0.9)) for size in options.sizes}
 
 
 def inside(namespace, *words, **options):
@@ -167,6 +202,9 @@ def main():
     parser.add_argument("--sizes", type=numbers(int), default=[8_000, 80_000, 320_000], help="bytes of a prompt")
     parser.add_argument("--idle", type=numbers(float), default=[0, 3, 8], help="pauses before a request, s")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--busy", type=int, default=0, help="so many clients send at once, in place of one that pauses")
+    parser.add_argument("--seconds", type=float, default=40, help="how long they send")
+    parser.add_argument("--loss", type=float, default=0, help="packets lost in a hundred")
     parser.add_argument("--congestion", default="reno", help="the system's congestion control; a router may set its own")
     parser.add_argument("--role", choices=["engine", "client"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -182,8 +220,8 @@ def main():
             run("ip", "netns", "add", namespace)
         near = tun("gorgo0", NEAR, "10.77.0.1", "10.77.0.2", options.congestion)
         far = tun("gorgo1", FAR, "10.77.0.2", "10.77.0.1", options.congestion)
-        carry(near, far, options.rtt / 2e3)
-        carry(far, near, options.rtt / 2e3)
+        carry(near, far, options.rtt / 2e3, options.loss / 100)
+        carry(far, near, options.rtt / 2e3, options.loss / 100)
         started.append(inside(FAR, sys.executable, __file__, "--role", "engine"))
         for namespace, command, keys in ((FAR, options.far, FAR_KEYS), (NEAR, options.router, NEAR_KEYS)):
             words = shlex.split((command or "").format(engine=f"http://{ENGINE}", listen=LISTEN, far=FAR_LISTEN))
@@ -193,16 +231,18 @@ def main():
         listed = lambda numbers: ",".join(f"{number:g}" for number in numbers)
         work = inside(NEAR, sys.executable, __file__, "--role", "client", "--rtt", str(options.rtt), "--sizes",
                       ",".join(map(str, options.sizes)), "--idle", listed(options.idle), "--repeat", str(options.repeat),
+                      "--busy", str(options.busy), "--seconds", str(options.seconds),
                       *(["--text", options.text] if options.text else []),
                       stdout=subprocess.PIPE, text=True)
         started.append(work)
-        output, _ = work.communicate(timeout=60 + options.repeat * 2 * sum(options.idle + [5]) * len(options.sizes))
+        output, _ = work.communicate(timeout=120 + options.seconds + options.repeat * 2 * sum(options.idle + [5]) * len(options.sizes))
         table = json.loads(output)
-        print(f"| idle before the request | {' | '.join(f'{size / 1e3:g} kB' for size in options.sizes)} |")
+        print(f"| {'of all' if options.busy else 'idle before the request'} | {' | '.join(f'{size / 1e3:g} kB' for size in options.sizes)} |")
         print("|---" * (len(options.sizes) + 1) + "|")
-        for idle in options.idle:
-            row = " | ".join(f"{table[f'{idle:g} {size}']:.2f}" for size in options.sizes)
-            print(f"| {idle:g} s | {row} |")
+        rows = [(name, name) for name in ("p50", "p90")] if options.busy else [(f"{i:g}", f"{i:g} s") for i in options.idle]
+        for key, name in rows:
+            row = " | ".join(f"{table[f'{key} {size}']:.2f}" for size in options.sizes)
+            print(f"| {name} | {row} |")
     finally:
         for process in started:
             if process.poll() is None:

@@ -1,7 +1,7 @@
 //! Connections to replicas. Read [`replica`] (what is known of one), [`connect`] (its address, TCP and TLS), then
 //! `connection` (one request on one connection), `pool` (idle connections), `idle_limit` (how long
-//! the replica keeps them) and `self_wake` (how a connection is
-//! polled); `transport` (what distance costs); `cache_report` (whether its engine tells cached tokens); `absent_paths`
+//! the replica keeps them), `self_wake` (how a connection is
+//! polled) and `multiplexed` (the HTTP/2 connection to a peer); `transport` (what distance costs); `cache_report` (whether its engine tells cached tokens); `absent_paths`
 //! (endpoints that it lacks); `compression` (how far bodies for peers are packed); `abort` cancels a request at an engine.
 
 pub(crate) mod absent_paths;
@@ -13,6 +13,7 @@ pub(crate) mod abort;
 pub(crate) mod cache_report;
 pub(crate) mod connection;
 pub(crate) mod idle_limit;
+pub(crate) mod multiplexed;
 pub(crate) mod pool;
 pub(crate) mod self_wake;
 pub(crate) mod transport;

@@ -167,7 +167,7 @@ pub(super) async fn tokenizer(
 pub(super) async fn report(State(node): Shared) -> Answer {
     let (mut report, now) = node.driver.peer_report();
     report.healthy &= node.phase() == Phase::Serving;
-    let message = PeerMessage { report, unix_ns: node.clock().unix_ns(now), reads_zstd: true };
+    let message = PeerMessage { report, unix_ns: node.clock().unix_ns(now), reads_zstd: true, speaks_http2: true };
     tell(&serde_json::to_value(message).unwrap_or_default())
 }
 

@@ -186,6 +186,8 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
             });
             row["discovered_from"] = json!(sources.get(&u.name));
             row["zstd"] = json!((u.kind == Kind::Peer).then(|| packs && u.reads_zstd()));
+            let protocol = || if u.multiplexed.is_open() { "HTTP/2" } else { "HTTP/1.1" };
+            row["protocol"] = json!((u.kind == Kind::Peer).then(protocol));
             row
         })
         .collect()

@@ -27,10 +27,18 @@ pub struct Upstreams {
     /// Whether request bodies longer than 14.6 kB are packed with zstd for peers that read it: text in less than half its
     /// bytes, which is a round trip less on a new connection and, without BBR, on an idle one.
     pub compress_to_peers: bool,
+    /// Whether all requests to a peer share one HTTP/2 connection, if the peer speaks HTTP/2: they share its congestion
+    /// window, and none waits for a connection to be opened.
+    pub http2_to_peers: bool,
 }
 
 impl Default for Upstreams {
     fn default() -> Self {
-        Self { congestion: CongestionControl::Bbr, max_keep_alive_ms: 300_000, compress_to_peers: true }
+        Self {
+            congestion: CongestionControl::Bbr,
+            max_keep_alive_ms: 300_000,
+            compress_to_peers: true,
+            http2_to_peers: true,
+        }
     }
 }

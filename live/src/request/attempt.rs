@@ -171,7 +171,8 @@ async fn check_head(
         framing => framing,
     };
     let tap = AnswerTap::new(framing, request.has_prompt).with_id(request.makes_kept);
-    let until_close = body.size_hint().exact().is_none() && !head.headers.contains_key(TRANSFER_ENCODING);
+    let is_delimited = body.is_of_stream() || head.headers.contains_key(TRANSFER_ENCODING);
+    let until_close = !is_delimited && body.size_hint().exact().is_none();
     let json_end = (until_close && framing == Framing::Json).then(JsonEnd::default);
     Ok(Box::new(Ready {
         head,

@@ -14,6 +14,7 @@ use crate::server::stalled_stream::{self, StreamExecutor};
 use crate::signals::loops;
 use crate::state::{AppState, Phase};
 use crate::upstream::connect::Io;
+use crate::upstream::multiplexed;
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderMap, TRANSFER_ENCODING};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
@@ -32,6 +33,13 @@ use tokio::sync::watch;
 
 /// Most bytes read from a client at once. A long prompt then arrives in one piece and needs no copy to join pieces.
 const READ_BYTES: usize = 96 << 10;
+
+/// Bytes of one request over HTTP/2 that may be on the way: prompts of this length come in one piece.
+const STREAM_WINDOW: u32 = 2 << 20;
+
+/// Bytes of all requests of an HTTP/2 connection that may be on the way: on a path of 200 ms, 80 MB/s of prompts from
+/// another router. They are read as they come and count in `limits.bodies_bytes`.
+const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// A connection that was accepted and not yet served.
 pub(super) struct Connection {
@@ -80,7 +88,9 @@ impl Connection {
             .timer(TokioTimer::new())
             .keep_alive_interval(Some(head_limit))
             .keep_alive_timeout(head_limit)
-            .max_concurrent_streams(1_000)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(multiplexed::STREAMS)
             .max_header_list_size(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX));
         let (context, admin, is_reserve) = (Arc::clone(&self.context), self.admin, self.is_reserve);
         let service = service_fn(move |request: Request<Incoming>| {

@@ -296,7 +296,8 @@ async fn close_idle(state: Weak<AppState>) {
             let usable = upstream.pool.usable(keep_alive);
             let packs = config.upstream.compress_to_peers && upstream.reads_zstd();
             let compression = if packs { state.compression.expected() } else { 1.0 };
-            let transport = transport(&config, &upstream.endpoint, usable, compression);
+            let is_shared = upstream.multiplexed.is_open();
+            let transport = transport(&config, &upstream.endpoint, usable, compression, is_shared);
             if told.is_some_and(|told| told != transport) {
                 let learned = ReplicaEvent::TransportLearned { replica: upstream.id, transport };
                 state.driver.handle_for(upstream, learned);

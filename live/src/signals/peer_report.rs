@@ -13,4 +13,7 @@ pub(crate) struct PeerMessage {
     /// Whether the edge reads request bodies packed with zstd; absent in messages of earlier versions.
     #[serde(default)]
     pub reads_zstd: bool,
+    /// Whether the edge speaks HTTP/2 without an upgrade; absent in messages of earlier versions.
+    #[serde(default)]
+    pub speaks_http2: bool,
 }

@@ -383,6 +383,10 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
             };
             // After an error it may be another version that answers next.
             upstream.set_reads_zstd(word.as_ref().is_ok_and(|word| word.reads_zstd));
+            let shares = node.config().upstream.http2_to_peers && word.as_ref().is_ok_and(|word| word.speaks_http2);
+            if !shares {
+                upstream.multiplexed.close();
+            }
             let event = match word {
                 Ok(word) => {
                     let now = node.clock().now();
@@ -398,9 +402,20 @@ async fn reports(node: Arc<AppState>, upstream: Arc<Upstream>) {
                 }
             };
             node.driver.handle_for(&upstream, event);
+            if shares {
+                share_connection(&node, &upstream).await;
+            }
         }
         turns.next(began, period).await;
     }
+}
+
+/// Opens the HTTP/2 connection to a peer, if there is none.
+async fn share_connection(node: &AppState, peer: &Upstream) {
+    let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
+    let path = PathAndQuery::from_static("/lb/report");
+    let first = peer.request(Method::GET, &path, HeaderMap::new(), Full::new(Bytes::new()));
+    peer.multiplexed.keep_open(&node.connector, peer, first, limit).await;
 }
 
 /// Asks an engine to empty its KV cache (SGLang's `/flush_cache`, else vLLM's `/reset_prefix_cache`), and on success

@@ -66,7 +66,7 @@ impl AppState {
         let authorization = self.authorization(replica, kind)?;
         let config = self.config();
         let keep_alive = Duration::from_millis(config.timeouts.keep_alive_ms);
-        let transport = transport(&config, &endpoint, keep_alive, 1.0);
+        let transport = transport(&config, &endpoint, keep_alive, 1.0, false);
         let spec = ReplicaSpec { transport, is_probed: config.probes.period_ms > 0, ..spec(&name, replica, kind) };
         let added = self.driver.add(&spec, |id| {
             let upstream = Upstream::new(id, name, kind, endpoint);

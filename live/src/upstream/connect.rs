@@ -199,6 +199,8 @@ impl Endpoint {
 pub struct Connector {
     dial: Dial,
     tls: Option<tokio_rustls::TlsConnector>,
+    /// The same for peers over HTTP/2.
+    tls_http2: Option<tokio_rustls::TlsConnector>,
     timeout: Duration,
 }
 
@@ -211,7 +213,13 @@ impl std::fmt::Debug for Connector {
 impl Connector {
     /// Creates a connector; `timeout` covers TCP and TLS together.
     pub fn new(dial: Dial, tls: Option<Arc<rustls::ClientConfig>>, timeout: Duration) -> Self {
-        Self { dial, tls: tls.map(tokio_rustls::TlsConnector::from), timeout }
+        let with_http2 = |config: &Arc<rustls::ClientConfig>| {
+            let mut config = rustls::ClientConfig::clone(config);
+            config.alpn_protocols = vec![HTTP2.to_vec()];
+            Arc::new(config)
+        };
+        let tls_http2 = tls.as_ref().map(with_http2).map(tokio_rustls::TlsConnector::from);
+        Self { dial, tls: tls.map(tokio_rustls::TlsConnector::from), tls_http2, timeout }
     }
 
     /// Opens one connection.
@@ -219,20 +227,55 @@ impl Connector {
     /// # Errors
     /// When TCP or TLS fails, or the timeout passes.
     pub async fn connect(&self, https: bool, host: &str, port: u16) -> io::Result<Io> {
-        let open = async {
+        self.within_timeout(async {
             let stream = (self.dial)(host.to_owned(), port).await?;
             if !https {
                 return Ok(stream);
             }
-            let tls = self.tls.as_ref().ok_or_else(|| io::Error::other("no TLS is set up for replicas"))?;
-            let name = rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-            Ok(Box::new(tls.connect(name, stream).await?) as Io)
-        };
+            Ok(Box::new(secure(self.tls.as_ref(), host, stream).await?) as Io)
+        })
+        .await
+    }
+
+    /// Opens one connection for HTTP/2: without TLS the other side must know it beforehand.
+    ///
+    /// # Errors
+    /// As [`Connector::connect`], and when the other side's TLS does not choose HTTP/2.
+    pub(crate) async fn connect_http2(&self, https: bool, host: &str, port: u16) -> io::Result<Io> {
+        self.within_timeout(async {
+            let stream = (self.dial)(host.to_owned(), port).await?;
+            if !https {
+                return Ok(stream);
+            }
+            let stream = secure(self.tls_http2.as_ref(), host, stream).await?;
+            if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
+                return Err(io::Error::other("TLS at the other side does not choose HTTP/2"));
+            }
+            Ok(Box::new(stream) as Io)
+        })
+        .await
+    }
+
+    async fn within_timeout(&self, open: impl Future<Output = io::Result<Io>>) -> io::Result<Io> {
         match tokio::time::timeout(self.timeout, open).await {
             Ok(result) => result,
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "connecting took too long")),
         }
     }
+}
+
+/// The name of HTTP/2 in TLS.
+const HTTP2: &[u8] = b"h2";
+
+/// Adds TLS to a connection to `host`.
+async fn secure(
+    tls: Option<&tokio_rustls::TlsConnector>,
+    host: &str,
+    stream: Io,
+) -> io::Result<tokio_rustls::client::TlsStream<Io>> {
+    let tls = tls.ok_or_else(|| io::Error::other("no TLS is set up for replicas"))?;
+    let name = rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    tls.connect(name, stream).await
 }
 
 impl tower::Service<Uri> for Connector {

@@ -1,4 +1,4 @@
-//! One HTTP/1 connection to a replica, driven by the request that uses it.
+//! One HTTP/1 connection to a replica, driven by the request that uses it; a peer router may get HTTP/2 (`multiplexed`).
 //!
 //! A pooled client spawns a task for each connection, so each piece of a response wakes two tasks, often on two
 //! threads. Here the task that answers the client also reads from and writes to the replica; an idle connection is
@@ -8,6 +8,7 @@
 //! pooled client (callgrind), and 25.5 µs of CPU instead of 29.9 at 64 connections, 57 instead of 78 at one.
 
 use crate::upstream::connect::{Connector, Io};
+use crate::upstream::multiplexed::{self, NoResponse, Stream};
 use crate::upstream::replica::Upstream;
 use crate::upstream::self_wake::SelfWakePoller;
 use bytes::Bytes;
@@ -53,6 +54,7 @@ impl ConnectionError {
         match self {
             Self::Connect(error) if is_own_lack(error) => Failure::Local,
             Self::Connect(_) => Failure::Unreachable,
+            Self::Http { error } if multiplexed::is_timeout(error) => Failure::Timeout,
             Self::Http { error } => {
                 let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
                 match cause.map(io::Error::kind) {
@@ -155,16 +157,25 @@ fn poll_driver(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
     }
 }
 
-/// Sends a request to a replica over an idle connection, or over a new one if there is none.
+/// Sends a request to a replica: over the connection that requests to a peer share, else over an idle connection, or over
+/// a new one if there is none.
 ///
-/// If an idle connection turns out to be closed before the request was sent, the next one is tried; `request` builds
-/// the request for each.
+/// If a connection turns out to be closed before the request was sent, the next one is tried; `request` builds the request
+/// for each.
 pub(crate) async fn send(
     connector: &Connector,
     to: &Arc<Upstream>,
     keep_alive: Duration,
     request: impl Fn() -> Request<Full<Bytes>>,
 ) -> Result<Response<UpstreamBody>, ConnectionError> {
+    if let Some(stream) = to.multiplexed.stream() {
+        // Boxed, since most requests go to engines.
+        match Box::pin(multiplexed::send(&stream, to, request())).await {
+            Ok(response) => return Ok(response.map(|body| UpstreamBody::of_stream(body, stream, to))),
+            Err(NoResponse::Broken(error)) => return Err(ConnectionError::http(error)),
+            Err(NoResponse::Unprocessed) => {}
+        }
+    }
     loop {
         let (mut connection, reused) = match to.pool.take(keep_alive) {
             Some(connection) => (connection, true),
@@ -192,10 +203,12 @@ pub(crate) async fn send(
 }
 
 /// The body of a replica's response, together with its connection: returned to the pool at the end of the body,
-/// closed if the body is dropped before.
+/// closed if the body is dropped before. Of a shared connection, only the body's stream ends with it.
 pub(crate) struct UpstreamBody {
     body: Incoming,
     connection: Option<Box<Connection>>,
+    /// The place of its stream on a shared connection.
+    stream: Option<Stream>,
     upstream: Arc<Upstream>,
     /// Whether the body has been polled: hyper reads one only after that.
     polled: bool,
@@ -209,11 +222,21 @@ impl fmt::Debug for UpstreamBody {
 
 impl UpstreamBody {
     fn new(body: Incoming, connection: Box<Connection>, upstream: &Arc<Upstream>) -> Self {
-        let mut this = Self { body, connection: Some(connection), upstream: Arc::clone(upstream), polled: false };
+        let (connection, upstream) = (Some(connection), Arc::clone(upstream));
+        let mut this = Self { body, connection, stream: None, upstream, polled: false };
         if this.body.is_end_stream() {
             this.release(&mut Context::from_waker(Waker::noop()));
         }
         this
+    }
+
+    fn of_stream(body: Incoming, stream: Stream, upstream: &Arc<Upstream>) -> Self {
+        Self { body, connection: None, stream: Some(stream), upstream: Arc::clone(upstream), polled: false }
+    }
+
+    /// Whether the body has an end of its own, so that the end of its connection is no end of the body.
+    pub(crate) fn is_of_stream(&self) -> bool {
+        self.stream.is_some()
     }
 
     /// Returns the connection to the pool after the body's last byte, once hyper has seen the end of the response.

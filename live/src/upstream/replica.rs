@@ -6,6 +6,7 @@ use crate::signals::digest::counts::PeerDigest;
 use crate::upstream::absent_paths::AbsentPaths;
 use crate::upstream::cache_report::CacheReport;
 use crate::upstream::connect::Endpoint;
+use crate::upstream::multiplexed::Multiplexed;
 use crate::upstream::pool::IdlePool;
 use gorgo_core::fleet::Kind;
 use gorgo_core::{ReplicaId, Time};
@@ -80,6 +81,8 @@ pub struct Upstream {
     pub(crate) dispatches: OnceLock<Counter>,
     /// Idle connections for requests.
     pub(crate) pool: IdlePool,
+    /// The HTTP/2 connection to a peer that speaks it.
+    pub(crate) multiplexed: Multiplexed,
     /// Ids of the routers behind it, by the last answer to a probe.
     routers: RwLock<Vec<String>>,
     /// Whether it refused our key at the last probe.
@@ -121,6 +124,7 @@ impl Upstream {
             dispatched: AtomicU64::new(0),
             dispatches: OnceLock::new(),
             pool: IdlePool::default(),
+            multiplexed: Multiplexed::default(),
             routers: RwLock::new(Vec::new()),
             refused: AtomicBool::new(false),
             reads_zstd: AtomicBool::new(false),
@@ -220,10 +224,11 @@ impl Upstream {
         self.last_error.lock().clone()
     }
 
-    /// Stops probes and scrapes.
+    /// Stops probes and scrapes, and the connection to a peer once its last stream has ended.
     pub fn stop(&self) {
         let mut tasks = self.tasks.lock();
         tasks.drain(..).for_each(|task| task.abort());
+        self.multiplexed.close();
     }
 
     /// Whether the engine is known to be SGLang.

@@ -44,12 +44,24 @@ pub(crate) fn congestion(wanted: CongestionControl) -> Congestion {
 }
 
 /// The transport to a replica at `endpoint` that keeps idle connections for `keep_alive` and gets long requests in
-/// `compression` of their bytes.
-pub(crate) fn transport(config: &Config, endpoint: &Endpoint, keep_alive: Duration, compression: f64) -> Transport {
+/// `compression` of their bytes. With `is_shared` its requests share one open connection.
+///
+/// Then no request pays for an opening. The core goes on to count windows by connection, one for each request at once: the
+/// window of the shared connection is at least as large as each of them, and for BBR, the default, windows do not count.
+pub(crate) fn transport(
+    config: &Config,
+    endpoint: &Endpoint,
+    keep_alive: Duration,
+    compression: f64,
+    is_shared: bool,
+) -> Transport {
     Transport {
         congestion: congestion(config.upstream.congestion),
-        // TCP, then TLS 1.3.
-        opening_rounds: if endpoint.is_https() { 2.0 } else { 1.0 },
+        opening_rounds: match (is_shared, endpoint.is_https()) {
+            (true, _) => 0.0,
+            (false, true) => 2.0, // TCP, then TLS 1.3
+            (false, false) => 1.0,
+        },
         keep_alive_ms: keep_alive.as_secs_f64() * 1e3,
         compression,
         ..Transport::default()

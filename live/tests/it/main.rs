@@ -17,6 +17,7 @@ mod front;
 mod hostile;
 mod kv_events;
 mod models;
+mod multiplexed;
 mod network;
 mod no_answer;
 #[cfg(feature = "otel")]

@@ -5,11 +5,12 @@ use bytes::Bytes;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_live::config::{Config, PeerConfig, Role};
 use gorgo_live::testkit::{Engine, Listener, Net, Script};
-use http::{Request, Response};
+use http::{Request, Response, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use serde_json::{Map, Value, json};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -20,7 +21,7 @@ fn peer(host: &str) -> PeerConfig {
 }
 
 /// The edge `host` beside an engine; requests go to the engine and to `other` in turn.
-async fn edge(
+pub(crate) async fn edge(
     net: &Net,
     host: &str,
     other: &str,
@@ -46,7 +47,7 @@ async fn pair(script: Script) -> [World; 2] {
 }
 
 /// A request with a long prompt, and its body.
-fn long() -> (Request<Full<Bytes>>, String) {
+pub(crate) fn long() -> (Request<Full<Bytes>>, String) {
     let words: String = (0..16_000).map(|i| format!("word{} ", i * i % 997)).collect();
     let body = json!({"model": "mock", "messages": [{"role": "user", "content": words}]}).to_string();
     (post("/v1/chat/completions", &body), body)
@@ -57,18 +58,25 @@ type Asked = (http::HeaderMap, Bytes);
 
 /// Something that answers as a peer router.
 #[derive(Default)]
-struct FakePeer {
+pub(crate) struct FakePeer {
     /// Members of its report.
     tells: Map<String, Value>,
     /// The status of its answers to prompts, by whether the body is packed.
     status: [u16; 2],
     asked: Mutex<Vec<Asked>>,
+    /// The targets of prompts, and the versions of HTTP.
+    pub(crate) targets: Mutex<Vec<(Version, Uri)>>,
 }
 
 impl FakePeer {
     fn start(net: &Net, host: &str, tells: Value, status: [u16; 2]) -> Arc<Self> {
+        Self::speaking(false, net, host, tells, status)
+    }
+
+    /// One that speaks HTTP/2, too, or HTTP/1 alone.
+    pub(crate) fn speaking(http2: bool, net: &Net, host: &str, tells: Value, status: [u16; 2]) -> Arc<Self> {
         let Value::Object(tells) = tells else { panic!("an object") };
-        let this = Arc::new(Self { tells, status, asked: Mutex::default() });
+        let this = Arc::new(Self { tells, status, ..Self::default() });
         let (mut listener, peer) = (net.listen(host, 8000), Arc::clone(&this));
         tokio::spawn(async move {
             while let Ok((io, _)) = listener.accept().await {
@@ -77,7 +85,11 @@ impl FakePeer {
                     let peer = Arc::clone(&peer);
                     async move { Ok::<_, Infallible>(peer.answer(request).await) }
                 });
-                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service));
+                tokio::spawn(async move {
+                    let builder = auto::Builder::new(TokioExecutor::new());
+                    let builder = if http2 { builder } else { builder.http1_only() };
+                    let _ = builder.serve_connection(TokioIo::new(io), service).await;
+                });
             }
         });
         this
@@ -99,6 +111,7 @@ impl FakePeer {
             }
             "/v1/chat/completions" => {
                 status = self.status[usize::from(head.headers.contains_key("content-encoding"))];
+                self.targets.lock().unwrap().push((head.version, head.uri));
                 self.asked.lock().unwrap().push((head.headers, body));
                 json!({"choices": [{"message": {"content": "hello"}}]})
             }
@@ -108,7 +121,7 @@ impl FakePeer {
         response.body(Full::new(Bytes::from(answer.to_string()))).unwrap()
     }
 
-    fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 }
@@ -126,7 +139,7 @@ fn is_packed((headers, body): &Asked, plain: &str) -> bool {
 }
 
 /// Sends the long prompt twice, so that engine and peer get it once each; returns the statuses.
-async fn send_two(world: &World) -> [u16; 2] {
+pub(crate) async fn send_two(world: &World) -> [u16; 2] {
     let mut statuses = [0; 2];
     for status in &mut statuses {
         let response = world.send(long().0).await;

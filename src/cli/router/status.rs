@@ -94,11 +94,15 @@ fn note(row: &Value) -> String {
         None => match silent_events(row) {
             Some(why) => format!("its KV events are not read: {why}"),
             None if row["cache_report"] == false => "reports no cached tokens (--enable-cache-report)".to_owned(),
-            None if row["zstd"] == true => "gets long prompts packed with zstd".to_owned(),
-            None if row["zstd"] == false => "gets prompts unpacked".to_owned(),
-            None => String::new(),
+            None => to_peer(row).unwrap_or_default(),
         },
     }
+}
+
+/// How requests travel to a peer.
+fn to_peer(row: &Value) -> Option<String> {
+    let packs = if row["zstd"].as_bool()? { "long prompts packed with zstd" } else { "prompts unpacked" };
+    Some(format!("gets {packs}, over {}", row["protocol"].as_str().unwrap_or("HTTP/1.1")))
 }
 
 /// Why a replica's KV events are not read, if they should be.
