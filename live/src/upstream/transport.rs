@@ -46,8 +46,10 @@ pub(crate) fn congestion(wanted: CongestionControl) -> Congestion {
 /// The transport to a replica at `endpoint` that keeps idle connections for `keep_alive` and gets long requests in
 /// `compression` of their bytes. With `is_shared` its requests share one open connection.
 ///
-/// Then no request pays for an opening. The core goes on to count windows by connection, one for each request at once: the
-/// window of the shared connection is at least as large as each of them, and for BBR, the default, windows do not count.
+/// Then no request pays for an opening. Windows need no other rule: the core counts that each report takes the connection
+/// with the largest window, which keeps that window open, and this is what happens to the shared connection. With more
+/// requests at once than before, the core expects the first window of a new connection, which is too little; for BBR, the
+/// default, windows of used connections do not count.
 pub(crate) fn transport(
     config: &Config,
     endpoint: &Endpoint,

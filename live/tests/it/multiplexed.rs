@@ -12,6 +12,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
+fn on(config: &mut Config) {
+    config.upstream.http2_to_peers = true;
+}
+
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// Passes connections on to another host, and keeps what was sent on each.
@@ -91,6 +95,7 @@ impl Pair {
             config.peers[0].url = "http://front:8000".to_owned();
             config.replicas[0].url = "http://e0-front:8080".to_owned();
             config.router.gates.slow_start_ms = 0.0; // the peer starts later
+            config.upstream.http2_to_peers = true;
             change(config);
         };
         let a = edge(&net, "router", "edge1", "e0", script.clone(), near).await;
@@ -150,7 +155,7 @@ async fn a_long_prompt_needs_no_word_of_the_peer_on_its_way() {
     // A peer that reads nothing for as long as the body is on its way.
     let (net, body) = (Net::default(), "x".repeat(1 << 20));
     let peer = FakePeer::speaking(true, &net, "edge1", json!({"speaks_http2": true}), [200, 200]);
-    let world = edge(&net, "router", "edge1", "e0", Script::default(), |_| {}).await;
+    let world = edge(&net, "router", "edge1", "e0", Script::default(), on).await;
     ms(1_500).await;
     let prompt = json!({"model": "mock", "prompt": body}).to_string();
     for _ in 0..2 {
@@ -163,7 +168,7 @@ async fn a_long_prompt_needs_no_word_of_the_peer_on_its_way() {
 async fn a_request_over_http2_names_the_peer_and_carries_no_header_of_a_connection() {
     let net = Net::default();
     let peer = FakePeer::speaking(true, &net, "edge1", json!({"speaks_http2": true}), [200, 200]);
-    let world = edge(&net, "router", "edge1", "e0", Script::default(), |_| {}).await;
+    let world = edge(&net, "router", "edge1", "e0", Script::default(), on).await;
     ms(1_500).await;
     for _ in 0..2 {
         let mut request = chat("hello", false);
@@ -301,6 +306,7 @@ async fn a_peer_over_tls_is_asked_by_alpn() {
     let near = |config: &mut Config| {
         config.peers[0].url = "https://edge1:8000".to_owned();
         config.tls.upstream_ca = Some(cert.clone());
+        config.upstream.http2_to_peers = true;
     };
     let a = edge(&net, "router", "edge1", "e0", Script::default(), near).await;
     ms(1_500).await;
