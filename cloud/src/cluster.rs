@@ -44,6 +44,21 @@ pub fn load(folder: &Path, cloud: &str, account: &str) -> Result<Option<Plan>> {
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
 
+/// The name by which machines know whose cluster they run: one for each state folder, made at first use.
+///
+/// # Errors
+/// When its file cannot be read or written.
+pub fn owner(folder: &Path) -> Result<String> {
+    let path = folder.join("owner");
+    let failed = |why: &std::io::Error| Error::file(&path, why);
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+        Ok(mut file) => file.write_all(crate::provider::nonce().as_bytes()).map_err(|why| failed(&why))?,
+        Err(why) if why.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(why) => return Err(failed(&why)),
+    }
+    Ok(std::fs::read_to_string(&path).map_err(|why| failed(&why))?.trim().to_owned())
+}
+
 /// Holds a cluster for `command` until the value is dropped: two commands that set machines up, or run load on them,
 /// would overwrite each other's plan.
 ///

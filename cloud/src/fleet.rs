@@ -132,8 +132,11 @@ impl Fleet<'_> {
         let mut nodes = self.provider.list().await?;
         let (mut rows, mut failure) = (Vec::new(), None);
         for mut entry in self.ledger.entries()?.into_iter().filter(|entry| entry.intent.cloud == self.provider.name()) {
-            let is_its =
-                |node: &Node| node.key.as_ref() == Some(&entry.intent.key) || entry.id.as_ref() == Some(&node.id);
+            // A host that was taken before has the same id again; its nonce is new.
+            let is_its = |node: &Node| match &node.key {
+                Some(key) => *key == entry.intent.key,
+                None => entry.id.as_ref() == Some(&node.id),
+            };
             let (its, others): (Vec<Node>, Vec<Node>) = nodes.into_iter().partition(is_its);
             nodes = others;
             // Other credentials of the same account made another digest; the listing shows whose machine it is.

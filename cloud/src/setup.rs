@@ -100,6 +100,9 @@ pub struct Plan {
     /// Prefill rate of a node's engine that its router is configured with, ms per token.
     #[serde(default)]
     pub rates: BTreeMap<String, f64>,
+    /// Whose cluster it is, as [`crate::cluster::owner`] names it.
+    #[serde(skip)]
+    pub owner: String,
     /// Settings of the routers, as in their file, without role, name, addresses and keys.
     pub router: toml::Table,
     /// Keys of the routers.

@@ -4,8 +4,8 @@ use crate::error::{Error, Result};
 use crate::provider::{
     Capabilities, LaunchError, Node, Offer, Ports, Provider, Region, Sending, Spec, Status, check_name,
 };
-use crate::shell::Shell;
 use crate::shell::ssh::{SshShell, SshTarget};
+use crate::shell::{Command, Shell};
 use async_trait::async_trait;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -130,12 +130,13 @@ impl Host {
 pub struct Ssh {
     hosts: Vec<Host>,
     folder: PathBuf,
+    owner: String,
 }
 
 impl Ssh {
-    /// These hosts; `folder` notes which are taken.
-    pub fn new(hosts: Vec<Host>, folder: PathBuf) -> Self {
-        Self { hosts, folder }
+    /// These hosts; `folder` notes which are taken, for clusters of `owner`.
+    pub fn new(hosts: Vec<Host>, folder: PathBuf, owner: String) -> Self {
+        Self { hosts, folder, owner }
     }
 
     fn host(&self, name: &str) -> Result<&Host> {
@@ -252,7 +253,11 @@ impl Provider for Ssh {
             return Ok(());
         }
         let shell = self.connect(name).await?;
-        crate::setup::stop(shell.as_ref()).await?;
+        let owner = shell.must(&Command::script("cat .gorgo/owner 2>/dev/null; exit 0", &[""; 0])).await?.text();
+        // The cluster of another state folder is not ours to end.
+        if owner.is_empty() || owner == self.owner {
+            crate::setup::stop(shell.as_ref()).await?;
+        }
         std::fs::remove_file(&mark).map_err(|why| Error::file(&mark, &why))
     }
 
@@ -312,7 +317,7 @@ mod tests {
     async fn a_host_is_taken_once() {
         let folder = tempfile::tempdir().unwrap();
         let host: File = toml::from_str("[[hosts]]\nname = \"a\"\nhost = \"h\"\nregion = \"eu\"\n").unwrap();
-        let ssh = Ssh::new(host.hosts, folder.path().join("taken"));
+        let ssh = Ssh::new(host.hosts, folder.path().join("taken"), String::new());
         let spec = |name: &str| Spec {
             run: "r".to_owned(),
             name: name.to_owned(),

@@ -198,7 +198,11 @@ impl CloudArgs {
                     .hosts
                     .clone()
                     .map_or_else(|| Ok(home("XDG_CONFIG_HOME", ".config")?.join("hosts.toml")), anyhow::Ok)?;
-                Arc::new(Ssh::new(gorgo_cloud::ssh::read(&file)?, folder.join("ssh")))
+                Arc::new(Ssh::new(
+                    gorgo_cloud::ssh::read(&file)?,
+                    folder.join("ssh"),
+                    gorgo_cloud::cluster::owner(&folder)?,
+                ))
             }
             Cloud::Lambda => {
                 let Some(key) = Self::key() else {
@@ -285,7 +289,12 @@ impl Session {
 
     fn plan(&self) -> anyhow::Result<Plan> {
         let plan = gorgo_cloud::cluster::load(&self.folder, self.provider.name(), &self.provider.account())?;
-        plan.context("no cluster is set up; run `gorgo cluster setup`")
+        let plan = plan.context("no cluster is set up; run `gorgo cluster setup`")?;
+        Ok(Plan { owner: self.owner()?, ..plan })
+    }
+
+    fn owner(&self) -> anyhow::Result<String> {
+        Ok(gorgo_cloud::cluster::owner(&self.folder)?)
     }
 
     /// Holds the cluster for this command until the value is dropped.

@@ -102,7 +102,7 @@ impl<'a> Fleet<'a> {
 
     /// Fails when another command has ended the machine.
     fn still_wanted(&self, id: &str, name: &str) -> Result<()> {
-        let entry = self.ledger.entries()?.into_iter().find(|entry| entry.id.as_deref() == Some(id));
+        let entry = self.ledger.entries()?.into_iter().rfind(|entry| entry.id.as_deref() == Some(id));
         match entry.map(|entry| entry.state) {
             Some(State::Ending | State::Gone) => Err(ended(name, "another command ended the machine")),
             _ => Ok(()),
@@ -204,7 +204,7 @@ impl<'a> Fleet<'a> {
     /// Notes an event of the machine `id`, if `is_new` for its launch.
     fn note(&self, id: &str, is_new: impl Fn(&Entry) -> bool, event: impl FnOnce(String) -> Event) -> Result<()> {
         let mut entries = self.ledger.entries()?;
-        match entries.iter_mut().find(|entry| entry.id.as_deref() == Some(id) && is_new(entry)) {
+        match entries.iter_mut().rfind(|entry| entry.id.as_deref() == Some(id) && is_new(entry)) {
             Some(entry) => {
                 let event = event(entry.intent.key.clone());
                 self.ledger.note(self.time.now_ms(), entry, event)

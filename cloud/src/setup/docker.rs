@@ -150,6 +150,7 @@ mod tests {
             max_running: 1,
             own: std::collections::BTreeMap::new(),
             rates: std::collections::BTreeMap::new(),
+            owner: String::new(),
             router: toml::Table::new(),
             keys: Keys::random(),
             binary: "x".into(),

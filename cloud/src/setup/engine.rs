@@ -248,7 +248,7 @@ pub async fn stop(shell: &dyn Shell) -> Result<()> {
         docker(shell, &facts, &["rm", "-f", CONTAINER], QUICK).await?;
     }
     // The keys and the hub's token are in these files; the program stays for the next set-up.
-    shell.must(&Command::script("rm -f .gorgo/*.env .gorgo/*.toml", &[""; 0])).await.map(drop)
+    shell.must(&Command::script("rm -f .gorgo/*.env .gorgo/*.toml .gorgo/owner", &[""; 0])).await.map(drop)
 }
 
 /// The last lines of the container's log.

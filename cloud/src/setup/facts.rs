@@ -1,11 +1,13 @@
 //! What a node is: architecture, disk, GPUs, driver, Docker, systemd.
 
-use super::{Done, Engine, Site};
+use super::{Done, Engine, Site, service};
 use crate::error::{Error, Kind, Result};
 use crate::shell::{Command, Shell};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// Names the state folder whose cluster a node runs.
+pub(crate) const OWNER: &str = ".gorgo/owner";
 /// Seconds by which a node's clock may differ; timelines and leases use it.
 const CLOCK: u64 = 5;
 
@@ -15,6 +17,7 @@ echo "arch=$(uname -m)"
 echo "directory=$(pwd)"
 echo "free_kib=$(df -Pk . | awk 'NR == 2 {print $4}')"
 echo "seconds=$(date +%s)"
+echo "owner=$(cat .gorgo/owner 2>/dev/null)"
 command -v curl >/dev/null 2>&1 && echo "curl=yes"
 if command -v nvidia-smi >/dev/null 2>&1; then
     if out=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>&1); then
@@ -77,6 +80,15 @@ pub(super) async fn step(site: &mut Site<'_>) -> Done {
     let setup = |sign: String, meaning: &str, remedy: &str| Err(Error::new(Kind::SetUp, sign, meaning, remedy));
     if !pairs.contains_key("curl") {
         return setup("curl".to_owned(), "not installed on the node", "install it: checks between nodes use it");
+    }
+    let owner = pairs.get("owner").filter(|owner| !owner.is_empty() && **owner != site.plan.owner);
+    if owner.is_some() && service::runs(site.shell()?, "router").await? {
+        let name = &site.member.node.name;
+        return setup(
+            "a router of another state folder runs here".to_owned(),
+            "its cluster would end",
+            &format!("end it there with `gorgo kill`, or let go of it with `gorgo run-on {name} -- rm {OWNER}`"),
+        );
     }
     let now = crate::time::Time::real().now_ms() / 1_000;
     if now.abs_diff(seconds) > CLOCK {

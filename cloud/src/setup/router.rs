@@ -1,5 +1,6 @@
 //! The edge router beside each engine, and the central router on one node.
 
+use super::facts::OWNER;
 use super::service::{self, Service};
 use super::{Done, Plan, Site};
 use crate::error::{Error, Kind, Result};
@@ -70,6 +71,9 @@ fn file(plan: &Plan, node: &Node, loopback: bool, paths: &Paths) -> Table {
 pub(super) async fn step(site: &mut Site<'_>, paths: &Paths) -> Done {
     let node = &site.member.node;
     let table = file(site.plan, node, site.provider.capabilities().loopback, paths);
+    if !site.plan.owner.is_empty() {
+        site.shell()?.put(OWNER, 0o600, site.plan.owner.as_bytes()).await?;
+    }
     let changed = start(site.shell()?, site, "router", "lb", FILE, &table).await?;
     Ok((
         format!("port {}, {} peer(s)", node.ports.router, paths.keys().filter(|(from, _)| *from == node.name).count()),

@@ -126,6 +126,31 @@ fn each_failure_is_explained_and_set_up_goes_on_once_its_cause_is_gone() {
 }
 
 #[test]
+fn a_cluster_of_another_state_folder_is_neither_overwritten_nor_ended() {
+    let Some(field) = Field::new(&["a"]) else { return };
+    let setup = ["cluster", "setup", "--engine", "emulated", "--binary", field.program.to_str().unwrap()];
+    must(field.state(), "ssh", &setup);
+    let healthy = |ran: Ran| assert!(ran.ok && ran.out.contains("healthy  predictive"), "{}\n{}", ran.out, ran.err);
+    let other = tempfile::tempdir().unwrap();
+    std::fs::copy(field.state().join("hosts.toml"), other.path().join("hosts.toml")).unwrap();
+    let go = |words: &[&str]| ran(command(other.path(), "ssh", words));
+    assert!(go(&["launch", "--name", "a"]).ok);
+    let refused = go(&setup);
+    assert!(!refused.ok && refused.out.contains("a router of another state folder runs here"), "{}", refused.out);
+    let killed = go(&["kill", "--all"]);
+    assert!(killed.ok, "{}", killed.err);
+    healthy(ran(command(field.state(), "ssh", &["status"])));
+    // Its own folder changes it nevertheless, and another one does once it was let go of.
+    must(field.state(), "ssh", &["cluster", "restart-lb", "--set", "probes.period_ms=700"]);
+    assert!(go(&["launch", "--name", "a"]).ok);
+    assert!(go(&["run-on", "a", "--", "rm", ".gorgo/owner"]).ok);
+    let taken = go(&setup);
+    assert!(taken.ok, "{}\n{}", taken.out, taken.err);
+    healthy(go(&["status"]));
+    assert!(go(&["kill", "--all"]).ok);
+}
+
+#[test]
 fn a_connection_left_by_a_killed_command_is_ended_by_the_next_one() {
     let Some(field) = Field::new(&["a"]) else { return };
     let temp = field.state().join("t");

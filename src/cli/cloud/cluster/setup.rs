@@ -200,6 +200,7 @@ pub(super) async fn setup(args: &SetupArgs) -> anyhow::Result<()> {
         max_running: args.max_running,
         own: BTreeMap::new(),
         rates: BTreeMap::new(),
+        owner: session.owner()?,
         router: earlier.as_ref().map(|plan| plan.router.clone()).unwrap_or_default(),
         // Keys stay, so that routers that run need no restart and clients no new key.
         keys: earlier.map_or_else(Keys::random, |plan| plan.keys),

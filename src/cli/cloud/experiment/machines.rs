@@ -156,6 +156,7 @@ pub(super) fn plan_of(
         max_running: own.values().map(|own| own.max_running).next().context("no replica")?,
         own,
         rates,
+        owner: session.owner()?,
         router: router_table(&arm.spec, &keys)?,
         keys,
         binary: std::env::current_exe().context("cannot find this program's own file")?,
