@@ -1,4 +1,4 @@
-//! Connections to replicas. Read [`replica`] (what is known of one), [`connect`] (its address, TCP and TLS), then
+//! Connections to replicas. Read [`replica`] (what is known of one), [`connect`] (its address, TCP and TLS; `early_answer`: resets while a request is written), then
 //! `connection` (one request on one connection), `pool` (idle connections), `idle_limit` (how long
 //! the replica keeps them), `self_wake` (how a connection is
 //! polled) and `multiplexed` (the HTTP/2 connection to a peer); `transport` (what distance costs); `cache_report` (whether its engine tells cached tokens); `absent_paths`
@@ -12,6 +12,7 @@ pub(crate) mod replica;
 pub(crate) mod abort;
 pub(crate) mod cache_report;
 pub(crate) mod connection;
+mod early_answer;
 pub(crate) mod idle_limit;
 pub(crate) mod multiplexed;
 pub(crate) mod pool;

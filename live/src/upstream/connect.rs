@@ -1,6 +1,7 @@
 //! Addresses of replicas, and how connections to them are opened: TCP, TLS, timeout.
 
 use crate::config::CongestionControl;
+use crate::upstream::early_answer::EarlyAnswer;
 use crate::upstream::transport::{keep_alive, set_congestion};
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -40,7 +41,7 @@ pub(crate) fn tcp_with(congestion: CongestionControl) -> Dial {
             stream.set_nodelay(true)?;
             set_congestion(&stream, congestion);
             keep_alive(&stream);
-            Ok(Box::new(stream) as Io)
+            Ok(Box::new(EarlyAnswer::new(stream)) as Io)
         })
     })
 }

@@ -9,6 +9,7 @@ use gorgo_core::fleet::Kind;
 use http_body_util::BodyExt;
 use hyper::service::service_fn;
 use std::convert::Infallible;
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The way to the engine `e`.
@@ -54,6 +55,33 @@ async fn a_request_on_a_connection_that_has_just_closed_goes_over_the_next() {
     let request = || Request::get("/").header("host", "e").body(Full::default()).unwrap();
     let answer = send(&connector, &upstream, Duration::from_secs(60), request).await.unwrap();
     assert_eq!(answer.collect().await.unwrap().to_bytes(), "a");
+}
+
+/// A server that refuses long bodies answers and closes, and its kernel resets the connection.
+#[tokio::test]
+async fn an_answer_that_comes_before_the_whole_request_is_sent_is_passed_on() {
+    const TIMES: usize = 50;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = Endpoint::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+    // A thread of its own: the reset also comes between two writes of one poll.
+    let server = std::thread::spawn(move || {
+        for stream in listener.incoming().take(TIMES) {
+            let mut stream = stream.unwrap();
+            stream.read_exact(&mut [0; 1 << 10]).unwrap();
+            let answer = b"HTTP/1.1 413 Payload Too Large\r\ncontent-length: 8\r\nconnection: close\r\n\r\ntoo long";
+            stream.write_all(answer).unwrap();
+        }
+    });
+    let connector = Connector::new(crate::upstream::connect::tcp(), None, Duration::from_secs(5));
+    let upstream = Arc::new(Upstream::new(ReplicaId(0), "e".to_owned(), Kind::Remote, endpoint));
+    let body = Bytes::from(vec![0; 16 << 20]);
+    for _ in 0..TIMES {
+        let request = || Request::post("/").header("host", "e").body(Full::from(body.clone())).unwrap();
+        let answer = send(&connector, &upstream, Duration::from_secs(60), request).await.unwrap();
+        assert_eq!(answer.status(), 413);
+        assert_eq!(answer.collect().await.unwrap().to_bytes(), "too long");
+    }
+    server.join().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
