@@ -129,6 +129,14 @@ mod tests {
                 "`replicas[0].rtt_ms`: is -3; it must lie between 0 and 1000000000",
             ),
             (
+                r#"{"id": "r", "replicas": [{"id": "a", "learned": {"ms_per_token": -5}}]}"#,
+                "`replicas[0].learned.ms_per_token`: is -5; it must lie between 0 and 1000000000",
+            ),
+            (
+                r#"{"id": "r", "replicas": [{"id": "a", "learned": {"offset_ms": -1e300}}]}"#,
+                "`replicas[0].learned.offset_ms`: is -1e300; it must lie between -1000000000 and 1000000000",
+            ),
+            (
                 r#"{"id": "r", "replicas": [{"id": "a", "engine": {"queued": "no"}}]}"#,
                 "`replicas[0].engine.queued`: invalid type: string \"no\", expected u32",
             ),

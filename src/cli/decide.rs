@@ -25,7 +25,7 @@ pub(super) fn run(args: &DecideArgs) -> anyhow::Result<()> {
     let mut bad = 0;
     for (number, line) in std::io::stdin().lock().lines().enumerate() {
         let line = line.with_context(|| format!("line {} of standard input cannot be read", number + 1))?;
-        if line.trim().is_empty() || Outcome::parse(&line).is_some() {
+        if line.trim().is_empty() || matches!(Outcome::parse(&line), Ok(Some(_))) {
             continue;
         }
         match decide_line(&mut *policy, &mut rng, &line) {

@@ -94,7 +94,13 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
 
 /// Reads logs line by line.
 fn read(logs: &[PathBuf], mut line_of: impl FnMut(&str) -> Result<(), DecideError>) -> anyhow::Result<()> {
+    let mut seen = Vec::new();
     for path in logs {
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if seen.contains(&real) {
+            bail!("`{}` is given twice; name each log once", path.display());
+        }
+        seen.push(real);
         let shown = path.display();
         let file = File::open(path).with_context(|| format!("cannot read `{shown}`"))?;
         for (number, line) in BufReader::new(file).lines().enumerate() {
@@ -111,10 +117,7 @@ fn read(logs: &[PathBuf], mut line_of: impl FnMut(&str) -> Result<(), DecideErro
 /// Tells how good the predictions of the chosen replicas were.
 fn judge_predictions(args: &EvaluateArgs) -> anyhow::Result<()> {
     let mut log = Predictions::default();
-    for path in &args.logs {
-        read(std::slice::from_ref(path), |line| log.line(line))?;
-        log.next_log(); // request names of another router mean other requests
-    }
+    read(&args.logs, |line| log.line(line))?;
     let Some(all) = Calibration::of(log.rows.iter()) else {
         bail!(
             "the log holds {} decisions and no request that was dispatched once and got a first token; give the decision log of a \
@@ -129,11 +132,11 @@ fn judge_predictions(args: &EvaluateArgs) -> anyhow::Result<()> {
         let value = json!({"all": all, "deciles": deciles, "replicas": replicas, "left_out": log.retried()});
         return Ok(print_line(serde_json::to_string_pretty(&value)?)?);
     }
-    print_line("                requests  predicted ms  actual ms    bias  error ms    near  <= p50  <= p90  <= p95")?;
+    print_line("replica      count predicted ms  actual    bias   error   near  <=p50  <=p90  <=p95")?;
     let row = |name: &str, c: &Calibration| {
         let [p50, p90, p95] = c.coverage.map(|share| 100.0 * share);
         print_line(format_args!(
-            "{name:<16}{:>8}{:>14.1}{:>11.1}{:>+7.1}%{:>10.1}{:>7.1}%{p50:>7.1}%{p90:>7.1}%{p95:>7.1}%",
+            "{name:<12}{:>6}{:>13.1}{:>8.1}{:>+7.1}%{:>8.1}{:>6.1}%{p50:>6.1}%{p90:>6.1}%{p95:>6.1}%",
             c.requests,
             c.predicted_ms,
             c.actual_ms,

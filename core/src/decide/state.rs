@@ -306,7 +306,30 @@ fn parse_replica(path: &str, value: Value) -> Result<ReplicaState, DecideError> 
             return Err(fault(format!("{path}.{key}"), format!("is {number}; it must lie between 0 and {MOST}")));
         }
     }
+    check_learned(&replica.learned).map_err(|(key, told)| fault(format!("{path}.learned.{key}"), told))?;
     Ok(replica)
+}
+
+/// The first learned rate out of bounds, and what is wrong.
+fn check_learned(learned: &Learned) -> Result<(), (&'static str, String)> {
+    let from_0 = [
+        ("ms_per_token", learned.ms_per_token),
+        ("ms_per_waiting_token", learned.ms_per_waiting_token),
+        ("ms_per_running", learned.ms_per_running),
+        ("ms_per_waiting", learned.ms_per_waiting),
+        ("step_ms", learned.step_ms),
+        ("step_ms_per_running", learned.step_ms_per_running),
+        ("output_tokens", learned.output_tokens),
+        ("kappa", learned.kappa),
+    ];
+    let quantiles = learned.quantiles.map(|factor| ("quantiles", factor));
+    let bounded = from_0.into_iter().chain(quantiles).map(|(key, number)| (key, number, 0.0));
+    for (key, number, least) in bounded.chain([("offset_ms", learned.offset_ms, -MOST)]) {
+        if !(least..=MOST).contains(&number) {
+            return Err((key, format!("is {number:?}; it must lie between {least} and {MOST}")));
+        }
+    }
+    Ok(())
 }
 
 /// Reads an object at `path` strictly.

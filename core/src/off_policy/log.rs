@@ -3,7 +3,7 @@
 
 use super::Logged;
 use super::open::Open;
-use crate::decide::{DecideError, State, decide};
+use crate::decide::{DecideError, ReplicaState, State, decide};
 use crate::policy::Policy;
 use crate::rng::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -37,13 +37,49 @@ impl Outcome {
     }
 
     /// Reads a line; `None` if it is no outcome.
-    pub fn parse(line: &str) -> Option<Self> {
+    ///
+    /// # Errors
+    /// When the outcome is malformed, a time is negative, or the last token comes before the first one.
+    pub fn parse(line: &str) -> Result<Option<Self>, DecideError> {
         // Outcomes are short, and states, which are not, begin otherwise.
         if !line.trim_start().starts_with("{\"outcome\"") {
-            return None;
+            return Ok(None);
         }
-        serde_json::from_str(line).ok().map(|OutcomeLine { outcome }| outcome)
+        let OutcomeLine { outcome } =
+            serde_json::from_str(line).map_err(|error| fault("outcome", format!("cannot be read: {error}")))?;
+        let times =
+            [("ttft_ms", outcome.ttft_ms), ("e2e_ms", outcome.e2e_ms), ("dispatch_ttft_ms", outcome.dispatch_ttft_ms)];
+        for (key, ms) in times.into_iter().filter_map(|(key, ms)| Some((key, ms?))) {
+            if !(0.0..=MOST_MS).contains(&ms) {
+                let message = format!("is {ms}; it must lie between 0 and {MOST_MS}");
+                return Err(fault(&format!("outcome.{key}"), message));
+            }
+        }
+        if let (Some(ttft), Some(e2e)) = (outcome.ttft_ms, outcome.e2e_ms)
+            && ttft > e2e
+        {
+            let message =
+                format!("is {e2e}, less than ttft_ms = {ttft}; the last token cannot come before the first one");
+            return Err(fault("outcome.e2e_ms", message));
+        }
+        Ok(Some(outcome))
     }
+}
+
+/// Longest time of a request, ms.
+const MOST_MS: f64 = 1e9;
+
+fn fault(field: &str, message: String) -> DecideError {
+    DecideError::Field { field: field.to_owned(), message }
+}
+
+/// The replica that a decision of `state` chose, as its line tells it.
+pub(super) fn chosen<'a>(decision: &Value, state: &'a State) -> Result<Option<&'a ReplicaState>, DecideError> {
+    let Some(name) = decision.get("chosen").and_then(Value::as_str) else { return Ok(None) };
+    let found = state.replicas.iter().find(|replica| replica.id == name);
+    found
+        .map(Some)
+        .ok_or_else(|| fault("decision.chosen", format!("is `{name}`, which is none of the line's replicas")))
 }
 
 /// What a log holds about another policy.
@@ -75,19 +111,19 @@ impl<'a> Log<'a> {
     /// Reads the next line, a decision or an outcome.
     ///
     /// # Errors
-    /// As [`State::parse`]; also when the line is a state without a decision, or odds are not above 0 and at most 1.
+    /// As [`State::parse`] and [`Outcome::parse`]; also when the line is a state without a decision, the chosen replica is
+    /// none of its replicas, or odds are not above 0 and at most 1.
     pub fn line(&mut self, line: &str) -> Result<(), DecideError> {
-        if let Some(outcome) = Outcome::parse(line) {
+        if let Some(outcome) = Outcome::parse(line)? {
             self.outcome(&outcome);
             return Ok(());
         }
         let state = State::parse(line)?;
-        let fault = |field: &str, message: String| DecideError::Field { field: field.to_owned(), message };
         let whole: Value = serde_json::from_str(line).unwrap_or_default();
         let Some(decision) = whole.get("decision") else {
             return Err(fault("decision", "is missing; give the decision log of a router (`explain.log`)".to_owned()));
         };
-        let Some(chosen) = decision.get("chosen").and_then(Value::as_str) else { return Ok(()) };
+        let Some(chosen) = chosen(decision, &state)?.map(|replica| replica.id.as_str()) else { return Ok(()) };
         let odds = match decision.get("odds") {
             None => 1.0,
             Some(odds) => {
@@ -168,5 +204,16 @@ mod tests {
         assert_eq!(odds, "`decision.odds`: is 0; it must be above 0 and at most 1");
         let state = log.line(r#"{"id": "1", "replicas": []}"#).unwrap_err().to_string();
         assert!(state.starts_with("`decision`: is missing"), "{state}");
+        let ghost = log.line(&decision("1", "zzz", "")).unwrap_err().to_string();
+        assert_eq!(ghost, "`decision.chosen`: is `zzz`, which is none of the line's replicas");
+        for (outcome, told) in [
+            (r#""ttft_ms": -5, "e2e_ms": 9"#, "`outcome.ttft_ms`: is -5; it must lie between 0 and 1000000000"),
+            (r#""ttft_ms": 900, "e2e_ms": 100"#, "`outcome.e2e_ms`: is 100, less than ttft_ms = 900; "),
+            (r#""ttft_ms": "fast", "e2e_ms": 100"#, "`outcome`: cannot be read: invalid type: string \"fast\""),
+            (r#""ttft_ms": 1, "e2e_ms": 2, "x": 3"#, "`outcome`: cannot be read: unknown field `x`"),
+        ] {
+            let error = log.line(&format!(r#"{{"outcome": {{"id": "1", {outcome}}}}}"#)).unwrap_err().to_string();
+            assert!(error.starts_with(told), "{error}");
+        }
     }
 }

@@ -37,11 +37,6 @@ impl<T> Open<T> {
         self.decided.insert(id, Some(what));
     }
 
-    /// Forgets decisions whose outcomes did not come.
-    pub(super) fn forget(&mut self) {
-        (self.decided, self.order) = Default::default();
-    }
-
     /// The only decision of a request whose outcome came.
     pub(super) fn ended(&mut self, id: &str) -> Option<T> {
         let found = self.decided.remove(id)?;

@@ -11,7 +11,7 @@
 //!
 //! [`Candidate::predicted_ttft_ms`]: crate::policy::Candidate::predicted_ttft_ms
 
-use super::log::Outcome;
+use super::log::{Outcome, chosen};
 use super::open::Open;
 use crate::ReplicaId;
 use crate::decide::{DecideError, State};
@@ -45,9 +45,9 @@ impl Predictions {
     /// Reads the next line, a decision or an outcome.
     ///
     /// # Errors
-    /// As [`State::parse`].
+    /// As [`State::parse`] and [`Outcome::parse`]; also when the chosen replica is none of the line's replicas.
     pub fn line(&mut self, line: &str) -> Result<(), DecideError> {
-        if let Some(outcome) = Outcome::parse(line) {
+        if let Some(outcome) = Outcome::parse(line)? {
             let predicted = self.open.ended(&outcome.id);
             let actual = outcome.dispatch_ttft_ms.or(outcome.ttft_ms);
             let row = predicted.zip(actual).map(|(predicted, actual_ms)| Predicted { actual_ms, ..predicted });
@@ -56,10 +56,8 @@ impl Predictions {
         }
         let state = State::parse(line)?;
         let whole: Value = serde_json::from_str(line).unwrap_or_default();
-        let chosen = whole.get("decision").and_then(|decision| decision.get("chosen")).and_then(Value::as_str);
-        let Some(replica) = state.replicas.iter().find(|replica| Some(replica.id.as_str()) == chosen) else {
-            return Ok(());
-        };
+        let chosen = whole.get("decision").map(|decision| chosen(decision, &state)).transpose()?;
+        let Some(replica) = chosen.flatten() else { return Ok(()) };
         self.decisions += 1;
         let candidate = replica.candidate(ReplicaId(0));
         let predicted_ms = candidate.predicted_ttft_ms(&state.info());
@@ -67,11 +65,6 @@ impl Predictions {
         let row = Predicted { replica: replica.id.clone(), predicted_ms, quantiles_ms, actual_ms: 0.0 };
         self.open.decided(state.id, row);
         Ok(())
-    }
-
-    /// The next lines are of another log, whose requests have names of their own.
-    pub fn next_log(&mut self) {
-        self.open.forget();
     }
 
     /// Requests left out because they were dispatched more than once.

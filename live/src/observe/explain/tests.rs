@@ -61,7 +61,7 @@ fn an_explored_decision_is_logged_with_its_odds_and_its_outcome_follows() {
     let row = crate::observe::request_log::tests::row("x", 25.0);
     let end = outcome(&record, &row);
     assert_eq!((end.id.as_str(), end.ttft_ms), ("7", row.ttft_ms()));
-    assert_eq!(Outcome::parse(&end.line()), Some(end));
+    assert_eq!(Outcome::parse(&end.line()).unwrap(), Some(end));
 }
 
 #[test]
