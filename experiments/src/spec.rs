@@ -20,6 +20,7 @@ mod policy;
 mod resolved;
 pub mod run;
 mod schema;
+mod unused;
 mod vary;
 pub mod workload;
 

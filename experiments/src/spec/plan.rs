@@ -1,9 +1,9 @@
 //! The arms of an experiment, crossed with the varied settings.
 
+use super::unused::unused;
 use super::{Experiment, RunSpec, SpecError, overrides, policy, run, settings_of, vary};
 use gorgo_core::settings::set_key;
 use gorgo_core::suggest::{did_you_mean, with_suggestion};
-use gorgo_sim::world::ProxiesConfig;
 use std::collections::BTreeMap;
 use toml::Table;
 
@@ -68,16 +68,8 @@ impl Experiment {
             let setting = self.vary[i].0.trim_start_matches("policy.");
             return Err(self.key("vary", overrides::no_policy_knows(setting, &policies)));
         }
-        let proxies = planned.iter().any(|arm| arm.spec.topology == run::TopologySpec::Proxy);
-        if let Some(arm) = planned.iter().find(|arm| arm.spec.proxy_region.is_some()).filter(|_| !proxies) {
-            let message =
-                "proxy_region has no effect, because no arm has topology = \"proxy\"; drop it or add such an arm";
-            return Err(self.key(&format!("arm `{}`", arm.label), message.to_owned()));
-        }
-        if let Some(arm) = planned.iter().find(|arm| arm.spec.proxies != ProxiesConfig::default()).filter(|_| !proxies)
-        {
-            let message = "proxies has no effect, because no arm has topology = \"proxy\"; drop it or add such an arm";
-            return Err(self.key(&format!("arm `{}`", arm.label), message.to_owned()));
+        if let Some((label, message)) = unused(&planned) {
+            return Err(self.key(&format!("arm `{label}`"), message.to_owned()));
         }
         let labels: Vec<String> = planned.iter().map(|p| p.label.clone()).collect();
         if let Some(twice) = labels.iter().enumerate().find(|(i, l)| labels[..*i].contains(l)) {

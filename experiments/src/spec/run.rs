@@ -140,6 +140,14 @@ impl RunSpec {
                 }
             }
         }
+        for LinkConfig { from, to, .. } in &self.links {
+            let bare = LinkConfig { from: from.clone(), to: to.clone(), ..LinkConfig::default() };
+            if self.links.contains(&bare) {
+                return Err(format!(
+                    "[[links]] from `{from}` to `{to}` has no number; give rtt_ms, mbps or another one"
+                ));
+            }
+        }
         for region in self.residency.iter().flat_map(|residency| &residency.groups).flatten() {
             let known = self.fleet.replicas.iter().map(|r| r.region.as_str());
             if !known.clone().any(|known| known == region) {
@@ -147,13 +155,35 @@ impl RunSpec {
                 return Err(format!("[residency] group names `{region}`, which is no region of the fleet; {hint}"));
             }
         }
-        for fault in &self.faults {
-            if !names.contains(&fault.replica.as_str()) {
-                let hint = gorgo_core::suggest::did_you_mean(&fault.replica, names.iter().copied());
-                return Err(format!("[[faults]] replica `{}` is not in the fleet; {hint}", fault.replica));
+        for region in self.router.egress.prices.iter().flat_map(|price| [&price.from, &price.to]) {
+            let known = self.fleet.replicas.iter().map(|r| r.region.as_str()).chain(self.proxy_region.as_deref());
+            if !known.clone().any(|known| known == region) {
+                let hint = gorgo_core::suggest::did_you_mean(region, known);
+                return Err(format!("router.egress.prices names `{region}`, which is no region of the fleet; {hint}"));
             }
         }
+        self.faults.iter().try_for_each(|fault| self.check_fault(fault, &names))?;
         self.check_ranges().map_err(|error| error.to_string())
+    }
+
+    fn check_fault(&self, fault: &FaultSpec, names: &[&str]) -> Result<(), String> {
+        let FaultSpec { at_s, replica, kind, down_s } = fault;
+        if !names.contains(&replica.as_str()) {
+            let hint = gorgo_core::suggest::did_you_mean(replica, names.iter().copied());
+            return Err(format!("[[faults]] replica `{replica}` is not in the fleet; {hint}"));
+        }
+        if *kind != FaultKindSpec::Crash && *down_s != 0.0 {
+            return Err(format!(
+                "[[faults]] at {at_s} s for `{replica}`: down_s is a setting of a crash; end a drain with a fault of kind \
+                 undrain"
+            ));
+        }
+        let drains =
+            |other: &&FaultSpec| other.kind == FaultKindSpec::Drain && other.replica == *replica && other.at_s <= *at_s;
+        if *kind == FaultKindSpec::Undrain && !self.faults.iter().any(|other| drains(&other)) {
+            return Err(format!("[[faults]] at {at_s} s: `{replica}` is undrained, and no fault drains it before"));
+        }
+        Ok(())
     }
 
     /// The region of an end of a link: a region, a replica, or `proxy`.

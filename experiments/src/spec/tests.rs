@@ -192,6 +192,12 @@ fn ranges_are_counted_not_summed() {
     let values = |text: &str| -> Vec<String> { vary::parse(text).unwrap().1.iter().map(vary::show).collect() };
     assert_eq!(values("k=0..0.3:0.1"), ["0.0", "0.1", "0.2", "0.3"]);
     assert_eq!(values("k=1..4:1"), ["1", "2", "3", "4"]);
+    assert_eq!(
+        values("k=4e-10..1.7e-9:*2"),
+        ["4e-10", "8e-10", "1.6e-9"].map(|text| text.parse::<f64>().unwrap().to_string())
+    );
+    assert_eq!(values("k=1e-12..3e-12:1e-12").len(), 3);
+    assert_eq!(values("k=-2..-1:1"), ["-2", "-1"]);
     assert_eq!(values("k=0.01..0.1:*2"), ["0.01", "0.02", "0.04", "0.08"]);
     assert_eq!(values("k=2..64:*2"), ["2", "4", "8", "16", "32", "64"]);
     assert_eq!(values("k=2..5:*1.5"), ["2.0", "3.0", "4.5"]);
@@ -391,9 +397,51 @@ fn links_have_numbers_by_region_replica_or_proxy() {
         ("links=[{ from = \"a\", to = \"aws:eu-central-1\" }]", "has both ends in `aws:eu-central-1`"),
         ("links=[{ from = \"a\", to = \"b\" }, { from = \"b\", to = \"a\" }]", "has two entries"),
         ("links=[{ from = \"a\", to = \"b\", mbps = 0 }]", "links.mbps is 0"),
+        ("links=[{ from = \"a\", to = \"b\" }]", "from `a` to `b` has no number; give rtt_ms"),
         ("links=[{ from = \"a\", to = \"b\", rtt = 5 }]", "did you mean `rtt_ms`"),
     ] {
         let message = error("", &[set], &[]);
         assert!(message.contains(problem), "{set}: {message}");
     }
+}
+
+#[test]
+fn a_setting_that_acts_in_no_arm_is_refused_and_one_that_acts_in_some_is_not() {
+    let proxies = "topology = \"proxy\"\nproxies = { count = 2, share_ms = 10.0 }";
+    let edges = "router.digest_half_life_ms = 5.0";
+    for (text, set, told) in [
+        ("", "router.admission=\"predicted\"", "router.admission has no effect without a deadline"),
+        ("", "router.egress={ ms_per_unit = 5.0 }", "ms_per_unit has no effect without prices"),
+        (edges, "signals.router_ms=1", "digest_half_life_ms has no effect"),
+        (proxies, "signals.router_ms=1", "proxies.share_ms, share_loss and share_late_ms have no effect"),
+    ] {
+        let message = error(text, &[set], &[]);
+        assert!(message.contains(told), "{set}: {message}");
+    }
+    // What one arm switches off, another one uses.
+    assert_eq!(labels(proxies, &[], &["proxies.prefixes=private,shared"]).len(), 2);
+    assert_eq!(labels(edges, &[], &["signals.digest_ms=0,1000"]).len(), 2);
+    assert_eq!(labels("", &["router.admission=\"predicted\"", "client.deadline_ms=500"], &[]).len(), 1);
+}
+
+#[test]
+fn faults_prices_and_arrivals_without_sense_are_refused() {
+    for (set, told) in [
+        ("faults=[{ kind = \"drain\", replica = \"a\", at_s = 3, down_s = 4 }]", "down_s is a setting of a crash"),
+        (
+            "faults=[{ kind = \"undrain\", replica = \"a\", at_s = 3 }]",
+            "`a` is undrained, and no fault drains it before",
+        ),
+        (
+            "router.egress={ ms_per_unit = 1, prices = [{ from = \"aws:us-east-2\", to = \"aws:us-east-1\", per_gb = 9 }] }",
+            "router.egress.prices names `aws:us-east-2`, which is no region of the fleet; did you mean `aws:us-east-1`",
+        ),
+        ("workload.arrivals={ poisson = 3.0 }", "has both `rate` and `arrivals`; keep one"),
+    ] {
+        let message = error("", &[set], &[]);
+        assert!(message.contains(told), "{set}: {message}");
+    }
+    let drained =
+        "faults=[{ kind = \"drain\", replica = \"a\", at_s = 3 }, { kind = \"undrain\", replica = \"a\", at_s = 5 }]";
+    assert_eq!(labels("", &[drained], &[]).len(), 1);
 }

@@ -76,10 +76,11 @@ fn values(key: &str, text: &str) -> Result<Vec<Value>, String> {
     for i in 0..=MOST {
         // Multiplied, not summed, so that rounding errors do not add up.
         let value = factor.map_or(from + step * i as f64, |f| from * f.powi(i as i32));
-        if value > to * (1.0 + 1e-9) + f64::EPSILON {
+        if value > to + 1e-9 * from.abs().max(to.abs()) {
             return Ok(list);
         }
-        let rounded = (value * 1e9).round() / 1e9;
+        // 0.1 + 2 * 0.1 is written 0.3.
+        let rounded = format!("{value:.11e}").parse().unwrap_or(value);
         list.push(if whole { Value::Integer(rounded as i64) } else { Value::Float(rounded) });
     }
     Err(format!("`{text}` has more than {MOST} values; take a larger step"))

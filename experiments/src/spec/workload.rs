@@ -131,6 +131,11 @@ impl WorkloadSpec {
         if self.rate.is_some() && self.session_rate.is_some() {
             return Err("[workload] has both `rate` and `session_rate`; keep one".into());
         }
+        let drawn =
+            [("rate", self.rate), ("session_rate", self.session_rate)].into_iter().find(|(_, rate)| rate.is_some());
+        if let Some((key, _)) = drawn.filter(|_| self.options.arrivals != Arrivals::default()) {
+            return Err(format!("[workload] has both `{key}` and `arrivals`; keep one"));
+        }
         if self.generate.is_none() && (self.day_s.is_some() || self.start_hour.is_some()) {
             return Err(
                 "[workload] day_s and start_hour are settings of a generated trace; a recorded one has its own times"

@@ -314,8 +314,12 @@ mod tests {
         let refuse = |options: Options| read_bytes("t", azure, &options).unwrap_err().to_string();
         assert!(refuse(Options { per: Per::FirstPrompt, ..Options::default() }).contains("rows of azure have none"));
         assert!(refuse(Options { min_chars: 3, ..Options::default() }).contains("min_chars needs texts"));
-        let native = read_bytes("t", rows[0].as_bytes(), &Options { min_chars: 3, ..Options::default() });
-        assert!(native.unwrap_err().to_string().contains("min_chars needs texts"));
+        let ids = row(0, "\"input_length\":600,\"hash_ids\":[900,901],\"block_size\":512");
+        for (text, has) in [(rows[0].as_str(), "lengths only"), (&ids, "block ids only")] {
+            let native = read_bytes("t", text.as_bytes(), &Options { min_chars: 3, ..Options::default() });
+            let message = native.unwrap_err().to_string();
+            assert!(message.contains("min_chars needs texts") && message.contains(has), "{message}");
+        }
     }
 
     #[test]

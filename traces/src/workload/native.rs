@@ -160,7 +160,11 @@ impl Native {
             Some(ids) => (Some(ids), false),
             None => (row.id_runs("hash_runs")?, true),
         };
+        let textless = |has: &str| format!("are missing: min_chars needs texts, and this row has {has} only");
         let (mut input_tokens, mut block_tokens, mut blocks) = if let Some(mut ids) = ids {
+            if self.options.min_chars > 0 {
+                return Err(Bad::new("messages", textless("block ids")));
+            }
             let block = given_block.or(self.options.block_tokens).unwrap_or(DEFAULT_BLOCK_SIZE);
             let input = row.need_tokens("input_length", 1)?;
             if runs && input % block > 0 && ids.len() == (input / block) as usize {
@@ -185,7 +189,7 @@ impl Native {
             (tokens, block, chain.ids())
         } else {
             if self.options.min_chars > 0 {
-                return Err(Bad::new("messages", "are missing: min_chars needs texts, and this row has lengths only"));
+                return Err(Bad::new("messages", textless("lengths")));
             }
             let block = given_block.or(self.options.block_tokens).unwrap_or(BLOCK_TOKENS);
             let input = row.need_tokens("input_length", 1)?;
