@@ -13,9 +13,9 @@ use std::time::Duration;
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct EngineArgs {
-    /// Model name to serve
-    #[arg(long, visible_alias = "model-path", default_value = "mistralai/Mistral-7B-Instruct-v0.3")]
-    model: String,
+    /// Model name to serve; the preset's when absent
+    #[arg(long, visible_alias = "model-path")]
+    model: Option<String>,
     /// Server to emulate: sglang or vllm; the preset's when absent
     #[arg(long, value_parser = kind)]
     kind: Option<EngineKind>,
@@ -96,8 +96,9 @@ pub(super) fn run(args: &EngineArgs) -> anyhow::Result<()> {
     }
     super::process::runtime()?.block_on(async {
         let mut stop = StopSignal::install()?; // before the address is printed
+        let model = config.model.clone();
         let server = Emulator::start(config, args.listen).await?;
-        print_line(format_args!("emulated {name} on {} ({})", server.url(), args.model))?;
+        print_line(format_args!("emulated {name} on {} ({model})", server.url()))?;
         stop.recv().await;
         eprintln!("finishing {} running requests, at most {} s", server.in_flight(), args.drain_s);
         server.drain(Duration::from_secs(args.drain_s)).await;
@@ -124,7 +125,7 @@ fn config(args: &EngineArgs) -> anyhow::Result<EmulatorConfig> {
     engine.kind.check_read(args.sets.iter().filter_map(|set| set.split(['=', '.']).next())).context("--set")?;
     let of_kind = EmulatorConfig::of_engine(engine);
     Ok(EmulatorConfig {
-        model: args.model.clone(),
+        model: args.model.clone().unwrap_or_else(|| EngineConfig::preset_model(&preset).to_owned()),
         seed: args.seed,
         speed: args.speed,
         bytes_per_token: args.bytes_per_token,

@@ -33,6 +33,15 @@ const PRESETS: [Preset; 14] = [
 ];
 
 impl EngineConfig {
+    /// The model that the preset called `name` was measured or computed with, as its repository is called.
+    pub fn preset_model(name: &str) -> &'static str {
+        match current_preset_name(name) {
+            name if name.contains("llama-3.1-8b") => "meta-llama/Llama-3.1-8B-Instruct",
+            name if name.contains("qwen3.5") => "Qwen/Qwen3.5-35B",
+            _ => "mistralai/Mistral-7B-Instruct-v0.3",
+        }
+    }
+
     /// The preset called `name`.
     ///
     /// # Errors

@@ -112,6 +112,18 @@ fn vllm_presets_are_not_faster_than_their_cards() {
 }
 
 #[test]
+fn a_preset_names_its_model() {
+    for (preset, model) in [
+        ("vllm-llama-3.1-8b-rtx4090", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("h100-qwen3.5-recorded", "Qwen/Qwen3.5-35B"),
+        ("mistral-7b-l40s", "mistralai/Mistral-7B-Instruct-v0.3"),
+        ("gotoni", "mistralai/Mistral-7B-Instruct-v0.3"),
+    ] {
+        assert_eq!(EngineConfig::preset_model(preset), model, "{preset}");
+    }
+}
+
+#[test]
 fn gotonis_preset_is_flat_and_read_under_its_old_name() {
     assert_eq!(EngineConfig::preset("seed").unwrap(), EngineConfig::preset("gotoni").unwrap());
     assert!((prefill_ms("gotoni", 1000) - 94.0).abs() < 1e-9);
