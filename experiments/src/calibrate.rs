@@ -25,7 +25,7 @@ pub use write::{engine_toml, network_toml, parameters, policy_toml, probe_toml, 
 
 use crate::plot::{self, Figure, Residuals};
 use crate::records::{Records, Row};
-use crate::stats::blocks::Blocks;
+use crate::stats::blocks::{Blocks, NoBlocks};
 use fits::{Found, Model};
 use fleet::Fleet;
 use gorgo_sim::engine::EngineConfig;
@@ -94,6 +94,8 @@ pub struct Calibration {
     pub explained: f64,
     /// The same on the requests that were kept to judge; `None` without any.
     pub explained_apart: Option<f64>,
+    /// What was left out and why intervals are missing; one sentence each.
+    pub notes: Vec<String>,
     /// Residuals (measured - predicted TTFT, ms) by class.
     #[serde(skip)]
     pub residuals: Vec<Residuals>,
@@ -116,6 +118,14 @@ pub enum CalibrateError {
         /// How many there are.
         found: usize,
     },
+    /// The recording is far too long for its blocks.
+    #[error("arm `{arm}`: {why}")]
+    Times {
+        /// The arm.
+        arm: String,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// The regressors cannot be told apart.
     #[error("the time to first token of arm `{arm}` cannot be fitted: {why}")]
     Singular {
@@ -134,6 +144,7 @@ pub fn calibrate(records: &Records, options: &CalibrateOptions) -> Result<Calibr
     let arms = records.arms();
     let arm = fleet::arm_of(&arms, options.arm.as_deref()).map_err(CalibrateError::Arm)?;
     let rows: Vec<&Row> = records.rows.iter().filter(|row| &*row.arm == arm).collect();
+    let (rows, copies) = fleet::without_copies(rows);
     let mut model = Model {
         engine: options.engine.clone(),
         network: options.network.clone(),
@@ -145,6 +156,19 @@ pub fn calibrate(records: &Records, options: &CalibrateOptions) -> Result<Calibr
     if fleet.seen.len() < LEAST_REQUESTS {
         return Err(CalibrateError::Few { arm: arm.to_owned(), found: fleet.seen.len() });
     }
+    let mut notes = Vec::new();
+    if copies > 0 {
+        notes.push(format!("{copies} rows repeat the id, time and replica of an earlier one and are left out"));
+    }
+    let times: Vec<f64> = fleet.seen.iter().map(|seen| seen.at).collect();
+    let blocks = match Blocks::draw(&times, options.block_s * 1e3) {
+        Ok(blocks) => Some(blocks),
+        Err(NoBlocks::Short) => {
+            notes.push(too_short(&times, options.block_s));
+            None
+        }
+        Err(why) => return Err(CalibrateError::Times { arm: arm.to_owned(), why: why.to_string() }),
+    };
     let singular = |why| CalibrateError::Singular { arm: arm.to_owned(), why };
     let ones = vec![1.0; fleet.seen.len()];
     let steps = fits::decode(&fleet, &ones, &model);
@@ -163,8 +187,6 @@ pub fn calibrate(records: &Records, options: &CalibrateOptions) -> Result<Calibr
         rtt.clone_from(&found.rtt);
     }
     (found.step, found.row, found.floor, found.stall) = (steps.step, steps.row, steps.floor, steps.stall);
-    let times: Vec<f64> = fleet.seen.iter().map(|seen| seen.at).collect();
-    let blocks = Blocks::draw(&times, options.block_s * 1e3);
     let replicates: Vec<Found> = blocks
         .iter()
         .flat_map(|blocks| blocks.weights().take(REPLICATES))
@@ -188,8 +210,18 @@ pub fn calibrate(records: &Records, options: &CalibrateOptions) -> Result<Calibr
         policy: fit.policy(),
         explained: explained(&fleet, &model, &full).unwrap_or_default(),
         explained_apart: explained(&apart, &model, &full),
+        notes,
         residuals: residuals(&fleet, &model, &full),
     })
+}
+
+/// Why there are no intervals.
+fn too_short(times: &[f64], block_s: f64) -> String {
+    let (first, last) = times.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), at| (a.min(*at), b.max(*at)));
+    format!(
+        "the requests that were fitted take {:.0} s, fewer than three blocks of {block_s} s, so there are no intervals and nothing is identified; record for longer, or give a smaller --block",
+        (last - first) / 1e3
+    )
 }
 
 /// The requests after the warm-up, in the first part of the run and in the rest.

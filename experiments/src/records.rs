@@ -18,6 +18,13 @@ use std::sync::Arc;
 /// The most rows read from one source: about 3 GB of memory.
 pub const MAX_ROWS: usize = 10_000_000;
 
+/// The longest recording: beyond it, one of its times has another unit or clock.
+const LONGEST_YEARS: f64 = 10.0;
+const LONGEST_MS: f64 = LONGEST_YEARS * 365.25 * 86_400e3;
+
+/// The largest instant of a source, ms from its zero: some 30,000 years. Epochs in ns, read as ms or s, lie beyond it.
+const LATEST_MS: f64 = 1e15;
+
 /// One recorded request. Fields that a source lacks are `None`; times are ms.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {

@@ -2,7 +2,8 @@
 //!
 //! Two result folders are compared here by their stored figures, over seeds. Everything else, or the same with more
 //! detail, is compared request by request: [`compare_rows`] (figures with the recording's noise beside each error) uses
-//! `figures` and `order` (which arms the recording tells apart); `show` makes tables and curves of it.
+//! `join` (which requests are the same), `figures` and `order` (which arms the recording tells apart); `show` makes
+//! tables and curves of it.
 //!
 //! Arms are matched by name; seeds are pooled. An error is (simulated - measured) / measured in per cent. Its interval
 //! is the grouped jackknife's: the error is taken again with each seed left out of both runs, and
@@ -10,6 +11,7 @@
 //! chance alone (order of reports, random ties) may move the error. Percentiles are those of [`crate::stats`].
 
 mod figures;
+mod join;
 mod order;
 mod rows;
 mod show;
@@ -24,6 +26,7 @@ use crate::results::{Point, Results};
 use crate::stats::{Digest, jackknife};
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// One figure of both runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -61,6 +64,8 @@ pub struct Comparison {
     pub arms: Vec<ArmErrors>,
     /// Arms of one result only.
     pub unmatched: Vec<String>,
+    /// Seeds that one of the results lacks; one sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Comparison {
@@ -119,7 +124,17 @@ pub fn compare(measured: &Results, simulated: &Results) -> Result<Comparison, Va
     };
     let mut unmatched = only(&ours, &theirs, "measured");
     unmatched.extend(only(&theirs, &ours, "simulated"));
-    Ok(Comparison { arms: common, unmatched })
+    Ok(Comparison { arms: common, unmatched, notes: other_seeds(measured, simulated).into_iter().collect() })
+}
+
+/// Says that the results were made with other seeds, whose workloads may differ.
+fn other_seeds(measured: &Results, simulated: &Results) -> Option<String> {
+    let seeds = |results: &Results| results.points.iter().map(|point| point.seed).collect::<BTreeSet<u64>>();
+    let list = |seeds: &BTreeSet<u64>| seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let (a, b) = (seeds(measured), seeds(simulated));
+    let common = if a.is_disjoint(&b) { "none is common" } else { "all of them are pooled" };
+    (a != b)
+        .then(|| format!("the seeds of the results differ (measured: {}; simulated: {}); {common}", list(&a), list(&b)))
 }
 
 /// Judged figures without a value or an error.
@@ -211,27 +226,48 @@ pub fn worst(arms: &[ArmErrors]) -> Option<(f64, &str, &str)> {
 
 /// The comparison as a table.
 pub fn table(arms: &[ArmErrors]) -> String {
+    table_in(arms, usize::MAX)
+}
+
+/// The comparison as a table in `width` columns; where it does not fit, as a table for each arm below its name.
+pub fn table_in(arms: &[ArmErrors], width: usize) -> String {
+    const HEADER: [&str; 6] = ["arm", "figure", "measured", "simulated", "error", "± 95 %"];
+    let rows: Vec<Vec<String>> = arms.iter().flat_map(rows_of).collect();
+    let room = show::room_of(0, &HEADER, &rows, width);
+    if arms.iter().any(|arm| arm.arm.chars().count() > room) {
+        let each = |arm: &ArmErrors| {
+            let rows = rows_of(arm).map(|row| row[1..].to_vec());
+            let name = crate::table::fold(&arm.arm, width).join("\n");
+            format!("{name}\n{}", show::table(&HEADER[1..], rows, width))
+        };
+        return arms.iter().map(each).collect::<Vec<_>>().join("\n\n");
+    }
     let mut table = Table::new();
     let style = TableStyle::new().header_separator(LineStyle::none().fill('─'));
     table.load_style(style).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["arm", "figure", "measured", "simulated", "error", "± 95 %"]);
-    for arm in arms {
-        for (i, f) in arm.figures.iter().enumerate() {
-            let unit = if f.name.ends_with(", %") { "points" } else { "%" };
-            table.add_row([
-                if i == 0 { arm.arm.clone() } else { String::new() },
-                f.name.clone(),
-                crate::table::ms(f.measured),
-                crate::table::ms(f.simulated),
-                f.error.map_or_else(|| "-".to_owned(), |e| format!("{e:+.1} {unit}")),
-                f.ci95.map_or_else(|| "-".to_owned(), |half| format!("{half:.1}")),
-            ]);
-        }
+    table.set_header(HEADER);
+    for row in rows {
+        table.add_row(row);
     }
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// The figures of an arm as cells.
+fn rows_of(arm: &ArmErrors) -> impl Iterator<Item = Vec<String>> {
+    arm.figures.iter().enumerate().map(|(i, f)| {
+        let unit = if f.name.ends_with(", %") { "points" } else { "%" };
+        vec![
+            if i == 0 { arm.arm.clone() } else { String::new() },
+            f.name.clone(),
+            crate::table::ms(f.measured),
+            crate::table::ms(f.simulated),
+            f.error.map_or_else(|| "-".to_owned(), |e| format!("{e:+.1} {unit}")),
+            f.ci95.map_or_else(|| "-".to_owned(), |half| format!("{half:.1}")),
+        ]
+    })
 }
 
 #[cfg(test)]
@@ -289,6 +325,28 @@ mod folder_tests {
             None,
             "two seeds are too few"
         );
+    }
+
+    #[test]
+    fn a_table_fits_the_width() {
+        let run = results(points(&["an arm whose name is rather long"], 3, 50));
+        let arms = compare(&run, &run).unwrap().arms;
+        let shown = table_in(&arms, 80);
+        assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+        assert!(shown.starts_with("an arm whose name is rather long\n"), "{shown}");
+        assert!(table(&arms).contains("an arm whose name is rather long"));
+    }
+
+    #[test]
+    fn other_seeds_are_noted() {
+        let (a, b) = (results(points(&["x"], 3, 5)), results(points(&["x"], 2, 5)));
+        assert!(compare(&a, &a).unwrap().notes.is_empty());
+        let note = compare(&a, &b).unwrap().notes.remove(0);
+        assert!(note.contains("the seeds of the results differ (measured:"), "{note}");
+        let mut other = b.clone();
+        other.points.iter_mut().for_each(|point| point.seed += 100);
+        let note = compare(&a, &other).unwrap().notes.remove(0);
+        assert!(note.contains("none is common"), "{note}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `gorgo calibrate`: engine, network and policy settings from records of a run, or from a live server.
 
-use super::output::print_line;
-use anyhow::Context;
+use super::output::{columns, print_line};
+use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_benchmark::load::target::Target;
 use gorgo_experiments::calibrate::{self, CalibrateOptions, ProbeOptions, SearchOptions};
@@ -9,6 +9,7 @@ use gorgo_experiments::plot::Format;
 use gorgo_experiments::records::{self, ColumnMap, ReadOptions, Records};
 use gorgo_sim::engine::EngineConfig;
 use gorgo_sim::network::NetworkConfig;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// An engine is cold for this long, s.
@@ -83,6 +84,7 @@ pub(super) fn run(args: &CalibrateArgs) -> anyhow::Result<()> {
     }
     let options = ReadOptions { columns: ColumnMap::parse(&args.columns)?, arm: None };
     let mut records = Records::default();
+    each_once(&args.records)?;
     for path in &args.records {
         records.rows.extend(records::open(path, &options)?.rows);
     }
@@ -115,10 +117,27 @@ pub(super) fn run(args: &CalibrateArgs) -> anyhow::Result<()> {
     if args.json {
         print_line(serde_json::to_string_pretty(&serde_json::json!({ "fit": fitted, "search": tuned }))?)?;
     } else {
-        print_line(calibrate::table(&fitted, &tuned))?;
+        print_line(calibrate::table(&fitted, &tuned, width()))?;
     }
     if let Some(dir) = &args.out {
         write(dir, &fitted, &tuned)?;
+    }
+    Ok(())
+}
+
+/// Columns of a table: those of the terminal, else as many as it takes.
+fn width() -> usize {
+    columns().unwrap_or(usize::MAX)
+}
+
+/// Refuses a path that is given twice: its requests would count twice.
+fn each_once(paths: &[PathBuf]) -> anyhow::Result<()> {
+    let mut seen = BTreeSet::new();
+    for path in paths {
+        let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if !seen.insert(whole) {
+            bail!("`{}` is given twice; name each record once", path.display());
+        }
     }
     Ok(())
 }
@@ -135,7 +154,7 @@ pub(super) fn fit_run(dir: &Path, arm: &str, engine: &str) -> anyhow::Result<()>
         block_s: BLOCK_S,
     };
     let fitted = calibrate::calibrate(&records, &settings)?;
-    print_line(format_args!("\n{}", calibrate::table(&fitted, &[])))?;
+    print_line(format_args!("\n{}", calibrate::table(&fitted, &[], width())))?;
     write(&dir.join("fit"), &fitted, &[])
 }
 
@@ -157,7 +176,7 @@ fn probe(args: &CalibrateArgs, target: &Target) -> anyhow::Result<()> {
     if args.json {
         print_line(serde_json::to_string_pretty(&serde_json::json!({ "probe": probed, "fit": fitted }))?)?;
     } else {
-        print_line(calibrate::parameters(&fitted))?;
+        print_line(calibrate::parameters(&fitted, width()))?;
         print_line(format_args!("{}: round trip {:.1} ms", target.url, probed.rtt_ms))?;
     }
     if let Some(dir) = &args.out {
@@ -208,4 +227,20 @@ fn bounds(text: &str) -> Result<(String, f64, f64), String> {
     parse().ok_or_else(|| {
         format!("`{text}` is no setting with bounds; write key=low..high, for example fleet.settings.receive_ms=1..20")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_is_given_twice_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a.csv"), dir.path().join("b.csv"));
+        std::fs::write(&a, "x").unwrap();
+        std::fs::write(&b, "x").unwrap();
+        each_once(&[a.clone(), b.clone()]).unwrap();
+        let message = each_once(&[a.clone(), b, dir.path().join(".").join("a.csv")]).unwrap_err().to_string();
+        assert!(message.contains("a.csv` is given twice"), "{message}");
+    }
 }

@@ -1,6 +1,6 @@
 //! `gorgo validate`: a simulated result against a measured one.
 
-use super::output::print_line;
+use super::output::{columns, print_line};
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_core::suggest::did_you_mean;
@@ -8,9 +8,13 @@ use gorgo_experiments::plot::Format;
 use gorgo_experiments::records::{self, ColumnMap, ReadOptions, Records};
 use gorgo_experiments::results::ResultFolder;
 use gorgo_experiments::stats::PERCENTILES;
+use gorgo_experiments::table::fold;
 use gorgo_experiments::validate::{self, RowSettings};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Length of the blocks of time that the noise is drawn from, s.
+const BLOCK_S: f64 = 30.0;
 
 /// Longest prompts of the classes tiny and mid, tokens.
 const CLASSES: (f64, f64) = (64.0, 4096.0);
@@ -45,9 +49,9 @@ pub(crate) struct ValidateArgs {
     /// Leave out requests of the first seconds of the measured run
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = seconds)]
     warm_up: f64,
-    /// Length of the blocks of time that the noise is drawn from, s
-    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = block)]
-    block: f64,
+    /// Length of the blocks of time that the noise is drawn from, s [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = block)]
+    block: Option<f64>,
     /// Columns of the measured table, for example ttft_ms=first_byte,e2e_s=total,id=request,answered=200; known tables
     /// need none
     #[arg(long, value_name = "MAP", default_value = "")]
@@ -89,7 +93,11 @@ pub(super) fn run(args: &ValidateArgs) -> anyhow::Result<()> {
     if args.json {
         print_line(serde_json::to_string_pretty(&comparison)?)?;
     } else {
-        print_line(format_args!("{}\n{PERCENTILES}", validate::table(arms)))?;
+        let width = columns().unwrap_or(usize::MAX);
+        print_line(validate::table_in(arms, width))?;
+        let notes = comparison.notes.iter().map(|note| format!("note: {note}"));
+        let below = std::iter::once(PERCENTILES.to_owned()).chain(notes);
+        below.flat_map(|text| fold(&text, width)).try_for_each(print_line)?;
     }
     let gaps = comparison.gaps();
     if !gaps.is_empty() {
@@ -114,6 +122,7 @@ impl ValidateArgs {
             || self.by_class
             || self.unpaired
             || self.warm_up > 0.0
+            || self.block.is_some()
             || self.plot.is_some()
             || self.classes != CLASSES
     }
@@ -153,7 +162,7 @@ fn by_request(args: &ValidateArgs, measured: &Path, simulated: &Path) -> anyhow:
     args.names_are_known(&measured, &simulated)?;
     let settings = RowSettings {
         warm_up_s: args.warm_up,
-        block_s: args.block,
+        block_s: args.block.unwrap_or(BLOCK_S),
         arms: args.arm_map.iter().cloned().collect(),
         replicas: args.replica_map.iter().cloned().collect(),
         unpaired: args.unpaired,
@@ -164,8 +173,11 @@ fn by_request(args: &ValidateArgs, measured: &Path, simulated: &Path) -> anyhow:
     if args.json {
         print_line(serde_json::to_string_pretty(&comparison)?)?;
     } else {
-        let noise = format!("noise: central 95 % over blocks of {} s of the measured run drawn again", args.block);
-        print_line(format_args!("{}\n\n{PERCENTILES}; {noise}", validate::rows_table(&comparison, args.by_class)))?;
+        let block = settings.block_s;
+        let noise = format!("noise: central 95 % over blocks of {block} s of the measured run drawn again");
+        let width = columns().unwrap_or(usize::MAX);
+        print_line(format_args!("{}\n", validate::rows_table(&comparison, args.by_class, width)))?;
+        fold(&format!("{PERCENTILES}; {noise}"), width).iter().try_for_each(print_line)?;
     }
     if let (Some((path, format)), Some(figure)) = (&args.plot, validate::curves(&comparison)) {
         let bytes = figure.render(*format)?;
@@ -267,6 +279,7 @@ mod tests {
         }
         args(&["--arm", "one", "--arm-map", "one=one", "--replica-map", "r1=r1"]).names_are_known(&a, &a).unwrap();
         assert!(args(&["--classes", "32,64"]).by_row() && !args(&[]).by_row());
+        assert!(args(&["--block", "30"]).by_row(), "an option that was given has an effect");
     }
 
     #[test]

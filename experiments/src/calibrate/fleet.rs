@@ -4,7 +4,7 @@
 use crate::records::Row;
 use gorgo_core::suggest::did_you_mean;
 use gorgo_sim::engine::DecodeTimes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// One answered request with the state of its replica.
 #[derive(Debug, Clone, Default)]
@@ -243,6 +243,19 @@ impl Fleet {
     }
 }
 
+/// The rows without copies (same run, id, time and replica), which would meet themselves at their replica, and how many
+/// copies there were.
+pub(super) fn without_copies(rows: Vec<&Row>) -> (Vec<&Row>, usize) {
+    let all = rows.len();
+    let mut seen = HashSet::new();
+    let once: Vec<&Row> = rows
+        .into_iter()
+        .filter(|row| seen.insert((&*row.run, &*row.id, row.at.map(f64::to_bits), row.replica.as_deref())))
+        .collect();
+    let copies = all - once.len();
+    (once, copies)
+}
+
 /// The arm to fit on: the one that is named, or the only one.
 pub(super) fn arm_of<'a>(arms: &'a [std::sync::Arc<str>], wanted: Option<&str>) -> Result<&'a str, String> {
     let names = || arms.iter().map(|name| &**name);
@@ -308,6 +321,15 @@ mod tests {
         // Batches: 1 to 250, 2 to 400, 3 (padded to 4) to 450, 2 to 1000.
         let mean = (150.0 + 150.0 * 2.0 + 50.0 * 4.0 + 550.0 * 2.0) / 900.0;
         assert!((a.batch - mean).abs() < 1e-9, "{} {mean}", a.batch);
+    }
+
+    #[test]
+    fn copies_of_a_row_count_once_and_a_second_attempt_counts() {
+        let mut again = row(0, 700.0, 100.0, 500.0, 50.0, 10.0);
+        again.replica = Some("b".into());
+        let rows = [row(0, 0.0, 100.0, 500.0, 50.0, 10.0), row(0, 0.0, 100.0, 500.0, 50.0, 10.0), again];
+        let (once, copies) = without_copies(rows.iter().collect());
+        assert_eq!((once.len(), copies), (2, 1));
     }
 
     #[test]

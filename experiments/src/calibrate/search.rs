@@ -10,7 +10,7 @@ use crate::records::{Records, Row};
 use crate::results::ArmRun;
 use crate::runner::{self, RunError};
 use crate::spec::Experiment;
-use crate::stats::blocks::{Blocks, Sample, distance};
+use crate::stats::blocks::{Blocks, NoBlocks, Sample, distance};
 use gorgo_core::Span;
 use gorgo_core::record::RequestRecord;
 use rayon::prelude::*;
@@ -78,14 +78,17 @@ struct Target {
 }
 
 impl Target {
-    fn of(rows: &[&Row], options: &SearchOptions<'_>) -> Option<Self> {
+    fn of(rows: &[&Row], options: &SearchOptions<'_>) -> Result<Self, String> {
         let first = rows.iter().filter_map(|row| row.at).fold(f64::INFINITY, f64::min);
         let last = rows.iter().filter_map(|row| row.at).fold(f64::NEG_INFINITY, f64::max);
         let span = options.warm_up_s * 1e3..=options.part * (last - first);
         let late = |row: &Row| row.at.is_some_and(|at| span.contains(&(at - first)));
         let used: Vec<&Row> = rows.iter().copied().filter(|row| row.ok && late(row)).collect();
         let times: Vec<f64> = used.iter().filter_map(|row| row.at).collect();
-        let blocks = Blocks::draw(&times, options.block_s * 1e3)?;
+        let blocks = Blocks::draw(&times, options.block_s * 1e3).map_err(|why| match why {
+            NoBlocks::Short => format!("{why}; record for longer, or give a smaller --block"),
+            NoBlocks::Long { .. } => why.to_string(),
+        })?;
         let sample = |value: fn(&Row) -> Option<f64>| {
             Sample::of(used.iter().enumerate().filter_map(|(i, row)| Some((value(row)?, i))))
         };
@@ -111,7 +114,9 @@ impl Target {
             shifts.sort_by(f64::total_cmp);
             shifts.get(shifts.len() / 2).copied().filter(|noise| *noise > 0.0)
         };
-        Some(Self { ids, classes: classes.collect(), noise: (middle(&ttft)?, middle(&e2e)?), e2e })
+        let noise = middle(&ttft).zip(middle(&e2e));
+        let noise = noise.ok_or("the records have no TTFT and E2E that vary; name columns with --columns")?;
+        Ok(Self { ids, classes: classes.collect(), noise, e2e })
     }
 
     /// The loss of simulated records.
@@ -165,10 +170,8 @@ pub fn search(records: &Records, options: &SearchOptions<'_>) -> Result<(Vec<Tun
         }
     }
     let rows: Vec<&Row> = records.rows.iter().filter(|row| *row.arm == *options.arm).collect();
-    let target = Target::of(&rows, options).ok_or_else(|| {
-        let why = "has fewer than three blocks of time; record for longer, or give a smaller --block";
-        SearchError::Options(format!("arm `{}` of the records {why}", options.arm))
-    })?;
+    let target = Target::of(&rows, options)
+        .map_err(|why| SearchError::Options(format!("arm `{}` of the records: {why}", options.arm)))?;
     let simulator = Simulator::new(options, &target)?;
     let value = |x: &[f64]| -> Vec<f64> {
         let bounds = options.tuned.iter().zip(x);

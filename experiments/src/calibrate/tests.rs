@@ -69,7 +69,7 @@ fn known_settings_come_back_from_simulated_records() {
         "network.opening_rounds=2",
     ]);
     let c = calibrate(&records, &options(EngineConfig::default())).unwrap();
-    let shown = table(&c, &[]);
+    let shown = table(&c, &[], usize::MAX);
     let back = |p: &Parameter, truth: f64| {
         let (low, high) = p.interval.unwrap();
         let within = (low - 0.04 * truth..=high + 0.04 * truth).contains(&truth);
@@ -97,7 +97,7 @@ fn what_a_run_does_not_visit_is_not_identified_and_stays_a_comment() {
     let (records, ..) = run(&["network.keep_alive_ms=1000000", "workload.rate=2", "workload.requests=900"]);
     let c = calibrate(&records, &options(EngineConfig::default())).unwrap();
     let keep = value(&c.network, "keep_alive_ms");
-    assert!(!keep.identified && keep.value == 90_000.0, "{}", table(&c, &[]));
+    assert!(!keep.identified && keep.value == 90_000.0, "{}", table(&c, &[], usize::MAX));
     assert!(network_toml(&c).contains("# not identified: keep_alive_ms"), "{}", network_toml(&c));
     // What is written is read again.
     let text = engine_toml(&c) + &network_toml(&c);
@@ -148,6 +148,26 @@ fn records_that_cannot_be_fitted_are_refused_with_the_reason() {
     records.rows.truncate(60);
     let few = why(&records, &options(EngineConfig::default()));
     assert!(few.contains("a fit needs 100") && few.contains("--columns"), "{few}");
+}
+
+#[test]
+fn a_short_run_says_why_nothing_is_identified_and_copies_are_left_out() {
+    let (mut records, ..) = run(&["workload.requests=900"]);
+    let mut settings = options(EngineConfig::default());
+    (settings.warm_up_s, settings.part) = (0.0, 1.0);
+    let once = calibrate(&records, &settings).unwrap();
+    assert!(once.notes.iter().all(|note| !note.contains("repeat")), "{:?}", once.notes);
+    records.rows.extend(records.rows.clone());
+    settings.block_s = 90.0;
+    let c = calibrate(&records, &settings).unwrap();
+    assert_eq!(c.requests, once.requests);
+    let shown = table(&c, &[], usize::MAX);
+    assert!(shown.contains("note: 900 rows repeat the id") && shown.contains("give a smaller --block"), "{shown}");
+    let narrow = table(&c, &[], 80);
+    assert!(narrow.lines().all(|line| line.chars().count() <= 80) && narrow.contains("left out at 80"), "{narrow}");
+    settings.block_s = 1e-5;
+    let long = calibrate(&records, &settings).unwrap_err().to_string();
+    assert!(long.contains("the unit of times may be wrong"), "{long}");
 }
 
 #[test]

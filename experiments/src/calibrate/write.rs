@@ -14,11 +14,14 @@ fn short(value: f64) -> String {
     }
 }
 
+const HEADER: [&str; 6] = ["setting", "before", "fit", "95 %", "visited", ""];
+/// The least room of a setting's name.
+const NAME_ROOM: usize = 16;
+
 fn empty() -> Table {
     let mut table = Table::new();
     let style = TableStyle::new().header_separator(LineStyle::none().fill('─'));
     table.load_style(style).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["setting", "before", "fit", "95 %", "visited", ""]);
     table
 }
 
@@ -26,45 +29,68 @@ fn range(interval: Option<(f64, f64)>) -> String {
     interval.map_or_else(|| "-".to_owned(), |(low, high)| format!("{} .. {}", short(low), short(high)))
 }
 
-fn add(table: &mut Table, section: &str, parameters: &[Parameter]) {
-    for p in parameters {
+fn rows(section: &str, parameters: &[Parameter]) -> Vec<[String; 6]> {
+    let row = |p: &Parameter| {
         let mark = if p.identified { "" } else { "not identified" };
         let (key, prior) = (format!("{section}{}", p.key), p.prior.map_or_else(|| "-".to_owned(), short));
-        table.add_row([key, prior, short(p.value), range(p.interval), p.visited.clone(), mark.to_owned()]);
-    }
+        [key, prior, short(p.value), range(p.interval), p.visited.clone(), mark.to_owned()]
+    };
+    parameters.iter().map(row).collect()
 }
 
-fn lines(mut table: Table) -> String {
+/// The table in `width` columns: where it does not fit, without what the records visited, and with folded names.
+fn lines(rows: &[[String; 6]], width: usize) -> String {
+    let needs = |c: usize| {
+        let cells = rows.iter().map(|row| row[c].chars().count());
+        cells.max().unwrap_or(0).max(HEADER[c].chars().count()) + 2
+    };
+    let whole = (0..6).map(needs).sum::<usize>() <= width;
+    let shown: &[usize] = if whole { &[0, 1, 2, 3, 4, 5] } else { &[0, 1, 2, 3, 5] };
+    let others: usize = shown[1..].iter().map(|&c| needs(c)).sum();
+    let room = width.saturating_sub(others + 2).max(NAME_ROOM);
+    let mut table = empty();
+    table.set_header(shown.iter().map(|&c| HEADER[c]));
+    for row in rows {
+        let name = crate::table::fold(&row[0], room).join("\n");
+        let cells = shown[1..].iter().map(|&c| row[c].clone());
+        table.add_row(std::iter::once(name).chain(cells));
+    }
     for column in table.column_iter_mut().skip(1).take(3) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    let mut text = table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n");
+    if !whole {
+        let left = format!("left out at {width} columns: what the records visited; it is in --json");
+        text.push('\n');
+        text.push_str(&crate::table::fold(&left, width).join("\n"));
+    }
+    text
 }
 
-/// Parameters with prior, fit, interval and visited range.
-pub fn parameters(parameters: &[Parameter]) -> String {
-    let mut table = empty();
-    add(&mut table, "", parameters);
-    lines(table)
+/// Parameters with prior, fit, interval and visited range, in `width` columns.
+pub fn parameters(parameters: &[Parameter], width: usize) -> String {
+    lines(&rows("", parameters), width)
 }
 
-/// All parameters of a calibration, and those found by simulation.
-pub fn table(c: &Calibration, tuned: &[Tuned]) -> String {
-    let mut table = empty();
+/// All parameters of a calibration, and those found by simulation, in `width` columns.
+pub fn table(c: &Calibration, tuned: &[Tuned], width: usize) -> String {
+    let mut all = Vec::new();
     for (section, parameters) in [("", &c.rtt), ("engine ", &c.engine), ("network ", &c.network), ("gorgo ", &c.policy)]
     {
-        add(&mut table, section, parameters);
+        all.extend(rows(section, parameters));
     }
     for t in tuned {
         let mark = if t.identified { "by simulation" } else { "by simulation, not identified" };
         let searched = format!("searched {} to {}", short(t.low), short(t.high));
         let (before, value) = (short(t.before), short(t.value));
-        table.add_row([t.key.clone(), before, value, range(t.interval), searched, mark.to_owned()]);
+        all.push([t.key.clone(), before, value, range(t.interval), searched, mark.to_owned()]);
     }
     let apart = c.explained_apart.map_or_else(String::new, |r| format!(", {r:.2} of the part that was kept to judge"));
     let (arm, requests, explained) = (&c.arm, c.requests, c.explained);
-    let table = lines(table);
-    format!("{table}\n{arm}: {requests} requests; the fit explains {explained:.2} of the variance of TTFT{apart}")
+    let said = format!("{arm}: {requests} requests; the fit explains {explained:.2} of the variance of TTFT{apart}");
+    let notes = c.notes.iter().map(|note| format!("note: {note}"));
+    let below = std::iter::once(said).chain(notes).flat_map(|text| crate::table::fold(&text, width));
+    std::iter::once(lines(&all, width)).chain(below).collect::<Vec<_>>().join("\n")
 }
 
 /// Settings of one section; what is not identified is a comment.

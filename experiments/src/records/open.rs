@@ -1,13 +1,17 @@
 //! Opens recorded requests: detects whether a path is a result folder, a folder of tables, a table or a timeline.
 
-use super::{ReadOptions, RecordError, Records, Row, spans, table};
+use super::{LONGEST_MS, LONGEST_YEARS, ReadOptions, RecordError, Records, Row, spans, table};
 use flate2::read::MultiGzDecoder;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 /// What AIPerf calls its requests within its folder.
 const AIPERF: &str = "profile_export.jsonl";
+
+/// What some editors write before UTF-8 text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The most bytes a file of one JSON value may unpack to.
 const MAX_JSON: u64 = 1 << 30;
@@ -26,7 +30,27 @@ pub fn open(path: &Path, options: &ReadOptions) -> Result<Records, RecordError> 
         let why = "holds no requests; give a result folder, a table or a timeline with some".to_owned();
         return Err(RecordError::File { path: path.to_owned(), why });
     }
+    lengths_are_plausible(path, &rows)?;
     Ok(Records { source: path.display().to_string(), rows })
+}
+
+/// Refuses an arm whose requests lie further apart than any recording. Tables name the line (`table`); this finds it
+/// between files and in timelines.
+fn lengths_are_plausible(path: &Path, rows: &[Row]) -> Result<(), RecordError> {
+    let mut ends: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for row in rows {
+        let Some(at) = row.at else { continue };
+        let (first, last) = ends.entry(&row.arm).or_insert((at, at));
+        (*first, *last) = (first.min(at), last.max(at));
+        if *last - *first > LONGEST_MS {
+            let why = format!(
+                "has requests of arm `{}` at {first} ms and at {last} ms, more than {LONGEST_YEARS} years apart; give all times on one clock and in one unit",
+                row.arm
+            );
+            return Err(RecordError::File { path: path.to_owned(), why });
+        }
+    }
+    Ok(())
 }
 
 fn files(path: &Path) -> Result<Vec<PathBuf>, RecordError> {
@@ -72,6 +96,16 @@ fn arm_of(path: &Path) -> String {
     name.strip_prefix("requests").unwrap_or(name).trim_start_matches(['_', '-', '.']).to_owned()
 }
 
+/// Reads the events of a Chrome trace; other arrays hold rows. `events` tells whether the begin of the file shows an event.
+fn array(path: &Path, input: impl Read, arm: &str, events: bool) -> Result<Vec<Row>, RecordError> {
+    let found = spans::read(path, input, arm);
+    if events || found.as_ref().is_ok_and(|rows| !rows.is_empty()) {
+        return found;
+    }
+    let why = "is one JSON array and no Chrome trace; write one object a line (.jsonl)".to_owned();
+    Err(RecordError::File { path: path.to_owned(), why })
+}
+
 fn one(path: &Path, options: &ReadOptions) -> Result<Vec<Row>, RecordError> {
     let io = |source| RecordError::Io { path: path.to_owned(), source };
     let mut file = BufReader::new(File::open(path).map_err(io)?);
@@ -79,9 +113,19 @@ fn one(path: &Path, options: &ReadOptions) -> Result<Vec<Row>, RecordError> {
     let input: Box<dyn Read> = if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
     let mut input = BufReader::with_capacity(1 << 16, input);
     let arm = options.arm.clone().unwrap_or_else(|| arm_of(path));
+    if input.fill_buf().map_err(io)?.starts_with(BYTE_ORDER_MARK) {
+        input.consume(BYTE_ORDER_MARK.len());
+    }
     let start = input.fill_buf().map_err(io)?;
     let text = String::from_utf8_lossy(&start[..start.len().min(4096)]).trim_start().to_owned();
-    if text.starts_with('[') || (text.starts_with('{') && text.contains("\"traceEvents\"")) {
+    if start.trim_ascii().is_empty() && start.len() < 4096 {
+        let why = "is empty; give a result folder, a table or a timeline with requests".to_owned();
+        return Err(RecordError::File { path: path.to_owned(), why });
+    }
+    if text.starts_with('[') {
+        return array(path, input, &arm, text.contains("\"ph\""));
+    }
+    if text.starts_with('{') && text.contains("\"traceEvents\"") {
         return spans::read(path, input, &arm);
     }
     if !text.starts_with('{') {

@@ -12,34 +12,38 @@ use std::sync::Arc;
 /// Stages from sending to the first token at the user, whose sum is the time to first token where no argument tells it.
 const BEFORE_FIRST: [&str; 4] = ["uplink", "queue", "forward", "first-token"];
 
-/// Reads a timeline of ours (arms are the runs of the file) or a Chrome trace of another writer (`arm` for all).
+/// Reads a timeline of ours (arms are the runs of the file, whose runs are their seeds) or a Chrome trace of another writer (`arm` for all).
 pub(super) fn read(path: &Path, input: impl Read, arm: &str) -> Result<Vec<Row>, RecordError> {
     let bad = |source: TimelineError| RecordError::Timeline { path: path.to_owned(), source };
     let timeline = timeline::read(input).map_err(bad)?;
-    let runs: HashMap<&str, Arc<str>> =
-        timeline.runs.iter().map(|cut| (cut.run.as_str(), Arc::from(cut.run.as_str()))).collect();
-    let other: Arc<str> = arm.into();
-    let arms: BTreeMap<u64, Arc<str>> = timeline
+    // The arm and its seed.
+    let runs: HashMap<&str, (Arc<str>, Arc<str>)> = timeline
+        .runs
+        .iter()
+        .map(|cut| (cut.run.as_str(), (cut.run.as_str().into(), cut.seed.to_string().into())))
+        .collect();
+    let other: (Arc<str>, Arc<str>) = (arm.into(), "".into());
+    let arms: BTreeMap<u64, &(Arc<str>, Arc<str>)> = timeline
         .processes
         .iter()
-        .filter_map(|(pid, name)| Some((*pid, Arc::clone(runs.get(name.split(" | ").next()?)?))))
+        .filter_map(|(pid, name)| Some((*pid, runs.get(name.split(" | ").next()?)?)))
         .collect();
     let mut names: BTreeMap<String, Arc<str>> = BTreeMap::new();
     let mut places: HashMap<(Arc<str>, String), usize> = HashMap::new();
     let mut rows: Vec<Row> = Vec::new();
     // The outer span first: it makes the row that the stages belong to.
     for span in timeline.spans.iter().filter(|span| span.is_request()) {
-        let arm = arms.get(&span.pid).unwrap_or(&other);
+        let (arm, run) = arms.get(&span.pid).copied().unwrap_or(&other);
         let Some(id) = key(span) else { continue };
         if rows.len() >= MAX_ROWS {
             let why = format!("has more than {MAX_ROWS} requests; draw fewer");
             return Err(RecordError::File { path: path.to_owned(), why });
         }
         places.insert((Arc::clone(arm), id.clone()), rows.len());
-        rows.push(row(span, arm, &id));
+        rows.push(row(span, arm, run, &id));
     }
     for span in timeline.spans.iter().filter(|span| !span.is_request() && span.name != "serve") {
-        let arm = arms.get(&span.pid).unwrap_or(&other);
+        let (arm, _) = arms.get(&span.pid).copied().unwrap_or(&other);
         let Some(id) = key(span) else { continue };
         let Some(&place) = places.get(&(Arc::clone(arm), id)) else { continue };
         let name = names.entry(span.name.clone()).or_insert_with(|| span.name.as_str().into());
@@ -66,7 +70,7 @@ fn key(span: &SpanEvent) -> Option<String> {
     }
 }
 
-fn row(span: &SpanEvent, arm: &Arc<str>, id: &str) -> Row {
+fn row(span: &SpanEvent, arm: &Arc<str>, run: &Arc<str>, id: &str) -> Row {
     let number = |name: &str| span.args.get(name).and_then(Value::as_f64);
     let text = |name: &str| span.args.get(name).and_then(Value::as_str).map(Arc::from);
     let ok = match (span.args.get("status"), span.args.get("status_code").and_then(Value::as_u64)) {
@@ -77,7 +81,7 @@ fn row(span: &SpanEvent, arm: &Arc<str>, id: &str) -> Row {
     let length = (span.dur != Span::ZERO).then(|| span.dur.ms());
     Row {
         arm: Arc::clone(arm),
-        run: "".into(),
+        run: Arc::clone(run),
         id: id.into(),
         at: Some(span.start.ms()),
         scheduled: None,

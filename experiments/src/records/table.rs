@@ -1,7 +1,7 @@
 //! Tables: CSV with a header, JSON lines, and GuideLLM's JSON become cells by column name, and cells become rows.
 
 use super::columns::{Column, Field, PRESETS, Preset, preset_named, preset_of};
-use super::{MAX_ROWS, ReadOptions, RecordError, Row};
+use super::{LATEST_MS, LONGEST_MS, LONGEST_YEARS, MAX_ROWS, ReadOptions, RecordError, Row};
 use gorgo_core::suggest::did_you_mean;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -12,6 +12,13 @@ use std::sync::Arc;
 
 /// The longest line of a table, bytes: a decision of a large fleet.
 const MAX_LINE: usize = 16 << 20;
+
+/// Objects whose fields are the columns, and the bytes that they take at most: the first object may lack some.
+const HEADER_OBJECTS: usize = 1000;
+const HEADER_BYTES: usize = 16 << 20;
+
+/// How far rounding may put an instant before an earlier one, ms: tables write some times in whole milliseconds.
+const ROUNDING_MS: f64 = 1.0;
 
 /// One line's cells by column; `None` when the column is absent there or empty.
 type Cell<'a> = &'a dyn Fn(&str) -> Option<Cow<'a, str>>;
@@ -42,6 +49,8 @@ struct Reader<'a> {
     left_out: Option<(&'static str, &'static str)>,
     arm: Arc<str>,
     names: BTreeSet<Arc<str>>,
+    /// The first instant of each arm, and its line.
+    starts: BTreeMap<Arc<str>, (f64, u64)>,
     rows: Vec<Row>,
 }
 
@@ -82,8 +91,22 @@ impl<'a> Reader<'a> {
             None => preset.map(|p| p.answered.iter().map(|&s| s.to_owned()).collect()).unwrap_or_default(),
         };
         let left_out = preset.and_then(|preset| preset.left_out);
-        let (arm, names, rows) = (arm.into(), BTreeSet::new(), Vec::new());
-        Ok(Self { path, columns, stages, answered, left_out, arm, names, rows })
+        let (arm, names, starts, rows) = (arm.into(), BTreeSet::new(), BTreeMap::new(), Vec::new());
+        Ok(Self { path, columns, stages, answered, left_out, arm, names, starts, rows })
+    }
+
+    /// Whether a column of this name is read.
+    fn reads(&self, name: &str) -> bool {
+        self.columns
+            .values()
+            .any(|column| column.name == name || column.name.split(['+', '|']).any(|part| part == name))
+            || self.stages.iter().any(|(_, from, to, _)| *from == name || *to == name)
+            || self.left_out.is_some_and(|(column, _)| column == name)
+    }
+
+    /// The name of the column that holds a field.
+    fn column(&self, field: Field) -> &str {
+        self.columns.get(&field).map_or("", |column| &column.name)
     }
 
     fn name(&mut self, text: &str) -> Arc<str> {
@@ -125,6 +148,69 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A moment on the clock of the source.
+    fn instant(&self, cell: Cell<'_>, line: u64, field: Field) -> Result<Option<f64>, RecordError> {
+        const WANTED: &str =
+            "an instant within 1e15 ms of its zero; name the column with its unit, for example at_ns=...";
+        let instant = self.field(cell, line, field)?;
+        if instant.is_none_or(|at| at.abs() <= LATEST_MS) {
+            return Ok(instant);
+        }
+        let name = self.column(field);
+        let (name, text) = first(cell, name).unwrap_or((name, Cow::Borrowed("")));
+        Err(self.value(line, name, &text, WANTED))
+    }
+
+    /// The time from `at` to the instant of a field, which cannot come before it.
+    fn since(&self, cell: Cell<'_>, line: u64, field: Field, at: Option<f64>) -> Result<Option<f64>, RecordError> {
+        let Some((end, at)) = self.instant(cell, line, field)?.zip(at) else { return Ok(None) };
+        if end < at - ROUNDING_MS {
+            let (later, earlier) = (self.column(field), self.column(Field::At));
+            let why = format!(
+                "column `{later}` is {end} ms, before column `{earlier}` at {at} ms; name both on one clock and in their units, and leave the cell empty where nothing came"
+            );
+            return Err(RecordError::Line { path: self.path.to_owned(), line, why });
+        }
+        Ok(Some((end - at).max(0.0)))
+    }
+
+    /// Time to first token and end-to-end latency, given as such or as instants.
+    fn latencies(
+        &self,
+        cell: Cell<'_>,
+        line: u64,
+        at: Option<f64>,
+        ok: bool,
+    ) -> Result<(Option<f64>, Option<f64>), RecordError> {
+        let (first, done) = (self.since(cell, line, Field::First, at)?, self.since(cell, line, Field::Done, at)?);
+        let (given, whole) = (self.amount(cell, line, Field::Ttft)?, self.amount(cell, line, Field::E2e)?);
+        let (ttft, e2e) = (given.or(first), whole.or(done));
+        match ttft.zip(e2e) {
+            Some((to_first, to_end)) if ok && to_first > to_end + ROUNDING_MS => {
+                let a = self.column(if given.is_some() { Field::Ttft } else { Field::First });
+                let b = self.column(if whole.is_some() { Field::E2e } else { Field::Done });
+                let why = format!(
+                    "the time to first token of column `{a}` is {to_first} ms, more than the whole latency of column `{b}`, {to_end} ms; the columns may be swapped, or their units differ: correct --columns"
+                );
+                Err(RecordError::Line { path: self.path.to_owned(), line, why })
+            }
+            _ => Ok((ttft, e2e)),
+        }
+    }
+
+    /// Refuses a request that lies further from the first one of its arm than any recording is long.
+    fn on_one_clock(&mut self, line: u64, arm: &Arc<str>, at: f64) -> Result<(), RecordError> {
+        let (start, of) = *self.starts.entry(Arc::clone(arm)).or_insert((at, line));
+        if (at - start).abs() <= LONGEST_MS {
+            return Ok(());
+        }
+        let column = self.column(Field::At);
+        let why = format!(
+            "column `{column}` is {at} ms, more than {LONGEST_YEARS} years from line {of} with {start} ms; give all times on one clock and in one unit"
+        );
+        Err(RecordError::Line { path: self.path.to_owned(), line, why })
+    }
+
     fn add(&mut self, line: u64, cell: Cell<'_>) -> Result<(), RecordError> {
         if self.rows.len() >= MAX_ROWS {
             let why = format!("has more than {MAX_ROWS} rows; cut it");
@@ -158,12 +244,11 @@ impl<'a> Reader<'a> {
         };
         let run = self.name(&run.unwrap_or_default());
         let replica = replica.map(|replica| self.name(&replica));
-        let at = self.field(cell, line, Field::At)?;
-        let since = |field: Field| -> Result<Option<f64>, RecordError> {
-            Ok(self.field(cell, line, field)?.zip(at).map(|(end, at)| end - at))
-        };
-        let (ttft, e2e) = (self.amount(cell, line, Field::Ttft)?, self.amount(cell, line, Field::E2e)?);
-        let (ttft, e2e) = (ttft.or(since(Field::First)?), e2e.or(since(Field::Done)?));
+        let at = self.instant(cell, line, Field::At)?;
+        if let Some(at) = at {
+            self.on_one_clock(line, &arm, at)?;
+        }
+        let (ttft, e2e) = self.latencies(cell, line, at, ok)?;
         let mut stages = Vec::new();
         for (name, from, to, scale) in &self.stages {
             let ends = self.number(cell, line, from, *scale)?.zip(self.number(cell, line, to, *scale)?);
@@ -174,7 +259,7 @@ impl<'a> Reader<'a> {
             run,
             id: id.into(),
             at,
-            scheduled: self.field(cell, line, Field::Scheduled)?,
+            scheduled: self.instant(cell, line, Field::Scheduled)?,
             replica,
             prompt_tokens: self.amount(cell, line, Field::PromptTokens)?,
             router_tokens: self.amount(cell, line, Field::RouterTokens)?,
@@ -201,7 +286,14 @@ pub(super) fn csv(path: &Path, input: impl BufRead, options: &ReadOptions, arm: 
         .iter()
         .map(|name| name.trim().to_owned())
         .collect();
+    if let Some(separator) = other_separator(&header) {
+        return Err(bad(1, format!("separates its columns by {separator}; separate them by commas")));
+    }
     let mut reader = Reader::new(path, options, arm, &header)?;
+    let twice = |name: &&String| header.iter().filter(|other| other == name).count() > 1;
+    if let Some(name) = header.iter().find(|name| reader.reads(name) && twice(name)) {
+        return Err(bad(1, format!("has the column `{name}` twice; rename or remove one of them")));
+    }
     let places: BTreeMap<&str, usize> = header.iter().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
     let mut record = csv::StringRecord::new();
     loop {
@@ -214,7 +306,7 @@ pub(super) fn csv(path: &Path, input: impl BufRead, options: &ReadOptions, arm: 
         if record.iter().eq(header.iter().map(String::as_str)) {
             continue; // joined files
         }
-        if record.len() < header.len() {
+        if record.len() != header.len() {
             return Err(bad(line, format!("has {} fields; the header has {}", record.len(), header.len())));
         }
         let cell = |name: &str| {
@@ -225,6 +317,40 @@ pub(super) fn csv(path: &Path, input: impl BufRead, options: &ReadOptions, arm: 
     }
 }
 
+/// What separates the columns of a table whose header has no comma.
+fn other_separator(header: &[String]) -> Option<&'static str> {
+    let [only] = header else { return None };
+    [(';', "semicolons"), ('\t', "tabs")].into_iter().find(|(sign, _)| only.contains(*sign)).map(|(_, name)| name)
+}
+
+/// Why a text is no JSON object; Python's `NaN` and `Infinity` are named.
+fn no_json(text: &str, error: &serde_json::Error) -> String {
+    match no_json_number(text) {
+        Some(word) => format!("holds {word}, which JSON does not have; write null where there is no value"),
+        None => format!("is not a JSON object ({error})"),
+    }
+}
+
+/// `NaN` or `Infinity` outside of the strings of a line.
+fn no_json_number(text: &str) -> Option<&'static str> {
+    let (mut quoted, mut escaped) = (false, false);
+    for (i, sign) in text.char_indices() {
+        match sign {
+            _ if escaped => escaped = false,
+            '\\' => escaped = quoted,
+            '"' => quoted = !quoted,
+            'N' | 'I' if !quoted => {
+                let word = ["NaN", "Infinity"].into_iter().find(|word| text[i..].starts_with(word));
+                if word.is_some() {
+                    return word;
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
 /// Reads one JSON object a line.
 pub(super) fn json_lines(
     path: &Path,
@@ -232,7 +358,7 @@ pub(super) fn json_lines(
     options: &ReadOptions,
     arm: &str,
 ) -> Result<Vec<Row>, RecordError> {
-    let mut reader: Option<Reader<'_>> = None;
+    let mut objects = Objects::new(path, options, arm);
     let (mut text, mut line) = (String::new(), 0);
     loop {
         text.clear();
@@ -247,17 +373,29 @@ pub(super) fn json_lines(
         let value: Value = serde_json::from_str(&text).map_err(|e| RecordError::Line {
             path: path.to_owned(),
             line,
-            why: format!("is not a JSON object ({e})"),
+            why: no_json(&text, &e),
         })?;
-        object(&mut reader, path, options, arm, line, &value)?;
+        objects.add(line, value, text.len())?;
     }
-    Ok(reader.map(|reader| reader.rows).unwrap_or_default())
+    objects.rows()
+}
+
+/// Why a file is not one JSON value.
+fn not_one_value(path: &Path, text: &[u8], error: &serde_json::Error) -> RecordError {
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
+    if values.by_ref().take(2).filter(|value| value.as_ref().is_ok_and(Value::is_object)).count() == 2 {
+        let why = "holds several JSON objects; give it a name that ends with .jsonl, and one object a line".to_owned();
+        return RecordError::File { path: path.to_owned(), why };
+    }
+    let line = text.split(|&byte| byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let why = no_json(&String::from_utf8_lossy(line), error);
+    RecordError::Line { path: path.to_owned(), line: error.line() as u64, why }
 }
 
 /// Reads GuideLLM's results: requests of each benchmark by outcome.
 pub(super) fn guidellm(path: &Path, text: &[u8], options: &ReadOptions, arm: &str) -> Result<Vec<Row>, RecordError> {
     let file = |why: String| RecordError::File { path: path.to_owned(), why };
-    let mut whole: Value = serde_json::from_slice(text).map_err(|e| file(format!("is not JSON ({e})")))?;
+    let mut whole: Value = serde_json::from_slice(text).map_err(|e| not_one_value(path, text, &e))?;
     let Some(Value::Array(benchmarks)) = whole.get_mut("benchmarks").map(Value::take) else {
         let has = |name: &str| whole.get(name).is_some();
         let other = "has no list `benchmarks`; give GuideLLM's JSON output, or a table";
@@ -266,7 +404,7 @@ pub(super) fn guidellm(path: &Path, text: &[u8], options: &ReadOptions, arm: &st
     let several = benchmarks.len() > 1;
     let mut options = options.clone();
     options.columns.preset.get_or_insert_with(|| "guidellm".to_owned());
-    let mut reader: Option<Reader<'_>> = None;
+    let mut objects = Objects::new(path, &options, arm);
     let mut number = 0;
     for (i, mut benchmark) in benchmarks.into_iter().enumerate() {
         let name = if several { format!("{arm}#{i}") } else { arm.to_owned() };
@@ -283,34 +421,70 @@ pub(super) fn guidellm(path: &Path, text: &[u8], options: &ReadOptions, arm: &st
                     fields.insert("group".to_owned(), group.clone().into());
                     fields.insert("arm".to_owned(), name.clone().into());
                 }
-                object(&mut reader, path, &options, arm, number, &request)?;
+                objects.add(number, request, 0)?;
             }
         }
     }
-    Ok(reader.map(|reader| reader.rows).unwrap_or_default())
+    objects.rows()
 }
 
-/// Adds one object. The first one determines the columns.
-fn object<'a>(
-    reader: &mut Option<Reader<'a>>,
+/// JSON objects on their way to rows. The fields of the first ones together are the columns.
+struct Objects<'a> {
     path: &'a Path,
-    options: &ReadOptions,
-    arm: &str,
-    line: u64,
-    value: &Value,
-) -> Result<(), RecordError> {
-    if !value.is_object() {
-        return Err(RecordError::Line { path: path.to_owned(), line, why: "is not a JSON object".to_owned() });
+    options: &'a ReadOptions,
+    arm: &'a str,
+    /// Objects that came before the columns were known, with their lines.
+    waiting: Vec<(u64, Value)>,
+    bytes: usize,
+    reader: Option<Reader<'a>>,
+}
+
+impl<'a> Objects<'a> {
+    fn new(path: &'a Path, options: &'a ReadOptions, arm: &'a str) -> Self {
+        Self { path, options, arm, waiting: Vec::new(), bytes: 0, reader: None }
     }
-    let known = match reader {
-        Some(known) => known,
-        None => {
-            let mut header = Vec::new();
-            paths(value, &mut String::new(), &mut header);
-            reader.insert(Reader::new(path, options, arm, &header)?)
+
+    /// Adds the object of a line of `bytes`.
+    fn add(&mut self, line: u64, value: Value, bytes: usize) -> Result<(), RecordError> {
+        if !value.is_object() {
+            let why = "is not a JSON object".to_owned();
+            return Err(RecordError::Line { path: self.path.to_owned(), line, why });
         }
-    };
-    known.add(line, &|name: &str| {
+        if let Some(reader) = &mut self.reader {
+            return add_object(reader, line, &value);
+        }
+        self.waiting.push((line, value));
+        self.bytes += bytes;
+        if self.waiting.len() < HEADER_OBJECTS && self.bytes < HEADER_BYTES { Ok(()) } else { self.begin() }
+    }
+
+    /// Takes the columns from the objects that wait, and adds these.
+    fn begin(&mut self) -> Result<(), RecordError> {
+        let (mut header, mut known) = (Vec::new(), BTreeSet::new());
+        for (_, value) in &self.waiting {
+            let mut found = Vec::new();
+            paths(value, &mut String::new(), &mut found);
+            header.extend(found.into_iter().filter(|name| known.insert(name.clone())));
+        }
+        let mut reader = Reader::new(self.path, self.options, self.arm, &header)?;
+        for (line, value) in self.waiting.drain(..) {
+            add_object(&mut reader, line, &value)?;
+        }
+        self.reader = Some(reader);
+        Ok(())
+    }
+
+    /// The rows of all objects.
+    fn rows(mut self) -> Result<Vec<Row>, RecordError> {
+        if !self.waiting.is_empty() {
+            self.begin()?;
+        }
+        Ok(self.reader.map(|reader| reader.rows).unwrap_or_default())
+    }
+}
+
+fn add_object(reader: &mut Reader<'_>, line: u64, value: &Value) -> Result<(), RecordError> {
+    reader.add(line, &|name: &str| {
         let found = name.split('.').try_fold(value, |value, key| value.get(key))?;
         match found {
             Value::Null => None,

@@ -137,6 +137,109 @@ fn errors_name_file_line_column_value_and_what_is_near() {
     );
 }
 
+/// The refusal of a table with the columns id, t (s), ttft and e2e (ms).
+fn refusal(name: &str, text: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    read(&file(dir.path(), name, text), COLUMNS).unwrap_err().to_string()
+}
+
+const COLUMNS: &str = "id=id,at_s=t,ttft_ms=ttft,e2e_ms=e2e";
+const HEADER: &str = "id,t,ttft,e2e\n";
+
+#[test]
+fn a_time_of_another_unit_or_clock_is_refused_with_its_line() {
+    for (second, value) in [("1e300", "1e300"), ("1700000000036100000", "1700000000036100000")] {
+        let message = refusal("a.csv", &format!("{HEADER}a,1,5,9\nb,{second},5,9\n"));
+        let wanted = format!("a.csv:3: column `t` is \"{value}\", not an instant within 1e15 ms");
+        assert!(message.contains(&wanted), "{message}");
+    }
+    let message = refusal("a.csv", &format!("{HEADER}a,1700000000,5,9\nb,1700000001,5,9\nc,3,5,9\n"));
+    assert!(message.contains("a.csv:4: column `t` is 3000 ms, more than 10 years from line 2"), "{message}");
+    // Between the files of one arm.
+    let dir = tempfile::tempdir().unwrap();
+    for (name, at) in [("requests_a.csv", "1"), ("requests_b.csv", "1700000000")] {
+        file(dir.path(), name, &format!("arm,{HEADER}x,a,{at},5,9\n"));
+    }
+    let message = read(dir.path(), &format!("arm=arm,{COLUMNS}")).unwrap_err().to_string();
+    assert!(message.contains("arm `x`") && message.contains("10 years apart"), "{message}");
+    assert_eq!(read(dir.path(), COLUMNS).unwrap().rows.len(), 2, "arms may have clocks of their own");
+}
+
+#[test]
+fn latencies_below_zero_or_in_the_wrong_order_are_refused_with_their_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let instants = file(dir.path(), "i.csv", "id,t,first,done\na,1,1100,1200\nb,2,1900,2300\n");
+    let message = read(&instants, "id=id,at_s=t,first_ms=first,done_ms=done").unwrap_err().to_string();
+    assert!(message.contains("i.csv:3: column `first` is 1900 ms, before column `t` at 2000 ms"), "{message}");
+    let message = refusal("a.csv", &format!("{HEADER}a,1,445.2,38.2\n"));
+    assert!(message.contains("a.csv:2:") && message.contains("`ttft` is 445.2 ms"), "{message}");
+    assert!(message.contains("the columns may be swapped"), "{message}");
+    // One token: the first is the last, up to rounding; a request that failed has what it has.
+    let rows = "id,t,ttft,e2e,status\na,1,38.2,38.2,200\nb,1,38.2,38,200\nc,1,500,20,503\n";
+    let path = file(dir.path(), "ok.csv", rows);
+    assert_eq!(read(&path, &format!("{COLUMNS},status=status,answered=200")).unwrap().rows.len(), 3);
+}
+
+#[test]
+fn csv_that_is_shifted_doubled_or_separated_otherwise_is_refused() {
+    let message = refusal("a.csv", &format!("{HEADER}a,1,5,9\nb,1,2,34,5\n"));
+    assert!(message.contains("a.csv:3: has 5 fields; the header has 4"), "{message}");
+    let message = refusal("a.csv", "id,t,ttft,e2e,ttft\na,1,5,9,7\n");
+    assert!(message.contains("a.csv:1: has the column `ttft` twice"), "{message}");
+    for (sign, name) in [(";", "semicolons"), ("\t", "tabs")] {
+        let message = refusal("a.csv", &format!("{HEADER}a,1,5,9\n").replace(',', sign));
+        assert!(message.contains(&format!("separates its columns by {name}; separate them by commas")), "{message}");
+    }
+    // A column that nothing reads may stand twice.
+    let dir = tempfile::tempdir().unwrap();
+    assert!(read(&file(dir.path(), "a.csv", "id,t,ttft,e2e,x,x\na,1,5,9,0,0\n"), COLUMNS).is_ok());
+}
+
+#[test]
+fn json_lines_may_begin_with_a_mark_or_a_row_that_lacks_fields() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = "{\"id\":\"a\",\"t\":1}\n{\"id\":\"b\",\"t\":2,\"ttft\":5,\"e2e\":9}\n";
+    let lacking = read(&file(dir.path(), "a.jsonl", rows), COLUMNS).unwrap().rows;
+    assert_eq!((lacking[0].ttft, lacking[1].ttft, lacking[1].at), (None, Some(5.0), Some(2000.0)));
+    let marked = read(&file(dir.path(), "b.jsonl", &format!("\u{feff}{rows}")), COLUMNS).unwrap().rows;
+    assert_eq!(marked.len(), 2);
+    // More rows than the columns are taken from.
+    let many: String = (0..3000).map(|i| format!("{{\"id\":{i},\"t\":{i},\"ttft\":5,\"e2e\":9}}\n")).collect();
+    let many = read(&file(dir.path(), "c.jsonl", &many), COLUMNS).unwrap().rows;
+    assert_eq!((many.len(), &*many[2999].id), (3000, "2999"));
+}
+
+#[test]
+fn files_of_another_kind_say_what_to_write() {
+    let row = "{\"id\":\"a\",\"t\":1,\"ttft\":5,\"e2e\":9}";
+    let nan = row.replace('5', "NaN");
+    for (name, text, wanted) in [
+        ("a.json", format!("[{row},{row}]"), "write one object a line"),
+        ("a.jsonl", format!("[{row},{row}]"), "write one object a line"),
+        ("a.json", format!("{row}\n{row}\n"), "a name that ends with .jsonl"),
+        ("a.csv", String::new(), "is empty"),
+        ("a.jsonl", " \n".to_owned(), "is empty"),
+        ("a.jsonl", format!("{row}\n{nan}\n"), "a.jsonl:2: holds NaN, which JSON does not have"),
+        ("a.json", format!("{{\"benchmarks\":\n[{nan}]}}"), "a.json:2: holds NaN, which JSON does not have"),
+    ] {
+        let message = refusal(name, &text);
+        assert!(message.contains(wanted), "{text}: {message}");
+    }
+    // Within a text it is a word like any other.
+    let message = refusal("a.jsonl", "{\"id\":\"\\\"NaN\", x}\n");
+    assert!(message.contains("is not a JSON object"), "{message}");
+}
+
+#[test]
+fn a_timeline_of_ours_tells_the_seed_of_its_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = r#"{"metadata":{"requests_per_run":9,"runs":[{"drawn":1,"requests":1,"run":"gorgo","seed":7}],"writer":"gorgo"},"traceEvents":[
+{"name":"process_name","ph":"M","pid":1,"args":{"name":"gorgo"}},
+{"name":"gorgo finished","cat":"router","ph":"X","ts":1000.0,"dur":2000.0,"pid":1,"tid":7,"args":{"request":0,"status":"finished","ttft_ms":1.0,"e2e_ms":2.0}}]}"#;
+    let records = read(&file(dir.path(), "timeline.json", text), "").unwrap();
+    assert_eq!((&*records.rows[0].arm, &*records.rows[0].run), ("gorgo", "7"));
+}
+
 #[test]
 fn our_own_rows_keep_their_arm_seed_and_stages() {
     let dir = tempfile::tempdir().unwrap();

@@ -13,6 +13,27 @@ const REPLICATES: usize = 400;
 const FULL: usize = 100_000;
 const LEAST_REPLICATES: usize = 60;
 
+/// Blocks of one replicate at most: the work grows with their number.
+const MAX_BLOCKS: f64 = 100_000.0;
+
+/// Why no blocks of time can be drawn.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub(crate) enum NoBlocks {
+    /// Fewer than three blocks.
+    #[error("the recording has fewer than three blocks of time, so its noise is not known")]
+    Short,
+    /// More than [`MAX_BLOCKS`].
+    #[error(
+        "the recording takes {seconds:.0} s, more than {MAX_BLOCKS} blocks of {block} s, so the unit of times may be wrong; correct it with --columns, or give a longer --block"
+    )]
+    Long {
+        /// From the first request to the last, s.
+        seconds: f64,
+        /// Length of a block, s.
+        block: f64,
+    },
+}
+
 /// How often each request of a run stands in each replicate.
 #[derive(Debug, Clone)]
 pub(crate) struct Blocks {
@@ -20,18 +41,24 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    /// Draws replicates of requests at `times` (ms, in any order) from blocks of `block_ms`. `None` when the run is
-    /// shorter than three blocks: too few to show its noise.
-    pub(crate) fn draw(times: &[f64], block_ms: f64) -> Option<Self> {
+    /// Draws replicates of requests at `times` (ms, in any order) from blocks of `block_ms`.
+    ///
+    /// # Errors
+    /// When the run has fewer than three blocks, which is too few to show its noise, or more than [`MAX_BLOCKS`].
+    pub(crate) fn draw(times: &[f64], block_ms: f64) -> Result<Self, NoBlocks> {
         let mut order: Vec<usize> = (0..times.len()).collect();
         order.sort_by(|&a, &b| times[a].total_cmp(&times[b]));
         let sorted: Vec<f64> = order.iter().map(|&i| times[i]).collect();
-        let (first, last) = (*sorted.first()?, *sorted.last()?);
-        let length = last - first;
+        let first = sorted.first().copied().unwrap_or_default();
+        let length = sorted.last().copied().unwrap_or_default() - first;
         if length.is_nan() || length < 3.0 * block_ms {
-            return None;
+            return Err(NoBlocks::Short);
         }
-        let blocks = (length / block_ms).ceil() as usize;
+        let blocks = (length / block_ms).ceil();
+        if blocks > MAX_BLOCKS {
+            return Err(NoBlocks::Long { seconds: length / 1e3, block: block_ms / 1e3 });
+        }
+        let blocks = blocks as usize;
         let count = (REPLICATES * FULL / times.len().max(FULL)).max(LEAST_REPLICATES);
         let replicates = (0..count)
             .map(|replicate| {
@@ -51,7 +78,7 @@ impl Blocks {
                 weights
             })
             .collect();
-        Some(Self { replicates })
+        Ok(Self { replicates })
     }
 
     /// A statistic of each replicate, given how often each request stands in it.
@@ -251,6 +278,17 @@ mod tests {
         assert!((0.7..1.3).contains(&(plain / expected)), "{plain} {expected}");
         let waves: Vec<f64> = times.iter().zip(&noise).map(|(t, n)| n + (t / 20_000.0).sin()).collect();
         assert!(half(&waves) > 3.0 * plain, "{} {plain}", half(&waves));
-        assert!(Blocks::draw(&times[..100], 30_000.0).is_none() && Blocks::draw(&[], 30_000.0).is_none());
+        for short in [&times[..100], &[]] {
+            assert_eq!(Blocks::draw(short, 30_000.0).unwrap_err(), NoBlocks::Short);
+        }
+    }
+
+    #[test]
+    fn a_run_of_too_many_blocks_is_refused_and_not_drawn() {
+        for last in [1e300, f64::INFINITY, 30_000.0 * 100_001.0] {
+            let message = Blocks::draw(&[0.0, 1.0, last], 30_000.0).unwrap_err().to_string();
+            assert!(message.contains("the unit of times may be wrong"), "{message}");
+        }
+        assert!(Blocks::draw(&[0.0, 1.0, 30_000.0 * 1000.0], 30_000.0).is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! Single figures of a comparison: the error of each, and whether the recording's noise explains it.
 
-use super::rows::{Agreement, Class, Joined, LATENCIES, RowFigure, RowSettings, renamed};
+use super::join::Joined;
+use super::rows::{Agreement, Class, LATENCIES, RowFigure, RowSettings, renamed};
 use crate::records::Row;
 use crate::stats::blocks::{Blocks, Sample, distance};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,8 @@
 //! The order of the arms: which pairs the recording tells apart, and whether the simulation orders them alike.
 
 use super::figures::EACH_ONCE;
-use super::rows::{Joined, samples};
+use super::join::Joined;
+use super::rows::samples;
 use crate::stats::blocks::{Sample, central};
 use serde::Serialize;
 

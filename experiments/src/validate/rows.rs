@@ -1,16 +1,17 @@
 //! Compares two recordings request by request, with the measured recording's own noise beside each error.
 //!
-//! Arms are matched by name, requests joined by id; a request counts where both sources answered it. All runs of the
-//! simulated arm are pooled. The noise of a figure is the central 95 % of `replicate / measured - 1` over the replicates of
+//! Arms are matched by name, requests joined by run and id; a request counts where both sources answered it. All runs of the
+//! simulated arm are pooled for a recording that names no run, as far as they hold its requests. The noise of a figure is the central 95 % of `replicate / measured - 1` over the replicates of
 //! `blocks`; an error within that interval may be the recording's own noise.
 
 use super::figures::{Figures, classes, shares};
+use super::join::{Joined, Pair, join, lengths, near_lengths};
 use super::order::{self, Order};
 use crate::records::{Records, Row};
-use crate::stats::blocks::{Blocks, Sample, spearman};
+use crate::stats::blocks::{NoBlocks, Sample, spearman};
 use gorgo_core::suggest::did_you_mean;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How two recordings are compared.
@@ -117,6 +118,8 @@ pub struct ArmRows {
     pub classes: Vec<Class>,
     /// What could not be compared; one sentence each.
     pub missing: Vec<String>,
+    /// Runs and repeated requests that were left out; one sentence each.
+    pub notes: Vec<String>,
     #[serde(skip)]
     pub(super) measured_ttft: Vec<f64>,
     #[serde(skip)]
@@ -151,21 +154,6 @@ impl RowComparison {
     }
 }
 
-/// A measured request with those of the simulated runs that have its id.
-pub(super) struct Pair<'a> {
-    pub(super) measured: &'a Row,
-    pub(super) simulated: Vec<&'a Row>,
-}
-
-/// Requests of one arm in both sources.
-pub(super) struct Joined<'a> {
-    pub(super) pairs: Vec<Pair<'a>>,
-    /// Simulated requests; those of the pairs, or all when unpaired.
-    pub(super) simulated: Vec<&'a Row>,
-    pub(super) blocks: Option<Blocks>,
-    answered: usize,
-}
-
 /// Compares every arm that both sources have.
 pub fn compare_rows(measured: &Records, simulated: &Records, settings: &RowSettings) -> RowComparison {
     let theirs = simulated.arms();
@@ -196,39 +184,6 @@ pub fn compare_rows(measured: &Records, simulated: &Records, settings: &RowSetti
     let order = order::of(&joins);
     let arms = joins.iter().map(|(arm, other, joined)| compare_arm(arm, other, joined, settings)).collect();
     RowComparison { arms, unmatched, extra, order }
-}
-
-fn join<'a>(a: &[&'a Row], b: &[&'a Row], settings: &RowSettings) -> Joined<'a> {
-    let first = a.iter().filter_map(|row| row.at).fold(f64::INFINITY, f64::min);
-    let warm = |row: &Row| row.at.is_some_and(|at| at - first < settings.warm_up_s * 1e3);
-    let answered: Vec<&Row> = a.iter().copied().filter(|row| row.ok && !warm(row)).collect();
-    let finished: Vec<&Row> = b.iter().copied().filter(|row| row.ok).collect();
-    let (pairs, simulated): (Vec<Pair<'_>>, Vec<&Row>) = if settings.unpaired {
-        let first = b.iter().filter_map(|row| row.at).fold(f64::INFINITY, f64::min);
-        let late = |row: &&Row| row.at.is_none_or(|at| at - first >= settings.warm_up_s * 1e3);
-        let pairs = answered.iter().map(|&measured| Pair { measured, simulated: Vec::new() }).collect();
-        (pairs, finished.into_iter().filter(late).collect())
-    } else {
-        // Several runs on both sides with equal names are the same seeds.
-        let runs = |rows: &[&Row]| rows.iter().map(|row| Arc::clone(&row.run)).collect::<BTreeSet<_>>();
-        let by_run = runs(&answered).len() > 1 && runs(&answered) == runs(&finished);
-        let mut places: HashMap<(&str, &str), Vec<&Row>> = HashMap::new();
-        for row in finished {
-            places.entry((if by_run { &row.run } else { "" }, &row.id)).or_default().push(row);
-        }
-        let pairs: Vec<Pair<'_>> = answered
-            .iter()
-            .filter_map(|&measured| {
-                let simulated = places.remove(&(if by_run { &measured.run } else { "" }, &*measured.id))?;
-                Some(Pair { measured, simulated })
-            })
-            .collect();
-        let simulated = pairs.iter().flat_map(|pair| pair.simulated.iter().copied()).collect();
-        (pairs, simulated)
-    };
-    let times: Option<Vec<f64>> = pairs.iter().map(|pair| pair.measured.at.or(pair.measured.scheduled)).collect();
-    let blocks = times.and_then(|times| Blocks::draw(&times, settings.block_s * 1e3));
-    Joined { pairs, simulated, blocks, answered: answered.len() }
 }
 
 pub(super) type Latency = fn(&Row) -> Option<f64>;
@@ -274,9 +229,13 @@ fn compare_arm(arm: &str, other: &str, joined: &Joined<'_>, settings: &RowSettin
     figures.relative("sent late, p95, ms".to_owned(), &a, &b, &|s, w| s.quantile(w, 0.95), false);
     shares(&mut figures, joined, settings);
     let mut missing = missing(joined, &figures.found, settings);
-    if joined.blocks.is_none() && settings.max_error.is_none() {
-        missing
-            .push("the recording is too short for its noise to be known, or has no times; give --max-error".to_owned());
+    if let Some(why @ NoBlocks::Long { .. }) = joined.no_blocks {
+        missing.push(why.to_string());
+    } else if joined.blocks.is_none() && settings.max_error.is_none() {
+        missing.push(
+            "the recording is too short for its noise to be known, or has no times; give --max-error, or a smaller --block"
+                .to_owned(),
+        );
     }
     let ttft = |sample: &Sample| sample.values().collect::<Vec<f64>>();
     let (a, b) = samples(joined, |row| row.ttft);
@@ -288,6 +247,7 @@ fn compare_arm(arm: &str, other: &str, joined: &Joined<'_>, settings: &RowSettin
         classes: classes(joined, settings),
         figures: figures.found,
         missing,
+        notes: joined.notes.clone(),
         measured_ttft: ttft(&a),
         simulated_ttft: ttft(&b),
     }
@@ -307,23 +267,21 @@ pub(super) fn renamed<'a>(settings: &'a RowSettings, name: &'a str) -> &'a str {
     settings.replicas.get(name).map_or(name, String::as_str)
 }
 
-/// Pairs whose prompts differ in length by more than a quarter, and pairs whose lengths both sources tell. Tokenizers
-/// differ by less.
+/// Pairs whose prompts differ in length by too much to be the same, and pairs whose lengths both sources tell.
 fn other_prompts(pairs: &[Pair<'_>]) -> (usize, usize) {
-    let lengths = pairs.iter().filter_map(|pair| {
-        let theirs = pair.simulated.first()?;
-        let engine = pair.measured.prompt_tokens.zip(theirs.prompt_tokens);
-        engine.or_else(|| pair.measured.router_tokens.zip(theirs.router_tokens))
-    });
-    let lengths: Vec<(f64, f64)> = lengths.collect();
-    let other = lengths.iter().filter(|(a, b)| (a - b).abs() > 16.0 + 0.25 * a.max(*b)).count();
-    (other, lengths.len())
+    let known = pairs.iter().filter_map(|pair| lengths(pair.measured, pair.simulated.first()?));
+    let known: Vec<(f64, f64)> = known.collect();
+    let other = known.iter().filter(|(a, b)| !near_lengths(*a, *b)).count();
+    (other, known.len())
 }
 
 /// Judged figures that cannot be compared, and sources without a common request.
 fn missing(joined: &Joined<'_>, figures: &[RowFigure], settings: &RowSettings) -> Vec<String> {
     if joined.answered == 0 {
         return vec!["no request of the measured source was answered after the warm-up".to_owned()];
+    }
+    if let Some(why) = &joined.refused {
+        return vec![why.clone()];
     }
     if joined.pairs.is_empty() {
         let why = "no request of the two sources has the same id; name the column with --columns id=..., or compare distributions with --unpaired";

@@ -3,13 +3,31 @@
 use super::rows::{Agreement, ArmRows, RowComparison, RowFigure};
 use crate::plot::{self, Figure};
 use crate::stats::Digest;
+use crate::table::fold;
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use gorgo_core::Span;
 
 /// Panels of a picture at most.
 const PANELS: usize = 12;
 
-fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+/// The least room of a table's first column.
+const NAME_ROOM: usize = 10;
+
+/// The room that a table has for a column beside the others; each has a blank on both sides.
+pub(super) fn room_of(column: usize, header: &[&str], rows: &[Vec<String>], width: usize) -> usize {
+    let needs = |c: usize| {
+        let cells = rows.iter().map(|row| row[c].chars().count());
+        cells.max().unwrap_or(0).max(header[c].chars().count()) + 2
+    };
+    let others: usize = (0..header.len()).filter(|&c| c != column).map(needs).sum();
+    width.saturating_sub(others + 2).max(NAME_ROOM)
+}
+
+/// A table whose first column is folded so that it fits `width`.
+pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, width: usize) -> String {
+    let mut rows: Vec<Vec<String>> = rows.into_iter().collect();
+    let room = room_of(0, header, &rows, width);
+    rows.iter_mut().for_each(|row| row[0] = fold(&row[0], room).join("\n"));
     let mut table = Table::new();
     let style = TableStyle::new().header_separator(LineStyle::none().fill('─'));
     table.load_style(style).set_content_arrangement(ContentArrangement::Disabled);
@@ -50,14 +68,17 @@ fn arm_title(arm: &ArmRows) -> String {
     format!("{}{other}: {} of {} answered requests compared", arm.arm, arm.compared, arm.answered)
 }
 
-/// The comparison as text: a table for each arm, its classes if `by_class`, and the order of the arms.
-pub fn rows_table(comparison: &RowComparison, by_class: bool) -> String {
+/// The comparison as text in `width` columns: a table for each arm, its classes if `by_class`, and the order of the arms.
+pub fn rows_table(comparison: &RowComparison, by_class: bool, width: usize) -> String {
     let mut parts = Vec::new();
     for arm in &comparison.arms {
         let header = ["figure", "measured", "simulated", "error", "noise, 95 %", ""];
-        parts.push(format!("{}\n{}", arm_title(arm), table(&header, arm.figures.iter().map(cells))));
+        let figures = table(&header, arm.figures.iter().map(cells), width);
+        let notes = arm.notes.iter().flat_map(|note| fold(&format!("note: {note}"), width));
+        let lines: Vec<String> = [arm_title(arm), figures].into_iter().chain(notes).collect();
+        parts.push(lines.join("\n"));
         if by_class && !arm.classes.is_empty() {
-            parts.push(classes(arm));
+            parts.push(classes(arm, width));
         }
     }
     if !comparison.order.is_empty() {
@@ -67,18 +88,20 @@ pub fn rows_table(comparison: &RowComparison, by_class: bool) -> String {
             vec![pair.figure.clone(), format!("{} < {}", pair.better, pair.worse), measured, simulated, sign.to_owned()]
         });
         let header = ["arms told apart by", "order", "by, ms", "simulated", "agrees"];
-        parts.push(table(&header, rows));
+        parts.push(table(&header, rows, width));
     } else if comparison.arms.len() > 1 {
         parts.push("The recording tells no two of its arms apart beyond its noise.".to_owned());
     }
     if !comparison.extra.is_empty() {
-        parts.push(format!("Simulated arms without a recording: {}.", comparison.extra.join(", ")));
+        let extra = format!("Simulated arms without a recording: {}.", comparison.extra.join(", "));
+        parts.push(fold(&extra, width).join("\n"));
     }
     parts.join("\n\n")
 }
 
-fn classes(arm: &ArmRows) -> String {
-    let header = ["class", "requests", "TTFT mean", "error", "p50", "error", "p95", "error", "E2E p50", "error"];
+fn classes(arm: &ArmRows, width: usize) -> String {
+    let mut header =
+        vec!["class", "requests", "TTFT mean", "error", "p50", "error", "p95", "error", "E2E p50", "error"];
     let rows = arm.classes.iter().map(|class| {
         let mut row = vec![class.name.clone(), class.requests.to_string()];
         for name in ["TTFT mean, ms", "TTFT p50, ms", "TTFT p95, ms", "E2E p50, ms"] {
@@ -91,7 +114,16 @@ fn classes(arm: &ArmRows) -> String {
         }
         row
     });
-    format!("{} by class (measured, error; ! is beyond the noise)\n{}", arm.arm, table(&header, rows))
+    let mut rows: Vec<Vec<String>> = rows.collect();
+    let name = rows.iter().map(|row| row[0].chars().count()).max().unwrap_or(0);
+    let mut note = "";
+    if room_of(0, &header, &rows, width) < name {
+        header.truncate(header.len() - 2);
+        rows.iter_mut().for_each(|row| row.truncate(header.len()));
+        note = "; E2E left out, it is in --json";
+    }
+    let title = format!("{} by class (measured, error; ! is beyond the noise{note})", arm.arm);
+    format!("{}\n{}", fold(&title, width).join("\n"), table(&header, rows, width))
 }
 
 /// The distributions of both sources, a panel an arm; `None` without samples.

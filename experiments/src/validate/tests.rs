@@ -126,7 +126,7 @@ fn arms_and_replicas_are_mapped_and_their_order_is_compared() {
     // Without the map the arms of one name are opposite.
     let wrong = compare_rows(&a, &b, &RowSettings { replicas: settings.replicas.clone(), ..RowSettings::default() });
     assert!(wrong.gaps()[0].contains("no arm `slow`"), "{:?}", wrong.gaps());
-    assert!(rows_table(&comparison, true).contains("long 2"));
+    assert!(rows_table(&comparison, true, usize::MAX).contains("long 2"));
     assert!(curves(&comparison).unwrap().svg().unwrap().contains("simulated"));
 }
 
@@ -187,4 +187,104 @@ fn a_belief_that_no_request_recorded_is_not_compared() {
     };
     assert!(has(&believed(9.0), &believed(5.0)) && has(&believed(9.0), &believed(0.0)));
     assert!(!has(&believed(0.0), &believed(5.0)), "as live runs have it");
+}
+
+/// Runs by seed: each has prompts and latencies of its own.
+fn seeded(seeds: &[usize]) -> Records {
+    records(seeds.iter().map(|&seed| {
+        let mut rows = record("x", 1.0 + 0.1 * seed as f64);
+        for (i, row) in rows.iter_mut().enumerate() {
+            row.run = seed.to_string().into();
+            row.prompt_tokens = Some([18.0, 900.0, 9000.0][(i + seed) % 3]);
+        }
+        rows
+    }))
+}
+
+fn without_runs(mut records: Records) -> Records {
+    records.rows.iter_mut().for_each(|row| row.run = "".into());
+    records
+}
+
+#[test]
+fn sources_with_other_seeds_are_joined_by_those_that_are_common() {
+    let comparison = compare_rows(&seeded(&[0, 1, 2]), &seeded(&[1, 2, 3, 4]), &RowSettings::default());
+    let arm = &comparison.arms[0];
+    assert_eq!((arm.compared, arm.answered), (3240, 3240));
+    assert_eq!(figure(arm, "TTFT mean, ms").error, Some(0.0));
+    assert_eq!(
+        arm.notes,
+        [
+            "run 0 of the measured source has no partner and is left out",
+            "runs 3, 4 of the simulated source are left out, each of which has no partner"
+        ]
+    );
+    assert!(comparison.gaps().is_empty(), "{:?}", comparison.gaps());
+    assert!(rows_table(&comparison, false, usize::MAX).contains("note: run 0"));
+    let none = compare_rows(&seeded(&[0]), &seeded(&[1, 2]), &RowSettings::default()).gaps();
+    assert!(none[0].contains("no run in common (measured: 0; simulated: 1, 2)"), "{none:?}");
+}
+
+#[test]
+fn a_source_without_runs_is_joined_with_the_run_of_its_requests_or_refused() {
+    let (lone, several) = (without_runs(seeded(&[1])), seeded(&[0, 1, 2]));
+    for (a, b, side) in [(&lone, &several, "simulated"), (&several, &lone, "measured")] {
+        let comparison = compare_rows(a, b, &RowSettings::default());
+        let arm = &comparison.arms[0];
+        assert_eq!((arm.compared, figure(arm, "TTFT mean, ms").error), (1620, Some(0.0)), "{side}");
+        assert_eq!(
+            arm.notes,
+            [format!("runs 0, 2 of the {side} source are left out, each of which holds other requests")]
+        );
+    }
+    let mut other = lone;
+    other.rows.iter_mut().for_each(|row| row.prompt_tokens = Some(50_000.0));
+    for (a, b, named) in
+        [(&other, &several, "the simulated source (0, 1, 2)"), (&several, &other, "the measured source (0, 1, 2)")]
+    {
+        let gaps = compare_rows(a, b, &RowSettings::default()).gaps();
+        assert!(gaps[0].contains("do not tell which run") && gaps[0].contains(named), "{gaps:?}");
+    }
+}
+
+#[test]
+fn repeated_ids_count_once_and_are_noted() {
+    let once = records([record("x", 1.0)]);
+    let twice = records([record("x", 1.0), record("x", 3.0)]);
+    for (a, b, side) in [(&twice, &once, "measured"), (&once, &twice, "simulated")] {
+        let arm = compare_rows(a, b, &RowSettings::default()).arms.remove(0);
+        assert_eq!((arm.compared, figure(&arm, "TTFT mean, ms").error), (1620, Some(0.0)));
+        let note = format!("1620 answered requests of the {side} source repeat the id");
+        assert!(arm.notes[0].starts_with(&note), "{:?}", arm.notes);
+    }
+}
+
+#[test]
+fn a_recording_of_far_too_many_blocks_is_a_gap() {
+    let mut a = records([record("x", 1.0)]);
+    a.rows[1].at = Some(1e12);
+    for max_error in [None, Some(5.0)] {
+        let settings = RowSettings { max_error, ..RowSettings::default() };
+        let gaps = compare_rows(&a, &a, &settings).gaps().join("\n");
+        assert!(gaps.contains("the unit of times may be wrong"), "{gaps}");
+    }
+}
+
+#[test]
+fn the_tables_fit_the_width() {
+    let a = records([record("x", 1.0), record("y", 1.4)]);
+    let mut b = a.clone();
+    b.rows.extend(a.rows.clone());
+    let long = |mut records: Records| {
+        records
+            .rows
+            .iter_mut()
+            .for_each(|row| row.replica = row.replica.as_ref().map(|n| format!("san-francisco-{n}").into()));
+        records
+    };
+    let comparison = compare_rows(&long(a), &long(b), &RowSettings::default());
+    let (narrow, wide) = (rows_table(&comparison, true, 80), rows_table(&comparison, true, usize::MAX));
+    assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
+    assert!(narrow.contains("E2E left out") && narrow.contains("note: "), "{narrow}");
+    assert!(wide.contains("share of san-francisco-0, %") && !wide.contains("left out, it is"), "{wide}");
 }
