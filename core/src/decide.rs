@@ -130,7 +130,7 @@ mod tests {
             ),
             (
                 r#"{"id": "r", "replicas": [{"id": "a", "learned": {"ms_per_token": -5}}]}"#,
-                "`replicas[0].learned.ms_per_token`: is -5; it must lie between 0 and 1000000000",
+                "`replicas[0].learned.ms_per_token`: is -5.0; it must lie between 0 and 1000000000",
             ),
             (
                 r#"{"id": "r", "replicas": [{"id": "a", "learned": {"offset_ms": -1e300}}]}"#,

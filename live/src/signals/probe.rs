@@ -415,7 +415,7 @@ async fn share_connection(node: &AppState, peer: &Upstream) {
     let limit = Duration::from_millis(node.config().probes.scrape_timeout_ms);
     let path = PathAndQuery::from_static("/lb/report");
     let first = peer.request(Method::GET, &path, HeaderMap::new(), Full::new(Bytes::new()));
-    peer.multiplexed.keep_open(&node.connector, peer, first, limit).await;
+    peer.multiplexed.keep_open(&node.connector, &peer.endpoint, first, limit).await;
 }
 
 /// Asks an engine to empty its KV cache (SGLang's `/flush_cache`, else vLLM's `/reset_prefix_cache`), and on success

@@ -170,7 +170,7 @@ pub(crate) async fn send(
 ) -> Result<Response<UpstreamBody>, ConnectionError> {
     if let Some(stream) = to.multiplexed.stream() {
         // Boxed, since most requests go to engines.
-        match Box::pin(multiplexed::send(&stream, to, request())).await {
+        match Box::pin(multiplexed::send(&stream, &to.endpoint, request())).await {
             Ok(response) => return Ok(response.map(|body| UpstreamBody::of_stream(body, stream, to))),
             Err(NoResponse::Broken(error)) => return Err(ConnectionError::http(error)),
             Err(NoResponse::Unprocessed) => {}

@@ -12,10 +12,8 @@
 //! hyper drives the connection in a task of its own, which ends when the connection is taken back and its last stream has
 //! ended. A request that is dropped resets its own stream.
 
-use crate::upstream::connect::Connector;
-use crate::upstream::replica::Upstream;
+use crate::upstream::connect::{Connector, Endpoint};
 use bytes::Bytes;
-use gorgo_core::fleet::Kind;
 use http::header::HOST;
 use http::uri::{Authority, Parts};
 use http::{Request, Response, Uri, Version};
@@ -112,11 +110,10 @@ impl Multiplexed {
     pub(crate) async fn keep_open(
         &self,
         connector: &Connector,
-        peer: &Upstream,
+        peer: &Endpoint,
         first: Request<Full<Bytes>>,
         limit: Duration,
     ) {
-        debug_assert_eq!(peer.kind, Kind::Peer, "engines get HTTP/1");
         let waits = |failed: &Option<(Instant, Duration)>| failed.is_some_and(|(until, _)| Instant::now() < until);
         if self.is_open() || waits(&self.failed.lock()) {
             return;
@@ -131,7 +128,7 @@ impl Multiplexed {
                 let mut failed = self.failed.lock();
                 let wait = failed.map_or(WAIT, |(_, wait)| (wait * 2).min(LONGEST_WAIT));
                 *failed = Some((Instant::now() + wait, wait));
-                tracing::debug!(peer = peer.name, %why, "no HTTP/2 connection to a peer: requests go over HTTP/1");
+                tracing::debug!(peer = %peer.authority, %why, "no HTTP/2 connection to a peer: requests go over HTTP/1");
             }
         }
     }
@@ -140,11 +137,10 @@ impl Multiplexed {
 /// Opens a connection and lets the peer answer a request on it.
 async fn open(
     connector: &Connector,
-    peer: &Upstream,
+    peer: &Endpoint,
     first: Request<Full<Bytes>>,
 ) -> Result<Shared, Box<dyn Error + Send + Sync>> {
-    let at = &peer.endpoint;
-    let io = connector.connect_http2(at.is_https(), at.host(), at.port()).await?;
+    let io = connector.connect_http2(peer.is_https(), peer.host(), peer.port()).await?;
     let (mut sender, mut driver) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -175,7 +171,7 @@ async fn open(
 /// Sends a request on a stream.
 pub(super) fn send(
     stream: &Stream,
-    peer: &Upstream,
+    peer: &Endpoint,
     request: Request<Full<Bytes>>,
 ) -> impl Future<Output = Result<Response<Incoming>, NoResponse>> {
     let answer = stream.0.sender.clone().try_send_request(for_http2(request, peer));
@@ -198,12 +194,12 @@ fn is_unprocessed(error: &hyper::Error) -> bool {
 
 /// The request as HTTP/2 writes it: the target names the host (`:authority`). Headers of a connection are left out of every
 /// request before.
-fn for_http2(mut request: Request<Full<Bytes>>, peer: &Upstream) -> Request<Full<Bytes>> {
+fn for_http2(mut request: Request<Full<Bytes>>, peer: &Endpoint) -> Request<Full<Bytes>> {
     let host = request.headers_mut().remove(HOST);
     let mut target: Parts = std::mem::take(request.uri_mut()).into_parts();
-    target.scheme = Some(peer.endpoint.scheme.clone());
+    target.scheme = Some(peer.scheme.clone());
     let host = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    target.authority = Some(host.unwrap_or_else(|| peer.endpoint.authority.clone()));
+    target.authority = Some(host.unwrap_or_else(|| peer.authority.clone()));
     *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
     *request.version_mut() = Version::HTTP_2;
     request

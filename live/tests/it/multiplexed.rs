@@ -151,8 +151,7 @@ async fn all_requests_to_a_peer_share_one_connection_and_engines_get_http1() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_prompt_needs_no_word_of_the_peer_on_its_way() {
-    // A peer that reads nothing for as long as the body is on its way.
+async fn a_long_prompt_arrives_whole() {
     let (net, body) = (Net::default(), "x".repeat(1 << 20));
     let peer = FakePeer::speaking(true, &net, "edge1", json!({"speaks_http2": true}), [200, 200]);
     let world = edge(&net, "router", "edge1", "e0", Script::default(), on).await;

@@ -3,9 +3,10 @@
 use super::*;
 use crate::server::listener::Listener;
 use crate::testkit::{Io, Net};
-use crate::upstream::connect::Endpoint;
 use crate::upstream::connection;
+use crate::upstream::replica::Upstream;
 use gorgo_core::ReplicaId;
+use gorgo_core::fleet::Kind;
 use gorgo_core::router::Failure;
 use h2::Reason;
 use h2::server::{Connection, SendResponse};
@@ -30,7 +31,7 @@ async fn shared(streams: u32) -> (Net, Connector, Arc<Upstream>, Peer) {
         assert!(settled.is_err(), "no other request");
         server
     };
-    let opening = peer.multiplexed.keep_open(&connector, &peer, request(&peer), Duration::from_secs(1));
+    let opening = peer.multiplexed.keep_open(&connector, &peer.endpoint, request(&peer), Duration::from_secs(1));
     let (server, ()) = tokio::join!(serving, opening);
     assert!(peer.multiplexed.is_open());
     // What follows goes over HTTP/1.
@@ -188,7 +189,7 @@ async fn a_peer_without_http2_is_asked_again_ever_less_often() {
         }
     });
     for _ in 0..1_000 {
-        peer.multiplexed.keep_open(&connector, &peer, request(&peer), Duration::from_secs(1)).await;
+        peer.multiplexed.keep_open(&connector, &peer.endpoint, request(&peer), Duration::from_secs(1)).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(!peer.multiplexed.is_open());
