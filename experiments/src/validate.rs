@@ -2,7 +2,7 @@
 //!
 //! Two result folders are compared here by their stored figures, over seeds. Everything else, or the same with more
 //! detail, is compared request by request: [`compare_rows`] (figures with the recording's noise beside each error) uses
-//! `join` (which requests are the same), `figures` and `order` (which arms the recording tells apart); `show` makes
+//! `settings`, `join` (which requests are the same), `figures` and `order` (which arms the recording tells apart); `show` makes
 //! tables and curves of it.
 //!
 //! Arms are matched by name; seeds are pooled. An error is (simulated - measured) / measured in per cent. Its interval
@@ -14,12 +14,14 @@ mod figures;
 mod join;
 mod order;
 mod rows;
+mod settings;
 mod show;
 #[cfg(test)]
 mod tests;
 
 pub use order::Order;
-pub use rows::{Agreement, ArmRows, Class, RowComparison, RowFigure, RowSettings, compare_rows};
+pub use rows::{Agreement, ArmRows, Class, RowComparison, RowFigure, compare_rows};
+pub use settings::RowSettings;
 pub use show::{curves, rows_table};
 
 use crate::results::{Point, Results};

@@ -1,7 +1,8 @@
 //! Single figures of a comparison: the error of each, and whether the recording's noise explains it.
 
 use super::join::Joined;
-use super::rows::{Agreement, Class, LATENCIES, RowFigure, RowSettings, renamed};
+use super::rows::{Agreement, Class, LATENCIES, RowFigure, renamed};
+use super::settings::RowSettings;
 use crate::records::Row;
 use crate::stats::blocks::{Blocks, Sample, distance};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,6 @@
 //! Joins the requests of one arm in both sources: run by run where both name their runs, else by id alone.
 
-use super::rows::RowSettings;
+use super::settings::RowSettings;
 use crate::records::Row;
 use crate::stats::blocks::{Blocks, NoBlocks};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
