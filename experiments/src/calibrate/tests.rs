@@ -158,7 +158,7 @@ fn a_short_run_says_why_nothing_is_identified_and_copies_are_left_out() {
     let once = calibrate(&records, &settings).unwrap();
     assert!(once.notes.iter().all(|note| !note.contains("repeat")), "{:?}", once.notes);
     records.rows.extend(records.rows.clone());
-    settings.block_s = 1_000.0;
+    settings.block_s = 100_000.0;
     let c = calibrate(&records, &settings).unwrap();
     assert_eq!(c.requests, once.requests);
     let shown = table(&c, &[], usize::MAX);

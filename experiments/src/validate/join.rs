@@ -111,7 +111,7 @@ impl<'a> Plan<'a> {
         let (measured, simulated) = (runs(answered), runs(finished));
         let named = |runs: &BTreeSet<&str>| runs.iter().any(|run| !run.is_empty());
         match (named(&measured), named(&simulated)) {
-            (true, true) => Self::common(measured, simulated),
+            (true, true) => Self::common(&measured, &simulated),
             (false, true) if simulated.len() > 1 && !answered.is_empty() => {
                 let kept = runs_of_requests(finished, answered).ok_or_else(|| unclear("measured", &simulated))?;
                 let notes = left_out("simulated", "holds other requests", simulated.difference(&kept));
@@ -127,13 +127,13 @@ impl<'a> Plan<'a> {
     }
 
     /// The runs whose names both sources have.
-    fn common(measured: BTreeSet<&'a str>, simulated: BTreeSet<&'a str>) -> Result<Self, String> {
-        let common: BTreeSet<&str> = measured.intersection(&simulated).copied().collect();
+    fn common(measured: &BTreeSet<&'a str>, simulated: &BTreeSet<&'a str>) -> Result<Self, String> {
+        let common: BTreeSet<&str> = measured.intersection(simulated).copied().collect();
         if common.is_empty() {
             return Err(format!(
                 "the sources have no run in common (measured: {}; simulated: {}), so equal ids name other requests; run both with the same seeds, or compare distributions with --unpaired",
-                list(&measured),
-                list(&simulated)
+                list(measured),
+                list(simulated)
             ));
         }
         let mut notes = left_out("measured", "has no partner", measured.difference(&common));
