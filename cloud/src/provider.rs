@@ -279,7 +279,7 @@ pub trait Provider: Send + Sync {
     }
 
     /// Launches one machine under a nonce and returns its id. It is called once for each nonce. It marks `sending` before
-    /// the paid call, and does not send that call after `sending.before_ms()`: nobody would look for the machine then.
+    /// the paid call, and does not send that call after `sending.before_ms()`: no command looks for the machine then.
     ///
     /// # Errors
     /// [`LaunchError::Refused`] only when certainly nothing was launched.

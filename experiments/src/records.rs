@@ -1,10 +1,11 @@
 //! Recorded requests of any origin as rows of one type.
 //!
-//! Reading order: the types here → `columns` (what each column of a table means; presets by name) → `table` (CSV, JSON
-//! lines and GuideLLM's JSON become cells) → `spans` (timelines become rows with stages) → [`open()`] (which of these a path
-//! is).
+//! Reading order: the types here → `columns` (what each column of a table means; presets by name) → `table` (CSV
+//! becomes cells), `json` (JSON lines and GuideLLM's JSON do) → `spans` (timelines become rows with stages) →
+//! [`open()`] (which of these a path is).
 
 mod columns;
+mod json;
 mod open;
 mod spans;
 mod table;

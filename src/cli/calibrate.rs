@@ -84,7 +84,7 @@ pub(super) fn run(args: &CalibrateArgs) -> anyhow::Result<()> {
     }
     let options = ReadOptions { columns: ColumnMap::parse(&args.columns)?, arm: None };
     let mut records = Records::default();
-    each_once(&args.records)?;
+    each_once(&args.records, "record")?;
     for path in &args.records {
         records.rows.extend(records::open(path, &options)?.rows);
     }
@@ -130,13 +130,13 @@ fn width() -> usize {
     columns().unwrap_or(usize::MAX)
 }
 
-/// Refuses a path that is given twice: its requests would count twice.
-fn each_once(paths: &[PathBuf]) -> anyhow::Result<()> {
+/// Refuses a path that is given twice: its requests would count twice. `what` names one file.
+pub(super) fn each_once(paths: &[PathBuf], what: &str) -> anyhow::Result<()> {
     let mut seen = BTreeSet::new();
     for path in paths {
         let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
         if !seen.insert(whole) {
-            bail!("`{}` is given twice; name each record once", path.display());
+            bail!("`{}` is given twice; name each {what} once", path.display());
         }
     }
     Ok(())
@@ -239,8 +239,8 @@ mod tests {
         let (a, b) = (dir.path().join("a.csv"), dir.path().join("b.csv"));
         std::fs::write(&a, "x").unwrap();
         std::fs::write(&b, "x").unwrap();
-        each_once(&[a.clone(), b.clone()]).unwrap();
-        let message = each_once(&[a.clone(), b, dir.path().join(".").join("a.csv")]).unwrap_err().to_string();
+        each_once(&[a.clone(), b.clone()], "record").unwrap();
+        let message = each_once(&[a.clone(), b, dir.path().join(".").join("a.csv")], "record").unwrap_err().to_string();
         assert!(message.contains("a.csv` is given twice"), "{message}");
     }
 }

@@ -1,6 +1,7 @@
 //! `gorgo evaluate`: reads a router's decision log, and estimates the latency under another policy, or checks the
 //! predictions.
 
+use super::calibrate::each_once;
 use super::output::print_line;
 use super::policy_args::PolicyArgs;
 use anyhow::{Context, bail};
@@ -94,13 +95,8 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
 
 /// Reads logs line by line.
 fn read(logs: &[PathBuf], mut line_of: impl FnMut(&str) -> Result<(), DecideError>) -> anyhow::Result<()> {
-    let mut seen = Vec::new();
+    each_once(logs, "log")?;
     for path in logs {
-        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-        if seen.contains(&real) {
-            bail!("`{}` is given twice; name each log once", path.display());
-        }
-        seen.push(real);
         let shown = path.display();
         let file = File::open(path).with_context(|| format!("cannot read `{shown}`"))?;
         for (number, line) in BufReader::new(file).lines().enumerate() {

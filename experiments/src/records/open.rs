@@ -1,6 +1,6 @@
 //! Opens recorded requests: detects whether a path is a result folder, a folder of tables, a table or a timeline.
 
-use super::{LONGEST_MS, LONGEST_YEARS, ReadOptions, RecordError, Records, Row, spans, table};
+use super::{LONGEST_MS, LONGEST_YEARS, ReadOptions, RecordError, Records, Row, json, spans, table};
 use flate2::read::MultiGzDecoder;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -139,7 +139,7 @@ fn one(path: &Path, options: &ReadOptions) -> Result<Vec<Row>, RecordError> {
             let why = format!("unpacks to more than {MAX_JSON} bytes; write its requests as CSV or JSON lines");
             return Err(RecordError::File { path: path.to_owned(), why });
         }
-        return table::guidellm(path, &whole, options, &arm);
+        return json::guidellm(path, &whole, options, &arm);
     }
-    table::json_lines(path, input, options, &arm)
+    json::json_lines(path, input, options, &arm)
 }

@@ -1,9 +1,8 @@
-//! Tables: CSV with a header, JSON lines, and GuideLLM's JSON become cells by column name, and cells become rows.
+//! Tables: CSV with a header becomes cells by column name, and cells become rows. `json` does the same with JSON.
 
 use super::columns::{Column, Field, PRESETS, Preset, preset_named, preset_of};
 use super::{LATEST_MS, LONGEST_MS, LONGEST_YEARS, MAX_ROWS, ReadOptions, RecordError, Row};
 use gorgo_core::suggest::did_you_mean;
-use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
@@ -11,11 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The longest line of a table, bytes: a decision of a large fleet.
-const MAX_LINE: usize = 16 << 20;
-
-/// Objects whose fields are the columns, and the bytes that they take at most: the first object may lack some.
-const HEADER_OBJECTS: usize = 1000;
-const HEADER_BYTES: usize = 16 << 20;
+pub(super) const MAX_LINE: usize = 16 << 20;
 
 /// How far rounding may put an instant before an earlier one, ms: tables write some times in whole milliseconds.
 const ROUNDING_MS: f64 = 1.0;
@@ -30,7 +25,7 @@ fn first<'a, 'n>(cell: Cell<'a>, name: &'n str) -> Option<(&'n str, Cow<'a, str>
 }
 
 /// What to give in place of a load generator's summary, which holds no requests.
-fn summary_of(has: impl Fn(&str) -> bool) -> Option<&'static str> {
+pub(super) fn summary_of(has: impl Fn(&str) -> bool) -> Option<&'static str> {
     let signs: [(&[&str], &str); 4] = [
         (&["Metric", "avg", "p50"], "is AIPerf's summary; give its profile_export.jsonl, which holds the requests"),
         (&["aiperf_version"], "is AIPerf's summary; give its profile_export.jsonl, which holds the requests"),
@@ -41,7 +36,7 @@ fn summary_of(has: impl Fn(&str) -> bool) -> Option<&'static str> {
 }
 
 /// Turns cells into rows.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     path: &'a Path,
     columns: BTreeMap<Field, Column>,
     stages: Vec<(Arc<str>, &'static str, &'static str, f64)>,
@@ -51,12 +46,17 @@ struct Reader<'a> {
     names: BTreeSet<Arc<str>>,
     /// The first instant of each arm, and its line.
     starts: BTreeMap<Arc<str>, (f64, u64)>,
-    rows: Vec<Row>,
+    pub(super) rows: Vec<Row>,
 }
 
 impl<'a> Reader<'a> {
     /// The reader of a table with these columns. Columns that the user named must be there.
-    fn new(path: &'a Path, options: &ReadOptions, arm: &str, header: &[String]) -> Result<Self, RecordError> {
+    pub(super) fn new(
+        path: &'a Path,
+        options: &ReadOptions,
+        arm: &str,
+        header: &[String],
+    ) -> Result<Self, RecordError> {
         let map = &options.columns;
         let has = |name: &str| header.iter().any(|column| column == name);
         let preset: Option<&Preset> = match &map.preset {
@@ -211,7 +211,7 @@ impl<'a> Reader<'a> {
         Err(RecordError::Line { path: self.path.to_owned(), line, why })
     }
 
-    fn add(&mut self, line: u64, cell: Cell<'_>) -> Result<(), RecordError> {
+    pub(super) fn add(&mut self, line: u64, cell: Cell<'_>) -> Result<(), RecordError> {
         if self.rows.len() >= MAX_ROWS {
             let why = format!("has more than {MAX_ROWS} rows; cut it");
             return Err(RecordError::File { path: self.path.to_owned(), why });
@@ -321,192 +321,4 @@ pub(super) fn csv(path: &Path, input: impl BufRead, options: &ReadOptions, arm: 
 fn other_separator(header: &[String]) -> Option<&'static str> {
     let [only] = header else { return None };
     [(';', "semicolons"), ('\t', "tabs")].into_iter().find(|(sign, _)| only.contains(*sign)).map(|(_, name)| name)
-}
-
-/// Why a text is no JSON object; Python's `NaN` and `Infinity` are named.
-fn no_json(text: &str, error: &serde_json::Error) -> String {
-    match no_json_number(text) {
-        Some(word) => format!("holds {word}, which JSON does not have; write null where there is no value"),
-        None => format!("is not a JSON object ({error})"),
-    }
-}
-
-/// `NaN` or `Infinity` outside of the strings of a line.
-fn no_json_number(text: &str) -> Option<&'static str> {
-    let (mut quoted, mut escaped) = (false, false);
-    for (i, sign) in text.char_indices() {
-        match sign {
-            _ if escaped => escaped = false,
-            '\\' => escaped = quoted,
-            '"' => quoted = !quoted,
-            'N' | 'I' if !quoted => {
-                let word = ["NaN", "Infinity"].into_iter().find(|word| text[i..].starts_with(word));
-                if word.is_some() {
-                    return word;
-                }
-            }
-            _ => {}
-        }
-    }
-    None
-}
-
-/// Reads one JSON object a line.
-pub(super) fn json_lines(
-    path: &Path,
-    mut input: impl BufRead,
-    options: &ReadOptions,
-    arm: &str,
-) -> Result<Vec<Row>, RecordError> {
-    let mut objects = Objects::new(path, options, arm);
-    let (mut text, mut line) = (String::new(), 0);
-    loop {
-        text.clear();
-        let read = std::io::Read::take(&mut input, MAX_LINE as u64).read_line(&mut text);
-        if read.map_err(|source| RecordError::Io { path: path.to_owned(), source })? == 0 {
-            break;
-        }
-        line += 1;
-        if text.trim().is_empty() {
-            continue;
-        }
-        let value: Value = serde_json::from_str(&text).map_err(|e| RecordError::Line {
-            path: path.to_owned(),
-            line,
-            why: no_json(&text, &e),
-        })?;
-        objects.add(line, value, text.len())?;
-    }
-    objects.rows()
-}
-
-/// Why a file is not one JSON value.
-fn not_one_value(path: &Path, text: &[u8], error: &serde_json::Error) -> RecordError {
-    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
-    if values.by_ref().take(2).filter(|value| value.as_ref().is_ok_and(Value::is_object)).count() == 2 {
-        let why = "holds several JSON objects; give it a name that ends with .jsonl, and one object a line".to_owned();
-        return RecordError::File { path: path.to_owned(), why };
-    }
-    let line = text.split(|&byte| byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
-    let why = no_json(&String::from_utf8_lossy(line), error);
-    RecordError::Line { path: path.to_owned(), line: error.line() as u64, why }
-}
-
-/// Reads GuideLLM's results: requests of each benchmark by outcome.
-pub(super) fn guidellm(path: &Path, text: &[u8], options: &ReadOptions, arm: &str) -> Result<Vec<Row>, RecordError> {
-    let file = |why: String| RecordError::File { path: path.to_owned(), why };
-    let mut whole: Value = serde_json::from_slice(text).map_err(|e| not_one_value(path, text, &e))?;
-    let Some(Value::Array(benchmarks)) = whole.get_mut("benchmarks").map(Value::take) else {
-        let has = |name: &str| whole.get(name).is_some();
-        let other = "has no list `benchmarks`; give GuideLLM's JSON output, or a table";
-        return Err(file(summary_of(has).unwrap_or(other).to_owned()));
-    };
-    let several = benchmarks.len() > 1;
-    let mut options = options.clone();
-    options.columns.preset.get_or_insert_with(|| "guidellm".to_owned());
-    let mut objects = Objects::new(path, &options, arm);
-    let mut number = 0;
-    for (i, mut benchmark) in benchmarks.into_iter().enumerate() {
-        let name = if several { format!("{arm}#{i}") } else { arm.to_owned() };
-        let Some(Value::Object(groups)) = benchmark.get_mut("requests").map(Value::take) else {
-            return Err(file(format!("has no `requests` in benchmark {i}; write it with the requests kept")));
-        };
-        // A request that succeeded names all columns, so these come first.
-        let (whole, rest): (Vec<_>, Vec<_>) = groups.into_iter().partition(|(group, _)| group == "successful");
-        for (group, requests) in whole.into_iter().chain(rest) {
-            let Value::Array(requests) = requests else { continue };
-            for mut request in requests {
-                number += 1;
-                if let Value::Object(fields) = &mut request {
-                    fields.insert("group".to_owned(), group.clone().into());
-                    fields.insert("arm".to_owned(), name.clone().into());
-                }
-                objects.add(number, request, 0)?;
-            }
-        }
-    }
-    objects.rows()
-}
-
-/// JSON objects on their way to rows. The fields of the first ones together are the columns.
-struct Objects<'a> {
-    path: &'a Path,
-    options: &'a ReadOptions,
-    arm: &'a str,
-    /// Objects that came before the columns were known, with their lines.
-    waiting: Vec<(u64, Value)>,
-    bytes: usize,
-    reader: Option<Reader<'a>>,
-}
-
-impl<'a> Objects<'a> {
-    fn new(path: &'a Path, options: &'a ReadOptions, arm: &'a str) -> Self {
-        Self { path, options, arm, waiting: Vec::new(), bytes: 0, reader: None }
-    }
-
-    /// Adds the object of a line of `bytes`.
-    fn add(&mut self, line: u64, value: Value, bytes: usize) -> Result<(), RecordError> {
-        if !value.is_object() {
-            let why = "is not a JSON object".to_owned();
-            return Err(RecordError::Line { path: self.path.to_owned(), line, why });
-        }
-        if let Some(reader) = &mut self.reader {
-            return add_object(reader, line, &value);
-        }
-        self.waiting.push((line, value));
-        self.bytes += bytes;
-        if self.waiting.len() < HEADER_OBJECTS && self.bytes < HEADER_BYTES { Ok(()) } else { self.begin() }
-    }
-
-    /// Takes the columns from the objects that wait, and adds these.
-    fn begin(&mut self) -> Result<(), RecordError> {
-        let (mut header, mut known) = (Vec::new(), BTreeSet::new());
-        for (_, value) in &self.waiting {
-            let mut found = Vec::new();
-            paths(value, &mut String::new(), &mut found);
-            header.extend(found.into_iter().filter(|name| known.insert(name.clone())));
-        }
-        let mut reader = Reader::new(self.path, self.options, self.arm, &header)?;
-        for (line, value) in self.waiting.drain(..) {
-            add_object(&mut reader, line, &value)?;
-        }
-        self.reader = Some(reader);
-        Ok(())
-    }
-
-    /// The rows of all objects.
-    fn rows(mut self) -> Result<Vec<Row>, RecordError> {
-        if !self.waiting.is_empty() {
-            self.begin()?;
-        }
-        Ok(self.reader.map(|reader| reader.rows).unwrap_or_default())
-    }
-}
-
-fn add_object(reader: &mut Reader<'_>, line: u64, value: &Value) -> Result<(), RecordError> {
-    reader.add(line, &|name: &str| {
-        let found = name.split('.').try_fold(value, |value, key| value.get(key))?;
-        match found {
-            Value::Null => None,
-            Value::String(text) if text.is_empty() => None,
-            Value::String(text) => Some(Cow::Borrowed(text.as_str())),
-            other => Some(Cow::Owned(other.to_string())),
-        }
-    })
-}
-
-/// All paths to the values of an object, and those of its objects.
-fn paths(value: &Value, prefix: &mut String, found: &mut Vec<String>) {
-    let Value::Object(fields) = value else { return };
-    for (key, value) in fields {
-        let length = prefix.len();
-        prefix.push_str(key);
-        found.push(prefix.clone());
-        // Two levels hold everything that a preset names; deeper ones may be large.
-        if prefix.matches('.').count() < 3 {
-            prefix.push('.');
-            paths(value, prefix, found);
-        }
-        prefix.truncate(length);
-    }
 }

@@ -68,6 +68,15 @@ pub struct RunSpec {
     pub live: LiveSpec,
 }
 
+/// Refuses a region that is none of the `known` ones.
+fn check_region<'a>(place: &str, region: &str, known: impl Iterator<Item = &'a str> + Clone) -> Result<(), String> {
+    if known.clone().any(|known| known == region) {
+        return Ok(());
+    }
+    let hint = gorgo_core::suggest::did_you_mean(region, known);
+    Err(format!("{place} names `{region}`, which is no region of the fleet; {hint}"))
+}
+
 fn default_drain_limit() -> f64 {
     7_200.0
 }
@@ -140,27 +149,20 @@ impl RunSpec {
                 }
             }
         }
-        for LinkConfig { from, to, .. } in &self.links {
-            let bare = LinkConfig { from: from.clone(), to: to.clone(), ..LinkConfig::default() };
-            if self.links.contains(&bare) {
+        for link in &self.links {
+            let LinkConfig { from, to, .. } = link;
+            if *link == (LinkConfig { from: from.clone(), to: to.clone(), ..LinkConfig::default() }) {
                 return Err(format!(
                     "[[links]] from `{from}` to `{to}` has no number; give rtt_ms, mbps or another one"
                 ));
             }
         }
+        let regions = self.fleet.replicas.iter().map(|r| r.region.as_str());
         for region in self.residency.iter().flat_map(|residency| &residency.groups).flatten() {
-            let known = self.fleet.replicas.iter().map(|r| r.region.as_str());
-            if !known.clone().any(|known| known == region) {
-                let hint = gorgo_core::suggest::did_you_mean(region, known);
-                return Err(format!("[residency] group names `{region}`, which is no region of the fleet; {hint}"));
-            }
+            check_region("[residency] group", region, regions.clone())?;
         }
         for region in self.router.egress.prices.iter().flat_map(|price| [&price.from, &price.to]) {
-            let known = self.fleet.replicas.iter().map(|r| r.region.as_str()).chain(self.proxy_region.as_deref());
-            if !known.clone().any(|known| known == region) {
-                let hint = gorgo_core::suggest::did_you_mean(region, known);
-                return Err(format!("router.egress.prices names `{region}`, which is no region of the fleet; {hint}"));
-            }
+            check_region("router.egress.prices", region, regions.clone().chain(self.proxy_region.as_deref()))?;
         }
         self.faults.iter().try_for_each(|fault| self.check_fault(fault, &names))?;
         self.check_ranges().map_err(|error| error.to_string())
