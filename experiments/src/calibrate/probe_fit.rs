@@ -36,17 +36,20 @@ pub fn fit_probe(probed: &Probed, engine: &EngineConfig) -> Vec<Parameter> {
         })
         .collect();
     let parameter = |fitted: Fitted| {
-        let same = |replicate: &Vec<Fitted>| replicate.iter().find(|other| other.key == fitted.key).map(|f| f.value);
+        let same =
+            |replicate: &Vec<Fitted>| replicate.iter().find(|other| other.key == fitted.key).and_then(|f| f.value);
         let values: Vec<f64> = replicates.iter().filter_map(same).collect();
-        let interval = (values.len() > REPLICATES / 2).then(|| central(values)).flatten();
-        let wide = 1.5 * fitted.prior.abs().max(fitted.value.abs()).max(1e-6);
+        let interval = (fitted.value.is_some() && values.len() > REPLICATES / 2).then(|| central(values)).flatten();
+        // What these measurements do not tell keeps the value from before.
+        let value = fitted.value.unwrap_or(fitted.prior);
+        let wide = 1.5 * fitted.prior.abs().max(value.abs()).max(1e-6);
         let narrow = interval.is_some_and(|(low, high)| high - low < wide / 2.0);
         let visited = match fitted.key.starts_with("decode") || fitted.key.ends_with("weights_ms") {
             true => format!("batch 1 to {batches:.0}"),
             false => format!("prompt tokens {short:.0} to {long:.0}"),
         };
         let (key, prior) = (fitted.key.to_owned(), Some(fitted.prior));
-        Parameter { key, prior, value: fitted.value, interval, visited, identified: fitted.value >= 0.0 && narrow }
+        Parameter { key, prior, value, interval, visited, identified: value >= 0.0 && narrow }
     };
     fit(probed, &(0..runs).collect::<Vec<_>>(), engine).into_iter().map(parameter).collect()
 }
@@ -55,7 +58,8 @@ pub fn fit_probe(probed: &Probed, engine: &EngineConfig) -> Vec<Parameter> {
 struct Fitted {
     key: &'static str,
     prior: f64,
-    value: f64,
+    /// `None`: these measurements do not tell it.
+    value: Option<f64>,
 }
 
 /// The settings by the median of each length and each batch over these repetitions.
@@ -68,7 +72,7 @@ fn fit(probed: &Probed, runs: &[usize], engine: &EngineConfig) -> Vec<Fitted> {
     let outside = probed.rtt_ms + engine.output_ms + engine.tokenizer_fixed_ms;
     let points = medians(&probed.prefills, runs);
     let mut found = Vec::new();
-    let mut add = |key, prior, value: Option<f64>| found.extend(value.map(|value| Fitted { key, prior, value }));
+    let mut add = |key, prior, value: Option<f64>| found.push(Fitted { key, prior, value });
     if engine.kind == EngineKind::Vllm {
         let all = rate_pairs_and_rest(&points, engine, &seen);
         add("receive_ms", engine.receive_ms, all.map(|all| all[2] - outside));
@@ -247,9 +251,23 @@ mod tests {
         assert!((decode / 4.0 - 1.0).abs() < 0.02 && (receive / 9.0 - 1.0).abs() < 0.05, "{decode} {receive}");
     }
 
+    /// A busy server, whose shortest prompt took as long as its longest, tells no rate; the table says so in a row.
     #[test]
-    fn too_few_points_give_no_setting() {
-        let probed = Probed { rtt_ms: 1.0, prefills: vec![vec![(16.0, 9.0)]; 3], steps: vec![Vec::new(); 3] };
-        assert!(fit_probe(&probed, &EngineConfig::default()).is_empty());
+    fn a_setting_that_the_measurements_do_not_tell_is_not_identified() {
+        let probed =
+            Probed { rtt_ms: 1.0, prefills: vec![vec![(16.0, 90.0), (4096.0, 95.0)]; 3], steps: vec![vec![]; 3] };
+        for kind in [EngineKind::Sglang, EngineKind::Vllm] {
+            let engine = EngineConfig { kind, ..EngineConfig::default() };
+            let found = fit_probe(&probed, &engine);
+            let rate = found.iter().find(|p| p.key == "prefill.ms_per_token").unwrap();
+            assert!(
+                rate.value == engine.prefill.ms_per_token && !rate.identified && rate.interval.is_none(),
+                "{rate:?}"
+            );
+            assert!(
+                found.iter().any(|p| p.key == "decode.weights_ms") && found.iter().all(|p| !p.identified),
+                "{found:?}"
+            );
+        }
     }
 }
