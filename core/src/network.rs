@@ -130,15 +130,20 @@ impl Transport {
         (connection.window >> halvings).max(self.initial_window)
     }
 
-    /// The connection after it carried a request of `bytes` at `now`; `connection` is its state before, `None` if it is
-    /// new.
+    /// The connection after it carried a request of `bytes` whose first flight was sent at `now`; `connection` is its
+    /// state before, `None` if it is new.
     #[inline]
     pub fn after(&self, bytes: u64, connection: Option<&Connection>, now: Time, rtt_ms: f64) -> Connection {
         let bytes = self.sent(bytes);
         let before = connection.map_or(self.initial_window, |c| self.window(c, now, rtt_ms));
         // A window grows only when the sender fills it.
         let window = if bytes > before / 2 { before.max(self.initial_window.saturating_add(bytes)) } else { before };
-        Connection { window, sent: now }
+        // The connection is idle from its last flight on, not from its first.
+        let flights = match self.congestion {
+            Congestion::Bbr => 1.0,
+            Congestion::Cubic | Congestion::CubicKept => rounds(bytes, before),
+        };
+        Connection { window, sent: now + Span::from_ms(rtt_ms.max(0.0) * (flights - 1.0)) }
     }
 }
 
@@ -192,7 +197,7 @@ impl Path {
 pub struct Connection {
     /// Bytes that may be in flight just after the last request was sent.
     window: u64,
-    /// When the last request was sent.
+    /// When the last flight of the last request was sent.
     sent: Time,
 }
 
@@ -237,7 +242,8 @@ impl Connections {
         };
         let taken = taken.map(|(_, connection)| connection);
         let path = transport.path(bytes, taken.as_ref(), now, rtt_ms);
-        (path, transport.after(bytes, taken.as_ref(), now, rtt_ms))
+        let opened = now + Span::from_ms(rtt_ms.max(0.0) * path.opening);
+        (path, transport.after(bytes, taken.as_ref(), opened, rtt_ms))
     }
 
     /// Gives a connection back at `now`, never earlier than any before.
@@ -278,12 +284,13 @@ mod tests {
         Time::from_ms(ms)
     }
 
-    /// The path of `bytes` on a connection that carried `before` bytes `idle_ms` earlier.
+    /// The path of `bytes` on a connection that was answered `idle_ms` earlier, for `before` bytes.
     fn used(transport: &Transport, before: u64, idle_ms: f64, bytes: u64) -> Path {
         let mut connections = Connections::default();
-        let (_, connection) = connections.send(transport, before, at(0.0), RTT);
-        connections.put(connection, at(0.0));
-        connections.path(transport, bytes, at(idle_ms), RTT)
+        let (path, connection) = connections.send(transport, before, at(0.0), RTT);
+        let answered = path.trips() * RTT;
+        connections.put(connection, at(answered));
+        connections.path(transport, bytes, at(answered + idle_ms), RTT)
     }
 
     #[test]
@@ -309,6 +316,22 @@ mod tests {
             assert_eq!(used(&cubic, 200, 1.0, bytes).rounds, rounds, "{bytes} B after small requests");
             let kept = Transport { congestion: Congestion::CubicKept, keep_alive_ms: 60_000.0, ..cubic };
             assert_eq!(used(&kept, bytes, 20_000.0, bytes).rounds, 1.0, "{bytes} B after 20 s without idle restart");
+        }
+    }
+
+    /// Requests of a length, each sent when the answer to the one before arrives: the kernel's windows stay open, since a
+    /// connection is idle from its last flight on (measured: 1.01 round trips at 30 kB, 1.04 at 480 kB).
+    #[test]
+    fn a_request_right_after_the_answer_to_the_one_before_takes_one_round_trip() {
+        for bytes in [30_000, 80_000, 480_000] {
+            let (mut connections, mut now, mut taken) = (Connections::default(), 0.0, Vec::new());
+            for _ in 0..4 {
+                let (path, connection) = connections.send(&Transport::default(), bytes, at(now), RTT);
+                now += path.trips() * RTT + 1.0;
+                connections.put(connection, at(now));
+                taken.push(path.rounds);
+            }
+            assert_eq!(taken, [rounds(bytes, INITIAL_WINDOW), 1.0, 1.0, 1.0], "{bytes} B");
         }
     }
 
@@ -358,7 +381,8 @@ mod tests {
                     prop_assert_eq!(connections.path(&transport, bytes, time, RTT), path);
                     let (taken, connection) = connections.send(&transport, bytes, time, RTT);
                     let before = best.map(|i| plain.remove(i).1);
-                    let after = transport.after(bytes, before.as_ref(), time, RTT);
+                    let opened = time + Span::from_ms(RTT * path.opening);
+                    let after = transport.after(bytes, before.as_ref(), opened, RTT);
                     prop_assert_eq!((taken, connection), (path, after));
                     used.push(connection);
                     prop_assert!(connections.idle.len() <= 2 * plain.len() + CLOSED_KEPT + 1);

@@ -91,6 +91,14 @@ mod tests {
         }
     }
 
+    /// As over the kernel's TCP, where the window of a connection shrinks from its last flight on.
+    #[test]
+    fn a_burst_right_after_an_answer_leaves_at_once() {
+        let answered = |flights: f64| flights * RTT + 1.0;
+        let bursts = [(0.0, 80_000), (answered(3.0), 80_000), (answered(3.0) + answered(1.0), 80_000)];
+        assert_eq!(trips(&mut upload(Congestion::Cubic, 1.0), &bursts), [2.0, 0.0, 0.0]);
+    }
+
     #[test]
     fn early_bytes_leave_before_the_later_flights() {
         let mut sender = upload(Congestion::Cubic, 1.0);
