@@ -12,6 +12,9 @@ median of `--repeat` requests on a router that was idle for so many seconds. Eve
 the two routers, who know each other by a key in the environment. Prompts are one repeated letter, or the beginning of
 the file `--text`, which tells more where routers pack what they send.
 
+`--relay 'target/release/gorgo relay'` asks the same of the emulated path: engine, relay and router stand on loopback, and the
+relay's link has `congestion=` of `--link`. Where the two differ by more than `--within` round trips, the exit status is 1.
+
 With `--busy N`, N clients send at once for `--seconds`, each a prompt of every size in turn; median and 90th percentile by
 size are printed. `--loss` drops so many packets in a hundred, both ways.
 """
@@ -34,6 +37,7 @@ import time
 
 NEAR, FAR = "gorgo-near", "gorgo-far"
 ENGINE, LISTEN, FAR_LISTEN = "10.77.0.2:9000", "127.0.0.1:9001", "10.77.0.2:9002"
+RELAYED_ENGINE, RELAY = "127.0.0.1:9010", "127.0.0.1:9011"
 # The far router listens beyond loopback, and gorgo does that only with keys.
 NEAR_KEYS = {"GORGO_ADMIN_KEY": "between-two-routers"}
 FAR_KEYS = NEAR_KEYS | {"GORGO_API_KEY": "of-no-client-here"}
@@ -78,8 +82,14 @@ def carry(source, sink, delay, loss):
             time.sleep(max(0.0, due - time.monotonic()))
             os.write(sink, packet)
 
+    def until_removed(work):
+        try:
+            work()
+        except OSError:  # the device is gone, at the end
+            pass
+
     for work in (receive, send):
-        threading.Thread(target=work, daemon=True).start()
+        threading.Thread(target=until_removed, args=(work,), daemon=True).start()
 
 
 def read_head(stream):
@@ -109,8 +119,8 @@ def serve(connection):
         connection.sendall(answer + body)
 
 
-def engine():
-    host, port = ENGINE.split(":")
+def engine(at):
+    host, port = at.split(":")
     with socket.create_server((host, int(port)), backlog=64) as listener:
         while True:
             connection, _ = listener.accept()
@@ -189,7 +199,63 @@ def busy(options, text):
 
 
 def inside(namespace, *words, **options):
-    return subprocess.Popen(["ip", "netns", "exec", namespace, *words], start_new_session=True, **options)
+    enter = ["ip", "netns", "exec", namespace] if namespace else []
+    return subprocess.Popen([*enter, *words], start_new_session=True, **options)
+
+
+def measured(options, namespace, started):
+    """The client's table, in this network namespace."""
+    listed = lambda numbers: ",".join(f"{number:g}" for number in numbers)
+    work = inside(namespace, sys.executable, __file__, "--role", "client", "--rtt", str(options.rtt), "--sizes",
+                  ",".join(map(str, options.sizes)), "--idle", listed(options.idle), "--repeat", str(options.repeat),
+                  "--busy", str(options.busy), "--seconds", str(options.seconds),
+                  *(["--text", options.text] if options.text else []),
+                  stdout=subprocess.PIPE, text=True)
+    started.append(work)
+    output, _ = work.communicate(timeout=120 + options.seconds + options.repeat * 2 * sum(options.idle + [5]) * len(options.sizes))
+    return json.loads(output)
+
+
+def show(options, table):
+    print(f"| {'of all' if options.busy else 'idle before the request'} | {' | '.join(f'{size / 1e3:g} kB' for size in options.sizes)} |")
+    print("|---" * (len(options.sizes) + 1) + "|")
+    rows = [(name, name) for name in ("p50", "p90")] if options.busy else [(f"{i:g}", f"{i:g} s") for i in options.idle]
+    for key, name in rows:
+        row = " | ".join(f"{table[f'{key} {size}']:.2f}" for size in options.sizes)
+        print(f"| {name} | {row} |", flush=True)
+
+
+def end(started):
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    started.clear()
+
+
+def relayed(options):
+    """The same table over the emulated path."""
+    started, quiet = [], {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    link = f"{RELAY}={RELAYED_ENGINE},rtt={options.rtt:g},congestion={options.link}"
+    try:
+        started.append(inside(None, sys.executable, __file__, "--role", "engine", "--at", RELAYED_ENGINE))
+        started.append(inside(None, *shlex.split(options.relay), "--sigma", "0", "--jitter", "0", "--link", link, **quiet))
+        started.append(inside(None, *shlex.split(options.router.format(engine=f"http://{RELAY}", listen=LISTEN)), **quiet))
+        return measured(options, None, started)
+    finally:
+        end(started)
+
+
+def compare(options, kernel):
+    emulated = relayed(options)
+    print(f"\nover the relay (congestion={options.link}):\n")
+    show(options, emulated)
+    apart = max(kernel, key=lambda cell: abs(kernel[cell] - emulated[cell]))
+    off = abs(kernel[apart] - emulated[apart])
+    idle, size = apart.split()
+    print(f"\nlargest difference: {off:.2f} round trips, at {size} bytes after {idle} s "
+          f"(kernel {kernel[apart]:.2f}, relay {emulated[apart]:.2f})")
+    return off <= options.within
 
 
 def main():
@@ -206,12 +272,18 @@ def main():
     parser.add_argument("--seconds", type=float, default=40, help="how long they send")
     parser.add_argument("--loss", type=float, default=0, help="packets lost in a hundred")
     parser.add_argument("--congestion", default="reno", help="the system's congestion control; a router may set its own")
+    parser.add_argument("--relay", help="command of the emulated path, to hold against the kernel's")
+    parser.add_argument("--link", default="cubic", help="congestion control of the relay's link: cubic, cubic-kept or bbr")
+    parser.add_argument("--within", type=float, default=0.5, help="round trips by which relay and kernel may differ")
+    parser.add_argument("--at", default=ENGINE, help=argparse.SUPPRESS)
     parser.add_argument("--role", choices=["engine", "client"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.role:
-        return {"engine": engine, "client": lambda: client(options)}[options.role]()
+        return {"engine": lambda: engine(options.at), "client": lambda: client(options)}[options.role]()
     if not options.router:
         parser.error("give --router")
+    if options.relay and (options.far or options.busy or options.loss):
+        parser.error("--relay has one router and one client over a path that loses nothing")
 
     started = []
     try:
@@ -228,27 +300,14 @@ def main():
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             if words:
                 started.append(inside(namespace, *words, env=os.environ | (keys if options.far else {}), **quiet))
-        listed = lambda numbers: ",".join(f"{number:g}" for number in numbers)
-        work = inside(NEAR, sys.executable, __file__, "--role", "client", "--rtt", str(options.rtt), "--sizes",
-                      ",".join(map(str, options.sizes)), "--idle", listed(options.idle), "--repeat", str(options.repeat),
-                      "--busy", str(options.busy), "--seconds", str(options.seconds),
-                      *(["--text", options.text] if options.text else []),
-                      stdout=subprocess.PIPE, text=True)
-        started.append(work)
-        output, _ = work.communicate(timeout=120 + options.seconds + options.repeat * 2 * sum(options.idle + [5]) * len(options.sizes))
-        table = json.loads(output)
-        print(f"| {'of all' if options.busy else 'idle before the request'} | {' | '.join(f'{size / 1e3:g} kB' for size in options.sizes)} |")
-        print("|---" * (len(options.sizes) + 1) + "|")
-        rows = [(name, name) for name in ("p50", "p90")] if options.busy else [(f"{i:g}", f"{i:g} s") for i in options.idle]
-        for key, name in rows:
-            row = " | ".join(f"{table[f'{key} {size}']:.2f}" for size in options.sizes)
-            print(f"| {name} | {row} |")
+        table = measured(options, NEAR, started)
+        show(options, table)
     finally:
-        for process in started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+        end(started)
         for namespace in (NEAR, FAR):
             run("ip", "netns", "del", namespace, check=False)
+    if options.relay and not compare(options, table):
+        sys.exit(1)
 
 
 main()
