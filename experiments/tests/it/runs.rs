@@ -139,32 +139,40 @@ fn refused(file: &Path, failed: u64, sent: u64) -> u64 {
     if is_kind(file, "recorded-fleet.toml") && failed <= sent / 3 { failed } else { 0 }
 }
 
-/// One arm of each file: what an arm may ask for, three-regions asks for.
+/// One arm of each file: what an arm may ask for, three-regions asks for. Most of a run is waiting, so three run at once.
 #[test]
 fn every_experiment_runs_live() {
-    for file in files() {
-        let mut sets = ["seeds=1", "workload.duration_s=2", "workload.max_output_tokens=4", "measure.warm_up_s=0.0"]
-            .map(str::to_owned)
-            .to_vec();
-        if is_kind(&file, "agents.toml") {
-            // Sessions begin minutes apart, with prompts that take the engine seconds.
-            sets.extend(["workload.session_rate=20", "workload.max_input_tokens=30000"].map(str::to_owned));
+    let files = std::sync::Mutex::new(files().into_iter());
+    let next = || files.lock().unwrap().next();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| std::iter::from_fn(next).for_each(|file| run_one_arm_live(&file)));
         }
-        if is_kind(&file, "recorded-fleet.toml") || file.ends_with("long-context.toml") {
-            // Probes and idle connections are those of real routers here, and the file's numbers are refused.
-            sets.extend(["network.probe_scale=1", "network.keep_alive_ms=4000"].map(str::to_owned));
-        }
-        let experiment = Experiment::load(&file, &sets, &[]).unwrap();
-        let plan = experiment.plan().unwrap();
-        let arm = plan.iter().position(|arm| Some(&arm.label) == experiment.baseline.as_ref()).unwrap_or(0);
-        let dir = tempfile::tempdir().unwrap();
-        let folder = ResultFolder::create(dir.path(), &experiment.resolved()).unwrap();
-        let options = RunOptions { jobs: None, rows: Rows::Keep, live: true, shard: None };
-        let results = runner::run(&experiment, &plan[arm..=arm], &folder, options, &|_| {}).unwrap();
-        let counts = &results.summary[0].counts;
-        let refused = refused(&file, counts.failed, counts.requests);
-        assert!(counts.requests > 0 && counts.finished + refused == counts.requests, "{}: {counts:?}", file.display());
+    });
+}
+
+fn run_one_arm_live(file: &Path) {
+    let mut sets = ["seeds=1", "workload.duration_s=2", "workload.max_output_tokens=4", "measure.warm_up_s=0.0"]
+        .map(str::to_owned)
+        .to_vec();
+    if is_kind(file, "agents.toml") {
+        // Sessions begin minutes apart, with prompts that take the engine seconds.
+        sets.extend(["workload.session_rate=20", "workload.max_input_tokens=30000"].map(str::to_owned));
     }
+    if is_kind(file, "recorded-fleet.toml") || file.ends_with("long-context.toml") {
+        // Probes and idle connections are those of real routers here, and the file's numbers are refused.
+        sets.extend(["network.probe_scale=1", "network.keep_alive_ms=4000"].map(str::to_owned));
+    }
+    let experiment = Experiment::load(file, &sets, &[]).unwrap();
+    let plan = experiment.plan().unwrap();
+    let arm = plan.iter().position(|arm| Some(&arm.label) == experiment.baseline.as_ref()).unwrap_or(0);
+    let dir = tempfile::tempdir().unwrap();
+    let folder = ResultFolder::create(dir.path(), &experiment.resolved()).unwrap();
+    let options = RunOptions { jobs: None, rows: Rows::Keep, live: true, shard: None };
+    let results = runner::run(&experiment, &plan[arm..=arm], &folder, options, &|_| {}).unwrap();
+    let counts = &results.summary[0].counts;
+    let refused = refused(file, counts.failed, counts.requests);
+    assert!(counts.requests > 0 && counts.finished + refused == counts.requests, "{}: {counts:?}", file.display());
 }
 
 #[test]

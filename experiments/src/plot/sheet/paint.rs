@@ -161,15 +161,15 @@ fn segments<DB: DrawingBackend>(
 /// Each 2 × 2 block of RGB pixels becomes its mean.
 fn halve(pixels: &[u8], (width, height): (u32, u32)) -> (Vec<u8>, (u32, u32)) {
     let row = width as usize * 3;
-    let mut out = Vec::with_capacity(pixels.len() / 4);
-    for pair in pixels.chunks_exact(2 * row) {
+    let (half_width, half_height) = (width / 2, height / 2);
+    let mut out = vec![0; half_width as usize * 3 * half_height as usize];
+    for (pair, halved) in pixels.chunks_exact(2 * row).zip(out.chunks_exact_mut(half_width as usize * 3)) {
         let (upper, lower) = pair.split_at(row);
-        for (a, b) in upper.chunks_exact(6).zip(lower.chunks_exact(6)) {
-            for i in 0..3 {
-                let sum = u16::from(a[i]) + u16::from(a[i + 3]) + u16::from(b[i]) + u16::from(b[i + 3]);
-                out.push((sum / 4) as u8);
-            }
+        let blocks = upper.as_chunks::<6>().0.iter().zip(lower.as_chunks::<6>().0);
+        for ((a, b), mean) in blocks.zip(halved.as_chunks_mut::<3>().0) {
+            let sum = |i: usize| u16::from(a[i]) + u16::from(a[i + 3]) + u16::from(b[i]) + u16::from(b[i + 3]);
+            *mean = [0, 1, 2].map(|i| (sum(i) / 4) as u8);
         }
     }
-    (out, (width / 2, height / 2))
+    (out, (half_width, half_height))
 }
