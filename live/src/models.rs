@@ -115,9 +115,7 @@ impl Models {
         if table.unlisted == table.all && lacking.is_empty() {
             return Ok(None);
         }
-        // SGLang names an adapter `BASE:ADAPTER` or `ADAPTER`.
-        let base = || model.split_once(':').and_then(|(base, _)| table.named.get(base));
-        let named = table.named.get(model).or_else(base).copied().unwrap_or_default();
+        let named = table.named.get(model).copied().or_else(|| table.with_base(model)).unwrap_or_default();
         let may = named.or(&table.unlisted);
         let may = if here { may.minus(&table.peers) } else { may };
         let has = may.minus(&lacking);
@@ -126,6 +124,14 @@ impl Models {
             may if may == table.all => Ok(None),
             may => Ok(Some(may)),
         }
+    }
+
+    /// The replicas that may have an adapter which a request names beside its model; `None` when no replica lists it.
+    pub(crate) fn replicas_with_adapter(&self, adapter: &str, here: bool) -> Option<ReplicaSet> {
+        let table = self.0.read();
+        let may = table.named.get(adapter)?.or(&table.unlisted);
+        let may = if here { may.minus(&table.peers) } else { may };
+        (!may.is_empty()).then_some(may)
     }
 
     /// A replica's engine has refused a model as unknown.
@@ -163,6 +169,16 @@ impl Models {
 }
 
 impl Table {
+    /// The replicas of an adapter that is named `BASE:ADAPTER`, as SGLang does: those that list the adapter, or else all that
+    /// have its base, since not every engine lists adapters.
+    fn with_base(&self, model: &str) -> Option<ReplicaSet> {
+        let (base, adapter) = model.split_once(':')?;
+        match (self.named.get(adapter), self.named.get(base)) {
+            (Some(adapter), Some(base)) if !adapter.and(base).is_empty() => Some(adapter.and(base)),
+            (adapter, base) => adapter.or(base).copied(),
+        }
+    }
+
     fn rebuild(&mut self) {
         (self.named, self.lacking) = (FxHashMap::default(), FxHashMap::default());
         (self.unlisted, self.peers, self.all) = (ReplicaSet::EMPTY, ReplicaSet::EMPTY, ReplicaSet::EMPTY);
@@ -229,6 +245,7 @@ mod tests {
         models.listed(&b, &page(&["y", "lora"]));
         assert_eq!(models.replicas_of("x", false), Ok(Some(set(&[0]))));
         assert_eq!(models.replicas_of("x:adapter", false), Ok(Some(set(&[0]))));
+        assert_eq!(models.replicas_with_adapter("adapter", false), None);
         assert_eq!(models.replicas_of("nick", false), Ok(Some(set(&[1]))));
         assert_eq!(models.replicas_of("lora", false), Ok(None), "all");
         assert_eq!(models.replicas_of("z", false), Err(Unserved));
@@ -241,6 +258,25 @@ mod tests {
         models.left(&c);
         models.left(&b);
         assert_eq!((models.replicas_of("y", false), models.replicas_of("x", false)), (Err(Unserved), Ok(None)));
+    }
+
+    /// SGLang's two names of an adapter: `BASE:ADAPTER` as the model, or `lora_path` beside it.
+    #[test]
+    fn an_adapter_goes_to_those_that_list_it() {
+        let models = Models::default();
+        let (a, b, c) = (upstream(0), upstream(1), upstream(2));
+        for (upstream, names) in [(&a, ["base", "fr"]), (&b, ["base", "de"]), (&c, ["other", "de"])] {
+            models.joined(upstream, &[]);
+            models.listed(upstream, &page(&names));
+        }
+        assert_eq!(models.replicas_of("base:fr", false), Ok(Some(set(&[0]))));
+        assert_eq!(models.replicas_of("base:de", false), Ok(Some(set(&[1]))), "an adapter of that base");
+        assert_eq!(models.replicas_of("base:new", false), Ok(Some(set(&[0, 1]))), "nobody lists it");
+        assert_eq!(models.replicas_of("none:de", false), Ok(Some(set(&[1, 2]))));
+        assert_eq!(models.replicas_with_adapter("de", false), Some(set(&[1, 2])));
+        models.joined(&upstream(3), &[]);
+        assert_eq!(models.replicas_with_adapter("de", false), Some(set(&[1, 2, 3])), "one without a list may have it");
+        assert_eq!(models.replicas_of("base:fr", false), Ok(Some(set(&[0, 3]))));
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub(super) const DEFAULT_MODEL: &str = "default";
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Asked<'a> {
     pub(super) model: Option<Cow<'a, str>>,
+    /// An adapter of it.
+    pub(super) adapter: Option<&'a str>,
     /// Whether it is for a model that it does not name, or not so that it can be read.
     pub(super) may_be_any: bool,
     /// The key of what an engine keeps.
@@ -31,7 +33,8 @@ impl<'a> Asked<'a> {
         switches: bool,
     ) -> Result<Self, String> {
         if let Some(found) = found {
-            return Ok(Self::for_model(found.model.as_deref().map(Cow::Borrowed), found.kept));
+            let adapter = found.adapter.as_deref();
+            return Ok(Self { adapter, ..Self::for_model(found.model.as_deref().map(Cow::Borrowed), found.kept) });
         }
         if !body.is_empty() {
             let OtherFields { model, kept } =
@@ -39,13 +42,14 @@ impl<'a> Asked<'a> {
             return Ok(Self::for_model(model.map(Cow::Owned), kept));
         }
         let (model, is_certain) = in_query(uri.query().unwrap_or_default());
-        Ok(Self { may_be_any: model.is_none() && (switches || !is_certain), model: model.map(Cow::Owned), kept: None })
+        let may_be_any = model.is_none() && (switches || !is_certain);
+        Ok(Self { model: model.map(Cow::Owned), adapter: None, may_be_any, kept: None })
     }
 
     fn for_model(model: Option<Cow<'a, str>>, kept: Option<u64>) -> Self {
         let model = model.filter(|model| !model.is_empty());
         let may_be_any = model.as_ref().is_none_or(|model| model == DEFAULT_MODEL);
-        Self { model, may_be_any, kept }
+        Self { model, adapter: None, may_be_any, kept }
     }
 }
 

@@ -326,17 +326,26 @@ fn replicas_for(
     }
     let speaks = absent::replicas_with(state, uri.path());
     let sought = key.map(Sought::Kept);
-    let Some(model) = named.model.as_deref() else { return Ok(Aim { only: speaks, pinned: false, sought }) };
+    let has_adapter = named.adapter.and_then(|adapter| state.models.replicas_with_adapter(adapter, is_forwarded));
+    let Some(model) = named.model.as_deref() else {
+        return Ok(Aim { only: both(has_adapter, speaks), pinned: false, sought });
+    };
     let sought = sought.or_else(|| state.models.are_uncertain().then(|| Sought::Model(model.to_owned())));
     let serve = match state.models.replicas_of(model, is_forwarded) {
         Ok(serve) => serve,
         Err(Unserved) => Some(sglang_for(state, model).ok_or_else(|| Box::new(model_not_found(model)))?),
     };
-    let only = match (serve, speaks) {
-        (Some(serve), Some(speaks)) => Some(serve.and(&speaks)),
-        (serve, speaks) => serve.or(speaks),
-    };
-    Ok(Aim { only, pinned: false, sought })
+    // Another model's adapter: the engines of the model say so.
+    let with_adapter = both(serve, has_adapter).filter(|both| !both.is_empty()).or(serve);
+    Ok(Aim { only: both(with_adapter, speaks), pinned: false, sought })
+}
+
+/// The replicas in both sets; `None` is all.
+fn both(a: Option<ReplicaSet>, b: Option<ReplicaSet>) -> Option<ReplicaSet> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.and(&b)),
+        (a, b) => a.or(b),
+    }
 }
 
 /// The engines that take the name: SGLang has one model, calls it `default` too, and does not compare names.

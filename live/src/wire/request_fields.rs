@@ -16,6 +16,8 @@ pub(crate) struct RequestFields {
     pub prompt: Prompt,
     /// `model`.
     pub model: Option<String>,
+    /// SGLang's `lora_path`: an adapter, the first of several.
+    pub adapter: Option<String>,
     /// Hash of `user`, `session_id`, `conversation_id`, `prompt_cache_key` or `safety_identifier`, the first of
     /// them in the body; 0 for none.
     pub session: u64,
@@ -46,9 +48,10 @@ pub(crate) fn extract(body: &[u8], seed: u64) -> Result<RequestFields, String> {
     let found = found.map_err(|wrong| format!("the body is not the JSON object this endpoint takes: {wrong}"))?;
     let model = found.model.clone().map_err(|LongName| LongName::SENTENCE.to_owned())?;
     let mut fields = found.with(blocks.finish(), model);
-    // Files lie in parts of messages, and nearly no prompt has one.
-    if fields.kept.is_none() && memmem::find(body, b"file_id").is_some() {
-        fields.kept = nested_file(&mut Reader::new(body)).ok().flatten();
+    // Files lie in parts of messages, stores of files in tools, and nearly no prompt has one.
+    let names = |key: &[u8]| memmem::find(body, key).is_some();
+    if fields.kept.is_none() && (names(b"file_id") || names(b"vector_store_id")) {
+        fields.kept = nested_id(&mut Reader::new(body)).ok().flatten();
     }
     Ok(fields)
 }
@@ -63,6 +66,7 @@ pub(crate) fn texts(body: &[u8], seed: u64, from: u64) -> Result<Texts, String> 
 /// What a body says beside its prompt.
 struct Fields {
     model: Result<Option<String>, LongName>,
+    adapter: Option<String>,
     session: u64,
     rid: Option<String>,
     streams: bool,
@@ -71,14 +75,15 @@ struct Fields {
 
 impl Fields {
     fn with(self, prompt: Prompt, model: Option<String>) -> RequestFields {
-        let Self { model: _, session, rid, streams, kept } = self;
-        RequestFields { prompt, model, session, rid, streams, kept }
+        let Self { model: _, adapter, session, rid, streams, kept } = self;
+        RequestFields { prompt, model, adapter, session, rid, streams, kept }
     }
 }
 
 fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, JsonError> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body); // a byte order mark, which engines read over
-    let (mut model, mut rid, mut session, mut streams, mut kept) = (Ok(None), None, 0, false, None);
+    let (mut model, mut adapter, mut rid, mut kept) = (Ok(None), None, None, None);
+    let (mut session, mut streams) = (0, false);
     let mut json = Reader::new(body);
     json.object(|json, key| {
         match &*key.whole() {
@@ -106,17 +111,16 @@ fn read(body: &[u8], blocks: &mut Blocks) -> Result<Fields, JsonError> {
                 kept = kept.or(id.map(|id| kept_ids::key(id.as_bytes())));
             }
             b"stream" => streams = json.skip()? == b"true",
-            b"tools" | b"functions" => before(json, blocks, TOOLS, true)?,
-            b"instructions" => before(json, blocks, INSTRUCTIONS, true)?,
-            b"extra_key" | b"cache_salt" | b"chat_template_kwargs" | b"lora_path" => {
-                before(json, blocks, SALT, false)?;
-            }
+            b"tools" | b"functions" => drop(before(json, blocks, TOOLS, true)?),
+            b"instructions" => drop(before(json, blocks, INSTRUCTIONS, true)?),
+            b"extra_key" | b"cache_salt" | b"chat_template_kwargs" => drop(before(json, blocks, SALT, false)?),
+            b"lora_path" => adapter = first_text(before(json, blocks, SALT, false)?),
             _ => drop(json.skip()?),
         }
         Ok(())
     })?;
     json.end()?;
-    Ok(Fields { model, session, rid, streams, kept })
+    Ok(Fields { model, adapter, session, rid, streams, kept })
 }
 
 /// The name of a model that is longer than any that is served.
@@ -136,21 +140,21 @@ pub(super) fn model_name(json: &mut Reader<'_>) -> Result<Result<Option<String>,
     Ok(json.text()?.bounded(LONGEST_NAME).map(Some).ok_or(LongName))
 }
 
-/// The key of a file that some part of a body names.
-fn nested_file(json: &mut Reader<'_>) -> Result<Option<u64>, JsonError> {
+/// The key of a file, or of a store of files, that some part of a body names.
+fn nested_id(json: &mut Reader<'_>) -> Result<Option<u64>, JsonError> {
     let mut found = None;
     match json.kind()? {
         Kind::Object => json.object(|json, key| {
-            let inner = if key.is(b"file_id") {
-                bounded_id(json)?.map(|id| kept_ids::key(id.as_bytes()))
-            } else {
-                nested_file(json)?
+            let inner = match &*key.whole() {
+                b"file_id" | b"vector_store_id" => bounded_id(json)?.map(|id| kept_ids::key(id.as_bytes())),
+                b"vector_store_ids" => first_text(json.skip()?).map(|id| kept_ids::key(id.as_bytes())),
+                _ => nested_id(json)?,
             };
             found = found.or(inner);
             Ok(())
         })?,
         Kind::Array => json.array(|json| {
-            found = found.or(nested_file(json)?);
+            found = found.or(nested_id(json)?);
             Ok(())
         })?,
         _ => drop(json.skip()?),
@@ -208,12 +212,28 @@ fn role(json: &mut Reader<'_>, blocks: &mut Blocks) -> Result<(), JsonError> {
     Ok(())
 }
 
-fn before(json: &mut Reader<'_>, blocks: &mut Blocks, tag: u64, weigh: bool) -> Result<(), JsonError> {
+/// Hashes a value before the prompt, and returns it.
+fn before<'a>(json: &mut Reader<'a>, blocks: &mut Blocks, tag: u64, weigh: bool) -> Result<&'a [u8], JsonError> {
     let raw = json.skip()?;
     if raw != b"null" {
         blocks.before(tag, raw, weigh);
     }
-    Ok(())
+    Ok(raw)
+}
+
+/// A text, or the first one of a list (a batch has one for each prompt).
+fn first_text(raw: &[u8]) -> Option<String> {
+    let mut json = Reader::new(raw);
+    let mut first = None;
+    let mut take = |json: &mut Reader<'_>| match json.kind()? {
+        Kind::Text if first.is_none() => json.text().map(|text| first = text.bounded(LONGEST_NAME)),
+        _ => json.skip().map(drop),
+    };
+    let read = match json.kind().ok()? {
+        Kind::Array => json.array(take),
+        _ => take(&mut json),
+    };
+    read.ok().and(first).filter(|name| !name.is_empty())
 }
 
 /// Any value that holds prompt text: a string, token ids, parts, messages, or lists of them.

@@ -35,6 +35,17 @@ async fn a_model_goes_where_it_is_served_and_one_that_no_replica_serves_is_a_404
             assert_eq!((response.status().as_u16(), replica(&response)), (200, expected.to_owned()), "{model}");
         }
     }
+    // SGLang's names of an adapter: those that list it have it.
+    for n in 0..6 {
+        for (path, body) in [
+            ("/v1/completions", json!({"model": "both:b", "prompt": format!("adapter {n}")})),
+            ("/v1/completions", json!({"model": "both", "lora_path": "b", "prompt": format!("path {n}")})),
+            ("/generate", json!({"text": format!("generate {n}"), "lora_path": ["b"]})),
+        ] {
+            let response = ask(&world, path, body.clone()).await;
+            assert_eq!((response.status().as_u16(), replica(&response)), (200, "e1".to_owned()), "{body}");
+        }
+    }
     let before: usize = world.engines.iter().map(|engine| engine.seen().len()).sum();
     let response = ask(&world, "/v1/completions", json!({"model": "c", "prompt": "x"})).await;
     assert_eq!(response.status(), 404);

@@ -98,6 +98,18 @@ fn files_in_parts_of_a_message_are_found() {
     assert_eq!(kept(r#"{"type":"input_file","file_id":"f-1"}"#), key);
     assert_eq!(kept(r#"{"type":"file","file":{"file_id":"f-1"}}"#), key);
     assert_eq!(kept(r#"{"type":"text","text":"file_id"}"#), None);
+    let in_tools = |tool: &str| extract(format!(r#"{{"input":"x","tools":[{tool}]}}"#).as_bytes(), 1).unwrap().kept;
+    assert_eq!(in_tools(r#"{"type":"file_search","vector_store_ids":["f-1","f-2"]}"#), key);
+    assert_eq!(in_tools(r#"{"type":"file_search","vector_store_ids":[]}"#), None);
+}
+
+#[test]
+fn the_first_adapter_of_lora_path_is_read() {
+    let adapter = |path: &str| extract(format!(r#"{{"text":"x","lora_path":{path}}}"#).as_bytes(), 1).unwrap().adapter;
+    assert_eq!((adapter(r#""fr""#).as_deref(), adapter(r#"[null,"fr","de"]"#).as_deref()), (Some("fr"), Some("fr")));
+    for none in ["null", r#""""#, "[]", "7", r#"{"fr":"de"}"#, "[[\"fr\"]]"] {
+        assert_eq!(adapter(none), None, "{none}");
+    }
 }
 
 #[test]
