@@ -49,6 +49,15 @@ pub(super) fn columns() -> Option<usize> {
     told.or_else(|| terminal().map(|columns| if columns > 0 { columns } else { 80 }))
 }
 
+/// Prints a name, padded to `room` characters, and what belongs to it; what has no room continues below it.
+pub(super) fn print_named(name: &str, room: usize, text: &str) -> std::io::Result<()> {
+    let width = columns().map_or(usize::MAX, |columns| columns.saturating_sub(room + 2).max(20));
+    for (i, line) in gorgo_experiments::table::fold(text, width).iter().enumerate() {
+        print_line(format_args!("{:room$}  {line}", if i == 0 { name } else { "" }))?;
+    }
+    Ok(())
+}
+
 /// `text` in at most `width` characters, its end cut.
 pub(super) fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {

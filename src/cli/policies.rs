@@ -1,6 +1,6 @@
 //! `gorgo policies`: every policy, what it does, its settings and their defaults.
 
-use super::output::print_line;
+use super::output::{print_line, print_named};
 use clap::Args as ClapArgs;
 use gorgo_core::policy::PolicyConfig;
 use serde_json::{Map, Value, json};
@@ -35,7 +35,7 @@ pub(super) fn run(args: &PoliciesArgs) -> anyhow::Result<()> {
     }
     let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
     for name in names {
-        print_line(format!("{name:<width$}  {}", PolicyConfig::summary(name)))?;
+        print_named(name, width, PolicyConfig::summary(name))?;
         for (key, default) in settings(name)? {
             let default = if default.is_null() { "not set".to_owned() } else { default.to_string() };
             print_line(format!("{:<width$}    {key} = {default}", ""))?;

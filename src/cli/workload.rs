@@ -1,6 +1,6 @@
 //! `gorgo workload`: request traces.
 
-use super::output::print_line;
+use super::output::{print_line, print_named};
 use anyhow::bail;
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_traces::workload::generate::{Generate, wildchat_like};
@@ -247,7 +247,7 @@ fn stats(read: &ReadArgs, json: bool) -> anyhow::Result<()> {
     rows.push(("stamps in the file".to_owned(), workload.stamps.to_string()));
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     for (name, value) in rows {
-        print_line(format_args!("  {name:width$}  {value}"))?;
+        print_named(&format!("  {name}"), width + 2, &value)?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ mod fake_modal;
 mod kill;
 mod load;
 mod log;
+mod long_path;
 #[path = "../../cloud/tests/it/loopback_sshd.rs"]
 mod loopback_sshd;
 mod packages;
