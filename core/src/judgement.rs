@@ -37,7 +37,7 @@ pub enum Failure {
     Client,
     /// 404 or 405 to the path: this kind of engine does not have the endpoint, another one may.
     NoEndpoint,
-    /// 401 or 403 to a request that carried this router's key, or none.
+    /// 401, 402 or 403 to a request that carried this router's key, or none.
     KeyRefused,
     /// This router could not send the request: it has no file descriptor, port or memory left.
     Local,
@@ -60,11 +60,11 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
-    /// The failure that an HTTP status stands for; `None` for a status that is no failure. 401 and 403 are
-    /// [`Failure::KeyRefused`]: a caller that passed a client's own key on replaces them with [`Failure::Client`].
+    /// The failure that an HTTP status stands for; `None` for a status that is no failure. 401, 402 (the account of the
+    /// key is empty) and 403 are [`Failure::KeyRefused`]: a caller that passed a client's own key on replaces them with [`Failure::Client`].
     pub fn of_status(status: u16) -> Option<Self> {
         match status {
-            401 | 403 => Some(Self::KeyRefused),
+            401..=403 => Some(Self::KeyRefused),
             429 | 503 => Some(Self::Overloaded { retry_after_s: None }),
             504 => Some(Self::Timeout),
             500..=599 => Some(Self::Server(status)),
@@ -279,6 +279,7 @@ mod tests {
             (200, None),
             (400, Some(Failure::Client)),
             (401, Some(Failure::KeyRefused)),
+            (402, Some(Failure::KeyRefused)),
             (404, Some(Failure::Client)),
             (408, Some(Failure::Timeout)),
             (421, Some(Failure::Server(421))),

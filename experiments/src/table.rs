@@ -194,7 +194,8 @@ fn wrap(text: &str, room: usize) -> String {
     lines.join("\n")
 }
 
-fn shorten(text: &str, room: usize) -> String {
+/// `text` in at most `room` characters, at least 2: its middle is left out.
+pub fn shorten(text: &str, room: usize) -> String {
     let letters: Vec<char> = text.chars().collect();
     if letters.len() <= room {
         return text.to_owned();

@@ -224,9 +224,9 @@ impl Config {
     pub fn from_table(mut table: toml::Table) -> Result<Self, ConfigError> {
         durations_in_table(&mut table);
         let secrets = shown::secrets(&table);
-        table.try_into().map_err(|error: toml::de::Error| {
-            let message = shown::without(&with_suggestion(error.message()), &secrets);
-            ConfigError::Text { file: String::new(), message }
+        serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|error| {
+            let message = at_key(error.path(), error.inner().message());
+            ConfigError::Text { file: String::new(), message: shown::without(&message, &secrets) }
         })
     }
 
@@ -265,13 +265,28 @@ impl Config {
 
 fn typed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
     let text = &*durations_in_text(text);
-    toml::from_str(text).map_err(|error| {
+    let read = toml::de::Deserializer::parse(text).map_err(|error| (String::new(), error));
+    let read = read.and_then(|table| {
+        serde_path_to_error::deserialize(table).map_err(|error| {
+            let message = at_key(error.path(), error.inner().message());
+            (message, error.into_inner())
+        })
+    });
+    read.map_err(|(message, error)| {
+        let message = if message.is_empty() { with_suggestion(error.message()) } else { message };
         let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
         let place = line.map_or(String::new(), |line| format!("line {line}: "));
         let secrets = text.parse().map(|table| shown::secrets(&table)).unwrap_or_default();
-        let message = format!("{place}{}", shown::without(&with_suggestion(error.message()), &secrets));
+        let message = format!("{place}{}", shown::without(&message, &secrets));
         ConfigError::Text { file: String::new(), message }
     })
+}
+
+/// A message with the key that it is about; one about an unknown key names it already.
+fn at_key(path: &serde_path_to_error::Path, message: &str) -> String {
+    let path = path.to_string();
+    let message = with_suggestion(message);
+    if path == "." || message.starts_with("unknown field") { message } else { format!("`{path}`: {message}") }
 }
 
 /// Entry point of the fuzzer: any text is read or refused, and what is read survives writing.

@@ -52,7 +52,7 @@ pub use observe::dashboard::Dashboard;
 pub use observe::merge::{Merged, merge};
 pub use run::{Signals, keys_from_environment, run};
 pub use server::serve::serve;
-pub use server::start::{StartError, start};
+pub use server::start::{StartError, check_files, start};
 pub use server::tls::client_config as tls_client_config;
 pub use state::{AppState, ConfigSource};
 pub use upgrade::{Hidden, Presence, UpgradeError, ask as ask_for_upgrade, failed as upgrade_failed, is_successor};

@@ -8,7 +8,7 @@
 //! answer (`whole_lines` of it), `early_body` what comes before its first token, `rest_body` a replica's error ([`body`] is any response's body); `guard` reports the request's end to the core and to
 //! operators, once, whatever happens, with what `learning` takes from the answer. [`errors`] are the router's own
 //! responses (`error_json` their text), `cors` what pages of other sites may read, `location` no engine's address.
-//! `tunnel` passes WebSockets, `engine_admin` sends administration to all engines, `model_pages` lists the models, `kept_lists` files and batches;
+//! `tunnel` passes WebSockets (`page_key`: the key of a page), `engine_admin` sends administration to all engines, `model_pages` lists the models, `kept_lists` files and batches;
 //! `context` is what a connection's requests share.
 
 pub(crate) mod body;
@@ -38,6 +38,7 @@ mod guard;
 mod kept_lists;
 mod learning;
 mod model_pages;
+mod page_key;
 mod rest_body;
 mod tunnel;
 mod unpack;

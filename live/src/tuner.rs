@@ -124,6 +124,10 @@ impl Tuner {
         driver.set_weights(inner.in_force());
     }
 
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.inner.lock().online.as_ref().is_some_and(Online::is_frozen)
+    }
+
     /// The policy with the incumbent's weights: what outlives the process.
     pub(crate) fn incumbent(&self) -> PolicyConfig {
         let inner = self.inner.lock();

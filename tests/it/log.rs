@@ -4,6 +4,7 @@
 use crate::client::send;
 use crate::processes::{Process, ports};
 use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -138,6 +139,44 @@ fn the_log_of_a_day_tells_of_each_change_once() {
     router.log.tells(&["INFO stopping: not ready from now on"]);
     assert!(router.process.ended().success());
     assert_eq!(router.log.lines().len(), router.log.read, "{:#?}", router.log.lines());
+}
+
+/// SGLang without --enable-metrics, the commonest mistake: the router runs blind, and says so once.
+#[test]
+fn an_engine_without_metrics_is_told_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let engine = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut head = [0; 4096];
+                while let Ok(n @ 1..) = stream.read(&mut head) {
+                    let found = head[..n].starts_with(b"GET /v1/models ") || head[..n].starts_with(b"GET /health ");
+                    let answer: &[u8] = if found {
+                        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 19\r\n\r\n{\"data\":[{\"id\":1}]}"
+                    } else {
+                        b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
+                    };
+                    if stream.write_all(answer).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let config = format!("listen = \"127.0.0.1:0\"\nreplicas = [{{ name = \"mute\", url = \"http://{engine}\" }}]\n");
+    let mut router = Router::start(dir.path(), &config);
+    let what = "WARN metrics of replica mute are not read, so its queue, KV cache and restarts are not known: /metrics is \
+                answered with 404 Not Found (SGLang needs --enable-metrics)";
+    let until = Instant::now() + Duration::from_secs(60);
+    while !router.log.lines().iter().any(|line| line == what) {
+        assert!(Instant::now() < until, "{:#?}", router.log.lines());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_secs(3)); // it is read each second
+    router.log.read = 0;
+    assert_eq!(router.log.lines().iter().filter(|line| line.contains("metrics of replica")).count(), 1);
 }
 
 #[test]

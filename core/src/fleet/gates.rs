@@ -49,7 +49,8 @@ impl Replica {
         if self.is_full(now, gates) {
             return Some(Exclusion::Full);
         }
-        self.rests_until.is_some_and(|until| now < until).then_some(Exclusion::Resting)
+        let rests = [self.rests_until, self.breaks_until].into_iter().flatten().any(|until| now < until);
+        rests.then_some(Exclusion::Resting)
     }
 
     /// The same for a fleet of which no replica is open: what is only known from failed requests does not count, since

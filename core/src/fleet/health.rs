@@ -88,6 +88,19 @@ impl Replica {
         self.rests_until
     }
 
+    /// A stream that had begun ended with an error that the engine told. No other replica can take it over, so one that breaks
+    /// stream after stream rests, if `others_finish` theirs: its first tokens show nothing. Returns when the rest ends; `None`
+    /// without one.
+    pub fn broke(&mut self, now: Time, others_finish: bool, longest_ms: f64) -> Option<Time> {
+        /// Broken streams in a row that one client's requests may cause.
+        const FEW: u32 = 2;
+        self.broken_in_row = self.broken_in_row.saturating_add(1);
+        let more = self.broken_in_row.checked_sub(FEW).filter(|&more| more > 0 && others_finish)?;
+        let until = now + Failure::Server(500).rest(more, longest_ms)?;
+        self.breaks_until = Some(self.breaks_until.map_or(until, |before| before.max(until)));
+        self.breaks_until
+    }
+
     /// A request got its first token.
     pub fn answered(&mut self, now: Time) {
         (self.rests_until, self.failed_in_row, self.has_answered) = (None, 0, true);

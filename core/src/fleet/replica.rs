@@ -55,6 +55,10 @@ pub struct Replica {
     pub refused_in_row: u32,
     /// Failures of requests since the last success, whether or not the replica was at fault.
     pub failed_in_row: u32,
+    /// Streams that its engine ended with an error since one was finished.
+    pub broken_in_row: u32,
+    /// Gets no request before then if others are open: it breaks streams that others finish.
+    pub breaks_until: Option<Time>,
 }
 
 impl Replica {
@@ -83,6 +87,8 @@ impl Replica {
             last_answer: None,
             refused_in_row: 0,
             failed_in_row: 0,
+            broken_in_row: 0,
+            breaks_until: None,
         }
     }
 

@@ -79,7 +79,8 @@ impl Router {
         let Some(flight) = self.flights.get(&id).filter(|f| f.attempts == attempt) else { return };
         let State::Sent { replica, cached, stamp, connection, .. } = flight.state else { return };
         self.replicas[replica.index()].connections.put(connection, now);
-        self.replicas[replica.index()].last_answer = Some(now);
+        let at = &mut self.replicas[replica.index()];
+        (at.last_answer, at.broken_in_row, at.breaks_until) = (Some(now), 0, None);
         // Do not learn for removed replicas: nothing would ever evict those entries.
         let learns = self.config.learn_answers && !self.replicas[replica.index()].removed;
         let answer = answer.filter(|_| learns);
@@ -144,6 +145,9 @@ impl Router {
         if running && !failure.is_answer() {
             self.record_failure(now, replica, failure);
         }
+        if running && matches!(failure, Failure::Server(_)) {
+            self.note_broken(now, replica);
+        }
         match reason {
             Some(reason) => {
                 self.blame(now, id, None);
@@ -185,6 +189,22 @@ impl Router {
         let others_answer = self.replicas.iter().enumerate().any(|slot| answers(&slot));
         let longest = self.config.breaker.open_ms;
         if let Some(until) = self.replicas[replica.index()].refused(now, others_answer, longest) {
+            self.timers.set(until, Timer::Reopen(replica));
+        }
+    }
+
+    fn note_broken(&mut self, now: Time, replica: ReplicaId) {
+        let gates = &self.config.gates;
+        let finishes = |&(slot, r): &(usize, &Replica)| {
+            slot != replica.index()
+                && !r.removed
+                && r.broken_in_row == 0
+                && r.last_answer.is_some()
+                && r.is_usable(now, gates)
+        };
+        let others_finish = self.replicas.iter().enumerate().any(|slot| finishes(&slot));
+        let longest = self.config.max_rest_ms;
+        if let Some(until) = self.replicas[replica.index()].broke(now, others_finish, longest) {
             self.timers.set(until, Timer::Reopen(replica));
         }
     }

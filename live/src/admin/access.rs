@@ -11,7 +11,7 @@ use crate::request::headers;
 use crate::server::keys::Keys;
 use crate::signals::digest;
 use crate::snapshot::peer;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use std::net::IpAddr;
@@ -56,10 +56,8 @@ pub(super) fn check(config: &Config, keys: &Keys, parts: &Parts) -> Result<(), R
     if reads { Ok(()) } else { check_content_type(parts, has_keys) }
 }
 
-/// `Host`, or `:authority` of HTTP/2.
 fn authority(parts: &Parts) -> &str {
-    let named = parts.uri.authority().map(http::uri::Authority::as_str);
-    named.or_else(|| parts.headers.get(HOST)?.to_str().ok()).unwrap_or_default()
+    headers::authority(&parts.uri, &parts.headers)
 }
 
 /// The host of `host[:port]`; an IPv6 address without its brackets.

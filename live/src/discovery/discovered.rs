@@ -53,6 +53,11 @@ impl Discovered {
         self.0.lock()
     }
 
+    /// Whether any source is asked.
+    pub(crate) fn has_sources(&self) -> bool {
+        !self.0.lock().is_empty()
+    }
+
     /// Whether this replica joined from a source: such a replica is not saved across restarts.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.0.lock().values().any(|source| source.known.contains_key(name))

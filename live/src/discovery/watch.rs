@@ -87,9 +87,11 @@ fn take(state: &Arc<AppState>, config: &Config, source: &str, answer: Result<Lis
     // Joining a replica starts tasks: the lock is not held over it.
     drop(sources);
     let key = engine_key(config);
+    let mut has_left = false;
     for step in steps(&known, &listed) {
         match step {
             Step::Leave(name) => {
+                has_left = true;
                 if let Some(upstream) = state.find(&name) {
                     state.remove(&upstream);
                 }
@@ -102,6 +104,9 @@ fn take(state: &Arc<AppState>, config: &Config, source: &str, answer: Result<Lis
         }
     }
     settle(state, source, &listed, &key);
+    if has_left {
+        fleet::join_missing(state);
+    }
 }
 
 /// The key for the engines that sources list, or why it cannot be read. Its file is read at each answer, so that a
@@ -139,15 +144,14 @@ fn add(
     let why = match key.and_then(|key| fleet::join(state, &endpoint.replica(key.as_ref()), kind)) {
         Ok(_) => None,
         // An address that is in the fleet by other means is left alone.
-        Err(AddError::Exists(_)) => Some(None),
-        Err(AddError::Wrong(why)) => Some(Some(why)),
+        Err(AddError::Exists(other)) => Some(format!("replica `{other}` of the fleet has its address")),
+        Err(AddError::Wrong(why)) => Some(why),
     };
     let mut sources = state.discovered.lock();
     let Some(entry) = sources.get_mut(source) else { return };
     match why {
         None => drop(entry.refused.remove(name)),
-        Some(None) => drop(entry.known.remove(name)),
-        Some(Some(why)) => {
+        Some(why) => {
             entry.known.remove(name);
             if entry.refused.insert(name.clone(), why.clone()).as_ref() != Some(&why) {
                 let (source, endpoint) = (source.to_owned(), name.clone());

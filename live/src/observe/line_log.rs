@@ -135,6 +135,11 @@ impl LineLog {
         if !is_at(self.file.get_ref(), path) {
             return self.reopen_file();
         }
+        // Of a link (/dev/stdout) or a device the name would be renamed, for every process of the machine.
+        if !std::fs::symlink_metadata(path).is_ok_and(|kind| kind.is_file()) {
+            self.bytes = 0;
+            return Ok(());
+        }
         for n in (1..self.config.keep).rev() {
             let _ = std::fs::rename(numbered(path, n), numbered(path, n + 1)); // there may be none yet
         }

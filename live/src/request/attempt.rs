@@ -299,9 +299,13 @@ async fn read_whole(mut ready: Box<Ready>, upstream: &Upstream, request: &Client
         }
     }
     let body = whole.unwrap_or_else(|| joined(std::mem::take(&mut ready.held)));
-    if !ready.tap.whole(&body) && ready.until_close && ready.json_end.take().is_some_and(|end| !end.is_complete()) {
+    let is_json = ready.tap.whole(&body);
+    if !is_json && ready.until_close && ready.json_end.take().is_some_and(|end| !end.is_complete()) {
         let why = format!("replica `{}` closed the connection in the middle of its answer", upstream.name);
         return Err(Box::new(FailedAttempt { failure: Failure::Connection, response: None, why }));
+    }
+    if !is_json && request.has_prompt && ready.head.status.is_success() && foreign::is_no_json(&body) {
+        return Err(no_answer(upstream, ready.head.status, " with a text that is no JSON, or half of one,"));
     }
     if let Some(failure) = ready.tap.error() {
         ready.held.push_back(Frame::data(body));
@@ -388,7 +392,7 @@ async fn hold_until_token(mut ready: Box<Ready>, upstream: &Upstream, request: &
         if ready.tap.content() || ready.tap.done() {
             return Ok(Begun::Answer(ready));
         }
-        if ready.tap.has_only_comments() || ready.is_committed || bytes >= HOLD {
+        if ready.tap.has_only_heartbeats() || ready.is_committed || bytes >= HOLD {
             ready.held_since = None;
             return Ok(Begun::Stream(ready));
         }

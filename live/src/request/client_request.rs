@@ -16,9 +16,11 @@ use crate::request::guard::RequestGuard;
 use crate::request::headers::{self, HeaderFlags};
 use crate::request::learning::Learning;
 use crate::request::pack::{self, Packed};
+use crate::request::page_key;
 use crate::request::read_body;
 use crate::request::residency::{Named, UnknownResidency};
 use crate::request::unpack::unpack;
+use crate::server::keys::Keys;
 use crate::state::AppState;
 use crate::tokens::count_tokens;
 use crate::upstream::replica::Upstream;
@@ -81,7 +83,11 @@ impl ClientRequest {
         let state = &context.state;
         // Browsers send no key with a preflight.
         let is_preflight = flags.origin && cors::is_preflight(request.method(), request.headers());
-        if !is_preflight && !state.with_keys(|keys| headers::opens(request.headers(), flags, |key| keys.may_ask(key))) {
+        let is_page_let_in =
+            |keys: &Keys| flags.upgrade && page_key::shown(request.headers()).any(|key| keys.may_ask(Some(key)));
+        let is_let_in =
+            |keys: &Keys| headers::opens(request.headers(), flags, |key| keys.may_ask(key)) || is_page_let_in(keys);
+        if !is_preflight && !state.with_keys(is_let_in) {
             context.tell_client_refused();
             return Err(Box::new(wrong_key()));
         }
@@ -203,7 +209,12 @@ impl ClientRequest {
         self.hops = hops;
         self.streams = found.as_ref().is_some_and(|found| found.streams);
         let length = self.body.len();
-        state.with_keys(|keys| headers::to_upstream(&mut parts.headers, length, &request_id, &context.client, keys));
+        state.with_keys(|keys| {
+            headers::to_upstream(&mut parts.headers, length, &request_id, &context.client, keys);
+            if flags.upgrade {
+                page_key::drop_ours(&mut parts.headers, keys);
+            }
+        });
         let permit = self.permit.take();
         let mut guard = RequestGuard::new(Arc::clone(context), (id, mailbox), request_id, row, permit);
         if let Some(found) = found {
@@ -231,6 +242,10 @@ impl ClientRequest {
     pub(super) fn is_sought_elsewhere(&self, upstream: &Upstream, status: StatusCode) -> bool {
         let state = &self.context.state;
         let Some(sought) = self.sought.as_ref().filter(|_| status == StatusCode::NOT_FOUND) else { return false };
+        // What a 404 without a prompt is about is not known.
+        if *sought == Sought::Listed && !self.has_prompt {
+            return false;
+        }
         if let Sought::Model(name) = sought {
             state.models.lacks(upstream, name);
         }
@@ -330,7 +345,8 @@ fn replicas_for(
     let Some(model) = named.model.as_deref() else {
         return Ok(Aim { only: both(has_adapter, speaks), pinned: false, sought });
     };
-    let sought = sought.or_else(|| state.models.are_uncertain().then(|| Sought::Model(model.to_owned())));
+    let by_model = || if state.models.are_uncertain() { Sought::Model(model.to_owned()) } else { Sought::Listed };
+    let sought = Some(sought.unwrap_or_else(by_model));
     let serve = match state.models.replicas_of(model, is_forwarded) {
         Ok(serve) => serve,
         Err(Unserved) => Some(sglang_for(state, model).ok_or_else(|| Box::new(model_not_found(model)))?),

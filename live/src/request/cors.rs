@@ -3,6 +3,9 @@
 //! Without `cors.origins` the engines decide: preflights pass, without a key, since browsers send none. With it the
 //! router answers preflights and names the allowed origin in every answer. Its own refusals and lists of models can be read
 //! by any page that may send requests: engines' own can, too, and people see why a request failed.
+//!
+//! Browsers ask nobody before they open a WebSocket or send a body without a type. So with `cors.origins` requests of other
+//! origins are refused, and without it WebSockets of other sites are, where no key shows that the page may.
 
 use crate::config::Config;
 use crate::request::body::Body;
@@ -40,6 +43,24 @@ pub(crate) fn preflight(config: &Config, headers: &HeaderMap) -> Option<Response
         answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
     }
     Some(response)
+}
+
+/// Refuses a request of a page of `origin` that may send none here. `is_open`: no key is needed.
+pub(crate) fn foreign(
+    config: &Config,
+    origin: &HeaderValue,
+    authority: &str,
+    is_websocket: bool,
+    is_open: impl FnOnce() -> bool,
+) -> Option<Response<Body>> {
+    let site = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, site)| site);
+    let is_own = site.is_some_and(|site| site.eq_ignore_ascii_case(authority));
+    let decides = !config.cors.origins.is_empty();
+    if is_own || allowed(config, origin).is_some() || !(decides || is_websocket && is_open()) {
+        return None;
+    }
+    let message = "pages of this origin may not send requests here; add it to cors.origins";
+    Some(refusal(StatusCode::FORBIDDEN, "origin_not_allowed", message))
 }
 
 /// Names in an answer to a page of `origin` that the page may read it.
@@ -81,6 +102,26 @@ fn allowed(config: &Config, origin: &HeaderValue) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_of_other_origins_send_nothing_that_they_may_not() {
+        let refused = |origins: &[&str], origin: &'static str, is_websocket, is_open: bool| {
+            let mut config = Config::default();
+            config.cors.origins = origins.iter().map(|&origin| origin.to_owned()).collect();
+            let origin = HeaderValue::from_static(origin);
+            foreign(&config, &origin, "router:8000", is_websocket, || is_open).map(|r| r.status().as_u16())
+        };
+        let (page, evil) = ("https://page.example", "https://evil.example");
+        for is_websocket in [false, true] {
+            assert_eq!(refused(&[page], evil, is_websocket, false), Some(403));
+            assert_eq!(refused(&[page], "null", is_websocket, false), Some(403));
+            assert_eq!(refused(&[page], page, is_websocket, true), None);
+            assert_eq!(refused(&["*"], evil, is_websocket, true), None);
+            assert_eq!(refused(&[page], "http://router:8000", is_websocket, true), None, "the router's own page");
+        }
+        assert_eq!((refused(&[], evil, false, true), refused(&[], evil, true, true)), (None, Some(403)));
+        assert_eq!(refused(&[], evil, true, false), None, "the key that it shows is what lets it in");
+    }
 
     #[test]
     fn with_origins_of_its_own_the_router_decides_alone() {

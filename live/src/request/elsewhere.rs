@@ -19,6 +19,8 @@ pub(super) enum Sought {
     Kept(u64),
     /// A model, while some engine's list is not known.
     Model(String),
+    /// A model that engines list: one that denies it has just unloaded it.
+    Listed,
 }
 
 /// How many look-ups are free, and since when.

@@ -110,6 +110,10 @@ const ADMINISTRATION: [&str; 20] = [
     "shutdown",
 ];
 
+/// Segments that are administration by themselves, except among names of what engines keep (`/v1/model/load` of Aphrodite
+/// and TabbyAPI).
+const ADMINISTRATION_WORDS: [&str; 7] = ["load", "unload", "reload", "flush", "reset", "drain", "update_from_disk"];
+
 /// How the names of further ones begin, where they stand first in a path or right after `/v1/`.
 const ADMINISTRATION_VERBS: [&str; 24] = [
     "update_",
@@ -202,8 +206,16 @@ fn decoded(path: &[u8]) -> Result<String, PathError> {
 fn is_administration(path: &str) -> bool {
     let first = path.strip_prefix("/v1/").unwrap_or(path.trim_start_matches('/')).split('/').next().unwrap_or_default();
     let first = first.to_ascii_lowercase();
+    let has =
+        |names: &[&str]| path.split('/').any(|segment| names.iter().any(|name| segment.eq_ignore_ascii_case(name)));
     ADMINISTRATION_VERBS.iter().any(|verb| first.starts_with(verb))
-        || path.split('/').any(|segment| ADMINISTRATION.iter().any(|name| segment.eq_ignore_ascii_case(name)))
+        || has(&ADMINISTRATION)
+        || (!KEPT.contains(&first.as_str()) && has(&ADMINISTRATION_WORDS))
+}
+
+/// Whether a request changes the models of an engine by its method alone (`DELETE /v1/models/NAME`).
+pub(super) fn removes_model(method: &Method, path: &str) -> bool {
+    matches!(*method, Method::DELETE | Method::PUT | Method::PATCH) && path.as_bytes().starts_with(MODELS)
 }
 
 fn last_segment(path: &str) -> &str {
@@ -302,6 +314,9 @@ mod tests {
             "/v1/models/org/name",
             "/v1/models/org%2Fname",
             "/v1/files/reset_1",
+            "/v1/files/load",
+            "/v1/uploads",
+            "/v1/models/org/loader",
             "/v1/realtime",
         ] {
             assert_eq!(judge(path), Ok(Endpoint::Other), "{path}");
@@ -327,6 +342,12 @@ mod tests {
             "/start_profile",
             "/abort_request",
             "/collective_rpc",
+            "/v1/model/load",
+            "/v1/lora/unload",
+            "/v1/internal/model/load",
+            "/v1/weights/update_from_disk",
+            "/v1/cache/reset",
+            "/v1/Drain",
         ] {
             assert_eq!(judge(path), Ok(Endpoint::Administration), "{path}");
         }

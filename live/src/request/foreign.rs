@@ -21,6 +21,16 @@ pub(super) fn no_answer(head: &http::response::Parts, is_empty: bool, asked: &st
     }
 }
 
+/// Whether the body of an answer in JSON is none: words, as balancers write them, or a text that breaks off. Engines write
+/// JSON with `NaN` in it, or several texts, and that is left to clients.
+pub(super) fn is_no_json(body: &[u8]) -> bool {
+    let Some(first) = body.trim_ascii_start().first() else { return false };
+    match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
+        Ok(_) => false,
+        Err(wrong) => !matches!(first, b'{' | b'[') || wrong.is_eof(),
+    }
+}
+
 fn leads_elsewhere(head: &http::response::Parts, asked: &str) -> bool {
     let location = head.headers.get(LOCATION).and_then(|value| value.to_str().ok()?.parse::<http::Uri>().ok());
     let bare = |path: &str| path.trim_end_matches('/').to_owned();
@@ -51,6 +61,16 @@ mod tests {
 
     fn head(status: u16, kind: &str) -> http::response::Parts {
         Response::builder().status(status).header(CONTENT_TYPE, kind).body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn words_and_halves_are_no_answer_in_json() {
+        for body in ["upstream connect error", "no healthy upstream", " error", "{\"choices\": [{\"te", "[1,"] {
+            assert!(is_no_json(body.as_bytes()), "{body}");
+        }
+        for body in ["", " ", "{}", "[]", "7", "\"x\"", "{\"logprob\": NaN}", "{\"a\":1}\n{\"b\":2}\n"] {
+            assert!(!is_no_json(body.as_bytes()), "{body}");
+        }
     }
 
     #[test]

@@ -52,9 +52,15 @@ pub(crate) fn handle(
         return judge_and_answer(context, config, request, flags);
     }
     Box::pin(async move {
-        let answered = match Some(&request).filter(|r| cors::is_preflight(r.method(), r.headers())) {
-            Some(request) => cors::preflight(&config, request.headers()),
-            None => None,
+        let answered = if cors::is_preflight(request.method(), request.headers()) {
+            cors::preflight(&config, request.headers())
+        } else {
+            origin.as_ref().and_then(|origin| {
+                let is_websocket = flags.upgrade && headers::asks_for_websocket(request.method(), request.headers());
+                let is_open = || context.state.with_keys(|keys| keys.may_ask(None));
+                let authority = headers::authority(request.uri(), request.headers());
+                cors::foreign(&config, origin, authority, is_websocket, is_open)
+            })
         };
         let mut response = match answered {
             Some(response) => response,
@@ -109,7 +115,10 @@ fn judge_and_answer(
         return refused(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message);
     }
     match endpoints::judge(request.uri().path()) {
-        Ok(Endpoint::Administration) => {
+        Ok(endpoint)
+            if endpoint == Endpoint::Administration
+                || endpoints::removes_model(request.method(), request.uri().path()) =>
+        {
             Box::pin(async move { Ok(engine_admin::answer(context, config, request, flags).await) })
         }
         Ok(endpoint) if request.uri().path().starts_with("/v1/models") => {
@@ -200,7 +209,7 @@ async fn carry_out(mut guard: Box<RequestGuard>, request: Box<ClientRequest>, ea
                     }
                 }
                 Ok(Begun::Stream(mut ready)) => {
-                    let commits = !ready.tap.has_only_comments();
+                    let commits = !ready.tap.has_only_heartbeats();
                     if commits && !ready.is_committed && !guard.commit() {
                         continue; // the core has withdrawn this attempt
                     }

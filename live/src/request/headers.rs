@@ -3,10 +3,10 @@
 use crate::server::keys::Keys;
 use gorgo_core::RequestId;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HeaderMap, HeaderName, PROXY_AUTHENTICATE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, Uri};
 use std::net::IpAddr;
 
 /// The request's id, in requests and answers.
@@ -300,6 +300,12 @@ pub(crate) fn opens(headers: &HeaderMap, flags: HeaderFlags, may: impl Fn(Option
 pub(crate) fn shown_key(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).filter(|value| is_bearer(value)).map(key_of);
     bearer.or_else(|| headers.get(API_KEY).map(HeaderValue::as_bytes))
+}
+
+/// `Host`, or `:authority` of HTTP/2.
+pub(crate) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
+    let named = uri.authority().map(http::uri::Authority::as_str);
+    named.or_else(|| headers.get(HOST)?.to_str().ok()).unwrap_or_default()
 }
 
 /// Whether the head asks to switch to WebSocket: RFC 6455, 4.1. `Upgrade` alone, which any proxy may have left behind,

@@ -48,6 +48,17 @@ pub(crate) fn remove_by_operator(state: &AppState, upstream: &Upstream) {
     state.discovered.forget(name);
 }
 
+/// Adds the configured replicas that are not in the fleet because a discovered one had their address.
+pub(crate) fn join_missing(state: &Arc<AppState>) {
+    for (replica, kind) in configured(&state.config()) {
+        let name = replica.shown_name();
+        if state.find(&name).is_none() && !state.by_operator.removes(&name) {
+            // What still has the address keeps it until it leaves.
+            let _ = join(state, &replica, kind);
+        }
+    }
+}
+
 /// How engines of a router with this role are reached.
 pub(super) fn kind(role: Role) -> Kind {
     if role == Role::Edge { Kind::Local } else { Kind::Remote }

@@ -22,7 +22,14 @@ pub(crate) fn reload(state: &Arc<AppState>) -> Result<Vec<String>, ConfigError> 
     };
     let mut read = source.read()?;
     read.read_engine_keys()?;
-    let changes = apply(state, read.clone())?;
+    let mut new = read.clone();
+    let (before, in_force) = (state.base(), state.config());
+    refuse_empty_fleet(state, &in_force, &new)?;
+    // What an operator chose stays until the file says something else, after a restart, too.
+    if before.policy == read.policy {
+        new.policy = in_force.policy.clone();
+    }
+    let changes = apply(state, new)?;
     state.set_base(read);
     saved::save(state);
     Ok(changes)
@@ -70,6 +77,22 @@ pub(crate) fn apply(state: &Arc<AppState>, mut new: Config) -> Result<Vec<String
     }
     changes.extend(settings);
     Ok(changes)
+}
+
+/// Refuses a file that has lost its replicas, as a template or a torn copy may: clients would meet an empty fleet.
+fn refuse_empty_fleet(state: &AppState, old: &Config, new: &Config) -> Result<(), ConfigError> {
+    let gone = fleet::configured(old).len();
+    if gone == 0 || !fleet::configured(new).is_empty() || state.discovered.has_sources() {
+        return Ok(());
+    }
+    Err(ConfigError::Value {
+        key: "replicas".to_owned(),
+        value: "empty".to_owned(),
+        advice: format!(
+            "the {gone} replicas of the file before would leave the fleet; remove them with `gorgo proxy servers remove`, or \
+             stop the router"
+        ),
+    })
 }
 
 /// The settings that differ, except the policy and the fleet, as `KEY = NEW (was OLD)`. Secrets are shown as
@@ -155,9 +178,9 @@ fn apply_fleet(state: &Arc<AppState>, old: &Fleet, new: &Fleet, (changes, not): 
         let (replica, kind) = now;
         let name = replica.shown_name();
         match named(old, &name) {
-            Some((was, _)) if was == *replica => {}
             // An operator removed it.
             Some(_) if state.by_operator.removes(&name) => {}
+            Some((was, _)) if was == *replica && state.find(&name).is_some() => {}
             Some(was) if is_same(&was, now) => {
                 let Some(upstream) = state.find(&name) else { continue };
                 match state.describe(&upstream, replica) {

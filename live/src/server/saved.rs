@@ -8,6 +8,7 @@
 use crate::config::{Config, ConfigError, Limits, Probes, ReplicaConfig, Timeouts};
 use crate::server::{fleet, private_file};
 use crate::state::AppState;
+use crate::tuner::Tuner;
 use gorgo_core::fleet::{Kind, SavedRates};
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::router::RouterConfig;
@@ -28,6 +29,9 @@ pub(crate) struct Saved {
     limits: Option<Limits>,
     timeouts: Option<Timeouts>,
     probes: Option<Probes>,
+    /// An operator stopped the search for weights.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    tuner_frozen: bool,
     /// Replicas and peers that were added.
     added: Vec<Added>,
     /// Rates learned from requests; written every minute and at the end.
@@ -111,9 +115,12 @@ impl Saved {
         self.rates.as_ref()
     }
 
-    /// Hands what operators said of replicas to the state.
+    /// Hands what operators said of replicas and of the tuner to the state.
     pub(crate) fn restore(&self, state: &AppState) {
         state.by_operator.restore(&self.draining, &self.removed);
+        if let Some(tuner) = state.tuner.as_ref().filter(|_| self.tuner_frozen) {
+            tuner.freeze(&state.driver, true);
+        }
     }
 
     /// What differs now from the configuration of the start.
@@ -126,6 +133,7 @@ impl Saved {
             limits: (config.limits != base.limits).then(|| config.limits.clone()),
             timeouts: (config.timeouts != base.timeouts).then(|| config.timeouts.clone()),
             probes: (config.probes != base.probes).then(|| config.probes.clone()),
+            tuner_frozen: state.tuner.as_ref().is_some_and(Tuner::is_frozen),
             ..Self::default()
         };
         let mut here = Vec::new();
@@ -136,10 +144,8 @@ impl Saved {
             saved.rates = Some(router.saved_rates()).filter(|rates| rates.ended > 0);
         });
         saved.draining = state.by_operator.drained();
+        // A configured replica may also be absent because a discovered one has its address.
         saved.removed = state.by_operator.removed();
-        let gone = |name: &&String| !here.contains(name) && !saved.removed.contains(name);
-        let gone: Vec<String> = configured.iter().filter(gone).cloned().collect();
-        saved.removed.extend(gone);
         let joined = state.joined.lock();
         for name in here.iter().filter(|name| !configured.contains(name) && !state.discovered.has(name)) {
             let Some((replica, kind)) = joined.get(name) else { continue };

@@ -96,6 +96,32 @@ pub fn start(config: Config, source: Option<ConfigSource>, dial: Dial) -> Result
     start_after(config, source, dial, None)
 }
 
+/// Reads the files that a configuration names (keys, certificates, `state`, tokenizer) as a start does, and starts nothing.
+///
+/// # Errors
+/// What a start would fail with.
+pub fn check_files(config: &Config) -> Result<(), StartError> {
+    let mut config = config.clone();
+    config.read_engine_keys()?;
+    config.discovery.engine_key()?;
+    if let Some(path) = &config.state {
+        Saved::read(path)?.apply(&mut config);
+    }
+    config.check()?;
+    Keys::load(&config)?;
+    HashSeed::load(&config)?;
+    tls::shown(&config.tls)?;
+    tls::client_config(&config.tls)?;
+    counter(&config)?;
+    Ok(())
+}
+
+fn counter(config: &Config) -> Result<Option<Arc<Counter>>, ConfigError> {
+    let Some(path) = &config.tokenizer else { return Ok(None) };
+    let unread = |why: TokenizerError| ConfigError::Read { path: path.display().to_string(), why: why.to_string() };
+    Ok(Some(Arc::new(Counter::load(path, config.limits.tokenizer_entries).map_err(unread)?)))
+}
+
 /// What the process before in an upgrade gave to go on with.
 pub(crate) struct Inherited {
     /// Changes over the admin API.
@@ -142,14 +168,7 @@ pub(crate) fn start_after(
         kept
     });
     let own_seed = kept.as_ref().and_then(|kept| if let SeedMark::Own(seed) = kept.seed { Some(seed) } else { None });
-    let counter = match &config.tokenizer {
-        Some(path) => {
-            let unread =
-                |why: TokenizerError| ConfigError::Read { path: path.display().to_string(), why: why.to_string() };
-            Some(Arc::new(Counter::load(path, config.limits.tokenizer_entries).map_err(unread)?))
-        }
-        None => None,
-    };
+    let counter = counter(&config)?;
     let connect_limit = Duration::from_millis(config.timeouts.connect_ms);
     let connector = Connector::new(dial, tls::client_config(&config.tls)?, connect_limit);
     let shadows = SharedStats::default();

@@ -15,7 +15,7 @@ use crate::upstream::connection::{self, ConnectionError, UpstreamBody};
 use crate::upstream::replica::Upstream;
 use crate::wire::content_type;
 use bytes::Bytes;
-use gorgo_core::fleet::Kind;
+use gorgo_core::fleet::{self, Kind};
 use gorgo_core::rng;
 use gorgo_core::router::ReplicaEvent;
 use http::header::HeaderMap;
@@ -31,6 +31,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// Failed scrapes of a connected engine after which the log says that its metrics are not read.
+const UNREAD_AFTER: u32 = 3;
 
 /// Longest page of metrics that is read.
 const PAGE: usize = 8 << 20;
@@ -301,6 +304,7 @@ fn unusable(status: StatusCode) -> Unanswered {
 /// tenth time in any case, since only that reveals a restart.
 async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
     let mut told_several = false;
+    let (mut is_blind, mut failures) = (false, 0u32);
     let (mut restarts, mut has_loads, mut count) = (Restarts::default(), None, 0u64);
     let replica = upstream.id;
     let mut turns = Turns::new(&node, &upstream, "scrape-clock");
@@ -312,6 +316,7 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
             count += 1;
             let mut report = None;
             let mut failed = None;
+            let mut missing = None;
             if has_loads != Some(false) || count % 60 == 0 {
                 match fetch(&node, &upstream, "/v1/loads?include=core&format=json").await {
                     Ok((status, body)) => {
@@ -341,10 +346,28 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
                             }
                         }
                         report = report.or(page.report);
+                        missing = report.is_none().then(|| "/metrics names none of SGLang's or vLLM's".to_owned());
                     }
-                    Ok((status, _)) => failed = status.is_server_error().then(|| unusable(status)),
+                    Ok((status, _)) if status.is_server_error() => failed = Some(unusable(status)),
+                    Ok((status, _)) => {
+                        missing = report.is_none().then(|| format!("/metrics is answered with {status}"))
+                    }
                     Err(why) => failed = Some(why),
                 }
+            }
+            // That an unreachable engine has no metrics either is no news; one that is killed resets a connection first.
+            failures = if failed.as_ref().is_some_and(|failed| failed.connected) { failures + 1 } else { 0 };
+            let often = failed.as_ref().filter(|_| failures >= UNREAD_AFTER).map(|failed| failed.why.clone());
+            let unread = often.or(missing);
+            let is_up =
+                || node.driver.read(|router, _, _| router.replicas()[replica.index()].health == fleet::Health::Up);
+            if let Some(is_read) = report.map(|_| true).or(unread.as_ref().map(|_| false))
+                && is_read == is_blind
+                && (is_read || is_up())
+            {
+                is_blind = !is_read;
+                let unread = unread.filter(|_| !is_read);
+                node.driver.observers().tell(Change::Metrics { replica: upstream.name.clone(), unread });
             }
             match (report, failed) {
                 (Some(report), _) => node.driver.handle_for(&upstream, ReplicaEvent::Scraped { replica, report }),

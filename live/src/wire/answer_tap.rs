@@ -50,8 +50,10 @@ pub struct AnswerTap {
     events: u64,
     content: bool,
     done: bool,
-    /// Whether anything except the end mark has arrived.
+    /// Whether anything except heartbeats and the end mark has arrived.
     told: bool,
+    /// Whether the event that was read last is a heartbeat.
+    is_heartbeat: bool,
     /// Reasons to finish that choices had.
     finished: u32,
     /// Whether one of them is that the engine gave the choice up.
@@ -85,6 +87,7 @@ impl AnswerTap {
             content: false,
             done: false,
             told: false,
+            is_heartbeat: false,
             finished: 0,
             gave_up: false,
             generated_any: false,
@@ -129,9 +132,10 @@ impl AnswerTap {
         self.event(body) || is_json(body)
     }
 
-    /// Whether nothing but comments of an event stream has come.
-    pub fn has_only_comments(&self) -> bool {
-        self.framing == Framing::Events && self.frames.has_only_comments()
+    /// Whether nothing but heartbeats of an event stream has come: comments, pings, events without data. They hold nothing of
+    /// an answer, so another replica may still be asked for it.
+    pub fn has_only_heartbeats(&self) -> bool {
+        self.framing == Framing::Events && !self.told && !self.done && self.frames.is_between()
     }
 
     /// Whether a stream that ends here lacks its end, as far as its dialect has one.
@@ -224,13 +228,18 @@ impl AnswerTap {
                 self.done = true;
                 return true;
             }
-            self.told |= !data.is_empty() || part != Part::First;
             if part == Part::Error {
+                self.told = true;
                 self.error = self.error.or(Some(told(data)));
                 return true;
             }
+            if data == b"{}" {
+                return true; // `event: keepalive`
+            }
             // Data of several lines is read at its end; what is no JSON object is content of an unknown dialect.
             let is_read = self.event(data);
+            let is_heartbeat = std::mem::take(&mut self.is_heartbeat);
+            self.told |= !is_heartbeat && (!data.is_empty() || part != Part::First);
             let may_go_on = part == Part::First && matches!(data.first(), Some(b'{' | b'['));
             self.content |= !is_read && !may_go_on && (part == Part::TooLong || !data.is_empty());
             is_read || !may_go_on

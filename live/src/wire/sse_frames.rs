@@ -32,10 +32,10 @@ pub(super) struct SseFrames {
     skipping: bool,
     /// Whether the current event is too long to join.
     too_long: bool,
-    /// Whether a line was read that is no comment.
-    has_fields: bool,
     /// Whether the current event is an error by its name or field.
     is_error: bool,
+    /// Whether the current event has a name, so that data will follow.
+    is_named: bool,
 }
 
 impl SseFrames {
@@ -59,7 +59,6 @@ impl SseFrames {
         }
         if self.pending.len() + chunk.len() > MAX_EVENT {
             self.skipping = true;
-            self.has_fields = true;
             self.pending.clear();
         } else if !self.skipping {
             self.pending.extend_from_slice(chunk);
@@ -75,9 +74,12 @@ impl SseFrames {
         self.event_end(event);
     }
 
-    /// Whether nothing but comments has come.
-    pub(super) fn has_only_comments(&self) -> bool {
-        !self.has_fields && self.pending.first().is_none_or(|&byte| byte == b':')
+    /// Whether no event is begun.
+    pub(super) fn is_between(&self) -> bool {
+        !self.skipping
+            && !self.is_named
+            && !self.is_error
+            && self.pending.first().is_none_or(|byte| b":ri".contains(byte))
     }
 
     /// Bytes kept of the current event.
@@ -91,8 +93,8 @@ impl SseFrames {
         if line.is_empty() {
             return self.event_end(event);
         }
-        self.has_fields |= line[0] != b':';
         let value = |name: &[u8]| line.strip_prefix(name).map(|value| value.strip_prefix(b" ").unwrap_or(value));
+        self.is_named |= line.starts_with(b"event");
         self.is_error |= line[0] == b'e' && (value(b"event:") == Some(b"error") || line.starts_with(b"error:"));
         let Some(data) = value(b"data:").or_else(|| value(b"error:")) else { return };
         if self.too_long {
@@ -112,6 +114,7 @@ impl SseFrames {
 
     fn event_end(&mut self, event: &mut dyn FnMut(&[u8], Part) -> bool) {
         let too_long = std::mem::take(&mut self.too_long);
+        self.is_named = false;
         if std::mem::take(&mut self.is_error) {
             event(&self.joined, Part::Error);
         } else if too_long {

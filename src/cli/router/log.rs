@@ -1,13 +1,18 @@
 //! The log of a running router.
 
+use anyhow::anyhow;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Logs to standard error, at the level of `GORGO_LOG` or `info`. The router itself logs when a stream of KV events
 /// breaks, so the ZeroMQ library's lines about it are left out. Colours only for a terminal.
-pub(super) fn start(json: bool) {
-    let filter = EnvFilter::try_from_env("GORGO_LOG").unwrap_or_else(|_| "info,zeromq=off".into());
+///
+/// # Errors
+/// When `GORGO_LOG` is no filter.
+pub(super) fn start(json: bool) -> anyhow::Result<()> {
+    let filter = filter(std::env::var("GORGO_LOG").ok().as_deref())?;
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -20,6 +25,23 @@ pub(super) fn start(json: bool) {
     } else {
         log.init();
     }
+    Ok(())
+}
+
+/// The filter that `GORGO_LOG` names. A word that is no level would be taken as the name of a crate, and silence all others.
+fn filter(told: Option<&str>) -> anyhow::Result<EnvFilter> {
+    let Some(text) = told.filter(|text| !text.trim().is_empty()) else { return Ok("info,zeromq=off".into()) };
+    let is_known = |word: &str| word.contains('=') || word.parse::<LevelFilter>().is_ok();
+    let wrong = || {
+        anyhow!(
+            "GORGO_LOG is `{text}`; write off, error, warn, info, debug or trace, or TARGET=LEVEL, for example \
+             info,gorgo_live=debug"
+        )
+    };
+    if !text.split(',').all(|word| is_known(word.trim())) {
+        return Err(wrong());
+    }
+    EnvFilter::try_new(text).map_err(|_| wrong())
 }
 
 /// Lines that could not be written since the last that could.
@@ -63,6 +85,16 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for text in ["warn", "INFO", "off", "info,gorgo_live=debug", "hyper=trace", ""] {
+            assert!(filter(Some(text)).is_ok(), "{text}");
+        }
+        for text in ["warning", "wrn", "info,gorgo_live", "gorgo_live=loud"] {
+            assert!(filter(Some(text)).unwrap_err().to_string().contains(text), "{text}");
         }
     }
 

@@ -4,7 +4,7 @@ use super::admin::RouterAddress;
 use super::dashboard;
 use super::log;
 use super::pid_file::{self, PidFile};
-use crate::cli::output::print_line;
+use crate::cli::output::{check_writable, print_line};
 use crate::cli::process;
 use anyhow::bail;
 use clap::Args as ClapArgs;
@@ -121,9 +121,13 @@ impl StartArgs {
     }
 
     fn run_router(self, role: Role, replicas: Vec<String>, peers: Vec<String>) -> anyhow::Result<()> {
-        log::start(self.log_json);
+        log::start(self.log_json)?;
         let config = self.read_config(role, &replicas, &peers)?;
         if self.check {
+            gorgo_live::check_files(&config)?;
+            let logs = [&config.access_log, &config.explain.log].into_iter().flatten().map(|log| &log.path);
+            let kept = [&config.snapshot.file, &config.state].into_iter().flatten();
+            logs.chain(kept).try_for_each(|path| check_writable(path))?;
             let (replicas, peers) = (config.replicas.len(), config.peers.len());
             return Ok(print_line(format_args!("the configuration is fine: {replicas} replicas, {peers} peers"))?);
         }

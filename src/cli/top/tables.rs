@@ -5,6 +5,7 @@ use super::text::{age, count, hit, ms, percent, rate, word};
 use super::view::Theme;
 use crate::cli::output::cut;
 use crate::cli::router::{array, telling_error};
+use gorgo_experiments::table::shorten;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Rect};
 use ratatui::style::{Modifier, Style};
@@ -115,7 +116,9 @@ fn table(
     let first = area.width.saturating_sub(fixed).max(8);
     let width = |column: &Column| if column.1 == 0 { first } else { column.1 };
     let cell = |column: &&Column, text: &str, style: Style| {
-        let text = Text::from(cut(text, usize::from(width(column))));
+        let room = usize::from(width(column));
+        // Names of pods differ at their ends.
+        let text = Text::from(if column.1 == 0 { shorten(text, room.max(2)) } else { cut(text, room) });
         Cell::from(if column.2 { text.right_aligned() } else { text }).style(style)
     };
     let head = Row::new(columns.iter().map(|column| cell(column, column.0, theme.faint())));

@@ -171,7 +171,7 @@ fn a_frozen_screen_stays_and_a_silent_router_is_said() {
     app.show(later);
     assert!(text(&app).contains("random  up 13 min"));
     app.silent("no router answers at localhost:8000: Connection refused".to_owned());
-    assert!(text(&app).contains("0 s OLD") && text(&app).contains("Connection refused"));
+    assert!(text(&app).contains(" s OLD") && text(&app).contains("Connection refused"));
     app.show(overview());
     assert!(!text(&app).contains("OLD"));
     let mut never = App::new("localhost:8000".to_owned(), false);

@@ -4,6 +4,7 @@ use super::app::{App, Mode, Wish};
 use super::tables;
 use super::text::{age, count, ms, percent, rate, share_of, word};
 use crate::cli::router::array;
+use gorgo_experiments::table::shorten;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -78,7 +79,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
         Mode::Help => draw_help(frame, theme),
         Mode::Confirm(Wish::Drain { id, draining }) => {
             let what = if *draining { "no new requests" } else { "requests again" };
-            let line = format!("Send {id} {what}?  y: yes, any other key: no");
+            let room = usize::from(frame.area().width).saturating_sub(56).max(12);
+            let line = format!("Send {} {what}?  y: yes, any other key: no", shorten(id, room));
             draw_window(frame, " confirm ", &[line], theme);
         }
         _ => {}

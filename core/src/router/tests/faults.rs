@@ -297,6 +297,34 @@ fn a_replica_that_refuses_what_others_answer_draws_no_traffic() {
     assert_eq!(sent(&tell(&mut r, 40, ask(90, "right"))).len(), 1);
 }
 
+#[test]
+fn a_replica_that_breaks_streams_which_others_finish_draws_little_traffic() {
+    let mut r = warm(2);
+    let mut broken = 0;
+    for id in 10..110 {
+        let now = id * 100;
+        let (_, replica, attempt) = sent(&tell(&mut r, now, ask(id, "a prompt")))[0];
+        tell(&mut r, now + 10, RequestEvent::FirstToken { id: RequestId(id), attempt });
+        if replica == 0 {
+            broken += 1;
+            tell(&mut r, now + 20, fail(id, attempt, BROKEN));
+        } else {
+            tell(&mut r, now + 90, finish(id, attempt));
+        }
+    }
+    assert!((3..=12).contains(&broken), "{broken} of 100");
+    // One client's streams, which break at every replica, set at most one of them aside.
+    let mut r = warm(3);
+    for id in 10..60 {
+        let (_, _, attempt) = sent(&tell(&mut r, id, ask(id, "wrong")))[0];
+        tell(&mut r, id, RequestEvent::FirstToken { id: RequestId(id), attempt });
+        tell(&mut r, id, fail(id, attempt, BROKEN));
+    }
+    let resting = r.replicas().iter().filter(|r| r.breaks_until.is_some_and(|until| until > at(60)));
+    assert!(resting.count() < 3);
+    assert_eq!(sent(&tell(&mut r, 61, ask(90, "right"))).len(), 1);
+}
+
 fn handled(id: u64, handling: Handling) -> RequestEvent {
     let RequestEvent::Arrived(request) = ask(id, "x") else { unreachable!() };
     RequestEvent::Arrived(Request { handling, ..request })

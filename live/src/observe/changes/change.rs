@@ -58,6 +58,8 @@ pub(crate) enum Change {
     IndexCleared { nodes: usize },
     /// Requests are refused because the queue is full.
     QueueFull,
+    /// The metrics of a replica cannot be read, why; or they are read again.
+    Metrics { replica: String, unread: Option<String> },
     /// Requests are refused because no replica inside their residency can answer them.
     NoneInside,
     /// Requests are refused because no replica is predicted to meet their deadline.
@@ -100,6 +102,7 @@ impl Change {
             Self::LeftOut { source, .. } => (21, source),
             Self::Itself { endpoint, .. } => (22, endpoint),
             Self::Described { replica } => (23, replica),
+            Self::Metrics { replica, .. } => (25, replica),
         }
     }
 
@@ -110,6 +113,7 @@ impl Change {
             Self::Down { .. }
                 | Self::BreakerOpened { .. }
                 | Self::SeveralEngines { .. }
+                | Self::Metrics { unread: Some(_), .. }
                 | Self::SourceStale { .. }
                 | Self::EndpointRefused { .. }
                 | Self::EndpointKept { .. }
@@ -146,6 +150,12 @@ impl fmt::Display for Change {
                 f,
                 "several engines answer as replica {replica}: name each engine by its own address; restarts are no longer \
                  told apart"
+            ),
+            Self::Metrics { replica, unread: None } => write!(f, "metrics of replica {replica} are read again"),
+            Self::Metrics { replica, unread: Some(why) } => write!(
+                f,
+                "metrics of replica {replica} are not read, so its queue, KV cache and restarts are not known: {why} (SGLang \
+                 needs --enable-metrics)"
             ),
             Self::KvEventsUp { replica } => write!(f, "KV events of replica {replica} are read"),
             Self::KvEventsDown { replica, why } => {

@@ -24,8 +24,8 @@ impl AnswerTap {
             | b"message_delta"
             | b"message"
             | b"content_block_start"
-            | b"content_block_stop"
-            | b"ping" => {}
+            | b"content_block_stop" => {}
+            b"ping" | b"keepalive" => self.is_heartbeat = true,
             _ => match event.delta {
                 Some(Delta::Text(text)) if kind == b"response.output_text.delta" => self.add_text(Some(text)),
                 Some(Delta::Text(text)) => self.add_other(!text.is_empty()),

@@ -145,7 +145,7 @@ const MESSAGES: &str = concat!(
 fn anthropics_messages_have_their_first_token_text_and_usage() {
     let (preamble, rest) = MESSAGES.split_at(MESSAGES.find("event: content_block_delta").unwrap());
     let mut tap = tap(preamble);
-    assert!(!tap.content() && !tap.has_only_comments());
+    assert!(!tap.content() && !tap.has_only_heartbeats());
     tap.feed(rest.as_bytes());
     assert!(tap.content() && tap.done());
     assert_eq!((tap.answer(), tap.error()), (Some("Hi you"), None));
@@ -210,11 +210,22 @@ fn what_is_no_known_preamble_is_content() {
 }
 
 #[test]
-fn comments_are_told_from_a_beginning() {
-    for (text, only) in
-        [(": hm\n\n:", true), ("", true), ("da", false), ("event: x\n", false), (": a\n\nretry: 5\n", false)]
-    {
-        assert_eq!(tap(text).has_only_comments(), only, "{text:?}");
+fn heartbeats_are_told_from_a_beginning() {
+    for (text, only) in [
+        (": hm\n\n:", true),
+        ("", true),
+        ("da", false),
+        ("event: x\n", false),
+        (": a\n\nretry: 5\n", true),
+        ("data:\n\n", true),
+        ("event: ping\ndata: {\"type\": \"ping\"}\n\n", true),
+        ("event: keepalive\ndata: {}\n\n", true),
+        ("data: {\"type\":\"keepalive\"}\n\n", true),
+        ("event: ping\ndata: {\"type\": \"ping\"}\n\ndata: {\"type\":\"message_start\"}\n\n", false),
+        ("data: hello\n\n", false),
+        ("data: [DONE]\n\n", false),
+    ] {
+        assert_eq!(tap(text).has_only_heartbeats(), only, "{text:?}");
     }
 }
 
