@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 pub(super) struct Field {
     pub(super) folder: tempfile::TempDir,
-    hosts: Vec<Host>,
+    pub(super) hosts: Vec<Host>,
     pub(super) program: PathBuf,
-    hub: String,
+    pub(super) hub: String,
 }
 
 impl Field {
@@ -120,7 +120,7 @@ fn each_failure_is_explained_and_set_up_goes_on_once_its_cause_is_gone() {
     drop(squatter);
     host.mark("docker/lost", ""); // so that the container is started anew
     host.mark("bad-flag", "");
-    fails(field.setup_with(&field.hub, &[]), "ended 3 times before it was ready");
+    fails(field.setup_with(&field.hub, &[]), "times before it was ready, with status 1");
     host.unmark("bad-flag");
     assert!(field.setup().contains("engine, router and 0 peer(s) answer"));
 }
