@@ -145,3 +145,22 @@ fn a_crash_that_docker_refuses_ends_the_run_and_releases_the_hosts() {
     field.hosts[1].unmark("deaf");
     field.is_released();
 }
+
+#[test]
+fn a_crash_on_its_way_at_the_end_of_the_load_happens_before_it_is_undone() {
+    let Some(field) = Field::free(&["east", "eu"]) else { return };
+    field.hosts[1].mark("late-kill", "");
+    let (run, out) = field.experiment("docker", &FILE.replace("duration_s = 7.0", "duration_s = 2.0"));
+    assert!(run.ok && run.err.contains("nothing runs any more"), "{}\n{}", run.out, run.err);
+    // Where the run notices the end of the load late, the start is one of its acts, too.
+    let done = acts(&out, "least-load-1");
+    let done: Vec<&str> = done.iter().filter(|act| act.replica == "eu").map(|act| act.act.as_str()).collect();
+    assert!(["kill", "start"].starts_with(&done) && !done.is_empty(), "{done:?}");
+    let rows = rows(&out);
+    assert!(rows.iter().all(|row| row["status"] == "finished"), "{rows:?}");
+    // It was started after it, so the run has ended with an engine that is healthy.
+    let words: Vec<String> = field.hosts[1].calls().into_iter().map(|(_, words)| words).collect();
+    assert_eq!(words[2..], ["kill gorgo-engine", "start gorgo-engine", "rm -f gorgo-engine"]);
+    assert_eq!(field.hosts[1].lines("docker/starts"), 2);
+    field.is_released();
+}

@@ -41,7 +41,7 @@ kill*) [ -e "$HOME/deaf" ] && { echo "Error response from daemon: cannot kill co
         for load in "$HOME"/../*/.gorgo/services/bench/pid; do
             while read -r p t < "$load" && alive "$p"; do sleep 0.1; done
         done
-        sleep 2
+        sleep 4
     fi
     halt KILL; echo "$2" ;;
 start*) named "$2"; live || begin; echo "$2" ;;
