@@ -1,9 +1,10 @@
-//! Faults of an experiment on hosts over ssh whose engines run as real ones do: in Docker. It is a stand-in that
-//! keeps real processes.
+//! Faults of an experiment on hosts over ssh whose engines run as real ones do: in Docker, and as units of the user's
+//! systemd. Both are stand-ins that keep real processes.
 
 use super::own_engines::{acts, rows};
 use super::ssh::Field;
 use super::{Ran, command, must, processes, ran};
+use crate::user_systemd::UserSystemd;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -128,6 +129,34 @@ fn an_engine_in_docker_crashes_and_is_started_again() {
     same_times(times, at("kill"), at("start"));
     let log = std::fs::read_to_string(out.join("machines/eu-engine.log")).unwrap();
     assert_eq!(log.matches("emulated SGLang").count(), 2, "{log}");
+    field.is_released();
+}
+
+#[test]
+fn an_engine_that_is_a_unit_of_systemd_crashes_and_is_started_again() {
+    let Some(field) = Field::free(&["east", "eu"]) else { return };
+    let systemd: Vec<UserSystemd> = field.hosts.iter().map(|host| UserSystemd::install(&host.home)).collect();
+    let (run, out) = field.experiment("emulated", FILE);
+    assert!(run.ok && run.err.contains("nothing runs any more"), "{}\n{}", run.out, run.err);
+    let times = told_by_the_files(&out);
+    let engine = "gorgo-engine";
+    assert_eq!([0, 1].map(|i| systemd[i].starts(engine).len()), [1, 2]);
+    // `Restart=always` has undone no fault, and no router has ended by itself.
+    for (i, unit) in [(0, engine), (1, engine), (0, "gorgo-router"), (1, "gorgo-router")] {
+        assert_eq!(systemd[i].restarts(unit), 0, "{unit}");
+        assert!(!systemd[i].keeps(unit), "{unit}");
+    }
+    let killed: Vec<u64> =
+        systemd.iter().flat_map(UserSystemd::calls).filter(|(_, w)| w.starts_with("kill")).map(|(at, _)| at).collect();
+    assert_eq!(killed.len(), 1);
+    same_times(times, killed[0], systemd[1].starts(engine)[1].0);
+    for host in &field.hosts {
+        assert_eq!(std::fs::read_dir(host.home.join(".config/systemd/user")).unwrap().count(), 0);
+    }
+    // Logs come from the journal.
+    for log in ["eu-engine.log", "eu-router.log"] {
+        assert!(out.join("machines").join(log).metadata().unwrap().len() > 50, "{log}");
+    }
     field.is_released();
 }
 
