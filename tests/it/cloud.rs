@@ -2,6 +2,7 @@
 
 mod accounts;
 mod experiment;
+mod faults;
 mod local;
 mod own_engines;
 mod page;

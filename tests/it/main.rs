@@ -27,6 +27,8 @@ mod stop;
 mod streams;
 mod upgrade;
 mod upgrade_protocols;
+#[path = "../../cloud/tests/it/user_systemd.rs"]
+mod user_systemd;
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};

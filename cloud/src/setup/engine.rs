@@ -35,9 +35,13 @@ pub(super) async fn crash(site: &Site<'_>) -> Result<()> {
     if !matches!(site.plan.engine, Engine::Docker { .. }) {
         return service::crash(shell, SERVICE).await;
     }
-    // Docker restarts a container that was killed; one that was stopped stays down.
-    docker(shell, facts, &["kill", CONTAINER], QUICK).await?;
-    docker_must(shell, facts, &["stop", CONTAINER], QUICK, "Docker cannot stop the engine").await.map(drop)
+    // Docker starts no container again that was killed by name, also not one that waits for its restart.
+    let killed = docker(shell, facts, &["kill", CONTAINER], QUICK).await?;
+    let format = "{{.State.Running}}";
+    if killed.code == 0 || docker(shell, facts, &["inspect", "-f", format, CONTAINER], QUICK).await?.text() == "false" {
+        return Ok(());
+    }
+    Err(crate::signs::explain(&killed.last_line(), Kind::SetUp, "Docker cannot kill the engine"))
 }
 
 /// Starts an engine that was killed, which is cold then.

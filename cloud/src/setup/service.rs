@@ -89,8 +89,10 @@ fn unit_text(service: &Service<'_>, digest: &str, environment: &str) -> String {
     let words: Vec<String> = service.argv.iter().map(quote).collect();
     let environment =
         if environment.is_empty() { String::new() } else { format!("EnvironmentFile=%h/{environment}\n") };
+    // systemd refuses the sixth start within ten seconds, also one by hand, and restarts no more then: a router whose
+    // port is taken would stay down once it is free, and an engine that an experiment lets crash often would, too.
     format!(
-        "# {digest}\n[Unit]\nDescription=gorgo {}\n\n[Service]\n{environment}WorkingDirectory=%h\nExecStart={}\n\
+        "# {digest}\n[Unit]\nDescription=gorgo {}\nStartLimitIntervalSec=0\n\n[Service]\n{environment}WorkingDirectory=%h\nExecStart={}\n\
          Restart=always\nRestartSec=2\nLimitNOFILE=65535\n\n[Install]\nWantedBy=default.target\n",
         service.name,
         words.join(" ")

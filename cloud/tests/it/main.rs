@@ -11,3 +11,4 @@ mod lambda;
 mod loopback_sshd;
 mod modal;
 mod sshd;
+mod user_systemd;

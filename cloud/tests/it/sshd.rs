@@ -1,6 +1,7 @@
 //! Shells over a real `sshd` on loopback.
 
-use super::loopback_sshd::{Sshd, free_port, keygen, script};
+use super::loopback_sshd::{Sshd, free_port, keygen};
+use super::user_systemd::UserSystemd;
 use gorgo_cloud::shell::Command;
 use gorgo_cloud::shell::ssh::{SshShell, SshTarget};
 use gorgo_cloud::{Kind, Shell};
@@ -156,28 +157,12 @@ async fn a_silent_command_is_ended() {
     assert!(error.meaning.contains("`sleep 600` wrote nothing"), "{error}");
 }
 
-/// A systemd of the user that runs one unit: enough of its words for a service.
-const SYSTEMCTL: &str = r#"#!/bin/sh
-echo "$*" >> "$HOME/calls"
-[ "$1" = --user ] || exit 1; shift
-for last; do :; done
-u=$HOME/.config/systemd/user/$last.service; p=$HOME/unit.pid
-case "$1" in
-is-active) [ -s "$p" ] && kill -0 "$(cat "$p")" 2>/dev/null ;;
-restart) [ -s "$p" ] && kill "$(cat "$p")" 2>/dev/null
-    set -a; . "$HOME/$(sed -n 's/^EnvironmentFile=%h.//p' "$u")"; set +a
-    eval "setsid $(sed -n 's/^ExecStart=//p' "$u") > /dev/null 2>&1 < /dev/null &"; echo $! > "$p" ;;
-disable) kill "$(cat "$p")"; rm -f "$p" ;;
-esac
-"#;
-
 #[tokio::test]
 async fn where_systemd_runs_a_service_is_a_unit_of_it_that_outlives_the_login() {
     use gorgo_cloud::setup::service::{Service, ensure, runs, stop};
     let Some(host) = Host::start() else { return };
-    script(&host.at("bin/systemctl"), SYSTEMCTL);
-    script(&host.at("bin/loginctl"), "#!/bin/sh\necho \"loginctl $*\" >> \"$HOME/calls\"\n");
-    let calls = || std::fs::read_to_string(host.at("calls")).unwrap();
+    let systemd = UserSystemd::install(&host.sshd.home);
+    let calls = || systemd.calls().into_iter().map(|(_, words)| words).collect::<Vec<_>>().join("\n");
     let shell = host.shell().await;
     shell.put("env", 0o600, b"SECONDS_TO_SLEEP=600\n").await.unwrap();
     let service = |words: &[&str]| Service {
@@ -197,6 +182,57 @@ async fn where_systemd_runs_a_service_is_a_unit_of_it_that_outlives_the_login() 
     assert!(std::fs::read_to_string(&unit).unwrap().contains("ExecStart=\"sleep\" \"601\""));
     stop(shell.as_ref(), "router").await.unwrap();
     assert!(!unit.exists() && !runs(shell.as_ref(), "router").await.unwrap());
+    assert!(!systemd.keeps("gorgo-router"));
+}
+
+#[tokio::test]
+async fn a_unit_that_was_made_to_crash_stays_down_until_it_is_started_however_often() {
+    use gorgo_cloud::setup::service::{Service, crash, ensure, log, runs, stop};
+    let Some(host) = Host::start() else { return };
+    let systemd = UserSystemd::install(&host.sshd.home);
+    let shell = host.shell().await;
+    let shell = shell.as_ref();
+    // What the service starts breaks with it.
+    let words = ["sh", "-c", "echo $((50 % 7)); trap '' TERM; sleep 600 & wait"].map(str::to_owned).to_vec();
+    let service = Service { name: "engine", argv: words, environment: None, inputs: String::new() };
+    let alone = || systemd.starts("gorgo-engine").last().map(|(_, pid)| processes_of_group(pid)).unwrap_or_default();
+    // systemd counts starts by hand, too, and refuses the sixth within ten seconds unless the unit says otherwise.
+    for start in 1..=7 {
+        assert!(ensure(shell, &service, true).await.unwrap());
+        assert_eq!(systemd.starts("gorgo-engine").len(), start);
+        crash(shell, "engine").await.unwrap();
+        assert!(!runs(shell, "engine").await.unwrap());
+        assert!(!systemd.keeps("gorgo-engine"), "it would be started again");
+        assert_eq!(alone(), 0);
+    }
+    assert_eq!(systemd.restarts("gorgo-engine"), 0);
+    crash(shell, "engine").await.unwrap();
+    assert!(log(shell, "engine", 5).await.unwrap().ends_with("1"));
+    // One that ends by itself is started again.
+    assert!(ensure(shell, &service, true).await.unwrap());
+    let (_, pid) = systemd.starts("gorgo-engine").pop().unwrap();
+    assert!(shell.run(&Command::new(&["kill", "-9", &pid])).await.unwrap().code == 0);
+    while systemd.restarts("gorgo-engine") == 0 || !runs(shell, "engine").await.unwrap() {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    // A crash while it waits for that ends the wait.
+    let (_, pid) = systemd.starts("gorgo-engine").pop().unwrap();
+    assert!(shell.run(&Command::new(&["kill", "-9", &pid])).await.unwrap().code == 0);
+    crash(shell, "engine").await.unwrap();
+    assert!(!systemd.keeps("gorgo-engine"));
+    stop(shell, "engine").await.unwrap();
+}
+
+/// How many processes run in the group that this one leads or led.
+fn processes_of_group(leader: &str) -> usize {
+    let stats = std::fs::read_dir("/proc").unwrap().flatten();
+    let stats = stats.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+    // Behind the name in parentheses: state, parent, group.
+    let of = |stat: &String| {
+        let words: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        words[0] != "Z" && words[2] == leader
+    };
+    stats.filter(of).count()
 }
 
 #[tokio::test]

@@ -110,22 +110,33 @@ fn arms_with_a_fleet_of_their_own_run_on_their_machines() {
 }
 
 /// Rows of `requests.csv`, by the names of their columns.
-fn rows(out: &Path) -> Vec<BTreeMap<String, String>> {
+pub(super) fn rows(out: &Path) -> Vec<BTreeMap<String, String>> {
     let text = std::fs::read_to_string(out.join("requests.csv")).unwrap();
     let mut lines = text.lines().map(|line| line.split(',').map(str::to_owned).collect::<Vec<_>>());
     let head = lines.next().unwrap();
     lines.map(|cells| head.iter().cloned().zip(cells).collect()).collect()
 }
 
-/// What the fault file of an arm says was done: replica, act and planned time.
-fn acts(out: &Path, arm: &str) -> Vec<(String, String, f64)> {
+/// What was done to a replica, and when, s after the start of the load: as planned, and in truth.
+pub(super) struct Act {
+    pub(super) replica: String,
+    pub(super) act: String,
+    pub(super) at_s: f64,
+    pub(super) done_s: f64,
+}
+
+/// What the fault file of an arm says was done.
+pub(super) fn acts(out: &Path, arm: &str) -> Vec<Act> {
     let text = std::fs::read_to_string(out.join("machines").join(arm).join("faults.json")).unwrap();
     let rows: Vec<Value> = serde_json::from_str(&text).unwrap();
-    let word = |value: &Value| value.as_str().unwrap().to_owned();
-    for row in &rows {
-        assert!(row["done_s"].as_f64() >= row["at_s"].as_f64(), "{row}");
-    }
-    rows.iter().map(|row| (word(&row["replica"]), word(&row["act"]), row["at_s"].as_f64().unwrap())).collect()
+    let act = |row: &Value| {
+        let (word, number) =
+            (|key: &str| row[key].as_str().unwrap().to_owned(), |key: &str| row[key].as_f64().unwrap());
+        Act { replica: word("replica"), act: word("act"), at_s: number("at_s"), done_s: number("done_s") }
+    };
+    let acts: Vec<Act> = rows.iter().map(act).collect();
+    assert!(acts.iter().all(|act| act.done_s >= act.at_s), "{text}");
+    acts
 }
 
 /// The command lines of engines that run in folders below this one.
@@ -170,9 +181,9 @@ fn a_proxy_engines_of_their_own_and_faults_run_on_machines() {
             assert!(of.iter().any(|row| row["replica"] == replica && row["status"] == "finished"), "{arm}: {replica}");
         }
         let mut done = acts(&out, &format!("{arm}-1"));
-        done.sort_by(|a, b| a.2.total_cmp(&b.2));
-        let wanted = [("east", "drain", 0.5), ("east", "undrain", 2.0), ("eu", "kill", 3.0), ("eu", "start", 4.0)];
-        assert_eq!(done, wanted.map(|(replica, act, at)| (replica.to_owned(), act.to_owned(), at)));
+        done.sort_by(|a, b| a.at_s.total_cmp(&b.at_s));
+        let done: Vec<_> = done.iter().map(|act| (act.replica.as_str(), act.act.as_str(), act.at_s)).collect();
+        assert_eq!(done, [("east", "drain", 0.5), ("east", "undrain", 2.0), ("eu", "kill", 3.0), ("eu", "start", 4.0)]);
     }
     let timeline = out.join("machines/least-load-proxy-1/eu-proxy_trace.json");
     assert!(timeline.metadata().unwrap().len() > 50);

@@ -2,6 +2,7 @@
 
 use super::stand_ins::{Host, hub, program};
 use super::{Ran, changes, command, must, processes, ran};
+use crate::loopback_sshd::script;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,9 +10,9 @@ use std::time::{Duration, Instant};
 
 pub(super) struct Field {
     pub(super) folder: tempfile::TempDir,
-    hosts: Vec<Host>,
+    pub(super) hosts: Vec<Host>,
     pub(super) program: PathBuf,
-    hub: String,
+    pub(super) hub: String,
 }
 
 impl Field {
@@ -99,6 +100,75 @@ fn three_hosts_are_set_up_repaired_and_released() {
 }
 
 #[test]
+fn routers_on_hosts_with_docker_change_and_their_containers_run_on() {
+    let Some(field) = Field::new(&["a", "b"]) else { return };
+    field.setup();
+    let on_both = |step: &str| ["a", "b"].map(|name| (name.to_owned(), step.to_owned()));
+    let restarted = must(field.state(), "ssh", &["cluster", "restart-lb", "--strategy", "prefix-tree", "--json"]);
+    assert_eq!(changes(&restarted), on_both("router"), "{restarted}");
+    assert_eq!(must(field.state(), "ssh", &["status"]).matches("healthy  prefix-tree").count(), 2);
+    // Another program with the same words: what follows its end is no part of it.
+    let other = field.state().join("other");
+    let mut bytes = std::fs::read(&field.program).unwrap();
+    bytes.extend(b"other");
+    script(&other, "");
+    std::fs::write(&other, bytes).unwrap();
+    let upload = ["cluster", "upload", "--json", "--binary", other.to_str().unwrap()];
+    let uploaded = must(field.state(), "ssh", &upload);
+    let mut changed = changes(&uploaded);
+    changed.sort_by(|a, b| a.1.cmp(&b.1).then(a.0.cmp(&b.0)));
+    assert_eq!(changed, [on_both("program"), on_both("router")].concat(), "{uploaded}");
+    assert_eq!(changes(&must(field.state(), "ssh", &upload)), []);
+    for (of, words) in [("engine", "emulated SGLang"), ("router", "listening")] {
+        let log = must(field.state(), "ssh", &["cluster", "logs", "b", "--of", of]);
+        assert!(log.contains(words), "{of}: {log}");
+    }
+    for host in &field.hosts {
+        assert_eq!(host.lines("docker/starts"), 1);
+    }
+}
+
+#[test]
+fn a_host_gets_the_program_for_its_architecture() {
+    let Some(field) = Field::new(&["a", "b"]) else { return };
+    let says = |machine: &str| {
+        let uname = format!("#!/bin/sh\n[ \"$*\" = -m ] && echo {machine} || exec /usr/bin/uname \"$@\"\n");
+        script(&field.hosts[1].home.join("bin/uname"), &uname);
+    };
+    let setup = |words: &[&str]| {
+        let program =
+            ["cluster", "setup", "--engine", "emulated", "--json", "--binary", field.program.to_str().unwrap()];
+        ran(command(field.state(), "ssh", &[&program[..], words].concat()))
+    };
+    says("riscv64");
+    let refused = setup(&[]);
+    assert!(!refused.ok && refused.out.contains("uname -m: riscv64"), "{}", refused.out);
+    assert!(refused.out.contains("use x86-64 or arm64 nodes"), "{}", refused.out);
+    says("aarch64");
+    let refused = setup(&[]);
+    assert!(!refused.ok && refused.out.contains("the node needs this program for arm64"), "{}", refused.out);
+    assert!(
+        refused.out.contains("--binary-arm64") && refused.err.contains("1 of 2 machines are not ready"),
+        "{}",
+        refused.err
+    );
+    // Nothing was uploaded to it. No program for arm64 runs here, so one that says what it is stands in for it.
+    assert!(!field.hosts[1].home.join(".gorgo/bin").exists());
+    let arm64 = field.state().join("arm64");
+    script(
+        &arm64,
+        &format!(
+            "#!/bin/sh\n[ \"$*\" = --version ] && echo gorgo for arm64 || exec {} \"$@\"\n",
+            field.program.display()
+        ),
+    );
+    let done = setup(&["--binary-arm64", arm64.to_str().unwrap()]);
+    assert!(done.ok && done.out.contains("gorgo for arm64, uploaded"), "{}\n{}", done.out, done.err);
+    assert_eq!(done.out.matches("engine, router and 1 peer(s) answer").count(), 2, "{}", done.out);
+    assert_eq!(done.out.matches("gorgo for arm64").count(), 1, "{}", done.out);
+}
+
+#[test]
 fn each_failure_is_explained_and_set_up_goes_on_once_its_cause_is_gone() {
     let Some(field) = Field::new(&["a"]) else { return };
     let host = &field.hosts[0];
@@ -120,7 +190,7 @@ fn each_failure_is_explained_and_set_up_goes_on_once_its_cause_is_gone() {
     drop(squatter);
     host.mark("docker/lost", ""); // so that the container is started anew
     host.mark("bad-flag", "");
-    fails(field.setup_with(&field.hub, &[]), "ended 3 times before it was ready");
+    fails(field.setup_with(&field.hub, &[]), "times before it was ready, with status 1");
     host.unmark("bad-flag");
     assert!(field.setup().contains("engine, router and 0 peer(s) answer"));
 }

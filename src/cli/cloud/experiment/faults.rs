@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// What happens to a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,12 +88,18 @@ impl<'a> Faults<'a> {
         Ok(Self { session, members, plan, entry, acts, victims, done: Mutex::default() })
     }
 
-    /// Injects all faults of a load that starts at `start` since 1970.
-    pub(super) async fn inject(&self, start: Duration) -> anyhow::Result<()> {
+    /// Injects all faults of a load that starts at `start` since 1970 and has ended once `over` is true. One that has
+    /// begun by then is carried out: a command that is left alone may act after the one that undoes it.
+    pub(super) async fn inject(&self, start: Duration, over: &watch::Sender<bool>) -> anyhow::Result<()> {
         let of_replica = self.acts.iter().map(async |(&i, acts)| {
+            let mut over = over.subscribe();
             for &(at_s, act) in acts {
                 let at = start + Duration::from_secs_f64(at_s);
-                tokio::time::sleep(at.saturating_sub(since_1970())).await;
+                tokio::select! {
+                    biased;
+                    _ = over.wait_for(|over| *over) => break,
+                    () = tokio::time::sleep(at.saturating_sub(since_1970())) => {}
+                }
                 self.act(i, act).await?;
                 let name = &self.members[i].node.name;
                 let done_s = (since_1970().as_millis() as f64 - start.as_millis() as f64) / 1e3;

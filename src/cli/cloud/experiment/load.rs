@@ -159,10 +159,16 @@ impl Carrier {
         // A load generator that is being started is started, so that it can be found and ended.
         join_all(starts).await.into_iter().collect::<anyhow::Result<()>>()?;
         let mut load = std::pin::pin!(try_join_all(members.iter().zip(&shells).map(|(m, shell)| ended(*shell, m))));
+        let over = watch::channel(false).0;
         let loaded = async {
+            let mut injected = std::pin::pin!(faults.inject(start, &over));
             tokio::select! {
-                parts = &mut load => parts,
-                done = faults.inject(start) => {
+                parts = &mut load => {
+                    over.send_replace(true);
+                    let (done, parts) = (injected.await, parts?);
+                    done.map(|()| parts)
+                }
+                done = &mut injected => {
                     done?;
                     load.await
                 }
