@@ -209,6 +209,21 @@ mod tests {
         assert!(numbered(&path, 2).exists() && !numbered(&path, 3).exists());
     }
 
+    /// Rotating /dev/stdout renamed the link for every process of the machine.
+    #[test]
+    fn a_link_is_not_rotated() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, behind) = (dir.path().join("stdout"), dir.path().join("behind"));
+        std::os::unix::fs::symlink(&behind, &path).unwrap();
+        let mut log = log(&path, 30, 2);
+        for n in 0..10 {
+            log.line(&format!("line number {n}")).unwrap();
+        }
+        log.flush().unwrap();
+        assert_eq!(read(&behind).lines().count(), 10);
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_symlink() && !numbered(&path, 1).exists());
+    }
+
     #[test]
     fn a_file_that_others_moved_or_took_away_is_begun_anew() {
         let dir = tempfile::tempdir().unwrap();

@@ -180,14 +180,14 @@ fn apply_fleet(state: &Arc<AppState>, old: &Fleet, new: &Fleet, (changes, not): 
         match named(old, &name) {
             // An operator removed it.
             Some(_) if state.by_operator.removes(&name) => {}
-            Some((was, _)) if was == *replica && state.find(&name).is_some() => {}
-            Some(was) if is_same(&was, now) => {
-                let Some(upstream) = state.find(&name) else { continue };
+            Some(was) if is_same(&was, now) && state.find(&name).is_some() => {
+                let Some(upstream) = state.find(&name).filter(|_| was.0 != *replica) else { continue };
                 match state.describe(&upstream, replica) {
                     Ok(()) => changes.push(format!("changed {name}")),
                     Err(error) => not.push(format!("replica `{name}` keeps its settings: {error}")),
                 }
             }
+            // It is new, or had no room in the fleet before.
             _ => {
                 state.by_operator.admit(&name);
                 match fleet::join(state, replica, *kind) {

@@ -186,6 +186,31 @@ async fn a_reload_changes_a_replica_at_the_same_address_in_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_configured_replica_joins_when_the_discovered_one_at_its_address_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("endpoints.json");
+    let net = Net::default();
+    let _engines = engines(&net, &["a", "b"]);
+    let none = json!({});
+    write(&path, &["a", "b"].map(|name| entry(name, &none)));
+    let world = router(&net, &path, |_| {}).await;
+    assert_eq!(fleet(&world).await, ["a", "b"]);
+    let text = format!(
+        "policy = \"gorgo\"\ndiscovery = {{file = {path:?}, poll_ms = 100}}\nreplicas = [{{url = \"http://a:8080\", name = \"own\"}}]"
+    );
+    for _ in 0..2 {
+        let request = http::Request::put("http://router:8000/proxy/config").header("content-type", "application/toml");
+        let request = request.body(http_body_util::Full::new(text.clone().into())).unwrap();
+        let told = String::from_utf8(whole(world.send(request).await).await.to_vec()).unwrap();
+        assert!(told.contains("a replica is not added"), "each time: {told}");
+    }
+    assert_eq!(fleet(&world).await, ["a", "b"]);
+    write(&path, &[entry("b", &none)]);
+    ms(500).await;
+    assert_eq!(fleet(&world).await, ["b", "own"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restart_while_the_source_is_away_begins_with_its_last_endpoints() {
     let dir = tempfile::tempdir().unwrap();
     let (path, state) = (dir.path().join("endpoints.json"), dir.path().join("state.toml"));

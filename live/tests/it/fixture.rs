@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use gorgo_core::policy::PolicyConfig;
-use gorgo_live::AppState;
 use gorgo_live::config::{Config, ReplicaConfig};
 use gorgo_live::testkit::PooledClient;
 use gorgo_live::testkit::{Engine, Net, Script};
+use gorgo_live::{AppState, ConfigSource};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -59,8 +59,19 @@ impl World {
     }
 
     pub(crate) async fn with(net: Net, engines: Vec<Engine>, config: Config, host: &str) -> Self {
+        Self::reloading(net, engines, config, host, None).await
+    }
+
+    /// The same with what a reload reads.
+    pub(crate) async fn reloading(
+        net: Net,
+        engines: Vec<Engine>,
+        config: Config,
+        host: &str,
+        source: Option<ConfigSource>,
+    ) -> Self {
         subscribe();
-        let state = gorgo_live::start(config, None, net.dial()).unwrap();
+        let state = gorgo_live::start(config, source, net.dial()).unwrap();
         let (stop, stopped) = oneshot::channel();
         let listener = net.listen(host, 8000);
         let serving = Arc::clone(&state);

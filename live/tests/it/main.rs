@@ -26,6 +26,7 @@ mod overview;
 mod packed;
 mod paths;
 mod registry;
+mod reload;
 mod residency;
 mod sample;
 mod security;

@@ -41,6 +41,11 @@ async fn a_router_tunes_tells_and_freezes() {
         whole(world.send(chat(&format!("later {n}"), true)).await).await;
     }
     assert_eq!(shown().await["trials"], frozen["trials"]);
+    let again = World::new(2, Script::default(), |config| {
+        config.tune.enabled = true;
+        config.state = Some(state);
+    });
+    assert_eq!(again.await.get("/proxy/tuner").await.1["frozen"], true, "an operator stopped it");
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,9 +41,16 @@ async fn world(net: Net, replicas: &[&str]) -> World {
 
 /// Asks for a WebSocket; the connection and the head of the answer.
 async fn ask(world: &World) -> (Io, String) {
+    ask_with(world, "").await
+}
+
+/// The same with further header lines.
+async fn ask_with(world: &World, more: &str) -> (Io, String) {
     let mut io = world.net.connect("router", 8000).unwrap();
-    let head = "GET /v1/realtime?model=m HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
-                sec-websocket-key: abc\r\nsec-websocket-version: 13\r\n\r\n";
+    let head = format!(
+        "GET /v1/realtime?model=m HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-key: abc\r\nsec-websocket-version: 13\r\n{more}\r\n"
+    );
     io.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
@@ -74,6 +81,26 @@ async fn a_websocket_passes_both_ways_and_ends_with_either_end() {
     assert_eq!(world.left(), (0, 0));
     let row = world.state.request_log.entries().pop().unwrap();
     assert_eq!((row.status_code, row.end.status().as_str()), (101, "finished"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_another_site_opens_none_without_a_key() {
+    let net = Net::default();
+    echo(&net, "e0", SWITCH);
+    let open = world(net, &["e0"]).await;
+    assert!(ask_with(&open, "origin: https://evil.example\r\n").await.1.starts_with("http/1.1 403"));
+    assert!(ask_with(&open, "origin: http://a\r\n").await.1.starts_with("http/1.1 101"));
+
+    let net = Net::default();
+    echo(&net, "e0", SWITCH);
+    let mut config = Config { replicas: vec![replica("e0")], ..Config::default() };
+    config.security.api_key = Some("page-key".to_owned().into());
+    let keyed = World::with(net, Vec::new(), config, "router").await;
+    let with = |key: &str| {
+        format!("origin: https://page.example\r\nsec-websocket-protocol: realtime, openai-insecure-api-key.{key}\r\n")
+    };
+    assert!(ask_with(&keyed, &with("page-key")).await.1.starts_with("http/1.1 101"));
+    assert!(ask_with(&keyed, &with("guess")).await.1.starts_with("http/1.1 401"));
 }
 
 #[tokio::test(start_paused = true)]
