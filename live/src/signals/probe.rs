@@ -350,7 +350,7 @@ async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
                     }
                     Ok((status, _)) if status.is_server_error() => failed = Some(unusable(status)),
                     Ok((status, _)) => {
-                        missing = report.is_none().then(|| format!("/metrics is answered with {status}"))
+                        missing = report.is_none().then(|| format!("/metrics is answered with {status}"));
                     }
                     Err(why) => failed = Some(why),
                 }
