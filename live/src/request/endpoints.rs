@@ -145,8 +145,8 @@ const ADMINISTRATION_VERBS: [&str; 24] = [
 /// Below it are names of models.
 const MODELS: &[u8] = b"/v1/models/";
 
-/// What a path is for, judged as the last reader of it will: percent-encoding resolved.
-pub(crate) fn judge(path: &str) -> Result<Endpoint, PathError> {
+/// What a request to a path is for, judged as the last reader of it will: percent-encoding resolved.
+pub(crate) fn judge(method: &Method, path: &str) -> Result<Endpoint, PathError> {
     // Nearly every request's path is one of these to the letter, and resolving it costs 2 % of a short request.
     if PROMPTS.contains(&path) {
         return Ok(Endpoint::Prompt);
@@ -156,7 +156,7 @@ pub(crate) fn judge(path: &str) -> Result<Endpoint, PathError> {
     if PROMPTS.contains(&path) {
         return Ok(Endpoint::Prompt);
     }
-    if is_administration(path) {
+    if is_administration(path) || removes_model(method, path) {
         return Ok(Endpoint::Administration);
     }
     match path {
@@ -214,7 +214,7 @@ fn is_administration(path: &str) -> bool {
 }
 
 /// Whether a request changes the models of an engine by its method alone (`DELETE /v1/models/NAME`).
-pub(super) fn removes_model(method: &Method, path: &str) -> bool {
+fn removes_model(method: &Method, path: &str) -> bool {
     matches!(*method, Method::DELETE | Method::PUT | Method::PATCH) && path.as_bytes().starts_with(MODELS)
 }
 
@@ -300,6 +300,20 @@ pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<(), Box<Response
 mod tests {
     use super::*;
     use http::HeaderValue;
+
+    fn judge(path: &str) -> Result<Endpoint, PathError> {
+        super::judge(&Method::POST, path)
+    }
+
+    /// As OpenAI removes a model, however the path is written.
+    #[test]
+    fn removing_a_model_is_administration() {
+        for path in ["/v1/models/m", "/v1/model%73/m", "/v1/models/org%2Fname"] {
+            assert_eq!(super::judge(&Method::DELETE, path), Ok(Endpoint::Administration), "{path}");
+            assert_eq!(super::judge(&Method::GET, path), Ok(Endpoint::Other), "{path}");
+        }
+        assert_eq!(super::judge(&Method::DELETE, "/v1/files/f"), Ok(Endpoint::Other));
+    }
 
     #[test]
     fn paths_that_are_served() {

@@ -114,11 +114,8 @@ fn judge_and_answer(
         let message = format!("{} is not served here; use GET or POST", request.method());
         return refused(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message);
     }
-    match endpoints::judge(request.uri().path()) {
-        Ok(endpoint)
-            if endpoint == Endpoint::Administration
-                || endpoints::removes_model(request.method(), request.uri().path()) =>
-        {
+    match endpoints::judge(request.method(), request.uri().path()) {
+        Ok(Endpoint::Administration) => {
             Box::pin(async move { Ok(engine_admin::answer(context, config, request, flags).await) })
         }
         Ok(endpoint) if request.uri().path().starts_with("/v1/models") => {

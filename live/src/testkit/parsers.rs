@@ -97,7 +97,7 @@ pub fn endpoint_file(data: &[u8]) {
 
 /// A path.
 pub fn path(data: &[u8]) {
-    let _ = black_box(endpoints::judge(&String::from_utf8_lossy(data)));
+    let _ = black_box(endpoints::judge(&http::Method::POST, &String::from_utf8_lossy(data)));
 }
 
 /// The fence of a forwarded request.
