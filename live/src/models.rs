@@ -271,7 +271,7 @@ mod tests {
         }
         assert_eq!(models.replicas_of("base:fr", false), Ok(Some(set(&[0]))));
         assert_eq!(models.replicas_of("base:de", false), Ok(Some(set(&[1]))), "an adapter of that base");
-        assert_eq!(models.replicas_of("base:new", false), Ok(Some(set(&[0, 1]))), "nobody lists it");
+        assert_eq!(models.replicas_of("base:new", false), Ok(Some(set(&[0, 1]))), "no replica lists it");
         assert_eq!(models.replicas_of("none:de", false), Ok(Some(set(&[1, 2]))));
         assert_eq!(models.replicas_with_adapter("de", false), Some(set(&[1, 2])));
         models.joined(&upstream(3), &[]);

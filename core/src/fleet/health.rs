@@ -20,6 +20,12 @@ pub enum Health {
     Down,
 }
 
+/// When a rest ends that follows failures `in_row` of a kind of which `few` show nothing; `None` without one.
+fn rest_beyond(now: Time, few: u32, in_row: u32, longest_ms: f64) -> Option<Time> {
+    let more = in_row.checked_sub(few).filter(|&more| more > 0)?;
+    Some(now + Failure::Server(500).rest(more, longest_ms)?)
+}
+
 impl Replica {
     /// A probe or scrape succeeded; true if the replica was down before. Probes alone do not bring back a peer whose
     /// reports cannot be read, `limit` of them in a row.
@@ -71,7 +77,7 @@ impl Replica {
         let in_row = self.failed_in_row.saturating_add(1);
         let until = now + failure.rest(in_row, longest_ms)?;
         self.failed_in_row = in_row;
-        self.rests_until = Some(self.rests_until.map_or(until, |before| before.max(until)));
+        self.rests_until = self.rests_until.max(Some(until));
         self.rests_until
     }
 
@@ -82,9 +88,8 @@ impl Replica {
         /// a row at one replica do not occur.
         const FEW: u32 = 7;
         self.refused_in_row = self.refused_in_row.saturating_add(1);
-        let more = self.refused_in_row.checked_sub(FEW).filter(|&more| more > 0 && others_answer)?;
-        let until = now + Failure::Server(400).rest(more, longest_ms)?;
-        self.rests_until = Some(self.rests_until.map_or(until, |before| before.max(until)));
+        let until = rest_beyond(now, FEW, self.refused_in_row, longest_ms).filter(|_| others_answer)?;
+        self.rests_until = self.rests_until.max(Some(until));
         self.rests_until
     }
 
@@ -95,9 +100,8 @@ impl Replica {
         /// Broken streams in a row that one client's requests may cause.
         const FEW: u32 = 2;
         self.broken_in_row = self.broken_in_row.saturating_add(1);
-        let more = self.broken_in_row.checked_sub(FEW).filter(|&more| more > 0 && others_finish)?;
-        let until = now + Failure::Server(500).rest(more, longest_ms)?;
-        self.breaks_until = Some(self.breaks_until.map_or(until, |before| before.max(until)));
+        let until = rest_beyond(now, FEW, self.broken_in_row, longest_ms).filter(|_| others_finish)?;
+        self.breaks_until = self.breaks_until.max(Some(until));
         self.breaks_until
     }
 

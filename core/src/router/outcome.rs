@@ -182,11 +182,7 @@ impl Router {
     }
 
     fn note_refusal(&mut self, now: Time, replica: ReplicaId) {
-        let gates = &self.config.gates;
-        let answers = |&(slot, r): &(usize, &Replica)| {
-            slot != replica.index() && !r.removed && r.refused_in_row == 0 && r.is_usable(now, gates)
-        };
-        let others_answer = self.replicas.iter().enumerate().any(|slot| answers(&slot));
+        let others_answer = self.another(now, replica, |r| r.refused_in_row == 0);
         let longest = self.config.breaker.open_ms;
         if let Some(until) = self.replicas[replica.index()].refused(now, others_answer, longest) {
             self.timers.set(until, Timer::Reopen(replica));
@@ -194,19 +190,18 @@ impl Router {
     }
 
     fn note_broken(&mut self, now: Time, replica: ReplicaId) {
-        let gates = &self.config.gates;
-        let finishes = |&(slot, r): &(usize, &Replica)| {
-            slot != replica.index()
-                && !r.removed
-                && r.broken_in_row == 0
-                && r.last_answer.is_some()
-                && r.is_usable(now, gates)
-        };
-        let others_finish = self.replicas.iter().enumerate().any(|slot| finishes(&slot));
+        let others_finish = self.another(now, replica, |r| r.broken_in_row == 0 && r.last_answer.is_some());
         let longest = self.config.max_rest_ms;
         if let Some(until) = self.replicas[replica.index()].broke(now, others_finish, longest) {
             self.timers.set(until, Timer::Reopen(replica));
         }
+    }
+
+    /// Whether a usable replica but this one is `well`.
+    fn another(&self, now: Time, replica: ReplicaId, well: impl Fn(&Replica) -> bool) -> bool {
+        let gates = &self.config.gates;
+        let mut others = self.replicas.iter().enumerate().filter(|(slot, r)| *slot != replica.index() && !r.removed);
+        others.any(|(_, r)| well(r) && r.is_usable(now, gates))
     }
 
     /// Counts it for a replica's breaker that a request ends which got nothing there for much longer than predicted, if no

@@ -90,11 +90,8 @@ fn check_origin(parts: &Parts, reads: bool) -> Result<(), Refusal> {
         let message = format!("this is a request of a page of another site ({what}); the admin API is not for pages");
         Err(Refusal(StatusCode::FORBIDDEN, message))
     };
-    if let Some(origin) = parts.headers.get(ORIGIN) {
-        let same = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, at)| at);
-        if same.is_none_or(|at| !at.eq_ignore_ascii_case(authority(parts))) {
-            return refuse("Origin");
-        }
+    if parts.headers.get(ORIGIN).is_some_and(|origin| !headers::is_own_origin(origin, authority(parts))) {
+        return refuse("Origin");
     }
     let site = parts.headers.get("sec-fetch-site").filter(|_| !reads);
     if site.is_some_and(|site| site != "same-origin" && site != "none") {

@@ -4,12 +4,13 @@
 //! router answers preflights and names the allowed origin in every answer. Its own refusals and lists of models can be read
 //! by any page that may send requests: engines' own can, too, and people see why a request failed.
 //!
-//! Browsers ask nobody before they open a WebSocket or send a body without a type. So with `cors.origins` requests of other
+//! Browsers send no preflight before they open a WebSocket or send a body without a type. So with `cors.origins` requests of other
 //! origins are refused, and without it WebSockets of other sites are, where no key shows that the page may.
 
 use crate::config::Config;
 use crate::request::body::Body;
 use crate::request::errors::{Own, refusal};
+use crate::request::headers;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
@@ -53,10 +54,11 @@ pub(crate) fn foreign(
     is_websocket: bool,
     is_open: impl FnOnce() -> bool,
 ) -> Option<Response<Body>> {
-    let site = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, site)| site);
-    let is_own = site.is_some_and(|site| site.eq_ignore_ascii_case(authority));
     let decides = !config.cors.origins.is_empty();
-    if is_own || allowed(config, origin).is_some() || !(decides || is_websocket && is_open()) {
+    if headers::is_own_origin(origin, authority)
+        || allowed(config, origin).is_some()
+        || !(decides || is_websocket && is_open())
+    {
         return None;
     }
     let message = "pages of this origin may not send requests here; add it to cors.origins";

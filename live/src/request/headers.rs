@@ -308,6 +308,12 @@ pub(crate) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
     named.or_else(|| headers.get(HOST)?.to_str().ok()).unwrap_or_default()
 }
 
+/// Whether a page of `origin` comes from this address itself.
+pub(crate) fn is_own_origin(origin: &HeaderValue, authority: &str) -> bool {
+    let site = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, site)| site);
+    site.is_some_and(|site| site.eq_ignore_ascii_case(authority))
+}
+
 /// Whether the head asks to switch to WebSocket: RFC 6455, 4.1. `Upgrade` alone, which any proxy may have left behind,
 /// asks for nothing.
 pub(super) fn asks_for_websocket(method: &Method, headers: &HeaderMap) -> bool {
