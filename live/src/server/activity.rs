@@ -73,6 +73,12 @@ impl Activity {
         self.open.load(Ordering::Relaxed) > 0 || self.upgraded.load(Ordering::Relaxed)
     }
 
+    /// Whether a request over HTTP/1 is open.
+    pub(super) fn awaits_answer(&self) -> bool {
+        let is_open = self.open.load(Ordering::Relaxed) > 0;
+        is_open && !self.is_http2() && !self.upgraded.load(Ordering::Relaxed)
+    }
+
     /// Requests begun so far.
     pub(super) fn begun(&self) -> u64 {
         self.begun.load(Ordering::Relaxed)

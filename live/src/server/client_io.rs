@@ -13,6 +13,7 @@
 use crate::config::Config;
 use crate::idle_timer::IdleTimer;
 use crate::request::context::ConnectionContext;
+use crate::server::read_ahead::ReadAhead;
 use crate::upstream::connect::Io;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 /// The socket of a client.
 pub(super) struct ClientIo {
     io: Io,
+    ahead: ReadAhead,
     context: Arc<ConnectionContext>,
     head: Duration,
     idle: Duration,
@@ -50,6 +52,7 @@ impl ClientIo {
         let timeouts = &config.timeouts;
         Self {
             io,
+            ahead: ReadAhead::default(),
             context,
             head: Duration::from_millis(timeouts.header_ms),
             idle: Duration::from_millis(timeouts.idle_ms),
@@ -154,7 +157,7 @@ impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
-        match Pin::new(&mut this.io).poll_read(cx, buf) {
+        match this.ahead.poll_read(&mut this.io, cx, buf) {
             Poll::Ready(read) => {
                 if buf.filled().len() > before {
                     this.note_read();
@@ -186,8 +189,13 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.io).poll_flush(cx);
-        self.check_write(cx, flushed)
+        // hyper flushes each time that its task runs: here the task gets to wait for the end, too.
+        let this = &mut *self;
+        if this.context.activity.awaits_answer() && this.ahead.poll_left(&mut this.io, cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the client has left")));
+        }
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        this.check_write(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
