@@ -1,6 +1,10 @@
 //! TLS configuration: the server's certificate chain, and the roots that replicas' certificates are checked against.
 
+mod self_signed;
+
+use self::self_signed::SelfSigned;
 use crate::config::{ConfigError, Tls};
+use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -91,14 +95,18 @@ pub fn client_config(tls: &Tls) -> Result<Option<Arc<ClientConfig>>, TlsError> {
         return Ok(Some(Arc::new(builder.dangerous().with_custom_certificate_verifier(anyone).with_no_client_auth())));
     }
     let mut roots = RootCertStore::empty();
-    if let Some(path) = &tls.upstream_ca {
-        for certificate in certificates(path)? {
-            roots.add(certificate).map_err(|error| wrong(path, error))?;
-        }
-    } else {
+    let Some(path) = &tls.upstream_ca else {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        return Ok(Some(Arc::new(builder.with_root_certificates(roots).with_no_client_auth())));
+    };
+    let named = certificates(path)?;
+    for certificate in &named {
+        roots.add(certificate.clone()).map_err(|error| wrong(path, error))?;
     }
-    Ok(Some(Arc::new(builder.with_root_certificates(roots).with_no_client_auth())))
+    let by_roots = WebPkiServerVerifier::builder_with_provider(roots.into(), provider()).build();
+    let by_roots = by_roots.map_err(|error| wrong(path, error))?;
+    let verifier = Arc::new(SelfSigned { by_roots, named });
+    Ok(Some(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())))
 }
 
 mod danger {
