@@ -28,6 +28,7 @@ mod report;
 mod router;
 mod run;
 mod schema;
+pub(crate) mod stderr;
 mod sweep;
 mod top;
 mod trace;

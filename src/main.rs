@@ -4,7 +4,7 @@
 mod cli;
 
 use clap::Parser;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 #[cfg(feature = "mimalloc")]
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Err(error) => {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             let (on, off) = if colour { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-            eprintln!("{on}error:{off} {}", once(&error));
+            let _ = writeln!(cli::stderr::stderr(), "{on}error:{off} {}", once(&error));
             ExitCode::FAILURE
         }
     }

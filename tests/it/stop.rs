@@ -3,9 +3,10 @@
 use crate::client::{metric, send};
 use crate::processes::{Process, ports};
 use crate::{gorgo, text};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 fn stop(pid_file: &Path, more: &[&str]) -> Output {
@@ -128,4 +129,34 @@ fn a_router_that_was_killed_leaves_a_stale_file_that_the_next_one_takes_over() {
     let (mut second, _) = Process::proxy(&ports(1), &more);
     assert!(stop(&pid_file, &[]).status.success());
     assert!(second.ended().success());
+}
+
+#[tokio::test]
+async fn a_router_whose_log_nobody_reads_answers_and_stops() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut other = writer.try_clone().unwrap();
+    // Another process of the same service fills the pipe.
+    let fills = std::thread::spawn(move || while other.write_all(&[b'.'; 512]).is_ok() {});
+    let engines = ports(1);
+    let _engine = Process::engine(engines[0], &[]);
+    let url = format!("http://{}", engines[0]);
+    let args = ["proxy", "start", "--listen", "127.0.0.1:0", "--servers", &url, "--set", "timeouts.settle_ms=0"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gorgo"));
+    let (mut proxy, router) = Process::of(command.args(args).stderr(writer)).serving();
+    drop(command); // the end of the pipe that it holds
+    for _ in 0..3 {
+        let answer = send(router, "POST", "/policy", "random", Duration::from_secs(10)).await;
+        assert_eq!(answer.status, 200, "a change that is logged");
+    }
+    let pid = rustix::process::Pid::from_raw(proxy.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    for _ in 0..300 {
+        if !proxy.is_running() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!proxy.is_running(), "SIGTERM does not end it");
+    drop(reader);
+    fills.join().unwrap();
 }

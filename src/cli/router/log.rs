@@ -1,5 +1,6 @@
 //! The log of a running router.
 
+use crate::cli::stderr::stderr;
 use anyhow::anyhow;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +20,7 @@ pub(super) fn start(json: bool) -> anyhow::Result<()> {
         .with_ansi(colours)
         // The subscriber would report a failed write to the same file, and panic when that fails, too.
         .log_internal_errors(false)
-        .with_writer(|| Lossy(io::stderr().lock()));
+        .with_writer(|| Lossy(stderr()));
     if json {
         log.json().init();
     } else {
@@ -47,7 +48,7 @@ fn filter(told: Option<&str>) -> anyhow::Result<EnvFilter> {
 /// Lines that could not be written since the last that could.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// A log that drops lines instead of failing, for example on a full disk. The next line that can be written gives the
+/// A log that drops lines instead of failing, for example on a full disk or when nobody reads it. The next line that can be written gives the
 /// number of lost lines.
 struct Lossy<W>(W);
 
