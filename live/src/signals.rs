@@ -1,5 +1,5 @@
 //! Signals from replicas and peers. Read `probe` (the tasks) and `health` (what an answer
-//! to a probe says), then `scrape` and `prom_text` (engines' metrics),
+//! to a probe says), then `scrapes` (the task) with `scrape` and `prom_text` (engines' metrics),
 //! `model_list` (what they serve), `peer_report` (the message between edges) and `digest` (which prefixes edges hold).
 
 pub(crate) mod digest;
@@ -10,3 +10,4 @@ pub(crate) mod peer_report;
 pub(crate) mod probe;
 pub(crate) mod prom_text;
 pub(crate) mod scrape;
+mod scrapes;

@@ -8,14 +8,14 @@ use crate::signals::health::{self, Health};
 use crate::signals::loops;
 use crate::signals::model_list;
 use crate::signals::peer_report::PeerMessage;
-use crate::signals::scrape::{self, Restarts, Seen};
+use crate::signals::scrapes::scrapes;
 use crate::state::AppState;
 use crate::supervise;
 use crate::upstream::connection::{self, ConnectionError, UpstreamBody};
 use crate::upstream::replica::Upstream;
 use crate::wire::content_type;
 use bytes::Bytes;
-use gorgo_core::fleet::{self, Kind};
+use gorgo_core::fleet::Kind;
 use gorgo_core::rng;
 use gorgo_core::router::ReplicaEvent;
 use http::header::HeaderMap;
@@ -31,9 +31,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// Failed scrapes of a connected engine after which the log says that its metrics are not read.
-const UNREAD_AFTER: u32 = 3;
 
 /// Longest page of metrics that is read.
 const PAGE: usize = 8 << 20;
@@ -120,7 +117,7 @@ pub(crate) struct Unanswered {
     /// Whether it was connected.
     pub(crate) connected: bool,
     /// Whether only the time was up.
-    late: bool,
+    pub(super) late: bool,
 }
 
 /// A probe that may take so long.
@@ -296,90 +293,8 @@ pub(super) async fn fetch_up_to(
     })
 }
 
-fn unusable(status: StatusCode) -> Unanswered {
+pub(super) fn unusable(status: StatusCode) -> Unanswered {
     Unanswered { why: format!("the answer is {status}"), connected: true, late: false }
-}
-
-/// Reads an engine's load: from `/v1/loads` if the engine has it (it is fresh), else from `/metrics`; from `/metrics` every
-/// tenth time in any case, since only that reveals a restart.
-async fn scrapes(node: Arc<AppState>, upstream: Arc<Upstream>) {
-    let mut told_several = false;
-    let (mut is_blind, mut failures) = (false, 0u32);
-    let (mut restarts, mut has_loads, mut count) = (Restarts::default(), None, 0u64);
-    let replica = upstream.id;
-    let mut turns = Turns::new(&node, &upstream, "scrape-clock");
-    loop {
-        let began = Instant::now();
-        let period = node.config().probes.scrape_ms;
-        model_list::read(&node, &upstream).await;
-        if period > 0 {
-            count += 1;
-            let mut report = None;
-            let mut failed = None;
-            let mut missing = None;
-            if has_loads != Some(false) || count % 60 == 0 {
-                match fetch(&node, &upstream, "/v1/loads?include=core&format=json").await {
-                    Ok((status, body)) => {
-                        report = status.is_success().then(|| scrape::loads(&body)).flatten();
-                        has_loads = Some(report.is_some());
-                    }
-                    Err(why) => failed = Some(why),
-                }
-            }
-            if failed.is_none() && (report.is_none() || count % 10 == 1) {
-                match fetch(&node, &upstream, "/metrics").await {
-                    Ok((status, body)) if status.is_success() => {
-                        let page = scrape::metrics(&String::from_utf8_lossy(&body));
-                        upstream.sglang.store(page.sglang, Ordering::Relaxed);
-                        upstream.vllm.store(page.vllm, Ordering::Relaxed);
-                        match restarts.look(&page) {
-                            Seen::Same => {}
-                            Seen::Restarted => {
-                                node.driver.observers().tell(Change::Restarted { replica: upstream.name.clone() });
-                                node.driver.handle_for(&upstream, ReplicaEvent::Flushed { replica });
-                            }
-                            Seen::Several => {
-                                if !std::mem::replace(&mut told_several, true) {
-                                    let replica = upstream.name.clone();
-                                    node.driver.observers().tell(Change::SeveralEngines { replica });
-                                }
-                            }
-                        }
-                        report = report.or(page.report);
-                        missing = report.is_none().then(|| "/metrics names none of SGLang's or vLLM's".to_owned());
-                    }
-                    Ok((status, _)) if status.is_server_error() => failed = Some(unusable(status)),
-                    Ok((status, _)) => {
-                        missing = report.is_none().then(|| format!("/metrics is answered with {status}"));
-                    }
-                    Err(why) => failed = Some(why),
-                }
-            }
-            // That an unreachable engine has no metrics either is no news; one that is killed resets a connection first.
-            failures = if failed.as_ref().is_some_and(|failed| failed.connected) { failures + 1 } else { 0 };
-            let often = failed.as_ref().filter(|_| failures >= UNREAD_AFTER).map(|failed| failed.why.clone());
-            let unread = often.or(missing);
-            let is_up =
-                || node.driver.read(|router, _, _| router.replicas()[replica.index()].health == fleet::Health::Up);
-            if let Some(is_read) = report.map(|_| true).or(unread.as_ref().map(|_| false))
-                && is_read == is_blind
-                && (is_read || is_up())
-            {
-                is_blind = !is_read;
-                let unread = unread.filter(|_| !is_read);
-                node.driver.observers().tell(Change::Metrics { replica: upstream.name.clone(), unread });
-            }
-            match (report, failed) {
-                (Some(report), _) => node.driver.handle_for(&upstream, ReplicaEvent::Scraped { replica, report }),
-                (None, Some(Unanswered { why, connected, .. })) => {
-                    upstream.note_error(node.clock().now(), format!("its metrics cannot be read: {why}"));
-                    node.driver.handle_for(&upstream, ReplicaEvent::ScrapeFailed { replica, connected });
-                }
-                (None, None) => {} // it exports no metrics: probes tell its health, our own counters its load
-            }
-        }
-        turns.next(began, period).await;
-    }
 }
 
 /// Reads a peer's report on its engine and requests.
