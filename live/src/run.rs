@@ -28,7 +28,11 @@ pub fn keys_from_environment(config: &mut Config) {
     for (kind, key, file) in config.security.kinds_mut() {
         if key.is_none() && file.is_none() {
             let name = format!("GORGO_{}", kind.to_ascii_uppercase());
-            *key = std::env::var(name).ok().filter(|key| !key.is_empty()).map(Secret::from);
+            let told = std::env::var(&name).ok();
+            if told.as_ref().is_some_and(String::is_empty) {
+                tracing::warn!("{name} is set and empty, so it gives no key; unset it, or write the key there");
+            }
+            *key = told.filter(|key| !key.is_empty()).map(Secret::from);
         }
     }
 }
