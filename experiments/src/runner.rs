@@ -1,6 +1,7 @@
 //! Runs the points of a plan (arm × seed) on all cores and stores each result when its run ends.
 
 mod counted;
+mod late_faults;
 
 use crate::build::{Built, build};
 use crate::live::{self, LiveError};
@@ -19,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 pub(crate) use counted::few_counted;
+use late_faults::late_fault;
 
 /// Why a run failed.
 #[derive(Debug, thiserror::Error)]
@@ -255,8 +257,9 @@ pub fn run_by(
             let keeps = options.rows == Rows::Keep && experiment.seeds.first() == Some(&seed);
             simulate_shared(&experiment.file, arm, seed, requests, if keeps { DECISIONS } else { 0 })?
         };
-        let few = few_counted(&run)?.filter(|_| experiment.seeds.first() == Some(&seed));
-        few.into_iter().for_each(|note| progress(Progress::Notes { notes: vec![note] }));
+        let notes = few_counted(&run)?.into_iter().chain(late_fault(&arm.spec.faults, &run));
+        let is_first = experiment.seeds.first() == Some(&seed);
+        notes.filter(|_| is_first).for_each(|note| progress(Progress::Notes { notes: vec![note] }));
         folder.add(position as u32, &run, options.rows)?;
         lock(&timings).push((run.records.len(), timing));
         progress(Progress::Point { arm: arm.label.clone(), seed, requests: run.records.len() });
