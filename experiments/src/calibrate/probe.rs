@@ -1,5 +1,5 @@
 //! Measures a live server: cold prompts of several lengths with one token of answer, then answers in batches of several
-//! sizes.
+//! sizes, and single answers behind prompts of each length.
 //!
 //! The round trip is the least time of a small request over a kept connection.
 
@@ -41,8 +41,10 @@ pub struct Probed {
     pub rtt_ms: f64,
     /// (prompt tokens, TTFT ms) of each repetition.
     pub prefills: Vec<Vec<(f64, f64)>>,
-    /// (batch, ms a step) of each repetition.
+    /// (batch, ms a step) of each repetition, behind short prompts.
     pub steps: Vec<Vec<(f64, f64)>>,
+    /// (tokens of context, ms a step) of each repetition, one answer at a time.
+    pub contexts: Vec<Vec<(f64, f64)>>,
 }
 
 /// Why a server could not be measured.
@@ -130,6 +132,14 @@ pub async fn probe(options: &ProbeOptions) -> Result<Probed, ProbeError> {
             each.sort_by(f64::total_cmp);
             steps.extend(each.get(each.len() / 2).map(|&step| (f64::from(batch), step)));
         }
+        let mut contexts = Vec::new();
+        for &tokens in &options.lengths {
+            let outcome = chat.send(body(tokens, options.output), "probe").await;
+            answered(&outcome, url, tokens)?;
+            let context = outcome.counts.prompt.map_or(f64::from(tokens), f64::from) + f64::from(options.output) / 2.0;
+            contexts.extend(step_ms(&outcome.gaps_ms, outcome.counts.output).map(|step| (context, step)));
+        }
+        probed.contexts.push(contexts);
         probed.prefills.push(prefills);
         probed.steps.push(steps);
     }

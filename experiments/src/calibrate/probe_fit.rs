@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! TTFT = rtt + receive + max(floor, fixed + hypot(weights, p tokens))   one request at a time, no two with a common prefix
-//! step = fixed + weights + row padded(batch)                            time of a token of `batch` answers at once
+//! step = fixed + weights + row padded(batch) + context                  time of a token of `batch` answers at once
 //! ```
 //!
 //! One reading of the weights takes the same time in both, so `weights` comes from the steps. What a short prompt takes
 //! beyond that is the floor of SGLang's prefill, which launches steps of its own; vLLM prefills in the steps of decodes,
-//! so there it is `receive`.
+//! so there it is `receive`. What a token of context adds is the slope of single answers behind prompts of all lengths.
 //!
 //! A fit is that of the medians over the repetitions, its interval that of repetitions drawn again.
 
@@ -21,6 +21,9 @@ use rand::RngExt;
 
 /// Samples of the repetitions, drawn with replacement, that an interval is taken from.
 const REPLICATES: usize = 200;
+
+/// What a decode step takes for a token of context.
+const CONTEXT: &str = "decode.ms_per_context_token";
 
 /// Engine settings from what was measured; `engine` is believed in where nothing was.
 pub fn fit_probe(probed: &Probed, engine: &EngineConfig) -> Vec<Parameter> {
@@ -44,7 +47,9 @@ pub fn fit_probe(probed: &Probed, engine: &EngineConfig) -> Vec<Parameter> {
         let value = fitted.value.unwrap_or(fitted.prior);
         let wide = 1.5 * fitted.prior.abs().max(value.abs()).max(1e-6);
         let narrow = interval.is_some_and(|(low, high)| high - low < wide / 2.0);
-        let visited = match fitted.key.starts_with("decode") || fitted.key.ends_with("weights_ms") {
+        let is_batch =
+            fitted.key != CONTEXT && (fitted.key.starts_with("decode") || fitted.key.ends_with("weights_ms"));
+        let visited = match is_batch {
             true => format!("batch 1 to {batches:.0}"),
             false => format!("prompt tokens {short:.0} to {long:.0}"),
         };
@@ -86,6 +91,8 @@ fn fit(probed: &Probed, runs: &[usize], engine: &EngineConfig) -> Vec<Fitted> {
     add("prefill.weights_ms", engine.prefill.weights_ms, weights);
     add("decode.weights_ms", engine.decode.weights_ms, weights);
     add("decode.ms_per_row", engine.decode.ms_per_row, steps.map(|(_, row)| row));
+    let context = context(&medians(&probed.contexts, runs));
+    add(CONTEXT, engine.decode.ms_per_context_token, context);
     found
 }
 
@@ -175,6 +182,17 @@ fn step(points: &[(f64, f64)], engine: &EngineConfig) -> Option<(f64, f64)> {
     Some((found[0], found[1].max(0.0)))
 }
 
+/// What a decode step takes for each token of context. Below 0 it is noise: contexts of these lengths take no time that
+/// shows.
+fn context(points: &[(f64, f64)]) -> Option<f64> {
+    let (short, long) = points.iter().fold((f64::INFINITY, 0.0f64), |(a, b), p| (a.min(p.0), b.max(p.0)));
+    if long < 2.0 * short {
+        return None;
+    }
+    let rows: Vec<_> = points.iter().map(|&(tokens, ms)| (vec![1.0, tokens], ms, 1.0)).collect();
+    Some(robust(&rows)?[1].max(0.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +203,7 @@ mod tests {
             let mut engine = EngineConfig::default();
             (engine.prefill.ms_per_token, engine.prefill.floor_ms) = (0.12, 30.0);
             (engine.decode.weights_ms, engine.decode.ms_per_row, engine.decode.row_compute_ms) = (14.0, 0.5, 0.0);
+            engine.decode.ms_per_context_token = 0.002;
             engine
         };
         let outside = 20.0 + truth.receive_ms + truth.output_ms + truth.tokenizer_fixed_ms;
@@ -194,16 +213,19 @@ mod tests {
                 (f64::from(tokens), outside + step + truth.tokenizer_ms_per_token * f64::from(tokens) + noise)
             };
             let steps = [1, 2, 4, 8, 16].map(|batch| (f64::from(batch), truth.decode.ms(batch, 0) + noise * 0.1));
-            ([16, 512, 2048, 4096].map(prefill).to_vec(), steps.to_vec())
+            let context = |tokens: u32| (f64::from(tokens), truth.decode.ms(1, tokens.into()) + noise * 0.1);
+            let lengths = [16, 512, 2048, 4096];
+            (lengths.map(prefill).to_vec(), (steps.to_vec(), lengths.map(context).to_vec()))
         };
-        let (prefills, steps) = [0.0, 0.4, -0.3, 0.2].map(repeat).into_iter().unzip();
-        let found = fit_probe(&Probed { rtt_ms: 20.0, prefills, steps }, &EngineConfig::default());
+        let (prefills, (steps, contexts)) = [0.0, 0.4, -0.3, 0.2].map(repeat).into_iter().unzip();
+        let found = fit_probe(&Probed { rtt_ms: 20.0, prefills, steps, contexts }, &EngineConfig::default());
         let of = |key: &str| found.iter().find(|p| p.key == key).unwrap();
         for (key, truth, off) in [
             ("prefill.ms_per_token", 0.12, 0.05),
             ("prefill.floor_ms", 30.0, 0.05),
             ("decode.weights_ms", 14.0, 0.02),
             ("decode.ms_per_row", 0.5, 0.02),
+            ("decode.ms_per_context_token", 0.002, 0.02),
         ] {
             let p = of(key);
             assert!((p.value / truth - 1.0).abs() < off && p.identified, "{truth}: {p:?}");
@@ -234,7 +256,7 @@ mod tests {
         // Two repetitions met something else on the machine.
         prefills[1].iter_mut().for_each(|point| point.1 *= 2.0);
         steps[3].iter_mut().for_each(|point| point.1 *= 3.0);
-        let found = fit_probe(&Probed { rtt_ms: 0.5, prefills, steps }, &preset);
+        let found = fit_probe(&Probed { rtt_ms: 0.5, prefills, steps, contexts: Vec::new() }, &preset);
         let of = |key: &str| found.iter().find(|p| p.key == key).unwrap().value;
         let mut fitted = preset;
         (fitted.prefill.weights_ms, fitted.prefill.ms_per_token) =
@@ -254,8 +276,7 @@ mod tests {
     /// A busy server, whose shortest prompt took as long as its longest, tells no rate; the table says so in a row.
     #[test]
     fn a_setting_that_the_measurements_do_not_tell_is_not_identified() {
-        let probed =
-            Probed { rtt_ms: 1.0, prefills: vec![vec![(16.0, 90.0), (4096.0, 95.0)]; 3], steps: vec![vec![]; 3] };
+        let probed = Probed { rtt_ms: 1.0, prefills: vec![vec![(16.0, 90.0), (4096.0, 95.0)]; 3], ..Probed::default() };
         for kind in [EngineKind::Sglang, EngineKind::Vllm] {
             let engine = EngineConfig { kind, ..EngineConfig::default() };
             let found = fit_probe(&probed, &engine);
