@@ -150,8 +150,8 @@ impl Router {
             RequestEvent::Finished { id, attempt, usage, answer } => {
                 self.finished(now, id, attempt, usage, answer.as_ref(), actions);
             }
-            RequestEvent::Failed { id, attempt, failure } => {
-                self.failed(now, id, attempt, failure, actions);
+            RequestEvent::Failed { id, attempt, failure, dispatches } => {
+                self.failed(now, id, attempt, failure, dispatches, actions);
                 self.reject_stranded(now, actions);
             }
             RequestEvent::ClientGone { id } => self.give_up(id, EndReason::ClientGone, actions),

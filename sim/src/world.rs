@@ -75,7 +75,16 @@ struct Flight {
     last_reply: [Time; 2],
     /// Its latest dispatch by the entry router, and by the peer it was forwarded to.
     sent: [Option<Sent>; 2],
+    /// Dispatches that the peer may make it was forwarded to, and has made.
+    by_peer: ByPeer,
     live: bool,
+}
+
+/// Dispatches by the peer that a request was forwarded to.
+#[derive(Debug, Clone, Copy, Default)]
+struct ByPeer {
+    allowed: u8,
+    made: u8,
 }
 
 /// Where a dispatch went, and the connection that carries it.

@@ -51,6 +51,8 @@ pub struct Dispatch {
     pub attempt: u8,
     /// Whether the replica is a peer router.
     pub forward: bool,
+    /// Dispatches that a router in the replica's place may make, 1 or more.
+    pub allowed: u8,
     /// Prompt tokens believed cached there.
     pub cached_tokens: u32,
     /// Time to first token that the policy predicts, ms from now; `None` when its score is not a time.

@@ -30,12 +30,24 @@ pub struct Request {
     pub fence: Option<Fence>,
     /// What sets it apart from a prompt.
     pub handling: Handling,
+    /// Most dispatches that the router which sent it allows; `None` for the configured number.
+    pub attempts: Option<u8>,
 }
 
 impl Request {
     /// A prompt from a client that any replica may answer, at any time.
     pub fn new(id: RequestId, symbols: Arc<[u64]>, info: RequestInfo) -> Self {
-        Self { id, symbols, info, hops: 0, deadline: None, only: None, fence: None, handling: Handling::default() }
+        Self {
+            id,
+            symbols,
+            info,
+            hops: 0,
+            deadline: None,
+            only: None,
+            fence: None,
+            handling: Handling::default(),
+            attempts: None,
+        }
     }
 }
 
@@ -139,6 +151,8 @@ pub enum RequestEvent {
         attempt: u8,
         /// How.
         failure: Failure,
+        /// Dispatches that were made for it: 1 at an engine, any number by a router in the replica's place.
+        dispatches: u8,
     },
     /// The client closed its connection.
     ClientGone {

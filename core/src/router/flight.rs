@@ -50,4 +50,17 @@ impl Flight {
     pub(super) fn handling(&self) -> Handling {
         self.request.handling
     }
+
+    /// Dispatches that may follow, of the `most` that are configured.
+    pub(super) fn attempts_left(&self, most: u8) -> u8 {
+        let allowed = self.request.attempts.map_or(most, |allowed| allowed.clamp(1, most.max(1)));
+        allowed.saturating_sub(self.attempts)
+    }
+
+    /// Dispatches that a router may make which gets the request now: all that are left, or half of them if another
+    /// replica is there for the rest. Without this bound routers in a row would multiply their attempts.
+    pub(super) fn attempts_for_router(&self, most: u8, is_alone: bool) -> u8 {
+        let left = self.attempts_left(most);
+        if is_alone { left } else { left.div_ceil(2) }
+    }
 }

@@ -118,14 +118,19 @@ impl Router {
         id: RequestId,
         attempt: u8,
         failure: Failure,
+        dispatches: u8,
         actions: &mut Vec<Action>,
     ) {
-        let Some(flight) = self.flights.get(&id).filter(|f| f.attempts == attempt) else { return };
+        let most = self.config.max_attempts;
+        let Some(flight) = self.flights.get_mut(&id).filter(|f| f.attempts == attempt) else { return };
         let State::Sent { replica, running, connection, .. } = flight.state else { return };
+        let left = flight.attempts_left(most);
+        flight.attempts = attempt.saturating_add(dispatches.saturating_sub(1).min(left));
         if failure.is_answer() {
             self.replicas[replica.index()].connections.put(connection, now);
         }
         let begun = running || flight.committed;
+        let has_no_more = flight.attempts_left(most) == 0;
         let may_repeat = !flight.handling().once || !failure.may_have_been_taken();
         self.note_failure(now, replica, failure);
         if let Some(flight) = self.flights.get_mut(&id).filter(|_| !running) {
@@ -135,7 +140,7 @@ impl Router {
             Some(EndReason::AfterFirstToken)
         } else if !failure.may_retry() {
             Some(EndReason::ClientError)
-        } else if attempt >= self.config.max_attempts || !may_repeat {
+        } else if has_no_more || !may_repeat {
             Some(EndReason::Attempts(failure))
         } else if self.retry_tokens < 1.0 {
             Some(EndReason::RetryBudget(failure))
@@ -235,7 +240,7 @@ impl Router {
     /// was dispatched `max_attempts` times ends: no path may dispatch it without a bound.
     pub(super) fn retry(&mut self, now: Time, id: RequestId, failure: Failure, actions: &mut Vec<Action>) {
         let Some(flight) = self.flights.get(&id) else { return };
-        if flight.attempts >= self.config.max_attempts {
+        if flight.attempts_left(self.config.max_attempts) == 0 {
             return self.end(id, EndReason::Attempts(failure), actions);
         }
         self.release(id);

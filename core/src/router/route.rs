@@ -63,6 +63,8 @@ impl Router {
         let connection = at.book(now, id, info.prompt_tokens, uncached, info.bytes);
         let forward = at.spec.kind == Kind::Peer;
         self.typical.sent(info.prompt_tokens, uncached);
+        let is_alone = self.candidates.iter().all(|c| c.id == replica || c.excluded.is_some());
+        let allowed = flight.attempts_for_router(self.config.max_attempts, is_alone).max(1);
         flight.attempts += 1;
         let cached = info.prompt_tokens - uncached;
         let (stamp, started) = (self.index.stamp(), None);
@@ -72,6 +74,7 @@ impl Router {
             replica,
             attempt: flight.attempts,
             forward,
+            allowed,
             cached_tokens: cached,
             predicted_ttft_ms,
             reason: choice.reason,

@@ -81,7 +81,7 @@ fn finish(id: u64, attempt: u8) -> RequestEvent {
 }
 
 fn fail(id: u64, attempt: u8, failure: Failure) -> RequestEvent {
-    RequestEvent::Failed { id: RequestId(id), attempt, failure }
+    RequestEvent::Failed { id: RequestId(id), attempt, failure, dispatches: 1 }
 }
 
 const REMOTE: Kind = Kind::Remote;

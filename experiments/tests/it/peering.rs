@@ -46,7 +46,7 @@ fn finished(id: u64) -> Event {
 }
 
 fn failed(id: u64) -> Event {
-    RequestEvent::Failed { id: RequestId(id), attempt: 1, failure: Failure::Unreachable }.into()
+    RequestEvent::Failed { id: RequestId(id), attempt: 1, failure: Failure::Unreachable, dispatches: 1 }.into()
 }
 
 /// What an edge's own engine goes through, and whether its peers may forward to it afterwards.

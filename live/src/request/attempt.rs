@@ -9,8 +9,8 @@ use crate::request::absent;
 use crate::request::body::Body;
 use crate::request::client_request::ClientRequest;
 use crate::request::foreign;
+use crate::request::headers;
 use crate::request::json_end::JsonEnd;
-use crate::request::location::hide_engine;
 use crate::request::rest_body::RestBody;
 use crate::upstream::connection::{self, ConnectionError, UpstreamBody};
 use crate::upstream::replica::Upstream;
@@ -65,6 +65,13 @@ pub(crate) struct FailedAttempt {
     /// The replica's error, for the client if no other replica answers.
     pub(crate) response: Option<Response<Body>>,
     pub(crate) why: String,
+}
+
+impl FailedAttempt {
+    /// Dispatches that it took: those that a router in the replica's place tells of, or 1.
+    pub(crate) fn dispatches(&self) -> u8 {
+        self.response.as_ref().and_then(|response| headers::attempts(response.headers())).unwrap_or(1)
+    }
 }
 
 type Attempted<T> = Result<T, Box<FailedAttempt>>;
@@ -144,7 +151,7 @@ async fn check_head(
             }
             other => other,
         };
-        hide_engine(&mut head.headers, &upstream.endpoint, request.parts.uri.path());
+        request.hide_engines(&mut head.headers, upstream);
         let (mut body, mut held) = (body, VecDeque::new());
         let is_about_path = is_about_path(&head, &mut body, &mut held, request).await;
         let failure = if is_about_path && absent::learn(&request.context.state, upstream, request.parts.uri.path()) {
@@ -409,7 +416,7 @@ fn error_in_answer(
 ) -> Box<FailedAttempt> {
     let Ready { mut head, held, body, .. } = *ready;
     head.headers.remove(CONTENT_LENGTH);
-    hide_engine(&mut head.headers, &upstream.endpoint, request.parts.uri.path());
+    request.hide_engines(&mut head.headers, upstream);
     let failure = match failure {
         Failure::KeyRefused if request.passes_key(upstream) => Failure::Client,
         other => other,

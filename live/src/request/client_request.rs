@@ -15,6 +15,7 @@ use crate::request::errors::{model_not_found, refusal, wrong_key};
 use crate::request::guard::RequestGuard;
 use crate::request::headers::{self, HeaderFlags};
 use crate::request::learning::Learning;
+use crate::request::location;
 use crate::request::pack::{self, Packed};
 use crate::request::page_key;
 use crate::request::read_body;
@@ -33,7 +34,7 @@ use gorgo_core::router::{Dispatch, Handling, Request as CoreRequest};
 use gorgo_core::{ReplicaSet, Span, Time};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use memchr::memmem;
@@ -154,6 +155,7 @@ impl ClientRequest {
         let header = |is_there: bool, name| if is_there { parts.headers.get(name) } else { None };
         let hops = header(flags.hop, headers::HOP);
         let hops = hops.map_or(0, |v| v.to_str().ok().and_then(|v| v.parse().ok()).unwrap_or(u8::MAX));
+        let attempts = if flags.attempts { headers::attempts(&parts.headers) } else { None };
         let wait = match header(flags.timeout, headers::TIMEOUT) {
             None => u64::MAX,
             Some(value) => value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok()).ok_or_else(|| {
@@ -198,7 +200,7 @@ impl ClientRequest {
         let (id, mailbox) = state.driver.arrive(|id, now| {
             arrived = now;
             let deadline = Some(now + Span::from_ms(wait as f64));
-            CoreRequest { hops, deadline, only, fence, handling, ..CoreRequest::new(id, symbols, info) }
+            CoreRequest { hops, deadline, only, fence, handling, attempts, ..CoreRequest::new(id, symbols, info) }
         });
         let request_id = if flags.request_id {
             headers::request_id(&parts.headers, state.seed, id)
@@ -217,6 +219,7 @@ impl ClientRequest {
         });
         let permit = self.permit.take();
         let mut guard = RequestGuard::new(Arc::clone(context), (id, mailbox), request_id, row, permit);
+        guard.tells_dispatches = attempts.is_some();
         if let Some(found) = found {
             guard.engine_id = found.rid;
             guard.learning = Some(Learning {
@@ -231,6 +234,15 @@ impl ClientRequest {
             guard.trace = state.otel.begin(&mut parts.headers, state.seed, id);
         }
         Ok(guard)
+    }
+
+    /// Replaces addresses of replicas in the headers of an answer of `upstream`.
+    pub(super) fn hide_engines(&self, headers: &mut HeaderMap, upstream: &Upstream) {
+        let is_replica = |host: &str| {
+            let is = |upstream: &Arc<Upstream>| upstream.endpoint.host().eq_ignore_ascii_case(host);
+            self.context.state.driver.read(|_, upstreams, _| upstreams.iter().any(is))
+        };
+        location::hide_engines(headers, &upstream.endpoint, &is_replica, self.parts.uri.path());
     }
 
     /// Whether this replica gets a key of the client's, and not one of this router's.
@@ -296,6 +308,7 @@ impl ClientRequest {
             // A fence is written in characters that every header can hold.
             let fence = self.fence.as_ref().and_then(|fence| HeaderValue::try_from(fence.to_string()).ok());
             fence.map(|fence| request.headers_mut().insert(headers::FENCE, fence));
+            request.headers_mut().insert(headers::ATTEMPTS, HeaderValue::from(u16::from(dispatch.allowed)));
         }
         if dispatch.forward {
             request.headers_mut().insert(headers::HOP, HeaderValue::from(u16::from(self.hops.saturating_add(1))));

@@ -16,7 +16,6 @@ use crate::request::errors;
 use crate::request::guard::RequestGuard;
 use crate::request::headers::{self, HeaderFlags};
 use crate::request::kept_lists;
-use crate::request::location;
 use crate::request::model_pages;
 use crate::request::response_body::{BROKE, ProxiedBody};
 use crate::request::tunnel;
@@ -230,7 +229,7 @@ async fn carry_out(mut guard: Box<RequestGuard>, request: Box<ClientRequest>, ea
                     if let Some(passed) = &passed {
                         passed.end_event();
                     }
-                    guard.report_failure(attempt.failure, &attempt.why, &upstream);
+                    guard.report_failure(&attempt, &upstream);
                     failed = Some(attempt);
                 }
             },
@@ -272,7 +271,7 @@ pub(super) fn finish_head(
     let http2 = request.parts.version == http::Version::HTTP_2;
     head.version = if http2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
     if let Some(upstream) = upstream {
-        location::hide_engine(&mut head.headers, &upstream.endpoint, request.parts.uri.path());
+        request.hide_engines(&mut head.headers, upstream);
     }
     set_response_headers(&mut head.headers, guard, upstream);
 }
@@ -356,6 +355,7 @@ pub(super) fn end_response(
     guard.row.status_code = response.status().as_u16();
     let upstream = None;
     set_response_headers(response.headers_mut(), &guard, upstream);
+    headers::tell_attempts(response.headers_mut(), guard.tells_dispatches.then_some(guard.dispatches));
     guard.close(reason);
     response
 }

@@ -10,6 +10,7 @@ use crate::driver::mailbox::{Command, Mailbox};
 use crate::observe::access_log::AccessEntry;
 use crate::observe::changes::Change;
 use crate::observe::request_log::{DecisionSummary, RequestEntry, RoutedReplica};
+use crate::request::attempt::FailedAttempt;
 use crate::request::context::ConnectionContext;
 use crate::request::learning::Learning;
 use crate::state::Phase;
@@ -53,6 +54,10 @@ pub(crate) struct RequestGuard {
     other_decisions: Vec<Arc<DecisionRecord>>,
     /// Why the last attempt failed.
     pub(super) why: Option<String>,
+    /// Whether a refusal tells the router that sent the request how many dispatches were made.
+    pub(super) tells_dispatches: bool,
+    /// Dispatches so far, with those of routers in a replica's place.
+    pub(super) dispatches: u8,
     /// The tuner's block in which the request was dispatched last.
     tuner_block: u64,
     is_closed: bool,
@@ -85,6 +90,8 @@ impl RequestGuard {
             pending: None,
             other_decisions: Vec::new(),
             why: None,
+            tells_dispatches: false,
+            dispatches: 0,
             tuner_block: 0,
             is_closed: false,
             permit,
@@ -239,21 +246,23 @@ impl RequestGuard {
     }
 
     /// Reports that this attempt failed; the core's next command is another attempt or the end.
-    pub(super) fn report_failure(&mut self, failure: Failure, why: &str, upstream: &Upstream) {
-        let attempt = self.attempt();
+    pub(super) fn report_failure(&mut self, failed: &FailedAttempt, upstream: &Upstream) {
+        let FailedAttempt { failure, ref why, .. } = *failed;
+        let (attempt, dispatches) = (self.attempt(), failed.dispatches());
+        self.dispatches = self.dispatches.saturating_add(dispatches);
         self.note_failure(why);
         if failure == Failure::KeyRefused && !upstream.refuses_key.swap(true, Ordering::Relaxed) {
-            let change = Change::KeyRefused { replica: upstream.name.clone(), why: why.to_owned() };
+            let change = Change::KeyRefused { replica: upstream.name.clone(), why: why.clone() };
             self.context.state.driver.observers().tell(change);
         }
-        self.context.state.driver.handle(RequestEvent::Failed { id: self.id, attempt, failure });
+        self.context.state.driver.handle(RequestEvent::Failed { id: self.id, attempt, failure, dispatches });
     }
 
     /// Reports that an answer broke off after its first token, and closes the request: it cannot be retried.
     pub(super) fn fail(&mut self, failure: Failure, why: &str) {
         let attempt = self.attempt();
         self.note_failure(why);
-        self.context.state.driver.handle(RequestEvent::Failed { id: self.id, attempt, failure });
+        self.context.state.driver.handle(RequestEvent::Failed { id: self.id, attempt, failure, dispatches: 1 });
         self.close(EndReason::AfterFirstToken);
     }
 

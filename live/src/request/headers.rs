@@ -26,6 +26,8 @@ pub(crate) const SESSION: HeaderName = HeaderName::from_static("x-session-id");
 pub(crate) const ROUTER: HeaderName = HeaderName::from_static("x-gorgo-router");
 /// Where the request may go, from the router that forwarded it.
 pub(crate) const FENCE: HeaderName = HeaderName::from_static("x-gorgo-fence");
+/// In requests from routers, the most dispatches that are allowed; in refusals to them, the dispatches that were made.
+pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-gorgo-attempts");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -94,7 +96,9 @@ pub(crate) fn to_upstream(
     let (mut is_ours_alone, mut has_key, mut was_forwarded, mut has_cookies) = (false, false, false, false);
     for name in headers.keys() {
         match name.as_str() {
-            "expect" | "x-lb-hop" | "x-request-timeout-ms" | "x-gorgo-fence" => is_ours_alone = true,
+            "expect" | "x-lb-hop" | "x-request-timeout-ms" | "x-gorgo-fence" | "x-gorgo-attempts" => {
+                is_ours_alone = true;
+            }
             "authorization" | "x-api-key" | "api-key" | "x-goog-api-key" | "x-auth-token" => has_key = true,
             "x-forwarded-for" => was_forwarded = true,
             "cookie" => has_cookies = true,
@@ -109,7 +113,7 @@ pub(crate) fn to_upstream(
         headers.remove(CONTENT_LENGTH);
     }
     if is_ours_alone {
-        for name in [EXPECT, HOP, TIMEOUT, FENCE] {
+        for name in [EXPECT, HOP, TIMEOUT, FENCE, ATTEMPTS] {
             headers.remove(name);
         }
     }
@@ -204,12 +208,27 @@ pub(crate) struct HeaderFlags {
     pub(crate) encoding: bool,
     /// Whether another router has said where it may go.
     pub(crate) fence: bool,
+    /// Whether another router has said how often it may be dispatched.
+    pub(crate) attempts: bool,
     /// Number of lines that name the host.
     pub(crate) hosts: u8,
     /// Whether the transfer encoding delimits the body.
     pub(crate) transfer: bool,
     /// Bytes of all header lines.
     pub(crate) bytes: usize,
+}
+
+/// A number of dispatches, as a router told it.
+pub(crate) fn attempts(headers: &HeaderMap) -> Option<u8> {
+    headers.get(ATTEMPTS)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// Tells the router that sent a request how many dispatches were made, and nobody else.
+pub(crate) fn tell_attempts(headers: &mut HeaderMap, dispatches: Option<u8>) {
+    match dispatches {
+        Some(made) => drop(headers.insert(ATTEMPTS, HeaderValue::from(u16::from(made)))),
+        None => drop(headers.remove(ATTEMPTS)),
+    }
 }
 
 impl HeaderFlags {
@@ -230,6 +249,7 @@ impl HeaderFlags {
                 "upgrade" => flags.upgrade = true,
                 "content-encoding" => flags.encoding = true,
                 "x-gorgo-fence" => flags.fence = true,
+                "x-gorgo-attempts" => flags.attempts = true,
                 _ => {}
             }
         }

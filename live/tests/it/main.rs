@@ -28,6 +28,7 @@ mod paths;
 mod registry;
 mod reload;
 mod residency;
+mod routers_in_a_row;
 mod sample;
 mod security;
 mod sharing;

@@ -25,7 +25,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                             self.now,
                             Key(id.0),
                             message::DONE,
-                            Reply::Failed(Failure::Connection),
+                            Reply::Failed { failure: Failure::Connection, dispatches: 1 },
                         );
                     }
                 }

@@ -14,7 +14,7 @@ use gorgo_core::router::Failure;
 pub(super) enum Reply {
     FirstToken,
     Finished { cached_tokens: u32, output_tokens: u32 },
-    Failed(Failure),
+    Failed { failure: Failure, dispatches: u8 },
 }
 
 #[derive(Debug, Clone, Copy)]

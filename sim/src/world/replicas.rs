@@ -19,7 +19,13 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 self.records[key.index() as usize].accepted = self.now.into();
                 self.drive(replica);
             }
-            Err(error) => self.send_reply(replica, self.now, key, message::DONE, Reply::Failed(failure(&error))),
+            Err(error) => self.send_reply(
+                replica,
+                self.now,
+                key,
+                message::DONE,
+                Reply::Failed { failure: failure(&error), dispatches: 1 },
+            ),
         }
     }
 
@@ -76,7 +82,13 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             }
             EngineEvent::Aborted { id, at, ref error } => {
                 if *error != EngineError::Cancelled {
-                    self.send_reply(replica, at, Key(id.0), message::DONE, Reply::Failed(failure(error)));
+                    self.send_reply(
+                        replica,
+                        at,
+                        Key(id.0),
+                        message::DONE,
+                        Reply::Failed { failure: failure(error), dispatches: 1 },
+                    );
                 }
             }
             EngineEvent::Token { .. } => {}

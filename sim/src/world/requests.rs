@@ -1,7 +1,7 @@
 //! The life of a request: send, route, forward, answer, and delivery to the user.
 
 use super::queue::{Event, Reply};
-use super::{Client, Flight, Key, RequestId, RequestRecord, Sent, Span, Status, Time, TraceRequest, World};
+use super::{ByPeer, Client, Flight, Key, RequestId, RequestRecord, Sent, Span, Status, Time, TraceRequest, World};
 use gorgo_core::network::Connection;
 use gorgo_core::policy::RequestInfo;
 use gorgo_core::router::{Answer, Dispatch, EndReason, Request, RequestEvent, Usage};
@@ -55,7 +55,9 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let last_reply = [Time::ZERO; 2];
         let at_engine = Key::default();
         let (sent, block) = ([None; 2], 0);
-        let flight = Flight { request, user_rtt_ms, origin, group, at_engine, block, last_reply, sent, live: true };
+        let by_peer = ByPeer::default();
+        let flight =
+            Flight { request, user_rtt_ms, origin, group, at_engine, block, last_reply, sent, by_peer, live: true };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.flights[slot as usize] = flight;
@@ -110,6 +112,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             hops,
             deadline: self.config.deadline_ms.map(|ms| self.now + Span::from_ms(ms)),
             fence: flight.group.map(|group| self.fences[group].clone()),
+            attempts: (hops > 0).then_some(flight.by_peer.allowed),
             ..Request::new(RequestId(key.0), Arc::clone(&request.blocks), info)
         };
         if hops == 0 {
@@ -130,9 +133,13 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         }
         let (upload, connection) = self.upload(router, dispatch.replica, bytes);
         self.flights[key.slot()].sent[usize::from(by_peer)] = Some(Sent { to: dispatch.replica, connection });
+        if by_peer {
+            self.flights[key.slot()].by_peer.made += 1;
+        }
         let record = &mut self.records[key.index() as usize];
         if dispatch.forward {
             record.hops += 1;
+            self.flights[key.slot()].by_peer = ByPeer { allowed: dispatch.allowed, made: 0 };
             let to = self.routers[dispatch.replica.index()].site;
             self.check_residency(key.slot(), to);
             let way = upload + self.one_way(from, to, key, message::TO_PEER) + Span::from_ms(self.config.router_ms);
@@ -194,7 +201,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         let id = RequestId(key.0);
         if match reply {
             Reply::Finished { .. } => true,
-            Reply::Failed(failure) => failure.is_answer(),
+            Reply::Failed { failure, .. } => failure.is_answer(),
             Reply::FirstToken => false,
         } {
             // The answer is read to its end: its connection is free again.
@@ -209,7 +216,9 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 self.handle(router, RequestEvent::FirstToken { id, attempt });
                 self.first_token(router, key, attempt);
             }
-            Reply::Failed(failure) => self.handle(router, RequestEvent::Failed { id, attempt, failure }),
+            Reply::Failed { failure, dispatches } => {
+                self.handle(router, RequestEvent::Failed { id, attempt, failure, dispatches });
+            }
             Reply::Finished { cached_tokens, output_tokens } => {
                 let usage = Usage { cached_tokens: Some(cached_tokens), output_tokens };
                 let answer = self.flight(key).and_then(|f| answer(&f.request));
@@ -258,7 +267,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         if key.entry_attempt() > 0 {
             let record = &self.records[key.index() as usize];
             let reply = match (reason, reason.failure_at_sender()) {
-                (_, Some(failure)) => Reply::Failed(failure),
+                (_, Some(failure)) => Reply::Failed { failure, dispatches: self.flights[key.slot()].by_peer.made },
                 (EndReason::Finished, None) => {
                     Reply::Finished { cached_tokens: record.cached_tokens, output_tokens: record.output_tokens }
                 }

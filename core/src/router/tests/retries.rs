@@ -66,3 +66,37 @@ fn a_request_that_is_called_back_again_and_again_ends_after_max_attempts() {
     }
     assert_eq!((dispatched, r.in_flight()), (3, 0));
 }
+
+/// What a router in the replica's place may make of each dispatch.
+fn allowed(actions: &[Action]) -> Vec<u8> {
+    let dispatch = |a: &Action| match a {
+        Action::Dispatch(d) => Some(d.allowed),
+        _ => None,
+    };
+    actions.iter().filter_map(dispatch).collect()
+}
+
+#[test]
+fn dispatches_by_routers_behind_a_replica_count_as_this_routers() {
+    let mut r = router(RouterConfig { max_attempts: 5, ..RouterConfig::default() }, &[REMOTE, REMOTE, REMOTE]);
+    let failed = |attempt, dispatches| {
+        let overloaded = Failure::Overloaded { retry_after_s: None };
+        RequestEvent::Failed { id: RequestId(1), attempt, failure: overloaded, dispatches }
+    };
+    assert_eq!(allowed(&tell(&mut r, 0, ask(1, "a"))), [3], "half of five, since others can answer");
+    let second = tell(&mut r, 1, failed(1, 3));
+    assert_eq!((sent(&second)[0].2, allowed(&second)), (4, vec![1]));
+    let third = tell(&mut r, 2, failed(4, 200));
+    assert_eq!(third, [done(1, EndReason::Attempts(Failure::Overloaded { retry_after_s: None }))]);
+
+    let mut alone = router(RouterConfig { max_attempts: 5, ..RouterConfig::default() }, &[REMOTE]);
+    assert_eq!(allowed(&tell(&mut alone, 0, ask(1, "a"))), [5], "all of five");
+    let RequestEvent::Arrived(request) = ask(2, "b") else { unreachable!() };
+    let forwarded = RequestEvent::Arrived(Request { attempts: Some(2), ..request });
+    assert_eq!(allowed(&tell(&mut alone, 1, forwarded)), [2], "what its sender allows");
+    for (told, most) in [(0, 1), (200, 5)] {
+        let RequestEvent::Arrived(request) = ask(u64::from(told) + 10, "c") else { unreachable!() };
+        let forwarded = RequestEvent::Arrived(Request { attempts: Some(told), ..request });
+        assert_eq!(allowed(&tell(&mut alone, 2, forwarded)), [most], "told {told}");
+    }
+}

@@ -149,7 +149,7 @@ mod tests {
             }
             13..=16 if !sent.is_empty() => {
                 let (id, attempt, _) = sent[usize::from(slot) % sent.len()];
-                RequestEvent::Failed { id, attempt, failure: Failure::Connection }.into()
+                RequestEvent::Failed { id, attempt, failure: Failure::Connection, dispatches: 1 }.into()
             }
             17 | 18 if !sent.is_empty() => {
                 let (id, attempt, _) = sent[usize::from(slot) % sent.len()];
