@@ -1,16 +1,18 @@
 //! Recorded requests of any origin as rows of one type.
 //!
 //! Reading order: the types here → `columns` (what each column of a table means; presets by name) → `table` (CSV
-//! becomes cells), `json` (JSON lines and GuideLLM's JSON do) → `spans` (timelines become rows with stages) →
-//! [`open()`] (which of these a path is).
+//! becomes cells), `lines` (JSON lines, of which a killed writer tore some), `json` (these and GuideLLM's JSON become
+//! cells) → `spans` (timelines become rows with stages) → [`open()`] (which of these a path is).
 
 mod columns;
 mod json;
+mod lines;
 mod open;
 mod spans;
 mod table;
 
 pub use columns::{ColumnMap, presets};
+pub use lines::{LineError, no_json, read_lines};
 pub use open::open;
 
 use std::path::PathBuf;
@@ -81,6 +83,8 @@ pub struct Records {
     pub source: String,
     /// All requests, also those that were not answered.
     pub rows: Vec<Row>,
+    /// What was left out of logs whose writer was killed: a sentence a file.
+    pub notices: Vec<String>,
 }
 
 impl Records {

@@ -86,7 +86,8 @@ pub(super) fn run(args: &CalibrateArgs) -> anyhow::Result<()> {
     let mut records = Records::default();
     each_once(&args.records, "record")?;
     for path in &args.records {
-        records.rows.extend(records::open(path, &options)?.rows);
+        let opened = open(path, &options)?;
+        records.rows.extend(opened.rows);
     }
     let settings = CalibrateOptions {
         arm: args.arm.clone(),
@@ -125,6 +126,13 @@ pub(super) fn run(args: &CalibrateArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Reads records, and says what was left out of them.
+pub(super) fn open(path: &Path, options: &ReadOptions) -> anyhow::Result<Records> {
+    let records = records::open(path, options)?;
+    records.notices.iter().for_each(|notice| eprintln!("note: {notice}"));
+    Ok(records)
+}
+
 /// Columns of a table: those of the terminal, else as many as it takes.
 fn width() -> usize {
     columns().unwrap_or(usize::MAX)
@@ -144,7 +152,7 @@ pub(super) fn each_once(paths: &[PathBuf], what: &str) -> anyhow::Result<()> {
 
 /// Fits settings to one arm of a result folder, and writes them into its folder `fit`.
 pub(super) fn fit_run(dir: &Path, arm: &str, engine: &str) -> anyhow::Result<()> {
-    let records = records::open(dir, &ReadOptions::default())?;
+    let records = open(dir, &ReadOptions::default())?;
     let settings = CalibrateOptions {
         arm: Some(arm.to_owned()),
         engine: EngineConfig::preset(engine)?,

@@ -10,9 +10,10 @@ use gorgo_core::decide::DecideError;
 use gorgo_core::off_policy::predictions::{Calibration, Predictions};
 use gorgo_core::off_policy::{Estimate, Log, estimate};
 use gorgo_core::rng;
+use gorgo_experiments::records::{LineError, read_lines};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufReader;
 use std::path::PathBuf;
 
 #[derive(Debug, ClapArgs)]
@@ -93,17 +94,20 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads logs line by line.
+/// Reads logs line by line. Lines that a killed router tore are left out, with a note.
 fn read(logs: &[PathBuf], mut line_of: impl FnMut(&str) -> Result<(), DecideError>) -> anyhow::Result<()> {
     each_once(logs, "log")?;
     for path in logs {
         let shown = path.display();
         let file = File::open(path).with_context(|| format!("cannot read `{shown}`"))?;
-        for (number, line) in BufReader::new(file).lines().enumerate() {
-            let at = || format!("`{shown}`, line {}", number + 1);
-            let line = line.with_context(at)?;
-            if !line.trim().is_empty() {
-                line_of(&line).with_context(at)?;
+        let at = |line: u64| format!("`{shown}`, line {line}");
+        match read_lines(BufReader::new(file), |_, line| line_of(line)) {
+            Ok(None) => {}
+            Ok(Some(notice)) => eprintln!("note: `{shown}`: {notice}"),
+            Err(LineError::Io(line, error)) => return Err(error).with_context(|| at(line)),
+            Err(LineError::Line(line, error)) => return Err(error).with_context(|| at(line)),
+            Err(LineError::Broken(line, why)) => {
+                bail!("{}: {why}; give the decision log of a router (`explain.log`)", at(line))
             }
         }
     }

@@ -5,7 +5,7 @@ use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_core::suggest::did_you_mean;
 use gorgo_experiments::plot::Format;
-use gorgo_experiments::records::{self, ColumnMap, ReadOptions, Records};
+use gorgo_experiments::records::{ColumnMap, ReadOptions, Records};
 use gorgo_experiments::results::ResultFolder;
 use gorgo_experiments::stats::PERCENTILES;
 use gorgo_experiments::table::fold;
@@ -155,7 +155,7 @@ impl ValidateArgs {
 
 fn by_request(args: &ValidateArgs, measured: &Path, simulated: &Path) -> anyhow::Result<()> {
     let open = |path: &Path, columns: &str, arm: Option<&String>| -> anyhow::Result<Records> {
-        Ok(records::open(path, &ReadOptions { columns: ColumnMap::parse(columns)?, arm: arm.cloned() })?)
+        super::calibrate::open(path, &ReadOptions { columns: ColumnMap::parse(columns)?, arm: arm.cloned() })
     };
     let measured = open(measured, &args.columns, args.arm.as_ref())?;
     let simulated = open(simulated, &args.simulated_columns, None)?;
@@ -248,6 +248,7 @@ fn class_bounds(text: &str) -> Result<(f64, f64), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gorgo_experiments::records;
 
     #[derive(clap::Parser)]
     struct Parsed {

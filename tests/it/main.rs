@@ -113,8 +113,46 @@ fn decide_answers_the_good_lines_and_names_the_bad() {
     assert_eq!((&decision["id"], &decision["chosen"]), (&"r1".into(), &"a".into()));
     assert!((decision["candidates"][0]["prefill"].as_f64().unwrap() - 0.058 * 1104.0).abs() < 1e-9);
     let message = text(&out.stderr);
+    let left_out = "note: standard input: 1 line of 3 is no JSON and left out, the first is line 2 (";
     assert!(
-        message.contains("line 2: ") && message.contains("line 4: ") && message.contains("prompt_tokens"),
+        message.contains(left_out) && message.contains("line 4: ") && message.contains("prompt_tokens"),
+        "{message}"
+    );
+}
+
+/// A router that was killed while it wrote leaves half a line; the next one goes on in the same file.
+#[test]
+fn a_torn_line_of_a_decision_log_stops_no_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let decision = |id: u32| {
+        format!(
+            r#"{{"id": "{id}", "prompt_tokens": 10, "replicas": [{{"id": "a", "rtt_ms": 5}}, {{"id": "b", "rtt_ms": 9}}], "decision": {{"chosen": "a", "odds": 0.75}}}}"#
+        )
+    };
+    let outcome = |id: u32| format!(r#"{{"outcome": {{"id": "{id}", "ttft_ms": 7.0, "e2e_ms": 70.0}}}}"#);
+    let whole: String = (1..=20).map(|id| format!("{}\n{}\n", decision(id), outcome(id))).collect();
+    let path = dir.path().join("decisions.jsonl");
+    let log = path.display().to_string();
+    let torn = format!("{whole}{}", &decision(21)[..60]);
+    let in_the_middle = format!("{torn}{}\n{}", decision(22), whole.replace("\"id\": \"", "\"id\": \"2-"));
+    for (log_text, says) in
+        [(&torn, "the last line, 41, is torn and left out"), (&in_the_middle, "the first is line 41 (")]
+    {
+        std::fs::write(&path, log_text).unwrap();
+        for args in [&["evaluate", &log, "--policy", "nearest"][..], &["evaluate", &log, "--predictions"]] {
+            let out = gorgo(args, "");
+            let message = text(&out.stderr);
+            assert!(out.status.success() && message.contains(says) && message.contains(&log), "{args:?}: {message}");
+        }
+        let out = gorgo(&["decide", "--policy", "nearest"], log_text);
+        let decided = text(&out.stdout).lines().count();
+        assert!(out.status.success() && [20, 40].contains(&decided), "{decided}: {}", text(&out.stderr));
+    }
+    std::fs::write(&path, format!("{whole}x\nx\nx\n")).unwrap();
+    let out = gorgo(&["evaluate", &log, "--policy", "nearest"], "");
+    let message = text(&out.stderr);
+    assert!(
+        !out.status.success() && message.contains("line 41: is not JSON (") && message.contains("give the"),
         "{message}"
     );
 }

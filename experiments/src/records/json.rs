@@ -1,6 +1,7 @@
 //! JSON lines and GuideLLM's JSON become cells by column name, and cells become rows.
 
-use super::table::{MAX_LINE, Reader, summary_of};
+use super::lines::{LineError, no_json_number, read_lines};
+use super::table::{Reader, summary_of};
 use super::{ReadOptions, RecordError, Row};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -12,61 +13,33 @@ use std::path::Path;
 const HEADER_OBJECTS: usize = 1000;
 const HEADER_BYTES: usize = 16 << 20;
 
-/// Why a text is no JSON object; Python's `NaN` and `Infinity` are named.
-fn no_json(text: &str, error: &serde_json::Error) -> String {
+/// Why a text is not one JSON object; Python's `NaN` and `Infinity` are named.
+fn no_object(text: &str, error: &serde_json::Error) -> String {
     match no_json_number(text) {
         Some(word) => format!("holds {word}, which JSON does not have; write null where there is no value"),
         None => format!("is not a JSON object ({error})"),
     }
 }
 
-/// `NaN` or `Infinity` outside of the strings of a line.
-fn no_json_number(text: &str) -> Option<&'static str> {
-    let (mut quoted, mut escaped) = (false, false);
-    for (i, sign) in text.char_indices() {
-        match sign {
-            _ if escaped => escaped = false,
-            '\\' => escaped = quoted,
-            '"' => quoted = !quoted,
-            'N' | 'I' if !quoted => {
-                let word = ["NaN", "Infinity"].into_iter().find(|word| text[i..].starts_with(word));
-                if word.is_some() {
-                    return word;
-                }
-            }
-            _ => {}
-        }
-    }
-    None
-}
-
-/// Reads one JSON object a line.
+/// Reads one JSON object a line, and a notice of the lines that were left out.
 pub(super) fn json_lines(
     path: &Path,
-    mut input: impl BufRead,
+    input: impl BufRead,
     options: &ReadOptions,
     arm: &str,
-) -> Result<Vec<Row>, RecordError> {
+) -> Result<(Vec<Row>, Option<String>), RecordError> {
     let mut objects = Objects::new(path, options, arm);
-    let (mut text, mut line) = (String::new(), 0);
-    loop {
-        text.clear();
-        let read = std::io::Read::take(&mut input, MAX_LINE as u64).read_line(&mut text);
-        if read.map_err(|source| RecordError::Io { path: path.to_owned(), source })? == 0 {
-            break;
-        }
-        line += 1;
-        if text.trim().is_empty() {
-            continue;
-        }
-        let value: Value = serde_json::from_str(&text).map_err(|e| RecordError::Line {
-            path: path.to_owned(),
-            line,
-            why: no_json(&text, &e),
-        })?;
-        objects.add(line, value, text.len())?;
-    }
-    objects.rows()
+    let bad = |line, why| RecordError::Line { path: path.to_owned(), line, why };
+    let notice = read_lines(input, |line, text| {
+        let value: Value = serde_json::from_str(text).map_err(|error| bad(line, no_object(text, &error)))?;
+        objects.add(line, value, text.len())
+    });
+    let notice = notice.map_err(|error| match error {
+        LineError::Io(_, source) => RecordError::Io { path: path.to_owned(), source },
+        LineError::Line(_, error) => error,
+        LineError::Broken(line, why) => bad(line, format!("{why}; give JSON lines, or a table")),
+    })?;
+    Ok((objects.rows()?, notice))
 }
 
 /// Why a file is not one JSON value.
@@ -77,7 +50,7 @@ fn not_one_value(path: &Path, text: &[u8], error: &serde_json::Error) -> RecordE
         return RecordError::File { path: path.to_owned(), why };
     }
     let line = text.split(|&byte| byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
-    let why = no_json(&String::from_utf8_lossy(line), error);
+    let why = no_object(&String::from_utf8_lossy(line), error);
     RecordError::Line { path: path.to_owned(), line: error.line() as u64, why }
 }
 

@@ -22,16 +22,16 @@ const MAX_JSON: u64 = 1 << 30;
 /// # Errors
 /// The first file, line and column that cannot be read.
 pub fn open(path: &Path, options: &ReadOptions) -> Result<Records, RecordError> {
-    let mut rows = Vec::new();
+    let (mut rows, mut notices) = (Vec::new(), Vec::new());
     for file in files(path)? {
-        rows.extend(one(&file, options)?);
+        rows.extend(one(&file, options, &mut notices)?);
     }
     if rows.is_empty() {
         let why = "holds no requests; give a result folder, a table or a timeline with some".to_owned();
         return Err(RecordError::File { path: path.to_owned(), why });
     }
     lengths_are_plausible(path, &rows)?;
-    Ok(Records { source: path.display().to_string(), rows })
+    Ok(Records { source: path.display().to_string(), rows, notices })
 }
 
 /// Refuses an arm whose requests lie further apart than any recording. Tables name the line (`table`); this finds it
@@ -106,7 +106,7 @@ fn array(path: &Path, input: impl Read, arm: &str, events: bool) -> Result<Vec<R
     Err(RecordError::File { path: path.to_owned(), why })
 }
 
-fn one(path: &Path, options: &ReadOptions) -> Result<Vec<Row>, RecordError> {
+fn one(path: &Path, options: &ReadOptions, notices: &mut Vec<String>) -> Result<Vec<Row>, RecordError> {
     let io = |source| RecordError::Io { path: path.to_owned(), source };
     let mut file = BufReader::new(File::open(path).map_err(io)?);
     let packed = file.fill_buf().map_err(io)?.starts_with(&[0x1f, 0x8b]);
@@ -141,5 +141,7 @@ fn one(path: &Path, options: &ReadOptions) -> Result<Vec<Row>, RecordError> {
         }
         return json::guidellm(path, &whole, options, &arm);
     }
-    json::json_lines(path, input, options, &arm)
+    let (rows, notice) = json::json_lines(path, input, options, &arm)?;
+    notices.extend(notice.map(|notice| format!("`{}`: {notice}", path.display())));
+    Ok(rows)
 }

@@ -9,9 +9,6 @@ use std::io::BufRead;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The longest line of a table, bytes: a decision of a large fleet.
-pub(super) const MAX_LINE: usize = 16 << 20;
-
 /// How far rounding may put an instant before an earlier one, ms: tables write some times in whole milliseconds.
 const ROUNDING_MS: f64 = 1.0;
 

@@ -82,6 +82,19 @@ fn decisions_have_replicas_but_no_latency() {
     );
 }
 
+/// A router that was killed while it wrote its decision or access log.
+#[test]
+fn a_torn_line_of_a_log_is_left_out_with_a_notice() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = |id: u32| {
+        format!(r#"{{"id":"{id}","prompt_tokens":9,"decision":{{"chosen":"a","policy":"gorgo","at_ms":12.5}}}}"#) + "\n"
+    };
+    let path = file(dir.path(), "explain.jsonl", &format!("{}{}", line(1), &line(2)[..40]));
+    let records = read(&path, "").unwrap();
+    assert_eq!((records.rows.len(), &*records.rows[0].id), (1, "1"));
+    assert_eq!(records.notices, [format!("`{}`: the last line, 2, is torn and left out", path.display())]);
+}
+
 #[test]
 fn a_folder_of_tables_has_an_arm_a_file_and_a_chrome_trace_is_read() {
     let dir = tempfile::tempdir().unwrap();
@@ -123,7 +136,12 @@ fn errors_name_file_line_column_value_and_what_is_near() {
     assert!(message.contains("has no column `ttft_usd`; did you mean `ttft_us`?"), "{message}");
     let message = why("a.csv", "x,y\n1,5\n", "");
     assert!(message.contains("is none of the known tables") && message.contains("x, y"), "{message}");
-    let message = why("a.jsonl", "{\"id\":1}\nnot json\n", "id=id");
+    let message = why("a.jsonl", "{\"id\":1}\nnot json\nnor this\n", "id=id");
+    assert!(
+        message.contains("a.jsonl:2: is not JSON (expected ident at line 1 column 2), the first of 2 such lines"),
+        "{message}"
+    );
+    let message = why("a.jsonl", "{\"id\":1}\n5\n", "id=id");
     assert!(message.contains("a.jsonl:2: is not a JSON object"), "{message}");
     let message = why("a.csv", "id,ttft\n1,5\n2\n", "ttft_ms=ttft");
     assert!(message.contains("a.csv:3: has 1 fields; the header has 2"), "{message}");
@@ -227,7 +245,7 @@ fn files_of_another_kind_say_what_to_write() {
     }
     // Within a text it is a word like any other.
     let message = refusal("a.jsonl", "{\"id\":\"\\\"NaN\", x}\n");
-    assert!(message.contains("is not a JSON object"), "{message}");
+    assert!(message.contains("a.jsonl:1: is not JSON ("), "{message}");
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn record(arm: &str, slower: f64) -> Vec<Row> {
 }
 
 fn records(rows: impl IntoIterator<Item = Vec<Row>>) -> Records {
-    Records { source: "test".to_owned(), rows: rows.into_iter().flatten().collect() }
+    Records { source: "test".to_owned(), rows: rows.into_iter().flatten().collect(), ..Records::default() }
 }
 
 fn figure<'a>(arm: &'a ArmRows, name: &str) -> &'a RowFigure {
@@ -144,7 +144,7 @@ fn nothing_to_compare_is_a_gap() {
     let mut lost = a.clone();
     lost.rows.iter_mut().for_each(|row| row.ttft = Some(f64::NAN));
     assert!(gaps(&lost, &RowSettings::default()).contains("x: TTFT p50, ms cannot be compared"));
-    let short = Records { source: String::new(), rows: a.rows[..40].to_vec() };
+    let short = Records { rows: a.rows[..40].to_vec(), ..Records::default() };
     let few = compare_rows(&short, &short, &RowSettings::default());
     assert!(few.gaps().join("").contains("give --max-error"), "{few:?}");
     let limit = RowSettings { max_error: Some(5.0), ..RowSettings::default() };

@@ -7,7 +7,7 @@
 use crate::config::LogFile;
 use crate::observe::seldom::Seldom;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,8 +40,10 @@ impl LineLog {
     /// Those of the file system.
     pub(crate) fn open(what: &'static str, config: &LogFile, reopen: Arc<AtomicBool>) -> io::Result<Self> {
         let (file, bytes) = append(&config.path)?;
+        // A process that was killed while it wrote left half a line, to which the first one would be added.
+        let torn = bytes > 0 && ends_within_a_line(&config.path);
         let failures = Seldom::new(Duration::from_secs(60));
-        Ok(Self { what, config: config.clone(), file, bytes, torn: false, reopen, failures })
+        Ok(Self { what, config: config.clone(), file, bytes, torn, reopen, failures })
     }
 
     /// Writes lines until the channel closes. The task may block on the disk: lines are short and buffered, and what a
@@ -162,6 +164,18 @@ fn append(path: &Path) -> io::Result<(BufWriter<File>, u64)> {
     Ok((BufWriter::new(file), bytes))
 }
 
+/// Whether the file's last byte ends no line; `false` where that cannot be read.
+fn ends_within_a_line(path: &Path) -> bool {
+    let last = || {
+        let mut file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|kind| kind.is_file()))?;
+        file.seek(SeekFrom::End(-1)).ok()?;
+        let mut last = [0];
+        file.read_exact(&mut last).ok()?;
+        Some(last[0])
+    };
+    last().is_some_and(|last| last != b'\n')
+}
+
 fn is_at(file: &File, path: &Path) -> bool {
     let (here, there) = (file.metadata(), std::fs::metadata(path));
     matches!((here, there), (Ok(a), Ok(b)) if (a.dev(), a.ino()) == (b.dev(), b.ino()))
@@ -207,6 +221,19 @@ mod tests {
         assert_eq!(read(&path), "line number 8\nline number 9\n");
         assert_eq!(read(&numbered(&path, 1)), "line number 6\nline number 7\n");
         assert!(numbered(&path, 2).exists() && !numbered(&path, 3).exists());
+    }
+
+    #[test]
+    fn a_line_that_a_killed_process_began_is_ended_before_the_first_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d.jsonl");
+        for (before, after) in [("whole\n{\"tor", "whole\n{\"tor\nfirst\n"), ("whole\n", "whole\nfirst\n")] {
+            std::fs::write(&path, before).unwrap();
+            let mut log = log(&path, 1_000, 2);
+            log.line("first").unwrap();
+            log.flush().unwrap();
+            assert_eq!(read(&path), after);
+        }
     }
 
     /// Rotating /dev/stdout renamed the link for every process of the machine.
