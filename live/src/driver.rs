@@ -292,6 +292,7 @@ impl Driver {
                     match reason {
                         EndReason::QueueFull => self.observers.tell(Change::QueueFull),
                         EndReason::Outside => self.observers.tell(Change::NoneInside),
+                        EndReason::InsideDown => self.observers.tell(Change::InsideDown),
                         EndReason::Admission { retry_after_s } => {
                             self.observers.tell(Change::NotAdmitted { retry_after_s });
                         }

@@ -13,8 +13,10 @@ pub enum EndReason {
     NoReplicas,
     /// A peer forwarded the request, and this router's own engine is down.
     Unavailable,
-    /// No replica inside its residency can answer it.
+    /// The fleet has no replica inside its residency that serves it.
     Outside,
+    /// It waited in the queue for `down_timeout_ms` while every replica inside its residency was down or draining.
+    InsideDown,
     /// The least predicted time to first token exceeds its deadline.
     Admission {
         /// After how many seconds the prediction would meet the deadline if nothing else arrived.
@@ -91,6 +93,13 @@ impl EndReason {
                 503,
                 "residency",
                 "no replica inside this request's residency can answer it, and no other is used",
+            ),
+            Self::InsideDown => entry(
+                TimedOut,
+                "inside-down",
+                503,
+                "residency_unavailable",
+                "the replicas inside this request's residency are unavailable now, and no other is used; try again soon",
             ),
             Self::Admission { .. } => entry(
                 Rejected,
@@ -190,11 +199,12 @@ mod tests {
     use super::*;
 
     /// Every reason that does not depend on a failure.
-    const ALL: [EndReason; 14] = [
+    const ALL: [EndReason; 15] = [
         EndReason::Finished,
         EndReason::NoReplicas,
         EndReason::Unavailable,
         EndReason::Outside,
+        EndReason::InsideDown,
         EndReason::Admission { retry_after_s: 1 },
         EndReason::QueueFull,
         EndReason::NoHealthyReplica,
@@ -228,6 +238,7 @@ mod tests {
             EndReason::Unavailable,
             EndReason::NoReplicas,
             EndReason::Outside,
+            EndReason::InsideDown,
             EndReason::Admission { retry_after_s: 1 },
         ] {
             assert_eq!(at_sender(full), Some(overloaded), "{full:?}");

@@ -64,7 +64,7 @@ impl Router {
     /// Why a request ends that waited for a replica while none works that it may use.
     pub(super) fn down_reason(&self, id: RequestId) -> EndReason {
         let fenced = self.flights.get(&id).is_some_and(|flight| flight.inside.is_some());
-        if fenced { EndReason::Outside } else { EndReason::NoHealthyReplica }
+        if fenced { EndReason::InsideDown } else { EndReason::NoHealthyReplica }
     }
 
     /// Limits the wait of the queued requests for which the event before this made the last replica unusable; `before` are

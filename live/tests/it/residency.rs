@@ -114,9 +114,20 @@ async fn however_engines_fail_no_attempt_leaves_the_fence() {
     }
     world.engines.remove(1);
     ms(10_000).await;
+    // They exist, so it is told apart from a residency that the fleet lacks: an outage, and worth another try.
     let response = world.send(fenced("all inside are dead")).await;
-    assert_eq!(response.status(), 503);
-    assert!(String::from_utf8(whole(response).await.to_vec()).unwrap().contains("residency"));
+    assert_eq!((response.status().as_u16(), response.headers()["retry-after"].as_bytes()), (503, &b"1"[..]));
+    assert!(String::from_utf8(whole(response).await.to_vec()).unwrap().contains("residency_unavailable"));
+    let response = world.send(with(chat("m", true), &[("x-data-residency", "moon")])).await;
+    assert!(String::from_utf8(whole(response).await.to_vec()).unwrap().contains("\"residency\""));
+    let metrics = world.get("/metrics").await.1;
+    let metrics = metrics.as_str().unwrap();
+    for counted in [r#"status="timed-out",reason="inside-down""#, r#"status="rejected",reason="outside""#] {
+        assert!(
+            metrics.lines().any(|line| line.starts_with("gorgo_requests_total") && line.contains(counted)),
+            "{metrics}"
+        );
+    }
     assert_eq!(world.engines.iter().map(|engine| engine.seen().len()).sum::<usize>(), 0);
     assert_eq!(world.send(chat("others are served", true)).await.status(), 200);
 }

@@ -64,8 +64,9 @@ fn while_all_inside_are_down_it_waits_as_long_as_for_a_dead_fleet() {
     let called_back = tell(&mut r, 3, ReplicaEvent::ProbeFailed { replica: ReplicaId(1), connected: false });
     assert_eq!((sent(&called_back), r.queue_len()), (vec![], 1), "there is nowhere to call request 1 back to");
     tell(&mut r, 4, fenced(3, "eu"));
-    assert_eq!(ends(&tell(&mut r, 2_003, Event::Timer)), [&done(2, EndReason::Outside)], "it waited already");
-    assert_eq!(ends(&tell(&mut r, 2_004, Event::Timer)), [&done(3, EndReason::Outside)]);
+    assert_eq!(ends(&tell(&mut r, 2_003, Event::Timer)), [&done(2, EndReason::InsideDown)], "it waited already");
+    assert_eq!(ends(&tell(&mut r, 2_004, Event::Timer)), [&done(3, EndReason::InsideDown)]);
+    assert_eq!((EndReason::InsideDown.http_status(), EndReason::InsideDown.code()), (503, "residency_unavailable"));
     assert_eq!(r.replicas()[0].load.requests(), 0, "none went outside");
     // One that answers in time takes it, whatever its probes say.
     tell(&mut r, 3_000, fenced(4, "eu"));

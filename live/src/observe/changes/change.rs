@@ -60,8 +60,10 @@ pub(crate) enum Change {
     QueueFull,
     /// The metrics of a replica cannot be read, why; or they are read again.
     Metrics { replica: String, unread: Option<String> },
-    /// Requests are refused because no replica inside their residency can answer them.
+    /// Requests are refused because the fleet has no replica inside their residency that serves them.
     NoneInside,
+    /// Requests are refused because the replicas inside their residency are down or draining.
+    InsideDown,
     /// Requests are refused because no replica is predicted to meet their deadline.
     NotAdmitted { retry_after_s: u32 },
     /// A client's key is wrong.
@@ -103,6 +105,7 @@ impl Change {
             Self::Itself { endpoint, .. } => (22, endpoint),
             Self::Described { replica } => (23, replica),
             Self::Metrics { replica, .. } => (25, replica),
+            Self::InsideDown => (26, ""),
         }
     }
 
@@ -124,6 +127,7 @@ impl Change {
                 | Self::NoCacheReport { .. }
                 | Self::QueueFull
                 | Self::NoneInside
+                | Self::InsideDown
                 | Self::NotAdmitted { .. }
                 | Self::ClientRefused { .. }
                 | Self::AdminRefused { .. }
@@ -218,6 +222,9 @@ impl fmt::Display for Change {
             }
             Self::NoneInside => f.write_str(
                 "requests are refused: no replica inside their residency can answer them; see `[residency]`",
+            ),
+            Self::InsideDown => f.write_str(
+                "requests are refused: the replicas inside their residency are down or draining; see `gorgo proxy status`",
             ),
             Self::NotAdmitted { retry_after_s } => write!(
                 f,
