@@ -30,6 +30,7 @@ pub(in crate::cli::router) fn explanation(value: &Value) -> String {
     ));
     for decision in value["decisions"].as_array().into_iter().flatten() {
         out.push_str(&format!("\n\n{}\n", choice(decision)));
+        out.extend(fence(decision).map(|line| line + "\n"));
         out.push_str(&table(&CANDIDATE, array(&decision["candidates"]), "  "));
         let left_out = decision["candidates_left_out"].as_u64().unwrap_or(0);
         if left_out > 0 {
@@ -61,6 +62,23 @@ fn choice(decision: &Value) -> String {
         out.push_str(&format!(" (fallback: {reason})"));
     }
     out
+}
+
+/// Most names of a list.
+const NAMES: usize = 8;
+
+/// Which replicas the request's residency leaves out; nothing without one.
+fn fence(decision: &Value) -> Option<String> {
+    let clauses = decision["residency"].as_str()?.split(';').map(|clause| clause.replace(',', " or "));
+    let clauses: Vec<String> = clauses.collect();
+    let outside = array(&decision["candidates"]).iter().filter(|one| one["excluded"] == "outside");
+    let outside: Vec<String> = outside.map(|one| cell(&one["id"])).collect();
+    let left_out = match outside.len() {
+        0 => "leaves out no replica".to_owned(),
+        all if all > NAMES => format!("leaves out {} and {} more", outside[..NAMES].join(", "), all - NAMES),
+        _ => format!("leaves out {}", outside.join(", ")),
+    };
+    Some(format!("its residency, {}, {left_out}", clauses.join(" and ")))
 }
 
 pub(super) const CANDIDATE: [Column; 12] = [

@@ -43,6 +43,24 @@ fn an_explanation_says_what_decided() {
 }
 
 #[test]
+fn an_explanation_names_the_residency_and_whom_it_leaves_out() {
+    let told = |residency: Value, outside: usize| {
+        let out = |n: usize| json!({"id": format!("e{n}"), "excluded": "outside"});
+        let all: Vec<Value> = (0..outside).map(out).chain([json!({"id": "in", "excluded": null})]).collect();
+        let value = json!({"request_id": "r", "decisions": [{"policy": "gorgo", "chosen": "in", "prompt_tokens": 9,
+            "residency": residency, "candidates": all}]});
+        explanation(&value).lines().nth(5).unwrap().to_owned()
+    };
+    assert_eq!(
+        told(json!("eu-west,eu-north;hipaa"), 2),
+        "its residency, eu-west or eu-north and hipaa, leaves out e0, e1"
+    );
+    assert_eq!(told(json!("eu"), 0), "its residency, eu, leaves out no replica");
+    assert!(told(json!("eu"), 12).ends_with("leaves out e0, e1, e2, e3, e4, e5, e6, e7 and 4 more"));
+    assert!(told(Value::Null, 2).starts_with("  replica"), "{}", told(Value::Null, 2));
+}
+
+#[test]
 fn what_is_empty_is_said_in_a_sentence() {
     assert!(shadows(&json!({"shadows": [], "dropped_events": 0})).contains("shadow.policies"));
     assert!(round_trips(&json!({})).contains("gorgo proxy servers add"));
