@@ -13,7 +13,7 @@ use crate::supervise;
 use crate::upstream::connection;
 use crate::upstream::replica::Upstream;
 use bytes::Bytes;
-use gorgo_core::fleet::Load;
+use gorgo_core::fleet::{Load, Replica};
 use gorgo_core::router::ReplicaEvent;
 use gorgo_core::sharing::{Limits, MAX_BATCH, MAX_PEERS, Missing, Path, ToldLoads, must_tell};
 use gorgo_core::{ReplicaId, Time};
@@ -23,7 +23,7 @@ use http::{HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use message::{Answer, Message, VERSION};
 use parking_lot::Mutex;
-use senders::Senders;
+use senders::{Senders, Shared};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::{Arc, Weak};
@@ -107,6 +107,7 @@ impl Sharing {
             let mut row = serde_json::to_value(&*state).unwrap_or_default();
             row["url"] = json!(peer.url);
             row["age_ms"] = json!(state.answered.map(|at| (now - at).as_millis() as u64));
+            row["replicas"] = json!(state.router.as_deref().and_then(|router| self.senders.shared_with(router)));
             row
         });
         let peers: Vec<Value> = peers.collect();
@@ -118,6 +119,11 @@ impl Sharing {
     /// Paths of replicas that this fleet lacks, since the start.
     pub(crate) fn unknown(&self) -> u64 {
         self.senders.unknown()
+    }
+
+    /// Replicas that routers name now and this fleet lacks.
+    pub(crate) fn lacking(&self) -> u64 {
+        self.senders.lacking()
     }
 
     /// Counts since the start: of paths, and messages and bytes sent.
@@ -137,11 +143,16 @@ pub(crate) fn start(state: &Arc<AppState>) {
     }
 }
 
-/// The time, this router's own requests at each replica, and the replicas' names by slot: what a message begins with.
+/// The time, this router's own requests at each replica, and the replicas' names by slot, empty for a replica that is
+/// gone: what a message begins with.
 pub(crate) fn own_loads(state: &AppState) -> (Time, Vec<(ReplicaId, Load)>, Vec<String>) {
-    state
-        .driver
-        .read(|router, upstreams, now| (now, router.own_loads(), upstreams.iter().map(|u| u.name.clone()).collect()))
+    state.driver.read(|router, upstreams, now| {
+        let name = |(upstream, replica): (&Arc<Upstream>, &Replica)| match replica.removed {
+            true => String::new(),
+            false => upstream.name.clone(),
+        };
+        (now, router.own_loads(), upstreams.iter().zip(router.replicas()).map(name).collect())
+    })
 }
 
 /// The slots here of replicas by name; `None` for one that is not in this fleet.
@@ -211,12 +222,12 @@ pub(crate) fn receive(state: &AppState, message: &Message) -> Result<Answer, Str
     }
     let slots = slots(state, &message.replicas);
     let (news, left_out) = message.news(&slots);
-    let lacking = sharing.senders.note_lacking(sender, message, &slots, left_out);
+    let (Shared { named, known }, lacking) = sharing.senders.note_lacking(sender, message, &slots, left_out);
     if !lacking.is_empty() {
         tracing::warn!(
             peer = message.name,
-            "a router tells of replicas that this one lacks ({}), which is of no use here; give replicas the same names on \
-             all routers",
+            "{known} of the {named} replicas of a router are known here by name, so what it tells of the others ({}) is of no \
+             use; give replicas the same names on all routers",
             lacking.join(", ")
         );
     }

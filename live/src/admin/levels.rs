@@ -24,6 +24,7 @@ fn sharing_counts(node: &AppState) -> Vec<(&'static str, u64)> {
         ("paths_missing", paths.missing),
         ("paths_asked", paths.asked),
         ("paths_of_unknown_replicas", sharing.unknown()),
+        ("unknown_replicas", sharing.lacking()),
     ]);
     counts
 }

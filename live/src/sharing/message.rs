@@ -23,7 +23,7 @@ pub(crate) struct Message {
     pub router: String,
     /// The sender's name, for the log.
     pub name: String,
-    /// Names of the replicas that the rows refer to.
+    /// Names of the sender's replicas, to whose positions the rows refer; empty where there is none.
     pub replicas: Vec<String>,
     pub paths: Vec<PathRow>,
     /// The sender's own requests at each replica that has some.
@@ -40,6 +40,11 @@ pub(crate) struct Answer {
 }
 
 impl Message {
+    /// Names of replicas by position, as many as a fleet may have.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.replicas.iter().take(gorgo_core::MAX_REPLICAS).map(String::as_str)
+    }
+
     pub(crate) fn path_rows(news: &[News]) -> Vec<PathRow> {
         news.iter().map(|n| (n.replica.0, n.parent, to_text(&n.tail), n.tokens)).collect()
     }

@@ -6,7 +6,7 @@ use gorgo_core::ReplicaId;
 use gorgo_core::sharing::MAX_PEERS;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -15,8 +15,6 @@ use tokio::time::Instant;
 const LACKING: Duration = Duration::from_secs(30);
 /// The entry of a router that was silent for this long may be reused for another router.
 const SILENT: Duration = Duration::from_secs(10);
-/// A replica that the other router has not named for this long has left that router's fleet, too.
-const FORGOTTEN: Duration = Duration::from_secs(300);
 /// Longest name of a router that is kept.
 const NAME: usize = 128;
 
@@ -24,8 +22,14 @@ const NAME: usize = 128;
 #[derive(Debug)]
 struct Lacking {
     since: Instant,
-    latest: Instant,
     is_logged: bool,
+}
+
+/// How many replicas of another router have a name that this fleet knows, too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Shared {
+    pub(super) named: usize,
+    pub(super) known: usize,
 }
 
 /// A router that sent messages here.
@@ -35,7 +39,8 @@ struct Sender {
     name: String,
     at: Instant,
     refused: bool,
-    /// Replicas that the sender names but this fleet lacks, by name.
+    shared: Shared,
+    /// Replicas that the sender's last message names but this fleet lacks, by name.
     lacking: BTreeMap<String, Lacking>,
 }
 
@@ -58,6 +63,7 @@ impl Senders {
                 name: name.chars().take(NAME).collect(),
                 at: now,
                 refused: false,
+                shared: Shared::default(),
                 lacking: BTreeMap::new(),
             };
             if all.len() < MAX_PEERS {
@@ -77,37 +83,50 @@ impl Senders {
         self.all.lock()[usize::from(sender)].refused = true;
     }
 
-    /// Records the replicas that a message's rows name but this fleet lacks; `left_out` rows are about them. Returns
-    /// the names that are to be logged now.
+    /// Records the replicas that a message names but this fleet lacks; `left_out` rows are about them. Returns how many are
+    /// known, and the names that are to be logged now.
     pub(super) fn note_lacking(
         &self,
         sender: u8,
         message: &Message,
         slots: &[Option<ReplicaId>],
         left_out: usize,
-    ) -> Vec<String> {
+    ) -> (Shared, Vec<String>) {
         self.unknown.fetch_add(left_out as u64, Ordering::Relaxed);
-        let rows = message.paths.iter().map(|row| row.0).chain(message.loads.iter().map(|row| row.0));
-        let rows: BTreeSet<u16> = rows.collect();
         let now = Instant::now();
         let mut all = self.all.lock();
-        let lacking = &mut all[usize::from(sender)].lacking;
-        lacking.retain(|_, one| now - one.latest < FORGOTTEN);
+        let sender = &mut all[usize::from(sender)];
+        let mut before = std::mem::take(&mut sender.lacking);
         let mut told = Vec::new();
-        for at in rows.into_iter().map(usize::from) {
-            let (Some(name), Some(slot)) = (message.replicas.get(at), slots.get(at)) else { continue };
+        sender.shared = Shared::default();
+        for (name, slot) in message.names().zip(slots).filter(|(name, _)| !name.is_empty()) {
+            sender.shared.named += 1;
             if slot.is_some() {
-                lacking.remove(name);
-            } else if let Some(one) = lacking.get_mut(name) {
-                one.latest = now;
+                sender.shared.known += 1;
+            } else if name.len() <= replica_name::MOST_BYTES {
+                let mut one = before.remove(name).unwrap_or(Lacking { since: now, is_logged: false });
                 if now - one.since >= LACKING && !std::mem::replace(&mut one.is_logged, true) {
-                    told.push(name.clone());
+                    told.push(name.to_owned());
                 }
-            } else if lacking.len() < gorgo_core::MAX_REPLICAS && name.len() <= replica_name::MOST_BYTES {
-                lacking.insert(name.clone(), Lacking { since: now, latest: now, is_logged: false });
+                sender.lacking.insert(name.to_owned(), one);
             }
         }
-        told
+        (sender.shared, told)
+    }
+
+    /// What the router of this id names and this fleet knows, as `status` shows it.
+    pub(super) fn shared_with(&self, router: &str) -> Option<Value> {
+        let all = self.all.lock();
+        let Sender { shared, lacking, .. } = all.iter().find(|sender| sender.router == router)?;
+        let unknown: Vec<&String> = lacking.keys().collect();
+        Some(json!({"named": shared.named, "known": shared.known, "unknown": unknown}))
+    }
+
+    /// Replicas that routers name now and this fleet lacks.
+    pub(super) fn lacking(&self) -> u64 {
+        let now = Instant::now();
+        let all = self.all.lock();
+        all.iter().filter(|one| now - one.at <= SILENT).map(|one| (one.shared.named - one.shared.known) as u64).sum()
     }
 
     /// Paths of replicas that this fleet lacks, since the start.
@@ -128,12 +147,12 @@ impl Senders {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gorgo_core::fleet::Load;
 
-    /// What a message that tells a load of a replica of this name, which the fleet lacks, makes the log say.
-    fn note(senders: &Senders, sender: u8, name: &str) -> Vec<String> {
-        let (replicas, loads) = (vec![name.to_owned()], vec![(0, Load::default())]);
-        senders.note_lacking(sender, &Message { replicas, loads, ..Message::default() }, &[None], 1)
+    /// What a message that names these replicas, of which the fleet has `b`, makes the log say.
+    fn note(senders: &Senders, sender: u8, names: &[&str]) -> (Shared, Vec<String>) {
+        let replicas: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let slots: Vec<_> = names.iter().map(|&name| (name == "b").then_some(ReplicaId(0))).collect();
+        senders.note_lacking(sender, &Message { replicas, ..Message::default() }, &slots, 1)
     }
 
     #[tokio::test(start_paused = true)]
@@ -142,20 +161,31 @@ mod tests {
         let (sender, _) = senders.enter("r", "peer").unwrap();
         let long = "x".repeat(200);
         for name in ["pod-1", &long] {
-            assert!(note(&senders, sender, name).is_empty());
+            assert!(note(&senders, sender, &[name]).1.is_empty());
             tokio::time::advance(LACKING).await;
-            assert_eq!(note(&senders, sender, name), [name.to_owned()]);
-            assert!(note(&senders, sender, name).is_empty(), "once");
+            assert_eq!(note(&senders, sender, &[name]).1, [name.to_owned()]);
+            assert!(note(&senders, sender, &[name]).1.is_empty(), "once");
         }
         // Names of pods change with each roll-out.
-        for n in 0..gorgo_core::MAX_REPLICAS {
-            note(&senders, sender, &format!("old-{n}"));
+        for n in 0..2 * gorgo_core::MAX_REPLICAS {
+            note(&senders, sender, &[&format!("old-{n}")]);
         }
-        tokio::time::advance(FORGOTTEN).await;
-        note(&senders, sender, "new");
+        note(&senders, sender, &["new"]);
         tokio::time::advance(LACKING).await;
-        assert_eq!(note(&senders, sender, "new"), ["new"]);
-        assert!(note(&senders, sender, &"x".repeat(replica_name::MOST_BYTES + 1)).is_empty());
+        assert_eq!(note(&senders, sender, &["new"]).1, ["new"]);
         assert_eq!(senders.json(Instant::now())[0]["unknown_replicas"], json!(["new"]));
+        assert!(note(&senders, sender, &[&"x".repeat(replica_name::MOST_BYTES + 1)]).1.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replicas_without_news_are_compared_by_name_too() {
+        let senders = Senders::default();
+        let (sender, _) = senders.enter("r", "peer").unwrap();
+        // A slot without a replica has no name.
+        assert_eq!(note(&senders, sender, &["a", "", "b", "c"]).0, Shared { named: 3, known: 1 });
+        assert_eq!(senders.shared_with("r"), Some(json!({"named": 3, "known": 1, "unknown": ["a", "c"]})));
+        assert_eq!((senders.shared_with("other"), senders.lacking()), (None, 2));
+        tokio::time::advance(SILENT * 2).await;
+        assert_eq!(senders.lacking(), 0, "a router that is gone names none");
     }
 }

@@ -125,8 +125,13 @@ async fn a_router_that_names_replicas_otherwise_is_told_and_its_news_are_counted
     let sender = told["senders"].as_array().unwrap().iter().find(|one| one["name"] == "second").unwrap();
     assert_eq!(sender["unknown_replicas"], serde_json::json!(["10.0.0.1:8080"]), "{told}");
     assert!(told["paths_of_unknown_replicas"].as_u64().unwrap() >= 20, "every second prompt: {told}");
-    assert_eq!(log.with("give replicas the same names").len(), 1, "once");
+    let told_once = log.with("1 of the 2 replicas of a router are known here by name");
+    assert_eq!(told_once.len(), 2, "once at each router: {told_once:?}");
     assert!(tokens(&first)[0] > 0, "what both know is shared");
+    let shared = serde_json::json!({"named": 2, "known": 1, "unknown": ["10.0.0.1:8080"]});
+    assert_eq!((&told["peers"][1]["state"], &told["peers"][1]["replicas"]), (&"up".into(), &shared), "{told}");
+    let metrics = first.get("/metrics").await.1;
+    assert!(metrics.as_str().unwrap().contains("gorgo_sharing{kind=\"unknown_replicas\"} 1.0"), "{metrics}");
 }
 
 #[tokio::test(start_paused = true)]

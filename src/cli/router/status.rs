@@ -186,8 +186,20 @@ fn sharing(status: &Value) -> impl Iterator<Item = String> {
         let why = peer["why"].as_str().map_or(String::new(), |why| format!(": {why}"));
         let (url, state) = (peer["url"].as_str().unwrap_or("?"), peer["state"].as_str().unwrap_or("?"));
         let age = peer["age_ms"].as_f64().map_or(String::new(), |_| format!(" {} ago", time(&peer["age_ms"])));
-        format!("sharing with {url}: {state}{age}{why}")
+        format!("sharing with {url}: {state}{age}{why}{}", unshared(&peer["replicas"]))
     })
+}
+
+/// Which replicas of a peer this router lacks, so that what the peer learns of them is lost here.
+fn unshared(replicas: &Value) -> String {
+    let unknown: Vec<&str> = array(&replicas["unknown"]).iter().filter_map(Value::as_str).collect();
+    match (replicas["named"].as_u64(), replicas["known"].as_u64()) {
+        (Some(named), Some(known)) if known < named => format!(
+            ", but {known} of its {named} replicas are known here by name: names must agree (unknown: {})",
+            unknown.join(", ")
+        ),
+        _ => String::new(),
+    }
 }
 
 /// Why there is no replica.
@@ -267,7 +279,11 @@ mod tests {
         let status = json!({"discovery": [
             {"source": "/etc/engines.yaml", "endpoints": 0, "left_out": 0, "error": "it cannot be read"},
             {"source": "e:1", "endpoints": 2, "left_out": 3, "age_s": 1.0, "error": null}],
-            "sharing": {"peers": [{"url": "http://b:8000", "state": "down", "age_ms": 9_000.0, "why": "refused"}]}});
+            "sharing": {"peers": [{"url": "http://b:8000", "state": "down", "age_ms": 9_000.0, "why": "refused"},
+                {"url": "http://c:8000", "state": "up", "age_ms": 1_000.0,
+                    "replicas": {"named": 3, "known": 0, "unknown": ["x", "y", "z"]}},
+                {"url": "http://d:8000", "state": "up", "age_ms": 1_000.0,
+                    "replicas": {"named": 3, "known": 3, "unknown": []}}]}});
         let text = view("x", &status, &[], usize::MAX);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
@@ -276,6 +292,9 @@ mod tests {
                 "discovery from /etc/engines.yaml is STALE: it cannot be read; 0 endpoints stay",
                 "discovery from e:1: 2 endpoints, answered 1.0 s ago, 3 listed ones are left out",
                 "sharing with http://b:8000: down 9.0 s ago: refused",
+                "sharing with http://c:8000: up 1.0 s ago, but 0 of its 3 replicas are known here by name: names must agree \
+                 (unknown: x, y, z)",
+                "sharing with http://d:8000: up 1.0 s ago",
                 "",
                 "no replicas: discovery has found none so far",
             ]

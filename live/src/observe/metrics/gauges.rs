@@ -219,7 +219,8 @@ impl Gauges {
             sharing: add!(
                 Family::default(),
                 "sharing",
-                "Messages, bytes and paths exchanged with peers since the start, by kind"
+                "Messages, bytes and paths exchanged with peers since the start, and replicas that they name and this router \
+                 lacks now, by kind"
             ),
             tuner_weights: add!(Family::default(), "tuner_weight", "A weight in force, where the tuner searches"),
             tuner_trials: add!(Family::default(), "tuner_trials", "Trials of the tuner since the start, by outcome"),
