@@ -184,3 +184,45 @@ fn a_key_is_typed_in_figures_come_and_a_decision_opens() {
     page.until("document.getElementById('ask') && !document.getElementById('ask').hidden");
     assert_eq!(page.value("sessionStorage.length"), 0);
 }
+
+#[test]
+fn long_names_leave_the_page_its_width() {
+    let Some(program) = browser() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let engines = ports(2);
+    let _engines: Vec<Process> = engines.iter().map(|addr| Process::engine(*addr, &[])).collect();
+    let name = |n: usize| format!("vllm-deployment-of-a-large-model-in-a-far-away-cluster-5f6-{n}");
+    let region = format!("far:{}", "r".repeat(56));
+    let replica = |n: usize| {
+        format!("[[replicas]]\nurl = \"http://{}\"\nname = \"{}\"\nregion = \"{region}\"\n", engines[n], name(n))
+    };
+    let config = dir.path().join("router.toml");
+    std::fs::write(&config, format!("listen = \"127.0.0.1:0\"\n{}{}", replica(0), replica(1))).unwrap();
+    let config = config.display().to_string();
+    let (_router, at) = Process::spawn(&["proxy", "start", "--config", &config]).serving();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let chat = r#"{"stream": true, "max_tokens": 3, "messages": [{"role": "user", "content": "hello"}]}"#;
+    let answer = runtime.block_on(send(at, "POST", "/v1/chat/completions", chat, Duration::from_secs(20)));
+    assert!(answer.body.contains("[DONE]"), "{answer:?}");
+    let mut page = Browser::open(&program, &dir.path().join("profile"));
+    page.call("Page.navigate", &json!({"url": format!("http://{at}/dashboard")}));
+    page.loaded(1);
+    page.until("document.documentElement.dataset.ready === '1' && document.querySelector('#decisions tr.head')");
+    page.value("document.querySelector('#decisions tr.head button').click()");
+    let wide = "[...document.querySelectorAll('.scroll')].filter((one) => one.scrollWidth > one.clientWidth).map((one) => \
+                one.firstElementChild.id).join()";
+    for (width, is_phone) in [(1_400, false), (390, true)] {
+        let screen = json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": is_phone});
+        page.call("Emulation.setDeviceMetricsOverride", &screen);
+        assert_eq!(page.value("document.documentElement.scrollWidth <= innerWidth"), true, "{width}");
+        if !is_phone {
+            assert_eq!(page.value(wide), "", "tables that are wider than their section");
+        }
+    }
+    assert_eq!(page.value("document.querySelector('#replicas .name').title.length"), 60);
+    assert_eq!(
+        page.value("document.querySelector('#replicas .name').textContent.length"),
+        60,
+        "all of it can be copied"
+    );
+}

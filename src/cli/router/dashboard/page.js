@@ -29,6 +29,18 @@
   const span = (s) => s < 100 ? s.toFixed(0) + " s" : s < 6e3 ? (s / 60).toFixed(0) + " min" : s < 3.6e5 ? (s / 3600).toFixed(0) + " h" : (s / 86400).toFixed(0) + " d";
   const tone = (state) => state === "up" ? "good" : state === "down" || state === "breaker open" ? "bad" : "warn";
 
+  // A long name loses its middle where it has no room, since names of pods differ at their ends; the tip has all of it.
+  const END = 8;
+  function named(text) {
+    const signs = [...text];
+    if (signs.length <= 2 * END) return text;
+    return make("span", { class: "name", title: text }, make("span", {}, signs.slice(0, -END).join("")), make("span", {}, signs.slice(-END).join("")));
+  }
+  const shorten = (text, most) => {
+    const signs = [...text];
+    return signs.length <= most ? text : signs.slice(0, most - END - 1).join("") + "…" + signs.slice(-END).join("");
+  };
+
   // Tables: columns are [title, text of a row, kind or "" for figures, figure to sort by].
   const orders = {};
   function table(id, columns, rows) {
@@ -47,7 +59,7 @@
       return cell;
     }));
     const body = sorted.map((row) => make("tr", {}, ...columns.map(([, text, kind]) => {
-      const cell = make("td", { class: kind }, text(row));
+      const cell = make("td", { class: kind }, kind === "text" ? named(text(row)) : text(row));
       if (kind === "state") cell.className = "text " + tone(text(row));
       return cell;
     })));
@@ -94,7 +106,9 @@
       dot.append(draw("title", {}, `${name}: ${rate(region.requests_per_second)} requests/s, ${region.available} of ${region.replicas} replicas`));
       parts.push(dot);
       const label = { x: Math.max(24, Math.min(336, x)), y: y + 8 + 4 * Math.sqrt(part), "text-anchor": "middle" };
-      labels.push(draw("text", hasPlaces ? label : { x: x + 8, y: y + 2 }, `${name.replace(/^[a-z]+:/, "")} ${percent(part)}`));
+      const words = draw("text", hasPlaces ? label : { x: x + 8, y: y + 2 }, `${shorten(name.replace(/^[a-z]+:/, ""), 20)} ${percent(part)}`);
+      words.append(draw("title", {}, name));
+      labels.push(words);
     });
     if (here) {
       const mark = draw("circle", { class: "here", cx: here[0], cy: here[1], r: 2.6 });
@@ -147,7 +161,7 @@
   function terms(one) {
     const decision = one.decision;
     const head = ["candidate", "network", "prefill", "waiting", "running", "total", "expected TTFT", "cached tokens", "waiting/running", "excluded"];
-    const rows = decision.candidates.map((c) => make("tr", { class: c.id === decision.chosen ? "chosen" : "" }, make("td", {}, c.id),
+    const rows = decision.candidates.map((c) => make("tr", { class: c.id === decision.chosen ? "chosen" : "" }, make("td", {}, named(c.id)),
       ...TERMS.map((key) => make("td", {}, plain(c[key]))), make("td", {}, ms(c.expected_ttft_ms)), make("td", {}, count(c.cached_tokens)),
       make("td", {}, `${c.waiting_requests}/${c.running_requests}`), make("td", { class: "text" }, c.excluded || "")));
     const lead = `${decision.policy} chose ${decision.chosen || "no replica"} for ${decision.prompt_tokens} prompt tokens (${decision.tokens}).`
@@ -163,9 +177,9 @@
       const deciding = decision.deciding;
       const by = decision.reason || (deciding.deciding_term ? `${deciding.deciding_term} ${deciding.ahead_by.toFixed(0)}` : "–");
       const hit = one.actual_cached_tokens ?? one.predicted_cached_tokens;
-      const button = make("button", { type: "button", "aria-expanded": String(open.has(id)), "data-key": "decision " + id }, id);
-      const row = make("tr", { class: open.has(id) ? "head open" : "head" }, make("td", {}, button), make("td", { class: "text" }, decision.chosen || "–"),
-        make("td", { class: "text" }, deciding.runner_up || "–"), make("td", { class: "text" }, by), make("td", {}, ms(deciding.regret_ms)),
+      const button = make("button", { type: "button", "aria-expanded": String(open.has(id)), "data-key": "decision " + id }, named(id));
+      const row = make("tr", { class: open.has(id) ? "head open" : "head" }, make("td", {}, button), make("td", { class: "text" }, named(decision.chosen || "–")),
+        make("td", { class: "text" }, named(deciding.runner_up || "–")), make("td", { class: "text" }, by), make("td", {}, ms(deciding.regret_ms)),
         make("td", {}, ms(one.predicted_ttft_ms)), make("td", {}, ms(one.actual_ttft_ms)), make("td", {}, `${count(hit)} / ${count(decision.prompt_tokens)}`));
       row.addEventListener("click", () => { if (!open.delete(id)) open.add(id); show(); });
       return open.has(id) ? [row, make("tr", {}, terms(one))] : [row];
