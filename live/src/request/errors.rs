@@ -51,11 +51,29 @@ pub(crate) fn model_not_found(model: &str) -> Response<Body> {
     response
 }
 
-/// The sentence on why a request ended that no replica answered.
-pub(super) fn why_ended(state: &AppState, reason: EndReason) -> String {
+/// Why a request ended that no replica answered.
+#[derive(Debug)]
+pub(super) struct Why {
+    /// For the client.
+    pub(super) told: String,
+    /// For the operator's log, which may name files and addresses of this machine.
+    pub(super) logged: String,
+}
+
+/// The sentences on why a request ended that no replica answered.
+pub(super) fn why_ended(state: &AppState, reason: EndReason) -> Why {
     let told = match reason {
         EndReason::NoReplicas => {
-            state.discovered.trouble().map(|why| format!("no replica is known to this router, since {why}"))
+            if let Some(why) = state.discovered.trouble() {
+                return Why {
+                    told:
+                        "no replica is known to this router, since its discovery finds none; its log and `gorgo proxy \
+                           status` tell why"
+                            .to_owned(),
+                    logged: format!("no replica is known to this router, since {why}"),
+                };
+            }
+            None
         }
         EndReason::NoHealthyReplica => {
             let (drained, all) = state.driver.read(|router, _, _| {
@@ -73,7 +91,8 @@ pub(super) fn why_ended(state: &AppState, reason: EndReason) -> String {
         }
         _ => None,
     };
-    told.unwrap_or_else(|| reason.sentence().to_owned())
+    let told = told.unwrap_or_else(|| reason.sentence().to_owned());
+    Why { logged: told.clone(), told }
 }
 
 /// The response to a request that ended for `reason`.

@@ -347,8 +347,8 @@ pub(super) fn end_response(
         Some(FailedAttempt { why, .. }) => errors::ended(reason, &why),
         None => {
             let why = errors::why_ended(&guard.context.state, reason);
-            let response = errors::ended(reason, &why);
-            guard.why.get_or_insert(why);
+            let response = errors::ended(reason, &why.told);
+            guard.why.get_or_insert(why.logged);
             response
         }
     };

@@ -1,6 +1,6 @@
 //! What becomes of discovered replicas when operators, sources and restarts have their say.
 
-use crate::fixture::{World, chat, ms, replica, whole};
+use crate::fixture::{Log, World, chat, ms, replica, whole};
 use gorgo_core::policy::PolicyConfig;
 use gorgo_live::config::{Config, Discovery, Role};
 use gorgo_live::testkit::{Engine, Net, Script};
@@ -277,7 +277,8 @@ async fn an_edge_that_discovers_itself_is_no_peer_of_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_are_told_why_there_is_no_replica() {
+async fn clients_are_told_why_there_is_no_replica_and_the_log_alone_names_files() {
+    let log = Log::start();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("endpoints.json");
     let net = Net::default();
@@ -290,7 +291,9 @@ async fn clients_are_told_why_there_is_no_replica() {
         body["error"]["message"].as_str().unwrap().to_owned()
     };
     let told = message().await;
-    assert!(told.contains("endpoints.json") && told.contains("cannot be read"), "{told}");
+    assert!(told.contains("discovery finds none") && !told.contains("endpoints.json"), "{told}");
+    let logged = log.with("no replica is known to this router, since discovery from");
+    assert!(logged.iter().any(|line| line.contains("endpoints.json") && line.contains("cannot be read")), "{logged:?}");
     write(&path, &["a", "b"].map(|name| entry(name, &json!({}))));
     ms(500).await;
     for name in ["a", "b"] {
