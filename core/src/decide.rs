@@ -117,7 +117,10 @@ mod tests {
                 r#"{"id": "r", "prompt_tokens": -5, "replicas": []}"#,
                 "`prompt_tokens`: invalid value: integer `-5`, expected u32",
             ),
-            (r#"{"id": "r", "session": [], "replicas": []}"#, "`session`: text or a whole number of 0 or more"),
+            (
+                r#"{"id": "r", "session": -7, "replicas": []}"#,
+                "`session`: invalid value: integer `-7`, expected text or a whole number of 0 or more",
+            ),
             (r#"{"id": "r", "replicas": [7]}"#, "`replicas[0]`: is 7; give an object with an `id`"),
             (r#"{"id": "r", "replicas": [{}]}"#, "`replicas[0].id`: is missing or empty; name the replica"),
             (

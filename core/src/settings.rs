@@ -1,11 +1,14 @@
 //! Settings as TOML tables: `--set key=value`, merging of tables, values that have been renamed, `duration` (`5s` in place of
-//! milliseconds), `field_names`: the keys that a struct reads, and `schema`: the JSON schema of a file.
+//! milliseconds), `either` (a number or text), `field_names`: the keys that a struct reads, and `schema`: the JSON schema of
+//! a file.
 
 mod duration;
+mod either;
 mod field_names;
 mod schema;
 
 pub use duration::{bad_duration, duration_ms, durations_in_table, durations_in_text, durations_in_value};
+pub use either::{NumberOrText, number_or_text};
 pub use field_names::field_names;
 pub use schema::schema_of;
 

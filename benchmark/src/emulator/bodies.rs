@@ -95,7 +95,7 @@ pub struct Message {
 
 /// Content of a message.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "`content` must be text or a list of parts")]
 pub enum Content {
     /// Plain text.
     Text(String),
@@ -105,7 +105,7 @@ pub enum Content {
 
 /// A prompt of `/v1/completions`.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "`prompt` must be text, a list of token ids, or a list with one of them")]
 pub enum PromptField {
     /// Text.
     Text(String),

@@ -8,7 +8,8 @@ use crate::network::Path;
 use crate::policy::settings::{MOST, strict};
 use crate::policy::{Candidate, EngineView, Exclusion, RequestInfo, is_free};
 use crate::residency::Fence;
-use serde::{Deserialize, Serialize};
+use crate::settings::{NumberOrText, number_or_text};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
@@ -30,13 +31,22 @@ pub enum DecideError {
 }
 
 /// A session or prompt key: text is hashed with xxh3, a number is used unchanged, 0 means none.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "text or a whole number of 0 or more")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum Key {
     /// A hash.
     Hash(u64),
     /// A name; empty means none.
     Text(String),
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(match number_or_text(from, "text or a whole number of 0 or more")? {
+            NumberOrText::Number(hash) => Self::Hash(hash),
+            NumberOrText::Text(name) => Self::Text(name),
+        })
+    }
 }
 
 impl Key {

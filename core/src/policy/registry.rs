@@ -10,9 +10,12 @@ use super::{
 use crate::settings::field_names;
 use crate::suggest::did_you_mean;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::fmt;
 use thiserror::Error;
 
 /// Errors in the configuration of a policy.
@@ -299,11 +302,33 @@ fn table(name: &str, summary: &str, mut settings: Schema) -> Schema {
 }
 
 /// What a configuration file may write for a policy.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "a policy's name, or a table with `name` and its settings")]
 enum Spec {
     Name(String),
     Table(Map<String, Value>),
+}
+
+impl<'de> Deserialize<'de> for Spec {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Read;
+
+        impl<'de> Visitor<'de> for Read {
+            type Value = Spec;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a policy's name, or a table with `name` and its settings")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Spec, E> {
+                Ok(Spec::Name(name.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Spec, A::Error> {
+                Map::deserialize(MapAccessDeserializer::new(map)).map(Spec::Table)
+            }
+        }
+
+        from.deserialize_any(Read)
+    }
 }
 
 impl TryFrom<Spec> for PolicyConfig {

@@ -1,8 +1,10 @@
 //! The tables `[[discovery.kubernetes]]`: Services whose EndpointSlices list replicas.
 
 use super::ConfigError;
+use gorgo_core::settings::{NumberOrText, number_or_text};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, Unexpected};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -34,13 +36,26 @@ pub struct KubernetesService {
 }
 
 /// A port of EndpointSlices.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum ServicePort {
     /// Its number.
     Number(u16),
     /// Its name.
     Name(String),
+}
+
+impl<'de> Deserialize<'de> for ServicePort {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        const EXPECTED: &str = "a number from 1 to 65535, or the name of a port";
+        Ok(match number_or_text(from, EXPECTED)? {
+            NumberOrText::Text(name) => Self::Name(name),
+            NumberOrText::Number(number) => match u16::try_from(number) {
+                Ok(port) => Self::Number(port),
+                Err(_) => return Err(D::Error::invalid_value(Unexpected::Unsigned(number), &EXPECTED)),
+            },
+        })
+    }
 }
 
 impl fmt::Display for KubernetesService {

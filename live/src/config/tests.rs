@@ -112,6 +112,10 @@ fn services_of_kubernetes_are_read_and_wrong_ones_named() {
         ("{service = \"a/b\"}", "`discovery.kubernetes[0].service` is \"a/b\""),
         ("{service = \"a\", namespace = \"M\"}", "`discovery.kubernetes[0].namespace` is \"M\""),
         ("{service = \"a\", port = 0}", "`discovery.kubernetes[0].port` is 0"),
+        (
+            "{service = \"a\", port = 70000}",
+            "`discovery.kubernetes[0].port`: invalid value: integer `70000`, expected a number from 1 to 65535, or the name",
+        ),
         ("{service = \"a\"}, {service = \"a\"}", "`discovery.kubernetes[1]` is \"kubernetes:a\"; it is listed twice"),
         ("{service = \"a\", selector = \"b\"}", "selector"),
     ] {

@@ -5,7 +5,9 @@ use super::{DiscoveredEndpoint, DiscoveryError};
 use crate::config::replica_name::{check_name, shown_name};
 use crate::upstream::connect::{Endpoint, shown_url};
 use gorgo_core::residency::{MAX_LABELS, check_label};
-use serde::Deserialize;
+use gorgo_core::settings::{NumberOrText, number_or_text};
+use serde::de::{Error as _, Unexpected};
+use serde::{Deserialize, Deserializer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tokio::io::AsyncReadExt;
@@ -42,11 +44,19 @@ struct Entry {
     state: State,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Port {
-    Number(u16),
-    Text(String),
+/// A number, in quotes or without.
+struct Port(u16);
+
+impl<'de> Deserialize<'de> for Port {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        const EXPECTED: &str = "a number from 1 to 65535";
+        let wrong = |value: Unexpected<'_>| D::Error::invalid_value(value, &EXPECTED);
+        let port = match number_or_text(from, EXPECTED)? {
+            NumberOrText::Number(number) => u16::try_from(number).map_err(|_| wrong(Unexpected::Unsigned(number)))?,
+            NumberOrText::Text(text) => text.parse().map_err(|_| wrong(Unexpected::Str(&text)))?,
+        };
+        if port == 0 { Err(wrong(Unexpected::Unsigned(0))) } else { Ok(Self(port)) }
+    }
 }
 
 /// As in Kubernetes' EndpointSlices.
@@ -85,9 +95,9 @@ pub(crate) async fn read(path: &Path) -> Result<Vec<DiscoveredEndpoint>, Discove
 
 pub(crate) fn parse(text: &str, extension: &str) -> Result<Vec<DiscoveredEndpoint>, String> {
     let listed: Listed = match extension {
-        "json" => serde_json::from_str(text).map_err(|wrong| wrong.to_string())?,
-        "toml" => toml::from_str(text).map_err(|wrong| wrong.message().to_owned())?,
-        _ => serde_saphyr::from_str(text).map_err(|wrong| first_line(&wrong.to_string()))?,
+        "json" => from_json(text)?,
+        "toml" => from_toml(text)?,
+        _ => from_yaml(text)?,
     };
     let mut names = BTreeSet::new();
     let mut all = Vec::with_capacity(listed.endpoints.len());
@@ -101,6 +111,40 @@ pub(crate) fn parse(text: &str, extension: &str) -> Result<Vec<DiscoveredEndpoin
     Ok(all)
 }
 
+fn from_json(text: &str) -> Result<Listed, String> {
+    let mut from = serde_json::Deserializer::from_str(text);
+    let listed = serde_path_to_error::deserialize(&mut from);
+    let listed = listed.map_err(|wrong| at_key(&wrong.path().to_string(), &wrong.inner().to_string()))?;
+    from.end().map_err(|wrong| wrong.to_string())?;
+    Ok(listed)
+}
+
+fn from_toml(text: &str) -> Result<Listed, String> {
+    let at_line = |key: &str, wrong: &toml::de::Error| {
+        let line = wrong.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        let line = line.map_or(String::new(), |line| format!(" at line {line}"));
+        at_key(key, wrong.message()) + &line
+    };
+    let from = toml::de::Deserializer::parse(text).map_err(|wrong| at_line(".", &wrong))?;
+    serde_path_to_error::deserialize(from).map_err(|wrong| at_line(&wrong.path().to_string(), wrong.inner()))
+}
+
+fn from_yaml(text: &str) -> Result<Listed, String> {
+    let mut key = String::new();
+    let listed = serde_saphyr::with_deserializer_from_str(text, |from| {
+        serde_path_to_error::deserialize(from).map_err(|wrong| {
+            key = wrong.path().to_string();
+            wrong.into_inner()
+        })
+    });
+    listed.map_err(|wrong| at_key(&key, &first_line(&wrong.without_snippet().to_string())))
+}
+
+/// A message with the key that it is about.
+fn at_key(key: &str, message: &str) -> String {
+    if key.is_empty() || key == "." { message.to_owned() } else { format!("`{key}`: {message}") }
+}
+
 /// The parser's message without the excerpt of the file below it.
 fn first_line(text: &str) -> String {
     text.lines().find(|line| !line.trim().is_empty()).unwrap_or("it is no YAML").trim().to_owned()
@@ -109,19 +153,12 @@ fn first_line(text: &str) -> String {
 impl Entry {
     fn endpoint(self) -> Result<DiscoveredEndpoint, String> {
         let label = |keys: &[&str]| keys.iter().find_map(|key| self.labels.get(*key)).cloned();
-        let port = match self.port {
-            None => None,
-            Some(Port::Number(port)) => Some(port),
-            Some(Port::Text(text)) => {
-                Some(text.parse().map_err(|_| format!("port is `{text}`; give a number from 1 to 65535"))?)
-            }
-        };
-        let url = match (self.url, self.address, port) {
+        let url = match (self.url, self.address, self.port) {
             (Some(url), None, None) => url,
-            (None, Some(address), Some(port)) if address.contains(':') && !address.starts_with('[') => {
+            (None, Some(address), Some(Port(port))) if address.contains(':') && !address.starts_with('[') => {
                 format!("http://[{address}]:{port}")
             }
-            (None, Some(address), Some(port)) => format!("http://{address}:{port}"),
+            (None, Some(address), Some(Port(port))) => format!("http://{address}:{port}"),
             _ => return Err("give `address` and `port`, or `url`".to_owned()),
         };
         let at = Endpoint::parse(&url)
@@ -189,8 +226,34 @@ mod tests {
         for (text, kind, problem) in [
             ("endpoints: [{name: a, address: h, port: 1}, {name: a, address: h, port: 2}]", "yaml", "listed twice"),
             ("endpoints: [{address: h}]", "yaml", "endpoints[0]: give `address` and `port`, or `url`"),
-            ("endpoints: [{address: h, port: 99999999}]", "yaml", ""),
-            ("endpoints: [{address: h, port: x}]", "yaml", "port is `x`"),
+            (
+                "endpoints:\n- {address: h, port: 99999999}",
+                "yaml",
+                "`endpoints[0].port`: invalid value: integer `99999999`, expected a number from 1 to 65535",
+            ),
+            ("endpoints: [{address: h, port: 99999999}]", "yaml", "line 1"),
+            (
+                "{\"endpoints\": [{\"port\": -1}]}",
+                "json",
+                "`endpoints[0].port`: invalid value: integer `-1`, expected a number",
+            ),
+            (
+                "{\"endpoints\": [\n{\"port\": [1]}]}",
+                "json",
+                "invalid type: sequence, expected a number from 1 to 65535 at line 2",
+            ),
+            (
+                "\nendpoints = [{port = 70000}]",
+                "toml",
+                "`endpoints[0].port`: invalid value: integer `70000`, expected a number",
+            ),
+            ("\nendpoints = [{port = 70000}]", "toml", "from 1 to 65535 at line 2"),
+            (
+                "endpoints: [{address: h, port: x}]",
+                "yaml",
+                "`endpoints[0].port`: invalid value: string \"x\", expected",
+            ),
+            ("endpoints: [{address: h, port: 1, state: gone}]", "yaml", "`endpoints[0].state`: "),
             ("endpoints: [{adress: h, port: 1}]", "yaml", "endpoints[0]: give `address` and `port`, or `url`"),
             ("endpoint: [{address: h, port: 1}]", "yaml", "endpoints"),
             ("endpoints: [{address: 'a b', port: 1}]", "yaml", "no address"),
@@ -206,6 +269,7 @@ mod tests {
         ] {
             let wrong = parse(text, kind).unwrap_err();
             assert!(wrong.contains(problem) && !wrong.contains('\n'), "{text}: {wrong}");
+            assert!(!wrong.contains("untagged"), "{text}: {wrong}");
         }
     }
 

@@ -118,7 +118,7 @@ fn a_table_without_a_name_says_so() {
     let error = serde_json::from_value::<PolicyConfig>(json!({"ms_per_token": 1})).unwrap_err().to_string();
     assert!(error.starts_with("a policy needs a `name`, one of gorgo, predictive, prefix-tree"), "{error}");
     let error = serde_json::from_value::<PolicyConfig>(json!(7)).unwrap_err().to_string();
-    assert!(error.contains("a policy's name, or a table"), "{error}");
+    assert!(error.contains("invalid type: integer `7`, expected a policy's name, or a table"), "{error}");
 }
 
 #[test]
