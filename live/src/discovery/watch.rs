@@ -9,6 +9,7 @@ use crate::server::fleet;
 use crate::state::{AddError, AppState};
 use crate::supervise;
 use crate::upstream::connect::Endpoint;
+use crate::upstream::replica::Upstream;
 use gorgo_core::fleet::Kind;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -91,6 +92,14 @@ fn take(state: &Arc<AppState>, config: &Config, source: &str, answer: Result<Lis
     for step in steps(&known, &listed) {
         match step {
             Step::Leave(name) => {
+                let is_same = |(one, _): &(ReplicaConfig, Kind)| {
+                    one.shown_name() == name && is_same_address(&one.url, &known[&name].url)
+                };
+                let configured = fleet::configured(&state.config()).into_iter().find(is_same);
+                // The configuration names the same engine: what was learned of it stays.
+                if configured.is_some_and(|(replica, kind)| give(state, &replica, kind)) {
+                    continue;
+                }
                 has_left = true;
                 if let Some(upstream) = state.find(&name) {
                     state.remove(&upstream);
@@ -139,7 +148,7 @@ fn add(
     if Endpoint::parse(&endpoint.url).is_ok_and(|at| at.leads_to(config.listen)) {
         return state.leave_out_itself(name);
     }
-    let kind = if config.role == Role::Edge { Kind::Peer } else { Kind::Remote };
+    let kind = kind(config.role);
     let key = key.as_ref().map_err(|why| AddError::Wrong(why.clone()));
     let why = match key.and_then(|key| fleet::join(state, &endpoint.replica(key.as_ref()), kind)) {
         Ok(_) => None,
@@ -170,6 +179,44 @@ pub(crate) fn admit(state: &Arc<AppState>, name: &str, url: &str) -> bool {
     let config = state.config();
     add(state, &config, &source, &endpoint, &engine_key(&config));
     state.find(name).is_some()
+}
+
+/// How endpoints are reached that a router with this role discovers.
+fn kind(role: Role) -> Kind {
+    if role == Role::Edge { Kind::Peer } else { Kind::Remote }
+}
+
+/// Takes over a replica that the configuration no longer names, if a source lists its name at this address: it is the same
+/// engine, so what was learned of it stays. Returns whether one does.
+pub(crate) fn adopt(state: &Arc<AppState>, upstream: &Upstream, url: &str) -> bool {
+    let config = state.config();
+    let listed = state.discovered.listed(&upstream.name);
+    let is_same =
+        |(_, one): &(String, DiscoveredEndpoint)| is_same_address(&one.url, url) && upstream.kind == kind(config.role);
+    let Some((source, endpoint)) = listed.filter(is_same) else { return false };
+    change(state, &source, &endpoint);
+    let listed = Known::from([(endpoint.name.clone(), endpoint)]);
+    settle(state, &source, &listed, &engine_key(&config));
+    true
+}
+
+/// Gives a discovered replica of this name and address to the configuration, which names it: it is the same engine. Returns
+/// whether there is one.
+pub(crate) fn give(state: &Arc<AppState>, replica: &ReplicaConfig, kind: Kind) -> bool {
+    let name = replica.shown_name();
+    let is_same = || {
+        state.joined.lock().get(&name).is_some_and(|(one, of)| is_same_address(&one.url, &replica.url) && *of == kind)
+    };
+    let Some(upstream) = state.find(&name).filter(|one| one.name == name && state.discovered.has(&name) && is_same())
+    else {
+        return false;
+    };
+    if state.describe(&upstream, replica).is_err() {
+        return false;
+    }
+    state.discovered.forget(&name);
+    fleet::drain_again(state, &upstream);
+    true
 }
 
 /// Puts in force whether an engine of the fleet drains.

@@ -65,7 +65,7 @@ pub(super) fn kind(role: Role) -> Kind {
 }
 
 /// Every replica and peer of a configuration.
-pub(super) fn configured(config: &Config) -> Vec<(ReplicaConfig, Kind)> {
+pub(crate) fn configured(config: &Config) -> Vec<(ReplicaConfig, Kind)> {
     let kind = kind(config.role);
     let peers = config.peers.iter().map(|peer| {
         let replica = ReplicaConfig {

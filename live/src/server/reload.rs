@@ -1,6 +1,7 @@
 //! Replaces the configuration while the router runs: all of it, or nothing if a value is wrong.
 
 use crate::config::{Config, ConfigError, ReplicaConfig, is_same_address};
+use crate::discovery::watch;
 use crate::observe::changes::Change;
 use crate::server::fleet;
 use crate::server::keys::Keys;
@@ -169,7 +170,12 @@ fn apply_fleet(state: &Arc<AppState>, old: &Fleet, new: &Fleet, (changes, not): 
     for was in old {
         let name = was.0.shown_name();
         let stays = named(new, &name).is_some_and(|now| is_same(was, &now));
+        let is_wanted = || new.iter().any(|(one, _)| one.shown_name() == name || is_same_address(&one.url, &was.0.url));
         if let Some(upstream) = state.find(&name).filter(|_| !stays) {
+            if !is_wanted() && watch::adopt(state, &upstream, &was.0.url) {
+                changes.push(format!("{name} is kept, since discovery lists it"));
+                continue;
+            }
             state.remove(&upstream);
             changes.push(format!("removed {}", upstream.name));
         }
@@ -190,6 +196,10 @@ fn apply_fleet(state: &Arc<AppState>, old: &Fleet, new: &Fleet, (changes, not): 
             // It is new, or had no room in the fleet before.
             _ => {
                 state.by_operator.admit(&name);
+                if watch::give(state, replica, *kind) {
+                    changes.push(format!("changed {name}, which discovery listed"));
+                    continue;
+                }
                 match fleet::join(state, replica, *kind) {
                     Ok(upstream) => changes.push(format!("added {}", upstream.name)),
                     Err(error) => not.push(format!("a replica is not added: {error}")),

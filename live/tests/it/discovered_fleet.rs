@@ -185,6 +185,62 @@ async fn a_reload_changes_a_replica_at_the_same_address_in_place() {
     assert_eq!(fleet(&world).await, ["-e0"], "an operator has removed `e1`, and drained the name `e0`");
 }
 
+/// Puts this configuration in force, with a source of discovery at `path`; returns what changed.
+async fn put(world: &World, path: &Path, replicas: &str) -> String {
+    let text = format!("policy = \"gorgo\"\ndiscovery = {{file = {path:?}, poll_ms = 100}}\nreplicas = [{replicas}]");
+    let request = http::Request::put("http://router:8000/proxy/config").header("content-type", "application/toml");
+    let request = request.body(http_body_util::Full::new(text.into())).unwrap();
+    String::from_utf8(whole(world.send(request).await).await.to_vec()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_moves_between_configuration_and_discovery_keeps_what_was_learned() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("endpoints.json");
+    let net = Net::default();
+    let _engines = engines(&net, &["a", "b"]);
+    write(&path, &[entry("b", &json!({}))]);
+    let world = router(&net, &path, |config| config.replicas = vec![replica("a")]).await;
+    ms(500).await;
+    drain(&world, "b", true).await;
+    whole(world.send(chat(&"a prompt of some length ".repeat(40), true)).await).await;
+    let row = async || {
+        let rows = world.get("/proxy/servers").await.1;
+        rows.as_array().unwrap().iter().find(|row| row["id"] == "a").unwrap().clone()
+    };
+    let before = row().await;
+    assert!(before["index_tokens"].as_u64().unwrap() > 0 && before["dispatched"] == 1, "{before}");
+    let is_kept = async |region: Value, by: &str| {
+        let after = row().await;
+        for key in ["index_tokens", "dispatched", "health", "latency_ms"] {
+            assert_eq!(after[key], before[key], "{key} {by}: {after}");
+        }
+        assert_eq!(after["region"], region, "{by}");
+    };
+    // To discovery: the file lists it before the configuration lets it go.
+    let discovered = json!({"region": "eu"});
+    write(&path, &[entry("a", &discovered), entry("b", &json!({}))]);
+    ms(500).await;
+    let told = put(&world, &path, "").await;
+    assert!(told.contains("a is kept, since discovery lists it") && !told.contains("removed"), "{told}");
+    is_kept(json!("eu"), "from the configuration").await;
+    ms(500).await;
+    is_kept(json!("eu"), "after another answer").await;
+    // Back: the configuration names it before the file lets it go.
+    let own = "{url = \"http://a:8080\", name = \"a\", region = \"us\"}";
+    let told = put(&world, &path, own).await;
+    assert!(told.contains("changed a, which discovery listed"), "{told}");
+    is_kept(json!("us"), "from discovery").await;
+    write(&path, &[entry("b", &json!({}))]);
+    ms(500).await;
+    is_kept(json!("us"), "as the file lists it no more").await;
+    // At another address it is another engine.
+    write(&path, &[entry("a", &json!({"address": "b", "port": 9090})), entry("b", &json!({}))]);
+    ms(500).await;
+    let told = put(&world, &path, "").await;
+    assert!(told.contains("removed a"), "{told}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_configured_replica_joins_when_the_discovered_one_at_its_address_leaves() {
     let dir = tempfile::tempdir().unwrap();
