@@ -3,7 +3,8 @@
 use crate::fixture::{World, chat, ms, post, whole};
 use gorgo_live::config::KvEventsOf;
 use gorgo_live::testkit::Script;
-use std::collections::BTreeSet;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 
 const SESSION: &str = "x-session-id";
 
@@ -44,4 +45,33 @@ async fn only_requests_to_vllm_without_a_session_of_their_own_are_tagged() {
     for (vllm, enabled, tags) in [(false, true, true), (true, false, true), (true, true, false)] {
         assert_eq!(sessions(vllm, enabled, tags).await, untagged, "vllm {vllm}, enabled {enabled}, tags {tags}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_that_join_later_are_followed_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("endpoints.json");
+    let entry = |name: &str| json!({"name": name, "address": name, "port": 8080});
+    std::fs::write(&path, json!({"endpoints": [entry("found"), entry("silent")]}).to_string()).unwrap();
+    let world = World::new(1, Script::default(), |config| {
+        config.discovery.file = Some(path.clone());
+        config.discovery.poll_ms = 100;
+        config.kv_events.enabled = true;
+        let nowhere = KvEventsOf { host: Some("127.0.0.1".to_owned()), port: Some(1), ..KvEventsOf::default() };
+        for name in ["e0", "found", "added"] {
+            config.kv_events.replicas.insert(name.to_owned(), nowhere.clone());
+        }
+        let off = KvEventsOf { enabled: Some(false), ..KvEventsOf::default() };
+        config.kv_events.replicas.insert("silent".to_owned(), off);
+    })
+    .await;
+    let added = json!({"url": "http://added:8080", "name": "added"});
+    assert_eq!(world.call(http::Method::POST, "/proxy/servers", &added).await.0, 201);
+    ms(500).await;
+    let rows = world.get("/proxy/servers").await.1;
+    let streams =
+        |row: &Value| (row["id"].as_str().unwrap().to_owned(), row["kv_events"].as_array().map_or(0, Vec::len));
+    let followed: BTreeMap<String, usize> = rows.as_array().unwrap().iter().map(streams).collect();
+    let expected = [("added", 1), ("e0", 1), ("found", 1), ("silent", 0)];
+    assert_eq!(followed, BTreeMap::from(expected.map(|(name, streams)| (name.to_owned(), streams))));
 }
