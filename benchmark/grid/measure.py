@@ -18,19 +18,18 @@ FIGURES = ("ttft_p95_ms", "e2e_p95_ms")
 POLICIES = ("predictive", "physical", "gorgo", "smetric", "kv-cost", "lmetric", "least-load", "smg-cache-aware", "cache-aware",
             "least-request", "prefix-cache", "llm-d", "dualmap", "stargate")
 FRANKFURT = ["topology=proxy", "proxy_region=aws:eu-central-1"]
-# Name, file, saturation in requests/s, seconds, settings, and prefill of the engines in ms a token for `physical` where the
-# preset's is another's.
+# Name, file, saturation in requests/s, seconds, settings.
 WORKLOADS = [
-    ("three-regions, edges", "three-regions.toml", 6.953, 60, [], None),
-    ("three-regions, proxy", "three-regions.toml", 6.6, 60, FRANKFURT, None),
-    ("short-prompts", "short-prompts.toml", 193.8, 15, [], 0.0224),
-    ("mooncake, 426 k KV tokens", "mooncake.toml", 3.4, 100, ["fleet.settings.kv_tokens=426000"], 0.0224),
-    ("mixed-fleet", "mixed-fleet.toml", 2.4, 100, [], None),
-    ("mooncake, 3 M KV tokens", "mooncake.toml", 1.5, 100, ["fleet.settings.kv_tokens=3000000"], 0.0224),
-    ("load-recorded-fleet", "load-recorded-fleet.toml", 12.2, None, [], None),
-    ("load-vllm", "load-vllm.toml", 2.9, None, [], None),
-    ("load-agents", "load-agents.toml", None, None, [], None),
-    ("load-day", "load-day.toml", None, None, [], None),
+    ("three-regions, edges", "three-regions.toml", 6.953, 60, []),
+    ("three-regions, proxy", "three-regions.toml", 6.6, 60, FRANKFURT),
+    ("short-prompts", "short-prompts.toml", 193.8, 15, []),
+    ("mooncake, 426 k KV tokens", "mooncake.toml", 3.4, 100, ["fleet.settings.kv_tokens=426000"]),
+    ("mixed-fleet", "mixed-fleet.toml", 2.4, 100, []),
+    ("mooncake, 3 M KV tokens", "mooncake.toml", 1.5, 100, ["fleet.settings.kv_tokens=3000000"]),
+    ("load-recorded-fleet", "load-recorded-fleet.toml", 12.2, None, []),
+    ("load-vllm", "load-vllm.toml", 2.9, None, []),
+    ("load-agents", "load-agents.toml", None, None, []),
+    ("load-day", "load-day.toml", None, None, []),
 ]
 # Their files hold the rates: sessions arrive, not requests; a day has a rate of its own.
 OWN_RATES = {"load-agents.toml", "load-day.toml", "load-recorded-fleet.toml", "load-vllm.toml"}
@@ -44,9 +43,8 @@ def own_rates(file):
     return key.strip().strip('"'), json.loads(values)
 
 
-def arms(ms_per_token):
-    rate = f", ms_per_token={ms_per_token}" if ms_per_token else ""
-    physical = f'{{name="physical",policy={{name="gorgo",preset="physical"{rate}}}}}'
+def arms():
+    physical = '{name="physical",policy={name="gorgo",preset="physical"}}'
     return "arms=[" + ",".join(physical if name == "physical" else f'{{policy="{name}"}}' for name in POLICIES) + "]"
 
 
@@ -88,15 +86,13 @@ def main():
     print("| workload | load | " + " | ".join(POLICIES) + " |")
     print("|---" * (len(POLICIES) + 2) + "|")
     cells = {}
-    for name, file, saturation, seconds, settings, ms_per_token in WORKLOADS:
+    for name, file, saturation, seconds, settings in WORKLOADS:
         if args.only and args.only not in name:
             continue
         key, values = own_rates(file) if file in OWN_RATES else ("workload.rate", [saturation * s / 100 for s in SHARES])
         for share, value in zip(SHARES, values, strict=True):
-            chosen = [*settings, f"{key}={value:.6g}", arms(ms_per_token)]
+            chosen = [*settings, f"{key}={value:.6g}", arms()]
             chosen += [f"workload.duration_s={seconds}"] if seconds else []
-            if file == "mixed-fleet.toml":
-                chosen.append("workload.time_scale=1.0")  # a rate replaces it
             cells[name, share] = found = excesses(run(args, name, share, file, chosen))
             shown = " | ".join(" / ".join(f"{excess:.0f}" for excess in found[arm]) for arm in POLICIES)
             print(f"| {name} | {share} % | {shown} |", flush=True)

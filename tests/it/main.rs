@@ -130,11 +130,14 @@ fn a_torn_line_of_a_decision_log_stops_no_command() {
         )
     };
     let outcome = |id: u32| format!(r#"{{"outcome": {{"id": "{id}", "ttft_ms": 7.0, "e2e_ms": 70.0}}}}"#);
-    let whole: String = (1..=20).map(|id| format!("{}\n{}\n", decision(id), outcome(id))).collect();
+    let of = |ids: std::ops::RangeInclusive<u32>| -> String {
+        ids.map(|id| format!("{}\n{}\n", decision(id), outcome(id))).collect()
+    };
+    let whole = of(1..=20);
     let path = dir.path().join("decisions.jsonl");
     let log = path.display().to_string();
     let torn = format!("{whole}{}", &decision(21)[..60]);
-    let in_the_middle = format!("{torn}{}\n{}", decision(22), whole.replace("\"id\": \"", "\"id\": \"2-"));
+    let in_the_middle = format!("{torn}{}\n{}", decision(22), of(23..=42));
     for (log_text, says) in
         [(&torn, "the last line, 41, is torn and left out"), (&in_the_middle, "the first is line 41 (")]
     {
