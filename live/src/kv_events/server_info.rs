@@ -4,7 +4,7 @@
 //! stream broke, never in between. Any other answer counts as "unknown", and the configuration applies: vLLM and older
 //! versions of SGLang do not report their streams.
 
-use crate::signals::probe::fetch;
+use crate::signals::pages::fetch;
 use crate::state::AppState;
 use crate::upstream::replica::Upstream;
 use http::StatusCode;

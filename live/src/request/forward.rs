@@ -229,7 +229,7 @@ async fn carry_out(mut guard: Box<RequestGuard>, request: Box<ClientRequest>, ea
                     if let Some(passed) = &passed {
                         passed.end_event();
                     }
-                    guard.report_failure(&attempt, &upstream);
+                    guard.report_failure(attempt.failure, &attempt.why, &upstream, attempt.dispatches());
                     failed = Some(attempt);
                 }
             },

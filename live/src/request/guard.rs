@@ -10,7 +10,6 @@ use crate::driver::mailbox::{Command, Mailbox};
 use crate::observe::access_log::AccessEntry;
 use crate::observe::changes::Change;
 use crate::observe::request_log::{DecisionSummary, RequestEntry, RoutedReplica};
-use crate::request::attempt::FailedAttempt;
 use crate::request::context::ConnectionContext;
 use crate::request::learning::Learning;
 use crate::state::Phase;
@@ -245,14 +244,13 @@ impl RequestGuard {
         RequestEvent::Finished { id: self.id, attempt: self.attempt(), usage, answer }
     }
 
-    /// Reports that this attempt failed; the core's next command is another attempt or the end.
-    pub(super) fn report_failure(&mut self, failed: &FailedAttempt, upstream: &Upstream) {
-        let FailedAttempt { failure, ref why, .. } = *failed;
-        let (attempt, dispatches) = (self.attempt(), failed.dispatches());
+    /// Reports that this attempt failed, after so many `dispatches`; the core's next command is another attempt or the end.
+    pub(super) fn report_failure(&mut self, failure: Failure, why: &str, upstream: &Upstream, dispatches: u8) {
+        let attempt = self.attempt();
         self.dispatches = self.dispatches.saturating_add(dispatches);
         self.note_failure(why);
         if failure == Failure::KeyRefused && !upstream.refuses_key.swap(true, Ordering::Relaxed) {
-            let change = Change::KeyRefused { replica: upstream.name.clone(), why: why.clone() };
+            let change = Change::KeyRefused { replica: upstream.name.clone(), why: why.to_owned() };
             self.context.state.driver.observers().tell(change);
         }
         self.context.state.driver.handle(RequestEvent::Failed { id: self.id, attempt, failure, dispatches });

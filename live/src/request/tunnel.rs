@@ -72,7 +72,7 @@ pub(super) async fn answer(mut request: Box<ClientRequest>) -> Response<Body> {
                 return Response::from_parts(head, Body::Full(Bytes::new()));
             }
             Err(attempt) => {
-                guard.report_failure(&attempt, &upstream);
+                guard.report_failure(attempt.failure, &attempt.why, &upstream, attempt.dispatches());
                 failed = Some(attempt);
             }
         }

@@ -1,4 +1,5 @@
-//! TLS configuration: the server's certificate chain, and the roots that replicas' certificates are checked against.
+//! TLS configuration: the server's certificate chain, and the roots that replicas' certificates are checked against
+//! ([`self_signed`]: or being the very one that is named).
 
 mod self_signed;
 

@@ -6,7 +6,7 @@
 
 use crate::config::Role;
 use crate::sharing::HashSeed;
-use crate::signals::probe::{Turns, fetch_up_to};
+use crate::signals::pages::{Turns, fetch_up_to};
 use crate::state::AppState;
 use crate::upstream::replica::Upstream;
 use crate::wire::prompt_blocks::BLOCK;

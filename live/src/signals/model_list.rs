@@ -1,6 +1,6 @@
 //! Reads which models a replica serves.
 
-use crate::signals::probe::fetch;
+use crate::signals::pages::fetch;
 use crate::state::AppState;
 use crate::upstream::replica::Upstream;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use crate::observe::changes::Change;
 use crate::signals::model_list;
-use crate::signals::probe::{Turns, Unanswered, fetch, unusable};
+use crate::signals::pages::{Turns, Unanswered, fetch, unusable};
 use crate::signals::scrape::{self, Restarts, Seen};
 use crate::state::AppState;
 use crate::upstream::replica::Upstream;
