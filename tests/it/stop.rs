@@ -145,7 +145,7 @@ async fn a_router_whose_log_nobody_reads_answers_and_stops() {
     let (mut proxy, router) = Process::of(command.args(args).stderr(writer)).serving();
     drop(command); // the end of the pipe that it holds
     for _ in 0..3 {
-        let answer = send(router, "POST", "/policy", "random", Duration::from_secs(10)).await;
+        let answer = send(router, "POST", "/proxy/policy", r#"{"policy": "random"}"#, Duration::from_secs(10)).await;
         assert_eq!(answer.status, 200, "a change that is logged");
     }
     let pid = rustix::process::Pid::from_raw(proxy.id().cast_signed()).unwrap();
