@@ -257,9 +257,11 @@ pub fn run_by(
             let keeps = options.rows == Rows::Keep && experiment.seeds.first() == Some(&seed);
             simulate_shared(&experiment.file, arm, seed, requests, if keeps { DECISIONS } else { 0 })?
         };
-        let notes = few_counted(&run)?.into_iter().chain(late_fault(&arm.spec.faults, &run));
-        let is_first = experiment.seeds.first() == Some(&seed);
-        notes.filter(|_| is_first).for_each(|note| progress(Progress::Notes { notes: vec![note] }));
+        let few = few_counted(&run)?;
+        if experiment.seeds.first() == Some(&seed) {
+            let notes = few.into_iter().chain(late_fault(&arm.spec.faults, &run));
+            notes.for_each(|note| progress(Progress::Notes { notes: vec![note] }));
+        }
         folder.add(position as u32, &run, options.rows)?;
         lock(&timings).push((run.records.len(), timing));
         progress(Progress::Point { arm: arm.label.clone(), seed, requests: run.records.len() });

@@ -225,7 +225,7 @@ impl Config {
         durations_in_table(&mut table);
         let secrets = shown::secrets(&table);
         serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|error| {
-            let message = at_key(error.path(), error.inner().message());
+            let message = at_key(&error.path().to_string(), &with_suggestion(error.inner().message()));
             ConfigError::Text { file: String::new(), message: shown::without(&message, &secrets) }
         })
     }
@@ -268,14 +268,13 @@ fn typed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
     let read = toml::de::Deserializer::parse(text).map_err(|error| (String::new(), error));
     let read = read.and_then(|table| {
         serde_path_to_error::deserialize(table).map_err(|error| {
-            let message = at_key(error.path(), error.inner().message());
+            let message = at_key(&error.path().to_string(), &with_suggestion(error.inner().message()));
             (message, error.into_inner())
         })
     });
     read.map_err(|(message, error)| {
         let message = if message.is_empty() { with_suggestion(error.message()) } else { message };
-        let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-        let place = line.map_or(String::new(), |line| format!("line {line}: "));
+        let place = line_of(text, &error).map_or(String::new(), |line| format!("line {line}: "));
         let secrets = text.parse().map(|table| shown::secrets(&table)).unwrap_or_default();
         let message = format!("{place}{}", shown::without(&message, &secrets));
         ConfigError::Text { file: String::new(), message }
@@ -283,10 +282,14 @@ fn typed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
 }
 
 /// A message with the key that it is about; one about an unknown key names it already.
-fn at_key(path: &serde_path_to_error::Path, message: &str) -> String {
-    let path = path.to_string();
-    let message = with_suggestion(message);
-    if path == "." || message.starts_with("unknown field") { message } else { format!("`{path}`: {message}") }
+pub(crate) fn at_key(key: &str, message: &str) -> String {
+    let is_named = key.is_empty() || key == "." || message.starts_with("unknown field");
+    if is_named { message.to_owned() } else { format!("`{key}`: {message}") }
+}
+
+/// The line of a TOML text that an error is about.
+pub(crate) fn line_of(text: &str, error: &toml::de::Error) -> Option<usize> {
+    error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1)
 }
 
 /// Entry point of the fuzzer: any text is read or refused, and what is read survives writing.

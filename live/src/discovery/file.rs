@@ -3,6 +3,7 @@
 
 use super::{DiscoveredEndpoint, DiscoveryError};
 use crate::config::replica_name::{check_name, shown_name};
+use crate::config::{at_key, line_of};
 use crate::upstream::connect::{Endpoint, shown_url};
 use gorgo_core::residency::{MAX_LABELS, check_label};
 use gorgo_core::settings::{NumberOrText, number_or_text};
@@ -121,8 +122,7 @@ fn from_json(text: &str) -> Result<Listed, String> {
 
 fn from_toml(text: &str) -> Result<Listed, String> {
     let at_line = |key: &str, wrong: &toml::de::Error| {
-        let line = wrong.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-        let line = line.map_or(String::new(), |line| format!(" at line {line}"));
+        let line = line_of(text, wrong).map_or(String::new(), |line| format!(" at line {line}"));
         at_key(key, wrong.message()) + &line
     };
     let from = toml::de::Deserializer::parse(text).map_err(|wrong| at_line(".", &wrong))?;
@@ -138,11 +138,6 @@ fn from_yaml(text: &str) -> Result<Listed, String> {
         })
     });
     listed.map_err(|wrong| at_key(&key, &first_line(&wrong.without_snippet().to_string())))
-}
-
-/// A message with the key that it is about.
-fn at_key(key: &str, message: &str) -> String {
-    if key.is_empty() || key == "." { message.to_owned() } else { format!("`{key}`: {message}") }
 }
 
 /// The parser's message without the excerpt of the file below it.

@@ -223,7 +223,7 @@ pub(crate) fn attempts(headers: &HeaderMap) -> Option<u8> {
     headers.get(ATTEMPTS)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// Tells the router that sent a request how many dispatches were made, and nobody else.
+/// Sets the number of dispatches in a refusal to a router, and removes an engine's header of that name from all others.
 pub(crate) fn tell_attempts(headers: &mut HeaderMap, dispatches: Option<u8>) {
     match dispatches {
         Some(made) => drop(headers.insert(ATTEMPTS, HeaderValue::from(u16::from(made)))),

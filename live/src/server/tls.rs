@@ -1,9 +1,9 @@
 //! TLS configuration: the server's certificate chain, and the roots that replicas' certificates are checked against
-//! ([`self_signed`]: or being the very one that is named).
+//! (by [`verifier`]).
 
-mod self_signed;
+mod verifier;
 
-use self::self_signed::SelfSigned;
+use self::verifier::{Trust, Verifier};
 use crate::config::{ConfigError, Tls};
 use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::pem::PemObject;
@@ -90,69 +90,23 @@ pub(crate) fn shown(tls: &Tls) -> Result<Option<Shown>, TlsError> {
 pub fn client_config(tls: &Tls) -> Result<Option<Arc<ClientConfig>>, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| wrong(Path::new("tls"), error))?;
-    if tls.insecure {
+    let trust = if tls.insecure {
         tracing::warn!("tls.insecure: certificates of replicas are NOT checked; anyone between can read and answer");
-        let anyone = Arc::new(danger::Anyone(provider()));
-        return Ok(Some(Arc::new(builder.dangerous().with_custom_certificate_verifier(anyone).with_no_client_auth())));
-    }
-    let mut roots = RootCertStore::empty();
-    let Some(path) = &tls.upstream_ca else {
+        Trust::Anyone
+    } else if let Some(path) = &tls.upstream_ca {
+        let named = certificates(path)?;
+        let mut roots = RootCertStore::empty();
+        for certificate in &named {
+            roots.add(certificate.clone()).map_err(|error| wrong(path, error))?;
+        }
+        let by_roots = WebPkiServerVerifier::builder_with_provider(roots.into(), provider()).build();
+        Trust::Named { by_roots: by_roots.map_err(|error| wrong(path, error))?, named }
+    } else {
+        let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         return Ok(Some(Arc::new(builder.with_root_certificates(roots).with_no_client_auth())));
     };
-    let named = certificates(path)?;
-    for certificate in &named {
-        roots.add(certificate.clone()).map_err(|error| wrong(path, error))?;
-    }
-    let by_roots = WebPkiServerVerifier::builder_with_provider(roots.into(), provider()).build();
-    let by_roots = by_roots.map_err(|error| wrong(path, error))?;
-    let verifier = Arc::new(SelfSigned { by_roots, named });
-    Ok(Some(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())))
-}
-
-mod danger {
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
-    use std::sync::Arc;
-
-    /// Accepts any certificate; `--tls-insecure` only.
-    #[derive(Debug)]
-    pub(super) struct Anyone(pub(super) Arc<CryptoProvider>);
-
-    impl ServerCertVerifier for Anyone {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.signature_verification_algorithms.supported_schemes()
-        }
-    }
+    let verifier = Verifier { trust, algorithms: provider().signature_verification_algorithms };
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    Ok(Some(Arc::new(builder.with_no_client_auth())))
 }

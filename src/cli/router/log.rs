@@ -48,8 +48,8 @@ fn filter(told: Option<&str>) -> anyhow::Result<EnvFilter> {
 /// Lines that could not be written since the last that could.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// A log that drops lines instead of failing, for example on a full disk or when nobody reads it. The next line that can be written gives the
-/// number of lost lines.
+/// A writer that drops a log line when the write fails: the disk is full, or nothing reads standard error. The next line
+/// that it writes gives the number of dropped lines.
 struct Lossy<W>(W);
 
 impl<W: Write> Write for Lossy<W> {

@@ -1,4 +1,4 @@
-//! Accepts a server whose self-signed certificate is itself named as trusted.
+//! Checks certificates of replicas where webpki alone does not do: none at all, or one that is itself named as trusted.
 //!
 //! `openssl req -x509` marks the certificate as an authority's. webpki refuses such a certificate for a server, also when
 //! it is the very one in `tls.upstream_ca`; OpenSSL and curl accept it. Name, validity and the handshake's signature are
@@ -6,19 +6,29 @@
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 use std::sync::Arc;
 
-/// Checks certificates against roots, or for being one of `named`.
+/// Whose certificates are accepted.
 #[derive(Debug)]
-pub(super) struct SelfSigned {
-    pub(super) by_roots: Arc<WebPkiServerVerifier>,
-    pub(super) named: Vec<CertificateDer<'static>>,
+pub(super) enum Trust {
+    /// Everybody's; `--tls-insecure` only.
+    Anyone,
+    /// Those that lead to a root, and each of `named`.
+    Named { by_roots: Arc<WebPkiServerVerifier>, named: Vec<CertificateDer<'static>> },
 }
 
-impl ServerCertVerifier for SelfSigned {
+/// Checks the certificates of servers, and that a server has the key of its certificate.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    pub(super) trust: Trust,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -27,10 +37,11 @@ impl ServerCertVerifier for SelfSigned {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let checked = self.by_roots.verify_server_cert(end_entity, between, server, ocsp, now);
+        let Trust::Named { by_roots, named } = &self.trust else { return Ok(ServerCertVerified::assertion()) };
+        let checked = by_roots.verify_server_cert(end_entity, between, server, ocsp, now);
         // An expired certificate and others with a reason of their own stay refused; "an authority's" has none.
         let is_other = matches!(checked, Err(Error::InvalidCertificate(CertificateError::Other(_))));
-        if !is_other || !self.named.iter().any(|named| named == end_entity) {
+        if !is_other || !named.iter().any(|named| named == end_entity) {
             return checked;
         }
         verify_server_name(&ParsedCertificate::try_from(end_entity)?, server)?;
@@ -43,7 +54,7 @@ impl ServerCertVerifier for SelfSigned {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.by_roots.verify_tls12_signature(message, cert, dss)
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -52,11 +63,11 @@ impl ServerCertVerifier for SelfSigned {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.by_roots.verify_tls13_signature(message, cert, dss)
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.by_roots.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
@@ -81,7 +92,8 @@ mod tests {
             let mut roots = RootCertStore::empty();
             roots.add(named.clone()).unwrap();
             let by_roots = WebPkiServerVerifier::builder_with_provider(roots.into(), provider()).build().unwrap();
-            let verifier = SelfSigned { by_roots, named: vec![named.clone()] };
+            let trust = Trust::Named { by_roots, named: vec![named.clone()] };
+            let verifier = Verifier { trust, algorithms: provider().signature_verification_algorithms };
             let now = UnixTime::since_unix_epoch(Duration::from_secs(1_767_225_600)); // 2026
             verifier.verify_server_cert(shown, &[], &ServerName::try_from(name).unwrap(), &[], now).map(drop)
         };
