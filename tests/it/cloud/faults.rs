@@ -5,10 +5,10 @@ use super::own_engines::{acts, rows};
 use super::ssh::Field;
 use super::{Ran, command, must, processes, ran};
 use crate::user_systemd::UserSystemd;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// A drain from 0.5 s to 2.5 s, and a crash from 3 s to 4.5 s.
+/// A drain from 0.5 s to 2.5 s, and a crash from 3 s to 4.5 s. `TRACE` stands for a trace.
 const FILE: &str = r#"
 title = "Faults"
 seeds = [1]
@@ -17,9 +17,7 @@ seeds = [1]
 provider = "ssh"
 
 [workload]
-trace = "wildchat-located"
-rate = 4.0
-duration_s = 7.0
+trace = "TRACE"
 
 [fleet]
 max_running = 10
@@ -49,11 +47,37 @@ down_s = 1.5
 policy = "least-load"
 "#;
 
+/// Streams of some 9 s, one every 500 ms from alternate countries: a crash of a replica in use breaks some of them, as
+/// late as it may come on a busy machine.
+const LONG: Load = Load { requests: 14, output_tokens: 600 };
+/// Streams that end between the crash and the end of a stand-in's late kill.
+const FEW: Load = Load { requests: 4, output_tokens: 400 };
+
+struct Load {
+    requests: usize,
+    output_tokens: usize,
+}
+
+impl Load {
+    /// The rows of a trace.
+    fn rows(&self) -> String {
+        let row = |i: usize| {
+            let country = ["US", "DE"][i % 2];
+            json!({
+                "timestamp": i * 500, "session_id": format!("s-{i}"), "country": country,
+                "input_length": 512, "output_length": self.output_tokens, "hash_ids": [i],
+            })
+        };
+        (0..self.requests).map(|i| format!("{}\n", row(i))).collect()
+    }
+}
+
 impl Field {
-    /// Runs an experiment; its result folder.
-    fn experiment(&self, engine: &str, text: &str) -> (Ran, PathBuf) {
-        let (file, out) = (self.state().join("faults.toml"), self.state().join("results"));
-        std::fs::write(&file, text).unwrap();
+    /// Runs the experiment under this load; its result folder.
+    fn experiment(&self, engine: &str, load: &Load) -> (Ran, PathBuf) {
+        let [file, trace, out] = ["faults.toml", "trace.jsonl", "results"].map(|name| self.state().join(name));
+        std::fs::write(&trace, load.rows()).unwrap();
+        std::fs::write(&file, FILE.replace("TRACE", trace.to_str().unwrap())).unwrap();
         let words = ["run", file.to_str().unwrap(), "--mode", "live", "--engine", engine, "--disk-gib", "0"];
         let more = ["--binary", self.program.to_str().unwrap(), "--out", out.to_str().unwrap()];
         let mut command = command(self.state(), "ssh", &[&words[..], &more].concat());
@@ -117,7 +141,7 @@ fn same_times([kill, start]: [(f64, f64); 2], killed_ms: u64, started_ms: u64) {
 #[test]
 fn an_engine_in_docker_crashes_and_is_started_again() {
     let Some(field) = Field::free(&["east", "eu"]) else { return };
-    let (run, out) = field.experiment("docker", FILE);
+    let (run, out) = field.experiment("docker", &LONG);
     assert!(run.ok && run.err.contains("nothing runs any more"), "{}\n{}", run.out, run.err);
     let times = told_by_the_files(&out);
     let calls = |i: usize| -> Vec<(u64, String)> { field.hosts[i].calls() };
@@ -138,7 +162,7 @@ fn an_engine_in_docker_crashes_and_is_started_again() {
 fn an_engine_that_is_a_unit_of_systemd_crashes_and_is_started_again() {
     let Some(field) = Field::free(&["east", "eu"]) else { return };
     let systemd: Vec<UserSystemd> = field.hosts.iter().map(|host| UserSystemd::install(&host.home)).collect();
-    let (run, out) = field.experiment("emulated", FILE);
+    let (run, out) = field.experiment("emulated", &LONG);
     assert!(run.ok && run.err.contains("nothing runs any more"), "{}\n{}", run.out, run.err);
     let times = told_by_the_files(&out);
     let engine = "gorgo-engine";
@@ -166,7 +190,7 @@ fn an_engine_that_is_a_unit_of_systemd_crashes_and_is_started_again() {
 fn a_crash_that_docker_refuses_ends_the_run_and_releases_the_hosts() {
     let Some(field) = Field::free(&["east", "eu"]) else { return };
     field.hosts[1].mark("deaf", "");
-    let (run, _) = field.experiment("docker", FILE);
+    let (run, _) = field.experiment("docker", &LONG);
     assert!(!run.ok && run.err.contains("did not receive an exit event"), "{}\n{}", run.out, run.err);
     assert!(
         run.err.contains("Docker cannot kill the engine") && run.err.contains("nothing runs any more"),
@@ -181,7 +205,7 @@ fn a_crash_that_docker_refuses_ends_the_run_and_releases_the_hosts() {
 fn a_crash_on_its_way_at_the_end_of_the_load_happens_before_it_is_undone() {
     let Some(field) = Field::free(&["east", "eu"]) else { return };
     field.hosts[1].mark("late-kill", "");
-    let (run, out) = field.experiment("docker", &FILE.replace("duration_s = 7.0", "duration_s = 2.0"));
+    let (run, out) = field.experiment("docker", &FEW);
     assert!(run.ok && run.err.contains("nothing runs any more"), "{}\n{}", run.out, run.err);
     // Where the run notices the end of the load late, the start is one of its acts, too.
     let done = acts(&out, "least-load-1");
