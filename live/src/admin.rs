@@ -11,6 +11,7 @@ use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
 use crate::request::errors::refusal;
 use crate::request::read_body;
+use crate::request::unpack::unpack;
 use crate::server::saved;
 use crate::state::{AppState, Phase};
 use axum::Router;
@@ -80,16 +81,24 @@ pub(crate) async fn answer(
     request: http::Request<hyper::body::Incoming>,
 ) -> http::Response<Body> {
     let state = &context.state;
-    let (parts, mut incoming) = request.into_parts();
+    let (mut parts, mut incoming) = request.into_parts();
     if let Err(refused) = access::check(config, &state.keys(), &parts) {
         context.tell_admin_refused(&parts.uri, refused.0);
         return refused.into_response().map(Body::Admin);
     }
     let most = BODY.min(config.limits.body_bytes);
-    let (body, _permit) = match read_body::read_up_to(most, state, config, &parts.headers, &mut incoming).await {
+    let (mut body, mut permit) = match read_body::read_up_to(most, state, config, &parts.headers, &mut incoming).await {
         Ok(read) => read,
         Err(refused) => return *refused,
     };
+    match unpack(most, state, &parts.headers, &body, &mut permit).await {
+        Ok(None) => {}
+        Ok(Some(plain)) => {
+            body = plain;
+            parts.headers.remove(header::CONTENT_ENCODING);
+        }
+        Err(refused) => return *refused,
+    }
     // A peer's message changes no setting.
     let keeps = matches!(parts.method, http::Method::GET | http::Method::HEAD) || parts.uri.path() == SHARE;
     if !keeps && state.is_upgrading() {

@@ -41,5 +41,5 @@ mod model_pages;
 mod page_key;
 mod rest_body;
 mod tunnel;
-mod unpack;
+pub(crate) mod unpack;
 mod whole_lines;

@@ -3,7 +3,7 @@
 //! Until the first content-bearing token the request can still be sent to another replica, so earlier bytes are
 //! buffered: those of a stream for at most `timeouts.hold_ms` and 64 kB, an answer in one piece until it is complete,
 //! up to 64 kB. Comments of an event stream are heartbeats: they are forwarded at once, and the request can still be
-//! retried after them.
+//! retried after them. So are blanks before an answer in one piece, which pass after `timeouts.hold_ms`.
 
 use crate::request::absent;
 use crate::request::body::Body;
@@ -92,7 +92,7 @@ pub(crate) async fn attempt(
         Framing::Events if request.has_prompt || request.makes_kept => hold_until_token(ready, upstream, request).await,
         // Most engines send such an answer at once, and it has no place for an error of the router's.
         Framing::Json if ready.body.size_hint().exact().is_none_or(|length| length <= HOLD as u64) => {
-            read_whole(ready, upstream, request).await.map(Begun::Answer)
+            read_whole(ready, upstream, request).await
         }
         _ => Ok(Begun::Answer(ready)),
     }
@@ -277,15 +277,16 @@ impl Ready {
 }
 
 /// Reads a JSON answer to its end, and judges it. A longer one than [`HOLD`], or one that an engine streams, is passed
-/// on in pieces.
-async fn read_whole(mut ready: Box<Ready>, upstream: &Upstream, request: &ClientRequest) -> Attempted<Box<Ready>> {
+/// on in pieces; so are the blanks before it, which servers send to keep a connection open.
+async fn read_whole(mut ready: Box<Ready>, upstream: &Upstream, request: &ClientRequest) -> Attempted<Begun> {
     let (mut length, mut whole, gap) = (0, None, gap(request));
     // Only an answer without a length may be a stream in disguise.
     let streams = request.streams && ready.body.size_hint().exact().is_none();
-    let hold = streams.then(|| Duration::from_millis(request.config.timeouts.hold_ms));
+    let hold = Duration::from_millis(request.config.timeouts.hold_ms);
+    let mut is_blank = true;
     while !ready.body.is_end_stream() {
         let limit = ready.last_piece.map(|last| last + gap);
-        let until = hold.and_then(|hold| Some(ready.held_since? + hold));
+        let until = ready.held_since.filter(|_| streams || is_blank).map(|since| since + hold);
         match ready.next(until.or(limit)).await {
             Ok(Some(frame)) => {
                 let Some(data) = frame.data_ref() else { continue };
@@ -294,14 +295,15 @@ async fn read_whole(mut ready: Box<Ready>, upstream: &Upstream, request: &Client
                     whole = frame.into_data().ok(); // nearly every answer is one piece
                     break;
                 }
+                is_blank &= data.trim_ascii_start().is_empty();
                 ready.held_since = ready.held_since.or(ready.last_piece);
                 ready.held.push_back(frame);
                 if length > HOLD {
-                    return Ok(feed_held(ready));
+                    return Ok(begun(ready, is_blank));
                 }
             }
             Ok(None) => break,
-            Err(None) if until.is_some() => return Ok(feed_held(ready)),
+            Err(None) if until.is_some() => return Ok(begun(ready, is_blank)),
             Err(error) => return Err(connection_lost(upstream, error.as_ref())),
         }
     }
@@ -322,17 +324,22 @@ async fn read_whole(mut ready: Box<Ready>, upstream: &Upstream, request: &Client
         return Err(no_answer(upstream, ready.head.status, " without a body"));
     }
     ready.whole = Some(body);
-    Ok(ready)
+    Ok(Begun::Answer(ready))
 }
 
-/// Lets the tap read what is passed on in pieces after all.
-fn feed_held(mut ready: Box<Ready>) -> Box<Ready> {
+/// A JSON answer that is passed on in pieces after all, which the tap reads. After blanks alone another replica may
+/// still be asked.
+fn begun(mut ready: Box<Ready>, is_blank: bool) -> Begun {
+    if is_blank {
+        ready.held_since = None;
+        return Begun::Stream(ready);
+    }
     for frame in &ready.held {
         if let Some(data) = frame.data_ref() {
             ready.tap.feed(data);
         }
     }
-    ready
+    Begun::Answer(ready)
 }
 
 /// The frames' bytes; a single frame is not copied.

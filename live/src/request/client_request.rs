@@ -134,7 +134,8 @@ impl ClientRequest {
             parts.headers.remove(ACCEPT_ENCODING);
         }
         if flags.encoding
-            && let Some(plain) = unpack(state, config, &parts.headers, &self.body, &mut self._body_permit).await?
+            && let Some(plain) =
+                unpack(config.limits.body_bytes, state, &parts.headers, &self.body, &mut self._body_permit).await?
         {
             self.body = plain;
             parts.headers.remove(CONTENT_ENCODING);

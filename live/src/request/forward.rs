@@ -8,7 +8,7 @@ use crate::request::body::Body;
 use crate::request::client_request::ClientRequest;
 use crate::request::context::ConnectionContext;
 use crate::request::cors;
-use crate::request::early_body::{EarlyBody, Passed};
+use crate::request::early_body::{EarlyBody, Form, Passed};
 use crate::request::endpoints::{self, Endpoint, PathError};
 use crate::request::engine_admin;
 use crate::request::error_json::Dialect;
@@ -185,7 +185,7 @@ async fn carry_out(mut guard: Box<RequestGuard>, request: Box<ClientRequest>, ea
             None => match guard.next_command().await {
                 Command::Stop => return stopped_response(guard),
                 Command::Queued | Command::Cancel => continue,
-                Command::Done { reason, .. } => return end_response(guard, reason, failed, passed.is_some()),
+                Command::Done { reason, .. } => return end_response(guard, reason, failed, passed.as_deref()),
                 Command::Dispatch { dispatch, upstream, decision, .. } => {
                     failed = None;
                     guard.record_dispatch(dispatch, &upstream, decision);
@@ -211,7 +211,14 @@ async fn carry_out(mut guard: Box<RequestGuard>, request: Box<ClientRequest>, ea
                     }
                     ready.is_committed = commits;
                     guard.stream_id = ready.tap.id().map(str::to_owned);
-                    let held = whole_lines::take(&mut ready.held);
+                    let form = match ready.framing {
+                        Framing::Events => Form::Events(dialect_of(request.parts.uri.path())),
+                        _ => Form::Json,
+                    };
+                    let held = match form {
+                        Form::Events(_) => whole_lines::take(&mut ready.held),
+                        Form::Json => std::mem::take(&mut ready.held),
+                    };
                     let attempt = |ready| Attempt { dispatch, upstream: Arc::clone(&upstream), begun: Some(ready) };
                     if let Some(passed) = &passed {
                         passed.push(held);
@@ -219,10 +226,9 @@ async fn carry_out(mut guard: Box<RequestGuard>, request: Box<ClientRequest>, ea
                         continue;
                     }
                     let head = stream_head(&mut guard, &ready, &upstream, &request);
-                    let passed = Passed::new(held);
+                    let passed = Passed::new(form, held);
                     let early = Early { passed: Arc::clone(&passed), attempt: attempt(ready) };
-                    let dialect = dialect_of(request.parts.uri.path());
-                    let body = EarlyBody::new(passed, dialect, go_on(guard, request, early));
+                    let body = EarlyBody::new(passed, go_on(guard, request, early));
                     return Response::from_parts(head, Body::Early(Box::new(body)));
                 }
                 Err(attempt) => {
@@ -244,14 +250,14 @@ async fn carry_out(mut guard: Box<RequestGuard>, request: Box<ClientRequest>, ea
     }
 }
 
-/// The head of a stream whose first token has not come.
+/// The head of an answer whose first token has not come.
 fn stream_head(
     guard: &mut RequestGuard,
     ready: &Ready,
     upstream: &Upstream,
     request: &ClientRequest,
 ) -> http::response::Parts {
-    guard.streamed = true;
+    guard.streamed = ready.framing == Framing::Events;
     guard.row.status_code = ready.head.status.as_u16();
     let mut head = Response::new(()).into_parts().0;
     head.status = ready.head.status;
@@ -324,15 +330,15 @@ pub(super) fn stopped_response(mut guard: Box<RequestGuard>) -> Response<Body> {
 }
 
 /// The response to a request that ended without an answer: the last replica's own error, or the router's. Once a
-/// stream has begun, the error can be sent only as an event of the stream.
+/// part of an answer has `passed`, the error can be sent only in its form.
 pub(super) fn end_response(
     mut guard: Box<RequestGuard>,
     reason: EndReason,
     failed: Option<Box<FailedAttempt>>,
-    has_begun: bool,
+    passed: Option<&Passed>,
 ) -> Response<Body> {
     let failed = failed.filter(|_| reason.status() == Status::Failed).map(|failed| *failed);
-    let passes = |response: &Response<Body>| !has_begun || EarlyBody::can_carry(response);
+    let passes = |response: &Response<Body>| passed.is_none_or(|passed| passed.can_carry(response));
     let mut response = match failed {
         Some(FailedAttempt { response: Some(mut response), .. }) if passes(&response) => {
             headers::strip_hop_by_hop(response.headers_mut());

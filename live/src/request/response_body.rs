@@ -7,7 +7,7 @@ use crate::idle_timer::IdleTimer;
 use crate::request::error_json::{BoxError, Dialect};
 use crate::request::guard::RequestGuard;
 use crate::request::json_end::JsonEnd;
-use crate::request::whole_lines::WholeLines;
+use crate::request::whole_lines::{WholeLines, ends_event};
 use crate::state::Phase;
 use crate::upstream::connection::UpstreamBody;
 use crate::wire::answer_tap::AnswerTap;
@@ -324,10 +324,6 @@ impl ProxiedBody {
             guard.fail(failure, why);
         }
     }
-}
-
-fn ends_event(data: &[u8]) -> bool {
-    data.ends_with(b"\n\n") || data.ends_with(b"\r\n\r\n")
 }
 
 impl Drop for ProxiedBody {

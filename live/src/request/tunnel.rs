@@ -42,7 +42,7 @@ pub(super) async fn answer(mut request: Box<ClientRequest>) -> Response<Body> {
         let (upstream, dispatch) = match guard.next_command().await {
             Command::Stop => return stopped_response(guard),
             Command::Queued | Command::Cancel => continue,
-            Command::Done { reason, .. } => return end_response(guard, reason, failed, false),
+            Command::Done { reason, .. } => return end_response(guard, reason, failed, None),
             Command::Dispatch { dispatch, upstream, decision, .. } => {
                 guard.record_dispatch(dispatch, &upstream, decision);
                 (upstream, dispatch)

@@ -1,6 +1,5 @@
 //! Unpacks request bodies with a `Content-Encoding`: the router reads the prompt, and engines read plain JSON only.
 
-use crate::config::Config;
 use crate::request::body::Body;
 use crate::request::errors::refusal;
 use crate::request::pack::ZSTD;
@@ -20,15 +19,15 @@ const PIECE: usize = 256 << 10;
 /// within. A frame may ask for gigabytes.
 const WINDOW: u32 = 23;
 
-/// Unpacks `body` as its `Content-Encoding` says; `None` if it has none. The unpacked bytes count towards the same
-/// limits as those that came.
+/// Unpacks `body` as its `Content-Encoding` says, up to `most` bytes; `None` if it has none. The unpacked bytes count
+/// towards the same limits as those that came.
 ///
 /// # Errors
 /// 415 with the name of an encoding that is not read, 400 for a body that is not what its encoding says, 413 and 503 by
 /// the limits.
 pub(crate) async fn unpack(
+    most: usize,
     state: &AppState,
-    config: &Config,
     headers: &HeaderMap,
     body: &Bytes,
     permit: &mut Option<OwnedSemaphorePermit>,
@@ -46,7 +45,6 @@ pub(crate) async fn unpack(
         ZSTD => Box::new(zstd_reader(body).map_err(|error| damaged(&name, &error))?),
         other => return Err(unknown(other)),
     };
-    let most = config.limits.body_bytes;
     let mut out = Vec::new();
     loop {
         let before = out.len();

@@ -15,6 +15,11 @@ fn end_of_lines(data: &[u8]) -> usize {
     if data.last() == Some(&b'\n') { data.len() } else { memrchr2(b'\n', b'\r', data).map_or(0, |at| at + 1) }
 }
 
+/// Whether these bytes end with a whole event.
+pub(super) fn ends_event(data: &[u8]) -> bool {
+    [&b"\n\n"[..], b"\r\n\r\n", b"\r\r"].iter().any(|end| data.ends_with(end))
+}
+
 /// The line that is not complete.
 #[derive(Debug, Default)]
 pub(super) struct WholeLines(BytesMut);

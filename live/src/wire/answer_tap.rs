@@ -132,10 +132,14 @@ impl AnswerTap {
         self.event(body) || is_json(body)
     }
 
-    /// Whether nothing but heartbeats of an event stream has come: comments, pings, events without data. They hold nothing of
-    /// an answer, so another replica may still be asked for it.
+    /// Whether nothing but heartbeats has come: of an event stream comments, pings, events without data; nothing of a JSON
+    /// answer. They hold nothing of an answer, so another replica may still be asked for it.
     pub fn has_only_heartbeats(&self) -> bool {
-        self.framing == Framing::Events && !self.told && !self.done && self.frames.is_between()
+        match self.framing {
+            Framing::Events => !self.told && !self.done && self.frames.is_between(),
+            Framing::Json => !self.content,
+            Framing::Opaque => false,
+        }
     }
 
     /// Whether a stream that ends here lacks its end, as far as its dialect has one.

@@ -1,6 +1,6 @@
 //! Splits a stream of server-sent events into the data of each event, whatever the chunk boundaries.
 
-use memchr::memchr;
+use memchr::memchr2;
 
 /// Longest event that is read, bytes.
 pub(super) const MAX_EVENT: usize = 1 << 20;
@@ -28,6 +28,8 @@ pub(super) struct SseFrames {
     pending: Vec<u8>,
     /// The data of an event that spans several lines.
     joined: Vec<u8>,
+    /// Whether the last line ended with CR, of which LF is then a part.
+    after_cr: bool,
     /// Whether the current line is longer than [`MAX_EVENT`] and is skipped.
     skipping: bool,
     /// Whether the current event is too long to join.
@@ -39,11 +41,15 @@ pub(super) struct SseFrames {
 }
 
 impl SseFrames {
-    /// Reads the next bytes of the stream.
+    /// Reads the next bytes of the stream. LF, CR and CRLF end a line.
     pub(super) fn feed(&mut self, mut chunk: &[u8], event: &mut dyn FnMut(&[u8], Part) -> bool) {
-        while let Some(end) = memchr(b'\n', chunk) {
-            let (line, rest) = (&chunk[..end], &chunk[end + 1..]);
+        while let Some(end) = memchr2(b'\n', b'\r', chunk) {
+            let (line, is_cr, rest) = (&chunk[..end], chunk[end] == b'\r', &chunk[end + 1..]);
             chunk = rest;
+            let ended = std::mem::replace(&mut self.after_cr, is_cr);
+            if ended && !is_cr && line.is_empty() && self.pending.is_empty() && !self.skipping {
+                continue;
+            }
             if std::mem::take(&mut self.skipping) {
                 self.pending.clear();
                 event(&[], Part::TooLong);
@@ -89,7 +95,6 @@ impl SseFrames {
     }
 
     fn line(&mut self, line: &[u8], event: &mut dyn FnMut(&[u8], Part) -> bool) {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
             return self.event_end(event);
         }
@@ -148,6 +153,25 @@ mod tests {
         for lines in [10, 100, 1_000, 10_000, 100_000] {
             let whole = "{\"a\":[1,".len() * 2 + 3 * lines + 4;
             assert!((whole - 1..=whole).contains(&bytes_read(lines)), "{lines}: {} of {whole}", bytes_read(lines));
+        }
+    }
+
+    #[test]
+    fn every_end_of_a_line_is_read_whatever_the_chunks() {
+        for end in ["\n", "\r\n", "\r"] {
+            let text = format!("event: a{end}data: {{{end}data: }}{end}{end}: b{end}{end}data: []{end}{end}");
+            for size in 1..text.len() {
+                let (mut frames, mut read) = (SseFrames::default(), Vec::new());
+                for chunk in text.as_bytes().chunks(size) {
+                    frames.feed(chunk, &mut |data, part| {
+                        read.push((String::from_utf8(data.to_vec()).unwrap(), part));
+                        data == b"[]"
+                    });
+                }
+                let expected = [("{", Part::First), ("{\n}", Part::All), ("[]", Part::First)];
+                assert_eq!(read, expected.map(|(data, part)| (data.to_owned(), part)), "{end:?} {size}");
+                assert!(frames.is_between());
+            }
         }
     }
 

@@ -255,6 +255,39 @@ async fn heartbeats_pass_at_once_and_another_replica_may_still_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn blanks_before_a_whole_answer_pass_and_another_replica_may_still_answer() {
+    // The engine sends an empty line, then nothing more.
+    let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n1\r\n\n\r\n";
+    let silent = |config: &mut Config| config.timeouts.idle_gap_ms = 1_000;
+    let world = beside_good(answer, false, silent).await;
+    let mut blanks = 0;
+    for n in 0..2 {
+        let began = Instant::now();
+        let mut response = world.send(chat(&format!("{n}"), false)).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "application/json");
+        let first = response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+        let text = if first == "\n" {
+            assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+            blanks += 1;
+            whole(response).await.to_vec()
+        } else {
+            first.to_vec()
+        };
+        assert!(serde_json::from_slice::<Value>(&text).unwrap()["choices"].is_array(), "{text:?}");
+    }
+    assert!(blanks > 0);
+    assert!(world.state.request_log.entries().iter().any(|row| row.attempts == 2));
+    // All others refuse: the text is the refusal.
+    let world = beside_good(answer, false, silent).await;
+    world.engines[0].script(|s| s.status = 400);
+    let texts = [whole(world.send(chat("a", false)).await).await, whole(world.send(chat("b", false)).await).await];
+    let begun = texts.iter().find(|text| text.starts_with(b"\n")).unwrap_or_else(|| panic!("{texts:?}"));
+    assert_eq!(serde_json::from_slice::<Value>(begun).unwrap()["message"], "e0 says no");
+    assert_eq!(world.left(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_engine_shows_its_heartbeats_and_preamble_before_the_first_token() {
     let script = Script { prefill: Duration::from_secs(5), early_head: true, ..Script::default() };
     let world = World::new(1, script, |_| {}).await;

@@ -122,7 +122,11 @@ fn packed(encoding: &str, body: &[u8]) -> Vec<u8> {
 }
 
 async fn send_packed(world: &World, encoding: &str, body: Vec<u8>) -> Response<Incoming> {
-    let mut request = post("/v1/chat/completions", "");
+    send_packed_to(world, "/v1/chat/completions", encoding, body).await
+}
+
+async fn send_packed_to(world: &World, path: &str, encoding: &str, body: Vec<u8>) -> Response<Incoming> {
+    let mut request = post(path, "");
     request.headers_mut().insert("content-encoding", encoding.parse().unwrap());
     *request.body_mut() = Full::new(Bytes::from(body));
     world.send(request).await
@@ -144,10 +148,8 @@ async fn packed_bodies_are_unpacked_within_the_limit_or_refused_by_name() {
         let seen = world.engines[0].seen().pop().unwrap();
         assert!(seen.body == body && !seen.headers.contains_key("content-encoding"), "{name}");
     }
-    let mut text = post("/tokenize", "");
-    text.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
-    *text.body_mut() = Full::new(Bytes::from(packed("gzip", body.as_bytes())));
-    assert_eq!(whole(world.send(text).await).await, body, "bodies without a prompt are unpacked, too");
+    let text = send_packed_to(&world, "/tokenize", "gzip", packed("gzip", body.as_bytes())).await;
+    assert_eq!(whole(text).await, body, "bodies without a prompt are unpacked, too");
     let before = asked(&world);
     let mut damaged = packed("zstd", body.as_bytes());
     let middle = damaged.len() / 2;
@@ -170,6 +172,22 @@ async fn packed_bodies_are_unpacked_within_the_limit_or_refused_by_name() {
         assert!(status != 415 || said.contains(&format!("`{name}`")), "{said}");
     }
     assert_eq!(asked(&world), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn packed_bodies_of_administration_are_read_as_those_of_requests() {
+    let world = World::new(1, Script::default(), |_| {}).await;
+    let weight = |weight: f64| json!({ "ms_per_token": weight }).to_string().into_bytes();
+    for (name, body, status) in [
+        ("gzip", packed("gzip", &weight(0.5)), 200),
+        ("identity", weight(0.25), 200),
+        ("br", weight(0.75), 415),
+        ("gzip", weight(0.75), 400),
+        ("gzip", packed("gzip", &vec![b' '; 50_000_000]), 413),
+    ] {
+        assert_eq!(send_packed_to(&world, "/proxy/tune", name, body).await.status(), status, "{name}");
+    }
+    assert_eq!(world.get("/proxy/status").await.1["ms_per_token"], 0.25);
 }
 
 #[tokio::test(start_paused = true)]
