@@ -68,8 +68,9 @@ impl Failure {
             429 | 503 => Some(Self::Overloaded { retry_after_s: None }),
             504 => Some(Self::Timeout),
             500..=599 => Some(Self::Server(status)),
-            // A proxy or another server stands where the engine should: no engine judges a prompt with these.
-            407 | 421 | 425 | 426 => Some(Self::Server(status)),
+            // A proxy or another server stands where the engine should: no engine judges a prompt with these. 424 is what
+            // TGI answers when its model fails.
+            407 | 421 | 424..=426 => Some(Self::Server(status)),
             // Bodies are whole before they are sent, so the client is not the one that was slow.
             408 => Some(Self::Timeout),
             400..=499 => Some(Self::Client),
@@ -101,6 +102,11 @@ impl Failure {
     /// Whether it came as an HTTP answer: the replica's process lives, and so does its KV cache.
     pub fn is_answer(self) -> bool {
         matches!(self, Self::Server(_) | Self::Overloaded { .. } | Self::Client | Self::NoEndpoint | Self::KeyRefused)
+    }
+
+    /// Whether a stream that ends so is one that its replica broke.
+    pub(crate) fn breaks_streams(self) -> bool {
+        matches!(self, Self::Connection | Self::Timeout | Self::Server(_))
     }
 
     /// Whether the replica may have acted on the request before it failed.
@@ -210,6 +216,8 @@ fn of_word(word: &str) -> Option<Failure> {
                 "clienterror",
                 "exceeded",
                 "badvalue",
+                "emptyinput",
+                "template",
             ],
             Failure::Client,
         ),
@@ -283,6 +291,7 @@ mod tests {
             (404, Some(Failure::Client)),
             (408, Some(Failure::Timeout)),
             (421, Some(Failure::Server(421))),
+            (424, Some(Failure::Server(424))),
             (425, Some(Failure::Server(425))),
             (413, Some(Failure::Client)),
             (422, Some(Failure::Client)),

@@ -93,12 +93,24 @@ impl Replica {
         self.rests_until
     }
 
-    /// A stream that had begun ended with an error that the engine told. No other replica can take it over, so one that breaks
-    /// stream after stream rests, if `others_finish` theirs: its first tokens show nothing. Returns when the rest ends; `None`
-    /// without one.
-    pub fn broke(&mut self, now: Time, others_finish: bool, longest_ms: f64) -> Option<Time> {
+    /// A stream that was sent at `sent_at` and had begun broke. No other replica can take it over, so one that breaks stream
+    /// after stream rests, if `others_finish` theirs: its first tokens show nothing. Streams that end without an answer of the
+    /// engine's, as a crash cuts all that are open, count only if they were sent after the last break. Returns when the rest
+    /// ends; `None` without one.
+    pub fn broke(
+        &mut self,
+        now: Time,
+        sent_at: Time,
+        failure: Failure,
+        others_finish: bool,
+        longest_ms: f64,
+    ) -> Option<Time> {
         /// Broken streams in a row that one client's requests may cause.
         const FEW: u32 = 2;
+        let before = self.last_break.replace(now);
+        if !failure.is_answer() && before.is_some_and(|before| sent_at <= before) {
+            return None;
+        }
         self.broken_in_row = self.broken_in_row.saturating_add(1);
         let until = rest_beyond(now, FEW, self.broken_in_row, longest_ms).filter(|_| others_finish)?;
         self.breaks_until = self.breaks_until.max(Some(until));

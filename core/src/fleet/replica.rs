@@ -55,8 +55,10 @@ pub struct Replica {
     pub refused_in_row: u32,
     /// Failures of requests since the last success, whether or not the replica was at fault.
     pub failed_in_row: u32,
-    /// Streams that its engine ended with an error since one was finished.
+    /// Streams that broke since one was finished; those that one crash cuts count once.
     pub broken_in_row: u32,
+    /// When the last of them broke.
+    pub last_break: Option<Time>,
     /// Gets no request before then if others are open: it breaks streams that others finish.
     pub breaks_until: Option<Time>,
 }
@@ -88,6 +90,7 @@ impl Replica {
             refused_in_row: 0,
             failed_in_row: 0,
             broken_in_row: 0,
+            last_break: None,
             breaks_until: None,
         }
     }

@@ -123,7 +123,8 @@ impl Router {
     ) {
         let most = self.config.max_attempts;
         let Some(flight) = self.flights.get_mut(&id).filter(|f| f.attempts == attempt) else { return };
-        let State::Sent { replica, running, connection, .. } = flight.state else { return };
+        let State::Sent { replica, running, connection, ref booked, .. } = flight.state else { return };
+        let sent_at = booked.at;
         let left = flight.attempts_left(most);
         flight.attempts = attempt.saturating_add(dispatches.saturating_sub(1).min(left));
         if failure.is_answer() {
@@ -150,8 +151,8 @@ impl Router {
         if running && !failure.is_answer() {
             self.record_failure(now, replica, failure);
         }
-        if running && matches!(failure, Failure::Server(_)) {
-            self.note_broken(now, replica);
+        if running && failure.breaks_streams() {
+            self.note_broken(now, replica, sent_at, failure);
         }
         match reason {
             Some(reason) => {
@@ -194,10 +195,10 @@ impl Router {
         }
     }
 
-    fn note_broken(&mut self, now: Time, replica: ReplicaId) {
+    fn note_broken(&mut self, now: Time, replica: ReplicaId, sent_at: Time, failure: Failure) {
         let others_finish = self.another(now, replica, |r| r.broken_in_row == 0 && r.last_answer.is_some());
         let longest = self.config.max_rest_ms;
-        if let Some(until) = self.replicas[replica.index()].broke(now, others_finish, longest) {
+        if let Some(until) = self.replicas[replica.index()].broke(now, sent_at, failure, others_finish, longest) {
             self.timers.set(until, Timer::Reopen(replica));
         }
     }

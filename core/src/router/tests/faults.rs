@@ -299,20 +299,22 @@ fn a_replica_that_refuses_what_others_answer_draws_no_traffic() {
 
 #[test]
 fn a_replica_that_breaks_streams_which_others_finish_draws_little_traffic() {
-    let mut r = warm(2);
-    let mut broken = 0;
-    for id in 10..110 {
-        let now = id * 100;
-        let (_, replica, attempt) = sent(&tell(&mut r, now, ask(id, "a prompt")))[0];
-        tell(&mut r, now + 10, RequestEvent::FirstToken { id: RequestId(id), attempt });
-        if replica == 0 {
-            broken += 1;
-            tell(&mut r, now + 20, fail(id, attempt, BROKEN));
-        } else {
-            tell(&mut r, now + 90, finish(id, attempt));
+    for failure in [BROKEN, Failure::Connection, Failure::Timeout] {
+        let mut r = warm(2);
+        let mut broken = 0;
+        for id in 10..110 {
+            let now = id * 100;
+            let (_, replica, attempt) = sent(&tell(&mut r, now, ask(id, "a prompt")))[0];
+            tell(&mut r, now + 10, RequestEvent::FirstToken { id: RequestId(id), attempt });
+            if replica == 0 {
+                broken += 1;
+                tell(&mut r, now + 20, fail(id, attempt, failure));
+            } else {
+                tell(&mut r, now + 90, finish(id, attempt));
+            }
         }
+        assert!((3..=12).contains(&broken), "{broken} of 100 by {failure}");
     }
-    assert!((3..=12).contains(&broken), "{broken} of 100");
     // One client's streams, which break at every replica, set at most one of them aside.
     let mut r = warm(3);
     for id in 10..60 {
@@ -323,6 +325,23 @@ fn a_replica_that_breaks_streams_which_others_finish_draws_little_traffic() {
     let resting = r.replicas().iter().filter(|r| r.breaks_until.is_some_and(|until| until > at(60)));
     assert!(resting.count() < 3);
     assert_eq!(sent(&tell(&mut r, 61, ask(90, "right"))).len(), 1);
+}
+
+#[test]
+fn the_streams_that_one_crash_cuts_count_once() {
+    let mut r = warm(2);
+    let mut open = Vec::new();
+    for id in 10..30 {
+        let (_, replica, attempt) = sent(&tell(&mut r, 10, ask(id, "a prompt")))[0];
+        tell(&mut r, 20, RequestEvent::FirstToken { id: RequestId(id), attempt });
+        open.extend((replica == 0).then_some((id, attempt)));
+    }
+    assert!(open.len() > 5);
+    for (i, (id, attempt)) in open.into_iter().enumerate() {
+        tell(&mut r, 30 + i as u64, fail(id, attempt, Failure::Connection));
+    }
+    let crashed = &r.replicas()[0];
+    assert_eq!((crashed.broken_in_row, crashed.breaks_until), (1, None));
 }
 
 fn handled(id: u64, handling: Handling) -> RequestEvent {

@@ -211,7 +211,7 @@ impl Words {
                     None => {}
                 }
             }
-            b"type" | b"err_type" if is_word => {
+            b"type" | b"err_type" | b"error_type" if is_word => {
                 let kind = json.text()?.short(64);
                 self.kind = self.kind.take().or(Some(kind).filter(|kind| is_kind(kind)));
             }

@@ -73,6 +73,8 @@ impl AnswerTap {
             b"status" | b"status_code" | b"statusCode" => event.status = something(json)?.or(event.status),
             b"object" => event.object = json.text_or_null()?,
             b"type" => event.kind = json.text_or_null()?,
+            // TGI's, beside a sentence in `error`.
+            b"error_type" => event.kind = event.kind.or(json.text_or_null()?),
             b"delta" => event.delta = delta(json)?,
             b"content" | b"output" if json.kind()? == Kind::Array => {
                 event.is_known = true;

@@ -92,6 +92,10 @@ fn told_errors_are_judged_by_type_and_code_wherever_the_dialect_puts_them() {
         ),
         (r#"{"object":"error","message":"m","type":"NotFoundError","code":404}"#, Failure::Client),
         (r#"{"error":"out of memory at 404"}"#, Failure::Server(500)),
+        (r#"{"error":"Input validation error: 500","error_type":"validation"}"#, Failure::Client),
+        (r#"{"error":"Template error: syntax error","error_type":"template_error"}"#, Failure::Client),
+        (r#"{"error":"Model is overloaded","error_type":"overloaded"}"#, full),
+        (r#"{"error":"Request failed during generation: CUDA","error_type":"generation"}"#, Failure::Server(500)),
         (r#"{"text":"","meta_info":{"finish_reason":{"type":"abort","err_type":"BadRequestError"}}}"#, Failure::Client),
     ] {
         let tap = tap(&format!("data: {event}\n\n"));
