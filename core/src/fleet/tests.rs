@@ -54,7 +54,7 @@ fn slow_start_lets_a_returned_replica_take_more_and_more() {
 #[test]
 fn breaker_opens_lets_one_trial_through_and_doubles_its_time() {
     let config = BreakerConfig { failures: 2, open_ms: 100.0, max_open_ms: 300.0, ..BreakerConfig::default() };
-    let fail = |b: &mut Breaker, ms| b.failed(at(ms), Failure::Unreachable, true, &config);
+    let fail = |b: &mut Breaker, ms| b.failed(at(ms), Failure::Unreachable, true, false, &config);
     let mut b = Breaker::default();
     assert!(!fail(&mut b, 0) && fail(&mut b, 0));
     assert!(b.is_open(at(99), 0) && !b.is_open(at(100), 0) && b.is_open(at(100), 1));

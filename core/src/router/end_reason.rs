@@ -142,6 +142,15 @@ impl EndReason {
         }
     }
 
+    /// The end of a request whose last `failure` is its own fault, as the same from several replicas shows.
+    pub(super) fn at_fault(failure: Failure) -> Self {
+        match failure {
+            // No replica knows what it asks for.
+            Failure::NoEndpoint => Self::ClientError,
+            failure => Self::RequestFault(failure),
+        }
+    }
+
     /// How the request ended.
     pub fn status(self) -> Status {
         self.entry().status

@@ -254,7 +254,7 @@ impl Router {
             self.end(id, EndReason::Unavailable, actions);
         } else if self.is_at_fault(id, false) {
             self.blame(now, id, None);
-            self.end(id, EndReason::RequestFault(failure), actions);
+            self.end(id, EndReason::at_fault(failure), actions);
         } else if !self.route(now, id, actions) {
             self.wait(now, id, failure, actions);
         }
@@ -277,7 +277,7 @@ impl Router {
         let none_left = !self.has_candidate(Exclusion::Full);
         if self.is_at_fault(id, none_left) {
             self.blame(now, id, None);
-            return self.end(id, EndReason::RequestFault(failure), actions);
+            return self.end(id, EndReason::at_fault(failure), actions);
         }
         let Some(flight) = self.flights.get(&id) else { return };
         let attempts = i32::from(flight.attempts);
@@ -298,7 +298,8 @@ impl Router {
     fn record_failure(&mut self, now: Time, replica: ReplicaId, failure: Failure) {
         let may_open = failure == Failure::Unreachable || self.may_set_aside(replica);
         let at = &mut self.replicas[replica.index()];
-        if at.breaker.failed(now, failure, may_open, &self.config.breaker) {
+        let has_answered = at.last_answer.is_some();
+        if at.breaker.failed(now, failure, may_open, has_answered, &self.config.breaker) {
             if let Some(reopens) = at.reopens(now) {
                 self.timers.set(reopens, Timer::Reopen(replica));
             }

@@ -166,8 +166,16 @@ async fn check_head(
         // The client's key is not at fault, and the client cannot do anything about ours.
         let is_ours = failure == Failure::KeyRefused && upstream.has_own_key();
         if is_ours {
-            let why =
-                format!("replica `{}` refuses this router's key ({}): set its api_key", upstream.name, head.status);
+            let why = match head.status {
+                StatusCode::PAYMENT_REQUIRED => {
+                    format!("replica `{}` answered {}: pay for the account of its api_key", upstream.name, head.status)
+                }
+                StatusCode::FORBIDDEN => format!(
+                    "replica `{}` answered {}: it refuses this request, or its api_key is wrong",
+                    upstream.name, head.status
+                ),
+                status => format!("replica `{}` refuses this router's key ({status}): set its api_key", upstream.name),
+            };
             return Err(Box::new(FailedAttempt { failure, response: None, why }));
         }
         let response = Some(Response::from_parts(head, rest(held, body, request)));

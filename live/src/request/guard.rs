@@ -218,7 +218,7 @@ impl RequestGuard {
             state.driver.observers().tell(Change::NoCacheReport { replica: engine.name.clone() });
         }
         self.row.counted_tokens = usage.prompt_tokens;
-        self.row.output_tokens = usage.output_tokens.unwrap_or_else(|| u32::try_from(tap.events()).unwrap_or(u32::MAX));
+        self.row.output_tokens = usage.output_tokens.unwrap_or_else(|| u32::try_from(tap.tokens()).unwrap_or(u32::MAX));
         self.row.cached_tokens = usage.cached_tokens;
         let mut answer = None;
         if let Some(learning) = &self.learning {
@@ -249,11 +249,28 @@ impl RequestGuard {
         let attempt = self.attempt();
         self.dispatches = self.dispatches.saturating_add(dispatches);
         self.note_failure(why);
-        if failure == Failure::KeyRefused && !upstream.refuses_key.swap(true, Ordering::Relaxed) {
-            let change = Change::KeyRefused { replica: upstream.name.clone(), why: why.to_owned() };
+        if failure == Failure::KeyRefused
+            && self.shows_of_key(upstream)
+            && !upstream.refuses_key.swap(true, Ordering::Relaxed)
+        {
+            let change = Change::KeyRefused { replica: upstream.name.clone(), why: "a request was refused".to_owned() };
             self.context.state.driver.observers().tell(change);
         }
         self.context.state.driver.handle(RequestEvent::Failed { id: self.id, attempt, failure, dispatches });
+    }
+
+    /// The model that the request names.
+    pub(super) fn model(&self) -> Option<&str> {
+        self.learning.as_ref()?.model.as_deref()
+    }
+
+    /// Whether a refusal by this replica shows that its key is wrong. One that has answered requests may refuse a prompt
+    /// that way.
+    fn shows_of_key(&self, upstream: &Upstream) -> bool {
+        self.context.state.driver.read(|router, _, _| {
+            let replica = router.replicas().get(upstream.id.index());
+            replica.is_none_or(|at| at.last_answer.is_none() || at.breaker.cause() == Some(Failure::KeyRefused))
+        })
     }
 
     /// Reports that an answer broke off after its first token, and closes the request: it cannot be retried.
@@ -332,7 +349,7 @@ impl RequestGuard {
         if let Some(trace) = self.trace.take() {
             state.otel.end(trace, &row);
         }
-        let model = self.learning.as_ref().and_then(|learning| learning.model.as_deref());
+        let model = self.model();
         let policy = self.decision.as_ref().map_or("", |decision| decision.policy);
         state.metrics.ended(&row, self.streamed, model, policy);
         if let (Some(tuner), EndReason::Finished, Some(ttft_ms)) = (&state.tuner, reason, row.ttft_ms()) {

@@ -25,6 +25,7 @@ mod otel;
 mod overview;
 mod packed;
 mod paths;
+mod refused_keys;
 mod registry;
 mod reload;
 mod residency;

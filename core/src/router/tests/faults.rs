@@ -81,7 +81,7 @@ fn a_replica_whose_5xx_no_other_gives_is_set_aside_and_keeps_its_prefixes() {
 
 #[test]
 fn a_refused_key_sets_the_replica_aside_unless_every_replica_refuses_it() {
-    let mut r = warm(2);
+    let mut r = router(RouterConfig::default(), &[REMOTE; 2]);
     let (first, second) = (sent(&tell(&mut r, 1, ask(10, "x"))), |r: &mut Router, (id, _, attempt): (u64, u16, u8)| {
         sent(&tell(r, 1, fail(id, attempt, Failure::KeyRefused)))
     });
@@ -97,6 +97,37 @@ fn a_refused_key_sets_the_replica_aside_unless_every_replica_refuses_it() {
     let (dispatches, end) = fail_all(&mut r, 1, 10, actions, |_| Failure::KeyRefused);
     assert_eq!((dispatches, end), (2, Some(EndReason::RequestFault(Failure::KeyRefused))));
     assert_eq!(open_breakers(&r), 0);
+}
+
+/// Sends one prompt a second, of which replica 0 refuses its key to each. After each of them every replica answers another
+/// prompt, if `others` are sent. Returns the breakers that are open after each refusal.
+fn refusing(others: bool) -> Vec<usize> {
+    let mut r = warm(2);
+    let mut open = Vec::new();
+    for id in 10..40 {
+        let now = id * 1_000;
+        let (_, replica, mut attempt) = sent(&tell(&mut r, now, ask(id, "x")))[0];
+        if replica == 0 {
+            attempt = sent(&tell(&mut r, now, fail(id, attempt, Failure::KeyRefused)))[0].2;
+        }
+        tell(&mut r, now, finish(id, attempt));
+        open.extend((replica == 0).then(|| open_breakers(&r)));
+        let both = [id + 100, id + 200].map(|id| (id, others.then(|| tell(&mut r, now + 500, ask(id, "y")))));
+        for (id, actions) in both {
+            if let Some(actions) = actions {
+                tell(&mut r, now + 600, finish(id, sent(&actions)[0].2));
+            }
+        }
+    }
+    open
+}
+
+#[test]
+fn a_replica_that_has_answered_is_set_aside_by_refusals_in_a_row_and_not_by_one() {
+    assert_eq!(refusing(false)[..3], [0, 0, 1]);
+    // A key that works for other prompts is right.
+    let open = refusing(true);
+    assert!(open.len() > 3 && open.iter().all(|&open| open == 0), "{open:?}");
 }
 
 #[test]
