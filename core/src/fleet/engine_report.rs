@@ -14,6 +14,19 @@ pub struct EngineReport {
     pub used_tokens: u64,
     /// `max_total_num_tokens`, 0 if not reported.
     pub kv_tokens: u64,
+    /// Share of the KV cache in use, 0 to 1, of an engine that does not report tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_share: Option<f64>,
+}
+
+impl EngineReport {
+    /// Share of the KV cache in use, 0 to 1; `None` if it is not reported.
+    pub fn kv_use(&self) -> Option<f64> {
+        match self.kv_tokens {
+            0 => self.kv_share,
+            most => Some(self.used_tokens as f64 / most as f64),
+        }
+    }
 }
 
 /// An engine's report and the time it was received.

@@ -83,9 +83,7 @@ impl Replica {
 
     /// Whether the engine's last report closes the gate on KV use.
     pub fn is_kv_full(&self, gates: &Gates) -> bool {
-        self.engine.is_some_and(|EngineReading { report: engine, .. }| {
-            engine.kv_tokens > 0 && engine.used_tokens as f64 >= gates.max_kv_use * engine.kv_tokens as f64
-        })
+        self.engine.is_some_and(|reading| reading.report.kv_use().is_some_and(|used| used >= gates.max_kv_use))
     }
 
     fn is_full(&self, now: Time, gates: &Gates) -> bool {

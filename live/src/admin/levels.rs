@@ -104,8 +104,7 @@ pub(super) fn cost_keys(policy: &PolicyConfig) -> (Option<f64>, Option<f64>) {
 
 /// Share of the KV cache in use, 0 to 1, as last scraped; `None` if unknown.
 fn kv_use(r: &Replica) -> Option<f64> {
-    let report = r.engine.map(|reading| reading.report).filter(|report| report.kv_tokens > 0);
-    report.map(|report| report.used_tokens as f64 / report.kv_tokens as f64)
+    r.engine?.report.kv_use()
 }
 
 /// Whether the replica is usable, gates aside.
@@ -174,7 +173,7 @@ pub(super) fn replicas(node: &AppState, wanted: impl Fn(Kind) -> bool) -> Vec<Va
                     "num_running_reqs": running, "num_waiting_reqs": queued, "num_total_reqs": both,
                     "gpu_cache_usage": kv_use(r), "max_running_reqs": most, "healthy": healthy(r, now, gates),
                     "consecutive_fails": r.failures, "age_ms": r.engine.map(|e| (now - e.at).ms()),
-                    "max_total_num_tokens": r.engine.map(|e| e.report.kv_tokens),
+                    "max_total_num_tokens": r.engine.map(|e| e.report.kv_tokens).filter(|&tokens| tokens > 0),
                 },
                 "load": r.load, "proxy_tracked_running": r.load.requests(),
                 "dispatched": u.dispatched.load(Ordering::Relaxed), "ms_per_token": r.spec.ms_per_token,

@@ -49,6 +49,7 @@ fn sample(line: &str) -> Option<Sample<'_>> {
     }
     let end = line.find(['{', ' ', '\t'])?;
     let (name, rest) = line.split_at(end);
+    let rest = rest.trim_start();
     let (labels, rest) = match rest.strip_prefix('{') {
         Some(inside) => {
             let close = closing_brace(inside)?;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 /// A page of metrics, read.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) struct Page {
-    /// The load; `None` if the page has no gauge of a known engine.
+    /// The load; `None` if the page lacks a gauge of it that known engines have.
     pub report: Option<EngineReport>,
     /// Whether it is SGLang's.
     pub sglang: bool,
@@ -66,33 +66,35 @@ impl<'a> Metric<'a> {
     fn sum(&mut self) -> f64 {
         self.counted().sum()
     }
+
+    /// The sum; `None` without a sample.
+    fn known(&mut self) -> Option<f64> {
+        (!self.0.is_empty()).then(|| self.sum())
+    }
+
+    /// The mean of the samples that count; `None` without one.
+    fn mean(&mut self) -> Option<f64> {
+        let sum = self.known()?;
+        Some(sum / self.counted().count() as f64)
+    }
 }
 
 /// Reads a page. Data-parallel ranks are summed; of tensor and pipeline ranks only the first counts.
 pub(crate) fn metrics(text: &str) -> Page {
     let mut page = Page::default();
-    let [mut running, mut queued, mut used, mut most, mut requests] = [const { Metric(Vec::new()) }; 5];
-    let (mut known, mut blocks, mut block_size, mut use_share, mut shares) = (false, 0.0, 0.0, 0.0, 0.0);
+    let [mut running, mut queued, mut used, mut most, mut shares, mut requests] = [const { Metric(Vec::new()) }; 6];
+    let (mut blocks, mut block_size) = (0.0, 0.0);
     for sample in samples(text) {
         if !sample.value.is_finite() || sample.value < 0.0 {
             continue;
         }
         let value = sample.value;
         match sample.name {
-            "sglang:num_running_reqs" | "vllm:num_requests_running" => {
-                known = true;
-                running.add(&sample);
-            }
-            "sglang:num_queue_reqs" | "vllm:num_requests_waiting" => {
-                known = true;
-                queued.add(&sample);
-            }
+            "sglang:num_running_reqs" | "vllm:num_requests_running" => running.add(&sample),
+            "sglang:num_queue_reqs" | "vllm:num_requests_waiting" => queued.add(&sample),
             "sglang:num_used_tokens" => used.add(&sample),
             "sglang:max_total_num_tokens" => most.add(&sample),
-            "vllm:kv_cache_usage_perc" | "vllm:gpu_cache_usage_perc" => {
-                use_share += value;
-                shares += 1.0;
-            }
+            "sglang:token_usage" | "vllm:kv_cache_usage_perc" | "vllm:gpu_cache_usage_perc" => shares.add(&sample),
             "vllm:cache_config_info" => {
                 let number = |name| sample.label(name).and_then(|v| v.parse::<f64>().ok()).unwrap_or(0.0);
                 blocks += number("num_gpu_blocks");
@@ -105,18 +107,19 @@ pub(crate) fn metrics(text: &str) -> Page {
         page.sglang |= sample.name.starts_with("sglang:");
         page.vllm |= sample.name.starts_with("vllm:");
     }
-    let mut report = EngineReport {
-        running: running.sum() as u32,
-        queued: queued.sum() as u32,
-        used_tokens: used.sum() as u64,
-        kv_tokens: most.sum() as u64,
-    };
-    if blocks > 0.0 {
-        report.kv_tokens = (blocks * block_size) as u64;
-        report.used_tokens = (use_share / f64::max(shares, 1.0) * blocks * block_size) as u64;
-    }
-    page.requests = (!requests.0.is_empty()).then(|| requests.sum());
-    page.report = known.then_some(report);
+    let share = shares.mean();
+    let most = Some(blocks * block_size).filter(|tokens| *tokens > 0.0).or_else(|| most.known());
+    let used = used.known().or_else(|| Some(share? * most?));
+    // A capacity of which the use is not known would look empty.
+    let (used, most) = used.zip(most).unwrap_or_default();
+    page.requests = requests.known();
+    page.report = running.known().zip(queued.known()).map(|(running, queued)| EngineReport {
+        running: running as u32,
+        queued: queued as u32,
+        used_tokens: used as u64,
+        kv_tokens: most as u64,
+        kv_share: share.filter(|_| most == 0.0),
+    });
     page
 }
 
@@ -146,6 +149,7 @@ pub(crate) fn loads(body: &[u8]) -> Option<EngineReport> {
             queued: sum.queued.saturating_add(load.num_waiting_reqs),
             used_tokens: sum.used_tokens.saturating_add(load.num_used_tokens),
             kv_tokens: sum.kv_tokens.saturating_add(load.max_total_num_tokens),
+            kv_share: None,
         })
     })
 }

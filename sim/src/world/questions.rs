@@ -112,6 +112,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
                 queued: gauges.num_queue_reqs as u32,
                 used_tokens: gauges.num_used_tokens,
                 kv_tokens: u64::from(gauges.max_total_num_tokens),
+                kv_share: None,
             }
         })
     }

@@ -94,8 +94,13 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
             79..82 if !draining => ReplicaEvent::ProbeFailed { replica, connected: false }.into(),
             82..86 => ReplicaEvent::Probed { replica, rtt_ms: f64::from(rng.random_range(1..300u32)) }.into(),
             86..89 => {
-                let report =
-                    EngineReport { queued: 1, used_tokens: rng.random_range(0..1000), kv_tokens: 1000, running: 2 };
+                let report = EngineReport {
+                    queued: 1,
+                    used_tokens: rng.random_range(0..1000),
+                    kv_tokens: 1000,
+                    running: 2,
+                    kv_share: None,
+                };
                 ReplicaEvent::Scraped { replica, report }.into()
             }
             89 if !draining => ReplicaEvent::Draining { replica, draining: rng.random_range(0..3u32) == 0 }.into(),
