@@ -47,7 +47,10 @@ pub struct AnswerTap {
     body: Vec<u8>,
     /// Whether that grew beyond [`MAX_EVENT`].
     too_long: bool,
-    events: u64,
+    /// Events in which a token came.
+    tokens: u64,
+    /// Whether one came in the event that is read.
+    event_has_token: bool,
     content: bool,
     done: bool,
     /// Whether anything except heartbeats and the end mark has arrived.
@@ -58,6 +61,8 @@ pub struct AnswerTap {
     finished: u32,
     /// Whether one of them is that the engine gave the choice up.
     gave_up: bool,
+    /// The error that a choice carries.
+    choice_error: Option<Failure>,
     /// Whether anything was generated.
     generated_any: bool,
     /// Whether something was generated that is no part of the next turn's prompt as it stands: reasoning, tool calls.
@@ -83,13 +88,15 @@ impl AnswerTap {
             frames: SseFrames::default(),
             body: Vec::new(),
             too_long: false,
-            events: 0,
+            tokens: 0,
+            event_has_token: false,
             content: false,
             done: false,
             told: false,
             is_heartbeat: false,
             finished: 0,
             gave_up: false,
+            choice_error: None,
             generated_any: false,
             generated_other: false,
             has_choices: false,
@@ -128,8 +135,7 @@ impl AnswerTap {
         let is_blank = body.trim_ascii().is_empty();
         self.content |= !is_blank;
         self.told |= !is_blank;
-        self.events += 1;
-        self.event(body) || is_json(body)
+        self.text(body) || is_json(body)
     }
 
     /// Whether nothing but heartbeats has come: of an event stream comments, pings, events without data; nothing of a JSON
@@ -157,8 +163,7 @@ impl AnswerTap {
         match self.framing {
             Framing::Json if !self.too_long => {
                 let body = std::mem::take(&mut self.body);
-                self.events += 1;
-                self.event(&body);
+                self.text(&body);
             }
             Framing::Events => self.read_frames(SseFrames::end),
             _ => {}
@@ -180,9 +185,9 @@ impl AnswerTap {
         self.done
     }
 
-    /// Number of events.
-    pub fn events(&self) -> u64 {
-        self.events
+    /// Events of a stream in which a token came, or something of an unknown dialect.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
     }
 
     /// The engine's token counts.
@@ -227,7 +232,6 @@ impl AnswerTap {
     fn read_frames(&mut self, read: impl FnOnce(&mut SseFrames, &mut dyn FnMut(&[u8], Part) -> bool)) {
         let mut frames = std::mem::take(&mut self.frames);
         read(&mut frames, &mut |data, part| {
-            self.events += u64::from(matches!(part, Part::First | Part::Error));
             if part == Part::First && data == b"[DONE]" {
                 self.done = true;
                 return true;
@@ -245,10 +249,34 @@ impl AnswerTap {
             let is_heartbeat = std::mem::take(&mut self.is_heartbeat);
             self.told |= !is_heartbeat && (!data.is_empty() || part != Part::First);
             let may_go_on = part == Part::First && matches!(data.first(), Some(b'{' | b'['));
-            self.content |= !is_read && !may_go_on && (part == Part::TooLong || !data.is_empty());
+            let is_other = !is_read && !may_go_on && (part == Part::TooLong || !data.is_empty());
+            self.content |= is_other;
+            self.tokens += u64::from(is_other);
             is_read || !may_go_on
         });
         self.frames = frames;
+    }
+
+    /// Reads an answer in one piece: an object, or those of a batch of prompts. False if it is no complete JSON of these.
+    fn text(&mut self, body: &[u8]) -> bool {
+        let mut json = Reader::new(body);
+        if !matches!(json.kind(), Ok(Kind::Array)) {
+            return self.event(body);
+        }
+        let (mut usage, mut errors, mut others) = (Usage::default(), None, false);
+        let read = json.array(|json| {
+            let element = json.skip()?;
+            (self.usage, self.error) = (Usage::default(), None);
+            self.event(element);
+            usage = usage.plus(self.usage);
+            errors = errors.or(self.error);
+            others |= self.error.is_none();
+            Ok(())
+        });
+        // Some of its answers stand when others failed. The next turn continues none of them.
+        (self.usage, self.error) = (usage, errors.filter(|_| !others));
+        (self.keep_answer, self.answer) = (false, String::new());
+        read.and_then(|()| json.end()).is_ok()
     }
 
     /// Reads the data of one event; false if it is not a complete JSON object.
@@ -261,6 +289,7 @@ impl AnswerTap {
         let before = (self.content, self.finished, self.gave_up, self.generated_any, self.generated_other);
         let length = self.answer.len();
         let mut event = Event::default();
+        self.event_has_token = false;
         let read = json.object(|json, key| self.member(json, key, &mut event)).and_then(|()| json.end());
         if read.is_err() {
             (self.content, self.finished, self.gave_up, self.generated_any, self.generated_other) = before;
@@ -268,9 +297,11 @@ impl AnswerTap {
             // An object of an unknown shape counts as content: otherwise the first token would never come.
             let object = is_json(data);
             self.content |= object;
+            self.tokens += u64::from(object);
             return object;
         }
         self.finish_event(&event);
+        self.tokens += u64::from(self.event_has_token && self.framing == Framing::Events);
         true
     }
 
@@ -283,7 +314,7 @@ impl AnswerTap {
             self.error = Some(told_by(event));
         }
         if self.gave_up && !self.generated_any {
-            self.error = self.error.or(Some(Failure::Server(500)));
+            self.error = self.error.or(self.choice_error).or(Some(Failure::Server(500)));
         }
         // Only streams are aborted by id.
         if self.id.is_none() && self.framing == Framing::Events {
@@ -340,11 +371,19 @@ impl AnswerTap {
         self.content |= generated;
         self.generated_any |= generated;
         self.generated_other |= generated;
+        self.event_has_token |= generated;
+    }
+
+    /// Notes content of a dialect that is not known.
+    #[inline]
+    fn add_unknown(&mut self, is_content: bool) {
+        self.content |= is_content;
+        self.event_has_token |= is_content;
     }
 
     #[inline]
     pub(super) fn has_token(&mut self) {
-        (self.content, self.generated_any) = (true, true);
+        (self.content, self.generated_any, self.event_has_token) = (true, true, true);
     }
 
     #[inline]
@@ -363,7 +402,8 @@ impl Usage {
     /// The counts after a later report. `of_answer` reports count the answer; what they say of the prompt lacks its
     /// cached part.
     fn with(self, later: Self, of_answer: bool) -> Self {
-        let prompt_is_known = of_answer && self.prompt_tokens.is_some();
+        // Some servers begin with 0, and tell the counts at the end only.
+        let prompt_is_known = of_answer && self.prompt_tokens.is_some_and(|tokens| tokens > 0);
         Self {
             prompt_tokens: if prompt_is_known {
                 self.prompt_tokens
@@ -371,11 +411,24 @@ impl Usage {
                 later.prompt_tokens.or(self.prompt_tokens)
             },
             output_tokens: later.output_tokens.or(self.output_tokens),
-            cached_tokens: if prompt_is_known {
+            cached_tokens: if prompt_is_known && self.cached_tokens.is_some() {
                 self.cached_tokens
             } else {
                 later.cached_tokens.or(self.cached_tokens)
             },
+        }
+    }
+
+    /// The counts of two answers together.
+    fn plus(self, other: Self) -> Self {
+        let sum = |a: Option<u32>, b: Option<u32>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.saturating_add(b)),
+            (one, None) | (None, one) => one,
+        };
+        Self {
+            prompt_tokens: sum(self.prompt_tokens, other.prompt_tokens),
+            output_tokens: sum(self.output_tokens, other.output_tokens),
+            cached_tokens: sum(self.cached_tokens, other.cached_tokens),
         }
     }
 }
@@ -394,7 +447,7 @@ pub fn fuzz(data: &[u8]) {
             let mut tap = AnswerTap::new(framing, true);
             pieces.for_each(|piece| tap.feed(piece));
             tap.end();
-            (tap.events, tap.content, tap.done, tap.error, tap.usage, tap.answer)
+            (tap.tokens, tap.content, tap.done, tap.error, tap.usage, tap.answer)
         };
         let whole = seen(&mut std::iter::once(data));
         assert_eq!(whole, seen(&mut data.chunks(1)));

@@ -256,15 +256,21 @@ impl<'a> Reader<'a> {
         if self.null()? { self.skip().map(|_| None) } else { self.text().map(Some) }
     }
 
-    /// Reads a 32-bit count or null.
+    /// Reads a 32-bit count or null. Some servers write counts as `20.0`.
     #[inline]
     pub(crate) fn count_or_null(&mut self) -> Read<Option<u32>> {
         if self.null()? {
             return self.skip().map(|_| None);
         }
+        self.peek();
+        let start = self.at;
         match self.number()?.map(u32::try_from) {
             Some(Ok(count)) => Ok(Some(count)),
-            _ => self.wrong("no count of tokens"),
+            None => match whole(&self.text[start..self.at]) {
+                Some(count) => Ok(Some(count)),
+                None => self.wrong("no count of tokens"),
+            },
+            Some(Err(_)) => self.wrong("no count of tokens"),
         }
     }
 
@@ -350,6 +356,13 @@ impl<'a> Reader<'a> {
         }
         Ok(&self.text[start..self.at])
     }
+}
+
+/// A number with a fraction or an exponent that is a 32-bit count all the same.
+#[cold]
+fn whole(raw: &[u8]) -> Option<u32> {
+    let number = std::str::from_utf8(raw).ok()?.parse::<f64>().ok()?;
+    (number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number)).then_some(number as u32)
 }
 
 #[cfg(test)]

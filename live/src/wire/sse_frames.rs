@@ -18,6 +18,9 @@ pub(super) enum Part {
     Error,
 }
 
+/// May stand before the first line.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// The state between two chunks of a stream.
 ///
 /// Data that is complete in one line, as engines send it, is passed on in place. `event` returns whether the data was
@@ -28,6 +31,8 @@ pub(super) struct SseFrames {
     pending: Vec<u8>,
     /// The data of an event that spans several lines.
     joined: Vec<u8>,
+    /// Whether the first line was read.
+    has_begun: bool,
     /// Whether the last line ended with CR, of which LF is then a part.
     after_cr: bool,
     /// Whether the current line is longer than [`MAX_EVENT`] and is skipped.
@@ -85,7 +90,7 @@ impl SseFrames {
         !self.skipping
             && !self.is_named
             && !self.is_error
-            && self.pending.first().is_none_or(|byte| b":ri".contains(byte))
+            && self.plain(&self.pending).first().is_none_or(|byte| b":ri".contains(byte))
     }
 
     /// Bytes kept of the current event.
@@ -94,7 +99,14 @@ impl SseFrames {
         self.pending.len() + self.joined.len()
     }
 
+    /// A line without the byte order mark of the stream.
+    fn plain<'a>(&self, line: &'a [u8]) -> &'a [u8] {
+        line.strip_prefix(BYTE_ORDER_MARK).filter(|_| !self.has_begun).unwrap_or(line)
+    }
+
     fn line(&mut self, line: &[u8], event: &mut dyn FnMut(&[u8], Part) -> bool) {
+        let line = self.plain(line);
+        self.has_begun = true;
         if line.is_empty() {
             return self.event_end(event);
         }
@@ -172,6 +184,22 @@ mod tests {
                 assert_eq!(read, expected.map(|(data, part)| (data.to_owned(), part)), "{end:?} {size}");
                 assert!(frames.is_between());
             }
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_the_first_line_is_no_part_of_it() {
+        let text = "\u{feff}data: {}\n\n\u{feff}data: []\n\n";
+        for size in 1..text.len() {
+            let (mut frames, mut read) = (SseFrames::default(), 0);
+            for chunk in text.as_bytes().chunks(size) {
+                frames.feed(chunk, &mut |data, _| {
+                    assert_eq!(data, b"{}");
+                    read += 1;
+                    true
+                });
+            }
+            assert_eq!(read, 1);
         }
     }
 

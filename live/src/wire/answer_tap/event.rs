@@ -145,6 +145,10 @@ pub(super) fn told_by(event: &Event<'_>) -> Failure {
     }
     let kind = event.kind.map(|kind| kind.short(64)).filter(|kind| is_kind(kind));
     words.kind = words.kind.or(kind);
+    // FastAPI lists what is wrong with a request; the text of any other error is no list.
+    if event.error.is_none() && event.detail.is_some_and(|detail| detail.starts_with(b"[")) {
+        words.kind = words.kind.or(Some("validation".to_owned()));
+    }
     words.failure()
 }
 

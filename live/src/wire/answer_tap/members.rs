@@ -1,7 +1,7 @@
 //! Reads the members of an event: choices, parts and deltas of each dialect.
 
 use super::AnswerTap;
-use super::event::{Delta, Event, delta, is_nothing, something, usage};
+use super::event::{Delta, Event, delta, is_nothing, something, told, usage};
 use crate::wire::json::{JsonError, Kind, Reader, Text};
 use gorgo_core::router::Failure;
 
@@ -11,7 +11,7 @@ impl AnswerTap {
     #[inline]
     pub(super) fn typed(&mut self, kind: &[u8], event: &Event<'_>) {
         match kind {
-            b"" => self.content |= !event.is_known && self.error.is_none() && event.usage.is_none(),
+            b"" => self.add_unknown(!event.is_known && self.error.is_none() && event.usage.is_none()),
             b"response.completed" | b"response.incomplete" | b"message_stop" => self.done = true,
             b"response.failed" | b"error" => self.error = self.error.or(Some(Failure::Server(500))),
             b"response.created"
@@ -33,7 +33,7 @@ impl AnswerTap {
                     self.add_text(text);
                     self.add_other(other);
                 }
-                None => self.content |= self.error.is_none(),
+                None => self.add_unknown(self.error.is_none()),
             },
         }
     }
@@ -170,6 +170,7 @@ impl AnswerTap {
                 self.finished = self.finished.saturating_add(u32::from(!is_nothing(reason)));
                 self.gave_up |= matches!(reason, b"\"abort\"" | b"\"error\"");
             }
+            b"error" => self.choice_error = something(json)?.map(told).or(self.choice_error),
             _ => json.pass()?,
         }
         Ok(())

@@ -25,7 +25,7 @@ fn the_first_token_is_the_first_event_with_content() {
     assert!(tap.content() && tap.done());
     assert_eq!(tap.answer(), Some("Hello é"));
     assert_eq!(tap.usage(), Usage { prompt_tokens: Some(9), output_tokens: Some(2), cached_tokens: Some(4) });
-    assert_eq!((tap.events(), tap.error()), (5, None));
+    assert_eq!((tap.tokens(), tap.error()), (2, None));
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_role_after_content_and_other_choices_leave_the_answer_as_it_is() {
         r#"{"choices":[{"delta":{"content":" end","role":"assistant"},"index":null}]}"#,
     ];
     let tap = tap(&events.map(|event| format!("data: {event}\n\n")).concat());
-    assert_eq!((tap.answer(), tap.choices(), tap.events()), (Some("One two end"), 3, 6));
+    assert_eq!((tap.answer(), tap.choices(), tap.tokens()), (Some("One two end"), 3, 4));
     assert_eq!(self::tap("data: {\"choices\":[{\"text\":\"x\",\"index\":0}]}\n\n").choices(), 1);
 }
 
@@ -95,6 +95,12 @@ fn told_errors_are_judged_by_type_and_code_wherever_the_dialect_puts_them() {
         (r#"{"error":"Input validation error: 500","error_type":"validation"}"#, Failure::Client),
         (r#"{"error":"Template error: syntax error","error_type":"template_error"}"#, Failure::Client),
         (r#"{"error":"Model is overloaded","error_type":"overloaded"}"#, full),
+        (r#"{"detail":[{"loc":["body"],"msg":"m","type":"int_parsing"}]}"#, Failure::Client),
+        (r#"{"detail":"Internal Server Error"}"#, Failure::Server(500)),
+        (r#"{"choices":[{"delta":{},"finish_reason":"error","error":{"code":400}}]}"#, Failure::Client),
+        (r#"{"error":{"message":"m","type":"image_parse_error"}}"#, Failure::Client),
+        (r#"{"error":{"message":"m","type":"tool_use_failed"}}"#, Failure::Client),
+        (r#"{"error":{"message":"m","status":"FAILED_PRECONDITION"}}"#, Failure::Client),
         (r#"{"error":"Request failed during generation: CUDA","error_type":"generation"}"#, Failure::Server(500)),
         (r#"{"text":"","meta_info":{"finish_reason":{"type":"abort","err_type":"BadRequestError"}}}"#, Failure::Client),
     ] {
@@ -243,7 +249,7 @@ fn an_event_of_many_lines_costs_no_more_than_its_length() {
     }
     assert!(!tap.content() && tap.frames.buffered() <= MAX_EVENT);
     tap.feed(b"data: 1]}\n\n");
-    assert_eq!((tap.content(), tap.events()), (true, 1));
+    assert_eq!((tap.content(), tap.tokens()), (true, 1));
 }
 
 #[test]
@@ -262,6 +268,51 @@ fn cumulative_and_incremental_generation_give_the_same_text() {
     let cumulative = tap("data: {\"text\":\"a\"}\n\ndata: {\"text\":\"ab c\"}\n\n");
     let incremental = tap("data: {\"text\":\"a\"}\n\ndata: {\"text\":\"b c\"}\n\n");
     assert_eq!((cumulative.answer(), incremental.answer()), (Some("ab c"), Some("ab c")));
+}
+
+#[test]
+fn counts_of_anthropics_streams_are_those_of_the_start_unless_it_has_none() {
+    let usage = |start: &str, end: &str| {
+        let start = format!("data: {{\"type\":\"message_start\",\"message\":{{\"usage\":{start}}}}}\n\n");
+        tap(&format!("{start}data: {{\"type\":\"message_delta\",\"usage\":{end}}}\n\n")).usage()
+    };
+    let read = |prompt, cached| Usage { prompt_tokens: Some(prompt), output_tokens: Some(7), cached_tokens: cached };
+    let end = r#"{"input_tokens":100,"cache_read_input_tokens":40,"output_tokens":7}"#;
+    assert_eq!(usage(r#"{"input_tokens":0,"output_tokens":0}"#, end), read(140, Some(40)));
+    assert_eq!(usage(r#"{"input_tokens":140,"output_tokens":0}"#, end), read(140, Some(40)));
+    assert_eq!(
+        usage(
+            r#"{"input_tokens":10,"cache_read_input_tokens":90,"output_tokens":0}"#,
+            r#"{"input_tokens":10,"output_tokens":7}"#
+        ),
+        read(100, Some(90))
+    );
+}
+
+#[test]
+fn the_answers_to_a_batch_are_read_together() {
+    let answers = |elements: &[&str]| {
+        let mut tap = AnswerTap::new(Framing::Json, true);
+        assert!(tap.whole(format!("[{}]", elements.join(",")).as_bytes()));
+        tap
+    };
+    let good = r#"{"text":"x","meta_info":{"prompt_tokens":50,"completion_tokens":3,"cached_tokens":20,"finish_reason":{"type":"stop"}}}"#;
+    let full = r#"{"text":"","meta_info":{"finish_reason":{"type":"abort","status_code":503}}}"#;
+    let tap = answers(&[good, good]);
+    let usage = Usage { prompt_tokens: Some(100), output_tokens: Some(6), cached_tokens: Some(40) };
+    assert_eq!((tap.usage(), tap.error(), tap.answer()), (usage, None, None));
+    assert_eq!(answers(&[full, full]).error(), Some(Failure::Overloaded { retry_after_s: None }));
+    assert_eq!(answers(&[full, good]).error(), None);
+    assert_eq!(answers(&["[0.1,0.2]", "[0.3]"]).error(), None);
+}
+
+#[test]
+fn events_without_a_token_count_as_none() {
+    let choice = |delta: &str| format!("data: {{\"choices\":[{{\"delta\":{delta}}}]}}\n\n");
+    let [role, a, b] =
+        ["{\"role\":\"assistant\",\"content\":\"\"}", "{\"content\":\"a\"}", "{\"content\":\"b\"}"].map(choice);
+    let end = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    assert_eq!(tap(&format!("{role}{a}{b}{end}")).tokens(), 2);
 }
 
 #[test]
@@ -289,7 +340,7 @@ fn an_event_without_end_is_dropped_and_the_next_is_read() {
 #[test]
 fn data_over_several_lines_is_one_event() {
     let tap = tap("data: {\"choices\":\ndata: [{\"text\":\"x\"}]}\n\n");
-    assert_eq!((tap.answer(), tap.events()), (Some("x"), 1));
+    assert_eq!((tap.answer(), tap.tokens()), (Some("x"), 1));
 }
 
 proptest! {
