@@ -1,7 +1,9 @@
 //! Parser for the server-sent events of a completion, which arrive in arbitrary pieces.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// Largest event; cumulative streams repeat the whole answer in each event.
 const MOST_BYTES: usize = 16 << 20;
@@ -62,7 +64,14 @@ struct Event {
     #[serde(default)]
     text: Option<String>,
     #[serde(default)]
+    output_ids: Option<Vec<IgnoredAny>>,
+    #[serde(default)]
     meta_info: Option<Meta>,
+    /// What FastAPI calls the text of an error.
+    #[serde(default)]
+    detail: Option<Value>,
+    #[serde(default)]
+    object: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -72,41 +81,37 @@ struct Choice {
     #[serde(default)]
     text: Option<String>,
     #[serde(default)]
+    token_ids: Option<Vec<IgnoredAny>>,
+    #[serde(default)]
     finish_reason: Option<Value>,
 }
 
-/// What a model may generate; engines differ in the name of what it thinks.
-#[derive(Deserialize)]
-struct Delta {
-    #[serde(default)]
-    content: Option<Value>,
-    #[serde(default)]
-    reasoning: Option<Value>,
-    #[serde(default)]
-    reasoning_content: Option<Value>,
-    #[serde(default)]
-    refusal: Option<Value>,
-    #[serde(default)]
-    tool_calls: Option<Value>,
-    #[serde(default)]
-    function_call: Option<Value>,
-    #[serde(default)]
-    audio: Option<Value>,
-}
-
-impl Delta {
+impl Choice {
     /// Whether it carries anything that was generated.
     fn is_generated(&self) -> bool {
-        let parts = [
-            &self.content,
-            &self.reasoning,
-            &self.reasoning_content,
-            &self.refusal,
-            &self.tool_calls,
-            &self.function_call,
-            &self.audio,
-        ];
-        parts.into_iter().flatten().any(|part| match part {
+        let has_text = self.text.as_ref().is_some_and(|text| !text.is_empty());
+        let has_ids = self.token_ids.as_ref().is_some_and(|ids| !ids.is_empty());
+        has_text || has_ids || self.delta.as_ref().is_some_and(Delta::is_generated)
+    }
+
+    /// Its reason to finish; some servers send an empty one with every event.
+    fn finish_reason(&self) -> Option<&Value> {
+        self.finish_reason.as_ref().filter(|reason| reason.as_str().is_none_or(|word| !matches!(word, "" | "null")))
+    }
+}
+
+/// What a model may generate, by the engine's names for it: text, what it thinks, tool calls, audio.
+#[derive(Deserialize)]
+struct Delta(BTreeMap<String, Value>);
+
+impl Delta {
+    /// Members that say of whom the answer is, or how it was made.
+    const OTHERS: [&str; 4] = ["role", "name", "annotations", "provider_specific_fields"];
+
+    /// Whether it carries anything that was generated.
+    fn is_generated(&self) -> bool {
+        let parts = self.0.iter().filter(|(name, _)| !Self::OTHERS.contains(&name.as_str()));
+        parts.into_iter().any(|(_, part)| match part {
             Value::String(text) => !text.is_empty(),
             Value::Array(list) => !list.is_empty(),
             Value::Object(fields) => !fields.is_empty(),
@@ -117,7 +122,9 @@ impl Delta {
 
 #[derive(Deserialize)]
 struct Usage {
+    #[serde(default, deserialize_with = "count")]
     prompt_tokens: Option<u32>,
+    #[serde(default, deserialize_with = "count")]
     completion_tokens: Option<u32>,
     #[serde(default)]
     prompt_tokens_details: Option<Details>,
@@ -125,13 +132,23 @@ struct Usage {
 
 #[derive(Deserialize)]
 struct Details {
+    #[serde(default, deserialize_with = "count")]
     cached_tokens: Option<u32>,
+}
+
+/// A count, which some servers write as `20.0`; `None` for what is none.
+fn count<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let number = Value::deserialize(deserializer)?.as_f64().filter(|n| n.fract() == 0.0);
+    Ok(number.filter(|n| (0.0..=f64::from(u32::MAX)).contains(n)).map(|n| n as u32))
 }
 
 #[derive(Deserialize)]
 struct Meta {
+    #[serde(default, deserialize_with = "count")]
     prompt_tokens: Option<u32>,
+    #[serde(default, deserialize_with = "count")]
     completion_tokens: Option<u32>,
+    #[serde(default, deserialize_with = "count")]
     cached_tokens: Option<u32>,
     #[serde(default)]
     finish_reason: Option<Value>,
@@ -227,12 +244,21 @@ impl EventParser {
         if event.split(|&b| b == b'\n').any(names_error) {
             return Ok(Some(named_error(data)));
         }
+        // An event of another name tells of something else, in any form.
+        if data[0] != b'{' && event.split(|&b| b == b'\n').any(|line| line.starts_with(b"event:")) {
+            return Ok(Some(StreamEvent::Other));
+        }
         let event: Event = serde_json::from_slice(data).map_err(|error| {
             let start = String::from_utf8_lossy(&data[..data.len().min(80)]).into_owned();
             StreamError::NotJson { error, start }
         })?;
         if let Some(error) = event.error {
             return Ok(Some(error_event(&error, || "an error without a message".to_owned())));
+        }
+        // SGLang's errors are objects of their own, FastAPI's have a detail in place of choices.
+        let is_error = event.object.as_ref().is_some_and(|object| object == "error");
+        if is_error || (event.detail.is_some() && event.choices.is_none() && event.text.is_none()) {
+            return Ok(Some(named_error(data)));
         }
         if let Some(usage) = event.usage {
             self.counts = TokenCounts {
@@ -243,7 +269,7 @@ impl EventParser {
         }
         let choices = event.choices.unwrap_or_default();
         let meta_reason = event.meta_info.as_ref().and_then(|meta| meta.finish_reason.as_ref());
-        let mut reasons = choices.iter().filter_map(|choice| choice.finish_reason.as_ref()).chain(meta_reason);
+        let mut reasons = choices.iter().filter_map(Choice::finish_reason).chain(meta_reason);
         if let Some(ended) = reasons.find_map(given_up) {
             return Ok(Some(ended));
         }
@@ -252,12 +278,11 @@ impl EventParser {
             self.counts =
                 TokenCounts { prompt: meta.prompt_tokens, output: meta.completion_tokens, cached: meta.cached_tokens };
         }
-        self.finished |= choices.iter().any(|choice| choice.finish_reason.is_some());
-        let filled = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
-        let choice = |c: &Choice| filled(&c.text) || c.delta.as_ref().is_some_and(Delta::is_generated);
+        self.finished |= choices.iter().any(|choice| choice.finish_reason().is_some());
         let longer = event.text.as_ref().is_some_and(|t| t.len() > self.text);
         self.text = event.text.map_or(self.text, |t| t.len());
-        let content = longer || choices.iter().any(choice);
+        let has_ids = event.output_ids.is_some_and(|ids| !ids.is_empty());
+        let content = longer || has_ids || choices.iter().any(Choice::is_generated);
         Ok(Some(if content { StreamEvent::Content } else { StreamEvent::Other }))
     }
 }
@@ -283,7 +308,7 @@ fn error_event(error: &Value, otherwise: impl FnOnce() -> String) -> StreamEvent
 
 /// The message of an error: an object with one, or only a text.
 pub(super) fn message_of(error: &Value) -> Option<&str> {
-    error.as_str().or_else(|| error.get("message")?.as_str())
+    error.as_str().or_else(|| error.get("message").or_else(|| error.get("detail"))?.as_str())
 }
 
 /// The error behind a finish reason `abort` or `error`: the engine gave the request up. vLLM sends the reason as a

@@ -55,6 +55,51 @@ fn cumulative_text_counts_when_it_grows_and_errors_are_errors() {
 }
 
 #[test]
+fn what_was_generated_counts_by_any_name_and_other_events_say_nothing() {
+    use StreamEvent::{Content, Other};
+    let choice = |members: &str| format!("data: {{\"choices\":[{{{members}}}]}}\n\n");
+    for (stream, expected) in [
+        (choice("\"delta\":{\"thinking\":\"hm\"}"), Content),
+        (choice("\"delta\":{\"reasoning_details\":[{\"text\":\"hm\"}]}"), Content),
+        (choice("\"delta\":{\"role\":\"assistant\",\"content\":\"\"}"), Other),
+        (choice("\"text\":\"\",\"token_ids\":[5]"), Content),
+        ("data: {\"output_ids\":[5],\"meta_info\":{\"completion_tokens\":1}}\n\n".to_owned(), Content),
+        ("event: ping\ndata: 12:00\n\n".to_owned(), Other),
+        ("event: progress\ndata: [1]\n\n".to_owned(), Other),
+    ] {
+        let mut events = Vec::new();
+        EventParser::default().feed(stream.as_bytes(), |event| events.push(event)).unwrap();
+        assert_eq!(events, [expected], "{stream}");
+    }
+}
+
+#[test]
+fn an_empty_reason_to_finish_is_none_and_counts_may_have_a_fraction() {
+    for reason in ["\"\"", "\"null\"", "null"] {
+        let mut parser = EventParser::default();
+        let event = format!("data: {{\"choices\":[{{\"text\":\"x\",\"finish_reason\":{reason}}}]}}\n\n");
+        parser.feed(event.as_bytes(), |_| {}).unwrap();
+        assert!(!parser.finished, "{reason}");
+    }
+    let mut parser = EventParser::default();
+    let usage = b"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":20.0,\"completion_tokens\":\"x\"}}\n\n";
+    parser.feed(usage, |_| {}).unwrap();
+    assert_eq!(parser.counts, TokenCounts { prompt: Some(20), output: None, cached: None });
+}
+
+#[test]
+fn errors_without_a_member_error_are_told() {
+    for (stream, message, status) in [
+        ("data: {\"object\":\"error\",\"message\":\"boom\",\"code\":503}\n\n", "boom", Some(503)),
+        ("data: {\"detail\":\"Internal Server Error\"}\n\n", "Internal Server Error", None),
+    ] {
+        let mut events = Vec::new();
+        EventParser::default().feed(stream.as_bytes(), |event| events.push(event)).unwrap();
+        assert_eq!(events, [StreamEvent::Error { message: message.to_owned(), status }], "{stream}");
+    }
+}
+
+#[test]
 fn an_event_named_error_is_one_whatever_its_data() {
     for (stream, message, status) in [
         ("event: error\ndata: {\"message\":\"boom\",\"code\":500}\n\n", "boom", Some(500)),
