@@ -183,8 +183,11 @@ async fn unknown(request: Request) -> Refusal {
 }
 
 async fn wrong_method(request: Request) -> Refusal {
-    let message =
-        format!("{} is not for `{}`; GET reads, POST changes, DELETE removes", request.method(), request.uri().path());
+    let message = format!(
+        "{} is not for `{}`; GET reads, POST or PUT changes, DELETE removes",
+        request.method(),
+        request.uri().path()
+    );
     Refusal(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 

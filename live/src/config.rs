@@ -2,7 +2,7 @@
 
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::router::RouterConfig;
-use gorgo_core::settings::{durations_in_table, durations_in_text};
+use gorgo_core::settings::{bad_duration, durations_in_table, durations_in_text};
 use gorgo_core::suggest::with_suggestion;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -268,7 +268,10 @@ fn typed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
     let read = toml::de::Deserializer::parse(text).map_err(|error| (String::new(), error));
     let read = read.and_then(|table| {
         serde_path_to_error::deserialize(table).map_err(|error| {
-            let message = at_key(&error.path().to_string(), &with_suggestion(error.inner().message()));
+            let key = error.path().to_string();
+            let is_about_key = |message: &String| message.starts_with(&format!("{key} is "));
+            let duration = text.parse().ok().as_ref().and_then(bad_duration).filter(is_about_key);
+            let message = duration.unwrap_or_else(|| at_key(&key, &with_suggestion(error.inner().message())));
             (message, error.into_inner())
         })
     });

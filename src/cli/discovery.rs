@@ -148,17 +148,21 @@ fn fates<'a>(
     let gone = fleet.members.iter().filter(|(name, at)| at.source.as_deref() == Some(source) && !is_listed(name));
     let gone: Vec<_> = gone.map(|(name, at)| (name.as_str(), at.url.as_str(), Fate::Leaves, None)).collect();
     let mut room = MAX_REPLICAS.saturating_sub(fleet.members.len() - gone.len());
+    let mut joining: Vec<&DiscoveredEndpoint> = Vec::new();
     let listed = listed.endpoints.iter().map(|endpoint| {
-        let same_place = || fleet.members.iter().find(|(_, member)| is_same_address(&member.url, &endpoint.url));
+        let is_here = |url: &str| is_same_address(url, &endpoint.url);
+        let same_place = || fleet.members.iter().find(|(_, member)| is_here(&member.url));
         let fate = match fleet.members.get(&endpoint.name) {
             Some(member) if member.source.is_none() || is_same_address(&member.url, &endpoint.url) => Fate::Stays,
             Some(member) => Fate::Replaces(member.url.clone()),
             None if fleet.removed.contains(&endpoint.name) => Fate::Refused("an operator removed it".to_owned()),
-            None => match same_place() {
-                Some((name, _)) => Fate::Refused(format!("the fleet has its address as {name}")),
-                None if room == 0 => Fate::Refused(format!("the fleet holds {MAX_REPLICAS} replicas")),
-                None => {
+            None => match (same_place(), joining.iter().find(|other| is_here(&other.url))) {
+                (Some((name, _)), _) => Fate::Refused(format!("the fleet has its address as {name}")),
+                (None, Some(other)) => Fate::Refused(format!("{} is listed with its address", other.name)),
+                _ if room == 0 => Fate::Refused(format!("the fleet holds {MAX_REPLICAS} replicas")),
+                _ => {
                     room -= 1;
+                    joining.push(endpoint);
                     Fate::Joins
                 }
             },
@@ -239,6 +243,7 @@ mod tests {
             ("banned", "http://b:1"),
             ("moved", "http://m:2"),
             ("new", "http://n:1"),
+            ("new-too", "http://n:1"),
             ("same", "http://S:1/"),
             ("twin", "http://c:1"),
         ];
@@ -247,16 +252,17 @@ mod tests {
         assert_eq!(
             text(&answer, &fleet),
             [
-                "file: 5 endpoints, 2 would join, 1 would leave, 2 would not join, 3 more are left out, since a fleet \
+                "file: 6 endpoints, 2 would join, 1 would leave, 3 would not join, 3 more are left out, since a fleet \
                  holds 256",
                 "  ! banned  http://b:1  does not join: an operator removed it",
                 "  * moved  http://m:2  in place of the engine at http://m:1",
                 "  + new  http://n:1",
+                "  ! new-too  http://n:1  does not join: new is listed with its address",
                 "    same  http://S:1/",
                 "  ! twin  http://c:1  does not join: the fleet has its address as conf",
                 "  - gone  http://g:1  no longer listed",
             ]
         );
-        assert_eq!(json(&answer, &fleet)["endpoints"][5]["change"], "leaves");
+        assert_eq!(json(&answer, &fleet)["endpoints"][6]["change"], "leaves");
     }
 }

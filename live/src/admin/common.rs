@@ -2,7 +2,9 @@
 
 use super::levels::{healthy, latency as latency_of};
 use super::{Answer, Refusal, Shared, bad, read, tell};
+use crate::config::Role;
 use crate::observe::capture::{Captured, CapturedRequests, ClockOffset};
+use crate::observe::changes::Change;
 use crate::tuner::Tuner;
 use crate::upstream::replica::Upstream;
 use axum::body::Bytes;
@@ -17,15 +19,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-const HINT: &str = "change it with `gorgo proxy policy NAME`";
-
 pub(super) async fn policy(State(node): Shared, Query(query): Query<BTreeMap<String, String>>) -> Answer {
     if query.contains_key("set") {
         return Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "GET changes nothing; POST {\"policy\": NAME}".to_owned()));
     }
     let policy = node.driver.policy();
+    let command = if node.role() == Role::Edge { "lb" } else { "proxy" };
     tell(&json!({
-        "current": policy.name(), "settings": policy.settings(), "available": PolicyConfig::live_names(), "hint": HINT,
+        "current": policy.name(), "settings": policy.settings(), "available": PolicyConfig::live_names(),
+        "hint": format!("change it with `gorgo {command} policy NAME`"),
     }))
 }
 
@@ -161,6 +163,7 @@ pub(super) async fn reload(State(node): Shared) -> Answer {
 pub(super) async fn trace_start(State(node): Shared) -> Answer {
     let now = node.clock().now();
     let session = node.capture.start(now, node.clock().unix_ns(now));
+    node.driver.observers().tell(Change::Operated { what: "a timeline is captured" });
     tell(&json!({
         "status": "started", "session_id": session, "node_id": node.config().shown_name(),
         "hint": "stop and collect with `gorgo trace stop`",
@@ -172,6 +175,7 @@ pub(super) async fn trace_stop(State(node): Shared) -> Answer {
     else {
         return Err(bad("no capture is running; start one with `gorgo trace start`"));
     };
+    node.driver.observers().tell(Change::Operated { what: "the capture of a timeline has ended" });
     let replicas: Vec<String> = replicas.iter().map(ToString::to_string).collect();
     let (rtt_ms, clock_offsets) = node.driver.read(|router, upstreams, _| {
         let rtts: BTreeMap<&str, f64> =
@@ -205,7 +209,10 @@ pub(super) async fn trace_status(State(node): Shared) -> Answer {
     tell(&status)
 }
 
-pub(super) async fn export(State(node): Shared) -> Answer {
+pub(super) async fn export(State(node): Shared, Query(query): Query<BTreeMap<String, String>>) -> Answer {
+    if let Some(format) = query.get("format").filter(|format| *format != "csv") {
+        return Err(bad(format!("`format` is `{format}`; the export is csv")));
+    }
     let stamp: String =
         node.clock().rfc3339(node.clock().now()).chars().filter(char::is_ascii_digit).take(14).collect();
     let (day, time) = stamp.split_at(8.min(stamp.len()));
@@ -219,7 +226,9 @@ pub(super) async fn summary(State(node): Shared) -> Answer {
 }
 
 pub(super) async fn clear_metrics(State(node): Shared) -> Answer {
-    tell(&json!({"success": true, "cleared": node.request_log.clear()}))
+    let cleared = node.request_log.clear();
+    node.driver.observers().tell(Change::Operated { what: "the request log is emptied" });
+    tell(&json!({"success": true, "cleared": cleared}))
 }
 
 pub(super) async fn enable_metrics(State(node): Shared, body: Bytes) -> Answer {
@@ -230,5 +239,7 @@ pub(super) async fn enable_metrics(State(node): Shared, body: Bytes) -> Answer {
     }
     let ask: Ask = read(&body, "{\"enabled\": true}")?;
     node.request_log.enable(ask.enabled);
+    let what = if ask.enabled { "requests are logged again" } else { "requests are not logged any more" };
+    node.driver.observers().tell(Change::Operated { what });
     tell(&json!({"success": true, "enabled": ask.enabled}))
 }

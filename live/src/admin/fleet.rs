@@ -17,7 +17,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 
 /// gotoni's `{id?, ip, port}` or `{url, name?, region?, ...}`.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Address {
     #[serde(default, alias = "name")]
@@ -173,8 +173,15 @@ pub(super) async fn add_peer(State(node): Shared, body: Bytes) -> Answer {
     }
 }
 
-pub(super) async fn remove_peer(State(node): Shared, body: Bytes) -> Answer {
-    let ask: Address = read(&body, EXAMPLE)?;
+pub(super) async fn remove_peer(
+    State(node): Shared,
+    Query(query): Query<BTreeMap<String, String>>,
+    body: Bytes,
+) -> Answer {
+    let ask = match query.get("id") {
+        Some(id) if body.is_empty() => Address { id: Some(id.clone()), ..Address::default() },
+        _ => read(&body, EXAMPLE)?,
+    };
     let found = node.driver.read(|router, upstreams, _| {
         let mut here = upstreams.iter().zip(router.replicas()).filter(|(u, r)| !r.removed && u.kind == Kind::Peer);
         here.find(|(u, _)| {

@@ -59,6 +59,9 @@ pub(super) async fn config(State(node): Shared) -> Answer {
 /// unchanged.
 pub(super) async fn set_config(State(node): Shared, body: Bytes) -> Answer {
     let text = std::str::from_utf8(&body).map_err(|_| bad("the body is not UTF-8; send TOML"))?;
+    if text.trim_start().starts_with('{') {
+        return Err(bad("the body is JSON; send the configuration as TOML, as `gorgo proxy config` prints it"));
+    }
     let mut config = Config::parse_unchecked(text).map_err(|e| bad(e.to_string()))?;
     config.keep_engine_keys(&node.config()).map_err(|e| bad(e.to_string()))?;
     let changes = crate::server::reload::apply(&node, config).map_err(|e| bad(e.to_string()))?;

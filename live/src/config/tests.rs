@@ -65,7 +65,7 @@ fn durations_may_have_a_unit() {
     let (timeouts, router) = (&config.timeouts, &config.router);
     assert_eq!((timeouts.idle_ms, router.down_timeout_ms, config.probes.period_ms), (120_000, 3_000.0, 200));
     let error = message("seed = 1\n[timeouts]\nidle_ms = \"2 fortnights\"");
-    assert!(error.starts_with("line 3: "), "{error}");
+    assert!(error.starts_with("line 3: timeouts.idle_ms is \"2 fortnights\"; write milliseconds"), "{error}");
     assert!(message("timeouts.idle_ms = \"1ms\"").contains("`timeouts.idle_ms` is 1"));
 }
 

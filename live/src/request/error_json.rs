@@ -36,23 +36,28 @@ impl Dialect {
 
     /// The event for the error in the body of a refusal, by the router or by an engine.
     pub(crate) fn event_of(self, body: &str) -> String {
-        let line = body.replace(['\n', '\r'], " ");
         if self == Self::OpenAi {
-            return format!("data: {line}\n\n");
+            return format!("data: {}\n\n", body.replace(['\n', '\r'], " "));
         }
+        format!("event: error\ndata: {}\n\n", self.error_of(body))
+    }
+
+    /// The error in the body of a refusal, in the shape of the dialect's events.
+    pub(crate) fn error_of(self, body: &str) -> Value {
         let told: Value = serde_json::from_str(body).unwrap_or_default();
         let error = told.get("error").filter(|error| error.is_object()).unwrap_or(&told);
         let word = |key: &str| error.get(key).and_then(Value::as_str);
+        let line = body.replace(['\n', '\r'], " ");
         let message = word("message").or_else(|| told["error"].as_str()).unwrap_or(&line);
-        let data = match self {
+        match self {
             Self::Anthropic => {
                 // Types of OpenAI's that Anthropic's API has no such name for are `api_error`.
                 let known = word("type").filter(|kind| kind.ends_with("_error") && *kind != "server_error");
-                json!({"type": "error", "error": {"type": known.unwrap_or("api_error"), "message": message}})
+                let kind = if word("code") == Some("model_not_found") { Some("not_found_error") } else { known };
+                json!({"type": "error", "error": {"type": kind.unwrap_or("api_error"), "message": message}})
             }
             _ => json!({"type": "error", "code": error.get("code"), "message": message, "param": error.get("param")}),
-        };
-        format!("event: error\ndata: {data}\n\n")
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The router's own error responses, in OpenAI's shape.
 
 use crate::request::body::Body;
-use crate::request::error_json::error_json;
+use crate::request::error_json::{Dialect, error_json};
 use crate::state::AppState;
 use bytes::Bytes;
 use gorgo_core::router::EndReason;
@@ -33,6 +33,17 @@ pub(crate) fn refusal(status: StatusCode, code: &'static str, message: &str) -> 
     response
 }
 
+/// A refusal of this router's in the shape that clients of Anthropic's API read; other responses as they are.
+pub(super) fn as_anthropics(response: Response<Body>) -> Response<Body> {
+    if !matches!(response.extensions().get(), Some(Own(Some(_)))) {
+        return response;
+    }
+    response.map(|body| match body {
+        Body::Full(text) => Body::Full(Dialect::Anthropic.error_of(&String::from_utf8_lossy(&text)).to_string().into()),
+        other => other,
+    })
+}
+
 /// The response to a request whose key is wrong or missing.
 #[cold]
 pub(super) fn wrong_key() -> Response<Body> {
@@ -61,7 +72,7 @@ pub(super) struct Why {
 }
 
 /// The sentences on why a request ended that no replica answered.
-pub(super) fn why_ended(state: &AppState, reason: EndReason) -> Why {
+pub(super) fn why_ended(state: &AppState, reason: EndReason, model: Option<&str>) -> Why {
     let told = match reason {
         EndReason::NoReplicas => {
             if let Some(why) = state.discovered.trouble() {
@@ -76,14 +87,20 @@ pub(super) fn why_ended(state: &AppState, reason: EndReason) -> Why {
             None
         }
         EndReason::NoHealthyReplica => {
-            let (drained, all) = state.driver.read(|router, _, _| {
+            let (drained, usable, all) = state.driver.read(|router, _, now| {
+                let gates = &router.config().gates;
                 let here = || router.replicas().iter().filter(|r| !r.removed);
-                (here().filter(|r| r.draining).count(), here().count())
+                let usable = here().any(|r| !r.draining && r.is_usable(now, gates));
+                (here().filter(|r| r.draining).count(), usable, here().count())
             });
-            match all - drained {
+            match (all - drained, model) {
+                (_, Some(model)) if usable => {
+                    let shown: String = model.chars().take(128).collect();
+                    Some(format!("no replica that serves `{shown}` is in service; see `gorgo proxy status`"))
+                }
                 _ if drained == 0 => None,
-                0 => Some(format!("all {all} replicas are drained; `gorgo proxy servers undrain NAME` ends that")),
-                down => Some(format!(
+                (0, _) => Some(format!("all {all} replicas are drained; `gorgo proxy servers undrain NAME` ends that")),
+                (down, _) => Some(format!(
                     "{drained} of {all} replicas are drained, and {down} do not answer their probes; see `gorgo proxy \
                      status`"
                 )),

@@ -46,6 +46,24 @@ pub(crate) fn handle(
     request: Request<Incoming>,
     flags: HeaderFlags,
 ) -> Answering {
+    if may_be_anthropics(request.uri().path()) && dialect_of(request.uri().path()) == Dialect::Anthropic {
+        return Box::pin(async move { Ok(errors::as_anthropics(with_cors(context, config, request, flags).await?)) });
+    }
+    with_cors(context, config, request, flags)
+}
+
+/// Whether a path is worth a closer look, which costs an allocation.
+fn may_be_anthropics(path: &str) -> bool {
+    path.ends_with("messages") || path.ends_with('/') || path.contains('%')
+}
+
+/// Answers a request as the page that sent it, if one did, may read it.
+fn with_cors(
+    context: Arc<ConnectionContext>,
+    config: Arc<Config>,
+    request: Request<Incoming>,
+    flags: HeaderFlags,
+) -> Answering {
     let origin = request.headers().get(ORIGIN).filter(|_| flags.origin).cloned();
     if origin.is_none() && config.cors.origins.is_empty() {
         return judge_and_answer(context, config, request, flags);
@@ -352,7 +370,7 @@ pub(super) fn end_response(
         }
         Some(FailedAttempt { why, .. }) => errors::ended(reason, &why),
         None => {
-            let why = errors::why_ended(&guard.context.state, reason);
+            let why = errors::why_ended(&guard.context.state, reason, guard.model());
             let response = errors::ended(reason, &why.told);
             guard.why.get_or_insert(why.logged);
             response

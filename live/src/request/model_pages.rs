@@ -17,7 +17,8 @@ pub(crate) fn answer(
     may: impl FnOnce() -> bool,
 ) -> Option<Response<Body>> {
     let path = resolved(path).ok()?;
-    let wanted = path.strip_prefix("/v1/models").filter(|_| method == Method::GET)?.trim_matches('/');
+    let wanted =
+        path.strip_prefix("/v1/models").filter(|_| matches!(*method, Method::GET | Method::HEAD))?.trim_matches('/');
     let state = &context.state;
     if !may() {
         context.tell_client_refused();

@@ -205,6 +205,12 @@ fn answer(
         let refused = refusal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", &message);
         return Box::pin(std::future::ready(Ok(refused)));
     }
+    // The parser of HTTP/1 counts them itself.
+    if request.version() == Version::HTTP_2 && request.headers().len() > config.limits.headers {
+        let message = format!("the request has more than {} headers; send fewer", config.limits.headers);
+        let refused = refusal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", &message);
+        return Box::pin(std::future::ready(Ok(refused)));
+    }
     if let Some(refused) = ambiguous(request.version(), request.headers(), flags) {
         return Box::pin(std::future::ready(Ok(refused)));
     }

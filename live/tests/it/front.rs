@@ -262,6 +262,19 @@ async fn http2_clients_are_served_too() {
     assert!(whole(response).await.ends_with(b"[DONE]\n\n"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_may_send_as_many_headers_over_http2_as_over_http1() {
+    let world = World::new(1, Script::default(), |config| config.limits.headers = 20).await;
+    for (headers, status) in [(10, 200), (30, 431)] {
+        let mut request = chat("hello", false);
+        for n in 0..headers {
+            let name: http::HeaderName = format!("x-{n}").parse().unwrap();
+            request.headers_mut().insert(name, "1".parse().unwrap());
+        }
+        assert_eq!(world.http2().await.send_request(request).await.unwrap().status(), status, "{headers}");
+    }
+}
+
 /// A forward across an ocean must not pay a handshake because users were quiet for some seconds.
 #[tokio::test(start_paused = true)]
 async fn scrapes_keep_a_connection_open_for_requests() {

@@ -26,6 +26,47 @@ fn replica(response: &Response<Incoming>) -> String {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_model_whose_only_replica_is_down_is_named() {
+    let mut world = two_models().await;
+    drop(world.engines.remove(0));
+    ms(10_000).await;
+    let response = ask(&world, "/v1/completions", json!({"model": "a", "prompt": "x"})).await;
+    assert_eq!(response.status(), 503);
+    let said = String::from_utf8(whole(response).await.to_vec()).unwrap();
+    assert!(said.contains("no replica that serves `a` is in service"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_head_of_the_list_of_models_comes_from_the_router_as_the_list_does() {
+    let world = two_models().await;
+    let asked = || world.engines.iter().map(|engine| engine.seen().len()).sum::<usize>();
+    let before = asked();
+    let mut lengths = Vec::new();
+    for method in [Method::GET, Method::HEAD] {
+        let mut request = post("/v1/models", "");
+        *request.method_mut() = method;
+        let response = world.send(request).await;
+        assert_eq!(response.status(), 200);
+        lengths.push(response.headers()["content-length"].clone());
+    }
+    assert!(lengths[0] == lengths[1] && asked() == before, "{lengths:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_of_anthropics_api_get_refusals_in_its_shape() {
+    let world = two_models().await;
+    for (path, shape) in [("/v1/messages", "error"), ("/v1/%6dessages", "error"), ("/v1/chat/completions", "")] {
+        let body = json!({"model": "c", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]});
+        let response = ask(&world, path, body).await;
+        assert_eq!(response.status(), 404);
+        let told: Value = serde_json::from_slice(&whole(response).await).unwrap();
+        assert_eq!(told["type"].as_str().unwrap_or_default(), shape, "{told}");
+        assert!(shape.is_empty() || told["error"]["type"] == "not_found_error", "{told}");
+        assert!(told["error"]["message"].as_str().unwrap().contains("`c`"), "{told}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_model_goes_where_it_is_served_and_one_that_no_replica_serves_is_a_404() {
     let world = two_models().await;
     for n in 0..6 {

@@ -125,7 +125,7 @@ pub(super) fn policy(value: &Value) -> String {
     }
     let current = &value["current"];
     let others: Vec<String> = array(&value["available"]).iter().filter(|one| *one != current).map(cell).collect();
-    out.push_str("\nchange it with `gorgo proxy policy NAME`; NAME is one of\n");
+    out.push_str(&format!("\n{}; NAME is one of\n", cell(&value["hint"])));
     let (width, mut line) = (width().saturating_sub(2).clamp(20, 100), String::new());
     for name in others {
         if !line.is_empty() && line.len() + name.len() + 2 > width {

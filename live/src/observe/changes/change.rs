@@ -54,6 +54,8 @@ pub(crate) enum Change {
     Tuned { weights: String, taken: bool, guarded: bool, loss: String },
     /// Other settings of the router.
     Settings { what: String },
+    /// An operator changed what is recorded.
+    Operated { what: &'static str },
     /// An operator emptied the index.
     IndexCleared { nodes: usize },
     /// Requests are refused because the queue is full.
@@ -72,6 +74,18 @@ pub(crate) enum Change {
     AdminRefused { from: String, path: String, why: &'static str },
     /// A request ended in an error of the router's.
     RequestFailed { reason: &'static str, replica: String, why: String },
+}
+
+/// The text with its control characters escaped, so that a value cannot look like a line of its own.
+fn one_line(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut line, c| {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+        line
+    })
 }
 
 impl Change {
@@ -106,6 +120,7 @@ impl Change {
             Self::Described { replica } => (23, replica),
             Self::Metrics { replica, .. } => (25, replica),
             Self::InsideDown => (26, ""),
+            Self::Operated { what } => (27, what),
         }
     }
 
@@ -210,7 +225,8 @@ impl fmt::Display for Change {
                 };
                 write!(f, "weights {weights} tried and {outcome}: loss {loss}")
             }
-            Self::Settings { what } => write!(f, "settings changed: {what}"),
+            Self::Settings { what } => write!(f, "settings changed: {}", one_line(what)),
+            Self::Operated { what } => write!(f, "by the admin API: {what}"),
             Self::IndexCleared { nodes } => write!(f, "prefix index emptied ({nodes} nodes)"),
             Self::QueueFull => write!(f, "the queue is full (router.queue_limit): requests are refused"),
             Self::ClientRefused { from } => write!(f, "a request from {from} is refused: its key is wrong or missing"),
