@@ -176,7 +176,9 @@ impl Router {
         if failure.is_answer() && at.breaker.is_unreachable() && at.breaker.succeeded() {
             at.recovered = Some(now);
         }
-        if let Some(until) = at.rest(now, failure, longest) {
+        // A replica that has answered may refuse this one request as it would a wrong key.
+        let rests = failure != Failure::KeyRefused || at.last_answer.is_none();
+        if rests && let Some(until) = at.rest(now, failure, longest) {
             self.timers.set(until, Timer::Reopen(replica));
         }
         if failure == Failure::Client {

@@ -19,7 +19,9 @@ pub(super) fn secrets(table: &Table) -> Vec<String> {
 
 fn collect(table: &Table, in_security: bool, found: &mut Vec<String>) {
     for (key, value) in table {
-        if in_security && near(key, Security::default().kinds().map(|(name, _, _)| name)).is_none() {
+        let name = key.strip_suffix("_file").unwrap_or(key);
+        let is_setting = key == "hosts" || near(name, Security::default().kinds().map(|(name, _, _)| name)).is_some();
+        if in_security && !is_setting {
             found.push(key.clone()); // a key in the place of its name
         }
         let names = ["security", "hash_seed", "url", "rest", "replicas", "peers"];
@@ -48,6 +50,13 @@ pub(super) fn without(message: &str, secrets: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use crate::config::Config;
+
+    #[test]
+    fn names_of_settings_are_shown() {
+        let text = "[security]\nadmin_key_file = \"/etc/x\"\nhosts = [\"router\"]\nzz = 1";
+        let wrong = Config::parse(text).unwrap_err().to_string();
+        assert!(wrong.contains("`admin_key_file`") && wrong.contains("`hosts`"), "{wrong}");
+    }
 
     #[test]
     fn no_message_about_a_configuration_shows_a_key() {

@@ -140,9 +140,16 @@ fn from_yaml(text: &str) -> Result<Listed, String> {
     listed.map_err(|wrong| at_key(&key, &first_line(&wrong.without_snippet().to_string())))
 }
 
-/// The parser's message without the excerpt of the file below it.
+/// The parser's message without the excerpt of the file below it, and without names of its own parts.
 fn first_line(text: &str) -> String {
-    text.lines().find(|line| !line.trim().is_empty()).unwrap_or("it is no YAML").trim().to_owned()
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("it is no YAML").trim();
+    if line.contains("multiple YAML documents") {
+        return "it holds several YAML documents; keep one".to_owned();
+    }
+    if line.contains("budget breached") {
+        return "it is larger, or nested deeper, than a list of endpoints may be; shorten it".to_owned();
+    }
+    line.to_owned()
 }
 
 impl Entry {
@@ -207,6 +214,16 @@ mod tests {
         let text =
             "apiVersion: v1\nendpoints:\n- {name: a, address: h, port: 1, namespace: ml, rank: 3, state: ready}\n";
         assert_eq!(parse(text, "yaml").unwrap(), [DiscoveredEndpoint::new("a", "http://h:1")]);
+    }
+
+    #[test]
+    fn yaml_that_is_no_list_is_refused_in_plain_words() {
+        let entry = "endpoints:\n- {name: a, url: \"http://h:1\"}\n";
+        let several = parse(&format!("{entry}---\n{entry}"), "yaml").unwrap_err();
+        assert_eq!(several, "it holds several YAML documents; keep one");
+        let deep = format!("endpoints: {}{}", "[".repeat(5_000), "]".repeat(5_000));
+        let deep = parse(&deep, "yaml").unwrap_err();
+        assert!(!deep.contains("budget") && !deep.contains("from_str"), "{deep}");
     }
 
     #[test]
