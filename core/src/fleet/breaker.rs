@@ -15,7 +15,8 @@ pub struct BreakerConfig {
     pub open_ms: f64,
     /// Longest time it stays open, ms.
     pub max_open_ms: f64,
-    /// How long a replica that refuses this router's key stays set aside, ms.
+    /// How long a replica that refuses this router's key stays set aside, ms: from the first refusal on if it has answered
+    /// no request yet, else after `failures` in a row.
     pub key_refused_ms: f64,
 }
 

@@ -159,7 +159,7 @@ pub struct Timeouts {
     /// From arrival to the first token; a request may ask for less with `X-Request-Timeout-Ms`.
     pub first_token_ms: u64,
     /// The beginning of a stream is held back for so long before its first token, so that another replica can still
-    /// answer.
+    /// answer; blanks before a whole JSON answer, too.
     pub hold_ms: u64,
     /// Between two pieces of a streamed response, and for the client to take what was written to it; the response's
     /// total time has no limit.
