@@ -21,7 +21,7 @@ pub struct Lines {
 }
 
 /// Packed or stored forms that are not unpacked here, by their first bytes.
-const KINDS: [(&[u8], &str, &str); 7] = [
+const KINDS: [(&[u8], &str, &str); 8] = [
     (&[0x28, 0xb5, 0x2f, 0xfd], "packed with zstd", "unpack it with `zstd -d` first, or pack it with gzip"),
     (&[0xfd, b'7', b'z', b'X', b'Z'], "packed with xz", "unpack it with `xz -d` first, or pack it with gzip"),
     (b"BZh", "packed with bzip2", "unpack it with `bunzip2` first, or pack it with gzip"),
@@ -34,6 +34,7 @@ const KINDS: [(&[u8], &str, &str); 7] = [
         "fetch the content with `git lfs pull`",
     ),
 ];
+    (b"<<<<<<< ", "a file with Git's conflict marks", "resolve the conflict first"),
 
 /// The kind of a file that holds no lines of rows.
 fn kind(head: &[u8]) -> Option<(&'static str, &'static str)> {
@@ -41,13 +42,41 @@ fn kind(head: &[u8]) -> Option<(&'static str, &'static str)> {
         return Some((what, remedy));
     }
     let text = head.strip_prefix("\u{feff}".as_bytes()).unwrap_or(head).trim_ascii_start();
-    text.starts_with(b"[")
-        .then_some(("one JSON array", "write one object a line, for example with `jq -c '.[]' FILE > FILE.jsonl`"))
+    let first = text.split(|&b| b == b'\n').next().unwrap_or_default().trim_ascii_end();
+    let starts = |sign: &[u8]| text.get(..sign.len()).is_some_and(|head| head.eq_ignore_ascii_case(sign));
+    let holds = |sign: u8| first.contains(&sign);
+    if starts(b"[") {
+        return Some(("one JSON array", "write one object a line, for example with `jq -c '.[]' FILE > FILE.jsonl`"));
+    }
+    if first == b"{" {
+        let remedy = "write each object on one line, for example with `jq -c . FILE > FILE.jsonl`";
+        return Some(("JSON over several lines", remedy));
+    }
+    if starts(b"<!doctype html") || starts(b"<html") {
+        return Some(("a web page, not the file itself", "download the raw file"));
+    }
+    // A header without a comma.
+    if !holds(b',') && !holds(b'{') && !holds(b'"') {
+        let parts = |sign: u8| first.iter().filter(|&&b| b == sign).count();
+        if parts(b';') >= 2 {
+            return Some(("a table with semicolons", "separate its columns by commas"));
+        }
+        if parts(b'\t') >= 2 {
+            return Some(("a table with tabs", "separate its columns by commas"));
+        }
+    }
+    None
 }
 
 /// The members of a gzip file one after the other. Bytes after the last member are left alone, as gzip does it.
 struct Members<R: BufRead> {
     member: Option<GzDecoder<R>>,
+    if let [0x80, 2..=5, ..] = head {
+        return Some(("a Python pickle", "load it in Python and write its rows as JSON lines"));
+    }
+    if head.get(257..262) == Some(b"ustar") {
+        return Some(("a tar archive", "unpack it with `tar -xf` and name a file of it"));
+    }
     trailing: Rc<Cell<bool>>,
 }
 
@@ -251,3 +280,12 @@ mod tests {
         assert_eq!(found[1], Ok((2, "ok".into())));
     }
 }
+        let mut tar = vec![0; 512];
+        tar[257..262].copy_from_slice(b"ustar");
+            (b"{\r\n  \"timestamp\": 0\r\n}\n", "jq -c ."),
+            (b"\n<!DOCTYPE HTML><html>", "download the raw file"),
+            (b"<<<<<<< HEAD\n{}\n", "conflict"),
+            (b"\x80\x04\x95\x10", "pickle"),
+            (b"TIMESTAMP;ContextTokens;GeneratedTokens\n1;2;3\n", "separate its columns by commas"),
+            (b"a\tb\tc\n1\t2\t3\n", "separate its columns by commas"),
+            (&tar[..], "tar -xf"),

@@ -68,6 +68,11 @@ impl Reader {
                         {
                             return Err(TraceError::Row { file, line: *line, field: bad.field, problem: bad.problem });
                         }
+                        if let Some(Ok((_, text))) = head.first()
+                            && let Some((what, remedy)) = other_rows(text)
+                        {
+                            return Err(TraceError::Kind { file, what, remedy });
+                        }
                         return Err(TraceError::Format { file, found: shown(&head), known: Format::words() });
                     }
                     None => {}
@@ -153,6 +158,19 @@ fn shown(head: &[Result<(u64, String), TraceError>]) -> String {
 /// Recognises the format from a first line. The order matters: a native row is a superset of others.
 fn detect(line: &str) -> Option<Format> {
     if !line.starts_with('{') {
+/// What known rows of other tools are, and what to do with them.
+fn other_rows(line: &str) -> Option<(&'static str, &'static str)> {
+    let row: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).ok()?;
+    let has = |names: &[&str]| names.iter().all(|name| row.contains_key(*name));
+    if has(&["custom_id", "body"]) || has(&["custom_id", "response"]) {
+        return Some((
+            "a file of OpenAI's batch API, whose rows have neither times nor answer lengths",
+            "write native rows, for example with `jq -c '{timestamp: 0, output_length: 256, messages: .body.messages}'`, and give a rate",
+        ));
+    }
+    None
+}
+
         let header = table::header(line);
         let has = |columns: &[&str]| columns.iter().all(|c| header.iter().any(|name| name.eq_ignore_ascii_case(c)));
         let tables = [(Format::Azure, &azure::COLUMNS[..]), (Format::Burstgpt, &burstgpt::COLUMNS)];

@@ -95,6 +95,9 @@ fn every_format_is_told_from_its_first_line() {
         e.starts_with("t: the format is not recognised from line 1, \"{\\\"a\\\":1}\"; name it with one of: native"),
         "{e}"
     );
+    let batch = br#"{"custom_id":"1","method":"POST","url":"/v1/chat/completions","body":{"messages":[]}}"#;
+    let e = read_bytes("t", batch, &Options::default()).unwrap_err().to_string();
+    assert!(e.starts_with("t is a file of OpenAI's batch API") && e.contains("jq -c"), "{e}");
     let e = read_bytes("t", b"", &Options::default()).unwrap_err().to_string();
     assert!(e.starts_with("t: the format is not recognised from an empty file"), "{e}");
 }
