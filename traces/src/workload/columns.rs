@@ -59,6 +59,8 @@ pub(crate) struct Columns {
     format: Format,
     default_output_tokens: u32,
     columns: BTreeMap<String, String>,
+    /// Those of them that the user named.
+    named: BTreeMap<String, String>,
     unit: TimeUnit,
     table: Table,
     native: Native,
@@ -78,6 +80,7 @@ impl Columns {
             format,
             default_output_tokens: options.default_output_tokens,
             columns,
+            named: options.columns.clone(),
             unit: options.time_unit.or(layout.map(|l| l.unit)).unwrap_or(TimeUnit::Ms),
             table: Table::default(),
             native: Native::new(&native),
@@ -88,7 +91,9 @@ impl Columns {
 impl Parser for Columns {
     fn row(&mut self, number: u64, text: &str, sink: &mut Sink) -> Result<(), Bad> {
         let mut row = if text.starts_with('{') {
-            JsonRow::parse(text)?
+            let row = JsonRow::parse(text)?;
+            row.has_all(&self.named)?;
+            row
         } else {
             let need: Vec<&str> = match self.format {
                 Format::Guidellm => vec!["prompt"],
@@ -160,6 +165,24 @@ mod tests {
         let requests =
             read_bytes("t", timed.as_bytes(), &Options { skip_bad: true, ..Options::default() }).unwrap().requests;
         assert_eq!(requests[0].input_tokens, 3);
+    }
+
+    #[test]
+    fn a_field_that_columns_name_must_be_in_every_row() {
+        let row = r#"{"timestamp":0,"input_length":100,"output_length":10,"Prompt":7}"#;
+        let columns = BTreeMap::from([("input_length".to_owned(), "Prompt".to_owned())]);
+        let good = Options { columns: columns.clone(), ..Options::default() };
+        assert_eq!(read_bytes("t", row.as_bytes(), &good).unwrap().requests[0].input_tokens, 7);
+        let native = Options { format: Some(Format::Native), columns, ..Options::default() };
+        for options in [good, native] {
+            let text = format!("{row}\n{}", row.replace("Prompt", "prompt"));
+            let message = read_bytes("t", text.as_bytes(), &options).unwrap_err().to_string();
+            assert!(
+                message.starts_with("t:2: Prompt is missing from the row")
+                    && message.contains("input_length = \"Prompt\""),
+                "{message}"
+            );
+        }
     }
 
     #[test]

@@ -127,6 +127,7 @@ impl Native {
         {
             return Err(wrong("delay", shown, "must be a time after the end of the turn before, not negative"));
         }
+        row.has_all(&self.options.columns)?;
         if delay.is_some() && row.get("session_id").is_none() {
             return Err(missing("session_id", "a session to have a `delay` after its turn before"));
         }

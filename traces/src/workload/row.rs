@@ -32,6 +32,20 @@ impl JsonRow {
         }
     }
 
+    /// Refuses a row without one of the fields that the user's `columns` name: its native field, if any, is another
+    /// thing, and must not be taken in silence.
+    pub(crate) fn has_all(&self, columns: &BTreeMap<String, String>) -> Result<(), Bad> {
+        match columns.iter().find(|(_, theirs)| !self.0.contains_key(*theirs)) {
+            None => Ok(()),
+            Some((name, theirs)) => {
+                let problem = format!(
+                    "is missing from the row, and `columns` reads {name} from it ({name} = {theirs:?}): name a field that every row has, null where it is empty"
+                );
+                Err(Bad::new(theirs, problem))
+            }
+        }
+    }
+
     /// The value of a field; JSON null counts as absent.
     pub(crate) fn get(&self, field: &str) -> Option<&Value> {
         self.0.get(field).filter(|v| !v.is_null())
