@@ -50,13 +50,14 @@ struct Tables {
 }
 
 /// Spellings of GeoIP sources that the country table lacks.
-const MORE_NAMES: [(&str, &str); 8] = [
+const MORE_NAMES: [(&str, &str); 9] = [
     ("Republic of Lithuania", "LT"),
     ("Republic of Moldova", "MD"),
     ("Hashemite Kingdom of Jordan", "JO"),
     ("United States of America", "US"),
     ("Viet Nam", "VN"),
     ("Great Britain", "GB"),
+    ("UK", "GB"),
     ("Brunei Darussalam", "BN"),
     ("Burma", "MM"),
 ];
@@ -111,8 +112,8 @@ pub(crate) fn code(text: &str) -> Option<[u8; 2]> {
 
 /// The ISO code of a country given by name, alias, two- or three-letter code.
 pub fn iso2(country: &str) -> Option<[u8; 2]> {
-    if let Some(code) = code(country.trim()) {
-        return tables().countries.contains_key(&code).then_some(code);
+    if let Some(code) = code(country.trim()).filter(|code| tables().countries.contains_key(code)) {
+        return Some(code);
     }
     tables().by_name.get(&normalise(country)).copied()
 }
@@ -181,6 +182,8 @@ mod tests {
             ("Republic of Lithuania", b"LT"),
             ("Hashemite Kingdom of Jordan", b"JO"),
             ("usa", b"US"),
+            ("UK", b"GB"),
+            ("DEU", b"DE"),
         ] {
             assert_eq!(iso2(name), Some(*code), "{name}");
         }

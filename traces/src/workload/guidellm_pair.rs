@@ -6,7 +6,7 @@
 
 use super::blocks::{BLOCK_TOKENS, BlockChain};
 use super::messages::{self, Message};
-use super::native::{counting, whereabouts};
+use super::native::{counting, noted_whereabouts};
 use super::options::Options;
 use super::parser::{Parser, Sink};
 use super::row::{JsonRow, missing};
@@ -125,7 +125,8 @@ impl Parser for GuidellmPair {
         }
         let own_place = row.get("country").is_some() || row.get("lat").is_some();
         let source = if own_place { Some(&row) } else { self.lookup.get(hash) };
-        let (country, place) = source.map_or(Ok((None, None)), whereabouts)?;
+        let (country, place) = source.map_or(Ok((None, None)), |row| noted_whereabouts(row, sink))?;
+        sink.seen.texts = true;
         let turn = row.tokens("turn", 0)?.unwrap_or(1).max(1);
         let last_user = messages.iter().rev().find(|m| m.role == "user").map_or("", |m| m.content.as_str());
         if last_user.trim().chars().count() < self.options.min_chars {

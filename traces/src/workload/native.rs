@@ -95,6 +95,15 @@ pub(crate) fn counting(options: &Options) -> Counting {
     options.bytes_per_token.map_or(Counting::Script, Counting::BytesPerToken)
 }
 
+/// As [`whereabouts`]; counts names of countries that are in no table.
+pub(crate) fn noted_whereabouts(row: &JsonRow, sink: &mut Sink) -> Result<(Option<[u8; 2]>, Option<Place>), Bad> {
+    let found = whereabouts(row)?;
+    if let (None, Some(name)) = (found.0, row.text("country")?.map(str::trim).filter(|name| !name.is_empty())) {
+        sink.seen.unknown_country(name, sink.line);
+    }
+    Ok(found)
+}
+
 /// Country and place of a row: coordinates if they are real, else names.
 pub(crate) fn whereabouts(row: &JsonRow) -> Result<(Option<[u8; 2]>, Option<Place>), Bad> {
     let names = geo::locate(row.text("country")?, row.text("state")?, row.text("city")?);
@@ -103,6 +112,12 @@ pub(crate) fn whereabouts(row: &JsonRow) -> Result<(Option<[u8; 2]>, Option<Plac
         if value.is_some_and(|v| v.abs() > most) {
             let shown = row.get(field).cloned().unwrap_or_default();
             return Err(wrong(field, &shown, &format!("must be degrees from -{most} to {most}")));
+        }
+    }
+    for (field, value, other) in [("lat", lat, lon), ("lon", lon, lat)] {
+        if value.is_none() && other.is_some() {
+            let has = if field == "lat" { "lon" } else { "lat" };
+            return Err(Bad::new(field, format!("is missing: a row with `{has}` needs both coordinates, or neither")));
         }
     }
     let given = lat.zip(lon).map(|(lat, lon)| Place { lat, lon }).filter(|&p| is_real(p));
@@ -153,7 +168,7 @@ impl Native {
         let session = row.id("session_id")?.unwrap_or(number);
         let (at_ms, delay) = self.times(row, session, unit_ms, sink)?;
         let user = row.id("user_id")?.unwrap_or(session);
-        let (country, place) = whereabouts(row)?;
+        let (country, place) = noted_whereabouts(row, sink)?;
         let output_tokens = row.need_tokens("output_length", 1)?;
         let given_block = row.tokens("block_size", 1)?;
         let mut symbols = None;

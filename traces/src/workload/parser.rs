@@ -17,10 +17,25 @@ pub struct Seen {
     pub dropped: BTreeMap<String, u64>,
     /// Rows per field name that no reader knows.
     pub unknown_fields: BTreeMap<String, u64>,
+    /// Rows that name a country which is in no table.
+    pub unknown_countries: Option<UnknownCountries>,
+    /// Whether any prompt was counted from its text.
+    pub(crate) texts: bool,
     /// Block sizes (tokens) with the line of the first request in each.
     pub block_sizes: BTreeMap<u32, u64>,
     /// Further remarks, one sentence each.
     pub remarks: Vec<String>,
+}
+
+/// Rows that name a country which is in no table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownCountries {
+    /// How many rows.
+    pub rows: u64,
+    /// The first such name.
+    pub name: String,
+    /// Its line.
+    pub line: u64,
 }
 
 /// Names of unknown fields that are kept.
@@ -54,6 +69,12 @@ impl Seen {
         }
     }
 
+    /// Counts a row whose country is in no table.
+    pub(crate) fn unknown_country(&mut self, name: &str, line: u64) {
+        let first = || UnknownCountries { rows: 0, name: excerpt(name), line };
+        self.unknown_countries.get_or_insert_with(first).rows += 1;
+    }
+
     /// Remarks for the user, one sentence each.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.remarks.clone();
@@ -64,6 +85,11 @@ impl Seen {
             ));
         }
         notes.extend(self.dropped.iter().map(|(reason, n)| format!("{n} left out: {reason}")));
+        if let Some(UnknownCountries { rows, name, line }) = &self.unknown_countries {
+            notes.push(format!(
+                "{rows} rows name a country that is in no table and count as without one, the first is {name:?} in line {line}; give ISO codes or English names"
+            ));
+        }
         if !self.unknown_fields.is_empty() {
             let names: Vec<_> = self.unknown_fields.iter().map(|(name, n)| format!("{name} ({n} rows)")).collect();
             notes.push(format!("unknown fields ignored: {}", names.join(", ")));
@@ -78,6 +104,8 @@ pub(crate) struct Sink {
     pub(crate) ready: VecDeque<TraceRequest>,
     /// The last line was a header, not a row.
     pub(crate) header: bool,
+    /// Line of the row that is parsed.
+    pub(crate) line: u64,
     pub(crate) seen: Seen,
 }
 

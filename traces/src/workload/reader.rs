@@ -222,7 +222,7 @@ impl Iterator for Reader {
                 continue;
             };
             let result = row.and_then(|(line, text)| {
-                self.line = line;
+                (self.line, self.sink.line) = (line, line);
                 let parsed = self.parser.row(self.sink.seen.rows, &text, &mut self.sink);
                 parsed.map_err(|bad| TraceError::Row {
                     file: self.file.clone(),

@@ -6,7 +6,7 @@
 
 use super::blocks::{BLOCK_TOKENS, BlockChain, Counting};
 use super::messages;
-use super::native::{counting, whereabouts};
+use super::native::{counting, noted_whereabouts};
 use super::options::{Options, Per};
 use super::parser::{Parser, Sink, answer_len};
 use super::row::{JsonRow, missing, wrong};
@@ -168,7 +168,8 @@ impl Parser for Wildchat {
     fn row(&mut self, number: u64, text: &str, sink: &mut Sink) -> Result<(), Bad> {
         let conversation = Conversation::parse(text)?;
         let end = conversation.end()?;
-        let (country, place) = whereabouts(&conversation.located())?;
+        let (country, place) = noted_whereabouts(&conversation.located(), sink)?;
+        sink.seen.texts = true;
         let user = self.user(&conversation.row, number);
         let counting = counting(&self.options);
         let turns = Turns::new(&conversation.messages, self.options.per, self.options.min_chars, counting);

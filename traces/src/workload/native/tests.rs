@@ -18,6 +18,7 @@ fn bad_rows_name_file_line_and_field() {
         r#"{"timestamp":0,"input_length":30,"output_length":1,"hash_ids":[1,2]}"#,
         r#"{"timestamp":0,"input_length":30,"output_length":1,"hash_ids":[1.5]}"#,
         r#"{"timestamp":0,"input_length":30,"output_length":1,"lat":95,"lon":1}"#,
+        r#"{"timestamp":0,"input_length":30,"output_length":1,"lat":5}"#,
         r#"{"timestamp":0,"input_length":30,"output_length":1,"session_id":[]}"#,
         r#"{"timestamp":0,"output_length":1,"messages":[{"role":"user"}]}"#,
         r#"{"timestamp":0,"output_length":1,"messages":[]}"#,
@@ -34,6 +35,7 @@ t.jsonl:1: output_length is "x": it must be a whole number of tokens from 1 to 4
 t.jsonl:1: hash_ids holds 2 ids: 30 tokens in blocks of 512 make 1; block_tokens = 16 (--block-tokens 16) would fit
 t.jsonl:1: hash_ids[0] is 1.5: it must be a block id: a whole number, not negative
 t.jsonl:1: lat is 95: it must be degrees from -90 to 90
+t.jsonl:1: lon is missing: a row with `lat` needs both coordinates, or neither
 t.jsonl:1: session_id is []: it must be text or a whole number, not negative
 t.jsonl:1: messages[0] is {"role":"user"}: it must be a message with a `content` text
 t.jsonl:1: messages is []: it must be a list of messages, at least one
@@ -42,6 +44,17 @@ t.jsonl:1: router_tokens is 0: it must be a whole number of tokens from 1 to 419
 t.jsonl:1: refused is "maybe": it must be true or false
 t.jsonl:1: row "{\"timestamp\":" is not JSON (EOF while parsing a value at line 1 column 13): each line must be one object
 "#);
+}
+
+#[test]
+fn countries_in_no_table_are_counted_with_the_first() {
+    let row = |country: &str| format!(r#"{{"timestamp":0,"country":"{country}","input_length":9,"output_length":1}}"#);
+    let text = ["UK", "USA", "Germny", "", "Frnce"].map(row).join("\n");
+    let workload = read_bytes("t", text.as_bytes(), &Options::default()).unwrap();
+    let codes: Vec<_> = workload.requests.iter().map(|r| r.country).collect();
+    assert_eq!(codes, [Some(*b"GB"), Some(*b"US"), None, None, None]);
+    let [note] = &workload.notes[..] else { panic!("{:?}", workload.notes) };
+    assert!(note.starts_with("2 rows name a country") && note.contains("\"Germny\" in line 3"), "{note}");
 }
 
 #[test]
