@@ -5,7 +5,7 @@ use super::Workload;
 use super::blocks::mix;
 use super::format::Format;
 use super::guidellm_pair::RATE_WITHOUT_TIMES;
-use super::options::{Arrivals, Options, Per, UnknownPlaces};
+use super::options::{Arrivals, Options, Per, Prompts, UnknownPlaces};
 use super::parser::answer_len;
 use super::reader::Reader;
 use super::stats::stamps::Stamps;
@@ -48,6 +48,10 @@ pub fn collect(mut reader: Reader, options: &Options) -> Result<Workload, TraceE
     }
     if requests.is_empty() {
         return Err(empty("all but the turns that `per` asks for".to_owned()));
+    }
+    notes.extend(unused_options(&requests, options, seen.texts));
+    if options.prompts == Prompts::Whole && matches!(format, Format::Native | Format::Columns | Format::TimedTrace) {
+        notes.extend(shrinking_turns(&requests));
     }
     let start = requests[0].at;
     requests.iter_mut().for_each(|r| r.at = Time(r.at.since(start).0));
@@ -103,6 +107,38 @@ pub fn draw(workload: &mut Workload, options: &Options) -> Result<(), TraceError
         notes.extend(draw_places(requests, weights, options.seed));
     }
     Ok(())
+}
+
+/// A note for each option on tokens that no row makes use of.
+fn unused_options(requests: &[TraceRequest], options: &Options, texts: bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(size) = options.block_tokens.filter(|&size| requests.iter().all(|r| r.block_tokens != size)) {
+        notes.push(format!("block_tokens = {size} has no effect: every row gives its own block size"));
+    }
+    if let Some(bytes) = options.bytes_per_token.filter(|_| !texts) {
+        notes.push(format!("bytes_per_token = {bytes} has no effect: no row has a text"));
+    }
+    notes
+}
+
+/// Share of the later turns from which on shorter ones are no exception.
+const SHRINKING: f64 = 0.25;
+
+/// A note where many prompts are shorter than the one before them in their session: a prompt that holds its history grows.
+fn shrinking_turns(requests: &[TraceRequest]) -> Option<String> {
+    let mut last: BTreeMap<u64, u32> = BTreeMap::new();
+    let (mut later, mut shorter) = (0, 0);
+    for request in requests {
+        if let Some(before) = last.insert(request.session, request.input_tokens) {
+            later += 1;
+            shorter += usize::from(request.input_tokens < before);
+        }
+    }
+    (later > 0 && shorter as f64 >= SHRINKING * later as f64).then(|| {
+        format!(
+            "{shorter} of {later} later turns have shorter prompts than the turn before them; if rows hold what each turn adds, give prompts = \"added\" (--prompts added)"
+        )
+    })
 }
 
 /// Keeps one request of each conversation: its first, or its last.
@@ -257,7 +293,7 @@ fn link_answers(requests: &mut [TraceRequest]) {
 
 #[cfg(test)]
 mod tests {
-    use crate::workload::{Options, Per, read_bytes};
+    use crate::workload::{Options, Per, Prompts, read_bytes};
 
     fn row(at: u64, more: &str) -> String {
         format!(r#"{{"timestamp":{at},"output_length":5,{more}}}"#)
@@ -320,6 +356,28 @@ mod tests {
             let message = native.unwrap_err().to_string();
             assert!(message.contains("min_chars needs texts") && message.contains(has), "{message}");
         }
+    }
+
+    #[test]
+    fn options_that_no_row_uses_and_turns_that_shrink_are_noted() {
+        let own = row(0, "\"input_length\":40,\"hash_ids\":[1],\"block_size\":64");
+        let notes = |text: &str, options: &Options| read_bytes("t", text.as_bytes(), options).unwrap().notes;
+        let options = Options { block_tokens: Some(32), bytes_per_token: Some(3.0), ..Options::default() };
+        let found = notes(&own, &options);
+        assert!(found[0].starts_with("block_tokens = 32 has no effect"), "{found:?}");
+        assert!(found[1].starts_with("bytes_per_token = 3 has no effect"), "{found:?}");
+        let text = row(0, "\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]");
+        assert!(notes(&text, &options).is_empty());
+        let turns = |lengths: [u32; 3]| {
+            let turn = |n: u32| row(u64::from(n), &format!("\"session_id\":\"a\",\"input_length\":{n}"));
+            lengths.map(turn).join("\n").replace("\"timestamp\":", "\"turn\":1,\"timestamp\":")
+        };
+        let rising = turns([10, 20, 30]);
+        assert!(notes(&rising, &Options::default()).is_empty());
+        let shrinking = rising.replace("\"input_length\":20", "\"input_length\":5");
+        let found = notes(&shrinking, &Options::default());
+        assert!(found[0].starts_with("1 of 2 later turns have shorter prompts"), "{found:?}");
+        assert!(notes(&shrinking, &Options { prompts: Prompts::Added, ..Options::default() }).is_empty());
     }
 
     #[test]

@@ -127,6 +127,7 @@ pub(crate) fn whereabouts(row: &JsonRow) -> Result<(Option<[u8; 2]>, Option<Plac
 impl Parser for Native {
     fn row(&mut self, number: u64, text: &str, sink: &mut Sink) -> Result<(), Bad> {
         let mut row = JsonRow::parse(text)?;
+        row.has_all(&self.options.columns)?;
         row.rename(&self.options.columns);
         self.parsed(number, &row, self.options.time_unit.map_or(1.0, TimeUnit::ms), sink)
     }
@@ -142,7 +143,6 @@ impl Native {
         {
             return Err(wrong("delay", shown, "must be a time after the end of the turn before, not negative"));
         }
-        row.has_all(&self.options.columns)?;
         if delay.is_some() && row.get("session_id").is_none() {
             return Err(missing("session_id", "a session to have a `delay` after its turn before"));
         }
@@ -191,6 +191,7 @@ impl Native {
         } else if let Some(list) = row.get("messages") {
             let block = given_block.or(self.options.block_tokens).unwrap_or(BLOCK_TOKENS);
             let messages = messages::parse("messages", list)?;
+            sink.seen.texts = true;
             let last_user = messages.iter().rev().find(|m| m.role == "user").map_or("", |m| m.content.as_str());
             if last_user.trim().chars().count() < self.options.min_chars {
                 sink.seen.drop_one("last user message shorter than min_chars");

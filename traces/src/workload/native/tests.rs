@@ -121,7 +121,8 @@ fn turns_with_a_delay_have_their_sessions_time_and_survive_writing() {
         again.requests.iter().map(|r| (r.at, r.delay, r.awaited)).collect::<Vec<_>>(),
         requests.iter().map(|r| (r.at, r.delay, r.awaited)).collect::<Vec<_>>()
     );
-    assert!(again.notes.is_empty(), "{:?}", again.notes);
+    let [note] = &again.notes[..] else { panic!("{:?}", again.notes) };
+    assert!(note.starts_with("2 of 2 later turns have shorter prompts"), "{note}");
     let slow = read(SESSIONS, &Options { time_scale: 2.0, ..Options::default() }).requests;
     assert_eq!((slow[3].at.ms(), slow[1].delay), (400.0, Some(Span::from_ms(1000.0))));
     let drawn = read(SESSIONS, &Options { arrivals: crate::workload::Arrivals::Poisson(1.0), ..Options::default() });
