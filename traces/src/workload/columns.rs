@@ -250,4 +250,15 @@ mod tests {
         let message = read_bytes("t", b"Time\n1\n", &wrong).unwrap_err().to_string();
         assert!(message.contains("did you mean `timestamp`?"), "{message}");
     }
+
+    #[test]
+    fn a_prompt_in_csv_may_have_several_lines() {
+        let text = "prompt,prompt_tokens_count,output_tokens_count\n\"one\ntwo, \"\"three\"\"\",9,40\nfour,3,4\n";
+        let workload = read_bytes("t", text.as_bytes(), &Options::default()).unwrap();
+        let seen: Vec<_> = workload.requests.iter().map(|r| (r.input_tokens, r.output_tokens)).collect();
+        assert_eq!((workload.format, seen), (Format::Guidellm, vec![(9, 40), (3, 4)]));
+        let open = text.replace("\"\"three\"\"\"", "three");
+        let message = read_bytes("t", open.as_bytes(), &Options::default()).unwrap_err().to_string();
+        assert!(message.starts_with("t:2: row") && message.ends_with("a quote is not closed"), "{message}");
+    }
 }

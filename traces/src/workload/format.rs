@@ -85,6 +85,22 @@ impl Format {
         }
     }
 
+    /// Whether its rows may be lines of CSV.
+    pub(crate) fn is_table(self) -> bool {
+        matches!(
+            self,
+            Self::Azure
+                | Self::Burstgpt
+                | Self::Vidur
+                | Self::Splitwise
+                | Self::Llmservingsim
+                | Self::Blis
+                | Self::TimedTrace
+                | Self::Guidellm
+                | Self::Columns
+        )
+    }
+
     /// All names, for messages.
     pub(crate) fn words() -> String {
         Self::ALL.map(Self::as_str).join(", ")

@@ -3,12 +3,16 @@
 use crate::error::{TraceError, excerpt};
 use flate2::bufread::GzDecoder;
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::rc::Rc;
 
 /// The longest line that is read. WildChat's longest conversations are below 2 MB; anything near this bound is not
 /// a line of a trace.
 pub const MAX_LINE_BYTES: usize = 64 << 20;
+
+/// The most lines that one row of CSV may have.
+const MAX_ROW_LINES: usize = 100_000;
 
 /// Numbered lines of a source.
 pub struct Lines {
@@ -17,6 +21,10 @@ pub struct Lines {
     limit: usize,
     line: u64,
     over: bool,
+    /// Whether a line with an open quote goes on in the next ones.
+    quoted: bool,
+    /// Lines that were read ahead, with their ends.
+    ahead: VecDeque<Vec<u8>>,
     trailing: Rc<Cell<bool>>,
 }
 
@@ -26,6 +34,7 @@ const KINDS: [(&[u8], &str, &str); 8] = [
     (&[0xfd, b'7', b'z', b'X', b'Z'], "packed with xz", "unpack it with `xz -d` first, or pack it with gzip"),
     (b"BZh", "packed with bzip2", "unpack it with `bunzip2` first, or pack it with gzip"),
     (b"PK\x03\x04", "a zip archive", "unpack it with `unzip` and name a file of it"),
+    (b"<<<<<<< ", "a file with Git's conflict marks", "resolve the conflict first"),
     (&[0xff, 0xfe], "UTF-16 text", "convert it to UTF-8, for example with `iconv -f UTF-16 -t UTF-8`"),
     (&[0xfe, 0xff], "UTF-16 text", "convert it to UTF-8, for example with `iconv -f UTF-16 -t UTF-8`"),
     (
@@ -34,12 +43,17 @@ const KINDS: [(&[u8], &str, &str); 8] = [
         "fetch the content with `git lfs pull`",
     ),
 ];
-    (b"<<<<<<< ", "a file with Git's conflict marks", "resolve the conflict first"),
 
 /// The kind of a file that holds no lines of rows.
 fn kind(head: &[u8]) -> Option<(&'static str, &'static str)> {
     if let Some((_, what, remedy)) = KINDS.iter().find(|(magic, _, _)| head.starts_with(magic)) {
         return Some((what, remedy));
+    }
+    if let [0x80, 2..=5, ..] = head {
+        return Some(("a Python pickle", "load it in Python and write its rows as JSON lines"));
+    }
+    if head.get(257..262) == Some(b"ustar") {
+        return Some(("a tar archive", "unpack it with `tar -xf` and name a file of it"));
     }
     let text = head.strip_prefix("\u{feff}".as_bytes()).unwrap_or(head).trim_ascii_start();
     let first = text.split(|&b| b == b'\n').next().unwrap_or_default().trim_ascii_end();
@@ -71,12 +85,6 @@ fn kind(head: &[u8]) -> Option<(&'static str, &'static str)> {
 /// The members of a gzip file one after the other. Bytes after the last member are left alone, as gzip does it.
 struct Members<R: BufRead> {
     member: Option<GzDecoder<R>>,
-    if let [0x80, 2..=5, ..] = head {
-        return Some(("a Python pickle", "load it in Python and write its rows as JSON lines"));
-    }
-    if head.get(257..262) == Some(b"ustar") {
-        return Some(("a tar archive", "unpack it with `tar -xf` and name a file of it"));
-    }
     trailing: Rc<Cell<bool>>,
 }
 
@@ -106,6 +114,15 @@ impl std::fmt::Debug for Lines {
     }
 }
 
+/// Whether a quoted cell is open at the end of a piece of CSV. Rows of JSON have no cells.
+fn is_open(bytes: &[u8]) -> bool {
+    odd_quotes(bytes) && !bytes.trim_ascii_start().starts_with(b"{")
+}
+
+fn odd_quotes(bytes: &[u8]) -> bool {
+    bytes.iter().filter(|&&b| b == b'"').count() % 2 == 1
+}
+
 impl Lines {
     /// Lines of `source`, which `file` names in messages. Unpacks gzip.
     ///
@@ -125,7 +142,13 @@ impl Lines {
         if let Some((what, remedy)) = source.fill_buf().ok().and_then(kind) {
             return Err(TraceError::Kind { file: file.to_owned(), what, remedy });
         }
-        Ok(Self { file: file.to_owned(), source, limit: MAX_LINE_BYTES, line: 0, over: false, trailing })
+        let (limit, ahead) = (MAX_LINE_BYTES, VecDeque::new());
+        Ok(Self { file: file.to_owned(), source, limit, line: 0, over: false, quoted: false, ahead, trailing })
+    }
+
+    /// From here on a line with an open quote goes on in the next ones: a cell of CSV may hold the ends of lines.
+    pub(crate) fn join_quoted(&mut self) {
+        self.quoted = true;
     }
 
     /// Whether bytes that are not gzip followed the last gzip member; known at the end.
@@ -145,8 +168,39 @@ impl Lines {
 
     /// Reads one line into `buffer`; 0 at the end. Stops early at the limit.
     fn fill(&mut self, buffer: &mut Vec<u8>) -> std::io::Result<usize> {
+        if let Some(line) = self.ahead.pop_front() {
+            buffer.extend_from_slice(&line);
+            return Ok(line.len());
+        }
         let limit = self.limit as u64 + 1;
         (&mut self.source).take(limit).read_until(b'\n', buffer)
+    }
+
+    /// Appends the lines up to the one that closes the open quote, and returns their number. Where none does, the quote is
+    /// a slip: it must not swallow the rest of the file, so that the lines are read one by one.
+    fn close_quote(&mut self, buffer: &mut Vec<u8>) -> u64 {
+        let (mut more, mut size) = (VecDeque::new(), buffer.len());
+        loop {
+            let mut line = Vec::new();
+            // An error comes again when the line is read by itself.
+            let read = self.fill(&mut line).unwrap_or(0);
+            size += read;
+            let closes = odd_quotes(&line);
+            let whole = read > 0 && size <= self.limit && more.len() < MAX_ROW_LINES;
+            if read > 0 {
+                more.push_back(line);
+            }
+            if !whole {
+                break;
+            }
+            if closes {
+                more.iter().for_each(|line| buffer.extend_from_slice(line));
+                return more.len() as u64;
+            }
+        }
+        more.append(&mut self.ahead);
+        self.ahead = more;
+        0
     }
 
     /// Skips the rest of an over-long line.
@@ -190,17 +244,21 @@ impl Iterator for Lines {
                 self.over = self.skip_line().is_err();
                 return Some(Err(self.bad(self.line, "row", problem)));
             }
+            let line = self.line;
+            if self.quoted && is_open(&buffer) {
+                self.line += self.close_quote(&mut buffer);
+            }
             match String::from_utf8(buffer) {
                 Ok(text) => {
                     let text = text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\u{feff}');
                     if !text.is_empty() {
-                        return Some(Ok((self.line, text.to_owned())));
+                        return Some(Ok((line, text.to_owned())));
                     }
                 }
                 Err(e) => {
                     let shown = excerpt(&String::from_utf8_lossy(e.as_bytes()));
                     let problem = format!("is not UTF-8 text ({shown:?}): convert the file to UTF-8");
-                    return Some(Err(self.bad(self.line, "row", problem)));
+                    return Some(Err(self.bad(line, "row", problem)));
                 }
             }
         }
@@ -253,15 +311,41 @@ mod tests {
     #[test]
     fn what_holds_no_lines_is_told_by_its_kind() {
         let message = |bytes: &[u8]| Lines::new("t", Cursor::new(bytes.to_vec())).unwrap_err().to_string();
+        let mut tar = vec![0; 512];
+        tar[257..262].copy_from_slice(b"ustar");
         for (bytes, word) in [
             (&b"\x28\xb5\x2f\xfd rest"[..], "zstd -d"),
             (b"\xfd7zXZ\0", "xz -d"),
             (b"PK\x03\x04", "unzip"),
             (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
             (b"\xef\xbb\xbf [{\"a\": 1}]", "one object a line"),
+            (b"{\r\n  \"timestamp\": 0\r\n}\n", "jq -c ."),
+            (b"\n<!DOCTYPE HTML><html>", "download the raw file"),
+            (b"<<<<<<< HEAD\n{}\n", "conflict"),
+            (b"\x80\x04\x95\x10", "pickle"),
+            (b"TIMESTAMP;ContextTokens;GeneratedTokens\n1;2;3\n", "separate its columns by commas"),
+            (b"a\tb\tc\n1\t2\t3\n", "separate its columns by commas"),
+            (&tar[..], "tar -xf"),
         ] {
             assert!(message(bytes).contains(word), "{}", message(bytes));
         }
+    }
+
+    #[test]
+    fn a_quoted_cell_may_hold_the_ends_of_lines_and_a_lone_quote_swallows_nothing() {
+        let joined = |text: &str, limit: usize| -> Vec<(u64, String)> {
+            let mut lines = Lines::new("t", Cursor::new(text.as_bytes().to_vec())).unwrap();
+            lines.limit = limit;
+            lines.join_quoted();
+            lines.map(Result::unwrap).collect()
+        };
+        let row = |line: u64, text: &str| (line, text.to_owned());
+        assert_eq!(
+            joined("a,b\n\"x\n\n  y\",1\nz,2\n{\"q\": \"\\\"\"}\n", 1_000),
+            [row(1, "a,b"), row(2, "\"x\n\n  y\",1"), row(5, "z,2"), row(6, "{\"q\": \"\\\"\"}")]
+        );
+        assert_eq!(joined("\"x,1\ny,2\nz,3", 1_000), [row(1, "\"x,1"), row(2, "y,2"), row(3, "z,3")]);
+        assert_eq!(joined("\"x,1\ny,2\nz\",3", 8), [row(1, "\"x,1"), row(2, "y,2"), row(3, "z\",3")]);
     }
 
     #[test]
@@ -280,12 +364,3 @@ mod tests {
         assert_eq!(found[1], Ok((2, "ok".into())));
     }
 }
-        let mut tar = vec![0; 512];
-        tar[257..262].copy_from_slice(b"ustar");
-            (b"{\r\n  \"timestamp\": 0\r\n}\n", "jq -c ."),
-            (b"\n<!DOCTYPE HTML><html>", "download the raw file"),
-            (b"<<<<<<< HEAD\n{}\n", "conflict"),
-            (b"\x80\x04\x95\x10", "pickle"),
-            (b"TIMESTAMP;ContextTokens;GeneratedTokens\n1;2;3\n", "separate its columns by commas"),
-            (b"a\tb\tc\n1\t2\t3\n", "separate its columns by commas"),
-            (&tar[..], "tar -xf"),

@@ -79,6 +79,9 @@ impl Reader {
                 }
             },
         };
+        if format.is_table() {
+            lines.join_quoted();
+        }
         let reader = Self::over_rows(file, format, Box::new(head.into_iter().chain(lines)), options)?;
         Ok(Self { trailing, ..reader })
     }
@@ -155,9 +158,6 @@ fn shown(head: &[Result<(u64, String), TraceError>]) -> String {
     )
 }
 
-/// Recognises the format from a first line. The order matters: a native row is a superset of others.
-fn detect(line: &str) -> Option<Format> {
-    if !line.starts_with('{') {
 /// What known rows of other tools are, and what to do with them.
 fn other_rows(line: &str) -> Option<(&'static str, &'static str)> {
     let row: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).ok()?;
@@ -171,6 +171,9 @@ fn other_rows(line: &str) -> Option<(&'static str, &'static str)> {
     None
 }
 
+/// Recognises the format from a first line. The order matters: a native row is a superset of others.
+fn detect(line: &str) -> Option<Format> {
+    if !line.starts_with('{') {
         let header = table::header(line);
         let has = |columns: &[&str]| columns.iter().all(|c| header.iter().any(|name| name.eq_ignore_ascii_case(c)));
         let tables = [(Format::Azure, &azure::COLUMNS[..]), (Format::Burstgpt, &burstgpt::COLUMNS)];
