@@ -226,7 +226,12 @@ pub fn run_by(
                 Ok(reading)
             });
             let reading = reading.as_ref().map_err(Clone::clone)?;
-            workload.draw(reading.as_ref(), seed).map(Arc::new).map_err(|error| error.to_string())
+            let (requests, notes) = workload.draw_noted(reading.as_ref(), seed).map_err(|error| error.to_string())?;
+            // Of one seed: those of others say the same.
+            if !notes.is_empty() && experiment.seeds.first() == Some(&seed) {
+                progress(Progress::Notes { notes });
+            }
+            Ok(Arc::new(requests))
         });
         drawn.map_err(|message| SpecError::Key {
             file: experiment.file.clone(),

@@ -67,6 +67,7 @@ impl<'a> Page<'a> {
             let default = match &property["default"] {
                 Value::Null => String::new(),
                 Value::Array(list) if list.is_empty() => "`[]`".to_owned(),
+                Value::Object(keys) if keys.contains_key("draw") => format!("`{}`", property["default"]),
                 Value::Object(_) => String::new(),
                 other => format!("`{other}`"),
             };

@@ -65,6 +65,9 @@ struct Arm {
 pub fn experiment_schema(cloud: Value) -> Value {
     let mut schema = schema_of::<ExperimentFile>();
     schema["properties"]["cloud"] = cloud;
+    // The reader of traces keeps them; an experiment draws them.
+    schema["$defs"]["WorkloadSpec"]["properties"]["unknown_places"]["default"] =
+        serde_json::json!(super::workload::DRAWN);
     partial(&mut schema);
     if let Some(definitions) = schema.get_mut("$defs").and_then(Value::as_object_mut) {
         definitions.iter_mut().filter(|(name, _)| !WHOLE.contains(&name.as_str())).for_each(|(_, one)| partial(one));

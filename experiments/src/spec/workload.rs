@@ -68,13 +68,18 @@ impl WorkloadSpec {
         for key in keys {
             own.extend(table.remove_entry(*key));
         }
+        places_are_known(table.get("unknown_places"))?;
+        let keeps = table.contains_key("unknown_places");
+        if own.contains_key("generate") && keeps {
+            return Err(GENERATE_TAKES.to_owned());
+        }
         let own: Own = Value::Table(own)
             .try_into()
             .map_err(|e: toml::de::Error| format!("[workload] {}", super::run::explain(&e)))?;
         if table.contains_key("seed") {
             return Err("[workload] seed is set by the run's own seed; use `seeds`".to_owned());
         }
-        let options = Value::Table(table).try_into().map_err(|e: toml::de::Error| {
+        let mut options: Options = Value::Table(table).try_into().map_err(|e: toml::de::Error| {
             let mut message = super::run::explain(&e);
             // A value that is none of its names has a list of its own.
             if message.contains("unknown field") {
@@ -85,6 +90,9 @@ impl WorkloadSpec {
                 message.replace("`time_scale`, `duration_s`", "`time_scale`").replace(", `seed`", "")
             )
         })?;
+        if !keeps {
+            options.unknown_places = DRAWN;
+        }
         let spec = Self {
             trace: own.trace,
             generate: own.generate,
@@ -125,9 +133,10 @@ impl WorkloadSpec {
                 ..Options::default()
             };
             if self.options != plain {
-                return Err("[workload] generate takes rate, session_rate, requests, duration_s, day_s, start_hour, max_input_tokens, max_output_tokens and time_scale; other keys are options of a trace".into());
+                return Err(GENERATE_TAKES.to_owned());
             }
         }
+                unknown_places: DRAWN,
         if self.rate.is_some() && self.session_rate.is_some() {
             return Err("[workload] has both `rate` and `session_rate`; keep one".into());
         }
@@ -189,10 +198,6 @@ impl WorkloadSpec {
         if let Some(rate) = self.session_rate {
             options.arrivals = Arrivals::PoissonSessions(rate);
         }
-        if options.unknown_places == UnknownPlaces::Keep {
-            // A simulated user needs a place; unknown places are drawn from the published shares.
-            options.unknown_places = UnknownPlaces::Draw(gorgo_traces::geo::Weights::default());
-        }
         options
     }
 
@@ -240,12 +245,27 @@ impl WorkloadSpec {
             if drawn && read.is_some() {
                 prolong(&mut requests, end, self.requests.unwrap_or(usize::MAX), &options);
             }
+        Ok(self.draw_noted(read, seed)?.0)
+    }
+
+    /// As [`Self::draw`], with remarks for the user on what was drawn.
+    ///
+    /// # Errors
+    /// See [`Self::draw`].
+    pub fn draw_noted(
+        &self,
+        read: Option<&Workload>,
+        seed: u64,
+    ) -> Result<(Vec<TraceRequest>, Vec<String>), SpecError> {
+        let mut notes = Vec::new();
             requests.retain(|r| r.at <= end);
         }
         if let Some(limit) = self.requests {
             requests.truncate(limit);
         }
+                workload.notes.clear();
         if requests.is_empty() {
+                notes.extend(workload.notes);
             return Err(SpecError::NoRequest);
         }
         let last = requests.iter().map(|r| r.at).max().unwrap_or_default().secs();
@@ -257,7 +277,54 @@ impl WorkloadSpec {
                 request.router_tokens = Some(((f64::from(request.input_tokens) * factor).round() as u32).max(1));
             }
         }
-        Ok(requests)
+        notes.extend(self.rate_note(&requests));
+        Ok((requests, notes))
+    }
+
+    /// A note where the run has far fewer requests a second than asked for.
+    fn rate_note(&self, requests: &[TraceRequest]) -> Option<String> {
+        let (rate, why) = match (self.generate.is_some(), self.requests, self.rate.or(self.session_rate)?) {
+            (true, Some(_), rate) if self.duration_s.is_none() && self.day_s.is_none() => (
+                rate,
+                "the last turns of long conversations come after all others; give duration_s in place of requests",
+            ),
+            (false, None, rate) if self.session_rate.is_some() && self.duration_s.is_some() => {
+                (rate, "sessions last longer than duration_s; give a longer one")
+            }
+            _ => return None,
+        };
+        // A turn that waits for the one before it has no time of its own.
+        if requests.iter().any(|r| r.delay.is_some()) {
+            return None;
+        }
+        let span = self.duration_s.or(requests.last().map(|r| r.at.secs())).filter(|&span| span > 0.0)?;
+        let had = requests.len() as f64 / span;
+        (had < LITTLE * rate).then(|| format!("the run has {had:.2} of the {rate} requests/s asked for, since {why}"))
+    }
+}
+
+/// What becomes of users without a place unless `unknown_places` says otherwise: a simulated user has one.
+pub(super) const DRAWN: UnknownPlaces = UnknownPlaces::Draw(gorgo_traces::geo::Weights::Full1m);
+
+/// Share of the rate asked for below which a note tells the rate of the run.
+const LITTLE: f64 = 0.8;
+
+const GENERATE_TAKES: &str = "[workload] generate takes rate, session_rate, requests, duration_s, day_s, start_hour, max_input_tokens, max_output_tokens and time_scale; other keys are options of a trace";
+
+/// Refuses a value of `unknown_places` in words of the file.
+fn places_are_known(value: Option<&Value>) -> Result<(), String> {
+    let known = |value: &Value| match value {
+        Value::String(word) => word == "keep",
+        Value::Table(table) => {
+            table.len() == 1 && matches!(table.get("draw").and_then(Value::as_str), Some("full1m" | "first10k"))
+        }
+        _ => false,
+    };
+    match value.filter(|value| !known(value)) {
+        None => Ok(()),
+        Some(wrong) => Err(format!(
+            "[workload] unknown_places is {wrong}; give \"keep\", {{ draw = \"full1m\" }} or {{ draw = \"first10k\" }}"
+        )),
     }
 }
 
