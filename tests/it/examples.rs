@@ -14,7 +14,7 @@ fn shell(dir: &Path, line: &str) -> Output {
             esac
             case $1 in
                 run|sweep) "$GORGO" "$@" --set seeds=1 --set workload.requests=12 \
-                    --set workload.max_output_tokens=4 --set workload.time_scale=0.05 --set measure.warm_up_s=0.0;;
+                    --set workload.max_output_tokens=4 --set measure.warm_up_s=0.0;;
                 *) "$GORGO" "$@";;
             esac
         }

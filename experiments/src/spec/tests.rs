@@ -1,5 +1,7 @@
 use super::*;
 
+mod workload;
+
 const FLEET: &str = r#"
 [workload]
 trace = "wildchat-located"
@@ -102,17 +104,17 @@ fn times_beyond_the_clock_are_refused_by_key() {
         "workload.duration_s=inf",
     ] {
         let (key, value) = set["workload.".len()..].split_once('=').unwrap();
-        let sets =
-            if key == "session_rate" { vec![set, "workload={ trace = \"wildchat-located\" }"] } else { vec![set] };
+        // One key at a time: a drawn rate excludes another one and a factor on times.
+        let alone = ["session_rate", "time_scale"].contains(&key);
+        let sets = if alone { vec![set, "workload={ trace = \"wildchat-located\" }"] } else { vec![set] };
         let sets: Vec<&str> = sets.into_iter().rev().collect();
         let message = error("", &sets, &[]);
         let value: f64 = value.parse().unwrap();
         assert!(message.contains(&format!("[workload] {key} = {value} must lie between ")), "{message}");
     }
-    let sets = ["workload.rate=1e-6", "workload.time_scale=1e6", "workload.requests=9", "workload.duration_s=1e9"];
-    let mut workload = parse("", &sets, &[]).unwrap().remove(0).spec.workload;
-    workload.duration_s = None;
-    let message = workload.load(Path::new(""), 1).unwrap_err().to_string();
+    let sets = ["workload={ trace = \"wildchat-located\" }", "workload.time_scale=1e6"];
+    let workload = parse("", &sets, &[]).unwrap().remove(0).spec.workload;
+    let message = workload.load(Path::new(""), 1).map(|_| ()).unwrap_err().to_string();
     assert!(message.contains("the last request arrives after "), "{message}");
 }
 
@@ -312,8 +314,8 @@ fn the_kept_experiment_plans_the_same_arms_again() {
             "arms.a.b.topology=edge",
         ],
         &["vary={policy=[\"random\", {name=\"gorgo\"}]}", "arms=[{name=\"x\"}]", "policy.tie_band=2"],
-        &["vary={workload={time_scale=[1.0, 2.0]}, fleet={max_running=[4, 8]}}"],
-        &["vary.workload.time_scale=[1.0, 2.0]", "vary.fleet.max_running=[4, 8]"],
+        &["vary={workload={router_token_factor=[1.0, 2.0]}, fleet={max_running=[4, 8]}}"],
+        &["vary.workload.router_token_factor=[1.0, 2.0]", "vary.fleet.max_running=[4, 8]"],
     ] {
         let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
         let vary = ["workload.requests=5,4".to_owned(), "client.patience_ms=1s,2s".to_owned()];

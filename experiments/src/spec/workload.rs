@@ -151,6 +151,15 @@ impl WorkloadSpec {
                     .into(),
             );
         }
+        // A drawn process has its rate; a factor on its times would make another one of it.
+        let poisson = matches!(self.options.arrivals, Arrivals::Poisson(_) | Arrivals::PoissonSessions(_));
+        let drawn = drawn.map(|(key, _)| key).or(poisson.then_some("arrivals"));
+        if let Some(key) = drawn.filter(|_| self.options.time_scale != 1.0) {
+            let scale = self.options.time_scale;
+            return Err(format!(
+                "[workload] time_scale = {scale} would change the rate that `{key}` asks for; keep one"
+            ));
+        }
         if self.day_s.is_none() && self.start_hour.is_some() {
             return Err("[workload] start_hour needs day_s, the seconds that a day takes".into());
         }
@@ -236,15 +245,6 @@ impl WorkloadSpec {
             Some(read) => {
                 let mut workload = read.clone();
                 gorgo_traces::workload::arrange::draw(&mut workload, &options)?;
-                workload.requests
-            }
-            None => self.generate(seed, &options)?,
-        };
-        if let Some(duration) = self.duration_s {
-            let end = Time::ZERO + Span::from_secs(duration);
-            if drawn && read.is_some() {
-                prolong(&mut requests, end, self.requests.unwrap_or(usize::MAX), &options);
-            }
         Ok(self.draw_noted(read, seed)?.0)
     }
 
@@ -258,6 +258,15 @@ impl WorkloadSpec {
         seed: u64,
     ) -> Result<(Vec<TraceRequest>, Vec<String>), SpecError> {
         let mut notes = Vec::new();
+                workload.requests
+            }
+            None => self.generate(seed, &options)?,
+        };
+        if let Some(duration) = self.duration_s {
+            let end = Time::ZERO + Span::from_secs(duration);
+            if drawn && read.is_some() {
+                prolong(&mut requests, end, self.requests.unwrap_or(usize::MAX), &options);
+            }
             requests.retain(|r| r.at <= end);
         }
         if let Some(limit) = self.requests {
