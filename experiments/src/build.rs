@@ -2,7 +2,7 @@
 
 use crate::results::Names;
 use crate::spec::SpecError;
-use crate::spec::run::{FaultKindSpec, ReplicaSpec, RunSpec, TopologySpec};
+use crate::spec::run::{FaultKindSpec, ReplicaSpec, RunSpec, TopologySpec, explain};
 use gorgo_core::request::TraceRequest;
 use gorgo_core::settings::merge_tables;
 use gorgo_core::suggest::{did_you_mean, with_suggestion};
@@ -122,7 +122,7 @@ fn engine(file: &str, preset: &str, spec: &RunSpec, replica: &ReplicaSpec) -> Re
     merge_tables(&mut settings, &replica.settings);
     let mut engine: EngineConfig = Value::Table(settings)
         .try_into()
-        .map_err(|e: toml::de::Error| fail(format!("settings: {}", with_suggestion(e.message()))))?;
+        .map_err(|e: toml::de::Error| fail(format!("settings: {}", with_suggestion(&explain(&e)))))?;
     if let Some(most) = replica.max_running.or(spec.fleet.max_running) {
         engine.max_running_requests = most;
     }

@@ -191,13 +191,19 @@ fn arm_names(base: &Table, arms: &[(Option<String>, Table)]) -> Vec<String> {
     arms.iter().map(describe).collect()
 }
 
+/// Most seeds that are given by their number.
+const MOST_SEEDS: i64 = 1_000;
+
 fn seeds(value: Option<Value>) -> Result<Vec<u64>, String> {
     let wrong = |v: &dyn std::fmt::Display| {
         format!("{v} is not a list of seeds; give a number of seeds or a list such as [1, 2, 3]")
     };
     match value {
         None => Ok((1..=5).collect()),
-        Some(Value::Integer(n)) if (1..=1000).contains(&n) => Ok((1..=n as u64).collect()),
+        Some(Value::Integer(n)) if (1..=MOST_SEEDS).contains(&n) => Ok((1..=n as u64).collect()),
+        Some(Value::Integer(n)) => {
+            Err(format!("{n} must be a number of seeds from 1 to {MOST_SEEDS}, or a list such as [1, 2, 3]"))
+        }
         Some(Value::Array(list)) if !list.is_empty() => {
             let mut seeds = Vec::new();
             for v in list {

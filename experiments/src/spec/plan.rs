@@ -1,11 +1,12 @@
 //! The arms of an experiment, crossed with the varied settings.
 
+use super::error::expected_in_words;
 use super::unused::unused;
 use super::{Experiment, RunSpec, SpecError, overrides, policy, run, settings_of, vary};
 use gorgo_core::settings::set_key;
 use gorgo_core::suggest::{did_you_mean, with_suggestion};
 use std::collections::BTreeMap;
-use toml::Table;
+use toml::{Table, Value};
 
 /// One arm, ready to run with any seed.
 #[derive(Debug, Clone)]
@@ -18,6 +19,24 @@ pub struct PlannedArm {
     pub settings: BTreeMap<String, String>,
     /// What to run.
     pub spec: RunSpec,
+}
+
+/// Adds to an error about a number that is not whole which varied setting made it.
+fn with_step(error: SpecError, combination: &[(String, Value)], vary: &[(String, Vec<Value>)]) -> SpecError {
+    let SpecError::Key { file, place, message } = error else { return error };
+    let made = combination.iter().find(|(key, value)| {
+        let last = key.rsplit('.').next().unwrap_or(key);
+        value.is_float() && message.contains("whole number") && message.contains(&format!("`{last}`"))
+    });
+    let values = made.and_then(|(key, _)| vary.iter().find(|(varied, _)| varied == key));
+    let message = match values {
+        None => message,
+        Some((key, values)) => {
+            let values: Vec<String> = values.iter().map(vary::show).collect();
+            format!("{message}; `{key}` varies over {}: give a whole step or factor, or a list", values.join(", "))
+        }
+    };
+    SpecError::Key { file, place, message }
 }
 
 impl Experiment {
@@ -34,6 +53,9 @@ impl Experiment {
         if !names.contains(&base_name) {
             let hint = did_you_mean(&base_name, names.iter().map(String::as_str));
             return Err(self.key("baseline", format!("no arm is called `{base_name}`; {hint}")));
+        }
+        if let Some((key, _)) = self.vary.iter().find(|(key, _)| !vary::is_setting(key)) {
+            return Err(self.key("vary", vary::not_a_setting(key)));
         }
         let mut fits = vec![false; self.vary.len()];
         let arms: Vec<Table> = self.arms.iter().map(|(_, own)| settings_of(&self.base, own)).collect();
@@ -53,7 +75,7 @@ impl Experiment {
                     set_key(&mut settings, key, value.clone())?;
                 }
                 let label = vary::label(name, &combination);
-                let spec = self.read(&label, settings)?;
+                let spec = self.read(&label, settings).map_err(|error| with_step(error, &combination, &self.vary))?;
                 let shared: Vec<_> = combination.iter().filter(|(k, _)| !k.starts_with("policy")).cloned().collect();
                 let settings = combination.iter().map(|(k, v)| (k.clone(), vary::show(v))).collect();
                 let baseline = vary::label(&base_name, &shared);
@@ -94,10 +116,12 @@ impl Experiment {
     }
 
     fn read(&self, label: &str, settings: Table) -> Result<RunSpec, SpecError> {
-        RunSpec::parse(settings).map_err(|message| self.key(&format!("arm `{label}`"), with_suggestion(&message)))
+        let place = format!("arm `{label}`");
+        let words = |message: String| expected_in_words(&with_suggestion(&message));
+        RunSpec::parse(settings).map_err(|message| self.key(&place, words(message)))
     }
 
-    fn key(&self, place: &str, message: String) -> SpecError {
+    pub(super) fn key(&self, place: &str, message: String) -> SpecError {
         SpecError::Key { file: self.file.clone(), place: place.to_owned(), message }
     }
 }

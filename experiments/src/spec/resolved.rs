@@ -13,9 +13,10 @@ impl Experiment {
     /// When a file cannot be read.
     pub fn read_digests(&mut self, plan: &[PlannedArm]) -> Result<(), SpecError> {
         let mut digests = BTreeMap::new();
-        for file in plan.iter().flat_map(|arm| arm.spec.workload.files(&self.dir)) {
+        for (key, file) in plan.iter().flat_map(|arm| arm.spec.workload.files(&self.dir)) {
             if let Entry::Vacant(slot) = digests.entry(file) {
-                let digest = gorgo_traces::workload::digest(slot.key())?;
+                let digest = gorgo_traces::workload::digest(slot.key())
+                    .map_err(|error| self.key(&format!("[workload] {key}"), error.to_string()))?;
                 slot.insert(digest);
             }
         }

@@ -3,6 +3,7 @@
 mod tables;
 
 use super::WorkloadSpec;
+use super::error::expected_in_words;
 use super::live::LiveSpec;
 use super::measure::MeasureSpec;
 use gorgo_core::policy::PolicyConfig;
@@ -109,6 +110,7 @@ impl RunSpec {
         if let Some(message) = bad_duration(&table) {
             return Err(message);
         }
+        every_fault_is_whole(table.get("faults"))?;
         let gated = table.get("router").and_then(|r| r.get("gates")).and_then(|g| g.get("max_running")).is_some();
         let tables: Vec<String> = table.iter().filter(|(_, v)| v.is_table()).map(|(key, _)| key.clone()).collect();
         let mut spec: Self = Value::Table(table).try_into().map_err(|e| explain_key(&e, &tables))?;
@@ -242,9 +244,22 @@ impl RunSpec {
     }
 }
 
+/// Refuses a fault without one of the keys that each needs: the parser does not tell which entry it is.
+fn every_fault_is_whole(faults: Option<&Value>) -> Result<(), String> {
+    let entries = faults.and_then(Value::as_array).into_iter().flatten().enumerate();
+    for (i, entry) in entries {
+        let lacks = |key: &&str| entry.as_table().is_some_and(|entry| !entry.contains_key(*key));
+        if let Some(key) = ["at_s", "replica", "kind"].iter().find(|key| lacks(key)) {
+            return Err(format!("faults.{i} has no `{key}`; give each of [[faults]] at_s, replica and kind"));
+        }
+    }
+    Ok(())
+}
+
 /// An error in one line, with the key where the parser knows it.
-pub(super) fn explain(error: &toml::de::Error) -> String {
-    error.to_string().split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+pub(crate) fn explain(error: &toml::de::Error) -> String {
+    let lines = error.to_string();
+    expected_in_words(&lines.split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" "))
 }
 
 /// An error in one line that begins with the top-level setting it is in: `[network] ...`, `topology: ...`. `tables`

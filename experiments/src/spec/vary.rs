@@ -86,6 +86,25 @@ fn values(key: &str, text: &str) -> Result<Vec<Value>, String> {
     Err(format!("`{text}` has more than {MOST} values; take a larger step"))
 }
 
+/// Whether a key is a setting of runs. Keys of the file as a whole cannot be crossed with its arms.
+pub(super) fn is_setting(key: &str) -> bool {
+    !super::FILE_KEYS.contains(&key.split('.').next().unwrap_or(key))
+}
+
+/// The error for a key that is none.
+pub(super) fn not_a_setting(key: &str) -> String {
+    let what =
+        format!("`{key}` cannot be varied, which takes settings of runs such as policy.tie_band or workload.rate");
+    match key.split('.').collect::<Vec<_>>()[..] {
+        ["seeds", ..] => format!("{what}; give a list of seeds with --set seeds=[1, 2]"),
+        ["arms", _, ref rest @ ..] if !rest.is_empty() => {
+            let rest = rest.join(".");
+            format!("{what}; vary {rest} of all arms, or give each value an arm of its own")
+        }
+        _ => what,
+    }
+}
+
 /// All combinations of the varied settings `which`, the last changing fastest.
 pub(super) fn combinations(vary: &[(String, Vec<Value>)], which: &[usize]) -> Vec<Vec<(String, Value)>> {
     let mut all = vec![Vec::new()];

@@ -116,6 +116,12 @@ impl WorkloadSpec {
                     "[workload] needs `trace` (a built-in name or a path) or `generate = \"wildchat-like\"`".into()
                 );
             }
+            (Some(name), _) if name.trim().is_empty() => {
+                return Err(format!(
+                    "[workload] trace = \"{name}\" names nothing; give a path or a built-in name: {}",
+                    gorgo_traces::shipped::names()
+                ));
+            }
             (Some(_), Some(_)) => return Err("[workload] has both `trace` and `generate`; keep one".into()),
             (None, Some(name)) if name != "wildchat-like" => {
                 return Err(format!("[workload] generate = \"{name}\" is not known; did you mean `wildchat-like`?"));
@@ -130,13 +136,13 @@ impl WorkloadSpec {
                 max_input_tokens: self.options.max_input_tokens,
                 max_output_tokens: self.options.max_output_tokens,
                 time_scale: self.options.time_scale,
+                unknown_places: DRAWN,
                 ..Options::default()
             };
             if self.options != plain {
                 return Err(GENERATE_TAKES.to_owned());
             }
         }
-                unknown_places: DRAWN,
         if self.rate.is_some() && self.session_rate.is_some() {
             return Err("[workload] has both `rate` and `session_rate`; keep one".into());
         }
@@ -144,12 +150,6 @@ impl WorkloadSpec {
             [("rate", self.rate), ("session_rate", self.session_rate)].into_iter().find(|(_, rate)| rate.is_some());
         if let Some((key, _)) = drawn.filter(|_| self.options.arrivals != Arrivals::default()) {
             return Err(format!("[workload] has both `{key}` and `arrivals`; keep one"));
-        }
-        if self.generate.is_none() && (self.day_s.is_some() || self.start_hour.is_some()) {
-            return Err(
-                "[workload] day_s and start_hour are settings of a generated trace; a recorded one has its own times"
-                    .into(),
-            );
         }
         // A drawn process has its rate; a factor on its times would make another one of it.
         let poisson = matches!(self.options.arrivals, Arrivals::Poisson(_) | Arrivals::PoissonSessions(_));
@@ -159,6 +159,12 @@ impl WorkloadSpec {
             return Err(format!(
                 "[workload] time_scale = {scale} would change the rate that `{key}` asks for; keep one"
             ));
+        }
+        if self.generate.is_none() && (self.day_s.is_some() || self.start_hour.is_some()) {
+            return Err(
+                "[workload] day_s and start_hour are settings of a generated trace; a recorded one has its own times"
+                    .into(),
+            );
         }
         if self.day_s.is_none() && self.start_hour.is_some() {
             return Err("[workload] start_hour needs day_s, the seconds that a day takes".into());
@@ -190,11 +196,11 @@ impl WorkloadSpec {
         Ok(())
     }
 
-    /// The files that the requests come from; none for a built-in or generated trace.
-    pub(super) fn files(&self, dir: &Path) -> Vec<String> {
+    /// The files that the requests come from, each after its key; none for a built-in or generated trace.
+    pub(super) fn files(&self, dir: &Path) -> Vec<(&'static str, String)> {
         let trace = self.trace.iter().filter(|name| gorgo_traces::shipped::find(name).is_none());
-        let lookup = self.options.lookup.iter().map(|path| path.display().to_string());
-        trace.map(|name| located(name, dir)).chain(lookup).collect()
+        let lookup = self.options.lookup.iter().map(|path| ("lookup", path.display().to_string()));
+        trace.map(|name| ("trace", located(name, dir))).chain(lookup).collect()
     }
 
     /// The reader's options for one seed.
@@ -239,12 +245,6 @@ impl WorkloadSpec {
     /// # Errors
     /// When no request is left.
     pub fn draw(&self, read: Option<&Workload>, seed: u64) -> Result<Vec<TraceRequest>, SpecError> {
-        let options = self.reading(seed);
-        let drawn = options.arrivals != Arrivals::Recorded;
-        let mut requests = match read {
-            Some(read) => {
-                let mut workload = read.clone();
-                gorgo_traces::workload::arrange::draw(&mut workload, &options)?;
         Ok(self.draw_noted(read, seed)?.0)
     }
 
@@ -258,6 +258,14 @@ impl WorkloadSpec {
         seed: u64,
     ) -> Result<(Vec<TraceRequest>, Vec<String>), SpecError> {
         let mut notes = Vec::new();
+        let options = self.reading(seed);
+        let drawn = options.arrivals != Arrivals::Recorded;
+        let mut requests = match read {
+            Some(read) => {
+                let mut workload = read.clone();
+                workload.notes.clear();
+                gorgo_traces::workload::arrange::draw(&mut workload, &options)?;
+                notes.extend(workload.notes);
                 workload.requests
             }
             None => self.generate(seed, &options)?,
@@ -272,9 +280,7 @@ impl WorkloadSpec {
         if let Some(limit) = self.requests {
             requests.truncate(limit);
         }
-                workload.notes.clear();
         if requests.is_empty() {
-                notes.extend(workload.notes);
             return Err(SpecError::NoRequest);
         }
         let last = requests.iter().map(|r| r.at).max().unwrap_or_default().secs();
