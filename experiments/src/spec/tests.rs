@@ -1,5 +1,6 @@
 use super::*;
 
+mod words;
 mod workload;
 
 const FLEET: &str = r#"

@@ -1,8 +1,10 @@
 //! Settings that act in no arm. An arm may switch a mechanism off that another one uses, so all arms are looked at.
 
 use super::plan::PlannedArm;
-use super::run::{RunSpec, TopologySpec};
+use super::run::{ReplicaSpec, RunSpec, SignalsSpec, TopologySpec};
 use gorgo_core::router::{Admission, RouterConfig};
+use gorgo_sim::engine::EngineConfig;
+use gorgo_sim::network::NetworkConfig;
 use gorgo_sim::world::ProxiesConfig;
 
 /// A setting that acts only together with another one.
@@ -17,7 +19,27 @@ fn is_proxy(spec: &RunSpec) -> bool {
     spec.topology == TopologySpec::Proxy
 }
 
-const RULES: [Rule; 6] = [
+/// Whether a router sends requests to another one.
+fn has_peers(spec: &RunSpec) -> bool {
+    !is_proxy(spec) && spec.fleet.replicas.len() > 1
+}
+
+/// The number that the engine's settings of one replica hold.
+fn engine_number(spec: &RunSpec, replica: &ReplicaSpec, key: &str) -> Option<f64> {
+    let value = replica.settings.get(key).or_else(|| spec.fleet.settings.get(key))?;
+    value.as_float().or_else(|| value.as_integer().map(|n| n as f64))
+}
+
+/// Whether any engine takes longer at its first steps.
+fn warms_up(spec: &RunSpec) -> bool {
+    spec.fleet.replicas.iter().any(|replica| {
+        let preset = replica.engine.as_deref().unwrap_or(&spec.fleet.engine);
+        let preset = || EngineConfig::preset(preset).map_or(0.0, |engine| engine.warm_up_s);
+        engine_number(spec, replica, "warm_up_s").unwrap_or_else(preset) > 0.0
+    })
+}
+
+const RULES: [Rule; 12] = [
     Rule {
         is_set: |spec| spec.proxy_region.is_some(),
         acts: is_proxy,
@@ -53,6 +75,49 @@ const RULES: [Rule; 6] = [
         acts: |spec| spec.signals.digest_ms > 0.0 && !is_proxy(spec),
         message: "router.digest_half_life_ms has no effect, because no arm with edges has signals.digest_ms above 0; \
                   drop it or switch digests on",
+    },
+    Rule {
+        is_set: |spec| {
+            let default = ProxiesConfig::default();
+            spec.proxies.front != default.front || spec.proxies.prefixes != default.prefixes
+        },
+        acts: |spec| is_proxy(spec) && spec.proxies.count > 1,
+        message: "proxies.front and proxies.prefixes have no effect, because no arm has several proxies; drop them or give \
+                  proxies.count",
+    },
+    Rule {
+        is_set: |spec| spec.signals.peer_ms != SignalsSpec::default().peer_ms,
+        acts: has_peers,
+        message: "signals.peer_ms has no effect, because no arm has several edges; drop it or add such an arm",
+    },
+    Rule {
+        is_set: |spec| spec.signals.digest_ms > 0.0,
+        acts: has_peers,
+        message: "signals.digest_ms has no effect, because no arm has several edges; drop it or add such an arm",
+    },
+    Rule {
+        is_set: |spec| {
+            spec.network.compression != NetworkConfig::default().compression
+                || spec.links.iter().any(|link| link.compression.is_some())
+        },
+        acts: has_peers,
+        message: "compression in [network] and [[links]] has no effect, because no arm has several edges that send requests \
+                  to each other; drop it or add such an arm",
+    },
+    Rule {
+        is_set: |spec| {
+            let extra = |replica: &ReplicaSpec| {
+                engine_number(spec, replica, "warm_up_extra_ms").is_some_and(|extra| extra > 0.0)
+            };
+            spec.fleet.replicas.iter().any(extra)
+        },
+        acts: warms_up,
+        message: "fleet.settings.warm_up_extra_ms has no effect without warm_up_s, the time that it lasts; give both or drop it",
+    },
+    Rule {
+        is_set: |spec| spec.residency.is_some(),
+        acts: |spec| spec.residency.as_ref().is_some_and(|residency| !residency.groups.is_empty()),
+        message: "residency has no effect without groups of regions; list residency.groups or drop it",
     },
 ];
 
