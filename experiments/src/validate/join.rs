@@ -24,6 +24,8 @@ pub(super) struct Joined<'a> {
     pub(super) answered: usize,
     /// What was left out; one sentence each.
     pub(super) notes: Vec<String>,
+    /// What was left out in such numbers that no agreement shows; one sentence each.
+    pub(super) gaps: Vec<String>,
     /// Why nothing was joined, where the runs do not tell which requests are the same.
     pub(super) refused: Option<String>,
 }
@@ -65,15 +67,20 @@ fn by_id<'a>(answered: Vec<&'a Row>, finished: Vec<&'a Row>) -> Joined<'a> {
         Ok(plan) => plan,
         Err(why) => return Joined { answered: answered.len(), refused: Some(why), ..Joined::default() },
     };
-    let mut notes = plan.notes;
+    let (mut notes, mut gaps) = (plan.notes, Vec::new());
     let mut keep = |rows: Vec<&'a Row>, runs: &BTreeSet<&str>, source: &str| {
         let rows: Vec<&Row> = rows.into_iter().filter(|row| runs.contains(&*row.run)).collect();
-        let (all, once) = (rows.len(), each_once(rows));
-        if once.len() < all {
+        let (all, first, once) = (rows.len(), repeated(&rows), each_once(rows));
+        if let Some((id, times)) = first {
             let more = all - once.len();
             notes.push(format!(
-                "{more} answered requests of the {source} source repeat the id of an earlier one of their run and are left out"
+                "{more} answered requests of the {source} source repeat the id of an earlier one of their run and are left out, the first is `{id}`, {times} times"
             ));
+            if more as f64 >= MANY_REPEATS * all as f64 {
+                gaps.push(format!(
+                    "{more} of {all} answered requests of the {source} source repeat an id, the first is `{id}`, {times} times; name a column that tells requests apart with --columns id=..., or compare distributions with --unpaired"
+                ));
+            }
         }
         (all, once)
     };
@@ -87,7 +94,18 @@ fn by_id<'a>(answered: Vec<&'a Row>, finished: Vec<&'a Row>) -> Joined<'a> {
     let pair = |measured: &'a Row| Some(Pair { measured, simulated: places.get(&key(measured))?.clone() });
     let pairs: Vec<Pair<'_>> = answered.into_iter().filter_map(pair).collect();
     let simulated = pairs.iter().flat_map(|pair| pair.simulated.iter().copied()).collect();
-    Joined { pairs, simulated, answered: all, notes, ..Joined::default() }
+    Joined { pairs, simulated, answered: all, notes, gaps, ..Joined::default() }
+}
+
+/// Share of repeated requests from which on they are no odd ones, and the ids may be others.
+const MANY_REPEATS: f64 = 0.1;
+
+/// The first id that a run repeats, and how often it stands there.
+fn repeated<'a>(rows: &[&'a Row]) -> Option<(&'a str, usize)> {
+    let mut seen = HashSet::new();
+    let first = rows.iter().find(|row| !seen.insert((&*row.run, &*row.id)))?;
+    let same = |row: &&&Row| (&*row.run, &*row.id) == (&*first.run, &*first.id);
+    Some((&first.id, rows.iter().filter(same).count()))
 }
 
 /// The first request of each id of a run.

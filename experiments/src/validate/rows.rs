@@ -255,7 +255,7 @@ fn missing(joined: &Joined<'_>, figures: &[RowFigure], settings: &RowSettings) -
         let why = "no request of the two sources has the same id; name the column with --columns id=..., or compare distributions with --unpaired";
         return vec![why.to_owned()];
     }
-    let mut missing = Vec::new();
+    let mut missing = joined.gaps.clone();
     if !settings.unpaired && joined.pairs.len() * 2 < joined.answered {
         let (few, all) = (joined.pairs.len(), joined.answered);
         missing.push(format!("only {few} of {all} answered requests have a partner that was answered, too"));

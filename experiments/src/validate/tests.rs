@@ -255,8 +255,18 @@ fn repeated_ids_count_once_and_are_noted() {
         let arm = compare_rows(a, b, &RowSettings::default()).arms.remove(0);
         assert_eq!((arm.compared, figure(&arm, "TTFT mean, ms").error), (1620, Some(0.0)));
         let note = format!("1620 answered requests of the {side} source repeat the id");
-        assert!(arm.notes[0].starts_with(&note), "{:?}", arm.notes);
+        assert!(
+            arm.notes[0].starts_with(&note) && arm.notes[0].contains("the first is `1`, 2 times"),
+            "{:?}",
+            arm.notes
+        );
+        let gaps = compare_rows(a, b, &RowSettings { max_error: Some(5.0), ..RowSettings::default() }).gaps();
+        assert!(gaps[0].starts_with("x: 1620 of 3240 answered requests of the") && gaps[0].contains("`1`"), "{gaps:?}");
     }
+    let mut odd = once.clone();
+    odd.rows.push(odd.rows[1].clone());
+    let comparison = compare_rows(&odd, &once, &RowSettings::default());
+    assert!(comparison.gaps().is_empty() && comparison.arms[0].notes.len() == 1, "a few repeats are no gap");
 }
 
 #[test]
