@@ -4,9 +4,11 @@ use super::columns::{Column, Field, PRESETS, Preset, preset_named, preset_of};
 use super::{LATEST_MS, LONGEST_MS, LONGEST_YEARS, MAX_ROWS, ReadOptions, RecordError, Row};
 use gorgo_core::suggest::did_you_mean;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::BufRead;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::{BufRead, Read};
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// How far rounding may put an instant before an earlier one, ms: tables write some times in whole milliseconds.
@@ -273,10 +275,51 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Where the lines of a file end, as far as it was read.
+type Ends = Rc<RefCell<VecDeque<u64>>>;
+
+/// An input that keeps where its lines end: the parser counts none within quotes, nor some others.
+struct Watched<R> {
+    input: R,
+    read: u64,
+    ends: Ends,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.input.read(out)?;
+        let ends = out[..n].iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| self.read + at as u64);
+        self.ends.borrow_mut().extend(ends);
+        self.read += n as u64;
+        Ok(n)
+    }
+}
+
+/// Numbers of lines by the bytes before them.
+struct LineOf {
+    ends: Ends,
+    passed: u64,
+}
+
+impl LineOf {
+    /// The first line of a record of these cells that ends before the byte `end`.
+    fn of(&mut self, end: u64, cells: &str) -> u64 {
+        let mut ends = self.ends.borrow_mut();
+        // The record's own end of line may have been read or not.
+        while ends.front().is_some_and(|&at| at + 1 < end) {
+            ends.pop_front();
+            self.passed += 1;
+        }
+        1 + self.passed - cells.bytes().filter(|&byte| byte == b'\n').count() as u64
+    }
+}
+
 /// Reads CSV whose first line names the columns.
 pub(super) fn csv(path: &Path, input: impl BufRead, options: &ReadOptions, arm: &str) -> Result<Vec<Row>, RecordError> {
     let bad = |line: u64, why: String| RecordError::Line { path: path.to_owned(), line, why };
-    let mut csv = csv::ReaderBuilder::new().flexible(true).from_reader(input);
+    let ends = Rc::default();
+    let mut lines = LineOf { ends: Rc::clone(&ends), passed: 0 };
+    let mut csv = csv::ReaderBuilder::new().flexible(true).from_reader(Watched { input, read: 0, ends });
     let header: Vec<String> = csv
         .headers()
         .map_err(|e| bad(1, format!("is not CSV: {e}")))?
@@ -299,7 +342,7 @@ pub(super) fn csv(path: &Path, input: impl BufRead, options: &ReadOptions, arm: 
             Ok(false) => return Ok(reader.rows),
             Err(e) => return Err(bad(e.position().map_or(0, csv::Position::line), format!("is not CSV: {e}"))),
         }
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = lines.of(csv.position().byte(), record.as_slice());
         if record.iter().eq(header.iter().map(String::as_str)) {
             continue; // joined files
         }

@@ -130,6 +130,20 @@ fn errors_name_file_line_column_value_and_what_is_near() {
         |name: &str, text: &str, columns: &str| read(&file(dir.path(), name, text), columns).unwrap_err().to_string();
     let message = why("a.csv", "id,ttft\n1,5\n2,fast\n", "id=id,ttft_ms=ttft");
     assert!(message.ends_with("a.csv:3: column `ttft` is \"fast\", not a number"), "{message}");
+    // Each row begins on its own line, whatever lies before it.
+    for (text, line) in [
+        ("id,ttft\n\"1\n\n\",5\n2,fast\n", 5),
+        ("id,ttft\r\n\r\n1,5\r\n\r\n\"2\",fast\r\n", 5),
+        ("id,ttft\n1,5\n\"2\nb\",fast", 3),
+    ] {
+        let message = why("a.csv", text, "id=id,ttft_ms=ttft");
+        assert!(message.contains(&format!("a.csv:{line}: ")), "{message}");
+    }
+    let head: Vec<String> = (0..31).map(|i| format!("column-number-{i}")).collect();
+    let row = |ttft: &str| format!("{ttft}{}", ",123456.123456".repeat(31));
+    let text = format!("ttft,{}\n{}\n{}\n{}\n", head.join(","), row("5"), row("600.25"), row("nan"));
+    let message = why("a.csv", &text, "ttft_ms=ttft");
+    assert!(message.contains("a.csv:4: "), "{message}");
     let message = why("a.csv", "id,ttft\n1,-5\n", "ttft_ms=ttft");
     assert!(message.contains("a.csv:2: column `ttft` is \"-5\", not a number from 0 on"), "{message}");
     let message = why("a.csv", "id,ttft_us\n1,5\n", "ttft_ms=ttft_usd");
