@@ -13,7 +13,7 @@ mod table;
 
 pub use columns::{ColumnMap, presets};
 pub use lines::{LineError, no_json, read_lines};
-pub use open::open;
+pub use open::{open, unpacked};
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -10,15 +10,13 @@ use gorgo_core::decide::DecideError;
 use gorgo_core::off_policy::predictions::{Calibration, Predictions};
 use gorgo_core::off_policy::{Estimate, Log, estimate};
 use gorgo_core::rng;
-use gorgo_experiments::records::{LineError, read_lines};
+use gorgo_experiments::records::{LineError, read_lines, unpacked};
 use serde_json::{Value, json};
-use std::fs::File;
-use std::io::BufReader;
 use std::path::PathBuf;
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct EvaluateArgs {
-    /// Decision logs (`explain.log`) of a router, oldest first; with `router.explore` above 0 to judge a policy
+    /// Decision logs (`explain.log`) of a router, also packed with gzip, oldest first; with `router.explore` above 0 to judge a policy
     #[arg(required = true)]
     logs: Vec<PathBuf>,
     #[command(flatten)]
@@ -99,9 +97,9 @@ fn read(logs: &[PathBuf], mut line_of: impl FnMut(&str) -> Result<(), DecideErro
     each_once(logs, "log")?;
     for path in logs {
         let shown = path.display();
-        let file = File::open(path).with_context(|| format!("cannot read `{shown}`"))?;
+        let file = unpacked(path).with_context(|| format!("cannot read `{shown}`"))?;
         let at = |line: u64| format!("`{shown}`, line {line}");
-        match read_lines(BufReader::new(file), |_, line| line_of(line)) {
+        match read_lines(file, |_, line| line_of(line)) {
             Ok(None) => {}
             Ok(Some(notice)) => eprintln!("note: `{shown}`: {notice}"),
             Err(LineError::Io(line, error)) => return Err(error).with_context(|| at(line)),
@@ -156,4 +154,26 @@ fn judge_predictions(args: &EvaluateArgs) -> anyhow::Result<()> {
         print_line(format_args!("{} requests that were dispatched more than once are left out", log.retried()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_packed_log_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("decisions.jsonl.gz");
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(b"{\"a\": 1}\n{\"b\": 2}\n").unwrap();
+        std::fs::write(&path, packed.finish().unwrap()).unwrap();
+        let mut lines = Vec::new();
+        let taken = read(&[path], |line| {
+            lines.push(line.trim_end().to_owned());
+            Ok(())
+        });
+        taken.unwrap();
+        assert_eq!(lines, ["{\"a\": 1}", "{\"b\": 2}"]);
+    }
 }

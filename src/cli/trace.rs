@@ -5,6 +5,7 @@ use super::router::{RouterAddress, block_on, fields};
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_core::record::RequestRecord;
+use gorgo_experiments::records::unpacked;
 use gorgo_live::{Captured, CapturedCandidate, Merged, merge};
 use gorgo_traces::timeline::{self, Decision, Run, ShownCandidate};
 use http::Method;
@@ -40,7 +41,7 @@ enum TraceCommand {
     /// Merge parts written by `trace stop --parts`
     #[command(after_help = "Example:\n  gorgo trace merge parts/*.json --out timeline.json")]
     Merge {
-        /// Parts written by `trace stop --parts`
+        /// Parts written by `trace stop --parts`, also packed with gzip
         #[arg(required = true)]
         parts: Vec<PathBuf>,
         /// The file; `.gz` compresses
@@ -86,9 +87,8 @@ pub(super) fn run(args: TraceArgs) -> anyhow::Result<()> {
 /// Joins parts of a timeline, as [`TraceCommand::Merge`] does, and returns the numbers of requests and routers.
 pub(super) fn merge_into(parts: &[PathBuf], out: &Path) -> anyhow::Result<(usize, usize)> {
     let read = |path: &PathBuf| -> anyhow::Result<Captured> {
-        let file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        serde_json::from_reader(std::io::BufReader::new(file))
-            .with_context(|| format!("`{}` is not a part of a timeline", path.display()))
+        let file = unpacked(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        serde_json::from_reader(file).with_context(|| format!("`{}` is not a part of a timeline", path.display()))
     };
     write(parts.iter().map(read).collect::<anyhow::Result<_>>()?, out)
 }
@@ -142,4 +142,26 @@ fn decision(record: &RequestRecord, candidates: Vec<CapturedCandidate>) -> Optio
         })
         .collect();
     (!candidates.is_empty()).then_some(Decision { request: record.request, chosen: None, reason: None, candidates })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_packed_part_is_read_as_the_plain_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            let error = merge_into(&[path], &dir.path().join("out.json")).unwrap_err();
+            format!("{:#}", error.source().map_or(error.to_string(), |why| why.to_string()))
+        };
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(b"{}").unwrap();
+        let packed = packed.finish().unwrap();
+        // Both lack the same field.
+        assert_eq!(message("part.json.gz", &packed), message("part.json", b"{}"));
+    }
 }

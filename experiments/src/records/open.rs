@@ -106,12 +106,20 @@ fn array(path: &Path, input: impl Read, arm: &str, events: bool) -> Result<Vec<R
     Err(RecordError::File { path: path.to_owned(), why })
 }
 
+/// Opens a file that may be packed with gzip, as its first bytes tell.
+///
+/// # Errors
+/// When it cannot be opened or read.
+pub fn unpacked(path: &Path) -> std::io::Result<BufReader<Box<dyn Read>>> {
+    let mut file = BufReader::new(File::open(path)?);
+    let packed = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
+    let input: Box<dyn Read> = if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
+    Ok(BufReader::with_capacity(1 << 16, input))
+}
+
 fn one(path: &Path, options: &ReadOptions, notices: &mut Vec<String>) -> Result<Vec<Row>, RecordError> {
     let io = |source| RecordError::Io { path: path.to_owned(), source };
-    let mut file = BufReader::new(File::open(path).map_err(io)?);
-    let packed = file.fill_buf().map_err(io)?.starts_with(&[0x1f, 0x8b]);
-    let input: Box<dyn Read> = if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
-    let mut input = BufReader::with_capacity(1 << 16, input);
+    let mut input = unpacked(path).map_err(io)?;
     let arm = options.arm.clone().unwrap_or_else(|| arm_of(path));
     if input.fill_buf().map_err(io)?.starts_with(BYTE_ORDER_MARK) {
         input.consume(BYTE_ORDER_MARK.len());
