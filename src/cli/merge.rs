@@ -1,5 +1,6 @@
 //! `gorgo merge`: shards of one experiment into one result folder.
 
+use super::calibrate::each_once;
 use super::experiment::{note_gap, print_table};
 use super::output::print_line;
 use clap::Args as ClapArgs;
@@ -14,6 +15,7 @@ pub(crate) struct MergeArgs {
 }
 
 pub(super) fn run(args: &MergeArgs) -> anyhow::Result<()> {
+    each_once(&args.dirs, "result folder")?;
     let folder = ResultFolder::open(&args.dirs[0])?;
     let mut points = 0;
     for dir in &args.dirs[1..] {
@@ -24,4 +26,17 @@ pub(super) fn run(args: &MergeArgs) -> anyhow::Result<()> {
     print_line(format_args!("{points} points copied into {}\n", args.dirs[0].display()))?;
     print_table(&results, false)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_not_merged_into_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = vec![dir.path().to_owned(), dir.path().join(".")];
+        let message = run(&MergeArgs { dirs }).unwrap_err().to_string();
+        assert!(message.ends_with("is given twice; name each result folder once"), "{message}");
+    }
 }
