@@ -3,6 +3,7 @@
 use super::output::{print_line, print_named};
 use anyhow::bail;
 use clap::{Args as ClapArgs, Subcommand};
+use gorgo_core::request::TraceRequest;
 use gorgo_traces::workload::generate::{Generate, wildchat_like};
 use gorgo_traces::workload::prepare::{Prepare, prepare};
 use gorgo_traces::workload::stats::Stats;
@@ -42,7 +43,7 @@ pub(crate) enum WorkloadCommand {
         /// Requests
         #[arg(long, default_value_t = Generate::default().requests)]
         requests: usize,
-        /// Mean requests a second
+        /// Mean requests a second while conversations start; the last turns of long ones come later
         #[arg(long, default_value_t = Generate::default().rate)]
         rate: f64,
         /// Seed
@@ -194,12 +195,18 @@ pub(super) fn run(command: WorkloadCommand) -> anyhow::Result<()> {
         }
         WorkloadCommand::Generate { requests, rate, seed, to, .. } => {
             let made = wildchat_like(&Generate { requests, rate, seed, ..Generate::default() })?;
+            // The file first: whoever reads the output may stop reading.
+            to.iter().try_for_each(|to| save(to, &made.requests))?;
+            if let Some(had) = low_rate(&made.requests, rate) {
+                eprintln!(
+                    "note: the trace has {had:.2} of the {rate} requests/s asked for on average, since the last turns of long \
+                     conversations come after all others; `generate` with duration_s in an experiment has an even rate"
+                );
+            }
             if to.as_deref() != Some(Path::new("-")) {
                 print_line(&made.marginals)?;
             }
-            let Some(to) = to else { return Ok(()) };
-            save(&to, &made.requests)?;
-            told(&to, made.requests.len())
+            to.map_or(Ok(()), |to| told(&to, made.requests.len()))
         }
         WorkloadCommand::Prepare {
             file,
@@ -252,6 +259,13 @@ fn stats(read: &ReadArgs, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The requests a second of a trace that has far fewer than asked for.
+fn low_rate(requests: &[TraceRequest], rate: f64) -> Option<f64> {
+    let span = requests.last().map_or(0.0, |last| last.at.secs());
+    let had = requests.len() as f64 / span;
+    (span > 0.0 && had < 0.8 * rate).then_some(had)
+}
+
 /// Says what was written, unless it went to standard output.
 fn told(to: &Path, requests: usize) -> anyhow::Result<()> {
     if to != Path::new("-") {
@@ -263,6 +277,13 @@ fn told(to: &Path, requests: usize) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_generated_trace_tells_a_rate_that_its_last_turns_lower() {
+        let made = |requests| wildchat_like(&Generate { requests, rate: 5.0, ..Generate::default() }).unwrap().requests;
+        assert!(low_rate(&made(2_000), 5.0).is_some_and(|had| (0.1..4.0).contains(&had)));
+        assert_eq!(low_rate(&made(1), 5.0), None, "one request has no rate");
+    }
 
     #[test]
     fn a_trace_is_not_written_under_the_ending_of_another_format() {
