@@ -103,7 +103,7 @@ pub struct Schedule {
     pub allowed_lateness_ms: f64,
     /// Delay of sending behind the schedule, ms.
     pub lateness_ms: Distribution,
-    /// Requests sent per second.
+    /// Requests sent per second; 0 where fewer than two were sent, which have no rate.
     pub achieved_rate: f64,
     /// Requests that were not sent because too many were in flight.
     pub dropped: u64,

@@ -60,7 +60,7 @@ impl Benchmark {
             duration,
             warmup_duration,
             request_totals: totals(&counted),
-            schedule: schedule(run, &counted, duration),
+            schedule: schedule(run, &counted),
             metrics,
             cache_hit_rate: if prompt > 0.0 { sum(|r| r.record.cached_tokens) / prompt } else { 0.0 },
             goodput: slo.map(|slo| Goodput {
@@ -83,7 +83,7 @@ fn totals(rows: &[&RequestResult]) -> Totals {
     Totals { successful, incomplete, errored: total - successful - incomplete, total }
 }
 
-fn schedule(run: &Run, rows: &[&RequestResult], duration: f64) -> Schedule {
+fn schedule(run: &Run, rows: &[&RequestResult]) -> Schedule {
     let dropped = rows.iter().filter(|r| r.dropped).count() as u64;
     let lateness_ms = Distribution::of(rows.iter().map(|r| r.lateness.ms()));
     // A closed loop has no schedule to keep.
@@ -94,7 +94,8 @@ fn schedule(run: &Run, rows: &[&RequestResult], duration: f64) -> Schedule {
     let first = rows.iter().map(|r| r.record.sent).min().unwrap_or_default();
     let window = (last - first).ms() / 1e3;
     let gaps = rows.len().saturating_sub(1) as f64;
-    let achieved_rate = if window > 0.0 { gaps / window } else { rows.len() as f64 / duration };
+    // A single request has no rate: how long its answer takes says nothing of when another one would be sent.
+    let achieved_rate = if window > 0.0 { gaps / window } else { 0.0 };
     Schedule { valid, allowed_lateness_ms, lateness_ms, achieved_rate, dropped }
 }
 

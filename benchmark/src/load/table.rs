@@ -13,7 +13,10 @@ const COLUMNS: [Column; 14] = [
         (None, Some(n)) => format!("x{n}"),
         (None, None) => "-".to_owned(),
     }),
-    (["sent", "/s"], 5, |b| format!("{:.2}", b.schedule.achieved_rate)),
+    (["sent", "/s"], 5, |b| {
+        let rate = b.schedule.achieved_rate;
+        if rate > 0.0 { format!("{rate:.2}") } else { "-".to_owned() }
+    }),
     (["ok", ""], 0, |b| b.request_totals.successful.to_string()),
     (["failed", ""], 0, |b| (b.request_totals.errored + b.request_totals.incomplete).to_string()),
     (["TTFT p50", "ms"], 0, |b| known(b, b.metrics.time_to_first_token_ms.percentiles.p50, 1)),

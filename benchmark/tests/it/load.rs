@@ -131,6 +131,18 @@ async fn an_open_loop_sends_everything_and_reports_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_request_has_no_rate() {
+    let (_servers, targets) = servers(1).await;
+    let bench = bench(trace(1), targets, Profile::Constant(5.0));
+    let runs = bench.run(&Arc::new(Progress::default())).await.unwrap();
+    let report = Report::of(&bench, &runs, "wildchat-located", "gorgo bench", None);
+    assert_eq!(report.benchmarks[0].schedule.achieved_rate, 0.0);
+    let shown = table::table(&report, 200);
+    let cells: Vec<&str> = shown.lines().nth(2).unwrap().split_whitespace().take(4).collect();
+    assert_eq!(cells, ["constant", "5.00", "-", "1"], "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_closed_loop_keeps_no_more_in_flight_than_it_has_workers() {
     let (_servers, targets) = servers(1).await;
     let bench = Bench {
