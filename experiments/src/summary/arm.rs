@@ -36,13 +36,14 @@ pub struct ArmSummary {
     pub queue_wait_ms: Option<Spread>,
     /// Share of requests that finished.
     pub finished_share: Option<Estimate>,
-    /// Requests that finished within the objective, a second.
+    /// Requests that arrived in the loaded span and finished within the objective, a second: however late they ended, so
+    /// that it can exceed `requests_per_second`.
     pub goodput_per_second: Option<Estimate>,
     /// The objective in words; without one, every finished request is a good one.
     pub slo: Option<String>,
     /// Requests that did not finish, by reason.
     pub reasons: BTreeMap<String, u64>,
-    /// Finished requests a second of the loaded span.
+    /// Requests that finished within the loaded span, a second of it.
     pub requests_per_second: Option<Estimate>,
     /// Tokens of finished requests a second.
     pub output_tokens_per_second: Option<Estimate>,
