@@ -14,7 +14,7 @@ use gorgo_sim::world::{self, Decided, WorldError};
 use gorgo_traces::timeline::Decision;
 use gorgo_traces::workload::Workload;
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -214,6 +214,7 @@ pub fn run_by(
     for (_, arm, seed) in &points {
         *workloads.entry(workload_key(arm, *seed)).or_default().waiting.get_mut() += 1;
     }
+    let told = Mutex::new(BTreeSet::new());
     let requests = |arm: &PlannedArm, seed: u64| {
         let workload = &arm.spec.workload;
         let drawn = workloads[&workload_key(arm, seed)].get(|| {
@@ -226,9 +227,11 @@ pub fn run_by(
                 Ok(reading)
             });
             let reading = reading.as_ref().map_err(Clone::clone)?;
-            let (requests, notes) = workload.draw_noted(reading.as_ref(), seed).map_err(|error| error.to_string())?;
-            // Of one seed: those of others say the same.
-            if !notes.is_empty() && experiment.seeds.first() == Some(&seed) {
+            let drawn = workload.draw_noted(reading.as_ref(), seed).map_err(|error| error.to_string())?;
+            let (requests, mut notes) = drawn;
+            // Of one seed: those of others say the same, and so may those of other loads.
+            notes.retain(|note| experiment.seeds.first() == Some(&seed) && lock(&told).insert(note.clone()));
+            if !notes.is_empty() {
                 progress(Progress::Notes { notes });
             }
             Ok(Arc::new(requests))

@@ -156,7 +156,7 @@ mod tests {
             let path = dir.path().join(name);
             std::fs::write(&path, bytes).unwrap();
             let error = merge_into(&[path], &dir.path().join("out.json")).unwrap_err();
-            format!("{:#}", error.source().map_or(error.to_string(), |why| why.to_string()))
+            error.root_cause().to_string()
         };
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         packed.write_all(b"{}").unwrap();
