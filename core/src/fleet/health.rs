@@ -56,6 +56,15 @@ impl Replica {
         self.set_failed(is_down)
     }
 
+    /// A scrape read no report. After `limit` of them in a row the last report is forgotten: it would close a gate, or keep
+    /// requests away, for as long as the engine's metrics cannot be read.
+    pub fn unreported(&mut self, now: Time, limit: u32) {
+        self.unread = self.unread.saturating_add(1);
+        if self.unread >= limit && self.engine.take().is_some() {
+            self.others.unreported(now);
+        }
+    }
+
     /// A scrape failed, or a peer's report could not be read; true if this made it down.
     pub fn scrape_failed(&mut self, limit: u32) -> bool {
         if self.spec.kind != Kind::Peer {

@@ -46,6 +46,12 @@ impl Others {
         }
     }
 
+    /// Forgets what only the engine reported: its reports have ended.
+    pub(crate) fn unreported(&mut self, now: Time) {
+        self.foreign = Load::default();
+        self.add_up(now);
+    }
+
     fn add_up(&mut self, now: Time) {
         let fresh = self.told.iter().filter(|(at, _)| now - *at <= TOLD);
         self.sum = fresh.fold(self.foreign, |sum, (_, load)| sum.plus(load));

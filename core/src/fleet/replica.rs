@@ -25,8 +25,10 @@ pub struct Replica {
     pub(crate) sending: Sending,
     /// Requests of other routers at it, as far as known.
     pub(crate) others: Others,
-    /// The engine's last report and when it was received.
+    /// The engine's last report and when it was received; `None` before the first, and when none has come for too long.
     pub engine: Option<EngineReading>,
+    /// Scrapes without a report since then.
+    pub(crate) unread: u32,
     /// Tokens of prefixes that fit into its cache, as its KV events measured; `None` without them.
     pub measured_tokens: Option<u64>,
     /// For a peer: its report and the requests forwarded since.
@@ -75,6 +77,7 @@ impl Replica {
             sending: Sending::default(),
             others: Others::default(),
             engine: None,
+            unread: 0,
             measured_tokens: None,
             peer: Peer::default(),
             digest: None,

@@ -178,6 +178,11 @@ pub enum ReplicaEvent {
         /// Whether it was connected.
         connected: bool,
     },
+    /// An engine's metrics were answered without what is read of them.
+    Unreported {
+        /// Which replica.
+        replica: ReplicaId,
+    },
     /// A probe was answered.
     Probed {
         /// Which replica.
@@ -285,6 +290,7 @@ impl ReplicaEvent {
             | Self::PeerLoads { .. }
             | Self::Told { .. } => true,
             Self::ScrapeFailed { .. }
+            | Self::Unreported { .. }
             | Self::ProbeFailed { .. }
             | Self::Added { .. }
             | Self::Described { .. }

@@ -12,7 +12,7 @@ impl Router {
             ReplicaEvent::Scraped { replica, report } => {
                 let typical = self.config.shared_replicas.then_some(self.typical);
                 let Some(at) = self.replica_alive(now, replica) else { return };
-                at.engine = Some(EngineReading { report, at: now });
+                (at.engine, at.unread) = (Some(EngineReading { report, at: now }), 0);
                 at.others.scraped(now, &report, &at.load, typical);
                 at.asked(now);
                 if report.kv_tokens > 0 && at.spec.kv_tokens != Some(report.kv_tokens) {
@@ -39,8 +39,17 @@ impl Router {
             }
             ReplicaEvent::ScrapeFailed { replica, connected } => {
                 let limit = self.config.unhealthy_after;
-                let is_down = self.replica_mut(replica).is_some_and(|at| at.scrape_failed(limit));
+                let is_down = self.replica_mut(replica).is_some_and(|at| {
+                    at.unreported(now, limit);
+                    at.scrape_failed(limit)
+                });
                 self.went_down(now, replica, is_down, connected, actions);
+            }
+            ReplicaEvent::Unreported { replica } => {
+                let limit = self.config.unhealthy_after;
+                if let Some(at) = self.replica_mut(replica) {
+                    at.unreported(now, limit);
+                }
             }
             ReplicaEvent::PeerReported { replica, report, seen } => {
                 let (ages, takes_rates) = (self.config.age_loads, self.config.peer_rates);

@@ -73,6 +73,7 @@ impl Scraper {
         let Self { node, upstream, reading, .. } = self;
         let replica = upstream.id;
         let is_up = || node.driver.read(|router, _, _| router.replicas()[replica.index()].health == Health::Up);
+        let has_report = || node.driver.read(|router, _, _| router.replicas()[replica.index()].engine.is_some());
         if let Some(unread) = reading.note(&scrape, is_up) {
             node.driver.observers().tell(Change::Metrics { replica: upstream.name.clone(), unread });
         }
@@ -82,7 +83,9 @@ impl Scraper {
                 upstream.note_error(node.clock().now(), format!("its metrics cannot be read: {why}"));
                 node.driver.handle_for(upstream, ReplicaEvent::ScrapeFailed { replica, connected });
             }
-            (None, None) => {} // it exports no metrics: probes tell its health, our own counters its load
+            // Probes tell its health, our own counters its load. An engine without metrics has nothing to be forgotten.
+            (None, None) if has_report() => node.driver.handle_for(upstream, ReplicaEvent::Unreported { replica }),
+            (None, None) => {}
         }
     }
 

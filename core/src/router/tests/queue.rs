@@ -194,3 +194,25 @@ fn what_takes_no_place_passes_full_replicas_and_what_one_keeps_reaches_it_while_
     let pinned = Handling { pinned: true, ..Handling::default() };
     assert_eq!(sent(&tell(&mut r, 4, with(5, pinned))), [(5, 0, 1)]);
 }
+
+#[test]
+fn a_report_that_is_not_renewed_keeps_no_request_waiting() {
+    for event in [
+        ReplicaEvent::Unreported { replica: ReplicaId(0) },
+        ReplicaEvent::ScrapeFailed { replica: ReplicaId(0), connected: true },
+    ] {
+        let mut r = router(RouterConfig::default(), &[REMOTE]);
+        let report = EngineReport { used_tokens: 99, kv_tokens: 100, ..EngineReport::default() };
+        r.handle(at(0), ReplicaEvent::Scraped { replica: ReplicaId(0), report }, &mut Vec::new());
+        assert!(sent(&tell(&mut r, 1, ask(1, "x"))).is_empty(), "its KV cache is full");
+        let mut actions = Vec::new();
+        for ms in 1..=3 {
+            assert!(sent(&actions).is_empty(), "after {ms}");
+            r.handle(at(ms * 1_000), event.clone(), &mut actions);
+            // The probes in between succeed.
+            r.handle(at(ms * 1_000 + 1), ReplicaEvent::Probed { replica: ReplicaId(0), rtt_ms: 1.0 }, &mut actions);
+        }
+        assert_eq!((sent(&actions).len(), r.queue_len()), (1, 0));
+        assert!(r.replicas()[0].engine.is_none());
+    }
+}
