@@ -84,6 +84,8 @@ pub struct AppState {
     pub(crate) viewers: Viewers,
     /// Open connections of clients.
     pub(crate) connections: AtomicUsize,
+    /// Most of them: what `limits.connections` and the process's descriptors allow.
+    pub(crate) most_connections: AtomicUsize,
     /// A permit for each further request.
     pub request_permits: Arc<Semaphore>,
     /// A permit for each further KiB of request bodies.
@@ -190,6 +192,7 @@ impl AppState {
             dashboard: OnceLock::new(),
             viewers: Viewers::default(),
             connections: AtomicUsize::new(0),
+            most_connections: AtomicUsize::new(usize::MAX),
             request_permits: Arc::new(Semaphore::new(config.limits.requests)),
             body_kib: Arc::new(Semaphore::new(config.limits.bodies_bytes >> 10)),
             compression: Compression::default(),

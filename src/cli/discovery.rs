@@ -153,8 +153,9 @@ fn fates<'a>(
         let is_here = |url: &str| is_same_address(url, &endpoint.url);
         let same_place = || fleet.members.iter().find(|(_, member)| is_here(&member.url));
         let fate = match fleet.members.get(&endpoint.name) {
-            Some(member) if member.source.is_none() || is_same_address(&member.url, &endpoint.url) => Fate::Stays,
-            Some(member) => Fate::Replaces(member.url.clone()),
+            Some(member) if is_here(&member.url) => Fate::Stays,
+            Some(member) if member.source.as_deref() == Some(source) => Fate::Replaces(member.url.clone()),
+            Some(member) => Fate::Refused(format!("the fleet has another replica of its name, at {}", member.url)),
             None if fleet.removed.contains(&endpoint.name) => Fate::Refused("an operator removed it".to_owned()),
             None => match (same_place(), joining.iter().find(|other| is_here(&other.url))) {
                 (Some((name, _)), _) => Fate::Refused(format!("the fleet has its address as {name}")),
@@ -241,6 +242,7 @@ mod tests {
         let fleet = Fleet { members: members.into(), removed: vec!["banned".to_owned()] };
         let endpoints = [
             ("banned", "http://b:1"),
+            ("conf", "http://d:1"),
             ("moved", "http://m:2"),
             ("new", "http://n:1"),
             ("new-too", "http://n:1"),
@@ -252,9 +254,10 @@ mod tests {
         assert_eq!(
             text(&answer, &fleet),
             [
-                "file: 6 endpoints, 2 would join, 1 would leave, 3 would not join, 3 more are left out, since a fleet \
+                "file: 7 endpoints, 2 would join, 1 would leave, 4 would not join, 3 more are left out, since a fleet \
                  holds 256",
                 "  ! banned  http://b:1  does not join: an operator removed it",
+                "  ! conf  http://d:1  does not join: the fleet has another replica of its name, at http://c:1",
                 "  * moved  http://m:2  in place of the engine at http://m:1",
                 "  + new  http://n:1",
                 "  ! new-too  http://n:1  does not join: new is listed with its address",
@@ -263,6 +266,6 @@ mod tests {
                 "  - gone  http://g:1  no longer listed",
             ]
         );
-        assert_eq!(json(&answer, &fleet)["endpoints"][6]["change"], "leaves");
+        assert_eq!(json(&answer, &fleet)["endpoints"][7]["change"], "leaves");
     }
 }

@@ -2,10 +2,10 @@
 
 use super::levels::replicas;
 use super::{Answer, Refusal, Shared, bad, read, tell};
-use crate::config::{ReplicaConfig, Role, Secret};
+use crate::config::{ReplicaConfig, Role, Secret, is_same_address};
 use crate::discovery::watch::admit;
 use crate::server::fleet::{drain_again, join, remove_by_operator};
-use crate::state::AddError;
+use crate::state::{AddError, AppState};
 use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -100,8 +100,31 @@ pub(super) async fn add_server(State(node): Shared, body: Bytes) -> Answer {
             let answer = json!({"status": "added", "id": upstream.name});
             Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
         }
-        Err(AddError::Exists(id)) => tell(&json!({"status": "exists", "id": id})),
+        Err(AddError::Exists(id)) => exists(&node, id, &replica, "server"),
         Err(AddError::Wrong(why)) => Err(bad(why)),
+    }
+}
+
+/// The answer to one that is in the fleet already: an error if what was asked for differs from what is there.
+fn exists(node: &AppState, id: String, asked: &ReplicaConfig, what: &str) -> Answer {
+    let there = node.joined.lock().get(&id).map(|(there, _)| there.clone());
+    let differs = there.and_then(|there| {
+        let region = asked.region.is_some() && asked.region != there.region;
+        let labels = !asked.labels.is_empty() && asked.labels != there.labels;
+        let models = !asked.models.is_empty() && asked.models != there.models;
+        let address = !is_same_address(&there.url, &asked.url);
+        [(address, "address"), (region, "region"), (labels, "labels"), (models, "models")]
+            .into_iter()
+            .find_map(|(differs, what)| differs.then_some(what))
+    });
+    match differs {
+        Some(differs) => Err(Refusal(
+            StatusCode::CONFLICT,
+            format!(
+                "`{id}` is in the fleet with another {differs}; remove that {what} first, or give this one another name"
+            ),
+        )),
+        None => tell(&json!({"status": "exists", "id": id, "message": format!("{id} is in the fleet already")})),
     }
 }
 
@@ -166,9 +189,7 @@ pub(super) async fn add_peer(State(node): Shared, body: Bytes) -> Answer {
             let message = format!("{} is a peer now", upstream.name);
             tell(&json!({"status": "added", "id": upstream.name, "message": message}))
         }
-        Err(AddError::Exists(id)) => {
-            tell(&json!({"status": "exists", "id": id, "message": format!("{id} is a peer already")}))
-        }
+        Err(AddError::Exists(id)) => exists(&node, id, &peer, "peer"),
         Err(AddError::Wrong(why)) => Err(bad(why)),
     }
 }

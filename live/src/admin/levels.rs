@@ -42,13 +42,14 @@ pub(super) fn levels(node: &AppState) -> Levels {
     let (limits, free) = (&config.limits, node.request_permits.available_permits());
     let bodies = limits.bodies_bytes.saturating_sub(node.body_kib.available_permits() << 10);
     let open = node.connections.load(Ordering::Relaxed);
+    let connections = limits.connections.min(node.most_connections.load(Ordering::Relaxed));
     let mut levels = Levels {
         shadows: shadows.collect(),
         policy: node.driver.policy().name().to_owned(),
         dropped: node.driver.observers().dropped.load(Ordering::Relaxed),
         started_s: node.clock().unix_ns(Time::ZERO) as f64 / 1e9,
         limits: vec![
-            ("connections", limits.connections as f64, open as f64),
+            ("connections", connections as f64, open as f64),
             ("requests", limits.requests as f64, limits.requests.saturating_sub(free) as f64),
             ("bodies_bytes", limits.bodies_bytes as f64, bodies as f64),
             ("queue", config.router.queue_limit as f64, 0.0),

@@ -63,6 +63,11 @@ impl Discovered {
         self.0.lock().values().any(|source| source.known.contains_key(name))
     }
 
+    /// Whether this replica joined from this source.
+    pub(super) fn owns(&self, source: &str, name: &str) -> bool {
+        self.0.lock().get(source).is_some_and(|source| source.known.contains_key(name))
+    }
+
     /// Whether a source lists this name, or did so last.
     pub(crate) fn lists(&self, name: &str) -> bool {
         self.0.lock().values().any(|source| source.known.contains_key(name) || source.listed.contains_key(name))

@@ -34,15 +34,20 @@ struct Entry {
     address: Option<String>,
     port: Option<Port>,
     url: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_none")]
     labels: BTreeMap<String, String>,
     region: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_none")]
     models: Vec<String>,
     ms_per_token: Option<f64>,
     kv_tokens: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_none")]
     state: State,
+}
+
+/// A value, or its default in place of null: templates leave keys empty.
+fn or_none<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
 /// A number, in quotes or without.
@@ -66,8 +71,10 @@ impl<'de> Deserialize<'de> for Port {
 enum State {
     /// Takes requests.
     #[default]
+    #[serde(alias = "Ready")]
     Ready,
     /// Answers, but takes no new requests.
+    #[serde(alias = "Terminating")]
     Terminating,
 }
 
@@ -214,6 +221,16 @@ mod tests {
         let text =
             "apiVersion: v1\nendpoints:\n- {name: a, address: h, port: 1, namespace: ml, rank: 3, state: ready}\n";
         assert_eq!(parse(text, "yaml").unwrap(), [DiscoveredEndpoint::new("a", "http://h:1")]);
+    }
+
+    #[test]
+    fn keys_without_a_value_are_as_if_left_out() {
+        let plain = parse("endpoints: [{name: a, url: \"http://h:1\"}]", "yaml").unwrap();
+        let yaml =
+            "endpoints:\n- name: a\n  url: \"http://h:1\"\n  labels:\n  models:\n  state:\n  region:\n  kv_tokens:\n";
+        assert_eq!(parse(yaml, "yaml").unwrap(), plain);
+        let json = r#"{"endpoints":[{"name":"a","url":"http://h:1","labels":null,"models":null,"state":"Ready"}]}"#;
+        assert_eq!(parse(json, "json").unwrap(), plain);
     }
 
     #[test]

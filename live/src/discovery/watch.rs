@@ -133,7 +133,15 @@ fn add(
     key: &Result<Option<Secret>, String>,
 ) {
     let name = &endpoint.name;
-    if state.by_operator.removes(name) || state.find(name).is_some() {
+    if state.by_operator.removes(name) {
+        return;
+    }
+    if let Some(there) = state.find(name) {
+        let is_elsewhere = Endpoint::parse(&endpoint.url).is_ok_and(|at| at.name() != there.endpoint.name());
+        if is_elsewhere && !state.discovered.owns(source, name) {
+            let why = format!("the fleet has another replica of its name, at {}", there.endpoint.name());
+            refuse(state, source, name, why);
+        }
         return;
     }
     {
@@ -156,17 +164,24 @@ fn add(
         Err(AddError::Exists(other)) => Some(format!("replica `{other}` of the fleet has its address")),
         Err(AddError::Wrong(why)) => Some(why),
     };
-    let mut sources = state.discovered.lock();
-    let Some(entry) = sources.get_mut(source) else { return };
     match why {
-        None => drop(entry.refused.remove(name)),
-        Some(why) => {
-            entry.known.remove(name);
-            if entry.refused.insert(name.clone(), why.clone()).as_ref() != Some(&why) {
-                let (source, endpoint) = (source.to_owned(), name.clone());
-                state.driver.observers().tell(Change::EndpointRefused { source, endpoint, why });
+        None => {
+            if let Some(entry) = state.discovered.lock().get_mut(source) {
+                entry.refused.remove(name);
             }
         }
+        Some(why) => refuse(state, source, name, why),
+    }
+}
+
+/// Notes why an endpoint is not used, and logs it once.
+fn refuse(state: &AppState, source: &str, name: &str, why: String) {
+    let mut sources = state.discovered.lock();
+    let Some(entry) = sources.get_mut(source) else { return };
+    entry.known.remove(name);
+    if entry.refused.insert(name.to_owned(), why.clone()).as_ref() != Some(&why) {
+        let (source, endpoint) = (source.to_owned(), name.to_owned());
+        state.driver.observers().tell(Change::EndpointRefused { source, endpoint, why });
     }
 }
 

@@ -42,15 +42,15 @@ pub struct ShadowStats {
 }
 
 impl ShadowStats {
-    /// Share of prompt tokens that would have been cached.
-    pub fn hit_rate(&self) -> f64 {
-        self.cached_tokens as f64 / self.prompt_tokens.max(1) as f64
+    /// Share of prompt tokens that would have been cached; `None` before the first prompt.
+    pub fn hit_rate(&self) -> Option<f64> {
+        (self.prompt_tokens > 0).then(|| self.cached_tokens as f64 / self.prompt_tokens as f64)
     }
 
-    /// Largest share of a replica times the number of replicas: 1 is even.
-    pub fn busiest(&self) -> f64 {
-        let (most, sum) = (self.dispatched.iter().max(), self.dispatched.iter().sum::<u64>());
-        most.map_or(0.0, |&most| most as f64 * self.dispatched.len() as f64 / sum.max(1) as f64)
+    /// Largest share of a replica times the number of replicas: 1 is even. `None` before the first decision.
+    pub fn busiest(&self) -> Option<f64> {
+        let (most, sum) = (self.dispatched.iter().max()?, self.dispatched.iter().sum::<u64>());
+        (sum > 0).then(|| *most as f64 * self.dispatched.len() as f64 / sum as f64)
     }
 
     /// Mean predicted time to first token, ms.
@@ -224,7 +224,7 @@ mod tests {
         let figures = figures.lock();
         assert_eq!((figures[0].decided, figures[0].cached_tokens, figures[0].prompt_tokens), (4, 300, 400));
         assert_eq!((figures[1].cached_tokens, figures[1].dispatched.clone()), (200, vec![2, 2]));
-        assert!((figures[1].busiest() - 1.0).abs() < 1e-9 && figures[0].mean_ttft_ms().is_some());
+        assert!((figures[1].busiest().unwrap() - 1.0).abs() < 1e-9 && figures[0].mean_ttft_ms().is_some());
     }
 
     #[tokio::test]

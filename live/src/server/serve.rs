@@ -17,6 +17,7 @@ use crate::supervise;
 use crate::upstream::self_wake::PollSelfWaking;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -53,6 +54,7 @@ pub(crate) async fn serve_on(
     state.show_certificates(tls::shown(&config.tls)?);
     let admin = admin::routes(Arc::clone(&state));
     let room = descriptors::room(config.limits.connections, config.replicas.len() + config.peers.len());
+    state.most_connections.store(room.clients, Ordering::Relaxed);
     let connections = Arc::new(Semaphore::new(room.clients));
     let mut reserve = Reserve::default();
     let not_accepted = Seldom::new(Duration::from_secs(60));

@@ -52,7 +52,15 @@ async fn servers_come_and_go_and_answers_say_the_truth() {
     let added = world.call(Method::POST, "/proxy/servers", &json!({"ip": "late", "port": 8080})).await;
     assert_eq!(added, (201, json!({"status": "added", "id": "late:8080"})));
     let again = world.call(Method::POST, "/proxy/servers", &json!({"ip": "late", "port": 8080})).await;
-    assert_eq!(again.1["status"], "exists");
+    assert_eq!((again.0, &again.1["status"]), (200, &json!("exists")));
+    for (asked, differs) in [
+        (json!({"url": "http://other:8080", "name": "late:8080"}), "address"),
+        (json!({"ip": "late", "port": 8080, "region": "eu"}), "region"),
+        (json!({"ip": "late", "port": 8080, "labels": ["tier=1"]}), "labels"),
+    ] {
+        let (status, told) = world.call(Method::POST, "/proxy/servers", &asked).await;
+        assert!(status == 409 && told.to_string().contains(&format!("another {differs}")), "{status} {told}");
+    }
     ms(1_100).await;
     let (_, servers) = world.get("/proxy/servers").await;
     assert_eq!(servers.as_array().unwrap().len(), 2);

@@ -358,3 +358,23 @@ async fn clients_are_told_why_there_is_no_replica_and_the_log_alone_names_files(
     let told = message().await;
     assert!(told.starts_with("all 2 replicas are drained"), "{told}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_with_a_configured_name_at_another_address_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("endpoints.json");
+    let net = Net::default();
+    let _engines = engines(&net, &["a", "b"]);
+    let log = Log::start();
+    write(&path, &[json!({"name": "b", "address": "a", "port": 8080})]);
+    let world = router(&net, &path, |config| {
+        config.replicas = vec![replica("b")];
+    })
+    .await;
+    ms(1_000).await;
+    assert_eq!(fleet(&world).await, ["b"]);
+    let lines = log.with("endpoint b is not used: the fleet has another replica of its name");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let source = &world.get("/proxy/status").await.1["discovery"][0];
+    assert_eq!((&source["endpoints"], &source["left_out"]), (&json!(0), &json!(1)));
+}

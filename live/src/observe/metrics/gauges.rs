@@ -379,10 +379,14 @@ impl Gauges {
         }
         for shadow in &levels.shadows {
             let label = PolicyLabel { policy: shadow.policy.clone() };
-            self.shadow_hits.get_or_create(&label).set(shadow.hit_ratio);
-            self.shadow_busiest.get_or_create(&label).set(shadow.busiest_ratio);
-            if let Some(ttft) = shadow.predicted_ttft_s {
-                self.shadow_ttft.get_or_create(&label).set(ttft);
+            for (family, value) in [
+                (&self.shadow_hits, shadow.hit_ratio),
+                (&self.shadow_busiest, shadow.busiest_ratio),
+                (&self.shadow_ttft, shadow.predicted_ttft_s),
+            ] {
+                if let Some(value) = value {
+                    family.get_or_create(&label).set(value);
+                }
             }
         }
     }

@@ -74,10 +74,10 @@ pub struct Levels {
 pub struct ShadowGauges {
     /// The policy's name.
     pub policy: String,
-    /// Share of prompt tokens that would have been cached.
-    pub hit_ratio: f64,
-    /// Largest share of a replica times the number of replicas.
-    pub busiest_ratio: f64,
+    /// Share of prompt tokens that would have been cached; `None` before the first prompt.
+    pub hit_ratio: Option<f64>,
+    /// Largest share of a replica times the number of replicas; `None` before the first decision.
+    pub busiest_ratio: Option<f64>,
     /// Mean predicted time to first token, seconds; `None` without a prediction.
     pub predicted_ttft_s: Option<f64>,
 }

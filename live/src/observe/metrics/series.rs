@@ -154,8 +154,14 @@ impl RequestSeries {
     pub(super) fn ended(&self, row: &RequestEntry, streamed: bool, model: Option<&str>, policy: &'static str) {
         let replica = row.replica.as_ref().map_or("", |replica| &*replica.name);
         let served = row.end == EndReason::Finished && row.status_code < 300;
-        let model = model.filter(|model| served && model.len() <= NAME).unwrap_or_default();
+        // A client may name any model: only one that an engine has served gets series of its own.
+        let is_known = |model: &&str| model.len() <= NAME && (served || self.knows(model));
+        let model = model.filter(is_known).unwrap_or_default();
         self.find(replica, model, policy).count(&self.families, row, streamed);
+    }
+
+    fn knows(&self, model: &str) -> bool {
+        self.series.lock().values().any(|models| models.contains_key(model))
     }
 
     fn find(&self, replica: &str, model: &str, policy: &'static str) -> Arc<Series> {

@@ -21,7 +21,7 @@ fn every_family_is_in_the_text_and_labels_are_bounded() {
         started_s: 1_700_000_000.0,
         limits: vec![("connections", 30.0, 7.0)],
         replicas: vec![replica],
-        shadows: vec![ShadowGauges { policy: "random".into(), hit_ratio: 0.5, ..ShadowGauges::default() }],
+        shadows: vec![ShadowGauges { policy: "random".into(), hit_ratio: Some(0.5), ..ShadowGauges::default() }],
         ..Levels::default()
     };
     let text = metrics.text(&levels);
@@ -79,8 +79,11 @@ fn models_that_clients_make_up_fill_nothing_and_the_one_used_longest_ago_makes_r
         let row = RequestEntry { end: gorgo_core::router::EndReason::ClientError, status_code: 404, ..row("r", 25.0) };
         metrics.ended(&row, true, Some(&format!("made-up-{n}")), "gorgo");
     }
+    let failed = RequestEntry { end: gorgo_core::router::EndReason::ClientError, status_code: 500, ..row("r", 25.0) };
+    metrics.ended(&failed, true, Some("used"), "gorgo");
     let text = metrics.text(&Levels::default());
     assert!(text.contains("model=\"used\"") && !text.contains("made-up"), "{text}");
+    assert!(text.lines().any(|line| line.contains("code=\"500\"") && line.contains("model=\"used\"")), "{text}");
     for n in 0..100 {
         served(&format!("served-{n}"), 2.0 + f64::from(n));
         served("used", 2.5 + f64::from(n));

@@ -231,7 +231,7 @@
     decisions(told);
     table("policies", [["policy", (p) => p.policy, "text"], ["", (p) => p.shadow ? "shadow" : "in force", "text"], ["decided", (p) => count(p.decided), "", (p) => p.decided],
       ["hits expected", (p) => percent(p.hit_rate), "", (p) => p.hit_rate], ["predicted TTFT, mean", (p) => ms(p.mean_predicted_ttft_ms), "", (p) => p.mean_predicted_ttft_ms],
-      ["busiest / mean replica", (p) => p.busiest.toFixed(2), "", (p) => p.busiest]], told.policies);
+      ["busiest / mean replica", (p) => known(p.busiest) ? p.busiest.toFixed(2) : "–", "", (p) => p.busiest]], told.policies);
     // The tables are new; the focus stays where it was.
     const again = focused && document.querySelector(`[data-key="${CSS.escape(focused)}"]`);
     if (again) again.focus({ preventScroll: true });
