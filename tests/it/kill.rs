@@ -4,7 +4,7 @@
 use crate::client::{Answer, metric, send};
 use crate::processes::{Process, ports};
 use gorgo_benchmark::text::Answer as Expected;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -88,6 +88,19 @@ fn start(addr: SocketAddr) -> Process {
 /// When each engine last sent the first byte of an answer.
 type Served = Mutex<HashMap<String, Instant>>;
 
+/// Numbers of the requests without an answer.
+type Open = Mutex<BTreeSet<usize>>;
+
+/// Waits until none of the requests that were open at the last death is. On a busy machine a request lasts seconds, and one
+/// whose replicas all die is refused: it might be the cause.
+fn wait_for(open: &Open, at_last_death: &BTreeSet<usize>) {
+    let until = Instant::now() + HUNG;
+    while !open.lock().unwrap().is_disjoint(at_last_death) {
+        assert!(Instant::now() < until, "requests hang: {open:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Kills one engine a second and starts it again; at the end waits until the router has used every one of them again.
 fn kill_in_turn(
     engines: &mut [Process],
@@ -95,11 +108,15 @@ fn kill_in_turn(
     began: Instant,
     seconds: u32,
     served: &Served,
+    open: &Open,
 ) -> Vec<Death> {
     let mut deaths = Vec::new();
+    let mut at_last_death = BTreeSet::new();
     for second in 1..seconds {
         std::thread::sleep((began + Duration::from_secs(second.into())).saturating_duration_since(Instant::now()));
         let which = second as usize % ENGINES;
+        wait_for(open, &at_last_death);
+        at_last_death.clone_from(&open.lock().unwrap());
         let at = Instant::now();
         engines[which].kill();
         engines[which] = start(addrs[which]);
@@ -128,18 +145,21 @@ async fn run(rate: u32, seconds: u32) {
     let (_router, router) = Process::proxy(&addrs, &["--policy", "gorgo"]);
     let began = Instant::now();
     let served = Arc::new(Served::default());
-    let (dying, seen) = (addrs.clone(), Arc::clone(&served));
+    let open = Arc::new(Open::default());
+    let (dying, seen, answering) = (addrs.clone(), Arc::clone(&served), Arc::clone(&open));
     let killer = tokio::task::spawn_blocking(move || {
-        let deaths = kill_in_turn(&mut engines, &dying, began, seconds, &seen);
+        let deaths = kill_in_turn(&mut engines, &dying, began, seconds, &seen, &answering);
         (deaths, engines)
     });
     let mut asked = JoinSet::new();
     let mut n = 0;
     while !killer.is_finished() {
         tokio::time::sleep_until((began + Duration::from_secs(1).mul_f64(n as f64 / f64::from(rate))).into()).await;
-        let served = Arc::clone(&served);
+        let (served, open) = (Arc::clone(&served), Arc::clone(&open));
+        open.lock().unwrap().insert(n);
         asked.spawn(async move {
             let answer = ask(router, n, n % 2 == 0).await;
+            open.lock().unwrap().remove(&n);
             if let (Some(replica), Some(at)) = (answer.header("x-gorgo-replica"), answer.first_byte) {
                 let mut served = served.lock().unwrap();
                 let last = served.entry(replica.to_owned()).or_insert(at);
