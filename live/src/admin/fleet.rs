@@ -100,14 +100,14 @@ pub(super) async fn add_server(State(node): Shared, body: Bytes) -> Answer {
             let answer = json!({"status": "added", "id": upstream.name});
             Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
         }
-        Err(AddError::Exists(id)) => exists(&node, id, &replica, "server"),
+        Err(AddError::Exists(id)) => exists(&node, &id, &replica, "server"),
         Err(AddError::Wrong(why)) => Err(bad(why)),
     }
 }
 
 /// The answer to one that is in the fleet already: an error if what was asked for differs from what is there.
-fn exists(node: &AppState, id: String, asked: &ReplicaConfig, what: &str) -> Answer {
-    let there = node.joined.lock().get(&id).map(|(there, _)| there.clone());
+fn exists(node: &AppState, id: &str, asked: &ReplicaConfig, what: &str) -> Answer {
+    let there = node.joined.lock().get(id).map(|(there, _)| there.clone());
     let differs = there.and_then(|there| {
         let region = asked.region.is_some() && asked.region != there.region;
         let labels = !asked.labels.is_empty() && asked.labels != there.labels;
@@ -189,7 +189,7 @@ pub(super) async fn add_peer(State(node): Shared, body: Bytes) -> Answer {
             let message = format!("{} is a peer now", upstream.name);
             tell(&json!({"status": "added", "id": upstream.name, "message": message}))
         }
-        Err(AddError::Exists(id)) => exists(&node, id, &peer, "peer"),
+        Err(AddError::Exists(id)) => exists(&node, &id, &peer, "peer"),
         Err(AddError::Wrong(why)) => Err(bad(why)),
     }
 }
