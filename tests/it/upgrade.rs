@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -180,6 +180,12 @@ fn a_restart_begins_with_what_the_process_before_had_learned() {
         let (mut proxy, router) = Process::proxy(&engines, &more);
         let nodes = runtime.block_on(metric(router, "gorgo_index_nodes"));
         assert_eq!(nodes > 0.0, before.is_some(), "{nodes} nodes");
+        // On a busy machine one of the engines answers its first probe late, and the other one gets the requests until then.
+        let until = Instant::now() + LIMIT;
+        while !runtime.block_on(send(router, "GET", "/health", "", LIMIT)).body.contains("2/2") {
+            assert!(Instant::now() < until, "both engines are probed");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let mut replicas = Vec::new();
         for prompt in &prompts {
             let answer = runtime.block_on(ask(router, prompt, 2));
