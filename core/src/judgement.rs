@@ -104,13 +104,8 @@ impl Failure {
         matches!(self, Self::Server(_) | Self::Overloaded { .. } | Self::Client | Self::NoEndpoint | Self::KeyRefused)
     }
 
-    /// Whether a stream that ends so is one that its replica broke.
-    pub(crate) fn breaks_streams(self) -> bool {
-        matches!(self, Self::Connection | Self::Timeout | Self::Server(_))
-    }
-
-    /// Whether the replica may have acted on the request before it failed.
-    pub(crate) fn may_have_been_taken(self) -> bool {
+    /// Whether the replica broke off: it may have acted on the request before, and a stream that had begun is broken.
+    pub(crate) fn breaks_off(self) -> bool {
         matches!(self, Self::Connection | Self::Timeout | Self::Server(_))
     }
 

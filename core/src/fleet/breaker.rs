@@ -85,20 +85,19 @@ impl Breaker {
     }
 
     /// A request failed and the replica is at fault; true if this opened the breaker. Without `may_open` the failure is
-    /// counted only. A refused key opens it at once, unless the replica `has_answered`: then its key was right, and what is
-    /// refused may be the one request.
+    /// counted only. A refused key opens it at once if the key `is_key_unproven`.
     pub fn failed(
         &mut self,
         now: Time,
         failure: Failure,
         may_open: bool,
-        has_answered: bool,
+        is_key_unproven: bool,
         config: &BreakerConfig,
     ) -> bool {
         self.failures = self.failures.saturating_add(1);
         let refused = failure == Failure::KeyRefused;
         let trial_failed = self.until.is_some_and(|until| now >= until);
-        let is_enough = (refused && !has_answered) || self.failures >= config.failures;
+        let is_enough = (refused && is_key_unproven) || self.failures >= config.failures;
         let opens = trial_failed || (self.until.is_none() && is_enough);
         if !opens || !may_open {
             return false;

@@ -56,6 +56,12 @@ impl Replica {
         self.set_failed(is_down)
     }
 
+    /// Whether this router's key is unproven here, since the replica has answered no request yet. One that has may refuse a
+    /// single prompt with 401, 402 or 403.
+    pub fn is_key_unproven(&self) -> bool {
+        self.last_answer.is_none()
+    }
+
     /// A scrape read no report. After `limit` of them in a row the last report is forgotten: it would close a gate, or keep
     /// requests away, for as long as the engine's metrics cannot be read.
     pub fn unreported(&mut self, now: Time, limit: u32) {
@@ -66,8 +72,9 @@ impl Replica {
     }
 
     /// A scrape failed, or a peer's report could not be read; true if this made it down.
-    pub fn scrape_failed(&mut self, limit: u32) -> bool {
+    pub fn scrape_failed(&mut self, now: Time, limit: u32) -> bool {
         if self.spec.kind != Kind::Peer {
+            self.unreported(now, limit);
             return self.failed(limit);
         }
         self.peer.not_read();

@@ -54,7 +54,7 @@ fn slow_start_lets_a_returned_replica_take_more_and_more() {
 #[test]
 fn breaker_opens_lets_one_trial_through_and_doubles_its_time() {
     let config = BreakerConfig { failures: 2, open_ms: 100.0, max_open_ms: 300.0, ..BreakerConfig::default() };
-    let fail = |b: &mut Breaker, ms| b.failed(at(ms), Failure::Unreachable, true, false, &config);
+    let fail = |b: &mut Breaker, ms| b.failed(at(ms), Failure::Unreachable, true, true, &config);
     let mut b = Breaker::default();
     assert!(!fail(&mut b, 0) && fail(&mut b, 0));
     assert!(b.is_open(at(99), 0) && !b.is_open(at(100), 0) && b.is_open(at(100), 1));
@@ -132,14 +132,14 @@ fn the_largest_numbers_of_a_peer_never_make_it_look_idle() {
 fn a_peer_whose_reports_cannot_be_read_is_down_though_it_answers_probes() {
     let spec = ReplicaSpec::new("p", Kind::Peer);
     let mut never = Replica::new(spec.clone());
-    assert!(never.scrape_failed(3), "it has never said how loaded it is");
+    assert!(never.scrape_failed(at(0), 3), "it has never said how loaded it is");
     never.succeeded(at(1), 3);
     assert_eq!(never.health, Health::Down, "a probe proves that it lives, not that it is idle");
     let mut once = Replica::new(spec);
     once.peer.reported(PeerReport { healthy: true, ..PeerReport::default() }, at(0));
-    assert!(!once.scrape_failed(3) && !once.scrape_failed(3));
+    assert!(!once.scrape_failed(at(0), 3) && !once.scrape_failed(at(0), 3));
     once.succeeded(at(2), 3);
-    assert!(once.scrape_failed(3), "probes in between do not start the count anew");
+    assert!(once.scrape_failed(at(0), 3), "probes in between do not start the count anew");
     once.peer.reported(PeerReport { healthy: true, ..PeerReport::default() }, at(3));
     assert!(once.succeeded(at(3), 3) && once.health == Health::Up);
 }

@@ -132,7 +132,7 @@ impl Router {
         }
         let begun = running || flight.committed;
         let has_no_more = flight.attempts_left(most) == 0;
-        let may_repeat = !flight.handling().once || !failure.may_have_been_taken();
+        let may_repeat = !flight.handling().once || !failure.breaks_off();
         self.note_failure(now, replica, failure);
         if let Some(flight) = self.flights.get_mut(&id).filter(|_| !running) {
             flight.failed.add(replica, failure);
@@ -151,7 +151,7 @@ impl Router {
         if running && !failure.is_answer() {
             self.record_failure(now, replica, failure);
         }
-        if running && failure.breaks_streams() {
+        if running && failure.breaks_off() {
             self.note_broken(now, replica, sent_at, failure);
         }
         match reason {
@@ -176,8 +176,7 @@ impl Router {
         if failure.is_answer() && at.breaker.is_unreachable() && at.breaker.succeeded() {
             at.recovered = Some(now);
         }
-        // A replica that has answered may refuse this one request as it would a wrong key.
-        let rests = failure != Failure::KeyRefused || at.last_answer.is_none();
+        let rests = failure != Failure::KeyRefused || at.is_key_unproven();
         if rests && let Some(until) = at.rest(now, failure, longest) {
             self.timers.set(until, Timer::Reopen(replica));
         }
@@ -300,8 +299,8 @@ impl Router {
     fn record_failure(&mut self, now: Time, replica: ReplicaId, failure: Failure) {
         let may_open = failure == Failure::Unreachable || self.may_set_aside(replica);
         let at = &mut self.replicas[replica.index()];
-        let has_answered = at.last_answer.is_some();
-        if at.breaker.failed(now, failure, may_open, has_answered, &self.config.breaker) {
+        let is_key_unproven = at.is_key_unproven();
+        if at.breaker.failed(now, failure, may_open, is_key_unproven, &self.config.breaker) {
             if let Some(reopens) = at.reopens(now) {
                 self.timers.set(reopens, Timer::Reopen(replica));
             }

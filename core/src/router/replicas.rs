@@ -39,10 +39,7 @@ impl Router {
             }
             ReplicaEvent::ScrapeFailed { replica, connected } => {
                 let limit = self.config.unhealthy_after;
-                let is_down = self.replica_mut(replica).is_some_and(|at| {
-                    at.unreported(now, limit);
-                    at.scrape_failed(limit)
-                });
+                let is_down = self.replica_mut(replica).is_some_and(|at| at.scrape_failed(now, limit));
                 self.went_down(now, replica, is_down, connected, actions);
             }
             ReplicaEvent::Unreported { replica } => {

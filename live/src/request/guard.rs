@@ -264,12 +264,11 @@ impl RequestGuard {
         self.learning.as_ref()?.model.as_deref()
     }
 
-    /// Whether a refusal by this replica shows that its key is wrong. One that has answered requests may refuse a prompt
-    /// that way.
+    /// Whether a refusal by this replica shows that its key is wrong.
     fn shows_of_key(&self, upstream: &Upstream) -> bool {
         self.context.state.driver.read(|router, _, _| {
             let replica = router.replicas().get(upstream.id.index());
-            replica.is_none_or(|at| at.last_answer.is_none() || at.breaker.cause() == Some(Failure::KeyRefused))
+            replica.is_none_or(|at| at.is_key_unproven() || at.breaker.cause() == Some(Failure::KeyRefused))
         })
     }
 

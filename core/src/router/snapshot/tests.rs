@@ -59,7 +59,7 @@ fn a_breaker_stays_open_for_the_rest_of_its_time_and_a_dead_replica_stays_down()
     let mut first = router(&["a", "b"]);
     let failed = |router: &mut Router, ms: u64| {
         let at = &mut router.replicas[0];
-        at.breaker.failed(Time::from_ms(ms as f64), Failure::Unreachable, true, false, &router.config.breaker);
+        at.breaker.failed(Time::from_ms(ms as f64), Failure::Unreachable, true, true, &router.config.breaker);
     };
     (0..3).for_each(|i| failed(&mut first, 100 + i));
     for _ in 0..first.config().unhealthy_after {
