@@ -3,6 +3,7 @@
 
 use super::levels::replicas;
 use super::{Answer, Refusal, Shared, tell};
+use crate::observe::shadow::{ShadowStats, busiest};
 use crate::observe::viewers::{PERIOD, VIEWERS};
 use crate::request::headers;
 use crate::state::{AppState, Phase};
@@ -158,16 +159,15 @@ fn snapshot(node: &AppState) -> Value {
 /// The policy in force and the shadow policies side by side, each since the router's start.
 fn policies(node: &AppState, rows: &[Value], stats: &gorgo_core::router::RouterStats) -> Vec<Value> {
     let dispatched: Vec<u64> = rows.iter().filter_map(|row| row["dispatched"].as_u64()).collect();
-    let (most, sum) = (dispatched.iter().max().copied().unwrap_or(0), dispatched.iter().sum::<u64>());
-    let busiest = (sum > 0).then(|| most as f64 * dispatched.len() as f64 / sum as f64);
     let prompts = stats.placed_prompt_tokens;
     let own = json!({
         "policy": node.driver.policy().name(), "shadow": false, "decided": stats.placed,
-        "hit_rate": (prompts > 0).then(|| stats.placed_cached_tokens as f64 / prompts as f64), "busiest": busiest,
+        "hit_rate": (prompts > 0).then(|| stats.placed_cached_tokens as f64 / prompts as f64),
+        "busiest": busiest(&dispatched),
         "mean_predicted_ttft_ms": (stats.predicted > 0).then(|| stats.predicted_ns as f64 / 1e6 / stats.predicted as f64),
     });
     let shadows = node.shadows.lock().clone();
-    let shadow = |s: &crate::observe::shadow::ShadowStats| {
+    let shadow = |s: &ShadowStats| {
         json!({
             "policy": s.policy, "shadow": true, "decided": s.decided, "hit_rate": s.hit_rate(),
             "busiest": s.busiest(), "mean_predicted_ttft_ms": s.mean_ttft_ms(),

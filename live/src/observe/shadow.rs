@@ -41,16 +41,22 @@ pub struct ShadowStats {
     pub dispatched: Vec<u64>,
 }
 
+/// Largest share of a replica times the number of replicas, by the requests that each got: 1 is even. `None` before the
+/// first decision.
+pub(crate) fn busiest(dispatched: &[u64]) -> Option<f64> {
+    let (most, sum) = (dispatched.iter().max()?, dispatched.iter().sum::<u64>());
+    (sum > 0).then(|| *most as f64 * dispatched.len() as f64 / sum as f64)
+}
+
 impl ShadowStats {
     /// Share of prompt tokens that would have been cached; `None` before the first prompt.
     pub fn hit_rate(&self) -> Option<f64> {
         (self.prompt_tokens > 0).then(|| self.cached_tokens as f64 / self.prompt_tokens as f64)
     }
 
-    /// Largest share of a replica times the number of replicas: 1 is even. `None` before the first decision.
+    /// As [`busiest`].
     pub fn busiest(&self) -> Option<f64> {
-        let (most, sum) = (self.dispatched.iter().max()?, self.dispatched.iter().sum::<u64>());
-        (sum > 0).then(|| *most as f64 * self.dispatched.len() as f64 / sum as f64)
+        busiest(&self.dispatched)
     }
 
     /// Mean predicted time to first token, ms.

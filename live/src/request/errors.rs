@@ -90,7 +90,7 @@ pub(super) fn why_ended(state: &AppState, reason: EndReason, model: Option<&str>
             let (drained, usable, all) = state.driver.read(|router, _, now| {
                 let gates = &router.config().gates;
                 let here = || router.replicas().iter().filter(|r| !r.removed);
-                let usable = here().any(|r| !r.draining && r.is_usable(now, gates));
+                let usable = here().any(|r| r.is_usable(now, gates));
                 (here().filter(|r| r.draining).count(), usable, here().count())
             });
             match (all - drained, model) {

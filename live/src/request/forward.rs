@@ -229,14 +229,9 @@ async fn carry_out(mut guard: Box<RequestGuard>, request: Box<ClientRequest>, ea
                     }
                     ready.is_committed = commits;
                     guard.stream_id = ready.tap.id().map(str::to_owned);
-                    let form = match ready.framing {
-                        Framing::Events => Form::Events(dialect_of(request.parts.uri.path())),
-                        _ => Form::Json,
-                    };
-                    let held = match form {
-                        Form::Events(_) => whole_lines::take(&mut ready.held),
-                        Form::Json => std::mem::take(&mut ready.held),
-                    };
+                    let is_events = ready.framing == Framing::Events;
+                    let held =
+                        if is_events { whole_lines::take(&mut ready.held) } else { std::mem::take(&mut ready.held) };
                     let attempt = |ready| Attempt { dispatch, upstream: Arc::clone(&upstream), begun: Some(ready) };
                     if let Some(passed) = &passed {
                         passed.push(held);
@@ -244,6 +239,8 @@ async fn carry_out(mut guard: Box<RequestGuard>, request: Box<ClientRequest>, ea
                         continue;
                     }
                     let head = stream_head(&mut guard, &ready, &upstream, &request);
+                    let path = request.parts.uri.path();
+                    let form = if is_events { Form::Events(dialect_of(path)) } else { Form::Json };
                     let passed = Passed::new(form, held);
                     let early = Early { passed: Arc::clone(&passed), attempt: attempt(ready) };
                     let body = EarlyBody::new(passed, go_on(guard, request, early));
