@@ -4,6 +4,7 @@ use super::output::{print_line, print_named};
 use anyhow::bail;
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_core::request::TraceRequest;
+use gorgo_traces::workload::arrange::below_rate;
 use gorgo_traces::workload::generate::{Generate, wildchat_like};
 use gorgo_traces::workload::prepare::{Prepare, prepare};
 use gorgo_traces::workload::stats::Stats;
@@ -195,7 +196,7 @@ pub(super) fn run(command: WorkloadCommand) -> anyhow::Result<()> {
         }
         WorkloadCommand::Generate { requests, rate, seed, to, .. } => {
             let made = wildchat_like(&Generate { requests, rate, seed, ..Generate::default() })?;
-            // The file first: whoever reads the output may stop reading.
+            // Before anything is printed: `| head` ends this process at its next line.
             to.iter().try_for_each(|to| save(to, &made.requests))?;
             if let Some(had) = low_rate(&made.requests, rate) {
                 eprintln!(
@@ -261,9 +262,7 @@ fn stats(read: &ReadArgs, json: bool) -> anyhow::Result<()> {
 
 /// The requests a second of a trace that has far fewer than asked for.
 fn low_rate(requests: &[TraceRequest], rate: f64) -> Option<f64> {
-    let span = requests.last().map_or(0.0, |last| last.at.secs());
-    let had = requests.len() as f64 / span;
-    (span > 0.0 && had < 0.8 * rate).then_some(had)
+    below_rate(requests.len(), requests.last()?.at.secs(), rate)
 }
 
 /// Says what was written, unless it went to standard output.

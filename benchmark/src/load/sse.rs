@@ -105,7 +105,7 @@ impl Choice {
 struct Delta(BTreeMap<String, Value>);
 
 impl Delta {
-    /// Members that say of whom the answer is, or how it was made.
+    /// Members that hold no part of the answer: its author, and remarks of the engine.
     const OTHERS: [&str; 4] = ["role", "name", "annotations", "provider_specific_fields"];
 
     /// Whether it carries anything that was generated.

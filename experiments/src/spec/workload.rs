@@ -4,7 +4,7 @@ use super::SpecError;
 use gorgo_core::request::TraceRequest;
 use gorgo_core::settings::field_names;
 use gorgo_core::{Span, Time};
-use gorgo_traces::workload::arrange::redraw;
+use gorgo_traces::workload::arrange::{below_rate, redraw};
 use gorgo_traces::workload::blocks::mix;
 use gorgo_traces::workload::{Arrivals, Options, UnknownPlaces, Workload};
 use schemars::JsonSchema;
@@ -312,17 +312,14 @@ impl WorkloadSpec {
         if requests.iter().any(|r| r.delay.is_some()) {
             return None;
         }
-        let span = self.duration_s.or(requests.last().map(|r| r.at.secs())).filter(|&span| span > 0.0)?;
-        let had = requests.len() as f64 / span;
-        (had < LITTLE * rate).then(|| format!("the run has {had:.2} of the {rate} requests/s asked for, since {why}"))
+        let span = self.duration_s.or(requests.last().map(|r| r.at.secs()))?;
+        let had = below_rate(requests.len(), span, rate)?;
+        Some(format!("the run has {had:.2} of the {rate} requests/s asked for, since {why}"))
     }
 }
 
 /// What becomes of users without a place unless `unknown_places` says otherwise: a simulated user has one.
 pub(super) const DRAWN: UnknownPlaces = UnknownPlaces::Draw(gorgo_traces::geo::Weights::Full1m);
-
-/// Share of the rate asked for below which a note tells the rate of the run.
-const LITTLE: f64 = 0.8;
 
 const GENERATE_TAKES: &str = "[workload] generate takes rate, session_rate, requests, duration_s, day_s, start_hour, max_input_tokens, max_output_tokens and time_scale; other keys are options of a trace";
 

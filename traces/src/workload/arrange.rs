@@ -109,6 +109,14 @@ pub fn draw(workload: &mut Workload, options: &Options) -> Result<(), TraceError
     Ok(())
 }
 
+/// The requests a second of so many `requests` in `span_s` seconds, where they are far fewer than the `rate` asked for.
+pub fn below_rate(requests: usize, span_s: f64, rate: f64) -> Option<f64> {
+    /// Share of the rate below which a run is another one than was asked for.
+    const LITTLE: f64 = 0.8;
+    let had = requests as f64 / span_s;
+    (span_s > 0.0 && had < LITTLE * rate).then_some(had)
+}
+
 /// A note for each option on tokens that no row makes use of.
 fn unused_options(requests: &[TraceRequest], options: &Options, texts: bool) -> Vec<String> {
     let mut notes = Vec::new();
