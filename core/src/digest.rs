@@ -1,4 +1,4 @@
-//! Digest of the prefixes in the KV caches of a router's own engines, sent to edges in other regions.
+//! Digest of the prefixes in the KV caches of a router's own engines, sent to its peer edges.
 //!
 //! ```text
 //! keys      = the symbol at every n-th depth of each path that an own engine holds: one a kilobyte of prompt
@@ -31,7 +31,7 @@ pub use heard::{DigestView, Heard};
 
 /// Bytes of prompt that a key stands for, and about as many tokens as that is.
 pub const KEY_BYTES: usize = 1_024;
-/// See [`KEY_BYTES`].
+/// Prompt tokens that a key stands for: about [`KEY_BYTES`] bytes.
 pub const KEY_TOKENS: u32 = 256;
 /// Most keys of a digest, 64 MB of prompts: the deepest are left out. A set of so many takes about 1 MB.
 pub const MAX_KEYS: usize = 1 << 16;
@@ -43,7 +43,7 @@ const MAX_CHANGED_KEYS: usize = 1 << 15;
 /// Questions within this time get the same edition, so that many peers cost one walk over the index.
 const FRESH: Span = Span(500_000_000);
 
-/// Names the state of a digest.
+/// Identifies the state of a digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edition {
     /// Of one process; another after a restart.
@@ -52,7 +52,7 @@ pub struct Edition {
     pub number: u64,
 }
 
-/// The answer to a question for a digest.
+/// The answer to a request for a digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Update {
     /// What the receiver has afterwards.

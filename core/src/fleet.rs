@@ -1,4 +1,4 @@
-//! State of each replica as the router knows it: RTT, load, engine report, peer report, health, breaker.
+//! The router's state of each replica: RTT, load, engine report, peer report, health, breaker.
 
 mod breaker;
 mod engine_report;

@@ -26,7 +26,7 @@ pub enum Failure {
     Connection,
     /// No answer in time.
     Timeout,
-    /// This 5xx, as a status or told in an answer with status 200.
+    /// A 5xx, as the status or as an error in an answer with status 200.
     Server(u16),
     /// 429 or 503: the replica has no room.
     Overloaded {

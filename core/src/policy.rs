@@ -94,7 +94,7 @@ pub struct Candidate {
     pub learned: Learned,
     /// The peer's digest, if `cached_tokens` is from it; for records only.
     pub digest: Option<DigestView>,
-    /// What would really happen there; only simulations that run an oracle know it.
+    /// The true outcome there; only simulations that run an oracle compute it.
     pub truth: Option<Truth>,
 }
 
@@ -193,7 +193,7 @@ pub trait Policy: std::fmt::Debug + Send {
         false
     }
 
-    /// How far it wants the whole world rolled out for each candidate; only a small simulation does that.
+    /// The roll-out of the whole world that it needs for each candidate; only a small simulation runs one.
     fn rolls_out(&self) -> Option<RollOut> {
         None
     }

@@ -183,7 +183,7 @@ pub async fn run(
     reloads.abort();
     if let Some(before) = before.filter(|before| !before.is_finished() && !hurried.load(Ordering::Relaxed)) {
         // systemd kills what is left of a unit when its main process ends.
-        tracing::info!("the process before this one still finishes its requests; waiting for it");
+        tracing::info!("waiting for the previous process, which still finishes its requests");
         let limit = std::time::Duration::from_millis(state.config().timeouts.drain_ms);
         tokio::select! {
             _ = before => {}
@@ -222,10 +222,10 @@ fn banner(state: &AppState, at: std::net::SocketAddr) {
     }
     if !config.security.has("admin_key") {
         tracing::info!(
-            "no admin key is set (GORGO_ADMIN_KEY): every program on this machine may administrate the router"
+            "no admin key is set (GORGO_ADMIN_KEY): every program on this machine can administer the router"
         );
     } else if !config.peers.is_empty() && !config.security.has("peer_key") {
-        tracing::warn!("no key for peers is set (GORGO_PEER_KEY): this edge shows them the admin key");
+        tracing::warn!("no key for peers is set (GORGO_PEER_KEY): this edge sends them the admin key");
     }
     if config.probes.period_ms == 0 {
         tracing::warn!("probes are off (probes.period_ms = 0): dead replicas are found by failing requests only");

@@ -215,7 +215,7 @@ pub(crate) fn receive(state: &AppState, message: &Message) -> Result<Answer, Str
     };
     if let Some(why) = wrong {
         if !told {
-            tracing::warn!(peer = message.name, "refused what a router tells: {why}");
+            tracing::warn!(peer = message.name, "refused a message of another router: {why}");
             sharing.senders.refuse(sender);
         }
         return Err(why);
@@ -312,7 +312,7 @@ async fn tell(state: Weak<AppState>, peer: usize) {
                     rows.filter_map(|&(at, end, tokens)| Some(Missing { replica: slot(at)?, end, tokens })).collect();
                 drop(known);
                 if before == "down" {
-                    tracing::info!(peer = to.url, "a peer takes what this router learns again");
+                    tracing::info!(peer = to.url, "a peer takes learned prefixes again");
                 }
                 sharing.core.lock().asked(peer, &missing);
             }
@@ -321,7 +321,7 @@ async fn tell(state: Weak<AppState>, peer: usize) {
                 known.failed += 1;
                 drop(known);
                 if before != "refused" {
-                    tracing::warn!(peer = to.url, "a peer refuses what this router learns: {why}");
+                    tracing::warn!(peer = to.url, "a peer refuses learned prefixes: {why}");
                 }
             }
             Err(Failed::Silent(why)) => {
@@ -332,7 +332,7 @@ async fn tell(state: Weak<AppState>, peer: usize) {
                 wait = period.saturating_mul(1 << failed.min(8)).min(PAUSE);
                 pending = Some(sent);
                 if before != "down" {
-                    tracing::warn!(peer = to.url, "a peer does not take what this router learns: {why}");
+                    tracing::warn!(peer = to.url, "learned prefixes cannot be sent to a peer: {why}");
                 }
             }
         }

@@ -2,7 +2,7 @@
 //! responses, discovered replicas.
 //!
 //! One format ([`codec`]) serves three ways: a [`file`] for the next start of this router, a [`peer`] that starts, and
-//! the process that follows this one in an upgrade ([`crate::upgrade`]). Prefixes are hashes, so they are of use only
+//! the process that follows this one in an upgrade ([`crate::upgrade`]). Prefixes are hashes, so they can be used only
 //! under the hash seed they were made with: routers with a configured seed compare its id, and the seed of others, random
 //! per process, travels with the file and to the next process, never to a peer.
 
@@ -49,7 +49,7 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// What the router knows now.
+    /// The present learned state of the router.
     pub(crate) fn of(state: &AppState) -> Self {
         let (core, now, slots) =
             state.driver.read(|router, upstreams, now| (router.snapshot(now, MOST), now, upstreams.to_vec()));
@@ -118,7 +118,7 @@ impl Kept {
         state.driver.handle(AdminEvent::Restored(Arc::new(self.core)));
         let nodes = state.driver.read(|router, _, _| router.index().nodes());
         tracing::info!(
-            "took over what {from} knew {:.1} s ago: {} kB of prefixes ({nodes} nodes), {known} replicas, {} unknown here",
+            "restored from {from}, {:.1} s old: {} kB of prefixes ({nodes} nodes), {known} replicas, {} unknown here",
             age.as_secs_f64(),
             bytes >> 10,
             named - known

@@ -99,7 +99,7 @@ pub struct AppState {
     /// The same, as snapshots name it.
     pub(crate) seed_mark: SeedMark,
     configured_seed: Option<HashSeed>,
-    /// Whether the router still asks a peer for what it knows.
+    /// Whether the router still requests a snapshot from its peers.
     pub(crate) warming: AtomicBool,
     /// Whether the next process of an upgrade has the port and the files by now.
     handed_over: AtomicBool,

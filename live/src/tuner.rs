@@ -64,7 +64,7 @@ impl Tuner {
         Some(tuner)
     }
 
-    /// Puts a policy into force that an operator set, and begins the search anew from it.
+    /// Puts the operator's policy in force, and restarts the search from it.
     pub(crate) fn set_policy(&self, driver: &Driver, policy: &PolicyConfig) {
         let mut inner = self.inner.lock(); // no request that finishes meanwhile puts the old policy back
         driver.set_policy(policy.clone());
@@ -152,7 +152,7 @@ impl Tuner {
             "policy": policy,
             "stage": match online.stage() { Stage::Incumbent => "incumbent", Stage::Candidate => "candidate" },
             "incumbent": named(online, search.incumbent()),
-            "candidate": named(online, online.candidate()),
+            "candidate": online.candidate().map(|weights| named(online, weights)),
             "bounds": bounds,
             "sigma": search.sigma(),
             "converged": search.has_converged(),
@@ -233,6 +233,7 @@ mod tests {
         assert_eq!(driver.policy(), tuner.incumbent());
         finish(&tuner, &driver, 500, 1.0);
         assert_eq!((tuner.state()["trials"].clone(), driver.policy()), (json!(0), tuner.incumbent()));
+        assert_eq!(tuner.state()["candidate"], Value::Null, "nothing is tried");
     }
 
     #[tokio::test]

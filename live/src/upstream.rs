@@ -1,7 +1,7 @@
-//! Connections to replicas. Read [`replica`] (what is known of one), [`connect`] (its address, TCP and TLS; `early_answer`: resets while a request is written), then
-//! `connection` (one request on one connection), `pool` (idle connections), `idle_limit` (how long
-//! the replica keeps them), `self_wake` (how a connection is
-//! polled) and `multiplexed` (the HTTP/2 connection to a peer); `transport` (what distance costs); `cache_report` (whether its engine tells cached tokens); `absent_paths`
+//! Connections to replicas. Read [`replica`] (the state of one), [`connect`] (its address, TCP and TLS), `early_answer`
+//! (answers before the request is written), `connection` (one request on one connection), `pool` (idle connections),
+//! `idle_limit` (how long the replica keeps them), `self_wake` (polling of a connection), `multiplexed` (HTTP/2 to a
+//! peer), `transport` (congestion control), `cache_report` (whether an engine reports cached tokens), `absent_paths`
 //! (endpoints that it lacks); `compression` (how far bodies for peers are packed); `abort` cancels a request at an engine.
 
 pub(crate) mod absent_paths;

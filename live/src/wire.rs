@@ -1,5 +1,5 @@
 //! Reads request bodies and responses in place. Read `json` (the parser), [`request_fields`] and [`prompt_blocks`]
-//! (what the router takes from a prompt), [`other_fields`] (from any other request), then `content_type`, `sse_frames` and [`answer_tap`] (what it takes from a response).
+//! (prompts), [`other_fields`] (any other request), then `content_type`, `sse_frames` and [`answer_tap`] (responses).
 
 pub(crate) mod answer_tap;
 pub(crate) mod content_type;

@@ -37,10 +37,10 @@ pub(crate) struct CalibrateArgs {
     /// Bearer token of the probed server
     #[arg(long, env = "GORGO_PROBE_KEY", hide_env_values = true, requires = "probe")]
     key: Option<String>,
-    /// The arm to fit on, best one that chose at random; the only one when absent
+    /// The arm to fit on, preferably one that chose replicas at random; the only one when absent
     #[arg(long, value_name = "NAME")]
     arm: Option<String>,
-    /// Engine that is believed in before: a preset
+    /// Engine preset whose settings are the prior of the fit
     #[arg(long, default_value = "mistral-7b-a100-80")]
     engine: String,
     /// Leave out requests of the first seconds, when an engine is cold
@@ -55,7 +55,7 @@ pub(crate) struct CalibrateArgs {
     /// Columns of the tables, for example ttft_ms=first_byte,e2e_s=total,id=request; known tables need none
     #[arg(long, value_name = "MAP", default_value = "")]
     columns: String,
-    /// Experiment that simulates the run, to fit what is left with --tune
+    /// Experiment that simulates the run, to fit the remaining settings with --tune
     #[arg(long, value_name = "FILE", requires = "tune")]
     experiment: Option<PathBuf>,
     /// Setting to search by simulation, at most six: key=low..high

@@ -40,6 +40,9 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
     let mut policy = config.build();
     let mut log = Log::new(&mut *policy, rng::stream(args.seed, "policy", 0));
     read(&args.logs, |line| log.line(line))?;
+    if log.with_choice == 0 {
+        bail!("no decision in the log was between two replicas, so every policy decides the same; log a larger fleet");
+    }
     if log.with_odds == 0 {
         bail!(
             "no decision in the log has odds, so it shows nothing of other policies; log with `router.explore = 0.01` or more, \
@@ -112,7 +115,7 @@ fn read(logs: &[PathBuf], mut line_of: impl FnMut(&str) -> Result<(), DecideErro
     Ok(())
 }
 
-/// Tells how good the predictions of the chosen replicas were.
+/// Prints the accuracy of the predictions for the chosen replicas.
 fn judge_predictions(args: &EvaluateArgs) -> anyhow::Result<()> {
     let mut log = Predictions::default();
     read(&args.logs, |line| log.line(line))?;

@@ -29,7 +29,7 @@ pub(crate) struct ExperimentArgs {
     /// Override any setting, for example policy.running_cost_factor=0.5
     ///
     /// What stands later here wins: the file, an arm, [vary], the command line. `policy.K=v` reaches every arm whose
-    /// policy knows K, `arms.NAME.key=v` one arm, and a key in [vary] stops varying.
+    /// policy has the setting K, `arms.NAME.key=v` one arm, and a key in [vary] stops varying.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
     /// Run this seed only

@@ -42,7 +42,7 @@ enum LbCommand {
 
 #[derive(Debug, Subcommand)]
 enum PeersCommand {
-    /// All peers
+    /// List all peers
     List,
     /// Add peers
     Add {

@@ -46,7 +46,7 @@ enum ProxyCommand {
 
 #[derive(Debug, Subcommand)]
 enum ServersCommand {
-    /// All engines
+    /// List all engines
     List,
     /// Add an engine
     Add {

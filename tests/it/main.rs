@@ -158,6 +158,11 @@ fn a_torn_line_of_a_decision_log_stops_no_command() {
         !out.status.success() && message.contains("line 41: is not JSON (") && message.contains("give the"),
         "{message}"
     );
+    let alone = whole.replace(", {\"id\": \"b\", \"rtt_ms\": 9}", "");
+    std::fs::write(&path, alone.replace(", \"odds\": 0.75", "")).unwrap();
+    let out = gorgo(&["evaluate", &log, "--policy", "nearest"], "");
+    let message = text(&out.stderr);
+    assert!(!out.status.success() && message.contains("was between two replicas"), "{message}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! One launch: written down, sent once, looked for where its answer is lost, waited for until it is ready.
+//! One launch: recorded, sent once, searched for if its answer is lost, and awaited until ready.
 
 use super::{Fleet, SENT, pause};
 use crate::error::{Error, Kind, Result};

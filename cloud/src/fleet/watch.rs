@@ -1,4 +1,4 @@
-//! The end of leases: one look at a time, so that a machine that does not end holds up no other.
+//! Ends machines whose lease is over: one check at a time, so that a machine that fails to end delays no other.
 
 use super::end::Goal;
 use super::{Fleet, Row};

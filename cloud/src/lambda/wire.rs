@@ -1,4 +1,4 @@
-//! The service's objects. Fields, regions, statuses and codes that this version does not know pass.
+//! The service's objects. Unknown fields, regions, statuses and codes are accepted.
 
 use super::Ports;
 use crate::provider::{Node, Offer, Region, Status};

@@ -1,4 +1,4 @@
-//! Sandboxes: what is asked for, what is listed, and how one says that it ended.
+//! Sandboxes: their creation request, their listing, and their final status.
 
 use super::api::{Api, Repeat};
 use super::offers;

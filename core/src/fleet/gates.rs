@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gates {
-    /// Most requests of this router at a replica (gotoni's `max_running_per_server`); `None` never gates.
+    /// Most requests of this router at a replica (gotoni's `max_running_per_server`); no limit when absent.
     pub max_running: Option<u32>,
-    /// Closed when the engine reported this many queued requests; `None` never gates.
+    /// Closed when the engine reported this many queued requests; no limit when absent.
     pub max_engine_queue: Option<u32>,
     /// Closed when the engine reported at least this share of its KV tokens in use.
     pub max_kv_use: f64,

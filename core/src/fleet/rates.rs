@@ -80,11 +80,11 @@ struct PerReplica {
     /// Their exponentials, which every decision reads.
     quantiles: [f64; 3],
     samples: u32,
-    /// What the peer told that stands before its own engine.
+    /// The rates that a peer reported of the engine behind it.
     told: Option<PeerRates>,
 }
 
-/// First tokens behind what a peer tells, before it counts.
+/// First tokens that a peer must have measured before its reported rates count.
 const LEAST_TOLD: u32 = 20;
 
 /// The quantiles of the time to first token that are predicted, those of [`Learned::quantiles`].

@@ -62,7 +62,7 @@ impl Rls {
         self.theta.push(prior.mean);
     }
 
-    /// Starts a number anew: it belongs to another replica now.
+    /// Resets a number, which belongs to another replica now.
     pub(super) fn reset(&mut self, i: usize) {
         let n = self.len();
         for j in 0..n {

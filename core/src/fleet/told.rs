@@ -19,7 +19,7 @@ const SPAN_S: f64 = 10.0;
 /// Limit on the age that is extrapolated: the estimated load of a peer that sends no more reports stops growing.
 const OLDEST: Span = Span(1_000_000_000);
 
-/// What a peer learned of its own engine.
+/// The rates that a peer learned of its own engine.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PeerRates {
@@ -33,7 +33,7 @@ pub struct PeerRates {
     pub step: [f32; 2],
 }
 
-/// What a router sends to an engine or peer a second.
+/// What a router sends to an engine or peer, per second.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Arrivals {
@@ -111,12 +111,12 @@ pub(crate) struct Ageing {
 }
 
 impl Ageing {
-    /// Of a report made at `made`, of an engine that gets `all`, `own` of it from this router.
+    /// The aging of a report made at `made`: the engine gets `all`, of which this router sends `own`.
     pub(crate) fn new(made: Time, all: &Arrivals, own: &Arrivals) -> Self {
         Self { made, others: all.beyond(own) }
     }
 
-    /// What others are expected to have sent since.
+    /// The load that other routers are expected to have sent since the report.
     pub(crate) fn load(&self, now: Time) -> Load {
         self.others.during((now - self.made).min(OLDEST))
     }

@@ -9,7 +9,7 @@ pub enum Arrival {
     Again,
     /// Batches before it are missing, from this number on.
     Gap(u64),
-    /// Numbers begin anew: another process publishes.
+    /// Numbers restart: another process publishes.
     NewProcess,
 }
 
@@ -31,7 +31,7 @@ impl Sequence {
     }
 
     /// Judges a number without taking it. While replayed and live batches are `merged`, a number that was taken before
-    /// only comes twice; in a live stream, which is in order, it means that the publisher began anew.
+    /// only comes twice; in a live stream, which is in order, it means that the publisher restarted.
     pub fn judge(&self, number: u64, merged: bool) -> Arrival {
         match self.next {
             Some(next) if number < next && merged => Arrival::Again,

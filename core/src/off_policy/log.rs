@@ -94,6 +94,8 @@ pub struct Log<'a> {
     pub e2e: Vec<Logged>,
     /// Decisions that carry the odds of an exploring router.
     pub with_odds: usize,
+    /// Decisions between more than one replica.
+    pub with_choice: usize,
 }
 
 impl std::fmt::Debug for Log<'_> {
@@ -105,7 +107,7 @@ impl std::fmt::Debug for Log<'_> {
 impl<'a> Log<'a> {
     /// An empty log, judged for `policy`, whose ties `rng` breaks.
     pub fn new(policy: &'a mut dyn Policy, rng: ChaCha8Rng) -> Self {
-        Self { policy, rng, open: Open::default(), ttft: Vec::new(), e2e: Vec::new(), with_odds: 0 }
+        Self { policy, rng, open: Open::default(), ttft: Vec::new(), e2e: Vec::new(), with_odds: 0, with_choice: 0 }
     }
 
     /// Reads the next line, a decision or an outcome.
@@ -124,6 +126,7 @@ impl<'a> Log<'a> {
             return Err(fault("decision", "is missing; give the decision log of a router (`explain.log`)".to_owned()));
         };
         let Some(chosen) = chosen(decision, &state)?.map(|replica| replica.id.as_str()) else { return Ok(()) };
+        self.with_choice += usize::from(state.replicas.len() > 1);
         let odds = match decision.get("odds") {
             None => 1.0,
             Some(odds) => {

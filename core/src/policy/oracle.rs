@@ -25,7 +25,7 @@ use crate::rng::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What sending a request to a replica would really do, if no request came after it. Times in ms.
+/// The true outcome of sending a request to a replica if no request came after it. Times in ms.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Truth {
     /// From now to the first token at this router.

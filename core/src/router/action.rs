@@ -5,7 +5,7 @@ use crate::residency::Fence;
 use crate::{ReplicaId, RequestId, Time};
 use std::sync::Arc;
 
-/// What the driver has to do.
+/// An action that the driver carries out.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// Send the request to a replica's engine, or forward it to a peer router with one hop more.
@@ -33,14 +33,14 @@ pub enum Action {
     },
     /// Send [`Event::Timer`](super::Event::Timer) at this instant; replaces the timer set before.
     SetTimer(Time),
-    /// The index learned that a replica holds a path: to be told to other routers; only after
+    /// The index learned that a replica holds a path: to be sent to other routers; only after
     /// [`super::Router::share_prefixes`].
     Learned(crate::sharing::Path),
     /// The inputs and scores of a decision; only when `record_decisions` is on.
     Decided(Arc<DecisionRecord>),
 }
 
-/// Where a request goes.
+/// A dispatch of a request to a replica.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dispatch {
     /// Which request.
@@ -53,7 +53,7 @@ pub struct Dispatch {
     pub forward: bool,
     /// Dispatches that a router in the replica's place may make, 1 or more.
     pub allowed: u8,
-    /// Prompt tokens believed cached there.
+    /// Prompt tokens predicted to be cached there.
     pub cached_tokens: u32,
     /// Time to first token that the policy predicts, ms from now; `None` when its score is not a time.
     pub predicted_ttft_ms: Option<f64>,

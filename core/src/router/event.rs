@@ -82,7 +82,7 @@ pub struct Answer {
     pub tokens: u32,
 }
 
-/// What happened.
+/// An event, the only input of the router.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// To a request.
@@ -178,7 +178,7 @@ pub enum ReplicaEvent {
         /// Whether it was connected.
         connected: bool,
     },
-    /// An engine's metrics were answered without what is read of them.
+    /// An engine's metrics page lacked the metrics that the router reads.
     Unreported {
         /// Which replica.
         replica: ReplicaId,
@@ -190,7 +190,7 @@ pub enum ReplicaEvent {
         /// Round trip without connection set-up, ms.
         rtt_ms: f64,
     },
-    /// How connections to a replica behave was learned.
+    /// The driver measured how connections to a replica behave.
     TransportLearned {
         /// Which replica.
         replica: ReplicaId,

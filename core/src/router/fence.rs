@@ -83,7 +83,7 @@ impl Router {
         }
     }
 
-    /// Computes anew what data costs between this router and each replica.
+    /// Recomputes the price of data between this router and each replica.
     pub(super) fn price_egress(&mut self) {
         let (egress, region) = (&self.config.egress, &self.config.region);
         for replica in &mut self.replicas {

@@ -93,6 +93,7 @@ impl Router {
         let Some(flight) = self.flights.get(&id) else { return };
         let request = &flight.request;
         if let Some(actual) = usage.cached_tokens {
+            self.stats.cache_reports += 1;
             self.stats.predicted_cached_tokens += u64::from(cached);
             self.stats.actual_cached_tokens += u64::from(actual);
             // The last prompt token is always computed, so one less than predicted is no sign of eviction.

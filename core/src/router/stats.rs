@@ -25,7 +25,9 @@ pub struct RouterStats {
     pub predicted: u64,
     /// Sum of those predictions, ns.
     pub predicted_ns: u64,
-    /// Prompt tokens predicted cached, over requests whose engine reported.
+    /// Requests whose engine reported its cached tokens.
+    pub cache_reports: u64,
+    /// Prompt tokens predicted cached, over these requests.
     pub predicted_cached_tokens: u64,
     /// Prompt tokens reported cached, over the same.
     pub actual_cached_tokens: u64,

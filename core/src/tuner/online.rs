@@ -159,9 +159,9 @@ impl Online {
         &self.search
     }
 
-    /// The weights that are compared with the incumbent's.
-    pub fn candidate(&self) -> &[f64] {
-        &self.candidate
+    /// The weights that are compared with the incumbent's; `None` while it is stopped.
+    pub fn candidate(&self) -> Option<&[f64]> {
+        (!self.frozen).then_some(&*self.candidate)
     }
 
     /// Whether it is stopped.
@@ -169,7 +169,7 @@ impl Online {
         self.frozen
     }
 
-    /// Stops or resumes. A frozen tuner keeps the incumbent's weights in force; the trial begins anew when it resumes.
+    /// Stops or resumes. A frozen tuner keeps the incumbent's weights in force; the trial restarts when it resumes.
     pub fn freeze(&mut self, frozen: bool) {
         if self.frozen != frozen {
             self.frozen = frozen;

@@ -1,4 +1,4 @@
-//! What the name of an arm is made of. `gorgo rate=5.0 ms_per_token=0.1` is the arm `gorgo ms_per_token=0.1` under the
+//! Splits the name of an arm. `gorgo rate=5.0 ms_per_token=0.1` is the arm `gorgo ms_per_token=0.1` under the
 //! load `rate=5.0`, and a point of the line `gorgo`. Settings of policies make arms; all others are conditions that
 //! every arm of a comparison shares, called the load here.
 

@@ -140,7 +140,9 @@ fn the_index_forgets_what_an_engine_evicts_clears_and_loses() {
             .await;
         let metrics = client.call(Method::GET, "/metrics", None).await.unwrap();
         let metrics = metrics.as_str().unwrap();
-        for line in ["gorgo_replica_kv_events_up{replica=\"one\"} 1", "gorgo_replica_kv_event_cuts{replica=\"one\"}"] {
+        for line in
+            ["gorgo_replica_kv_events_up{replica=\"one\"} 1", "gorgo_replica_kv_event_cuts_total{replica=\"one\"}"]
+        {
             assert!(metrics.contains(line), "{line}");
         }
     });

@@ -1,6 +1,6 @@
 //! The state of router and replicas, as JSON and as gauges.
 
-use crate::observe::metrics::{Levels, ReplicaGauges, ShadowGauges};
+use crate::observe::metrics::{Levels, ReplicaGauges, ShadowGauges, SharingLevels};
 use crate::signals::digest;
 use crate::state::AppState;
 use crate::tuner::Tuner;
@@ -11,22 +11,18 @@ use gorgo_core::{ReplicaId, Time};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 
-fn sharing_counts(node: &AppState) -> Vec<(&'static str, u64)> {
-    let mut counts = digest::counts(node);
-    let Some(sharing) = &node.sharing else { return counts };
-    let (paths, messages, bytes) = sharing.counts();
-    counts.extend([
-        ("messages_sent", messages),
-        ("bytes_sent", bytes),
-        ("paths_sent", paths.sent),
-        ("paths_heard", paths.heard),
-        ("paths_dropped", paths.dropped + node.driver.learned_dropped()),
-        ("paths_missing", paths.missing),
-        ("paths_asked", paths.asked),
-        ("paths_of_unknown_replicas", sharing.unknown()),
-        ("unknown_replicas", sharing.lacking()),
-    ]);
-    counts
+fn sharing_levels(node: &AppState) -> Option<SharingLevels> {
+    let sharing = node.sharing.as_ref()?;
+    let (paths, messages_sent, bytes_sent) = sharing.counts();
+    let paths = [
+        ("sent", paths.sent),
+        ("heard", paths.heard),
+        ("dropped", paths.dropped + node.driver.learned_dropped()),
+        ("missing", paths.missing),
+        ("asked", paths.asked),
+        ("unknown_replica", sharing.unknown()),
+    ];
+    Some(SharingLevels { messages_sent, bytes_sent, paths, unknown_replicas: sharing.lacking() })
 }
 
 /// The gauges of `/metrics`.
@@ -55,7 +51,8 @@ pub(super) fn levels(node: &AppState) -> Levels {
             ("queue", config.router.queue_limit as f64, 0.0),
             ("index_bytes", config.router.index_bytes as f64, 0.0),
         ],
-        sharing: sharing_counts(node),
+        sharing: sharing_levels(node),
+        digest_bytes_sent: node.digests.bytes_sent.load(Ordering::Relaxed),
         tuner: node.tuner.as_ref().map(Tuner::levels),
         sources: node.discovered.levels(node.clock().now()),
         ..Levels::default()
@@ -69,6 +66,7 @@ pub(super) fn levels(node: &AppState) -> Levels {
             *value = used.iter().find(|(name, _)| name == limit).map_or(*value, |(_, used)| *used);
         }
         levels.index_nodes = router.index().nodes() as f64;
+        levels.digest_keys = router.digest().map_or(0, |digest| digest.keys() as u64);
         let gates = &router.config().gates;
         for (slot, (r, u)) in router.replicas().iter().zip(upstreams).enumerate().filter(|(_, (r, _))| !r.removed) {
             levels.replicas.push(ReplicaGauges {

@@ -19,6 +19,8 @@ pub(super) async fn status(State(node): Shared) -> Answer {
     let policy = node.driver.policy();
     let settings = policy.settings();
     let ended = |status: Status| stats.ended[status as usize];
+    // Unknown, not 0, while no engine has reported its cached tokens.
+    let reported = |tokens: u64| (stats.cache_reports > 0).then_some(tokens);
     tell(&json!({
         "running": true, "uptime_seconds": now.secs(), "routing_policy": policy.name(), "policy_settings": settings,
         "servers": replicas(&node, |kind| kind != Kind::Peer), "discovery": node.discovered.json(now),
@@ -28,7 +30,9 @@ pub(super) async fn status(State(node): Shared) -> Answer {
         "total_rejected": ended(Status::Rejected), "total_retried": stats.retried,
         "total_finished": ended(Status::Finished), "total_failed": ended(Status::Failed),
         "total_timed_out": ended(Status::TimedOut), "total_cancelled": ended(Status::Cancelled),
-        "predicted_cached_tokens": stats.predicted_cached_tokens, "actual_cached_tokens": stats.actual_cached_tokens,
+        "cache_reports": stats.cache_reports,
+        "predicted_cached_tokens": reported(stats.predicted_cached_tokens),
+        "actual_cached_tokens": reported(stats.actual_cached_tokens),
         "ms_per_token": cost_keys(&policy).0, "running_cost_factor": cost_keys(&policy).1,
         "bytes_per_token": node.bytes_per_token.all(), "sharing": node.sharing.as_ref().map(sharing::Sharing::json), "phase": format!("{:?}", node.phase()).to_lowercase(),
     }))

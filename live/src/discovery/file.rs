@@ -24,11 +24,13 @@ pub(super) const MODEL_LABELS: [&str; 3] = ["model", "llm-d.ai/model", "model.ai
 /// Keys that are not known are passed over, as by other programs that read such a file: a registry may say more than is
 /// of use here. A misspelt key that matters is missed by name.
 #[derive(Deserialize)]
+#[serde(expecting = "`endpoints`, a list")]
 struct Listed {
     endpoints: Vec<Entry>,
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an endpoint with its `address` and `port`, or `url`")]
 struct Entry {
     name: Option<String>,
     address: Option<String>,
@@ -102,6 +104,8 @@ pub(crate) async fn read(path: &Path) -> Result<Vec<DiscoveredEndpoint>, Discove
 }
 
 pub(crate) fn parse(text: &str, extension: &str) -> Result<Vec<DiscoveredEndpoint>, String> {
+    // Editors of some systems begin a file with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let listed: Listed = match extension {
         "json" => from_json(text)?,
         "toml" => from_toml(text)?,
@@ -245,6 +249,8 @@ mod tests {
 
     #[test]
     fn json_and_toml_say_the_same() {
+        let marked = parse("\u{feff}{\"endpoints\": []}", "json");
+        assert_eq!(marked, Ok(Vec::new()), "a byte order mark");
         let json = parse("{\"endpoints\": [{\"name\": \"a\", \"url\": \"https://a.example\"}]}", "json").unwrap();
         let toml = parse("endpoints = [{name = \"a\", url = \"https://a.example\"}]", "toml").unwrap();
         assert_eq!(json, toml);
@@ -288,7 +294,9 @@ mod tests {
             ("endpoints: [{address: 'a b', port: 1}]", "yaml", "no address"),
             ("endpoints: [", "yaml", ""),
             ("endpoints: {}", "json", "expected"),
-            ("[]", "json", ""),
+            ("1", "json", "expected `endpoints`, a list"),
+            ("[1]", "json", "`[0]`: "),
+            ("endpoints: [a]", "yaml", "expected an endpoint with its `address`"),
             ("endpoints = 1", "toml", ""),
             ("endpoints: [{address: h, port: 0}]", "yaml", "from 1 to 65535"),
             ("endpoints: [{url: 'http://h:99999'}]", "yaml", "from 1 to 65535"),
@@ -298,7 +306,7 @@ mod tests {
         ] {
             let wrong = parse(text, kind).unwrap_err();
             assert!(wrong.contains(problem) && !wrong.contains('\n'), "{text}: {wrong}");
-            assert!(!wrong.contains("untagged"), "{text}: {wrong}");
+            assert!(!wrong.contains("untagged") && !wrong.contains("struct "), "{text}: {wrong}");
         }
     }
 

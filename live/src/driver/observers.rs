@@ -70,12 +70,12 @@ impl Observers {
         }
     }
 
-    /// Begins the files of the logs anew, since they were moved away.
+    /// Reopens the log files, since they were moved away.
     pub(crate) fn reopen_logs(&self) {
         self.reopen.iter().for_each(|reopen| reopen.store(true, Ordering::Relaxed));
     }
 
-    /// Tells of a change of state.
+    /// Logs a change of state.
     pub(crate) fn tell(&self, change: Change) {
         if let Some(changes) = &self.changes {
             changes.tell(change);

@@ -353,7 +353,7 @@ async fn live(
     }
 }
 
-/// Tells the core what changed.
+/// Passes the changes to the core.
 pub(super) fn tell(state: &AppState, upstream: &Upstream, changes: Vec<CacheChange>) {
     if !changes.is_empty() {
         state.driver.handle_for(upstream, ReplicaEvent::Cache { replica: upstream.id, changes });

@@ -74,7 +74,7 @@ pub(crate) struct KvStreams {
     pub(super) ranks: Vec<Mutex<Rank>>,
     /// Whether dispatches are tagged.
     tags: bool,
-    /// Told when a stream breaks.
+    /// Notified when a stream breaks.
     pub(super) broken: Notify,
     /// Requests answered since the last batch for which the engine must have stored blocks.
     answered: AtomicU32,
@@ -113,7 +113,7 @@ impl KvStreams {
         std::mem::replace(before, now) < now
     }
 
-    /// Waits for batches anew.
+    /// Waits for batches again.
     pub(super) fn wait_anew(&self) {
         self.answered.store(0, Ordering::Relaxed);
     }

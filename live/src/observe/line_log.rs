@@ -28,7 +28,7 @@ pub(crate) struct LineLog {
     bytes: u64,
     /// Whether the file may end within a line.
     torn: bool,
-    /// Set from outside to begin the file anew.
+    /// Set from outside to reopen the file.
     reopen: Arc<AtomicBool>,
     failures: Seldom,
 }
@@ -124,7 +124,7 @@ impl LineLog {
         Ok(())
     }
 
-    /// Begins the file anew under its name, whatever became of the old one.
+    /// Reopens the file under its name, even if the old one was moved or deleted.
     fn begin_anew(&mut self) -> io::Result<()> {
         let _ = self.flush();
         self.reopen_file()

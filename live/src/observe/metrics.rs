@@ -1,10 +1,10 @@
-//! The router's own Prometheus metrics: counters of requests and dispatches, and gauges that a scrape sets (`gauges`) from
-//! what it reads of the router (`levels`). Labels are bounded: names of replicas, reasons, policies, limits, and models as
+//! The router's own Prometheus metrics: counters of requests and dispatches, and gauges and counters that a scrape sets
+//! (`gauges`, `totals`) from what it reads of the router (`levels`). Labels are bounded: names of replicas, reasons, policies, limits, and models as
 //! [`series`] counts them.
 
 use crate::observe::request_log::RequestEntry;
 use gauges::{Gauges, ReplicaLabel};
-pub(crate) use levels::{Levels, ReplicaGauges, ShadowGauges};
+pub(crate) use levels::{Levels, ReplicaGauges, ShadowGauges, SharingLevels};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -13,11 +13,13 @@ use prometheus_client::registry::{Registry, Unit};
 use series::RequestSeries;
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use totals::Totals;
 
 mod gauges;
 mod levels;
 mod process;
 mod series;
+mod totals;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PackedLabel {
@@ -41,6 +43,7 @@ pub struct Metrics {
     registry: Registry,
     series: RequestSeries,
     gauges: Gauges,
+    totals: Totals,
     dispatches: Family<ReplicaLabel, Counter>,
     decisions: Family<ReasonLabel, Counter>,
     refusals: Family<CodeLabel, Counter>,
@@ -73,9 +76,9 @@ impl Default for Metrics {
         let packed = Family::default();
         let help = "Bytes of request bodies sent packed to a peer: before packing (plain) and after (packed)";
         registry.register_with_unit("packed_bodies", help, Unit::Bytes, packed.clone());
-        let gauges = Gauges::new(&mut registry);
+        let (gauges, totals) = (Gauges::new(&mut registry), Totals::new(&mut registry));
         let own_rule = decisions.get_or_create_owned(&ReasonLabel { reason: "own-rule".to_owned() });
-        Self { registry, series, gauges, dispatches, decisions, refusals, packed, own_rule, retries }
+        Self { registry, series, gauges, totals, dispatches, decisions, refusals, packed, own_rule, retries }
     }
 }
 
@@ -125,6 +128,7 @@ impl Metrics {
     /// The text of all families, in Prometheus' format 0.0.4.
     pub fn text(&self, levels: &Levels) -> String {
         self.gauges.set(levels);
+        self.totals.set(levels);
         let mut text = String::new();
         let _ = encode(&mut text, &self.registry); // writing to a string cannot fail
         let mut page = classic(&text);

@@ -156,7 +156,7 @@ pub fn start(
 ) {
     let (messages, rest) = mpsc::channel(QUEUE);
     if otel.messages.set(messages).is_ok() {
-        tracing::info!(endpoint = %settings.endpoint, "telling an OpenTelemetry collector of every request");
+        tracing::info!(endpoint = %settings.endpoint, "exporting every request to an OpenTelemetry collector");
         let origin = Origin { clock, name: Box::new(name) };
         tokio::spawn(supervise::logged("OpenTelemetry exporter", run(origin, settings, pool, rest)));
     }

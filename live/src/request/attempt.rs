@@ -68,7 +68,7 @@ pub(crate) struct FailedAttempt {
 }
 
 impl FailedAttempt {
-    /// Dispatches that it took: those that a router in the replica's place tells of, or 1.
+    /// Dispatches that it took: the number that a router in the replica's place reports, or 1.
     pub(crate) fn dispatches(&self) -> u8 {
         self.response.as_ref().and_then(|response| headers::attempts(response.headers())).unwrap_or(1)
     }

@@ -27,12 +27,12 @@ impl ConnectionContext {
         Self { state: Arc::clone(state), client, activity: Activity::new() }
     }
 
-    /// Tells that a client's request is refused, since its key is wrong or missing.
+    /// Logs that a client's request is refused, since its key is wrong or missing.
     pub(super) fn tell_client_refused(&self) {
         self.state.driver.observers().tell(Change::ClientRefused { from: self.client.to_string() });
     }
 
-    /// Tells that an administrator's request is refused with this status.
+    /// Logs that an administrator's request is refused with this status.
     pub(crate) fn tell_admin_refused(&self, uri: &Uri, status: StatusCode) {
         let why = match status {
             StatusCode::UNAUTHORIZED => "its key is wrong or missing",

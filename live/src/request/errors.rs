@@ -1,4 +1,4 @@
-//! The router's own error responses, in OpenAI's shape.
+//! The router's own error responses, in OpenAI's or Anthropic's shape.
 
 use crate::request::body::Body;
 use crate::request::error_json::{Dialect, error_json};

@@ -218,7 +218,7 @@ pub(crate) struct HeaderFlags {
     pub(crate) bytes: usize,
 }
 
-/// A number of dispatches, as a router told it.
+/// The number of dispatches in a router's header.
 pub(crate) fn attempts(headers: &HeaderMap) -> Option<u8> {
     headers.get(ATTEMPTS)?.to_str().ok()?.trim().parse().ok()
 }

@@ -1,4 +1,4 @@
-//! Tells whether a JSON text that arrives in pieces is complete.
+//! Determines whether a JSON text that arrives in pieces is complete.
 
 /// The state after some bytes of a JSON text. It counts brackets outside strings, which is all that the end needs.
 #[derive(Debug, Clone, Copy, Default)]

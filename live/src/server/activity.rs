@@ -20,7 +20,7 @@ pub(crate) struct Activity {
     unread: AtomicBool,
     /// Whether the connection speaks another protocol by now.
     upgraded: AtomicBool,
-    /// Told when the connection has been idle for too long.
+    /// Notified when the connection has been idle for too long.
     pub(crate) idle: Notify,
 }
 

@@ -182,6 +182,6 @@ pub(crate) fn save(state: &AppState) {
         return; // the file is the next process's
     }
     if let Err(error) = Saved::of(state).write(path) {
-        tracing::warn!(%error, path = %path.display(), "cannot keep the changes; they last until the next start");
+        tracing::warn!(%error, path = %path.display(), "cannot write the changes; they are lost at the next start");
     }
 }

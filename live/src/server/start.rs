@@ -147,7 +147,7 @@ pub(crate) fn start_after(
     let base = config.clone();
     let (before, kept, discovered, from) = match given {
         Some(Inherited { saved, kept, discovered }) => {
-            let unread = |why| tracing::warn!("what the process before knew is not used: {why}; this one starts cold");
+            let unread = |why| tracing::warn!("not using the state of the previous process: {why}; starting cold");
             (saved, kept.map_err(unread).ok(), discovered, "the process before")
         }
         None => {
@@ -274,7 +274,7 @@ fn observers(config: &Config, shadows: &SharedStats, clock: Clock) -> Result<Obs
     Ok(observers)
 }
 
-/// Opens the file of a log; with it the flag that has it begun anew.
+/// Opens a log file; returns it with the flag that makes it reopen the file.
 fn open_log(what: &'static str, key: &'static str, log: &LogFile) -> Result<(LineLog, Arc<AtomicBool>), StartError> {
     let flag = Arc::new(AtomicBool::new(false));
     let file = LineLog::open(what, log, Arc::clone(&flag));

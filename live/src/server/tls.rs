@@ -1,8 +1,10 @@
 //! TLS configuration: the server's certificate chain, and the roots that replicas' certificates are checked against
-//! (by [`verifier`]).
+//! (by [`verifier`]); failed handshakes [`in_words`].
 
+mod in_words;
 mod verifier;
 
+pub(crate) use self::in_words::in_words;
 use self::verifier::{Trust, Verifier};
 use crate::config::{ConfigError, Tls};
 use rustls::client::WebPkiServerVerifier;

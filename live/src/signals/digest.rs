@@ -104,7 +104,7 @@ async fn ask(state: &AppState, peer: &Arc<Upstream>, seed: &HashSeed) -> Result<
     if heard(state, peer, |heard, _| heard.edition()).flatten() == Some(edition) {
         Ok(body.len() as u64)
     } else {
-        Err(Failed::Damaged("its answer has too many keys, or does not follow what it told before".to_owned()))
+        Err(Failed::Damaged("its answer has too many keys, or does not follow its previous answer".to_owned()))
     }
 }
 
@@ -130,7 +130,7 @@ fn note(peer: &Upstream, answer: Result<u64, Failed>) {
             tracing::warn!(peer = peer.name, "a peer does not tell which prefixes it holds: {why}");
         }
         (None, _) if matches!(before, "refused" | "damaged") => {
-            tracing::info!(peer = peer.name, "a peer tells again which prefixes it holds");
+            tracing::info!(peer = peer.name, "a peer sends its prefix digest again");
         }
         _ => {}
     }
@@ -150,13 +150,6 @@ pub(crate) fn answer(state: &AppState, key_id: Option<&str>, known: Option<Editi
 /// Counts an answer.
 pub(crate) fn sent(state: &AppState, bytes: usize) {
     state.digests.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
-}
-
-/// The own digest in `/metrics`: its keys, and the bytes that peers got.
-pub(crate) fn counts(state: &AppState) -> Vec<(&'static str, u64)> {
-    let keys = state.driver.read(|router, _, _| router.digest().map(|digest| digest.keys() as u64));
-    let sent = state.digests.bytes_sent.load(Ordering::Relaxed);
-    keys.map_or_else(Vec::new, |keys| vec![("digest_keys", keys), ("digest_bytes_sent", sent)])
 }
 
 /// Keys, age in seconds, and bytes received of a peer's digest.

@@ -138,7 +138,7 @@ impl Scraper {
     }
 }
 
-/// Whether the metrics can be read, as the log knows.
+/// Whether the metrics can be read, as last logged.
 #[derive(Default)]
 struct Reading {
     is_blind: bool,
@@ -147,7 +147,7 @@ struct Reading {
 }
 
 impl Reading {
-    /// What the log has to be told after a scrape: that the metrics are read again (`Some(None)`), or why they are not.
+    /// What must be logged after a scrape: that the metrics are read again (`Some(None)`), or why they are not.
     ///
     /// That an unreachable engine has no metrics either is no news; one that is killed resets a connection first.
     fn note(&mut self, scrape: &Scrape, is_up: impl FnOnce() -> bool) -> Option<Option<String>> {

@@ -25,7 +25,7 @@ pub(crate) const LONGEST: usize = MOST + (8 << 20);
 /// Why bytes are no snapshot that can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum Unreadable {
-    #[error("it is no snapshot")]
+    #[error("it is not a snapshot")]
     Other,
     #[error("it has version {0}, and this program reads version {VERSION}")]
     Version(u32),

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The snapshot of the file that the configuration names; `None`, with a sentence in the log, when it is of no use.
+/// The snapshot of the file that the configuration names; `None`, with a warning in the log, when it cannot be used.
 pub(crate) fn read(config: &Config) -> Option<Kept> {
     let path = path(config)?;
     let why = match load(&path) {
@@ -54,7 +54,7 @@ pub(crate) fn save(state: &AppState) {
     }
     // Readable by its owner only: it may hold the seed of hashes.
     if let Err(error) = private_file::replace(&path, &[&bytes]) {
-        tracing::warn!(%error, path = %path.display(), "cannot keep what this router knows; the next start is cold");
+        tracing::warn!(%error, path = %path.display(), "cannot write the snapshot; the next start may be cold");
     }
 }
 

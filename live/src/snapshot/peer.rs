@@ -77,10 +77,10 @@ async fn ask(state: &AppState, until: Instant) {
     if refusals.is_empty() {
         return tracing::info!("no other router is listed in sharing.peers; this router starts cold");
     }
-    tracing::info!("no peer told what it knows ({}); this router starts cold", refusals.join("; "));
+    tracing::info!("no peer sent a snapshot ({}); this router starts cold", refusals.join("; "));
 }
 
-/// What a peer knows; `None` if this router itself answers.
+/// The snapshot of a peer; `None` if this router itself answers.
 async fn fetch(state: &AppState, upstream: &Arc<Upstream>) -> Result<Option<Kept>, String> {
     let path = PathAndQuery::from_static(PATH);
     let request = || {

@@ -11,7 +11,7 @@ use gorgo_core::policy::PolicyConfig;
 use std::sync::Arc;
 
 impl AppState {
-    /// Replaces the policy, as an operator asked; the search for weights begins anew from it.
+    /// Replaces the policy, as an operator asked; the search for weights restarts from it.
     pub(crate) fn set_policy(&self, policy: PolicyConfig) {
         match &self.tuner {
             Some(tuner) => tuner.set_policy(&self.driver, &policy),

@@ -44,7 +44,7 @@ pub enum UpgradeError {
     #[error("{0}")]
     Refused(String),
     /// It was stopping already.
-    #[error("it takes no upgrade any more")]
+    #[error("it no longer accepts upgrades")]
     Stopping,
     /// It stops, or has ended.
     #[error("it gave no answer; see its log")]

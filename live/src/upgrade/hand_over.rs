@@ -80,7 +80,7 @@ pub(crate) struct HandOver {
     pub(crate) program: Program,
     pub(crate) presence: Arc<dyn Presence>,
     pub(crate) kept_files: Arc<KeptFiles>,
-    /// Told when the next process serves.
+    /// Notified when the next process serves.
     pub(crate) done: Arc<Notify>,
 }
 
@@ -92,7 +92,7 @@ pub(crate) async fn run(control: Control, this: HandOver) {
         let answer = match upgrade(&this, &state, ask).await {
             Ok(pid) => Answer::Serving(pid),
             Err(why) => {
-                tracing::warn!("the upgrade has failed, and this process goes on: {why}");
+                tracing::warn!("the upgrade failed, and this process continues: {why}");
                 Answer::Failed(why)
             }
         };

@@ -4,11 +4,11 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Tells the service manager; nothing without one.
+/// Notifies the service manager; does nothing without one.
 pub(crate) fn tell(state: &str) {
     let Some(at) = std::env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(error) = send(at.as_encoded_bytes(), state) {
-        tracing::warn!(%error, "cannot tell the service manager `{state}`");
+        tracing::warn!(%error, "cannot send `{state}` to the service manager");
     }
 }
 

@@ -171,7 +171,7 @@ async fn probed(state: &Arc<AppState>, before: &Usable) -> Result<(), StartError
         if lacking.is_empty() && (usable > 0 || before.count == 0) {
             let gone = before.names.iter().filter(|name| !here.iter().any(|(here, _)| here == *name)).count();
             if gone > 0 {
-                tracing::warn!("{gone} replicas that the process before used are not in this configuration");
+                tracing::warn!("{gone} replicas of the previous process are not in this configuration");
             }
             return Ok(());
         }

@@ -14,7 +14,7 @@ impl Default for Compression {
 }
 
 impl Compression {
-    /// The share to expect, in hundredths: the core is told of each change.
+    /// The share to expect, in hundredths: each change is passed to the core.
     pub(crate) fn expected(&self) -> f64 {
         ((*self.0.lock() * 100.0).round() / 100.0).max(0.01)
     }

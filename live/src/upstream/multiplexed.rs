@@ -80,7 +80,7 @@ impl Drop for Stream {
 
 /// Why a request got no response.
 pub(super) enum NoResponse {
-    /// The peer has not processed it: it can be sent anew.
+    /// The peer has not processed it: it can be sent again.
     Unprocessed,
     /// The peer may have processed it.
     Broken(hyper::Error),

@@ -214,7 +214,7 @@ impl Upstream {
         self.reads_zstd.store(reads, Ordering::Relaxed);
     }
 
-    /// Keeps an error, to be told with the state that follows from it.
+    /// Keeps an error, to be logged with the state that follows from it.
     pub(crate) fn note_error(&self, at: Time, why: impl Into<String>) {
         *self.last_error.lock() = Some(LastError { at, why: why.into() });
     }

@@ -88,7 +88,7 @@ async fn a_prompt_that_only_a_peer_served_goes_to_it_by_its_digest() {
     assert!(more < 3 * 250, "nothing changed, so hardly anything is sent: {more}");
     let metrics = page(&a, 0, "/metrics").await;
     assert!(metrics.contains("gorgo_replica_digest_keys{replica=\"edge1\"}"), "{metrics}");
-    assert!(metrics.contains("gorgo_sharing{kind=\"digest_bytes_sent\"}"));
+    assert!(metrics.contains("gorgo_digest_sent_bytes_total "));
 }
 
 #[tokio::test(start_paused = true)]

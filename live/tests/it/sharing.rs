@@ -131,7 +131,7 @@ async fn a_router_that_names_replicas_otherwise_is_told_and_its_news_are_counted
     let shared = serde_json::json!({"named": 2, "known": 1, "unknown": ["10.0.0.1:8080"]});
     assert_eq!((&told["peers"][1]["state"], &told["peers"][1]["replicas"]), (&"up".into(), &shared), "{told}");
     let metrics = first.get("/metrics").await.1;
-    assert!(metrics.as_str().unwrap().contains("gorgo_sharing{kind=\"unknown_replicas\"} 1.0"), "{metrics}");
+    assert!(metrics.as_str().unwrap().contains("gorgo_sharing_unknown_replicas 1.0"), "{metrics}");
 }
 
 #[tokio::test(start_paused = true)]

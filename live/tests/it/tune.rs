@@ -27,7 +27,8 @@ async fn a_router_tunes_tells_and_freezes() {
     assert!(after["trials"].as_u64().unwrap() >= 2, "{after}");
     assert!(after["last_loss_difference"].is_number(), "{after}");
     let metrics = world.get("/metrics").await.1.to_string();
-    for name in ["gorgo_tuner_weight{setting=\\\"rtt_weight\\\"}", "gorgo_tuner_trials{outcome=\\\"refused\\\"}"] {
+    for name in ["gorgo_tuner_weight{setting=\\\"rtt_weight\\\"}", "gorgo_tuner_trials_total{outcome=\\\"refused\\\"}"]
+    {
         assert!(metrics.contains(name), "{name}: {metrics}");
     }
 

@@ -82,7 +82,7 @@ impl Engine {
 
     /// Retracts running requests until the next step fits: fewest generated tokens first, of those the longest
     /// prompt, of those the last to join. They lose their KV, keep their tokens and go to the back of the queue; the
-    /// reserved share is computed anew from the requests that stay. The last request always fits, because no admitted
+    /// reserved share is recomputed from the requests that stay. The last request always fits, because no admitted
     /// sequence is longer than the pool.
     fn retract(&mut self) {
         let done = self.pipeline.done;

@@ -23,9 +23,9 @@ pub struct Outcome {
     pub span: Span,
     /// The decisions of the first `decisions_of` requests, in order of time.
     pub decisions: Vec<Decided>,
-    /// What came of fences; `None` without `residency`.
+    /// Requests with a fence and its violations; `None` without `residency`.
     pub fenced: Option<FencedCount>,
-    /// What routers told each other, if they do: batches of proxies, or digests of edges.
+    /// Messages between routers, if they share: batches of proxies, or digests of edges.
     pub shared: Option<Shared>,
     /// What each router's tuner found; empty without `tune`.
     pub tuned: Vec<Tuned>,

@@ -34,7 +34,7 @@ pub enum Prefixes {
     /// Nothing.
     #[default]
     Private,
-    /// What each learned, told to all others in batches.
+    /// Each proxy sends what it learned to all others in batches.
     Shared,
 }
 

@@ -10,7 +10,7 @@ use gorgo_core::policy::Truth;
 use gorgo_core::{ReplicaId, RequestId};
 
 impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
-    /// Tells the oracle of a router what would happen to the request at each replica.
+    /// Gives a router's oracle the outcome that the request would have at each replica.
     pub(super) fn tell_truth(&mut self, router: u16, key: Key) {
         let node = &self.routers[usize::from(router)].router;
         if !node.needs_truth() {

@@ -84,7 +84,7 @@ pub(crate) struct BenchArgs {
     /// Seed of arrival times
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Varies the text of prompts; drawn anew for every run when absent, so that no earlier run has filled a cache
+    /// Varies the text of prompts; drawn again for every run when absent, so that no earlier run has filled a cache
     #[arg(long)]
     salt: Option<u64>,
     /// Tokens per block of the trace's block ids

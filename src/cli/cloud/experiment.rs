@@ -1,4 +1,4 @@
-//! `gorgo run --mode live --cloud`: an experiment on machines, from launch to the last cent.
+//! `gorgo run --mode live --cloud`: an experiment on machines, from launch to termination.
 //!
 //! Machines that bear the replicas' names are taken, the others are launched; what was launched ends with the run, at
 //! an interrupt and after a failure too. Reading order: `args` (what was asked for)

@@ -1,4 +1,4 @@
-//! Ctrl-C once ends what this command made; twice leaves at once and names it.
+//! Ctrl-C ends the machines of this command; a second one exits at once and names them.
 
 use crate::cli::process::StopSignal;
 use gorgo_cloud::{Error, Fleet, Kind};

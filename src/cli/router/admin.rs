@@ -95,12 +95,12 @@ pub(in crate::cli) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>)
 /// Commands that call a running router; `proxy` and `lb` share them.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AdminCommand {
-    /// State of the router and of each replica: why it is down, what it does, how old that is
+    /// Show the state of the router and of each replica: why it is down, its load, the age of each figure
     #[command(
         after_help = "Examples:\n  gorgo proxy status\n  gorgo proxy status --watch\n  gorgo proxy status --json"
     )]
     Status {
-        /// Show it again every so many seconds
+        /// Refresh every so many seconds
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
         watch: Option<f64>,
     },
@@ -116,13 +116,13 @@ pub(crate) enum AdminCommand {
         #[arg(required = true)]
         keys: Vec<String>,
     },
-    /// The search for better weights on this router's requests (`tune.enabled`), or stop it
+    /// Show the search for better weights on this router's requests (`tune.enabled`), or freeze it
     #[command(after_help = "Examples:\n  gorgo proxy tuner\n  gorgo proxy tuner --freeze")]
     Tuner {
         /// Keep the best weights so far in force
         #[arg(long, conflicts_with = "resume")]
         freeze: bool,
-        /// Go on
+        /// Resume the search
         #[arg(long)]
         resume: bool,
     },
@@ -132,13 +132,13 @@ pub(crate) enum AdminCommand {
         #[arg(long)]
         engines: bool,
     },
-    /// Shape of the prefix index
+    /// Show the shape of the prefix index
     PrefixStats,
-    /// Round trips to replicas
+    /// Show round trips to replicas
     Latency,
-    /// What the shadow policies would have chosen
+    /// Show what the shadow policies would have chosen
     Shadow,
-    /// Why a request went to its replica
+    /// Explain why a request went to its replica
     #[command(
         after_help = "Examples:\n  gorgo proxy explain 0f3a-1   # the answer's X-Request-ID\n  gorgo proxy explain          # the latest request\n  gorgo proxy explain --worst  # the one whose time to first token was predicted worst"
     )]
@@ -164,7 +164,7 @@ pub(crate) enum AdminCommand {
         after_help = "Examples:\n  gorgo proxy upgrade                        # its own file, replaced by the new program\n  gorgo proxy upgrade --binary ./gorgo-new --port 8001"
     )]
     Upgrade(UpgradeArgs),
-    /// The request log
+    /// Export, summarize, clear or switch the request log
     Metrics {
         #[command(subcommand)]
         command: MetricsCommand,
@@ -173,12 +173,12 @@ pub(crate) enum AdminCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MetricsCommand {
-    /// As CSV, to a file or to standard output
+    /// Export it as CSV, to a file or to standard output
     Export {
         /// File to write
         file: Option<PathBuf>,
     },
-    /// Means and quantiles
+    /// Show means and quantiles
     Summary,
     /// Delete all rows
     Clear,

@@ -1,4 +1,4 @@
-//! What is shown, and what keys do.
+//! The state of the screen, and the actions of the keys.
 
 use super::text::hit;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};

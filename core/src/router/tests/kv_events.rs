@@ -1,4 +1,4 @@
-//! What engines tell of their caches changes the index.
+//! KV events of engines change the index.
 
 use super::*;
 use crate::fleet::EngineReport;

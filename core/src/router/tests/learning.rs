@@ -18,7 +18,8 @@ fn usage_corrects_the_index_and_the_answer_is_learned() {
     tell(&mut r, 3, RequestEvent::Finished { id: RequestId(2), attempt: 1, usage, answer: None });
     r.index().lookup(&symbols("abcdefghXYZ!"), &mut matched);
     assert_eq!(matched, [8]);
-    assert_eq!((r.stats().predicted_cached_tokens, r.stats().actual_cached_tokens), (8, 2));
+    let stats = r.stats();
+    assert_eq!((stats.cache_reports, stats.predicted_cached_tokens, stats.actual_cached_tokens), (2, 8, 2));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a peer's report says beside its load: learned rates, and how fast requests arrive there.
+//! Peer reports beyond the load: learned rates, and the rate at which requests arrive.
 
 use super::*;
 use crate::fleet::{Arrivals, Learned, Load, PeerRates};

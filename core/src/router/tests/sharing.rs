@@ -1,4 +1,4 @@
-//! What a router learns from its requests is told, and what it is told it knows.
+//! Learned paths are sent to other routers, and received paths enter the index.
 
 use super::*;
 use crate::fleet::Load;

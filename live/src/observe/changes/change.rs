@@ -163,7 +163,7 @@ impl fmt::Display for Change {
             Self::Draining { replica, on: true } => write!(f, "replica {replica} is draining: no new requests"),
             Self::Draining { replica, on: false } => write!(f, "replica {replica} takes requests again"),
             Self::Restarted { replica } => {
-                write!(f, "restart of replica {replica} seen: its part of the prefix index is emptied")
+                write!(f, "replica {replica} was restarted: its part of the prefix index is emptied")
             }
             Self::SeveralEngines { replica } => write!(
                 f,
@@ -178,7 +178,7 @@ impl fmt::Display for Change {
             ),
             Self::KvEventsUp { replica } => write!(f, "KV events of replica {replica} are read"),
             Self::KvEventsDown { replica, why } => {
-                write!(f, "KV events of replica {replica} are not read, its cache is predicted: {why}")
+                write!(f, "KV events of replica {replica} cannot be read, so its cache is predicted: {why}")
             }
             Self::KvEventsLost { replica, has_replay } => {
                 let advice =
@@ -208,7 +208,7 @@ impl fmt::Display for Change {
                 write!(f, "discovery from {source}: endpoint {endpoint} is this router itself, and is left out")
             }
             Self::Described { replica } => {
-                write!(f, "replica {replica} has other settings; what was learned of it stays")
+                write!(f, "settings of replica {replica} changed; its learned state is kept")
             }
             Self::EndpointRefused { source, endpoint, why } => {
                 write!(f, "discovery from {source}: endpoint {endpoint} is not used: {why}")

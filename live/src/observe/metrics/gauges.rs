@@ -20,18 +20,8 @@ struct SourceLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabel {
-    kind: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SettingLabel {
     setting: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
-    outcome: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,18 +58,17 @@ pub(super) struct Gauges {
     engine_capacity: Family<ReplicaLabel, Level>,
     engine_age: Family<ReplicaLabel, Level>,
     learned: [Family<ReplicaLabel, Level>; 8],
-    kv: [Family<ReplicaLabel, Level>; 8],
-    digest: [Family<ReplicaLabel, Level>; 3],
+    kv: [Family<ReplicaLabel, Level>; 5],
+    digest: [Family<ReplicaLabel, Level>; 2],
     limits: Family<LimitLabel, Level>,
     limits_used: Family<LimitLabel, Level>,
     policy: Family<PolicyLabel, Level>,
-    dropped: Level,
     source_endpoints: Family<SourceLabel, Level>,
     source_stale: Family<SourceLabel, Level>,
     source_left_out: Family<SourceLabel, Level>,
-    sharing: Family<KindLabel, Level>,
+    digest_keys: Level,
+    unknown_replicas: Level,
     tuner_weights: Family<SettingLabel, Level>,
-    tuner_trials: Family<OutcomeLabel, Level>,
     shadow_hits: Family<PolicyLabel, Level>,
     shadow_busiest: Family<PolicyLabel, Level>,
     shadow_ttft: Family<PolicyLabel, Level>,
@@ -188,19 +177,14 @@ impl Gauges {
                     "Mean time from storing a block to its removal",
                     Unit::Seconds
                 ),
-                add!(Family::default(), "replica_kv_event_batches", "Batches of KV events read since it joined"),
-                add!(Family::default(), "replica_kv_event_gaps", "Times that batches were lost since it joined"),
-                add!(Family::default(), "replica_kv_event_cuts", "Paths cut in the index by removals since it joined"),
             ],
             digest: [
-                add!(Family::default(), "replica_digest_keys", "Prefixes that a peer told to hold, a kilobyte each"),
+                add!(Family::default(), "replica_digest_keys", "Keys in the digest of a peer, one per kilobyte"),
                 add!(Family::default(), "replica_digest_age", "Age of that digest", Unit::Seconds),
-                add!(Family::default(), "replica_digest_received", "Digests received since it joined", Unit::Bytes),
             ],
             limits: add!(Family::default(), "limit", "A limit of this router"),
             limits_used: add!(Family::default(), "limit_used", "How much of a limit is in use"),
             policy: add!(Family::default(), "policy_info", "The policy in force"),
-            dropped: add!(Level::default(), "dropped_records", "Records of decisions and requests that no log took"),
             source_endpoints: add!(
                 Family::default(),
                 "discovery_endpoints",
@@ -216,14 +200,17 @@ impl Gauges {
                 "discovery_left_out",
                 "Endpoints that a source of discovery lists and that are not used: no room in the fleet, or a wrong entry"
             ),
-            sharing: add!(
-                Family::default(),
-                "sharing",
-                "Messages, bytes and paths exchanged with peers since the start, and replicas that they name and this router \
-                 lacks now, by kind"
+            digest_keys: add!(
+                Level::default(),
+                "digest_keys",
+                "Keys of the digest that edges may request from this router"
+            ),
+            unknown_replicas: add!(
+                Level::default(),
+                "sharing_unknown_replicas",
+                "Replicas that peers name and this router lacks now"
             ),
             tuner_weights: add!(Family::default(), "tuner_weight", "A weight in force, where the tuner searches"),
-            tuner_trials: add!(Family::default(), "tuner_trials", "Trials of the tuner since the start, by outcome"),
             shadow_hits: add!(
                 Family::default(),
                 "shadow_hit_ratio",
@@ -249,16 +236,14 @@ impl Gauges {
         self.in_flight.set(levels.in_flight);
         self.index_bytes.set(levels.index_bytes);
         self.index_nodes.set(levels.index_nodes);
-        self.dropped.set(levels.dropped as f64);
         for level in &levels.sources {
             let label = SourceLabel { source: level.source.clone() };
             self.source_endpoints.get_or_create(&label).set(level.endpoints as f64);
             self.source_stale.get_or_create(&label).set(f64::from(level.error.is_some()));
             self.source_left_out.get_or_create(&label).set(level.left_out as f64);
         }
-        for (kind, count) in &levels.sharing {
-            self.sharing.get_or_create(&KindLabel { kind: (*kind).to_owned() }).set(*count as f64);
-        }
+        self.digest_keys.set(levels.digest_keys as f64);
+        self.unknown_replicas.set(levels.sharing.as_ref().map_or(0, |sharing| sharing.unknown_replicas) as f64);
         self.policy.clear();
         self.policy.get_or_create(&PolicyLabel { policy: levels.policy.clone() }).set(1.0);
         for (limit, most, used) in &levels.limits {
@@ -347,12 +332,9 @@ impl Gauges {
             let values = [
                 Some(f64::from(kv.is_up)),
                 kv.age_s,
-                Some(kv.resident_tokens as f64),
+                kv.age_s.map(|_| kv.resident_tokens as f64),
                 kv.measured_tokens.map(|tokens| tokens as f64),
                 kv.residence_s,
-                Some(kv.batches as f64),
-                Some(kv.gaps as f64),
-                Some(kv.cuts as f64),
             ];
             for (family, value) in self.kv.iter().zip(values) {
                 if let Some(value) = value {
@@ -362,19 +344,15 @@ impl Gauges {
         }
         self.digest.iter().for_each(Family::clear);
         for r in &levels.replicas {
-            let Some((keys, age, received)) = r.digest else { continue };
-            for (family, value) in self.digest.iter().zip([keys, age, received]) {
+            let Some((keys, age, _)) = r.digest else { continue };
+            for (family, value) in self.digest.iter().zip([keys, age]) {
                 family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
             }
         }
         self.tuner_weights.clear();
-        if let Some((weights, trials)) = &levels.tuner {
+        if let Some((weights, _)) = &levels.tuner {
             for (setting, weight) in weights {
                 self.tuner_weights.get_or_create(&SettingLabel { setting: setting.clone() }).set(*weight);
-            }
-            let refused = trials.ended.saturating_sub(trials.taken + trials.guarded);
-            for (outcome, count) in [("taken", trials.taken), ("guarded", trials.guarded), ("refused", refused)] {
-                self.tuner_trials.get_or_create(&OutcomeLabel { outcome: outcome.to_owned() }).set(count as f64);
             }
         }
         for shadow in &levels.shadows {

@@ -65,8 +65,25 @@ pub struct Levels {
     pub(crate) sources: Vec<SourceLevel>,
     /// The weights that the tuner has put in force, by setting, and its trials; `None` where it is off.
     pub tuner: Option<(Vec<(String, f64)>, Trials)>,
-    /// What was exchanged with peers of the same replicas, by kind.
-    pub sharing: Vec<(&'static str, u64)>,
+    /// What was exchanged with routers of the same replicas; `None` without peers.
+    pub sharing: Option<SharingLevels>,
+    /// Keys of this router's digest; 0 without one.
+    pub digest_keys: u64,
+    /// Bytes of digests sent.
+    pub digest_bytes_sent: u64,
+}
+
+/// What was exchanged with routers of the same replicas since the start.
+#[derive(Debug, Clone, Default)]
+pub struct SharingLevels {
+    /// Messages sent and answered.
+    pub messages_sent: u64,
+    /// Bytes of these messages.
+    pub bytes_sent: u64,
+    /// Prefixes by outcome.
+    pub paths: [(&'static str, u64); 6],
+    /// Replicas that peers name and this router lacks now.
+    pub unknown_replicas: u64,
 }
 
 /// What a shadow policy would have done, at the time of a scrape.

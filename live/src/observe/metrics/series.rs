@@ -180,7 +180,7 @@ impl RequestSeries {
         series
     }
 
-    /// Removes the model used longest ago if there are as many as may be.
+    /// Removes the least recently used model if the limit is reached.
     fn make_room(&self, all: &mut FxHashMap<Box<str>, ByModel>) {
         let mut used: BTreeMap<Box<str>, u64> = BTreeMap::new();
         for (model, policies) in all.values().flatten().filter(|(model, _)| !model.is_empty()) {
