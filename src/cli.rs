@@ -103,7 +103,7 @@ enum Command {
     /// List the policies with their settings and defaults
     #[command(after_help = "Examples:\n  gorgo policies\n  gorgo policies stargate\n  gorgo policies --json")]
     Policies(policies::PoliciesArgs),
-    /// Emulate an SGLang server, with the engine model in place of a GPU
+    /// Emulate an SGLang or vLLM server, with the engine model in place of a GPU
     #[command(
         after_help = "Examples:\n  gorgo engine --gpu h100 --listen 127.0.0.1:8080\n  gorgo engine --rtt-ms 120 --set max_running_requests=10\n  gorgo engine --kind vllm --preset vllm-llama-3.1-8b-rtx4090\n  curl -X POST localhost:8080/gorgo/crash -d '{\"seconds\": 5}'   # from loopback only"
     )]
@@ -132,7 +132,7 @@ enum Command {
         after_help = "Keys: q quit, ? help, s sort, r reverse, / filter, f freeze, d drain and u undrain the selected replica (asks first).\nNO_COLOR=1 leaves colours out.\n\nExamples:\n  gorgo top\n  gorgo top https://router.example:8443 --ca ca.pem\n  gorgo top --json   # what it shows, once"
     )]
     Top(top::TopArgs),
-    /// Check the sources of replicas: a file, DNS
+    /// Check the sources of replicas: file, DNS, registry, Kubernetes
     Discovery {
         #[command(subcommand)]
         command: discovery::DiscoveryCommand,

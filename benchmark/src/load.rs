@@ -2,9 +2,9 @@
 //!
 //! Reading order: [`profile`] (when requests are sent) → [`target`] (where they are sent) → [`source`], [`synthetic`]
 //! (what they contain) → [`sse`], [`client`] (one request) → [`mod@bench`] (a benchmark and its strategies), `sender`
-//! (sending), [`run`] (results of a strategy), [`progress`] (counters while it runs) → [`distribution`], [`slo`], [`report`],
-//! `summarize` (the report, with GuideLLM's names) → [`files`] (JSON and CSV), [`table`] (terminal) → [`ceiling`] (the
-//! client's own limit).
+//! (sending), [`run`] (results of a strategy), [`progress`] (counters while it runs) → [`distribution`], [`slo`],
+//! [`report`], `summarize` (the report, with GuideLLM's names) → [`files`] (JSON and CSV), [`table`] (terminal) →
+//! [`ceiling`] (the client's own limit).
 //!
 //! An open-loop schedule is computed before the first request, and a latency counts from the *scheduled* time, so
 //! that a slow client cannot make a server look good. Every report contains how late requests were sent, and a run

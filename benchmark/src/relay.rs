@@ -1,13 +1,12 @@
 //! An emulated wide-area network on loopback: TCP relays that delay bytes like the simulator's network.
 //!
-//! Reading order: [`link`] (delay and state of one link) → `upload` (round trips of long requests) → [`pump`] (moving the bytes of a connection) → [`Relay`]
-//! (listeners) → [`control`] (fault injection over HTTP).
+//! Reading order: [`link`] (delay and state of one link) → `upload` (round trips of long requests) → [`pump`] (moving
+//! the bytes of a connection) → [`Relay`] (listeners) → [`control`] (fault injection over HTTP).
 //!
 //! Round-trip times, their slow variation and the jitter of single messages are those of `gorgo_sim::network` at the
 //! wall clock's time, so a run on relays and a simulated run see the same network. Bytes never overtake one another. A
-//! new connection waits for its handshake first, and a request longer than the sender's window takes several round trips,
-//! as in the simulator. The buffers of a link are bounded: a sender
-//! faster than the link meets backpressure.
+//! new connection waits for its handshake first, and a request longer than the sender's window takes several round
+//! trips, as in the simulator. The buffers of a link are bounded: a sender faster than the link meets backpressure.
 
 pub mod control;
 pub mod link;

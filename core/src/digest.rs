@@ -5,10 +5,10 @@
 //! tokens(t) = prompt tokens * depth of the deepest key of the prompt / its symbols * 0.5^(age / half-life)
 //! ```
 //!
-//! A symbol names its block and all before it, so one key names a whole prefix: the keys are exact, no prefix is claimed
-//! that is not held, and a key is dropped when its prefix is evicted. A replica with 400,000 tokens has about 1,700
-//! keys, 13 kB; after the first request only the changes are sent. A Bloom filter would take a third of the bytes, but
-//! it has false positives, and single keys can be neither removed from it nor sent as an update.
+//! A symbol names its block and all before it, so one key names a whole prefix: the keys are exact, no prefix is
+//! claimed that is not held, and a key is dropped when its prefix is evicted. A replica with 400,000 tokens has about
+//! 1,700 keys, 13 kB; after the first request only the changes are sent. A Bloom filter would take a third of the
+//! bytes, but it has false positives, and single keys can be neither removed from it nor sent as an update.
 //!
 //! An edge requests the digest of each peer every few seconds and sends the [`Edition`] that it holds. The peer
 //! collects the keys again and answers with the changes since that edition, or with all keys when it no longer keeps
@@ -26,8 +26,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-mod heard;
-pub use heard::{DigestView, Heard};
+mod received;
+pub use received::{DigestView, ReceivedDigest};
 
 /// Bytes of prompt that a key stands for, and about as many tokens as that is.
 pub const KEY_BYTES: usize = 1_024;

@@ -1,7 +1,7 @@
 //! Price of data between regions, as milliseconds in a score.
 //!
-//! A cloud bills what leaves a region: the request from the router's region, the answer from the replica's. The operator
-//! states what a unit of money is worth in milliseconds of waiting; at 0, the default, prices change nothing.
+//! A cloud bills what leaves a region: the request from the router's region, the answer from the replica's. The
+//! operator states what a unit of money is worth in milliseconds of waiting; at 0, the default, prices change nothing.
 
 use crate::range::{OutOfRange, check_ranges};
 use schemars::JsonSchema;

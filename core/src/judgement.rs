@@ -1,7 +1,7 @@
 //! Attributes a failed dispatch to its cause: the request, the replica, this router, or overload.
 //!
 //! [`Failure`] classifies how one dispatch failed: by an HTTP status, an error in the body of an answer
-//! ([`ToldError`]), or a broken connection. One failure alone does not show the cause: both a request that no engine
+//! ([`ErrorInBody`]), or a broken connection. One failure alone does not show the cause: both a request that no engine
 //! can serve and a broken engine give a 500. [`FailedAttempts`] therefore collects the failures of one request until
 //! another replica has answered it or all attempts have failed, and then returns the replicas at fault.
 
@@ -137,7 +137,7 @@ impl Failure {
 
 /// An error in the body of an answer with status 200: the members of its `error` object, or of an aborted generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ToldError<'a> {
+pub struct ErrorInBody<'a> {
     /// A numeric `code` or `status_code`.
     pub status: Option<u16>,
     /// `code`, if it is a word.
@@ -146,7 +146,7 @@ pub struct ToldError<'a> {
     pub kind: Option<&'a str>,
 }
 
-impl ToldError<'_> {
+impl ErrorInBody<'_> {
     /// The failure that the error stands for: by its status if that is an HTTP error, else by the words of `code`, then
     /// of `type`. An error without either is [`Failure::Server`] 500.
     pub fn failure(&self) -> Failure {
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn told_errors_are_judged_by_code_and_type_in_any_engines_spelling() {
         let full = Failure::Overloaded { retry_after_s: None };
-        let told = |status, code, kind| ToldError { status, code, kind }.failure();
+        let told = |status, code, kind| ErrorInBody { status, code, kind }.failure();
         for (status, code, kind, failure) in [
             (Some(503), None, Some("SERVICE_UNAVAILABLE"), full),
             (Some(400), None, Some("BadRequestError"), Failure::Client),

@@ -2,13 +2,13 @@
 //!
 //! The tree holds structure only; users store their data in the value `V` of a node. The router's index stores owners
 //! ([`crate::prefix`]), the engine model stores locks and last-use stamps. Nodes are allocated in an arena and named by
-//! [`NodeId`]. One hash table maps (parent, first symbol) to a child, so a walk costs one probe per edge at any fan-out;
-//! siblings are linked so that a subtree can be visited. The table stores ids only and reads the keys from the nodes,
-//! and short edges are stored inside their nodes: the cost of a new prompt is dominated by cache misses.
+//! [`NodeId`]. One hash table maps (parent, first symbol) to a child, so a walk costs one probe per edge at any
+//! fan-out; siblings are linked so that a subtree can be visited. The table stores ids only and reads the keys from the
+//! nodes, and short edges are stored inside their nodes: the cost of a new prompt is dominated by cache misses.
 //!
-//! Every edge has a weight in tokens. With `per_symbol = Some(w)` a symbol weighs `w`, but the last symbol of an inserted
-//! sequence may weigh less (a partial block). With `None` the weight of an edge is spread evenly over its symbols (text
-//! whose tokens were counted only as a whole).
+//! Every edge has a weight in tokens. With `per_symbol = Some(w)` a symbol weighs `w`, but the last symbol of an
+//! inserted sequence may weigh less (a partial block). With `None` the weight of an edge is spread evenly over its
+//! symbols (text whose tokens were counted only as a whole).
 
 use arena::Arena;
 use hashbrown::HashTable;

@@ -1,8 +1,8 @@
 //! The router as a state machine: events in, actions out, time passed in.
 //!
-//! It holds queue, capacity gates, timeouts, retries, breakers, hop limit, load counters and the prefix index; it has no
-//! sockets, clocks or tasks. It chooses a replica and counts the request there in one step, so that two arrivals never
-//! see the same idle replica.
+//! It holds queue, capacity gates, timeouts, retries, breakers, hop limit, load counters and the prefix index; it has
+//! no sockets, clocks or tasks. It chooses a replica and counts the request there in one step, so that two arrivals
+//! never see the same idle replica.
 
 use crate::fleet::{Rates, Replica, SavedRates, Typical};
 use crate::judgement::FailedAttempts;
@@ -23,12 +23,12 @@ mod event;
 mod fence;
 mod flight;
 mod outcome;
+mod publishing;
 mod queue;
 mod replicas;
 mod route;
 mod snapshot;
 mod stats;
-mod tells;
 mod timers;
 pub use crate::judgement::Failure;
 pub use action::{Action, DecisionRecord, Dispatch, ScoredCandidate};
@@ -36,9 +36,9 @@ pub use config::{Admission, LearnAt, RouterConfig};
 pub use end_reason::EndReason;
 pub use event::{AdminEvent, Answer, Event, Handling, ReplicaEvent, Request, RequestEvent, Usage};
 use flight::{Flight, State};
+use publishing::Publishing;
 pub use snapshot::{SavedReplica, Snapshot};
 pub use stats::RouterStats;
-use tells::Tells;
 use timers::{Timer, Timers};
 
 /// The router. Its prefix index is over block ids.
@@ -62,7 +62,7 @@ pub struct Router {
     retry_tokens: f64,
     stats: RouterStats,
     rates: Rates,
-    tells: Tells,
+    publishing: Publishing,
     /// Requests that were dispatched lately.
     typical: Typical,
     /// The true outcome at each replica of the request that arrives next, for oracles; by slot.
@@ -96,7 +96,7 @@ impl Router {
             timers: Timers::default(),
             stats: RouterStats::default(),
             rates: Rates::default(),
-            tells: Tells::default(),
+            publishing: Publishing::default(),
             typical: Typical::default(),
             truth: None,
             now: Time::ZERO,
@@ -186,7 +186,7 @@ impl Router {
         self.policy.rolls_out()
     }
 
-    /// Tells an oracle what would happen to request `id` at each slot if it were sent there now.
+    /// Gives an oracle the outcome that request `id` would have at each slot if it were sent there now.
     pub fn foresee(&mut self, id: RequestId, truths: Vec<Option<Truth>>) {
         self.truth = Some((id, truths));
     }

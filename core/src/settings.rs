@@ -1,6 +1,6 @@
-//! Settings as TOML tables: `--set key=value`, merging of tables, values that have been renamed, `duration` (`5s` in place of
-//! milliseconds), `either` (a number or text), `field_names`: the keys that a struct reads, and `schema`: the JSON schema of
-//! a file.
+//! Settings as TOML tables: `--set key=value`, merging of tables, values that have been renamed, `duration` (`5s` in
+//! place of milliseconds), `either` (a number or text), `field_names`: the keys that a struct reads, and `schema`: the
+//! JSON schema of a file.
 
 mod duration;
 mod either;

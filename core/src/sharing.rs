@@ -101,10 +101,10 @@ pub const MESSAGE_BYTES: u64 = 400;
 const RENEWED: Span = Span(1_000_000_000);
 
 /// A router's requests at each replica as it last sent them, and the time of sending.
-pub type ToldLoads = (Time, Vec<(ReplicaId, Load)>);
+pub type SentLoads = (Time, Vec<(ReplicaId, Load)>);
 
 /// Whether these loads must be sent: they changed, or were sent too long ago.
-pub fn must_tell(now: Time, told: &ToldLoads, loads: &[(ReplicaId, Load)]) -> bool {
+pub fn must_send(now: Time, told: &SentLoads, loads: &[(ReplicaId, Load)]) -> bool {
     told.1 != loads || (!loads.is_empty() && now - told.0 >= RENEWED)
 }
 
@@ -118,7 +118,7 @@ pub struct SharingStats {
     /// Paths that were dropped because the queue was full, once for each peer that had not got them.
     pub dropped: u64,
     /// Paths received and put together.
-    pub heard: u64,
+    pub received: u64,
     /// Paths received whose parent was not known, and that were asked for.
     pub missing: u64,
     /// Paths that a peer asked for.
@@ -252,7 +252,7 @@ impl Sharing {
 
     /// Puts the paths of a batch of `peer` together (`None`: of a router that is no peer of this one), and names those
     /// whose parent is not known.
-    pub fn heard(&mut self, peer: Option<usize>, batch: Vec<News>, missing: &mut Vec<Missing>) -> Vec<Path> {
+    pub fn receive(&mut self, peer: Option<usize>, batch: Vec<News>, missing: &mut Vec<Missing>) -> Vec<Path> {
         let peer = peer.filter(|&peer| peer < self.peers.len());
         let mut paths = Vec::with_capacity(batch.len().min(MAX_BATCH));
         for News { replica, parent, tail, tokens } in batch.into_iter().take(MAX_BATCH) {
@@ -275,7 +275,7 @@ impl Sharing {
             }
             paths.push(Path { replica, symbols: symbols.into(), tokens });
         }
-        self.stats.heard += paths.len() as u64;
+        self.stats.received += paths.len() as u64;
         self.stats.missing += missing.len() as u64;
         paths
     }

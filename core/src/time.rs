@@ -1,5 +1,5 @@
-//! Time as integer nanoseconds, so that equal seeds give identical results; milliseconds as `f64` appear only in costs and
-//! reports.
+//! Time as integer nanoseconds, so that equal seeds give identical results; milliseconds as `f64` appear only in costs
+//! and reports.
 
 use serde::{Deserialize, Serialize};
 use std::ops::{Add, AddAssign, Sub};

@@ -12,7 +12,7 @@ mod weights;
 
 pub use online::{Online, OnlineConfig, Stage, Trial, Trials};
 pub use paired::{Paired, PairedConfig, Verdict, loss};
-pub use published::{Published, PublishedConfig, Told};
+pub use published::{Published, PublishedConfig, StepOutcome};
 pub use weights::{usual, weights, with_weights};
 
 use crate::rng::ChaCha8Rng;

@@ -16,7 +16,7 @@ use crate::server::saved;
 use crate::state::{AppState, Phase};
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::Value;
@@ -70,6 +70,9 @@ fn read<T: serde::de::DeserializeOwned>(body: &[u8], example: &str) -> Result<T,
 /// Path at which a router receives learned prefixes from other routers of the same replicas.
 pub(crate) const SHARE: &str = "/proxy/share";
 
+/// The header by which commands tell a router's answer from that of another server: the router's version.
+pub(crate) const VERSION: HeaderName = HeaderName::from_static("x-gorgo-version");
+
 /// Longest body of a request to this API, bytes.
 const BODY: usize = 2 << 20;
 
@@ -107,7 +110,8 @@ pub(crate) async fn answer(
         return refused.into_response().map(Body::Admin);
     }
     match routes.oneshot(Request::from_parts(parts, axum::body::Body::from(body))).await {
-        Ok(answer) => {
+        Ok(mut answer) => {
+            answer.headers_mut().insert(VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
             if !keeps && answer.status().is_success() {
                 saved::save(state);
             }

@@ -1,5 +1,6 @@
 //! A client of the admin API.
 
+use crate::admin::VERSION;
 use crate::config::Tls;
 use crate::upstream::connect::{Connector, Endpoint, PooledClient, pooled_client, shown_url, tcp};
 use bytes::Bytes;
@@ -28,6 +29,12 @@ pub enum CallError {
         /// The system's reason.
         why: String,
     },
+    /// What answers is another server.
+    #[error("what answers at {at} is no gorgo router; are --host and --port right?")]
+    Foreign {
+        /// Where.
+        at: String,
+    },
     /// What listens there speaks TLS.
     #[error("{at} speaks TLS; add --tls, or https:// in front of the address")]
     Tls {
@@ -52,6 +59,8 @@ pub struct AdminClient {
     endpoint: Endpoint,
     key: Option<HeaderValue>,
     pool: PooledClient,
+    /// Whether only a router's answers are taken.
+    of_router: bool,
 }
 
 impl AdminClient {
@@ -67,7 +76,13 @@ impl AdminClient {
         let key = key.map(|key| HeaderValue::try_from(format!("Bearer {key}"))).transpose();
         let key = key.map_err(|_| wrong("the admin key holds characters no header can".to_owned()))?;
         let connector = Connector::new(tcp(), trust, Duration::from_secs(5));
-        Ok(Self { endpoint, key, pool: pooled_client(connector, Duration::from_secs(4)) })
+        Ok(Self { endpoint, key, pool: pooled_client(connector, Duration::from_secs(4)), of_router: false })
+    }
+
+    /// This client, which takes no other server's answers for a router's.
+    #[must_use]
+    pub fn of_router(self) -> Self {
+        Self { of_router: true, ..self }
     }
 
     /// Host and port.
@@ -98,18 +113,18 @@ impl AdminClient {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 silent(source.unwrap_or_else(|| error.to_string()))
             })?;
-            let status = response.status();
+            let (status, is_router) = (response.status(), response.headers().contains_key(VERSION));
             let body = Limited::new(response.into_body(), ANSWER)
                 .collect()
                 .await
                 .map_err(|error| silent(error.to_string()))?;
-            Ok((status, body.to_bytes()))
+            Ok((status, is_router, body.to_bytes()))
         };
         let limit = Duration::from_secs(60);
-        let (status, bytes) =
+        let (status, is_router, bytes) =
             tokio::time::timeout(limit, call).await.map_err(|_| silent("no answer within 60 s".to_owned()))??;
         if status.is_success() {
-            return Ok(bytes);
+            return if is_router || !self.of_router { Ok(bytes) } else { Err(CallError::Foreign { at }) };
         }
         let told: Option<Value> = serde_json::from_slice(&bytes).ok();
         let why = told.as_ref().and_then(|told| told["error"]["message"].as_str().or(told["message"].as_str()));
@@ -144,6 +159,20 @@ fn is_no_http(error: &(dyn std::error::Error + 'static)) -> bool {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn another_server_is_no_router() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 13\r\n\r\n{\"servers\":5}").await;
+        });
+        let client = AdminClient::new(&format!("http://{at}"), None, &Tls::default()).unwrap().of_router();
+        let error = client.call(Method::GET, "/proxy/servers", None).await.unwrap_err();
+        assert_eq!(error, CallError::Foreign { at: at.to_string() });
+    }
 
     #[tokio::test]
     async fn an_address_that_speaks_tls_is_said_to() {

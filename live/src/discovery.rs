@@ -1,5 +1,5 @@
-//! Discovery: replicas (of an edge: peers) from a file, from DNS, from a registry or from Kubernetes, besides those that
-//! the configuration lists.
+//! Discovery: replicas (of an edge: peers) from a file, from DNS, from a registry or from Kubernetes, besides those
+//! that the configuration lists.
 //!
 //! Read `endpoint` (one discovered replica, and the difference between two answers of a source), `file`, `dns`, `rest`
 //! and `kubernetes` (the sources), `discovered` (the latest answer of each), then `watch` (the task that polls one

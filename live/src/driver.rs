@@ -1,8 +1,8 @@
 //! Passes events to the core router, and the core's actions to the tasks that carry them out.
 //!
-//! The core is behind one mutex, locked for one event at a time and never across an await. A request's task receives its
-//! actions as commands in the request's [`mailbox`]. One task waits for the core's timer. The [`observers`] (decision
-//! log, explanations, shadow policies) receive copies. [`clock`] is the only source of the core's time.
+//! The core is behind one mutex, locked for one event at a time and never across an await. A request's task receives
+//! its actions as commands in the request's [`mailbox`]. One task waits for the core's timer. The [`observers`]
+//! (decision log, explanations, shadow policies) receive copies. [`clock`] is the only source of the core's time.
 
 use crate::driver::clock::Clock;
 use crate::driver::mailbox::{Command, Mailbox};

@@ -12,7 +12,7 @@ use crate::upstream::replica::Upstream;
 use gorgo_core::fleet::Kind;
 use gorgo_core::kv_events::CacheChange;
 use gorgo_core::suggest::near;
-use server_info::Told;
+use server_info::ServerInfo;
 use std::sync::Arc;
 use std::time::Duration;
 use streams::KvStreams;
@@ -30,7 +30,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Starts to read a replica's events, if they are to be read; ends when the replica is removed.
 pub(crate) fn watch(state: &Arc<AppState>, upstream: &Arc<Upstream>) {
     let config = state.config();
-    let source = config.kv_events.source(&upstream.name, upstream.endpoint.host(), &Told::Unknown);
+    let source = config.kv_events.source(&upstream.name, upstream.endpoint.host(), &ServerInfo::Unknown);
     let Some(source) = source.filter(|_| upstream.kind != Kind::Peer) else { return };
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     *upstream.kv.write() = Some(Arc::new(KvStreams::new(source, config.kv_events.tag_dispatches)));
@@ -41,13 +41,13 @@ pub(crate) fn watch(state: &Arc<AppState>, upstream: &Arc<Upstream>) {
 /// Reads the streams where the engine says that they are, and asks it again when one broke.
 async fn keep(state: Arc<AppState>, upstream: Arc<Upstream>) {
     let mut readers = JoinSet::new();
-    let mut told = Told::Unknown;
+    let mut told = ServerInfo::Unknown;
     while let Some(mut streams) = upstream.kv() {
         let config = state.config();
         if config.kv_events.ask {
             // Without an answer the last one stays in force.
             match server_info::ask(&state, &upstream).await {
-                Told::Unknown => {}
+                ServerInfo::Unknown => {}
                 news => told = news,
             }
         }

@@ -9,6 +9,8 @@
 //! - `upstream` connects to replicas, `wire` reads what requests and answers carry, `tokens` counts prompts.
 //! - `kv_events` reads the KV events that engines publish.
 //! - `signals` measures replicas and peers: round trips, loads, reports.
+//! - `discovery` finds replicas by file, DNS, registry and Kubernetes; `models` holds which replica serves which model,
+//!   `kept_ids` which engine issued which id; `tuner` searches for better weights.
 //! - `sharing` exchanges learned prefixes with other routers of the same replicas.
 //! - `snapshot` saves the learned state for the next start, for other routers and for an `upgrade` of the program.
 //! - `observe` records decisions and requests for operators; `admin` is their API, [`AdminClient`] its client.

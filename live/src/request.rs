@@ -3,13 +3,14 @@
 //! Reading order: [`forward`] is the whole way in one page. `client_request` admits, reads and announces a request
 //! ([`headers`], `endpoints`, [`read_body`], `unpack`, `asked` for the model, [`residency`]); `attempt` sends it to the
 //! replica that the core names (`pack` makes it shorter for a peer router, `json_end` finds where an answer without a
-//! length ends, `foreign` what no engine says, `absent` and `elsewhere` what another replica may have);
-//! [`response_body`] streams the
-//! answer (`whole_lines` of it), `early_body` what comes before its first token, `rest_body` a replica's error ([`body`] is any response's body); `guard` reports the request's end to the core and to
-//! operators, once, whatever happens, with what `learning` takes from the answer. [`errors`] are the router's own
-//! responses (`error_json` their text), `cors` what pages of other sites may read, `location` no engine's address.
-//! `tunnel` passes WebSockets (`page_key`: the key of a page), `engine_admin` sends administration to all engines, `model_pages` lists the models, `kept_lists` files and batches;
-//! `context` is what a connection's requests share.
+//! length ends, `foreign` what no engine says, `absent` and `elsewhere` what another replica may have, `retry_after`
+//! how long a busy one asks to wait); [`response_body`] streams the answer (`whole_lines` of it), `early_body` what
+//! comes before its first token, `rest_body` a replica's error ([`body`] is any response's body); `guard` reports the
+//! request's end to the core and to operators, once, with what `learning` takes from the answer. [`errors`] are the
+//! router's own responses (`error_json` their text), `cors` what pages of other sites may read; `location` removes
+//! engines' addresses. `tunnel` passes WebSockets (`page_key`: the key of a page), `engine_admin` sends administration
+//! to all engines, `model_pages` lists the models, `kept_lists` files and batches; `context` is what a connection's
+//! requests share.
 
 pub(crate) mod body;
 pub(crate) mod context;
@@ -40,6 +41,7 @@ mod learning;
 mod model_pages;
 mod page_key;
 mod rest_body;
+mod retry_after;
 mod tunnel;
 pub(crate) mod unpack;
 mod whole_lines;

@@ -166,7 +166,7 @@ pub async fn run(
             () = next() => {
                 // It holds the port, which must close when the router has settled.
                 upgrades.iter().for_each(tokio::task::JoinHandle::abort);
-                Stop::Told
+                Stop::Requested
             }
             () = replaced.notified() => Stop::Replaced,
         };

@@ -15,7 +15,7 @@ use crate::upstream::replica::Upstream;
 use bytes::Bytes;
 use gorgo_core::fleet::{Load, Replica};
 use gorgo_core::router::ReplicaEvent;
-use gorgo_core::sharing::{Limits, MAX_BATCH, MAX_PEERS, Missing, Path, ToldLoads, must_tell};
+use gorgo_core::sharing::{Limits, MAX_BATCH, MAX_PEERS, Missing, Path, SentLoads, must_send};
 use gorgo_core::{ReplicaId, Time};
 use http::header::{CONTENT_TYPE, HeaderMap};
 use http::uri::PathAndQuery;
@@ -233,9 +233,9 @@ pub(crate) fn receive(state: &AppState, message: &Message) -> Result<Answer, Str
     }
     let peer = sharing.peers.iter().position(|peer| peer.state.lock().router.as_ref() == Some(&message.router));
     let mut missing = Vec::new();
-    let paths = sharing.core.lock().heard(peer, news, &mut missing);
+    let paths = sharing.core.lock().receive(peer, news, &mut missing);
     for Path { replica, symbols, tokens } in paths {
-        state.driver.handle(ReplicaEvent::Told { replica, symbols, tokens });
+        state.driver.handle(ReplicaEvent::PathLearned { replica, symbols, tokens });
     }
     let slot = |&(at, load): &(u16, Load)| Some(((*slots.get(usize::from(at))?)?, load));
     let loads = message.loads.iter().filter_map(slot).collect();
@@ -250,14 +250,14 @@ struct Sent {
 }
 
 /// The next message to a peer; `None` when there is nothing to send, unless a heartbeat `is_due`.
-fn compose(state: &AppState, sharing: &Sharing, peer: usize, told: &mut ToldLoads, is_due: bool) -> Option<Sent> {
+fn compose(state: &AppState, sharing: &Sharing, peer: usize, told: &mut SentLoads, is_due: bool) -> Option<Sent> {
     let (now, loads, names) = own_loads(state);
     let news = {
         let mut core = sharing.core.lock();
         state.driver.take_learned().into_iter().for_each(|path| core.learned(path));
         core.batch(peer)
     };
-    if news.is_empty() && !must_tell(now, told, &loads) && !is_due {
+    if news.is_empty() && !must_send(now, told, &loads) && !is_due {
         return None;
     }
     let message = Message {
@@ -277,7 +277,7 @@ fn compose(state: &AppState, sharing: &Sharing, peer: usize, told: &mut ToldLoad
 /// Sends what this router learns to one peer, until the router is dropped or the peer turns out to be this router
 /// itself.
 async fn tell(state: Weak<AppState>, peer: usize) {
-    let (mut pending, mut told, mut failed): (Option<Sent>, ToldLoads, u32) = (None, (Time::ZERO, Vec::new()), 0);
+    let (mut pending, mut told, mut failed): (Option<Sent>, SentLoads, u32) = (None, (Time::ZERO, Vec::new()), 0);
     let (mut wait, mut sent_at) = (Duration::ZERO, Instant::now());
     loop {
         tokio::time::sleep(wait).await;

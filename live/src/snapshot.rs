@@ -3,8 +3,8 @@
 //!
 //! One format ([`codec`]) serves three ways: a [`file`] for the next start of this router, a [`peer`] that starts, and
 //! the process that follows this one in an upgrade ([`crate::upgrade`]). Prefixes are hashes, so they can be used only
-//! under the hash seed they were made with: routers with a configured seed compare its id, and the seed of others, random
-//! per process, travels with the file and to the next process, never to a peer.
+//! under the hash seed they were made with: routers with a configured seed compare its id, and the seed of others,
+//! random per process, travels with the file and to the next process, never to a peer.
 
 use crate::config::Config;
 use crate::discovery::discovered::Sets;

@@ -1,8 +1,8 @@
 //! Tunes the policy's weights on this router's requests ([`gorgo_core::tuner::Online`]).
 //!
-//! Each request carries the number of the block in which it was dispatched. When a request finishes, its block's loss grows,
-//! and with the last one the weights of the next block come into force. A change of policy by an operator begins the
-//! search anew from that policy.
+//! Each request carries the number of the block in which it was dispatched. When a request finishes, its block's loss
+//! grows, and with the last one the weights of the next block come into force. A change of policy by an operator begins
+//! the search anew from that policy.
 
 use crate::config::Tune;
 use crate::driver::Driver;

@@ -8,10 +8,10 @@
 //!                        new: pid file, accepts     ─► old: accepts no more, drains, tells what it learns, ends
 //! ```
 //!
-//! Both accept from one socket for a moment, so no connection meets a closed port. Whatever fails before the new process
-//! serves leaves the old one as it was. Only the child that the router itself started is given anything: the socket pair
-//! has no name. Reading order: [`control`] (the command), [`hand_over`] (the running process), [`take_over`] (the new one),
-//! [`frames`] between them, [`systemd`] (which process is the unit's).
+//! Both accept from one socket for a moment, so no connection meets a closed port. Whatever fails before the new
+//! process serves leaves the old one as it was. Only the child that the router itself started is given anything: the
+//! socket pair has no name. Reading order: [`control`] (the command), [`hand_over`] (the running process),
+//! [`take_over`] (the new one), [`frames`] between them, [`systemd`] (which process is the unit's).
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

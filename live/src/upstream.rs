@@ -2,7 +2,8 @@
 //! (answers before the request is written), `connection` (one request on one connection), `pool` (idle connections),
 //! `idle_limit` (how long the replica keeps them), `self_wake` (polling of a connection), `multiplexed` (HTTP/2 to a
 //! peer), `transport` (congestion control), `cache_report` (whether an engine reports cached tokens), `absent_paths`
-//! (endpoints that it lacks); `compression` (how far bodies for peers are packed); `abort` cancels a request at an engine.
+//! (endpoints that it lacks); `compression` (how far bodies for peers are packed); `abort` cancels a request at an
+//! engine.
 
 pub(crate) mod absent_paths;
 pub(crate) mod compression;

@@ -1,4 +1,5 @@
-//! Response bodies, byte for byte as SGLang or vLLM writes them: JSON for whole answers, server-sent events for streams.
+//! Response bodies, byte for byte as SGLang or vLLM writes them: JSON for whole answers, server-sent events for
+//! streams.
 
 use super::errors::ApiError;
 use super::messages::{Completed, RequestProgress};

@@ -1,4 +1,5 @@
-//! Messages and calls of Modal's interface, made from `proto/*.proto` by the test `the_committed_code_is_what_the_protocol_files_make`.
+//! Messages and calls of Modal's interface, made from `proto/*.proto` by the test
+//! `the_committed_code_is_what_the_protocol_files_make`.
 #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, rust_2018_idioms)] // made, not written
 
 pub mod client {

@@ -26,14 +26,14 @@ fn path(conversation: u64, length: u64) -> Vec<u64> {
 }
 
 /// The digest as a peer has it that asks for the first time.
-fn whole(digest: &Digest, now: Time) -> Heard {
-    let mut heard = Heard::default();
+fn whole(digest: &Digest, now: Time) -> ReceivedDigest {
+    let mut heard = ReceivedDigest::default();
     assert!(heard.take(&digest.since(now, None), now));
     heard
 }
 
 /// Deepest keys that a digest has of this path.
-fn depth(heard: &Heard, path: &[u64]) -> u32 {
+fn depth(heard: &ReceivedDigest, path: &[u64]) -> u32 {
     heard.view(at(0), path, path.len() as u32, 1.0).map_or(0, |view| view.tokens)
 }
 
@@ -43,7 +43,7 @@ proptest! {
     fn changes_add_up_to_the_whole(
         steps in prop::collection::vec((0u64..12, 1u64..30, 0u8..10), 1..200), every in 1usize..5
     ) {
-        let (mut index, mut digest, mut heard) = (index(120), Digest::new(7, every), Heard::default());
+        let (mut index, mut digest, mut heard) = (index(120), Digest::new(7, every), ReceivedDigest::default());
         for (i, (conversation, length, kind)) in steps.into_iter().enumerate() {
             let (path, now) = (path(conversation, length), at(i as u64));
             match kind {
@@ -186,7 +186,7 @@ fn an_answer_that_does_not_fit_empties_the_digest_and_all_is_asked_for() {
     };
     let first = update(1, None, &[1, 2]);
     let fits = |second: &Update| {
-        let mut heard = Heard::default();
+        let mut heard = ReceivedDigest::default();
         assert!(heard.take(&first, at(0)));
         let fits = heard.take(second, at(1));
         (fits, heard.keys(), heard.edition().map(|edition| edition.number))

@@ -1,7 +1,7 @@
 //! One replica of the fleet: its state in the router, its view for policies, and the accounting of its requests.
 
 use super::{Breaker, EngineReading, Health, Kind, Learned, Load, Others, Peer, ReplicaSpec, Rtt, Sending};
-use crate::digest::Heard;
+use crate::digest::ReceivedDigest;
 use crate::egress::Egress;
 use crate::network::{Connection, Connections, HEAD_BYTES, Path};
 use crate::policy::{Candidate, EngineView, Exclusion};
@@ -34,7 +34,7 @@ pub struct Replica {
     /// For a peer: its report and the requests forwarded since.
     pub peer: Peer,
     /// For a peer: the prefixes that its own engines hold, if it tells.
-    pub(crate) digest: Option<Arc<Heard>>,
+    pub(crate) digest: Option<Arc<ReceivedDigest>>,
     /// Health by probes and scrapes.
     pub health: Health,
     /// Consecutive failures of probes and scrapes.
@@ -180,7 +180,7 @@ impl Replica {
     }
 
     /// A peer's digest; `None` before its first answer, and for an engine.
-    pub fn digest(&self) -> Option<&Heard> {
+    pub fn digest(&self) -> Option<&ReceivedDigest> {
         self.digest.as_deref()
     }
 

@@ -17,10 +17,10 @@
 //! least total are near ties: two of them are drawn at random, and the one with less W + D (then the lesser total)
 //! wins. Without it a deterministic argmin sends all requests of a burst to one replica.
 //!
-//! One formula covers every published version; each preset is one version. Sources: gotoni's README (`gotoni`); the GORGO
-//! paper, version 3 ("2D": `rtt_w rtt + U + queue_w Q`, tuned) and version 1 (RTT in seconds, K counted: the form
-//! that made the recorded runs); `physical` is a least-squares fit of TTFT on those runs (2 x L40S, R2 0.59).
-//! The published versions subtract a request from Q when it ends, so W and D have equal weight in their presets.
+//! One formula covers every published version; each preset is one version. Sources: gotoni's README (`gotoni`); the
+//! GORGO paper, version 3 ("2D": `rtt_w rtt + U + queue_w Q`, tuned) and version 1 (RTT in seconds, K counted: the form
+//! that made the recorded runs); `physical` is a least-squares fit of TTFT on those runs (2 x L40S, R2 0.59). The
+//! published versions subtract a request from Q when it ends, so W and D have equal weight in their presets.
 
 use super::select::{eligible, fill, two_of};
 use super::settings::{Settings, weight};

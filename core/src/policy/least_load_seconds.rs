@@ -6,10 +6,10 @@
 //! k      = the engine's used tokens / its KV capacity, at most 0.999; 0 when not reported
 //! ```
 //!
-//! The least score is chosen, ties by the least RTT, then at random. Source: `least_load.rs` of SMG 1.13 with its defaults. Stand-ins: it adds
-//! what it dispatched since the last poll to the reported queue; this router's own waiting tokens are that without a
-//! poll, and the report covers other routers. Engines' generation rates are not scraped: `tokens_per_second` is its
-//! fallback for that.
+//! The least score is chosen, ties by the least RTT, then at random. Source: `least_load.rs` of SMG 1.13 with its
+//! defaults. Stand-ins: it adds what it dispatched since the last poll to the reported queue; this router's own waiting
+//! tokens are that without a poll, and the report covers other routers. Engines' generation rates are not scraped:
+//! `tokens_per_second` is its fallback for that.
 
 use super::select::{fill, least_of};
 use super::settings::{MOST, Settings, weight, within};

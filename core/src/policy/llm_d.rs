@@ -7,9 +7,10 @@
 //! score  = prefix_weight * prefix + queue_weight * queue + kv_weight * kv
 //! ```
 //!
-//! The greatest score is chosen, ties by the least RTT, then at random. Source: default profile of llm-d/llm-d-router (weights 2 : 2 : 1) and the
-//! pages of its scorers. Stand-in: q is the greater of the last report and this router's own waiting requests, since
-//! reports here are older than its 50 ms. The total is the sum of the weights minus the score.
+//! The greatest score is chosen, ties by the least RTT, then at random. Source: default profile of llm-d/llm-d-router
+//! (weights 2 : 2 : 1) and the pages of its scorers. Stand-in: q is the greater of the last report and this router's
+//! own waiting requests, since reports here are older than its 50 ms. The total is the sum of the weights minus the
+//! score.
 
 use super::select::{eligible, fill, least_of};
 use super::settings::{Settings, weight, within};

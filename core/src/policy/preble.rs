@@ -9,10 +9,11 @@
 //! rebalance: work at the exploited replica > rebalance * the least work             reason "imbalance", least work + own
 //! ```
 //!
-//! Ties by the least RTT, then at random. The total is work + own. Source: Preble (arXiv 2407.00023), `global_scheduler_with_time.py`.
-//! Stand-ins: the last `window` requests of this router for its window of three minutes, since a policy has no clock; the
-//! learned rates for its constants of each GPU and model; no eviction cost, since the index of the router does not
-//! know what an engine would evict. Holders of one prefix share its prefill in Preble; here each request counts where it went.
+//! Ties by the least RTT, then at random. The total is work + own. Source: Preble (arXiv 2407.00023),
+//! `global_scheduler_with_time.py`. Stand-ins: the last `window` requests of this router for its window of three
+//! minutes, since a policy has no clock; the learned rates for its constants of each GPU and model; no eviction cost,
+//! since the index of the router does not know what an engine would evict. Holders of one prefix share its prefill in
+//! Preble; here each request counts where it went.
 
 use super::select::{eligible, fill, least_of, reason};
 use super::settings::{MOST, Settings, within};

@@ -10,9 +10,9 @@
 //! d(n)    = d0 + d1 (n - 1);  L = mean output tokens;  kappa = 1.25 mean TTFT / mean E2E, within 0.015 and 0.3
 //! ```
 //!
-//! The least total is chosen; exact ties are broken at random. All rates are learned by the router from its own requests
-//! ([`crate::fleet::Learned`]); the settings here fix one or scale its effect. An argmin of the own TTFT alone is a bad
-//! router even with exact rates: it fills the replica with the best cache until all its streams stall.
+//! The least total is chosen; exact ties are broken at random. All rates are learned by the router from its own
+//! requests ([`crate::fleet::Learned`]); the settings here fix one or scale its effect. An argmin of the own TTFT alone
+//! is a bad router even with exact rates: it fills the replica with the best cache until all its streams stall.
 
 use super::select::fill;
 use super::settings::{Settings, weight, within};

@@ -1,4 +1,5 @@
-//! Registry of policies: each line names a policy, its settings and its constructor; parsing and listing derive from it.
+//! Registry of policies: each line names a policy, its settings and its constructor; parsing and listing derive from
+//! it.
 
 use super::settings::{Settings, strict};
 use super::{NoSettings, Policy};

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! When a replica leaves, only its sessions move, each to the next replica in the order of that session; a new replica
-//! takes an equal share from each. Without a session one is chosen at random (reason "no-session"). Source: Thaler and Ravishankar,
-//! "Using name-based mappings to increase hit rates", 1998.
+//! takes an equal share from each. Without a session one is chosen at random (reason "no-session"). Source: Thaler and
+//! Ravishankar, "Using name-based mappings to increase hit rates", 1998.
 
 use super::select::{reason, totals, uniform};
 use super::{Candidate, CostTerms, NoSettings, Policy, RequestInfo, Selection, least};

@@ -11,10 +11,11 @@
 //! else the least queued * (requests there + 1)
 //! ```
 //!
-//! Source: `smetric.rs` and `docs/load_balancing` of vllm-project/router, after arXiv 2607.08565. Stand-ins: the learned
-//! prefill rate for its 90th percentile of 64 samples; the longest prefix held by any replica, excluded ones included,
-//! for the length of the conversation's previous prompt; no cached prefix for "first turn". It multiplies by the
-//! requests in flight, so that every idle replica scores 0; one is added here. Ties by the least RTT, then at random.
+//! Source: `smetric.rs` and `docs/load_balancing` of vllm-project/router, after arXiv 2607.08565. Stand-ins: the
+//! learned prefill rate for its 90th percentile of 64 samples; the longest prefix held by any replica, excluded ones
+//! included, for the length of the conversation's previous prompt; no cached prefix for "first turn". It multiplies by
+//! the requests in flight, so that every idle replica scores 0; one is added here. Ties by the least RTT, then at
+//! random.
 
 use super::select::{eligible, fill, least_of, reason};
 use super::settings::{Settings, weight, within};

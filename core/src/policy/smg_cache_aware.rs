@@ -1,4 +1,5 @@
-//! SMG 1.13 `cache_aware`: prefix affinity unless the holder is far busier than the mean, otherwise the least expected wait.
+//! SMG 1.13 `cache_aware`: prefix affinity unless the holder is far busier than the mean, otherwise the least expected
+//! wait.
 //!
 //! ```text
 //! q(u)   = requests at replica u,  mean over eligible replicas
@@ -9,10 +10,10 @@
 //! none   -> the least score of `least-load-seconds`            reasons "no-prefix" and "imbalance"
 //! ```
 //!
-//! The softmax is over scores scaled to 0..1. Ties by the least q, the least RTT, then at random. Source: command line and
-//! `cache_aware.rs` of SMG 1.13 (smg-project/smg). Left out: KV-usage triggers, which are off by default, warm-up and
-//! stall detectors, for which this router has slow start and breakers. The total is `prompt tokens - score` for matched
-//! replicas and `prompt tokens` for others.
+//! The softmax is over scores scaled to 0..1. Ties by the least q, the least RTT, then at random. Source: command line
+//! and `cache_aware.rs` of SMG 1.13 (smg-project/smg). Left out: KV-usage triggers, which are off by default, warm-up
+//! and stall detectors, for which this router has slow start and breakers. The total is `prompt tokens - score` for
+//! matched replicas and `prompt tokens` for others.
 
 use super::least_load_seconds::LeastLoadSecondsConfig;
 use super::select::{eligible, least_of, reason, softmax, totals};

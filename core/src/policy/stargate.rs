@@ -10,10 +10,10 @@
 //!
 //! With `affinity_replicas` above 0 and a session, the rule runs among that many replicas by rendezvous hash of the
 //! session, prefill scaled by `affinity_scale`. Ties at random. The total is the ttft, ms. Source: documentation of the
-//! load balancer of NVIDIA/nvcf (`src/libraries/rust/stargate`) with its defaults. Stand-ins: the learned prefill rate for
-//! the reported input tokens per second; RTT of probes for that of forwarded health checks. Left out: later buckets open
-//! while a request waits for capacity in the first; a policy does not wait, and replicas without capacity are excluded
-//! by the gates, so the first bucket of those that have it is used.
+//! load balancer of NVIDIA/nvcf (`src/libraries/rust/stargate`) with its defaults. Stand-ins: the learned prefill rate
+//! for the reported input tokens per second; RTT of probes for that of forwarded health checks. Left out: later buckets
+//! open while a request waits for capacity in the first; a policy does not wait, and replicas without capacity are
+//! excluded by the gates, so the first bucket of those that have it is used.
 
 use super::select::{eligible, fill, least_of, two_of};
 use super::settings::{Settings, weight, within};

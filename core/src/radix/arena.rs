@@ -1,5 +1,5 @@
-//! Chunked storage for the nodes of a tree: growing never moves a node. A vector would copy megabytes when it grows, and
-//! every request of the router would wait for the copy.
+//! Chunked storage for the nodes of a tree: growing never moves a node. A vector would copy megabytes when it grows,
+//! and every request of the router would wait for the copy.
 
 /// Nodes per chunk, as a power of two.
 const BITS: u32 = 10;

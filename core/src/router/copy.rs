@@ -28,7 +28,7 @@ impl Router {
             retry_tokens: self.retry_tokens,
             stats: self.stats,
             rates: self.rates.clone(),
-            tells: self.tells.clone(),
+            publishing: self.publishing.clone(),
             typical: self.typical,
             truth: None,
             now: self.now,

@@ -215,7 +215,7 @@ pub enum ReplicaEvent {
         seen: Time,
     },
     /// A peer sent the digest of its own engines' prefixes: see [`crate::digest`].
-    DigestTold {
+    DigestReceived {
         /// Which peer.
         replica: ReplicaId,
         /// Its answer.
@@ -267,7 +267,7 @@ pub enum ReplicaEvent {
         loads: Vec<(ReplicaId, Load)>,
     },
     /// Another router learned that a replica holds a path: see [`crate::sharing`].
-    Told {
+    PathLearned {
         /// Which replica.
         replica: ReplicaId,
         /// The path from the root.
@@ -285,10 +285,10 @@ impl ReplicaEvent {
             | Self::Probed { .. }
             | Self::TransportLearned { .. }
             | Self::PeerReported { .. }
-            | Self::DigestTold { .. }
+            | Self::DigestReceived { .. }
             | Self::Cache { .. }
             | Self::PeerLoads { .. }
-            | Self::Told { .. } => true,
+            | Self::PathLearned { .. } => true,
             Self::ScrapeFailed { .. }
             | Self::Unreported { .. }
             | Self::ProbeFailed { .. }

@@ -58,7 +58,7 @@ impl Router {
             self.index.insert(&flight.request.symbols, tokens, replica);
             let path = || Path { replica, symbols: Arc::clone(&flight.request.symbols), tokens };
             let (at, symbols) = (&self.replicas[replica.index()], &flight.request.symbols);
-            actions.extend(self.tells.learned(flight, at, symbols, path));
+            actions.extend(self.publishing.learned(flight, at, symbols, path));
         }
     }
 
@@ -108,7 +108,7 @@ impl Router {
             self.index.insert(&self.learned, answer.tokens, replica);
             let path = || Path { replica, symbols: self.learned.as_slice().into(), tokens: answer.tokens };
             let at = &self.replicas[replica.index()];
-            actions.extend(self.tells.learned(flight, at, &self.learned, path));
+            actions.extend(self.publishing.learned(flight, at, &self.learned, path));
         }
         self.end(id, EndReason::Finished, actions);
     }

@@ -64,7 +64,7 @@ impl Router {
                 }
                 self.rates.told(replica.index(), report.rates.as_ref().filter(|_| takes_rates));
             }
-            ReplicaEvent::DigestTold { replica, update } => self.digest_told(now, replica, &update),
+            ReplicaEvent::DigestReceived { replica, update } => self.digest_told(now, replica, &update),
             ReplicaEvent::Added { replica, spec } => self.added(now, replica, spec, actions),
             ReplicaEvent::Described { replica, spec } => self.described(replica, *spec),
             ReplicaEvent::Draining { replica, draining } => {
@@ -91,7 +91,7 @@ impl Router {
                     at.others.told(now, usize::from(peer), load);
                 }
             }
-            ReplicaEvent::Told { replica, symbols, tokens } => {
+            ReplicaEvent::PathLearned { replica, symbols, tokens } => {
                 // Nothing would ever evict the entries of a removed replica, and a silent one may come back empty.
                 if self.replica_mut(replica).is_some_and(|at| at.health != Health::Down) {
                     self.index.insert(&symbols, tokens, replica);

@@ -83,7 +83,7 @@ impl Router {
             self.index.insert(&flight.request.symbols, info.prompt_tokens, replica);
             let path = || Path { replica, symbols: Arc::clone(&flight.request.symbols), tokens: info.prompt_tokens };
             let (at, symbols) = (&self.replicas[replica.index()], &flight.request.symbols);
-            actions.extend(self.tells.learned(flight, at, symbols, path));
+            actions.extend(self.publishing.learned(flight, at, symbols, path));
         }
         if dispatch.attempt == 1 {
             self.stats.placed += 1;

@@ -1,7 +1,7 @@
 //! The table of known paths: for each symbol the one before it, and which peers know it.
 //!
-//! A symbol names the whole path down to it, so a path can be put together from its last symbol, and a peer that knows a
-//! symbol knows all above it. The table has two generations: what was used since the last change is in the young one;
+//! A symbol names the whole path down to it, so a path can be put together from its last symbol, and a peer that knows
+//! a symbol knows all above it. The table has two generations: what was used since the last change is in the young one;
 //! when that is full, the old one is dropped. A path is always used as a whole, so its symbols stay or go together.
 
 use super::MAX_PATH;

@@ -13,7 +13,7 @@ fn deliver(from: &mut Sharing, to: &mut Sharing) -> Vec<Path> {
             return heard;
         }
         let mut missing = Vec::new();
-        heard.extend(to.heard(Some(0), batch, &mut missing));
+        heard.extend(to.receive(Some(0), batch, &mut missing));
         from.asked(0, &missing);
     }
 }
@@ -37,7 +37,7 @@ fn a_peer_gets_only_what_is_below_the_deepest_symbol_it_knows() {
     b.learned(path(0, &[1, 2, 9]));
     let told = b.batch(0);
     let mut a = Sharing::new(1, Limits::default());
-    assert_eq!(a.heard(Some(0), told, &mut Vec::new()), [path(0, &[1, 2, 9])]);
+    assert_eq!(a.receive(Some(0), told, &mut Vec::new()), [path(0, &[1, 2, 9])]);
     a.learned(path(0, &[1, 2, 5]));
     assert_eq!(a.batch(0)[0].parent, Some(2));
 }
@@ -103,10 +103,10 @@ fn a_circle_of_parents_is_no_path() {
     let mut a = Sharing::new(1, Limits::default());
     let news = |parent, tail: &[u64]| News { replica: ReplicaId(0), parent, tail: tail.to_vec(), tokens: 1 };
     let mut missing = Vec::new();
-    a.heard(Some(0), vec![news(None, &[1, 2, 1])], &mut missing);
-    a.heard(Some(0), vec![news(Some(1), &[2, 1, 3])], &mut missing);
+    a.receive(Some(0), vec![news(None, &[1, 2, 1])], &mut missing);
+    a.receive(Some(0), vec![news(Some(1), &[2, 1, 3])], &mut missing);
     for end in [1, 2, 3] {
         assert!(a.paths.path(end).is_none_or(|path| path.len() <= MAX_PATH));
     }
-    assert!(a.heard(None, vec![news(None, &[])], &mut missing).is_empty());
+    assert!(a.receive(None, vec![news(None, &[])], &mut missing).is_empty());
 }

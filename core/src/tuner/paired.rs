@@ -7,8 +7,8 @@
 //! step   = sigma N(0,1) in log space, no longer than 2 sigma, within the box
 //! ```
 //!
-//! Losses are `mean ln TTFT + mean ln E2E` over the requests of a pair ([`loss`]): a gain of one per cent in either counts
-//! the same, so no unit matters, and a policy that only minimises its own TTFT loses on the second term.
+//! Losses are `mean ln TTFT + mean ln E2E` over the requests of a pair ([`loss`]): a gain of one per cent in either
+//! counts the same, so no unit matters, and a policy that only minimises its own TTFT loses on the second term.
 
 use super::{Dimension, moved};
 use crate::rng::ChaCha8Rng;

@@ -40,7 +40,7 @@ impl Default for PublishedConfig {
 
 /// What a score changed.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Told {
+pub struct StepOutcome {
     /// The candidate is the incumbent now.
     pub accepted: bool,
     /// Standard deviation of the next step.
@@ -88,13 +88,13 @@ impl Published {
     }
 
     /// The score of `candidate`, more is better. The first one is the incumbent's.
-    pub fn tell(&mut self, candidate: &[f64], score: f64) -> Told {
+    pub fn tell(&mut self, candidate: &[f64], score: f64) -> StepOutcome {
         let Some(best) = self.best_score else {
             self.best_score = Some(score);
-            return self.told(true);
+            return self.outcome(true);
         };
         if self.converged {
-            return self.told(false);
+            return self.outcome(false);
         }
         let accepted = score > best * (1.0 + self.config.tolerance);
         if accepted {
@@ -113,7 +113,7 @@ impl Published {
         }
         self.steps += 1;
         self.converged = self.sigma < self.config.sigma_min || self.steps >= self.config.max_steps;
-        self.told(accepted)
+        self.outcome(accepted)
     }
 
     /// The best weights and their score.
@@ -126,8 +126,8 @@ impl Published {
         (!self.outcomes.is_empty()).then(|| accepted as f64 / self.outcomes.len() as f64)
     }
 
-    fn told(&self, accepted: bool) -> Told {
-        Told { accepted, sigma: self.sigma, success_rate: self.success_rate(), converged: self.converged }
+    fn outcome(&self, accepted: bool) -> StepOutcome {
+        StepOutcome { accepted, sigma: self.sigma, success_rate: self.success_rate(), converged: self.converged }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Access control of the admin API: keys, and protection against cross-site requests and DNS rebinding.
 //!
 //! A router on loopback without keys trusts every program on the machine, but not web pages open in a browser there. A
-//! page can reach this address in two ways. Cross-site: the browser sends the page's `Origin`, and sends JSON only after
-//! a preflight, which this API does not answer. DNS rebinding: the page's own host name resolves to this address, and
-//! `Host` carries that name. Both fail when a key is set, because the browser does not have the key.
+//! page can reach this address in two ways. Cross-site: the browser sends the page's `Origin`, and sends JSON only
+//! after a preflight, which this API does not answer. DNS rebinding: the page's own host name resolves to this address,
+//! and `Host` carries that name. Both fail when a key is set, because the browser does not have the key.
 
 use super::Refusal;
 use crate::config::Config;

@@ -16,7 +16,7 @@ fn sharing_levels(node: &AppState) -> Option<SharingLevels> {
     let (paths, messages_sent, bytes_sent) = sharing.counts();
     let paths = [
         ("sent", paths.sent),
-        ("heard", paths.heard),
+        ("received", paths.received),
         ("dropped", paths.dropped + node.driver.learned_dropped()),
         ("missing", paths.missing),
         ("asked", paths.asked),

@@ -1,7 +1,7 @@
 //! The section `[kv_events]`: where engines publish KV events, and whether the router reads them.
 
 use super::ConfigError;
-use crate::kv_events::server_info::{MAX_RANKS, Told};
+use crate::kv_events::server_info::{MAX_RANKS, ServerInfo};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -80,13 +80,13 @@ pub(crate) struct KvSource {
     pub(crate) ranks: u16,
     pub(crate) topic: String,
     /// What the engine says of it.
-    pub(crate) told: Told,
+    pub(crate) told: ServerInfo,
 }
 
 impl KvEvents {
     /// Where a replica of this name, whose URL has this host and which says this of it, publishes its events; `None` if
     /// they are not read.
-    pub(crate) fn source(&self, name: &str, host: &str, told: &Told) -> Option<KvSource> {
+    pub(crate) fn source(&self, name: &str, host: &str, told: &ServerInfo) -> Option<KvSource> {
         let own = self.replicas.get(name).cloned().unwrap_or_default();
         let says = told.published();
         own.enabled.unwrap_or(self.enabled).then(|| KvSource {
@@ -169,12 +169,12 @@ mod tests {
             replay_port: Some(6_000),
             ranks: 1,
             topic: String::new(),
-            told: Told::Unknown,
+            told: ServerInfo::Unknown,
         };
-        let of = |name: &str| events.source(name, "h", &Told::Unknown);
+        let of = |name: &str| events.source(name, "h", &ServerInfo::Unknown);
         assert_eq!(of("a"), Some(source("10.0.0.9", 7_000)));
         assert_eq!((of("b"), of("c")), (None, Some(source("h", 5_557))));
-        assert_eq!(KvEvents::default().source("c", "h", &Told::Unknown), None);
+        assert_eq!(KvEvents::default().source("c", "h", &ServerInfo::Unknown), None);
         // What the engine says counts before the section, and what is said of it alone before that.
         let says = Published {
             host: None,
@@ -184,14 +184,14 @@ mod tests {
             topic: "kv".to_owned(),
             block_tokens: 64,
         };
-        let told = Told::Published(says);
+        let told = ServerInfo::Published(says);
         let of = |name: &str| {
             let source = events.source(name, "h", &told).unwrap();
             (source.host, source.port, source.replay_port, source.ranks, source.topic)
         };
         assert_eq!(of("a"), ("10.0.0.9".to_owned(), 7_000, None, 4, "kv".to_owned()));
         assert_eq!(of("c"), ("h".to_owned(), 8_000, None, 4, "kv".to_owned()));
-        assert_eq!(events.source("c", "h", &Told::Nothing).unwrap().port, 5_557);
+        assert_eq!(events.source("c", "h", &ServerInfo::Nothing).unwrap().port, 5_557);
     }
 
     #[test]

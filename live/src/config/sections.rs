@@ -216,7 +216,7 @@ pub struct Security {
     /// A file whose first line is that key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer_key_file: Option<PathBuf>,
-    /// Key that may read `/metrics` and every GET of the admin API, and change nothing.
+    /// Key that may read `/metrics` and every GET of the admin API but snapshots, and change nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_key: Option<Secret>,
     /// A file whose first line is that key.

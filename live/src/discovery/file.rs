@@ -296,7 +296,7 @@ mod tests {
             ("endpoints: {}", "json", "expected"),
             ("1", "json", "expected `endpoints`, a list"),
             ("[1]", "json", "`[0]`: "),
-            ("endpoints: [a]", "yaml", "expected an endpoint with its `address`"),
+            ("{\"endpoints\": [\"a\"]}", "json", "expected an endpoint with its `address`"),
             ("endpoints = 1", "toml", ""),
             ("endpoints: [{address: h, port: 0}]", "yaml", "from 1 to 65535"),
             ("endpoints: [{url: 'http://h:99999'}]", "yaml", "from 1 to 65535"),

@@ -1,7 +1,8 @@
 //! Batches of KV events as MessagePack: vLLM's arrays (to 0.23) and maps (from 0.24), SGLang's maps and older arrays.
 //!
-//! Fields are read by position or by name into one form. Token ids are skipped without being stored. An event or a field
-//! of an unknown kind costs only itself; a batch that is no MessagePack is an error, since removals may be lost with it.
+//! Fields are read by position or by name into one form. Token ids are skipped without being stored. An event or a
+//! field of an unknown kind costs only itself; a batch that is no MessagePack is an error, since removals may be lost
+//! with it.
 
 mod scalar;
 

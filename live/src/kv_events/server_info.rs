@@ -34,7 +34,7 @@ pub(crate) struct Published {
 
 /// An engine's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) enum Told {
+pub(crate) enum ServerInfo {
     /// None that says anything of KV events.
     #[default]
     Unknown,
@@ -43,7 +43,7 @@ pub(crate) enum Told {
     Published(Published),
 }
 
-impl Told {
+impl ServerInfo {
     pub(crate) fn published(&self) -> Option<&Published> {
         if let Self::Published(published) = self { Some(published) } else { None }
     }
@@ -59,15 +59,15 @@ impl Told {
 }
 
 /// Asks a replica; `Unknown` if it does not answer within `probes.scrape_timeout_ms`.
-pub(super) async fn ask(state: &AppState, upstream: &Arc<Upstream>) -> Told {
+pub(super) async fn ask(state: &AppState, upstream: &Arc<Upstream>) -> ServerInfo {
     match fetch(state, upstream, "/server_info").await {
         Ok((StatusCode::OK, page)) => read(&page),
         // SGLang 0.5.5 has the old path alone.
         Ok((StatusCode::NOT_FOUND, _)) => match fetch(state, upstream, "/get_server_info").await {
             Ok((StatusCode::OK, page)) => read(&page),
-            _ => Told::Unknown,
+            _ => ServerInfo::Unknown,
         },
-        _ => Told::Unknown,
+        _ => ServerInfo::Unknown,
     }
 }
 
@@ -95,11 +95,11 @@ fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<Entry>>,
     Option::deserialize(value).map(Some)
 }
 
-pub(crate) fn read(page: &[u8]) -> Told {
+pub(crate) fn read(page: &[u8]) -> ServerInfo {
     let entry = match serde_json::from_slice::<Info>(page).map(|info| info.kv_events) {
         Ok(Some(Some(entry))) => entry,
-        Ok(Some(None)) => return Told::Nothing,
-        Ok(None) | Err(_) => return Told::Unknown,
+        Ok(Some(None)) => return ServerInfo::Nothing,
+        Ok(None) | Err(_) => return ServerInfo::Unknown,
     };
     let ports = |first: u16| first > 0 && first.checked_add(entry.dp_size.saturating_sub(1)).is_some();
     let host = entry.endpoint_host.as_deref().unwrap_or("*");
@@ -111,11 +111,11 @@ pub(crate) fn read(page: &[u8]) -> Told {
         && entry.topic.len().max(host.len()) <= MOST_TEXT
         && !host.contains(['/', ' ']);
     if !fits {
-        return Told::Unknown;
+        return ServerInfo::Unknown;
     }
     // A wildcard says that the engine binds on every address.
     let is_wildcard = ["", "*", "0.0.0.0", "::", "[::]"].contains(&host);
-    Told::Published(Published {
+    ServerInfo::Published(Published {
         host: (!is_wildcard).then(|| host.to_owned()),
         port: entry.endpoint_port_base,
         replay_port: entry.replay_endpoint_port_base,
@@ -143,17 +143,17 @@ mod tests {
             topic: "kv".to_owned(),
             block_tokens: 64,
         };
-        assert_eq!(read(WHOLE.as_bytes()), Told::Published(published.clone()));
+        assert_eq!(read(WHOLE.as_bytes()), ServerInfo::Published(published.clone()));
         let told = read(WHOLE.replace("\"*\"", "\"10.0.0.9\"").as_bytes());
-        assert_eq!(told, Told::Published(Published { host: Some("10.0.0.9".to_owned()), ..published.clone() }));
+        assert_eq!(told, ServerInfo::Published(Published { host: Some("10.0.0.9".to_owned()), ..published.clone() }));
         let told = read(WHOLE.replace(", \"replay_endpoint_port_base\": 5600", "").as_bytes());
-        assert_eq!(told, Told::Published(Published { replay_port: None, ..published }));
+        assert_eq!(told, ServerInfo::Published(Published { replay_port: None, ..published }));
     }
 
     #[test]
     fn nothing_published_is_not_nothing_known() {
-        assert_eq!(read(b"{\"kv_events\": null}"), Told::Nothing);
-        assert_eq!(read(b"{\"page_size\": 1}"), Told::Unknown);
+        assert_eq!(read(b"{\"kv_events\": null}"), ServerInfo::Nothing);
+        assert_eq!(read(b"{\"page_size\": 1}"), ServerInfo::Unknown);
     }
 
     #[test]
@@ -175,10 +175,10 @@ mod tests {
         ] {
             let text = WHOLE.replace(old, new);
             assert_ne!(text, WHOLE, "{old}");
-            assert_eq!(read(text.as_bytes()), Told::Unknown, "{text}");
+            assert_eq!(read(text.as_bytes()), ServerInfo::Unknown, "{text}");
         }
         for page in [&b""[..], b"[]", b"<html>", b"\xff", b"{\"kv_events\": [1]}"] {
-            assert_eq!(read(page), Told::Unknown);
+            assert_eq!(read(page), ServerInfo::Unknown);
         }
     }
 }

@@ -201,7 +201,8 @@ async fn an_engine_is_read_where_it_says_that_it_publishes() {
 }
 
 fn learn(state: &AppState) {
-    let told = ReplicaEvent::Told { replica: state.find("a").unwrap().id, symbols: Arc::from([1, 2, 3]), tokens: 10 };
+    let told =
+        ReplicaEvent::PathLearned { replica: state.find("a").unwrap().id, symbols: Arc::from([1, 2, 3]), tokens: 10 };
     state.driver.handle(told);
 }
 
@@ -320,7 +321,7 @@ async fn an_engine_that_answers_and_publishes_nothing_is_noticed() {
 fn what_fits_is_known_once_every_rank_is_read_and_full() {
     let mut source = Config::default().kv_events;
     (source.enabled, source.ranks) = (true, 2);
-    let source = source.source("a", "h", &Told::Unknown).unwrap();
+    let source = source.source("a", "h", &ServerInfo::Unknown).unwrap();
     let streams = KvStreams::new(source, true);
     let take = |rank: usize, number: u64, payload: &[u8]| {
         streams.apply(rank, Time::ZERO, number, payload, &decode::batch(payload).unwrap())

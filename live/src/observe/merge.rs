@@ -1,8 +1,8 @@
 //! Merges captures of several routers into one timeline: aligns clocks and joins the parts of forwarded requests.
 //!
 //! Times are on the clock of the first router. The times of another router are shifted by the offset that the first
-//! router measured with its peer reports (the error is half the asymmetry of the path), or by the difference of the wall
-//! clocks if there is no measurement.
+//! router measured with its peer reports (the error is half the asymmetry of the path), or by the difference of the
+//! wall clocks if there is no measurement.
 
 use crate::observe::capture::{Captured, CapturedCandidate};
 use gorgo_core::record::RequestRecord;

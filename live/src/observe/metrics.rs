@@ -1,6 +1,6 @@
 //! The router's own Prometheus metrics: counters of requests and dispatches, and gauges and counters that a scrape sets
-//! (`gauges`, `totals`) from what it reads of the router (`levels`). Labels are bounded: names of replicas, reasons, policies, limits, and models as
-//! [`series`] counts them.
+//! (`gauges`, `totals`) from what it reads of the router (`levels`). Labels are bounded: names of replicas, reasons,
+//! policies, limits, and models as [`series`] counts them.
 
 use crate::observe::request_log::RequestEntry;
 use gauges::{Gauges, ReplicaLabel};

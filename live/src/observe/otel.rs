@@ -1,15 +1,15 @@
 //! OpenTelemetry: exports one trace per request to a collector, as OTLP in JSON over HTTP.
 //!
 //! Spans are built from the log entry of a finished request and have the names of the timeline: `request` with the
-//! children `queue`, `forward`, `first-token` and `stream`. Without a configured collector the exporter does nothing. The
-//! parent span is taken from the client's `traceparent` header. Replicas receive a `traceparent` that names the `request`
-//! span, so spans of the engine become its children.
+//! children `queue`, `forward`, `first-token` and `stream`. Without a configured collector the exporter does nothing.
+//! The parent span is taken from the client's `traceparent` header. Replicas receive a `traceparent` that names the
+//! `request` span, so spans of the engine become its children.
 //!
 //! The `opentelemetry` crates (0.33) are not used. They add 18 crates to the build (`opentelemetry_sdk`, `prost`,
-//! `async-trait` ...) in place of these 380 lines. Their stable batch processor runs in a thread on the wall clock, which
-//! tests with a paused clock cannot drive; the processor on tokio is behind a feature marked experimental. They also
-//! need a span object per request in flight, while this module builds all spans from the finished entry. Their exporter
-//! retries after 429 and 503 by default, as this module does.
+//! `async-trait` ...) in place of these 380 lines. Their stable batch processor runs in a thread on the wall clock,
+//! which tests with a paused clock cannot drive; the processor on tokio is behind a feature marked experimental. They
+//! also need a span object per request in flight, while this module builds all spans from the finished entry. Their
+//! exporter retries after 429 and 503 by default, as this module does.
 
 use crate::driver::clock::Clock;
 use crate::observe::capture::record;

@@ -12,13 +12,14 @@ use crate::request::foreign;
 use crate::request::headers;
 use crate::request::json_end::JsonEnd;
 use crate::request::rest_body::RestBody;
+use crate::request::retry_after::retry_after;
 use crate::upstream::connection::{self, ConnectionError, UpstreamBody};
 use crate::upstream::replica::Upstream;
 use crate::wire::answer_tap::{AnswerTap, Framing};
 use crate::wire::content_type;
 use bytes::{Bytes, BytesMut};
 use gorgo_core::router::{Dispatch, Failure};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
@@ -145,7 +146,7 @@ async fn check_head(
     if let Some(failure) = Failure::of_status(head.status.as_u16()) {
         let why = format!("replica `{}` answered {}", upstream.name, head.status);
         let failure = match failure {
-            Failure::KeyRefused if request.passes_key(upstream) => Failure::Client,
+            Failure::KeyRefused if request.is_refused_itself(upstream) => Failure::Client,
             Failure::Overloaded { .. } => {
                 Failure::Overloaded { retry_after_s: retry_after(&head.headers, SystemTime::now()) }
             }
@@ -234,23 +235,6 @@ fn no_answer(upstream: &Upstream, status: StatusCode, what: &str) -> Box<FailedA
         upstream.name
     );
     Box::new(FailedAttempt { failure: Failure::Server(status.as_u16()), response: None, why })
-}
-
-/// Seconds of a `Retry-After`, given as seconds or as a date; a date that has passed is 0 s. OpenAI's `retry-after-ms`
-/// is more exact, and counts before it.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<u32> {
-    let ms = headers.get("retry-after-ms").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
-    if let Some(ms) = ms {
-        return Some(u32::try_from(ms.div_ceil(1_000)).unwrap_or(u32::MAX));
-    }
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if let Some(seconds) = text.parse::<f64>().ok().filter(|_| is_number) {
-        return Some(seconds.ceil() as u32); // the conversion saturates
-    }
-    let until = httpdate::parse_http_date(text).ok()?;
-    let wait = until.duration_since(now).unwrap_or_default();
-    Some(u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX))
 }
 
 /// The body of an error: what was read of it, and the rest.
@@ -444,7 +428,9 @@ fn error_in_answer(
 }
 
 fn framing(headers: &HeaderMap) -> Framing {
-    if headers.contains_key(CONTENT_ENCODING) {
+    // RFC 9110, 8.4.1: `identity` stands for no encoding.
+    let is_plain = |value: &HeaderValue| matches!(value.as_bytes().trim_ascii(), b"" | b"identity" | b"Identity");
+    if !headers.get_all(CONTENT_ENCODING).iter().all(is_plain) {
         return Framing::Opaque;
     }
     if content_type::is_events(headers) {
@@ -459,34 +445,15 @@ fn framing(headers: &HeaderMap) -> Framing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue};
+    use http::header::CONTENT_TYPE;
 
     #[test]
-    fn a_retry_after_is_seconds_or_a_date() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777); // Sun, 06 Nov 1994 08:49:37 GMT
-        for (text, seconds) in [
-            ("7", Some(7)),
-            (" 0 ", Some(0)),
-            ("Sun, 06 Nov 1994 08:50:07 GMT", Some(30)),
-            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
-            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(u32::MAX)),
-            ("1.9", Some(2)),
-            ("4294967296", Some(u32::MAX)),
-            ("99999999999999999999999", Some(u32::MAX)),
-            ("soon", None),
-            ("inf", None),
-            ("", None),
-            ("-3", None),
-        ] {
-            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]);
-            assert_eq!(retry_after(&headers, now), seconds, "{text}");
-        }
-        let both = |ms: &'static str| {
-            let exact = (HeaderName::from_static("retry-after-ms"), HeaderValue::from_static(ms));
-            HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static("9")), exact])
+    fn an_answer_without_an_encoding_is_read() {
+        let of = |encoding: Option<&'static str>| {
+            let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+            encoding.map(|encoding| headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding)));
+            framing(&headers)
         };
-        for (ms, seconds) in [("1500", 2), ("0", 0), ("99999999999999", u32::MAX), ("soon", 9), ("-1", 9)] {
-            assert_eq!(retry_after(&both(ms), now), Some(seconds), "{ms}");
-        }
+        assert_eq!((of(None), of(Some("identity")), of(Some("gzip"))), (Framing::Json, Framing::Json, Framing::Opaque));
     }
 }

@@ -189,7 +189,7 @@ impl ClientRequest {
             Box::new(refusal(StatusCode::BAD_REQUEST, "unknown_residency", &message))
         })?;
         let fence = self.fence.clone();
-        let Aim { only, pinned, sought } = replicas_for(state, &parts.uri, &named, hops > 0)?;
+        let Aim { only, pinned, sought } = replicas_for(state, (&parts.method, &parts.uri), &named, hops > 0)?;
         self.sought = sought;
         let path = parts.uri.path();
         let handling = Handling {
@@ -249,6 +249,12 @@ impl ClientRequest {
     /// Whether this replica gets a key of the client's, and not one of this router's.
     pub(super) fn passes_key(&self, upstream: &Upstream) -> bool {
         upstream.is_keyless() && headers::has_key(&self.parts.headers)
+    }
+
+    /// Whether a 401 or 403 is about this request and not about the router's key: the client's key was passed on, or no
+    /// key was sent, and the path has no prompt. What forbids one path says nothing of the engine's others.
+    pub(super) fn is_refused_itself(&self, upstream: &Upstream) -> bool {
+        self.passes_key(upstream) || !self.has_prompt && upstream.is_keyless()
     }
 
     /// Whether a replica's 404 may be about what another one has, and that one may be asked now.
@@ -342,11 +348,11 @@ struct Aim {
 /// Where a request may go: to the replica that made what it names, or to those that serve its model.
 fn replicas_for(
     state: &AppState,
-    uri: &Uri,
+    (method, uri): (&Method, &Uri),
     named: &Asked<'_>,
     is_forwarded: bool,
 ) -> Result<Aim, Box<Response<Body>>> {
-    let id = endpoints::kept_id(uri.path()).or_else(|| endpoints::listed_after(uri));
+    let id = endpoints::kept_id(method, uri.path()).or_else(|| endpoints::listed_after(uri));
     let key = id.map(|id| kept_ids::key(id.as_bytes())).or(named.kept);
     if let Some(engine) = key.and_then(|key| state.kept_ids.engine(key)).filter(|engine| state.has(engine)) {
         let mut one = ReplicaSet::EMPTY;

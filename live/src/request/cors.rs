@@ -1,11 +1,12 @@
 //! CORS: which answers pages of other origins may read, and the preflight requests of browsers.
 //!
 //! Without `cors.origins` the engines decide: preflights pass, without a key, since browsers send none. With it the
-//! router answers preflights and names the allowed origin in every answer. Its own refusals and lists of models can be read
-//! by any page that may send requests: engines' own can, too, and people see why a request failed.
+//! router answers preflights and names the allowed origin in every answer. Its own refusals and lists of models can be
+//! read by any page that may send requests: engines' own can, too, and people see why a request failed.
 //!
-//! Browsers send no preflight before they open a WebSocket or send a body without a type. So with `cors.origins` requests of other
-//! origins are refused, and without it WebSockets of other sites are, where no key shows that the page may.
+//! Browsers send no preflight before they open a WebSocket or send a body without a type. So with `cors.origins`
+//! requests of other origins are refused, and without it WebSockets of other sites are, where no key shows that the
+//! page may.
 
 use crate::config::Config;
 use crate::request::body::Body;
@@ -65,9 +66,25 @@ pub(crate) fn foreign(
     Some(refusal(StatusCode::FORBIDDEN, "origin_not_allowed", message))
 }
 
-/// Names in an answer to a page of `origin` that the page may read it.
-pub(crate) fn allow(config: &Config, origin: &HeaderValue, response: &mut Response<Body>) {
-    let is_ours = response.extensions().get::<Own>().is_some();
+/// Names in an answer to a page of `origin`, if one asked, whether the page may read it. Caches keep the answers to
+/// several origins, and to none, apart (Fetch, "CORS protocol and HTTP caches").
+pub(crate) fn tell(config: &Config, origin: Option<&HeaderValue>, response: &mut Response<Body>) {
+    let origins = &config.cors.origins;
+    let differs = origins.iter().all(|known| known != "*") && !origins.is_empty();
+    if differs || origin.is_some() && (!origins.is_empty() || is_own(response)) {
+        response.headers_mut().append(VARY, HeaderValue::from_static("Origin"));
+    }
+    if let Some(origin) = origin {
+        allow(config, origin, response);
+    }
+}
+
+fn is_own(response: &Response<Body>) -> bool {
+    response.extensions().get::<Own>().is_some()
+}
+
+fn allow(config: &Config, origin: &HeaderValue, response: &mut Response<Body>) {
+    let is_ours = is_own(response);
     let value = match allowed(config, origin) {
         Some(value) => value,
         None if config.cors.origins.is_empty() && is_ours => HeaderValue::from_static("*"),
@@ -75,7 +92,6 @@ pub(crate) fn allow(config: &Config, origin: &HeaderValue, response: &mut Respon
     };
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, value);
-    headers.append(VARY, HeaderValue::from_static("Origin"));
     let exposed = HeaderValue::from_static("x-request-id, x-gorgo-replica, x-gorgo-decision, retry-after");
     headers.entry(ACCESS_CONTROL_EXPOSE_HEADERS).or_insert(exposed);
 }
@@ -135,7 +151,7 @@ mod tests {
                 response.headers_mut().insert(name, HeaderValue::from_static("*"));
             }
             drop_engines(config, &mut response);
-            allow(config, &HeaderValue::from_static("https://evil.example"), &mut response);
+            tell(config, Some(&HeaderValue::from_static("https://evil.example")), &mut response);
             let mut names: Vec<_> = response.headers().keys().map(ToString::to_string).collect();
             names.sort_unstable();
             names
@@ -143,6 +159,22 @@ mod tests {
         let mut config = Config::default();
         assert_eq!(answer(&config).len(), 4, "the engines decide");
         config.cors.origins = vec!["https://page.example".to_owned()];
-        assert_eq!(answer(&config), ["x-other"]);
+        assert_eq!(answer(&config), ["vary", "x-other"]);
+    }
+
+    #[test]
+    fn caches_keep_the_answers_to_origins_apart() {
+        let varies = |origins: &[&str], origin: Option<&'static str>| {
+            let mut config = Config::default();
+            config.cors.origins = origins.iter().map(|&origin| origin.to_owned()).collect();
+            let mut response = Response::new(Body::Full(bytes::Bytes::new()));
+            tell(&config, origin.map(HeaderValue::from_static).as_ref(), &mut response);
+            response.headers().get_all(VARY).iter().count()
+        };
+        let page = Some("https://page.example");
+        for origin in [None, page, Some("https://other.example")] {
+            assert_eq!(varies(&["https://page.example"], origin), 1, "{origin:?}");
+        }
+        assert_eq!((varies(&[], None), varies(&[], page), varies(&["*"], None)), (0, 0, 0), "nothing depends on it");
     }
 }

@@ -50,7 +50,7 @@ const PROMPTS: [&str; 16] = [
 pub(super) const OF_ONE_KIND: [&str; 3] = ["/generate", "/pooling", "/v1/pooling"];
 
 /// The paths of which is kept which engines lack them: [`PROMPTS`], and what clients ask of engines besides.
-pub(super) const NUMBERED: [&str; 28] = [
+pub(super) const NUMBERED: [&str; 30] = [
     PROMPTS[0],
     PROMPTS[1],
     PROMPTS[2],
@@ -78,6 +78,8 @@ pub(super) const NUMBERED: [&str; 28] = [
     "/v1/audio/translations",
     "/v1/audio/speech",
     "/v1/images/generations",
+    "/v1/images/edits",
+    "/v1/images/variations",
     "/v1/moderations",
 ];
 
@@ -239,11 +241,13 @@ pub(super) fn changes_models(path: &str) -> bool {
 const KEPT: [&str; 9] =
     ["responses", "files", "batches", "conversations", "vector_stores", "uploads", "threads", "assistants", "videos"];
 
-/// The id of something that an engine keeps, if the path names one: `/v1/responses/ID`.
-pub(crate) fn kept_id(path: &str) -> Option<&str> {
+/// The id of something that an engine keeps, if the path names one: `/v1/responses/ID`. What is posted to
+/// `/v1/responses/input_tokens`, `/v1/responses/compact` or `/v1/threads/runs` names none: ids hold digits.
+pub(crate) fn kept_id<'a>(method: &Method, path: &'a str) -> Option<&'a str> {
     let (kind, rest) = path.strip_prefix("/v1/")?.split_once('/')?;
-    let id = rest.split('/').next().unwrap_or_default();
-    (KEPT.contains(&kind) && !id.is_empty()).then_some(id)
+    let (id, more) = rest.split_once('/').unwrap_or((rest, ""));
+    let is_verb = *method == Method::POST && more.is_empty() && !id.bytes().any(|byte| byte.is_ascii_digit());
+    (KEPT.contains(&kind) && !id.is_empty() && !is_verb).then_some(id)
 }
 
 /// The id after which a list of what engines keep goes on: `/v1/files?after=ID`.
@@ -402,8 +406,14 @@ mod tests {
 
     #[test]
     fn what_engines_keep_is_named_by_paths() {
-        assert_eq!(kept_id("/v1/responses/resp_1"), Some("resp_1"));
-        assert_eq!(kept_id("/v1/files/f/content"), Some("f"));
+        let kept_id = |path| super::kept_id(&Method::POST, path);
+        assert_eq!(kept_id("/v1/conversations/conv_1"), Some("conv_1"));
+        assert_eq!(kept_id("/v1/responses/resp_x/cancel"), Some("resp_x"));
+        assert_eq!(super::kept_id(&Method::GET, "/v1/responses/resp_x"), Some("resp_x"));
+        for verb in ["responses/input_tokens", "responses/compact/", "threads/runs", "videos/edits"] {
+            let path = format!("/v1/{verb}");
+            assert_eq!(super::kept_id(&Method::POST, &path), None, "{verb}");
+        }
         let after = |uri: &'static str| listed_after(&Uri::from_static(uri)).map(str::to_owned);
         assert_eq!(after("/v1/files?limit=2&after=f-1").as_deref(), Some("f-1"));
         assert_eq!((after("/v1/models?after=x"), after("/v1/files?after=")), (None, None));

@@ -5,7 +5,7 @@ use crate::request::error_json::{Dialect, error_json};
 use crate::state::AppState;
 use bytes::Bytes;
 use gorgo_core::router::EndReason;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
 /// Marks a response as the router's own, in its extensions: with the `error.code` in its body if it is a refusal.
@@ -27,6 +27,10 @@ pub(crate) fn refusal(status: StatusCode, code: &'static str, message: &str) -> 
     *response.status_mut() = status;
     response.extensions_mut().insert(Own(Some(code)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if status == StatusCode::UNAUTHORIZED {
+        // RFC 9110, 15.5.2. No browser opens a dialog for this scheme.
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }

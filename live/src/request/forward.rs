@@ -57,6 +57,11 @@ fn may_be_anthropics(path: &str) -> bool {
     path.ends_with("messages") || path.ends_with('/') || path.contains('%')
 }
 
+/// Whether a path may lead to the list of models, which is not looked at more closely for each request.
+fn may_be_models(path: &str) -> bool {
+    path.starts_with("/v1/models") || path.contains('%')
+}
+
 /// Answers a request as the page that sent it, if one did, may read it.
 fn with_cors(
     context: Arc<ConnectionContext>,
@@ -87,9 +92,7 @@ fn with_cors(
                 response
             }
         };
-        if let Some(origin) = &origin {
-            cors::allow(&config, origin, &mut response);
-        }
+        cors::tell(&config, origin.as_ref(), &mut response);
         Ok(response)
     })
 }
@@ -135,7 +138,7 @@ fn judge_and_answer(
         Ok(Endpoint::Administration) => {
             Box::pin(async move { Ok(engine_admin::answer(context, config, request, flags).await) })
         }
-        Ok(endpoint) if request.uri().path().starts_with("/v1/models") => {
+        Ok(endpoint) if may_be_models(request.uri().path()) => {
             let may =
                 || context.state.with_keys(|keys| headers::opens(request.headers(), flags, |key| keys.may_ask(key)));
             match model_pages::answer(&context, request.method(), request.uri().path(), may) {
@@ -306,6 +309,9 @@ fn pass_on(
 ) -> Result<Response<Body>, Box<RequestGuard>> {
     guard.streamed = ready.framing == Framing::Events;
     guard.row.status_code = ready.head.status.as_u16();
+    if guard.streamed {
+        ready.head.headers.remove(CONTENT_LENGTH); // an error event may follow
+    }
     finish_head(&mut ready.head, &guard, Some(upstream), request);
     if let Some(whole) = ready.whole {
         return match guard.finish_at_once(&ready.tap) {

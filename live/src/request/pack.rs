@@ -1,13 +1,13 @@
 //! Packs request bodies for peer routers with zstd: on a long path a body costs round trips by its bytes.
 //!
-//! Only a body that does not fit into one initial window is packed, and only for a peer that reports that it reads zstd.
-//! The peer unpacks it (`unpack`), so that engines always get plain bodies. A body is packed once, however many peers it
-//! is sent to, and sent plain when packing makes it no smaller.
+//! Only a body that does not fit into one initial window is packed, and only for a peer that reports that it reads
+//! zstd. The peer unpacks it (`unpack`), so that engines always get plain bodies. A body is packed once, however many
+//! peers it is sent to, and sent plain when packing makes it no smaller.
 //!
-//! Measured (release build, level 1, this repository's text, a core of an AMD EPYC, medians): 80 kB become 34 kB in 136 us,
-//! 320 kB become 114 kB in 800 us; unpacking takes 55 and 220 us. Level 3 takes 1.6 times as long for 7 to 12 % fewer bytes.
-//! zstd packs blocks of 128 KiB; between two of them, at most 380 us apart, other tasks of the worker thread get their
-//! turn.
+//! Measured (release build, level 1, this repository's text, a core of an AMD EPYC, medians): 80 kB become 34 kB in 136
+//! us, 320 kB become 114 kB in 800 us; unpacking takes 55 and 220 us. Level 3 takes 1.6 times as long for 7 to 12 %
+//! fewer bytes. zstd packs blocks of 128 KiB; between two of them, at most 380 us apart, other tasks of the worker
+//! thread get their turn.
 //!
 //! The length of a packed body reveals nothing about other requests (CRIME, BREACH): a body holds the bytes of one
 //! client only, and keys are headers, which are no part of a body.

@@ -1,5 +1,5 @@
-//! The key of a page that opens a WebSocket: browsers let it set no header but the subprotocols, so OpenAI's clients write
-//! `Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.KEY`.
+//! The key of a page that opens a WebSocket: browsers let it set no header but the subprotocols, so OpenAI's clients
+//! write `Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.KEY`.
 
 use crate::server::keys::Keys;
 use http::HeaderValue;

@@ -40,7 +40,7 @@ pub(crate) struct ProxiedBody {
     /// `None` once the request's end is reported.
     guard: Option<Box<RequestGuard>>,
     ended: bool,
-    /// Whether the body can carry an error event: it is a stream of events without a content length.
+    /// Whether the body can carry an error event: it is a stream of events.
     carries_errors: bool,
     /// Whose events the stream has.
     dialect: Dialect,
@@ -61,6 +61,8 @@ pub(crate) struct ProxiedBody {
     torn: bool,
     /// The beginning of a line that has not come whole.
     lines: WholeLines,
+    /// The error that cuts the answer, after what came before it has been sent.
+    cut: Option<BoxError>,
     done_timer: IdleTimer,
 }
 
@@ -75,7 +77,7 @@ impl ProxiedBody {
         (json_end, until_close): (Option<JsonEnd>, bool),
     ) -> Self {
         let ended = body.is_end_stream();
-        let carries_errors = guard.streamed && body.size_hint().exact().is_none();
+        let carries_errors = guard.streamed;
         let guard = Some(guard);
         let last_piece = Instant::now();
         let (timer, stop_wakes, broken) = (IdleTimer::default(), None, None);
@@ -97,6 +99,7 @@ impl ProxiedBody {
             until_close,
             torn: false,
             lines: WholeLines::default(),
+            cut: None,
             done_timer: IdleTimer::default(),
         };
         if proxied.ended {
@@ -106,10 +109,14 @@ impl ProxiedBody {
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.ended && self.held.is_empty() && self.broken.is_none() && !self.torn && self.lines.is_empty()
+        let is_cut = self.broken.is_some() || self.torn || self.cut.is_some();
+        self.ended && self.held.is_empty() && !is_cut && self.lines.is_empty()
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
+        if self.carries_errors {
+            return SizeHint::default(); // an error event may follow
+        }
         let held: u64 = self.held.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
         let rest = self.body.size_hint();
         let mut hint = SizeHint::new();
@@ -122,13 +129,15 @@ impl ProxiedBody {
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if !self.carries_errors {
-            return self.poll_any(cx);
+            return self.poll_until_cut(cx);
         }
         loop {
             let frame = match self.poll_any(cx) {
                 Poll::Ready(Some(Ok(frame))) => frame,
-                // The last line of a complete answer may lack its end.
-                Poll::Ready(None) if !self.lines.is_empty() => Frame::data(self.lines.rest()),
+                Poll::Ready(None) if !self.lines.is_empty() => {
+                    // The last line of a complete answer may lack its end. No line ends in it, so it passes as it is.
+                    return Poll::Ready(Some(Ok(Frame::data(self.lines.rest()))));
+                }
                 other => return other,
             };
             let frame = match frame.into_data() {
@@ -139,6 +148,22 @@ impl ProxiedBody {
                 self.at_event_end = ends_event(&frame);
                 return Poll::Ready(Some(Ok(Frame::data(frame))));
             }
+        }
+    }
+
+    /// The next frame; before an error one turn for hyper to send what it has, which an error makes it drop: the client
+    /// would get a closed connection without a head.
+    fn poll_until_cut(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(error) = self.cut.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match self.poll_any(cx) {
+            Poll::Ready(Some(Err(error))) => {
+                self.cut = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            other => other,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The body of a replica's error response: the part that was read for judgement, then the rest as it arrives.
 //!
-//! The request is over for the core by then. Its place in `limits.requests` is kept to the body's end, and a replica that
-//! goes silent is not waited for longer than `timeouts.idle_gap_ms`.
+//! The request is over for the core by then. Its place in `limits.requests` is kept to the body's end, and a replica
+//! that goes silent is not waited for longer than `timeouts.idle_gap_ms`.
 
 use crate::idle_timer::IdleTimer;
 use crate::request::error_json::BoxError;

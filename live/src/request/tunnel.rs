@@ -1,7 +1,7 @@
 //! WebSockets (`/v1/realtime`): a connection that a client switches to another protocol, passed on as bytes.
 //!
-//! The replica is chosen as for any request, and may be chosen again until one has switched. The connection to it is one
-//! of its own. Both ends are closed when one of them is, or when nothing has passed for `timeouts.idle_gap_ms`.
+//! The replica is chosen as for any request, and may be chosen again until one has switched. The connection to it is
+//! one of its own. Both ends are closed when one of them is, or when nothing has passed for `timeouts.idle_gap_ms`.
 
 use crate::driver::mailbox::Command;
 use crate::request::attempt::FailedAttempt;
@@ -115,7 +115,13 @@ async fn open(
     let gap = Duration::from_millis(request.config.timeouts.idle_gap_ms);
     let said = timeout(gap, Limited::new(body, REFUSAL).collect()).await.ok().and_then(Result::ok);
     let failure = match Failure::of_status(head.status.as_u16()) {
-        Some(Failure::KeyRefused) if request.passes_key(upstream) => Failure::Client,
+        // Starlette answers 403 to a WebSocket of a path that it does not have.
+        Some(Failure::KeyRefused | Failure::Client)
+            if matches!(head.status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND) =>
+        {
+            Failure::NoEndpoint
+        }
+        Some(Failure::KeyRefused) if request.is_refused_itself(upstream) => Failure::Client,
         Some(failure) => failure,
         None => Failure::Client,
     };

@@ -16,13 +16,14 @@ use crate::state::{AppState, Phase};
 use crate::upstream::connect::Io;
 use crate::upstream::multiplexed;
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderMap, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HOST, HeaderMap, TRANSFER_ENCODING};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use memchr::memchr;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -236,13 +237,32 @@ fn ambiguous(version: Version, map: &HeaderMap, flags: HeaderFlags) -> Option<Re
         let message = format!("the request has {} Host lines; send one", flags.hosts);
         return Some(refusal(StatusCode::BAD_REQUEST, "invalid_host", &message));
     }
+    if map.get(HOST).is_some_and(|host| !is_host(host.as_bytes())) {
+        let message = "the Host line is no `host` or `host:port`; send the address that the request goes to";
+        return Some(refusal(StatusCode::BAD_REQUEST, "invalid_host", message));
+    }
     let is_chunked = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-    if flags.transfer && !map.get_all(TRANSFER_ENCODING).iter().all(is_chunked) {
+    let mut encodings = map.get_all(TRANSFER_ENCODING).iter();
+    // Several lines are one list, and `chunked` may be applied once.
+    if flags.transfer && !(encodings.next().is_some_and(is_chunked) && encodings.next().is_none()) {
         let message = "the body has another transfer encoding than `chunked`; send it plain, or packed with a \
                        Content-Encoding";
         return Some(refusal(StatusCode::NOT_IMPLEMENTED, "unknown_transfer_encoding", message));
     }
     None
+}
+
+/// Whether a value of Host can be one: a name or address, and a port after it (RFC 9112, 3.2). A list of several is
+/// none.
+fn is_host(value: &[u8]) -> bool {
+    let end = match value.first() {
+        Some(b'[') => memchr(b']', value).map(|end| end + 1),
+        _ => Some(memchr(b':', value).unwrap_or(value.len())),
+    };
+    let Some((name, port)) = end.map(|end| value.split_at(end)) else { return false };
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=[]:".contains(byte);
+    let is_port = port.strip_prefix(b":").is_none_or(|digits| digits.iter().all(u8::is_ascii_digit));
+    name.iter().all(is_of_name) && is_port && port.first().is_none_or(|first| *first == b':')
 }
 
 /// To the admin API, or to a replica.
@@ -264,4 +284,19 @@ fn dispatch(
         return Box::pin(std::future::ready(Ok(refused)));
     }
     forward::handle(Arc::clone(context), config, request, flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_address_with_or_without_a_port() {
+        for host in ["", "a", "a.example:8000", "127.0.0.1:1", "[::1]", "[::1]:8000", "a:", "my_host.local"] {
+            assert!(is_host(host.as_bytes()), "{host}");
+        }
+        for other in ["a b", "a/b", "u@a", "a,b", "a\\b", "a#b", "[::1", "a:99x", "[::1]x", "a:1:2"] {
+            assert!(!is_host(other.as_bytes()), "{other}");
+        }
+    }
 }

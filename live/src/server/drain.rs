@@ -29,7 +29,7 @@ pub(super) enum Closing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// By a signal or a command.
-    Told,
+    Requested,
     /// Another process has its port and serves.
     Replaced,
 }
@@ -63,8 +63,8 @@ pub(super) async fn settle(
     tracing::info!("stopping: not ready from now on; a second signal ends open requests at once");
     let settled = tokio::time::sleep(Duration::from_millis(state.config().timeouts.settle_ms));
     tokio::select! {
-        () = settled => (Stop::Told, false),
-        () = hurry => (Stop::Told, true),
+        () = settled => (Stop::Requested, false),
+        () = hurry => (Stop::Requested, true),
     }
 }
 

@@ -1,5 +1,5 @@
-//! The files that this process keeps for its next start (`state`, `snapshot.file`), each locked against other routers: two
-//! routers with one file would silently overwrite each other's changes.
+//! The files that this process keeps for its next start (`state`, `snapshot.file`), each locked against other routers:
+//! two routers with one file would silently overwrite each other's changes.
 //!
 //! The lock is held on a separate file beside the kept file, since the kept file is replaced with each change. If the
 //! lock file cannot be created, the kept file could not be written either, and the start fails with that error. In an

@@ -34,7 +34,7 @@ pub async fn serve(
 ) -> Result<usize, StartError> {
     let told = async {
         stop.await;
-        Stop::Told
+        Stop::Requested
     };
     serve_on(&Workers::none(), state, listener, Ending::unhurried(told)).await
 }

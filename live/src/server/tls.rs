@@ -1,10 +1,10 @@
 //! TLS configuration: the server's certificate chain, and the roots that replicas' certificates are checked against
-//! (by [`verifier`]); failed handshakes [`in_words`].
+//! (by [`verifier`]); failed handshakes [`explain`].
 
-mod in_words;
+mod explain;
 mod verifier;
 
-pub(crate) use self::in_words::in_words;
+pub(crate) use self::explain::with_remedy;
 use self::verifier::{Trust, Verifier};
 use crate::config::{ConfigError, Tls};
 use rustls::client::WebPkiServerVerifier;

@@ -3,8 +3,8 @@
 //! A client connection and the replica connections that its requests use stay on one thread: what one request touches
 //! stays in one core's caches, and no thread wakes another. tokio's work-stealing runtime would move tasks between
 //! threads. The same design as `NoSteal` in pingora-runtime. Measured gain: without worker threads, on tokio's runtime
-//! of two threads, a 200 B request of 64 connections takes 42.7 µs of CPU instead of 38.4 (medians of 9 and 18 runs). Probes, scrapes and the core's timer stay on the runtime
-//! that started the router.
+//! of two threads, a 200 B request of 64 connections takes 42.7 µs of CPU instead of 38.4 (medians of 9 and 18 runs).
+//! Probes, scrapes and the core's timer stay on the runtime that started the router.
 
 use crate::supervise;
 use crate::worker_index::{self, MAX_WORKERS};

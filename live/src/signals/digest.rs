@@ -1,8 +1,8 @@
 //! Exchange of prefix digests between edges: each requests its peers' digests, and serves its own.
 //!
-//! The rules are those of [`gorgo_core::digest`], as in the simulator. Keys mean the same only to routers whose prompts are
-//! hashed with one seed, so without `sharing.hash_seed` an edge neither asks nor answers, and a peer with another seed
-//! refuses. Both are logged once, and `GET /lb/status` shows them.
+//! The rules are those of [`gorgo_core::digest`], as in the simulator. Keys mean the same only to routers whose prompts
+//! are hashed with one seed, so without `sharing.hash_seed` an edge neither asks nor answers, and a peer with another
+//! seed refuses. Both are logged once, and `GET /lb/status` shows them.
 
 use crate::config::Role;
 use crate::sharing::HashSeed;
@@ -12,7 +12,7 @@ use crate::upstream::replica::Upstream;
 use crate::wire::prompt_blocks::BLOCK;
 use counts::PeerDigest;
 use gorgo_core::Time;
-use gorgo_core::digest::{Digest, Edition, Heard, KEY_BYTES, Update};
+use gorgo_core::digest::{Digest, Edition, KEY_BYTES, ReceivedDigest, Update};
 use gorgo_core::fleet::Kind;
 use gorgo_core::router::ReplicaEvent;
 use http::uri::PathAndQuery;
@@ -47,7 +47,7 @@ enum Failed {
 }
 
 /// The digest that the router has of a peer.
-fn heard<T>(state: &AppState, peer: &Upstream, see: impl FnOnce(&Heard, Time) -> T) -> Option<T> {
+fn heard<T>(state: &AppState, peer: &Upstream, see: impl FnOnce(&ReceivedDigest, Time) -> T) -> Option<T> {
     let slot = peer.id.index();
     state.driver.read(|router, _, now| router.replicas().get(slot)?.digest().map(|heard| see(heard, now)))
 }
@@ -100,7 +100,7 @@ async fn ask(state: &AppState, peer: &Arc<Upstream>, seed: &HashSeed) -> Result<
     }
     let update = DigestMessage::read(&body, &seed.key_id).map_err(Failed::Damaged)?;
     let edition = update.edition;
-    state.driver.handle_for(peer, ReplicaEvent::DigestTold { replica: peer.id, update: Arc::new(update) });
+    state.driver.handle_for(peer, ReplicaEvent::DigestReceived { replica: peer.id, update: Arc::new(update) });
     if heard(state, peer, |heard, _| heard.edition()).flatten() == Some(edition) {
         Ok(body.len() as u64)
     } else {
@@ -153,7 +153,7 @@ pub(crate) fn sent(state: &AppState, bytes: usize) {
 }
 
 /// Keys, age in seconds, and bytes received of a peer's digest.
-pub(crate) fn figures(peer: &Upstream, heard: Option<&Heard>, now: Time) -> Option<(f64, f64, f64)> {
+pub(crate) fn figures(peer: &Upstream, heard: Option<&ReceivedDigest>, now: Time) -> Option<(f64, f64, f64)> {
     let heard = heard.filter(|heard| heard.edition().is_some())?;
     Some((heard.keys() as f64, heard.age(now).ms() / 1e3, peer.digest.lock().bytes as f64))
 }
@@ -169,7 +169,7 @@ pub(crate) fn json(state: &AppState) -> Value {
         let peers = here.map(|(r, u)| {
             let mut row = serde_json::to_value(&*u.digest.lock()).unwrap_or_default();
             row["id"] = json!(u.name);
-            row["keys"] = json!(r.digest().map_or(0, Heard::keys));
+            row["keys"] = json!(r.digest().map_or(0, ReceivedDigest::keys));
             row["age_ms"] = json!(r.digest().filter(|d| d.edition().is_some()).map(|digest| digest.age(now).ms()));
             row
         });

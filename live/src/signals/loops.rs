@@ -1,10 +1,10 @@
 //! Finds loops of routers: a router as its own replica, two proxies as each other's.
 //!
 //! Every router has a random id. Probes, forwards, and requests to replicas that are or may be routers carry the ids of
-//! the routers they have passed (`X-Gorgo-Router`); a router that finds its own id there refuses the request. Answers to
-//! such requests name the answering router and those it dispatches to, so that a probe shows a loop before any request
-//! runs into it, also when the answer is the router's own. Peers dispatch to each other on purpose, with the hop limit
-//! against loops, and are left out.
+//! the routers they have passed (`X-Gorgo-Router`); a router that finds its own id there refuses the request. Answers
+//! to such requests name the answering router and those it dispatches to, so that a probe shows a loop before any
+//! request runs into it, also when the answer is the router's own. Peers dispatch to each other on purpose, with the
+//! hop limit against loops, and are left out.
 
 use crate::request::headers::ROUTER;
 use crate::state::AppState;

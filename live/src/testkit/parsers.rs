@@ -13,7 +13,7 @@ use crate::signals::peer_report::PeerMessage;
 use crate::signals::{loops, scrape};
 use crate::snapshot::{Kept, SeedMark, codec};
 use crate::upstream::connect::Endpoint;
-use gorgo_core::digest::Heard;
+use gorgo_core::digest::ReceivedDigest;
 use gorgo_core::fleet::SavedRates;
 use gorgo_core::prefix::PrefixIndex;
 use gorgo_core::residency::Fence;
@@ -56,7 +56,7 @@ pub fn peer_report(data: &[u8]) {
 /// A peer's digest of its prefixes.
 pub fn digest(data: &[u8]) {
     let update = DigestMessage::read(data, "");
-    black_box(update.map(|update| Heard::default().take(&update, Time::ZERO)).ok());
+    black_box(update.map(|update| ReceivedDigest::default().take(&update, Time::ZERO)).ok());
 }
 
 /// What another router of the same replicas learned.

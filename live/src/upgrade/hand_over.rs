@@ -12,7 +12,7 @@ use crate::snapshot::{Kept, codec};
 use crate::state::{AppState, Phase};
 use crate::supervise;
 use gorgo_core::Time;
-use gorgo_core::sharing::{News, ToldLoads, must_tell};
+use gorgo_core::sharing::{News, SentLoads, must_send};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -203,7 +203,7 @@ async fn step(reader: &mut OwnedReadHalf, wanted: Kind) -> Result<(), String> {
 
 /// Sends the next process what this one learns while it drains, and its open requests, until either ends.
 async fn tell(state: Weak<AppState>, writer: Writer) {
-    let mut told: ToldLoads = (Time::ZERO, Vec::new());
+    let mut told: SentLoads = (Time::ZERO, Vec::new());
     loop {
         let Some(state) = state.upgrade() else { return };
         if let Some(message) = news(&state, &mut told) {
@@ -217,10 +217,10 @@ async fn tell(state: Weak<AppState>, writer: Writer) {
     }
 }
 
-fn news(state: &AppState, told: &mut ToldLoads) -> Option<Message> {
+fn news(state: &AppState, told: &mut SentLoads) -> Option<Message> {
     let (now, loads, names) = own_loads(state);
     let paths = state.driver.take_for_heir();
-    if paths.is_empty() && !must_tell(now, told, &loads) {
+    if paths.is_empty() && !must_send(now, told, &loads) {
         return None;
     }
     let paths: Vec<News> = paths

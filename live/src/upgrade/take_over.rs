@@ -207,7 +207,7 @@ async fn hear(state: Weak<AppState>, mut stream: UnixStream) {
             let path = Path { replica: news.replica, symbols: news.tail.into(), tokens: news.tokens };
             state.driver.pass_to_heir(&path);
             let Path { replica, symbols, tokens } = path;
-            state.driver.handle(ReplicaEvent::Told { replica, symbols, tokens });
+            state.driver.handle(ReplicaEvent::PathLearned { replica, symbols, tokens });
         }
         let slot = |&(at, load): &(u16, Load)| Some(((*slots.get(usize::from(at))?)?, load));
         let loads = message.loads.iter().filter_map(slot).collect();

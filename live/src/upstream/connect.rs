@@ -1,7 +1,7 @@
 //! Addresses of replicas, and how connections to them are opened: TCP, TLS, timeout.
 
 use crate::config::CongestionControl;
-use crate::server::tls::in_words;
+use crate::server::tls::with_remedy;
 use crate::upstream::early_answer::EarlyAnswer;
 use crate::upstream::transport::{keep_alive, set_congestion};
 use bytes::Bytes;
@@ -277,7 +277,7 @@ async fn secure(
 ) -> io::Result<tokio_rustls::client::TlsStream<Io>> {
     let tls = tls.ok_or_else(|| io::Error::other("no TLS is set up for replicas"))?;
     let name = rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    tls.connect(name, stream).await.map_err(in_words)
+    tls.connect(name, stream).await.map_err(with_remedy)
 }
 
 impl tower::Service<Uri> for Connector {

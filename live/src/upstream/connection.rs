@@ -1,11 +1,13 @@
-//! One HTTP/1 connection to a replica, driven by the request that uses it; a peer router may get HTTP/2 (`multiplexed`).
+//! One HTTP/1 connection to a replica, driven by the request that uses it; a peer router may get HTTP/2
+//! (`multiplexed`).
 //!
 //! A pooled client spawns a task for each connection, so each piece of a response wakes two tasks, often on two
 //! threads. Here the task that answers the client also reads from and writes to the replica; an idle connection is
 //! not polled at all.
 //!
-//! Measured gain: a bare pass-through takes 34,000 instructions for a 200 B request with this and 49,300 with hyper-util's
-//! pooled client (callgrind), and 25.5 µs of CPU instead of 29.9 at 64 connections, 57 instead of 78 at one.
+//! Measured gain: a bare pass-through takes 34,000 instructions for a 200 B request with this and 49,300 with
+//! hyper-util's pooled client (callgrind), and 25.5 µs of CPU instead of 29.9 at 64 connections, 57 instead of 78 at
+//! one.
 
 use crate::upstream::connect::{Connector, Io};
 use crate::upstream::multiplexed::{self, NoResponse, Stream};

@@ -1,9 +1,9 @@
 //! Answers that come before the request is written.
 //!
-//! A server that refuses a long body (413, 401) may answer and close at once. The rest of the body then meets a reset, and
-//! hyper gives the answer up with the write that failed, though the kernel has received it. So a write that the other side
-//! has reset does not fail: what it carried is dropped, and the next read returns the answer or, if there is none, the
-//! error of the write.
+//! A server that refuses a long body (413, 401) may answer and close at once. The rest of the body then meets a reset,
+//! and hyper gives the answer up with the write that failed, though the kernel has received it. So a write that the
+//! other side has reset does not fail: what it carried is dropped, and the next read returns the answer or, if there is
+//! none, the error of the write.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;

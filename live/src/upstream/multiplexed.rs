@@ -1,16 +1,16 @@
 //! One HTTP/2 connection to a peer router, which all requests to that peer share.
 //!
-//! On a long path a request pays round trips by the congestion window of its connection. HTTP/1 spreads requests over as
-//! many connections as there are requests at once, each with a window of its own; over HTTP/2 they share one window, which
-//! the peer's reports keep open.
+//! On a long path a request pays round trips by the congestion window of its connection. HTTP/1 spreads requests over
+//! as many connections as there are requests at once, each with a window of its own; over HTTP/2 they share one window,
+//! which the peer's reports keep open.
 //!
-//! The task that reads the peer's reports opens the connection, so that there is one opener. It publishes the connection
-//! once the peer has answered a request on it. Until then requests use HTTP/1: none waits for a connection that may never
-//! come (a balancer before the peer may not pass HTTP/2 on), and none is the first to try it. A report that fails takes the
-//! connection back; streams that are open on it go on.
+//! The task that reads the peer's reports opens the connection, so that there is one opener. It publishes the
+//! connection once the peer has answered a request on it. Until then requests use HTTP/1: none waits for a connection
+//! that may never come (a balancer before the peer may not pass HTTP/2 on), and none is the first to try it. A report
+//! that fails takes the connection back; streams that are open on it go on.
 //!
-//! hyper drives the connection in a task of its own, which ends when the connection is taken back and its last stream has
-//! ended. A request that is dropped resets its own stream.
+//! hyper drives the connection in a task of its own, which ends when the connection is taken back and its last stream
+//! has ended. A request that is dropped resets its own stream.
 
 use crate::upstream::connect::{Connector, Endpoint};
 use bytes::Bytes;

@@ -3,7 +3,7 @@
 
 use crate::kept_ids;
 use crate::wire::json::Reader;
-use crate::wire::request_fields::{LongName, kept_id, model_name};
+use crate::wire::request_fields::{LongName, first_text, kept_id, model_name};
 use memchr::memmem;
 
 /// What the router reads of a body without a prompt.
@@ -43,6 +43,9 @@ fn json(body: &[u8]) -> Result<OtherFields, LongName> {
             | b"previous_response_id"
             | b"conversation" => {
                 kept = kept.or(kept_id(json)?.map(|id| kept_ids::key(id.as_bytes())));
+            }
+            b"file_ids" => {
+                kept = kept.or(first_text(json.skip()?).map(|id| kept_ids::key(id.as_bytes())));
             }
             _ => drop(json.skip()?),
         }
@@ -167,6 +170,7 @@ mod tests {
         for name in ["input_file_id", "training_file", "previous_response_id"] {
             assert_eq!(kept(&format!(r#"{{"{name}": "f"}}"#)), Some(kept_ids::key(b"f")), "{name}");
         }
-        assert_eq!(kept(r#"{"x": "f"}"#), None);
+        assert_eq!(kept(r#"{"name": "store", "file_ids": ["f", "g"]}"#), Some(kept_ids::key(b"f")));
+        assert_eq!((kept(r#"{"x": "f"}"#), kept(r#"{"file_ids": []}"#)), (None, None));
     }
 }

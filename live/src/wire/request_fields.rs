@@ -222,7 +222,7 @@ fn before<'a>(json: &mut Reader<'a>, blocks: &mut Blocks, tag: u64, weigh: bool)
 }
 
 /// A text, or the first one of a list (a batch has one for each prompt).
-fn first_text(raw: &[u8]) -> Option<String> {
+pub(super) fn first_text(raw: &[u8]) -> Option<String> {
     let mut json = Reader::new(raw);
     let mut first = None;
     let mut take = |json: &mut Reader<'_>| match json.kind()? {

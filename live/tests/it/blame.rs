@@ -142,7 +142,8 @@ async fn raw_engine(net: &Net, name: &str, answer: &'static str, close: bool) {
     });
 }
 
-const CHUNKED: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+pub(crate) const CHUNKED: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
 
 /// A router before a raw engine `bad` and a good one `e0`, asked in turn.
 pub(crate) async fn beside_good(answer: &'static str, close: bool, change: impl FnOnce(&mut Config)) -> World {

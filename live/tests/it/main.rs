@@ -11,6 +11,7 @@ mod edge;
 mod edge_network;
 #[cfg(feature = "kubernetes")]
 mod endpoint_slices;
+mod ends;
 mod explore;
 mod fixture;
 mod front;

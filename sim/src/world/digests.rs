@@ -71,13 +71,13 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
         counted.bytes += 2 * MESSAGE_BYTES + update.bytes();
         let way = self.half_rtt(router, target);
         let slot = self.digests.sent.put(Arc::new(update));
-        self.events.push(self.now + way, Signal::DigestTold { router, target, slot });
+        self.events.push(self.now + way, Signal::DigestReceived { router, target, slot });
     }
 
     /// The answer of `target` reaches `router`.
     pub(super) fn digest_told(&mut self, router: u16, target: u16, slot: u32) {
         if let Some(update) = self.digests.sent.take(slot) {
-            self.handle(router, ReplicaEvent::DigestTold { replica: ReplicaId(target), update });
+            self.handle(router, ReplicaEvent::DigestReceived { replica: ReplicaId(target), update });
         }
     }
 }

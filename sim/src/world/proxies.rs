@@ -8,7 +8,7 @@ use gorgo_core::fleet::Load;
 use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};
 use gorgo_core::router::ReplicaEvent;
 use gorgo_core::sharing::{
-    LOAD_BYTES, MAX_PEERS, MESSAGE_BYTES, Missing, News, Path, Sharing, SharingStats, ToldLoads, must_tell,
+    LOAD_BYTES, MAX_PEERS, MESSAGE_BYTES, Missing, News, Path, SentLoads, Sharing, SharingStats, must_send,
 };
 use gorgo_core::{Time, rng};
 use rand::{Rng, RngExt};
@@ -114,7 +114,7 @@ enum Message {
 pub(super) struct SharingWorld {
     nodes: Vec<Sharing>,
     /// The loads that each proxy sent last.
-    told: Vec<ToldLoads>,
+    told: Vec<SentLoads>,
     /// Messages on their way.
     sent: InTransit<Message>,
     rng: rng::ChaCha8Rng,
@@ -154,7 +154,7 @@ impl SharingWorld {
             sum.sent += stats.sent;
             sum.sent_bytes += stats.sent_bytes;
             sum.dropped += stats.dropped;
-            sum.heard += stats.heard;
+            sum.received += stats.received;
             sum.missing += stats.missing;
             sum.asked += stats.asked;
             sum.unknown += stats.unknown;
@@ -197,7 +197,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
     /// Sends each peer of `router` what it learned since the last batch.
     pub(super) fn share(&mut self, router: u16) {
         let loads = self.routers[usize::from(router)].router.own_loads();
-        let due = must_tell(self.now, &self.sharing.told[usize::from(router)], &loads);
+        let due = must_send(self.now, &self.sharing.told[usize::from(router)], &loads);
         for to in (0..self.sharing.nodes.len() as u16).filter(|&to| to != router) {
             let batch = self.sharing.nodes[usize::from(router)].batch(peer(router, to));
             if due || !batch.is_empty() {
@@ -237,9 +237,9 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             Some(Message::Batch(batch, loads)) => {
                 let mut missing = Vec::new();
                 let peer_of = peer(to, from) as u8;
-                let paths = node.heard(Some(peer(to, from)), batch, &mut missing);
+                let paths = node.receive(Some(peer(to, from)), batch, &mut missing);
                 for Path { replica, symbols, tokens } in paths {
-                    self.handle(to, ReplicaEvent::Told { replica, symbols, tokens });
+                    self.handle(to, ReplicaEvent::PathLearned { replica, symbols, tokens });
                 }
                 self.handle(to, ReplicaEvent::PeerLoads { peer: peer_of, loads });
                 if !missing.is_empty() {

@@ -80,7 +80,7 @@ pub(super) enum Signal {
     Shared { from: u16, to: u16, slot: u32 },
     AskDigest { router: u16, target: u16 },
     ReadDigest { router: u16, target: u16, known: Option<Edition> },
-    DigestTold { router: u16, target: u16, slot: u32 },
+    DigestReceived { router: u16, target: u16, slot: u32 },
 }
 
 #[derive(Debug, Clone, Default)]

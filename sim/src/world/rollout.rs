@@ -23,19 +23,19 @@ const MOST_REPLICAS: usize = 16;
 
 /// `predictive`, except that the next choice is forced.
 #[derive(Debug)]
-struct Told {
+struct ForcedChoice {
     to: Option<ReplicaId>,
     then: Box<dyn Policy>,
 }
 
-impl Told {
+impl ForcedChoice {
     fn new(to: Option<ReplicaId>) -> Box<Self> {
         let then = PolicyConfig::Predictive(gorgo_core::policy::predictive::PredictiveConfig::default()).build();
         Box::new(Self { to, then })
     }
 }
 
-impl Policy for Told {
+impl Policy for ForcedChoice {
     fn name(&self) -> &'static str {
         "told"
     }
@@ -97,7 +97,7 @@ impl<'a, I: Iterator<Item = TraceRequest>> World<'a, I> {
         arrivals: Vec<TraceRequest>,
     ) -> World<'a, std::vec::IntoIter<TraceRequest>> {
         let node = |(i, node): (usize, &RouterNode)| RouterNode {
-            router: node.router.copied(Told::new((i == usize::from(router)).then_some(to))),
+            router: node.router.copied(ForcedChoice::new((i == usize::from(router)).then_some(to))),
             site: node.site,
             connections: node.connections.clone(),
         };

@@ -105,7 +105,7 @@ impl<I: Iterator<Item = TraceRequest>> World<'_, I> {
             }
             Signal::AskDigest { router, target } => self.ask_digest(router, target),
             Signal::ReadDigest { router, target, known } => self.read_digest(router, target, known),
-            Signal::DigestTold { router, target, slot } => self.digest_told(router, target, slot),
+            Signal::DigestReceived { router, target, slot } => self.digest_told(router, target, slot),
             Signal::Share { router } => self.share(router),
             Signal::Shared { from, to, slot } => self.shared(from, to, slot),
         }

@@ -62,7 +62,7 @@ impl RouterAddress {
         let given = self.key.as_ref().map(|key| key.expose().to_owned());
         let key = given.or_else(|| key("GORGO_ADMIN_KEY")).or_else(|| key("GORGO_READ_KEY"));
         let tls = Tls { upstream_ca: self.ca.clone(), ..Tls::default() };
-        Ok(AdminClient::new(url, key.as_deref(), &tls)?)
+        Ok(AdminClient::new(url, key.as_deref(), &tls)?.of_router())
     }
 
     /// Calls every host and prints each answer with `show`, or as JSON.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::Span;
 use crate::decide::{ReplicaState, State as Recorded, decide};
-use crate::digest::{DigestView, Edition, Heard, Update};
+use crate::digest::{DigestView, Edition, ReceivedDigest, Update};
 use crate::policy::PolicyConfig;
 
 const PEER: ReplicaId = ReplicaId(1);
@@ -29,7 +29,7 @@ fn edge() -> Router {
 fn told(keys: &[u64]) -> ReplicaEvent {
     let edition = Edition { author: 1, number: 1 };
     let update = Update { edition, since: None, every: 1, age: Span(0), added: keys.to_vec(), removed: Vec::new() };
-    ReplicaEvent::DigestTold { replica: PEER, update: Arc::new(update) }
+    ReplicaEvent::DigestReceived { replica: PEER, update: Arc::new(update) }
 }
 
 fn decision(actions: &[Action]) -> Arc<DecisionRecord> {
@@ -50,13 +50,13 @@ fn a_peers_digest_counts_where_it_tells_more_than_the_own_index() {
     tell(&mut r, 0, ReplicaEvent::Probed { replica: PEER, rtt_ms: 200.0 });
     assert_eq!(believed(&mut r, 0, 1, "abcdefgh"), (0, None));
     tell(&mut r, 1_000, told(&symbols("abcd")));
-    assert_eq!(r.replicas()[PEER.index()].digest().map(Heard::keys), Some(4));
+    assert_eq!(r.replicas()[PEER.index()].digest().map(ReceivedDigest::keys), Some(4));
     let view = |tokens, age_ms| (tokens, Some(DigestView { tokens, age_ms }));
     assert_eq!(believed(&mut r, 1_000, 2, "abcdefgh"), view(3, 100.0), "half a round trip old");
     assert_eq!(believed(&mut r, 30_900, 3, "abcdefgh"), view(2, 30_000.0));
     assert_eq!(believed(&mut r, 31_000, 4, "xbcdefgh"), (0, None));
     // The own index tells as much by now.
-    let insert = ReplicaEvent::Told { replica: PEER, symbols: symbols("abc"), tokens: 3 };
+    let insert = ReplicaEvent::PathLearned { replica: PEER, symbols: symbols("abc"), tokens: 3 };
     tell(&mut r, 31_000, insert);
     assert_eq!(believed(&mut r, 31_000, 5, "abcdefgh"), (3, None));
     tell(&mut r, 32_000, told(&symbols("abcdef")));

@@ -5,7 +5,7 @@ use crate::fleet::EngineReport;
 use crate::kv_events::CacheChange;
 
 fn learned(text: &str, replica: ReplicaId) -> ReplicaEvent {
-    ReplicaEvent::Told { replica, symbols: symbols(text), tokens: text.len() as u32 }
+    ReplicaEvent::PathLearned { replica, symbols: symbols(text), tokens: text.len() as u32 }
 }
 
 fn told(r: &mut Router, replica: ReplicaId, changes: Vec<CacheChange>) {

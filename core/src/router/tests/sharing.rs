@@ -20,7 +20,7 @@ fn what_one_router_learned_another_finds_once_told() {
     let mut second = router(RouterConfig::default(), &[REMOTE; 2]);
     for path in learned {
         let (replica, symbols, tokens) = (path.replica, Arc::clone(&path.symbols), path.tokens);
-        second.handle(Time::ZERO, ReplicaEvent::Told { replica, symbols, tokens }, &mut Vec::new());
+        second.handle(Time::ZERO, ReplicaEvent::PathLearned { replica, symbols, tokens }, &mut Vec::new());
     }
     for prompt in [symbols("abcdef"), symbols("abcdexyz")] {
         let (mut a, mut b) = ([0; 2], [0; 2]);
@@ -39,7 +39,11 @@ fn nothing_is_believed_of_replicas_that_are_gone_or_down() {
     });
     r.handle(Time::ZERO, ReplicaEvent::Removed { replica: ReplicaId(1) }, &mut Vec::new());
     for replica in [0, 1, 7].map(ReplicaId) {
-        r.handle(Time::ZERO, ReplicaEvent::Told { replica, symbols: symbols("abc"), tokens: 3 }, &mut Vec::new());
+        r.handle(
+            Time::ZERO,
+            ReplicaEvent::PathLearned { replica, symbols: symbols("abc"), tokens: 3 },
+            &mut Vec::new(),
+        );
         assert_eq!(r.index().tokens(replica), 0);
     }
 }

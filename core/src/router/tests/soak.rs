@@ -116,7 +116,8 @@ fn soak(seed: u64, steps: u32, edge: bool) -> u64 {
                 let report = PeerReport { healthy: draining || rng.random_range(0..4u32) > 0, ..PeerReport::default() };
                 ReplicaEvent::PeerReported { replica, report, seen: now }.into()
             }
-            94 => ReplicaEvent::Told { replica, symbols: symbols(&"sys".repeat(nth % 9)), tokens: nth as u32 }.into(),
+            94 => ReplicaEvent::PathLearned { replica, symbols: symbols(&"sys".repeat(nth % 9)), tokens: nth as u32 }
+                .into(),
             _ => {
                 now = now.max(if armed == Time::NEVER { now } else { armed });
                 Event::Timer

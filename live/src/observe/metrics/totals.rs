@@ -1,5 +1,5 @@
-//! Counters that are kept elsewhere (by logs, the tuner, the exchange with peers, streams of KV events) and that a scrape
-//! copies.
+//! Counters that are kept elsewhere (by logs, the tuner, the exchange with peers, streams of KV events) and that a
+//! scrape copies.
 
 use super::gauges::ReplicaLabel;
 use super::levels::Levels;

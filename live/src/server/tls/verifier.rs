@@ -1,8 +1,8 @@
 //! Checks certificates of replicas where webpki alone does not do: none at all, or one that is itself named as trusted.
 //!
-//! `openssl req -x509` marks the certificate as an authority's. webpki refuses such a certificate for a server, also when
-//! it is the very one in `tls.upstream_ca`; OpenSSL and curl accept it. Name, validity and the handshake's signature are
-//! checked as for every other certificate.
+//! `openssl req -x509` marks the certificate as an authority's. webpki refuses such a certificate for a server, also
+//! when it is the very one in `tls.upstream_ca`; OpenSSL and curl accept it. Name, validity and the handshake's
+//! signature are checked as for every other certificate.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
@@ -73,7 +73,7 @@ impl ServerCertVerifier for Verifier {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{in_words, provider};
+    use super::super::{provider, with_remedy};
     use super::*;
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
     use rustls::RootCertStore;
@@ -101,7 +101,7 @@ mod tests {
         check(&certificate, &certificate, "engine").unwrap();
         let refused = |result| matches!(result, Err(Error::InvalidCertificate(_)));
         assert!(refused(check(&certificate, &certificate, "router")), "another name");
-        let told = in_words(std::io::Error::other(check(&certificate, &another, "engine").unwrap_err()));
+        let told = with_remedy(std::io::Error::other(check(&certificate, &another, "engine").unwrap_err()));
         assert!(told.to_string().contains("CA:TRUE"), "another certificate of the same name: {told}");
         assert!(refused(check(&expired, &expired, "engine")), "expired");
     }

@@ -2,7 +2,7 @@
 
 use super::Usage;
 use crate::wire::json::{JsonError, Kind, Reader, Text};
-use gorgo_core::judgement::{Failure, ToldError};
+use gorgo_core::judgement::{ErrorInBody, Failure};
 
 /// The members of an event beside its choices.
 #[derive(Default)]
@@ -226,7 +226,7 @@ impl Words {
     }
 
     fn failure(&self) -> Failure {
-        ToldError {
+        ErrorInBody {
             status: self.status,
             code: self.code.as_deref(),
             kind: self.kind.as_deref().or(self.word.as_deref()),

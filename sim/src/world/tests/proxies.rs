@@ -61,7 +61,10 @@ fn eight_proxies_that_share_find_what_one_finds_and_private_ones_do_not() {
     assert_eq!(sessions.len(), 80, "all turns of a conversation enter at one proxy");
     let (shared, out) = hits(&proxies(SHARED));
     let told = out.shared.unwrap();
-    assert!((told.paths.heard, told.lost, told.paths.missing) == (told.paths.sent, 0, 0) && told.bytes > 0, "{told:?}");
+    assert!(
+        (told.paths.received, told.lost, told.paths.missing) == (told.paths.sent, 0, 0) && told.bytes > 0,
+        "{told:?}"
+    );
     assert!(shared > 0.98 * one && hashed > private && private < 0.9 * one, "{one} {private} {hashed} {shared}");
 }
 

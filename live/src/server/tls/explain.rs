@@ -4,7 +4,7 @@ use rustls::{CertificateError, Error, InvalidMessage};
 use std::io;
 
 /// The error with what to do about it, where the library's text has none.
-pub(crate) fn in_words(error: io::Error) -> io::Error {
+pub(crate) fn with_remedy(error: io::Error) -> io::Error {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>());
     let words = match cause {
         Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
@@ -31,7 +31,7 @@ mod tests {
 
     #[test]
     fn errors_of_certificates_say_what_to_do() {
-        let told = |error: Error| in_words(io::Error::new(io::ErrorKind::InvalidData, error)).to_string();
+        let told = |error: Error| with_remedy(io::Error::new(io::ErrorKind::InvalidData, error)).to_string();
         let unknown = told(Error::InvalidCertificate(CertificateError::UnknownIssuer));
         assert!(unknown.contains("tls.upstream_ca"), "{unknown}");
         let plain = told(Error::InvalidMessage(InvalidMessage::InvalidContentType));

@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 /// Which learned prefixes the router publishes.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tells {
+pub(super) struct Publishing {
     /// Emits [`Action::Learned`].
     pub(super) shares: bool,
     /// The digest of the router's own engines; `None` if the router publishes none.
     digest: Option<Digest>,
 }
 
-impl Tells {
+impl Publishing {
     /// Takes a path that a request showed to be cached at a replica; returns the action that publishes it. Paths of
     /// requests with a fence are not published, since another router may be outside of the fence.
     pub(super) fn learned(
@@ -41,24 +41,24 @@ impl Tells {
 impl Router {
     /// Whether an [`Action::Learned`] is emitted for each path that the index learns from a request, from now on.
     pub fn share_prefixes(&mut self, shares: bool) {
-        self.tells.shares = shares;
+        self.publishing.shares = shares;
     }
 
     /// Starts to keep a digest of the prefixes of the router's own engines; arguments as of [`Digest::new`].
     pub fn tell_digest(&mut self, author: u64, every: usize) {
-        self.tells.digest = Some(Digest::new(author, every));
+        self.publishing.digest = Some(Digest::new(author, every));
     }
 
     /// The digest as of the last request for it; `None` if the router publishes none.
     pub fn digest(&self) -> Option<&Digest> {
-        self.tells.digest.as_ref()
+        self.publishing.digest.as_ref()
     }
 
     /// The answer to a peer that requests the digest and holds the edition `known`; `None` if the router publishes
     /// none. No decision depends on it.
     pub fn digest_since(&mut self, now: Time, known: Option<Edition>) -> Option<Update> {
         let own = self.slots(|replica| !replica.removed && replica.spec.kind != Kind::Peer);
-        let digest = self.tells.digest.as_mut()?;
+        let digest = self.publishing.digest.as_mut()?;
         digest.collect(now, &self.index, &own);
         Some(digest.since(now, known))
     }

@@ -17,14 +17,14 @@ pub struct DigestView {
 
 /// The last digest of a peer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Heard {
+pub struct ReceivedDigest {
     edition: Option<Edition>,
     every: usize,
     keys: FxHashSet<u64>,
     made: Time,
 }
 
-impl Heard {
+impl ReceivedDigest {
     /// Its edition, which the next question names; `None` before the first one, and after one that did not fit.
     pub fn edition(&self) -> Option<Edition> {
         self.edition
