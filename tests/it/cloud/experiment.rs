@@ -78,7 +78,8 @@ fn machines_that_run_are_taken_and_an_interrupt_ends_only_what_was_launched() {
     let state = folder.path().join("state");
     must(&state, "local", &["launch", "--type", "gpu_1x_a100", "--region", "aws:us-east-1", "--name", "east"]);
     let out = folder.path().join("results");
-    let set = ["--set", "workload.duration_s=60"];
+    // The interrupt ends it: on a busy machine the commands below take longer than the first arm of a short load.
+    let set = ["--set", "workload.duration_s=900"];
     let words = ["run", FILE, "--mode", "live", "--out", out.to_str().unwrap()];
     let mut child = command(&state, "local", &[&words[..], &set].concat());
     let child = child.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
