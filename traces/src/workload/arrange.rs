@@ -53,6 +53,9 @@ pub fn collect(mut reader: Reader, options: &Options) -> Result<Workload, TraceE
     if options.prompts == Prompts::Whole && matches!(format, Format::Native | Format::Columns | Format::TimedTrace) {
         notes.extend(shrinking_turns(&requests));
     }
+    if matches!(format, Format::Native | Format::Columns) {
+        notes.extend(backward_turns(&requests));
+    }
     let start = requests[0].at;
     requests.iter_mut().for_each(|r| r.at = Time(r.at.since(start).0));
     let timeless =
@@ -145,6 +148,17 @@ fn shrinking_turns(requests: &[TraceRequest]) -> Option<String> {
     (later > 0 && shorter as f64 >= SHRINKING * later as f64).then(|| {
         format!(
             "{shorter} of {later} later turns have shorter prompts than the turn before them; if rows hold what each turn adds, give prompts = \"added\" (--prompts added)"
+        )
+    })
+}
+
+/// A note on sessions whose turns do not count up in the order of their times.
+fn backward_turns(requests: &[TraceRequest]) -> Option<String> {
+    let mut last: BTreeMap<u64, u32> = BTreeMap::new();
+    let back = requests.iter().filter(|r| last.insert(r.session, r.turn).is_some_and(|before| r.turn < before)).count();
+    (back > 0).then(|| {
+        format!(
+            "{back} later turns have a lower number than the turn before them; sessions follow the times of their rows"
         )
     })
 }

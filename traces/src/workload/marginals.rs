@@ -139,9 +139,26 @@ fn coarser(request: &TraceRequest) -> TraceRequest {
     TraceRequest { block_tokens: request.block_tokens * group, blocks, answer_blocks: [].into(), ..request.clone() }
 }
 
-impl fmt::Display for Marginals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<60} {:>10} {:>10} {:>8}", "", "published", "generated", "off")?;
+/// Room of the figures and of the longest mark in a line of the table.
+const FIGURES: usize = 31 + 19;
+
+/// `text` in lines of at most `room` characters, broken between words.
+fn wrapped(text: &str, room: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= room => *line += &format!(" {word}"),
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+impl Marginals {
+    /// The table in `width` columns; names that have no room take several lines.
+    pub fn table(&self, width: usize) -> String {
+        let room = width.saturating_sub(FIGURES).clamp(20, 60);
+        let mut lines = vec![format!("{:<room$} {:>10} {:>10} {:>8}", "", "published", "generated", "off")];
         for row in &self.rows {
             let number = |x: f64| if x < 1.0 { format!("{x:.4}") } else { format!("{x:.2}") };
             let mark = match (row.binding, row.holds()) {
@@ -150,9 +167,19 @@ impl fmt::Display for Marginals {
                 (false, _) => "  (for information)",
             };
             let off = format!("{:+.1} %", row.deviation() * 100.0);
-            writeln!(f, "{:<60} {:>10} {:>10} {off:>8}{mark}", row.name, number(row.published), number(row.generated))?;
+            let mut name = wrapped(&row.name, room);
+            let last = name.pop().unwrap_or_default();
+            lines.extend(name);
+            let (published, generated) = (number(row.published), number(row.generated));
+            lines.push(format!("{last:<room$} {published:>10} {generated:>10} {off:>8}{mark}"));
         }
-        Ok(())
+        lines.join("\n")
+    }
+}
+
+impl fmt::Display for Marginals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.table(usize::MAX))
     }
 }
 
@@ -165,7 +192,13 @@ mod tests {
         let row = |generated, binding| MarginalRow { name: String::new(), published: 100.0, generated, binding };
         assert!(row(110.0, true).holds() && row(90.0, true).holds() && row(500.0, false).holds());
         assert!(!row(111.0, true).holds() && !row(f64::NAN, true).holds());
-        let table = Marginals { rows: vec![row(120.0, true)] };
+        let long = MarginalRow { name: "reuse, one request a conversation, by token".into(), ..row(0.5, false) };
+        let table = Marginals { rows: vec![long, row(120.0, true)] };
+        for width in [80, 100, 120] {
+            let shown = table.table(width);
+            assert!(shown.lines().all(|line| line.chars().count() <= width), "{shown}");
+            assert!(shown.contains("by token"), "{shown}");
+        }
         assert!(!table.within_tolerance() && table.to_string().contains("+20.0 %  MORE THAN 10 %"));
     }
 }

@@ -157,8 +157,16 @@ impl Native {
                 Err(missing("delay", "one in a session whose turn before has one"))
             }
             // A session's first turn waits for nothing.
-            (_, Some(at), _) => Ok((at, None)),
-            (_, None, Some(delay)) => Ok((delay, None)),
+            (_, Some(at), given) => {
+                if given.is_some_and(|delay| delay > 0.0) {
+                    sink.seen.remark("the `delay` of a session's first turn is not used: no turn is before it");
+                }
+                Ok((at, None))
+            }
+            (_, None, Some(delay)) => {
+                sink.seen.remark("the `delay` of a session's first turn is its time, because it has no `timestamp`");
+                Ok((delay, None))
+            }
             (_, None, None) => Err(missing("timestamp", "a time")),
         }
     }
@@ -203,6 +211,12 @@ impl Native {
             chain.extend(all.iter().copied());
             symbols = Some(all);
             let tokens = u32::try_from(chain.tokens()).unwrap_or(u32::MAX);
+            if row.tokens("input_length", 0)?.is_some_and(|given| given != tokens) {
+                sink.seen.remark(
+                    "rows with messages have an input_length, too, which is not used: their prompts are counted from the \
+                     messages; give `tokens` of each message, or leave the messages out",
+                );
+            }
             (tokens, block, chain.ids())
         } else {
             if self.options.min_chars > 0 {
@@ -212,7 +226,7 @@ impl Native {
             let input = row.need_tokens("input_length", 1)?;
             (input, block, own_blocks(number, input, block))
         };
-        let turn = row.tokens("turn", 1)?;
+        let turn = row.whole("turn", 1, "")?;
         let mut history = None;
         if self.options.prompts == Prompts::Added {
             let before = self.sessions.get_mut(&session).and_then(|s| s.history.take());
@@ -246,6 +260,9 @@ impl Native {
             delay: delay.map(Span::from_ms),
             awaited: false,
         };
+        if request.max_tokens.is_some_and(|most| most < output_tokens) {
+            sink.seen.remark("rows have an output_length above their max_tokens, at which an engine ends the answer");
+        }
         if let Some(chain) = &mut history {
             let (whole, answer) = (chain.whole_len(), mix(session, number));
             chain.extend((0..output_tokens).map(|i| mix(answer, u64::from(i))));

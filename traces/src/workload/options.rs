@@ -5,7 +5,7 @@ use crate::error::TraceError;
 use crate::geo::Weights;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// Which parts of a conversation become requests. The prefix reuse of a trace depends on this far more than on its texts.
@@ -203,6 +203,16 @@ impl Options {
             let hint = gorgo_core::suggest::did_you_mean(name, super::native::KNOWN);
             return bad("columns", format!("names `{name}`, which no row has; {hint}"));
         }
+        if self.first == Some(0) {
+            return bad("first", "is 0: it must be at least 1 row".to_owned());
+        }
+        let mut theirs = BTreeSet::new();
+        if let Some((name, column)) = self.columns.iter().find(|(_, column)| !theirs.insert(column.as_str())) {
+            return bad(
+                "columns",
+                format!("reads `{name}` and another field from the one column `{column}`; keep one"),
+            );
+        }
         if !(self.time_scale.is_finite() && self.time_scale > 0.0) {
             return bad(
                 "time_scale",
@@ -251,6 +261,11 @@ mod tests {
         );
         assert!(message(Options { arrivals: Arrivals::Poisson(-1.0), ..Options::default() }).contains("rate -1"));
         assert!(message(Options { max_output_tokens: Some(0), ..Options::default() }).contains("max_output_tokens"));
+        assert!(message(Options { first: Some(0), ..Options::default() }).contains("first is 0"));
+        let one =
+            [("timestamp", "a"), ("input_length", "a")].map(|(name, column)| (name.to_owned(), column.to_owned()));
+        let told = message(Options { columns: one.into(), ..Options::default() });
+        assert!(told.contains("columns reads `timestamp` and another field from the one column `a`"), "{told}");
         assert!(Options::default().check().is_ok());
     }
 

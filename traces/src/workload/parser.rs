@@ -18,7 +18,9 @@ pub struct Seen {
     /// Rows per field name that no reader knows.
     pub unknown_fields: BTreeMap<String, u64>,
     /// Rows that name a country which is in no table.
-    pub unknown_countries: Option<UnknownCountries>,
+    pub unknown_countries: Option<UnknownNames>,
+    /// Conversations with a message of a role that no reader knows.
+    pub unknown_roles: Option<UnknownNames>,
     /// Whether any prompt was counted from its text.
     pub(crate) texts: bool,
     /// Block sizes (tokens) with the line of the first request in each.
@@ -27,9 +29,9 @@ pub struct Seen {
     pub remarks: Vec<String>,
 }
 
-/// Rows that name a country which is in no table.
+/// Rows with a name that is not known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnknownCountries {
+pub struct UnknownNames {
     /// How many rows.
     pub rows: u64,
     /// The first such name.
@@ -69,9 +71,15 @@ impl Seen {
         }
     }
 
+    /// Counts a conversation with a message of a role that no reader knows.
+    pub(crate) fn unknown_role(&mut self, name: &str, line: u64) {
+        let first = || UnknownNames { rows: 0, name: excerpt(name), line };
+        self.unknown_roles.get_or_insert_with(first).rows += 1;
+    }
+
     /// Counts a row whose country is in no table.
     pub(crate) fn unknown_country(&mut self, name: &str, line: u64) {
-        let first = || UnknownCountries { rows: 0, name: excerpt(name), line };
+        let first = || UnknownNames { rows: 0, name: excerpt(name), line };
         self.unknown_countries.get_or_insert_with(first).rows += 1;
     }
 
@@ -85,9 +93,15 @@ impl Seen {
             ));
         }
         notes.extend(self.dropped.iter().map(|(reason, n)| format!("{n} left out: {reason}")));
-        if let Some(UnknownCountries { rows, name, line }) = &self.unknown_countries {
+        if let Some(UnknownNames { rows, name, line }) = &self.unknown_countries {
             notes.push(format!(
                 "{rows} rows name a country that is in no table and count as without one, the first is {name:?} in line {line}; give ISO codes or English names"
+            ));
+        }
+        if let Some(UnknownNames { rows, name, line }) = &self.unknown_roles {
+            notes.push(format!(
+                "{rows} conversations have a message of a role that is not known, the first is {name:?} in line {line}; such \
+                 messages are neither requests nor answers: rename their role to `user` or `assistant` if they are"
             ));
         }
         if !self.unknown_fields.is_empty() {

@@ -1,6 +1,7 @@
 //! One JSON row and its fields, with errors that name field and value.
 
 use crate::error::{Bad, excerpt};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
@@ -12,11 +13,47 @@ pub(crate) const MAX_TOKENS: u32 = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct JsonRow(pub(crate) Map<String, Value>);
 
+/// The fields of an object, and the first that stands twice: a plain map would keep the last one in silence.
+struct Fields {
+    map: Map<String, Value>,
+    twice: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Fields, A::Error> {
+                let mut fields = Fields { map: Map::new(), twice: None };
+                while let Some((name, value)) = from.next_entry::<String, Value>()? {
+                    if fields.map.contains_key(&name) {
+                        fields.twice.get_or_insert_with(|| name.clone());
+                    }
+                    fields.map.insert(name, value);
+                }
+                Ok(fields)
+            }
+        }
+        from.deserialize_map(Visit)
+    }
+}
+
 impl JsonRow {
     pub(crate) fn parse(text: &str) -> Result<Self, Bad> {
+        if !text.trim_start().starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() {
+            return Err(Bad::new("row", format!("{:?} is not a JSON object: each line must be one", excerpt(text))));
+        }
         match serde_json::from_str(text) {
-            Ok(Value::Object(map)) => Ok(Self(map)),
-            Ok(_) => Err(Bad::new("row", format!("{:?} is not a JSON object: each line must be one", excerpt(text)))),
+            Ok(Fields { twice: Some(name), .. }) => {
+                Err(Bad::new(excerpt(&name), "stands twice in the row: rename or remove one of the fields"))
+            }
+            Ok(Fields { map, .. }) => Ok(Self(map)),
             Err(e) => {
                 Err(Bad::new("row", format!("{:?} is not JSON ({e}): each line must be one object", excerpt(text))))
             }
@@ -61,12 +98,17 @@ impl JsonRow {
 
     /// A token count from `least` on.
     pub(crate) fn tokens(&self, field: &str, least: u32) -> Result<Option<u32>, Bad> {
+        self.whole(field, least, " of tokens")
+    }
+
+    /// A whole number from `least` on; `what` says of what, after a blank.
+    pub(crate) fn whole(&self, field: &str, least: u32, what: &str) -> Result<Option<u32>, Bad> {
         let Some(value) = self.get(field) else { return Ok(None) };
         let number =
             value.as_u64().or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && *f >= 0.0).map(|f| f as u64));
         match number.and_then(|n| u32::try_from(n).ok()).filter(|n| (least..=MAX_TOKENS).contains(n)) {
             Some(n) => Ok(Some(n)),
-            None => Err(wrong(field, value, &format!("must be a whole number of tokens from {least} to {MAX_TOKENS}"))),
+            None => Err(wrong(field, value, &format!("must be a whole number{what} from {least} to {MAX_TOKENS}"))),
         }
     }
 
@@ -184,4 +226,18 @@ pub(crate) fn check_blocks(field: &str, ids: usize, tokens: u32, block_tokens: u
     );
     let problem = format!("holds {ids} ids: {tokens} tokens in blocks of {block_tokens} make {need}; {advice}");
     Err(Bad::new(field, problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_stands_twice_is_refused_by_its_name() {
+        let bad = JsonRow::parse(r#"{"timestamp":0,"input_length":9,"input_length":5}"#).unwrap_err();
+        assert_eq!((bad.field.as_str(), bad.problem.starts_with("stands twice in the row")), ("input_length", true));
+        assert_eq!(JsonRow::parse(r#"{"a":{"b":1},"b":2}"#).unwrap().0.len(), 2);
+        assert!(JsonRow::parse("[1]").unwrap_err().problem.contains("is not a JSON object"));
+        assert!(JsonRow::parse("{\"a\":").unwrap_err().problem.contains("is not JSON"));
+    }
 }

@@ -104,8 +104,8 @@ pub struct Stats {
     pub requests: usize,
     /// Seconds from the first to the last request.
     pub span_s: f64,
-    /// Requests per second over that span.
-    pub rate: f64,
+    /// Requests per second over that span; `None` when the span is 0.
+    pub rate: Option<f64>,
     /// Coefficient of variation of the gaps between requests; 1 for a Poisson process.
     pub gap_cv: f64,
     /// Median, 95th percentile (nearest rank) and largest of these gaps, s.
@@ -118,7 +118,7 @@ pub struct Stats {
     pub delays_s: [f64; 2],
     /// Prompt tokens.
     pub input: Lengths,
-    /// Answer tokens.
+    /// Answer tokens, at most the `max_tokens` of their requests.
     pub output: Lengths,
     /// Conversations.
     pub sessions: usize,
@@ -174,14 +174,14 @@ impl Stats {
         Self {
             requests: requests.len(),
             span_s,
-            rate: if span_s > 0.0 { times.len() as f64 / span_s } else { 0.0 },
+            rate: (span_s > 0.0).then(|| times.len() as f64 / span_s),
             gap_cv,
             gaps_s: [rank(&gaps, 50), rank(&gaps, 95), rank(&gaps, 100)],
             largest_gap_at_s: times.get(largest_gap).map_or(0.0, |&at| (at - times[0]).ms() / 1e3),
             waiting_turns: delays.len(),
             delays_s: [rank(&delays, 50), rank(&delays, 95)],
             input: Lengths::of(requests.iter().map(|r| r.input_tokens)),
-            output: Lengths::of(requests.iter().map(|r| r.output_tokens)),
+            output: Lengths::of(requests.iter().map(|r| r.output_tokens.min(r.max_tokens.unwrap_or(u32::MAX)))),
             sessions: sessions.len(),
             turns: Lengths::of(sessions.into_values()),
             busiest_user: users.values().copied().max().unwrap_or(0) as f64 / requests.len().max(1) as f64,
@@ -213,7 +213,13 @@ impl Stats {
         let mut rows = vec![
             ("requests", self.requests.to_string()),
             ("span", format!("{:.1} s", self.span_s)),
-            ("rate", format!("{:.3} {what}/s, gap CV {:.2}", self.rate, self.gap_cv)),
+            (
+                "rate",
+                match self.rate {
+                    Some(rate) => format!("{rate:.3} {what}/s, gap CV {:.2}", self.gap_cv),
+                    None => format!("unknown: all {what} come at one time"),
+                },
+            ),
             (
                 "gaps",
                 format!(
@@ -279,7 +285,7 @@ mod tests {
         assert_eq!(format!("{:.2}", stats.prompts.global_blocks * 100.0), "36.64");
         assert_eq!(format!("{:.2}", stats.prompts.requests_with_hit * 100.0), "99.99");
         assert_eq!((stats.input.p50, stats.input.max, stats.output.p50), (6_909, 126_195, 350));
-        assert!((stats.rate - 3.40).abs() < 0.005, "{}", stats.rate);
+        assert!(stats.rate.is_some_and(|rate| (rate - 3.40).abs() < 0.005), "{:?}", stats.rate);
     }
 
     #[test]
@@ -320,6 +326,17 @@ mod tests {
         );
         assert_eq!(Lengths::of([]), Lengths::default());
         assert_eq!(Lengths::of([7]).p50, 7);
+    }
+
+    #[test]
+    fn requests_of_one_stamp_have_no_rate_and_answers_end_at_max_tokens() {
+        let row = r#"{"timestamp":5,"input_length":20,"output_length":50,"max_tokens":10}"#;
+        let workload = read_bytes("t", format!("{row}\n{row}").as_bytes(), &Options::default()).unwrap();
+        assert!(workload.notes.iter().any(|note| note.contains("output_length above their max_tokens")));
+        let stats = Stats::of(&workload.requests);
+        assert_eq!((stats.rate, stats.output.max), (None, 10));
+        let rate = stats.rows().into_iter().find(|(name, _)| name == "rate").unwrap().1;
+        assert_eq!(rate, "unknown: all requests come at one time");
     }
 
     #[test]

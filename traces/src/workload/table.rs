@@ -3,6 +3,7 @@
 use super::row::MAX_TOKENS;
 use crate::error::{Bad, excerpt};
 use csv_core::{ReadRecordResult, Reader};
+use std::collections::BTreeSet;
 
 /// A CSV file whose first line names its columns.
 #[derive(Debug, Default)]
@@ -95,6 +96,13 @@ impl Table {
                     return Err(Bad::new(*column, problem));
                 }
             }
+            // Which of the two holds the values, only the user knows.
+            let mut names = BTreeSet::new();
+            if let Some(name) = self.csv.iter().find(|name| !name.is_empty() && !names.insert(name.to_lowercase())) {
+                let problem =
+                    format!("stands twice in the header {:?}: rename or remove one of the columns", excerpt(text));
+                return Err(Bad::new(excerpt(name), problem));
+            }
             self.header = Some(self.csv.iter().map(str::to_owned).collect());
             return Ok(false);
         };
@@ -147,6 +155,11 @@ mod tests {
         assert_eq!(table.line("2,,", &[]), Ok(true));
         assert_eq!((table.get("a"), table.get("b")), (Some("2"), None));
         assert!(table.line("\"open,1,2", &[]).is_err() && table.line("1,2", &[]).is_err());
+        for twice in ["Time,n,n", "n,Time,N"] {
+            let message = Table::default().line(twice, &["n"]).unwrap_err();
+            assert!(message.field.eq_ignore_ascii_case("n") && message.problem.contains("twice"), "{message:?}");
+        }
+        assert_eq!(Table::default().line("n,,", &["n"]), Ok(false), "columns without a name are read by nobody");
         assert_eq!(header("\"TIMESTAMP\",\"x y\""), ["TIMESTAMP", "x y"]);
     }
 }

@@ -200,6 +200,10 @@ impl Parser for Wildchat {
     }
 }
 
+/// Roles of messages that chat formats know.
+const ROLES: [&str; 9] =
+    ["user", "assistant", "system", "developer", "tool", "function", "observation", "function_call", "tool_call"];
+
 /// The user messages of a conversation that become requests.
 struct Turns<'a> {
     messages: &'a [messages::Message],
@@ -218,6 +222,12 @@ impl<'a> Turns<'a> {
         let mut chain = BlockChain::new(block_tokens);
         let mut found: Vec<(TraceRequest, usize)> = Vec::new();
         let mut turn = 0;
+        if let Some(other) = self.messages.iter().find(|message| !ROLES.contains(&message.role.as_str())) {
+            sink.seen.unknown_role(&other.role, sink.line);
+        }
+        if self.messages.iter().all(|message| message.role != "user") {
+            sink.seen.drop_one("conversation without a message of the role `user` (ShareGPT: `human`)");
+        }
         for (at, message) in self.messages.iter().enumerate() {
             if message.role == "user" {
                 turn += 1;

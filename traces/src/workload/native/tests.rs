@@ -165,6 +165,29 @@ fn a_delay_needs_a_session_and_a_closed_session_stays_closed() {
     );
 }
 
+#[test]
+fn a_turn_is_counted_in_no_tokens() {
+    let message = bad(r#"{"timestamp":0,"turn":0,"input_length":30,"output_length":1}"#);
+    assert!(message.contains("turn is 0: it must be a whole number from 1 to "), "{message}");
+}
+
+#[test]
+fn values_that_are_not_used_are_told() {
+    let notes = |text: &str| read_bytes("t", text.as_bytes(), &Options::default()).unwrap().notes.join("\n");
+    let said =
+        r#"{"timestamp":0,"input_length":100,"output_length":5,"messages":[{"role":"user","content":"x","tokens":7}]}"#;
+    assert!(notes(said).contains("input_length, too, which is not used"), "{}", notes(said));
+    assert!(!notes(&said.replace("100", "7")).contains("input_length"), "the same length is no contradiction");
+    let first = r#"{"timestamp":0,"session_id":1,"delay":9,"input_length":30,"output_length":1}"#;
+    assert!(notes(first).contains("the `delay` of a session's first turn is not used"), "{}", notes(first));
+    let turn = |at: u32, turn: u32| {
+        format!(r#"{{"timestamp":{at},"session_id":1,"turn":{turn},"input_length":30,"output_length":1}}"#)
+    };
+    let back = notes(&[turn(0, 2), turn(5, 1)].join("\n"));
+    assert!(back.contains("1 later turns have a lower number than the turn before them"), "{back}");
+    assert!(!notes(&[turn(5, 2), turn(0, 1)].join("\n")).contains("lower number"), "rows in another order than times");
+}
+
 prop_compose! {
     fn any_request()(
         at in 0u64..1_000_000_000_000_000, session in 0u64..9, user in any::<u64>(), input in 1u32..200, output in 1u32..100,

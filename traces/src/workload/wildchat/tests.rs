@@ -25,6 +25,17 @@ fn conversations_of_sharegpt_and_lmsys_need_no_times() {
 }
 
 #[test]
+fn a_conversation_of_unknown_roles_is_counted_with_its_reason() {
+    let robot = r#"{"id":"a","conversations":[{"from":"robot","value":"x"},{"from":"gpt","value":"y"}]}"#;
+    let human = robot.replace("robot", "human");
+    let message = read_bytes("r", robot.as_bytes(), &Options::default()).unwrap_err().to_string();
+    assert!(message.contains("1 left out: conversation without a message of the role `user`"), "{message}");
+    let notes = read_bytes("r", format!("{human}\n{robot}").as_bytes(), &Options::default()).unwrap().notes.join("\n");
+    assert!(notes.contains("1 conversations have a message of a role that is not known"), "{notes}");
+    assert!(notes.contains("\"robot\" in line 2") && notes.contains("1 left out: conversation without"), "{notes}");
+}
+
+#[test]
 fn each_turn_is_a_request_whose_prompt_begins_with_the_turn_before() {
     let [a, b] = read(&Options::default()).try_into().unwrap();
     assert_eq!((a.input_tokens, a.output_tokens, b.input_tokens, b.output_tokens), (40, 100, 142, 20));
