@@ -194,7 +194,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             // Into memory first: the generator panics when a pipe is closed.
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "gorgo", &mut script);
-            std::io::Write::write_all(&mut std::io::stdout(), &script)?;
+            output::write_all(&script)?;
             Ok(())
         }
     }

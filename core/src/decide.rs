@@ -115,7 +115,7 @@ mod tests {
             (r#"{"id": "r"}"#, "`replicas`: is missing or not a list; give a list of replicas"),
             (
                 r#"{"id": "r", "prompt_tokens": -5, "replicas": []}"#,
-                "`prompt_tokens`: invalid value: integer `-5`, expected u32",
+                "`prompt_tokens`: invalid value: integer `-5`, expected a whole number from 0 to 4294967295",
             ),
             (
                 r#"{"id": "r", "session": -7, "replicas": []}"#,
@@ -141,7 +141,7 @@ mod tests {
             ),
             (
                 r#"{"id": "r", "replicas": [{"id": "a", "engine": {"queued": "no"}}]}"#,
-                "`replicas[0].engine.queued`: invalid type: string \"no\", expected u32",
+                "`replicas[0].engine.queued`: invalid type: string \"no\", expected a whole number from 0 to 4294967295",
             ),
             (
                 r#"{"id": "r", "replicas": [{"id": "a", "engine": 4}]}"#,

@@ -59,13 +59,14 @@ pub enum SettingsError {
 /// There is no `=`, or a part of the key is empty.
 pub fn parse_assignment(text: &str) -> Result<(String, Value), SettingsError> {
     let (key, value) = text.split_once('=').ok_or_else(|| SettingsError::NoAssignment { text: text.to_owned() })?;
-    let key = key.trim();
+    // Quotes around a part, as TOML has them, name the same key: no key of a file holds a dot.
+    let key = key.trim().replace('"', "");
     if key.is_empty() || key.split('.').any(str::is_empty) {
         return Err(SettingsError::NoKey { text: text.to_owned() });
     }
     let mut value = parse_value(value);
-    durations_in_value(key, &mut value);
-    Ok((key.to_owned(), value))
+    durations_in_value(&key, &mut value);
+    Ok((key, value))
 }
 
 /// Reads a value as TOML if it is valid TOML, else as a string.
@@ -175,6 +176,7 @@ mod tests {
         assert_eq!(parse_assignment("a.b_ms=5s"), Ok(("a.b_ms".to_owned(), Value::Integer(5_000))));
         let inline = parse_assignment("a={ b_ms = \"1.5s\" }").unwrap().1;
         assert_eq!(inline, Value::Table(table("b_ms = 1500")), "as in files");
+        assert_eq!(parse_assignment("vary.\"a.b\"=1"), Ok(("vary.a.b".to_owned(), Value::Integer(1))));
         assert_eq!(parse_assignment("a=gorgo"), Ok(("a".to_owned(), Value::String("gorgo".to_owned()))));
         for bad in ["a", "=1", "a..b=1"] {
             assert!(parse_assignment(bad).unwrap_err().to_string().contains("write key=value"), "{bad}");

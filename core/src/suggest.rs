@@ -65,6 +65,38 @@ pub fn with_suggestion(message: &str) -> String {
     }
 }
 
+/// Says in words of the file what the parser expected, which names types of the program.
+pub fn expected_in_words(message: &str) -> String {
+    const TYPES: [(&str, &str); 14] = [
+        ("u8", "a whole number from 0 to 255"),
+        ("u16", "a whole number from 0 to 65535"),
+        ("u32", "a whole number from 0 to 4294967295"),
+        ("u64", "a whole number from 0 on"),
+        ("usize", "a whole number from 0 on"),
+        ("i64", "a whole number"),
+        ("f64", "a number"),
+        ("f32", "a number"),
+        ("a boolean", "true or false"),
+        ("a string", "a text in quotes"),
+        ("a sequence", "a list"),
+        ("a map", "a table"),
+        ("a borrowed string", "a text in quotes"),
+        ("string or map", "a text in quotes or a table"),
+    ];
+    let Some((head, tail)) = message.split_once(", expected ") else { return message.to_owned() };
+    if !head.contains("invalid type") && !head.contains("invalid value") {
+        return message.to_owned();
+    }
+    // What is expected ends with the message, or with the key that follows.
+    let (wanted, rest) = match tail.find(" in `") {
+        Some(at) => tail.split_at(at),
+        None => (tail, ""),
+    };
+    let words = TYPES.iter().find(|(name, _)| *name == wanted).map(|(_, words)| *words);
+    let words = words.or((wanted.starts_with("struct ")).then_some("a table")).unwrap_or(wanted);
+    format!("{head}, expected {words}{rest}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +121,20 @@ mod tests {
         assert_eq!(did_you_mean("gotini", ["gotoni", "physical"]), "did you mean `gotoni`?");
         assert_eq!(did_you_mean("h200", ["gotoni", "physical"]), "it must be one of gotoni, physical");
         assert_eq!(did_you_mean("h200", []), "there is none");
+    }
+
+    #[test]
+    fn types_of_the_program_are_told_in_words() {
+        let told = |message| expected_in_words(message);
+        assert_eq!(
+            told("invalid type: string \"x\", expected f64 in `rtt`"),
+            "invalid type: string \"x\", expected a number in `rtt`"
+        );
+        assert_eq!(
+            told("invalid type: string \"x\", expected struct Log"),
+            "invalid type: string \"x\", expected a table"
+        );
+        assert_eq!(told("unknown field `a`, expected `f64`"), "unknown field `a`, expected `f64`");
     }
 
     #[test]

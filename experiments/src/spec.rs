@@ -73,7 +73,13 @@ impl Experiment {
     /// # Errors
     /// When the file cannot be read or is malformed.
     pub fn load(path: &Path, sets: &[String], vary: &[String]) -> Result<Self, SpecError> {
-        let text = std::fs::read_to_string(path).map_err(|source| SpecError::Read { path: path.to_owned(), source })?;
+        let bytes = std::fs::read(path).map_err(|source| SpecError::Read { path: path.to_owned(), source })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = good.iter().filter(|&&b| b == b'\n').count() + 1;
+            let message = format!("line {line}: is not UTF-8 text; save the file as UTF-8");
+            SpecError::Syntax { file: path.display().to_string(), message }
+        })?;
         let dir = path.parent().unwrap_or(Path::new("")).to_owned();
         Self::parse(&path.display().to_string(), dir, &text, sets, vary)
     }
@@ -233,7 +239,11 @@ fn arm(value: Value) -> Result<(Option<String>, Table), String> {
 fn one_line(error: &toml::de::Error, text: &str) -> String {
     let at = error.span().map_or(0, |s| s.start.min(text.len()));
     let line = text.as_bytes()[..at].iter().filter(|&&b| b == b'\n').count() + 1;
-    format!("line {line}: {}", error.message().replace('\n', " "))
+    let message = error.message().replace('\n', " ");
+    // The parser's message on a key that stands twice does not name it.
+    let key = error.span().and_then(|span| text.get(span)).filter(|_| message == "duplicate key");
+    let key = key.map_or_else(String::new, |key| format!(" `{key}`; keep one"));
+    format!("line {line}: {message}{key}")
 }
 
 #[cfg(test)]

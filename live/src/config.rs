@@ -3,7 +3,7 @@
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::router::RouterConfig;
 use gorgo_core::settings::{bad_duration, durations_in_table, durations_in_text};
-use gorgo_core::suggest::with_suggestion;
+use gorgo_core::suggest::{expected_in_words, with_suggestion};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -225,7 +225,7 @@ impl Config {
         durations_in_table(&mut table);
         let secrets = shown::secrets(&table);
         serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|error| {
-            let message = at_key(&error.path().to_string(), &with_suggestion(error.inner().message()));
+            let message = at_key(&error.path().to_string(), &in_words(error.inner().message()));
             ConfigError::Text { file: String::new(), message: shown::without(&message, &secrets) }
         })
     }
@@ -271,17 +271,22 @@ fn typed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
             let key = error.path().to_string();
             let is_about_key = |message: &String| message.starts_with(&format!("{key} is "));
             let duration = text.parse().ok().as_ref().and_then(bad_duration).filter(is_about_key);
-            let message = duration.unwrap_or_else(|| at_key(&key, &with_suggestion(error.inner().message())));
+            let message = duration.unwrap_or_else(|| at_key(&key, &in_words(error.inner().message())));
             (message, error.into_inner())
         })
     });
     read.map_err(|(message, error)| {
-        let message = if message.is_empty() { with_suggestion(error.message()) } else { message };
+        let message = if message.is_empty() { in_words(error.message()) } else { message };
         let place = line_of(text, &error).map_or(String::new(), |line| format!("line {line}: "));
         let secrets = text.parse().map(|table| shown::secrets(&table)).unwrap_or_default();
         let message = format!("{place}{}", shown::without(&message, &secrets));
         ConfigError::Text { file: String::new(), message }
     })
+}
+
+/// A parser's message in words of the file.
+fn in_words(message: &str) -> String {
+    expected_in_words(&with_suggestion(message))
 }
 
 /// A message with the key that it is about; one about an unknown key names it already.

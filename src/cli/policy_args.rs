@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::settings::{bad_duration, durations_in_table, parse_assignment, renamed_presets, set_key};
+use gorgo_core::suggest::did_you_mean;
 use std::path::PathBuf;
 
 /// The policy where none is named.
@@ -61,6 +62,12 @@ impl PolicyArgs {
         if let Some(message) = bad_duration(&settings).filter(|message| message.starts_with("policy.")) {
             bail!("{message}");
         }
+        let policy = settings.get("policy");
+        let named = policy.and_then(|policy| policy.as_str().or_else(|| policy.get("name")?.as_str()));
+        if let Some(name) = named.filter(|name| PolicyConfig::canonical(name).is_err()) {
+            // A recorded state holds no future, so that no oracle is offered.
+            bail!("unknown policy `{name}`; {}", did_you_mean(name, PolicyConfig::live_names()));
+        }
         let config: PolicyConfig = match settings.remove("policy") {
             Some(policy) => {
                 policy.try_into().map_err(|e: toml::de::Error| anyhow::anyhow!("policy: {}", e.message()))?
@@ -80,6 +87,13 @@ mod tests {
     fn read(policy: Option<&str>, config: Option<PathBuf>, sets: &[&str]) -> anyhow::Result<PolicyConfig> {
         let sets = sets.iter().map(|&set| set.to_owned()).collect();
         PolicyArgs { policy: policy.map(str::to_owned), config, sets }.read("decide")
+    }
+
+    #[test]
+    fn an_unknown_policy_is_told_the_known_ones_without_oracles() {
+        let message = read(Some("nope"), None, &[]).unwrap_err().to_string();
+        assert!(message.contains("unknown policy `nope`; it must be one of") && message.contains("gorgo"), "{message}");
+        assert!(!message.contains("oracle"), "{message}");
     }
 
     #[test]

@@ -3,38 +3,6 @@
 use gorgo_core::settings::SettingsError;
 use std::path::PathBuf;
 
-/// Says in words of the file what the parser expected, which names types of the program.
-pub(crate) fn expected_in_words(message: &str) -> String {
-    const TYPES: [(&str, &str); 14] = [
-        ("u8", "a whole number from 0 to 255"),
-        ("u16", "a whole number from 0 to 65535"),
-        ("u32", "a whole number from 0 to 4294967295"),
-        ("u64", "a whole number from 0 on"),
-        ("usize", "a whole number from 0 on"),
-        ("i64", "a whole number"),
-        ("f64", "a number"),
-        ("f32", "a number"),
-        ("a boolean", "true or false"),
-        ("a string", "a text in quotes"),
-        ("a sequence", "a list"),
-        ("a map", "a table"),
-        ("a borrowed string", "a text in quotes"),
-        ("string or map", "a text in quotes or a table"),
-    ];
-    let Some((head, tail)) = message.split_once(", expected ") else { return message.to_owned() };
-    if !head.contains("invalid type") && !head.contains("invalid value") {
-        return message.to_owned();
-    }
-    // What is expected ends with the message, or with the key that follows.
-    let (wanted, rest) = match tail.find(" in `") {
-        Some(at) => tail.split_at(at),
-        None => (tail, ""),
-    };
-    let words = TYPES.iter().find(|(name, _)| *name == wanted).map(|(_, words)| *words);
-    let words = words.or((wanted.starts_with("struct ")).then_some("a table")).unwrap_or(wanted);
-    format!("{head}, expected {words}{rest}")
-}
-
 /// Why an experiment cannot be run. Each message is one sentence with the place and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

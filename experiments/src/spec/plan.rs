@@ -1,11 +1,10 @@
 //! The arms of an experiment, crossed with the varied settings.
 
-use super::error::expected_in_words;
 use super::unused::unused;
 use super::{Experiment, RunSpec, SpecError, overrides, policy, run, settings_of, vary};
 use gorgo_core::settings::set_key;
-use gorgo_core::suggest::{did_you_mean, with_suggestion};
-use std::collections::BTreeMap;
+use gorgo_core::suggest::{did_you_mean, expected_in_words, with_suggestion};
+use std::collections::{BTreeMap, BTreeSet};
 use toml::{Table, Value};
 
 /// One arm, ready to run with any seed.

@@ -3,13 +3,13 @@
 mod tables;
 
 use super::WorkloadSpec;
-use super::error::expected_in_words;
 use super::live::LiveSpec;
 use super::measure::MeasureSpec;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};
 use gorgo_core::router::RouterConfig;
 use gorgo_core::settings::{bad_duration, field_names};
+use gorgo_core::suggest::expected_in_words;
 use gorgo_sim::network::{LinkConfig, NetworkConfig};
 use gorgo_sim::world::{ProxiesConfig, ResidencyConfig};
 use schemars::JsonSchema;
@@ -113,6 +113,10 @@ impl RunSpec {
         every_fault_is_whole(table.get("faults"))?;
         let gated = table.get("router").and_then(|r| r.get("gates")).and_then(|g| g.get("max_running")).is_some();
         let tables: Vec<String> = table.iter().filter(|(_, v)| v.is_table()).map(|(key, _)| key.clone()).collect();
+        let topology = table.get("topology").filter(|value| !value.is_str()).map(Value::to_string);
+        if let Some(value) = topology {
+            return Err(format!("topology is {value}; write \"edge\" or \"proxy\""));
+        }
         let mut spec: Self = Value::Table(table).try_into().map_err(|e| explain_key(&e, &tables))?;
         if !gated {
             spec.router.gates.max_running = spec.fleet.max_running;

@@ -37,9 +37,20 @@ fn flatten(prefix: &str, table: Table, found: &mut Vec<(String, Vec<Value>)>) ->
 /// The values that `key` takes: a list, or the text of a range.
 pub(super) fn values_of(key: &str, value: Value) -> Result<Vec<Value>, String> {
     match value {
-        Value::Array(list) if !list.is_empty() => Ok(list),
+        Value::Array(list) if !list.is_empty() => no_value_twice(key, list),
         Value::String(text) => values(key, &text),
         other => Err(format!("`{key}` is {other}; give a list or a range such as \"0..2:0.1\"")),
+    }
+}
+
+/// Refuses equal values: the same runs would stand side by side as two arms.
+fn no_value_twice(key: &str, list: Vec<Value>) -> Result<Vec<Value>, String> {
+    let number = |value: &Value| value.as_float().or_else(|| value.as_integer().map(|n| n as f64));
+    let same = |a: &Value, b: &Value| a == b || number(a).is_some_and(|a| Some(a) == number(b));
+    let twice = list.iter().enumerate().find(|(i, value)| list[..*i].iter().any(|before| same(before, value)));
+    match twice {
+        Some((_, value)) => Err(format!("`{key}` takes the value {} twice; keep one", show(value))),
+        None => Ok(list),
     }
 }
 
@@ -58,7 +69,7 @@ fn values(key: &str, text: &str) -> Result<Vec<Value>, String> {
     let Some((from, rest)) = text.split_once("..") else {
         let mut list: Vec<Value> = text.split(',').map(parse_value).collect();
         list.iter_mut().for_each(|value| durations_in_value(key, value));
-        return Ok(list);
+        return no_value_twice(key, list);
     };
     let wrong = || format!("`{text}` is not a range; write from..to:step, or from..to:*factor for a geometric one");
     let (to, step) = rest.split_once(':').ok_or_else(wrong)?;

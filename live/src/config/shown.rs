@@ -81,6 +81,6 @@ mod tests {
         let wrong = Config::parse("[security]\nadmin_keyy = \"5398765400\"").unwrap_err().to_string();
         assert!(wrong.contains("did you mean `admin_key`?"), "{wrong}");
         let wrong = Config::parse("[security]\nadmin_key = 5398765400").unwrap_err().to_string();
-        assert!(wrong.contains("line 2: ") && wrong.contains("expected a string"), "{wrong}");
+        assert!(wrong.contains("line 2: ") && wrong.contains("expected a text in quotes"), "{wrong}");
     }
 }

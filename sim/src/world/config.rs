@@ -55,7 +55,7 @@ pub enum Topology {
 pub enum Client {
     /// Open loop: each request is sent at its scheduled time.
     Open,
-    /// Closed loop of `workers`: a due request waits for a free worker, as in GORGO's recorded runs. (Their feeder queue
+    /// Open loop with at most `workers` requests under way: a due request waits for a free worker, as in GORGO's recorded runs. (Their feeder queue
     /// of twice that length has no effect, because requests are taken in order.)
     Bounded {
         /// Requests in flight at most.
@@ -201,14 +201,14 @@ impl WorldConfig {
         }
         if self.router.max_hops > 1 {
             let value = f64::from(self.router.max_hops);
-            return Err(WorldError::Value { key: "max_hops", value, must: "0 or 1 in simulation" });
+            return Err(WorldError::Value { key: "router.max_hops", value, must: "0 or 1 in simulation" });
         }
         if self.router.max_attempts > Key::MAX_ATTEMPTS {
             let value = f64::from(self.router.max_attempts);
-            return Err(WorldError::Value { key: "max_attempts", value, must: "at most 31 in simulation" });
+            return Err(WorldError::Value { key: "router.max_attempts", value, must: "at most 31 in simulation" });
         }
         if let Client::Bounded { workers: 0 } = self.client {
-            return Err(WorldError::Value { key: "workers", value: 0.0, must: "at least 1" });
+            return Err(WorldError::Value { key: "client.workers", value: 0.0, must: "at least 1" });
         }
         let missing = self.faults.iter().position(|f| usize::from(f.replica) >= replicas);
         if let Some(index) = missing {

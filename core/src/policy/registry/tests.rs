@@ -86,7 +86,7 @@ fn values_out_of_range_are_refused_in_one_sentence() {
         (
             "gorgo",
             json!({"rtt_weight": "high"}),
-            "policy `gorgo`: `rtt_weight`: invalid type: string \"high\", expected f64",
+            "policy `gorgo`: `rtt_weight`: invalid type: string \"high\", expected a number",
         ),
         (
             "prefix-tree",

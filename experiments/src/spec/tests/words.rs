@@ -51,6 +51,32 @@ fn messages_name_the_key_the_value_and_what_to_write() {
 }
 
 #[test]
+fn a_file_that_is_no_toml_is_told_its_line_and_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.toml");
+    let load = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        Experiment::load(&path, &[], &[]).unwrap_err().to_string()
+    };
+    let message = load(b"title = \"a\"\n# caf\xe9\n");
+    assert!(message.ends_with("x.toml`: line 2: is not UTF-8 text; save the file as UTF-8"), "{message}");
+    let message = load(b"title = \"a\"\nseeds = 1\nseeds = 2\n");
+    assert!(message.ends_with("line 3: duplicate key `seeds`; keep one"), "{message}");
+    for set in ["topology=true", "topology={ a = 1 }"] {
+        let message = error("", &[set], &[]);
+        assert!(message.ends_with("; write \"edge\" or \"proxy\""), "{message}");
+    }
+}
+
+#[test]
+fn a_value_varies_once() {
+    for (sets, vary) in [(&[][..], &["workload.rate=1,2,1.0"][..]), (&["vary={ \"workload.rate\" = [1, 1.0] }"], &[])] {
+        let message = error("", sets, vary);
+        assert!(message.contains("`workload.rate` takes the value 1.0 twice; keep one"), "{message}");
+    }
+}
+
+#[test]
 fn settings_without_effect_are_refused_wherever_no_arm_uses_them() {
     let proxy = "topology = \"proxy\"";
     let alone = "fleet={ replicas = [{ name = \"a\", region = \"aws:us-east-1\" }] }";
