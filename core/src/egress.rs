@@ -6,6 +6,7 @@
 use crate::range::{OutOfRange, check_ranges};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Bytes of a streamed answer per output token: an SSE event with its JSON.
 pub const ANSWER_BYTES_PER_TOKEN: f64 = 250.0;
@@ -57,6 +58,13 @@ impl EgressConfig {
         check_ranges(self.prices.iter().map(|price| ("prices.per_gb", price.per_gb, 0.0..=1e6)))
     }
 
+    /// The first price of a pair that has one before it, which alone would hold.
+    pub fn doubled(&self) -> Option<&EgressPrice> {
+        let pair = |price: &EgressPrice| (price.from.clone(), price.to.clone());
+        let mut seen = BTreeSet::new();
+        self.prices.iter().find(|price| !seen.insert(pair(price)))
+    }
+
     /// What data costs between a router and a replica in these regions.
     pub fn between(&self, router: &str, replica: Option<&str>) -> Egress {
         let Some(replica) = replica.filter(|_| self.ms_per_unit > 0.0) else { return Egress::default() };
@@ -97,6 +105,14 @@ mod tests {
         }
         let off = EgressConfig { ms_per_unit: 0.0, ..config() };
         assert_eq!(off.between("eu", Some("us")).ms(u64::MAX, f64::INFINITY), 0.0);
+    }
+
+    #[test]
+    fn a_pair_with_two_prices_is_found_and_two_directions_are_two_pairs() {
+        let mut prices = config();
+        assert_eq!(prices.doubled(), None);
+        prices.prices.push(EgressPrice { per_gb: 7.0, ..prices.prices[0].clone() });
+        assert_eq!(prices.doubled().map(|price| price.per_gb), Some(7.0));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::results::Names;
 use crate::spec::SpecError;
-use crate::spec::run::{FaultKindSpec, ReplicaSpec, RunSpec, TopologySpec, explain};
+use crate::spec::run::{FaultKindSpec, MAX_RUNNING, ReplicaSpec, RunSpec, TopologySpec, explain};
 use gorgo_core::request::TraceRequest;
 use gorgo_core::settings::merge_tables;
 use gorgo_core::suggest::{did_you_mean, with_suggestion};
@@ -50,7 +50,7 @@ pub fn build(file: &str, spec: &RunSpec, seed: u64, workload: &[TraceRequest]) -
         }
     };
     let measured = sites.measured();
-    // An edge fleet has no site for the proxy that other arms have.
+    // An edge fleet has no site for the proxy that other arms have, nor for its region.
     let links = spec.links.iter().filter_map(|link| {
         let end = |name| spec.region_of(name).ok().filter(|region| sites.keys.iter().any(|k| k == region));
         let (from, to) = (end(link.from.as_str())?.to_owned(), end(link.to.as_str())?.to_owned());
@@ -123,7 +123,9 @@ fn engine(file: &str, preset: &str, spec: &RunSpec, replica: &ReplicaSpec) -> Re
     let mut engine: EngineConfig = Value::Table(settings)
         .try_into()
         .map_err(|e: toml::de::Error| fail(format!("settings: {}", with_suggestion(&explain(&e)))))?;
-    if let Some(most) = replica.max_running.or(spec.fleet.max_running) {
+    // The nearest setting wins: the replica's own settings are over the fleet's `max_running`.
+    let fleets = spec.fleet.max_running.filter(|_| !replica.settings.contains_key(MAX_RUNNING));
+    if let Some(most) = replica.max_running.or(fleets) {
         engine.max_running_requests = most;
     }
     let set = spec.fleet.settings.keys().chain(replica.settings.keys());

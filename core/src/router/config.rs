@@ -117,7 +117,8 @@ impl RouterConfig {
             ("unhealthy_after", f64::from(self.unhealthy_after), 1.0..=1e9),
             ("breaker.failures", f64::from(self.breaker.failures), 1.0..=1e9),
             ("breaker.open_ms", self.breaker.open_ms, DURATION_MS),
-            ("breaker.max_open_ms", self.breaker.max_open_ms, DURATION_MS),
+            // Below the first time it would be the only one.
+            ("breaker.max_open_ms", self.breaker.max_open_ms, self.breaker.open_ms..=*DURATION_MS.end()),
             ("breaker.key_refused_ms", self.breaker.key_refused_ms, DURATION_MS),
             ("max_rest_ms", self.max_rest_ms, DURATION_MS),
             ("digest_half_life_ms", self.digest_half_life_ms, DURATION_MS),

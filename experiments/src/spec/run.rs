@@ -1,5 +1,6 @@
-//! Settings of one run, and its `tables`. Reading is strict: unknown keys are errors.
+//! Settings of one run, its `tables`, and the `places` that they name. Reading is strict: unknown keys are errors.
 
+mod places;
 mod tables;
 
 use super::WorkloadSpec;
@@ -12,10 +13,14 @@ use gorgo_core::settings::{bad_duration, field_names};
 use gorgo_core::suggest::expected_in_words;
 use gorgo_sim::network::{LinkConfig, NetworkConfig};
 use gorgo_sim::world::{ProxiesConfig, ResidencyConfig};
+pub(super) use places::PROXY;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use tables::{ClientSpec, FaultKindSpec, FaultSpec, FleetSpec, ReplicaSpec, SignalsSpec, TopologySpec};
 use toml::{Table, Value};
+
+/// The engine setting that `max_running` is short for.
+pub(crate) const MAX_RUNNING: &str = "max_running_requests";
 
 /// All settings of one run except its seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -67,15 +72,6 @@ pub struct RunSpec {
     /// Servers of live runs.
     #[serde(default)]
     pub live: LiveSpec,
-}
-
-/// Refuses a region that is none of the `known` ones.
-fn check_region<'a>(place: &str, region: &str, known: impl Iterator<Item = &'a str> + Clone) -> Result<(), String> {
-    if known.clone().any(|known| known == region) {
-        return Ok(());
-    }
-    let hint = gorgo_core::suggest::did_you_mean(region, known);
-    Err(format!("{place} names `{region}`, which is no region of the fleet; {hint}"))
 }
 
 fn default_drain_limit() -> f64 {
@@ -130,9 +126,8 @@ impl RunSpec {
         if names.is_empty() {
             return Err("[fleet] lists no replicas".into());
         }
-        if let Some((i, name)) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
-            return Err(format!("[fleet] replica {i} is called `{name}` like one before it; give it another name"));
-        }
+        self.check_names()?;
+        self.check_one_limit()?;
         if self.fleet.max_running == Some(0) {
             return Err("[fleet] max_running = 0 would run nothing; give at least 1".into());
         }
@@ -143,33 +138,8 @@ impl RunSpec {
             ));
         }
         self.live.check(&names)?;
-        for (i, link) in self.links.iter().enumerate() {
-            let ends = [self.region_of(&link.from)?, self.region_of(&link.to)?];
-            if ends[0] == ends[1] {
-                return Err(format!("[[links]] {i} has both ends in `{}`; name two regions", ends[0]));
-            }
-            for other in &self.links[..i] {
-                let others = [self.region_of(&other.from)?, self.region_of(&other.to)?];
-                if others == ends || others == [ends[1], ends[0]] {
-                    return Err(format!("[[links]] has two entries from `{}` to `{}`; keep one", ends[0], ends[1]));
-                }
-            }
-        }
-        for link in &self.links {
-            let LinkConfig { from, to, .. } = link;
-            if *link == (LinkConfig { from: from.clone(), to: to.clone(), ..LinkConfig::default() }) {
-                return Err(format!(
-                    "[[links]] from `{from}` to `{to}` has no number; give rtt_ms, mbps or another one"
-                ));
-            }
-        }
-        let regions = self.fleet.replicas.iter().map(|r| r.region.as_str());
-        for region in self.residency.iter().flat_map(|residency| &residency.groups).flatten() {
-            check_region("[residency] group", region, regions.clone())?;
-        }
-        for region in self.router.egress.prices.iter().flat_map(|price| [&price.from, &price.to]) {
-            check_region("router.egress.prices", region, regions.clone().chain(self.proxy_region.as_deref()))?;
-        }
+        self.check_links()?;
+        self.check_regions()?;
         self.faults.iter().try_for_each(|fault| self.check_fault(fault, &names))?;
         self.check_ranges().map_err(|error| error.to_string())
     }
@@ -194,24 +164,19 @@ impl RunSpec {
         Ok(())
     }
 
-    /// The region of an end of a link: a region, a replica, or `proxy`.
-    pub(crate) fn region_of<'a>(&'a self, end: &'a str) -> Result<&'a str, String> {
-        let replicas = &self.fleet.replicas;
-        let proxy = self.proxy_region.as_ref().unwrap_or(&replicas[0].region);
-        if let Some(replica) = replicas.iter().find(|r| r.name == end) {
-            return Ok(&replica.region);
+    /// Refuses two keys for the requests that an engine runs at once, at the same level: one of them would have no effect.
+    fn check_one_limit(&self) -> Result<(), String> {
+        let fleet = ("[fleet]".to_owned(), self.fleet.max_running, &self.fleet.settings);
+        let own =
+            self.fleet.replicas.iter().map(|r| (format!("[fleet] replica `{}`", r.name), r.max_running, &r.settings));
+        for (place, short, settings) in std::iter::once(fleet).chain(own) {
+            if let (Some(most), Some(other)) = (short, settings.get(MAX_RUNNING)) {
+                return Err(format!(
+                    "{place} has both max_running = {most} and settings.{MAX_RUNNING} = {other}; keep one"
+                ));
+            }
         }
-        let has_proxy = self.topology == TopologySpec::Proxy;
-        if has_proxy && (end == "proxy" || end == proxy) {
-            return Ok(proxy);
-        }
-        // Arms with and without a proxy share their links.
-        if end == "proxy" || self.proxy_region.as_deref() == Some(end) || replicas.iter().any(|r| r.region == end) {
-            return Ok(if end == "proxy" { proxy } else { end });
-        }
-        let known = replicas.iter().flat_map(|r| [r.region.as_str(), r.name.as_str()]).chain(["proxy"]);
-        let hint = gorgo_core::suggest::did_you_mean(end, known);
-        Err(format!("[[links]] end `{end}` is no region or replica of the fleet; {hint}"))
+        Ok(())
     }
 
     /// Simulated and live runs use these settings: what one of them refuses, the other refuses, too.

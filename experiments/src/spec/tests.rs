@@ -1,5 +1,6 @@
 use super::*;
 
+mod places;
 mod words;
 mod workload;
 

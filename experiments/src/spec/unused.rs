@@ -1,7 +1,7 @@
 //! Settings that act in no arm. An arm may switch a mechanism off that another one uses, so all arms are looked at.
 
 use super::plan::PlannedArm;
-use super::run::{ReplicaSpec, RunSpec, SignalsSpec, TopologySpec};
+use super::run::{PROXY, ReplicaSpec, RunSpec, SignalsSpec, TopologySpec};
 use gorgo_core::router::{Admission, RouterConfig};
 use gorgo_sim::engine::EngineConfig;
 use gorgo_sim::network::NetworkConfig;
@@ -39,7 +39,7 @@ fn warms_up(spec: &RunSpec) -> bool {
     })
 }
 
-const RULES: [Rule; 12] = [
+const RULES: [Rule; 14] = [
     Rule {
         is_set: |spec| spec.proxy_region.is_some(),
         acts: is_proxy,
@@ -61,6 +61,12 @@ const RULES: [Rule; 12] = [
                   proxies.prefixes = \"shared\"; drop them or add such an arm",
     },
     Rule {
+        is_set: |spec| spec.links.iter().any(|link| link.from == PROXY || link.to == PROXY),
+        acts: is_proxy,
+        message: "the end `proxy` of [[links]] has no effect, because no arm has topology = \"proxy\"; drop that link or add such \
+                  an arm",
+    },
+    Rule {
         is_set: |spec| spec.router.admission != Admission::Off,
         acts: |spec| spec.client.deadline_ms.is_some(),
         message: "router.admission has no effect without a deadline; give client.deadline_ms or drop it",
@@ -69,6 +75,12 @@ const RULES: [Rule; 12] = [
         is_set: |spec| spec.router.egress.ms_per_unit > 0.0,
         acts: |spec| !spec.router.egress.prices.is_empty(),
         message: "router.egress.ms_per_unit has no effect without prices; list router.egress.prices or drop it",
+    },
+    Rule {
+        is_set: |spec| !spec.router.egress.prices.is_empty(),
+        acts: |spec| spec.router.egress.ms_per_unit > 0.0,
+        message: "router.egress.prices has no effect without router.egress.ms_per_unit, the worth of a unit of money in ms; give \
+                  it or drop the prices",
     },
     Rule {
         is_set: |spec| spec.router.digest_half_life_ms != RouterConfig::default().digest_half_life_ms,

@@ -5,6 +5,7 @@ use super::{Config, ConfigError, Role};
 use crate::upstream::connect::{Endpoint, shown_url};
 use crate::worker_index::MAX_WORKERS;
 use gorgo_core::MAX_REPLICAS;
+use gorgo_core::egress::EgressPrice;
 use gorgo_core::range::OutOfRange;
 use gorgo_core::residency::check_labels;
 use std::fmt::Display;
@@ -121,6 +122,10 @@ fn egress(config: &Config) -> Result<(), ConfigError> {
     if egress.ms_per_unit == 0.0 {
         let advice = "without router.egress.ms_per_unit they change nothing; say what a unit of money is worth";
         return bad("prices", format!("a list of {}", egress.prices.len()), advice);
+    }
+    if let Some(EgressPrice { from, to, per_gb }) = egress.doubled() {
+        let advice = format!("the pair from \"{from}\" to \"{to}\" has a price before it; keep one");
+        return bad("prices", format!("per_gb = {per_gb}"), &advice);
     }
     let region = config.region.as_deref().unwrap_or_default();
     if !egress.prices.iter().any(|price| price.from == region || price.to == region) {

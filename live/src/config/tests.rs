@@ -123,3 +123,16 @@ fn services_of_kubernetes_are_read_and_wrong_ones_named() {
         assert!(error.contains(problem), "{text}: {error}");
     }
 }
+
+#[test]
+fn a_pair_of_regions_has_one_price_and_types_are_told_in_words() {
+    let price = |per_gb: u32| format!("{{from = \"eu\", to = \"us\", per_gb = {per_gb}}}");
+    let prices = |list: &str| format!("region = \"eu\"\nrouter.egress = {{ms_per_unit = 1, prices = [{list}]}}");
+    let error = message(&prices(&format!("{}, {}", price(1), price(2))));
+    assert!(
+        error.contains("`router.egress.prices` is per_gb = 2; the pair from \"eu\" to \"us\" has a price"),
+        "{error}"
+    );
+    let error = message("explain.log = \"x\"");
+    assert!(error.contains("`explain.log`") && error.contains("expected a table"), "{error}");
+}

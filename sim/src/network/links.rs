@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LinkConfig {
-    /// One site: a region, as the replicas name it, a replica, or `proxy`.
+    /// One site: a region, as the replicas name it, a replica that is alone in its region, or `proxy`, which acts in arms with
+    /// one. A link holds for all in its two regions.
     pub from: String,
     /// The other one.
     pub to: String,

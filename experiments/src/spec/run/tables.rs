@@ -40,7 +40,7 @@ pub struct ReplicaSpec {
     pub ms_per_token: Option<f64>,
     /// The replica closes idle connections after this long, ms; the link's when absent. Simulation only.
     pub keep_alive_ms: Option<f64>,
-    /// Requests this engine runs at once; the fleet's when absent.
+    /// Requests this engine runs at once, in place of `max_running_requests` in its settings; the fleet's when both are absent.
     pub max_running: Option<u32>,
     /// Further settings of this engine, on top of the fleet's.
     #[serde(default)]
@@ -55,7 +55,8 @@ pub struct FleetSpec {
     /// Engine preset of replicas that name none.
     #[serde(default = "default_engine")]
     pub engine: String,
-    /// Requests an engine runs at once; the preset's when absent. Also the default of `router.gates.max_running`.
+    /// Requests an engine runs at once, in place of `max_running_requests` in the fleet's settings; the preset's when both are
+    /// absent. Also the default of `router.gates.max_running`.
     pub max_running: Option<u32>,
     /// Configure routers with each replica's own prefill rate, from its engine preset.
     #[serde(default)]
