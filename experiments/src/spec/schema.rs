@@ -68,6 +68,10 @@ pub fn experiment_schema(cloud: Value) -> Value {
     // The reader of traces keeps them; an experiment draws them.
     schema["$defs"]["WorkloadSpec"]["properties"]["unknown_places"]["default"] =
         serde_json::json!(super::workload::DRAWN);
+    // The run's seed is the reader's.
+    if let Some(options) = schema["$defs"]["WorkloadSpec"]["properties"].as_object_mut() {
+        options.remove("seed");
+    }
     partial(&mut schema);
     if let Some(definitions) = schema.get_mut("$defs").and_then(Value::as_object_mut) {
         definitions.iter_mut().filter(|(name, _)| !WHOLE.contains(&name.as_str())).for_each(|(_, one)| partial(one));
@@ -79,5 +83,17 @@ pub fn experiment_schema(cloud: Value) -> Value {
 fn partial(schema: &mut Value) {
     if let Some(schema) = schema.as_object_mut() {
         schema.remove("required");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_every_file_would_be_refused_for_is_in_no_schema() {
+        let schema = experiment_schema(Value::Null);
+        let workload = &schema["$defs"]["WorkloadSpec"]["properties"];
+        assert!(workload.get("rate").is_some() && workload.get("seed").is_none(), "{workload}");
     }
 }

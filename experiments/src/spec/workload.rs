@@ -299,9 +299,14 @@ impl WorkloadSpec {
     /// A note where the run has far fewer requests a second than asked for.
     fn rate_note(&self, requests: &[TraceRequest]) -> Option<String> {
         let (rate, why) = match (self.generate.is_some(), self.requests, self.rate.or(self.session_rate)?) {
-            (true, Some(_), rate) if self.duration_s.is_none() && self.day_s.is_none() => (
+            (true, requests, rate) if self.duration_s.is_none() && self.day_s.is_none() => (
                 rate,
-                "the last turns of long conversations come after all others; give duration_s in place of requests",
+                match requests {
+                    Some(_) => {
+                        "the last turns of long conversations come after all others; give duration_s in place of requests"
+                    }
+                    None => "the last turns of long conversations come after all others; give duration_s",
+                },
             ),
             (false, None, rate) if self.session_rate.is_some() && self.duration_s.is_some() => {
                 (rate, "sessions last longer than duration_s; give a longer one")

@@ -109,8 +109,8 @@ impl Default for SignalsSpec {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientSpec {
-    /// Number of workers that each send the next request when the last has ended; without it, each request is sent at
-    /// its own time.
+    /// Most requests under way at once: each is sent at its own time, or later, when one of so many workers is free. Without
+    /// it, each is sent at its own time.
     pub workers: Option<usize>,
     /// A user cancels a request without a first token after this long, ms.
     pub patience_ms: Option<f64>,

@@ -56,6 +56,8 @@ fn a_run_that_misses_the_rate_asked_for_says_so() {
     };
     let note = notes("generate = \"wildchat-like\", requests = 3000, rate = 5.0");
     assert!(note.contains(" of the 5 requests/s asked for, since the last turns"), "{note}");
+    let note = notes("generate = \"wildchat-like\", rate = 3.0");
+    assert!(note.contains(" of the 3 requests/s asked for, since the last turns") && note.ends_with("give duration_s"));
     let note = notes("trace = \"wildchat-located\", session_rate = 5.0, duration_s = 20.0");
     assert!(note.contains(" of the 5 requests/s asked for, since sessions last longer"), "{note}");
     for right in
