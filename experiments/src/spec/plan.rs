@@ -14,10 +14,32 @@ pub struct PlannedArm {
     pub label: String,
     /// The arm it is compared with, itself for a baseline.
     pub baseline: String,
-    /// Varied settings by key, as shown.
+    /// By key, as shown: varied settings, and those of the workload and of `measure` in which arms differ by themselves.
     pub settings: BTreeMap<String, String>,
     /// What to run.
     pub spec: RunSpec,
+}
+
+/// The settings that decide which requests run and which of them count, by key.
+fn requests_of(spec: &RunSpec) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let tables = [("workload", Table::try_from(&spec.workload)), ("measure", Table::try_from(spec.measure))];
+    for (name, table) in tables {
+        flatten(name, table.unwrap_or_default(), &mut found);
+    }
+    found
+}
+
+fn flatten(prefix: &str, table: Table, found: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        let key = format!("{prefix}.{key}");
+        match value {
+            Value::Table(inner) => flatten(&key, inner, found),
+            other => {
+                found.insert(key, vary::show(&other));
+            }
+        }
+    }
 }
 
 /// Adds to an error about a number that is not whole which varied setting made it.
@@ -103,11 +125,51 @@ impl Experiment {
                 arm.baseline = first.map_or(&labels[0], |(_, label)| label).clone();
             }
         }
+        self.tell_unlike_requests_apart(&mut planned);
         // Compared arms are adjacent, their baseline first.
         let order: Vec<String> = planned.iter().map(|arm| arm.baseline.clone()).collect();
         let group = |arm: &PlannedArm| order.iter().position(|b| *b == arm.baseline);
         planned.sort_by_key(|arm| (group(arm), arm.label != arm.baseline));
         Ok(planned)
+    }
+
+    /// Arms with requests of their own, or that count others of them, are no pairs: what sets them apart becomes a part of
+    /// their load, as if it were varied, and each is compared with the first arm of the same load.
+    fn tell_unlike_requests_apart(&self, planned: &mut [PlannedArm]) {
+        let varied = |key: &str| {
+            self.vary
+                .iter()
+                .any(|(vary, _)| key.strip_prefix(vary.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('.')))
+        };
+        let all: Vec<BTreeMap<String, String>> = planned.iter().map(|arm| requests_of(&arm.spec)).collect();
+        let keys: BTreeSet<String> = all.iter().flat_map(BTreeMap::keys).filter(|key| !varied(key)).cloned().collect();
+        let of = |settings: &BTreeMap<String, String>, key: &String| {
+            settings.get(key).cloned().unwrap_or_else(|| "none".to_owned())
+        };
+        let unlike: Vec<&String> =
+            keys.iter().filter(|key| all.windows(2).any(|two| of(&two[0], key) != of(&two[1], key))).collect();
+        if unlike.is_empty() {
+            return;
+        }
+        for (arm, requests) in planned.iter_mut().zip(&all) {
+            arm.settings.extend(unlike.iter().map(|key| ((*key).clone(), of(requests, key))));
+        }
+        let load = |arm: &PlannedArm| {
+            arm.settings
+                .iter()
+                .filter(|(key, _)| !key.starts_with("policy"))
+                .map(|(k, v)| format!("{k}={v}"))
+                .collect::<Vec<_>>()
+        };
+        let loads: Vec<Vec<String>> = planned.iter().map(load).collect();
+        let labels: Vec<String> = planned.iter().map(|arm| arm.label.clone()).collect();
+        for (i, arm) in planned.iter_mut().enumerate() {
+            let place = labels.iter().position(|label| *label == arm.baseline);
+            if place.is_none_or(|place| loads[place] != loads[i]) {
+                let first = loads.iter().position(|other| *other == loads[i]).unwrap_or(i);
+                arm.baseline.clone_from(&labels[first]);
+            }
+        }
     }
 
     fn names(&self) -> Vec<String> {

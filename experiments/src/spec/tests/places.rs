@@ -22,6 +22,22 @@ fn a_link_to_the_proxy_acts_where_a_proxy_is() {
 }
 
 #[test]
+fn arms_of_unlike_requests_are_compared_only_with_their_like() {
+    let arms = "arms = [{ name = \"a\", policy = \"random\" }, { name = \"b\" }, { name = \"heavy\", workload = { rate = 9.0 } }, \
+                { name = \"late\", measure = { warm_up_s = 2.0 } }, { name = \"late too\", measure = { warm_up_s = 2.0 } }]";
+    let planned = parse(arms, &[], &[]).unwrap();
+    let pairs: Vec<_> = planned.iter().map(|arm| (arm.label.as_str(), arm.baseline.as_str())).collect();
+    assert_eq!(pairs, [("a", "a"), ("b", "a"), ("heavy", "heavy"), ("late", "late"), ("late too", "late")]);
+    let heavy = &planned[2].settings;
+    assert_eq!((heavy["workload.rate"].as_str(), heavy["measure.warm_up_s"].as_str(), heavy.len()), ("9.0", "0.0", 2));
+    // Arms that share their own requests, and a rate that varies for all, are pairs as before.
+    let shared = "arms = [{ name = \"a\", workload = { rate = 9.0 } }, { name = \"b\", workload = { rate = 9.0 } }]";
+    let planned = parse(shared, &[], &["workload.rate=1,2"]).unwrap();
+    assert!(planned.iter().all(|arm| arm.settings.len() == 1), "{planned:?}");
+    assert_eq!(planned[1].baseline, "a rate=1");
+}
+
+#[test]
 fn the_nearest_limit_of_running_requests_holds() {
     let limits = |fleet: &str, own: &str| -> Vec<u32> {
         let replicas = format!(
