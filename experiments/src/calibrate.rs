@@ -26,7 +26,7 @@ pub use write::{engine_toml, network_toml, parameters, policy_toml, probe_toml, 
 use crate::plot::{self, Figure, Residuals};
 use crate::records::{Records, Row};
 use crate::stats::blocks::{Blocks, NoBlocks};
-use fits::{Found, Model};
+use fits::{Found, Held, Model};
 use fleet::Fleet;
 use gorgo_sim::engine::EngineConfig;
 use gorgo_sim::network::NetworkConfig;
@@ -151,6 +151,7 @@ pub fn calibrate(records: &Records, options: &CalibrateOptions) -> Result<Calibr
         keep_alive: None,
         bytes_per_token: options.network.bytes_per_token,
         bytes_known: false,
+        held: Held::default(),
     };
     let (fleet, apart) = split(Fleet::of(&rows), options);
     if fleet.seen.len() < LEAST_REQUESTS {
@@ -171,7 +172,28 @@ pub fn calibrate(records: &Records, options: &CalibrateOptions) -> Result<Calibr
     };
     let singular = |why| CalibrateError::Singular { arm: arm.to_owned(), why };
     let ones = vec![1.0; fleet.seen.len()];
-    let steps = fits::decode(&fleet, &ones, &model);
+    let mut steps = fits::decode(&fleet, &ones, &model);
+    let weights = || {
+        let drawn = blocks.iter().flat_map(|blocks| blocks.weights().take(REPLICATES));
+        drawn.map(|weights| weights.iter().map(|&w| f64::from(w)).collect::<Vec<f64>>())
+    };
+    let again: Vec<Found> = weights().map(|weights| fits::decode(&fleet, &weights, &model)).collect();
+    // An intercept is fitted together with its slopes: where a slope is not identified and its prior stays in force, the
+    // intercept must be the one that belongs to the prior.
+    let free = steps.clone();
+    model.held = {
+        let fit = Fit { fleet: &fleet, model: &model, found: &free, replicates: &again };
+        let unknown = |slope: Option<Parameter>| slope.is_some_and(|s| s.interval.is_some() && !s.identified);
+        Held { row: unknown(fit.row()), floor: unknown(fit.floor()) }
+    };
+    let is_held = model.held != Held::default();
+    if is_held {
+        steps = fits::decode(&fleet, &ones, &model);
+        let slopes = [(model.held.row, "decode.ms_per_row"), (model.held.floor, "prefill.floor_ms")];
+        let slopes: Vec<&str> = slopes.into_iter().filter_map(|(held, key)| held.then_some(key)).collect();
+        notes
+            .push(format!("not identified: {}; decode.weights_ms is fitted with the values before", slopes.join(", ")));
+    }
     let floor = floor_of(&steps, &model);
     let mut rtt = fits::floors(&fleet, &model, floor);
     model.keep_alive = fits::keep_alive(&fleet, &rtt);
@@ -186,15 +208,13 @@ pub fn calibrate(records: &Records, options: &CalibrateOptions) -> Result<Calibr
             .0;
         rtt.clone_from(&found.rtt);
     }
-    (found.step, found.row, found.floor, found.stall) = (steps.step, steps.row, steps.floor, steps.stall);
-    let replicates: Vec<Found> = blocks
-        .iter()
-        .flat_map(|blocks| blocks.weights().take(REPLICATES))
-        .filter_map(|weights| {
-            let weights: Vec<f64> = weights.iter().map(|&w| f64::from(w)).collect();
-            let steps = fits::decode(&fleet, &weights, &model);
+    (found.step, found.row, found.floor, found.stall) = (steps.step, free.row, free.floor, steps.stall);
+    let replicates: Vec<Found> = weights()
+        .zip(again)
+        .filter_map(|(weights, free)| {
+            let steps = if is_held { fits::decode(&fleet, &weights, &model) } else { free.clone() };
             let (mut again, _) = fits::first_token(&fleet, &weights, &model, floor_of(&steps, &model), &rtt)?;
-            (again.step, again.row, again.floor, again.stall) = (steps.step, steps.row, steps.floor, steps.stall);
+            (again.step, again.row, again.floor, again.stall) = (steps.step, free.row, free.floor, steps.stall);
             Some(again)
         })
         .collect();

@@ -46,6 +46,15 @@ pub(super) struct Found {
     pub(super) opening: Option<f64>,
 }
 
+/// Which slopes of the decode fit are held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    /// What a request of the batch adds to a step.
+    pub(super) row: bool,
+    /// The least prefill step.
+    pub(super) floor: bool,
+}
+
 /// What all replicates of a fit share.
 #[derive(Debug, Clone)]
 pub(super) struct Model {
@@ -56,6 +65,8 @@ pub(super) struct Model {
     pub(super) bytes_per_token: f64,
     /// Whether the records tell bytes apart.
     pub(super) bytes_known: bool,
+    /// Slopes of the decode fit that stay at the engine's values, because the records do not tell them.
+    pub(super) held: Held,
 }
 
 impl Model {
@@ -67,6 +78,11 @@ impl Model {
 
     pub(super) fn opened(&self, seen: &Seen) -> bool {
         self.keep_alive.is_some_and(|limit| seen.idle >= limit)
+    }
+
+    /// The least prefill step of the engine that is believed in, ms.
+    pub(super) fn least_step(&self) -> f64 {
+        self.engine.prefill.ms(1, 0.0)
     }
 
     /// Attention of a prompt's new tokens, ms.
@@ -93,7 +109,9 @@ pub(super) fn decode(fleet: &Fleet, weights: &[f64], model: &Model) -> Found {
             continue;
         }
         let steps = seen.output - 1.0;
-        let known = steps * context * (seen.prompt + seen.output / 2.0) * seen.batch;
+        let row = if model.held.row { model.engine.decode.ms_per_row * seen.batch } else { 0.0 };
+        let floor = if model.held.floor { model.least_step() * seen.tiny_stalls } else { 0.0 };
+        let known = floor + steps * (row + context * (seen.prompt + seen.output / 2.0) * seen.batch);
         // Longer answers are surer of their step: per step, every answer weighs the same.
         let x = vec![1.0, seen.batch, seen.tiny_stalls / steps, seen.stalled_tokens / steps, seen.other_stalls / steps];
         rows.push((x, (seen.decode - known) / steps, weight * steps.sqrt()));
@@ -101,9 +119,8 @@ pub(super) fn decode(fleet: &Fleet, weights: &[f64], model: &Model) -> Found {
     // A run without short or without long stalls does not show their length.
     let mut used = vec![0, 1];
     used.extend((2..5).filter(|&i| rows.iter().filter(|row| row.0[i] > 0.0).count() >= 20));
-    if rows.iter().all(|row| row.0[1] == rows[0].0[1]) {
-        used.retain(|&i| i != 1);
-    }
+    let uniform = rows.iter().all(|row| row.0[1] == rows[0].0[1]);
+    used.retain(|&i| !(i == 1 && (model.held.row || uniform)) && !(i == 2 && model.held.floor));
     let picked: Vec<_> =
         rows.into_iter().map(|(x, y, w)| (used.iter().map(|&i| x[i]).collect::<Vec<f64>>(), y, w)).collect();
     let Some(found) = robust(&picked) else { return Found::default() };

@@ -52,11 +52,22 @@ impl Fit<'_> {
         replicas.filter_map(one).collect()
     }
 
+    /// What a request of the batch adds to a decode step.
+    pub(super) fn row(&self) -> Option<Parameter> {
+        let prior = self.model.engine.decode.ms_per_row;
+        self.of("decode.ms_per_row", Some(prior), &|f| f.row, self.range("batch", |s| s.batch))
+    }
+
+    /// The least prefill step, as stalls inside answers show it.
+    pub(super) fn floor(&self) -> Option<Parameter> {
+        let stalls = self.range("tiny prompts prefilled within an answer", |s| s.tiny_stalls);
+        self.of("prefill.floor_ms", Some(self.model.least_step()), &|f| f.floor, stalls)
+    }
+
     pub(super) fn engine(&self) -> Vec<Parameter> {
         let e = &self.model.engine;
-        let (fixed, row) = (e.decode.fixed_ms, e.decode.ms_per_row);
+        let fixed = e.decode.fixed_ms;
         let batch = self.range("batch", |s| s.batch);
-        let stalls = self.range("tiny prompts prefilled within an answer", |s| s.tiny_stalls);
         [
             self.of(
                 "prefill.ms_per_token",
@@ -64,14 +75,9 @@ impl Fit<'_> {
                 &|f| f.rate,
                 self.range("uncached tokens", |s| s.uncached),
             ),
-            self.of("prefill.floor_ms", Some(e.prefill.ms(1, 0.0)), &|f| f.floor, stalls),
-            self.of(
-                "decode.weights_ms",
-                Some(e.decode.weights_ms),
-                &move |f| Some((f.step? - fixed).max(0.0)),
-                batch.clone(),
-            ),
-            self.of("decode.ms_per_row", Some(row), &|f| f.row, batch),
+            self.floor(),
+            self.of("decode.weights_ms", Some(e.decode.weights_ms), &move |f| Some((f.step? - fixed).max(0.0)), batch),
+            self.row(),
             self.of(
                 "(ms of every prompt beyond 64 tokens)",
                 None,

@@ -91,6 +91,28 @@ fn known_settings_come_back_from_simulated_records() {
     assert!(c.figure().unwrap().svg().unwrap().contains("long far"));
 }
 
+/// An engine of the prior: the slopes that its run does not show stay at the prior, and so the intercept must not take their
+/// part.
+#[test]
+fn an_intercept_belongs_to_the_slopes_that_are_in_force() {
+    let (mut within, mut held) = (0, 0);
+    for seed in 0..4 {
+        let seed = format!("network.sigma=0.{seed}");
+        let (records, _, truth) = run(&["workload.requests=900", "workload.rate=3", &seed]);
+        let c = calibrate(&records, &options(truth.clone())).unwrap();
+        let weights = value(&c.engine, "decode.weights_ms");
+        if value(&c.engine, "decode.ms_per_row").identified {
+            continue;
+        }
+        held += 1;
+        let (low, high) = weights.interval.unwrap();
+        within += u32::from((low..=high).contains(&truth.decode.weights_ms));
+        assert!((weights.value / truth.decode.weights_ms - 1.0).abs() < 0.03, "{}", table(&c, &[], usize::MAX));
+        assert!(c.notes.iter().any(|note| note.contains("not identified: decode.ms_per_row")), "{:?}", c.notes);
+    }
+    assert!(held > 0, "no run leaves the slope open: {within}");
+}
+
 #[test]
 fn what_a_run_does_not_visit_is_not_identified_and_stays_a_comment() {
     // Connections never close and hardly anything waits.
