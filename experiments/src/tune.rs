@@ -194,6 +194,13 @@ pub fn tune(experiment: &Experiment, options: &TuneOptions, progress: &dyn Fn(&S
         return Err(bad(format!("no arm is called `{name}`; {}", gorgo_core::suggest::did_you_mean(&name, labels))));
     };
     let before = first.spec.policy.clone();
+    let keys = &options.keys;
+    if let Some((i, twice)) = keys.iter().enumerate().find(|(i, key)| keys[..*i].iter().any(|k| k.key == key.key)) {
+        let first = keys[..i].iter().find(|key| key.key == twice.key).unwrap_or(twice);
+        let (key, a, b) =
+            (&twice.key, format!("{}..{}", first.low, first.high), format!("{}..{}", twice.low, twice.high));
+        return Err(bad(format!("`{key}` has two ranges, {a} and {b}; give --key {key}=... once")));
+    }
     let dimensions = if options.keys.is_empty() { usual(&before) } else { options.keys.clone() };
     if dimensions.is_empty() {
         return Err(bad(format!(
@@ -299,5 +306,9 @@ mod tests {
         let keys = vec![Dimension::new("rtt_wieght", 0.1, 1.0).unwrap()];
         let key = error(&TuneOptions { keys, ..options() });
         assert!(key.contains("did you mean `rtt_weight`?"), "{key}");
+        let keys =
+            [(0.1, 1.0), (5.0, 20.0)].map(|(low, high)| Dimension::new("rtt_weight", low, high).unwrap()).to_vec();
+        let twice = error(&TuneOptions { keys, ..options() });
+        assert!(twice.contains("`rtt_weight` has two ranges, 0.1..1 and 5..20"), "{twice}");
     }
 }
