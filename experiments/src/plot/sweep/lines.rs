@@ -37,7 +37,7 @@ pub(super) fn figures(arms: &[ArmSummary], x: &str, styles: &Styles) -> Vec<Figu
         let name = format!("sweep-{}", file_part(x));
         let name = if i == 0 { name } else { format!("{name}-{}", i + 1) };
         let caption = format!(
-            "Time to first token against {x}: mean over seeds, bands are 95 % intervals, cut at the frame, dots mark the lowest point; arms without this setting are drawn as level lines.{cut}"
+            "Time to first token against {x}: mean over seeds, bands are 95 % intervals, cut at the frame, the large dot of a line marks its lowest point; arms without this setting are drawn as level lines.{cut}"
         );
         Some(Figure { name, caption, sheet: sheet(panels, x)?, charted: true })
     };
@@ -122,7 +122,10 @@ fn sheet(panels: &[Panel], key: &str) -> Option<Sheet> {
     let top = head_height(&entries);
     let tall = 270.0;
     let mut sheet = Sheet::new(WIDTH, top + 2.0 * tall * panels.len() as f64 + EDGE);
-    head(&mut sheet, &format!("Time to first token against {key}"), &entries);
+    // A picture stands without its caption, too.
+    let bands = lines().flat_map(|line| &line.points).any(|point| point.1[0].ci95.is_some());
+    let marks = if bands { "band: 95 % interval, large dot: lowest" } else { "large dot: lowest" };
+    head(&mut sheet, &format!("Time to first token against {key} ({marks})"), &entries);
     for (p, panel) in panels.iter().enumerate() {
         for (i, title) in ["mean TTFT (ms)", "p95 TTFT (ms)"].into_iter().enumerate() {
             // Wide intervals must not press the lines together: they may take as much room again as the lines.
