@@ -2,7 +2,7 @@
 //! predictions.
 
 use super::calibrate::each_once;
-use super::output::print_line;
+use super::output::{columns, print_folded, print_line};
 use super::policy_args::PolicyArgs;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
@@ -11,6 +11,7 @@ use gorgo_core::off_policy::predictions::{Calibration, Predictions};
 use gorgo_core::off_policy::{Estimate, Log, estimate};
 use gorgo_core::rng;
 use gorgo_experiments::records::{LineError, read_lines, unpacked};
+use gorgo_experiments::table::shorten;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -76,7 +77,7 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
         return Ok(print_line(serde_json::to_string_pretty(&value)?)?);
     }
     for (name, e) in &found {
-        print_line(format_args!(
+        print_folded(&format!(
             "{name}: {} would have a mean of {:.1} ms (95 % interval {:.1} to {:.1}); the log has {:.1} ms",
             config.name(),
             e.mean_ms,
@@ -84,13 +85,13 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
             e.interval_ms.1,
             e.logged_ms
         ))?;
-        print_line(format_args!(
+        print_folded(&format!(
             "  {} of {} decisions are the same; they weigh as much as {:.0} of its own",
             e.same, e.decisions, e.effective
         ))?;
     }
     if log.retried() > 0 {
-        print_line(format_args!("  {} requests that were decided more than once are left out", log.retried()))?;
+        print_folded(&format!("  {} requests that were decided more than once are left out", log.retried()))?;
     }
     Ok(())
 }
@@ -115,6 +116,34 @@ fn read(logs: &[PathBuf], mut line_of: impl FnMut(&str) -> Result<(), DecideErro
     Ok(())
 }
 
+/// Head of the table of predictions. Times are in ms.
+const HEAD: &str = "replica     count  pred. ms  actual    bias  error   near  <=p50  <=p90  <=p95";
+/// Room of a replica's name in it.
+const NAME: usize = 11;
+
+/// A line of the table of predictions; where the table is wider than `width`, a long name loses its middle. Coverage is
+/// `-` where the log has no quantiles.
+fn line(name: &str, c: &Calibration, width: usize) -> String {
+    let name = if HEAD.len() + name.chars().count() > width.saturating_add(NAME) {
+        shorten(name, NAME - 1)
+    } else {
+        name.to_owned()
+    };
+    let share = |i: usize| c.coverage.map_or_else(|| "-".to_owned(), |shares| format!("{:.1}%", 100.0 * shares[i]));
+    format!(
+        "{name:<NAME$}{:>6}{:>10.1}{:>8.1}{:>+7.1}%{:>7.1}{:>6.1}%{:>7}{:>7}{:>7}",
+        c.requests,
+        c.predicted_ms,
+        c.actual_ms,
+        100.0 * c.bias,
+        c.error_ms,
+        100.0 * c.near,
+        share(0),
+        share(1),
+        share(2)
+    )
+}
+
 /// Prints the accuracy of the predictions for the chosen replicas.
 fn judge_predictions(args: &EvaluateArgs) -> anyhow::Result<()> {
     let mut log = Predictions::default();
@@ -133,19 +162,9 @@ fn judge_predictions(args: &EvaluateArgs) -> anyhow::Result<()> {
         let value = json!({"all": all, "deciles": deciles, "replicas": replicas, "left_out": log.retried()});
         return Ok(print_line(serde_json::to_string_pretty(&value)?)?);
     }
-    print_line("replica      count predicted ms  actual    bias   error   near  <=p50  <=p90  <=p95")?;
-    let row = |name: &str, c: &Calibration| {
-        let [p50, p90, p95] = c.coverage.map(|share| 100.0 * share);
-        print_line(format_args!(
-            "{name:<12}{:>6}{:>13.1}{:>8.1}{:>+7.1}%{:>8.1}{:>6.1}%{p50:>6.1}%{p90:>6.1}%{p95:>6.1}%",
-            c.requests,
-            c.predicted_ms,
-            c.actual_ms,
-            100.0 * c.bias,
-            c.error_ms,
-            100.0 * c.near
-        ))
-    };
+    let width = columns().unwrap_or(usize::MAX);
+    print_line(HEAD)?;
+    let row = |name: &str, calibration: &Calibration| print_line(line(name, calibration, width));
     for (i, decile) in deciles.iter().enumerate() {
         row(&format!("decile {}", i + 1), decile)?;
     }
@@ -154,7 +173,7 @@ fn judge_predictions(args: &EvaluateArgs) -> anyhow::Result<()> {
     }
     row("all", &all)?;
     if log.retried() > 0 {
-        print_line(format_args!("{} requests that were dispatched more than once are left out", log.retried()))?;
+        print_folded(&format!("{} requests that were dispatched more than once are left out", log.retried()))?;
     }
     Ok(())
 }
@@ -163,6 +182,25 @@ fn judge_predictions(args: &EvaluateArgs) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn predictions_fit_a_terminal_and_have_no_coverage_without_quantiles() {
+        let mut calibration = Calibration {
+            requests: 10_000,
+            predicted_ms: 12_345.6,
+            actual_ms: 12_345.6,
+            bias: -0.398,
+            error_ms: 1_234.5,
+            near: 1.0,
+            coverage: Some([1.0; 3]),
+        };
+        let long = "a-replica-with-a-long-name";
+        assert_eq!((HEAD.len(), line("decile 10", &calibration, 80).chars().count()), (78, 78));
+        assert_eq!(line(long, &calibration, 80).chars().count(), 78);
+        assert!(line(long, &calibration, usize::MAX).starts_with(long));
+        calibration.coverage = None;
+        assert!(line("all", &calibration, 80).ends_with("     -      -      -"));
+    }
 
     #[test]
     fn a_packed_log_is_read() {

@@ -60,6 +60,14 @@ pub(super) fn columns() -> Option<usize> {
     told.or_else(|| terminal().map(|columns| if columns > 0 { columns } else { 80 }))
 }
 
+/// Prints a sentence in lines as wide as the terminal, all set in as the first one is.
+pub(super) fn print_folded(text: &str) -> std::io::Result<()> {
+    let lead = text.len() - text.trim_start().len();
+    let width = columns().map_or(usize::MAX, |columns| columns.saturating_sub(lead).max(20));
+    let lines = gorgo_experiments::table::fold(text.trim_start(), width);
+    lines.iter().try_for_each(|line| print_line(format_args!("{:lead$}{line}", "")))
+}
+
 /// Prints a name, padded to `room` characters, and what belongs to it; what has no room continues below it.
 pub(super) fn print_named(name: &str, room: usize, text: &str) -> std::io::Result<()> {
     let width = columns().map_or(usize::MAX, |columns| columns.saturating_sub(room + 2).max(20));

@@ -1,6 +1,6 @@
 //! `gorgo tune`: search a policy's weights on an experiment; held-out seeds decide.
 
-use super::output::{check_writable, print_line};
+use super::output::{check_writable, print_folded, print_line};
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_core::tuner::Dimension;
@@ -83,7 +83,7 @@ pub(super) fn run(args: &TuneArgs) -> anyhow::Result<()> {
     }
     if let Some(online) = &tuned.online {
         let [[_, ttft, e2e], [_, ttft_before, e2e_before]] = online.means;
-        print_line(format_args!(
+        print_folded(&format!(
             "{} requests, {} trials: {} taken, {} ended by the guard; while it searched, mean TTFT {:+.1} %, mean E2E {:+.1} %",
             online.requests,
             online.trials.ended,
@@ -93,8 +93,8 @@ pub(super) fn run(args: &TuneArgs) -> anyhow::Result<()> {
             100.0 * (e2e / e2e_before - 1.0)
         ))?;
     }
-    print_line(tuned.verdict())?;
-    print_line(format_args!("policy in {}; a router or `gorgo decide --config` reads it", out.display()))?;
+    print_folded(&tuned.verdict())?;
+    print_folded(&format!("policy in {}; a router or `gorgo decide --config` reads it", out.display()))?;
     Ok(())
 }
 

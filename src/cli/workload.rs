@@ -1,6 +1,6 @@
 //! `gorgo workload`: request traces.
 
-use super::output::{print_line, print_named};
+use super::output::{columns, print_line, print_named};
 use anyhow::bail;
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_core::request::TraceRequest;
@@ -154,8 +154,14 @@ fn column(text: &str) -> Result<(String, String), String> {
 }
 
 impl ReadArgs {
-    fn open(&self) -> anyhow::Result<Workload> {
-        let options = Options {
+    /// The options of the reader.
+    fn options(&self) -> anyhow::Result<Options> {
+        for (i, (name, theirs)) in self.columns.iter().enumerate() {
+            if let Some((_, before)) = self.columns[..i].iter().find(|(other, _)| other == name) {
+                bail!("--columns reads `{name}` from `{before}` and from `{theirs}`; keep one");
+            }
+        }
+        Ok(Options {
             format: self.format.as_deref().map(str::parse::<Format>).transpose()?,
             skip_bad: self.skip_bad,
             first: self.first,
@@ -177,8 +183,11 @@ impl ReadArgs {
                 Unit::Ns => TimeUnit::Ns,
             }),
             ..Options::default()
-        };
-        let workload = open(&self.file, &options)?;
+        })
+    }
+
+    fn open(&self) -> anyhow::Result<Workload> {
+        let workload = open(&self.file, &self.options()?)?;
         for note in &workload.notes {
             eprintln!("note: {note}");
         }
@@ -205,7 +214,7 @@ pub(super) fn run(command: WorkloadCommand) -> anyhow::Result<()> {
                 );
             }
             if to.as_deref() != Some(Path::new("-")) {
-                print_line(&made.marginals)?;
+                print_line(made.marginals.table(columns().unwrap_or(usize::MAX)))?;
             }
             to.map_or(Ok(()), |to| told(&to, made.requests.len()))
         }
@@ -276,12 +285,28 @@ fn told(to: &Path, requests: usize) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
 
     #[test]
     fn a_generated_trace_tells_a_rate_that_its_last_turns_lower() {
         let made = |requests| wildchat_like(&Generate { requests, rate: 5.0, ..Generate::default() }).unwrap().requests;
         assert!(low_rate(&made(2_000), 5.0).is_some_and(|had| (0.1..4.0).contains(&had)));
         assert_eq!(low_rate(&made(1), 5.0), None, "one request has no rate");
+    }
+
+    #[test]
+    fn a_field_is_read_from_one_column() {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            read: ReadArgs,
+        }
+        let read = |columns: &str| Cli::parse_from(["gorgo", "t.csv", "--columns", columns]).read.options();
+        assert_eq!(read("timestamp=a,input_tokens=b").unwrap().columns.len(), 2);
+        for twice in ["timestamp=a,timestamp=b", "input_length=a,input_tokens=b"] {
+            let message = read(twice).unwrap_err().to_string();
+            assert!(message.ends_with("from `a` and from `b`; keep one"), "{message}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!
 //! The prediction is that of the learned rates at the chosen replica ([`Candidate::predicted_ttft_ms`]), the time runs from
 //! the dispatch to the first token at the router. The log of a policy that reads no learned rates contains no rates, so
-//! its predictions are those of the priors.
+//! its predictions are those of the priors, which have no quantiles.
 //!
 //! [`Candidate::predicted_ttft_ms`]: crate::policy::Candidate::predicted_ttft_ms
 
@@ -15,6 +15,7 @@ use super::log::{Outcome, chosen};
 use super::open::Open;
 use crate::ReplicaId;
 use crate::decide::{DecideError, State};
+use crate::fleet::Learned;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -25,8 +26,8 @@ pub struct Predicted {
     pub replica: String,
     /// Predicted.
     pub predicted_ms: f64,
-    /// Quantiles as predicted, those of [`crate::fleet::QUANTILES`].
-    pub quantiles_ms: [f64; 3],
+    /// Quantiles as predicted, those of [`crate::fleet::QUANTILES`]; `None` where the log has none.
+    pub quantiles_ms: Option<[f64; 3]>,
     /// Actual.
     pub actual_ms: f64,
 }
@@ -61,7 +62,9 @@ impl Predictions {
         self.decisions += 1;
         let candidate = replica.candidate(ReplicaId(0));
         let predicted_ms = candidate.predicted_ttft_ms(&state.info());
-        let quantiles_ms = candidate.learned.quantiles.map(|factor| predicted_ms * factor);
+        // The priors' factors are 1: they stand for no quantile.
+        let learned = Some(candidate.learned.quantiles).filter(|&factors| factors != Learned::default().quantiles);
+        let quantiles_ms = learned.map(|factors| factors.map(|factor| predicted_ms * factor));
         let row = Predicted { replica: replica.id.clone(), predicted_ms, quantiles_ms, actual_ms: 0.0 };
         self.open.decided(state.id, row);
         Ok(())
@@ -88,8 +91,9 @@ pub struct Calibration {
     pub error_ms: f64,
     /// Share of predictions within 25 % or 10 ms of the actual time.
     pub near: f64,
-    /// Shares of requests at or below their predicted quantiles, those of [`crate::fleet::QUANTILES`].
-    pub coverage: [f64; 3],
+    /// Shares of requests at or below their predicted quantiles, those of [`crate::fleet::QUANTILES`]; a request from before
+    /// any was learned counts with its prediction. `None` where no request has quantiles.
+    pub coverage: Option<[f64; 3]>,
 }
 
 impl Calibration {
@@ -108,7 +112,7 @@ impl Calibration {
             bias: predicted_ms / actual_ms.max(1e-9) - 1.0,
             error_ms: mean(&off),
             near: share(&|row| off(row) <= (0.25 * row.actual_ms).max(10.0)),
-            coverage: std::array::from_fn(|i| share(&|row| row.actual_ms <= row.quantiles_ms[i])),
+            coverage: coverage(rows.clone()),
         })
     }
 
@@ -128,6 +132,18 @@ impl Calibration {
         let of = |name: &str| Some((name.to_owned(), Self::of(rows.iter().filter(|row| row.replica == name))?));
         names.into_iter().filter_map(of).collect()
     }
+}
+
+fn coverage<'a>(rows: impl Iterator<Item = &'a Predicted>) -> Option<[f64; 3]> {
+    let (mut all, mut learned, mut within) = (0.0, false, [0.0; 3]);
+    for row in rows {
+        all += 1.0;
+        learned |= row.quantiles_ms.is_some();
+        for (count, quantile) in within.iter_mut().zip(row.quantiles_ms.unwrap_or([row.predicted_ms; 3])) {
+            *count += f64::from(u8::from(row.actual_ms <= quantile));
+        }
+    }
+    learned.then(|| within.map(|count| count / all))
 }
 
 #[cfg(test)]
@@ -156,9 +172,23 @@ mod tests {
         }
         let deciles = Calibration::deciles(&log.rows);
         assert_eq!((deciles.len(), deciles[0].requests, deciles[9].predicted_ms), (10, 2, 195.0));
-        assert!(deciles.iter().all(|d| (d.bias + 1.0 / 3.0).abs() < 1e-9 && d.coverage == [0.0, 1.0, 1.0]));
+        assert!(deciles.iter().all(|d| (d.bias + 1.0 / 3.0).abs() < 1e-9 && d.coverage == Some([0.0, 1.0, 1.0])));
         assert_eq!((deciles[0].near, deciles[9].near), (1.0, 0.0), "5 and 10 ms are near, 95 ms are not");
         assert_eq!(Calibration::by_replica(&log.rows)[0].0, "a");
+    }
+
+    #[test]
+    fn a_log_without_quantiles_has_no_coverage_of_them() {
+        let plain = decision("1", "a", 10.0).replace(", \"quantiles\": [0.5, 2.0, 4.0]", "");
+        let mut log = Predictions::default();
+        for line in [plain, end("1", 5.0, None)] {
+            log.line(&line).unwrap();
+        }
+        assert_eq!(Calibration::of(log.rows.iter()).unwrap().coverage, None);
+        for line in [decision("2", "a", 10.0), end("2", 15.0, None)] {
+            log.line(&line).unwrap();
+        }
+        assert_eq!(Calibration::of(log.rows.iter()).unwrap().coverage, Some([0.5, 1.0, 1.0]));
     }
 
     #[test]
