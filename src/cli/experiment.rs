@@ -5,6 +5,7 @@ mod progress;
 
 pub(super) use beside::compare_with_simulation;
 
+use super::cloud::experiment::FleetTable;
 use super::output::{columns, print_line};
 use clap::Args as ClapArgs;
 use gorgo_experiments::live;
@@ -161,6 +162,7 @@ pub(super) fn execute(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<
 /// Runs what the result folder does not hold yet. Returns the experiment, its results and their folder.
 fn carry_out(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<(Experiment, Results, PathBuf)> {
     let mut experiment = args.load(plan.vary)?;
+    FleetTable::read(experiment.cloud.as_ref())?.check()?;
     let arms = experiment.plan()?;
     arms_are_known(&args.only, arms.iter().map(|arm| (arm.label.as_str(), &arm.settings)))
         .map_err(|why| anyhow::anyhow!("--only: {why}"))?;

@@ -93,6 +93,41 @@ pub(in crate::cli) struct MachineTable {
     ports: Option<String>,
 }
 
+impl FleetTable {
+    /// Reads the `[cloud]` of a file, if it has one.
+    pub(in crate::cli) fn read(table: Option<&toml::Table>) -> anyhow::Result<Self> {
+        let Some(table) = table else { return Ok(Self::default()) };
+        table.clone().try_into().map_err(|why: toml::de::Error| {
+            anyhow::anyhow!(
+                "[cloud]: {}; it takes provider, type, model, image, engine, lease, keep and machines",
+                why.message()
+            )
+        })
+    }
+
+    /// Checks a table that the run does not use: a simulation must not accept what a live run of the file refuses.
+    pub(in crate::cli) fn check(&self) -> anyhow::Result<()> {
+        self.machines.values().try_for_each(|machine| machine.ports().map(|_| ()))?;
+        self.named().map(|_| ())
+    }
+
+    /// The provider, the engine and the lease in ms.
+    fn named(&self) -> anyhow::Result<(Option<Cloud>, Option<EngineKind>, Option<u64>)> {
+        let bad =
+            |key: &str, name: &str, known: &str| anyhow::anyhow!("[cloud] {key} = \"{name}\" is none; write {known}");
+        let provider = self
+            .provider
+            .as_deref()
+            .map(|name| Cloud::from_str(name, true).map_err(|_| bad("provider", name, "local, ssh, lambda or modal")));
+        let engine = self.engine.as_deref().map(|name| {
+            EngineKind::from_str(name, true).map_err(|_| bad("engine", name, "emulated, docker or sglang"))
+        });
+        let lease = self.lease.as_deref().map(launch::lease).transpose();
+        let lease = lease.map_err(|why| anyhow::anyhow!("[cloud] lease: {why}"))?;
+        Ok((provider.transpose()?, engine.transpose()?, lease))
+    }
+}
+
 impl MachineTable {
     pub(super) fn ports(&self) -> anyhow::Result<Option<Ports>> {
         let ports = self.ports.as_deref().map(str::parse).transpose();
@@ -137,29 +172,9 @@ impl FleetArgs {
 
     /// The machines that the command line or the file names; none when neither does.
     pub(in crate::cli) fn choose(&self, experiment: &ExperimentArgs) -> anyhow::Result<Option<FleetPlan>> {
-        let table = experiment.load(&[])?.cloud;
-        let table: FleetTable = match table {
-            Some(table) => table.try_into().map_err(|why: toml::de::Error| {
-                anyhow::anyhow!(
-                    "[cloud]: {}; it takes provider, type, model, image, engine, lease, keep and machines",
-                    why.message()
-                )
-            })?,
-            None => FleetTable::default(),
-        };
-        let named = table.provider.as_deref().map(|name| Cloud::from_str(name, true));
-        let named = named.transpose().map_err(|_| {
-            let name = table.provider.clone().unwrap_or_default();
-            anyhow::anyhow!("[cloud] provider = \"{name}\" is none; write local, ssh, lambda or modal")
-        })?;
+        let table = FleetTable::read(experiment.load(&[])?.cloud.as_ref())?;
+        let (named, engine, lease) = table.named()?;
         let Some(cloud) = self.cloud.or(named) else { return Ok(None) };
-        let engine = table.engine.as_deref().map(|name| EngineKind::from_str(name, true));
-        let engine = engine.transpose().map_err(|_| {
-            let name = table.engine.clone().unwrap_or_default();
-            anyhow::anyhow!("[cloud] engine = \"{name}\" is none; write emulated, docker or sglang")
-        })?;
-        let lease = table.lease.as_deref().map(launch::lease).transpose();
-        let lease = lease.map_err(|why| anyhow::anyhow!("[cloud] lease: {why}"))?;
         let common =
             CloudArgs { cloud: Some(cloud), state: self.state.clone(), hosts: self.hosts.clone(), json: false };
         Ok(Some(FleetPlan {
@@ -177,5 +192,27 @@ impl FleetArgs {
             keep: self.keep || table.keep,
             yes: self.yes,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_of_machines_is_checked_though_nothing_uses_it() {
+        let check = |text: &str| FleetTable::read(Some(&text.parse().unwrap())).and_then(|table| table.check());
+        check("provider = \"local\"\nlease = \"2h\"").unwrap();
+        assert!(FleetTable::read(None).is_ok());
+        for (text, told) in [
+            ("provider = \"nope\"", "provider = \"nope\" is none; write local, ssh, lambda or modal"),
+            ("engine = \"nope\"", "engine = \"nope\" is none; write emulated"),
+            ("lease = \"5 bananas\"", "[cloud] lease: "),
+            ("machines = { a = { ports = \"x\" } }", "[cloud.machines] ports: "),
+            ("colour = 1", "it takes provider, type"),
+        ] {
+            let message = check(text).unwrap_err().to_string();
+            assert!(message.contains(told), "{message}");
+        }
     }
 }
