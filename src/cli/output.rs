@@ -18,17 +18,17 @@ impl std::error::Error for ExitStatus {}
 
 /// Prints one line. Unlike `println!` it returns an error when the pipe is closed, instead of panicking.
 pub(super) fn print_line(text: impl std::fmt::Display) -> std::io::Result<()> {
-    writeln!(std::io::stdout(), "{text}").map_err(unwritten)
+    writeln!(std::io::stdout(), "{text}").map_err(|error| unwritten(&error))
 }
 
 /// Writes bytes to standard output, all of them now: what is written at the end of the process has no error.
 pub(super) fn write_all(bytes: &[u8]) -> std::io::Result<()> {
     let mut out = std::io::stdout();
-    out.write_all(bytes).and_then(|()| out.flush()).map_err(unwritten)
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| unwritten(&error))
 }
 
 /// An error of standard output, with its name.
-pub(super) fn unwritten(error: std::io::Error) -> std::io::Error {
+fn unwritten(error: &std::io::Error) -> std::io::Error {
     std::io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))
 }
 
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn an_error_of_standard_output_keeps_its_kind() {
-        let error = unwritten(std::io::ErrorKind::BrokenPipe.into());
+        let error = unwritten(&std::io::ErrorKind::BrokenPipe.into());
         assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
         assert!(error.to_string().starts_with("cannot write to standard output: "), "{error}");
     }

@@ -23,10 +23,13 @@ pub struct PlannedArm {
 /// The settings that decide which requests run and which of them count, by key.
 fn requests_of(spec: &RunSpec) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
-    let tables = [("workload", Table::try_from(&spec.workload)), ("measure", Table::try_from(spec.measure))];
-    for (name, table) in tables {
-        flatten(name, table.unwrap_or_default(), &mut found);
+    let mut workload = Table::try_from(&spec.workload).unwrap_or_default();
+    // In a file the reader's options stand beside the other keys.
+    if let Some(Value::Table(options)) = workload.remove("options") {
+        workload.extend(options);
     }
+    flatten("workload", workload, &mut found);
+    flatten("measure", Table::try_from(spec.measure).unwrap_or_default(), &mut found);
     found
 }
 

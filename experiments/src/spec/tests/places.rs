@@ -35,6 +35,8 @@ fn arms_of_unlike_requests_are_compared_only_with_their_like() {
     let planned = parse(shared, &[], &["workload.rate=1,2"]).unwrap();
     assert!(planned.iter().all(|arm| arm.settings.len() == 1), "{planned:?}");
     assert_eq!(planned[1].baseline, "a rate=1");
+    let planned = parse("", &[], &["workload.max_output_tokens=10,20"]).unwrap();
+    assert!(planned.len() == 2 && planned.iter().all(|arm| arm.settings.len() == 1), "an option of the reader");
 }
 
 #[test]
