@@ -2,7 +2,7 @@
 """Fourteen policies in 40 cells: ten workloads at 50, 70, 90 and 110 % of their saturation. See README.md.
 
     measure.py target/release/gorgo [--seeds 201,202,203,204,205] [--out results/grid] [--only mooncake] [--json FILE]
-    measure.py target/release/gorgo --oracles          # also the regret of every policy: half an hour on two cores
+    measure.py target/release/gorgo --oracles          # also the regret of every policy
 """
 
 import argparse
