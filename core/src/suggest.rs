@@ -50,9 +50,14 @@ pub fn did_you_mean<'a>(given: &str, known: impl IntoIterator<Item = &'a str> + 
 /// Names that [`did_you_mean`] lists when none is near.
 const MOST_NAMES: usize = 30;
 
+/// A parser's message in words of the file: without types of the program, and with the nearest name of an unknown key or
+/// variant. Other messages pass through unchanged.
+pub fn in_words(message: &str) -> String {
+    expected_in_words(&with_suggestion(message))
+}
+
 /// Turns serde's "unknown field `x`, expected one of `a`, `b`" into one that names the nearest field.
-/// Other messages pass through unchanged.
-pub fn with_suggestion(message: &str) -> String {
+fn with_suggestion(message: &str) -> String {
     let Some((head, tail)) = message.split_once(", expected ") else { return message.to_owned() };
     if !(head.contains("unknown field") || head.contains("unknown variant")) {
         return message.to_owned();
@@ -66,7 +71,7 @@ pub fn with_suggestion(message: &str) -> String {
 }
 
 /// Says in words of the file what the parser expected, which names types of the program.
-pub fn expected_in_words(message: &str) -> String {
+fn expected_in_words(message: &str) -> String {
     const TYPES: [(&str, &str); 14] = [
         ("u8", "a whole number from 0 to 255"),
         ("u16", "a whole number from 0 to 65535"),

@@ -5,7 +5,7 @@ use crate::spec::SpecError;
 use crate::spec::run::{FaultKindSpec, MAX_RUNNING, ReplicaSpec, RunSpec, TopologySpec, explain};
 use gorgo_core::request::TraceRequest;
 use gorgo_core::settings::merge_tables;
-use gorgo_core::suggest::{did_you_mean, with_suggestion};
+use gorgo_core::suggest::{did_you_mean, in_words};
 use gorgo_core::{Span, Time};
 use gorgo_sim::engine::EngineConfig;
 use gorgo_sim::network::LinkConfig;
@@ -122,7 +122,7 @@ fn engine(file: &str, preset: &str, spec: &RunSpec, replica: &ReplicaSpec) -> Re
     merge_tables(&mut settings, &replica.settings);
     let mut engine: EngineConfig = Value::Table(settings)
         .try_into()
-        .map_err(|e: toml::de::Error| fail(format!("settings: {}", with_suggestion(&explain(&e)))))?;
+        .map_err(|e: toml::de::Error| fail(format!("settings: {}", in_words(&explain(&e)))))?;
     // The nearest setting wins: the replica's own settings are over the fleet's `max_running`.
     let fleets = spec.fleet.max_running.filter(|_| !replica.settings.contains_key(MAX_RUNNING));
     if let Some(most) = replica.max_running.or(fleets) {

@@ -62,7 +62,7 @@ fn tell(value: &Value) -> Answer {
 /// Reads a JSON body.
 fn read<T: serde::de::DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| {
-        let text = gorgo_core::suggest::with_suggestion(&error.to_string());
+        let text = gorgo_core::suggest::in_words(&error.to_string());
         bad(format!("the body cannot be used ({text}); send for example {example}"))
     })
 }

@@ -3,7 +3,7 @@
 use gorgo_core::policy::PolicyConfig;
 use gorgo_core::router::RouterConfig;
 use gorgo_core::settings::{bad_duration, durations_in_table, durations_in_text};
-use gorgo_core::suggest::{expected_in_words, with_suggestion};
+use gorgo_core::suggest::in_words;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -282,11 +282,6 @@ fn typed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
         let message = format!("{place}{}", shown::without(&message, &secrets));
         ConfigError::Text { file: String::new(), message }
     })
-}
-
-/// A parser's message in words of the file.
-fn in_words(message: &str) -> String {
-    expected_in_words(&with_suggestion(message))
 }
 
 /// A message with the key that it is about; one about an unknown key names it already.

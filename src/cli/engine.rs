@@ -1,12 +1,12 @@
 //! `gorgo engine`: an emulated SGLang or vLLM server.
 
-use super::output::print_line;
+use super::output::{print_line, print_note};
 use super::process::StopSignal;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_benchmark::emulator::{Emulator, EmulatorConfig, KvEventsConfig};
 use gorgo_core::settings::{current_preset_name, parse_assignment, set_key};
-use gorgo_core::suggest::with_suggestion;
+use gorgo_core::suggest::in_words;
 use gorgo_sim::engine::{EngineConfig, EngineKind};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -110,7 +110,7 @@ fn config(args: &EngineArgs) -> anyhow::Result<EmulatorConfig> {
     let preset = args.preset.clone().unwrap_or_else(|| format!("mistral-7b-{}", args.gpu));
     let named = current_preset_name(&preset);
     if named != preset {
-        eprintln!("note: --preset {preset} is called {named} now; the old name is still read");
+        print_note(format_args!("--preset {preset} is called {named} now; the old name is still read"));
     }
     let base = EngineConfig::preset(&preset)?;
     let kind = args.kind.unwrap_or(base.kind);
@@ -121,7 +121,7 @@ fn config(args: &EngineArgs) -> anyhow::Result<EmulatorConfig> {
     }
     let engine: EngineConfig = toml::Value::Table(settings)
         .try_into()
-        .map_err(|e: toml::de::Error| anyhow::anyhow!("--set: {}", with_suggestion(e.message())))?;
+        .map_err(|e: toml::de::Error| anyhow::anyhow!("--set: {}", in_words(e.message())))?;
     engine.kind.check_read(args.sets.iter().filter_map(|set| set.split(['=', '.']).next())).context("--set")?;
     let of_kind = EmulatorConfig::of_engine(engine);
     Ok(EmulatorConfig {

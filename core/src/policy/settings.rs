@@ -1,6 +1,6 @@
 //! Strict parsing of policy settings: a map of values becomes a checked struct; errors name the key.
 
-use crate::suggest::{expected_in_words, with_suggestion};
+use crate::suggest::in_words;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -55,7 +55,7 @@ pub(crate) fn strict<T: DeserializeOwned>(mut map: Map<String, Value>) -> Result
     map.values_mut().for_each(whole);
     let error = match serde_json::from_value(Value::Object(map.clone())) {
         Ok(value) => return Ok(value),
-        Err(error) => expected_in_words(&with_suggestion(&error.to_string())),
+        Err(error) => in_words(&error.to_string()),
     };
     if error.starts_with("unknown field") {
         return Err(Fault { key: None, message: error });
@@ -63,7 +63,7 @@ pub(crate) fn strict<T: DeserializeOwned>(mut map: Map<String, Value>) -> Result
     for (key, value) in map {
         let alone = Map::from_iter([(key.clone(), value)]);
         if let Err(error) = serde_json::from_value::<T>(Value::Object(alone)) {
-            let message = expected_in_words(&with_suggestion(&error.to_string()));
+            let message = in_words(&error.to_string());
             return Err(Fault { key: Some(key), message });
         }
     }

@@ -3,7 +3,7 @@
 use super::unused::unused;
 use super::{Experiment, RunSpec, SpecError, overrides, policy, run, settings_of, vary};
 use gorgo_core::settings::set_key;
-use gorgo_core::suggest::{did_you_mean, expected_in_words, with_suggestion};
+use gorgo_core::suggest::{did_you_mean, in_words};
 use std::collections::{BTreeMap, BTreeSet};
 use toml::{Table, Value};
 
@@ -181,8 +181,7 @@ impl Experiment {
 
     fn read(&self, label: &str, settings: Table) -> Result<RunSpec, SpecError> {
         let place = format!("arm `{label}`");
-        let words = |message: String| expected_in_words(&with_suggestion(&message));
-        RunSpec::parse(settings).map_err(|message| self.key(&place, words(message)))
+        RunSpec::parse(settings).map_err(|message| self.key(&place, in_words(&message)))
     }
 
     pub(super) fn key(&self, place: &str, message: String) -> SpecError {

@@ -10,7 +10,6 @@ use gorgo_core::policy::PolicyConfig;
 use gorgo_core::range::{DURATION_MS, OutOfRange, PERIOD_MS, check_ranges};
 use gorgo_core::router::RouterConfig;
 use gorgo_core::settings::{bad_duration, field_names};
-use gorgo_core::suggest::expected_in_words;
 use gorgo_sim::network::{LinkConfig, NetworkConfig};
 use gorgo_sim::world::{ProxiesConfig, ResidencyConfig};
 pub(super) use places::PROXY;
@@ -228,7 +227,7 @@ fn every_fault_is_whole(faults: Option<&Value>) -> Result<(), String> {
 /// An error in one line, with the key where the parser knows it.
 pub(crate) fn explain(error: &toml::de::Error) -> String {
     let lines = error.to_string();
-    expected_in_words(&lines.split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" "))
+    lines.split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// An error in one line that begins with the top-level setting it is in: `[network] ...`, `topology: ...`. `tables`
