@@ -83,7 +83,7 @@ pub(super) fn levels(node: &AppState) -> Levels {
                 learned: router.rates().learned(slot, r.spec.ms_per_token),
                 learned_sd: router.rates().uncertainty(slot),
                 kv: u.kv().map(|streams| streams.figures(now)),
-                digest: digest::figures(u, r.digest(), now),
+                digest: digest::level(u, r.digest(), now),
             });
         }
     });

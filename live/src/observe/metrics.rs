@@ -4,7 +4,7 @@
 
 use crate::observe::request_log::RequestEntry;
 use gauges::{Gauges, ReplicaLabel};
-pub(crate) use levels::{Levels, ReplicaGauges, ShadowGauges, SharingLevels};
+pub(crate) use levels::{DigestLevel, Levels, ReplicaGauges, ShadowGauges, SharingLevels};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;

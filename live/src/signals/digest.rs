@@ -5,6 +5,7 @@
 //! seed refuses. Both are logged once, and `GET /lb/status` shows them.
 
 use crate::config::Role;
+use crate::observe::metrics::DigestLevel;
 use crate::sharing::HashSeed;
 use crate::signals::pages::{Turns, fetch_up_to};
 use crate::state::AppState;
@@ -46,10 +47,10 @@ enum Failed {
     Damaged(String),
 }
 
-/// The digest that the router has of a peer.
-fn heard<T>(state: &AppState, peer: &Upstream, see: impl FnOnce(&ReceivedDigest, Time) -> T) -> Option<T> {
+/// The edition that the router has of a peer's digest.
+fn edition_of(state: &AppState, peer: &Upstream) -> Option<Edition> {
     let slot = peer.id.index();
-    state.driver.read(|router, _, now| router.replicas().get(slot)?.digest().map(|heard| see(heard, now)))
+    state.driver.read(|router, _, _| router.replicas().get(slot)?.digest()?.edition())
 }
 
 /// Switches the own digest on where peers may ask for it.
@@ -88,7 +89,7 @@ pub(crate) async fn questions(state: Arc<AppState>, peer: Arc<Upstream>) {
 /// Asks once, and passes the answer to the core; the answer's bytes.
 async fn ask(state: &AppState, peer: &Arc<Upstream>, seed: &HashSeed) -> Result<u64, Failed> {
     let mut path = format!("{PATH}?key_id={}", seed.key_id);
-    if let Some(Edition { author, number }) = heard(state, peer, |heard, _| heard.edition()).flatten() {
+    if let Some(Edition { author, number }) = edition_of(state, peer) {
         path.push_str(&format!("&author={author}&number={number}"));
     }
     let path = PathAndQuery::try_from(path).map_err(|error| Failed::Silent(error.to_string()))?;
@@ -101,7 +102,7 @@ async fn ask(state: &AppState, peer: &Arc<Upstream>, seed: &HashSeed) -> Result<
     let update = DigestMessage::read(&body, &seed.key_id).map_err(Failed::Damaged)?;
     let edition = update.edition;
     state.driver.handle_for(peer, ReplicaEvent::DigestReceived { replica: peer.id, update: Arc::new(update) });
-    if heard(state, peer, |heard, _| heard.edition()).flatten() == Some(edition) {
+    if edition_of(state, peer) == Some(edition) {
         Ok(body.len() as u64)
     } else {
         Err(Failed::Damaged("its answer has too many keys, or does not follow its previous answer".to_owned()))
@@ -152,10 +153,11 @@ pub(crate) fn sent(state: &AppState, bytes: usize) {
     state.digests.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
-/// Keys, age in seconds, and bytes received of a peer's digest.
-pub(crate) fn figures(peer: &Upstream, heard: Option<&ReceivedDigest>, now: Time) -> Option<(f64, f64, f64)> {
-    let heard = heard.filter(|heard| heard.edition().is_some())?;
-    Some((heard.keys() as f64, heard.age(now).ms() / 1e3, peer.digest.lock().bytes as f64))
+/// What metrics show of a peer's digest; `None` before its first answer.
+pub(crate) fn level(peer: &Upstream, digest: Option<&ReceivedDigest>, now: Time) -> Option<DigestLevel> {
+    let digest = digest.filter(|digest| digest.edition().is_some())?;
+    let received_bytes = peer.digest.lock().bytes;
+    Some(DigestLevel { keys: digest.keys(), age_s: digest.age(now).ms() / 1e3, received_bytes })
 }
 
 /// The state as `status` shows it.

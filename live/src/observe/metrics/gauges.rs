@@ -344,8 +344,8 @@ impl Gauges {
         }
         self.digest.iter().for_each(Family::clear);
         for r in &levels.replicas {
-            let Some((keys, age, _)) = r.digest else { continue };
-            for (family, value) in self.digest.iter().zip([keys, age]) {
+            let Some(digest) = &r.digest else { continue };
+            for (family, value) in self.digest.iter().zip([digest.keys as f64, digest.age_s]) {
                 family.get_or_create(&ReplicaLabel { replica: r.name.clone() }).set(value);
             }
         }

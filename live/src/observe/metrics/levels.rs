@@ -5,7 +5,18 @@ use crate::kv_events::streams::KvFigures;
 use gorgo_core::fleet::{EngineReport, Learned, Load};
 use gorgo_core::tuner::Trials;
 
-/// A gauge's value for one replica at the time of a scrape.
+/// A peer's digest of prefixes at the time of a scrape.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DigestLevel {
+    /// Keys, one per kilobyte of prompt.
+    pub keys: usize,
+    /// Age, seconds.
+    pub age_s: f64,
+    /// Bytes received since the peer joined.
+    pub received_bytes: u64,
+}
+
+/// Values of one replica at the time of a scrape.
 #[derive(Debug, Clone, Default)]
 pub struct ReplicaGauges {
     /// Its name.
@@ -30,8 +41,8 @@ pub struct ReplicaGauges {
     pub engine: Option<(EngineReport, f64)>,
     /// What it publishes of its KV cache, if that is read.
     pub(crate) kv: Option<KvFigures>,
-    /// Of a peer that sends its digest: keys, age in seconds, bytes received.
-    pub digest: Option<(f64, f64, f64)>,
+    /// Of a peer that sends its digest.
+    pub digest: Option<DigestLevel>,
     /// Learned rates.
     pub learned: Learned,
     /// Standard deviations of the prefill rate (ms per token) and of the offset (ms).

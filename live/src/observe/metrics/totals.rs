@@ -91,7 +91,7 @@ impl Totals {
         for r in &levels.replicas {
             let kv = r.kv.as_ref();
             let counts = [
-                r.digest.map(|(_, _, received)| received as u64),
+                r.digest.as_ref().map(|digest| digest.received_bytes),
                 kv.map(|kv| kv.batches),
                 kv.map(|kv| kv.gaps),
                 kv.map(|kv| kv.cuts),
