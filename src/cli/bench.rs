@@ -4,7 +4,7 @@ mod args;
 mod progress;
 mod results;
 
-use super::output::{check_writable, columns, print_line};
+use super::output::{check_writable, columns, print_line, print_note};
 use super::process::{StopSignal, since_1970};
 use anyhow::{Context, bail};
 use args::ApiName;
@@ -27,12 +27,18 @@ async fn model(bench: &Bench) -> String {
     let url = &bench.targets[0].url;
     match found {
         Ok(models) if models.len() > 1 => {
-            eprintln!("note: {url} serves {} models; asking for `{}`, or give --model", models.len(), models[0]);
+            print_note(format_args!(
+                "{url} serves {} models; asking for `{}`, or give --model",
+                models.len(),
+                models[0]
+            ));
             models[0].clone()
         }
         Ok(mut models) => models.pop().unwrap_or_default(),
         Err(why) => {
-            eprintln!("note: {url} names no model at /v1/models ({why}); asking for `default`, or give --model");
+            print_note(format_args!(
+                "{url} names no model at /v1/models ({why}); asking for `default`, or give --model"
+            ));
             String::new()
         }
     }
@@ -47,14 +53,14 @@ fn note_length(args: &BenchArgs, bench: &Bench) {
     let whole = rows.checked_sub(1).and_then(|last| bench.rows.get(last)).map_or(0.0, |last| last.at.secs());
     let lasts = args.duration.map_or(whole, |limit| limit.min(whole));
     if bench.rows.iter().any(|row| row.delay.is_some()) {
-        eprintln!(
-            "note: turns wait for the end of the turn before them, so the trace lasts as long as its answers take"
-        );
+        print_note(format_args!(
+            "turns wait for the end of the turn before them, so the trace lasts as long as its answers take"
+        ));
     }
     let shown = if lasts < 7200.0 { format!("{lasts:.0} s") } else { format!("{:.1} h", lasts / 3600.0) };
-    eprintln!(
-        "note: the trace is replayed at its own times for {shown}; for less: --duration, --max-requests, --time-scale"
-    );
+    print_note(format_args!(
+        "the trace is replayed at its own times for {shown}; for less: --duration, --max-requests, --time-scale"
+    ));
 }
 
 impl BenchArgs {
@@ -87,7 +93,7 @@ fn warm_up_leaves(counted: u64, all: u64, warm_up_s: f64) -> anyhow::Result<()> 
         bail!("--warmup {warm_up_s} s leaves none of the {all} requests; give a shorter one or send longer");
     }
     if counted * 20 < all {
-        eprintln!("note: --warmup {warm_up_s} s leaves {counted} of {all} requests");
+        print_note(format_args!("--warmup {warm_up_s} s leaves {counted} of {all} requests"));
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `gorgo calibrate`: engine, network and policy settings from records of a run, or from a live server.
 
-use super::output::{columns, print_line};
+use super::output::{columns, print_line, print_note};
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_benchmark::load::target::Target;
@@ -129,7 +129,7 @@ pub(super) fn run(args: &CalibrateArgs) -> anyhow::Result<()> {
 /// Reads records, and says what was left out of them.
 pub(super) fn open(path: &Path, options: &ReadOptions) -> anyhow::Result<Records> {
     let records = records::open(path, options)?;
-    records.notices.iter().for_each(|notice| eprintln!("note: {notice}"));
+    records.notices.iter().for_each(print_note);
     Ok(records)
 }
 

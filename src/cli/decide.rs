@@ -1,6 +1,6 @@
 //! `gorgo decide`: decisions for recorded fleet states, as JSON lines.
 
-use super::output::print_line;
+use super::output::{print_line, print_note};
 use super::policy_args::PolicyArgs;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
@@ -39,7 +39,7 @@ pub(super) fn run(args: &DecideArgs) -> anyhow::Result<()> {
     });
     match read {
         Ok(None) => {}
-        Ok(Some(notice)) => eprintln!("note: standard input: {notice}"),
+        Ok(Some(notice)) => print_note(format_args!("standard input: {notice}")),
         Err(LineError::Io(line, error)) => {
             return Err(error).with_context(|| format!("line {line} of standard input cannot be read"));
         }

@@ -2,7 +2,7 @@
 //! predictions.
 
 use super::calibrate::each_once;
-use super::output::{columns, print_folded, print_line};
+use super::output::{columns, print_folded, print_line, print_note};
 use super::policy_args::PolicyArgs;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
@@ -105,7 +105,7 @@ fn read(logs: &[PathBuf], mut line_of: impl FnMut(&str) -> Result<(), DecideErro
         let at = |line: u64| format!("`{shown}`, line {line}");
         match read_lines(file, |_, line| line_of(line)) {
             Ok(None) => {}
-            Ok(Some(notice)) => eprintln!("note: `{shown}`: {notice}"),
+            Ok(Some(notice)) => print_note(format_args!("`{shown}`: {notice}")),
             Err(LineError::Io(line, error)) => return Err(error).with_context(|| at(line)),
             Err(LineError::Line(line, error)) => return Err(error).with_context(|| at(line)),
             Err(LineError::Broken(line, why)) => {

@@ -6,7 +6,7 @@ mod progress;
 pub(super) use beside::compare_with_simulation;
 
 use super::cloud::experiment::FleetTable;
-use super::output::{columns, print_line};
+use super::output::{columns, print_line, print_note};
 use clap::Args as ClapArgs;
 use gorgo_experiments::live;
 use gorgo_experiments::results::own_files::{self, Owner};
@@ -185,7 +185,7 @@ fn carry_out(args: &ExperimentArgs, plan: &Plan<'_>) -> anyhow::Result<(Experime
 impl ExperimentArgs {
     pub(super) fn load(&self, vary: &[String]) -> anyhow::Result<Experiment> {
         let mut experiment = Experiment::load(&self.file, &self.sets, vary)?;
-        experiment.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        experiment.notes.iter().for_each(print_note);
         if let Some(seed) = self.seed {
             experiment.seeds = vec![seed];
         }
@@ -211,9 +211,9 @@ impl ExperimentArgs {
             // The default folder belongs to the file: results of other settings make room, but are not lost.
             let aside = own_files::keep_aside(&dir)?;
             let (dir, aside) = (dir.display(), aside.display());
-            eprintln!(
-                "note: `{dir}` held results of other settings, of another trace or version; they are in `{aside}` now"
-            );
+            print_note(format_args!(
+                "`{dir}` held results of other settings, of another trace or version; they are in `{aside}` now"
+            ));
         }
         let folder = ResultFolder::create(&dir, &resolved).map_err(|error| match error {
             // Of the commands that write result folders, only these replace them.
@@ -227,7 +227,7 @@ impl ExperimentArgs {
 /// Names the runs that the results lack.
 pub(super) fn note_gap(results: &Results) {
     if let Some(gap) = results.gap() {
-        eprintln!("note: {gap}");
+        print_note(gap);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// The status of a command that was run for the user and has said itself what went wrong.
@@ -52,12 +53,26 @@ pub(super) fn check_writable(path: &Path) -> anyhow::Result<()> {
 
 /// Columns that a table may take: `COLUMNS`, else those of the terminal; `None` when the output is no terminal.
 pub(super) fn columns() -> Option<usize> {
-    let told = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).filter(|&columns| columns > 0);
-    let terminal = || {
-        let out = std::io::stdout();
-        out.is_terminal().then(|| rustix::termios::tcgetwinsize(&out).map_or(0, |size| usize::from(size.ws_col)))
-    };
-    told.or_else(|| terminal().map(|columns| if columns > 0 { columns } else { 80 }))
+    told_columns().or_else(|| terminal_columns(&std::io::stdout()))
+}
+
+fn told_columns() -> Option<usize> {
+    std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).filter(|&columns| columns > 0)
+}
+
+/// Columns of a terminal, 80 where it does not say; `None` for what is none.
+fn terminal_columns(out: &(impl IsTerminal + AsFd)) -> Option<usize> {
+    let columns = || rustix::termios::tcgetwinsize(out).map_or(0, |size| usize::from(size.ws_col));
+    out.is_terminal().then(columns).map(|columns| if columns > 0 { columns } else { 80 })
+}
+
+/// Prints a note to standard error, on a terminal in lines as wide as it is.
+pub(super) fn print_note(text: impl std::fmt::Display) {
+    let terminal = terminal_columns(&std::io::stderr());
+    let width = terminal.map_or(usize::MAX, |columns| told_columns().unwrap_or(columns).max(20));
+    for line in format!("note: {text}").lines() {
+        gorgo_experiments::table::fold(line, width).iter().for_each(|line| eprintln!("{line}"));
+    }
 }
 
 /// Prints a sentence in lines as wide as the terminal, all set in as the first one is.

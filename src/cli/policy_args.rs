@@ -1,5 +1,6 @@
 //! Command-line arguments for a policy: its name, a file, settings.
 
+use super::output::print_note;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_core::policy::PolicyConfig;
@@ -34,7 +35,7 @@ impl PolicyArgs {
             if !settings.contains_key("policy") && self.policy.is_none() {
                 let keys: Vec<&str> = settings.keys().map(String::as_str).collect();
                 let there = if keys.is_empty() { "nothing".to_owned() } else { format!("`{}`", keys.join("`, `")) };
-                eprintln!("note: `{}` has no [policy], but {there}; {DEFAULT} decides", path.display());
+                print_note(format_args!("`{}` has no [policy], but {there}; {DEFAULT} decides", path.display()));
             }
         }
         if let Some(name) = &self.policy {
@@ -55,7 +56,7 @@ impl PolicyArgs {
             }
             set_key(&mut settings, &key, value)?;
         }
-        renamed_presets(&settings).iter().for_each(|note| eprintln!("note: {note}"));
+        renamed_presets(&settings).iter().for_each(print_note);
         if let Some(toml::Value::Table(policy)) = settings.get_mut("policy") {
             policy.entry("name").or_insert_with(|| toml::Value::String(DEFAULT.to_owned()));
         }

@@ -1,7 +1,7 @@
 //! `gorgo sweep`: an experiment over a grid of settings.
 
 use super::experiment::{ExperimentArgs, Plan, execute, note_gap, print_table};
-use super::output::print_line;
+use super::output::{print_line, print_note};
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_experiments::results::Rows;
@@ -82,7 +82,7 @@ pub(super) fn run(args: &SweepArgs) -> anyhow::Result<()> {
 
 fn plan(args: &PlanArgs) -> anyhow::Result<()> {
     let mut experiment = Experiment::load(&args.file, &args.sets, &args.vary)?;
-    experiment.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    experiment.notes.iter().for_each(print_note);
     let arms = experiment.plan()?;
     runner::check(&experiment, &arms)?;
     experiment.read_digests(&arms)?;
@@ -118,7 +118,7 @@ fn collect(args: &CollectArgs) -> anyhow::Result<()> {
     std::fs::write(&path, list).with_context(|| format!("cannot write `{}`", path.display()))?;
     let said = format!("{} points have not run; `{}` lists their files", missing.len(), path.display());
     if args.partial {
-        eprintln!("note: {said}");
+        print_note(said);
         return Ok(());
     }
     bail!("{said}")

@@ -1,6 +1,6 @@
 //! `gorgo tune`: search a policy's weights on an experiment; held-out seeds decide.
 
-use super::output::{check_writable, print_folded, print_line};
+use super::output::{check_writable, print_folded, print_line, print_note};
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use gorgo_core::tuner::Dimension;
@@ -57,7 +57,7 @@ fn check_out(out: &Path) -> anyhow::Result<()> {
 
 pub(super) fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let experiment = Experiment::load(&args.file, &args.sets, &[])?;
-    experiment.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    experiment.notes.iter().for_each(print_note);
     let name = args.file.file_stem().map_or("experiment".into(), |stem| stem.to_string_lossy());
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}-tuned.toml")));
     check_out(&out)?;

@@ -1,6 +1,6 @@
 //! `gorgo workload`: request traces.
 
-use super::output::{columns, print_line, print_named};
+use super::output::{columns, print_line, print_named, print_note};
 use anyhow::bail;
 use clap::{Args as ClapArgs, Subcommand};
 use gorgo_core::request::TraceRequest;
@@ -189,7 +189,7 @@ impl ReadArgs {
     fn open(&self) -> anyhow::Result<Workload> {
         let workload = open(&self.file, &self.options()?)?;
         for note in &workload.notes {
-            eprintln!("note: {note}");
+            print_note(note);
         }
         Ok(workload)
     }
@@ -208,10 +208,10 @@ pub(super) fn run(command: WorkloadCommand) -> anyhow::Result<()> {
             // Before anything is printed: `| head` ends this process at its next line.
             to.iter().try_for_each(|to| save(to, &made.requests))?;
             if let Some(had) = low_rate(&made.requests, rate) {
-                eprintln!(
-                    "note: the trace has {had:.2} of the {rate} requests/s asked for on average, since the last turns of long \
+                print_note(format_args!(
+                    "the trace has {had:.2} of the {rate} requests/s asked for on average, since the last turns of long \
                      conversations come after all others; `generate` with duration_s in an experiment has an even rate"
-                );
+                ));
             }
             if to.as_deref() != Some(Path::new("-")) {
                 print_line(made.marginals.table(columns().unwrap_or(usize::MAX)))?;

@@ -1,6 +1,7 @@
 //! The options of `gorgo bench`, and the benchmark that they describe.
 
 use crate::cli::duration::scaled;
+use crate::cli::output::print_note;
 use crate::cli::process::fresh_salt;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, ValueEnum};
@@ -197,7 +198,7 @@ impl BenchArgs {
             ..Options::default()
         };
         let workload = open(&self.data, &options)?;
-        workload.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        workload.notes.iter().for_each(print_note);
         Ok(workload.requests)
     }
 

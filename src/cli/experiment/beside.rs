@@ -2,7 +2,7 @@
 
 use super::{ExperimentArgs, Plan, carry_out};
 use crate::cli::calibrate;
-use crate::cli::output::print_line;
+use crate::cli::output::{print_line, print_note};
 use anyhow::Context;
 use gorgo_core::policy::PolicyConfig;
 use gorgo_experiments::results::{ResultFolder, Rows};
@@ -13,7 +13,7 @@ use gorgo_experiments::validate;
 /// `validation.json`; with `fit` also settings fitted to the run, into `fit/`. The run itself stands whatever comes of it.
 pub(in crate::cli) fn compare_with_simulation(args: &ExperimentArgs, fit: bool) -> anyhow::Result<()> {
     if let Err(why) = compare(args) {
-        eprintln!("note: the run is not compared with its simulation: {why:#}");
+        print_note(format_args!("the run is not compared with its simulation: {why:#}"));
     }
     if fit { calibrate_on(args).context("cannot fit settings to the run") } else { Ok(()) }
 }
@@ -31,9 +31,10 @@ fn compare(args: &ExperimentArgs) -> anyhow::Result<()> {
         print_line(format_args!("\nmeasured and simulated\n{}\n{PERCENTILES}", validate::table(&comparison.arms)))?;
         print_line(format_args!("the simulated run is in {}", dir.join("simulated").display()))?;
     }
+    comparison.notes.iter().for_each(print_note);
     let gaps = comparison.gaps();
     if !gaps.is_empty() {
-        eprintln!("note: the runs do not match: {}", gaps.join("; "));
+        print_note(format_args!("the runs do not match: {}", gaps.join("; ")));
     }
     Ok(())
 }

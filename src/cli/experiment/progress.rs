@@ -1,5 +1,6 @@
 //! Progress of an experiment on standard error.
 
+use crate::cli::output::print_note;
 use gorgo_experiments::runner::Progress;
 use indicatif::{ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
@@ -52,7 +53,7 @@ impl ProgressBar {
             }
             Progress::Notes { notes } => {
                 for note in notes {
-                    self.bar.suspend(|| eprintln!("note: {note}"));
+                    self.bar.suspend(|| print_note(note));
                 }
             }
             Progress::Point { arm, seed, requests } => {
