@@ -55,8 +55,8 @@ pub enum Topology {
 pub enum Client {
     /// Open loop: each request is sent at its scheduled time.
     Open,
-    /// Open loop with at most `workers` requests under way: a due request waits for a free worker, as in GORGO's recorded runs. (Their feeder queue
-    /// of twice that length has no effect, because requests are taken in order.)
+    /// Open loop with at most `workers` requests under way: a due request waits for a free worker, as in GORGO's recorded
+    /// runs. (Their feeder queue of twice that length has no effect, because requests are taken in order.)
     Bounded {
         /// Requests in flight at most.
         workers: usize,

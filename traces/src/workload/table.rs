@@ -159,7 +159,7 @@ mod tests {
             let message = Table::default().line(twice, &["n"]).unwrap_err();
             assert!(message.field.eq_ignore_ascii_case("n") && message.problem.contains("twice"), "{message:?}");
         }
-        assert_eq!(Table::default().line("n,,", &["n"]), Ok(false), "columns without a name are read by nobody");
+        assert_eq!(Table::default().line("n,,", &["n"]), Ok(false), "columns without a name are not read");
         assert_eq!(header("\"TIMESTAMP\",\"x y\""), ["TIMESTAMP", "x y"]);
     }
 }
