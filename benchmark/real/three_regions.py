@@ -8,9 +8,13 @@
 2. probes the first one with `gorgo calibrate --probe`: the only fit, on an idle engine, with no request of the experiment;
 3. puts `gorgo relay` with the round trips between Tel Aviv, Frankfurt and San Francisco between routers and engines, and a
    `gorgo lb` beside each engine;
-4. runs the experiment live, twice, each followed by its simulation with the probed settings;
+4. runs the experiment live, twice, each followed by its simulation with the probed settings: least-load and gorgo at the
+   edges and gorgo at the proxy, or with --proxy least-load, gorgo and predictive there, whose decisions are logged;
 5. holds both with `gorgo validate`, and writes DIR/table.md: errors of the simulation beside the run's own noise and beside
    the difference of the two runs.
+
+--shadow takes the place of 4 and 5: a router with policy gorgo at the proxy's site gets the same requests from `gorgo bench`,
+with predictive and least-load as shadow policies; DIR/shadow.txt is what `gorgo proxy shadow` then shows.
 """
 
 import argparse
@@ -41,6 +45,12 @@ policy = "gorgo"
 topology = "proxy"
 proxy_region = "{proxy}"
 """
+AT_THE_PROXY = "".join(f"""
+[[arms]]
+policy = "{policy}"
+topology = "proxy"
+proxy_region = "{{proxy}}"
+""" for policy in ("least-load", "gorgo", "predictive"))
 
 
 def fetch(url):
@@ -97,7 +107,7 @@ def gorgo(args, *words, log=None, accept=(0,)):
     done = subprocess.run(command, capture_output=True, text=True)
     if log:
         with open(os.path.join(args.out, log), "w") as file:
-            file.write(done.stdout + done.stderr)
+            file.write(done.stdout if log.endswith(".json") else done.stdout + done.stderr)
     if done.returncode not in accept:
         raise SystemExit(done.stdout + done.stderr)
     return done.stdout
@@ -154,10 +164,13 @@ def experiment(args, engines, doors, urls, probed):
     replicas = ", ".join(f'{{ name = "{name}", region = "{region}" }}' for name, region in SITES)
     nodes = "".join(f'[[live.nodes]]\nname = "{name}"\nengine = "{urls[None, r]}"\n'
                     f'router = "http://127.0.0.1:{doors[r]}"\n' for r, (name, _) in enumerate(SITES))
+    arms, baseline, decisions = (AT_THE_PROXY, "least-load-proxy", os.path.abspath(os.path.join(args.out, "decisions"))) \
+        if args.proxy else (ARMS, "least-load", None)
+    logged = f"[live]\ndecisions = {json.dumps(decisions)}\n" if decisions else ""
     path = os.path.join(args.out, "experiment.toml")
     with open(path, "w") as file:
         file.write(f"""title = "Three regions, real engines"
-baseline = "least-load"
+baseline = "{baseline}"
 seeds = {args.seeds}
 
 [workload]
@@ -176,8 +189,25 @@ replicas = [{replicas}]
 [network]
 sigma = 0.0
 
-{nodes}{ARMS.format(proxy=SITES[PROXY][1])}""")
+{logged}{nodes}{arms.format(proxy=SITES[PROXY][1])}""")
     return path
+
+
+def shadow(args, processes, links):
+    """A router with gorgo in charge, and two policies that decide beside it."""
+    port, = free_ports(1)
+    config = os.path.join(args.out, "shadow.toml")
+    replicas = "".join(f'[[replicas]]\nurl = "{links[None, r]}"\nname = "{name}"\n' for r, (name, _) in enumerate(SITES))
+    with open(config, "w") as file:
+        file.write(f'listen = "127.0.0.1:{port}"\npolicy = "gorgo"\n[shadow]\npolicies = ["predictive", "least-load"]\n'
+                   f'{replicas}')
+    pid = os.path.join(args.out, "shadow.pid")
+    processes.start("shadow", [args.gorgo, "proxy", "start", "--config", config, "--pid-file", pid])
+    url = f"http://127.0.0.1:{port}"
+    wait("the router", 60, lambda: fetch(url + "/ready"))
+    print(gorgo(args, "bench", "--target", url, "--rate", str(args.rate), "--duration", str(args.seconds),
+                "--max-input-tokens", str(args.longest), log="shadow-bench.txt"))
+    print(gorgo(args, "proxy", "shadow", "--host", "127.0.0.1", "--port", str(port), log="shadow.txt"))
 
 
 def figures(args, measured, other, log):
@@ -225,6 +255,8 @@ def main():
     parser.add_argument("--setting", action="append", default=[], metavar="KEY=VALUE",
                         help="engine setting that is known from its flags, for example max_num_batched_tokens=2048")
     parser.add_argument("--max-running", type=int, default=4, help="requests an engine runs at once, as its flags say")
+    parser.add_argument("--shadow", action="store_true", help="one router with shadow policies, no simulation")
+    parser.add_argument("--proxy", action="store_true", help="run least-load, gorgo and predictive, all at the proxy")
     parser.add_argument("--rate", type=float, default=1.0, help="requests/s of all three")
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seeds", type=int, default=1)
@@ -263,6 +295,8 @@ def main():
                 gorgo(args, "run", path, "--fresh", "--out", os.path.join(run, "simulated"))
         else:
             links = relay(args, processes, urls, doors)
+            if args.shadow:
+                return shadow(args, processes, links)
             edges(args, processes, urls, doors, links)
             path = experiment(args, urls, doors, links, probed)
             for number, run in enumerate(runs):

@@ -125,6 +125,26 @@ fn the_commands_of_the_readme_run_as_they_stand() {
     run_all(dir.path(), &lines);
 }
 
+/// README and pages name the programs of `benchmark` as commands.
+#[cfg(unix)]
+#[test]
+fn every_benchmark_can_be_run_by_its_name() {
+    use std::os::unix::fs::PermissionsExt;
+    let (mut folders, mut seen) = (vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("benchmark")], 0);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else if std::fs::read(&entry).unwrap().starts_with(b"#!/") {
+                let mode = entry.metadata().unwrap().permissions().mode();
+                assert!(mode & 0o111 != 0, "{} is no command: chmod +x", entry.display());
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 10, "{seen} programs");
+}
+
 #[test]
 fn the_page_of_policies_names_every_policy() {
     let page = include_str!("../../docs/policies.md");
