@@ -1,7 +1,8 @@
 //! WebSockets (`/v1/realtime`): a connection that a client switches to another protocol, passed on as bytes.
 //!
 //! The replica is chosen as for any request, and may be chosen again until one has switched. The connection to it is
-//! one of its own. Both ends are closed when one of them is, or when nothing has passed for `timeouts.idle_gap_ms`.
+//! one of its own. The bytes pass in the task of the client's connection, which counts in `limits.connections` and is
+//! drained like any. Both ends are closed when one of them is, or when nothing has passed for `timeouts.idle_gap_ms`.
 
 use crate::driver::mailbox::Command;
 use crate::request::attempt::FailedAttempt;
@@ -67,7 +68,7 @@ pub(super) async fn answer(mut request: Box<ClientRequest>) -> Response<Body> {
                 switch_headers(&mut head.headers);
                 let gap = Duration::from_millis(request.config.timeouts.idle_gap_ms);
                 if let Some(client) = client.take() {
-                    tokio::spawn(supervise::logged("WebSocket", pass(guard, client, replica, gap)));
+                    request.context.switch(pass(guard, client, replica, gap));
                 }
                 return Response::from_parts(head, Body::Full(Bytes::new()));
             }

@@ -3,7 +3,7 @@
 use crate::admin;
 use crate::config::Config;
 use crate::request::body::Body;
-use crate::request::context::ConnectionContext;
+use crate::request::context::{ConnectionContext, Switched};
 use crate::request::error_json::BoxError;
 use crate::request::errors::{Own, refusal};
 use crate::request::forward;
@@ -93,6 +93,7 @@ impl Connection {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(multiplexed::STREAMS)
             .max_header_list_size(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX));
+        let mut switches = self.context.switches();
         let (context, admin, is_reserve) = (Arc::clone(&self.context), self.admin, self.is_reserve);
         let service = service_fn(move |request: Request<Incoming>| {
             let open = OpenRequest::begin(&context, request.version() == Version::HTTP_2);
@@ -130,10 +131,11 @@ impl Connection {
         if *self.closing.borrow() == Closing::Now {
             connection.as_mut().graceful_shutdown();
         }
-        loop {
+        let mut is_over = false;
+        while !is_over {
             tokio::select! {
                 biased;
-                _ = connection.as_mut() => return,
+                _ = connection.as_mut() => is_over = true,
                 changed = self.closing.changed() => match changed {
                     // An HTTP/1 connection closes with its next answer, others are told to send no more.
                     Ok(()) if *self.closing.borrow() == Closing::AfterAnswer && !self.context.activity.is_http2() => {}
@@ -143,7 +145,12 @@ impl Connection {
                 () = self.context.activity.idle.notified() => connection.as_mut().graceful_shutdown(),
             }
         }
-        let _ = connection.await;
+        if !is_over {
+            let _ = connection.await;
+        }
+        if let Ok(Switched(work)) = switches.try_recv() {
+            work.await;
+        }
     }
 }
 

@@ -104,6 +104,51 @@ async fn a_page_of_another_site_opens_none_without_a_key() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn websockets_count_as_connections_and_administration_keeps_its_room() {
+    let net = Net::default();
+    echo(&net, "e0", SWITCH);
+    let mut config = Config { replicas: vec![replica("e0")], ..Config::default() };
+    config.limits.connections = 3;
+    let world = World::with(net, Vec::new(), config, "router").await;
+    let mut open = Vec::new();
+    for n in 0..3 {
+        let (io, head) = ask(&world).await;
+        assert!(head.starts_with("http/1.1 101"), "{n}: {head}");
+        open.push(io);
+    }
+    let (_, head) = ask(&world).await;
+    assert!(head.starts_with("http/1.1 503"), "{head}");
+    assert_eq!(world.get("/health").await.0, 200);
+    drop(open);
+    ms(10).await;
+    let (_, head) = ask(&world).await;
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_websocket_goes_on_while_the_router_drains_and_ends_with_the_drain() {
+    let net = Net::default();
+    echo(&net, "e0", SWITCH);
+    let mut config = Config { replicas: vec![replica("e0")], ..Config::default() };
+    config.timeouts.drain_ms = 6_000;
+    let mut world = World::with(net, Vec::new(), config, "router").await;
+    let settle = world.state.config().timeouts.settle_ms;
+    let (mut io, _) = ask(&world).await;
+    world.stop();
+    let mut back = [0; 5];
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(settle + 5_000) {
+        io.write_all(b"frame").await.unwrap();
+        io.read_exact(&mut back).await.unwrap();
+        ms(100).await;
+    }
+    assert_eq!((&mut world.server).await.unwrap(), 1, "it was cut when the time was over");
+    assert_eq!(io.read(&mut back).await.unwrap_or(0), 0);
+    let row = world.state.request_log.entries().pop().unwrap();
+    assert_eq!(row.end.as_str(), "router-stopped");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_websocket_is_closed() {
     let net = Net::default();
     echo(&net, "e0", SWITCH);
