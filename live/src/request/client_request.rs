@@ -94,8 +94,8 @@ impl ClientRequest {
         }
         let is_post = request.method() == Method::POST;
         let has_prompt = endpoint == Endpoint::Prompt && is_post;
-        let path = request.uri().path();
-        let makes_kept = is_post && endpoints::makes_kept(path) || endpoints::names_files(path);
+        let path = endpoints::plain(request.uri().path());
+        let makes_kept = is_post && endpoints::makes_kept(&path) || endpoints::names_files(&path);
         let Ok(permit) = Arc::clone(&state.request_permits).try_acquire_owned() else {
             let message = "the router holds as many requests as it may (limits.requests); try again soon";
             return Err(Box::new(refusal(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)));
@@ -191,10 +191,10 @@ impl ClientRequest {
         let fence = self.fence.clone();
         let Aim { only, pinned, sought } = replicas_for(state, (&parts.method, &parts.uri), &named, hops > 0)?;
         self.sought = sought;
-        let path = parts.uri.path();
+        let path = endpoints::plain(parts.uri.path());
         let handling = Handling {
-            once: !self.has_prompt && endpoints::makes_something(&parts.method, path),
-            light: !self.has_prompt && !switches && endpoints::is_light(&parts.method, path),
+            once: !self.has_prompt && endpoints::makes_something(&parts.method, &path),
+            light: !self.has_prompt && !switches && endpoints::is_light(&parts.method, &path),
             pinned,
         };
         let mut arrived = Time::ZERO;
@@ -352,8 +352,9 @@ fn replicas_for(
     named: &Asked<'_>,
     is_forwarded: bool,
 ) -> Result<Aim, Box<Response<Body>>> {
-    let id = endpoints::kept_id(method, uri.path()).or_else(|| endpoints::listed_after(uri));
-    let key = id.map(|id| kept_ids::key(id.as_bytes())).or(named.kept);
+    let path = endpoints::plain(uri.path());
+    let id = endpoints::kept_id(method, &path).or_else(|| endpoints::listed_after(uri));
+    let key = id.map(|id| kept_ids::key(endpoints::plain(id).as_bytes())).or(named.kept);
     if let Some(engine) = key.and_then(|key| state.kept_ids.engine(key)).filter(|engine| state.has(engine)) {
         let mut one = ReplicaSet::EMPTY;
         one.insert(engine.id);

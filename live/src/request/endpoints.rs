@@ -184,6 +184,14 @@ pub(super) fn resolved(path: &str) -> Result<Cow<'_, str>, PathError> {
     Ok(plain)
 }
 
+/// A path, or a value of a query, that was judged, as engines read it: without percent signs.
+pub(super) fn plain(text: &str) -> Cow<'_, str> {
+    match text.contains('%').then(|| decoded(text.as_bytes())) {
+        Some(Ok(plain)) => Cow::Owned(plain),
+        _ => Cow::Borrowed(text),
+    }
+}
+
 fn decoded(path: &[u8]) -> Result<String, PathError> {
     let digit = |byte: Option<&u8>| byte.and_then(|&byte| char::from(byte).to_digit(16)).map(|digit| digit as u8);
     let (mut out, mut at) = (Vec::with_capacity(path.len()), 0);
@@ -252,7 +260,7 @@ pub(crate) fn kept_id<'a>(method: &Method, path: &'a str) -> Option<&'a str> {
 
 /// The id after which a list of what engines keep goes on: `/v1/files?after=ID`.
 pub(crate) fn listed_after(uri: &Uri) -> Option<&str> {
-    let pairs = uri.query().filter(|_| makes_kept(uri.path()))?.split('&');
+    let pairs = uri.query().filter(|_| makes_kept(&plain(uri.path())))?.split('&');
     pairs.filter_map(|pair| pair.strip_prefix("after=")).find(|id| !id.is_empty())
 }
 
