@@ -27,9 +27,14 @@ pub(crate) fn reload(state: &Arc<AppState>) -> Result<Vec<String>, ConfigError> 
     let (before, in_force) = (state.base(), state.config());
     refuse_empty_fleet(state, &in_force, &new)?;
     // What an operator chose stays until the file says something else, after a restart, too.
-    if before.policy == read.policy {
-        new.policy = in_force.policy.clone();
+    macro_rules! keep {
+        ($($section:ident),*) => {$(
+            if before.$section == read.$section {
+                new.$section = in_force.$section.clone();
+            }
+        )*};
     }
+    keep!(policy, router, limits, timeouts, probes, residency, cors);
     let changes = apply(state, new)?;
     state.set_base(read);
     saved::save(state);

@@ -1,11 +1,11 @@
 //! Changes made over the admin API, kept in a file so that they survive a restart.
 //!
 //! The file holds what differs from the configuration that the router was started with: policy, router settings,
-//! limits, timeouts, probes, replicas added, removed and drained. It is computed from the state in force after each
+//! limits, timeouts, probes, residency, CORS, replicas added, removed and drained. It is computed from the state in force after each
 //! change and replaced as a whole, so it never holds part of a change. It contains the keys of added replicas, so only
 //! its owner can read it.
 
-use crate::config::{Config, ConfigError, Limits, Probes, ReplicaConfig, Timeouts};
+use crate::config::{Config, ConfigError, Cors, Limits, Probes, ReplicaConfig, Residency, Timeouts};
 use crate::server::{fleet, private_file};
 use crate::state::AppState;
 use crate::tuner::Tuner;
@@ -29,6 +29,8 @@ pub(crate) struct Saved {
     limits: Option<Limits>,
     timeouts: Option<Timeouts>,
     probes: Option<Probes>,
+    residency: Option<Residency>,
+    cors: Option<Cors>,
     /// An operator stopped the search for weights.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     tuner_frozen: bool,
@@ -80,12 +82,14 @@ impl Saved {
 
     /// Lays the settings over those of the configuration file.
     pub(crate) fn apply(&self, config: &mut Config) {
-        let Self { policy, router, limits, timeouts, probes, .. } = self.clone();
+        let Self { policy, router, limits, timeouts, probes, residency, cors, .. } = self.clone();
         config.policy = policy.unwrap_or(std::mem::take(&mut config.policy));
         config.router = router.unwrap_or(std::mem::take(&mut config.router));
         config.limits = limits.unwrap_or(std::mem::take(&mut config.limits));
         config.timeouts = timeouts.unwrap_or(std::mem::take(&mut config.timeouts));
         config.probes = probes.unwrap_or(std::mem::take(&mut config.probes));
+        config.residency = residency.unwrap_or(std::mem::take(&mut config.residency));
+        config.cors = cors.unwrap_or(std::mem::take(&mut config.cors));
     }
 
     /// The replicas and peers to begin with: the configured ones less those removed, and those added.
@@ -133,6 +137,8 @@ impl Saved {
             limits: (config.limits != base.limits).then(|| config.limits.clone()),
             timeouts: (config.timeouts != base.timeouts).then(|| config.timeouts.clone()),
             probes: (config.probes != base.probes).then(|| config.probes.clone()),
+            residency: (config.residency != base.residency).then(|| config.residency.clone()),
+            cors: (config.cors != base.cors).then(|| config.cors.clone()),
             tuner_frozen: state.tuner.as_ref().is_some_and(Tuner::is_frozen),
             ..Self::default()
         };
