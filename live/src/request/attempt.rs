@@ -146,7 +146,7 @@ async fn check_head(
     if let Some(failure) = Failure::of_status(head.status.as_u16()) {
         let why = format!("replica `{}` answered {}", upstream.name, head.status);
         let failure = match failure {
-            Failure::KeyRefused if request.is_refused_itself(upstream) => Failure::Client,
+            Failure::KeyRefused => request.refusal_of(upstream),
             Failure::Overloaded { .. } => {
                 Failure::Overloaded { retry_after_s: retry_after(&head.headers, SystemTime::now()) }
             }

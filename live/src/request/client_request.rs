@@ -30,7 +30,7 @@ use bytes::Bytes;
 use gorgo_core::network::HEAD_BYTES;
 use gorgo_core::policy::RequestInfo;
 use gorgo_core::residency::Fence;
-use gorgo_core::router::{Dispatch, Handling, Request as CoreRequest};
+use gorgo_core::router::{Dispatch, Failure, Handling, Request as CoreRequest};
 use gorgo_core::{ReplicaSet, Span, Time};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::uri::PathAndQuery;
@@ -251,10 +251,16 @@ impl ClientRequest {
         upstream.is_keyless() && headers::has_key(&self.parts.headers)
     }
 
-    /// Whether a 401 or 403 is about this request and not about the router's key: the client's key was passed on, or no
-    /// key was sent, and the path has no prompt. What forbids one path says nothing of the engine's others.
-    pub(super) fn is_refused_itself(&self, upstream: &Upstream) -> bool {
-        self.passes_key(upstream) || !self.has_prompt && upstream.is_keyless()
+    /// What a 401 or 403 is about: the client's key if that was passed on, and this path at this engine if no key was sent
+    /// and the path has no prompt, which says nothing of the engine's other paths. Else the router's key.
+    pub(super) fn refusal_of(&self, upstream: &Upstream) -> Failure {
+        if self.passes_key(upstream) {
+            Failure::Client
+        } else if !self.has_prompt && upstream.is_keyless() {
+            Failure::NoEndpoint
+        } else {
+            Failure::KeyRefused
+        }
     }
 
     /// Whether a replica's 404 may be about what another one has, and that one may be asked now.

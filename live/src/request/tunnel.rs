@@ -122,9 +122,10 @@ async fn open(
         {
             Failure::NoEndpoint
         }
-        Some(Failure::KeyRefused) if request.is_refused_itself(upstream) => Failure::Client,
+        Some(Failure::KeyRefused) => request.refusal_of(upstream),
         Some(failure) => failure,
-        None => Failure::Client,
+        // A page, or the way to one, in place of a WebSocket.
+        None => Failure::NoEndpoint,
     };
     let response = said.map(|said| Response::from_parts(head, Body::Full(said.to_bytes())));
     Err(Box::new(FailedAttempt { failure, response, why }))

@@ -176,6 +176,22 @@ async fn an_engine_that_does_not_switch_is_told_and_one_that_is_gone_is_passed_o
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_engine_that_answers_a_websocket_with_anything_else_is_passed_over() {
+    for answer in ["401 Unauthorized", "403 Forbidden", "302 Found\r\nlocation: /login", "200 OK"] {
+        let net = Net::default();
+        echo(&net, "e0", format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n").leak());
+        echo(&net, "e1", SWITCH);
+        let both = world(net, &["e0", "e1"]).await;
+        for _ in 0..6 {
+            let head = ask(&both).await.1;
+            assert!(head.starts_with("http/1.1 101"), "{answer}: {head}");
+        }
+        let trips = both.state.driver.read(|router, _, _| router.replicas()[0].breaker.cause());
+        assert_eq!(trips, None, "{answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_websocket_that_the_engine_closes_is_closed_for_the_client() {
     let net = Net::default();
     let mut listener = net.listen("e0", 8080);
