@@ -245,7 +245,7 @@ impl AnswerTap {
                 return true; // `event: keepalive`
             }
             // Data of several lines is read at its end; what is no JSON object is content of an unknown dialect.
-            let is_read = self.event(data);
+            let is_read = self.event(data) || self.list_of_one(data);
             let is_heartbeat = std::mem::take(&mut self.is_heartbeat);
             self.told |= !is_heartbeat && (!data.is_empty() || part != Part::First);
             let may_go_on = part == Part::First && matches!(data.first(), Some(b'{' | b'['));
@@ -277,6 +277,21 @@ impl AnswerTap {
         (self.usage, self.error) = (usage, errors.filter(|_| !others));
         (self.keep_answer, self.answer) = (false, String::new());
         read.and_then(|()| json.end()).is_ok()
+    }
+
+    /// Reads an event that is wrapped in a list, as some servers send their errors; false if it is no such list.
+    #[cold]
+    fn list_of_one(&mut self, data: &[u8]) -> bool {
+        let mut json = Reader::new(data);
+        if !matches!(json.kind(), Ok(Kind::Array)) {
+            return false;
+        }
+        let (mut element, mut length) = (&[][..], 0);
+        let read = json.array(|json| {
+            (element, length) = (json.skip()?, length + 1);
+            Ok(())
+        });
+        read.and_then(|()| json.end()).is_ok() && length == 1 && self.event(element)
     }
 
     /// Reads the data of one event; false if it is not a complete JSON object.

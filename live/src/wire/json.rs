@@ -250,28 +250,23 @@ impl<'a> Reader<'a> {
         self.skip().map(drop)
     }
 
-    /// Reads a string or null.
+    /// Reads a string; `None` for any other value.
     #[inline]
-    pub(crate) fn text_or_null(&mut self) -> Read<Option<Text<'a>>> {
-        if self.null()? { self.skip().map(|_| None) } else { self.text().map(Some) }
+    pub(crate) fn text_or_none(&mut self) -> Read<Option<Text<'a>>> {
+        if self.kind()? == Kind::Text { self.text().map(Some) } else { self.skip().map(|_| None) }
     }
 
-    /// Reads a 32-bit count or null. Some servers write counts as `20.0`.
+    /// Reads a 32-bit count; `None` for any other value. Some servers write counts as `20.0`.
     #[inline]
-    pub(crate) fn count_or_null(&mut self) -> Read<Option<u32>> {
-        if self.null()? {
+    pub(crate) fn count_or_none(&mut self) -> Read<Option<u32>> {
+        if self.kind()? != Kind::Number {
             return self.skip().map(|_| None);
         }
-        self.peek();
         let start = self.at;
-        match self.number()?.map(u32::try_from) {
-            Some(Ok(count)) => Ok(Some(count)),
-            None => match whole(&self.text[start..self.at]) {
-                Some(count) => Ok(Some(count)),
-                None => self.wrong("no count of tokens"),
-            },
-            Some(Err(_)) => self.wrong("no count of tokens"),
-        }
+        Ok(match self.number()? {
+            Some(number) => u32::try_from(number).ok(),
+            None => whole(&self.text[start..self.at]),
+        })
     }
 
     /// Reads a whole number of a few digits without a sign, as nearly all are; reads nothing if it is another.

@@ -59,10 +59,10 @@ impl<'a> Meta<'a> {
     pub(super) fn member(&mut self, json: &mut Reader<'a>, key: Text<'a>) -> Result<(), JsonError> {
         self.present = true;
         match key.plain().unwrap_or_default() {
-            b"id" => self.id = json.text_or_null()?,
-            b"prompt_tokens" => self.usage.prompt_tokens = json.count_or_null()?,
-            b"completion_tokens" => self.usage.output_tokens = json.count_or_null()?,
-            b"cached_tokens" => self.usage.cached_tokens = json.count_or_null()?,
+            b"id" => self.id = json.text_or_none()?,
+            b"prompt_tokens" => self.usage.prompt_tokens = json.count_or_none()?,
+            b"completion_tokens" => self.usage.output_tokens = json.count_or_none()?,
+            b"cached_tokens" => self.usage.cached_tokens = json.count_or_none()?,
             b"finish_reason" => self.finish_reason = Some(json.skip()?),
             _ => drop(json.skip()?),
         }
@@ -76,17 +76,19 @@ pub(super) fn usage(json: &mut Reader<'_>) -> Result<Usage, JsonError> {
     let (mut read, mut created) = (None, None);
     json.object(|json, key| {
         match key.plain().unwrap_or_default() {
-            b"prompt_tokens" | b"input_tokens" => usage.prompt_tokens = json.count_or_null()?,
-            b"completion_tokens" | b"output_tokens" => usage.output_tokens = json.count_or_null()?,
-            b"cache_read_input_tokens" => read = json.count_or_null()?,
-            b"cache_creation_input_tokens" => created = json.count_or_null()?,
-            b"prompt_tokens_details" | b"input_tokens_details" if !json.null()? => json.object(|json, key| {
-                match key.plain().unwrap_or_default() {
-                    b"cached_tokens" => usage.cached_tokens = json.count_or_null()?,
-                    _ => drop(json.skip()?),
-                }
-                Ok(())
-            })?,
+            b"prompt_tokens" | b"input_tokens" => usage.prompt_tokens = json.count_or_none()?,
+            b"completion_tokens" | b"output_tokens" => usage.output_tokens = json.count_or_none()?,
+            b"cache_read_input_tokens" => read = json.count_or_none()?,
+            b"cache_creation_input_tokens" => created = json.count_or_none()?,
+            b"prompt_tokens_details" | b"input_tokens_details" if json.kind()? == Kind::Object => {
+                json.object(|json, key| {
+                    match key.plain().unwrap_or_default() {
+                        b"cached_tokens" => usage.cached_tokens = json.count_or_none()?,
+                        _ => drop(json.skip()?),
+                    }
+                    Ok(())
+                })?;
+            }
             _ => json.pass()?,
         }
         Ok(())
@@ -107,7 +109,7 @@ pub(super) fn delta<'a>(json: &mut Reader<'a>) -> Result<Option<Delta<'a>>, Json
             let (mut text, mut other) = (None, false);
             json.object(|json, key| {
                 match key.plain().unwrap_or_default() {
-                    b"text" => text = json.text_or_null()?,
+                    b"text" => text = json.text_or_none()?,
                     b"type" | b"stop_reason" | b"stop_sequence" | b"container" => json.pass()?,
                     _ => other |= !is_nothing(json.skip()?),
                 }

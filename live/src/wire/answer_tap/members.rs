@@ -38,7 +38,8 @@ impl AnswerTap {
         }
     }
 
-    /// Reads a member of an event: choices take effect at once, other members at the end of the event.
+    /// Reads a member of an event: choices take effect at once, other members at the end of the event. A value of an
+    /// unexpected type is skipped, so that an error beside it is judged.
     #[inline]
     pub(super) fn member<'a>(
         &mut self,
@@ -47,34 +48,34 @@ impl AnswerTap {
         event: &mut Event<'a>,
     ) -> Result<(), JsonError> {
         match key.plain().unwrap_or_default() {
-            b"id" => event.id = json.text_or_null()?,
-            b"output_file_id" => event.files[0] = json.text_or_null()?,
-            b"error_file_id" => event.files[1] = json.text_or_null()?,
-            b"choices" if !json.null()? => {
+            b"id" => event.id = json.text_or_none()?,
+            b"output_file_id" => event.files[0] = json.text_or_none()?,
+            b"error_file_id" => event.files[1] = json.text_or_none()?,
+            b"choices" if json.kind()? == Kind::Array => {
                 (event.is_known, self.has_choices) = (true, true);
                 json.array(|json| self.choice(json))?;
             }
-            b"text" => {
+            b"text" if json.kind()? == Kind::Text || json.null()? => {
                 event.is_known = true;
-                event.text = json.text_or_null()?;
+                event.text = json.text_or_none()?;
             }
             b"output_ids" => {
                 event.is_known = true;
                 event.output_ids = json.skip()?.len() > 2;
             }
-            b"meta_info" if !json.null()? => {
+            b"meta_info" if json.kind()? == Kind::Object => {
                 event.is_known = true;
                 json.object(|json, key| event.meta.member(json, key))?;
             }
-            b"usage" if !json.null()? => event.usage = Some(usage(json)?),
+            b"usage" if json.kind()? == Kind::Object => event.usage = Some(usage(json)?),
             b"error" => event.error = something(json)?,
             b"detail" => event.detail = something(json)?,
             b"code" => event.code = something(json)?,
             b"status" | b"status_code" | b"statusCode" => event.status = something(json)?.or(event.status),
-            b"object" => event.object = json.text_or_null()?,
-            b"type" => event.kind = json.text_or_null()?,
+            b"object" => event.object = json.text_or_none()?,
+            b"type" => event.kind = json.text_or_none()?,
             // TGI's, beside a sentence in `error`.
-            b"error_type" => event.kind = event.kind.or(json.text_or_null()?),
+            b"error_type" => event.kind = event.kind.or(json.text_or_none()?),
             b"delta" => event.delta = delta(json)?,
             b"content" | b"output" if json.kind()? == Kind::Array => {
                 event.is_known = true;
@@ -83,8 +84,8 @@ impl AnswerTap {
             b"content_block" if json.kind()? == Kind::Object => self.part(json)?,
             b"response" | b"message" if json.kind()? == Kind::Object => json.object(|json, key| {
                 match key.plain().unwrap_or_default() {
-                    b"id" => event.response_id = json.text_or_null()?,
-                    b"usage" if !json.null()? => event.usage = Some(usage(json)?),
+                    b"id" => event.response_id = json.text_or_none()?,
+                    b"usage" if json.kind()? == Kind::Object => event.usage = Some(usage(json)?),
                     b"error" => event.error = something(json)?,
                     _ => json.pass()?,
                 }
@@ -105,10 +106,10 @@ impl AnswerTap {
         json.object(|json, key| {
             match key.plain().unwrap_or_default() {
                 b"type" => {
-                    let kind = json.text_or_null()?.and_then(|kind| kind.plain()).unwrap_or_default();
+                    let kind = json.text_or_none()?.and_then(|kind| kind.plain()).unwrap_or_default();
                     is_text = matches!(kind, b"text" | b"output_text" | b"message");
                 }
-                b"text" => text = json.text_or_null()?,
+                b"text" => text = json.text_or_none()?,
                 b"content" if json.kind()? == Kind::Array => json.array(|json| self.part(json))?,
                 _ => json.pass()?,
             }
@@ -123,10 +124,15 @@ impl AnswerTap {
     /// would match none.
     #[inline]
     fn choice(&mut self, json: &mut Reader<'_>) -> Result<(), JsonError> {
+        if json.kind()? != Kind::Object {
+            let is_content = !is_nothing(json.skip()?);
+            self.add_unknown(is_content);
+            return Ok(());
+        }
         let (length, mut index) = (self.answer.len(), 0);
         json.object(|json, key| {
             if key.is(b"index") {
-                index = json.count_or_null()?.unwrap_or(0);
+                index = json.count_or_none()?.unwrap_or(0);
                 return Ok(());
             }
             self.choice_member(json, key)
@@ -156,9 +162,13 @@ impl AnswerTap {
                 }
                 Ok(())
             })?,
+            b"text" if json.kind()? == Kind::Text => {
+                let text = json.text()?;
+                self.add_text(Some(text));
+            }
             b"text" => {
-                let text = json.text_or_null()?;
-                self.add_text(text);
+                let generated = !is_nothing(json.skip()?);
+                self.add_other(generated);
             }
             b"token_ids" => {
                 if !is_nothing(json.skip()?) {

@@ -220,6 +220,38 @@ fn what_is_no_known_preamble_is_content() {
 }
 
 #[test]
+fn an_error_is_judged_whatever_stands_beside_it() {
+    for rest in [
+        r#""jsonrpc":"2.0","id":1"#,
+        r#""type":500"#,
+        r#""text":[]"#,
+        r#""object":1"#,
+        r#""choices":{}"#,
+        r#""choices":[{"index":"0"}]"#,
+        r#""choices":[null]"#,
+        r#""usage":"""#,
+        r#""usage":{"prompt_tokens":-1}"#,
+        r#""usage":{"prompt_tokens":1.5,"prompt_tokens_details":[]}"#,
+        r#""meta_info":[]"#,
+    ] {
+        for event in
+            [format!(r#"{{{rest},"error":{{"code":400}}}}"#), format!(r#"[{{"error":{{"code":400}},{rest}}}]"#)]
+        {
+            let tap = tap(&format!("data: {event}\n\n"));
+            assert_eq!((tap.error(), tap.content()), (Some(Failure::Client), false), "{event}");
+        }
+        let tap = &mut AnswerTap::new(Framing::Json, true);
+        assert!(tap.whole(format!(r#"{{{rest},"error":{{"code":400}}}}"#).as_bytes()));
+        assert_eq!(tap.error(), Some(Failure::Client), "{rest}");
+    }
+    // Without an error they are what an unknown dialect says.
+    for event in [r#"{"text":["x"]}"#, r#"{"choices":{"x":1}}"#, r#"{"choices":[{"text":["x"]}]}"#, r#"{"type":5}"#] {
+        let tap = tap(&format!("data: {event}\n\n"));
+        assert_eq!((tap.error(), tap.content()), (None, true), "{event}");
+    }
+}
+
+#[test]
 fn heartbeats_are_told_from_a_beginning() {
     for (text, only) in [
         (": hm\n\n:", true),
