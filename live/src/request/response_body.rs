@@ -255,7 +255,10 @@ impl ProxiedBody {
     }
 
     /// Whether the connection ended the body before the answer's own end.
-    fn is_torn(&self) -> bool {
+    fn is_torn(&mut self) -> bool {
+        if self.until_close && self.carries_errors {
+            self.tap.end(); // reads an event that nothing ends: it may be the last
+        }
         self.until_close && (self.json_end.is_some_and(|end| !end.is_complete()) || self.tap.lacks_end())
     }
 

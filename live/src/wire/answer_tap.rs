@@ -69,6 +69,10 @@ pub struct AnswerTap {
     generated_other: bool,
     /// Whether events had choices, which end with `[DONE]` or a reason to finish.
     has_choices: bool,
+    /// Whether events named types of a dialect that ends its streams with one.
+    has_types: bool,
+    /// Whether the last `meta_info` told that the text goes on.
+    goes_on: bool,
     error: Option<Failure>,
     usage: Usage,
     answer: String,
@@ -100,6 +104,8 @@ impl AnswerTap {
             generated_any: false,
             generated_other: false,
             has_choices: false,
+            has_types: false,
+            goes_on: false,
             error: None,
             usage: Usage::default(),
             answer: String::new(),
@@ -150,7 +156,9 @@ impl AnswerTap {
 
     /// Whether a stream that ends here lacks its end, as far as its dialect has one.
     pub fn lacks_end(&self) -> bool {
-        self.has_choices && !self.done && self.finished < self.choices
+        let is_open = self.has_choices && self.finished < self.choices;
+        let is_told_open = (self.has_types || self.goes_on) && self.error.is_none();
+        self.framing == Framing::Events && !self.done && (is_open || is_told_open)
     }
 
     /// Whether a body that ends here is none: no event, or only the end mark.
@@ -374,6 +382,7 @@ impl AnswerTap {
             return;
         }
         self.usage = event.meta.usage;
+        self.goes_on = event.meta.finish_reason.is_some_and(|reason| reason == b"null");
         let reason = event.meta.finish_reason.unwrap_or_default();
         if memmem::find(reason, b"\"abort\"").is_some() {
             self.error = Some(told(reason));

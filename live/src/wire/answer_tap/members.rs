@@ -10,6 +10,8 @@ impl AnswerTap {
     /// events that come before the first token is content.
     #[inline]
     pub(super) fn typed(&mut self, kind: &[u8], event: &Event<'_>) {
+        self.has_types |=
+            kind.starts_with(b"response.") || kind.starts_with(b"content_block_") || kind == b"message_start";
         match kind {
             b"" => self.add_unknown(!event.is_known && self.error.is_none() && event.usage.is_none()),
             b"response.completed" | b"response.incomplete" | b"message_stop" => self.done = true,

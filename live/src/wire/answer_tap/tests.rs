@@ -296,6 +296,29 @@ fn a_stream_with_choices_lacks_its_end_until_it_has_one() {
 }
 
 #[test]
+fn streams_of_typed_events_and_of_generate_lack_their_end_until_they_tell_it() {
+    let end = |kind: &str| format!(r#"{{"type":"{kind}"}}"#);
+    for (begun, ends) in [
+        (r#"{"type":"message_start","message":{}}"#, vec![end("message_stop"), end("error")]),
+        (r#"{"type":"content_block_delta","delta":{"text":"x"}}"#, vec![end("message_stop")]),
+        (
+            r#"{"type":"response.output_text.delta","delta":"x"}"#,
+            vec![end("response.completed"), end("response.incomplete"), end("response.failed")],
+        ),
+        (
+            r#"{"text":"x","meta_info":{"finish_reason":null}}"#,
+            vec![r#"{"text":"xy","meta_info":{"finish_reason":{"type":"stop"}}}"#.to_owned(), "[DONE]".to_owned()],
+        ),
+    ] {
+        assert!(tap(&format!("data: {begun}\n\n")).lacks_end(), "{begun}");
+        for end in ends {
+            assert!(!tap(&format!("data: {begun}\n\ndata: {end}\n\n")).lacks_end(), "{begun} {end}");
+        }
+    }
+    assert!(!tap("data: {\"text\":\"x\",\"meta_info\":{}}\n\n").lacks_end(), "it never tells");
+}
+
+#[test]
 fn cumulative_and_incremental_generation_give_the_same_text() {
     let cumulative = tap("data: {\"text\":\"a\"}\n\ndata: {\"text\":\"ab c\"}\n\n");
     let incremental = tap("data: {\"text\":\"a\"}\n\ndata: {\"text\":\"b c\"}\n\n");
