@@ -23,7 +23,7 @@ use tokio::time::Instant;
 /// Pieces of an answer are joined up to about this many bytes.
 const JOIN_BYTES: usize = 8 << 10;
 
-/// How long an engine may leave a stream open after its end mark.
+/// How long an engine may leave a stream open after its end mark or an error event.
 const AFTER_DONE: Duration = Duration::from_secs(1);
 
 /// The code of errors that the replica caused.
@@ -288,10 +288,10 @@ impl ProxiedBody {
         if more.is_empty() { first } else { more.freeze() }
     }
 
-    /// Ends the answer when the replica has sent nothing for too long. After the end mark of a stream, which some leave
-    /// open, that is soon.
+    /// Ends the answer when the replica has sent nothing for too long. After the end mark of a stream or an
+    /// error event, after which some leave it open, that is soon.
     fn poll_gap(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.carries_errors && self.tap.done() {
+        if self.carries_errors && self.tap.is_over() {
             let until = self.last_piece + self.gap.min(AFTER_DONE);
             return self.done_timer.poll(cx, || until).map(|()| {
                 self.end();

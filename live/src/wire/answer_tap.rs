@@ -74,6 +74,8 @@ pub struct AnswerTap {
     /// Whether the last `meta_info` told that the text goes on.
     goes_on: bool,
     error: Option<Failure>,
+    /// Whether an event told that, which ends the stream; beside a choice that failed others may go on.
+    ended_by_error: bool,
     usage: Usage,
     answer: String,
     keep_answer: bool,
@@ -107,6 +109,7 @@ impl AnswerTap {
             has_types: false,
             goes_on: false,
             error: None,
+            ended_by_error: false,
             usage: Usage::default(),
             answer: String::new(),
             keep_answer,
@@ -193,6 +196,11 @@ impl AnswerTap {
         self.done
     }
 
+    /// Whether nothing is due any more: an end mark or an error event has passed.
+    pub fn is_over(&self) -> bool {
+        self.done || self.ended_by_error
+    }
+
     /// Events of a stream in which a token came, or something of an unknown dialect.
     pub fn tokens(&self) -> u64 {
         self.tokens
@@ -247,6 +255,7 @@ impl AnswerTap {
             if part == Part::Error {
                 self.told = true;
                 self.error = self.error.or(Some(told(data)));
+                self.ended_by_error = true;
                 return true;
             }
             if data == b"{}" {
@@ -334,7 +343,7 @@ impl AnswerTap {
         let kind = event.kind.and_then(|kind| kind.plain()).unwrap_or_default();
         let is_error = kind == b"error" || event.object.is_some_and(|object| object.is(b"error"));
         if event.error.is_some() || is_error || event.is_detail(kind) {
-            self.error = Some(told_by(event));
+            (self.error, self.ended_by_error) = (Some(told_by(event)), true);
         }
         if self.gave_up && !self.generated_any {
             self.error = self.error.or(self.choice_error).or(Some(Failure::Server(500)));

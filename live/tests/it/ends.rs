@@ -3,6 +3,8 @@
 use crate::blame::{CHUNKED, beside_good};
 use crate::fixture::{World, chat, whole};
 use http_body_util::BodyExt;
+use std::time::Duration;
+use tokio::time::Instant;
 
 const TOKEN: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n";
 
@@ -65,4 +67,17 @@ async fn a_stream_with_a_length_that_breaks_off_ends_with_an_error_event() {
     let texts = answers(&world).await;
     let broken = texts.iter().find(|text| text.starts_with(TOKEN)).unwrap();
     assert!(broken.contains("upstream_broke"), "{broken}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_left_open_after_an_error_event_ends_soon() {
+    let event = "data: {\"error\":{\"message\":\"boom\",\"code\":500}}\n\n";
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let open = format!("{CHUNKED}{}{}", chunk(TOKEN), chunk(event));
+    let world = beside_good(Box::leak(open.into()), false, |_| {}).await;
+    let began = Instant::now();
+    let texts = answers(&world).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(texts.contains(&format!("{TOKEN}{event}")), "{texts:?}");
+    assert_eq!(world.left(), (0, 0));
 }

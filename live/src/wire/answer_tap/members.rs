@@ -15,7 +15,9 @@ impl AnswerTap {
         match kind {
             b"" => self.add_unknown(!event.is_known && self.error.is_none() && event.usage.is_none()),
             b"response.completed" | b"response.incomplete" | b"message_stop" => self.done = true,
-            b"response.failed" | b"error" => self.error = self.error.or(Some(Failure::Server(500))),
+            b"response.failed" | b"error" => {
+                (self.error, self.ended_by_error) = (self.error.or(Some(Failure::Server(500))), true);
+            }
             b"response.created"
             | b"response.in_progress"
             | b"response.queued"
