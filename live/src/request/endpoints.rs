@@ -239,6 +239,11 @@ pub(crate) fn empties_cache(path: &str) -> bool {
         || name.starts_with("update_weights")
 }
 
+/// Whether an engine's administration at this path only forgets something; others load or move weights, for minutes.
+pub(super) fn only_forgets(path: &str) -> bool {
+    matches!(last_segment(path), "flush_cache" | "reset_prefix_cache" | "reset_mm_cache" | "abort_request")
+}
+
 /// Whether an engine's administration at this path changes the list of its models.
 pub(super) fn changes_models(path: &str) -> bool {
     let name = last_segment(path);

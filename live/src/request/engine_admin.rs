@@ -27,6 +27,9 @@ use std::time::Duration;
 /// Most bytes of an engine's answer that are passed on.
 const ANSWER: usize = 64 << 10;
 
+/// Limit of an engine's answer to a request that only forgets something: one engine that hangs holds up no operator.
+const FORGETS: Duration = Duration::from_secs(30);
+
 /// Sends the request to every engine, and answers with what each said.
 pub(crate) async fn answer(
     context: Arc<ConnectionContext>,
@@ -101,6 +104,7 @@ async fn ask(
 ) -> (StatusCode, Value) {
     let keep_alive = Duration::from_millis(config.timeouts.keep_alive_ms);
     let limit = Duration::from_millis(config.timeouts.first_token_ms);
+    let limit = if endpoints::only_forgets(path.path()) { limit.min(FORGETS) } else { limit };
     let exchange = async {
         let make = || engine.request(method.clone(), path, headers.clone(), Full::new(body.clone()));
         let sent = connection::send(&context.state.connector, engine, keep_alive, make).await;
@@ -113,6 +117,6 @@ async fn ask(
     match tokio::time::timeout(limit, exchange).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(why)) => (StatusCode::BAD_GATEWAY, Value::String(why)),
-        Err(_) => (StatusCode::GATEWAY_TIMEOUT, Value::String("no answer in time".to_owned())),
+        Err(_) => (StatusCode::GATEWAY_TIMEOUT, Value::String(format!("no answer within {} s", limit.as_secs()))),
     }
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use gorgo_live::config::{Config, Security};
-use gorgo_live::testkit::{Engine, Net, Script};
+use gorgo_live::testkit::{Engine, Listener, Net, Script};
 use http::{Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -72,6 +72,22 @@ async fn engines_administration_needs_the_admin_key_and_goes_to_all() {
         assert_eq!((seen.path.as_str(), &seen.body[..]), ("/v1/load_lora_adapter", &br#"{"lora_name":"x"}"#[..]));
         assert!(!seen.headers.contains_key("authorization"));
     }
+    // An engine that hangs holds up nobody for minutes.
+    let mut hung = world.net.listen("hung", 8080);
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok(accepted) = hung.accept().await {
+            open.push(accepted);
+        }
+    });
+    let body = r#"{"url": "http://hung:8080", "name": "hung"}"#;
+    let json = [("authorization", "Bearer rule"), ("content-type", "application/json")];
+    assert_eq!(send(&world, Method::POST, "/proxy/servers", &json, body).await.status(), 201);
+    let began = tokio::time::Instant::now();
+    let response = send(&world, Method::POST, "/flush_cache", &admin, "").await;
+    assert!(began.elapsed().as_secs() <= 31 && response.status() == 502, "{:?} {response:?}", began.elapsed());
+    let said: Value = serde_json::from_slice(&whole(response).await).unwrap();
+    assert_eq!((&said["replicas"]["hung"]["status"], &said["replicas"]["e1"]["status"]), (&json!(504), &json!(200)));
     // Without an admin key no client administers engines through the router.
     let open = World::new(1, Script::default(), |_| {}).await;
     assert_eq!(send(&open, Method::POST, "/flush_cache", &[], "").await.status(), 404);
