@@ -5,7 +5,7 @@
 //! `/dashboard` (a page without data) need no key. Once keys are set, every other endpoint requires the admin key; GET
 //! also accepts the read key, `/metrics` the API key, and the endpoints for other routers the peer key: see `access`.
 
-use crate::config::Config;
+use crate::config::{Config, shown};
 use crate::observe::explain::Order;
 use crate::request::body::Body;
 use crate::request::context::ConnectionContext;
@@ -62,7 +62,8 @@ fn tell(value: &Value) -> Answer {
 /// Reads a JSON body.
 fn read<T: serde::de::DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| {
-        let text = gorgo_core::suggest::in_words(&error.to_string());
+        // A key written as a number is an error, whose text quotes it.
+        let text = shown::without_those_of(body, &gorgo_core::suggest::in_words(&error.to_string()));
         bad(format!("the body cannot be used ({text}); send for example {example}"))
     })
 }

@@ -20,7 +20,7 @@ mod residency;
 mod secret;
 mod sections;
 mod sharing;
-mod shown;
+pub(crate) mod shown;
 mod snapshot;
 mod tune;
 mod upstream;

@@ -47,6 +47,12 @@ pub(super) fn without(message: &str, secrets: &[String]) -> String {
     secrets.iter().fold(message.to_owned(), |message, secret| message.replace(secret.as_str(), HIDDEN))
 }
 
+/// A message about a JSON body without the body's secrets.
+pub(crate) fn without_those_of(body: &[u8], message: &str) -> String {
+    let table: Table = serde_json::from_slice(body).unwrap_or_default();
+    without(message, &secrets(&table))
+}
+
 #[cfg(test)]
 mod tests {
     use crate::config::Config;

@@ -62,6 +62,9 @@ async fn servers_come_and_go_and_answers_say_the_truth() {
         assert!(status == 409 && told.to_string().contains(&format!("another {differs}")), "{status} {told}");
     }
     ms(1_100).await;
+    let key = json!({"ip": "late", "port": 8081, "api_key": 91_827_364});
+    let (status, told) = world.call(Method::POST, "/proxy/servers", &key).await;
+    assert!(status == 400 && !told.to_string().contains("91827364"), "{status} {told}");
     let (_, servers) = world.get("/proxy/servers").await;
     assert_eq!(servers.as_array().unwrap().len(), 2);
     assert_eq!((&servers[1]["id"], &servers[1]["healthy"]), (&json!("late:8080"), &json!(true)));
