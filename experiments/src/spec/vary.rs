@@ -66,8 +66,10 @@ pub(super) fn parse(text: &str) -> Result<(String, Vec<Value>), String> {
 
 /// `from..to:step` (ends included), `from..to:*factor` (geometric), or a list with commas. Durations become milliseconds.
 fn values(key: &str, text: &str) -> Result<Vec<Value>, String> {
-    let Some((from, rest)) = text.split_once("..") else {
-        let mut list: Vec<Value> = text.split(',').map(parse_value).collect();
+    // `../a.jsonl` is a path.
+    let range = text.split_once("..").filter(|_| !text.contains(['/', '\\', '"', '[', '{']));
+    let Some((from, rest)) = range else {
+        let mut list = listed(text)?;
         list.iter_mut().for_each(|value| durations_in_value(key, value));
         return no_value_twice(key, list);
     };
@@ -95,6 +97,22 @@ fn values(key: &str, text: &str) -> Result<Vec<Value>, String> {
         list.push(if whole { Value::Integer(rounded as i64) } else { Value::Float(rounded) });
     }
     Err(format!("`{text}` has more than {MOST} values; take a larger step"))
+}
+
+/// The values between the commas of a list, those within brackets and quotes aside.
+fn listed(text: &str) -> Result<Vec<Value>, String> {
+    if text.contains(['[', '{', '"', '\'']) {
+        let table: toml::Table =
+            format!("v = [{text}]").parse().map_err(|_| format!("`{text}` is no list of values in TOML"))?;
+        if let Some(Value::Array(list)) = table.get("v") {
+            return Ok(list.clone());
+        }
+    }
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    if parts.iter().any(|part| part.is_empty()) {
+        return Err(format!("`{text}` has a comma with no value beside it; remove the comma"));
+    }
+    Ok(parts.into_iter().map(parse_value).collect())
 }
 
 /// Whether a key is a setting of runs. Keys of the file as a whole cannot be crossed with its arms.

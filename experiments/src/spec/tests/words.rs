@@ -77,6 +77,17 @@ fn a_value_varies_once() {
 }
 
 #[test]
+fn values_are_split_at_commas_outside_of_brackets_and_paths_are_no_ranges() {
+    let two = "policy={ name = \"gorgo\", tie_band = 1 }, \"random\"";
+    assert_eq!(labels("", &[], &[two]).len(), 2);
+    let message = error("", &[], &["workload.rate=3,4,"]);
+    assert!(message.contains("`3,4,` has a comma with no value beside it; remove the comma"), "{message}");
+    let message = error("", &[], &["workload.rate=[3,"]);
+    assert!(message.contains("`[3,` is no list of values in TOML"), "{message}");
+    assert_eq!(labels("", &[], &["workload.trace=../a.jsonl,../b.jsonl"]).len(), 2);
+}
+
+#[test]
 fn settings_without_effect_are_refused_wherever_no_arm_uses_them() {
     let proxy = "topology = \"proxy\"";
     let alone = "fleet={ replicas = [{ name = \"a\", region = \"aws:us-east-1\" }] }";
