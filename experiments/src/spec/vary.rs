@@ -102,7 +102,7 @@ fn values(key: &str, text: &str) -> Result<Vec<Value>, String> {
 /// The values between the commas of a list, those within brackets and quotes aside.
 fn listed(text: &str) -> Result<Vec<Value>, String> {
     if text.contains(['[', '{', '"', '\'']) {
-        let table: toml::Table =
+        let table: Table =
             format!("v = [{text}]").parse().map_err(|_| format!("`{text}` is no list of values in TOML"))?;
         if let Some(Value::Array(list)) = table.get("v") {
             return Ok(list.clone());

@@ -239,7 +239,7 @@ pub(crate) fn empties_cache(path: &str) -> bool {
         || name.starts_with("update_weights")
 }
 
-/// Whether an engine's administration at this path only forgets something; others load or move weights, for minutes.
+/// Whether an engine's administration at this path only drops something it holds, which takes no time.
 pub(super) fn only_forgets(path: &str) -> bool {
     matches!(last_segment(path), "flush_cache" | "reset_prefix_cache" | "reset_mm_cache" | "abort_request")
 }

@@ -27,7 +27,7 @@ use std::time::Duration;
 /// Most bytes of an engine's answer that are passed on.
 const ANSWER: usize = 64 << 10;
 
-/// Limit of an engine's answer to a request that only forgets something: one engine that hangs holds up no operator.
+/// Longest wait for an engine's answer to a request that only forgets something. Others may load weights for minutes.
 const FORGETS: Duration = Duration::from_secs(30);
 
 /// Sends the request to every engine, and answers with what each said.

@@ -1,9 +1,9 @@
 //! Changes made over the admin API, kept in a file so that they survive a restart.
 //!
 //! The file holds what differs from the configuration that the router was started with: policy, router settings,
-//! limits, timeouts, probes, residency, CORS, replicas added, removed and drained. It is computed from the state in force after each
-//! change and replaced as a whole, so it never holds part of a change. It contains the keys of added replicas, so only
-//! its owner can read it.
+//! limits, timeouts, probes, residency, CORS, replicas added, removed and drained. It is computed from the state in
+//! force after each change and replaced as a whole, so it never holds part of a change. It contains the keys of added
+//! replicas, so only its owner can read it.
 
 use crate::config::{Config, ConfigError, Cors, Limits, Probes, ReplicaConfig, Residency, Timeouts};
 use crate::server::{fleet, private_file};

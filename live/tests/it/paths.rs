@@ -72,7 +72,7 @@ async fn engines_administration_needs_the_admin_key_and_goes_to_all() {
         assert_eq!((seen.path.as_str(), &seen.body[..]), ("/v1/load_lora_adapter", &br#"{"lora_name":"x"}"#[..]));
         assert!(!seen.headers.contains_key("authorization"));
     }
-    // An engine that hangs holds up nobody for minutes.
+    // The router waits 30 s at most for an engine that accepts connections and answers nothing.
     let mut hung = world.net.listen("hung", 8080);
     tokio::spawn(async move {
         let mut open = Vec::new();

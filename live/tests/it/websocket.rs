@@ -39,6 +39,15 @@ async fn world(net: Net, replicas: &[&str]) -> World {
     World::with(net, Vec::new(), config, "router").await
 }
 
+/// One engine that switches, behind a router with these settings.
+async fn switching(change: impl FnOnce(&mut Config)) -> World {
+    let net = Net::default();
+    echo(&net, "e0", SWITCH);
+    let mut config = Config { replicas: vec![replica("e0")], ..Config::default() };
+    change(&mut config);
+    World::with(net, Vec::new(), config, "router").await
+}
+
 /// Asks for a WebSocket; the connection and the head of the answer.
 async fn ask(world: &World) -> (Io, String) {
     ask_with(world, "").await
@@ -91,11 +100,7 @@ async fn a_page_of_another_site_opens_none_without_a_key() {
     assert!(ask_with(&open, "origin: https://evil.example\r\n").await.1.starts_with("http/1.1 403"));
     assert!(ask_with(&open, "origin: http://a\r\n").await.1.starts_with("http/1.1 101"));
 
-    let net = Net::default();
-    echo(&net, "e0", SWITCH);
-    let mut config = Config { replicas: vec![replica("e0")], ..Config::default() };
-    config.security.api_key = Some("page-key".to_owned().into());
-    let keyed = World::with(net, Vec::new(), config, "router").await;
+    let keyed = switching(|config| config.security.api_key = Some("page-key".to_owned().into())).await;
     let with = |key: &str| {
         format!("origin: https://page.example\r\nsec-websocket-protocol: realtime, openai-insecure-api-key.{key}\r\n")
     };
@@ -105,11 +110,7 @@ async fn a_page_of_another_site_opens_none_without_a_key() {
 
 #[tokio::test(start_paused = true)]
 async fn websockets_count_as_connections_and_administration_keeps_its_room() {
-    let net = Net::default();
-    echo(&net, "e0", SWITCH);
-    let mut config = Config { replicas: vec![replica("e0")], ..Config::default() };
-    config.limits.connections = 3;
-    let world = World::with(net, Vec::new(), config, "router").await;
+    let world = switching(|config| config.limits.connections = 3).await;
     let mut open = Vec::new();
     for n in 0..3 {
         let (io, head) = ask(&world).await;
@@ -127,11 +128,7 @@ async fn websockets_count_as_connections_and_administration_keeps_its_room() {
 
 #[tokio::test(start_paused = true)]
 async fn a_websocket_goes_on_while_the_router_drains_and_ends_with_the_drain() {
-    let net = Net::default();
-    echo(&net, "e0", SWITCH);
-    let mut config = Config { replicas: vec![replica("e0")], ..Config::default() };
-    config.timeouts.drain_ms = 6_000;
-    let mut world = World::with(net, Vec::new(), config, "router").await;
+    let mut world = switching(|config| config.timeouts.drain_ms = 6_000).await;
     let settle = world.state.config().timeouts.settle_ms;
     let (mut io, _) = ask(&world).await;
     world.stop();
